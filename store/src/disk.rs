@@ -190,7 +190,7 @@ mod tests {
             DiskTree::new(1 << 30, vec![(0, chunk(1)), (255, chunk(2)), (256, chunk(3)), (16383, chunk(4))]),
         ];
         let names: Vec<_> = disks.iter().map(|disk| disk.digest().to_string()[..16].to_owned()).collect();
-        assert_eq!(names, ["", "", "", ""]);
+        assert_eq!(names, ["e24467951f04a826", "66166572a4d6e2be", "0168408a8f207ca8", "d0ce641b0253c6db"]);
     }
 
     #[test]

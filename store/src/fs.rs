@@ -276,7 +276,7 @@ impl StoreFs {
 
     /// Makes a directory and those above it. The names of those that got a new entry are added to `touched`.
     pub(crate) fn make_dirs(&self, name: &str, touched: &mut Vec<String>) -> Result<()> {
-        match self.open_at(name, OFlags::PATH | OFlags::DIRECTORY) {
+        match self.open_at(if name.is_empty() { "." } else { name }, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(self.error("open", name, errno)),
