@@ -3,3 +3,4 @@
 
 pub mod digest;
 pub mod key;
+pub mod qcow2;

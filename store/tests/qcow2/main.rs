@@ -1,0 +1,5 @@
+//! qcow2: our reader and writer against qemu-img, hostile images, and themselves.
+#![allow(clippy::disallowed_methods, reason = "tests start qemu-img as the oracle")]
+
+mod support;
+mod write;
