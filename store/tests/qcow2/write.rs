@@ -10,9 +10,9 @@ use tempfile::tempdir;
 use crate::support::{Random, open, qemu_img, read_all};
 
 /// Chunks to be written: `None` is an explicit zero.
-type Chunks = BTreeMap<u64, Option<Box<[u8; CHUNK]>>>;
+pub(crate) type Chunks = BTreeMap<u64, Option<Box<[u8; CHUNK]>>>;
 
-fn write_layer(path: &Path, virtual_size: u64, chunks: &Chunks) -> (Layout, BTreeMap<u64, FrameAt>) {
+pub(crate) fn write_layer(path: &Path, virtual_size: u64, chunks: &Chunks) -> (Layout, BTreeMap<u64, FrameAt>) {
     let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     let mut writer = Writer::new(&file, virtual_size).unwrap();
     let mut places = BTreeMap::new();
@@ -43,7 +43,7 @@ fn as_disk(virtual_size: u64, chunks: &Chunks) -> Vec<u8> {
     disk
 }
 
-fn random_chunks(random: &mut Random, chunks: u64, density: u64) -> Chunks {
+pub(crate) fn random_chunks(random: &mut Random, chunks: u64, density: u64) -> Chunks {
     (0..chunks)
         .filter_map(|index| match random.below(100) {
             n if n < density => Some((index, Some(random.chunk()))),
