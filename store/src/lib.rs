@@ -15,6 +15,7 @@ pub mod index;
 pub mod inputs;
 pub mod key;
 pub mod layer;
+pub mod qcow2;
 mod record;
 mod stamp;
 mod state;
