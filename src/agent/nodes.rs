@@ -2,7 +2,7 @@
 //!
 //! Knows device numbers, not what is mounted from them.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
@@ -58,7 +58,8 @@ pub(crate) fn make_all(dir: &Path, disk: &[DiskNode]) -> Result<(), Problem> {
         for (kind, value) in links {
             let Some(value) = value else { continue };
             let links = dir.join("disk").join(kind);
-            std::fs::create_dir_all(&links).map_err(|e| failed(&links, e))?;
+            let mut make = std::fs::DirBuilder::new();
+            make.recursive(true).mode(0o755).create(&links).map_err(|e| failed(&links, e))?;
             let link = links.join(escape(value));
             match symlink(format!("../../{}", name(node.number)), &link) {
                 // Two file systems of one label: the first wins, as good as any.

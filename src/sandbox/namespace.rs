@@ -81,8 +81,10 @@ impl Sandbox for NamespaceSandbox {
         let mut talk = Talk { link: &mut link, timings: Vec::new(), last: begun };
         let result = talk.hold(plan, job, events);
         let mut timings = talk.timings;
-        drop(link);
+        // Closing the channel ends everything at once; after success the processes are about to end by themselves.
+        let link = result.is_ok().then_some(link);
         let success = supervisor.end()?;
+        drop(link);
         timings.push(("all".to_owned(), begun.elapsed()));
         match result {
             Ok((outcome, outputs)) if success => Ok(Finished { outcome, outputs, timings }),

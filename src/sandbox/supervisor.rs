@@ -15,7 +15,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
@@ -83,10 +83,11 @@ fn ends_first(watched: &[&OwnedFd], socket: impl AsFd) -> io::Result<Option<usiz
 fn outer_main() -> io::Result<bool> {
     let socket = io::stdin();
     die_with_parent(&socket)?;
+    sys::close_inherited_on_exec()?;
     sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS)?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
-    let mut inner = Command::new("/proc/self/exe").args([SUPERVISOR_ARGUMENT, INNER]).spawn()?;
+    let mut inner = Command::new("/proc/self/exe").arg0("impasto").args([SUPERVISOR_ARGUMENT, INNER]).spawn()?;
     let pidfd = pidfd_open(Pid::from_child(&inner), PidfdFlags::empty())?;
     if ends_first(&[&pidfd], &socket)?.is_none() {
         inner.kill()?;
@@ -224,7 +225,7 @@ fn spawn_agent(socket: &File) -> io::Result<Child> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let mut command = Command::new(path);
-    command.env_clear().stdin(Stdio::from(socket.try_clone()?)).spawn()
+    command.arg0("impasto-agent").env_clear().stdin(Stdio::from(socket.try_clone()?)).spawn()
 }
 
 /// File systems that say of themselves that something is wrong.
