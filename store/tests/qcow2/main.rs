@@ -5,5 +5,6 @@
 mod hostile;
 mod oracle;
 mod overlay;
+mod replay;
 mod support;
 mod write;
