@@ -1,1 +1,4 @@
-//! Work in progress.
+//! impasto builds disk images in layers.
+
+pub mod guest;
+pub mod sandbox;

@@ -325,7 +325,7 @@ impl Store {
         if self.reuse_blob(blob)? {
             return Ok(());
         }
-        self.fs().publish(vec![(temp, name)])?;
+        self.fs().publish(&[(&temp, &name)])?;
         Ok(())
     }
 
@@ -455,7 +455,7 @@ impl Store {
         let blob = BlobRef { digest: *digest, size: reader.size() };
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(SHA256, &encode(&Sha256Record { blob, sha256 })))?;
-        self.fs().publish(vec![(temp, name)])?;
+        self.fs().publish(&[(&temp, &name)])?;
         Ok(sha256)
     }
 }

@@ -204,7 +204,7 @@ impl Store {
         for _ in 0..2 {
             let mut temp = self.fs().temp()?;
             temp.write_all(&bytes)?;
-            if self.fs().publish(vec![(temp, name.clone())])? == [true] {
+            if self.fs().publish(&[(&temp, &name)])? == [true] {
                 break;
             }
             match self.claim(&claim.action, &id) {

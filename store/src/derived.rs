@@ -83,7 +83,7 @@ impl Store {
     pub fn put_derived(&self, record: &DerivedRecord) -> Result<()> {
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(MAGIC, &encode(record)))?;
-        self.fs().publish(vec![(temp, record.key.name())])?;
+        self.fs().publish(&[(&temp, &record.key.name())])?;
         Ok(())
     }
 

@@ -4,14 +4,10 @@
 use rayon::prelude::*;
 
 use crate::digest::{DIGEST_LEN, Digest, DiskDigest, Hasher, domain};
+pub use crate::qcow2::{CHUNK, is_zero};
 
-/// Bytes of guest disk in a chunk. Changing this is a format break.
-pub const CHUNK: usize = 64 << 10;
 /// Children of an inner node. Changing this is a format break.
 const FANOUT: u64 = 256;
-/// The largest guest disk, in bytes: 16 PiB.
-pub const MAX_VIRTUAL_SIZE: u64 = 16 << 50;
-
 /// The digest of a chunk; of one that is all zero, [`Digest::ZERO`]. The last chunk of a disk is padded with zeros.
 pub fn chunk_digest(data: &[u8; CHUNK]) -> Digest {
     if is_zero(data) { Digest::ZERO } else { nonzero_chunk_digest(data) }
@@ -20,12 +16,6 @@ pub fn chunk_digest(data: &[u8; CHUNK]) -> Digest {
 /// The digest of a chunk that is known not to be all zero.
 pub(crate) fn nonzero_chunk_digest(data: &[u8; CHUNK]) -> Digest {
     Hasher::new(domain::CHUNK).update(data).finish()
-}
-
-/// Whether every byte of a chunk is zero.
-pub fn is_zero(data: &[u8; CHUNK]) -> bool {
-    static ZERO: [u8; CHUNK] = [0; CHUNK];
-    data == &ZERO
 }
 
 /// How many chunks a disk of so many bytes has.

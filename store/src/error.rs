@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::qcow2::{SourceError, WriteError};
+
 /// Result of a store operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -137,11 +139,40 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// A disk to be sealed could not be read, or changed while it was read.
-    #[error("cannot seal the disk: {reason}")]
-    Source {
-        /// What happened.
-        reason: String,
+    /// A disk could not be read.
+    #[error("cannot read the disk")]
+    ReadDisk {
+        /// Why not.
+        #[from]
+        source: SourceError,
+    },
+    /// A disk changed while it was sealed.
+    #[error("chunk {index} of the disk changed while the disk was sealed")]
+    DiskChanged {
+        /// Which chunk.
+        index: u64,
+    },
+    /// A disk cannot be a delta to a larger one, unless it ends where a chunk does.
+    #[error("a disk of {size} bytes cannot be a delta to one of {parent} bytes")]
+    Shrunk {
+        /// Its size in bytes.
+        size: u64,
+        /// The parent's.
+        parent: u64,
+    },
+    /// The compressor gave something that does not decode to what it was given.
+    #[error("chunk {index} does not come back from the compressor: the processor or the memory is faulty")]
+    Compressor {
+        /// Which chunk.
+        index: u64,
+    },
+    /// A qcow2 file could not be made.
+    #[error("cannot make the qcow2 file `{}`", path.display())]
+    Qcow2 {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: WriteError,
     },
     /// Something is larger than the store's format allows.
     #[error("{what} is {size} bytes, above the limit of {limit}")]
@@ -170,6 +201,14 @@ impl Error {
             io::ErrorKind::QuotaExceeded => Error::Quota { path },
             io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { path },
             _ => Error::Io { verb, path, source },
+        }
+    }
+
+    /// An error of the qcow2 writer.
+    pub(crate) fn write(path: impl AsRef<Path>, error: WriteError) -> Self {
+        match error {
+            WriteError::Write { source, .. } => Error::io("write", path, source),
+            source => Error::Qcow2 { path: path.as_ref().to_owned(), source },
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -323,9 +323,9 @@ impl StoreFs {
     /// Publishes files under their names, all durable when this returns: every file is synced before the first gets its
     /// name, then the directories are. Says for each whether it is new; where a name is taken, the file that has it
     /// stays, and the caller must look at what it holds.
-    pub(crate) fn publish(&self, files: Vec<(Temp, String)>) -> Result<Vec<bool>> {
+    pub(crate) fn publish(&self, files: &[(&Temp, &str)]) -> Result<Vec<bool>> {
         crash::point("publish.before-sync");
-        for (temp, name) in &files {
+        for (temp, name) in files {
             rustix::fs::fchmod(&temp.file, FILE_MODE).map_err(|errno| self.error("change the mode of", name, errno))?;
             self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
             rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
@@ -337,7 +337,7 @@ impl StoreFs {
             if !new.is_empty() {
                 crash::point("publish.half-linked");
             }
-            let (parent, last) = split(&name);
+            let (parent, last) = split(name);
             self.make_dirs(parent, &mut touched)?;
             let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
             let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
@@ -347,10 +347,10 @@ impl StoreFs {
                 // A file system over a network may have done it and lost the answer: then it is our own inode.
                 Err(rustix::io::Errno::EXIST) => {
                     let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
-                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", &name, source))?;
+                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", name, source))?;
                     there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.dev(), ours.ino()))
                 }
-                Err(errno) => return Err(self.error("publish", &name, errno)),
+                Err(errno) => return Err(self.error("publish", name, errno)),
             });
             touched.push(parent.to_owned());
         }
@@ -443,7 +443,7 @@ impl Temp {
         &self.file
     }
 
-    /// The store, for messages.
+    /// Where it is, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.fs.full(&self.name)
     }
@@ -452,19 +452,21 @@ impl Temp {
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
         (&self.file).write_all(bytes).map_err(|source| self.fs.io_error("write", &self.name, source))
     }
+}
 
-    /// Writes bytes at an offset.
-    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|source| self.fs.io_error("write", &self.name, source))
+impl Temp {
+    /// Deletes the temporary name; others that the file has got stay.
+    pub(crate) fn unlink(&mut self) {
+        // A temporary name that stays is garbage, not a hit; the collector takes it.
+        if let Ok(dir) = self.fs.open_dir("tmp") {
+            let _ = rustix::fs::unlinkat(dir.as_fd(), split(&self.name).1, AtFlags::empty());
+        }
     }
 }
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        // A temporary name that stays is garbage, not a hit; the collector takes it.
-        if let Ok(dir) = self.fs.open_dir("tmp") {
-            let _ = rustix::fs::unlinkat(dir.as_fd(), split(&self.name).1, AtFlags::empty());
-        }
+        self.unlink();
     }
 }
 

@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{DIGEST_LEN, Digest, DiskDigest, LayerId};
-use crate::disk::{CHUNK, MAX_VIRTUAL_SIZE, chunk_count};
+use crate::disk::{CHUNK, chunk_count};
+use crate::qcow2::{EncoderId, MAX_VIRTUAL_SIZE};
 use crate::record::{decode, encode};
 
 /// What a raw chunk has as its length.
@@ -43,6 +44,12 @@ pub struct Encoder {
     pub level: i32,
     /// Whether frames end with a checksum of their content.
     pub checksum: bool,
+}
+
+impl From<EncoderId> for Encoder {
+    fn from(EncoderId { zstd, level, checksum }: EncoderId) -> Encoder {
+        Encoder { zstd, level, checksum }
+    }
 }
 
 /// Where a chunk's bytes lie in a layer file.

@@ -2,7 +2,9 @@
 //! Knows bytes and their names; knows no recipe, stage or sandbox, and starts no program.
 
 pub mod blob;
+pub mod chain;
 pub mod claim;
+pub mod convert;
 pub mod crash;
 mod cut;
 pub mod derived;
@@ -17,6 +19,7 @@ pub mod key;
 pub mod layer;
 pub mod qcow2;
 mod record;
+pub mod seal;
 mod stamp;
 mod state;
 mod store;

@@ -196,7 +196,7 @@ fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
     }
     let mut temp = fs.temp()?;
     temp.write_all(&format_copy(FORMAT_VERSION, FORMAT_FEATURES).repeat(COPIES))?;
-    fs.publish(vec![(temp, "format".to_owned())])?;
+    fs.publish(&[(&temp, "format")])?;
     Ok(())
 }
 

@@ -1,1 +1,5 @@
 //! Integration tests.
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
+
+mod base;
+mod sandbox;
