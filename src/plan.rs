@@ -140,8 +140,8 @@ impl Planner<'_> {
     pub fn plan(&mut self, wanted: &[NodeId]) -> Result<Vec<Option<State>>, PlanError> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
-        let nodes = graph.ids().filter(|id| needed[id.index()]);
-        self.inputs.prefetch(nodes.clone().flat_map(|id| crate::graph::local_paths(graph.node(id))));
+        let nodes: Vec<_> = graph.ids().filter(|id| needed[id.index()]).collect();
+        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::graph::local_paths(graph.node(*id))));
         let mut states: Vec<Option<State>> = vec![None; graph.len()];
         for id in nodes {
             let parents = &graph.node(id).parents;

@@ -82,7 +82,7 @@ impl Session {
 
     /// The sandbox that was chosen, or why there is none.
     pub(crate) fn sandbox(&self, choice: SandboxChoice) -> Result<Arc<dyn Sandbox>, String> {
-        let SandboxChoice::Auto | SandboxChoice::Namespace = choice;
+        let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone())));
         }

@@ -24,6 +24,6 @@ mod stamp;
 mod state;
 mod store;
 
-pub use error::{Error, Result};
+pub use error::{Error, Miss, Result};
 pub use fs::{FsTime, IoSnapshot};
 pub use store::{FORMAT_FEATURES, FORMAT_VERSION, Scratch, Store};
