@@ -14,6 +14,7 @@ mod sys;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -165,6 +166,9 @@ pub struct Finished {
     pub outcome: Outcome,
     /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
     pub outputs: Vec<Output>,
+    /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
+    /// their journals'. Sealing shall take them as zeros, so that what was deleted is not kept.
+    pub unused: Vec<Range<u64>>,
     /// Where the time went, in order: phase and duration.
     pub timings: Vec<(String, Duration)>,
 }
