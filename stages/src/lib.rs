@@ -1,1 +1,19 @@
-//! Work in progress.
+//! impasto's stage kinds: what each declares, and the Actions it lowers to.
+//! Pure: no I/O, no clock, no environment. Knows digests and steps; knows no recipe syntax, store layout or sandbox.
+//!
+//! A recipe's stage arrives as a kind's name and evaluated [`Params`]; [`Kind::lower`] turns it into
+//! [`ActionTemplate`]s, whose inputs are still [`Slot`]s. The engine binds each slot to a
+//! [`ContentDigest`](impasto_store::digest::ContentDigest) and hashes the resulting [`Action`] into its key.
+
+pub mod action;
+mod error;
+mod kinds;
+mod params;
+mod registry;
+mod value;
+
+pub use action::{Action, ActionTemplate, Slot};
+pub use error::ParamError;
+pub use params::{Params, Secret, parse_duration, parse_mode};
+pub use registry::{Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type};
+pub use value::{Data, Marks, Number, Origin, Sensitive, Source, Value};

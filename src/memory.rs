@@ -1,0 +1,113 @@
+//! What is remembered of a recipe's runs, in `state/<recipe>/`: a cache that may be lost at any time.
+//! Knows names and digests; decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use impasto_store::Store;
+use impasto_store::digest::{ActionDigest, ClaimId, Digest, Hasher, domain};
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::Recipe;
+
+/// The last run of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMemory {
+    /// What was done.
+    pub action: ActionDigest,
+    /// What came of it.
+    pub claim: ClaimId,
+    /// Why it ran.
+    pub reason: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// How long it took, in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// A file that was written for the user, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMemory {
+    /// The digest of what it holds.
+    pub content: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+    /// Device, inode, mtime and ctime in nanoseconds: while they are equal, nobody wrote to it.
+    pub stamp: (u64, u64, i128, i128),
+}
+
+/// All that is remembered of a recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Nodes by their stable names.
+    pub nodes: BTreeMap<String, NodeMemory>,
+    /// Files by their absolute paths.
+    pub files: BTreeMap<PathBuf, FileMemory>,
+}
+
+/// The memory of one recipe, in a store.
+pub struct RecipeState<'a> {
+    store: &'a Store,
+    name: String,
+}
+
+const FILE: &str = "memory";
+
+impl<'a> RecipeState<'a> {
+    /// The state of a recipe: it goes by the recipe's name and the hash of its path.
+    pub fn new(store: &'a Store, recipe: &Recipe) -> Self {
+        RecipeState { store, name: state_name(&recipe.name, &recipe.path) }
+    }
+
+    /// What is remembered; nothing where it was lost or is of another version.
+    pub fn load(&self) -> Result<Memory, impasto_store::Error> {
+        let bytes = self.store.state_read(&[&self.name, FILE])?;
+        Ok(bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default())
+    }
+
+    /// Remembers.
+    pub fn save(&self, memory: &Memory) -> Result<(), impasto_store::Error> {
+        let bytes = rmp_serde::to_vec(memory).expect("BUG: memory cannot be encoded");
+        self.store.state_write(&[&self.name, FILE], &bytes)
+    }
+
+    /// The directory of its logs; made where it is missing.
+    pub fn logs(&self) -> Result<PathBuf, impasto_store::Error> {
+        self.store.state_dir(&[&self.name, "logs"])
+    }
+
+    /// The directory of the states in which stages failed; made where it is missing.
+    pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
+        self.store.state_dir(&[&self.name, "failed"])
+    }
+}
+
+/// A file name for a node: readable, and one for each stable name.
+pub fn file_name(stable_name: &str) -> String {
+    let readable: String =
+        stable_name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_=.".contains(c) { c } else { '_' }).collect();
+    let digest = Hasher::new(domain::STATE).update(stable_name.as_bytes()).finish();
+    format!("{}-{}", readable.trim_start_matches('.').chars().take(80).collect::<String>(), digest.short())
+}
+
+fn state_name(name: &str, path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let digest = Hasher::new(domain::STATE).update(path.as_os_str().as_bytes()).finish();
+    let readable: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).take(80).collect();
+    format!("{readable}-{}", digest.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_and_apart() {
+        assert!(file_name("tools[variant=a/b]").starts_with("tools_variant=a_b_-"));
+        assert_ne!(file_name("a/b"), file_name("a_b"));
+        assert!(state_name("../x", Path::new("/r")).starts_with("___x-"));
+    }
+}

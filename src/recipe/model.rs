@@ -1,0 +1,73 @@
+//! An evaluated recipe: for each combination of the matrix its stages and images, as plain values.
+//! Knows names and values; knows no syntax, and no meaning of a stage kind.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use impasto_stages::Params;
+
+use super::diagnostic::Span;
+
+/// A recipe, evaluated once for every chosen combination of its matrix.
+#[derive(Debug)]
+pub struct Recipe {
+    /// Its name: from the `recipe` block, else the directory's or file's name.
+    pub name: String,
+    /// Seconds since 1970 that stand for "now" in what is built.
+    pub source_date_epoch: Option<u64>,
+    /// The file or directory that it was read from, absolute.
+    pub path: PathBuf,
+    /// The directory that its relative paths start from, absolute.
+    pub dir: PathBuf,
+    /// The matrix' axes in declared order, each with all of its values.
+    pub axes: Vec<Axis>,
+    /// The chosen combinations, in declared order; one without values where there is no matrix.
+    pub combinations: Vec<Combination>,
+}
+
+/// One axis of the matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axis {
+    /// Its name.
+    pub name: String,
+    /// Its values, as text, in declared order.
+    pub values: Vec<String>,
+}
+
+/// What the recipe says for one combination of the matrix.
+#[derive(Debug)]
+pub struct Combination {
+    /// One value per axis, as text, in the order of the axes.
+    pub values: Vec<String>,
+    /// The stages whose `when` holds, in the order of the text.
+    pub stages: Vec<Stage>,
+    /// The images, in the order of the text.
+    pub images: Vec<Image>,
+}
+
+/// A stage with evaluated parameters, checked against its kind's types. Every stage that it refers to exists, makes
+/// what the reference needs, and does not depend on it.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    /// Its name, unique in the recipe.
+    pub name: Arc<str>,
+    /// Its kind's name; the registry has it.
+    pub kind: Arc<str>,
+    /// Its parameters, without `when`.
+    pub params: Params,
+    /// The block's head in the text.
+    pub span: Span,
+}
+
+/// A named result.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The block's label: how selectors call it.
+    pub label: Arc<str>,
+    /// Its evaluated name: what its files are called.
+    pub name: String,
+    /// Its files: values that are [`impasto_stages::Data::Stage`] or [`impasto_stages::Data::StageFile`].
+    pub files: Vec<impasto_stages::Value>,
+    /// The block's head in the text.
+    pub span: Span,
+}

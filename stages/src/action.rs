@@ -1,0 +1,450 @@
+//! The Action: the complete, hashable description of one unit of work.
+//! Knows steps and digests; knows no recipe, graph, store or sandbox.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use impasto_store::digest::{ActionDigest, ContentDigest};
+use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
+
+use crate::value::Origin;
+
+/// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
+pub const ENGINE_EPOCH: u32 = 1;
+
+/// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Action<I> {
+    /// The stage kind that made it.
+    pub kind: &'static str,
+    /// That kind's version.
+    pub kind_version: u32,
+    /// Where the steps run.
+    pub executor: Executor,
+    /// The disk that the steps change; none for work without a disk.
+    pub parent: Option<I>,
+    /// Which file system of the disk is `/`.
+    pub root: RootSpec,
+    /// Files and trees that the steps read, by the name under which they read them.
+    pub inputs: BTreeMap<String, I>,
+    /// What is done, in order.
+    pub steps: Vec<Step>,
+    /// Environment of the steps, beyond what every step sees.
+    pub env: BTreeMap<String, String>,
+    /// Names of the secrets that the steps may read, with their declared versions; never their values.
+    pub secrets: BTreeMap<String, Option<String>>,
+    /// Files taken out at the end: name to path in the guest.
+    pub outputs: BTreeMap<String, String>,
+    /// Seconds since 1970 that stand for "now" wherever a time gets into the result.
+    pub source_date_epoch: Option<u64>,
+    /// Paths that are normalised at the end, beyond the built-in list.
+    pub volatile: Vec<String>,
+    /// The tree of tools that the steps use, where they use one.
+    pub toolbox: Option<I>,
+    /// Which sandbox the recipe asks for.
+    pub sandbox: SandboxRequirement,
+    /// Whether the steps may use the network.
+    pub network: bool,
+    /// What does not change the result.
+    pub hints: Hints,
+}
+
+/// An Action whose inputs are still to be bound.
+pub type ActionTemplate = Action<Slot>;
+
+/// What an Action knows beside its key: it enters no digest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Hints {
+    /// Where the text of a field stands, by the field's path in the explanation.
+    pub origins: BTreeMap<String, Origin>,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
+    /// Where a fetched file can be had, in the order to try.
+    pub urls: Vec<String>,
+}
+
+/// An input that is not bound yet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// The disk, tree or single file that a stage makes.
+    Stage(String),
+    /// A named file that a stage makes.
+    StageFile {
+        /// The stage.
+        stage: String,
+        /// The file's name among its outputs.
+        file: String,
+    },
+    /// A file or directory of the user's, relative to the recipe's directory.
+    Local(String),
+}
+
+/// A bound input: content and, for a file, its permission bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The content.
+    pub content: ContentDigest,
+    /// Permission bits of a single file; none for disks and trees.
+    pub mode: Option<u32>,
+}
+
+/// Where an Action's steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// In impasto itself: our own code only.
+    Host,
+    /// In a sandbox, in the guest's own root or in that of the toolbox.
+    Sandbox(SandboxRoot),
+}
+
+/// What is `/` for the steps of a sandboxed Action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SandboxRoot {
+    /// The root file system of the disk.
+    Guest,
+    /// The toolbox's tree.
+    Toolbox,
+}
+
+/// Which file system of a disk is its root.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum RootSpec {
+    /// By partition type, or the only one that looks like a root.
+    #[default]
+    Auto,
+    /// By partition number, from 1.
+    Number(u32),
+    /// By file-system label.
+    Label(String),
+    /// By file-system UUID.
+    Uuid(String),
+}
+
+/// Which sandbox a recipe asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxRequirement {
+    /// Any that works here.
+    #[default]
+    Any,
+    /// Namespaces of this host's kernel.
+    Namespace,
+    /// A virtual machine.
+    Vm,
+}
+
+/// One primitive of an Action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Runs a script: by `/bin/sh -e`, or by its own interpreter line.
+    Script {
+        /// Its text.
+        text: String,
+    },
+    /// Runs one line by `/bin/sh -ec`.
+    Command {
+        /// The line.
+        line: String,
+    },
+    /// Copies an input, a file or a tree, into the guest.
+    CopyIn {
+        /// The input's name.
+        input: String,
+        /// Absolute path in the guest.
+        dest: String,
+        /// Permission bits; the source's where none are given.
+        mode: Option<u32>,
+        /// `user`, `user:group` or numbers; root where none is given.
+        owner: Option<String>,
+    },
+    /// Writes a text into a file of the guest.
+    WriteFile {
+        /// Absolute path in the guest.
+        dest: String,
+        /// The content.
+        text: String,
+        /// Permission bits.
+        mode: u32,
+        /// `user`, `user:group` or numbers; root where none is given.
+        owner: Option<String>,
+    },
+    /// Takes a file of the user's into the store: as a disk, where it is one.
+    Import {
+        /// The input's name.
+        input: String,
+        /// What it is to become.
+        as_a: ImportAs,
+    },
+    /// Gets a file by its checksum, then does what [`Step::Import`] does.
+    Fetch {
+        /// SHA-256 of the file, in hexadecimal.
+        sha256: String,
+        /// The name of the file that it becomes, if it becomes one.
+        name: String,
+        /// What it is to become.
+        as_a: ImportAs,
+    },
+    /// Writes the disk as one file.
+    Convert {
+        /// The file's format.
+        format: Format,
+        /// zstd level of compressed clusters; the layer's own frames where none is given.
+        level: Option<i32>,
+        /// Which encoder makes the frames.
+        encoder: String,
+    },
+}
+
+/// What an imported file is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImportAs {
+    /// A disk where it is a disk image, else a file.
+    #[default]
+    Auto,
+    /// A disk, or an error.
+    Disk,
+    /// A file, whatever it holds.
+    File,
+}
+
+/// A disk image's file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// qcow2 with zstd clusters.
+    Qcow2,
+    /// The guest's bytes, sparse.
+    Raw,
+}
+
+impl Format {
+    /// The file name's extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Qcow2 => "qcow2",
+            Format::Raw => "raw",
+        }
+    }
+}
+
+impl<I> Action<I> {
+    /// An Action of `kind` that does nothing yet.
+    pub fn new(kind: &'static str, kind_version: u32, executor: Executor) -> Self {
+        Action {
+            kind,
+            kind_version,
+            executor,
+            parent: None,
+            root: RootSpec::Auto,
+            inputs: BTreeMap::new(),
+            steps: Vec::new(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            source_date_epoch: None,
+            volatile: Vec::new(),
+            toolbox: None,
+            sandbox: SandboxRequirement::Any,
+            network: false,
+            hints: Hints::default(),
+        }
+    }
+
+    /// Whether the result depends on more than the key tells.
+    pub fn is_unlocked(&self) -> bool {
+        self.network
+    }
+
+    /// Replaces every input by what `bind` makes of it; the first error ends it.
+    pub fn bind<J, E>(self, mut bind: impl FnMut(I) -> Result<J, E>) -> Result<Action<J>, E> {
+        Ok(Action {
+            kind: self.kind,
+            kind_version: self.kind_version,
+            executor: self.executor,
+            parent: self.parent.map(&mut bind).transpose()?,
+            root: self.root,
+            inputs: self.inputs.into_iter().map(|(name, input)| Ok((name, bind(input)?))).collect::<Result<_, E>>()?,
+            steps: self.steps,
+            env: self.env,
+            secrets: self.secrets,
+            outputs: self.outputs,
+            source_date_epoch: self.source_date_epoch,
+            volatile: self.volatile,
+            toolbox: self.toolbox.map(&mut bind).transpose()?,
+            sandbox: self.sandbox,
+            network: self.network,
+            hints: self.hints,
+        })
+    }
+}
+
+impl Action<Slot> {
+    /// Every slot, parent first.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.parent.iter().chain(self.inputs.values()).chain(self.toolbox.iter())
+    }
+}
+
+impl Action<Bound> {
+    /// The key.
+    pub fn digest(&self) -> ActionDigest {
+        ActionDigest(key::digest(ActionDigest::hasher(), self))
+    }
+
+    /// What the key covers, for people: the same parts in the same order.
+    pub fn explain(&self) -> Vec<Field> {
+        key::explain(self)
+    }
+}
+
+impl Describe for Action<Bound> {
+    fn describe(&self, sink: &mut dyn Sink) {
+        // No `..`: a new field does not compile until it is keyed here or moved to the hints.
+        let Action {
+            kind,
+            kind_version,
+            executor,
+            parent,
+            root,
+            inputs,
+            steps,
+            env,
+            secrets,
+            outputs,
+            source_date_epoch,
+            volatile,
+            toolbox,
+            sandbox,
+            network,
+            hints: _,
+        } = self;
+        field(sink, "engine_epoch", &ENGINE_EPOCH);
+        field(sink, "kind", *kind);
+        field(sink, "kind_version", kind_version);
+        field(sink, "executor", executor);
+        field(sink, "from", parent);
+        field(sink, "root", root);
+        field(sink, "inputs", inputs);
+        field(sink, "steps", steps);
+        field(sink, "env", env);
+        field(sink, "secrets", secrets);
+        field(sink, "output", outputs);
+        field(sink, "source_date_epoch", source_date_epoch);
+        field(sink, "volatile", volatile);
+        field(sink, "toolbox", toolbox);
+        field(sink, "sandbox", sandbox);
+        field(sink, "network", network);
+    }
+}
+
+impl Describe for Bound {
+    fn describe(&self, sink: &mut dyn Sink) {
+        let Bound { content, mode } = self;
+        content.describe(sink);
+        field(sink, "mode", mode);
+    }
+}
+
+impl Describe for Executor {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            Executor::Host => Atom::Variant(0, "host"),
+            Executor::Sandbox(SandboxRoot::Guest) => Atom::Variant(1, "sandbox, guest's root"),
+            Executor::Sandbox(SandboxRoot::Toolbox) => Atom::Variant(2, "sandbox, toolbox's root"),
+        });
+    }
+}
+
+impl Describe for RootSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        match self {
+            RootSpec::Auto => sink.put(Atom::Variant(0, "auto")),
+            RootSpec::Number(number) => {
+                sink.put(Atom::Variant(1, "number"));
+                number.describe(sink);
+            }
+            RootSpec::Label(label) => {
+                sink.put(Atom::Variant(2, "label"));
+                label.describe(sink);
+            }
+            RootSpec::Uuid(uuid) => {
+                sink.put(Atom::Variant(3, "uuid"));
+                uuid.describe(sink);
+            }
+        }
+    }
+}
+
+impl Describe for SandboxRequirement {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            SandboxRequirement::Any => Atom::Variant(0, "any"),
+            SandboxRequirement::Namespace => Atom::Variant(1, "namespace"),
+            SandboxRequirement::Vm => Atom::Variant(2, "vm"),
+        });
+    }
+}
+
+impl Describe for ImportAs {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            ImportAs::Auto => Atom::Variant(0, "auto"),
+            ImportAs::Disk => Atom::Variant(1, "disk"),
+            ImportAs::File => Atom::Variant(2, "file"),
+        });
+    }
+}
+
+impl Describe for Format {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            Format::Qcow2 => Atom::Variant(0, "qcow2"),
+            Format::Raw => Atom::Variant(1, "raw"),
+        });
+    }
+}
+
+impl Describe for Step {
+    fn describe(&self, sink: &mut dyn Sink) {
+        match self {
+            Step::Script { text } => {
+                sink.put(Atom::Variant(0, "script"));
+                field(sink, "script", text);
+            }
+            Step::Command { line } => {
+                sink.put(Atom::Variant(1, "command"));
+                field(sink, "command", line);
+            }
+            Step::CopyIn { input, dest, mode, owner } => {
+                sink.put(Atom::Variant(2, "copy"));
+                field(sink, "source", input);
+                field(sink, "dest", dest);
+                field(sink, "mode", mode);
+                field(sink, "owner", owner);
+            }
+            Step::WriteFile { dest, text, mode, owner } => {
+                sink.put(Atom::Variant(3, "write"));
+                field(sink, "dest", dest);
+                field(sink, "content", text);
+                field(sink, "mode", mode);
+                field(sink, "owner", owner);
+            }
+            Step::Import { input, as_a } => {
+                sink.put(Atom::Variant(4, "import"));
+                field(sink, "source", input);
+                field(sink, "as", as_a);
+            }
+            Step::Fetch { sha256, name, as_a } => {
+                sink.put(Atom::Variant(5, "fetch"));
+                field(sink, "checksum", sha256);
+                field(sink, "name", name);
+                field(sink, "as", as_a);
+            }
+            Step::Convert { format, level, encoder } => {
+                sink.put(Atom::Variant(6, "convert"));
+                field(sink, "format", format);
+                // Levels are small and may be negative; the text has one spelling.
+                field(sink, "compression_level", &level.map(|level| level.to_string()));
+                field(sink, "encoder", encoder);
+            }
+        }
+    }
+}

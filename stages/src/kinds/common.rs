@@ -1,0 +1,143 @@
+//! The parameters that every kind with a sandbox takes, and how they enter its Action.
+//! Knows no kind.
+
+use std::collections::BTreeMap;
+
+use crate::action::{ActionTemplate, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
+use crate::error::ParamError;
+use crate::params::{Params, Secret};
+use crate::registry::{ParamSpec, StageContext, Type};
+use crate::value::{Data, Number, Value};
+
+/// The disk that a stage builds on.
+pub(crate) const FROM: &[ParamSpec] =
+    &[ParamSpec::required("from", Type::Disk, "The stage whose disk this one builds on.")];
+
+/// What every stage in a sandbox takes.
+pub(crate) const SANDBOXED: &[ParamSpec] = &[
+    ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key."),
+    ParamSpec::optional(
+        "secrets",
+        Type::Secrets,
+        "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
+         is in no key, layer or log. Change the version to run the stage again.",
+    ),
+    ParamSpec::optional(
+        "sandbox",
+        Type::OneOf(&["namespace", "vm"]),
+        "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
+    ),
+    ParamSpec::optional(
+        "network",
+        Type::Bool,
+        "Lets the steps use the network. The result, and all that is built on it, counts as unlocked. Default: false.",
+    ),
+    ParamSpec::optional(
+        "timeout",
+        Type::Duration,
+        "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
+    ),
+];
+
+/// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
+pub(crate) fn sandboxed(
+    kind: &'static str,
+    version: u32,
+    params: &Params,
+    context: &StageContext,
+) -> (ActionTemplate, BTreeMap<String, Secret>) {
+    let mut action = ActionTemplate::new(kind, version, Executor::Sandbox(SandboxRoot::Guest));
+    action.parent = from(params);
+    action.root = context.root.clone();
+    action.env = params.text_map("env");
+    action.source_date_epoch = context.source_date_epoch;
+    action.sandbox = match params.text("sandbox") {
+        Some("namespace") => SandboxRequirement::Namespace,
+        Some("vm") => SandboxRequirement::Vm,
+        _ => SandboxRequirement::Any,
+    };
+    action.network = params.flag("network");
+    action.hints.timeout = params.duration("timeout");
+    let mut secrets = BTreeMap::new();
+    for (name, value) in params.pairs("secrets") {
+        let (secret, version) = match &value.data {
+            Data::Object(parts) => (
+                parts.get("value").and_then(Value::as_str),
+                parts.get("version").and_then(|version| match &version.data {
+                    Data::Number(number) => Some(number.to_string()),
+                    _ => version.as_str().map(str::to_owned),
+                }),
+            ),
+            _ => (value.as_str(), None),
+        };
+        action.secrets.insert(name.clone(), version);
+        secrets.insert(name.clone(), Secret::new(secret.unwrap_or_default()));
+    }
+    (action, secrets)
+}
+
+/// The slot of the `from` parameter.
+pub(crate) fn from(params: &Params) -> Option<Slot> {
+    params.get("from").and_then(file_slot)
+}
+
+/// The slot that a value of type [`Type::Disk`], [`Type::File`] or [`Type::Path`] stands for.
+pub(crate) fn file_slot(value: &Value) -> Option<Slot> {
+    match &value.data {
+        Data::Stage(stage) => Some(Slot::Stage(stage.to_string())),
+        Data::StageFile { stage, file } => Some(Slot::StageFile { stage: stage.to_string(), file: file.to_string() }),
+        Data::String(path) => Some(Slot::Local(path.to_string())),
+        _ => None,
+    }
+}
+
+/// Checks a path inside the guest: absolute, without `..`, without NUL.
+pub(crate) fn check_guest_path(param: &'static str, path: &str) -> Result<(), ParamError> {
+    let problem = if !path.starts_with('/') {
+        "is not absolute"
+    } else if path.split('/').any(|part| part == "..") {
+        "leads through `..`"
+    } else if path.contains('\0') {
+        "holds a NUL byte"
+    } else {
+        return Ok(());
+    };
+    Err(ParamError::new(param, format!("the path {path:?} in the image {problem}"))
+        .help("write the path as it is seen inside the image, from `/` on"))
+}
+
+/// Checks the name of an output or input: a plain file name.
+pub(crate) fn check_name(param: &'static str, name: &str) -> Result<(), ParamError> {
+    let plain = !name.is_empty()
+        && name.len() <= 200
+        && name != "."
+        && name != ".."
+        && !name.starts_with('-')
+        && !name.chars().any(|c| c == '/' || c.is_control());
+    if plain {
+        return Ok(());
+    }
+    Err(ParamError::new(param, format!("{name:?} is not a plain file name"))
+        .help("use a name without `/` and control characters that does not begin with `-`"))
+}
+
+/// The `root` parameter of a stage that a chain of disks begins with.
+pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
+    let wrong = |shown: String| {
+        Err(ParamError::new("root", format!("{shown} names no partition"))
+            .help("use a number from 1, \"LABEL=…\" or \"UUID=…\""))
+    };
+    match params.get("root").map(|value| &value.data) {
+        None => Ok(RootSpec::Auto),
+        Some(Data::Number(number)) => match number {
+            Number::Int(number @ 1..=128) => Ok(RootSpec::Number(*number as u32)),
+            other => wrong(other.to_string()),
+        },
+        Some(Data::String(text)) => match text.split_once('=') {
+            Some(("LABEL", label)) if !label.is_empty() => Ok(RootSpec::Label(label.to_owned())),
+            Some(("UUID", uuid)) if !uuid.is_empty() => Ok(RootSpec::Uuid(uuid.to_ascii_lowercase())),
+            _ => wrong(format!("{text:?}")),
+        },
+        Some(_) => wrong("the value".to_owned()),
+    }
+}

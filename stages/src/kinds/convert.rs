@@ -1,0 +1,61 @@
+//! `convert`: the disk as one file, in a format that others read.
+//! Knows parameters and steps, not how the file is made.
+
+use crate::action::{ActionTemplate, Executor, Format, Step};
+use crate::error::ParamError;
+use crate::kinds::common;
+use crate::params::Params;
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "convert",
+    version: 1,
+    summary: "writes the disk as one file: compressed qcow2 or raw",
+    example: r#"stage "convert" "qcow2" {
+  from   = stage.clean
+  format = "qcow2"
+}"#,
+    makes: Makes::File,
+    params: &[common::FROM, PARAMS],
+    lower,
+};
+
+const PARAMS: &[ParamSpec] = &[
+    ParamSpec::required(
+        "format",
+        Type::OneOf(&["qcow2", "raw"]),
+        "The file's format. qcow2 is compressed with zstd; raw is sparse.",
+    ),
+    ParamSpec::optional(
+        "compression_level",
+        Type::Int,
+        "zstd level of a qcow2, 1 to 19. Without it the frames of the layers are copied as they are, which is fastest.",
+    ),
+];
+
+fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
+    action.parent = common::from(params);
+    let format = if params.text("format") == Some("raw") { Format::Raw } else { Format::Qcow2 };
+    let level = match params.int("compression_level") {
+        None => None,
+        Some(_) if format == Format::Raw => {
+            let error = ParamError::new("compression_level", "a raw file is not compressed");
+            return Err(vec![error.help("drop `compression_level`, or use `format = \"qcow2\"`")]);
+        }
+        Some(level @ 1..=19) => Some(level as i32),
+        Some(level) => {
+            return Err(vec![
+                ParamError::new("compression_level", format!("{level} is out of range")).help("use 1 to 19"),
+            ]);
+        }
+    };
+    let encoder = if format == Format::Qcow2 { encoder() } else { String::new() };
+    action.steps.push(Step::Convert { format, level, encoder });
+    Ok(Lowered { actions: vec![action], secrets: Default::default() })
+}
+
+/// Which encoder makes the frames of a qcow2.
+fn encoder() -> String {
+    format!("zstd {}", 1)
+}

@@ -1,0 +1,101 @@
+//! `copy`: files, directories, texts and other stages' files into the image.
+//! Knows parameters and steps, not how they are run.
+
+use crate::action::{Slot, Step};
+use crate::error::ParamError;
+use crate::kinds::common;
+use crate::params::{Params, parse_mode};
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+use crate::value::{Data, Value};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "copy",
+    version: 1,
+    summary: "copies files, directories, texts and other stages' files into the image",
+    example: r#"stage "copy" "config" {
+  from  = stage.base
+  files = {
+    "/etc/app.conf"  = "files/app.conf"
+    "/opt/app"       = { source = "app", owner = "app:app" }
+    "/etc/motd"      = { content = "Welcome\n", mode = "0644" }
+    "/etc/version"   = stage.versions.files["image-version.txt"]
+  }
+}"#,
+    makes: Makes::Disk,
+    params: &[common::FROM, PARAMS, common::SANDBOXED],
+    lower,
+};
+
+const PARAMS: &[ParamSpec] = &[ParamSpec::required(
+    "files",
+    Type::Map(&Type::Either(&[Type::File, Type::Object(ENTRY)])),
+    "What to copy: the path in the image to a file, a directory, another stage's file, or an object. Missing directories \
+     are made; a directory's content is laid over one that exists.",
+)];
+
+const ENTRY: &[ParamSpec] = &[
+    ParamSpec::optional("source", Type::File, "A file or directory, or another stage's file."),
+    ParamSpec::optional("content", Type::Text, "The text itself, such as template(\"motd.tpl\", { name = \"x\" })."),
+    ParamSpec::optional(
+        "mode",
+        Type::Mode,
+        "Permission bits, such as \"0644\". Default: the source's; 0644 for a text.",
+    ),
+    ParamSpec::optional(
+        "owner",
+        Type::Text,
+        "`user`, `user:group` or numbers, as the image knows them. Default: root.",
+    ),
+];
+
+fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut errors = Vec::new();
+    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context);
+    for (dest, value) in params.pairs("files") {
+        errors.extend(common::check_guest_path("files", dest).err());
+        let entry = |name: &str| match &value.data {
+            Data::Object(entry) => entry.get(name).filter(|value| value.data != Data::Null),
+            _ => None,
+        };
+        let mode = entry("mode").and_then(Value::as_str).and_then(parse_mode);
+        let owner = entry("owner").and_then(Value::as_str).map(str::to_owned);
+        let source = if let Data::Object(_) = value.data { entry("source") } else { Some(value) };
+        let index = action.steps.len();
+        match (source.and_then(common::file_slot), entry("content")) {
+            (Some(slot), None) => {
+                let input = format!("{index:04}-{}", name_of(&slot));
+                action.inputs.insert(input.clone(), slot);
+                action.steps.push(Step::CopyIn { input, dest: dest.clone(), mode, owner });
+            }
+            (None, Some(content)) => {
+                if let Some(origin) = &content.origin {
+                    action.hints.origins.insert(format!("steps[{index}].content"), (**origin).clone());
+                }
+                let text = content.as_str().unwrap_or_default().to_owned();
+                action.steps.push(Step::WriteFile { dest: dest.clone(), text, mode: mode.unwrap_or(0o644), owner });
+            }
+            (None, None) => errors.push(
+                ParamError::new("files", format!("{dest:?} has neither `source` nor `content`"))
+                    .help("give one of the two"),
+            ),
+            (Some(_), Some(_)) => errors.push(
+                ParamError::new("files", format!("{dest:?} has both `source` and `content`"))
+                    .help("keep one of the two"),
+            ),
+        }
+    }
+    if action.steps.is_empty() && errors.is_empty() {
+        errors.push(ParamError::new("files", "there is nothing to copy"));
+    }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+}
+
+/// A short name for people: the last part of a path, or the file's name.
+fn name_of(slot: &Slot) -> &str {
+    let path = match slot {
+        Slot::Local(path) => path,
+        Slot::StageFile { file, .. } => file,
+        Slot::Stage(stage) => stage,
+    };
+    path.rsplit('/').find(|part| !part.is_empty() && *part != "." && *part != "..").unwrap_or("root")
+}

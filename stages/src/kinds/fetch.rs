@@ -1,0 +1,106 @@
+//! `fetch`: a disk image or a file, from a local path or by URL and checksum.
+//! Knows parameters and steps; does no I/O itself.
+
+use crate::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
+use crate::error::ParamError;
+use crate::kinds::common;
+use crate::params::Params;
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "fetch",
+    version: 1,
+    summary: "brings a disk image or a file into the store, from a path or by URL and checksum",
+    example: r#"stage "fetch" "base" {
+  url      = "https://example.org/base.qcow2"
+  checksum = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+}"#,
+    makes: Makes::DiskOrFile,
+    params: &[PARAMS],
+    lower,
+};
+
+const PARAMS: &[ParamSpec] = &[
+    ParamSpec::optional("path", Type::Path, "A file beside the recipe. Its content is the key, not its name or time."),
+    ParamSpec::optional(
+        "url",
+        Type::Text,
+        "Where to get the file, by http or https. Needs `checksum`, which is the key; the URL is not.",
+    ),
+    ParamSpec::optional("checksum", Type::Text, "SHA-256 of the file: `sha256:` and 64 hexadecimal digits."),
+    ParamSpec::optional(
+        "as",
+        Type::OneOf(&["disk", "file"]),
+        "What the file is. Without it: a disk if it is a qcow2 image or holds a partition table or a file system, else a file.",
+    ),
+    ParamSpec::optional(
+        "root",
+        Type::Either(&[Type::Int, Type::Text]),
+        "Which partition is `/` for the stages built on this disk: its number, \"LABEL=…\" or \"UUID=…\". Default: found \
+         by partition type, else the only one that holds /bin/sh.",
+    ),
+    ParamSpec::optional(
+        "timeout",
+        Type::Duration,
+        "Stops the stage after this time, such as \"15m\". Not part of the key.",
+    ),
+];
+
+fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut errors = Vec::new();
+    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
+    let as_a = match params.text("as") {
+        Some("disk") => ImportAs::Disk,
+        Some("file") => ImportAs::File,
+        _ => ImportAs::Auto,
+    };
+    let checksum = match params.text("checksum").map(|text| (text, sha256(text))) {
+        Some((text, None)) => {
+            let error = ParamError::new("checksum", format!("{text:?} is not a SHA-256 checksum"));
+            errors
+                .push(error.help("write `sha256:` followed by the 64 hexadecimal digits that `sha256sum FILE` prints"));
+            None
+        }
+        Some((_, digest)) => digest,
+        None => None,
+    };
+    action.hints.timeout = params.duration("timeout");
+    match (params.text("path"), params.text("url")) {
+        (Some(path), None) => {
+            if params.text("checksum").is_some() {
+                let error = ParamError::new("checksum", "a local file needs no checksum");
+                errors.push(error.help("drop `checksum`: the key is the file's content"));
+            }
+            action.inputs.insert("source".to_owned(), Slot::Local(path.to_owned()));
+            action.steps.push(Step::Import { input: "source".to_owned(), as_a });
+        }
+        (None, Some(url)) => {
+            if !(url.starts_with("http://") || url.starts_with("https://")) {
+                let error = ParamError::new("url", format!("{url:?} is no http or https URL"));
+                errors.push(error.help("for a local file use `path`"));
+            }
+            if params.text("checksum").is_none() {
+                let error = ParamError::new("url", "a URL needs a `checksum`: what it serves may change");
+                errors.push(error.help("add `checksum = \"sha256:…\"`"));
+            }
+            let name = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+            action.hints.urls.push(url.to_owned());
+            action.steps.push(Step::Fetch { sha256: checksum.unwrap_or_default(), name: name.to_owned(), as_a });
+        }
+        (None, None) => errors.push(
+            ParamError::stage("there is nothing to fetch: neither `path` nor `url` is given")
+                .help("give `path = \"base.qcow2\"`, or `url` with `checksum`"),
+        ),
+        (Some(_), Some(_)) => {
+            errors.push(ParamError::new("url", "both `path` and `url` are given").help("keep one of the two"));
+        }
+    }
+    errors.extend(common::root(params).err());
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: Default::default() }) } else { Err(errors) }
+}
+
+/// The 64 digits of a checksum parameter, in lower case.
+fn sha256(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    (digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(digits)
+}

@@ -1,0 +1,15 @@
+//! One file per kind, and the list of them.
+//! Knows the kinds' names only.
+
+mod common;
+mod convert;
+mod copy;
+mod fetch;
+mod run;
+
+pub(crate) use common::root;
+
+use crate::registry::Kind;
+
+/// Every kind that impasto ships, in the order of the reference.
+pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &run::KIND, &copy::KIND, &convert::KIND];

@@ -1,0 +1,185 @@
+//! The list of stage kinds, and what a kind declares about itself: parameters, result, how it lowers.
+//! Knows no syntax: the recipe checks values against [`Type`] and says where they stand.
+
+use std::collections::BTreeMap;
+
+use crate::action::{ActionTemplate, RootSpec};
+use crate::error::ParamError;
+use crate::kinds;
+use crate::params::{Params, Secret};
+
+/// The type that a parameter's value must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number.
+    Int,
+    /// Text.
+    Text,
+    /// `90s`, `15m`, `1h30m`: text that `parse_duration` reads.
+    Duration,
+    /// `"0644"`: text that `parse_mode` reads.
+    Mode,
+    /// A stage that makes a disk.
+    Disk,
+    /// A file that a stage makes (`stage.NAME` or `stage.NAME.files["…"]`), or the path of a file or directory of the
+    /// user's, relative to the recipe.
+    File,
+    /// The path of a file of the user's, relative to the recipe.
+    Path,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// Elements of one type.
+    List(&'static Type),
+    /// Values of one type by name.
+    Map(&'static Type),
+    /// Attributes as declared.
+    Object(&'static [ParamSpec]),
+    /// Secrets by name: a text, or an object of `value` and `version`. The one place for sensitive values.
+    Secrets,
+    /// The first of these types that the value has.
+    Either(&'static [Type]),
+}
+
+/// What a parameter is called, takes and does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Its name in a recipe.
+    pub name: &'static str,
+    /// The type of its value.
+    pub ty: Type,
+    /// Whether a stage must give it.
+    pub required: bool,
+    /// What it does, and what happens without it: one or two sentences.
+    pub help: &'static str,
+}
+
+impl ParamSpec {
+    /// A parameter that may be left out.
+    pub const fn optional(name: &'static str, ty: Type, help: &'static str) -> Self {
+        ParamSpec { name, ty, required: false, help }
+    }
+
+    /// A parameter that must be given.
+    pub const fn required(name: &'static str, ty: Type, help: &'static str) -> Self {
+        ParamSpec { name, ty, required: true, help }
+    }
+}
+
+/// What a stage of a kind makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Makes {
+    /// A disk, and the files that its `output` names.
+    Disk,
+    /// One file.
+    File,
+    /// A disk or one file, as its input turns out to be.
+    DiskOrFile,
+}
+
+impl Makes {
+    /// Whether a stage of this kind can be another's disk.
+    pub fn disk(self) -> bool {
+        matches!(self, Makes::Disk | Makes::DiskOrFile)
+    }
+
+    /// Whether a stage of this kind can be used as a file.
+    pub fn file(self) -> bool {
+        matches!(self, Makes::File | Makes::DiskOrFile)
+    }
+}
+
+/// What a kind knows of the recipe around a stage when it lowers it.
+#[derive(Debug, Clone, Default)]
+pub struct StageContext {
+    /// The stage's name.
+    pub name: String,
+    /// The recipe's epoch.
+    pub source_date_epoch: Option<u64>,
+    /// Which file system is `/`, as the stage that the disk came from says.
+    pub root: RootSpec,
+}
+
+/// What a stage lowers to.
+#[derive(Debug, Clone)]
+pub struct Lowered {
+    /// The units of work, in order.
+    pub actions: Vec<ActionTemplate>,
+    /// Values of the secrets that the Actions name.
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+/// How a stage becomes units of work: pure.
+pub type Lower = fn(&Params, &StageContext) -> Result<Lowered, Vec<ParamError>>;
+
+/// One stage kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// Its name in a recipe.
+    pub name: &'static str,
+    /// Bumped when what it lowers to changes its meaning without changing its steps.
+    pub version: u32,
+    /// One line, for lists.
+    pub summary: &'static str,
+    /// A short example of a stage, in a recipe's syntax.
+    pub example: &'static str,
+    /// What it makes.
+    pub makes: Makes,
+    /// Its parameters, in the order of its help.
+    pub params: &'static [&'static [ParamSpec]],
+    /// Lowers a stage.
+    pub lower: Lower,
+}
+
+impl Kind {
+    /// The parameters, in the order of its help.
+    pub fn params(&self) -> impl Iterator<Item = &'static ParamSpec> {
+        self.params.iter().flat_map(|group| group.iter())
+    }
+
+    /// The parameter of this name.
+    pub fn param(&self, name: &str) -> Option<&'static ParamSpec> {
+        self.params().find(|param| param.name == name)
+    }
+}
+
+/// The kinds that recipes can use.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    kinds: Vec<&'static Kind>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::new(kinds::ALL.to_vec())
+    }
+}
+
+impl Registry {
+    /// A registry of these kinds; [`Registry::default`] has all that impasto ships.
+    pub fn new(kinds: Vec<&'static Kind>) -> Self {
+        Registry { kinds }
+    }
+
+    /// The kind of this name.
+    pub fn get(&self, name: &str) -> Option<&'static Kind> {
+        self.kinds.iter().copied().find(|kind| kind.name == name)
+    }
+
+    /// All kinds, in the order of the reference.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Kind> {
+        self.kinds.iter().copied()
+    }
+}
+
+impl Kind {
+    /// Which file system is `/` on the disk that a stage of this kind begins a chain with; [`RootSpec::Auto`] where the
+    /// kind has no such parameter.
+    ///
+    /// # Errors
+    /// The parameter's value names no partition.
+    pub fn root(&self, params: &Params) -> Result<RootSpec, ParamError> {
+        kinds::root(params)
+    }
+}
