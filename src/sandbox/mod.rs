@@ -6,9 +6,9 @@ mod export;
 mod link;
 mod loopdev;
 mod namespace;
-mod overlay;
 mod plan;
 pub mod protocol;
+mod scrub;
 mod supervisor;
 mod sys;
 
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
+pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 use crate::guest::{RootError, RootSpec};
@@ -167,7 +168,7 @@ pub struct Finished {
     /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
     pub outputs: Vec<Output>,
     /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
-    /// their journals'. Sealing shall take them as zeros, so that what was deleted is not kept.
+    /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
     pub unused: Vec<Range<u64>>,
     /// Where the time went, in order: phase and duration.
     pub timings: Vec<(String, Duration)>,
@@ -289,6 +290,14 @@ pub enum SandboxError {
         reason: String,
         /// What its processes printed last.
         log: String,
+    },
+    /// The overlay cannot be made.
+    #[error("cannot make the overlay {}", .path.display())]
+    Overlay {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: impasto_store::qcow2::WriteError,
     },
     /// A call on the host's side failed.
     #[error("cannot {verb} {}", .path.display())]

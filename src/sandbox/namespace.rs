@@ -22,7 +22,7 @@ use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, Proble
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    agent_digest, overlay,
+    agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, choose_root};
 
@@ -67,7 +67,7 @@ impl Sandbox for NamespaceSandbox {
             return Err(SandboxError::NotRoot { uid: uid.as_raw() });
         }
         let begun = Instant::now();
-        overlay::create(job.overlay, job.virtual_size).map_err(|e| io_error("create", job.overlay, e))?;
+        make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {
             work: job.work.to_path_buf(),
             overlay: job.overlay.to_path_buf(),
@@ -110,6 +110,12 @@ impl Sandbox for NamespaceSandbox {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage }
     }
+}
+
+fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
+    let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
+    impasto_store::qcow2::create_overlay(&file, virtual_size)
+        .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
 }
 
 fn storage_version() -> Option<String> {
