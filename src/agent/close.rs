@@ -3,7 +3,7 @@
 //! Knows what `mounts` made, not what steps did. Any error here means that the layer must not be kept.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use rustix::process::{chdir, pivot_root};
 
 use crate::mounts::{Made, World, modified};
 use crate::protocol::{Problem, ProblemKind};
-use crate::sys;
 
 /// Where the guest's root is while it is being closed: below the tmpfs that was its `/run`.
 const OLD: &str = "/old";
@@ -27,23 +26,25 @@ pub(crate) fn close(world: World) -> Result<(), Problem> {
     chdir("/run").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
     pivot_root(".", &old).map_err(|e| failed("leave the root for", &old, e.into()))?;
     chdir("/").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
-    let disks: Vec<PathBuf> = world.disks.iter().map(|(_, path)| path.clone()).collect();
+    let is_disk = |path: &Path| world.disks.iter().any(|disk| disk.path == path);
     // What hides mount points goes first: everything that is not a file system of the disk, last mounted first.
     for path in mounts.iter().rev() {
         match path.strip_prefix("/run") {
             // The tmpfs that is the root now stays; what is mounted on it goes.
             Ok(rest) if rest.as_os_str().is_empty() => {}
             Ok(rest) => unmount_at(&Path::new("/").join(rest), true)?,
-            Err(_) if disks.contains(path) => {}
+            Err(_) if is_disk(path) => {}
             Err(_) => unmount_at(&below_old(path), true)?,
         }
     }
     for made in world.made.iter().rev() {
         take_back(made)?;
     }
-    for path in disks.iter().rev() {
-        write_out(&below_old(path))?;
-        unmount_at(&below_old(path), false)?;
+    for disk in world.disks.into_iter().rev() {
+        let lost = |e: rustix::io::Errno| failed("write out", &disk.path, e.into()).of_kind(ProblemKind::WriteBack);
+        syncfs(&disk.directory).map_err(lost)?;
+        drop(disk.directory);
+        unmount_at(&below_old(&disk.path), false)?;
     }
     Ok(())
 }
@@ -115,23 +116,4 @@ fn take_back(made: &Made) -> Result<(), Problem> {
         last_modification: Timespec { tv_sec, tv_nsec },
     };
     utimensat(CWD, parent, &times, AtFlags::empty()).map_err(|e| failed("set the time of", parent, e.into()))
-}
-
-/// Everything to the disk, and an empty journal, so that no deleted data waits in it.
-fn write_out(root: &Path) -> Result<(), Problem> {
-    let lost = |error: io::Error| failed("write out", root, error).of_kind(ProblemKind::WriteBack);
-    let dir = File::open(root).map_err(lost)?;
-    syncfs(&dir).map_err(|e| lost(e.into()))?;
-    match sys::ext4_checkpoint(&dir) {
-        Ok(()) => Ok(()),
-        // Another file system, or one without journal, or a kernel before 5.14.
-        Err(error) if is_unsupported(&error) => Ok(()),
-        Err(error) => Err(lost(error)),
-    }
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let unsupported = [Errno::NOTTY, Errno::OPNOTSUPP, Errno::INVAL, Errno::NODEV, Errno::NOSYS];
-    unsupported.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -22,10 +22,25 @@ const MAX_LINKS: usize = 16;
 /// The guest, mounted; the agent's own root is the guest's.
 pub(crate) struct World {
     pub(crate) setup: Setup,
-    /// Where file systems of the disk are mounted: number, path. The root comes first.
-    pub(crate) disks: Vec<(u32, PathBuf)>,
+    /// File systems of the disk that are mounted; the root comes first.
+    pub(crate) disks: Vec<Mounted>,
     /// What was added to the image, in order.
     pub(crate) made: Vec<Made>,
+}
+
+/// A file system of the disk.
+pub(crate) struct Mounted {
+    pub(crate) number: u32,
+    pub(crate) path: PathBuf,
+    /// Its root, open from the beginning: an error in writing back is told to those who were there before it.
+    pub(crate) directory: File,
+}
+
+impl Mounted {
+    fn new(number: u32, path: &Path) -> Result<Self, Problem> {
+        let directory = File::open(path).map_err(io_problem("open", path))?;
+        Ok(Self { number, path: path.to_path_buf(), directory })
+    }
 }
 
 /// Something added to the image that must not stay.
@@ -62,7 +77,8 @@ impl World {
         let disk = Path::new("/disk");
         mount_disk(root, disk, false)?;
         enter(disk)?;
-        let mut world = Self { disks: vec![(root.number, PathBuf::from("/"))], made: Vec::new(), setup: setup.clone() };
+        let mut world =
+            Self { disks: vec![Mounted::new(root.number, Path::new("/"))?], made: Vec::new(), setup: setup.clone() };
         world.mount_kernel()?;
         world.mount_fstab()?;
         for (path, content) in &setup.overlays {
@@ -74,12 +90,12 @@ impl World {
 
     /// Number of the root's node.
     pub(crate) fn root(&self) -> u32 {
-        self.disks[0].0
+        self.disks[0].number
     }
 
     /// Numbers of all nodes that are mounted.
     pub(crate) fn mounted(&self) -> Vec<u32> {
-        self.disks.iter().map(|(number, _)| *number).collect()
+        self.disks.iter().map(|disk| disk.number).collect()
     }
 
     /// `/dev`, `/proc`, `/sys`, and what shall never be in a layer.
@@ -137,22 +153,21 @@ impl World {
                 continue;
             }
             let Some(node) = find(&self.setup.disk, source).cloned() else { continue };
-            if self.disks.iter().any(|(number, _)| *number == node.number) {
+            if self.disks.iter().any(|disk| disk.number == node.number) {
                 continue;
             }
-            let Some(mount_type) = &node.mount_type else {
+            if node.mount_type.is_none() {
                 // The ESP is edited as bytes, never mounted. Anything else would leave a hole where files belong.
                 if node.describe == "vfat" || options.split(',').any(|option| option == "noauto") {
                     continue;
                 }
                 let what = format!("fstab mounts {source} at {target}: cannot use a {}", node.describe);
                 return Err(Problem::new(ProblemKind::NoRoot, what));
-            };
-            debug_assert!(!mount_type.is_empty());
+            }
             let target = PathBuf::from(unescape(target));
             self.make_dir(&target)?;
             mount_disk(&node, &target, false)?;
-            self.disks.push((node.number, target));
+            self.disks.push(Mounted::new(node.number, &target)?);
         }
         Ok(())
     }
@@ -259,8 +274,8 @@ fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem
     let kind = node.mount_type.as_deref().unwrap_or_default();
     let source = format!("/dev/{}", nodes::name(node.number));
     let data = match (kind, probe) {
-        // What is deleted is given back at once: only whole runs of free blocks reach the overlay as discards.
-        ("ext4", false) => "discard",
+        // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
+        ("ext4", false) => "",
         ("ext4", true) => "noload",
         // Several sandboxes mount the same image, so the same UUID, at the same time.
         ("xfs", false) => "discard,nouuid",

@@ -7,15 +7,18 @@ mod gpt;
 mod mbr;
 mod root;
 mod superblock;
+mod unused;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
 pub use root::{RootChoice, RootError, RootSpec, choose_root};
 pub use superblock::{FileSystem, FsKind, read_file_system};
+pub use unused::unused;
 
 /// Size of the sectors in which partition tables count, in bytes. Disks with 4096-byte sectors are not supported.
 pub const SECTOR: u64 = 512;
@@ -91,6 +94,25 @@ impl<D: ReadAt + ?Sized> ReadAt for Window<'_, D> {
         }
         self.disk.read_exact_at(buffer, self.start + offset)
     }
+}
+
+impl Layout {
+    /// Every file system with the number of its partition (0 is the disk itself) and where it lies, in bytes.
+    pub fn file_systems(&self) -> impl Iterator<Item = (u32, u64, &FileSystem)> {
+        let bare = self.bare.iter().map(|fs| (0, 0, fs));
+        bare.chain(self.partitions.iter().filter_map(|p| Some((p.number, p.start, p.fs.as_ref()?))))
+    }
+}
+
+/// Byte ranges of partition `number` (0 is the disk itself) that mean nothing, counted from the disk's start.
+pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &Layout, number: u32) -> io::Result<Vec<Range<u64>>> {
+    let (start, size) = match layout.partitions.iter().find(|partition| partition.number == number) {
+        Some(partition) => (partition.start, partition.size),
+        None if number == 0 => (0, disk.size()),
+        None => return Ok(Vec::new()),
+    };
+    let ranges = unused(&Window { disk, start, size })?;
+    Ok(ranges.into_iter().map(|range| range.start + start..range.end + start).collect())
 }
 
 /// What a disk holds.

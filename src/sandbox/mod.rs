@@ -6,14 +6,15 @@ mod export;
 mod link;
 mod loopdev;
 mod namespace;
-mod overlay;
 mod plan;
 pub mod protocol;
+mod scrub;
 mod supervisor;
 mod sys;
 
 use std::fmt;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
+pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 use crate::guest::{RootError, RootSpec};
@@ -165,6 +167,9 @@ pub struct Finished {
     pub outcome: Outcome,
     /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
     pub outputs: Vec<Output>,
+    /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
+    /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
+    pub unused: Vec<Range<u64>>,
     /// Where the time went, in order: phase and duration.
     pub timings: Vec<(String, Duration)>,
 }
@@ -285,6 +290,14 @@ pub enum SandboxError {
         reason: String,
         /// What its processes printed last.
         log: String,
+    },
+    /// The overlay cannot be made.
+    #[error("cannot make the overlay {}", .path.display())]
+    Overlay {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: impasto_store::qcow2::WriteError,
     },
     /// A call on the host's side failed.
     #[error("cannot {verb} {}", .path.display())]

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, Proble
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    agent_digest, overlay,
+    agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, choose_root};
 
@@ -66,7 +67,7 @@ impl Sandbox for NamespaceSandbox {
             return Err(SandboxError::NotRoot { uid: uid.as_raw() });
         }
         let begun = Instant::now();
-        overlay::create(job.overlay, job.virtual_size).map_err(|e| io_error("create", job.overlay, e))?;
+        make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {
             work: job.work.to_path_buf(),
             overlay: job.overlay.to_path_buf(),
@@ -86,26 +87,22 @@ impl Sandbox for NamespaceSandbox {
         let success = supervisor.end()?;
         drop(link);
         timings.push(("all".to_owned(), begun.elapsed()));
-        match result {
-            Ok((outcome, outputs)) if success => Ok(Finished { outcome, outputs, timings }),
-            Ok(_) => Err(supervisor.broken("its supervisor failed".to_owned())),
-            Err(Trouble::Stop(Stop::TimedOut)) => {
-                Ok(Finished { outcome: Outcome::TimedOut { after: timeout }, outputs: Vec::new(), timings })
-            }
-            Err(Trouble::Stop(Stop::Cancelled)) => {
-                Ok(Finished { outcome: Outcome::Cancelled, outputs: Vec::new(), timings })
-            }
-            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
+        let finished = |outcome| Finished { outcome, outputs: Vec::new(), unused: Vec::new(), timings: Vec::new() };
+        let finished = match result {
+            Ok(End { outcome, outputs, unused }) if success => Finished { outputs, unused, ..finished(outcome) },
+            Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
+            Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
+            Err(Trouble::Stop(Stop::Cancelled)) => finished(Outcome::Cancelled),
+            Err(Trouble::Stop(Stop::Broken(reason))) => return Err(supervisor.broken(reason)),
             Err(Trouble::Problem(problem)) => match problem.kind {
-                ProblemKind::WriteBack | ProblemKind::Dirty => {
-                    Ok(Finished { outcome: Outcome::Damaged { problem }, outputs: Vec::new(), timings })
-                }
-                ProblemKind::HostLacks => Err(SandboxError::HostLacks(problem)),
-                ProblemKind::NoRoot => Err(SandboxError::NoRoot(problem)),
-                _ => Err(SandboxError::Failed(problem)),
+                ProblemKind::WriteBack | ProblemKind::Dirty => finished(Outcome::Damaged { problem }),
+                ProblemKind::HostLacks => return Err(SandboxError::HostLacks(problem)),
+                ProblemKind::NoRoot => return Err(SandboxError::NoRoot(problem)),
+                _ => return Err(SandboxError::Failed(problem)),
             },
-            Err(Trouble::Error(error)) => Err(error),
-        }
+            Err(Trouble::Error(error)) => return Err(error),
+        };
+        Ok(Finished { timings, ..finished })
     }
 
     fn facts(&self) -> SandboxFacts {
@@ -113,6 +110,12 @@ impl Sandbox for NamespaceSandbox {
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
         SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage }
     }
+}
+
+fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
+    let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
+    impasto_store::qcow2::create_overlay(&file, virtual_size)
+        .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
 }
 
 fn storage_version() -> Option<String> {
@@ -181,6 +184,13 @@ impl Supervisor {
     }
 }
 
+/// A conversation that came to its end.
+struct End {
+    outcome: Outcome,
+    outputs: Vec<Output>,
+    unused: Vec<Range<u64>>,
+}
+
 /// Why a conversation ended early.
 enum Trouble {
     Stop(Stop),
@@ -224,12 +234,7 @@ impl Talk<'_> {
             .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
     }
 
-    fn hold(
-        &mut self,
-        plan: Plan,
-        job: Job<'_>,
-        events: &mut dyn FnMut(SandboxEvent<'_>),
-    ) -> Result<(Outcome, Vec<Output>), Trouble> {
+    fn hold(&mut self, plan: Plan, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<End, Trouble> {
         self.link.send(&plan)?;
         let (layout, disk, partitions) = match self.link.receive()? {
             Report::Ready { layout, disk, partitions, phases } => {
@@ -237,7 +242,7 @@ impl Talk<'_> {
                 (layout, disk, partitions)
             }
             Report::Problem(problem) => return Err(Trouble::Problem(problem)),
-            Report::Closed { .. } => return Err(unexpected()),
+            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
         };
         self.lap("disk");
         let root = match choose_root(&layout, &job.root).map_err(SandboxError::Root)? {
@@ -265,8 +270,8 @@ impl Talk<'_> {
             (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
         }
         self.lap("outputs");
-        self.finish(nonce, &mounted)?;
-        Ok((outcome, outputs))
+        let unused = self.finish(nonce, &mounted)?;
+        Ok(End { outcome, outputs, unused })
     }
 
     fn greet(&mut self) -> Result<[u8; 16], Trouble> {
@@ -394,25 +399,35 @@ impl Talk<'_> {
     }
 
     /// Nothing counts as success before this is through.
-    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<(), Trouble> {
+    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, Trouble> {
         match self.ask(&Request::Finish)? {
             Answer::Done { nonce: repeated } if repeated == nonce => {}
             Answer::Problem(problem) => return Err(Trouble::Problem(problem)),
             _ => return Err(unexpected()),
         }
         self.lap("unmount");
-        let dirty = match self.link.receive()? {
-            Report::Closed { dirty, phases } => {
-                self.note(phases);
-                dirty
+        let mut unused = Vec::new();
+        let dirty = loop {
+            match self.link.receive()? {
+                Report::Unused { number, ranges } if mounted.contains(&number) => {
+                    unused.extend(ranges.into_iter().map(|(start, end)| start..end));
+                }
+                Report::Unused { .. } => {}
+                Report::Closed { dirty, phases } => {
+                    self.note(phases);
+                    break dirty;
+                }
+                Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+                Report::Ready { .. } => return Err(unexpected()),
             }
-            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
-            Report::Ready { .. } => return Err(unexpected()),
         };
         self.lap("close");
         // What was dirty before and is not ours stays as it was.
         match dirty.into_iter().find(|(number, _)| mounted.contains(number)) {
-            None => Ok(()),
+            None => {
+                unused.sort_unstable_by_key(|range| range.start);
+                Ok(unused)
+            }
             Some((number, reason)) => {
                 let what = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
                 let what = format!("the file system of {what} {reason} after unmounting");

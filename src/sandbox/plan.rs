@@ -24,6 +24,9 @@ pub(super) struct Plan {
     pub(super) terminal: bool,
 }
 
+/// Ranges of one message, so that it fits into a frame.
+pub(super) const MAX_RANGES: usize = 16384;
+
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
@@ -40,6 +43,13 @@ pub(super) enum Report {
     },
     /// The sandbox could not be made, or not be closed.
     Problem(Problem),
+    /// Bytes of the disk that mean nothing any more; any number of these comes before `Closed`.
+    Unused {
+        /// Number of the partition, 0 is the disk.
+        number: u32,
+        /// Start and end, at most [`MAX_RANGES`].
+        ranges: Vec<(u64, u64)>,
+    },
     /// The disk is closed.
     Closed {
         /// What is wrong with file systems: number of the partition (0 is the disk) and reason.

@@ -28,7 +28,7 @@ use rustix::thread::UnshareFlags;
 
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
-use super::plan::{Plan, Report};
+use super::plan::{MAX_RANGES, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::{AGENT, sys};
 use crate::guest::{self, DiskFile, Layout};
@@ -151,7 +151,9 @@ fn supervise(plan: &Plan, socket: &mut File) -> Result<Report, Problem> {
     clock.lap("agent");
     device.detach()?;
     clock.lap("loop detach");
-    let dirty = dirty(&read_layout(&disk)?);
+    let layout = read_layout(&disk)?;
+    let dirty = dirty(&layout);
+    report_unused(&disk, &layout, socket)?;
     // The daemon unmounts its export, which open files would keep.
     drop((disk, backing));
     clock.lap("check");
@@ -230,7 +232,20 @@ fn spawn_agent(socket: &File) -> io::Result<Child> {
 
 /// File systems that say of themselves that something is wrong.
 fn dirty(layout: &Layout) -> Vec<(u32, String)> {
-    let partitions = layout.partitions.iter().map(|partition| (partition.number, partition.fs.as_ref()));
-    let all = std::iter::once((0, layout.bare.as_ref())).chain(partitions);
-    all.filter_map(|(number, fs)| Some((number, fs?.dirty.clone()?))).collect()
+    layout.file_systems().filter_map(|(number, _, fs)| Some((number, fs.dirty.clone()?))).collect()
+}
+
+/// Tells what sealing may drop. The guest's file systems are closed, so what is free now stays so.
+fn report_unused(disk: &File, layout: &Layout, socket: &mut File) -> Result<(), Problem> {
+    let failed = |e: io::Error| Problem::io("read", "the block bitmaps", &e);
+    let disk = DiskFile::new(disk.try_clone().map_err(failed)?).map_err(failed)?;
+    for (number, ..) in layout.file_systems() {
+        let ranges = guest::unused_of(&disk, layout, number).map_err(failed)?;
+        for ranges in ranges.chunks(MAX_RANGES) {
+            let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
+            let report = Report::Unused { number, ranges };
+            protocol::write(socket, &report).map_err(|e| Problem::io("write to", "impasto", &e))?;
+        }
+    }
+    Ok(())
 }

@@ -183,7 +183,11 @@ pub(crate) fn blob_name(digest: &BlobDigest) -> String {
 }
 
 fn hash(hasher: &mut Hasher, bytes: &[u8]) {
-    if bytes.len() >= 128 << 10 { hasher.update_parallel(bytes) } else { hasher.update(bytes) };
+    if bytes.len() >= 128 << 10 {
+        hasher.update_parallel(bytes)
+    } else {
+        hasher.update(bytes)
+    };
 }
 
 /// Fills the buffer as far as the reader goes.
@@ -361,7 +365,10 @@ impl Store {
                 return Err(damaged(format!("its content hashes to {}", actual.short())));
             }
             let size = pieces.table.size;
-            return Ok(BlobReader { size, content: Content::Chunked { pieces, next: 0, ready: io::Cursor::default() } });
+            return Ok(BlobReader {
+                size,
+                content: Content::Chunked { pieces, next: 0, ready: io::Cursor::default() },
+            });
         }
         if length > PLAIN_MAX as u64 + 1024 {
             return Err(damaged("it is too large for a blob in one piece".to_owned()));

@@ -285,8 +285,9 @@ impl DiskReader {
             Place::Frame { offset, length } => {
                 let mut frame = vec![0; length as usize];
                 read_at(&mut frame, offset)?;
-                decode_frame(&frame, buffer)
-                    .map_err(|error| self.store.damaged(Kind::Layer, &name(), format!("chunk {}: {error}", found.index)))?;
+                decode_frame(&frame, buffer).map_err(|error| {
+                    self.store.damaged(Kind::Layer, &name(), format!("chunk {}: {error}", found.index))
+                })?;
                 Some(frame)
             }
         };

@@ -242,9 +242,7 @@ impl ManifestBody {
             };
             let place = match length {
                 0 => Place::Zero,
-                1..RAW => {
-                    Place::Frame { offset: place_after(&mut next_frame)?, length: length as u32 }
-                }
+                1..RAW => Place::Frame { offset: place_after(&mut next_frame)?, length: length as u32 },
                 RAW => Place::Raw { offset: place_after(&mut next_raw)? },
                 _ => return Err(bounds("length")),
             };

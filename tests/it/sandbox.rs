@@ -85,7 +85,8 @@ fn leftovers(dir: &Path) -> Vec<String> {
 fn kill_loop_victim() {
     let dir = PathBuf::from(std::env::var_os("IMPASTO_TEST_DIR").unwrap());
     let overlay = dir.join("overlay.qcow2");
-    let line = "i=0; while :; do dd if=/dev/urandom of=/root/f$((i%8)) bs=64k count=64 2>/dev/null; i=$((i+1)); sync; done";
+    let line =
+        "i=0; while :; do dd if=/dev/urandom of=/root/f$((i%8)) bs=64k count=64 2>/dev/null; i=$((i+1)); sync; done";
     let _ = run(job(&dir, &overlay, vec![AgentStep::Command { line: line.to_owned() }]));
 }
 
