@@ -30,7 +30,7 @@ use crate::memory::file_name;
 use crate::plan::{Hit, PlanError};
 use crate::publish::{Draft, Published, Target, content_digest, wanted};
 use crate::sandbox::{
-    self, AgentStep, CancelToken, Content, InputKind, Outcome, Owner, Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, CancelToken, Content, InputKind, Outcome, Owner, Sandbox, SandboxError, SandboxEvent, Scrubbed,
 };
 
 /// What a job tells the engine.
@@ -603,6 +603,7 @@ impl Job {
         }
         let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
         let source = source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let source = Scrubbed::new(&source, &finished.unused);
         let sealed = self.store.seal(Some(&disk.layer), &source, Absent::AsParent).map_err(Self::missed(from))?;
         let mut stored_bytes = sealed.stored_bytes;
         let mut files = BTreeMap::new();
