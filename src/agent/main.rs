@@ -1,7 +1,8 @@
 //! The agent: impasto's own process inside a sandbox. It makes the guest's world, runs steps in it, and closes it.
 //!
-//! Knows one guest and one job, not recipes, keys, layers or the store. It is one static executable without arguments:
-//! requests come on standard input, answers go back the same way.
+//! Knows one guest and one job, not recipes, keys, layers or the store. It is one static executable:
+//! requests come on standard input, answers go back the same way. Its one argument, where there is one, is the number of
+//! the file descriptor that a shell shall read from.
 
 mod close;
 mod files;
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     match arguments.next() {
         Some(word) if word == steps::LAUNCH => steps::launch(arguments.collect()),
         // Whoever is left without answer sees the exit code; the reason has gone through the socket if it still works.
-        _ => match serve::serve() {
+        word => match serve::serve(word.and_then(|word| word.to_str()?.parse().ok())) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 
@@ -13,6 +13,7 @@ use crate::files::{self, Upload};
 use crate::mounts::World;
 use crate::protocol::{self, Answer, Problem, ProblemKind, Request, VERSION};
 use crate::steps::Runner;
+use crate::sys;
 
 /// The connection to impasto.
 pub(crate) struct Channel(File);
@@ -27,13 +28,13 @@ impl Channel {
     }
 }
 
-/// Serves until the job is finished.
-pub(crate) fn serve() -> io::Result<()> {
+/// Serves until the job is finished. `terminal` is what a shell reads from.
+pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // Guest processes are root as well; they must not look into the one that holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut channel = Channel(File::from(io::stdin().as_fd().try_clone_to_owned()?));
-    let runner = Runner::new()?;
+    let runner = Runner::new(terminal.and_then(sys::inherited))?;
     let Some(Request::Hello { version, nonce }) = channel.receive()? else { return Err(out_of_order()) };
     if version != VERSION {
         return Err(out_of_order());

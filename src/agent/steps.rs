@@ -12,10 +12,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, chdir, kill_process_group, pidfd_open, setsid, umask, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, chdir, getpgrp, kill_process_group, pidfd_open, setpgid, setsid,
+    umask, wait,
 };
+use rustix::termios::tcsetpgrp;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use serde_bytes::ByteBuf;
 
@@ -23,6 +26,7 @@ use crate::files;
 use crate::mounts::World;
 use crate::protocol::{AgentStep, Answer, MAX_LOG, Place, Problem, ProblemKind, Stream};
 use crate::serve::Channel;
+use crate::sys;
 
 /// First argument of the agent when it turns itself into a step's process.
 pub(crate) const LAUNCH: &str = "launch";
@@ -55,10 +59,15 @@ pub(crate) struct Runner {
     executable: OwnedFd,
     outputs: [(Stream, OwnedFd); 2],
     inputs: [OwnedFd; 2],
+    /// What a shell reads from.
+    terminal: Option<OwnedFd>,
 }
 
 impl Runner {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(terminal: Option<OwnedFd>) -> io::Result<Self> {
+        if let Some(terminal) = &terminal {
+            fcntl_setfd(terminal, FdFlags::CLOEXEC)?;
+        }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let executable = rustix::fs::open("/proc/self/exe", flags, Mode::empty())?;
         let (stdout, stdout_in) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -67,7 +76,7 @@ impl Runner {
             fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
         let outputs = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in] })
+        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in], terminal })
     }
 
     /// Does one step. The outer error is a broken channel.
@@ -153,16 +162,23 @@ impl Runner {
         Ok(())
     }
 
-    /// Runs a shell on the agent's own standard output and error and the terminal behind them.
+    /// Runs a shell on the agent's own standard output and error, and the terminal that it was given.
     pub(crate) fn shell(&self, world: &World, line: Option<&str>) -> Result<Answer, Problem> {
         let mut arguments: Vec<OsString> = vec![SHELL.into()];
         arguments.extend(line.map(|line| ["-c".into(), line.into()]).into_iter().flatten());
         demand_shell(&arguments)?;
         let run = || -> io::Result<WaitStatus> {
-            let child = self.command(world, &arguments).spawn()?;
+            let stdin = match &self.terminal {
+                Some(terminal) => Stdio::from(terminal.try_clone()?),
+                None => Stdio::null(),
+            };
+            let child = self.command(world, &arguments).stdin(stdin).spawn()?;
             let pid = Pid::from_child(&child);
             loop {
-                if let Some((_, status)) = rustix::process::waitpid(Some(pid), WaitOptions::empty())? {
+                // Whoever ends is reaped, as pid 1 has to.
+                if let Some((ended, status)) = wait(WaitOptions::empty())?
+                    && ended == pid
+                {
                     return Ok(status);
                 }
             }
@@ -227,9 +243,20 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
 
 fn prepare() -> io::Result<()> {
     for capability in DROPPED {
-        remove_capability_from_bounding_set(capability)?;
+        match remove_capability_from_bounding_set(capability) {
+            // An older kernel does not have it.
+            Err(rustix::io::Errno::INVAL) => {}
+            result => result?,
+        }
     }
-    if !rustix::termios::isatty(io::stdin().as_fd()) {
+    let stdin = io::stdin();
+    if rustix::termios::isatty(stdin.as_fd()) {
+        // In front of the terminal in a group of its own, as a shell expects that wants to control jobs.
+        setpgid(None, None)?;
+        sys::ignore_background_output(true);
+        tcsetpgrp(stdin.as_fd(), getpgrp())?;
+        sys::ignore_background_output(false);
+    } else {
         // No terminal that the step was not given.
         setsid()?;
     }

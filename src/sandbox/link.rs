@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::CancelToken;
 use super::protocol::{self, MAX_FRAME};
+use super::{CancelToken, terminal};
 
 /// How soon a cancelled job notices.
 const TICK: Duration = Duration::from_millis(20);
@@ -54,6 +54,12 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Hands over the terminal, after a message that announced it.
+    pub(super) fn send_terminal(&mut self) -> Result<(), Stop> {
+        self.wait(PollFlags::OUT)?;
+        terminal::send(&self.socket).map_err(|e| Stop::Broken(e.to_string()))
     }
 
     /// Waits for one message.

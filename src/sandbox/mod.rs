@@ -11,6 +11,7 @@ pub mod protocol;
 mod scrub;
 mod supervisor;
 mod sys;
+mod terminal;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -43,6 +44,11 @@ pub trait Sandbox: Send + Sync {
     /// A step that fails is an [`Outcome`], not an error. After [`Outcome::Ok`], and after a step that failed, the
     /// overlay holds cleanly unmounted file systems; after anything else it is worth nothing.
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
+
+    /// Gives the process's own standard streams to a shell on a throwaway overlay; returns when that ends.
+    ///
+    /// The result is its exit code, 128 and the number where a signal ended it.
+    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError>;
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;

@@ -20,11 +20,12 @@ use super::link::{Link, Stop};
 use super::plan::{Plan, Report};
 use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION};
 use super::supervisor::SUPERVISOR_ARGUMENT;
+use super::terminal::Saved;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    agent_digest,
+    ShellJob, agent_digest,
 };
-use crate::guest::{FileSystem, Layout, RootChoice, choose_root};
+use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 
 /// Host name of every guest.
 const HOST_NAME: &str = "impasto";
@@ -62,10 +63,7 @@ impl NamespaceSandbox {
 
 impl Sandbox for NamespaceSandbox {
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
-        let uid = rustix::process::geteuid();
-        if !uid.is_root() {
-            return Err(SandboxError::NotRoot { uid: uid.as_raw() });
-        }
+        demand_root()?;
         let begun = Instant::now();
         make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {
@@ -96,13 +94,38 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Stop(Stop::Broken(reason))) => return Err(supervisor.broken(reason)),
             Err(Trouble::Problem(problem)) => match problem.kind {
                 ProblemKind::WriteBack | ProblemKind::Dirty => finished(Outcome::Damaged { problem }),
-                ProblemKind::HostLacks => return Err(SandboxError::HostLacks(problem)),
-                ProblemKind::NoRoot => return Err(SandboxError::NoRoot(problem)),
-                _ => return Err(SandboxError::Failed(problem)),
+                _ => return Err(problem_error(problem)),
             },
             Err(Trouble::Error(error)) => return Err(error),
         };
         Ok(Finished { timings, ..finished })
+    }
+
+    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError> {
+        demand_root()?;
+        let overlay = job.work.join("overlay.qcow2");
+        make_overlay(&overlay, job.virtual_size)?;
+        let plan =
+            Plan { work: job.work.to_path_buf(), overlay, chain: job.chain, network: job.network, terminal: true };
+        let mut supervisor = Supervisor::start(&self.executable, job.work)?;
+        let mut link = supervisor.link(None, super::CancelToken::new())?;
+        let mut talk = Talk { link: &mut link, timings: Vec::new(), last: Instant::now() };
+        let saved = Saved::new();
+        let result = talk.hold_shell(&plan, &job.root, &job.env, job.line);
+        // The overlay is thrown away, so nothing needs to be closed in order.
+        drop(link);
+        let ended = supervisor.end();
+        saved.restore();
+        ended?;
+        match result {
+            Ok(code) => Ok(code),
+            Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
+            Err(Trouble::Error(error)) => Err(error),
+            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
+            Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => {
+                Err(supervisor.broken("it stopped without cause".to_owned()))
+            }
+        }
     }
 
     fn facts(&self) -> SandboxFacts {
@@ -116,6 +139,20 @@ fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
     let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
     impasto_store::qcow2::create_overlay(&file, virtual_size)
         .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
+}
+
+fn demand_root() -> Result<(), SandboxError> {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() { Ok(()) } else { Err(SandboxError::NotRoot { uid: uid.as_raw() }) }
+}
+
+/// A problem that ends a job without outcome.
+fn problem_error(problem: Problem) -> SandboxError {
+    match problem.kind {
+        ProblemKind::HostLacks => SandboxError::HostLacks(problem),
+        ProblemKind::NoRoot => SandboxError::NoRoot(problem),
+        _ => SandboxError::Failed(problem),
+    }
 }
 
 fn storage_version() -> Option<String> {
@@ -235,31 +272,16 @@ impl Talk<'_> {
     }
 
     fn hold(&mut self, plan: Plan, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<End, Trouble> {
-        self.link.send(&plan)?;
-        let (layout, disk, partitions) = match self.link.receive()? {
-            Report::Ready { layout, disk, partitions, phases } => {
-                self.note(phases);
-                (layout, disk, partitions)
-            }
-            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
-            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
-        };
-        self.lap("disk");
-        let root = match choose_root(&layout, &job.root).map_err(SandboxError::Root)? {
-            RootChoice::Whole => vec![0],
-            RootChoice::Partition(number) => vec![number],
-            RootChoice::Probe(numbers) => numbers,
-        };
-        let nonce = self.greet()?;
-        let mounted = self.set_up(Setup {
-            disk: disk_nodes(&layout, disk, &partitions),
-            root,
-            host_name: HOST_NAME.to_owned(),
-            env: environment(job.source_date_epoch, &job.env),
-            overlays: if job.network { host_files()? } else { Vec::new() },
-            source_date_epoch: job.source_date_epoch,
+        let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: HOST_NAME.to_owned(),
+                env: environment(job.source_date_epoch, &job.env),
+                overlays: if job.network { host_files()? } else { Vec::new() },
+                source_date_epoch: job.source_date_epoch,
+            })
         })?;
-        self.lap("mount");
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
         self.lap("inputs");
         let mut outcome = self.run_steps(&job.steps, events)?;
@@ -272,6 +294,63 @@ impl Talk<'_> {
         self.lap("outputs");
         let unused = self.finish(nonce, &mounted)?;
         Ok(End { outcome, outputs, unused })
+    }
+
+    /// A shell's conversation: the exit code.
+    fn hold_shell(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        env: &[(String, String)],
+        line: Option<String>,
+    ) -> Result<i32, Trouble> {
+        self.begin(plan, root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: HOST_NAME.to_owned(),
+                env: environment(None, env),
+                overlays: if plan.network { host_files()? } else { Vec::new() },
+                source_date_epoch: None,
+            })
+        })?;
+        match self.ask(&Request::Shell { line })? {
+            Answer::Exited { code: Some(code), .. } => Ok(code),
+            Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
+    fn begin(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
+    ) -> Result<([u8; 16], Vec<u32>), Trouble> {
+        self.link.send(plan)?;
+        if plan.terminal {
+            self.link.send_terminal()?;
+        }
+        let (layout, disk, partitions) = match self.link.receive()? {
+            Report::Ready { layout, disk, partitions, phases } => {
+                self.note(phases);
+                (layout, disk, partitions)
+            }
+            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
+        };
+        self.lap("disk");
+        let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
+            RootChoice::Whole => vec![0],
+            RootChoice::Partition(number) => vec![number],
+            RootChoice::Probe(numbers) => numbers,
+        };
+        let nonce = self.greet()?;
+        let mounted = self.set_up(setup(disk_nodes(&layout, disk, &partitions), root)?)?;
+        self.lap("mount");
+        Ok((nonce, mounted))
     }
 
     fn greet(&mut self) -> Result<[u8; 16], Trouble> {

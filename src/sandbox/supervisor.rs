@@ -14,7 +14,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -30,6 +30,7 @@ use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
 use super::plan::{MAX_RANGES, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
+use super::terminal::{self, Terminal};
 use super::{AGENT, sys};
 use crate::guest::{self, DiskFile, Layout};
 
@@ -103,7 +104,8 @@ fn inner_main() -> io::Result<bool> {
         // Signals of a terminal are impasto's business.
         setsid()?;
     }
-    match supervise(&plan, &mut socket) {
+    let terminal = if plan.terminal { Some(terminal::receive(&socket)?) } else { None };
+    match supervise(&plan, terminal, &mut socket) {
         Ok(report) => {
             protocol::write(&mut socket, &report)?;
             Ok(true)
@@ -133,7 +135,7 @@ impl Clock {
     }
 }
 
-fn supervise(plan: &Plan, socket: &mut File) -> Result<Report, Problem> {
+fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Result<Report, Problem> {
     let mut clock = Clock::new();
     isolate(plan)?;
     clock.lap("isolate");
@@ -147,7 +149,7 @@ fn supervise(plan: &Plan, socket: &mut File) -> Result<Report, Problem> {
     let ready = Report::Ready { layout, disk: device.device()?, partitions, phases: std::mem::take(&mut clock.phases) };
     clock.lap("loop device");
     protocol::write(socket, &ready).map_err(|e| Problem::io("write to", "impasto", &e))?;
-    run_agent(&export, socket)?;
+    run_agent(&export, terminal, socket)?;
     clock.lap("agent");
     device.detach()?;
     clock.lap("loop detach");
@@ -191,10 +193,10 @@ fn read_layout(disk: &File) -> Result<Layout, Problem> {
 }
 
 /// Starts the agent on the socket and waits for its success, watching daemon and socket.
-fn run_agent(export: &Export, socket: &File) -> Result<(), Problem> {
+fn run_agent(export: &Export, terminal: Option<Terminal>, socket: &File) -> Result<(), Problem> {
     sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a pid name space", &e))?;
     let failed = |what: &str, error: &io::Error| Problem::io(what, "the agent", error);
-    let mut agent = spawn_agent(socket).map_err(|e| failed("start", &e))?;
+    let mut agent = spawn_agent(terminal, socket).map_err(|e| failed("start", &e))?;
     let watch = |pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
     let agent_fd = watch(Pid::from_child(&agent)).map_err(|e| failed("watch", &e))?;
     let daemon_fd = watch(export.pid()).map_err(|e| Problem::io("watch", DAEMON, &e))?;
@@ -220,14 +222,22 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// The agent out of our own executable: a file in memory, so nothing needs to be installed.
-fn spawn_agent(socket: &File) -> io::Result<Child> {
+fn spawn_agent(terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
     let memory = memfd_create("impasto-agent", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
     io::Write::write_all(&mut file, AGENT)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let mut command = Command::new(path);
-    command.arg0("impasto-agent").env_clear().stdin(Stdio::from(socket.try_clone()?)).spawn()
+    command.arg0("impasto-agent").env_clear().stdin(Stdio::from(socket.try_clone()?));
+    match terminal {
+        None => command.spawn(),
+        Some(Terminal { stdin, stdout, stderr }) => {
+            // Its standard input is taken, so this one goes by number.
+            rustix::io::fcntl_setfd(&stdin, rustix::io::FdFlags::empty())?;
+            command.arg(stdin.as_raw_fd().to_string()).stdout(stdout).stderr(stderr).spawn()
+        }
+    }
 }
 
 /// File systems that say of themselves that something is wrong.

@@ -44,6 +44,17 @@ pub(super) fn close_inherited_on_exec() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets this process set a terminal's foreground group from the background, where it is after a shell was in front.
+pub(super) fn ignore_background_output() {
+    const SIGTTOU: i32 = 22;
+    const SIG_IGN: usize = 1;
+    unsafe extern "C" {
+        fn signal(signal: i32, handler: usize) -> usize;
+    }
+    // SAFETY: signal(2) with SIG_IGN installs no code; the result does not matter, as it cannot fail for this signal.
+    unsafe { signal(SIGTTOU, SIG_IGN) };
+}
+
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -118,3 +118,21 @@ fn nothing_outlives_a_kill() {
     rustix::fs::sync();
     eprintln!("sync {:?}", synced.elapsed());
 }
+
+/// A process whose standard streams a shell gets.
+#[test]
+#[ignore = "started by the tests of shells"]
+fn shell_victim() {
+    use impasto::sandbox::ShellJob;
+    let dir = PathBuf::from(std::env::var_os("IMPASTO_TEST_DIR").unwrap());
+    let job = ShellJob {
+        work: &dir,
+        chain: vec![base().qcow2.clone()],
+        virtual_size: DISK_SIZE,
+        root: RootSpec::Auto,
+        line: std::env::var("IMPASTO_TEST_LINE").ok(),
+        env: vec![("TERM".to_owned(), "dumb".to_owned())],
+        network: false,
+    };
+    std::process::exit(sandbox().shell(job).unwrap());
+}
