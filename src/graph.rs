@@ -333,10 +333,11 @@ impl Graph {
         }
         let mut wanted = Vec::new();
         for (axis, value) in filter {
-            let place = self.axes.iter().position(|known| known == axis.trim()).ok_or_else(|| SelectorError::Axis {
-                axis: axis.trim().to_owned(),
-                known: self.axes.clone(),
-            })?;
+            let place = self
+                .axes
+                .iter()
+                .position(|known| known == axis.trim())
+                .ok_or_else(|| SelectorError::Axis { axis: axis.trim().to_owned(), known: self.axes.clone() })?;
             wanted.push((place, value.trim()));
         }
         let matches = |combination: u32| {
@@ -353,8 +354,7 @@ impl Graph {
                 known.dedup();
                 return Err(SelectorError::Image { name: label.to_owned(), known });
             }
-            let images: Vec<_> =
-                named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
+            let images: Vec<_> = named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
             return if images.is_empty() { Err(nothing()) } else { Ok(self.with_images(images)) };
         }
         if !self.stages.iter().any(|stage| &**stage == name) {

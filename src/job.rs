@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, Format, ImportAs, RootSpec, Step};
 use impasto_stages::Secret;
+use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, Format, ImportAs, RootSpec, Step};
 use impasto_store::blob::BlobRef;
-use impasto_store::convert::ConvertOptions;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::convert::ConvertOptions;
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
-use impasto_store::seal::Absent;
 use impasto_store::qcow2::{ChunkSource, GateError, Qcow2, RawFile};
+use impasto_store::seal::Absent;
 use impasto_store::{Error as StoreError, Miss, Store};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -28,7 +28,7 @@ use crate::inputs::{Input, InputError, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
 use crate::plan::{Hit, PlanError};
-use crate::publish::{Draft, Published, Target, content_digest, wanted};
+use crate::publish::{Draft, Published, Target, content_digest};
 use crate::sandbox::{
     self, AgentStep, CancelToken, Content, InputKind, Outcome, Owner, Sandbox, SandboxError, SandboxEvent, Scrubbed,
 };
@@ -112,6 +112,8 @@ pub struct Job {
     pub kind: &'static str,
     /// The node's stable names.
     pub names: Vec<String>,
+    /// Which of the node's units of work this is, from 0.
+    pub unit: usize,
     /// What is to be carried out; none where only files are to be written.
     pub action: Option<Action<Bound>>,
     /// The result, where only files are to be written.
@@ -461,7 +463,8 @@ impl Job {
                 seal(&Qcow2::open(file).map_err(gate)?)?
             }
             Some(Image::Raw) => {
-                let reason = |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
+                let reason =
+                    |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
                 seal(&RawFile::new(file).map_err(|error| reason(&error))?)?
             }
         };
@@ -523,7 +526,7 @@ impl Job {
             if done.iter().any(|done| done.path == target.path) {
                 continue;
             }
-            let Some(file) = wanted(target, hit) else {
+            let Some(file) = hit.file(target.file.as_ref()) else {
                 let message = format!("{} made no file {:?}", self.label, target.file.as_deref().unwrap_or_default());
                 return Err(JobError::Bug { message });
             };
@@ -574,7 +577,11 @@ impl Job {
             inputs: staged
                 .inputs
                 .iter()
-                .map(|(name, mode, path)| sandbox::Input { name: name.clone(), mode: *mode, content: Content::Path(path) })
+                .map(|(name, mode, path)| sandbox::Input {
+                    name: name.clone(),
+                    mode: *mode,
+                    content: Content::Path(path),
+                })
                 .collect(),
             scripts: staged.scripts,
             secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
@@ -602,7 +609,8 @@ impl Job {
             return Err(JobError::Stage { message, last_lines, shell });
         }
         let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
-        let source = source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let source =
+            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
         let source = Scrubbed::new(&source, &finished.unused);
         let sealed = self.store.seal(Some(&disk.layer), &source, Absent::AsParent).map_err(Self::missed(from))?;
         let mut stored_bytes = sealed.stored_bytes;
@@ -651,7 +659,8 @@ impl Job {
                 }
             };
             kinds.insert(name.clone(), kind);
-            let used_by_step = action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
+            let used_by_step =
+                action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
             let name = match kind {
                 // A tree that scripts read is laid out beside the files, under its own name.
                 InputKind::Tar if !used_by_step => {
@@ -741,7 +750,10 @@ impl<'a> LogFile<'a> {
         // A log that cannot be kept is no reason not to build.
         let file = job.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
-            let file = File::create(&path).ok()?;
+            // The log of a node is that of all of its units.
+            let mut open = File::options();
+            open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
+            let file = open.open(&path).ok()?;
             for other in &job.names[1..] {
                 let link = dir.join(format!("{}.log", file_name(other)));
                 let _ = std::fs::remove_file(&link);

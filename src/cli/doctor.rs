@@ -45,29 +45,21 @@ impl Doctor {
                 found: program("qemu-storage-daemon"),
                 help: "apt-get install qemu-system-common qemu-utils",
             },
-            Check { name: "FUSE", found: present("/dev/fuse"), help: "modprobe fuse; in a container, pass the device in" },
+            Check {
+                name: "FUSE",
+                found: present("/dev/fuse"),
+                help: "modprobe fuse; in a container, pass the device in",
+            },
             Check {
                 name: "loop devices",
                 found: present("/dev/loop-control"),
                 help: "modprobe loop; in a container, pass the device in",
             },
-            Check {
-                name: "kernel",
-                found: Ok(host.kernel.clone()),
-                help: "",
-            },
-            Check {
-                name: "CPUs",
-                found: Ok(host.cpus.to_string()),
-                help: "",
-            },
+            Check { name: "kernel", found: Ok(host.kernel.clone()), help: "" },
+            Check { name: "CPUs", found: Ok(host.cpus.to_string()), help: "" },
             match session.store() {
                 Ok(store) => Check { name: "store", found: Ok(store.path().display().to_string()), help: "" },
-                Err(error) => Check {
-                    name: "store",
-                    found: Err(error.to_string()),
-                    help: "name another with --store",
-                },
+                Err(error) => Check { name: "store", found: Err(error.to_string()), help: "name another with --store" },
             },
         ];
         let mut rows = Vec::new();

@@ -61,7 +61,7 @@ impl Layer {
 
 fn list(store: &Store) -> Result<u8, CliError> {
     let mut rows = vec![["LAYER", "DISK", "PARENT", "DISK SIZE", "FILE"].map(str::to_owned).to_vec()];
-    for layer in Vec::<LayerRef>::new() {
+    for (layer, _) in store.du()?.by_layer {
         let manifest = match store.manifest(&layer) {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -113,7 +113,7 @@ fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef,
     if let [name] = selectors.as_slice() {
         if is_digest(name) {
             let starts = |digest: String| digest.starts_with(name.as_str());
-            let mut found = Vec::<LayerRef>::new();
+            let mut found: Vec<_> = store.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
             found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
             match found.as_slice() {
                 [layer] => return Ok(*layer),

@@ -5,7 +5,7 @@ mod build;
 mod doctor;
 mod error;
 mod explain;
-//T mod gc;
+mod gc;
 mod graph;
 mod hint;
 mod init;
@@ -16,7 +16,7 @@ mod recipe;
 mod session;
 mod shell;
 mod stages;
-//T mod store;
+mod store;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -132,11 +132,11 @@ enum Command {
     /// Lists, shows and exports layers
     #[command(subcommand)]
     Layer(layer::Layer),
-    //T /// Checks and measures the store
-    //T #[command(subcommand)]
-//T    Store(store::StoreCommand),
-    //T /// Deletes what no recent build uses
-//T    Gc(gc::Gc),
+    /// Checks and measures the store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Deletes what no recent build uses
+    Gc(gc::Gc),
     /// Checks what this host can do
     Doctor(doctor::Doctor),
     /// Prints the completions of a shell
@@ -188,8 +188,8 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Fmt(command) => command.run(&session),
         Command::Shell(command) => command.run(&session),
         Command::Layer(command) => command.run(&session),
-//T        Command::Store(command) => command.run(&session),
-//T        Command::Gc(command) => command.run(&session),
+        Command::Store(command) => command.run(&session),
+        Command::Gc(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
         Command::Completions { shell } => {
             let mut script = Vec::new();

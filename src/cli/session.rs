@@ -63,9 +63,11 @@ impl Session {
             };
             vars.push((name.to_owned(), value.to_owned()));
         }
-        let variables = self.host.env.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone()))
-        });
+        let variables = self
+            .host
+            .env
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone())));
         let request = LoadRequest {
             path,
             vars,

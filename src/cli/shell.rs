@@ -7,7 +7,7 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::plan::State;
-use crate::sandbox::{Sandbox, ShellJob};
+use crate::sandbox::ShellJob;
 use crate::shell::{FailedState, StoredRoot};
 use crate::ui;
 
@@ -103,4 +103,3 @@ impl Shell {
         }
     }
 }
-

@@ -72,7 +72,11 @@ impl Plain {
                 if !written && self.ran == 0 {
                     return None;
                 }
-                format!("{GOOD}{verb}{GOOD:#}  {}  ({})", path.strip_prefix(&self.cwd).unwrap_or(path).display(), bytes(*size))
+                format!(
+                    "{GOOD}{verb}{GOOD:#}  {}  ({})",
+                    path.strip_prefix(&self.cwd).unwrap_or(path).display(),
+                    bytes(*size)
+                )
             }
             EventKind::RunFinished { built, cached, failed, cancelled, wall_ms } => {
                 let mut parts = vec![format!("{built} built"), format!("{cached} cached")];

@@ -370,7 +370,8 @@ impl StoreFs {
         self.make_dirs(parent, &mut touched)?;
         let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
         let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last).map_err(|errno| self.error("replace", name, errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
         touched.push(parent.to_owned());
         touched.iter().try_for_each(|dir| self.sync_dir(dir))
     }

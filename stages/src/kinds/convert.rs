@@ -20,6 +20,7 @@ pub(crate) const KIND: Kind = Kind {
     makes: Makes::File,
     params: &[common::FROM, PARAMS],
     lower,
+    expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[
