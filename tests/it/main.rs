@@ -2,4 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 
 mod base;
+mod chain;
+mod project;
 mod sandbox;
