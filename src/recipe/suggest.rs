@@ -2,7 +2,7 @@
 //! Knows words only.
 
 /// The nearest of `names`, if one is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = match word.chars().count() {
         0..=2 => 1,
         3..=5 => 2,
@@ -23,11 +23,7 @@ pub(super) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
 }
 
 /// A line of help with the nearest of `names`, else with all of them where they are few.
-pub(super) fn did_you_mean<'a>(
-    what: &str,
-    word: &str,
-    names: impl IntoIterator<Item = &'a str> + Clone,
-) -> Option<String> {
+pub fn did_you_mean<'a>(what: &str, word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     if let Some(name) = nearest(word, names.clone()) {
         return Some(format!("did you mean `{name}`?"));
     }

@@ -209,7 +209,9 @@ impl Variables<'_, '_> {
             // `any` takes what is no expression as the text that it is.
             Err(_) if *ty == VarType::Any => return Ok(Value::string(text)),
             Err(_) if sensitive => {
-                return self.eval.fail(Diagnostic::at(decl.span, format!("the value of {from} cannot be read as {ty}")));
+                return self
+                    .eval
+                    .fail(Diagnostic::at(decl.span, format!("the value of {from} cannot be read as {ty}")));
             }
             Err(diagnostic) => {
                 let help = format!("the variable `{}` is {ty}: its value is written as in a recipe", decl.name);

@@ -1,1 +1,7 @@
 //! Integration tests.
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
+
+mod base;
+mod chain;
+mod project;
+mod sandbox;

@@ -1,0 +1,117 @@
+//! What happens during a run, as owned values in order: the engine tells, the user interfaces listen.
+//! Knows no output format.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Something that happened, and when.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Since the start of the run.
+    pub at: Duration,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The plan is made.
+    RunStarted {
+        /// Nodes that are asked for, and all that they need.
+        nodes: usize,
+        /// How many of them are known to be cached.
+        cached: usize,
+    },
+    /// A stage begins to run.
+    StageStarted {
+        /// The node's label.
+        stage: String,
+        /// Its kind.
+        kind: &'static str,
+        /// Why it runs.
+        reason: String,
+    },
+    /// A stage wrote a line.
+    Log {
+        /// The node's label.
+        stage: String,
+        /// The line: redacted, without control characters.
+        line: String,
+    },
+    /// A stage's result is there.
+    StageFinished {
+        /// The node's label.
+        stage: String,
+        /// Whether it ran, or its result was found.
+        how: How,
+        /// How long it took.
+        wall_ms: u64,
+        /// Bytes that it added to the store.
+        stored_bytes: u64,
+    },
+    /// A stage gave no result.
+    StageFailed {
+        /// The node's label.
+        stage: String,
+        /// Why.
+        error: String,
+        /// What caused that, outermost first.
+        causes: Vec<String>,
+        /// The way out.
+        help: Option<String>,
+        /// The last lines that it wrote.
+        last_lines: Vec<String>,
+        /// How long it took.
+        wall_ms: u64,
+    },
+    /// A stage will not run.
+    StageCancelled {
+        /// The node's label.
+        stage: String,
+    },
+    /// Something that the user should know and that does not stop the run.
+    Warning {
+        /// The node's label, where it is about one.
+        stage: Option<String>,
+        /// What.
+        message: String,
+    },
+    /// A file was written for the user, or is there already.
+    Published {
+        /// Where.
+        path: PathBuf,
+        /// Its length in bytes.
+        bytes: u64,
+        /// Its SHA-256, in hexadecimal.
+        sha256: String,
+        /// Whether it had to be written.
+        written: bool,
+    },
+    /// The run is over.
+    RunFinished {
+        /// Nodes that ran.
+        built: usize,
+        /// Nodes whose results were found.
+        cached: usize,
+        /// Nodes that gave no result.
+        failed: usize,
+        /// Nodes that did not run because of a failure or an interrupt.
+        cancelled: usize,
+        /// How long the run took.
+        wall_ms: u64,
+    },
+}
+
+/// How a stage's result came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// The stage ran.
+    Built,
+    /// The result was found.
+    Cached,
+}

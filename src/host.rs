@@ -1,0 +1,84 @@
+//! The only reader of the environment, the current directory, the clock, the CPU count and the user's identity.
+//! Knows no recipe and no store.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// What the process knows of the machine and the user, read once.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The environment, for `IMPASTO_VAR_*` and a recipe's `env()`.
+    pub env: Vec<(String, String)>,
+    /// The current directory.
+    pub cwd: PathBuf,
+    /// Logical CPUs that this process may use.
+    pub cpus: usize,
+    /// Whether the process runs as root.
+    pub root: bool,
+    /// Whether standard error is a terminal.
+    pub stderr_is_terminal: bool,
+    /// Whether standard output is a terminal.
+    pub stdout_is_terminal: bool,
+    /// The path of this program.
+    pub exe: PathBuf,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+impl Host {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// The current directory or the path of the program cannot be told.
+    #[expect(clippy::disallowed_methods, reason = "this is their one home")]
+    pub fn read() -> std::io::Result<Host> {
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Ok(Host {
+            env,
+            cwd: std::env::current_dir()?,
+            cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
+            root: rustix::process::geteuid().is_root(),
+            stderr_is_terminal: std::io::stderr().is_terminal(),
+            stdout_is_terminal: std::io::stdout().is_terminal(),
+            exe: std::env::current_exe()?,
+            boot_id: read_line("/proc/sys/kernel/random/boot_id"),
+            kernel: read_line("/proc/sys/kernel/osrelease"),
+        })
+    }
+
+    /// A variable of the environment.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The store's directory where the user names none: in the user's cache directory.
+    pub fn default_store(&self) -> PathBuf {
+        if let Some(dir) = self.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
+            return self.cwd.join(dir);
+        }
+        // A relative XDG path is to be ignored (XDG Base Directory Specification).
+        let cache = self.var("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let home = || PathBuf::from(self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root"));
+        cache.unwrap_or_else(|| home().join(".cache")).join("impasto")
+    }
+
+    /// Whether messages may be coloured when they go to standard error.
+    pub fn colour(&self) -> bool {
+        self.stderr_is_terminal && self.var("NO_COLOR").is_none_or(str::is_empty) && self.var("TERM") != Some("dumb")
+    }
+
+    /// Seconds since 1970, for records that tell when they were made.
+    #[expect(clippy::disallowed_methods, reason = "this is its one home")]
+    pub fn now(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+fn read_line(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+}

@@ -1,0 +1,87 @@
+//! Several layers read as one disk.
+//! Knows chunks only; which layers belong together is the caller's knowledge.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::error::{ChainError, SourceError};
+use super::{CHUNK, ChunkSource, Content, Presence, Qcow2, chunk_range};
+
+/// Layers from the bottom up: the topmost that says something about a chunk wins.
+///
+/// The disk is as large as the top layer says. A lower layer that is smaller reads as zeros behind its end, as in QEMU.
+#[derive(Debug)]
+pub struct Chain {
+    layers: Vec<Qcow2>,
+    /// Per layer, where the last search began and what it found: the next one mostly goes on from there.
+    heads: Mutex<Vec<Option<Head>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    from: u64,
+    found: Option<u64>,
+}
+
+impl Chain {
+    /// Puts layers on each other, the bottom first.
+    ///
+    /// Errors: no layer, or one above another whose clusters are smaller than a chunk, as it could hold part of one.
+    pub fn new(layers: Vec<Qcow2>) -> Result<Chain, ChainError> {
+        if layers.is_empty() {
+            return Err(ChainError::Empty);
+        }
+        for (position, layer) in layers.iter().enumerate().skip(1) {
+            let cluster_size = layer.header().cluster_size();
+            if cluster_size < CHUNK as u64 {
+                return Err(ChainError::SmallClusters { position, cluster_size });
+            }
+        }
+        let heads = Mutex::new(vec![None; layers.len()]);
+        Ok(Chain { layers, heads })
+    }
+
+    /// The layers, the bottom first.
+    pub fn layers(&self) -> &[Qcow2] {
+        &self.layers
+    }
+}
+
+impl ChunkSource for Chain {
+    fn virtual_size(&self) -> u64 {
+        // `new` refuses an empty chain.
+        self.layers.last().map_or(0, ChunkSource::virtual_size)
+    }
+
+    fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next: Option<u64> = None;
+        for (layer, head) in self.layers.iter().zip(heads.iter_mut()) {
+            let known = head.filter(|head| head.from <= from && head.found.is_none_or(|found| found >= from));
+            let found = match known {
+                Some(head) => head.found,
+                None => layer.next_present(from)?,
+            };
+            *head = Some(Head { from: known.map_or(from, |head| head.from), found });
+            next = next.into_iter().chain(found).min();
+        }
+        Ok(next.filter(|&index| index < self.chunks()))
+    }
+
+    fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
+        let (_, length) = chunk_range(index, self.virtual_size())?;
+        for layer in self.layers.iter().rev().filter(|layer| index < layer.chunks()) {
+            match layer.presence(index)? {
+                Presence::Absent => continue,
+                Presence::Zero => break,
+                Presence::Data => {
+                    let content = layer.read_chunk(index, buffer)?;
+                    // A lower layer may be larger than the disk.
+                    buffer[length..].fill(0);
+                    return Ok(content);
+                }
+            }
+        }
+        buffer.fill(0);
+        Ok(Content::Zero)
+    }
+}

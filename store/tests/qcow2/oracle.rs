@@ -1,0 +1,169 @@
+//! A thousand valid images, made by qemu-img and qemu-io with random options, read as `qemu-img convert` reads them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use impasto_store::qcow2::{CHUNK, ChunkSource};
+use rayon::prelude::*;
+use tempfile::tempdir;
+
+use crate::support::{Random, open, qemu_img, read_all, run};
+
+const IMAGES: u64 = 1000;
+const SOURCES: u64 = 24;
+
+/// A sparse raw disk of a random size; every fourth begins with noise that no compression makes smaller.
+fn make_source(dir: &Path, number: u64) -> PathBuf {
+    let mut random = Random::new(1000 + number);
+    let sectors = 1 + random.pick(&[0, 7, 127, 128, 900, 3000, 6143]) + random.below(64);
+    let mut disk = vec![0; sectors as usize * 512];
+    for _ in 0..random.below(12) {
+        let from = random.below(sectors) as usize * 512;
+        let length = 512 * (1 + random.below(600) as usize);
+        let end = (from + length).min(disk.len());
+        random.fill(&mut disk[from..end]);
+    }
+    if number.is_multiple_of(4) {
+        let end = disk.len().min(300_000);
+        random.noise(&mut disk[..end]);
+    }
+    let path = dir.join(format!("source-{number}.raw"));
+    fs::write(&path, disk).unwrap();
+    path
+}
+
+/// Options that belong together: what version 2 cannot have is left out.
+fn random_options(random: &mut Random, compressed: bool) -> String {
+    let cluster = 512_u64 << random.below(13);
+    let mut options = vec![format!("cluster_size={cluster}")];
+    if random.below(4) == 0 {
+        options.push("compat=0.10".into());
+    } else {
+        options.push("compat=1.1".into());
+        options.push(format!("refcount_bits={}", 1 << random.below(7)));
+        options.push(format!("lazy_refcounts={}", random.pick(&["on", "off"])));
+        options.push(format!("compression_type={}", random.pick(&["zlib", "zstd"])));
+    }
+    if !compressed {
+        options.push(format!("preallocation={}", random.pick(&["off", "off", "metadata", "falloc", "full"])));
+    }
+    options.join(",")
+}
+
+/// Writes of all sorts; `qemu-io` compresses whole clusters only.
+fn qemu_io(random: &mut Random, image: &Path, size: u64) {
+    let mut arguments = vec!["-f".to_string(), "qcow2".to_string()];
+    for _ in 0..1 + random.below(15) {
+        let offset = random.below(size / 512) * 512;
+        let length = (1 + random.below((size - offset) / 512).min(random.pick(&[3, 300, 1000]))) * 512;
+        let length = length.min(size - offset);
+        let pattern = random.below(256);
+        arguments.push("-c".into());
+        arguments.push(match random.below(6) {
+            0 => format!("write -z {offset} {length}"),
+            1 => format!("write -z -u {offset} {length}"),
+            2 => format!("discard {offset} {length}"),
+            _ => format!("write -P {pattern} {offset} {length}"),
+        });
+    }
+    arguments.push(image.to_str().unwrap().into());
+    run("qemu-io", &arguments);
+}
+
+/// Makes one image; returns how, for the message of a failing test.
+fn make_image(random: &mut Random, sources: &[PathBuf], image: &Path) -> String {
+    let way = random.below(8);
+    let source = &sources[random.below(sources.len() as u64) as usize];
+    let source_size = fs::metadata(source).unwrap().len();
+    match way {
+        // Written cluster by cluster, as a running guest would.
+        0..=2 => {
+            let size = 512 * (1 + random.below(6000));
+            let options = random_options(random, false);
+            qemu_img(&format!("create -q -f qcow2 -o {options} {{}} {size}"), &[image]);
+            qemu_io(random, image, size);
+            format!("create -o {options} {size}, qemu-io")
+        }
+        3 | 4 => {
+            let options = random_options(random, true);
+            qemu_img(&format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"), &[source, image]);
+            // Some compressed clusters are written over, and their room is used again.
+            if way == 4 {
+                qemu_io(random, image, source_size);
+            }
+            format!("convert -c -o {options} {}, way {way}", source.display())
+        }
+        5 | 6 => {
+            let options = random_options(random, false);
+            let sparse = random.pick(&["0", "4k", "64k"]);
+            qemu_img(&format!("convert -q -O qcow2 -f raw -S {sparse} -o {options} {{}} {{}}"), &[source, image]);
+            format!("convert -S {sparse} -o {options} {}", source.display())
+        }
+        _ => {
+            let options = random_options(random, true);
+            let size = 512 * (1 + random.below(9000));
+            let shrink = if size < source_size { "--shrink" } else { "" };
+            qemu_img(&format!("convert -q -O qcow2 -f raw -o {options} {{}} {{}}"), &[source, image]);
+            // Version 2 and small clusters can be resized like any other.
+            qemu_img(&format!("resize -q -f qcow2 {shrink} {{}} {size}"), &[image]);
+            format!("convert -o {options} {}, resize {shrink} {size}", source.display())
+        }
+    }
+}
+
+fn check_image(number: u64, dir: &Path, sources: &[PathBuf]) -> Result<(), String> {
+    let mut random = Random::new(number);
+    let image = dir.join(format!("{number}.qcow2"));
+    let flat = dir.join(format!("{number}.raw"));
+    let how = make_image(&mut random, sources, &image);
+    qemu_img("convert -q -f qcow2 -O raw {} {}", &[&image, &flat]);
+    let expected = fs::read(&flat).unwrap();
+    let file = fs::File::open(&image).unwrap();
+    let reader = impasto_store::qcow2::Qcow2::open(file).map_err(|error| format!("{number}: {how}: {error}"))?;
+    if reader.virtual_size() != expected.len() as u64 || read_all(&reader) != expected {
+        return Err(format!("{number}: {how}: reads differently"));
+    }
+    // Chunks that nobody named are zero, and chunks can be read in any order.
+    for _ in 0..8 {
+        let index = random.below(reader.chunks());
+        let mut chunk = [0xee; CHUNK];
+        reader.read_chunk(index, &mut chunk).map_err(|error| format!("{number}: {how}: chunk {index}: {error}"))?;
+        let from = index as usize * CHUNK;
+        let part = &expected[from..expected.len().min(from + CHUNK)];
+        if chunk[..part.len()] != *part || chunk[part.len()..].iter().any(|&byte| byte != 0) {
+            return Err(format!("{number}: {how}: chunk {index} reads differently"));
+        }
+    }
+    fs::remove_file(&image).unwrap();
+    fs::remove_file(&flat).unwrap();
+    Ok(())
+}
+
+#[test]
+fn a_thousand_images_of_qemu_img_read_as_it_reads_them() {
+    let dir = tempdir().unwrap();
+    let sources: Vec<PathBuf> = (0..SOURCES).map(|number| make_source(dir.path(), number)).collect();
+    let failures: Vec<String> =
+        (0..IMAGES).into_par_iter().filter_map(|number| check_image(number, dir.path(), &sources).err()).collect();
+    assert!(failures.is_empty(), "{} of {IMAGES}:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn an_image_is_read_by_many_threads_at_once() {
+    let dir = tempdir().unwrap();
+    let source = make_source(dir.path(), 4);
+    for options in ["cluster_size=2M", "cluster_size=2M,compression_type=zstd", "cluster_size=512"] {
+        let image = dir.path().join("image.qcow2");
+        qemu_img(&format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"), &[&source, &image]);
+        let reader = open(&image);
+        let expected = fs::read(&source).unwrap();
+        (0..2000_u64).into_par_iter().for_each(|step| {
+            let index = step * 7919 % reader.chunks();
+            let mut chunk = [0; CHUNK];
+            reader.read_chunk(index, &mut chunk).unwrap();
+            let from = index as usize * CHUNK;
+            let part = &expected[from..expected.len().min(from + CHUNK)];
+            assert!(chunk[..part.len()] == *part, "chunk {index} with {options}");
+        });
+    }
+}
