@@ -74,7 +74,13 @@ impl DerivedKey {
 impl Store {
     /// Writes a disk as one compressed qcow2 without backing file into `out`, which must be empty and open for reading
     /// and writing; `path` names it in errors. The same disk gives the same bytes, however it is stored.
-    pub fn convert_qcow2(&self, layer: &LayerRef, out: &File, path: &Path, options: ConvertOptions) -> Result<Converted> {
+    pub fn convert_qcow2(
+        &self,
+        layer: &LayerRef,
+        out: &File,
+        path: &Path,
+        options: ConvertOptions,
+    ) -> Result<Converted> {
         let map = self.disk_map(layer)?;
         self.verified_chain(layer, &map)?;
         let disk = self.open_disk(map)?;

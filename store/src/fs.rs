@@ -217,7 +217,8 @@ impl StoreFs {
 
     /// Size in bytes and times of a file; `None` where there is none.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
-        match self.open_at(name, OFlags::PATH) {
+        // Of a symbolic link, which is none of the store's, the link itself.
+        match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => {
                 let file = File::from(fd);
                 file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))
@@ -370,7 +371,8 @@ impl StoreFs {
         self.make_dirs(parent, &mut touched)?;
         let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
         let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last).map_err(|errno| self.error("replace", name, errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
         touched.push(parent.to_owned());
         touched.iter().try_for_each(|dir| self.sync_dir(dir))
     }
@@ -384,7 +386,8 @@ impl StoreFs {
         self.make_dirs(parent, &mut Vec::new())?;
         let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
         let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last).map_err(|errno| self.error("replace", name, errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
         Ok(())
     }
 

@@ -147,17 +147,22 @@ impl Store {
                 match self.fs().stat(&name)? {
                     Some(stat) => {
                         use std::os::unix::fs::MetadataExt;
-                        look(String::new(), if entry.is_dir { 0 } else { stat.len() }, FsTime {
-                            secs: stat.mtime(),
-                            nanos: stat.mtime_nsec(),
-                        });
+                        look(
+                            String::new(),
+                            if entry.is_dir { 0 } else { stat.len() },
+                            FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() },
+                        );
                     }
                     None => continue,
                 }
                 if young {
                     continue;
                 }
-                if entry.is_dir { self.fs().remove_tree(&name)? } else { self.fs().remove(&name, false)? }
+                if entry.is_dir {
+                    self.fs().remove_tree(&name)?
+                } else {
+                    self.fs().remove(&name, false)?
+                }
                 report.freed_bytes += bytes;
             }
         }

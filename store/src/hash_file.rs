@@ -21,7 +21,11 @@ pub(crate) fn hash_range(file: &File, range: Range<u64>, hasher: &mut Hasher) ->
         let part = (range.end - at).min(BUFFER as u64) as usize;
         let bytes = &mut buffer[..part];
         file.read_exact_at(bytes, at)?;
-        if part >= PARALLEL { hasher.update_parallel(bytes) } else { hasher.update(bytes) };
+        if part >= PARALLEL {
+            hasher.update_parallel(bytes)
+        } else {
+            hasher.update(bytes)
+        };
         at += part as u64;
     }
     Ok(())

@@ -122,7 +122,8 @@ impl Store {
         let stat = |path: &P| std::fs::metadata(path).map_err(|source| Error::io("stat", path, source));
         let stats: Vec<_> = paths.par_iter().with_min_len(64).map(stat).collect();
         // The lock is not held while other threads work: one of them may come here.
-        let known: Vec<_> = self.with_inputs(|cache| stats.iter().map(|stat| cache.find(stat.as_ref().ok()?)).collect());
+        let known: Vec<_> =
+            self.with_inputs(|cache| stats.iter().map(|stat| cache.find(stat.as_ref().ok()?)).collect());
         let results: Vec<Result<_>> = stats
             .into_par_iter()
             .zip(known)

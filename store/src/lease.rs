@@ -164,6 +164,13 @@ mod tests {
         let now = store.now().unwrap().secs as u64;
         let yesterday = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now - FOREIGN_SECS as u64 - 1);
         file.set_modified(yesterday).unwrap();
-        assert_eq!(store.live_leases(None).unwrap(), expected.split_off(expected.iter().position(|name| *name != other_boot).unwrap()).into_iter().filter(|name| *name != other_boot).collect::<Vec<_>>());
+        assert_eq!(
+            store.live_leases(None).unwrap(),
+            expected
+                .split_off(expected.iter().position(|name| *name != other_boot).unwrap())
+                .into_iter()
+                .filter(|name| *name != other_boot)
+                .collect::<Vec<_>>()
+        );
     }
 }

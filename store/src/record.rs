@@ -63,7 +63,11 @@ pub(crate) fn unframe<'a>(magic: &[u8; MAGIC_LEN], bytes: &'a [u8]) -> Result<&'
 fn checksum(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::new(domain::STATE);
     // Below this size handing work to other threads costs more than it saves.
-    if bytes.len() >= 256 << 10 { hasher.update_parallel(bytes) } else { hasher.update(bytes) };
+    if bytes.len() >= 256 << 10 {
+        hasher.update_parallel(bytes)
+    } else {
+        hasher.update(bytes)
+    };
     hasher.finish()
 }
 

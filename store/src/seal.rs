@@ -109,7 +109,9 @@ impl Store {
         let end = chunk_count(source.virtual_size());
         let known: std::collections::HashSet<_> = items.iter().map(|item| item.index()).collect();
         let copies = map.chunks.iter().enumerate().filter(|(_, found)| found.layer > 0);
-        items.extend(copies.map(|(at, found)| Item::Copy(found.index, at)).filter(|item| !known.contains(&item.index())));
+        items.extend(
+            copies.map(|(at, found)| Item::Copy(found.index, at)).filter(|item| !known.contains(&item.index())),
+        );
         let gone = base.chunks.iter().filter(|found| map.find(found.index).is_none());
         items.extend(gone.map(|found| Item::Zero(found.index)).filter(|item| !known.contains(&item.index())));
         items.retain(|item| item.index() < end);
