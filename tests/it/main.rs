@@ -3,3 +3,4 @@
 
 mod base;
 mod sandbox;
+mod sandbox_disk;
