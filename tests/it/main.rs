@@ -4,3 +4,4 @@
 mod base;
 mod sandbox;
 mod sandbox_disk;
+mod sandbox_kill;

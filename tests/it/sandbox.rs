@@ -94,7 +94,7 @@ fn a_step_sees_a_fixed_world() {
         "env | grep -v -e ^SHLVL= -e ^PWD= | sort; echo umask $(umask) host $(hostname) cwd $(pwd) id $(id -u):$(id -g)",
         "echo stdin $(readlink /proc/self/fd/0); echo fds $(ls /proc/self/fd | grep -v 3)",
         "cut -d' ' -f1-3 /proc/mounts; ls /dev /dev/disk/*; readlink /dev/disk/by-label/root; ls /run/impasto",
-        "grep -e NoNewPrivs -e CapEff /proc/self/status; ls /sys/class/net; echo 1 2>&1 > /sys/kernel/profiling || true",
+        "grep -e NoNewPrivs -e CapEff /proc/self/status; ls /sys/class/net; (echo 1 > /sys/kernel/profiling) 2>&1 || true",
     ];
     let job = Job { steps: commands(&lines), env: vec![pair("GREETING", "hello world")], ..bench.job() };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok, "{}", bench.log());
@@ -390,8 +390,8 @@ fn the_agent_is_out_of_reach_of_its_steps() {
     bench.lines(&[
         "kill -9 1; kill -STOP 1; for fd in /proc/1/fd/*; do cat $fd; done 2>&1 | cut -d: -f3 | sort -u",
         "for file in mem cwd root; do cat /proc/1/$file/etc/hosts; done 2>&1 || true",
-        "echo 0 2>&1 > /proc/sys/kernel/printk || echo refused; echo b > /proc/sysrq-trigger || echo refused",
-        "insmod /bin/sh 2>&1 || date -s 2001-01-01 2>&1 || dmesg 2>&1 || true",
+        "for file in sys/kernel/printk sysrq-trigger; do (echo 0 > /proc/$file) 2>/dev/null || echo refused; done",
+        "insmod /bin/sh 2>/dev/null || date -s 2001-01-01 2>&1 || true",
     ]);
     insta::assert_snapshot!(bench.log());
 }
