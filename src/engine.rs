@@ -4,19 +4,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use impasto_stages::action::Slot;
-use impasto_store::Store;
-use impasto_store::claim::{FileContent, Isolation};
+use impasto_store::claim::FileContent;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::event::{Event, EventKind, How};
-use crate::graph::{Graph, NodeId, Selection};
+use crate::graph::{NodeId, Selection};
 use crate::job::{Job, JobError, JobInput, Message, Success};
 use crate::log::Redactor;
 use crate::memory::{NodeMemory, RecipeState};
-use crate::plan::{Hit, PlanError, Planner, State};
+use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
 use crate::sandbox::{CancelToken, Sandbox};
@@ -82,11 +81,15 @@ pub struct Engine<'a> {
     schedule: Schedule,
     /// Each node's result, where it is there.
     results: Vec<Option<Hit>>,
+    /// How far each node is whose result is not there.
+    units: HashMap<NodeId, Units>,
     /// How each node's result came.
     how: Vec<Option<How>>,
     /// Why each node that runs does.
     reasons: Vec<Option<Reason>>,
     started: Vec<Option<Instant>>,
+    /// Bytes that each node added to the store.
+    stored_bytes: Vec<u64>,
     /// How often a node was bound again because its inputs changed under it.
     rebinds: Vec<u32>,
     /// Results that were missed in this run, each told once.
@@ -137,9 +140,11 @@ impl<'a> Engine<'a> {
             state,
             schedule,
             results,
+            units: HashMap::new(),
             how: vec![None; count],
             reasons,
             started: vec![None; count],
+            stored_bytes: vec![0; count],
             rebinds: vec![0; count],
             missed: BTreeSet::new(),
             cancel: CancelToken::new(),
@@ -224,26 +229,20 @@ impl<'a> Engine<'a> {
     /// Starts a node that has all it needs: takes its result where it is there, else starts a job.
     fn start_node(&mut self, id: NodeId) -> Result<(), EngineError> {
         let index = id.index();
-        let template = &self.planner.graph.node(id).lowered.actions[0];
         if self.results[index].is_none() {
             let results = &self.results;
             let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
-            let state = match self.planner.bind(id, template, result) {
-                Ok(action) => {
-                    let state = self.planner.look_up(id, &action)?;
-                    Ok((action, state))
-                }
-                Err(PlanError::Store(error)) => return Err(error.into()),
-                Err(error) => Err(error),
-            };
-            match state {
-                Ok((_, State::Cached(hit))) => self.results[index] = Some(hit),
-                Ok((action, State::Dirty { reason, .. })) => {
+            let node = self.planner.graph.node(id);
+            let units = self.units.entry(id).or_insert_with(|| Units::new(node));
+            match self.planner.advance(id, units, result) {
+                Ok((None, State::Cached(hit))) => self.results[index] = Some(hit),
+                Ok((Some(action), State::Dirty { reason, .. })) => {
                     // Told once, also where it starts a second time because a parent had to be made again.
                     let reason = self.reasons[index].get_or_insert(reason).clone();
                     return self.start_job(id, action, reason);
                 }
-                Ok((_, State::Pending { .. })) => panic!("BUG: a node that has all it needs is pending"),
+                Ok((_, state)) => panic!("BUG: a node that has all it needs is {}", state.word()),
+                Err(PlanError::Store(error)) => return Err(error.into()),
                 Err(error) => {
                     self.fail(id, JobError::plan(error));
                     return Ok(());
@@ -288,10 +287,10 @@ impl<'a> Engine<'a> {
         let node = self.planner.graph.node(id);
         let index = id.index();
         if self.started[index].is_none() {
+            self.started[index] = Some(Instant::now());
             let (stage, kind) = (node.label.clone(), node.kind.name);
             self.tell(EventKind::StageStarted { stage, kind, reason: reason.to_string() });
         }
-        self.started[index] = Some(Instant::now());
         let mut job = self.job(id);
         job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
         job.action = Some(action);
@@ -311,15 +310,23 @@ impl<'a> Engine<'a> {
     fn job(&mut self, id: NodeId) -> Job {
         let graph = self.planner.graph;
         let node = graph.node(id);
-        let template = &node.lowered.actions[0];
+        let units = self.units.get(&id);
+        let (unit, template) = match units {
+            Some(units) if units.done() < units.len() => (units.done(), units.next()),
+            // Only the files of its result are to be written again.
+            _ => (0, &node.lowered.actions[0]),
+        };
         let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
         let disk = match &template.parent {
             Some(Slot::Stage(stage)) => result(node.parent(stage)).result.disk.map(|disk| (node.parent(stage), disk)),
+            Some(Slot::Unit { unit, .. }) => {
+                units.and_then(|units| units.hit(*unit).result.disk.map(|disk| (id, disk)))
+            }
             _ => None,
         };
         let mut inputs = Vec::new();
         for (name, slot) in &template.inputs {
-            let (parent, file) = match slot {
+            let (parent, hit, file) = match slot {
                 Slot::Local(path) => {
                     let full = self.planner.inputs.path(path);
                     if let Ok(input) = self.planner.inputs.get(path) {
@@ -327,15 +334,14 @@ impl<'a> Engine<'a> {
                     }
                     continue;
                 }
-                Slot::Stage(stage) => (node.parent(stage), None),
-                Slot::StageFile { stage, file } => (node.parent(stage), Some(file)),
+                Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
+                Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
+                Slot::Unit { unit, file } => {
+                    let Some(units) = units else { continue };
+                    (id, units.hit(*unit), file.as_ref())
+                }
             };
-            let hit = result(parent);
-            let found = match file {
-                Some(file) => hit.result.files.get(file),
-                None => hit.single_file().map(|(_, found)| found),
-            };
-            let Some(found) = found else { continue };
+            let Some(found) = hit.file(file) else { continue };
             let input = match &found.content {
                 FileContent::Blob(blob) => JobInput::Blob { from: parent, blob: *blob, mode: found.mode },
                 FileContent::Derived(derived) => {
@@ -357,6 +363,7 @@ impl<'a> Engine<'a> {
             label: node.label.clone(),
             kind: node.kind.name,
             names: self.names(id),
+            unit,
             action: None,
             found: None,
             disk,
@@ -433,21 +440,42 @@ impl<'a> Engine<'a> {
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
             self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
         }
+        let mut completed = Completed::Node(success.hit.clone());
         if success.ran {
-            self.planner.again[index] = false;
             let reason = self.reasons[index].as_ref().map(ToString::to_string).unwrap_or_default();
             let (action, claim, at) = (success.hit.action, success.hit.claim, self.config.now);
-            let memory = NodeMemory { action, claim, reason, at, wall_ms };
+            let memory = NodeMemory { action, claim, reason, at, wall_ms, earlier: Vec::new() };
+            let units = self.units.get_mut(&id).expect("BUG: a node ran without units");
+            let unit = units.done();
+            completed = match self.planner.complete(id, units, success.hit) {
+                Ok(completed) => completed,
+                Err(PlanError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    self.fail(id, JobError::plan(error));
+                    return Ok(());
+                }
+            };
             for name in self.names(id) {
-                self.planner.memory.nodes.insert(name, memory.clone());
+                let name = unit_name(name, unit);
+                let memory = memory.clone().after(self.planner.memory.nodes.get(&name));
+                self.planner.memory.nodes.insert(name, memory);
             }
+            self.stored_bytes[index] += success.stored_bytes;
         }
         // The result is durable already; this is what `why` and the next plan's choice remember.
         self.state.save(&self.planner.memory)?;
-        self.results[index] = Some(success.hit);
+        let Completed::Node(hit) = completed else {
+            // Further units: it goes on as soon as a place is free.
+            self.schedule.expand(TaskId(id.0), Vec::new());
+            return Ok(());
+        };
+        self.planner.again[index] = false;
+        self.results[index] = Some(hit);
+        self.units.remove(&id);
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
-        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes: success.stored_bytes });
+        let stored_bytes = self.stored_bytes[index];
+        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes });
         Ok(())
     }
 
@@ -458,6 +486,7 @@ impl<'a> Engine<'a> {
         }
         self.planner.again[from.index()] = true;
         self.results[from.index()] = None;
+        self.units.remove(&from);
         self.reasons[from.index()] = Some(Reason::Collected);
         if from == id {
             self.schedule.expand(TaskId(id.0), Vec::new());

@@ -39,6 +39,8 @@ pub struct Node {
     pub label: String,
     /// The nodes that it needs, by the stage names that its parameters use.
     pub parents: Vec<(Arc<str>, NodeId)>,
+    /// Which file system of its disk is `/`.
+    pub root: RootSpec,
     /// Its units of work, and the values of its secrets.
     pub lowered: Lowered,
 }
@@ -159,7 +161,6 @@ impl Graph {
             stages: Vec::new(),
         };
         let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
-        let mut roots: Vec<RootSpec> = Vec::new();
         for (place, combination) in recipe.combinations.iter().enumerate() {
             let names: HashMap<&str, usize> =
                 combination.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
@@ -175,7 +176,7 @@ impl Graph {
                 let id = *by_definition.entry(digest).or_insert_with(|| {
                     let kind = registry.get(&stage.kind).expect("BUG: the recipe let an unknown kind pass");
                     let from = stage.params.get("from").and_then(|from| match &from.data {
-                        Data::Stage(name) => Some(&roots[ids[name].index()]),
+                        Data::Stage(name) => Some(&graph.nodes[ids[name].index()].root),
                         _ => None,
                     });
                     let root = from.cloned().unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
@@ -185,13 +186,13 @@ impl Graph {
                         root: root.clone(),
                     };
                     let lowered = (kind.lower)(&stage.params, &context);
-                    roots.push(root);
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
                         combinations: Vec::new(),
                         label: String::new(),
                         parents,
+                        root,
                         lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
                     });
                     NodeId(graph.nodes.len() as u32 - 1)
@@ -332,10 +333,11 @@ impl Graph {
         }
         let mut wanted = Vec::new();
         for (axis, value) in filter {
-            let place = self.axes.iter().position(|known| known == axis.trim()).ok_or_else(|| SelectorError::Axis {
-                axis: axis.trim().to_owned(),
-                known: self.axes.clone(),
-            })?;
+            let place = self
+                .axes
+                .iter()
+                .position(|known| known == axis.trim())
+                .ok_or_else(|| SelectorError::Axis { axis: axis.trim().to_owned(), known: self.axes.clone() })?;
             wanted.push((place, value.trim()));
         }
         let matches = |combination: u32| {
@@ -352,8 +354,7 @@ impl Graph {
                 known.dedup();
                 return Err(SelectorError::Image { name: label.to_owned(), known });
             }
-            let images: Vec<_> =
-                named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
+            let images: Vec<_> = named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
             return if images.is_empty() { Err(nothing()) } else { Ok(self.with_images(images)) };
         }
         if !self.stages.iter().any(|stage| &**stage == name) {

@@ -139,12 +139,14 @@ impl Inputs {
                 let at = error.path().unwrap_or(&path).to_owned();
                 InputError::io("read", &at, error)
             })?;
-            let name = |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
+            let name =
+                |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
             let below = name(entry.path().strip_prefix(&path).unwrap_or(entry.path()))?;
             let kind = entry.file_type();
             if kind.is_dir() || entry.depth() == 0 {
                 use std::os::unix::fs::MetadataExt;
-                let stat = std::fs::metadata(entry.path()).map_err(|error| InputError::io("read", entry.path(), error))?;
+                let stat =
+                    std::fs::metadata(entry.path()).map_err(|error| InputError::io("read", entry.path(), error))?;
                 entries.push(TreeEntry { path: below, node: TreeNode::Dir(stat.mode() & 0o7777) });
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).map_err(|e| InputError::io("read", entry.path(), e))?;

@@ -3,19 +3,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, Format, ImportAs, RootSpec, Step};
 use impasto_stages::Secret;
+use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, Format, ImportAs, RootSpec, Step};
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::convert::ConvertOptions;
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::{ChunkSource, GateError, Qcow2, RawFile};
+use impasto_store::seal::Absent;
 use impasto_store::{Error as StoreError, Miss, Store};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -26,9 +28,9 @@ use crate::inputs::{Input, InputError, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
 use crate::plan::{Hit, PlanError};
-use crate::publish::{Draft, Published, Target, content_digest, wanted};
+use crate::publish::{Draft, Published, Target, content_digest};
 use crate::sandbox::{
-    self, AgentStep, CancelToken, Content, InputKind, Outcome, Owner, Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, CancelToken, Content, InputKind, Outcome, Owner, Sandbox, SandboxError, SandboxEvent, Scrubbed,
 };
 
 /// What a job tells the engine.
@@ -110,6 +112,8 @@ pub struct Job {
     pub kind: &'static str,
     /// The node's stable names.
     pub names: Vec<String>,
+    /// Which of the node's units of work this is, from 0.
+    pub unit: usize,
     /// What is to be carried out; none where only files are to be written.
     pub action: Option<Action<Bound>>,
     /// The result, where only files are to be written.
@@ -425,7 +429,7 @@ impl Job {
                 let name = if name.is_empty() { "file" } else { name };
                 self.take_in(file, name, 0o644, *as_a)
             }
-            Step::Convert { format, level, encoder } => self.convert(*format, *level, encoder),
+            Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
             Step::Script { .. } | Step::Command { .. } | Step::CopyIn { .. } | Step::WriteFile { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
@@ -446,7 +450,7 @@ impl Job {
                 return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
             }
         };
-        let seal = |source: &dyn ChunkSource| self.store.seal(None, source);
+        let seal = |source: &dyn ChunkSource| self.store.seal(None, source, Absent::Zero);
         let sealed = match image {
             None => {
                 file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
@@ -459,20 +463,19 @@ impl Job {
                 seal(&Qcow2::open(file).map_err(gate)?)?
             }
             Some(Image::Raw) => {
-                let reason = |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
-                seal(&RawFile::open(file).map_err(|error| reason(&error))?)?
+                let reason =
+                    |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
+                seal(&RawFile::new(file).map_err(|error| reason(&error))?)?
             }
         };
         Ok(Made::on_host(Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
     }
 
-    fn convert(&self, format: Format, level: Option<i32>, encoder: &str) -> Result<Made, JobError> {
+    fn convert(&self, format: Format, level: Option<i32>) -> Result<Made, JobError> {
         let (from, disk) = self.disk.expect("BUG: nothing to convert");
-        let key = DerivedKey {
-            disk: disk.layer.disk,
-            format: format.extension().to_owned(),
-            options: level.map(|level| ("compression_level".to_owned(), level.to_string())).into_iter().collect(),
-            encoder: encoder.to_owned(),
+        let key = match format {
+            Format::Qcow2 => DerivedKey::qcow2(disk.layer.disk, level),
+            Format::Raw => DerivedKey::raw(disk.layer.disk),
         };
         let (record, published) = match self.targets.first() {
             Some(target) => {
@@ -504,7 +507,16 @@ impl Job {
         key: &DerivedKey,
         file: &File,
     ) -> Result<DerivedRecord, JobError> {
-        self.store.write_derived(&disk.layer, key, file).map_err(Self::missed(from))
+        let path = Path::new("the converted file");
+        let level = key.options.get("compression_level").and_then(|level| level.parse().ok());
+        let options = ConvertOptions { compression_level: level, fsync: false, digest: true, sha256: true };
+        let converted = match key.format.as_str() {
+            "raw" => self.store.convert_raw(&disk.layer, file, path, options),
+            _ => self.store.convert_qcow2(&disk.layer, file, path, options),
+        };
+        let converted = converted.map_err(Self::missed(from))?;
+        let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
+        Ok(DerivedRecord { key: key.clone(), digest, sha256, size: converted.length })
     }
 
     /// Writes the node's files for the user, but for those that are written already.
@@ -514,7 +526,7 @@ impl Job {
             if done.iter().any(|done| done.path == target.path) {
                 continue;
             }
-            let Some(file) = wanted(target, hit) else {
+            let Some(file) = hit.file(target.file.as_ref()) else {
                 let message = format!("{} made no file {:?}", self.label, target.file.as_deref().unwrap_or_default());
                 return Err(JobError::Bug { message });
             };
@@ -558,11 +570,19 @@ impl Job {
         let job = sandbox::Job {
             work: &work,
             overlay: &overlay,
-            chain: chain.paths().to_vec(),
+            chain: chain.paths,
             virtual_size: disk.virtual_size,
             root: root(&action.root),
             steps: staged.steps,
-            inputs: staged.inputs,
+            inputs: staged
+                .inputs
+                .iter()
+                .map(|(name, mode, path)| sandbox::Input {
+                    name: name.clone(),
+                    mode: *mode,
+                    content: Content::Path(path),
+                })
+                .collect(),
             scripts: staged.scripts,
             secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
@@ -589,8 +609,10 @@ impl Job {
             return Err(JobError::Stage { message, last_lines, shell });
         }
         let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
-        let source = source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        let sealed = self.store.seal(Some(&disk.layer), &source).map_err(Self::missed(from))?;
+        let source =
+            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let source = Scrubbed::new(&source, &finished.unused);
+        let sealed = self.store.seal(Some(&disk.layer), &source, Absent::AsParent).map_err(Self::missed(from))?;
         let mut stored_bytes = sealed.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {
@@ -604,8 +626,8 @@ impl Job {
         Ok(Made {
             result: Outputs { disk: Some(sealed.disk), tree: None, files },
             sandbox: facts.name.to_owned(),
-            isolation: facts.class,
-            facts: facts.record(),
+            isolation: Isolation::Namespace,
+            facts: record(&facts),
             stored_bytes,
             published: Vec::new(),
         })
@@ -637,7 +659,8 @@ impl Job {
                 }
             };
             kinds.insert(name.clone(), kind);
-            let used_by_step = action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
+            let used_by_step =
+                action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
             let name = match kind {
                 // A tree that scripts read is laid out beside the files, under its own name.
                 InputKind::Tar if !used_by_step => {
@@ -649,7 +672,7 @@ impl Job {
                 }
                 _ => name.clone(),
             };
-            staged.inputs.push(sandbox::Input { name, mode, content: Content::File(path) });
+            staged.inputs.push((name, mode, path));
         }
         for (index, step) in action.steps.iter().enumerate() {
             let step = match step {
@@ -670,7 +693,7 @@ impl Job {
                     let input = format!("text-{index}");
                     let path = scratch.join(&input);
                     create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
-                    staged.inputs.push(sandbox::Input { name: input.clone(), mode: *mode, content: Content::File(path) });
+                    staged.inputs.push((input.clone(), *mode, path));
                     let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
                     AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
                 }
@@ -707,7 +730,8 @@ impl Job {
 #[derive(Default)]
 struct Staged {
     steps: Vec<AgentStep>,
-    inputs: Vec<sandbox::Input>,
+    /// Name, permission bits, and the copy.
+    inputs: Vec<(String, u32, PathBuf)>,
     scripts: Vec<(String, Vec<u8>)>,
     /// How many steps, at the beginning, only lay out inputs.
     unpacked: usize,
@@ -726,7 +750,10 @@ impl<'a> LogFile<'a> {
         // A log that cannot be kept is no reason not to build.
         let file = job.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
-            let file = File::create(&path).ok()?;
+            // The log of a node is that of all of its units.
+            let mut open = File::options();
+            open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
+            let file = open.open(&path).ok()?;
             for other in &job.names[1..] {
                 let link = dir.join(format!("{}.log", file_name(other)));
                 let _ = std::fs::remove_file(&link);
@@ -784,9 +811,17 @@ fn classify(file: &File) -> io::Result<Option<Image>> {
     if iso == *b"CD001" || size % 512 != 0 || size == 0 {
         return Ok(None);
     }
-    let layout = guest::Layout::read(file, size)?;
+    let layout = guest::read_layout(&guest::DiskFile::new(file.try_clone()?)?)?;
     let is_disk = !layout.partitions.is_empty() || layout.bare.is_some();
     Ok(is_disk.then_some(Image::Raw))
+}
+
+/// A sandbox's facts in the form in which claims record them.
+fn record(facts: &sandbox::SandboxFacts) -> BTreeMap<String, String> {
+    let agent: String = facts.agent.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut record = BTreeMap::from([("kernel".to_owned(), facts.kernel.clone()), ("agent".to_owned(), agent)]);
+    record.extend(facts.storage.iter().map(|version| ("qemu-storage-daemon".to_owned(), version.clone())));
+    record
 }
 
 fn create(path: &Path) -> Result<File, JobError> {

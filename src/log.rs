@@ -99,7 +99,9 @@ fn base64_core(bytes: &[u8], shift: usize, alphabet: &[u8; 64]) -> Vec<u8> {
         let byte = bytes[bit / 8 - shift];
         byte >> (7 - bit % 8) & 1
     };
-    (first..last).map(|digit| alphabet[(0..6).fold(0, |value, i| value << 1 | usize::from(bit(digit * 6 + i)))]).collect()
+    (first..last)
+        .map(|digit| alphabet[(0..6).fold(0, |value, i| value << 1 | usize::from(bit(digit * 6 + i)))])
+        .collect()
 }
 
 /// Collects a stream's bytes into lines.

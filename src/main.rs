@@ -1,5 +1,13 @@
-//! Work in progress.
+//! The `impasto` program. All of it is in the library.
 
-fn main() -> std::process::ExitCode {
-    impasto::sandbox::supervisor_main().unwrap_or(std::process::ExitCode::SUCCESS)
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    // Started by a sandbox of ours, this is its supervisor.
+    if let Some(code) = impasto::sandbox::supervisor_main() {
+        return code;
+    }
+    ExitCode::from(impasto::cli::main(std::env::args_os(), start))
 }

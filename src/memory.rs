@@ -23,6 +23,28 @@ pub struct NodeMemory {
     pub at: u64,
     /// How long it took, in milliseconds.
     pub wall_ms: u64,
+    /// Earlier runs, the newest first: what `gc --keep` counts.
+    pub earlier: Vec<(ActionDigest, ClaimId)>,
+}
+
+/// How many earlier runs of a node are remembered.
+const EARLIER: usize = 32;
+
+impl NodeMemory {
+    /// Remembers `before` as the run before this one.
+    pub fn after(mut self, before: Option<&NodeMemory>) -> Self {
+        if let Some(before) = before {
+            let this = (self.action, self.claim);
+            let runs = std::iter::once((before.action, before.claim)).chain(before.earlier.iter().copied());
+            self.earlier = runs.filter(|run| *run != this).take(EARLIER).collect();
+        }
+        self
+    }
+
+    /// This run and those before it, the newest first.
+    pub fn runs(&self) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
+        std::iter::once((self.action, self.claim)).chain(self.earlier.iter().copied())
+    }
 }
 
 /// A file that was written for the user, as it was then.
@@ -75,13 +97,28 @@ impl<'a> RecipeState<'a> {
 
     /// The directory of its logs; made where it is missing.
     pub fn logs(&self) -> Result<PathBuf, impasto_store::Error> {
-        self.store.state_dir(&[&self.name, "logs"])
+        self.store.log_dir(&[&self.name])
     }
 
     /// The directory of the states in which stages failed; made where it is missing.
     pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
-        self.store.state_dir(&[&self.name, "failed"])
+        self.store.log_dir(&[&self.name, "failed"])
     }
+}
+
+/// The memories of all recipes in a store.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn all(store: &Store) -> Result<Vec<Memory>, impasto_store::Error> {
+    let mut memories = Vec::new();
+    for name in store.state_list(&[])? {
+        // The other entries of `state/` are files.
+        if let Ok(Some(bytes)) = store.state_read(&[&name, FILE]) {
+            memories.extend(rmp_serde::from_slice::<Memory>(&bytes).ok());
+        }
+    }
+    Ok(memories)
 }
 
 /// A file name for a node: readable, and one for each stable name.

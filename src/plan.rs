@@ -1,17 +1,20 @@
 //! What a run would do: binds every node's inputs as far as they are known, and looks the keys up in the store.
 //! Decides and explains; executes nothing and writes nothing but caches.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use impasto_stages::UnitFiles;
 use impasto_stages::action::{Action, ActionTemplate, Bound, Slot};
-use impasto_store::claim::{Caveat, FileContent, Isolation, Outputs};
-use impasto_store::digest::{ActionDigest, ClaimId, ContentDigest};
+use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
+use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest};
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
-use crate::graph::{Graph, NodeId};
+use crate::graph::{Graph, Node, NodeId};
 use crate::inputs::{InputError, Inputs};
-use crate::memory::Memory;
+use crate::memory::{Memory, NodeMemory};
+use crate::publish::content_digest;
 use crate::reason::{Names, Reason, changes};
 
 /// A node's result, found or made.
@@ -43,9 +46,24 @@ impl Hit {
         }
     }
 
-    /// The one file of a result that is a file.
-    pub fn single_file(&self) -> Option<(&String, &impasto_store::claim::OutputFile)> {
-        if self.result.disk.is_some() { None } else { self.result.files.iter().next() }
+    /// The file of this name; without a name, the one file of a result that is a file.
+    pub fn file(&self, name: Option<&String>) -> Option<&OutputFile> {
+        match name {
+            Some(name) => self.result.files.get(name),
+            None if self.result.disk.is_some() => None,
+            None => self.result.files.values().next(),
+        }
+    }
+
+    /// What a child binds to: a file, or without a name the disk where there is one.
+    fn content(&self, file: Option<&String>) -> Option<Bound> {
+        match (self.result.disk, file) {
+            (Some(disk), None) => Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None }),
+            _ => self.file(file).map(|file| {
+                let digest = BlobDigest(content_digest(&file.content));
+                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode) }
+            }),
+        }
     }
 }
 
@@ -106,6 +124,14 @@ pub enum PlanError {
         /// What is needed.
         needed: &'static str,
     },
+    /// What a stage is to do next cannot be told.
+    #[error("stage {stage}: {reason}")]
+    Expand {
+        /// The node's label.
+        stage: String,
+        /// Why not.
+        reason: String,
+    },
     /// A stage did not make the file that is needed.
     #[error("stage {stage}: {parent} made no file {file:?}")]
     NoFile {
@@ -140,8 +166,8 @@ impl Planner<'_> {
     pub fn plan(&mut self, wanted: &[NodeId]) -> Result<Vec<Option<State>>, PlanError> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
-        let nodes = graph.ids().filter(|id| needed[id.index()]);
-        self.inputs.prefetch(nodes.clone().flat_map(|id| crate::graph::local_paths(graph.node(id))));
+        let nodes: Vec<_> = graph.ids().filter(|id| needed[id.index()]).collect();
+        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::graph::local_paths(graph.node(*id))));
         let mut states: Vec<Option<State>> = vec![None; graph.len()];
         for id in nodes {
             let parents = &graph.node(id).parents;
@@ -157,134 +183,213 @@ impl Planner<'_> {
                         Some(State::Cached(hit)) => hit,
                         _ => panic!("BUG: a parent of {} is not known", graph.node(id).label),
                     };
-                    let action = self.bind(id, &graph.node(id).lowered.actions[0], result)?;
-                    self.look_up(id, &action)?
+                    self.advance(id, &mut Units::new(graph.node(id)), result)?.1
                 }
             });
         }
         Ok(states)
     }
 
-    /// The Action of a node whose parents' results are known.
+    /// Goes through the units of a node whose parents' results are known, as far as their results are known too: the
+    /// Action of the first that must run, or the last unit's result.
     ///
     /// # Errors
-    /// An input cannot be read, or a parent made something else than is needed.
-    pub fn bind<'h>(
+    /// An input cannot be read, a parent made something else than is needed, or the store failed.
+    pub fn advance<'h>(
         &mut self,
         id: NodeId,
-        template: &ActionTemplate,
+        units: &mut Units,
         result: impl Fn(NodeId) -> &'h Hit,
-    ) -> Result<Action<Bound>, PlanError> {
-        let node = self.graph.node(id);
-        let graph = self.graph;
-        let inputs = &mut self.inputs;
-        let action = template.clone().bind(|slot| {
-            let file = |parent: NodeId, file: &impasto_store::claim::OutputFile, _name: &str| {
-                let _ = parent;
-                let digest = match &file.content {
-                    FileContent::Blob(blob) => blob.digest,
-                    FileContent::Derived(derived) => derived.digest,
-                };
-                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode) }
-            };
-            match slot {
-                Slot::Local(path) => match inputs.get(&path) {
-                    Ok(input) => Ok(input.bound()),
-                    Err(source) => Err(PlanError::Input { stage: node.label.clone(), source }),
-                },
-                Slot::Stage(stage) => {
-                    let parent = node.parent(&stage);
-                    let hit = result(parent);
-                    match (&hit.result.disk, hit.single_file()) {
-                        (Some(disk), _) => {
-                            Ok(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None })
-                        }
-                        (None, Some((name, found))) => Ok(file(parent, found, name)),
-                        (None, None) => Err(PlanError::Kind {
-                            stage: node.label.clone(),
-                            parent: graph.node(parent).label.clone(),
-                            made: "nothing",
-                            needed: "a disk or a file",
-                        }),
-                    }
-                }
-                Slot::StageFile { stage, file: name } => {
-                    let parent = node.parent(&stage);
-                    match result(parent).result.files.get(&name) {
-                        Some(found) => Ok(file(parent, found, &name)),
-                        None => Err(PlanError::NoFile {
-                            stage: node.label.clone(),
-                            parent: graph.node(parent).label.clone(),
-                            file: name,
-                        }),
-                    }
+    ) -> Result<(Option<Action<Bound>>, State), PlanError> {
+        loop {
+            let action = self.bind(id, units, &result)?;
+            let state = self.look_up(id, units, &action)?;
+            let State::Cached(hit) = state else { return Ok((Some(action), state)) };
+            let key = hit.action;
+            match self.complete(id, units, hit)? {
+                Completed::Node(hit) => return Ok((None, State::Cached(hit))),
+                Completed::Unit => {}
+                Completed::Lost => {
+                    return Ok((Some(action), State::Dirty { action: key, reason: Reason::Collected }));
                 }
             }
-        })?;
-        let wrong = |made, needed, slot: Option<&Slot>| PlanError::Kind {
-            stage: node.label.clone(),
-            parent: match slot {
-                Some(Slot::Stage(stage) | Slot::StageFile { stage, .. }) => format!("stage {stage}"),
-                Some(Slot::Local(path)) => path.clone(),
-                None => "a stage".to_owned(),
-            },
-            made,
-            needed,
-        };
-        if action.parent.is_some_and(|bound| !matches!(bound.content, ContentDigest::Disk(_))) {
-            return Err(wrong("a file", "a disk", template.parent.as_ref()));
         }
-        for (name, bound) in &action.inputs {
+    }
+
+    /// Takes the result of a node's next unit.
+    ///
+    /// # Errors
+    /// What the unit made cannot be expanded, or the store failed.
+    pub fn complete(&self, id: NodeId, units: &mut Units, hit: Hit) -> Result<Completed, PlanError> {
+        let node = self.graph.node(id);
+        if let Some(expand) = node.kind.expand {
+            let mut files = UnitFiles::new();
+            for (name, file) in &hit.result.files {
+                let FileContent::Blob(blob) = &file.content else { continue };
+                let broken = |source| StoreError::Io { verb: "read", path: name.into(), source };
+                match self.store.open_blob(&blob.digest) {
+                    Ok(reader) => files.insert(name.clone(), reader.into_bytes().map_err(broken)?),
+                    Err(StoreError::Miss(_)) => return Ok(Completed::Lost),
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            let place = units.hits.len();
+            let further = expand(&units.templates[place], &files)
+                .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
+            units.templates.splice(place + 1..place + 1, further);
+        }
+        units.hits.push(hit.clone());
+        Ok(if units.hits.len() == units.templates.len() { Completed::Node(hit) } else { Completed::Unit })
+    }
+
+    /// The Action of a node's next unit.
+    fn bind<'h>(
+        &mut self,
+        id: NodeId,
+        units: &Units,
+        result: impl Fn(NodeId) -> &'h Hit,
+    ) -> Result<Action<Bound>, PlanError> {
+        let graph = self.graph;
+        let node = graph.node(id);
+        let inputs = &mut self.inputs;
+        let template = units.next();
+        let action = template.clone().bind(|slot| {
+            let (hit, file) = match &slot {
+                Slot::Local(path) => {
+                    let input = inputs.get(path);
+                    return input
+                        .map(crate::inputs::Input::bound)
+                        .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
+                }
+                Slot::Stage(stage) => (result(node.parent(stage)), None),
+                Slot::StageFile { stage, file } => (result(node.parent(stage)), Some(file)),
+                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref()),
+            };
+            hit.content(file).ok_or_else(|| PlanError::NoFile {
+                stage: node.label.clone(),
+                parent: slot_name(&slot),
+                file: file.cloned().unwrap_or_default(),
+            })
+        })?;
+        let wrong = |made, needed, slot: &Slot| {
+            Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed })
+        };
+        for (slot, bound) in template.parent.iter().zip(&action.parent) {
+            if !matches!(bound.content, ContentDigest::Disk(_)) {
+                return wrong("a file", "a disk", slot);
+            }
+        }
+        for (slot, bound) in template.inputs.values().zip(action.inputs.values()) {
             if matches!(bound.content, ContentDigest::Disk(_)) {
-                return Err(wrong("a disk", "a file", template.inputs.get(name)));
+                return wrong("a disk", "a file", slot);
             }
         }
         Ok(action)
     }
 
-    /// Whether a node with this Action is cached or dirty, and why.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub fn look_up(&self, id: NodeId, action: &Action<Bound>) -> Result<State, PlanError> {
+    /// Whether a node's next unit with this Action is cached or dirty, and why.
+    fn look_up(&self, id: NodeId, units: &Units, action: &Action<Bound>) -> Result<State, PlanError> {
         let digest = action.digest();
         if self.again[id.index()] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
-        Ok(match self.believed(id, digest)? {
+        let last = self.remembered(id, units.hits.len());
+        Ok(match self.believed(last, digest)? {
             Some(hit) => State::Cached(hit),
-            None => State::Dirty { action: digest, reason: self.reason(id, action, digest) },
+            None => State::Dirty { action: digest, reason: self.reason(last, units.next(), action, digest) },
         })
     }
 
-    /// The claim that wins for a node (D4): the one that is remembered for it, else the strongest isolation, else the
+    /// The claim that wins (D4): the one that is remembered for the node, else the strongest isolation, else the
     /// smallest id.
-    fn believed(&self, id: NodeId, digest: ActionDigest) -> Result<Option<Hit>, PlanError> {
+    fn believed(&self, last: Option<&NodeMemory>, digest: ActionDigest) -> Result<Option<Hit>, PlanError> {
         let mut claims = self.store.lookup(&digest)?;
         if claims.len() > 1 {
-            let remembered = self.remembered(id).map(|memory| memory.claim);
-            claims.sort_by_key(|claim| {
-                (Some(claim.claim) != remembered, std::cmp::Reverse(claim.isolation), claim.claim)
-            });
+            let remembered = last.map(|memory| memory.claim);
+            claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));
         }
         Ok(claims.into_iter().next().map(|summary| Hit::new(digest, summary)))
     }
 
-    /// What is remembered of a node's last run.
-    pub fn remembered(&self, id: NodeId) -> Option<&crate::memory::NodeMemory> {
+    /// What is remembered of the last run of a node's unit.
+    pub fn remembered(&self, id: NodeId, unit: usize) -> Option<&NodeMemory> {
         let node = self.graph.node(id);
-        self.memory.nodes.get(&self.graph.stable_name(&node.stage, node.combinations[0]))
+        let name = self.graph.stable_name(&node.stage, node.combinations[0]);
+        self.memory.nodes.get(&unit_name(name, unit))
     }
 
-    fn reason(&self, id: NodeId, action: &Action<Bound>, digest: ActionDigest) -> Reason {
-        let Some(last) = self.remembered(id) else { return Reason::NeverBuilt };
+    fn reason(
+        &self,
+        last: Option<&NodeMemory>,
+        template: &ActionTemplate,
+        action: &Action<Bound>,
+        digest: ActionDigest,
+    ) -> Reason {
+        let Some(last) = last else { return Reason::NeverBuilt };
         if last.action == digest {
             return Reason::Collected;
         }
         // A claim that is gone explains nothing, but the key is another one for sure.
         let Ok(claim) = self.store.claim(&last.action, &last.claim) else { return Reason::Changed(Vec::new()) };
-        let now = impasto_store::claim::capped(action.explain());
-        let node = self.graph.node(id);
-        Reason::Changed(changes(&claim.fields, &now, &Names::new(&node.lowered.actions[0])))
+        let now = capped(action.explain());
+        Reason::Changed(changes(&claim.fields, &now, &Names::new(template)))
+    }
+}
+
+/// What a result means for its node.
+pub enum Completed {
+    /// It is the node's own.
+    Node(Hit),
+    /// Further units come after it.
+    Unit,
+    /// Files that decide what comes after it are not in the store any more: the unit must run again.
+    Lost,
+}
+
+/// The units of work of one node, and the results of those that are done.
+#[derive(Debug, Clone)]
+pub struct Units {
+    templates: Vec<ActionTemplate>,
+    hits: Vec<Hit>,
+}
+
+impl Units {
+    /// The units of a node of which none is done.
+    pub fn new(node: &Node) -> Self {
+        Units { templates: node.lowered.actions.clone(), hits: Vec::new() }
+    }
+
+    /// The unit that is next.
+    pub fn next(&self) -> &ActionTemplate {
+        &self.templates[self.hits.len()]
+    }
+
+    /// How many there are, as far as is known.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// How many are done.
+    pub fn done(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// The result of a unit that is done.
+    pub fn hit(&self, unit: usize) -> &Hit {
+        &self.hits[unit]
+    }
+}
+
+/// The name under which a node's unit is remembered: the node's own for the first.
+pub fn unit_name(node: String, unit: usize) -> String {
+    if unit == 0 { node } else { format!("{node}#{unit}") }
+}
+
+fn slot_name(slot: &Slot) -> String {
+    match slot {
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => format!("stage {stage}"),
+        Slot::Local(path) => path.clone(),
+        Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use impasto_store::claim::{FileContent, OutputFile};
+use impasto_store::claim::FileContent;
 use impasto_store::digest::Digest;
 use tempfile::NamedTempFile;
 
@@ -31,14 +31,6 @@ pub struct Published {
     pub memory: FileMemory,
 }
 
-/// The file of a result that a target asks for.
-pub fn wanted<'h>(target: &Target, hit: &'h Hit) -> Option<&'h OutputFile> {
-    match &target.file {
-        Some(name) => hit.result.files.get(name),
-        None => hit.single_file().map(|(_, file)| file),
-    }
-}
-
 /// The digest of a file's bytes.
 pub fn content_digest(content: &FileContent) -> Digest {
     match content {
@@ -49,7 +41,7 @@ pub fn content_digest(content: &FileContent) -> Digest {
 
 /// Whether the target's file, and the checksum beside it, are as they were written for this result.
 pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
-    let Some(file) = wanted(target, hit) else { return true };
+    let Some(file) = hit.file(target.file.as_ref()) else { return true };
     let Some(known) = memory.files.get(&target.path) else { return false };
     known.content == content_digest(&file.content)
         && stamp(&target.path).ok() == Some(known.stamp)

@@ -56,6 +56,7 @@ impl<'a> Names<'a> {
             Slot::Stage(stage) => format!("stage {stage}"),
             Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
             Slot::Local(path) => path.clone(),
+            Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
         }
     }
 }

@@ -63,11 +63,7 @@ impl Build {
 
 /// Where the selection's files go (D12): those of images under the images' names; of files that are no image's, those
 /// that were asked for by their stage, under the stage's name.
-fn targets(
-    loaded: &Loaded,
-    selection: &Selection,
-    out: &Path,
-) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
+fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
     let graph = &loaded.graph;
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
     let mut taken: HashMap<PathBuf, String> = HashMap::new();

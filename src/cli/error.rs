@@ -58,7 +58,7 @@ impl CliError {
             CliError::Recipe(_) => exit::RECIPE,
             CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => match error {
                 PlanError::Input { .. } => exit::RECIPE,
-                PlanError::Kind { .. } | PlanError::NoFile { .. } => exit::STAGE,
+                PlanError::Kind { .. } | PlanError::NoFile { .. } | PlanError::Expand { .. } => exit::STAGE,
                 PlanError::Store(error) => store_code(error),
             },
             CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),

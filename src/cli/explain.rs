@@ -59,7 +59,7 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id:
                 let words: Vec<_> = hit.caveats.iter().map(ToString::to_string).collect();
                 text += &format!("  with:  {}\n", words.join(", "));
             }
-            if let Some(last) = planner.remembered(id) {
+            if let Some(last) = planner.remembered(id, 0) {
                 let took = ui::seconds(Duration::from_millis(last.wall_ms));
                 let ago = ui::seconds(Duration::from_secs(now.saturating_sub(last.at)));
                 text += &format!("  last run: {ago} ago, in {took}, because: {}\n", last.reason);

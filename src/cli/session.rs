@@ -63,9 +63,11 @@ impl Session {
             };
             vars.push((name.to_owned(), value.to_owned()));
         }
-        let variables = self.host.env.iter().filter_map(|(name, value)| {
-            Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone()))
-        });
+        let variables = self
+            .host
+            .env
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone())));
         let request = LoadRequest {
             path,
             vars,
@@ -82,7 +84,7 @@ impl Session {
 
     /// The sandbox that was chosen, or why there is none.
     pub(crate) fn sandbox(&self, choice: SandboxChoice) -> Result<Arc<dyn Sandbox>, String> {
-        let SandboxChoice::Auto | SandboxChoice::Namespace = choice;
+        let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone())));
         }

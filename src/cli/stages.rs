@@ -6,8 +6,8 @@ use impasto_stages::{Kind, Makes, Registry, Type};
 use serde::Serialize;
 
 use super::error::CliError;
-use super::session::Session;
 use super::exit;
+use super::session::Session;
 use crate::recipe::suggest;
 use crate::ui;
 

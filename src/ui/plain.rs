@@ -1,6 +1,7 @@
 //! Events as lines of text, on standard error: for logs, pipes and CI.
 //! Knows events, not terminals.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
@@ -9,8 +10,10 @@ use super::{Reporter, bytes, message, seconds};
 use crate::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plain {
+    /// Paths below it are shown relative to it.
+    cwd: PathBuf,
     /// Stages that ran or failed: without any, the run was a no-op.
     ran: usize,
 }
@@ -22,6 +25,11 @@ const NOTE: Style = AnsiColor::Yellow.on_default();
 const FAINT: Style = Style::new().dimmed();
 
 impl Plain {
+    /// Paths below `cwd` are shown relative to it.
+    pub fn new(cwd: &Path) -> Self {
+        Plain { cwd: cwd.to_owned(), ran: 0 }
+    }
+
     /// The event's lines, without the last line feed; none where there is nothing to say.
     fn lines(&mut self, event: &Event) -> Option<String> {
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
@@ -64,7 +72,11 @@ impl Plain {
                 if !written && self.ran == 0 {
                     return None;
                 }
-                format!("{GOOD}{verb}{GOOD:#}  {}  ({})", path.display(), bytes(*size))
+                format!(
+                    "{GOOD}{verb}{GOOD:#}  {}  ({})",
+                    path.strip_prefix(&self.cwd).unwrap_or(path).display(),
+                    bytes(*size)
+                )
             }
             EventKind::RunFinished { built, cached, failed, cancelled, wall_ms } => {
                 let mut parts = vec![format!("{built} built"), format!("{cached} cached")];

@@ -16,7 +16,7 @@ use crate::blob::{Sha256, Sha256Writer};
 use crate::chain::{DiskReader, Found};
 use crate::derived::DerivedKey;
 use crate::digest::BlobDigest;
-use crate::disk::CHUNK;
+use crate::disk::{CHUNK, chunk_buffer};
 use crate::error::{Error, Kind, Result};
 use crate::hash_file::hash_range;
 use crate::layer::{Encoder, LayerRef, Place};
@@ -101,7 +101,7 @@ impl Store {
                 }
                 Run::Encode(found) => {
                     let encode = |found: &Found| {
-                        let (mut data, mut back) = (buffer(), buffer());
+                        let (mut data, mut back) = (chunk_buffer(), chunk_buffer());
                         disk.read_found(found, &mut data)?;
                         compress_at(found.index, &data, &mut back, level)
                     };
@@ -119,7 +119,7 @@ impl Store {
         }
         for batch in raw.chunks(BATCH) {
             let read = |found: &Found| {
-                let mut data = buffer();
+                let mut data = chunk_buffer();
                 disk.read_found(found, &mut data)?;
                 Ok(data)
             };
@@ -139,7 +139,7 @@ impl Store {
         let size = disk.virtual_size();
         out.set_len(size).map_err(|source| Error::io("extend", path, source))?;
         disk.map().chunks.par_chunks(16).try_for_each(|batch| {
-            let mut data = buffer();
+            let mut data = chunk_buffer();
             for found in batch {
                 disk.read_found(found, &mut data)?;
                 let at = found.index * CHUNK as u64;
@@ -211,10 +211,6 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Run<'
         rest = after;
         Some(run)
     })
-}
-
-fn buffer() -> Box<[u8; CHUNK]> {
-    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
 }
 
 fn finish(out: &File, path: &Path, length: u64, options: ConvertOptions) -> Result<Converted> {

@@ -18,6 +18,11 @@ pub(crate) fn nonzero_chunk_digest(data: &[u8; CHUNK]) -> Digest {
     Hasher::new(domain::CHUNK).update(data).finish()
 }
 
+/// A chunk of zeros, to be read into.
+pub(crate) fn chunk_buffer() -> Box<[u8; CHUNK]> {
+    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
+}
+
 /// How many chunks a disk of so many bytes has.
 pub fn chunk_count(virtual_size: u64) -> u64 {
     virtual_size.div_ceil(CHUNK as u64)

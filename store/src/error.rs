@@ -184,6 +184,14 @@ pub enum Error {
         /// The largest that is allowed.
         limit: u64,
     },
+    /// A root cannot be read: what it keeps is unknown, so nothing may be collected.
+    #[error("root `{}` is damaged: {reason}", path.display())]
+    RootDamaged {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A name that would leave its directory.
     #[error("`{name}` is no name for a file of the store")]
     BadName {

@@ -361,6 +361,21 @@ impl StoreFs {
         Ok(new)
     }
 
+    /// Puts a file in the place of another, or in a free one, at once and durably.
+    pub(crate) fn publish_over(&self, temp: Temp, name: &str) -> Result<()> {
+        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
+        let mut touched = Vec::new();
+        let (parent, last) = split(name);
+        self.make_dirs(parent, &mut touched)?;
+        let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
+        touched.push(parent.to_owned());
+        touched.iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
     /// Puts a file in the place of another, or in a free one, at once but not durably: for caches.
     pub(crate) fn replace(self: &Arc<Self>, name: &str, bytes: &[u8]) -> Result<()> {
         let mut temp = self.temp()?;

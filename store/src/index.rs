@@ -12,7 +12,7 @@ use crate::record::{MAGIC_LEN, decode_unchecked, encode, frame};
 use crate::store::{Store, lock};
 
 const NAME: &str = "state/index";
-const MAGIC: &[u8; MAGIC_LEN] = b"impaIDX1";
+pub(crate) const MAGIC: &[u8; MAGIC_LEN] = b"impaIDX1";
 
 /// What a look-up needs of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,12 +128,6 @@ impl Store {
         self.fs().replace(NAME, &frame(MAGIC, &encode(&list)))?;
         index.dirty = false;
         Ok(())
-    }
-
-    /// Forgets the index: it is made again from the claims, as they are asked for.
-    pub(crate) fn drop_index(&self) -> Result<()> {
-        *lock(&self.inner.index) = Some(Index::default());
-        self.fs().remove(NAME, false)
     }
 }
 

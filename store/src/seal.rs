@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::chain::{DiskMap, DiskReader};
 use crate::crash;
 use crate::digest::{Digest, Hasher, domain};
-use crate::disk::{CHUNK, chunk_count, is_zero, nonzero_chunk_digest};
+use crate::disk::{CHUNK, chunk_buffer, chunk_count, is_zero, nonzero_chunk_digest};
 use crate::error::{Error, Result};
 use crate::fs::Temp;
 use crate::hash_file::hash_range;
@@ -255,15 +255,11 @@ fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Ve
     Ok(items)
 }
 
-fn buffer() -> Box<[u8; CHUNK]> {
-    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
-}
-
 impl Plan<'_> {
     /// Reads, hashes, compares, compresses and checks one chunk; `None` where the base has the same.
     fn encode(&self, item: Item) -> Result<Option<Changed>> {
         thread_local! {
-            static BUFFERS: std::cell::RefCell<[Box<[u8; CHUNK]>; 2]> = std::cell::RefCell::new([buffer(), buffer()]);
+            static BUFFERS: std::cell::RefCell<[Box<[u8; CHUNK]>; 2]> = std::cell::RefCell::new([chunk_buffer(), chunk_buffer()]);
         }
         BUFFERS.with_borrow_mut(|[data, back]| {
             let index = item.index();
@@ -302,7 +298,7 @@ impl Plan<'_> {
 
     /// Reads a chunk again that is to be stored as it is.
     fn read_raw(&self, chunk: &ChunkEntry) -> Result<Box<[u8; CHUNK]>> {
-        let mut data = buffer();
+        let mut data = chunk_buffer();
         let copied = self.items.binary_search_by_key(&chunk.index, |item| item.index()).map(|at| self.items[at]);
         match (copied, self.parent) {
             (Ok(Item::Copy(_, at)), Some(parent)) => drop(parent.read_found(&parent.map().chunks[at], &mut data)?),

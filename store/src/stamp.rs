@@ -13,7 +13,7 @@ use crate::record::{MAGIC_LEN, decode_unchecked, encode, frame};
 use crate::store::{Store, lock};
 
 const NAME: &str = "state/stamps";
-const MAGIC: &[u8; MAGIC_LEN] = b"impaSTMP";
+pub(crate) const MAGIC: &[u8; MAGIC_LEN] = b"impaSTMP";
 
 /// Which version of a file's content was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,9 @@ const MAGIC: &[u8; MAGIC_LEN] = b"impaSTAT";
 /// Largest state file, in bytes.
 const LIMIT: u64 = 1 << 30;
 
+/// Where files without checksums lie.
+pub(crate) const LOGS: &str = "state/logs/";
+
 /// The name of a state file from its components, each of which must be a plain file name.
 fn name(components: &[&str]) -> Result<String> {
     let mut name = "state".to_owned();
@@ -50,11 +53,24 @@ impl Store {
         Ok(entries.into_iter().map(|entry| entry.name).collect())
     }
 
-    /// The path of a directory of `state/`, made where it is missing: for logs, which are written as they come.
-    pub fn state_dir(&self, components: &[&str]) -> Result<PathBuf> {
-        let name = name(components)?;
+    /// The path of a directory below `state/logs/`, made where it is missing: for logs, which are written as they come
+    /// and have no checksum.
+    pub fn log_dir(&self, components: &[&str]) -> Result<PathBuf> {
+        let name = name(&[&["logs"], components].concat())?;
         self.fs().make_dirs(&name, &mut Vec::new())?;
         Ok(self.fs().full(&name))
+    }
+
+    /// Says what is wrong with a state file of any sort.
+    pub(crate) fn check_state(&self, name: &str) -> Result<Result<(), String>> {
+        let Some(bytes) = self.fs().read(Kind::State, name, LIMIT)? else { return Ok(Ok(())) };
+        let magic = match name {
+            "state/index" => crate::index::MAGIC,
+            "state/inputs" => crate::inputs::MAGIC,
+            "state/stamps" => crate::stamp::MAGIC,
+            _ => MAGIC,
+        };
+        Ok(unframe(magic, &bytes).map(|_| ()).map_err(|error| error.to_string()))
     }
 
     /// The body of a checksummed cache; a damaged one is moved away and counts as none.

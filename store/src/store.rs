@@ -26,6 +26,8 @@ const FORMAT_WORD: &str = "impasto-store";
 #[derive(Debug, Clone)]
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
+    /// Whether what is found damaged is left where it is.
+    look_only: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Store {
             None => create_format(&fs)?,
         }
         let inner = Inner { fs, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
-        Ok(Store { inner: Arc::new(inner) })
+        Ok(Store { inner: Arc::new(inner), look_only: false })
     }
 
     /// The store's directory, absolute.
@@ -92,15 +94,22 @@ impl Store {
         self.flush_inputs()
     }
 
+    /// The same store, which leaves damaged objects where they are, or not.
+    pub(crate) fn without_quarantine(&self, look_only: bool) -> Store {
+        Store { inner: self.inner.clone(), look_only }
+    }
+
     pub(crate) fn fs(&self) -> &Arc<StoreFs> {
         &self.inner.fs
     }
 
     /// The miss that a damaged object is; it is moved away so that a good one can take its place.
     pub(crate) fn damaged(&self, kind: Kind, name: &str, reason: impl ToString) -> Error {
-        tracing::debug!(name, reason = reason.to_string(), "quarantine");
+        tracing::debug!(name, reason = reason.to_string(), "damaged");
         // On a read-only store it stays where it is, and is a miss every time.
-        if let Err(error) = self.fs().trash(name) {
+        if !self.look_only
+            && let Err(error) = self.fs().trash(name)
+        {
             tracing::debug!(%error, "quarantine failed");
         }
         let reason = MissReason::Damaged(reason.to_string());
