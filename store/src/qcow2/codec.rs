@@ -286,6 +286,20 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_does_not_depend_on_what_the_thread_encoded_before() {
+        for seed in 0..40 {
+            let mut data = noise(seed);
+            let (from, to) = (seed as usize * 700, 20_000 + seed as usize * 1000);
+            data[from..to].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % (seed as usize + 5)) as u8);
+            let here = encode_chunk(&data, 1);
+            let fresh = std::thread::scope(|scope| scope.spawn(|| encode_chunk(&data, 1)).join().unwrap());
+            assert!(here == fresh && matches!(here, Encoded::Frame(_)), "seed {seed}");
+            // Another level in between must not stick.
+            encode_chunk(&data, 7);
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_anywhere_in_a_frame_is_noticed() {
         let data: [u8; CHUNK] = std::array::from_fn(|i| (i / 97) as u8);
         let Encoded::Frame(frame) = encode_chunk(&data, 1) else { panic!("compressible") };

@@ -104,9 +104,21 @@ fn make_image(random: &mut Random, sources: &[PathBuf], image: &Path) -> String 
             let size = 512 * (1 + random.below(9000));
             let shrink = if size < source_size { "--shrink" } else { "" };
             qemu_img(&format!("convert -q -O qcow2 -f raw -o {options} {{}} {{}}"), &[source, image]);
-            // Version 2 and small clusters can be resized like any other.
+            // What a snapshot leaves behind when it is deleted, and what becomes of version 2, is valid as well.
+            // A refcount of one bit cannot count two users.
+            let snapshot = random.below(3) == 0 && !options.contains("refcount_bits=1,");
+            if snapshot {
+                qemu_img("snapshot -q -c one {}", &[image]);
+                qemu_io(random, image, source_size);
+                qemu_img("snapshot -q -d one {}", &[image]);
+            }
             qemu_img(&format!("resize -q -f qcow2 {shrink} {{}} {size}"), &[image]);
-            format!("convert -o {options} {}, resize {shrink} {size}", source.display())
+            let amend = random.below(3) == 0 && !options.contains("refcount_bits");
+            if amend {
+                qemu_img("amend -q -f qcow2 -o compat=1.1 {}", &[image]);
+            }
+            let source = source.display();
+            format!("convert -o {options} {source}, snapshot {snapshot}, resize {shrink} {size}, amend {amend}")
         }
     }
 }
