@@ -1,6 +1,7 @@
 //! A thousand valid images, made by qemu-img and qemu-io with random options, read as `qemu-img convert` reads them.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use impasto_store::qcow2::{CHUNK, ChunkSource};
@@ -178,4 +179,43 @@ fn an_image_is_read_by_many_threads_at_once() {
             assert!(chunk[..part.len()] == *part, "chunk {index} with {options}");
         });
     }
+}
+
+#[test]
+fn large_compressed_clusters_of_two_images_are_not_mixed_up() {
+    // A thread keeps its last decoded cluster, whichever image it belongs to.
+    let dir = tempdir().unwrap();
+    let images: Vec<_> = (1..3_u8)
+        .map(|number| {
+            let (raw, image) = (dir.path().join("raw"), dir.path().join(format!("{number}.qcow2")));
+            fs::write(&raw, vec![number; 4 << 20]).unwrap();
+            qemu_img("convert -q -c -O qcow2 -f raw -o cluster_size=2M {} {}", &[&raw, &image]);
+            image
+        })
+        .collect();
+    let readers: Vec<_> = images.iter().map(|image| open(image)).collect();
+    let mut chunk = [0; CHUNK];
+    for index in 0..64 {
+        for (reader, number) in readers.iter().zip(1..) {
+            reader.read_chunk(index, &mut chunk).unwrap();
+            assert!(chunk == [number; CHUNK], "chunk {index} of image {number}");
+        }
+    }
+
+    // Nor is the half-decoded content of a damaged one kept: the second cluster of the first image is damaged.
+    let file = fs::File::options().read(true).write(true).open(&images[0]).unwrap();
+    let l2 = 0x00ff_ffff_ffff_fe00 & be64(&file, be64(&file, 40));
+    let offset = be64(&file, l2 + 8) & ((1 << (62 - 13)) - 1);
+    file.write_all_at(&[0xff; 64], offset + 300).unwrap();
+    let reader = open(&images[0]);
+    reader.read_chunk(0, &mut chunk).unwrap();
+    assert!(reader.read_chunk(32, &mut chunk).is_err());
+    reader.read_chunk(0, &mut chunk).unwrap();
+    assert!(chunk == [1; CHUNK]);
+}
+
+fn be64(file: &fs::File, at: u64) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, at).unwrap();
+    u64::from_be_bytes(bytes)
 }
