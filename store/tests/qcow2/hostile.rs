@@ -437,6 +437,14 @@ fn tables_out_of_bounds_or_on_top_of_each_other_are_refused() {
         tally.refused("a cluster used twice", &base.with_u64(plain + 8, copied | data), "Overlap");
         tally.refused("plain in compressed", &base.with_u64(plain, offset / cluster * cluster), "Overlap");
         tally.refused("compressed in plain", &base.with_u64(compressed, 1 << 62 | (data + 7)), "Overlap");
+        // Two new clusters: the first is free, the second is a data cluster that a compressed one runs into.
+        let mut longer = base.clone();
+        longer.bytes.resize((end + 2 * cluster) as usize, 0);
+        longer.bytes = longer.with_u64(plain, copied | (end + cluster));
+        longer.bytes = longer.with_u64(compressed, 1 << 62 | 1 << shift | (end + cluster - 512));
+        tally.refused("compressed that ends in plain", &longer.bytes, "Overlap");
+        longer.bytes = longer.with_u64(compressed, 1 << 62 | (end + cluster - 512));
+        assert!(open_bytes(&longer.bytes).is_ok(), "compressed that ends in front of plain");
         for offset in [end, end + cluster, 1 << 45, 0x00ff_ffff_ffe0_0000] {
             tally.refused("data cluster", &base.with_u64(plain, copied | offset), "OutOfBounds");
         }
@@ -610,14 +618,32 @@ fn an_image_as_large_as_the_limits_allow_stays_within_its_memory() {
     let step = (length - (1 << 30)) / 8192 / cluster * cluster;
     let entries: Vec<u8> = (0..8192).flat_map(|index| (1 << 63 | ((1 << 30) + index * step)).to_be_bytes()).collect();
     file.write_all_at(&entries, l2).unwrap();
+    // A second table of compressed clusters, as far apart as the others.
+    file.write_all_at(&((l2 + cluster) | 1 << 63).to_be_bytes(), l1 + 8).unwrap();
+    let entries: Vec<u8> = (0..8192).flat_map(|index| (1 << 62 | ((1 << 29) + index * step)).to_be_bytes()).collect();
+    file.write_all_at(&entries, l2 + cluster).unwrap();
     let before = peak_memory();
     let reader = open_file(file).unwrap();
     let used = peak_memory() - before;
     assert!(used <= 64 << 20, "{} MiB", used >> 20);
     assert_eq!(reader.read_chunk(8191, &mut [1; CHUNK]).unwrap(), Content::Data);
-    assert_eq!(reader.next_present(8192).unwrap(), None);
+    assert_eq!(reader.next_present(16384).unwrap(), None);
     assert_eq!(reader.read_chunk((1 << 30) - 1, &mut [1; CHUNK]).unwrap(), Content::Zero);
     assert!(matches!(reader.read_chunk(1 << 30, &mut [1; CHUNK]), Err(SourceError::BeyondEnd { .. })));
+}
+
+#[test]
+fn a_file_of_too_many_clusters_is_refused() {
+    let dir = tempdir().unwrap();
+    let image = dir.path().join("image.qcow2");
+    qemu_img("create -q -f qcow2 -o cluster_size=512 {} 1M", &[&image]);
+    let file = File::options().read(true).write(true).open(&image).unwrap();
+    // One bit per cluster is kept, 32 MiB of them.
+    file.set_len(128 << 30).unwrap();
+    assert!(Qcow2::open(file.try_clone().unwrap()).is_ok());
+    file.set_len((128 << 30) + 1).unwrap();
+    let result = Qcow2::open(file);
+    assert!(matches!(result, Err(GateError::TooLarge { value, limit, .. }) if value == limit + 1), "{result:?}");
 }
 
 #[test]
@@ -761,6 +787,13 @@ fn a_file_that_changes_behind_the_gate_gives_errors_but_no_panic() {
     let dir = tempdir().unwrap();
     for base in bases(dir.path()) {
         let file = tempfile().unwrap();
+        file.write_all_at(&base.bytes, 0).unwrap();
+        let reader = Qcow2::open(file.try_clone().unwrap()).unwrap();
+        // A file that is cut must not read as zeros.
+        assert!(reader.read_chunk(31, &mut [0; CHUNK]).is_ok());
+        file.set_len(base.length() / 2).unwrap();
+        let result = reader.read_chunk(31, &mut [0; CHUNK]);
+        assert!(matches!(result, Err(SourceError::Read { .. })), "{}: {result:?}", base.name);
         file.write_all_at(&base.bytes, 0).unwrap();
         let reader = Qcow2::open(file.try_clone().unwrap()).unwrap();
         // All ones: reserved bits, offsets beyond the end, in every entry.
