@@ -409,7 +409,7 @@ impl Job {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.take_in(file, &name, planned.mode, *as_a)
             }
-            Step::Fetch { sha256, name, as_a } => {
+            Step::Fetch { sha256, as_a } => {
                 let scratch = self.store.scratch()?;
                 let mut file = create(&scratch.path().join("fetch"))?;
                 let url = action.hints.urls.first().expect("BUG: nowhere to fetch from");
@@ -426,8 +426,7 @@ impl Job {
                     FetchError::Cancelled => JobError::Cancelled,
                     other => JobError::Fetch(other),
                 })?;
-                let name = if name.is_empty() { "file" } else { name };
-                self.take_in(file, name, 0o644, *as_a)
+                self.take_in(file, url, 0o644, *as_a)
             }
             Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
             Step::Script { .. } | Step::Command { .. } | Step::CopyIn { .. } | Step::WriteFile { .. } => {
@@ -455,7 +454,9 @@ impl Job {
             None => {
                 file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
                 let blob = self.store.put_blob(&mut file)?;
-                let files = BTreeMap::from([(name.to_owned(), OutputFile { content: FileContent::Blob(blob), mode })]);
+                let file = OutputFile { content: FileContent::Blob(blob), mode };
+                // Under one name always: what the file was called is in no key.
+                let files = BTreeMap::from([("file".to_owned(), file)]);
                 return Ok(Made::on_host(Outputs { files, ..Outputs::default() }, blob.size));
             }
             Some(Image::Qcow2) => {

@@ -3,7 +3,9 @@
 
 mod base;
 mod chain;
+mod failures;
 mod project;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
+mod store;
