@@ -189,6 +189,7 @@ impl Store {
         let mut chunks = Vec::new();
         let mut raw = Vec::new();
         let mut ready: Vec<Changed> = Vec::new();
+        let (mut started, mut end) = (0, 0);
         // One batch is written while the next is compressed.
         for batch in plan.items.chunks(BATCH).map(Some).chain([None]) {
             let write = || {
@@ -207,8 +208,13 @@ impl Store {
                             Place::Raw { offset: 0 }
                         }
                     };
+                    if let Place::Frame { offset, .. } = place {
+                        end = offset;
+                    }
                     chunks.push(ChunkEntry { index, digest, place });
                 }
+                temp.start_writing(started..end);
+                started = end;
                 Ok::<_, Error>(())
             };
             let encode = || -> Result<Vec<Changed>> {
