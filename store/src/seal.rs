@@ -82,7 +82,7 @@ impl Store {
         let mut parent_map = parent.map(|layer| self.disk_map(layer)).transpose()?;
         if let Some(map) = &parent_map {
             let parent = map.tree.virtual_size();
-            if virtual_size < parent && virtual_size % CHUNK as u64 != 0 {
+            if virtual_size < parent && !virtual_size.is_multiple_of(CHUNK as u64) {
                 return Err(Error::Shrunk { size: virtual_size, parent });
             }
         }
