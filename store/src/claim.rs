@@ -155,13 +155,28 @@ impl Claim {
 
     /// Shortens overlong values of `fields` to their beginning and a digest, so that a change of them still shows.
     pub fn cap_fields(&mut self) {
-        for field in &mut self.fields {
-            if field.value.len() > FIELD_LIMIT {
-                let digest = crate::digest::BlobDigest::of(field.value.as_bytes());
-                let cut = (0..=FIELD_LIMIT / 2).rev().find(|at| field.value.is_char_boundary(*at)).unwrap_or(0);
-                field.value = format!("{}… ({} bytes, b3:{digest})", &field.value[..cut], field.value.len());
-            }
+        self.fields = capped(std::mem::take(&mut self.fields));
+    }
+}
+
+/// Fields as a claim keeps them: a value that is too long as its beginning and a digest.
+pub fn capped(mut fields: Vec<Field>) -> Vec<Field> {
+    for field in &mut fields {
+        if field.value.len() > FIELD_LIMIT {
+            let digest = crate::digest::BlobDigest::of(field.value.as_bytes());
+            let cut = (0..=FIELD_LIMIT / 2).rev().find(|at| field.value.is_char_boundary(*at)).unwrap_or(0);
+            field.value = format!("{}… ({} bytes, b3:{digest})", &field.value[..cut], field.value.len());
         }
+    }
+    fields
+}
+
+impl std::fmt::Display for Caveat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Caveat::Unlocked => "unlocked",
+            Caveat::WeakIsolation => "weak isolation",
+        })
     }
 }
 

@@ -29,6 +29,6 @@ mod store;
 pub mod verify;
 mod walk;
 
-pub use error::{Error, Result};
+pub use error::{Error, Miss, Result};
 pub use fs::{FsTime, IoSnapshot};
 pub use store::{FORMAT_FEATURES, FORMAT_VERSION, Scratch, Store};

@@ -307,3 +307,39 @@ fn put_entry(table: &mut [u8], index: u64, entry: u64) {
     let at = (index * ENTRY) as usize;
     table[at..at + ENTRY as usize].copy_from_slice(&entry.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refcounts_of_a_file_that_needs_several_blocks_cover_every_cluster() {
+        // As if that many raw chunks had been pushed: the file has a hole there instead of gigabytes. Among those
+        // around one block is the case where a second block is needed only because the first counts itself.
+        let around = REFCOUNTS_PER_BLOCK - 24..REFCOUNTS_PER_BLOCK - 12;
+        for chunks in around.chain([100, 5 * REFCOUNTS_PER_BLOCK]) {
+            let file = tempfile::tempfile().unwrap();
+            let mut writer = Writer::new(&file, MAX_VIRTUAL_SIZE).unwrap();
+            writer.flushed += chunks * CLUSTER;
+            let layout = writer.finish().unwrap();
+            let read = |offset: u64, length: u64| {
+                let mut bytes = vec![0; length as usize];
+                file.read_exact_at(&mut bytes, offset).unwrap();
+                bytes
+            };
+            let numbers = |bytes: &[u8]| -> Vec<u64> {
+                bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
+            };
+            let header = Header::parse(&read(0, 4096), layout.file_length).unwrap();
+            let table = numbers(&read(header.refcount_table_offset, header.refcount_table_clusters * CLUSTER));
+            let blocks: Vec<u64> = table.into_iter().filter(|&offset| offset != 0).collect();
+            let counts: Vec<u8> = blocks.iter().flat_map(|&offset| read(offset, CLUSTER)).collect();
+            let (ones, rest) = counts.split_at((layout.file_length / CLUSTER * REFCOUNT) as usize);
+            assert!(ones.as_chunks::<2>().0.iter().all(|count| *count == [0, 1]), "{chunks} chunks");
+            assert!(rest.iter().all(|&byte| byte == 0), "{chunks} chunks");
+            let used = (layout.file_length / CLUSTER).div_ceil(REFCOUNTS_PER_BLOCK);
+            assert_eq!(blocks.len() as u64, used, "{chunks} chunks");
+            assert_eq!(layout.file_length, blocks[blocks.len() - 1] + CLUSTER);
+        }
+    }
+}
