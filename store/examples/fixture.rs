@@ -12,11 +12,15 @@ mod support;
 
 fn main() {
     let dir = tempfile::tempdir().unwrap();
-    write_frozen(&Store::open(dir.path()).unwrap());
+    let store = Store::open(dir.path()).unwrap();
+    write_frozen(&store);
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     std::fs::create_dir_all(&fixtures).unwrap();
     let packed = pack_fixture(dir.path());
     std::fs::write(fixtures.join(format!("store-v{FORMAT_VERSION}.zst")), packed).unwrap();
+    // The index is a cache, and no part of what is frozen.
+    store.flush().unwrap();
+    write_seeds(dir.path());
 }
 
 /// Fills an empty store with one of everything.
@@ -46,4 +50,32 @@ fn pack_fixture(dir: &Path) -> Vec<u8> {
         packed.extend(content);
     }
     zstd::encode_all(&packed[..], 19).unwrap()
+}
+
+/// Small objects of the store as seeds for the fuzz target `store`: a byte for the kind, then the body.
+fn write_seeds(dir: &Path) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds/store");
+    std::fs::create_dir_all(&seeds).unwrap();
+    let write =
+        |name: String, kind: u8, body: &[u8]| std::fs::write(seeds.join(name), [&[kind], body].concat()).unwrap();
+    for (number, path) in files(dir).into_iter().enumerate() {
+        let bytes = std::fs::read(&path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "manifest") {
+            write(format!("manifest-{number}"), 0, &bytes);
+        } else if bytes.starts_with(b"impaCLM1") {
+            // Within the record an array of the body, as bin 16, and more.
+            let length = usize::from(u16::from_be_bytes([bytes[18], bytes[19]]));
+            write("claim".to_owned(), 1, &bytes[20..20 + length]);
+            write("claim-record".to_owned(), 6, &bytes);
+        } else if bytes.starts_with(b"impaBLP1") {
+            write("plain".to_owned(), 2, &bytes[16..bytes.len() - 32]);
+        } else if bytes.starts_with(b"impaBLC1") {
+            let tail = bytes.len() - 40;
+            let length = u64::from_le_bytes(bytes[tail..tail + 8].try_into().unwrap()) as usize;
+            let record = &bytes[tail - length..tail];
+            write("table".to_owned(), 3, &record[16..record.len() - 32]);
+        } else if bytes.starts_with(b"impaIDX1") {
+            write("index".to_owned(), 5, &bytes[16..bytes.len() - 32]);
+        }
+    }
 }

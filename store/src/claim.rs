@@ -9,7 +9,7 @@ use crate::blob::BlobRef;
 use crate::crash;
 use crate::derived::DerivedRef;
 use crate::digest::{ActionDigest, ClaimId, Digest, TreeDigest};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Miss, Result};
 use crate::key::Field;
 use crate::layer::DiskRef;
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
@@ -136,6 +136,9 @@ pub struct Signature {
     pub bytes: Vec<u8>,
 }
 
+/// The readable claims about an Action, sorted by id, and the damaged ones.
+pub type FoundClaims = (Vec<(ClaimId, Claim)>, Vec<Miss>);
+
 #[derive(Serialize, Deserialize)]
 struct File {
     #[serde(with = "serde_bytes")]
@@ -239,7 +242,7 @@ impl Store {
     }
 
     /// All readable claims about an Action, sorted by id; damaged ones are moved away and returned beside them.
-    pub fn claims(&self, action: &ActionDigest) -> Result<(Vec<(ClaimId, Claim)>, Vec<crate::error::Miss>)> {
+    pub fn claims(&self, action: &ActionDigest) -> Result<FoundClaims> {
         let (mut claims, mut misses) = (Vec::new(), Vec::new());
         for id in self.claim_ids(action)? {
             match self.claim(action, &id) {

@@ -460,6 +460,14 @@ impl Temp {
         &self.file
     }
 
+    /// Asks the kernel to begin to write out a range, so that the sync at the end has less to wait for.
+    pub(crate) fn start_writing(&self, range: std::ops::Range<u64>) {
+        // posix_fadvise(2): pages that are not written yet are queued to be, and stay; an error changes nothing.
+        if let Some(length) = std::num::NonZeroU64::new(range.end.saturating_sub(range.start)) {
+            let _ = rustix::fs::fadvise(&self.file, range.start, Some(length), rustix::fs::Advice::DontNeed);
+        }
+    }
+
     /// Where it is, for messages.
     pub(crate) fn path(&self) -> PathBuf {
         self.fs.full(&self.name)

@@ -213,7 +213,7 @@ impl ManifestBody {
         if wire.format != MANIFEST_FORMAT {
             return Err(ManifestError::Format(wire.format));
         }
-        if wire.virtual_size > MAX_VIRTUAL_SIZE || wire.virtual_size % 512 != 0 {
+        if wire.virtual_size > MAX_VIRTUAL_SIZE || !wire.virtual_size.is_multiple_of(512) {
             return Err(bounds("virtual size"));
         }
         if wire.depth > MAX_DEPTH || (wire.depth == 0) != wire.parent.is_none() {

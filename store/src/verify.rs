@@ -9,7 +9,7 @@ use crate::derived::{RECORD_LIMIT, decode_derived};
 use crate::disk::chunk_buffer;
 use crate::error::{Error, Kind, Miss, MissReason, Result};
 use crate::layer::{LayerRef, Place};
-use crate::store::{Store, valid_format_copies};
+use crate::store::{Store, read_format, valid_format_copies};
 use crate::walk::{Object, ObjectId};
 
 /// Something that `verify` found.
@@ -192,7 +192,7 @@ impl Store {
         let mut push = |code, name: &str, detail: String| {
             report.findings.push(Finding { code, path: self.fs().full(name), detail });
         };
-        let format = self.fs().read(Kind::Other, "format", 1 << 20)?.unwrap_or_default();
+        let format = read_format(self.fs())?.unwrap_or_default();
         match valid_format_copies(&format) {
             3 => {}
             valid => push(Code::FormatCopyDamaged, "format", format!("{valid} of 3 copies are valid")),

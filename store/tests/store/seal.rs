@@ -199,7 +199,7 @@ proptest! {
             proptest::collection::btree_map(0u64..30, proptest::option::of(0u64..12), 0..12), 1..6),
     ) {
         let (_dir, store) = store();
-        let content = |seed: u64| if seed % 4 == 0 { raw(seed) } else { text(seed) };
+        let content = |seed: u64| if seed.is_multiple_of(4) { raw(seed) } else { text(seed) };
         let mut model = std::collections::BTreeMap::new();
         let mut layer: Option<LayerRef> = None;
         for overlay in overlays {
