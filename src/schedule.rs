@@ -399,9 +399,9 @@ mod tests {
                 }
             }
             prop_assert!(schedule.is_finished());
-            prop_assert!(schedule.ids().all(|id| {
-                matches!(schedule.state(id), State::Done | State::Failed | State::Cancelled)
-            }));
+            let ended = |id| matches!(schedule.state(id), State::Done | State::Failed | State::Cancelled);
+            let all_ended = schedule.ids().all(ended);
+            prop_assert!(all_ended);
         }
     }
 }
