@@ -1,5 +1,5 @@
 //! Integration tests.
-#![allow(clippy::disallowed_methods, reason = "tests run programs")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs, and fail by panicking")]
 
 mod base;
 mod chain;
