@@ -1,1 +1,41 @@
-//! Work in progress.
+//! impasto builds disk images in layers: a recipe's stages are nodes of a graph, every node's inputs are hashed, each
+//! result is a layer in a content-addressed store, and only dirty nodes run again.
+//!
+//! The way of the data, and the module that each part lives in:
+//!
+//! ```text
+//! recipe text ─ recipe ─→ Recipe ─ graph ─→ Graph ─ plan ─→ cached, dirty or pending
+//!                                                             │ engine, schedule
+//!                                                             ↓
+//!                     user's files ←─ publish ─ job ─→ sandbox (supervisor, agent) or our own code
+//!                                                │
+//!                                                └─→ impasto_store: layer, blobs, claim
+//! ```
+//!
+//! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
+//! * [`graph`] makes equal stages of different combinations one node.
+//! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
+//! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
+//! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
+//! * [`host`] alone reads the environment and the clock.
+
+pub mod cli;
+pub mod engine;
+pub mod event;
+pub mod fetch;
+pub mod graph;
+pub mod guest;
+pub mod host;
+pub mod inputs;
+pub mod job;
+pub mod log;
+pub mod memory;
+pub mod plan;
+pub mod publish;
+pub mod reason;
+pub mod recipe;
+pub mod sandbox;
+pub mod schedule;
+pub mod shell;
+pub mod ui;

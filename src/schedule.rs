@@ -56,7 +56,8 @@ impl Schedule {
     /// A schedule of tasks by what each needs (places lower than its own), of which those that `wanted` names, and all
     /// that they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
     pub fn new(needs: Vec<Vec<TaskId>>, wanted: &[TaskId], keep_going: bool) -> Self {
-        let mut schedule = Schedule { tasks: Vec::new(), ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
+        let mut schedule =
+            Schedule { tasks: Vec::new(), ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
         for needs in needs {
             schedule.push(needs, State::Unwanted);
         }
@@ -398,9 +399,9 @@ mod tests {
                 }
             }
             prop_assert!(schedule.is_finished());
-            prop_assert!(schedule.ids().all(|id| {
-                matches!(schedule.state(id), State::Done | State::Failed | State::Cancelled)
-            }));
+            let ended = |id| matches!(schedule.state(id), State::Done | State::Failed | State::Cancelled);
+            let all_ended = schedule.ids().all(ended);
+            prop_assert!(all_ended);
         }
     }
 }

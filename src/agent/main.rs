@@ -1,2 +1,30 @@
-//! Agent.
-fn main() {}
+//! The agent: impasto's own process inside a sandbox. It makes the guest's world, runs steps in it, and closes it.
+//!
+//! Knows one guest and one job, not recipes, keys, layers or the store. It is one static executable:
+//! requests come on standard input, answers go back the same way. Its one argument, where there is one, is the number of
+//! the file descriptor that a shell shall read from.
+
+mod close;
+mod files;
+mod mounts;
+mod nodes;
+#[path = "../sandbox/protocol.rs"]
+#[allow(dead_code, reason = "each side uses its half")]
+mod protocol;
+mod serve;
+mod steps;
+mod sys;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next() {
+        Some(word) if word == steps::LAUNCH => steps::launch(arguments.collect()),
+        // Whoever is left without answer sees the exit code; the reason has gone through the socket if it still works.
+        word => match serve::serve(word.and_then(|word| word.to_str()?.parse().ok())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+    }
+}

@@ -77,6 +77,13 @@ pub enum Slot {
     },
     /// A file or directory of the user's, relative to the recipe's directory.
     Local(String),
+    /// What an earlier unit of work of the same stage made: its disk, its single file, or its file of this name.
+    Unit {
+        /// The unit, from 0.
+        unit: usize,
+        /// The file's name among its outputs, where it is one of several.
+        file: Option<String>,
+    },
 }
 
 /// A bound input: content and, for a file, its permission bits.

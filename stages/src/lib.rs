@@ -15,5 +15,5 @@ mod value;
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
 pub use params::{Params, Secret, parse_duration, parse_mode};
-pub use registry::{Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type};
+pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
 pub use value::{Data, Marks, Number, Origin, Sensitive, Source, Value};

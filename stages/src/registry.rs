@@ -110,6 +110,12 @@ pub struct Lowered {
     pub secrets: BTreeMap<String, Secret>,
 }
 
+/// The files of a unit that ran, by name: what [`Kind::expand`] may decide by.
+pub type UnitFiles = BTreeMap<String, Vec<u8>>;
+
+/// How the files of a unit that ran become further units of the same stage, which come right after it: pure.
+pub type Expand = fn(&ActionTemplate, &UnitFiles) -> Result<Vec<ActionTemplate>, ParamError>;
+
 /// How a stage becomes units of work: pure.
 pub type Lower = fn(&Params, &StageContext) -> Result<Lowered, Vec<ParamError>>;
 
@@ -130,6 +136,8 @@ pub struct Kind {
     pub params: &'static [&'static [ParamSpec]],
     /// Lowers a stage.
     pub lower: Lower,
+    /// Makes further units of what a unit gave, where the kind does so. The stage's result is that of its last unit.
+    pub expand: Option<Expand>,
 }
 
 impl Kind {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use impasto_store::key::{Atom, Describe, Sink, field, list, map};
+
 /// A value of a recipe with its marks.
 #[derive(Clone, PartialEq)]
 pub struct Value {
@@ -203,6 +205,36 @@ impl fmt::Debug for Value {
             Data::Object(items) => f.debug_map().entries(items).finish(),
             Data::Stage(stage) => write!(f, "stage.{stage}"),
             Data::StageFile { stage, file } => write!(f, "stage.{stage}.files[{file:?}]"),
+        }
+    }
+}
+
+/// What the value is; marks and origin do not enter.
+impl Describe for Value {
+    fn describe(&self, sink: &mut dyn Sink) {
+        match &self.data {
+            Data::Null => sink.put(Atom::Variant(0, "null")),
+            Data::Bool(truth) => sink.put(Atom::Bool(*truth)),
+            Data::Number(Number::Int(whole)) => {
+                sink.put(Atom::Variant(1, "number"));
+                sink.put(Atom::U64(*whole as u64));
+            }
+            Data::Number(Number::Float(float)) => {
+                sink.put(Atom::Variant(2, "number"));
+                sink.put(Atom::U64(float.to_bits()));
+            }
+            Data::String(text) => sink.put(Atom::Str(text)),
+            Data::List(items) => list(sink, items.iter()),
+            Data::Object(pairs) => map(sink, pairs.iter()),
+            Data::Stage(stage) => {
+                sink.put(Atom::Variant(3, "stage"));
+                sink.put(Atom::Str(stage));
+            }
+            Data::StageFile { stage, file } => {
+                sink.put(Atom::Variant(4, "file of a stage"));
+                field(sink, "stage", &**stage);
+                field(sink, "file", &**file);
+            }
         }
     }
 }

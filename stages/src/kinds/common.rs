@@ -37,11 +37,6 @@ pub(crate) const SANDBOXED: &[ParamSpec] = &[
         Type::Duration,
         "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
     ),
-    ParamSpec::optional(
-        "volatile",
-        Type::List(&Type::Text),
-        "Paths of files that are emptied at the end of the stage, beyond the built-in list.",
-    ),
 ];
 
 /// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
@@ -56,8 +51,6 @@ pub(crate) fn sandboxed(
     action.root = context.root.clone();
     action.env = params.text_map("env");
     action.source_date_epoch = context.source_date_epoch;
-    action.volatile = params.texts("volatile");
-    action.volatile.sort();
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
         Some("vm") => SandboxRequirement::Vm,

@@ -1,6 +1,8 @@
 //! `convert`: the disk as one file, in a format that others read.
 //! Knows parameters and steps, not how the file is made.
 
+use impasto_store::qcow2::{ENCODER, EncoderId};
+
 use crate::action::{ActionTemplate, Executor, Format, Step};
 use crate::error::ParamError;
 use crate::kinds::common;
@@ -18,6 +20,7 @@ pub(crate) const KIND: Kind = Kind {
     makes: Makes::File,
     params: &[common::FROM, PARAMS],
     lower,
+    expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[
@@ -50,12 +53,10 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
             ]);
         }
     };
-    let encoder = if format == Format::Qcow2 { encoder() } else { String::new() };
+    let encoder = match format {
+        Format::Qcow2 => EncoderId { level: level.unwrap_or(ENCODER.level), ..ENCODER }.to_string(),
+        Format::Raw => String::new(),
+    };
     action.steps.push(Step::Convert { format, level, encoder });
     Ok(Lowered { actions: vec![action], secrets: Default::default() })
-}
-
-/// Which encoder makes the frames of a qcow2.
-fn encoder() -> String {
-    format!("zstd {}", 1)
 }

@@ -24,6 +24,7 @@ pub(crate) const KIND: Kind = Kind {
     makes: Makes::Disk,
     params: &[common::FROM, PARAMS, common::SANDBOXED],
     lower,
+    expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[ParamSpec::required(
@@ -96,6 +97,7 @@ fn name_of(slot: &Slot) -> &str {
         Slot::Local(path) => path,
         Slot::StageFile { file, .. } => file,
         Slot::Stage(stage) => stage,
+        Slot::Unit { .. } => "unit",
     };
     path.rsplit('/').find(|part| !part.is_empty() && *part != "." && *part != "..").unwrap_or("root")
 }

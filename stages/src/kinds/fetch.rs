@@ -18,6 +18,7 @@ pub(crate) const KIND: Kind = Kind {
     makes: Makes::DiskOrFile,
     params: &[PARAMS],
     lower,
+    expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[

@@ -20,6 +20,7 @@ pub(crate) const KIND: Kind = Kind {
     makes: Makes::Disk,
     params: &[common::FROM, PARAMS, common::SANDBOXED],
     lower,
+    expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[

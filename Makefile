@@ -1,0 +1,75 @@
+# Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench fuzz clean
+
+NEXTEST_VERSION := 0.9.143
+# Package, and a file that tells whether it is there.
+HOST_PACKAGES := \
+	qemu-utils:/usr/bin/qemu-img \
+	qemu-system-common:/usr/bin/qemu-storage-daemon \
+	e2fsprogs:/usr/sbin/mke2fs \
+	fdisk:/usr/sbin/sfdisk \
+	busybox-static:/bin/busybox \
+	dosfstools:/usr/sbin/mkfs.vfat \
+	strace:/usr/bin/strace \
+	gcc:/usr/bin/gcc
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+demo: host-tools build
+	recipes/tiny/make-base.sh target/demo
+	$(SUDO) target/release/impasto build recipes/tiny --var base=$(CURDIR)/target/demo/base.qcow2 --out out
+	@ls -l out out/*
+
+test: host-tools nextest build fmt clippy unit doc recipes
+	@echo 'make test: everything passed'
+
+toolchain:
+	@command -v cargo >/dev/null || { \
+		echo 'The Rust toolchain is missing. Install it with'; \
+		echo "    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"; exit 1; }
+
+host-tools: toolchain
+	@missing=(); \
+	for pair in $(HOST_PACKAGES); do [ -e "$${pair#*:}" ] || missing+=("$${pair%%:*}"); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		$(SUDO) apt-get update -qq; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+	fi
+
+nextest: toolchain
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest --version $(NEXTEST_VERSION)
+
+build: toolchain
+	cargo build --release --locked
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit:
+	cargo nextest run --workspace --locked
+	cargo test --workspace --doc --locked --quiet
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
+
+# Every recipe of the repository is valid and formatted.
+recipes: build
+	for recipe in recipes/*/; do target/release/impasto validate "$$recipe"; done
+	target/release/impasto fmt --check recipes/*/
+
+bench: host-tools build
+	benches/run.sh
+
+fuzz: toolchain
+	tests/fuzz/run.sh
+
+clean:
+	cargo clean
+	rm -rf out

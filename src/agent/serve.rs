@@ -1,0 +1,98 @@
+//! Takes requests off the channel and answers them, one after the other.
+//!
+//! Knows the order of a conversation, not how anything is done.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+
+use crate::close;
+use crate::files::{self, Upload};
+use crate::mounts::World;
+use crate::protocol::{self, Answer, Problem, ProblemKind, Request, VERSION};
+use crate::steps::Runner;
+use crate::sys;
+
+/// The connection to impasto.
+pub(crate) struct Channel(File);
+
+impl Channel {
+    pub(crate) fn send(&mut self, answer: &Answer) -> io::Result<()> {
+        protocol::write(&mut self.0, answer)
+    }
+
+    fn receive(&mut self) -> io::Result<Option<Request>> {
+        protocol::read(&mut self.0)
+    }
+}
+
+/// Serves until the job is finished. `terminal` is what a shell reads from.
+pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Guest processes are root as well; they must not look into the one that holds the channel.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let mut channel = Channel(File::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let runner = Runner::new(terminal.and_then(sys::inherited))?;
+    let Some(Request::Hello { version, nonce }) = channel.receive()? else { return Err(out_of_order()) };
+    if version != VERSION {
+        return Err(out_of_order());
+    }
+    channel.send(&Answer::Ok)?;
+    let Some(Request::Setup(setup)) = channel.receive()? else { return Err(out_of_order()) };
+    let world = match World::make(setup) {
+        Ok(world) => world,
+        Err(problem) => {
+            channel.send(&Answer::Problem(problem))?;
+            return Err(io::ErrorKind::Other.into());
+        }
+    };
+    channel.send(&Answer::Made { root: world.root(), mounted: world.mounted() })?;
+    converse(&mut channel, &runner, &world)?;
+    runner.settle();
+    match close::close(world) {
+        Ok(()) => channel.send(&Answer::Done { nonce }),
+        Err(problem) => {
+            channel.send(&Answer::Problem(problem))?;
+            Err(io::ErrorKind::Other.into())
+        }
+    }
+}
+
+/// Everything between `Setup` and `Finish`.
+fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result<()> {
+    let mut upload: Option<Result<Upload, Problem>> = None;
+    loop {
+        let answer = match channel.receive()?.ok_or(io::ErrorKind::UnexpectedEof)? {
+            Request::Finish => return Ok(()),
+            Request::PutFile { place, name, mode } => {
+                upload = Some(Upload::begin(place, &name, mode));
+                continue;
+            }
+            Request::Data(bytes) => {
+                // After a failure the rest is swallowed: the answer comes with `End`.
+                upload = upload.map(|upload| upload.and_then(|upload| upload.write(&bytes)));
+                continue;
+            }
+            Request::End => upload.take().unwrap_or_else(|| Err(unexpected())).map(|_| Answer::Ok),
+            Request::Step(step) => runner.run(channel, world, &step)?,
+            Request::Shell { line } => runner.shell(world, line.as_deref()),
+            Request::Settle => {
+                runner.settle();
+                Ok(Answer::Ok)
+            }
+            Request::Collect { path } => files::collect(channel, &path)?,
+            Request::Hello { .. } | Request::Setup(_) => Err(unexpected()),
+        };
+        channel.send(&answer.unwrap_or_else(Answer::Problem))?;
+    }
+}
+
+fn unexpected() -> Problem {
+    Problem::new(ProblemKind::Protocol, "a request came out of order")
+}
+
+fn out_of_order() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a request came out of order")
+}

@@ -1,0 +1,265 @@
+//! Runs the processes of steps, and passes on what they print.
+//!
+//! Knows processes, not the image's content. The agent is pid 1 of the guest's name space, so every orphan is its child.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, chdir, getpgrp, kill_process_group, pidfd_open, setpgid, setsid,
+    umask, wait,
+};
+use rustix::termios::tcsetpgrp;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+use serde_bytes::ByteBuf;
+
+use crate::files;
+use crate::mounts::World;
+use crate::protocol::{AgentStep, Answer, MAX_LOG, Place, Problem, ProblemKind, Stream};
+use crate::serve::Channel;
+use crate::sys;
+
+/// First argument of the agent when it turns itself into a step's process.
+pub(crate) const LAUNCH: &str = "launch";
+
+/// What no build needs and the host would suffer from. `SYS_PTRACE` guards the agent itself: without it a process can
+/// still trace its equals, but not one with more capabilities.
+const DROPPED: [CapabilitySet; 12] = [
+    CapabilitySet::SYS_MODULE,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_BOOT,
+    CapabilitySet::SYS_TIME,
+    CapabilitySet::SYS_PTRACE,
+    CapabilitySet::SYS_PACCT,
+    CapabilitySet::SYSLOG,
+    CapabilitySet::WAKE_ALARM,
+    CapabilitySet::BLOCK_SUSPEND,
+    CapabilitySet::MAC_ADMIN,
+    CapabilitySet::PERFMON,
+    CapabilitySet::BPF,
+];
+
+/// How often orphans are reaped while a step runs.
+const REAP_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+const SHELL: &str = "/bin/sh";
+
+/// Starts steps. Their outputs are one pair of pipes for the whole job: a process that stays behind may still print.
+pub(crate) struct Runner {
+    /// The agent's own executable, to become a step with.
+    executable: OwnedFd,
+    outputs: [(Stream, OwnedFd); 2],
+    inputs: [OwnedFd; 2],
+    /// What a shell reads from.
+    terminal: Option<OwnedFd>,
+}
+
+impl Runner {
+    pub(crate) fn new(terminal: Option<OwnedFd>) -> io::Result<Self> {
+        if let Some(terminal) = &terminal {
+            fcntl_setfd(terminal, FdFlags::CLOEXEC)?;
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let executable = rustix::fs::open("/proc/self/exe", flags, Mode::empty())?;
+        let (stdout, stdout_in) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, stderr_in) = pipe_with(PipeFlags::CLOEXEC)?;
+        for pipe in [&stdout, &stderr] {
+            fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+        }
+        let outputs = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in], terminal })
+    }
+
+    /// Does one step. The outer error is a broken channel.
+    pub(crate) fn run(
+        &self,
+        channel: &mut Channel,
+        world: &World,
+        step: &AgentStep,
+    ) -> io::Result<Result<Answer, Problem>> {
+        let arguments = match step {
+            AgentStep::Script { name } => match script(name) {
+                Ok(arguments) => arguments,
+                Err(problem) => return Ok(Err(problem)),
+            },
+            AgentStep::Command { line } => vec![SHELL.into(), "-ec".into(), line.into()],
+            other => return Ok(files::apply(world, other).map(|()| Answer::Exited { code: Some(0), signal: None })),
+        };
+        if let Err(problem) = demand_shell(&arguments) {
+            return Ok(Err(problem));
+        }
+        match self.spawn(world, &arguments) {
+            Ok(pid) => self.follow(channel, pid),
+            Err(error) => Ok(Err(Problem::io("start", arguments[0].to_string_lossy(), &error))),
+        }
+    }
+
+    fn command(&self, world: &World, arguments: &[OsString]) -> Command {
+        let executable = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
+        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        let mut command = Command::new(executable);
+        command.arg(LAUNCH).args(arguments).env_clear().envs(world.setup.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn spawn(&self, world: &World, arguments: &[OsString]) -> io::Result<Pid> {
+        let child = self
+            .command(world, arguments)
+            .stdin(Stdio::null())
+            .stdout(self.inputs[0].try_clone()?)
+            .stderr(self.inputs[1].try_clone()?)
+            .spawn()?;
+        Ok(Pid::from_child(&child))
+    }
+
+    /// Passes on output until the process has ended.
+    fn follow(&self, channel: &mut Channel, pid: Pid) -> io::Result<Result<Answer, Problem>> {
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        loop {
+            let mut fds = [
+                PollFd::new(&self.outputs[0].1, PollFlags::IN),
+                PollFd::new(&self.outputs[1].1, PollFlags::IN),
+                PollFd::new(&ended, PollFlags::IN),
+            ];
+            match poll(&mut fds, Some(&REAP_INTERVAL)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Exit is looked at before output: what was printed before it is then in the pipes.
+            let status = reap(Some(pid));
+            self.pass_on(channel)?;
+            if let Some(status) = status {
+                let answer = Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() };
+                return Ok(Ok(answer));
+            }
+        }
+    }
+
+    fn pass_on(&self, channel: &mut Channel) -> io::Result<()> {
+        let mut buffer = vec![0; MAX_LOG];
+        for (stream, pipe) in &self.outputs {
+            // One pipe's worth per turn: a process that never stops printing must not hide its own end.
+            for _ in 0..4 {
+                match rustix::io::read(pipe, &mut buffer[..]) {
+                    Ok(0) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
+                    Ok(count) => {
+                        let bytes = ByteBuf::from(&buffer[..count]);
+                        channel.send(&Answer::Log { stream: *stream, bytes })?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a shell on the agent's own standard output and error, and the terminal that it was given.
+    pub(crate) fn shell(&self, world: &World, line: Option<&str>) -> Result<Answer, Problem> {
+        let mut arguments: Vec<OsString> = vec![SHELL.into()];
+        arguments.extend(line.map(|line| ["-c".into(), line.into()]).into_iter().flatten());
+        demand_shell(&arguments)?;
+        let run = || -> io::Result<WaitStatus> {
+            let stdin = match &self.terminal {
+                Some(terminal) => Stdio::from(terminal.try_clone()?),
+                None => Stdio::null(),
+            };
+            let child = self.command(world, &arguments).stdin(stdin).spawn()?;
+            let pid = Pid::from_child(&child);
+            loop {
+                // Whoever ends is reaped, as pid 1 has to.
+                if let Some((ended, status)) = wait(WaitOptions::empty())?
+                    && ended == pid
+                {
+                    return Ok(status);
+                }
+            }
+        };
+        let status = run().map_err(|e| Problem::io("run", SHELL, &e))?;
+        Ok(Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() })
+    }
+
+    /// Kills every process but the agent, and waits until they are gone.
+    pub(crate) fn settle(&self) {
+        // As process group this is kill(-1): everything that a process may signal, which for pid 1 is its name space.
+        // An error says that nobody is left.
+        let _ = kill_process_group(Pid::INIT, Signal::KILL);
+        while !matches!(wait(WaitOptions::empty()), Err(rustix::io::Errno::CHILD)) {}
+    }
+}
+
+/// Reaps every child that has ended; the status of `wanted` if it is among them.
+fn reap(wanted: Option<Pid>) -> Option<WaitStatus> {
+    let mut found = None;
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if Some(pid) == wanted {
+            found = Some(status);
+        }
+    }
+    found
+}
+
+/// A script runs by its shebang, or as `/bin/sh -e FILE`.
+fn script(name: &str) -> Result<Vec<OsString>, Problem> {
+    let path = files::job_path(Place::Scripts, name)?;
+    let mut start = [0; 2];
+    let mut file = File::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
+    let has_shebang = file.read_exact(&mut start).is_ok() && &start == b"#!";
+    Ok(if has_shebang { vec![path.into()] } else { vec![SHELL.into(), "-e".into(), path.into()] })
+}
+
+fn demand_shell(arguments: &[OsString]) -> Result<(), Problem> {
+    if arguments[0] == SHELL && fs::metadata(SHELL).is_err() {
+        return Err(Problem::new(ProblemKind::NoShell, "the image has no /bin/sh"));
+    }
+    Ok(())
+}
+
+/// Becomes a step's process: what a parent cannot set for it, then the program.
+pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
+    let complain = |what: &str, error: io::Error| {
+        // The reader of the log is the only one left to tell.
+        let _ = writeln!(io::stderr(), "impasto: cannot {what}: {error}");
+        ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+    };
+    let Some((program, rest)) = arguments.split_first() else {
+        return complain("start nothing", io::ErrorKind::InvalidInput.into());
+    };
+    if let Err(error) = prepare() {
+        return complain("prepare the process", error);
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    let error = Command::new(program).args(rest).exec();
+    complain(&format!("start {}", Path::new(program).display()), error)
+}
+
+fn prepare() -> io::Result<()> {
+    for capability in DROPPED {
+        match remove_capability_from_bounding_set(capability) {
+            // An older kernel does not have it.
+            Err(rustix::io::Errno::INVAL) => {}
+            result => result?,
+        }
+    }
+    let stdin = io::stdin();
+    if rustix::termios::isatty(stdin.as_fd()) {
+        // In front of the terminal in a group of its own, as a shell expects that wants to control jobs.
+        setpgid(None, None)?;
+        sys::ignore_background_output(true);
+        tcsetpgrp(stdin.as_fd(), getpgrp())?;
+        sys::ignore_background_output(false);
+    } else {
+        // No terminal that the step was not given.
+        setsid()?;
+    }
+    umask(Mode::WGRP | Mode::WOTH);
+    Ok(chdir("/")?)
+}

@@ -1,0 +1,113 @@
+//! `impasto build`: builds images or stages.
+//! Knows which files go where; the engine does the rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use impasto_stages::Makes;
+
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::{Progress, RecipeArgs, RunArgs, exit};
+use crate::engine::{Engine, RunConfig};
+use crate::event::Event;
+use crate::graph::{NodeId, Selection};
+use crate::publish::Target;
+use crate::ui::{Json, Plain, Reporter};
+
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Runs a stage although its result is known
+    #[arg(long, value_name = "SELECTOR")]
+    again: Vec<String>,
+}
+
+impl Build {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let loaded = session.load(&self.recipe)?;
+        let selection = loaded.selection()?;
+        let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
+        let store = session.store()?;
+        let planner = loaded.planner(&store, &self.again)?;
+        let config = RunConfig {
+            recipe: loaded.recipe.name.clone(),
+            jobs: self.run.jobs.map_or(session.host.cpus, usize::from),
+            keep_going: self.run.keep_going,
+            targets,
+            sandbox: session.sandbox(self.run.sandbox),
+            now: session.host.now(),
+            facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        };
+        let mut reporter: Box<dyn Reporter> = match session.global.progress {
+            Progress::Plain => Box::new(Plain::new(&session.host.cwd)),
+            Progress::Json => Box::new(Json),
+        };
+        let mut events = |event: &Event| reporter.event(event);
+        let state = loaded.state(&store);
+        let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
+        let summary = engine.run()?;
+        Ok(if summary.interrupted {
+            exit::INTERRUPTED
+        } else if summary.failed > 0 {
+            exit::STAGE
+        } else {
+            exit::OK
+        })
+    }
+}
+
+/// Where the selection's files go (D12): those of images under the images' names; of files that are no image's, those
+/// that were asked for by their stage, under the stage's name.
+fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
+    let graph = &loaded.graph;
+    let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
+    let mut taken: HashMap<PathBuf, String> = HashMap::new();
+    let mut add = |id: NodeId, file: Option<String>, path: PathBuf, whose: String| {
+        if let Some(other) = taken.insert(path.clone(), whose.clone()) {
+            let message = format!("{whose} and {other} would both write {}", path.display());
+            let help = Some("give them different names, for example with ${matrix.…} in `name`".to_owned());
+            return Err(CliError::Other { message, help, code: exit::RECIPE });
+        }
+        targets.entry(id).or_default().push(Target { file, path });
+        Ok(())
+    };
+    let mut imaged = Vec::new();
+    for image in selection.images.iter().map(|image| &graph.images()[*image]) {
+        let values: Vec<_> = graph.values(image.combination).map(|(axis, value)| format!("{axis}={value}")).collect();
+        let combination = if values.is_empty() { String::new() } else { format!("[{}]", values.join(",")) };
+        let whose = format!("image.{}{combination}", image.label);
+        for (id, file) in &image.files {
+            imaged.push(*id);
+            let path = match (file, extension(loaded, *id)) {
+                (None, Some(extension)) => out.join(format!("{}.{extension}", image.name)),
+                (None, None) => out.join(&image.name).join(&*graph.node(*id).stage),
+                (Some(file), _) => out.join(&image.name).join(&**file),
+            };
+            add(*id, file.as_ref().map(ToString::to_string), path, whose.clone())?;
+        }
+    }
+    for id in &selection.nodes {
+        let node = graph.node(*id);
+        if node.kind.makes != Makes::File || imaged.contains(id) {
+            continue;
+        }
+        let extension = extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
+        let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
+        add(*id, None, path, format!("stage {}", node.label))?;
+    }
+    Ok(targets)
+}
+
+/// The extension of a file that a `convert` stage makes.
+fn extension(loaded: &Loaded, id: NodeId) -> Option<&'static str> {
+    use impasto_stages::action::Step;
+    loaded.graph.node(id).lowered.actions.iter().flat_map(|action| &action.steps).find_map(|step| match step {
+        Step::Convert { format, .. } => Some(format.extension()),
+        _ => None,
+    })
+}

@@ -1,0 +1,105 @@
+//! Why a command could not do its work, its exit code, and how it is shown.
+//! Knows no command.
+
+use std::path::PathBuf;
+
+use super::{exit, hint};
+use crate::engine::EngineError;
+use crate::graph::SelectorError;
+use crate::host::Host;
+use crate::plan::PlanError;
+use crate::recipe::Diagnostics;
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The arguments make no sense.
+    #[error("{message}")]
+    Usage { message: String, help: Option<String> },
+    /// The recipe is wrong; each problem shows itself.
+    #[error("the recipe has errors")]
+    Recipe(Box<Diagnostics>),
+    /// A selector names nothing.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    /// The plan could not be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The run could not go on.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] impasto_store::Error),
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    /// A file cannot be read or written.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io { verb: &'static str, path: PathBuf, source: std::io::Error },
+    /// Something else, with its exit code.
+    #[error("{message}")]
+    Other { message: String, help: Option<String>, code: u8 },
+}
+
+impl CliError {
+    pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
+        CliError::Usage { message: message.into(), help: Some(help.into()) }
+    }
+
+    pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| CliError::Io { verb, path, source }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            CliError::Usage { .. } | CliError::Selector(_) => exit::USAGE,
+            CliError::Recipe(_) => exit::RECIPE,
+            CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => match error {
+                PlanError::Input { .. } => exit::RECIPE,
+                PlanError::Kind { .. } | PlanError::NoFile { .. } | PlanError::Expand { .. } => exit::STAGE,
+                PlanError::Store(error) => store_code(error),
+            },
+            CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
+            CliError::Engine(_) | CliError::Sandbox(_) | CliError::Io { .. } => exit::INTERNAL,
+            CliError::Other { code, .. } => *code,
+        }
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            CliError::Usage { help, .. } | CliError::Other { help, .. } => help.clone(),
+            CliError::Selector(error) => hint::selector_help(error),
+            CliError::Store(error)
+            | CliError::Engine(EngineError::Store(error))
+            | CliError::Plan(PlanError::Store(error))
+            | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
+            CliError::Sandbox(error) => hint::sandbox_help(error),
+            _ => None,
+        }
+    }
+
+    /// The message with its causes and the way out, as it goes to standard error.
+    pub(crate) fn render(&self, host: &Host) -> String {
+        if let CliError::Recipe(diagnostics) = self {
+            return diagnostics.render(host.colour());
+        }
+        let bold = anstyle::AnsiColor::Red.on_default().bold();
+        let note = anstyle::AnsiColor::Yellow.on_default();
+        let mut text = format!("{bold}error:{bold:#} {self}");
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text += &format!("\n  caused by: {cause}");
+            source = cause.source();
+        }
+        for line in self.help().iter().flat_map(|help| help.lines()) {
+            text += &format!("\n  {note}help:{note:#} {line}");
+        }
+        text
+    }
+}
+
+fn store_code(error: &impasto_store::Error) -> u8 {
+    if error.is_store_damage() { exit::STORE } else { exit::INTERNAL }
+}

@@ -1,0 +1,66 @@
+//! The way out of errors that come from below the command line.
+//! Knows errors' fields; decides no exit code.
+
+use impasto_store::Error as StoreError;
+
+use crate::graph::SelectorError;
+use crate::recipe::suggest;
+use crate::sandbox::SandboxError;
+
+/// The way out of a store's error.
+pub(crate) fn store_help(error: &StoreError) -> Option<String> {
+    Some(match error {
+        StoreError::NoSpace { .. } => "free some space (`impasto gc` deletes what no recent build uses), \
+             or name a store on another disk with --store"
+            .to_owned(),
+        StoreError::Quota { .. } => "raise the quota, or name a store elsewhere with --store".to_owned(),
+        StoreError::ReadOnly { .. } => "name a store that you may write to with --store".to_owned(),
+        StoreError::UnknownFormat { path, .. } => {
+            format!("remove it (rm -r {}), or name another with --store", path.display())
+        }
+        StoreError::FormatDamaged { path } => {
+            let dir = path.parent().unwrap_or(path);
+            format!("remove the store (rm -r {}), or name another with --store", dir.display())
+        }
+        StoreError::NotAStore { .. } => "name an empty or missing directory, or a store, with --store".to_owned(),
+        StoreError::WorldWritable { path } => format!("take the right away: chmod o-w {}", path.display()),
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "name a store that you may write to with --store".to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// The way out of a sandbox's error.
+pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
+    Some(match error {
+        SandboxError::NotRoot { .. } => "run impasto as root, for example with sudo".to_owned(),
+        SandboxError::HostLacks(_) => "`impasto doctor` tells what is missing and how to install it".to_owned(),
+        SandboxError::Root(_) | SandboxError::NoRoot(_) => {
+            "say which one it is with `root` on the stage that the disk comes from: \
+             its number, \"LABEL=…\" or \"UUID=…\""
+                .to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// The way out of a selector's error.
+pub(crate) fn selector_help(error: &SelectorError) -> Option<String> {
+    let (name, known, what) = match error {
+        SelectorError::Syntax { .. } => {
+            return Some("a selector is STAGE or image.NAME, with an optional [axis=value,…]".to_owned());
+        }
+        SelectorError::Stage { name, known } => (name, known, "stages"),
+        SelectorError::Image { name, known } => (name, known, "images"),
+        SelectorError::Axis { axis, known } => (axis, known, "axes"),
+        SelectorError::Combination { .. } => return Some("`impasto plan` lists what exists".to_owned()),
+    };
+    if known.is_empty() {
+        return Some(format!("the recipe has no {what}"));
+    }
+    Some(match suggest::nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("the {what} are: {}", known.join(", ")),
+    })
+}

@@ -1,0 +1,165 @@
+//! `impasto layer`: lists, shows and exports layers.
+//! Knows how layers are shown and named on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use impasto_store::Store;
+use impasto_store::convert::ConvertOptions;
+use impasto_store::layer::{LayerRef, Place};
+
+use super::error::CliError;
+use super::session::Session;
+use super::{RecipeArgs, exit};
+use crate::plan::State;
+use crate::publish::Draft;
+use crate::ui;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Layer {
+    /// Lists the store's layers
+    List,
+    /// Shows a layer, and what it stands on
+    Show(Name),
+    /// Writes the disk of a layer as one file
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Name {
+    /// A stage of the recipe, or the beginning of a disk's or layer's digest
+    #[command(flatten)]
+    recipe: RecipeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// The file to write; raw where it ends in .raw or .img, else qcow2
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+impl Layer {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        match self {
+            Layer::List => list(&session.store()?),
+            Layer::Show(name) => {
+                let store = session.store()?;
+                let layer = find(session, &store, &name.recipe)?;
+                show(&store, &layer)
+            }
+            Layer::Export(export) => {
+                let store = session.store()?;
+                let layer = find(session, &store, &export.recipe)?;
+                export.run(session, &store, &layer)
+            }
+        }
+    }
+}
+
+fn list(store: &Store) -> Result<u8, CliError> {
+    let mut rows = vec![["LAYER", "DISK", "PARENT", "DISK SIZE", "FILE"].map(str::to_owned).to_vec()];
+    for (layer, _) in store.du()?.by_layer {
+        let manifest = match store.manifest(&layer) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                let miss = error.into_miss()?;
+                ui::message(&format!("warning: {miss}"));
+                continue;
+            }
+        };
+        rows.push(vec![
+            layer.layer.short(),
+            layer.disk.short(),
+            manifest.parent.map_or("-".to_owned(), |parent| parent.layer.short()),
+            ui::bytes(manifest.virtual_size),
+            ui::bytes(manifest.file_length),
+        ]);
+    }
+    ui::output(&ui::columns(&rows));
+    Ok(exit::OK)
+}
+
+fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
+    let mut text = String::new();
+    let mut next = Some(*layer);
+    while let Some(layer) = next {
+        let manifest = store.manifest(&layer)?;
+        let count = |kind: fn(&Place) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
+        text += &format!(
+            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} as they are, {} zero\n",
+            layer.layer,
+            layer.disk,
+            ui::bytes(manifest.virtual_size),
+            ui::bytes(manifest.file_length),
+            manifest.chunks.len(),
+            count(|place| matches!(place, Place::Frame { .. })),
+            count(|place| matches!(place, Place::Raw { .. })),
+            count(|place| matches!(place, Place::Zero)),
+        );
+        next = manifest.parent;
+        text += if next.is_some() { "on\n" } else { "" };
+    }
+    ui::output(&text);
+    Ok(exit::OK)
+}
+
+/// The layer that the arguments name: by a stage, or by the beginning of a digest.
+fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef, CliError> {
+    let (_, selectors) = session.recipe_path(args);
+    let is_digest = |text: &str| text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if let [name] = selectors.as_slice() {
+        if is_digest(name) {
+            let starts = |digest: String| digest.starts_with(name.as_str());
+            let mut found: Vec<_> = store.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
+            found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
+            match found.as_slice() {
+                [layer] => return Ok(*layer),
+                [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => return Ok(*first),
+                [] => {}
+                _ => {
+                    let message = format!("`{name}` begins the digests of several layers");
+                    return Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"));
+                }
+            }
+        }
+    }
+    let loaded = session.load(args)?;
+    let selector = loaded.one_selector()?;
+    let picked = loaded.graph.select(selector)?;
+    let mut planner = loaded.planner(store, &[])?;
+    let states = planner.plan(&picked.nodes)?;
+    for id in &picked.nodes {
+        if let Some(State::Cached(hit)) = &states[id.index()] {
+            if let Some(disk) = hit.result.disk {
+                return Ok(disk.layer);
+            }
+        }
+    }
+    Err(CliError::Other {
+        message: format!("{selector} has no layer"),
+        help: Some(format!("build it first, if it makes a disk: impasto build '{selector}'")),
+        code: exit::INTERNAL,
+    })
+}
+
+impl Export {
+    fn run(&self, session: &Session, store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
+        let path = session.host.cwd.join(&self.output);
+        let write = |error| CliError::io("write", &path)(error);
+        let draft = Draft::new(&path).map_err(write)?;
+        let options = ConvertOptions { compression_level: None, fsync: false, digest: true, sha256: true };
+        let raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
+        let converted = if raw {
+            store.convert_raw(layer, draft.file(), &path, options)?
+        } else {
+            store.convert_qcow2(layer, draft.file(), &path, options)?
+        };
+        let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
+        draft.publish(digest.0, &sha256.to_string(), 0o644).map_err(write)?;
+        ui::message(&format!("wrote {} ({})", self.output.display(), ui::bytes(converted.length)));
+        Ok(exit::OK)
+    }
+}

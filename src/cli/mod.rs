@@ -1,0 +1,212 @@
+//! The command line: arguments, what commands share, exit codes and hints. One file per command.
+//! Knows the library's API only.
+
+mod build;
+mod doctor;
+mod error;
+mod explain;
+mod gc;
+mod graph;
+mod hint;
+mod init;
+mod layer;
+mod log;
+mod plan;
+mod recipe;
+mod session;
+mod shell;
+mod stages;
+mod store;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::host::Host;
+use crate::ui;
+
+pub(crate) use hint::{sandbox_help, store_help};
+
+/// Builds disk images in layers: every stage is cached, only dirty stages run again.
+#[derive(Debug, Parser)]
+#[command(name = "impasto", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+RECIPE is a directory or an .hcl file, by default the current directory.
+SELECTOR is STAGE or image.NAME, with an optional [axis=value,…].
+
+Begin with `impasto init`, then `impasto build`.")]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The store's directory [default: impasto in the user's cache directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    store: Option<PathBuf>,
+    /// How progress is told
+    #[arg(long, global = true, value_name = "HOW", default_value = "plain")]
+    progress: Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// Lines of text on standard error
+    Plain,
+    /// One JSON object a line on standard output
+    Json,
+}
+
+/// What names a recipe and its inputs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RecipeArgs {
+    /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
+    #[arg(value_name = "RECIPE|SELECTOR")]
+    names: Vec<String>,
+    /// The recipe, whatever its name looks like
+    #[arg(long, value_name = "PATH")]
+    recipe: Option<PathBuf>,
+    /// Sets a variable
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    vars: Vec<String>,
+    /// Sets the variables of a file (HCL, or JSON where it ends in .json)
+    #[arg(long = "var-file", value_name = "FILE")]
+    var_files: Vec<PathBuf>,
+    /// Picks combinations of the matrix
+    #[arg(long, value_name = "AXIS=VALUE[,VALUE…]")]
+    only: Vec<String>,
+}
+
+/// Where and how stages run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Where an image's files go
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+    /// How many stages may run at once [default: the number of CPUs]
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Which sandbox to use
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    sandbox: SandboxChoice,
+    /// After a failure, go on with what does not need the failed stage
+    #[arg(long, short)]
+    keep_going: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SandboxChoice {
+    /// The best that works here
+    Auto,
+    /// Namespaces of this host's kernel; needs root
+    Namespace,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Writes a starter recipe
+    Init(init::Init),
+    /// Builds images or stages, running only what is dirty
+    Build(build::Build),
+    /// Shows what a build would run, and why
+    Plan(plan::Plan),
+    /// Explains the state of stages
+    Why(explain::Why),
+    /// Prints the graph of stages
+    Graph(graph::Graph),
+    /// Prints what a stage wrote when it last ran
+    Log(log::Log),
+    /// Lists the stage kinds, or explains one
+    Stages(stages::Stages),
+    /// Checks a recipe without building anything
+    Validate(recipe::Validate),
+    /// Formats recipes
+    Fmt(recipe::Fmt),
+    /// Opens a shell in a stage's disk, or in the state in which it failed
+    Shell(shell::Shell),
+    /// Lists, shows and exports layers
+    #[command(subcommand)]
+    Layer(layer::Layer),
+    /// Checks and measures the store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
+    /// Deletes what no recent build uses
+    Gc(gc::Gc),
+    /// Checks what this host can do
+    Doctor(doctor::Doctor),
+    /// Prints the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Exit codes (design §10).
+pub(crate) mod exit {
+    pub(crate) const OK: u8 = 0;
+    pub(crate) const INTERNAL: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const RECIPE: u8 = 3;
+    pub(crate) const STAGE: u8 = 4;
+    pub(crate) const STORE: u8 = 5;
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// Runs the command that the arguments name and gives the exit code.
+pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and go to standard output.
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE } else { exit::OK };
+        }
+    };
+    let host = match Host::read() {
+        Ok(host) => host,
+        Err(error) => {
+            ui::message(&format!("error: cannot read this process's surroundings\n  caused by: {error}"));
+            return exit::INTERNAL;
+        }
+    };
+    start_developer_log(&host);
+    let session = session::Session { host, global: cli.global, start };
+    let outcome = match cli.command {
+        Command::Init(command) => command.run(&session),
+        Command::Build(command) => command.run(&session),
+        Command::Plan(command) => command.run(&session),
+        Command::Why(command) => command.run(&session),
+        Command::Graph(command) => command.run(&session),
+        Command::Log(command) => command.run(&session),
+        Command::Stages(command) => command.run(&session),
+        Command::Validate(command) => command.run(&session),
+        Command::Fmt(command) => command.run(&session),
+        Command::Shell(command) => command.run(&session),
+        Command::Layer(command) => command.run(&session),
+        Command::Store(command) => command.run(&session),
+        Command::Gc(command) => command.run(&session),
+        Command::Doctor(command) => command.run(&session),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "impasto", &mut script);
+            ui::output(&String::from_utf8_lossy(&script));
+            Ok(exit::OK)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        ui::message(&error.render(&session.host));
+        error.exit_code()
+    })
+}
+
+/// Developer logs, where `IMPASTO_LOG` asks for them: users get events.
+fn start_developer_log(host: &Host) {
+    let Some(filter) = host.var("IMPASTO_LOG").filter(|filter| !filter.is_empty()) else { return };
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,156 @@
+//! What commands share: the recipe that the arguments name, the store, the graph, a planner.
+//! Knows no single command.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use impasto_stages::Registry;
+use impasto_store::Store;
+
+use super::error::CliError;
+use super::{Global, RecipeArgs, SandboxChoice};
+use crate::graph::{Graph, Selection};
+use crate::host::Host;
+use crate::inputs::Inputs;
+use crate::memory::RecipeState;
+use crate::plan::Planner;
+use crate::recipe::{self, LoadRequest, Recipe};
+use crate::sandbox::{NamespaceSandbox, Sandbox};
+
+/// One invocation.
+pub(crate) struct Session {
+    pub(crate) host: Host,
+    pub(crate) global: Global,
+    pub(crate) start: Instant,
+}
+
+/// A recipe with its graph, and the selectors that were given.
+pub(crate) struct Loaded {
+    pub(crate) recipe: Recipe,
+    pub(crate) graph: Graph,
+    selectors: Vec<String>,
+}
+
+impl Session {
+    /// Opens the store.
+    pub(crate) fn store(&self) -> Result<Store, CliError> {
+        let path = match &self.global.store {
+            Some(path) => self.host.cwd.join(path),
+            None => self.host.default_store(),
+        };
+        Ok(Store::open(path)?)
+    }
+
+    /// Splits positional arguments into the recipe's path and selectors (D1).
+    pub(crate) fn recipe_path(&self, args: &RecipeArgs) -> (PathBuf, Vec<String>) {
+        let looks_like_path =
+            |name: &str| name.contains('/') || name.ends_with(".hcl") || self.host.cwd.join(name).exists();
+        match (&args.recipe, args.names.split_first()) {
+            (Some(path), _) => (self.host.cwd.join(path), args.names.clone()),
+            (None, Some((first, rest))) if looks_like_path(first) => (self.host.cwd.join(first), rest.to_vec()),
+            (None, _) => (self.host.cwd.clone(), args.names.clone()),
+        }
+    }
+
+    /// Reads, evaluates and checks the recipe.
+    pub(crate) fn load(&self, args: &RecipeArgs) -> Result<Loaded, CliError> {
+        let (path, selectors) = self.recipe_path(args);
+        let mut vars = Vec::new();
+        for pair in &args.vars {
+            let Some((name, value)) = pair.split_once('=') else {
+                return Err(CliError::usage(format!("`--var {pair}` sets nothing"), "write --var NAME=VALUE"));
+            };
+            vars.push((name.to_owned(), value.to_owned()));
+        }
+        let variables = self
+            .host
+            .env
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone())));
+        let request = LoadRequest {
+            path,
+            vars,
+            var_files: args.var_files.iter().map(|file| self.host.cwd.join(file)).collect(),
+            env: variables.collect(),
+            host_env: self.host.env.iter().cloned().collect(),
+            only: args.only.clone(),
+        };
+        let registry = Registry::default();
+        let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+        let graph = Graph::new(&recipe, &registry);
+        Ok(Loaded { recipe, graph, selectors })
+    }
+
+    /// The sandbox that was chosen, or why there is none.
+    pub(crate) fn sandbox(&self, choice: SandboxChoice) -> Result<Arc<dyn Sandbox>, String> {
+        let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
+        if self.host.root {
+            return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone())));
+        }
+        Err("stages that run programs need root: only the namespace sandbox exists in this version. \
+             Run impasto as root, for example with sudo"
+            .to_owned())
+    }
+}
+
+impl Loaded {
+    /// What the selectors pick; everything where there are none.
+    pub(crate) fn selection(&self) -> Result<Selection, CliError> {
+        self.select(&self.selectors)
+    }
+
+    /// What some selectors pick; everything where there are none.
+    pub(crate) fn select(&self, selectors: &[String]) -> Result<Selection, CliError> {
+        if selectors.is_empty() {
+            return Ok(self.graph.everything());
+        }
+        let mut all = Selection::default();
+        for text in selectors {
+            let picked = self.graph.select(text)?;
+            all.nodes.extend(picked.nodes);
+            all.images.extend(picked.images);
+        }
+        all.nodes.sort_unstable();
+        all.nodes.dedup();
+        all.images.sort_unstable();
+        all.images.dedup();
+        Ok(all)
+    }
+
+    /// The single selector that a command needs.
+    pub(crate) fn one_selector(&self) -> Result<&str, CliError> {
+        match self.selectors.as_slice() {
+            [one] => Ok(one),
+            [] => Err(CliError::usage("which stage? no selector was given", "name one: `impasto plan` lists them")),
+            _ => Err(CliError::usage("one selector is needed, and several were given", "name one of them")),
+        }
+    }
+
+    /// What is remembered of this recipe.
+    pub(crate) fn state<'s>(&self, store: &'s Store) -> RecipeState<'s> {
+        RecipeState::new(store, &self.recipe)
+    }
+
+    /// A planner over the graph. `again` are selectors of nodes that run even where their results are known.
+    pub(crate) fn planner<'a>(&'a self, store: &'a Store, again: &[String]) -> Result<Planner<'a>, CliError> {
+        let mut forced = vec![false; self.graph.len()];
+        if !again.is_empty() {
+            for id in self.select(again)?.nodes {
+                forced[id.index()] = true;
+            }
+        }
+        Ok(Planner {
+            graph: &self.graph,
+            store,
+            inputs: Inputs::new(store.clone(), self.recipe.dir.clone()),
+            memory: self.state(store).load()?,
+            again: forced,
+        })
+    }
+}
+
+/// A path as messages show it: relative to a directory where it lies below it.
+pub(crate) fn shown<'p>(path: &'p Path, dir: &Path) -> &'p Path {
+    path.strip_prefix(dir).unwrap_or(path)
+}

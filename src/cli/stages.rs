@@ -1,0 +1,149 @@
+//! `impasto stages`: the stage kinds, from the registry.
+//! Knows how a kind's description of itself is shown.
+
+use clap::Args;
+use impasto_stages::{Kind, Makes, Registry, Type};
+use serde::Serialize;
+
+use super::error::CliError;
+use super::exit;
+use super::session::Session;
+use crate::recipe::suggest;
+use crate::ui;
+
+#[derive(Debug, Args)]
+pub(crate) struct Stages {
+    /// A kind to explain
+    kind: Option<String>,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    v: u32,
+    kinds: Vec<KindRow>,
+}
+
+#[derive(Serialize)]
+struct KindRow {
+    kind: &'static str,
+    version: u32,
+    summary: &'static str,
+    makes: &'static str,
+    example: &'static str,
+    parameters: Vec<ParamRow>,
+}
+
+#[derive(Serialize)]
+struct ParamRow {
+    name: &'static str,
+    #[serde(rename = "type")]
+    ty: String,
+    required: bool,
+    help: &'static str,
+}
+
+impl Stages {
+    pub(crate) fn run(self, _: &Session) -> Result<u8, CliError> {
+        let registry = Registry::default();
+        let kinds: Vec<&Kind> = match &self.kind {
+            None => registry.iter().collect(),
+            Some(name) => match registry.get(name) {
+                Some(kind) => vec![kind],
+                None => {
+                    let near = suggest::nearest(name, registry.iter().map(|kind| kind.name));
+                    let known: Vec<_> = registry.iter().map(|kind| kind.name).collect();
+                    let help = near.map_or_else(
+                        || format!("the kinds are: {}", known.join(", ")),
+                        |near| format!("did you mean `{near}`?"),
+                    );
+                    return Err(CliError::usage(format!("there is no stage kind `{name}`"), help));
+                }
+            },
+        };
+        let text = if self.json {
+            let document = Document { v: 1, kinds: kinds.into_iter().map(row).collect() };
+            serde_json::to_string(&document).expect("BUG: kinds are not JSON") + "\n"
+        } else if self.kind.is_some() {
+            kinds.into_iter().map(page).collect()
+        } else {
+            let rows: Vec<_> = kinds.iter().map(|kind| vec![kind.name.to_owned(), kind.summary.to_owned()]).collect();
+            format!("{}\n`impasto stages KIND` explains one.\n", ui::columns(&rows))
+        };
+        ui::output(&text);
+        Ok(exit::OK)
+    }
+}
+
+fn row(kind: &'static Kind) -> KindRow {
+    let parameters = kind.params().map(|param| ParamRow {
+        name: param.name,
+        ty: type_text(&param.ty),
+        required: param.required,
+        help: param.help,
+    });
+    KindRow {
+        kind: kind.name,
+        version: kind.version,
+        summary: kind.summary,
+        makes: makes(kind.makes),
+        example: kind.example,
+        parameters: parameters.collect(),
+    }
+}
+
+fn page(kind: &'static Kind) -> String {
+    let mut text = format!("{}: {}\nMakes {}.\n\n", kind.name, kind.summary, makes(kind.makes));
+    for line in kind.example.lines() {
+        text += &format!("    {line}\n");
+    }
+    text.push('\n');
+    for param in kind.params() {
+        let required = if param.required { ", required" } else { "" };
+        text += &format!("{} ({}{required})\n", param.name, type_text(&param.ty));
+        text += &format!("    {}\n", param.help);
+        let entry = match &param.ty {
+            Type::Map(Type::Either(types)) => types.iter().find_map(|ty| match ty {
+                Type::Object(fields) => Some(*fields),
+                _ => None,
+            }),
+            Type::Object(fields) => Some(*fields),
+            _ => None,
+        };
+        for field in entry.unwrap_or(&[]) {
+            text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
+        }
+    }
+    text += "when (bool)\n    Drops the stage where it is false.\n";
+    text
+}
+
+fn makes(makes: Makes) -> &'static str {
+    match makes {
+        Makes::Disk => "a disk",
+        Makes::File => "a file",
+        Makes::DiskOrFile => "a disk or a file, as its input is",
+    }
+}
+
+/// A type as people say it.
+fn type_text(ty: &Type) -> String {
+    match ty {
+        Type::Bool => "bool".to_owned(),
+        Type::Int => "whole number".to_owned(),
+        Type::Text => "string".to_owned(),
+        Type::Duration => "duration".to_owned(),
+        Type::Mode => "mode".to_owned(),
+        Type::Disk => "stage with a disk".to_owned(),
+        Type::File => "path, or a stage's file".to_owned(),
+        Type::Path => "path".to_owned(),
+        Type::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" | "),
+        Type::List(item) => format!("list of {}", type_text(item)),
+        Type::Map(value) => format!("map of {}", type_text(value)),
+        Type::Object(_) => "object".to_owned(),
+        Type::Secrets => "map of secrets".to_owned(),
+        Type::Either(types) => types.iter().map(type_text).collect::<Vec<_>>().join(" or "),
+    }
+}

@@ -1,0 +1,49 @@
+# A recipe: stages, each of which builds on the disk or the files of others. Only what changed runs again.
+#   impasto plan     what a build would run, and why
+#   impasto build    builds it
+#   impasto stages   the kinds of stages, and what each takes
+
+recipe {
+  name = "starter"
+  # Stands for "now" in what is built, so that the same recipe gives the same bytes.
+  source_date_epoch = 1700000000
+}
+
+# Set it by --var greeting=…, by a --var-file, or by IMPASTO_VAR_greeting.
+variable "greeting" {
+  type    = string
+  default = "built by impasto"
+}
+
+# A disk image beside this file: qcow2 or raw. Or get one by `url` and `checksum`.
+stage "fetch" "base" {
+  path = "base.qcow2"
+}
+
+stage "copy" "config" {
+  from = stage.base
+  files = {
+    "/etc/motd" = { content = "${var.greeting}\n" }
+  }
+}
+
+# A script inside the image. $${OUT} is the shell's; ${var.greeting} is the recipe's.
+stage "run" "setup" {
+  from   = stage.config
+  script = <<-EOT
+    . /etc/os-release 2>/dev/null || NAME="an unknown system"
+    echo "$${NAME:-an unknown system}" > /tmp/version.txt
+  EOT
+  output = { "version.txt" = "/tmp/version.txt" }
+}
+
+stage "convert" "qcow2" {
+  from   = stage.setup
+  format = "qcow2"
+}
+
+# Appears as out/starter.qcow2 and out/starter/version.txt, each with its .sha256.
+image "starter" {
+  name  = "starter"
+  files = [stage.qcow2, stage.setup.files["version.txt"]]
+}

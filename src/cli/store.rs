@@ -1,0 +1,130 @@
+//! `impasto store`: checks and measures the store.
+//! Knows how findings and sizes are shown.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::error::CliError;
+use super::exit;
+use super::session::{Session, shown};
+use crate::ui;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Checks every byte of the store
+    Verify(Verify),
+    /// Tells where the store's bytes are
+    Du(Du),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Moves what is damaged to the store's trash, so that it is built again
+    #[arg(long)]
+    repair: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Du {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct VerifyDocument {
+    v: u32,
+    objects: u64,
+    bytes: u64,
+    findings: Vec<FindingRow>,
+}
+
+#[derive(Serialize)]
+struct FindingRow {
+    code: &'static str,
+    damage: bool,
+    path: String,
+    detail: String,
+}
+
+impl StoreCommand {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        match self {
+            StoreCommand::Verify(command) => command.run(session),
+            StoreCommand::Du(command) => command.run(session),
+        }
+    }
+}
+
+impl Verify {
+    fn run(self, session: &Session) -> Result<u8, CliError> {
+        let store = session.store()?;
+        let report = store.verify(self.repair)?;
+        let rows: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| FindingRow {
+                code: finding.code.text(),
+                damage: finding.code.is_damage(),
+                path: shown(&finding.path, store.path()).display().to_string(),
+                detail: finding.detail.clone(),
+            })
+            .collect();
+        let damaged = rows.iter().filter(|row| row.damage).count();
+        if self.json {
+            let document = VerifyDocument { v: 1, objects: report.objects, bytes: report.bytes, findings: rows };
+            ui::output(&(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"));
+        } else {
+            let table = rows.iter().map(|row| vec![row.code.to_owned(), row.path.clone(), row.detail.clone()]);
+            let table: Vec<_> = table.collect();
+            let verdict = match damaged {
+                0 => "no damage".to_owned(),
+                count if self.repair => format!("{count} damaged, moved to trash/: they are built again when needed"),
+                count => format!("{count} damaged: `impasto store verify --repair` moves them away"),
+            };
+            let (objects, bytes) = (report.objects, ui::bytes(report.bytes));
+            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", ui::columns(&table)));
+        }
+        Ok(if damaged == 0 { exit::OK } else { exit::STORE })
+    }
+}
+
+impl Du {
+    fn run(self, session: &Session) -> Result<u8, CliError> {
+        let store = session.store()?;
+        let usage = store.du()?;
+        let classes = [
+            ("layers", usage.layers),
+            ("manifests", usage.manifests),
+            ("blobs", usage.blobs),
+            ("claims", usage.claims),
+            ("state", usage.state),
+            ("debris", usage.debris),
+        ];
+        let total: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
+        if self.json {
+            let classes: BTreeMap<_, _> = classes.into_iter().collect();
+            let layers: BTreeMap<_, _> =
+                usage.by_layer.iter().map(|(layer, bytes)| (layer.layer.to_string(), bytes)).collect();
+            let document = serde_json::json!({ "v": 1, "total": total, "classes": classes, "layers": layers });
+            ui::output(&format!("{document}\n"));
+            return Ok(exit::OK);
+        }
+        let mut rows: Vec<_> =
+            classes.iter().map(|(name, bytes)| vec![ui::bytes(*bytes), (*name).to_owned()]).collect();
+        rows.push(vec![ui::bytes(total), format!("in all, in {}", store.path().display())]);
+        let mut layers = usage.by_layer;
+        layers.sort_by_key(|(layer, bytes)| (std::cmp::Reverse(*bytes), *layer));
+        let largest = layers.iter().take(10);
+        rows.extend(largest.map(|(layer, bytes)| {
+            vec![ui::bytes(*bytes), format!("layer {} of disk {}", layer.layer.short(), layer.disk.short())]
+        }));
+        ui::output(&ui::columns(&rows));
+        Ok(exit::OK)
+    }
+}

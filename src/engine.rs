@@ -1,0 +1,551 @@
+//! The one loop that runs a plan: starts jobs as the schedule allows, takes their results, tells what happens.
+//! Knows nodes and results; prints nothing, and knows no sandbox from another.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use impasto_stages::action::Slot;
+use impasto_store::claim::FileContent;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::event::{Event, EventKind, How};
+use crate::graph::{NodeId, Selection};
+use crate::job::{Job, JobError, JobInput, Message, Success};
+use crate::log::Redactor;
+use crate::memory::{NodeMemory, RecipeState};
+use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
+use crate::publish::{Target, is_current};
+use crate::reason::Reason;
+use crate::sandbox::{CancelToken, Sandbox};
+use crate::schedule::{Schedule, State as TaskState, TaskId};
+
+/// What a run is told beside its plan.
+pub struct RunConfig {
+    /// The recipe's name.
+    pub recipe: String,
+    /// How many jobs may run at once.
+    pub jobs: usize,
+    /// Whether a failure cancels only what needs the failed stage.
+    pub keep_going: bool,
+    /// Files to write for the user, by the node that makes them.
+    pub targets: HashMap<NodeId, Vec<Target>>,
+    /// Where Actions with a sandbox run; why they cannot, where they cannot.
+    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Seconds since 1970, for records.
+    pub now: u64,
+    /// The weakest isolation that this run may use, for the record.
+    pub facts: std::collections::BTreeMap<String, String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Nodes that ran.
+    pub built: usize,
+    /// Nodes whose results were found.
+    pub cached: usize,
+    /// Nodes that gave no result.
+    pub failed: usize,
+    /// Nodes that did not run.
+    pub cancelled: usize,
+    /// Whether the user stopped it.
+    pub interrupted: bool,
+}
+
+/// A run that could not begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The plan could not be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] impasto_store::Error),
+    /// The system refused a thread or a signal handler.
+    #[error("cannot {verb}")]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// One run.
+pub struct Engine<'a> {
+    planner: Planner<'a>,
+    config: RunConfig,
+    state: RecipeState<'a>,
+    schedule: Schedule,
+    /// Each node's result, where it is there.
+    results: Vec<Option<Hit>>,
+    /// How far each node is whose result is not there.
+    units: HashMap<NodeId, Units>,
+    /// How each node's result came.
+    how: Vec<Option<How>>,
+    /// Why each node that runs does.
+    reasons: Vec<Option<Reason>>,
+    started: Vec<Option<Instant>>,
+    /// Bytes that each node added to the store.
+    stored_bytes: Vec<u64>,
+    /// How often a node was bound again because its inputs changed under it.
+    rebinds: Vec<u32>,
+    /// Results that were missed in this run, each told once.
+    missed: BTreeSet<PathBuf>,
+    cancel: CancelToken,
+    sender: UnboundedSender<Message>,
+    receiver: UnboundedReceiver<Message>,
+    events: &'a mut dyn FnMut(&Event),
+    start: Instant,
+    interrupted: bool,
+}
+
+/// How often inputs that change while they are read are read again.
+const REBINDS: u32 = 5;
+
+impl<'a> Engine<'a> {
+    /// A run of what a selection names. `start` is when the command began.
+    ///
+    /// # Errors
+    /// The plan cannot be made.
+    pub fn new(
+        mut planner: Planner<'a>,
+        selection: &Selection,
+        config: RunConfig,
+        state: RecipeState<'a>,
+        start: Instant,
+        events: &'a mut dyn FnMut(&Event),
+    ) -> Result<Self, EngineError> {
+        let graph = planner.graph;
+        let states = planner.plan(&selection.nodes)?;
+        let needs = |id: NodeId| graph.node(id).parents.iter().map(|(_, parent)| TaskId(parent.0)).collect();
+        let wanted: Vec<_> = selection.nodes.iter().map(|id| TaskId(id.0)).collect();
+        let schedule = Schedule::new(graph.ids().map(needs).collect(), &wanted, config.keep_going);
+        let count = graph.len();
+        let mut results = vec![None; count];
+        let mut reasons = vec![None; count];
+        for (index, state) in states.into_iter().enumerate() {
+            match state {
+                Some(State::Cached(hit)) => results[index] = Some(hit),
+                Some(State::Dirty { reason, .. }) => reasons[index] = Some(reason),
+                Some(State::Pending { .. }) | None => {}
+            }
+        }
+        let (sender, receiver) = unbounded_channel();
+        Ok(Engine {
+            planner,
+            config,
+            state,
+            schedule,
+            results,
+            units: HashMap::new(),
+            how: vec![None; count],
+            reasons,
+            started: vec![None; count],
+            stored_bytes: vec![0; count],
+            rebinds: vec![0; count],
+            missed: BTreeSet::new(),
+            cancel: CancelToken::new(),
+            sender,
+            receiver,
+            events,
+            start,
+            interrupted: false,
+        })
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// The run could not go on; a stage that fails is no error but part of the summary.
+    pub fn run(mut self) -> Result<Summary, EngineError> {
+        let known = self.results.iter().flatten().count();
+        let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
+        self.tell(EventKind::RunStarted { nodes, cached: known });
+        // Before anything is started, so that the collector keeps what this run is going to use.
+        let lease = if known < nodes { Some(self.planner.store.lease()?) } else { None };
+        self.start_ready()?;
+        if self.schedule.running() > 0 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|source| EngineError::Io { verb: "start the event loop", source })?;
+            let outcome = runtime.block_on(self.event_loop());
+            if let Err(error) = outcome {
+                // What runs still must come to its end: sandboxes are torn down by their own threads.
+                self.cancel.cancel();
+                while self.schedule.running() > 0 {
+                    match self.receiver.blocking_recv() {
+                        Some(Message::Done { id, .. }) => self.schedule.cancelled(TaskId(id.0)),
+                        Some(Message::Log { .. }) => {}
+                        None => break,
+                    }
+                }
+                return Err(error);
+            }
+        }
+        drop(lease);
+        self.finish()
+    }
+
+    async fn event_loop(&mut self) -> Result<(), EngineError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let handler = |kind| signal(kind).map_err(|source| EngineError::Io { verb: "handle signals", source });
+        let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+        while !self.schedule.is_finished() {
+            self.start_ready()?;
+            if self.schedule.running() == 0 {
+                continue;
+            }
+            tokio::select! {
+                message = self.receiver.recv() => match message.expect("BUG: the engine holds a sender itself") {
+                    Message::Log { id, line } => {
+                        let stage = self.label(id);
+                        self.tell(EventKind::Log { stage, line });
+                    }
+                    Message::Done { id, result } => self.take(id, *result)?,
+                },
+                _ = interrupt.recv() => self.interrupt(),
+                _ = terminate.recv() => self.interrupt(),
+            }
+        }
+        Ok(())
+    }
+
+    fn interrupt(&mut self) {
+        self.interrupted = true;
+        self.schedule.stop();
+        self.cancel.cancel();
+    }
+
+    fn start_ready(&mut self) -> Result<(), EngineError> {
+        while self.schedule.running() < self.config.jobs {
+            let Some(task) = self.schedule.start() else { break };
+            self.start_node(NodeId(task.0))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a node that has all it needs: takes its result where it is there, else starts a job.
+    fn start_node(&mut self, id: NodeId) -> Result<(), EngineError> {
+        let index = id.index();
+        if self.results[index].is_none() {
+            let results = &self.results;
+            let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
+            let node = self.planner.graph.node(id);
+            let units = self.units.entry(id).or_insert_with(|| Units::new(node));
+            match self.planner.advance(id, units, result) {
+                Ok((None, State::Cached(hit))) => self.results[index] = Some(hit),
+                Ok((Some(action), State::Dirty { reason, .. })) => {
+                    // Told once, also where it starts a second time because a parent had to be made again.
+                    let reason = self.reasons[index].get_or_insert(reason).clone();
+                    return self.start_job(id, action, reason);
+                }
+                Ok((_, state)) => panic!("BUG: a node that has all it needs is {}", state.word()),
+                Err(PlanError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    self.fail(id, JobError::plan(error));
+                    return Ok(());
+                }
+            }
+        }
+        let hit = self.results[index].as_ref().expect("BUG: just found");
+        let missing: Vec<_> = self.config.targets.get(&id).map_or(Vec::new(), |targets| {
+            let current = |target: &&Target| !is_current(target, hit, &self.planner.memory);
+            targets.iter().filter(current).cloned().collect()
+        });
+        if missing.is_empty() {
+            return self.finish_cached(id);
+        }
+        let job = self.publish_job(id, missing);
+        self.spawn(job)
+    }
+
+    /// A node's result was found, and its files are there.
+    fn finish_cached(&mut self, id: NodeId) -> Result<(), EngineError> {
+        for target in self.config.targets.get(&id).into_iter().flatten() {
+            if let Some(file) = self.planner.memory.files.get(&target.path) {
+                let (bytes, sha256) = (file.size, file.sha256.clone());
+                let event = EventKind::Published { path: target.path.clone(), bytes, sha256, written: false };
+                (self.events)(&Event { at: self.start.elapsed(), kind: event });
+            }
+        }
+        self.how[id.index()] = Some(How::Cached);
+        self.schedule.done(TaskId(id.0));
+        let stage = self.label(id);
+        let stored_bytes = 0;
+        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes });
+        Ok(())
+    }
+
+    fn start_job(
+        &mut self,
+        id: NodeId,
+        action: impasto_stages::Action<impasto_stages::action::Bound>,
+        reason: Reason,
+    ) -> Result<(), EngineError> {
+        let node = self.planner.graph.node(id);
+        let index = id.index();
+        if self.started[index].is_none() {
+            self.started[index] = Some(Instant::now());
+            let (stage, kind) = (node.label.clone(), node.kind.name);
+            self.tell(EventKind::StageStarted { stage, kind, reason: reason.to_string() });
+        }
+        let mut job = self.job(id);
+        job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
+        job.action = Some(action);
+        self.spawn(job)
+    }
+
+    /// A job that only writes a node's files again.
+    fn publish_job(&mut self, id: NodeId, targets: Vec<Target>) -> Job {
+        self.started[id.index()] = Some(Instant::now());
+        let mut job = self.job(id);
+        job.targets = targets;
+        job.found = self.results[id.index()].clone();
+        job
+    }
+
+    /// What every job of a node knows.
+    fn job(&mut self, id: NodeId) -> Job {
+        let graph = self.planner.graph;
+        let node = graph.node(id);
+        let units = self.units.get(&id);
+        let (unit, template) = match units {
+            Some(units) if units.done() < units.len() => (units.done(), units.next()),
+            // Only the files of its result are to be written again.
+            _ => (0, &node.lowered.actions[0]),
+        };
+        let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let disk = match &template.parent {
+            Some(Slot::Stage(stage)) => result(node.parent(stage)).result.disk.map(|disk| (node.parent(stage), disk)),
+            Some(Slot::Unit { unit, .. }) => {
+                units.and_then(|units| units.hit(*unit).result.disk.map(|disk| (id, disk)))
+            }
+            _ => None,
+        };
+        let mut inputs = Vec::new();
+        for (name, slot) in &template.inputs {
+            let (parent, hit, file) = match slot {
+                Slot::Local(path) => {
+                    let full = self.planner.inputs.path(path);
+                    if let Ok(input) = self.planner.inputs.get(path) {
+                        inputs.push((name.clone(), JobInput::Local { path: full, input: input.clone() }));
+                    }
+                    continue;
+                }
+                Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
+                Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
+                Slot::Unit { unit, file } => {
+                    let Some(units) = units else { continue };
+                    (id, units.hit(*unit), file.as_ref())
+                }
+            };
+            let Some(found) = hit.file(file) else { continue };
+            let input = match &found.content {
+                FileContent::Blob(blob) => JobInput::Blob { from: parent, blob: *blob, mode: found.mode },
+                FileContent::Derived(derived) => {
+                    let (from, disk) = self.disk_under(parent);
+                    JobInput::Derived { from, disk, derived: derived.clone(), mode: found.mode }
+                }
+            };
+            inputs.push((name.clone(), input));
+        }
+        let mut caveats = BTreeSet::new();
+        for (_, parent) in &node.parents {
+            caveats.extend(result(*parent).caveats.iter().copied());
+        }
+        Job {
+            id,
+            store: self.planner.store.clone(),
+            recipe: self.config.recipe.clone(),
+            stage: node.stage.to_string(),
+            label: node.label.clone(),
+            kind: node.kind.name,
+            names: self.names(id),
+            unit,
+            action: None,
+            found: None,
+            disk,
+            inputs,
+            secrets: node.lowered.secrets.clone(),
+            redactor: Redactor::new(node.lowered.secrets.values()),
+            caveats,
+            targets: Vec::new(),
+            sandbox: self.config.sandbox.clone(),
+            facts: self.config.facts.clone(),
+            logs: self.state.logs(),
+            failed: self.state.failed(),
+            now: self.config.now,
+            cancel: self.cancel.clone(),
+            events: self.sender.clone(),
+        }
+    }
+
+    /// The disk that a `convert` node writes, and the node that made it.
+    fn disk_under(&self, convert: NodeId) -> (NodeId, impasto_store::layer::DiskRef) {
+        let node = self.planner.graph.node(convert);
+        let Some(Slot::Stage(stage)) = &node.lowered.actions[0].parent else {
+            panic!("BUG: {} makes a derived file without a disk", node.label)
+        };
+        let parent = node.parent(stage);
+        let hit = self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        (parent, hit.result.disk.expect("BUG: a file was derived from no disk"))
+    }
+
+    fn spawn(&mut self, job: Job) -> Result<(), EngineError> {
+        let name = job.label.clone();
+        // A thread of its own, which lives as long as the sandbox: the kernel ends the sandbox with it.
+        let thread = std::thread::Builder::new().name(name).spawn(move || job.run());
+        thread.map(drop).map_err(|source| EngineError::Io { verb: "start a thread", source })
+    }
+
+    /// Takes what a job came to.
+    fn take(&mut self, id: NodeId, result: Result<Success, JobError>) -> Result<(), EngineError> {
+        match result {
+            Ok(success) => self.succeed(id, success),
+            Err(JobError::Miss { from, miss }) => {
+                self.miss(id, from, &miss);
+                Ok(())
+            }
+            Err(JobError::Changed { path, .. }) if self.rebinds[id.index()] < REBINDS => {
+                self.rebinds[id.index()] += 1;
+                let paths: Vec<_> = crate::graph::local_paths(self.planner.graph.node(id)).map(str::to_owned).collect();
+                for name in paths {
+                    self.planner.inputs.forget(&name);
+                }
+                let message = format!("`{}` changed while it was read; reading it again", path.display());
+                self.warn(Some(id), message);
+                self.results[id.index()] = None;
+                self.start_node(id)
+            }
+            Err(JobError::Cancelled) => {
+                self.schedule.cancelled(TaskId(id.0));
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(id, error);
+                Ok(())
+            }
+        }
+    }
+
+    fn succeed(&mut self, id: NodeId, success: Success) -> Result<(), EngineError> {
+        let index = id.index();
+        let wall_ms = self.wall_ms(id);
+        let stage = self.label(id);
+        let how = if success.ran { How::Built } else { How::Cached };
+        for published in &success.published {
+            self.planner.memory.files.insert(published.path.clone(), published.memory.clone());
+            let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
+            self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
+        }
+        let mut completed = Completed::Node(success.hit.clone());
+        if success.ran {
+            let reason = self.reasons[index].as_ref().map(ToString::to_string).unwrap_or_default();
+            let (action, claim, at) = (success.hit.action, success.hit.claim, self.config.now);
+            let memory = NodeMemory { action, claim, reason, at, wall_ms, earlier: Vec::new() };
+            let units = self.units.get_mut(&id).expect("BUG: a node ran without units");
+            let unit = units.done();
+            completed = match self.planner.complete(id, units, success.hit) {
+                Ok(completed) => completed,
+                Err(PlanError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    self.fail(id, JobError::plan(error));
+                    return Ok(());
+                }
+            };
+            for name in self.names(id) {
+                let name = unit_name(name, unit);
+                let memory = memory.clone().after(self.planner.memory.nodes.get(&name));
+                self.planner.memory.nodes.insert(name, memory);
+            }
+            self.stored_bytes[index] += success.stored_bytes;
+        }
+        // The result is durable already; this is what `why` and the next plan's choice remember.
+        self.state.save(&self.planner.memory)?;
+        let Completed::Node(hit) = completed else {
+            // Further units: it goes on as soon as a place is free.
+            self.schedule.expand(TaskId(id.0), Vec::new());
+            return Ok(());
+        };
+        self.planner.again[index] = false;
+        self.results[index] = Some(hit);
+        self.units.remove(&id);
+        self.how[index] = Some(how);
+        self.schedule.done(TaskId(id.0));
+        let stored_bytes = self.stored_bytes[index];
+        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes });
+        Ok(())
+    }
+
+    /// A result that was there is there no more: the node that made it runs again, then this one.
+    fn miss(&mut self, id: NodeId, from: NodeId, miss: &impasto_store::Miss) {
+        if self.missed.insert(miss.path.clone()) && miss.is_damage() {
+            self.warn(Some(from), format!("{miss}; it is made again"));
+        }
+        self.planner.again[from.index()] = true;
+        self.results[from.index()] = None;
+        self.units.remove(&from);
+        self.reasons[from.index()] = Some(Reason::Collected);
+        if from == id {
+            self.schedule.expand(TaskId(id.0), Vec::new());
+        } else {
+            self.schedule.rewind(TaskId(id.0), TaskId(from.0));
+        }
+    }
+
+    fn fail(&mut self, id: NodeId, error: JobError) {
+        let stage = self.label(id);
+        let wall_ms = self.wall_ms(id);
+        let help = error.help(&stage);
+        let (message, causes, last_lines) = error.into_parts();
+        self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, wall_ms });
+        self.schedule.failed(TaskId(id.0));
+    }
+
+    fn finish(mut self) -> Result<Summary, EngineError> {
+        self.planner.store.flush()?;
+        let mut summary = Summary { interrupted: self.interrupted, ..Summary::default() };
+        for id in self.planner.graph.ids() {
+            match self.schedule.state(TaskId(id.0)) {
+                TaskState::Done if self.how[id.index()] == Some(How::Built) => summary.built += 1,
+                TaskState::Done => summary.cached += 1,
+                TaskState::Failed => summary.failed += 1,
+                TaskState::Cancelled => {
+                    summary.cancelled += 1;
+                    let stage = self.label(id);
+                    self.tell(EventKind::StageCancelled { stage });
+                }
+                TaskState::Unwanted => {}
+                state => panic!("BUG: {} is {state:?} after the run", self.label(id)),
+            }
+        }
+        let Summary { built, cached, failed, cancelled, .. } = summary;
+        let wall_ms = self.start.elapsed().as_millis() as u64;
+        self.tell(EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
+        Ok(summary)
+    }
+
+    fn names(&self, id: NodeId) -> Vec<String> {
+        let node = self.planner.graph.node(id);
+        node.combinations.iter().map(|place| self.planner.graph.stable_name(&node.stage, *place)).collect()
+    }
+
+    fn label(&self, id: NodeId) -> String {
+        self.planner.graph.node(id).label.clone()
+    }
+
+    fn wall_ms(&self, id: NodeId) -> u64 {
+        self.started[id.index()].map_or(0, |start| start.elapsed().as_millis() as u64)
+    }
+
+    fn warn(&mut self, id: Option<NodeId>, message: String) {
+        let stage = id.map(|id| self.label(id));
+        self.tell(EventKind::Warning { stage, message });
+    }
+
+    fn tell(&mut self, kind: EventKind) {
+        (self.events)(&Event { at: self.start.elapsed(), kind });
+    }
+}

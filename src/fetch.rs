@@ -1,0 +1,138 @@
+//! Gets a file by HTTP and checks it while it comes.
+//! Knows URLs and checksums; knows no store and no stage.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::sandbox::CancelToken;
+
+/// A file that could not be got.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The server could not be asked, or broke off.
+    #[error("cannot get {url}")]
+    Http {
+        /// From where.
+        url: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server said no.
+    #[error("cannot get {url}: the server answers {status}")]
+    Status {
+        /// From where.
+        url: String,
+        /// With which status.
+        status: String,
+    },
+    /// It is another file than the checksum names.
+    #[error("{url} has another checksum: expected sha256:{expected}, got sha256:{got}")]
+    Checksum {
+        /// From where.
+        url: String,
+        /// What the recipe says.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// It could not be written.
+    #[error("cannot write what comes from {url}")]
+    Write {
+        /// From where.
+        url: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("{url} did not come within {} s", after.as_secs())]
+    TimedOut {
+        /// From where.
+        url: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// The run was stopped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// A server that is silent for so long has broken off.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Gets `url` into `out` and checks its SHA-256. Reports progress as (bytes so far, bytes in all where known).
+///
+/// # Errors
+/// The server fails, the file is another one, it cannot be written, it takes longer than `timeout`, or `cancel`.
+pub fn fetch(
+    url: &str,
+    sha256: &str,
+    out: &mut File,
+    timeout: Option<Duration>,
+    cancel: &CancelToken,
+    progress: &mut dyn FnMut(u64, Option<u64>),
+) -> Result<u64, FetchError> {
+    let http = |source: reqwest::Error| FetchError::Http { url: url.to_owned(), source: source.without_url().into() };
+    let write = |source| FetchError::Write { url: url.to_owned(), source };
+    let work = async {
+        let client = client().map_err(http)?;
+        let mut response = client.get(url).send().await.map_err(http)?;
+        if !response.status().is_success() {
+            return Err(FetchError::Status { url: url.to_owned(), status: response.status().to_string() });
+        }
+        let total = response.content_length();
+        let mut hasher = Sha256::new();
+        let mut size = 0;
+        while let Some(bytes) = response.chunk().await.map_err(http)? {
+            hasher.update(&bytes);
+            out.write_all(&bytes).map_err(write)?;
+            size += bytes.len() as u64;
+            progress(size, total);
+        }
+        let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if got != sha256 {
+            return Err(FetchError::Checksum { url: url.to_owned(), expected: sha256.to_owned(), got });
+        }
+        Ok(size)
+    };
+    let cancelled = async {
+        while !cancel.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let expired = async {
+        match timeout {
+            Some(after) => {
+                tokio::time::sleep(after).await;
+                after
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(write)?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            () = cancelled => Err(FetchError::Cancelled),
+            after = expired => Err(FetchError::TimedOut { url: url.to_owned(), after }),
+        }
+    })
+}
+
+fn client() -> Result<reqwest::Client, reqwest::Error> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("BUG: ring knows the default protocol versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::Client::builder()
+        .use_preconfigured_tls(tls)
+        .connect_timeout(Duration::from_secs(30))
+        .read_timeout(SILENCE)
+        .user_agent(concat!("impasto/", env!("CARGO_PKG_VERSION")))
+        .build()
+}

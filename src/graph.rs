@@ -1,0 +1,425 @@
+//! The nodes of a recipe: its stages for every combination of the matrix, equal ones made one.
+//! Knows names, definitions and order; does no I/O and knows no store.
+//!
+//! Nodes stand in topological order: what a node needs has a lower [`NodeId`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use impasto_stages::action::{RootSpec, Slot};
+use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext, Value};
+use impasto_store::digest::NodeDigest;
+use impasto_store::key::{self, Atom, Describe, Sink};
+use petgraph::algo::toposort;
+use petgraph::graph::DiGraph;
+
+use crate::recipe::Recipe;
+
+/// A node, by its place in the graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The place as an index.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A stage for one or more combinations of the matrix.
+#[derive(Debug)]
+pub struct Node {
+    /// The stage's name.
+    pub stage: Arc<str>,
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// The combinations that it stands for, as places in the recipe, ascending.
+    pub combinations: Vec<u32>,
+    /// How messages call it: the stage's name, with the values of the matrix that set it apart.
+    pub label: String,
+    /// The nodes that it needs, by the stage names that its parameters use.
+    pub parents: Vec<(Arc<str>, NodeId)>,
+    /// Which file system of its disk is `/`.
+    pub root: RootSpec,
+    /// Its units of work, and the values of its secrets.
+    pub lowered: Lowered,
+}
+
+impl Node {
+    /// The node that a stage name stands for in this node's parameters.
+    pub fn parent(&self, stage: &str) -> NodeId {
+        let found = self.parents.iter().find(|(name, _)| &**name == stage);
+        found.map(|(_, id)| *id).unwrap_or_else(|| panic!("BUG: stage {} does not need {stage}", self.stage))
+    }
+}
+
+/// An image of one combination: a name and its files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageNode {
+    /// How selectors call it.
+    pub label: Arc<str>,
+    /// What its files are called.
+    pub name: String,
+    /// The combination.
+    pub combination: u32,
+    /// The nodes that make its files, with the file's name where it is one of several.
+    pub files: Vec<(NodeId, Option<Arc<str>>)>,
+}
+
+/// The nodes and images of a recipe.
+#[derive(Debug)]
+pub struct Graph {
+    nodes: Vec<Node>,
+    images: Vec<ImageNode>,
+    axes: Vec<String>,
+    /// The chosen combinations' values, in the order of the axes.
+    combinations: Vec<Vec<String>>,
+    /// Every stage name of the recipe's text that has a node, in order.
+    stages: Vec<Arc<str>>,
+}
+
+/// A selector that names nothing, or cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// It is no selector at all.
+    #[error("`{text}` is not a selector")]
+    Syntax {
+        /// What was read.
+        text: String,
+    },
+    /// There is no such stage.
+    #[error("there is no stage `{name}`")]
+    Stage {
+        /// What was asked for.
+        name: String,
+        /// Stages that exist.
+        known: Vec<String>,
+    },
+    /// There is no such image.
+    #[error("there is no image `{name}`")]
+    Image {
+        /// What was asked for.
+        name: String,
+        /// Images that exist.
+        known: Vec<String>,
+    },
+    /// The matrix has no such axis.
+    #[error("the matrix has no axis `{axis}`")]
+    Axis {
+        /// What was asked for.
+        axis: String,
+        /// Axes that exist.
+        known: Vec<String>,
+    },
+    /// The stage or image exists, but not for these values of the matrix.
+    #[error("`{name}` does not exist for {filter}")]
+    Combination {
+        /// The stage or image.
+        name: String,
+        /// The values, as written.
+        filter: String,
+    },
+}
+
+/// What a selector picks: nodes, and the images whose files they are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Selection {
+    /// The nodes, ascending.
+    pub nodes: Vec<NodeId>,
+    /// The images, as places in [`Graph::images`].
+    pub images: Vec<usize>,
+}
+
+struct Definition<'a> {
+    stage: &'a str,
+    kind: &'a str,
+    params: &'a Params,
+    parents: &'a [(Arc<str>, NodeId)],
+}
+
+impl Describe for Definition<'_> {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(Atom::Str(self.stage));
+        sink.put(Atom::Str(self.kind));
+        self.params.0.describe(sink);
+        sink.put(Atom::List(self.parents.len() as u64));
+        for (name, id) in self.parents {
+            sink.put(Atom::Str(name));
+            sink.put(Atom::U64(u64::from(id.0)));
+        }
+    }
+}
+
+impl Graph {
+    /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
+    pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
+        let mut graph = Graph {
+            nodes: Vec::new(),
+            images: Vec::new(),
+            axes: recipe.axes.iter().map(|axis| axis.name.clone()).collect(),
+            combinations: recipe.combinations.iter().map(|combination| combination.values.clone()).collect(),
+            stages: Vec::new(),
+        };
+        let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
+        for (place, combination) in recipe.combinations.iter().enumerate() {
+            let names: HashMap<&str, usize> =
+                combination.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
+            let references: Vec<Vec<Arc<str>>> =
+                combination.stages.iter().map(|stage| stage_names(stage.params.0.values())).collect();
+            let mut ids: HashMap<Arc<str>, NodeId> = HashMap::with_capacity(names.len());
+            for index in order(&names, &references) {
+                let stage = &combination.stages[index];
+                let parents: Vec<_> = references[index].iter().map(|name| (name.clone(), ids[name])).collect();
+                let definition =
+                    Definition { stage: &stage.name, kind: &stage.kind, params: &stage.params, parents: &parents };
+                let digest = NodeDigest(key::digest(NodeDigest::hasher(), &definition));
+                let id = *by_definition.entry(digest).or_insert_with(|| {
+                    let kind = registry.get(&stage.kind).expect("BUG: the recipe let an unknown kind pass");
+                    let from = stage.params.get("from").and_then(|from| match &from.data {
+                        Data::Stage(name) => Some(&graph.nodes[ids[name].index()].root),
+                        _ => None,
+                    });
+                    let root = from.cloned().unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
+                    let context = StageContext {
+                        name: stage.name.to_string(),
+                        source_date_epoch: recipe.source_date_epoch,
+                        root: root.clone(),
+                    };
+                    let lowered = (kind.lower)(&stage.params, &context);
+                    graph.nodes.push(Node {
+                        stage: stage.name.clone(),
+                        kind,
+                        combinations: Vec::new(),
+                        label: String::new(),
+                        parents,
+                        root,
+                        lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
+                    });
+                    NodeId(graph.nodes.len() as u32 - 1)
+                });
+                graph.nodes[id.index()].combinations.push(place as u32);
+                ids.insert(stage.name.clone(), id);
+            }
+            for image in &combination.images {
+                let files = image.files.iter().filter_map(|file| match &file.data {
+                    Data::Stage(stage) => Some((ids[stage], None)),
+                    Data::StageFile { stage, file } => Some((ids[stage], Some(file.clone()))),
+                    _ => None,
+                });
+                graph.images.push(ImageNode {
+                    label: image.label.clone(),
+                    name: image.name.clone(),
+                    combination: place as u32,
+                    files: files.collect(),
+                });
+            }
+        }
+        graph.name_nodes();
+        graph
+    }
+
+    /// Gives every node a label: the axes on which the nodes of its stage differ, and on which it has one value.
+    fn name_nodes(&mut self) {
+        let mut by_stage: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let places = by_stage.entry(node.stage.clone()).or_insert_with(|| {
+                self.stages.push(node.stage.clone());
+                Vec::new()
+            });
+            places.push(index);
+        }
+        for places in by_stage.values() {
+            for &index in places {
+                let node = &self.nodes[index];
+                let mut parts = Vec::new();
+                for (axis, name) in self.axes.iter().enumerate() {
+                    let value = |combination: &u32| &self.combinations[*combination as usize][axis];
+                    let first = value(&node.combinations[0]);
+                    let single = node.combinations.iter().all(|combination| value(combination) == first);
+                    let differs =
+                        places.iter().any(|other| self.nodes[*other].combinations.iter().any(|c| value(c) != first));
+                    if single && differs && places.len() > 1 {
+                        parts.push(format!("{name}={first}"));
+                    }
+                }
+                let stage = &node.stage;
+                let label = if parts.is_empty() { stage.to_string() } else { format!("{stage}[{}]", parts.join(",")) };
+                self.nodes[index].label = label;
+            }
+        }
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.index()]
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Every node, in topological order.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len() as u32).map(NodeId)
+    }
+
+    /// The images of all combinations.
+    pub fn images(&self) -> &[ImageNode] {
+        &self.images
+    }
+
+    /// The matrix' values of a combination, with their axes.
+    pub fn values(&self, combination: u32) -> impl Iterator<Item = (&str, &str)> {
+        let values = &self.combinations[combination as usize];
+        self.axes.iter().map(String::as_str).zip(values.iter().map(String::as_str))
+    }
+
+    /// A name of a node that does not depend on which combinations are chosen: the stage and all values of one.
+    pub fn stable_name(&self, stage: &str, combination: u32) -> String {
+        let values: Vec<_> = self.values(combination).map(|(axis, value)| format!("{axis}={value}")).collect();
+        if values.is_empty() { stage.to_owned() } else { format!("{stage}[{}]", values.join(",")) }
+    }
+
+    /// The nodes, and all that they need.
+    pub fn closure(&self, nodes: &[NodeId]) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        let mut queue = nodes.to_vec();
+        while let Some(id) = queue.pop() {
+            if !std::mem::replace(&mut needed[id.index()], true) {
+                queue.extend(self.node(id).parents.iter().map(|(_, parent)| *parent));
+            }
+        }
+        needed
+    }
+
+    /// What to build where the user names nothing: every image, or every node where the recipe has no image.
+    pub fn everything(&self) -> Selection {
+        if self.images.is_empty() {
+            return Selection { nodes: self.ids().collect(), images: Vec::new() };
+        }
+        self.with_images((0..self.images.len()).collect())
+    }
+
+    fn with_images(&self, images: Vec<usize>) -> Selection {
+        let mut nodes: Vec<_> =
+            images.iter().flat_map(|image| self.images[*image].files.iter().map(|(id, _)| *id)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Selection { nodes, images }
+    }
+
+    /// Reads a selector: `STAGE` or `image.NAME`, with an optional `[axis=value,…]`.
+    ///
+    /// # Errors
+    /// It cannot be read, or names nothing.
+    pub fn select(&self, text: &str) -> Result<Selection, SelectorError> {
+        let syntax = || SelectorError::Syntax { text: text.to_owned() };
+        let (name, filter) = match text.split_once('[') {
+            None => (text, Vec::new()),
+            Some((name, rest)) => {
+                let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
+                let pairs = inner.split(',').map(|pair| pair.split_once('=').ok_or_else(syntax));
+                (name, pairs.collect::<Result<Vec<_>, _>>()?)
+            }
+        };
+        if name.is_empty() {
+            return Err(syntax());
+        }
+        let mut wanted = Vec::new();
+        for (axis, value) in filter {
+            let place = self
+                .axes
+                .iter()
+                .position(|known| known == axis.trim())
+                .ok_or_else(|| SelectorError::Axis { axis: axis.trim().to_owned(), known: self.axes.clone() })?;
+            wanted.push((place, value.trim()));
+        }
+        let matches = |combination: u32| {
+            wanted.iter().all(|(axis, value)| self.combinations[combination as usize][*axis] == *value)
+        };
+        let nothing = || {
+            let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
+            SelectorError::Combination { name: name.to_owned(), filter: pairs.join(",") }
+        };
+        if let Some(label) = name.strip_prefix("image.") {
+            let named: Vec<_> = (0..self.images.len()).filter(|image| &*self.images[*image].label == label).collect();
+            if named.is_empty() {
+                let mut known: Vec<_> = self.images.iter().map(|image| image.label.to_string()).collect();
+                known.dedup();
+                return Err(SelectorError::Image { name: label.to_owned(), known });
+            }
+            let images: Vec<_> = named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
+            return if images.is_empty() { Err(nothing()) } else { Ok(self.with_images(images)) };
+        }
+        if !self.stages.iter().any(|stage| &**stage == name) {
+            let known = self.stages.iter().map(|stage| stage.to_string()).collect();
+            return Err(SelectorError::Stage { name: name.to_owned(), known });
+        }
+        let picked = |id: &NodeId| {
+            let node = self.node(*id);
+            &*node.stage == name && node.combinations.iter().any(|combination| matches(*combination))
+        };
+        let nodes: Vec<_> = self.ids().filter(picked).collect();
+        if nodes.is_empty() { Err(nothing()) } else { Ok(Selection { nodes, images: Vec::new() }) }
+    }
+
+    /// The nodes and their needs as a petgraph graph.
+    pub fn to_petgraph(&self) -> DiGraph<NodeId, ()> {
+        let mut graph = DiGraph::with_capacity(self.nodes.len(), self.nodes.len());
+        let places: Vec<_> = self.ids().map(|id| graph.add_node(id)).collect();
+        for id in self.ids() {
+            for (_, parent) in &self.node(id).parents {
+                graph.update_edge(places[parent.index()], places[id.index()], ());
+            }
+        }
+        graph
+    }
+}
+
+/// The stage names that values refer to, sorted, each once.
+fn stage_names<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<Arc<str>> {
+    let mut names = Vec::new();
+    let mut queue: Vec<&Value> = values.collect();
+    while let Some(value) = queue.pop() {
+        match &value.data {
+            Data::Stage(stage) | Data::StageFile { stage, .. } => names.push(stage.clone()),
+            Data::List(items) => queue.extend(items),
+            Data::Object(pairs) => queue.extend(pairs.values()),
+            _ => {}
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// An order of a combination's stages in which every stage comes after those that it refers to.
+fn order(names: &HashMap<&str, usize>, references: &[Vec<Arc<str>>]) -> Vec<usize> {
+    let in_order = |(index, needs): (usize, &Vec<Arc<str>>)| needs.iter().all(|name| names[&**name] < index);
+    if references.iter().enumerate().all(in_order) {
+        return (0..references.len()).collect();
+    }
+    let mut graph = DiGraph::<(), ()>::with_capacity(references.len(), references.len());
+    let places: Vec<_> = references.iter().map(|_| graph.add_node(())).collect();
+    for (index, needs) in references.iter().enumerate() {
+        for name in needs {
+            graph.add_edge(places[names[&**name]], places[index], ());
+        }
+    }
+    let sorted = toposort(&graph, None).expect("BUG: the recipe let a cycle pass");
+    sorted.into_iter().map(|place| place.index()).collect()
+}
+
+/// The slots of a node's first unit of work that local files fill.
+pub fn local_paths(node: &Node) -> impl Iterator<Item = &str> {
+    node.lowered.actions.iter().flat_map(|action| action.slots()).filter_map(|slot| match slot {
+        Slot::Local(path) => Some(path.as_str()),
+        _ => None,
+    })
+}

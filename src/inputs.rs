@@ -1,0 +1,250 @@
+//! The user's files and directories that stages read: found, hashed once a run, and copied for a sandbox.
+//! Knows paths and contents, not stages.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use impasto_stages::action::Bound;
+use impasto_store::digest::{BlobDigest, ContentDigest};
+use impasto_store::inputs::{InputFile, TreeEntry, TreeNode, tree_digest};
+use impasto_store::{Error as StoreError, Store};
+use walkdir::WalkDir;
+
+/// An input that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// It cannot be read.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The store says why.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name in a directory is not UTF-8.
+    #[error("the name of `{}` is not UTF-8", path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Neither file, directory nor symbolic link.
+    #[error("`{}` is neither a file, a directory nor a symbolic link", path.display())]
+    Special {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file changed between planning and use.
+    #[error("`{}` changes while it is read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl InputError {
+    fn io(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        InputError::Io { verb, path: path.to_owned(), source: source.into() }
+    }
+}
+
+/// What a path holds.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A file.
+    File(InputFile),
+    /// A directory, as the list of what is below it.
+    Tree {
+        /// Its entries, sorted by path.
+        entries: Vec<TreeEntry>,
+        /// What stands for it in keys.
+        bound: Bound,
+    },
+}
+
+impl Input {
+    /// What stands for it in keys.
+    pub fn bound(&self) -> Bound {
+        match self {
+            Input::File(file) => Bound { content: ContentDigest::Blob(file.blob.digest), mode: Some(file.mode) },
+            Input::Tree { bound, .. } => *bound,
+        }
+    }
+}
+
+/// The inputs of one run, each hashed once.
+pub struct Inputs {
+    store: Store,
+    dir: PathBuf,
+    known: HashMap<String, Input>,
+}
+
+impl Inputs {
+    /// The inputs of a recipe whose relative paths start from `dir`.
+    pub fn new(store: Store, dir: PathBuf) -> Self {
+        Inputs { store, dir, known: HashMap::new() }
+    }
+
+    /// The absolute path of an input.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What an input holds; hashed now if it was not before.
+    pub fn get(&mut self, name: &str) -> Result<&Input, InputError> {
+        if !self.known.contains_key(name) {
+            let input = self.hash(name)?;
+            self.known.insert(name.to_owned(), input);
+        }
+        Ok(&self.known[name])
+    }
+
+    /// Hashes many files in one go; what cannot be read is told when it is asked for.
+    pub fn prefetch<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
+        let mut files: Vec<&str> = names.filter(|name| !self.known.contains_key(*name)).collect();
+        files.sort_unstable();
+        files.dedup();
+        files.retain(|name| self.path(name).is_file());
+        let paths: Vec<_> = files.iter().map(|name| self.path(name)).collect();
+        for (name, result) in files.iter().zip(self.store.hash_inputs(&paths)) {
+            if let Ok(file) = result {
+                self.known.insert((*name).to_owned(), Input::File(file));
+            }
+        }
+    }
+
+    /// Forgets what an input held, so that it is looked at again.
+    pub fn forget(&mut self, name: &str) {
+        self.known.remove(name);
+    }
+
+    fn hash(&self, name: &str) -> Result<Input, InputError> {
+        let path = self.path(name);
+        let stat = std::fs::metadata(&path).map_err(|error| InputError::io("read", &path, error))?;
+        if stat.is_file() {
+            return Ok(Input::File(self.store.hash_input(&path)?));
+        }
+        if !stat.is_dir() {
+            return Err(InputError::Special { path });
+        }
+        let mut entries = Vec::new();
+        let mut files = Vec::new();
+        for entry in WalkDir::new(&path).sort_by_file_name().follow_root_links(true) {
+            let entry = entry.map_err(|error| {
+                let at = error.path().unwrap_or(&path).to_owned();
+                InputError::io("read", &at, error)
+            })?;
+            let name =
+                |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
+            let below = name(entry.path().strip_prefix(&path).unwrap_or(entry.path()))?;
+            let kind = entry.file_type();
+            if kind.is_dir() || entry.depth() == 0 {
+                use std::os::unix::fs::MetadataExt;
+                let stat =
+                    std::fs::metadata(entry.path()).map_err(|error| InputError::io("read", entry.path(), error))?;
+                entries.push(TreeEntry { path: below, node: TreeNode::Dir(stat.mode() & 0o7777) });
+            } else if kind.is_symlink() {
+                let target = std::fs::read_link(entry.path()).map_err(|e| InputError::io("read", entry.path(), e))?;
+                entries.push(TreeEntry { path: below, node: TreeNode::Symlink(name(&target)?) });
+            } else if kind.is_file() {
+                files.push((below, entry.into_path()));
+            } else {
+                return Err(InputError::Special { path: entry.into_path() });
+            }
+        }
+        let paths: Vec<_> = files.iter().map(|(_, path)| path).collect();
+        for ((below, _), result) in files.iter().zip(self.store.hash_inputs(&paths)) {
+            entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(result?) });
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None };
+        Ok(Input::Tree { entries, bound })
+    }
+}
+
+/// Copies a file while hashing it, and compares with what the plan says it holds.
+///
+/// # Errors
+/// [`InputError::Changed`] where the copy is another file than was planned.
+pub fn copy_file(from: &Path, to: &mut impl Write, planned: BlobDigest) -> Result<u64, InputError> {
+    let mut file = std::fs::File::open(from).map_err(|error| InputError::io("open", from, error))?;
+    let mut hasher = BlobDigest::hasher();
+    let mut buffer = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(|error| InputError::io("read", from, error))?;
+        if count == 0 {
+            break;
+        }
+        hasher.update_parallel(&buffer[..count]);
+        to.write_all(&buffer[..count]).map_err(|error| InputError::io("copy", from, error))?;
+        size += count as u64;
+    }
+    if BlobDigest(hasher.finish()) != planned {
+        return Err(InputError::Changed { path: from.to_owned() });
+    }
+    Ok(size)
+}
+
+/// Packs a directory's planned entries as a tar stream of fixed form: sorted, owned by root, times zero. Every file is
+/// compared with what the plan says it holds.
+///
+/// # Errors
+/// [`InputError::Changed`] where a file is another one than was planned.
+pub fn pack_tree(root: &Path, entries: &[TreeEntry], out: &mut (impl Write + Seek)) -> Result<(), InputError> {
+    let mut tar = tar::Builder::new(out);
+    for entry in entries {
+        let path = root.join(&entry.path);
+        let name = if entry.path.is_empty() { "." } else { &entry.path };
+        let mut header = tar::Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let fail = |error| InputError::io("pack", &path, error);
+        match &entry.node {
+            TreeNode::Dir(mode) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(*mode);
+                header.set_size(0);
+                tar.append_data(&mut header, name, io::empty()).map_err(fail)?;
+            }
+            TreeNode::Symlink(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_mode(0o777);
+                header.set_size(0);
+                tar.append_link(&mut header, name, target).map_err(fail)?;
+            }
+            TreeNode::File(planned) => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_mode(planned.mode);
+                header.set_size(planned.blob.size);
+                let file = std::fs::File::open(&path).map_err(fail)?;
+                let mut reader = HashingReader { inner: file.take(planned.blob.size), hasher: BlobDigest::hasher() };
+                tar.append_data(&mut header, name, &mut reader).map_err(fail)?;
+                let whole = reader.inner.limit() == 0 && reader.inner.into_inner().read(&mut [0]).map_err(fail)? == 0;
+                if !whole || BlobDigest(reader.hasher.finish()) != planned.blob.digest {
+                    return Err(InputError::Changed { path });
+                }
+            }
+        }
+    }
+    tar.finish().map_err(|error| InputError::io("pack", root, error))
+}
+
+struct HashingReader<R> {
+    inner: R,
+    hasher: impasto_store::digest::Hasher,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,302 @@
+//! From a stage's bytes to lines that are safe to show and to keep: secrets redacted, control characters neutralised,
+//! lengths capped. Knows no event and no terminal.
+
+use std::collections::VecDeque;
+
+use impasto_stages::Secret;
+
+/// What stands in the place of a secret.
+const REDACTED: &str = "[secret]";
+/// A line that is longer is broken, in bytes.
+const LINE_LIMIT: usize = 8 << 10;
+/// Shorter texts are too common to be redacted: every second line would be hit.
+const SHORTEST: usize = 3;
+
+/// Finds secrets in text, in the encodings that tools print them in.
+#[derive(Debug, Clone, Default)]
+pub struct Redactor {
+    /// Longest first, so that a secret that holds another goes whole.
+    patterns: Vec<Vec<u8>>,
+}
+
+impl Redactor {
+    /// A redactor of these secrets: as they are and line by line, in Base64 at every alignment, in hexadecimal and
+    /// percent-encoded.
+    pub fn new<'a>(secrets: impl Iterator<Item = &'a Secret>) -> Self {
+        let mut patterns = Vec::new();
+        for secret in secrets {
+            let whole = secret.expose();
+            for text in std::iter::once(whole.trim_end_matches(['\r', '\n'])).chain(whole.lines()) {
+                let bytes = text.trim_end_matches('\r').as_bytes();
+                if bytes.len() < SHORTEST {
+                    continue;
+                }
+                patterns.push(bytes.to_vec());
+                patterns.push(hex(bytes, b"0123456789abcdef"));
+                patterns.push(hex(bytes, b"0123456789ABCDEF"));
+                patterns.push(percent(bytes, b"0123456789ABCDEF"));
+                patterns.push(percent(bytes, b"0123456789abcdef"));
+                for alphabet in [BASE64, BASE64_URL] {
+                    patterns.extend((0..3).map(|shift| base64_core(bytes, shift, alphabet)));
+                }
+            }
+        }
+        patterns.retain(|pattern| pattern.len() >= SHORTEST);
+        patterns.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        patterns.dedup();
+        Redactor { patterns }
+    }
+
+    /// The length of the longest text that is looked for, in bytes.
+    fn longest(&self) -> usize {
+        self.patterns.first().map_or(0, Vec::len)
+    }
+
+    /// The bytes with every secret replaced.
+    pub fn redact(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut at = 0;
+        'next: while at < bytes.len() {
+            for pattern in &self.patterns {
+                if bytes[at..].starts_with(pattern) {
+                    out.extend_from_slice(REDACTED.as_bytes());
+                    at += pattern.len();
+                    continue 'next;
+                }
+            }
+            out.push(bytes[at]);
+            at += 1;
+        }
+        out
+    }
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn hex(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
+    bytes.iter().flat_map(|byte| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]).collect()
+}
+
+fn percent(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.extend([b'%', digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]);
+        }
+    }
+    out
+}
+
+/// The Base64 digits that the bytes have in any text in which they begin at `shift` (0 to 2) bytes after a boundary
+/// of three: those that no neighbour has a part in.
+fn base64_core(bytes: &[u8], shift: usize, alphabet: &[u8; 64]) -> Vec<u8> {
+    let first = (shift * 8).div_ceil(6);
+    let last = (shift + bytes.len()) * 8 / 6;
+    let bit = |bit: usize| {
+        let byte = bytes[bit / 8 - shift];
+        byte >> (7 - bit % 8) & 1
+    };
+    (first..last)
+        .map(|digit| alphabet[(0..6).fold(0, |value, i| value << 1 | usize::from(bit(digit * 6 + i)))])
+        .collect()
+}
+
+/// Collects a stream's bytes into lines.
+#[derive(Debug)]
+pub struct Lines {
+    redactor: Redactor,
+    pending: Vec<u8>,
+}
+
+impl Lines {
+    /// A stream from which `redactor` takes the secrets.
+    pub fn new(redactor: Redactor) -> Self {
+        Lines { redactor, pending: Vec::new() }
+    }
+
+    /// Takes bytes as they come and gives the lines that they complete.
+    pub fn push(&mut self, bytes: &[u8], line: &mut dyn FnMut(String)) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.pending.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.flush(line);
+                continue;
+            }
+            // A line without an end: give what can hold no more than the beginning of a secret.
+            let keep = self.redactor.longest();
+            while self.pending.len() >= LINE_LIMIT + 2 * keep {
+                let redacted = self.redactor.redact(&self.pending);
+                let cut = redacted.len().saturating_sub(keep).min(LINE_LIMIT);
+                line(neutralise(&redacted[..cut]));
+                self.pending = redacted[cut..].to_vec();
+            }
+        }
+    }
+
+    /// Gives the last line, if it has no end.
+    pub fn finish(&mut self, line: &mut dyn FnMut(String)) {
+        if !self.pending.is_empty() {
+            self.flush(line);
+        }
+    }
+
+    fn flush(&mut self, line: &mut dyn FnMut(String)) {
+        let redacted = self.redactor.redact(&std::mem::take(&mut self.pending));
+        for part in redacted.chunks(LINE_LIMIT) {
+            line(neutralise(part));
+        }
+    }
+}
+
+/// The text of a line that came from a guest: decoded lossily, what a terminal would act on made visible or dropped.
+/// After a carriage return without a line feed, only what a terminal would show last remains.
+pub fn neutralise(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_end_matches(['\r', '\n']);
+    let shown = text.rsplit('\r').find(|part| !part.is_empty()).unwrap_or_default();
+    let mut out = String::with_capacity(shown.len());
+    let mut chars = shown.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\t' => out.push(' '),
+            // A CSI sequence (ECMA-48): colours and cursor movements of well-meaning tools. Dropped whole.
+            '\u{1b}' if chars.peek() == Some(&'[') => {
+                chars.next();
+                while chars.next_if(|c| ('\u{20}'..='\u{3f}').contains(c)).is_some() {}
+                chars.next_if(|c| ('\u{40}'..='\u{7e}').contains(c));
+            }
+            // C0, DEL, C1, and the characters that reorder or hide text.
+            c if c.is_control() => out.extend(c.escape_unicode()),
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {
+                out.extend(c.escape_unicode());
+            }
+            c => out.push(c),
+        }
+    }
+    // Lines that begin like this are commands to a CI service that reads the log.
+    if out.trim_start().starts_with("::") || out.trim_start().starts_with("##") {
+        out.insert(out.len() - out.trim_start().len(), '\u{a0}');
+    }
+    out
+}
+
+/// The last lines of a log.
+#[derive(Debug, Clone, Default)]
+pub struct Tail {
+    lines: VecDeque<String>,
+}
+
+impl Tail {
+    /// How many lines are kept.
+    pub const LINES: usize = 20;
+
+    /// Takes a line.
+    pub fn push(&mut self, line: &str) {
+        if self.lines.len() == Self::LINES {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line.to_owned());
+    }
+
+    /// The lines, oldest first.
+    pub fn into_lines(self) -> Vec<String> {
+        self.lines.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lines(redactor: Redactor, pieces: &[&[u8]]) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut lines = Lines::new(redactor);
+        for piece in pieces {
+            lines.push(piece, &mut |line| out.push(line));
+        }
+        lines.finish(&mut |line| out.push(line));
+        out
+    }
+
+    fn redactor(secret: &str) -> Redactor {
+        Redactor::new([Secret::new(secret)].iter())
+    }
+
+    #[test]
+    fn bytes_become_lines_wherever_they_are_cut() {
+        assert_eq!(lines(Redactor::default(), &[b"a\nb", b"c\n", b"\n", b"d"]), ["a", "bc", "", "d"]);
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_neutralised() {
+        let shown = |bytes: &[u8]| neutralise(bytes);
+        assert_eq!(shown(b"\x1b[31mred\x1b[0m\x1b[2J"), "red");
+        assert_eq!(shown(b"\x1b]52;c;aGk=\x07"), r"\u{1b}]52;c;aGk=\u{7}");
+        assert_eq!(shown(b" 10%\r 50%\r100%\r\n"), "100%");
+        assert_eq!(shown("a\u{202e}b".as_bytes()), r"a\u{202e}b");
+        assert_eq!(shown(b"\xff\xfe"), "\u{fffd}\u{fffd}");
+        assert_eq!(shown(b"::set-env name=X::y"), "\u{a0}::set-env name=X::y");
+        assert_eq!(shown(b"##vso[task.setvariable]"), "\u{a0}##vso[task.setvariable]");
+    }
+
+    #[test]
+    fn a_secret_is_redacted_in_every_encoding_and_alignment() {
+        let secret = "hunter2/pa ss";
+        let redactor = redactor(secret);
+        // Made with base64, xxd and an URL encoder.
+        let printed = [
+            "hunter2/pa ss",
+            "aHVudGVyMi9wYSBzcw==",
+            "eGh1bnRlcjIvcGEgc3M=",
+            "eHhodW50ZXIyL3BhIHNz",
+            "68756e746572322f7061207373",
+            "68756E746572322F7061207373",
+            "hunter2%2Fpa%20ss",
+        ];
+        for text in printed {
+            let shown = lines(redactor.clone(), &[format!("token={text};").as_bytes()]);
+            assert!(shown[0].contains(REDACTED), "{text} was shown as {}", shown[0]);
+            assert!(!shown[0].contains("hunter"), "{}", shown[0]);
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_secret_is_redacted() {
+        let shown = lines(redactor("first-line\nsecond-line\n"), &[b"x first-line\nsecond-line y\n"]);
+        assert_eq!(shown, ["x [secret]", "[secret] y"]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_broken_and_still_redacted() {
+        let secret = "s3cr3t-of-some-length";
+        let mut bytes = vec![b'.'; LINE_LIMIT - 7];
+        bytes.extend(secret.repeat(3000).as_bytes());
+        let shown = lines(redactor(secret), &bytes.chunks(4096).collect::<Vec<_>>());
+        assert!(shown.len() > 1);
+        assert!(shown.iter().all(|line| line.len() <= LINE_LIMIT && !line.contains("s3cr3t")), "leaked");
+    }
+
+    proptest! {
+        #[test]
+        fn a_secret_never_shows_wherever_the_stream_is_cut(
+            before in "[a-z]{0,40}", after in "[a-z]{0,40}", cuts in proptest::collection::vec(0usize..60, 0..5),
+        ) {
+            let text = format!("{before}TOP+SECRET{after}\n");
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([text.len()]) {
+                pieces.push(&text.as_bytes()[from..cut]);
+                from = cut;
+            }
+            let shown = lines(redactor("TOP+SECRET"), &pieces);
+            prop_assert_eq!(shown, [format!("{before}[secret]{after}")]);
+        }
+    }
+}

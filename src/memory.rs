@@ -1,0 +1,150 @@
+//! What is remembered of a recipe's runs, in `state/<recipe>/`: a cache that may be lost at any time.
+//! Knows names and digests; decides nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use impasto_store::Store;
+use impasto_store::digest::{ActionDigest, ClaimId, Digest, Hasher, domain};
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::Recipe;
+
+/// The last run of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeMemory {
+    /// What was done.
+    pub action: ActionDigest,
+    /// What came of it.
+    pub claim: ClaimId,
+    /// Why it ran.
+    pub reason: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// How long it took, in milliseconds.
+    pub wall_ms: u64,
+    /// Earlier runs, the newest first: what `gc --keep` counts.
+    pub earlier: Vec<(ActionDigest, ClaimId)>,
+}
+
+/// How many earlier runs of a node are remembered.
+const EARLIER: usize = 32;
+
+impl NodeMemory {
+    /// Remembers `before` as the run before this one.
+    pub fn after(mut self, before: Option<&NodeMemory>) -> Self {
+        if let Some(before) = before {
+            let this = (self.action, self.claim);
+            let runs = std::iter::once((before.action, before.claim)).chain(before.earlier.iter().copied());
+            self.earlier = runs.filter(|run| *run != this).take(EARLIER).collect();
+        }
+        self
+    }
+
+    /// This run and those before it, the newest first.
+    pub fn runs(&self) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
+        std::iter::once((self.action, self.claim)).chain(self.earlier.iter().copied())
+    }
+}
+
+/// A file that was written for the user, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMemory {
+    /// The digest of what it holds.
+    pub content: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub sha256: String,
+    /// Device, inode, mtime and ctime in nanoseconds: while they are equal, nobody wrote to it.
+    pub stamp: (u64, u64, i128, i128),
+}
+
+/// All that is remembered of a recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Nodes by their stable names.
+    pub nodes: BTreeMap<String, NodeMemory>,
+    /// Files by their absolute paths.
+    pub files: BTreeMap<PathBuf, FileMemory>,
+}
+
+/// The memory of one recipe, in a store.
+pub struct RecipeState<'a> {
+    store: &'a Store,
+    name: String,
+}
+
+const FILE: &str = "memory";
+
+impl<'a> RecipeState<'a> {
+    /// The state of a recipe: it goes by the recipe's name and the hash of its path.
+    pub fn new(store: &'a Store, recipe: &Recipe) -> Self {
+        RecipeState { store, name: state_name(&recipe.name, &recipe.path) }
+    }
+
+    /// What is remembered; nothing where it was lost or is of another version.
+    pub fn load(&self) -> Result<Memory, impasto_store::Error> {
+        let bytes = self.store.state_read(&[&self.name, FILE])?;
+        Ok(bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default())
+    }
+
+    /// Remembers.
+    pub fn save(&self, memory: &Memory) -> Result<(), impasto_store::Error> {
+        let bytes = rmp_serde::to_vec(memory).expect("BUG: memory cannot be encoded");
+        self.store.state_write(&[&self.name, FILE], &bytes)
+    }
+
+    /// The directory of its logs; made where it is missing.
+    pub fn logs(&self) -> Result<PathBuf, impasto_store::Error> {
+        self.store.log_dir(&[&self.name])
+    }
+
+    /// The directory of the states in which stages failed; made where it is missing.
+    pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
+        self.store.log_dir(&[&self.name, "failed"])
+    }
+}
+
+/// The memories of all recipes in a store.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn all(store: &Store) -> Result<Vec<Memory>, impasto_store::Error> {
+    let mut memories = Vec::new();
+    for name in store.state_list(&[])? {
+        // The other entries of `state/` are files.
+        if let Ok(Some(bytes)) = store.state_read(&[&name, FILE]) {
+            memories.extend(rmp_serde::from_slice::<Memory>(&bytes).ok());
+        }
+    }
+    Ok(memories)
+}
+
+/// A file name for a node: readable, and one for each stable name.
+pub fn file_name(stable_name: &str) -> String {
+    let readable: String =
+        stable_name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_=.".contains(c) { c } else { '_' }).collect();
+    let digest = Hasher::new(domain::STATE).update(stable_name.as_bytes()).finish();
+    format!("{}-{}", readable.trim_start_matches('.').chars().take(80).collect::<String>(), digest.short())
+}
+
+fn state_name(name: &str, path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let digest = Hasher::new(domain::STATE).update(path.as_os_str().as_bytes()).finish();
+    let readable: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).take(80).collect();
+    format!("{readable}-{}", digest.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain_and_apart() {
+        assert!(file_name("tools[variant=a/b]").starts_with("tools_variant=a_b_-"));
+        assert_ne!(file_name("a/b"), file_name("a_b"));
+        assert!(state_name("../x", Path::new("/r")).starts_with("___x-"));
+    }
+}

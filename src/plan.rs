@@ -1,0 +1,395 @@
+//! What a run would do: binds every node's inputs as far as they are known, and looks the keys up in the store.
+//! Decides and explains; executes nothing and writes nothing but caches.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use impasto_stages::UnitFiles;
+use impasto_stages::action::{Action, ActionTemplate, Bound, Slot};
+use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
+use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest};
+use impasto_store::index::ClaimSummary;
+use impasto_store::{Error as StoreError, Store};
+
+use crate::graph::{Graph, Node, NodeId};
+use crate::inputs::{InputError, Inputs};
+use crate::memory::{Memory, NodeMemory};
+use crate::publish::content_digest;
+use crate::reason::{Names, Reason, changes};
+
+/// A node's result, found or made.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// Its key.
+    pub action: ActionDigest,
+    /// The claim that is believed.
+    pub claim: ClaimId,
+    /// What came out.
+    pub result: Outputs,
+    /// What it is to be believed with, inputs' included.
+    pub caveats: BTreeSet<Caveat>,
+    /// How strongly it was isolated.
+    pub isolation: Isolation,
+    /// How long it took when it ran, in milliseconds.
+    pub wall_ms: u64,
+}
+
+impl Hit {
+    fn new(action: ActionDigest, summary: ClaimSummary) -> Self {
+        Hit {
+            action,
+            claim: summary.claim,
+            result: summary.result,
+            caveats: summary.caveats,
+            isolation: summary.isolation,
+            wall_ms: summary.wall_ms,
+        }
+    }
+
+    /// The file of this name; without a name, the one file of a result that is a file.
+    pub fn file(&self, name: Option<&String>) -> Option<&OutputFile> {
+        match name {
+            Some(name) => self.result.files.get(name),
+            None if self.result.disk.is_some() => None,
+            None => self.result.files.values().next(),
+        }
+    }
+
+    /// What a child binds to: a file, or without a name the disk where there is one.
+    fn content(&self, file: Option<&String>) -> Option<Bound> {
+        match (self.result.disk, file) {
+            (Some(disk), None) => Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None }),
+            _ => self.file(file).map(|file| {
+                let digest = BlobDigest(content_digest(&file.content));
+                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode) }
+            }),
+        }
+    }
+}
+
+/// What is known of a node before anything runs.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Its result is known.
+    Cached(Hit),
+    /// It must run.
+    Dirty {
+        /// Its key.
+        action: ActionDigest,
+        /// Why.
+        reason: Reason,
+    },
+    /// It depends on a node that must run; that one's result decides.
+    Pending {
+        /// The first such node.
+        on: NodeId,
+    },
+}
+
+impl State {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            State::Cached(_) => "cached",
+            State::Dirty { .. } => "dirty",
+            State::Pending { .. } => "pending",
+        }
+    }
+}
+
+/// A node cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// An input of the user's cannot be used.
+    #[error("stage {stage}: {source}")]
+    Input {
+        /// The node's label.
+        stage: String,
+        /// Which, and why.
+        #[source]
+        source: InputError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stage made something else than what is needed.
+    #[error("stage {stage}: {parent} made {made}, where {needed} is needed")]
+    Kind {
+        /// The node's label.
+        stage: String,
+        /// The stage that it needs.
+        parent: String,
+        /// What that one made.
+        made: &'static str,
+        /// What is needed.
+        needed: &'static str,
+    },
+    /// What a stage is to do next cannot be told.
+    #[error("stage {stage}: {reason}")]
+    Expand {
+        /// The node's label.
+        stage: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A stage did not make the file that is needed.
+    #[error("stage {stage}: {parent} made no file {file:?}")]
+    NoFile {
+        /// The node's label.
+        stage: String,
+        /// The stage that it needs.
+        parent: String,
+        /// The file's name.
+        file: String,
+    },
+}
+
+/// Binds nodes and looks them up.
+pub struct Planner<'a> {
+    /// The nodes.
+    pub graph: &'a Graph,
+    /// Where results are looked up.
+    pub store: &'a Store,
+    /// The user's files.
+    pub inputs: Inputs,
+    /// What is remembered of earlier runs.
+    pub memory: Memory,
+    /// Nodes that run even where their results are known, by place.
+    pub again: Vec<bool>,
+}
+
+impl Planner<'_> {
+    /// The state of every node that is needed for `wanted`; none for the others.
+    ///
+    /// # Errors
+    /// An input cannot be read, a stage made something else than is needed, or the store failed.
+    pub fn plan(&mut self, wanted: &[NodeId]) -> Result<Vec<Option<State>>, PlanError> {
+        let needed = self.graph.closure(wanted);
+        let graph = self.graph;
+        let nodes: Vec<_> = graph.ids().filter(|id| needed[id.index()]).collect();
+        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::graph::local_paths(graph.node(*id))));
+        let mut states: Vec<Option<State>> = vec![None; graph.len()];
+        for id in nodes {
+            let parents = &graph.node(id).parents;
+            let open = parents.iter().map(|(_, parent)| *parent).find_map(|parent| match &states[parent.index()] {
+                Some(State::Cached(_)) => None,
+                Some(State::Pending { on }) => Some(*on),
+                _ => Some(parent),
+            });
+            states[id.index()] = Some(match open {
+                Some(on) => State::Pending { on },
+                None => {
+                    let result = |parent: NodeId| match &states[parent.index()] {
+                        Some(State::Cached(hit)) => hit,
+                        _ => panic!("BUG: a parent of {} is not known", graph.node(id).label),
+                    };
+                    self.advance(id, &mut Units::new(graph.node(id)), result)?.1
+                }
+            });
+        }
+        Ok(states)
+    }
+
+    /// Goes through the units of a node whose parents' results are known, as far as their results are known too: the
+    /// Action of the first that must run, or the last unit's result.
+    ///
+    /// # Errors
+    /// An input cannot be read, a parent made something else than is needed, or the store failed.
+    pub fn advance<'h>(
+        &mut self,
+        id: NodeId,
+        units: &mut Units,
+        result: impl Fn(NodeId) -> &'h Hit,
+    ) -> Result<(Option<Action<Bound>>, State), PlanError> {
+        loop {
+            let action = self.bind(id, units, &result)?;
+            let state = self.look_up(id, units, &action)?;
+            let State::Cached(hit) = state else { return Ok((Some(action), state)) };
+            let key = hit.action;
+            match self.complete(id, units, hit)? {
+                Completed::Node(hit) => return Ok((None, State::Cached(hit))),
+                Completed::Unit => {}
+                Completed::Lost => {
+                    return Ok((Some(action), State::Dirty { action: key, reason: Reason::Collected }));
+                }
+            }
+        }
+    }
+
+    /// Takes the result of a node's next unit.
+    ///
+    /// # Errors
+    /// What the unit made cannot be expanded, or the store failed.
+    pub fn complete(&self, id: NodeId, units: &mut Units, hit: Hit) -> Result<Completed, PlanError> {
+        let node = self.graph.node(id);
+        if let Some(expand) = node.kind.expand {
+            let mut files = UnitFiles::new();
+            for (name, file) in &hit.result.files {
+                let FileContent::Blob(blob) = &file.content else { continue };
+                let broken = |source| StoreError::Io { verb: "read", path: name.into(), source };
+                match self.store.open_blob(&blob.digest) {
+                    Ok(reader) => files.insert(name.clone(), reader.into_bytes().map_err(broken)?),
+                    Err(StoreError::Miss(_)) => return Ok(Completed::Lost),
+                    Err(error) => return Err(error.into()),
+                };
+            }
+            let place = units.hits.len();
+            let further = expand(&units.templates[place], &files)
+                .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
+            units.templates.splice(place + 1..place + 1, further);
+        }
+        units.hits.push(hit.clone());
+        Ok(if units.hits.len() == units.templates.len() { Completed::Node(hit) } else { Completed::Unit })
+    }
+
+    /// The Action of a node's next unit.
+    fn bind<'h>(
+        &mut self,
+        id: NodeId,
+        units: &Units,
+        result: impl Fn(NodeId) -> &'h Hit,
+    ) -> Result<Action<Bound>, PlanError> {
+        let graph = self.graph;
+        let node = graph.node(id);
+        let inputs = &mut self.inputs;
+        let template = units.next();
+        let action = template.clone().bind(|slot| {
+            let (hit, file) = match &slot {
+                Slot::Local(path) => {
+                    let input = inputs.get(path);
+                    return input
+                        .map(crate::inputs::Input::bound)
+                        .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
+                }
+                Slot::Stage(stage) => (result(node.parent(stage)), None),
+                Slot::StageFile { stage, file } => (result(node.parent(stage)), Some(file)),
+                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref()),
+            };
+            hit.content(file).ok_or_else(|| PlanError::NoFile {
+                stage: node.label.clone(),
+                parent: slot_name(&slot),
+                file: file.cloned().unwrap_or_default(),
+            })
+        })?;
+        let wrong = |made, needed, slot: &Slot| {
+            Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed })
+        };
+        for (slot, bound) in template.parent.iter().zip(&action.parent) {
+            if !matches!(bound.content, ContentDigest::Disk(_)) {
+                return wrong("a file", "a disk", slot);
+            }
+        }
+        for (slot, bound) in template.inputs.values().zip(action.inputs.values()) {
+            if matches!(bound.content, ContentDigest::Disk(_)) {
+                return wrong("a disk", "a file", slot);
+            }
+        }
+        Ok(action)
+    }
+
+    /// Whether a node's next unit with this Action is cached or dirty, and why.
+    fn look_up(&self, id: NodeId, units: &Units, action: &Action<Bound>) -> Result<State, PlanError> {
+        let digest = action.digest();
+        if self.again[id.index()] {
+            return Ok(State::Dirty { action: digest, reason: Reason::Again });
+        }
+        let last = self.remembered(id, units.hits.len());
+        Ok(match self.believed(last, digest)? {
+            Some(hit) => State::Cached(hit),
+            None => State::Dirty { action: digest, reason: self.reason(last, units.next(), action, digest) },
+        })
+    }
+
+    /// The claim that wins (D4): the one that is remembered for the node, else the strongest isolation, else the
+    /// smallest id.
+    fn believed(&self, last: Option<&NodeMemory>, digest: ActionDigest) -> Result<Option<Hit>, PlanError> {
+        let mut claims = self.store.lookup(&digest)?;
+        if claims.len() > 1 {
+            let remembered = last.map(|memory| memory.claim);
+            claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));
+        }
+        Ok(claims.into_iter().next().map(|summary| Hit::new(digest, summary)))
+    }
+
+    /// What is remembered of the last run of a node's unit.
+    pub fn remembered(&self, id: NodeId, unit: usize) -> Option<&NodeMemory> {
+        let node = self.graph.node(id);
+        let name = self.graph.stable_name(&node.stage, node.combinations[0]);
+        self.memory.nodes.get(&unit_name(name, unit))
+    }
+
+    fn reason(
+        &self,
+        last: Option<&NodeMemory>,
+        template: &ActionTemplate,
+        action: &Action<Bound>,
+        digest: ActionDigest,
+    ) -> Reason {
+        let Some(last) = last else { return Reason::NeverBuilt };
+        if last.action == digest {
+            return Reason::Collected;
+        }
+        // A claim that is gone explains nothing, but the key is another one for sure.
+        let Ok(claim) = self.store.claim(&last.action, &last.claim) else { return Reason::Changed(Vec::new()) };
+        let now = capped(action.explain());
+        Reason::Changed(changes(&claim.fields, &now, &Names::new(template)))
+    }
+}
+
+/// What a result means for its node.
+pub enum Completed {
+    /// It is the node's own.
+    Node(Hit),
+    /// Further units come after it.
+    Unit,
+    /// Files that decide what comes after it are not in the store any more: the unit must run again.
+    Lost,
+}
+
+/// The units of work of one node, and the results of those that are done.
+#[derive(Debug, Clone)]
+pub struct Units {
+    templates: Vec<ActionTemplate>,
+    hits: Vec<Hit>,
+}
+
+impl Units {
+    /// The units of a node of which none is done.
+    pub fn new(node: &Node) -> Self {
+        Units { templates: node.lowered.actions.clone(), hits: Vec::new() }
+    }
+
+    /// The unit that is next.
+    pub fn next(&self) -> &ActionTemplate {
+        &self.templates[self.hits.len()]
+    }
+
+    /// How many there are, as far as is known.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// How many are done.
+    pub fn done(&self) -> usize {
+        self.hits.len()
+    }
+
+    /// The result of a unit that is done.
+    pub fn hit(&self, unit: usize) -> &Hit {
+        &self.hits[unit]
+    }
+}
+
+/// The name under which a node's unit is remembered: the node's own for the first.
+pub fn unit_name(node: String, unit: usize) -> String {
+    if unit == 0 { node } else { format!("{node}#{unit}") }
+}
+
+fn slot_name(slot: &Slot) -> String {
+    match slot {
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => format!("stage {stage}"),
+        Slot::Local(path) => path.clone(),
+        Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
+    }
+}

@@ -1,0 +1,113 @@
+//! The user's files: results written under their names, with checksums beside them, and told from changed ones by a stat.
+//! Knows files and digests, not stages.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use impasto_store::claim::FileContent;
+use impasto_store::digest::Digest;
+use tempfile::NamedTempFile;
+
+use crate::memory::{FileMemory, Memory};
+use crate::plan::Hit;
+
+/// A file to write for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Which of the node's files; the only one where none is named.
+    pub file: Option<String>,
+    /// Where it goes, absolute.
+    pub path: PathBuf,
+}
+
+/// A file that was written.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// Where.
+    pub path: PathBuf,
+    /// What it is now.
+    pub memory: FileMemory,
+}
+
+/// The digest of a file's bytes.
+pub fn content_digest(content: &FileContent) -> Digest {
+    match content {
+        FileContent::Blob(blob) => blob.digest.0,
+        FileContent::Derived(derived) => derived.digest.0,
+    }
+}
+
+/// Whether the target's file, and the checksum beside it, are as they were written for this result.
+pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
+    let Some(file) = hit.file(target.file.as_ref()) else { return true };
+    let Some(known) = memory.files.get(&target.path) else { return false };
+    known.content == content_digest(&file.content)
+        && stamp(&target.path).ok() == Some(known.stamp)
+        && std::fs::metadata(checksum_path(&target.path))
+            .is_ok_and(|stat| stat.len() == checksum_line(&target.path, &known.sha256).len() as u64)
+}
+
+fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
+    let stat = std::fs::metadata(path)?;
+    let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    Ok((stat.dev(), stat.ino(), nanos(stat.mtime(), stat.mtime_nsec()), nanos(stat.ctime(), stat.ctime_nsec())))
+}
+
+/// A file that is being written: it appears under its name when it is whole.
+pub struct Draft {
+    temp: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Begins a file; makes the directory where it is missing.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be made.
+    pub fn new(path: &Path) -> io::Result<Draft> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(dir)?;
+        let temp = tempfile::Builder::new().prefix(".impasto-").suffix(".part").tempfile_in(dir)?;
+        Ok(Draft { temp, path: path.to_owned() })
+    }
+
+    /// The file to write to.
+    pub fn file(&self) -> &File {
+        self.temp.as_file()
+    }
+
+    /// Makes the file, and its checksum beside it, durable and visible.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub fn publish(self, content: Digest, sha256: &str, mode: u32) -> io::Result<Published> {
+        let file = self.temp.as_file();
+        file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        file.sync_all()?;
+        self.temp.persist(&self.path).map_err(|error| error.error)?;
+        let dir = self.path.parent().unwrap_or(Path::new("/"));
+        let mut checksum = tempfile::Builder::new().prefix(".impasto-").suffix(".part").tempfile_in(dir)?;
+        checksum.write_all(checksum_line(&self.path, sha256).as_bytes())?;
+        checksum.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        checksum.as_file().sync_all()?;
+        checksum.persist(checksum_path(&self.path)).map_err(|error| error.error)?;
+        File::open(dir)?.sync_all()?;
+        let size = std::fs::metadata(&self.path)?.len();
+        let memory = FileMemory { content, size, sha256: sha256.to_owned(), stamp: stamp(&self.path)? };
+        Ok(Published { path: self.path, memory })
+    }
+}
+
+/// The checksum's file, beside the file.
+fn checksum_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".sha256");
+    PathBuf::from(name)
+}
+
+/// The line that `sha256sum -c` reads.
+fn checksum_line(path: &Path, sha256: &str) -> String {
+    format!("{sha256}  {}\n", path.file_name().unwrap_or_default().to_string_lossy())
+}

@@ -1,0 +1,245 @@
+//! Why a node must run: the difference between what its key covers now and what the last claim's covered.
+//! Knows fields and their paths, not how they are hashed: both sides come from the code that hashes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use impasto_stages::Origin;
+use impasto_stages::action::{ActionTemplate, Slot};
+use impasto_store::key::Field;
+
+/// Why a node is dirty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// No run of it is known.
+    NeverBuilt,
+    /// Its last result is not in the store any more.
+    Collected,
+    /// The user asked for it.
+    Again,
+    /// What it depends on changed: one line each, the most telling first.
+    Changed(Vec<String>),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NeverBuilt => f.write_str("never built"),
+            Reason::Collected => f.write_str("result was collected"),
+            Reason::Again => f.write_str("asked for with --again"),
+            Reason::Changed(changes) => match changes.as_slice() {
+                [] => f.write_str("something that its key covers changed"),
+                [only] => f.write_str(only),
+                [first, rest @ ..] => write!(f, "{first} (and {} more)", rest.len()),
+            },
+        }
+    }
+}
+
+/// Where a field's text stands now, and what its inputs are called.
+pub struct Names<'a> {
+    template: &'a ActionTemplate,
+}
+
+impl<'a> Names<'a> {
+    /// The names that a template knows.
+    pub fn new(template: &'a ActionTemplate) -> Self {
+        Names { template }
+    }
+
+    fn origin(&self, path: &str) -> Option<&Origin> {
+        self.template.hints.origins.get(path)
+    }
+
+    fn slot(slot: &Slot) -> String {
+        match slot {
+            Slot::Stage(stage) => format!("stage {stage}"),
+            Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
+            Slot::Local(path) => path.clone(),
+            Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
+        }
+    }
+}
+
+/// What changed from the fields of an earlier run to those of now.
+pub fn changes(before: &[Field], now: &[Field], names: &Names<'_>) -> Vec<String> {
+    let old: BTreeMap<&str, &str> = before.iter().map(|field| (&*field.path, &*field.value)).collect();
+    let new: BTreeMap<&str, &str> = now.iter().map(|field| (&*field.path, &*field.value)).collect();
+    let mut lines = Vec::new();
+    // In the order of the description, so that what is told first is what stands first in the stage.
+    for field in now {
+        match old.get(&*field.path) {
+            Some(value) if *value == field.value => {}
+            Some(value) => lines.push(changed(&field.path, value, &field.value, names)),
+            None => lines.push(added(&field.path, &field.value, names)),
+        }
+    }
+    for field in before {
+        if !new.contains_key(&*field.path) {
+            lines.push(format!("{} was removed", name(&field.path)));
+        }
+    }
+    // Of one thing with several fields (a file's content and mode) the first line tells enough.
+    lines.dedup();
+    lines
+}
+
+fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
+    if path == "engine_epoch" || path == "kind_version" {
+        return format!("this impasto does the work in another way ({} {before} → {now})", name(path));
+    }
+    if path == "from" {
+        let parent = names.template.parent.as_ref().map(Names::slot).unwrap_or_default();
+        return format!("the disk of {parent} changed");
+    }
+    if let Some(input) = input_name(path) {
+        let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
+        return if path.ends_with(".mode") {
+            format!("mode of {what}: {} → {}", octal(before), octal(now))
+        } else {
+            format!("{what} changed")
+        };
+    }
+    if path.ends_with(".mode") {
+        return format!("{}: {} → {}", name(path), octal(before), octal(now));
+    }
+    let several_lines = before.contains('\n') || now.contains('\n');
+    if several_lines || matches!(last(path), "script" | "content") {
+        let line = first_difference(before, now);
+        let place = match names.origin(path) {
+            Some(origin) => format!(" ({}:{})", origin.path, origin.line as usize + line - 1),
+            None => String::new(),
+        };
+        return format!("{}: line {line} changed{place}", name(path));
+    }
+    format!("{}: {} → {}{}", name(path), shown(before), shown(now), place(path, names))
+}
+
+fn added(path: &str, now: &str, names: &Names<'_>) -> String {
+    if let Some(input) = input_name(path) {
+        let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
+        return format!("{what} was added");
+    }
+    if now.contains('\n') {
+        return format!("{} was added{}", name(path), place(path, names));
+    }
+    format!("{}: {} was added{}", name(path), shown(now), place(path, names))
+}
+
+fn place(path: &str, names: &Names<'_>) -> String {
+    names.origin(path).map(|origin| format!(" ({}:{})", origin.path, origin.line)).unwrap_or_default()
+}
+
+/// The name in `inputs["NAME"]` and what is below it.
+fn input_name(path: &str) -> Option<&str> {
+    path.strip_prefix("inputs[\"")?.split_once("\"]").map(|(name, _)| name)
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// A field's path as people call it: `steps[0].script` is `script`, `steps[2].command` is `command 3`.
+fn name(path: &str) -> String {
+    let Some(rest) = path.strip_prefix("steps[") else { return path.replace('_', " ") };
+    match rest.split_once(']') {
+        Some((index, "")) => format!("step {}", index.parse::<usize>().map_or(0, |index| index + 1)),
+        Some((index, field)) => {
+            let field = field.trim_start_matches('.');
+            match index.parse::<usize>() {
+                Ok(0) if field == "script" => field.to_owned(),
+                Ok(index) if field == "command" => format!("command {}", index + 1),
+                Ok(index) => format!("step {}: {}", index + 1, field.replace('_', " ")),
+                Err(_) => path.to_owned(),
+            }
+        }
+        None => path.to_owned(),
+    }
+}
+
+fn octal(mode: &str) -> String {
+    mode.parse::<u32>().map_or_else(|_| mode.to_owned(), |mode| format!("{mode:04o}"))
+}
+
+/// A value, short enough for one line.
+fn shown(value: &str) -> String {
+    // Digests say nothing beyond their beginning.
+    if value.len() >= 64 && value.bytes().rev().take(64).all(|byte| byte.is_ascii_hexdigit()) {
+        return value[..value.len() - 52].to_owned();
+    }
+    if value.chars().count() > 60 {
+        let beginning: String = value.chars().take(57).collect();
+        return format!("{beginning:?}…");
+    }
+    if value.is_empty() || value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return format!("{value:?}");
+    }
+    value.to_owned()
+}
+
+/// The number of the first line that differs, from 1.
+fn first_difference(before: &str, now: &str) -> usize {
+    let same = before.split('\n').zip(now.split('\n')).take_while(|(a, b)| a == b).count();
+    // Where one text is the beginning of the other, the first line that only one has.
+    same.min(now.split('\n').count().saturating_sub(1)) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use impasto_stages::action::{Executor, SandboxRoot};
+
+    use super::*;
+
+    fn field(path: &str, value: &str) -> Field {
+        Field { path: path.into(), value: value.into() }
+    }
+
+    fn template() -> ActionTemplate {
+        let mut template = ActionTemplate::new("run", 1, Executor::Sandbox(SandboxRoot::Guest));
+        template.parent = Some(Slot::Stage("base".into()));
+        template.inputs.insert("conf".into(), Slot::Local("files/app.conf".into()));
+        let origin = |line| Origin { path: "scripts/a.sh".into(), line };
+        template.hints.origins.insert("steps[0].script".into(), origin(1));
+        template.hints.origins.insert("steps[1].command".into(), origin(30));
+        template
+    }
+
+    fn told(before: &[(&str, &str)], now: &[(&str, &str)]) -> Vec<String> {
+        let fields = |pairs: &[(&str, &str)]| pairs.iter().map(|(path, value)| field(path, value)).collect::<Vec<_>>();
+        changes(&fields(before), &fields(now), &Names::new(&template()))
+    }
+
+    #[test]
+    fn a_script_names_the_line_and_where_it_stands() {
+        let path = "steps[0].script";
+        assert_eq!(told(&[(path, "a\nb\nc\n")], &[(path, "a\nB\nc\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
+        assert_eq!(told(&[(path, "a\n")], &[(path, "a\nb\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
+        assert_eq!(told(&[(path, "a\nb\n")], &[(path, "a\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
+    }
+
+    #[test]
+    fn each_kind_of_field_is_told_in_its_own_words() {
+        let digest = |c: &str| format!("blob:{}", c.repeat(64));
+        assert_eq!(told(&[("from", "disk:a")], &[("from", "disk:b")]), ["the disk of stage base changed"]);
+        assert_eq!(
+            told(&[(r#"inputs["conf"]"#, &digest("a"))], &[(r#"inputs["conf"]"#, &digest("b"))]),
+            ["files/app.conf changed"]
+        );
+        assert_eq!(
+            told(&[(r#"inputs["conf"].mode"#, "420")], &[(r#"inputs["conf"].mode"#, "493")]),
+            ["mode of files/app.conf: 0644 → 0755"]
+        );
+        assert_eq!(told(&[(r#"env["A"]"#, "1")], &[(r#"env["A"]"#, "2 3")]), [r#"env["A"]: 1 → "2 3""#]);
+        assert_eq!(
+            told(&[("steps[1].command", "a")], &[("steps[1].command", "b")]),
+            ["command 2: a → b (scripts/a.sh:30)"]
+        );
+        assert_eq!(told(&[], &[(r#"env["A"]"#, "1")]), [r#"env["A"]: 1 was added"#]);
+        assert_eq!(told(&[(r#"env["A"]"#, "1")], &[]), [r#"env["A"] was removed"#]);
+        assert_eq!(
+            told(&[("engine_epoch", "1")], &[("engine_epoch", "2")]),
+            ["this impasto does the work in another way (engine epoch 1 → 2)"]
+        );
+        assert!(told(&[("network", "false")], &[("network", "false")]).is_empty());
+    }
+}

@@ -1,0 +1,39 @@
+//! The recipe language: from HCL text to plain values for every combination of the matrix.
+//! Knows syntax, values and the types that kinds declare; knows no stage's meaning, hashes nothing, runs nothing.
+//!
+//! ```text
+//! bytes ─syntax→ tree ─collect→ blocks ─lower→ expressions ─eval→ values ─check→ stages, images
+//! ```
+//!
+//! [`load`] does all of it, and reports everything that is wrong in one run. Names are resolved once; what does not
+//! depend on the matrix is evaluated once and shared by all combinations.
+
+mod check;
+mod collect;
+mod convert;
+pub mod diagnostic;
+mod eval;
+mod expr;
+mod files;
+mod fmt;
+mod functions;
+mod graph;
+mod lex;
+mod load;
+mod lower;
+mod matrix;
+mod model;
+mod render;
+mod stage;
+pub mod suggest;
+mod syntax;
+mod template;
+mod traverse;
+mod types;
+mod vars;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity, Sources, Span};
+pub use fmt::format;
+pub use functions::{Function, reference};
+pub use load::{LoadRequest, load, parse_bytes};
+pub use model::{Axis, Combination, Image, Recipe, Stage};

@@ -1,0 +1,107 @@
+//! The host's end of the channel: frames with a deadline, so that nothing in a sandbox can hold impasto up.
+//!
+//! Knows frames and time, not what they mean.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::protocol::{self, MAX_FRAME};
+use super::{CancelToken, terminal};
+
+/// How soon a cancelled job notices.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Why no frame came or went.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The time is over.
+    TimedOut,
+    /// Somebody said so.
+    Cancelled,
+    /// The other side has gone, or speaks garbage.
+    Broken(String),
+}
+
+/// A channel with buffer, deadline and token.
+pub(super) struct Link {
+    socket: UnixStream,
+    inbox: Vec<u8>,
+    deadline: Option<Instant>,
+    cancel: CancelToken,
+}
+
+impl Link {
+    pub(super) fn new(socket: UnixStream, deadline: Option<Instant>, cancel: CancelToken) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, inbox: Vec::new(), deadline, cancel })
+    }
+
+    /// Sends one message, whole.
+    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), Stop> {
+        let frame = protocol::encode(message).map_err(|e| Stop::Broken(e.to_string()))?;
+        let mut left = frame.as_slice();
+        while !left.is_empty() {
+            match self.socket.write(left) {
+                Ok(count) => left = &left[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Stop::Broken(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over the terminal, after a message that announced it.
+    pub(super) fn send_terminal(&mut self) -> Result<(), Stop> {
+        self.wait(PollFlags::OUT)?;
+        terminal::send(&self.socket).map_err(|e| Stop::Broken(e.to_string()))
+    }
+
+    /// Waits for one message.
+    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, Stop> {
+        let mut buffer = [0; 64 << 10];
+        loop {
+            match protocol::decode(&self.inbox) {
+                Ok(Some((message, length))) => {
+                    self.inbox.drain(..length);
+                    return Ok(message);
+                }
+                Ok(None) => {}
+                Err(error) => return Err(Stop::Broken(error.to_string())),
+            }
+            debug_assert!(self.inbox.len() <= MAX_FRAME + 4 + buffer.len());
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Err(Stop::Broken("it ended without a word".to_owned())),
+                Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Stop::Broken(error.to_string())),
+            }
+        }
+    }
+
+    fn wait(&self, flags: PollFlags) -> Result<(), Stop> {
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Stop::Cancelled);
+            }
+            let now = Instant::now();
+            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(Stop::TimedOut);
+            }
+            let tick = left.map_or(TICK, |left| left.min(TICK));
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(tick.subsec_nanos()).max(1) };
+            match poll(&mut [PollFd::new(&self.socket, flags)], Some(&timeout)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(Stop::Broken(error.to_string())),
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One loop device for the whole disk, and its partitions by `BLKPG`: the kernel may know no partition table.
+//!
+//! Knows block devices, not file systems. The device goes away with its last user, so nothing is left after a kill.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
+
+use super::protocol::{Device, Problem, ProblemKind};
+use super::sys;
+use crate::guest::Partition;
+
+const LOOP_MAJOR: u32 = 7;
+
+/// Others may take the free device between asking and binding.
+const BIND_ATTEMPTS: u32 = 200;
+
+/// File systems that left-over mount name spaces held are closed by kernel threads.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A bound loop device.
+pub(super) struct LoopDevice {
+    file: File,
+    number: u32,
+    partitions: Vec<u32>,
+}
+
+impl LoopDevice {
+    /// Binds a free device to `backing`.
+    pub(super) fn attach(backing: &File) -> Result<Self, Problem> {
+        let lacks = |path: &str, error: &io::Error| Problem::io("open", path, error).of_kind(ProblemKind::HostLacks);
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")
+            .map_err(|e| lacks("/dev/loop-control", &e))?;
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for _ in 0..BIND_ATTEMPTS {
+            let number = sys::loop_get_free(&control).map_err(|e| lacks("/dev/loop-control", &e))?;
+            let file = open_node(number).map_err(|e| lacks(&format!("/dev/loop{number}"), &e))?;
+            let flags = sys::LO_FLAGS_AUTOCLEAR | sys::LO_FLAGS_PARTSCAN;
+            match sys::loop_configure(&file, backing.as_fd(), flags) {
+                Ok(()) => return Ok(Self { file, number, partitions: Vec::new() }),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => last = error,
+                Err(error) => return Err(Problem::io("bind", format!("/dev/loop{number}"), &error)),
+            }
+        }
+        Err(Problem::io("bind", "a loop device", &last))
+    }
+
+    fn name(&self) -> String {
+        format!("loop{}", self.number)
+    }
+
+    /// The disk's device number.
+    pub(super) fn device(&self) -> Result<Device, Problem> {
+        read_device(&Path::new("/sys/block").join(self.name()))
+    }
+
+    /// Makes the kernel's view of the partitions the one that `partitions` gives.
+    pub(super) fn set_partitions(&mut self, partitions: &[Partition]) -> Result<Vec<(u32, Device)>, Problem> {
+        let dir = Path::new("/sys/block").join(self.name());
+        // A kernel that knows the table may have scanned it by itself, and may have read it in another way.
+        for number in scanned(&dir, &self.name()) {
+            sys::delete_partition(&self.file, number)
+                .map_err(|e| Problem::io("remove a partition of", self.name(), &e))?;
+        }
+        let mut devices = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            sys::add_partition(&self.file, partition.number, partition.start, partition.size).map_err(|error| {
+                Problem::io("add a partition to", format!("{} (number {})", self.name(), partition.number), &error)
+            })?;
+            self.partitions.push(partition.number);
+            let name = format!("{}p{}", self.name(), partition.number);
+            devices.push((partition.number, read_device(&dir.join(name))?));
+        }
+        Ok(devices)
+    }
+
+    /// Unbinds the device once nobody uses it any more, and waits until its data is with the backing file.
+    pub(super) fn detach(mut self) -> Result<(), Problem> {
+        let begun = Instant::now();
+        while let Some(&number) = self.partitions.last() {
+            match sys::delete_partition(&self.file, number) {
+                Ok(()) => drop(self.partitions.pop()),
+                // A file system on it is still being closed.
+                Err(error) if is_busy(&error) && begun.elapsed() < RELEASE_DEADLINE => pause(),
+                Err(error) => {
+                    let problem = Problem::io("release a partition of", self.name(), &error);
+                    return Err(problem.of_kind(ProblemKind::WriteBack));
+                }
+            }
+        }
+        // A bare file system sits on the disk itself: an exclusive open succeeds only when it is gone.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
+        loop {
+            let exclusive =
+                OpenOptions::new().read(true).write(true).custom_flags(OFlags::EXCL.bits().cast_signed()).open(&path);
+            match exclusive {
+                Ok(_) => break,
+                Err(error) if is_busy(&error) && begun.elapsed() < RELEASE_DEADLINE => pause(),
+                Err(error) => return Err(Problem::io("release", self.name(), &error).of_kind(ProblemKind::WriteBack)),
+            }
+        }
+        let written = |error: &io::Error| Problem::io("write back", self.name(), error).of_kind(ProblemKind::WriteBack);
+        self.file.sync_all().map_err(|e| written(&e))?;
+        sys::loop_clear(&self.file).map_err(|e| written(&e))
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
+}
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(1));
+}
+
+/// Opens `/dev/loopN`; a node of our own stands in where `/dev` has none.
+fn open_node(number: u32) -> io::Result<File> {
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+    match open(&PathBuf::from(format!("/dev/loop{number}"))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    let path = std::env::temp_dir().join(format!("impasto-loop{number}-{}", std::process::id()));
+    mknodat(CWD, &path, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, makedev(LOOP_MAJOR, number))?;
+    let file = open(&path);
+    fs::remove_file(&path)?;
+    file
+}
+
+/// Numbers of the partitions that the kernel knows of a disk.
+fn scanned(dir: &Path, name: &str) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let prefix = format!("{name}p");
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()).collect()
+}
+
+fn read_device(dir: &Path) -> Result<Device, Problem> {
+    let path = dir.join("dev");
+    let text = fs::read_to_string(&path).map_err(|e| Problem::io("read", path.to_string_lossy(), &e))?;
+    let parsed = text
+        .trim()
+        .split_once(':')
+        .and_then(|(major, minor)| Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? }));
+    parsed.ok_or_else(|| Problem::new(ProblemKind::Io, format!("{} holds no device number", path.display())))
+}

@@ -1,0 +1,325 @@
+//! Runs the steps of an Action on a guest's disk, in isolation, and leaves the result in a qcow2 overlay.
+//!
+//! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
+
+mod export;
+mod link;
+mod loopdev;
+mod namespace;
+mod plan;
+pub mod protocol;
+mod scrub;
+mod supervisor;
+mod sys;
+mod terminal;
+
+use std::fmt;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+pub use namespace::NamespaceSandbox;
+pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
+pub use scrub::Scrubbed;
+pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
+
+use crate::guest::{RootError, RootSpec};
+
+/// The agent: a static executable, built with impasto.
+static AGENT: &[u8] = include_bytes!(env!("IMPASTO_AGENT"));
+
+/// BLAKE3 of the embedded agent.
+pub fn agent_digest() -> [u8; 32] {
+    static DIGEST: std::sync::OnceLock<[u8; 32]> = std::sync::OnceLock::new();
+    *DIGEST.get_or_init(|| *blake3::hash(AGENT).as_bytes())
+}
+
+/// A place where steps run.
+pub trait Sandbox: Send + Sync {
+    /// Runs one job to its end, on the calling thread; when it returns no process, mount or device of it is left.
+    ///
+    /// A step that fails is an [`Outcome`], not an error. After [`Outcome::Ok`], and after a step that failed, the
+    /// overlay holds cleanly unmounted file systems; after anything else it is worth nothing.
+    fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
+
+    /// Gives the process's own standard streams to a shell on a throwaway overlay; returns when that ends.
+    ///
+    /// The result is its exit code, 128 and the number where a signal ended it.
+    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError>;
+
+    /// What claims record about this sandbox.
+    fn facts(&self) -> SandboxFacts;
+}
+
+/// Facts of a sandbox, recorded and never keyed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxFacts {
+    /// `namespace` or `vm`.
+    pub name: &'static str,
+    /// What stands between guest and host: `shared-kernel`, `kvm`, `tcg`.
+    pub isolation: &'static str,
+    /// Release of the kernel that runs the guest.
+    pub kernel: String,
+    /// BLAKE3 of the agent.
+    pub agent: [u8; 32],
+    /// Version of the program that serves the disk; `None` where it cannot be asked.
+    pub storage: Option<String>,
+}
+
+/// One job: a disk, what to do on it, and what to bring back.
+pub struct Job<'a> {
+    /// A private, empty directory on the store's file system.
+    pub work: &'a Path,
+    /// Where the overlay shall be made.
+    pub overlay: &'a Path,
+    /// Layer files, bottom first, verified by the caller; none is a blank disk.
+    pub chain: Vec<PathBuf>,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// The root.
+    pub root: RootSpec,
+    /// What to do, in order.
+    pub steps: Vec<AgentStep>,
+    /// Files for the steps, by name.
+    pub inputs: Vec<Input<'a>>,
+    /// Scripts, by name.
+    pub scripts: Vec<(String, Vec<u8>)>,
+    /// Secrets, by name.
+    pub secrets: Vec<(String, Vec<u8>)>,
+    /// Files to bring back: name, and path in the guest.
+    pub outputs: Vec<(String, String)>,
+    /// Environment of steps, beside what every step has.
+    pub env: Vec<(String, String)>,
+    /// Time of files that impasto writes, in seconds, and `SOURCE_DATE_EPOCH` of steps.
+    pub source_date_epoch: Option<u64>,
+    /// Whether steps can reach the network.
+    pub network: bool,
+    /// Longest duration of the whole job.
+    pub timeout: Option<Duration>,
+    /// Ends the job early.
+    pub cancel: CancelToken,
+}
+
+/// A file for a job.
+pub struct Input<'a> {
+    /// Its name: one path component.
+    pub name: String,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its bytes. A tree is a tar stream, to be laid out by a step.
+    pub content: Content<'a>,
+}
+
+/// Where an input's bytes are.
+pub enum Content<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// In a file.
+    Path(&'a Path),
+    /// Read once, to its end.
+    Reader(Box<dyn Read + 'a>),
+}
+
+/// Tells a running job to stop. Clones are one token.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// A token that is not cancelled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels; there is no way back.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether [`CancelToken::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What a job tells while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxEvent<'a> {
+    /// A step begins.
+    StepStarted {
+        /// Its index in [`Job::steps`].
+        index: usize,
+    },
+    /// Bytes that a step printed, as they came.
+    Log {
+        /// Standard output or error.
+        stream: Stream,
+        /// At most [`protocol::MAX_LOG`] bytes.
+        bytes: &'a [u8],
+    },
+    /// A step has succeeded.
+    StepFinished {
+        /// Its index in [`Job::steps`].
+        index: usize,
+    },
+}
+
+/// A job that came to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub outcome: Outcome,
+    /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
+    pub outputs: Vec<Output>,
+    /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
+    /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
+    pub unused: Vec<Range<u64>>,
+    /// Where the time went, in order: phase and duration.
+    pub timings: Vec<(String, Duration)>,
+}
+
+/// A file that was brought back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Its name in [`Job::outputs`].
+    pub name: String,
+    /// A regular file in [`Job::work`].
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its permission bits in the guest.
+    pub mode: u32,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every step succeeded, every output was brought back, the disk is closed and clean.
+    Ok,
+    /// A step's program failed. The disk is closed and clean.
+    StepFailed {
+        /// The step's index.
+        index: usize,
+        /// Exit code, `None` where a signal ended it.
+        code: Option<i32>,
+        /// The signal.
+        signal: Option<i32>,
+    },
+    /// A step could not be done. The disk is closed and clean.
+    StepRefused {
+        /// The step's index.
+        index: usize,
+        /// Why.
+        problem: Problem,
+    },
+    /// An output is not there, or is no regular file. The disk is closed and clean.
+    OutputRefused {
+        /// Its name.
+        name: String,
+        /// Why, with its path.
+        problem: Problem,
+    },
+    /// The time was over.
+    TimedOut {
+        /// [`Job::timeout`].
+        after: Duration,
+    },
+    /// [`CancelToken::cancel`] was called.
+    Cancelled,
+    /// Guest data was lost: an error while writing, or a file system that is not clean.
+    Damaged {
+        /// What was seen.
+        problem: Problem,
+    },
+}
+
+impl Outcome {
+    /// Whether the result may be kept.
+    pub fn is_ok(&self) -> bool {
+        matches!(self, Self::Ok)
+    }
+
+    /// Whether the overlay holds a state that can be looked at.
+    pub fn leaves_a_disk(&self) -> bool {
+        match self {
+            Self::Ok | Self::StepFailed { .. } | Self::StepRefused { .. } | Self::OutputRefused { .. } => true,
+            Self::TimedOut { .. } | Self::Cancelled | Self::Damaged { .. } => false,
+        }
+    }
+}
+
+/// A shell for a person, on a throwaway overlay.
+pub struct ShellJob<'a> {
+    /// A private, empty directory; everything in it is worthless afterwards.
+    pub work: &'a Path,
+    /// Layer files, bottom first, verified by the caller.
+    pub chain: Vec<PathBuf>,
+    /// Size of the disk in bytes.
+    pub virtual_size: u64,
+    /// The root.
+    pub root: RootSpec,
+    /// One line for the shell; `None` is an interactive one.
+    pub line: Option<String>,
+    /// Environment beside what every step has.
+    pub env: Vec<(String, String)>,
+    /// Whether the network can be reached.
+    pub network: bool,
+}
+
+/// Why a job could not be run. Nothing of it may be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The namespace sandbox needs root.
+    #[error("the namespace sandbox needs root, and this is user {uid}")]
+    NotRoot {
+        /// Effective user id.
+        uid: u32,
+    },
+    /// The host lacks a device or a program.
+    #[error("the host cannot serve as a sandbox: {0}")]
+    HostLacks(Problem),
+    /// No file system can be the root.
+    #[error("no root file system")]
+    Root(#[source] RootError),
+    /// No partition, or several, holds a shell.
+    #[error("no root file system: {0}")]
+    NoRoot(Problem),
+    /// The guest could not be made.
+    #[error("the sandbox failed: {0}")]
+    Failed(Problem),
+    /// A process of the sandbox ended, or said what it must not.
+    #[error("the sandbox broke off: {reason}{}", if .log.is_empty() { String::new() } else { format!(" ({log})") })]
+    Broken {
+        /// What was seen.
+        reason: String,
+        /// What its processes printed last.
+        log: String,
+    },
+    /// The overlay cannot be made.
+    #[error("cannot make the overlay {}", .path.display())]
+    Overlay {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: impasto_store::qcow2::WriteError,
+    },
+    /// A call on the host's side failed.
+    #[error("cannot {verb} {}", .path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl fmt::Debug for Job<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Secrets and contents stay out.
+        f.debug_struct("Job").field("work", &self.work).field("steps", &self.steps).finish_non_exhaustive()
+    }
+}

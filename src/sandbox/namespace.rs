@@ -1,0 +1,557 @@
+//! The namespace sandbox: the host's kernel, name spaces, and a supervisor that lets nothing outlive impasto.
+//!
+//! Knows how a job becomes a conversation with supervisor and agent. For recipes and images that are trusted.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde_bytes::ByteBuf;
+
+use super::export::DAEMON;
+use super::link::{Link, Stop};
+use super::plan::{Plan, Report};
+use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION};
+use super::supervisor::SUPERVISOR_ARGUMENT;
+use super::terminal::Saved;
+use super::{
+    AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
+    ShellJob, agent_digest,
+};
+use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
+
+/// Host name of every guest.
+const HOST_NAME: &str = "impasto";
+
+/// Environment of every step; what a job adds comes after.
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+    ("TZ", "UTC"),
+];
+
+/// The host's files that steps with network see in place of the image's.
+const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+
+/// Longest host file that is handed in, in bytes.
+const MAX_HOST_FILE: u64 = 64 << 10;
+
+/// Killing takes milliseconds; after this long something is stuck in the kernel.
+const END_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs jobs by the host's kernel. Needs root.
+#[derive(Debug)]
+pub struct NamespaceSandbox {
+    executable: PathBuf,
+    storage: OnceLock<Option<String>>,
+}
+
+impl NamespaceSandbox {
+    /// `executable` is the impasto binary, which is started again as supervisor.
+    pub fn new(executable: PathBuf) -> Self {
+        Self { executable, storage: OnceLock::new() }
+    }
+}
+
+impl Sandbox for NamespaceSandbox {
+    fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
+        demand_root()?;
+        let begun = Instant::now();
+        make_overlay(job.overlay, job.virtual_size)?;
+        let plan = Plan {
+            work: job.work.to_path_buf(),
+            overlay: job.overlay.to_path_buf(),
+            chain: job.chain.clone(),
+            network: job.network,
+            terminal: false,
+        };
+        let mut supervisor = Supervisor::start(&self.executable, job.work)?;
+        let deadline = job.timeout.map(|timeout| begun + timeout);
+        let mut link = supervisor.link(deadline, job.cancel.clone())?;
+        let timeout = job.timeout.unwrap_or_default();
+        let mut talk = Talk { link: &mut link, timings: Vec::new(), last: begun };
+        let result = talk.hold(plan, job, events);
+        let mut timings = talk.timings;
+        // Closing the channel ends everything at once; after success the processes are about to end by themselves.
+        let link = result.is_ok().then_some(link);
+        let success = supervisor.end()?;
+        drop(link);
+        timings.push(("all".to_owned(), begun.elapsed()));
+        let finished = |outcome| Finished { outcome, outputs: Vec::new(), unused: Vec::new(), timings: Vec::new() };
+        let finished = match result {
+            Ok(End { outcome, outputs, unused }) if success => Finished { outputs, unused, ..finished(outcome) },
+            Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
+            Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
+            Err(Trouble::Stop(Stop::Cancelled)) => finished(Outcome::Cancelled),
+            Err(Trouble::Stop(Stop::Broken(reason))) => return Err(supervisor.broken(reason)),
+            Err(Trouble::Problem(problem)) => match problem.kind {
+                ProblemKind::WriteBack | ProblemKind::Dirty => finished(Outcome::Damaged { problem }),
+                _ => return Err(problem_error(problem)),
+            },
+            Err(Trouble::Error(error)) => return Err(error),
+        };
+        Ok(Finished { timings, ..finished })
+    }
+
+    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError> {
+        demand_root()?;
+        let overlay = job.work.join("overlay.qcow2");
+        make_overlay(&overlay, job.virtual_size)?;
+        let plan =
+            Plan { work: job.work.to_path_buf(), overlay, chain: job.chain, network: job.network, terminal: true };
+        let mut supervisor = Supervisor::start(&self.executable, job.work)?;
+        let mut link = supervisor.link(None, super::CancelToken::new())?;
+        let mut talk = Talk { link: &mut link, timings: Vec::new(), last: Instant::now() };
+        let saved = Saved::new();
+        let result = talk.hold_shell(&plan, &job.root, &job.env, job.line);
+        // The overlay is thrown away, so nothing needs to be closed in order.
+        drop(link);
+        let ended = supervisor.end();
+        saved.restore();
+        ended?;
+        match result {
+            Ok(code) => Ok(code),
+            Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
+            Err(Trouble::Error(error)) => Err(error),
+            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
+            Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => {
+                Err(supervisor.broken("it stopped without cause".to_owned()))
+            }
+        }
+    }
+
+    fn facts(&self) -> SandboxFacts {
+        let storage = self.storage.get_or_init(storage_version).clone();
+        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage }
+    }
+}
+
+fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
+    let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
+    impasto_store::qcow2::create_overlay(&file, virtual_size)
+        .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
+}
+
+fn demand_root() -> Result<(), SandboxError> {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() { Ok(()) } else { Err(SandboxError::NotRoot { uid: uid.as_raw() }) }
+}
+
+/// A problem that ends a job without outcome.
+fn problem_error(problem: Problem) -> SandboxError {
+    match problem.kind {
+        ProblemKind::HostLacks => SandboxError::HostLacks(problem),
+        ProblemKind::NoRoot => SandboxError::NoRoot(problem),
+        _ => SandboxError::Failed(problem),
+    }
+}
+
+fn storage_version() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    let output = Command::new(DAEMON).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.lines().next()?.trim().to_owned())
+}
+
+fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
+    SandboxError::Io { verb, path: path.to_path_buf(), source }
+}
+
+/// The supervisor's process. Its death signal is bound to the thread that starts it, so that thread must wait for it.
+struct Supervisor {
+    child: Child,
+    socket: Option<UnixStream>,
+    log: PathBuf,
+}
+
+impl Supervisor {
+    fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
+        let log = work.join("supervisor.log");
+        let (ours, theirs) = UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
+        let stderr = File::create(&log).map_err(|e| io_error("create", &log, e))?;
+        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        let child = Command::new(executable)
+            .arg(SUPERVISOR_ARGUMENT)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(|e| io_error("start", executable, e))?;
+        Ok(Self { child, socket: Some(ours), log })
+    }
+
+    fn link(&mut self, deadline: Option<Instant>, cancel: super::CancelToken) -> Result<Link, SandboxError> {
+        let socket = self.socket.take().expect("BUG: the link is taken once");
+        Link::new(socket, deadline, cancel).map_err(|e| io_error("use", Path::new("a socket"), e))
+    }
+
+    /// Waits for the end of everything; the channel must be closed. True after exit 0.
+    fn end(&mut self) -> Result<bool, SandboxError> {
+        let wait = |e| io_error("wait for", Path::new("the supervisor"), e);
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(wait)? {
+                return Ok(status.success());
+            }
+            if begun.elapsed() > END_DEADLINE {
+                let _ = self.child.kill();
+                return Err(self.broken(format!("its processes still run {END_DEADLINE:?} after they were ended")));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn broken(&self, reason: String) -> SandboxError {
+        let mut log = Vec::new();
+        if let Ok(file) = File::open(&self.log) {
+            // What can be read of it is enough.
+            let _ = file.take(4096).read_to_end(&mut log);
+        }
+        let log = String::from_utf8_lossy(&log).split_whitespace().collect::<Vec<_>>().join(" ");
+        SandboxError::Broken { reason, log }
+    }
+}
+
+/// A conversation that came to its end.
+struct End {
+    outcome: Outcome,
+    outputs: Vec<Output>,
+    unused: Vec<Range<u64>>,
+}
+
+/// Why a conversation ended early.
+enum Trouble {
+    Stop(Stop),
+    Problem(Problem),
+    Error(SandboxError),
+}
+
+impl From<Stop> for Trouble {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<SandboxError> for Trouble {
+    fn from(error: SandboxError) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn unexpected() -> Trouble {
+    Trouble::Stop(Stop::Broken("an answer came out of order".to_owned()))
+}
+
+/// The conversation with supervisor and agent.
+struct Talk<'a> {
+    link: &'a mut Link,
+    timings: Vec<(String, Duration)>,
+    last: Instant,
+}
+
+impl Talk<'_> {
+    fn lap(&mut self, phase: &str) {
+        let now = Instant::now();
+        self.timings.push((phase.to_owned(), now - self.last));
+        self.last = now;
+    }
+
+    fn note(&mut self, phases: Vec<(String, f64)>) {
+        let valid = phases.into_iter().filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
+        self.timings
+            .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
+    }
+
+    fn hold(&mut self, plan: Plan, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<End, Trouble> {
+        let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: HOST_NAME.to_owned(),
+                env: environment(job.source_date_epoch, &job.env),
+                overlays: if job.network { host_files()? } else { Vec::new() },
+                source_date_epoch: job.source_date_epoch,
+            })
+        })?;
+        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
+        self.lap("inputs");
+        let mut outcome = self.run_steps(&job.steps, events)?;
+        self.lap("steps");
+        self.demand_ok(&Request::Settle)?;
+        let mut outputs = Vec::new();
+        if outcome.is_ok() {
+            (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
+        }
+        self.lap("outputs");
+        let unused = self.finish(nonce, &mounted)?;
+        Ok(End { outcome, outputs, unused })
+    }
+
+    /// A shell's conversation: the exit code.
+    fn hold_shell(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        env: &[(String, String)],
+        line: Option<String>,
+    ) -> Result<i32, Trouble> {
+        self.begin(plan, root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: HOST_NAME.to_owned(),
+                env: environment(None, env),
+                overlays: if plan.network { host_files()? } else { Vec::new() },
+                source_date_epoch: None,
+            })
+        })?;
+        match self.ask(&Request::Shell { line })? {
+            Answer::Exited { code: Some(code), .. } => Ok(code),
+            Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
+    fn begin(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
+    ) -> Result<([u8; 16], Vec<u32>), Trouble> {
+        self.link.send(plan)?;
+        if plan.terminal {
+            self.link.send_terminal()?;
+        }
+        let (layout, disk, partitions) = match self.link.receive()? {
+            Report::Ready { layout, disk, partitions, phases } => {
+                self.note(phases);
+                (layout, disk, partitions)
+            }
+            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
+        };
+        self.lap("disk");
+        let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
+            RootChoice::Whole => vec![0],
+            RootChoice::Partition(number) => vec![number],
+            RootChoice::Probe(numbers) => numbers,
+        };
+        let nonce = self.greet()?;
+        let mounted = self.set_up(setup(disk_nodes(&layout, disk, &partitions), root)?)?;
+        self.lap("mount");
+        Ok((nonce, mounted))
+    }
+
+    fn greet(&mut self) -> Result<[u8; 16], Trouble> {
+        let mut nonce = [0; 16];
+        getrandom(&mut nonce, GetRandomFlags::empty())
+            .map_err(|e| io_error("read", Path::new("random bytes"), e.into()))?;
+        self.demand_ok(&Request::Hello { version: VERSION, nonce })?;
+        Ok(nonce)
+    }
+
+    fn set_up(&mut self, setup: Setup) -> Result<Vec<u32>, Trouble> {
+        match self.ask(&Request::Setup(setup))? {
+            Answer::Made { mounted, .. } => Ok(mounted),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// One request, one answer.
+    fn ask(&mut self, request: &Request) -> Result<Answer, Trouble> {
+        self.link.send(request)?;
+        Ok(self.link.receive()?)
+    }
+
+    fn demand_ok(&mut self, request: &Request) -> Result<(), Trouble> {
+        match self.ask(request)? {
+            Answer::Ok => Ok(()),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn put_all(
+        &mut self,
+        inputs: Vec<Input<'_>>,
+        scripts: &[(String, Vec<u8>)],
+        secrets: &[(String, Vec<u8>)],
+    ) -> Result<(), Trouble> {
+        for (name, bytes) in scripts {
+            self.put(Place::Scripts, name, 0o755, &mut bytes.as_slice())?;
+        }
+        for (name, bytes) in secrets {
+            self.put(Place::Secrets, name, 0o400, &mut bytes.as_slice())?;
+        }
+        for Input { name, mode, content } in inputs {
+            match content {
+                Content::Bytes(mut bytes) => self.put(Place::Inputs, &name, mode, &mut bytes)?,
+                Content::Reader(mut reader) => self.put(Place::Inputs, &name, mode, &mut reader)?,
+                Content::Path(path) => {
+                    let mut file = File::open(path).map_err(|e| io_error("open", path, e))?;
+                    self.put(Place::Inputs, &name, mode, &mut file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, place: Place, name: &str, mode: u32, content: &mut dyn Read) -> Result<(), Trouble> {
+        self.link.send(&Request::PutFile { place, name: name.to_owned(), mode })?;
+        let mut buffer = vec![0; MAX_DATA];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => return self.demand_ok(&Request::End),
+                Ok(count) => self.link.send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io_error("read", Path::new(name), error).into()),
+            }
+        }
+    }
+
+    fn run_steps(&mut self, steps: &[AgentStep], events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Outcome, Trouble> {
+        for (index, step) in steps.iter().enumerate() {
+            events(SandboxEvent::StepStarted { index });
+            self.link.send(&Request::Step(step.clone()))?;
+            loop {
+                match self.link.receive()? {
+                    Answer::Log { stream, bytes } => events(SandboxEvent::Log { stream, bytes: &bytes }),
+                    Answer::Exited { code: Some(0), .. } => break,
+                    Answer::Exited { code, signal } => return Ok(Outcome::StepFailed { index, code, signal }),
+                    // The supervisor speaks where the agent should: the disk itself has failed.
+                    Answer::Problem(problem) if problem.kind == ProblemKind::WriteBack => {
+                        return Err(Trouble::Problem(problem));
+                    }
+                    Answer::Problem(problem) => return Ok(Outcome::StepRefused { index, problem }),
+                    _ => return Err(unexpected()),
+                }
+            }
+            events(SandboxEvent::StepFinished { index });
+        }
+        Ok(Outcome::Ok)
+    }
+
+    fn collect_all(&mut self, outputs: &[(String, String)], work: &Path) -> Result<(Outcome, Vec<Output>), Trouble> {
+        let mut collected = Vec::with_capacity(outputs.len());
+        for (index, (name, path)) in outputs.iter().enumerate() {
+            let file = work.join(format!("output-{index}"));
+            match self.collect(name, path, &file)? {
+                Ok(output) => collected.push(output),
+                Err(problem) => return Ok((Outcome::OutputRefused { name: name.clone(), problem }, Vec::new())),
+            }
+        }
+        Ok((Outcome::Ok, collected))
+    }
+
+    fn collect(&mut self, name: &str, path: &str, to: &Path) -> Result<Result<Output, Problem>, Trouble> {
+        let (size, mode) = match self.ask(&Request::Collect { path: path.to_owned() })? {
+            Answer::Output { size, mode } => (size, mode),
+            Answer::Problem(problem) => return Ok(Err(problem)),
+            _ => return Err(unexpected()),
+        };
+        let mut file = File::create_new(to).map_err(|e| io_error("create", to, e))?;
+        let mut left = size;
+        loop {
+            match self.link.receive()? {
+                Answer::Data(bytes) if bytes.len() as u64 <= left => {
+                    file.write_all(&bytes).map_err(|e| io_error("write", to, e))?;
+                    left -= bytes.len() as u64;
+                }
+                Answer::Ok if left == 0 => break,
+                Answer::Problem(problem) => return Ok(Err(problem)),
+                _ => return Err(unexpected()),
+            }
+        }
+        Ok(Ok(Output { name: name.to_owned(), path: to.to_path_buf(), size, mode }))
+    }
+
+    /// Nothing counts as success before this is through.
+    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, Trouble> {
+        match self.ask(&Request::Finish)? {
+            Answer::Done { nonce: repeated } if repeated == nonce => {}
+            Answer::Problem(problem) => return Err(Trouble::Problem(problem)),
+            _ => return Err(unexpected()),
+        }
+        self.lap("unmount");
+        let mut unused = Vec::new();
+        let dirty = loop {
+            match self.link.receive()? {
+                Report::Unused { number, ranges } if mounted.contains(&number) => {
+                    unused.extend(ranges.into_iter().map(|(start, end)| start..end));
+                }
+                Report::Unused { .. } => {}
+                Report::Closed { dirty, phases } => {
+                    self.note(phases);
+                    break dirty;
+                }
+                Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+                Report::Ready { .. } => return Err(unexpected()),
+            }
+        };
+        self.lap("close");
+        // What was dirty before and is not ours stays as it was.
+        match dirty.into_iter().find(|(number, _)| mounted.contains(number)) {
+            None => {
+                unused.sort_unstable_by_key(|range| range.start);
+                Ok(unused)
+            }
+            Some((number, reason)) => {
+                let what = if number == 0 { "the disk".to_owned() } else { format!("partition {number}") };
+                let what = format!("the file system of {what} {reason} after unmounting");
+                Err(Trouble::Problem(Problem::new(ProblemKind::Dirty, what)))
+            }
+        }
+    }
+}
+
+fn environment(source_date_epoch: Option<u64>, more: &[(String, String)]) -> Vec<(String, String)> {
+    let fixed = ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
+    fixed.chain(epoch).chain(more.iter().cloned()).collect()
+}
+
+fn host_files() -> Result<Vec<(String, ByteBuf)>, SandboxError> {
+    let mut files = Vec::new();
+    for path in HOST_FILES {
+        let mut content = Vec::new();
+        match File::open(path).and_then(|file| file.take(MAX_HOST_FILE).read_to_end(&mut content)) {
+            Ok(_) => files.push((path.to_owned(), ByteBuf::from(content))),
+            // A host without it resolves without it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("read", Path::new(path), error)),
+        }
+    }
+    Ok(files)
+}
+
+fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {
+    let node = |number, device, fs: Option<&FileSystem>, part_uuid| DiskNode {
+        number,
+        device,
+        mount_type: fs.and_then(|fs| fs.kind.mount_type()).map(str::to_owned),
+        describe: fs.map_or_else(|| "partition without file system".to_owned(), |fs| fs.kind.to_string()),
+        uuid: fs.and_then(|fs| fs.uuid.clone()),
+        label: fs.and_then(|fs| fs.label.clone()),
+        part_uuid,
+    };
+    let mut nodes = vec![node(0, disk, layout.bare.as_ref(), None)];
+    for partition in &layout.partitions {
+        let device = partitions.iter().find(|(number, _)| *number == partition.number);
+        if let Some((_, device)) = device {
+            nodes.push(node(partition.number, *device, partition.fs.as_ref(), Some(partition.uuid.clone())));
+        }
+    }
+    nodes
+}

@@ -1,0 +1,60 @@
+//! What impasto and its supervisor tell each other before and after the agent's turn on their socket.
+//!
+//! Knows host paths; the agent never sees these messages.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::protocol::{Device, Problem};
+use crate::guest::Layout;
+
+/// The first frame to the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// Private directory of the run.
+    pub(super) work: PathBuf,
+    /// The overlay, an empty qcow2.
+    pub(super) overlay: PathBuf,
+    /// Layer files below it, bottom first.
+    pub(super) chain: Vec<PathBuf>,
+    /// Share the host's network.
+    pub(super) network: bool,
+    /// The agent gets the supervisor's terminal.
+    pub(super) terminal: bool,
+}
+
+/// Ranges of one message, so that it fits into a frame.
+pub(super) const MAX_RANGES: usize = 16384;
+
+/// What the supervisor says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// The disk is there; from the next frame on the agent listens.
+    Ready {
+        /// What lies on it.
+        layout: Layout,
+        /// Its device.
+        disk: Device,
+        /// Devices of its partitions.
+        partitions: Vec<(u32, Device)>,
+        /// Milliseconds since the supervisor began, by phase.
+        phases: Vec<(String, f64)>,
+    },
+    /// The sandbox could not be made, or not be closed.
+    Problem(Problem),
+    /// Bytes of the disk that mean nothing any more; any number of these comes before `Closed`.
+    Unused {
+        /// Number of the partition, 0 is the disk.
+        number: u32,
+        /// Start and end, at most [`MAX_RANGES`].
+        ranges: Vec<(u64, u64)>,
+    },
+    /// The disk is closed.
+    Closed {
+        /// What is wrong with file systems: number of the partition (0 is the disk) and reason.
+        dirty: Vec<(u32, String)>,
+        /// Milliseconds, by phase.
+        phases: Vec<(String, f64)>,
+    },
+}

@@ -1,0 +1,53 @@
+//! Events as one JSON object a line, on standard output.
+//! Knows the events' fields, not their meaning.
+
+use serde::Serialize;
+
+use super::{Reporter, output};
+use crate::event::{Event, EventKind};
+
+/// Version of the lines' form; it grows only when a field changes its meaning.
+const VERSION: u32 = 1;
+
+/// Writes every event as a line of JSON.
+#[derive(Debug, Default)]
+pub struct Json;
+
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u32,
+    at_ms: u64,
+    #[serde(flatten)]
+    kind: &'a EventKind,
+}
+
+/// An event as its line.
+pub(super) fn line(event: &Event) -> String {
+    let line = Line { v: VERSION, at_ms: event.at.as_millis() as u64, kind: &event.kind };
+    serde_json::to_string(&line).expect("BUG: an event is not JSON")
+}
+
+impl Reporter for Json {
+    fn event(&mut self, event: &Event) {
+        output(&(line(event) + "\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_run_has_the_promised_fields() {
+        let kind = EventKind::RunFinished { built: 1, cached: 2, failed: 0, cancelled: 0, wall_ms: 5 };
+        let value: serde_json::Value =
+            serde_json::from_str(&line(&Event { at: Duration::from_millis(5), kind })).expect("JSON");
+        for (name, expected) in [("v", 1), ("built", 1), ("cached", 2), ("failed", 0), ("cancelled", 0), ("wall_ms", 5)]
+        {
+            assert_eq!(value[name], expected, "{name}");
+        }
+        assert_eq!(value["event"], "run_finished");
+    }
+}

@@ -1,0 +1,40 @@
+//! Seals a raw image twice and converts it: `measure STORE IMAGE`. Prints seconds, for comparison with `zstd -1 -T0`.
+#![allow(clippy::print_stdout, reason = "a tool for people")]
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+use impasto_store::Store;
+use impasto_store::convert::ConvertOptions;
+use impasto_store::qcow2::RawFile;
+use impasto_store::seal::Absent;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(dir), Some(image)) = (args.next(), args.next()) else { return Err("measure STORE IMAGE".into()) };
+    let store = Store::open(&dir)?;
+    let time = |what: &str, start: Instant| println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+    for _ in 0..2 {
+        let start = Instant::now();
+        let sealed = store.seal(None, &RawFile::new(File::open(&image)?)?, Absent::AsParent)?;
+        time("seal", start);
+        println!("{sealed:?} {:?}", store.io());
+        let start = Instant::now();
+        store.chain(&sealed.disk.layer)?;
+        time("chain", start);
+        let out = Path::new(&dir).join("tmp/out.qcow2");
+        for options in [
+            ConvertOptions::default(),
+            ConvertOptions { digest: true, ..Default::default() },
+            ConvertOptions { digest: true, sha256: true, fsync: true, ..Default::default() },
+        ] {
+            let file = File::options().read(true).write(true).create(true).truncate(true).open(&out)?;
+            let start = Instant::now();
+            let converted = store.convert_qcow2(&sealed.disk.layer, &file, &out, options)?;
+            time("convert", start);
+            println!("{converted:?}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,501 @@
+//! All access of the store to its files: names beneath one directory, durable publishing, reserve, clock, counters.
+//! Knows files and directories, not what they hold.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+
+use crate::crash;
+use crate::error::{Error, Kind, Result};
+
+/// Store directories are the user's own.
+const DIR_MODE: Mode = Mode::RWXU;
+/// Published files are never written again.
+const FILE_MODE: Mode = Mode::from_raw_mode(0o444);
+/// At most this much of a file system is left free, in bytes; of a small one 3 %.
+const RESERVE_MAX: u64 = 1 << 30;
+
+/// How often the store did what, for tests that assert on I/O.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoSnapshot {
+    /// Layer files opened.
+    pub layer_opens: u64,
+    /// Manifests opened.
+    pub manifest_opens: u64,
+    /// Blobs and their records opened.
+    pub blob_opens: u64,
+    /// Claims opened.
+    pub claim_opens: u64,
+    /// State files opened.
+    pub state_opens: u64,
+    /// The user's input files opened to be hashed.
+    pub input_opens: u64,
+    /// Files created.
+    pub creates: u64,
+    /// Calls of fsync, for files and directories.
+    pub fsyncs: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    layer: AtomicU64,
+    manifest: AtomicU64,
+    blob: AtomicU64,
+    claim: AtomicU64,
+    state: AtomicU64,
+    input: AtomicU64,
+    creates: AtomicU64,
+    fsyncs: AtomicU64,
+}
+
+/// The store's directory. Every name is relative to it and resolved beneath it, through no symbolic link.
+#[derive(Debug)]
+pub(crate) struct StoreFs {
+    root: OwnedFd,
+    path: PathBuf,
+    counters: Counters,
+}
+
+/// A file in `tmp/` that nobody else knows; deleted when dropped unpublished.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    fs: Arc<StoreFs>,
+    file: File,
+    name: String,
+}
+
+/// Seconds and nanoseconds by the clock of the store's file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FsTime {
+    /// Seconds since the epoch.
+    pub secs: i64,
+    /// Nanoseconds of the second.
+    pub nanos: i64,
+}
+
+impl FsTime {
+    /// As one number, in nanoseconds.
+    pub fn as_nanos(self) -> i128 {
+        i128::from(self.secs) * 1_000_000_000 + i128::from(self.nanos)
+    }
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    /// Its name in the directory.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+impl StoreFs {
+    /// Opens the directory, creating it where it is missing.
+    pub(crate) fn open(path: &Path) -> Result<StoreFs> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => {
+                use std::os::unix::fs::DirBuilderExt;
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(DIR_MODE.as_raw_mode())
+                    .create(path)
+                    .map_err(|source| Error::io("create", path, source))?;
+                rustix::fs::open(path, flags, Mode::empty())
+            }
+            other => other,
+        };
+        let root = opened.map_err(|errno| Error::io("open", path, errno.into()))?;
+        // What is handed to other programs must hold wherever they run.
+        let path = std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
+        let stat = rustix::fs::fstat(&root).map_err(|errno| Error::io("stat", &path, errno.into()))?;
+        if stat.st_mode & 0o002 != 0 {
+            return Err(Error::WorldWritable { path });
+        }
+        Ok(StoreFs { root, path, counters: Counters::default() })
+    }
+
+    /// The store's directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The absolute path of a name, for messages and for programs that open it.
+    pub(crate) fn full(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn io(&self) -> IoSnapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        IoSnapshot {
+            layer_opens: get(&self.counters.layer),
+            manifest_opens: get(&self.counters.manifest),
+            blob_opens: get(&self.counters.blob),
+            claim_opens: get(&self.counters.claim),
+            state_opens: get(&self.counters.state),
+            input_opens: get(&self.counters.input),
+            creates: get(&self.counters.creates),
+            fsyncs: get(&self.counters.fsyncs),
+        }
+    }
+
+    /// Counts the opening of one of the user's files, which is none of the store's.
+    pub(crate) fn count_input(&self) {
+        self.counters.input.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn error(&self, verb: &'static str, name: &str, errno: rustix::io::Errno) -> Error {
+        let path = self.full(name);
+        match errno {
+            rustix::io::Errno::NOSPC => {
+                let free = self.free().map_or(0, |(free, _)| free);
+                Error::NoSpace { path, free, needed: free + 1 }
+            }
+            _ => Error::io(verb, path, errno.into()),
+        }
+    }
+
+    /// Like [`Error::io`] for a name in the store.
+    pub(crate) fn io_error(&self, verb: &'static str, name: &str, source: io::Error) -> Error {
+        match source.raw_os_error() {
+            Some(code) => self.error(verb, name, rustix::io::Errno::from_raw_os_error(code)),
+            None => Error::io(verb, self.full(name), source),
+        }
+    }
+
+    fn open_at(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        // BENEATH answers EAGAIN when a rename anywhere on the system raced with it.
+        loop {
+            match rustix::fs::openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Err(rustix::io::Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn open_dir(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        self.open_at(if name.is_empty() { "." } else { name }, OFlags::DIRECTORY | OFlags::RDONLY)
+    }
+
+    /// Opens a file to be read; `None` where there is none.
+    pub(crate) fn open_read(&self, kind: Kind, name: &str) -> Result<Option<File>> {
+        let counter = match kind {
+            Kind::Layer => &self.counters.layer,
+            Kind::Manifest => &self.counters.manifest,
+            Kind::Blob | Kind::BlobNote => &self.counters.blob,
+            Kind::Claim => &self.counters.claim,
+            Kind::State | Kind::Other => &self.counters.state,
+        };
+        match self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            Ok(fd) => {
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(File::from(fd)))
+            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.error("open", name, errno)),
+        }
+    }
+
+    /// A whole file of at most `limit` bytes; `None` where there is none.
+    pub(crate) fn read(&self, kind: Kind, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.open_read(kind, name)? else { return Ok(None) };
+        let size = file.metadata().map_err(|source| self.io_error("stat", name, source))?.len();
+        if size > limit {
+            return Err(Error::TooLarge { what: kind.word(), size, limit });
+        }
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        (&mut file).take(limit + 1).read_to_end(&mut bytes).map_err(|source| self.io_error("read", name, source))?;
+        Ok(Some(bytes))
+    }
+
+    /// Size in bytes and times of a file; `None` where there is none.
+    pub(crate) fn stat(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
+        // Of a symbolic link, which is none of the store's, the link itself.
+        match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))
+            }
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Err(errno) => Err(self.error("stat", name, errno)),
+        }
+    }
+
+    /// The entries of a directory, sorted; none where there is no directory. Any other error is one.
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<Entry>> {
+        let fd = match self.open_dir(name) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+            Err(errno) => return Err(self.error("list", name, errno)),
+        };
+        let list = || -> rustix::io::Result<Vec<Entry>> {
+            let mut entries = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&fd)? {
+                let entry = entry?;
+                let raw = entry.file_name().to_bytes();
+                if raw == b"." || raw == b".." {
+                    continue;
+                }
+                let is_dir = match entry.file_type() {
+                    rustix::fs::FileType::Unknown => {
+                        let stat = rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+                    }
+                    file_type => file_type == rustix::fs::FileType::Directory,
+                };
+                entries.push(Entry { name: String::from_utf8_lossy(raw).into_owned(), is_dir });
+            }
+            entries.sort();
+            Ok(entries)
+        };
+        list().map_err(|errno| self.error("list", name, errno))
+    }
+
+    /// Free bytes, and how many of them the store leaves alone.
+    fn free(&self) -> Result<(u64, u64)> {
+        let stat = rustix::fs::fstatvfs(&self.root).map_err(|errno| Error::io("stat", &self.path, errno.into()))?;
+        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), (total / 100 * 3).min(RESERVE_MAX)))
+    }
+
+    /// Refuses what would take the file system below its reserve: 3 %, at most 1 GiB.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<()> {
+        let (free, reserve) = self.free()?;
+        let needed = bytes.saturating_add(reserve);
+        if free < needed {
+            return Err(Error::NoSpace { path: self.path.clone(), free, needed });
+        }
+        Ok(())
+    }
+
+    /// Makes a directory and those above it. The names of those that got a new entry are added to `touched`.
+    pub(crate) fn make_dirs(&self, name: &str, touched: &mut Vec<String>) -> Result<()> {
+        match self.open_at(if name.is_empty() { "." } else { name }, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(self.error("open", name, errno)),
+        }
+        let (parent, last) = split(name);
+        if !parent.is_empty() {
+            self.make_dirs(parent, touched)?;
+        }
+        let parent_fd = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        match rustix::fs::mkdirat(&parent_fd, last, DIR_MODE) {
+            // Another process made it: its entry is made durable all the same.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => touched.push(parent.to_owned()),
+            Err(errno) => return Err(self.error("create", name, errno)),
+        }
+        Ok(())
+    }
+
+    /// A new file in `tmp/`, open for reading and writing.
+    pub(crate) fn temp(self: &Arc<Self>) -> Result<Temp> {
+        self.make_dirs("tmp", &mut Vec::new())?;
+        let name = format!("tmp/{}", random_name());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+        let dir = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        let fd = rustix::fs::openat(&dir, split(&name).1, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.error("create", &name, errno))?;
+        self.counters.creates.fetch_add(1, Ordering::Relaxed);
+        crash::point("temp.created");
+        Ok(Temp { fs: self.clone(), file: File::from(fd), name })
+    }
+
+    /// A new directory in `tmp/`: its name.
+    pub(crate) fn temp_dir(&self) -> Result<String> {
+        let name = format!("tmp/{}", random_name());
+        self.make_dirs(&name, &mut Vec::new())?;
+        Ok(name)
+    }
+
+    fn sync_dir(&self, name: &str) -> Result<()> {
+        let fd = self.open_dir(name).map_err(|errno| self.error("open", name, errno))?;
+        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        rustix::fs::fsync(fd).map_err(|errno| self.error("sync", name, errno))
+    }
+
+    /// Publishes files under their names, all durable when this returns: every file is synced before the first gets its
+    /// name, then the directories are. Says for each whether it is new; where a name is taken, the file that has it
+    /// stays, and the caller must look at what it holds.
+    pub(crate) fn publish(&self, files: &[(&Temp, &str)]) -> Result<Vec<bool>> {
+        crash::point("publish.before-sync");
+        for (temp, name) in files {
+            rustix::fs::fchmod(&temp.file, FILE_MODE).map_err(|errno| self.error("change the mode of", name, errno))?;
+            self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+            rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
+        }
+        crash::point("publish.synced");
+        let mut touched = Vec::new();
+        let mut new = Vec::with_capacity(files.len());
+        for (temp, name) in files {
+            if !new.is_empty() {
+                crash::point("publish.half-linked");
+            }
+            let (parent, last) = split(name);
+            self.make_dirs(parent, &mut touched)?;
+            let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+            let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+            let linked = rustix::fs::linkat(&tmp, split(&temp.name).1, &dir, last, AtFlags::empty());
+            new.push(match linked {
+                Ok(()) => true,
+                // A file system over a network may have done it and lost the answer: then it is our own inode.
+                Err(rustix::io::Errno::EXIST) => {
+                    let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
+                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", name, source))?;
+                    there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.dev(), ours.ino()))
+                }
+                Err(errno) => return Err(self.error("publish", name, errno)),
+            });
+            touched.push(parent.to_owned());
+        }
+        crash::point("publish.linked");
+        touched.sort_unstable();
+        touched.dedup();
+        touched.iter().try_for_each(|dir| self.sync_dir(dir))?;
+        Ok(new)
+    }
+
+    /// Puts a file in the place of another, or in a free one, at once and durably.
+    pub(crate) fn publish_over(&self, temp: Temp, name: &str) -> Result<()> {
+        self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+        rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
+        let mut touched = Vec::new();
+        let (parent, last) = split(name);
+        self.make_dirs(parent, &mut touched)?;
+        let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
+        touched.push(parent.to_owned());
+        touched.iter().try_for_each(|dir| self.sync_dir(dir))
+    }
+
+    /// Puts a file in the place of another, or in a free one, at once but not durably: for caches.
+    pub(crate) fn replace(self: &Arc<Self>, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut temp = self.temp()?;
+        temp.write_all(bytes)?;
+        crash::point("state.before-rename");
+        let (parent, last) = split(name);
+        self.make_dirs(parent, &mut Vec::new())?;
+        let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
+            .map_err(|errno| self.error("replace", name, errno))?;
+        Ok(())
+    }
+
+    /// Moves something to `trash/` under a new name, so that a good one can take its place.
+    pub(crate) fn trash(&self, name: &str) -> Result<()> {
+        let (parent, last) = split(name);
+        self.make_dirs("trash", &mut Vec::new())?;
+        let from = match self.open_dir(parent) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            other => other.map_err(|errno| self.error("open", parent, errno))?,
+        };
+        let to = self.open_dir("trash").map_err(|errno| self.error("open", "trash", errno))?;
+        match rustix::fs::renameat(&from, last, &to, format!("{}-{last}", random_name())) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.error("move to the trash", name, errno)),
+        }
+    }
+
+    /// Deletes a file or an empty directory; one that is gone, or a directory that is not empty, is left alone.
+    pub(crate) fn remove(&self, name: &str, is_dir: bool) -> Result<()> {
+        let (parent, last) = split(name);
+        let dir = match self.open_dir(parent) {
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            other => other.map_err(|errno| self.error("open", parent, errno))?,
+        };
+        match rustix::fs::unlinkat(&dir, last, if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() }) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) if is_dir => Ok(()),
+            Err(errno) => Err(self.error("delete", name, errno)),
+        }
+    }
+
+    /// Deletes a directory with all that is in it, without recursion and through no symbolic link.
+    pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
+        let mut stack = vec![(name.to_owned(), false)];
+        while let Some((dir, emptied)) = stack.pop() {
+            if emptied {
+                self.remove(&dir, true)?;
+                continue;
+            }
+            stack.push((dir.clone(), true));
+            for entry in self.list(&dir)? {
+                let path = format!("{dir}/{}", entry.name);
+                if entry.is_dir { stack.push((path, false)) } else { self.remove(&path, false)? }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that something was used just now. A store that cannot be written cannot be collected either, so that is no error.
+    pub(crate) fn freshen(&self, name: &str) {
+        if let Ok(fd) = self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
+            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+            let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+            let _ = rustix::fs::futimens(fd, &times);
+        }
+    }
+
+    /// What time it is by the clock of the store's file system.
+    pub(crate) fn now(self: &Arc<Self>) -> Result<FsTime> {
+        let probe = self.temp()?;
+        let stat = probe.file.metadata().map_err(|source| self.io_error("stat", &probe.name, source))?;
+        Ok(FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() })
+    }
+}
+
+impl Temp {
+    /// The file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where it is, for messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.fs.full(&self.name)
+    }
+
+    /// Appends bytes.
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
+        (&self.file).write_all(bytes).map_err(|source| self.fs.io_error("write", &self.name, source))
+    }
+}
+
+impl Temp {
+    /// Deletes the temporary name; others that the file has got stay.
+    pub(crate) fn unlink(&mut self) {
+        // A temporary name that stays is garbage, not a hit; the collector takes it.
+        if let Ok(dir) = self.fs.open_dir("tmp") {
+            let _ = rustix::fs::unlinkat(dir.as_fd(), split(&self.name).1, AtFlags::empty());
+        }
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        self.unlink();
+    }
+}
+
+/// 128 random bits, in hexadecimal.
+pub(crate) fn random_name() -> String {
+    let mut bits = [0u8; 16];
+    let filled = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty());
+    assert!(filled == Ok(bits.len()), "BUG: the kernel gives no random bits: {filled:?}");
+    format!("{:032x}", u128::from_le_bytes(bits))
+}
+
+/// The directory and the last component of a name.
+pub(crate) fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('/').unwrap_or(("", name))
+}

@@ -1,0 +1,275 @@
+//! The collector: deletes what no root, recent result or young object needs.
+//! Knows what needs what; which results are recent is the caller's knowledge.
+
+use std::collections::HashSet;
+
+use crate::claim::{Claim, FileContent};
+use crate::crash;
+use crate::digest::DiskDigest;
+use crate::error::{Kind, Result};
+use crate::fs::FsTime;
+use crate::lease::Lease;
+use crate::refs::Root;
+use crate::store::Store;
+use crate::walk::{Object, ObjectId};
+
+/// How to collect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GcOptions {
+    /// Only say what would be deleted.
+    pub dry_run: bool,
+    /// What was made or used within so many seconds, by the store's own clock, is kept.
+    pub min_age_secs: u64,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        GcOptions { dry_run: false, min_age_secs: 3600 }
+    }
+}
+
+/// What the collector did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// What was deleted: kind, name in the store, bytes.
+    pub removed: Vec<(Kind, String, u64)>,
+    /// Bytes that this freed, with debris.
+    pub freed_bytes: u64,
+    /// Objects kept because a root or a recent result needs them.
+    pub kept_needed: u64,
+    /// Objects kept because they are young.
+    pub kept_young: u64,
+    /// Files kept because their names mean nothing to this version.
+    pub kept_unknown: u64,
+    /// Leases of running builds: while there are any, nothing is deleted.
+    pub leases: Vec<String>,
+}
+
+/// What is needed.
+#[derive(Debug, Default)]
+struct Marks {
+    objects: HashSet<ObjectId>,
+    disks: HashSet<DiskDigest>,
+}
+
+impl Store {
+    /// Deletes what neither `keep`, a root nor youth keeps, unless a lease other than `own` lives. Any error while the
+    /// store is listed or marked ends it before anything is deleted.
+    pub fn gc(&self, keep: &[Root], own: Option<&Lease>, options: GcOptions) -> Result<GcReport> {
+        // What is damaged is for a build or `verify` to move away: this only looks.
+        self.without_quarantine(true).collect(keep, own, options)
+    }
+
+    fn collect(&self, keep: &[Root], own: Option<&Lease>, options: GcOptions) -> Result<GcReport> {
+        let mut report = GcReport { leases: self.live_leases(own)?, ..GcReport::default() };
+        if !report.leases.is_empty() && !options.dry_run {
+            return Ok(report);
+        }
+        let before = self.fs().now()?.secs - options.min_age_secs as i64;
+        let old = |modified: FsTime| modified.secs < before;
+        let objects = self.objects()?;
+        let mut marks = Marks::default();
+        for root in self.roots()? {
+            for target in self.root(&root)?.unwrap_or_default() {
+                self.mark(&mut marks, &target)?;
+            }
+        }
+        for target in keep {
+            self.mark(&mut marks, target)?;
+        }
+        let needed = marks.objects.clone();
+        for object in objects.iter().filter(|object| !old(object.modified)) {
+            self.mark_object(&mut marks, object.id)?;
+        }
+        tracing::debug!(needed = needed.len(), all = marks.objects.len(), objects = objects.len(), "marked");
+
+        // The way back from a name to what it needs is cut first, so that an interruption leaves no hit to nothing.
+        let order = |object: &&Object| match object.id {
+            ObjectId::Claim(..) => 0,
+            ObjectId::Derived(_) | ObjectId::BlobSha256(_) | ObjectId::Manifest(_) => 1,
+            _ => 2,
+        };
+        let mut doomed = Vec::new();
+        for object in &objects {
+            match object.id {
+                ObjectId::Unknown => report.kept_unknown += 1,
+                id if needed.contains(&id) => report.kept_needed += 1,
+                id if marks.objects.contains(&id) => report.kept_young += 1,
+                _ => doomed.push(object),
+            }
+        }
+        doomed.sort_by_key(order);
+        for object in doomed {
+            if !options.dry_run {
+                crash::point("gc.before-unlink");
+                // A build may have begun, or used just this, since the marking.
+                report.leases = self.live_leases(own)?;
+                if !report.leases.is_empty() {
+                    break;
+                }
+                let now = self.fs().stat(&object.name)?.map(|stat| {
+                    use std::os::unix::fs::MetadataExt;
+                    FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() }
+                });
+                if now != Some(object.modified) {
+                    report.kept_young += 1;
+                    continue;
+                }
+                if let ObjectId::Claim(action, id) = object.id {
+                    self.index_remove(&action, &id);
+                }
+                self.fs().remove(&object.name, false)?;
+            }
+            report.freed_bytes += object.bytes;
+            report.removed.push((object.id.kind(), object.name.clone(), object.bytes));
+        }
+        if !options.dry_run && report.leases.is_empty() {
+            self.sweep_debris(&mut report, old)?;
+            self.remove_empty_dirs()?;
+            self.flush_index()?;
+        }
+        Ok(report)
+    }
+
+    /// Deletes what is left in `tmp/` and `trash/`: nobody works any more, as there is no lease.
+    fn sweep_debris(&self, report: &mut GcReport, old: impl Fn(FsTime) -> bool) -> Result<()> {
+        for (top, any_age) in [("tmp", false), ("trash", true)] {
+            for entry in self.fs().list(top)? {
+                let name = format!("{top}/{}", entry.name);
+                let (mut bytes, mut young) = (0, false);
+                let mut look = |_: String, size, modified| {
+                    bytes += size;
+                    young |= !any_age && !old(modified);
+                };
+                if entry.is_dir {
+                    self.files_below(&name, &mut look)?;
+                }
+                match self.fs().stat(&name)? {
+                    Some(stat) => {
+                        use std::os::unix::fs::MetadataExt;
+                        look(
+                            String::new(),
+                            if entry.is_dir { 0 } else { stat.len() },
+                            FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() },
+                        );
+                    }
+                    None => continue,
+                }
+                if young {
+                    continue;
+                }
+                if entry.is_dir {
+                    self.fs().remove_tree(&name)?
+                } else {
+                    self.fs().remove(&name, false)?
+                }
+                report.freed_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_empty_dirs(&self) -> Result<()> {
+        for top in ["claims", "disks"] {
+            for prefix in self.fs().list(top)? {
+                let prefix = format!("{top}/{}", prefix.name);
+                for entry in self.fs().list(&prefix)?.into_iter().filter(|entry| entry.is_dir) {
+                    // One that is not empty stays.
+                    self.fs().remove(&format!("{prefix}/{}", entry.name), true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&self, marks: &mut Marks, root: &Root) -> Result<()> {
+        match root {
+            Root::Claim(action, id) => self.mark_object(marks, ObjectId::Claim(*action, *id)),
+            Root::Layer(layer) => self.mark_object(marks, ObjectId::Manifest(*layer)),
+            Root::Blob(blob) => self.mark_object(marks, ObjectId::Blob(blob.digest)),
+        }
+    }
+
+    /// Marks an object and all that it needs. What is missing or damaged needs nothing.
+    fn mark_object(&self, marks: &mut Marks, first: ObjectId) -> Result<()> {
+        let mut stack = vec![first];
+        while let Some(id) = stack.pop() {
+            if !marks.objects.insert(id) {
+                continue;
+            }
+            match id {
+                ObjectId::Claim(action, claim) => match self.claim(&action, &claim) {
+                    Ok(claim) => self.needs_of(&claim, marks, &mut stack)?,
+                    Err(error) => drop(error.into_miss()?),
+                },
+                ObjectId::Manifest(layer) => {
+                    stack.push(ObjectId::LayerFile(layer));
+                    match self.manifest(&layer) {
+                        Ok(manifest) => {
+                            if let Some(parent) = manifest.parent {
+                                stack.push(ObjectId::Manifest(parent));
+                                // Where it is missing, another representation stands in for it.
+                                if self.fs().stat(&parent.manifest_name())?.is_none() {
+                                    self.mark_disk(marks, &parent.disk, &mut stack)?;
+                                }
+                            }
+                        }
+                        Err(error) => drop(error.into_miss()?),
+                    }
+                }
+                ObjectId::Blob(blob) => {
+                    stack.push(ObjectId::BlobSha256(blob));
+                    match self.blob_references(&blob) {
+                        Ok(others) => stack.extend(others.into_iter().map(ObjectId::Blob)),
+                        Err(error) => drop(error.into_miss()?),
+                    }
+                }
+                // Young ones: what they lie beside is to be kept too.
+                ObjectId::LayerFile(layer) => stack.push(ObjectId::Manifest(layer)),
+                ObjectId::BlobSha256(_) | ObjectId::Derived(_) | ObjectId::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_of(&self, claim: &Claim, marks: &mut Marks, stack: &mut Vec<ObjectId>) -> Result<()> {
+        stack.extend(claim.result.disk.map(|disk| ObjectId::Manifest(disk.layer)));
+        stack.extend(claim.log.map(|log| ObjectId::Blob(log.digest)));
+        for file in claim.result.files.values() {
+            match &file.content {
+                FileContent::Blob(blob) => stack.push(ObjectId::Blob(blob.digest)),
+                FileContent::Derived(derived) => {
+                    stack.push(ObjectId::Derived(derived.key.digest()));
+                    self.mark_disk(marks, &derived.key.disk, stack)?;
+                }
+            }
+        }
+        if let Some(disk) = &claim.result.disk
+            && self.fs().stat(&disk.layer.manifest_name())?.is_none()
+        {
+            self.mark_disk(marks, &disk.layer.disk, stack)?;
+        }
+        Ok(())
+    }
+
+    /// Marks every representation of a disk.
+    fn mark_disk(&self, marks: &mut Marks, disk: &DiskDigest, stack: &mut Vec<ObjectId>) -> Result<()> {
+        if marks.disks.insert(*disk) {
+            stack.extend(self.layers_of(disk)?.into_iter().map(ObjectId::Manifest));
+        }
+        Ok(())
+    }
+}
+
+impl ObjectId {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            ObjectId::Claim(..) => Kind::Claim,
+            ObjectId::Manifest(_) => Kind::Manifest,
+            ObjectId::LayerFile(_) => Kind::Layer,
+            ObjectId::Blob(_) => Kind::Blob,
+            ObjectId::BlobSha256(_) | ObjectId::Derived(_) => Kind::BlobNote,
+            ObjectId::Unknown => Kind::Other,
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Leases: while a build holds one, nothing that it may have found is collected.
+//! Knows processes and boots; a lease is no lock, and no build waits for one.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Kind, Result};
+use crate::fs::{StoreFs, random_name};
+use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
+use crate::stamp::boot_id;
+use crate::store::Store;
+
+const MAGIC: &[u8; MAGIC_LEN] = b"impaLSE1";
+/// A lease whose holder cannot be looked at counts for so long after it was last renewed, in seconds.
+const FOREIGN_SECS: i64 = 24 * 3600;
+
+/// Who holds a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    boot: String,
+    /// Process ids mean something in their namespace only, of which one boot has many.
+    pid_namespace: u64,
+    pid: u32,
+    /// When the process started, in ticks since the boot: process ids are used again.
+    started: u64,
+}
+
+/// A lease of this process; given up when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    fs: Arc<StoreFs>,
+    name: String,
+}
+
+impl Lease {
+    /// Says that the holder still lives, for readers that cannot look at its process: to be called every few hours.
+    pub fn renew(&self) {
+        self.fs.freshen(&self.name);
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // One that stays is seen to be dead by its process, or after a day.
+        let _ = self.fs.remove(&self.name, false);
+    }
+}
+
+impl Store {
+    /// Takes a lease. What was looked up before must be looked up again, as it may just have been collected.
+    pub fn lease(&self) -> Result<Lease> {
+        let pid = std::process::id();
+        let holder = Holder {
+            boot: boot_id().unwrap_or_default(),
+            pid_namespace: pid_namespace(),
+            pid,
+            started: process_start(pid).unwrap_or(0),
+        };
+        let name = format!("leases/{}", random_name());
+        let mut temp = self.fs().temp()?;
+        temp.write_all(&frame(MAGIC, &encode(&holder)))?;
+        self.fs().publish(&[(&temp, &name)])?;
+        Ok(Lease { fs: self.fs().clone(), name })
+    }
+
+    /// The names of leases that live, but for `own`; the dead ones are deleted on the way. Any error in reading is one.
+    pub(crate) fn live_leases(&self, own: Option<&Lease>) -> Result<Vec<String>> {
+        let mut live = Vec::new();
+        for entry in self.fs().list("leases")? {
+            let name = format!("leases/{}", entry.name);
+            if own.is_some_and(|own| own.name() == name) {
+                continue;
+            }
+            // Gone between the two calls: given up.
+            let Some(bytes) = self.fs().read(Kind::Other, &name, 1 << 16)? else { continue };
+            let holder = unframe(MAGIC, &bytes).and_then(decode::<Holder>).ok();
+            let alive = match &holder {
+                Some(holder) if holder.can_be_looked_at() => process_start(holder.pid) == Some(holder.started),
+                // Of another boot or container, or damaged: nobody knows, so it counts for a day.
+                _ => match self.fs().stat(&name)? {
+                    Some(stat) => self.fs().now()?.secs - stat.mtime() < FOREIGN_SECS,
+                    None => false,
+                },
+            };
+            if alive { live.push(name) } else { self.fs().remove(&name, false)? }
+        }
+        Ok(live)
+    }
+}
+
+impl Holder {
+    fn can_be_looked_at(&self) -> bool {
+        !self.boot.is_empty()
+            && self.started != 0
+            && Some(&self.boot) == boot_id().as_ref()
+            && self.pid_namespace == pid_namespace()
+    }
+}
+
+fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |stat| stat.ino())
+}
+
+/// When a process started, in ticks since the boot; `None` where there is no such process.
+fn process_start(pid: u32) -> Option<u64> {
+    // proc(5): the command in parentheses may hold anything; the 22nd field is the 20th after it.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after = &stat[stat.rfind(')')? + 1..];
+    let mut fields = after.split_ascii_whitespace();
+    // A zombie does nothing any more.
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &Store, holder: &Holder) -> String {
+        let name = format!("leases/{}", random_name());
+        let mut temp = store.fs().temp().unwrap();
+        temp.write_all(&frame(MAGIC, &encode(holder))).unwrap();
+        store.fs().publish(&[(&temp, &name)]).unwrap();
+        name
+    }
+
+    #[test]
+    fn a_lease_lives_as_long_as_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let lease = store.lease().unwrap();
+        assert_eq!(store.live_leases(None).unwrap(), [lease.name()]);
+        assert!(store.live_leases(Some(&lease)).unwrap().is_empty(), "one's own does not count");
+        drop(lease);
+        assert!(store.live_leases(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_dead_holder_is_seen_and_an_unknown_one_counts_for_a_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let me = Holder {
+            boot: boot_id().unwrap(),
+            pid_namespace: pid_namespace(),
+            pid: std::process::id(),
+            started: process_start(std::process::id()).unwrap(),
+        };
+        let used_again = put(&store, &Holder { started: me.started + 1, ..me.clone() });
+        let other_boot = put(&store, &Holder { boot: "another".to_owned(), ..me.clone() });
+        let other_container = put(&store, &Holder { pid_namespace: 1, pid: 4_000_000, ..me });
+        let mut expected = vec![other_boot.clone(), other_container];
+        expected.sort();
+        assert_eq!(store.live_leases(None).unwrap(), expected);
+        assert!(store.fs().stat(&used_again).unwrap().is_none(), "the dead one is gone");
+        let file = std::fs::File::open(dir.path().join(&other_boot)).unwrap();
+        let now = store.now().unwrap().secs as u64;
+        let yesterday = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now - FOREIGN_SECS as u64 - 1);
+        file.set_modified(yesterday).unwrap();
+        assert_eq!(
+            store.live_leases(None).unwrap(),
+            expected
+                .split_off(expected.iter().position(|name| *name != other_boot).unwrap())
+                .into_iter()
+                .filter(|name| *name != other_boot)
+                .collect::<Vec<_>>()
+        );
+    }
+}

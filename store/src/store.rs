@@ -1,0 +1,297 @@
+//! The store as a whole: opening it, its `format`, and what all of its parts share.
+//! Knows the gate of versions; what lies behind it is known by the module of each kind of object.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::{Hasher, domain};
+use crate::error::{Error, Kind, Miss, MissReason, Result};
+use crate::fs::{FsTime, IoSnapshot, StoreFs};
+use crate::index::Index;
+use crate::inputs::InputCache;
+use crate::stamp::Stamps;
+
+/// Version of the format that this code reads and writes; see `FORMAT.md`.
+pub const FORMAT_VERSION: u32 = 1;
+/// Feature flags that this code knows.
+pub const FORMAT_FEATURES: &[&str] = &[];
+
+// `format`: three equal copies of one line of 128 bytes; changing this is a format break.
+const COPY_LEN: usize = 128;
+const COPIES: usize = 3;
+const CHECK_AT: usize = 63;
+const FORMAT_WORD: &str = "impasto-store";
+
+/// A content-addressed store in one directory. Cheap to clone; every clone is the same store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+    /// Whether what is found damaged is left where it is.
+    look_only: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) fs: Arc<StoreFs>,
+    pub(crate) stamps: Mutex<Option<Stamps>>,
+    pub(crate) index: Mutex<Option<Index>>,
+    pub(crate) inputs: Mutex<Option<InputCache>>,
+}
+
+/// A directory in `tmp/` for work in progress, deleted with all that is in it when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    fs: Arc<StoreFs>,
+    name: String,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes one where the directory is missing or empty.
+    /// An existing store is not written to. A store of another format is refused, and never changed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        let fs = Arc::new(StoreFs::open(path.as_ref())?);
+        match fs.read(Kind::Other, "format", 1 << 20)? {
+            Some(bytes) => check_format(&fs, &bytes)?,
+            None => create_format(&fs)?,
+        }
+        let inner = Inner { fs, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
+        Ok(Store { inner: Arc::new(inner), look_only: false })
+    }
+
+    /// The store's directory, absolute.
+    pub fn path(&self) -> &Path {
+        self.inner.fs.path()
+    }
+
+    /// What the store has done to its files since it was opened.
+    pub fn io(&self) -> IoSnapshot {
+        self.inner.fs.io()
+    }
+
+    /// What time it is by the clock of the store's file system.
+    pub fn now(&self) -> Result<FsTime> {
+        self.inner.fs.now()
+    }
+
+    /// Refuses what would take the file system below the reserve that the store leaves free.
+    pub fn reserve(&self, bytes: u64) -> Result<()> {
+        self.inner.fs.reserve(bytes)
+    }
+
+    /// A new directory for work in progress, on the store's file system.
+    pub fn scratch(&self) -> Result<Scratch> {
+        let fs = self.fs().clone();
+        let name = fs.temp_dir()?;
+        let path = fs.full(&name);
+        Ok(Scratch { fs, name, path })
+    }
+
+    /// Writes the caches (index, stamps, digests of inputs) that changed. Losing them costs time only.
+    pub fn flush(&self) -> Result<()> {
+        self.flush_index()?;
+        self.flush_stamps()?;
+        self.flush_inputs()
+    }
+
+    /// The same store, which leaves damaged objects where they are, or not.
+    pub(crate) fn without_quarantine(&self, look_only: bool) -> Store {
+        Store { inner: self.inner.clone(), look_only }
+    }
+
+    pub(crate) fn fs(&self) -> &Arc<StoreFs> {
+        &self.inner.fs
+    }
+
+    /// The miss that a damaged object is; it is moved away so that a good one can take its place.
+    pub(crate) fn damaged(&self, kind: Kind, name: &str, reason: impl ToString) -> Error {
+        tracing::debug!(name, reason = reason.to_string(), "damaged");
+        // On a read-only store it stays where it is, and is a miss every time.
+        if !self.look_only
+            && let Err(error) = self.fs().trash(name)
+        {
+            tracing::debug!(%error, "quarantine failed");
+        }
+        let reason = MissReason::Damaged(reason.to_string());
+        Miss { kind, path: self.fs().full(name), reason }.into()
+    }
+
+    /// A whole object of at most `limit` bytes. Absent, or larger: a miss.
+    pub(crate) fn read_object(&self, kind: Kind, name: &str, limit: u64) -> Result<Vec<u8>> {
+        match self.fs().read(kind, name, limit) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(self.absent(kind, name)),
+            Err(Error::TooLarge { .. }) => Err(self.damaged(kind, name, "it is too large")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a small object durably. Where its name is taken, `check` looks at what is there, and moves it away if
+    /// it is damaged.
+    pub(crate) fn put_record(&self, name: &str, bytes: &[u8], check: impl Fn() -> Result<()>) -> Result<()> {
+        let mut temp = self.fs().temp()?;
+        temp.write_all(bytes)?;
+        if self.fs().publish(&[(&temp, name)])? == [true] {
+            return Ok(());
+        }
+        if let Err(error) = check() {
+            error.into_miss()?;
+            self.fs().publish(&[(&temp, name)])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn absent(&self, kind: Kind, name: &str) -> Error {
+        Miss { kind, path: self.fs().full(name), reason: MissReason::Absent }.into()
+    }
+}
+
+impl Scratch {
+    /// The directory, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the directory for the collector instead of deleting it.
+    pub fn keep(self) -> PathBuf {
+        let path = self.path.clone();
+        std::mem::forget(self);
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = self.fs.remove_tree(&self.name) {
+            tracing::debug!(%error, "left in tmp/");
+        }
+    }
+}
+
+/// A lock whose data is a cache: what a panicking thread left in it is used all the same.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn format_copy(version: u32, features: &[&str]) -> Vec<u8> {
+    let text = format!("{FORMAT_WORD} {version} {}", features.join(","));
+    let mut copy = format!("{text:<CHECK_AT$}").into_bytes();
+    assert!(copy.len() == CHECK_AT, "BUG: the features do not fit into a copy of `format`");
+    let check = Hasher::new(domain::STATE).update(&copy).finish();
+    copy.extend_from_slice(check.to_string().as_bytes());
+    copy.push(b'\n');
+    copy
+}
+
+/// Version and features of a valid copy.
+fn parse_copy(copy: &[u8]) -> Option<(u32, Vec<String>)> {
+    let (text, rest) = copy.split_at_checked(CHECK_AT)?;
+    let check = Hasher::new(domain::STATE).update(text).finish();
+    if rest.strip_suffix(b"\n")? != check.to_string().as_bytes() {
+        return None;
+    }
+    let mut words = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+    if words.next() != Some(FORMAT_WORD) {
+        return None;
+    }
+    let version = words.next()?.parse().ok()?;
+    let features = words.next().map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    Some((version, features))
+}
+
+fn check_format(fs: &StoreFs, bytes: &[u8]) -> Result<()> {
+    let valid: Vec<_> = bytes.chunks(COPY_LEN).filter_map(parse_copy).collect();
+    if valid.is_empty() {
+        return Err(Error::FormatDamaged { path: fs.full("format") });
+    }
+    // Should copies disagree, the one that is unknown here decides: another version has been at work.
+    for (version, features) in valid {
+        let known = features.iter().all(|feature| FORMAT_FEATURES.contains(&feature.as_str()));
+        if version != FORMAT_VERSION || !known {
+            let with = |features: String| if features.is_empty() { features } else { format!(" with {features}") };
+            return Err(Error::UnknownFormat {
+                path: fs.path().to_owned(),
+                found: format!("{version}{}", with(features.join(", "))),
+                known: format!("{FORMAT_VERSION}{}", with(FORMAT_FEATURES.join(", "))),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
+    // `tmp` alone is what a kill between the two steps below leaves.
+    if fs.list("")?.iter().any(|entry| entry.name != "tmp") {
+        // Another process may just have finished the same.
+        return match fs.read(Kind::Other, "format", 1 << 20)? {
+            Some(bytes) => check_format(fs, &bytes),
+            None => Err(Error::NotAStore { path: fs.path().to_owned() }),
+        };
+    }
+    let mut temp = fs.temp()?;
+    temp.write_all(&format_copy(FORMAT_VERSION, FORMAT_FEATURES).repeat(COPIES))?;
+    fs.publish(&[(&temp, "format")])?;
+    Ok(())
+}
+
+/// How many of the three copies of `format` are valid.
+pub(crate) fn valid_format_copies(bytes: &[u8]) -> usize {
+    let whole = bytes.len() == COPY_LEN * COPIES;
+    let valid = bytes.chunks(COPY_LEN).filter(|copy| parse_copy(copy).is_some()).count();
+    if whole { valid } else { valid.min(COPIES - 1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_opens_again_and_one_that_is_none_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        Store::open(&path).unwrap();
+        Store::open(&path).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(Error::NotAStore { .. })));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn any_valid_copy_of_format_serves() {
+        let dir = tempfile::tempdir().unwrap();
+        Store::open(dir.path()).unwrap();
+        let path = dir.path().join("format");
+        let good = std::fs::read(&path).unwrap();
+        assert_eq!(valid_format_copies(&good), 3);
+        std::fs::remove_file(&path).unwrap();
+        for position in 0..good.len() {
+            let mut bad = good.clone();
+            bad[position] ^= 0x20;
+            std::fs::write(&path, &bad).unwrap();
+            Store::open(dir.path()).unwrap();
+            assert_eq!(valid_format_copies(&bad), 2, "byte {position}");
+        }
+        std::fs::write(&path, &good[..COPY_LEN]).unwrap();
+        Store::open(dir.path()).unwrap();
+        std::fs::write(&path, &good[..COPY_LEN - 1]).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(Error::FormatDamaged { .. })));
+    }
+
+    #[test]
+    fn an_unknown_version_or_feature_is_refused_and_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("format");
+        for copy in [format_copy(2, &[]), format_copy(1, &["turbo"])] {
+            std::fs::write(&path, &copy).unwrap();
+            let error = Store::open(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::UnknownFormat { .. }), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), copy);
+        }
+    }
+
+    #[test]
+    fn the_format_file_is_pinned() {
+        let copy = String::from_utf8(format_copy(1, &[])).unwrap();
+        assert_eq!(copy.len(), COPY_LEN);
+        assert!(copy.starts_with("impasto-store 1 "), "{copy}");
+    }
+}

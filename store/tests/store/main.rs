@@ -1,0 +1,15 @@
+//! The store through its public interface: what comes back, what is noticed, what survives.
+#![allow(clippy::disallowed_methods, reason = "tests start processes and edit files")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod blobs;
+mod claims;
+mod collect;
+mod concurrent;
+mod convert;
+mod crash;
+mod damage;
+mod fixture;
+mod full;
+mod seal;
+mod support;
