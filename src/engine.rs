@@ -440,7 +440,7 @@ impl<'a> Engine<'a> {
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
             self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
         }
-        let mut completed = Completed::Node(success.hit.clone());
+        let mut completed = Completed::Node(Box::new(success.hit.clone()));
         if success.ran {
             let reason = self.reasons[index].as_ref().map(ToString::to_string).unwrap_or_default();
             let (action, claim, at) = (success.hit.action, success.hit.claim, self.config.now);
@@ -470,7 +470,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         };
         self.planner.again[index] = false;
-        self.results[index] = Some(hit);
+        self.results[index] = Some(*hit);
         self.units.remove(&id);
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
