@@ -4,6 +4,7 @@
 mod base;
 mod chain;
 mod failures;
+mod kill;
 mod project;
 mod sandbox;
 mod sandbox_disk;
