@@ -10,3 +10,4 @@ mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
 mod store;
+mod words;
