@@ -4,4 +4,5 @@
 mod base;
 mod chain;
 mod project;
+mod recipe;
 mod sandbox;
