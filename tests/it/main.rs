@@ -6,6 +6,7 @@ mod chain;
 mod failures;
 mod kill;
 mod project;
+mod recipe;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
