@@ -1,3 +1,5 @@
+export PATH := $(PATH):/usr/sbin:/sbin
+
 # Two commands do everything on a fresh Debian or Ubuntu: `make demo` and `make test`.
 
 SHELL := /bin/bash
@@ -18,10 +20,12 @@ HOST_PACKAGES := \
 	gcc:/usr/bin/gcc
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-demo: host-tools build
-	recipes/tiny/make-base.sh target/demo
-	$(SUDO) target/release/impasto build recipes/tiny --var base=$(CURDIR)/target/demo/base.qcow2 --out out
+demo: host-tools build recipes/tiny/base.qcow2
+	$(SUDO) target/release/impasto build recipes/tiny
 	@ls -l out out/*
+
+recipes/tiny/base.qcow2: | host-tools
+	recipes/tiny/make-base.sh recipes/tiny
 
 test: host-tools nextest build fmt clippy unit doc recipes
 	@echo 'make test: everything passed'
@@ -60,7 +64,7 @@ doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --document-private-items
 
 # Every recipe of the repository is valid and formatted.
-recipes: build
+recipes: build recipes/tiny/base.qcow2
 	for recipe in recipes/*/; do target/release/impasto validate "$$recipe"; done
 	target/release/impasto fmt --check recipes/*/
 

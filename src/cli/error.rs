@@ -83,7 +83,9 @@ impl CliError {
     /// The message with its causes and the way out, as it goes to standard error.
     pub(crate) fn render(&self, host: &Host) -> String {
         if let CliError::Recipe(diagnostics) = self {
-            return diagnostics.render(host.colour());
+            // Names of files as the user would write them here.
+            let here = format!("{}/", host.cwd.display());
+            return diagnostics.render(host.colour()).replace(&here, "").trim_end().to_owned();
         }
         let bold = anstyle::AnsiColor::Red.on_default().bold();
         let note = anstyle::AnsiColor::Yellow.on_default();

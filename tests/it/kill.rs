@@ -78,7 +78,10 @@ fn a_hundred_kills_leave_nothing_and_lose_nothing() {
         project.build(&["--var", &var]);
         assert_eq!(project.read("out/it/a.txt"), format!("{round}\n"));
         if round % 10 == 9 {
-            assert_eq!(project.in_guest_with("b", "cat /root/b; ls /root", &["--var", &var]), format!("{round}\na\nb\n"));
+            assert_eq!(
+                project.in_guest_with("b", "cat /root/b; ls /root", &["--var", &var]),
+                format!("{round}\na\nb\n")
+            );
             assert_eq!(project.run(&["store", "verify"]).code, 0, "round {round}, seed {seed}");
         }
     }

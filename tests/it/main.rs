@@ -11,4 +11,5 @@ mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
 mod store;
+mod units;
 mod words;

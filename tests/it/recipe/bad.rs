@@ -129,7 +129,17 @@ fn deep_nesting_is_refused_and_does_not_overflow() {
     let heredocs = |depth: usize| format!("locals {{ a = {}", "<<A\n${".repeat(depth));
     let directives = |depth: usize| format!("locals {{ a = \"{}\" }}", "%{ if true }".repeat(depth));
     let shapes: [&dyn Fn(usize) -> String; 12] = [
-        &brackets, &parentheses, &templates, &blocks, &signs, &sums, &choices, &steps, &calls, &unclosed, &heredocs,
+        &brackets,
+        &parentheses,
+        &templates,
+        &blocks,
+        &signs,
+        &sums,
+        &choices,
+        &steps,
+        &calls,
+        &unclosed,
+        &heredocs,
         &directives,
     ];
     for shape in shapes {
@@ -163,7 +173,10 @@ fn long_chains_of_locals_and_stages_do_not_overflow() {
     text.push_str(&"0".repeat(64));
     text.push_str("\"\n}\n");
     for index in 1..20_000 {
-        text.push_str(&format!("stage \"run\" \"s{index}\" {{\n  from = stage.s{}\n  commands = [\"x\"]\n}}\n", index - 1));
+        text.push_str(&format!(
+            "stage \"run\" \"s{index}\" {{\n  from = stage.s{}\n  commands = [\"x\"]\n}}\n",
+            index - 1
+        ));
     }
     let recipe = parse_bytes(text.as_bytes(), &Registry::default()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(recipe.combinations[0].stages.len(), 20_000);

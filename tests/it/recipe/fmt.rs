@@ -34,7 +34,8 @@ fn comments_and_heredocs_stay() {
 
 #[test]
 fn nested_brackets_indent_once() {
-    let text = "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
+    let text =
+        "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
     insta::assert_snapshot!(formatted(text));
 }
 
