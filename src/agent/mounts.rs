@@ -148,16 +148,20 @@ impl World {
                 continue;
             };
             let options = fields.next().unwrap_or_default();
-            if source.starts_with('#') || target == "/" || !target.starts_with('/') || kind == "swap" {
+            let waits = options.split(',').any(|option| option == "noauto");
+            if source.starts_with('#') || target == "/" || !target.starts_with('/') || kind == "swap" || waits {
                 continue;
             }
-            let Some(node) = find(&self.setup.disk, source).cloned() else { continue };
+            let Some(node) = find(&self.setup.disk, source).cloned() else {
+                self.demand_no_container(source, target)?;
+                continue;
+            };
             if self.mounted().contains(&node.number) {
                 continue;
             }
             if node.mount_type.is_none() {
                 // The ESP is edited as bytes, never mounted. Anything else would leave a hole where files belong.
-                if node.describe == "vfat" || options.split(',').any(|option| option == "noauto") {
+                if node.describe == "vfat" {
                     continue;
                 }
                 let what = format!("fstab mounts {source} at {target}: cannot use a {}", node.describe);
@@ -169,6 +173,16 @@ impl World {
             self.trail.push(Trace::Mounted { number: node.number, path: target });
         }
         Ok(())
+    }
+
+    /// What fstab names and the disk does not show may lie in a container; without it files would go to the wrong place.
+    fn demand_no_container(&self, source: &str, target: &str) -> Result<(), Problem> {
+        let container = self.setup.disk.iter().find(|node| node.is_container);
+        let Some(node) = container else { return Ok(()) };
+        let (number, describe) = (node.number, &node.describe);
+        let what =
+            format!("fstab mounts {source} at {target}, and partition {number} is a {describe}: cannot use that");
+        Err(Problem::new(ProblemKind::NoRoot, what))
     }
 
     /// Lays a file of the host over the image's; the image's own stays as it is.

@@ -14,8 +14,8 @@ use super::expr::{BinaryOp, Expr, For, Node, Part, Template, UnaryOp};
 use super::files::Files;
 use super::functions::{Fail, Function, Run};
 
-/// Most expressions that one recipe may evaluate: a stop for what would not end.
-const MAX_STEPS: u64 = 100_000_000;
+/// Most expressions and elements of one local or stage: a stop for what would not end.
+const MAX_STEPS: u64 = 2_000_000;
 
 /// Something failed and was reported.
 #[derive(Debug, Clone, Copy)]
@@ -77,14 +77,25 @@ impl Evaluator {
         Err(Failed)
     }
 
-    pub(super) fn eval(&mut self, expr: &Expr) -> Outcome {
-        self.steps += 1;
-        if self.steps > MAX_STEPS {
-            if self.steps == MAX_STEPS + 1 {
-                self.diagnostics.push(Diagnostic::at(expr.span, "the recipe takes too many steps to evaluate"));
-            }
-            return Err(Failed);
+    /// Begins another local or stage, which has steps of its own.
+    pub(super) fn begin(&mut self) {
+        self.steps = 0;
+    }
+
+    fn step(&mut self, span: Span, steps: u64) -> Result<(), Failed> {
+        let before = self.steps;
+        self.steps += steps;
+        if self.steps <= MAX_STEPS {
+            return Ok(());
         }
+        if before <= MAX_STEPS {
+            self.diagnostics.push(Diagnostic::at(span, "it takes too many steps to evaluate this"));
+        }
+        Err(Failed)
+    }
+
+    pub(super) fn eval(&mut self, expr: &Expr) -> Outcome {
+        self.step(expr.span, 1)?;
         match &expr.node {
             Node::Const(value) => Ok(value.clone()),
             Node::Template(template) => self.template(template),
@@ -467,6 +478,12 @@ impl Evaluator {
         };
         match result {
             Ok(mut value) => {
+                let made = match &value.data {
+                    Data::List(items) => items.len(),
+                    Data::Object(items) => items.len(),
+                    _ => 0,
+                };
+                self.step(span, made as u64)?;
                 value.marks.unite(&marks);
                 Ok(value)
             }

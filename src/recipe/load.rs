@@ -279,6 +279,7 @@ impl Loader<'_, '_> {
     fn local(&self, local: &Local, eval: &mut Evaluator) {
         let before = eval.diagnostics.len();
         let (_, attr) = &self.found.locals[local.id];
+        eval.begin();
         let mut result = eval.eval(&local.root.expr);
         if let Ok(value) = &mut result {
             if let Some(problem) = convert::too_large(value) {

@@ -28,6 +28,8 @@ mod stage;
 pub mod suggest;
 mod syntax;
 mod template;
+#[cfg(test)]
+mod tests;
 mod traverse;
 mod types;
 mod vars;

@@ -161,6 +161,7 @@ impl Common<'_> {
 
     /// Evaluates and checks a stage in the evaluator's combination.
     pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> State {
+        eval.begin();
         if let Some(when) = &text.when {
             let Ok(value) = eval.eval(&when.root.expr) else { return State::Failed };
             if convert::is_sensitive(&value) {
@@ -248,6 +249,7 @@ impl Common<'_> {
 
     /// Evaluates and checks an image in the evaluator's combination.
     pub(super) fn build_image(&self, text: &ImageText, eval: &mut Evaluator) -> Option<Arc<BuiltImage>> {
+        eval.begin();
         let name = match &text.name {
             Some(name) => image_name(name, text, eval),
             None => Ok(text.label.to_string()),

@@ -166,6 +166,8 @@ pub struct DiskNode {
     pub mount_type: Option<String>,
     /// Type in words, for messages.
     pub describe: String,
+    /// It holds other volumes: LVM2, LUKS, md.
+    pub is_container: bool,
     /// File system UUID.
     pub uuid: Option<String>,
     /// File system label.
