@@ -1,4 +1,5 @@
-//! Seals a raw image twice and converts it: `measure STORE IMAGE [once]`. Prints seconds, for comparison with `zstd -1 -T0`.
+//! Seals a raw image twice and converts it: `measure STORE IMAGE [once]`, to be compared with `zstd -1 -T0`. Or hashes the files
+//! of a directory: `measure STORE DIR`, to be compared with `b3sum`. Prints seconds.
 #![allow(clippy::print_stdout, reason = "a tool for people")]
 
 use std::fs::File;
@@ -12,9 +13,20 @@ use impasto_store::seal::Absent;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1);
-    let (Some(dir), Some(image)) = (args.next(), args.next()) else { return Err("measure STORE IMAGE".into()) };
+    let (Some(dir), Some(image)) = (args.next(), args.next()) else { return Err("measure STORE IMAGE|DIR".into()) };
     let store = Store::open(&dir)?;
     let time = |what: &str, start: Instant| println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+    if Path::new(&image).is_dir() {
+        let entries = std::fs::read_dir(&image)?.map(|entry| Ok(entry?.path()));
+        let paths = entries.collect::<std::io::Result<Vec<_>>>()?;
+        for what in ["hash inputs, cold", "hash inputs, warm"] {
+            let start = Instant::now();
+            let hashed = store.hash_inputs(&paths).into_iter().collect::<Result<Vec<_>, _>>()?;
+            time(what, start);
+            println!("{} files, {} read so far", hashed.len(), store.io().input_opens);
+        }
+        return Ok(store.flush()?);
+    }
     for _ in 0..2 {
         let start = Instant::now();
         let sealed = store.seal(None, &RawFile::new(File::open(&image)?)?, Absent::AsParent)?;
