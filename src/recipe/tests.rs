@@ -35,8 +35,7 @@ fn shown(text: &str) -> String {
     match eval(text) {
         Ok(value) => format!("{value:?}"),
         Err(diagnostics) => {
-            let all: Vec<_> =
-                diagnostics.iter().map(|one| format!("{} {}", one.message, one.help.join(" "))).collect();
+            let all: Vec<_> = diagnostics.iter().map(|one| format!("{} {}", one.message, one.help.join(" "))).collect();
             format!("error: {}", all.join(" / "))
         }
     }

@@ -1,4 +1,4 @@
-//! Formatting: examples, that twice is once, and that the meaning stays.
+//! Formatting: examples, and that twice is once. That no token changes is asserted where it is done.
 
 use impasto::recipe::format;
 
@@ -6,8 +6,6 @@ fn formatted(text: &str) -> String {
     let once = format("x.hcl", text).unwrap_or_else(|errors| panic!("{errors}"));
     let twice = format("x.hcl", &once).unwrap_or_else(|errors| panic!("{once}\n{errors}"));
     assert_eq!(once, twice, "formatting twice changes nothing more");
-    let parse = |text: &str| hcl_edit::parser::parse_body(text).expect("it is valid");
-    assert_eq!(parse(text), parse(&once), "the meaning stays:\n{once}");
     once
 }
 
@@ -34,7 +32,8 @@ fn comments_and_heredocs_stay() {
 
 #[test]
 fn nested_brackets_indent_once() {
-    let text = "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
+    let text =
+        "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
     insta::assert_snapshot!(formatted(text));
 }
 
@@ -48,11 +47,11 @@ fn what_is_formatted_stays() {
 }
 
 #[test]
-fn fixtures_keep_their_meaning() {
+fn fixtures_can_be_formatted() {
     for entry in std::fs::read_dir("tests/fixtures/recipes/bad").expect("the directory is there") {
         let path = entry.expect("an entry").path();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if hcl_edit::parser::parse_body(&text).is_ok() && format("x", &text).is_ok() {
+        if format("x", &text).is_ok() {
             formatted(&text);
         }
     }
