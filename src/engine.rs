@@ -440,7 +440,7 @@ impl<'a> Engine<'a> {
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
             self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
         }
-        let mut completed = Completed::Node(success.hit.clone());
+        let mut completed = Completed::Node(Box::new(success.hit.clone()));
         if success.ran {
             let reason = self.reasons[index].as_ref().map(ToString::to_string).unwrap_or_default();
             let (action, claim, at) = (success.hit.action, success.hit.claim, self.config.now);
@@ -470,7 +470,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         };
         self.planner.again[index] = false;
-        self.results[index] = Some(hit);
+        self.results[index] = Some(*hit);
         self.units.remove(&id);
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
@@ -488,10 +488,26 @@ impl<'a> Engine<'a> {
         self.results[from.index()] = None;
         self.units.remove(&from);
         self.reasons[from.index()] = Some(Reason::Collected);
+        self.forget_dependents(from);
         if from == id {
             self.schedule.expand(TaskId(id.0), Vec::new());
         } else {
             self.schedule.rewind(TaskId(id.0), TaskId(from.0));
+        }
+    }
+
+    /// Results that were found for what depends on a node are those of its old content: they are looked up again.
+    fn forget_dependents(&mut self, lost: NodeId) {
+        let mut affected = vec![false; self.results.len()];
+        affected[lost.index()] = true;
+        for id in self.planner.graph.ids().skip(lost.index() + 1) {
+            let parents = &self.planner.graph.node(id).parents;
+            let depends = parents.iter().any(|(_, parent)| affected[parent.index()]);
+            if depends && self.schedule.state(TaskId(id.0)) != TaskState::Done {
+                affected[id.index()] = true;
+                self.results[id.index()] = None;
+                self.units.remove(&id);
+            }
         }
     }
 
@@ -505,13 +521,20 @@ impl<'a> Engine<'a> {
     }
 
     fn finish(mut self) -> Result<Summary, EngineError> {
-        self.planner.store.flush()?;
+        // Caches: without them the next run takes longer, that is all.
+        match self.planner.store.flush() {
+            Ok(()) => {}
+            Err(error @ impasto_store::Error::ReadOnly { .. }) => tracing::debug!(%error, "caches are not kept"),
+            Err(error) => self.warn(None, format!("what was hashed is not remembered: {error}")),
+        }
         let mut summary = Summary { interrupted: self.interrupted, ..Summary::default() };
         for id in self.planner.graph.ids() {
             match self.schedule.state(TaskId(id.0)) {
                 TaskState::Done if self.how[id.index()] == Some(How::Built) => summary.built += 1,
                 TaskState::Done => summary.cached += 1,
                 TaskState::Failed => summary.failed += 1,
+                // It was stopped before its turn came, which would have changed nothing.
+                TaskState::Cancelled if self.results[id.index()].is_some() => summary.cached += 1,
                 TaskState::Cancelled => {
                     summary.cancelled += 1;
                     let stage = self.label(id);

@@ -207,7 +207,7 @@ impl Planner<'_> {
             let State::Cached(hit) = state else { return Ok((Some(action), state)) };
             let key = hit.action;
             match self.complete(id, units, hit)? {
-                Completed::Node(hit) => return Ok((None, State::Cached(hit))),
+                Completed::Node(hit) => return Ok((None, State::Cached(*hit))),
                 Completed::Unit => {}
                 Completed::Lost => {
                     return Ok((Some(action), State::Dirty { action: key, reason: Reason::Collected }));
@@ -239,7 +239,7 @@ impl Planner<'_> {
             units.templates.splice(place + 1..place + 1, further);
         }
         units.hits.push(hit.clone());
-        Ok(if units.hits.len() == units.templates.len() { Completed::Node(hit) } else { Completed::Unit })
+        Ok(if units.hits.len() == units.templates.len() { Completed::Node(Box::new(hit)) } else { Completed::Unit })
     }
 
     /// The Action of a node's next unit.
@@ -339,7 +339,7 @@ impl Planner<'_> {
 /// What a result means for its node.
 pub enum Completed {
     /// It is the node's own.
-    Node(Hit),
+    Node(Box<Hit>),
     /// Further units come after it.
     Unit,
     /// Files that decide what comes after it are not in the store any more: the unit must run again.

@@ -9,7 +9,7 @@ mod files;
 mod mounts;
 mod nodes;
 #[path = "../sandbox/protocol.rs"]
-#[allow(dead_code, reason = "each side uses its half")]
+#[allow(dead_code, unreachable_pub, reason = "each side uses its half; for impasto it is public")]
 mod protocol;
 mod serve;
 mod steps;

@@ -110,19 +110,19 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
 fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef, CliError> {
     let (_, selectors) = session.recipe_path(args);
     let is_digest = |text: &str| text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let [name] = selectors.as_slice() {
-        if is_digest(name) {
-            let starts = |digest: String| digest.starts_with(name.as_str());
-            let mut found: Vec<_> = store.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
-            found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
-            match found.as_slice() {
-                [layer] => return Ok(*layer),
-                [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => return Ok(*first),
-                [] => {}
-                _ => {
-                    let message = format!("`{name}` begins the digests of several layers");
-                    return Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"));
-                }
+    if let [name] = selectors.as_slice()
+        && is_digest(name)
+    {
+        let starts = |digest: String| digest.starts_with(name.as_str());
+        let mut found: Vec<_> = store.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
+        found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
+        match found.as_slice() {
+            [layer] => return Ok(*layer),
+            [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => return Ok(*first),
+            [] => {}
+            _ => {
+                let message = format!("`{name}` begins the digests of several layers");
+                return Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"));
             }
         }
     }
@@ -132,10 +132,10 @@ fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef,
     let mut planner = loaded.planner(store, &[])?;
     let states = planner.plan(&picked.nodes)?;
     for id in &picked.nodes {
-        if let Some(State::Cached(hit)) = &states[id.index()] {
-            if let Some(disk) = hit.result.disk {
-                return Ok(disk.layer);
-            }
+        if let Some(State::Cached(hit)) = &states[id.index()]
+            && let Some(disk) = hit.result.disk
+        {
+            return Ok(disk.layer);
         }
     }
     Err(CliError::Other {

@@ -148,20 +148,16 @@ fn automatic(layout: &Layout) -> Result<RootChoice, RootError> {
         return Ok(RootChoice::Probe(mountable));
     }
     for partition in pool {
-        if let Some(fs) = partition.fs.as_ref().filter(|fs| is_container(fs.kind)) {
+        if let Some(fs) = partition.fs.as_ref().filter(|fs| fs.kind.is_container()) {
             return Err(RootError::Container { what: format!("partition {}", partition.number), kind: fs.kind });
         }
     }
     Err(RootError::Nothing { candidates: candidates(layout) })
 }
 
-fn is_container(kind: FsKind) -> bool {
-    matches!(kind, FsKind::Lvm2 | FsKind::Luks | FsKind::Md)
-}
-
 fn usable(what: &str, fs: Option<&FileSystem>, choice: RootChoice, layout: &Layout) -> Result<RootChoice, RootError> {
     match fs {
-        Some(fs) if is_container(fs.kind) => Err(RootError::Container { what: what.to_owned(), kind: fs.kind }),
+        Some(fs) if fs.kind.is_container() => Err(RootError::Container { what: what.to_owned(), kind: fs.kind }),
         Some(fs) if fs.kind.mount_type().is_some() => Ok(choice),
         _ => Err(RootError::Nothing { candidates: candidates(layout) }),
     }

@@ -62,6 +62,13 @@ impl FsKind {
     }
 }
 
+impl FsKind {
+    /// Whether it holds other volumes, which are not opened here.
+    pub fn is_container(self) -> bool {
+        matches!(self, Self::Lvm2 | Self::Luks | Self::Md)
+    }
+}
+
 impl fmt::Display for FsKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

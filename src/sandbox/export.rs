@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, configure_io_flusher_behavior, kill_process};
 use serde_json::{Value, json};
 
 use super::plan::Plan;
@@ -53,7 +53,11 @@ impl Export {
         command.arg("--export").arg(export.to_string());
         // A signal from the terminal must not reach it before the guest is closed.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let daemon = command.spawn().map_err(|error| {
+        // Pages that wait for the daemon must not make it wait. Not every root may say so, and it works without.
+        let _ = configure_io_flusher_behavior(true);
+        let daemon = command.spawn();
+        let _ = configure_io_flusher_behavior(false);
+        let daemon = daemon.map_err(|error| {
             let kind = if error.kind() == io::ErrorKind::NotFound { ProblemKind::HostLacks } else { ProblemKind::Io };
             Problem::io("start", DAEMON, &error).of_kind(kind)
         })?;

@@ -65,16 +65,24 @@ impl LoopDevice {
     /// Makes the kernel's view of the partitions the one that `partitions` gives.
     pub(super) fn set_partitions(&mut self, partitions: &[Partition]) -> Result<Vec<(u32, Device)>, Problem> {
         let dir = Path::new("/sys/block").join(self.name());
-        // A kernel that knows the table may have scanned it by itself, and may have read it in another way.
+        // A kernel that knows the table has scanned it by itself, and may have read it in another way.
+        let mut there = scanned(&dir, &self.name());
+        there.retain(|number| {
+            let path = dir.join(format!("{}p{number}", self.name()));
+            partitions.iter().any(|partition| partition.number == *number && is_same(&path, partition))
+        });
         for number in scanned(&dir, &self.name()) {
-            sys::delete_partition(&self.file, number)
-                .map_err(|e| Problem::io("remove a partition of", self.name(), &e))?;
+            if !there.contains(&number) {
+                self.delete(number)?;
+            }
         }
         let mut devices = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            sys::add_partition(&self.file, partition.number, partition.start, partition.size).map_err(|error| {
-                Problem::io("add a partition to", format!("{} (number {})", self.name(), partition.number), &error)
-            })?;
+            if !there.contains(&partition.number) {
+                sys::add_partition(&self.file, partition.number, partition.start, partition.size).map_err(|error| {
+                    Problem::io("add a partition to", format!("{} (number {})", self.name(), partition.number), &error)
+                })?;
+            }
             self.partitions.push(partition.number);
             let name = format!("{}p{}", self.name(), partition.number);
             devices.push((partition.number, read_device(&dir.join(name))?));
@@ -82,13 +90,12 @@ impl LoopDevice {
         Ok(devices)
     }
 
-    /// Unbinds the device once nobody uses it any more, and waits until its data is with the backing file.
-    pub(super) fn detach(mut self) -> Result<(), Problem> {
+    /// Removes a partition once nobody uses it: a file system that is being closed, a host's udev that looks at it.
+    fn delete(&self, number: u32) -> Result<(), Problem> {
         let begun = Instant::now();
-        while let Some(&number) = self.partitions.last() {
+        loop {
             match sys::delete_partition(&self.file, number) {
-                Ok(()) => drop(self.partitions.pop()),
-                // A file system on it is still being closed.
+                Ok(()) => return Ok(()),
                 Err(error) if is_busy(&error) && begun.elapsed() < RELEASE_DEADLINE => pause(),
                 Err(error) => {
                     let problem = Problem::io("release a partition of", self.name(), &error);
@@ -96,6 +103,14 @@ impl LoopDevice {
                 }
             }
         }
+    }
+
+    /// Unbinds the device once nobody uses it any more, and waits until its data is with the backing file.
+    pub(super) fn detach(mut self) -> Result<(), Problem> {
+        for number in std::mem::take(&mut self.partitions) {
+            self.delete(number)?;
+        }
+        let begun = Instant::now();
         // A bare file system sits on the disk itself: an exclusive open succeeds only when it is gone.
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
         loop {
@@ -140,6 +155,12 @@ fn scanned(dir: &Path, name: &str) -> Vec<u32> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let prefix = format!("{name}p");
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()).collect()
+}
+
+/// Whether the kernel's partition lies where ours does. It counts in 512 bytes.
+fn is_same(path: &Path, partition: &Partition) -> bool {
+    let number = |name| fs::read_to_string(path.join(name)).ok()?.trim().parse::<u64>().ok();
+    number("start") == Some(partition.start / 512) && number("size") == Some(partition.size / 512)
 }
 
 fn read_device(dir: &Path) -> Result<Device, Problem> {

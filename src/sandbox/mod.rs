@@ -8,6 +8,8 @@ mod loopdev;
 mod namespace;
 mod plan;
 pub mod protocol;
+#[cfg(test)]
+mod protocol_tests;
 mod scrub;
 mod supervisor;
 mod sys;

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -184,6 +185,8 @@ impl Supervisor {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(stderr)
+            // What is typed at the terminal is for impasto, which ends the sandbox in its own way.
+            .process_group(0)
             .spawn()
             .map_err(|e| io_error("start", executable, e))?;
         Ok(Self { child, socket: Some(ours), log })
@@ -226,6 +229,14 @@ struct End {
     outcome: Outcome,
     outputs: Vec<Output>,
     unused: Vec<Range<u64>>,
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        // After `end` both do nothing; before it nobody is left to tell.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Why a conversation ended early.
@@ -542,6 +553,7 @@ fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Ve
         device,
         mount_type: fs.and_then(|fs| fs.kind.mount_type()).map(str::to_owned),
         describe: fs.map_or_else(|| "partition without file system".to_owned(), |fs| fs.kind.to_string()),
+        is_container: fs.is_some_and(|fs| fs.kind.is_container()),
         uuid: fs.and_then(|fs| fs.uuid.clone()),
         label: fs.and_then(|fs| fs.label.clone()),
         part_uuid,

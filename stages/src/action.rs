@@ -185,8 +185,6 @@ pub enum Step {
     Fetch {
         /// SHA-256 of the file, in hexadecimal.
         sha256: String,
-        /// The name of the file that it becomes, if it becomes one.
-        name: String,
         /// What it is to become.
         as_a: ImportAs,
     },
@@ -439,10 +437,9 @@ impl Describe for Step {
                 field(sink, "source", input);
                 field(sink, "as", as_a);
             }
-            Step::Fetch { sha256, name, as_a } => {
+            Step::Fetch { sha256, as_a } => {
                 sink.put(Atom::Variant(5, "fetch"));
                 field(sink, "checksum", sha256);
-                field(sink, "name", name);
                 field(sink, "as", as_a);
             }
             Step::Convert { format, level, encoder } => {

@@ -217,7 +217,8 @@ impl StoreFs {
 
     /// Size in bytes and times of a file; `None` where there is none.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
-        match self.open_at(name, OFlags::PATH) {
+        // Of a symbolic link, which is none of the store's, the link itself.
+        match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => {
                 let file = File::from(fd);
                 file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))
@@ -457,6 +458,14 @@ impl Temp {
     /// The file itself.
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Asks the kernel to begin to write out a range, so that the sync at the end has less to wait for.
+    pub(crate) fn start_writing(&self, range: std::ops::Range<u64>) {
+        // posix_fadvise(2): pages that are not written yet are queued to be, and stay; an error changes nothing.
+        if let Some(length) = std::num::NonZeroU64::new(range.end.saturating_sub(range.start)) {
+            let _ = rustix::fs::fadvise(&self.file, range.start, Some(length), rustix::fs::Advice::DontNeed);
+        }
     }
 
     /// Where it is, for messages.

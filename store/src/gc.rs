@@ -66,7 +66,7 @@ impl Store {
             return Ok(report);
         }
         let before = self.fs().now()?.secs - options.min_age_secs as i64;
-        let old = |modified: FsTime| modified.secs < before;
+        let old = |modified: FsTime| modified.secs <= before;
         let objects = self.objects()?;
         let mut marks = Marks::default();
         for root in self.roots()? {

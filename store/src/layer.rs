@@ -213,7 +213,7 @@ impl ManifestBody {
         if wire.format != MANIFEST_FORMAT {
             return Err(ManifestError::Format(wire.format));
         }
-        if wire.virtual_size > MAX_VIRTUAL_SIZE || wire.virtual_size % 512 != 0 {
+        if wire.virtual_size > MAX_VIRTUAL_SIZE || !wire.virtual_size.is_multiple_of(512) {
             return Err(bounds("virtual size"));
         }
         if wire.depth > MAX_DEPTH || (wire.depth == 0) != wire.parent.is_none() {
@@ -435,6 +435,6 @@ mod tests {
         // A change here is a format break: bump the store's format version.
         let (bytes, id) = manifest(vec![(0, 100, 0), (5, 0, 0), (0, 65536, 9), (200, 7, 512)], true).encode();
         assert_eq!(bytes.len(), 287);
-        assert_eq!(id.short(), "");
+        assert_eq!(id.short(), "1bd6beabbf62");
     }
 }

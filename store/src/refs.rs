@@ -12,6 +12,9 @@ use crate::store::Store;
 
 const MAGIC: &[u8; MAGIC_LEN] = b"impaROO1";
 
+/// Largest root, in bytes.
+const LIMIT: u64 = 64 << 20;
+
 /// Something that is kept with all that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Root {
@@ -40,10 +43,15 @@ impl Store {
     /// What is kept under a name; nothing where there is no such name.
     pub fn root(&self, root: &str) -> Result<Option<Vec<Root>>> {
         let name = name(root)?;
-        let Some(bytes) = self.fs().read(Kind::Other, &name, 1 << 26)? else { return Ok(None) };
         // A damaged root protects what nobody can name any more: it must not pass as none.
+        let damaged = |reason: String| Error::RootDamaged { path: self.fs().full(&name), reason };
+        let bytes = match self.fs().read(Kind::Other, &name, LIMIT) {
+            Err(error @ Error::TooLarge { .. }) => return Err(damaged(error.to_string())),
+            other => other?,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
         let targets = unframe(MAGIC, &bytes).and_then(decode::<Vec<Root>>);
-        targets.map(Some).map_err(|error| Error::RootDamaged { path: self.fs().full(&name), reason: error.to_string() })
+        targets.map(Some).map_err(|error| damaged(error.to_string()))
     }
 
     /// All names, sorted.

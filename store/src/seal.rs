@@ -82,7 +82,7 @@ impl Store {
         let mut parent_map = parent.map(|layer| self.disk_map(layer)).transpose()?;
         if let Some(map) = &parent_map {
             let parent = map.tree.virtual_size();
-            if virtual_size < parent && virtual_size % CHUNK as u64 != 0 {
+            if virtual_size < parent && !virtual_size.is_multiple_of(CHUNK as u64) {
                 return Err(Error::Shrunk { size: virtual_size, parent });
             }
         }
@@ -189,6 +189,7 @@ impl Store {
         let mut chunks = Vec::new();
         let mut raw = Vec::new();
         let mut ready: Vec<Changed> = Vec::new();
+        let (mut started, mut end) = (0, 0);
         // One batch is written while the next is compressed.
         for batch in plan.items.chunks(BATCH).map(Some).chain([None]) {
             let write = || {
@@ -207,8 +208,13 @@ impl Store {
                             Place::Raw { offset: 0 }
                         }
                     };
+                    if let Place::Frame { offset, .. } = place {
+                        end = offset;
+                    }
                     chunks.push(ChunkEntry { index, digest, place });
                 }
+                temp.start_writing(started..end);
+                started = end;
                 Ok::<_, Error>(())
             };
             let encode = || -> Result<Vec<Changed>> {

@@ -23,6 +23,9 @@ struct Stamp {
     digest: Digest,
 }
 
+/// The boot, and for each device and inode what was hashed.
+type Saved = (String, Vec<((u64, u64), Stamp)>);
+
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     boot: String,
@@ -57,7 +60,7 @@ impl Store {
     fn load_stamps(&self) -> Stamps {
         let boot = boot_id();
         let body = self.cache_read(NAME, MAGIC).ok().flatten();
-        let saved: Option<(String, Vec<((u64, u64), Stamp)>)> = body.and_then(|body| decode_unchecked(&body).ok());
+        let saved: Option<Saved> = body.and_then(|body| decode_unchecked(&body).ok());
         let by_inode = match saved {
             Some((saved_boot, list)) if Some(&saved_boot) == boot.as_ref() => list.into_iter().collect(),
             _ => HashMap::new(),

@@ -51,7 +51,7 @@ impl Store {
     /// An existing store is not written to. A store of another format is refused, and never changed.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         let fs = Arc::new(StoreFs::open(path.as_ref())?);
-        match fs.read(Kind::Other, "format", 1 << 20)? {
+        match read_format(&fs)? {
             Some(bytes) => check_format(&fs, &bytes)?,
             None => create_format(&fs)?,
         }
@@ -116,6 +116,31 @@ impl Store {
         Miss { kind, path: self.fs().full(name), reason }.into()
     }
 
+    /// A whole object of at most `limit` bytes. Absent, or larger: a miss.
+    pub(crate) fn read_object(&self, kind: Kind, name: &str, limit: u64) -> Result<Vec<u8>> {
+        match self.fs().read(kind, name, limit) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(self.absent(kind, name)),
+            Err(Error::TooLarge { .. }) => Err(self.damaged(kind, name, "it is too large")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a small object durably. Where its name is taken, `check` looks at what is there, and moves it away if
+    /// it is damaged.
+    pub(crate) fn put_record(&self, name: &str, bytes: &[u8], check: impl Fn() -> Result<()>) -> Result<()> {
+        let mut temp = self.fs().temp()?;
+        temp.write_all(bytes)?;
+        if self.fs().publish(&[(&temp, name)])? == [true] {
+            return Ok(());
+        }
+        if let Err(error) = check() {
+            error.into_miss()?;
+            self.fs().publish(&[(&temp, name)])?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn absent(&self, kind: Kind, name: &str) -> Error {
         Miss { kind, path: self.fs().full(name), reason: MissReason::Absent }.into()
     }
@@ -174,6 +199,14 @@ fn parse_copy(copy: &[u8]) -> Option<(u32, Vec<String>)> {
     Some((version, features))
 }
 
+/// The bytes of `format`; none of a file that is much too large.
+pub(crate) fn read_format(fs: &StoreFs) -> Result<Option<Vec<u8>>> {
+    match fs.read(Kind::Other, "format", 1 << 16) {
+        Err(Error::TooLarge { .. }) => Ok(Some(Vec::new())),
+        other => other,
+    }
+}
+
 fn check_format(fs: &StoreFs, bytes: &[u8]) -> Result<()> {
     let valid: Vec<_> = bytes.chunks(COPY_LEN).filter_map(parse_copy).collect();
     if valid.is_empty() {
@@ -198,7 +231,7 @@ fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
     // `tmp` alone is what a kill between the two steps below leaves.
     if fs.list("")?.iter().any(|entry| entry.name != "tmp") {
         // Another process may just have finished the same.
-        return match fs.read(Kind::Other, "format", 1 << 20)? {
+        return match read_format(fs)? {
             Some(bytes) => check_format(fs, &bytes),
             None => Err(Error::NotAStore { path: fs.path().to_owned() }),
         };

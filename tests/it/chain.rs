@@ -5,7 +5,8 @@ use crate::project::{Counts, Project, sha256};
 
 /// A fetch, ten runs, a convert: each run appends a line and step 5 reads a script's file.
 fn chain() -> Project {
-    let mut recipe = String::from("recipe {\n  name = \"chain\"\n}\n\nstage \"fetch\" \"base\" {\n  path = \"base.qcow2\"\n}\n");
+    let mut recipe =
+        String::from("recipe {\n  name = \"chain\"\n}\n\nstage \"fetch\" \"base\" {\n  path = \"base.qcow2\"\n}\n");
     let mut before = "base".to_owned();
     for step in 1..=10 {
         let body = match step {
@@ -58,10 +59,7 @@ fn only_what_a_change_touches_runs_again() {
     // A file that a `file()` reads.
     project.write("scripts/five.sh", "# the fifth\necho step five >> /root/steps\ntrue\n");
     let why = project.ok(&["why", "s5"]);
-    assert_eq!(
-        why,
-        "s5 (run) is dirty, because since its last run:\n  script: line 2 changed (scripts/five.sh:2)\n"
-    );
+    assert_eq!(why, "s5 (run) is dirty, because since its last run:\n  script: line 2 changed (scripts/five.sh:2)\n");
     let why = project.ok(&["why", "s7"]);
     assert!(why.starts_with("s7 (run) is pending: it depends on s6, which depends on s5\n"), "{why}");
     assert_eq!(project.build(&[]), (7, 5));

@@ -1,8 +1,14 @@
 //! Integration tests.
-#![allow(clippy::disallowed_methods, reason = "tests run programs")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs, and fail by panicking")]
 
 mod base;
 mod chain;
+mod failures;
+mod kill;
 mod project;
 mod recipe;
 mod sandbox;
+mod sandbox_disk;
+mod sandbox_kill;
+mod store;
+mod words;

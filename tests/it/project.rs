@@ -114,9 +114,14 @@ impl Project {
         (last["built"].as_u64().unwrap(), last["cached"].as_u64().unwrap())
     }
 
-    /// The guest's files below a path, as `ls -l`-like text, read by a shell in the stage's disk.
+    /// What a line prints in a stage's disk.
     pub(crate) fn in_guest(&self, selector: &str, line: &str) -> String {
-        self.ok(&["shell", selector, "-c", line])
+        self.in_guest_with(selector, line, &[])
+    }
+
+    /// What a line prints in a stage's disk, with further arguments for impasto.
+    pub(crate) fn in_guest_with(&self, selector: &str, line: &str, arguments: &[&str]) -> String {
+        self.ok(&[&["shell", selector, "-c", line], arguments].concat())
     }
 }
 

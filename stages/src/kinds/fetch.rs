@@ -84,9 +84,8 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
                 let error = ParamError::new("url", "a URL needs a `checksum`: what it serves may change");
                 errors.push(error.help("add `checksum = \"sha256:…\"`"));
             }
-            let name = url.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
             action.hints.urls.push(url.to_owned());
-            action.steps.push(Step::Fetch { sha256: checksum.unwrap_or_default(), name: name.to_owned(), as_a });
+            action.steps.push(Step::Fetch { sha256: checksum.unwrap_or_default(), as_a });
         }
         (None, None) => errors.push(
             ParamError::stage("there is nothing to fetch: neither `path` nor `url` is given")

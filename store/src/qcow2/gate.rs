@@ -7,9 +7,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::codec::least_encoded;
 use super::error::GateError;
@@ -52,6 +54,7 @@ pub(super) fn check(file: &File) -> Result<Passed, GateError> {
             file,
             file_length,
             sparse: metadata.blocks().saturating_mul(512) < file_length,
+            hole: 0..0,
             start: 0,
             buffer: Vec::new(),
         },
@@ -207,6 +210,8 @@ struct TableReader<'f> {
     file: &'f File,
     file_length: u64,
     sparse: bool,
+    /// The hole found last, in bytes: a hostile file has millions of tables in one.
+    hole: Range<u64>,
     start: u64,
     buffer: Vec<u8>,
 }
@@ -236,11 +241,26 @@ impl TableReader<'_> {
         Ok(())
     }
 
+    /// Whether the file system says that nothing was ever written there. False where it cannot tell.
+    fn in_hole(&mut self, offset: u64, length: u64) -> bool {
+        if !self.sparse {
+            return false;
+        }
+        if !self.hole.contains(&offset) {
+            self.hole = match rustix::fs::seek(self.file, SeekFrom::Data(offset)) {
+                Ok(data) => offset..data,
+                Err(Errno::NXIO) => offset..self.file_length,
+                Err(_) => return false,
+            };
+        }
+        offset + length <= self.hole.end
+    }
+
     /// At most [`READ_SIZE`] bytes, or `None` if they lie in a hole.
     fn get(&mut self, what: &'static str, offset: u64, length: u64) -> Result<Option<&[u8]>, GateError> {
         let known = self.start..self.start + self.buffer.len() as u64;
         if !(known.contains(&offset) && offset + length <= known.end) {
-            if self.sparse && is_hole(self.file, offset, length) {
+            if self.in_hole(offset, length) {
                 return Ok(None);
             }
             self.buffer.resize(READ_SIZE.min(self.file_length - offset) as usize, 0);
@@ -249,15 +269,6 @@ impl TableReader<'_> {
         }
         let from = (offset - self.start) as usize;
         Ok(Some(&self.buffer[from..from + length as usize]))
-    }
-}
-
-/// Whether the file system says that nothing was ever written there. False where it cannot tell.
-fn is_hole(file: &File, offset: u64, length: u64) -> bool {
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => data >= offset + length,
-        Err(rustix::io::Errno::NXIO) => true,
-        Err(_) => false,
     }
 }
 

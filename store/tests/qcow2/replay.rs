@@ -11,6 +11,9 @@ mod frame;
 #[path = "../../../tests/fuzz/src/qcow2.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod qcow2;
+#[path = "../../../tests/fuzz/src/store.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod store;
 
 fn replay(target: &str, least: usize, run: fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);
@@ -41,4 +44,9 @@ fn seeds_of_images_are_replayed() {
 #[test]
 fn seeds_of_frames_are_replayed() {
     replay("frame", 7, frame::run);
+}
+
+#[test]
+fn seeds_of_store_objects_are_replayed() {
+    replay("store", 7, store::run);
 }

@@ -32,14 +32,12 @@ fn qemu_reads_the_chain_as_we_do() {
     let chain = full.store.chain(&full.top).unwrap();
     assert_eq!(chain.paths.len(), 2);
     let layer = |path: &Path, below: String| {
-        format!(
-            r#"{{"driver":"qcow2","backing":{below},"file":{{"driver":"file","filename":"{}"}}}}"#,
-            path.display()
-        )
+        format!(r#"{{"driver":"qcow2","backing":{below},"file":{{"driver":"file","filename":"{}"}}}}"#, path.display())
     };
     let graph = chain.paths.iter().fold("null".to_owned(), |below, path| layer(path, below));
     let flat = full.dir.path().join("tmp/flat.raw");
-    let status = Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(format!("json:{graph}")).arg(&flat).status();
+    let status =
+        Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(format!("json:{graph}")).arg(&flat).status();
     assert!(status.unwrap().success());
     let mut expected = vec![0; 10 * CHUNK];
     for (index, data) in top_chunks() {
@@ -201,7 +199,7 @@ proptest! {
             proptest::collection::btree_map(0u64..30, proptest::option::of(0u64..12), 0..12), 1..6),
     ) {
         let (_dir, store) = store();
-        let content = |seed: u64| if seed % 4 == 0 { raw(seed) } else { text(seed) };
+        let content = |seed: u64| if seed.is_multiple_of(4) { raw(seed) } else { text(seed) };
         let mut model = std::collections::BTreeMap::new();
         let mut layer: Option<LayerRef> = None;
         for overlay in overlays {

@@ -2,3 +2,4 @@
 
 pub mod frame;
 pub mod qcow2;
+pub mod store;

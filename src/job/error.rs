@@ -1,0 +1,166 @@
+//! Why a job has no result, and the way out.
+//! Knows errors' fields, not what the engine makes of them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use impasto_store::qcow2::GateError;
+use impasto_store::{Error as StoreError, Miss};
+
+use crate::fetch::FetchError;
+use crate::graph::NodeId;
+use crate::inputs::InputError;
+use crate::plan::PlanError;
+use crate::sandbox::SandboxError;
+
+/// A job without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// A result of another node that it needs is not in the store any more. The node itself, where it is its own.
+    #[error("{miss}")]
+    Miss {
+        /// The node whose result it is.
+        from: NodeId,
+        /// What is missed.
+        miss: Miss,
+    },
+    /// An input is another one than was planned.
+    #[error("`{}` changes while it is read", path.display())]
+    Changed {
+        /// The input.
+        path: PathBuf,
+    },
+    /// The run was stopped.
+    #[error("cancelled")]
+    Cancelled,
+    /// The stage itself failed.
+    #[error("{message}")]
+    Stage {
+        /// How.
+        message: String,
+        /// What it wrote last.
+        last_lines: Vec<String>,
+        /// Whether the state in which it failed can be looked at.
+        shell: bool,
+    },
+    /// The Action could not be bound.
+    #[error(transparent)]
+    Plan(Box<PlanError>),
+    /// There is no sandbox for it here.
+    #[error("{reason}")]
+    NoSandbox {
+        /// Why.
+        reason: String,
+    },
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A file could not be got.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A disk image is refused.
+    #[error("{what} is refused as a disk image")]
+    Gate {
+        /// The file.
+        what: String,
+        /// Why.
+        source: Box<GateError>,
+    },
+    /// A file is no disk.
+    #[error("{what} is no disk: {reason}")]
+    NoDisk {
+        /// The file.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// An input cannot be used.
+    #[error(transparent)]
+    Input(InputError),
+    /// A file cannot be read or written.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A bug of impasto's.
+    #[error("BUG: {message}")]
+    Bug {
+        /// What happened.
+        message: String,
+    },
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        JobError::Store(error)
+    }
+}
+
+impl From<InputError> for JobError {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::Changed { path } => JobError::Changed { path },
+            other => JobError::Input(other),
+        }
+    }
+}
+
+impl JobError {
+    /// An Action that could not be bound.
+    pub fn plan(error: PlanError) -> Self {
+        JobError::Plan(Box::new(error))
+    }
+
+    pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
+        let path = path.to_owned();
+        move |source| JobError::Io { verb, path, source }
+    }
+
+    /// The way out, for the user.
+    pub fn help(&self, label: &str) -> Option<String> {
+        match self {
+            JobError::Stage { shell, .. } => {
+                let mut help = format!("the whole log: impasto log '{label}'");
+                if *shell {
+                    help += &format!("\nlook around where it failed: impasto shell '{label}'");
+                }
+                Some(help)
+            }
+            JobError::NoSandbox { .. } => None,
+            JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
+            JobError::Fetch(FetchError::Checksum { .. }) => {
+                Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
+            }
+            JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
+            JobError::Gate { .. } => {
+                Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
+            }
+            JobError::Store(error) => crate::cli::store_help(error),
+            JobError::Sandbox(error) => crate::cli::sandbox_help(error),
+            _ => None,
+        }
+    }
+
+    /// The message, its causes and the stage's last lines.
+    pub fn into_parts(self) -> (String, Vec<String>, Vec<String>) {
+        let message = self.to_string();
+        let mut causes = Vec::new();
+        let mut source = std::error::Error::source(&self);
+        while let Some(cause) = source {
+            causes.push(cause.to_string());
+            source = cause.source();
+        }
+        match self {
+            JobError::Stage { last_lines, .. } => (message, causes, last_lines),
+            _ => (message, causes, Vec::new()),
+        }
+    }
+}

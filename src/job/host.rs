@@ -1,0 +1,183 @@
+//! Actions of the host: our own code takes files in, fetches and converts.
+//! Knows the store; runs nothing of the recipe's.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::Path;
+
+use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
+use impasto_store::claim::{FileContent, OutputFile, Outputs};
+use impasto_store::convert::ConvertOptions;
+use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
+use impasto_store::layer::DiskRef;
+use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
+use impasto_store::seal::Absent;
+
+use super::{Job, JobError, JobInput, Made, create};
+use crate::fetch::{FetchError, fetch};
+use crate::graph::NodeId;
+use crate::guest;
+use crate::inputs::{Input, copy_file};
+use crate::publish::Draft;
+
+impl Job {
+    pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+        let [step] = action.steps.as_slice() else { panic!("BUG: the host carries out one step, not several") };
+        match step {
+            Step::Import { input, as_a } => {
+                let Some((_, JobInput::Local { path, input: Input::File(planned) })) =
+                    self.inputs.iter().find(|(name, _)| name == input)
+                else {
+                    let reason = "it is a directory".to_owned();
+                    return Err(JobError::NoDisk { what: format!("the input of {}", self.label), reason });
+                };
+                let scratch = self.store.scratch()?;
+                let copy = scratch.path().join("import");
+                let mut file = create(&copy)?;
+                self.store.reserve(planned.blob.size)?;
+                copy_file(path, &mut file, planned.blob.digest)?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.take_in(file, &name, planned.mode, *as_a)
+            }
+            Step::Fetch { sha256, as_a } => {
+                let scratch = self.store.scratch()?;
+                let mut file = create(&scratch.path().join("fetch"))?;
+                let url = action.hints.urls.first().expect("BUG: nowhere to fetch from");
+                let mut last_tenth = 0;
+                let timeout = action.hints.timeout;
+                fetch(url, sha256, &mut file, timeout, &self.cancel, &mut |so_far, total| {
+                    let tenth = total.filter(|total| *total > 0).map_or(0, |total| so_far * 10 / total);
+                    if tenth > last_tenth {
+                        last_tenth = tenth;
+                        self.line(format!("{} of {}", crate::ui::bytes(so_far), crate::ui::bytes(total.unwrap_or(0))));
+                    }
+                })
+                .map_err(|error| match error {
+                    FetchError::Cancelled => JobError::Cancelled,
+                    other => JobError::Fetch(other),
+                })?;
+                self.take_in(file, url, 0o644, *as_a)
+            }
+            Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
+            Step::Script { .. } | Step::Command { .. } | Step::CopyIn { .. } | Step::WriteFile { .. } => {
+                panic!("BUG: a step for a sandbox was sent to the host")
+            }
+        }
+    }
+
+    /// Takes a file of ours into the store: as a disk where it is one.
+    fn take_in(&self, mut file: File, name: &str, mode: u32, as_a: ImportAs) -> Result<Made, JobError> {
+        let io = JobError::io("read", Path::new(name));
+        let image = classify(&file).map_err(io)?;
+        let what = || format!("`{name}`");
+        let image = match (as_a, image) {
+            (ImportAs::File, _) => None,
+            (_, Some(image)) => Some(image),
+            (ImportAs::Auto, None) => None,
+            (ImportAs::Disk, None) => {
+                let reason = "it holds no qcow2 header, no partition table and no file system that impasto knows";
+                return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
+            }
+        };
+        let seal = |source: &dyn ChunkSource| self.store.seal(None, source, Absent::Zero);
+        let sealed = match image {
+            None => {
+                file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
+                let blob = self.store.put_blob(&mut file)?;
+                let file = OutputFile { content: FileContent::Blob(blob), mode };
+                // Under one name always: what the file was called is in no key.
+                let files = BTreeMap::from([("file".to_owned(), file)]);
+                return Ok(Made::on_host(Outputs { files, ..Outputs::default() }, blob.size));
+            }
+            Some(Image::Qcow2) => {
+                let gate = |source| JobError::Gate { what: what(), source: Box::new(source) };
+                seal(&Qcow2::open(file).map_err(gate)?)?
+            }
+            Some(Image::Raw) => {
+                let reason =
+                    |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
+                seal(&RawFile::new(file).map_err(|error| reason(&error))?)?
+            }
+        };
+        Ok(Made::on_host(Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
+    }
+
+    fn convert(&self, format: Format, level: Option<i32>) -> Result<Made, JobError> {
+        let (from, disk) = self.disk.expect("BUG: nothing to convert");
+        let key = match format {
+            Format::Qcow2 => DerivedKey::qcow2(disk.layer.disk, level),
+            Format::Raw => DerivedKey::raw(disk.layer.disk),
+        };
+        let (record, published) = match self.targets.first() {
+            Some(target) => {
+                let path = &target.path;
+                let draft = Draft::new(path).map_err(JobError::io("write", path))?;
+                let record = self.write_derived(from, &disk, &key, draft.file())?;
+                let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
+                (record, vec![draft.map_err(JobError::io("write", path))?])
+            }
+            None => {
+                let scratch = self.store.scratch()?;
+                let file = create(&scratch.path().join("convert"))?;
+                (self.write_derived(from, &disk, &key, &file)?, Vec::new())
+            }
+        };
+        self.store.put_derived(&record)?;
+        let derived = DerivedRef { key: record.key, digest: record.digest, size: record.size };
+        let name = format!("disk.{}", format.extension());
+        let file = OutputFile { content: FileContent::Derived(derived), mode: 0o644 };
+        let result = Outputs { files: BTreeMap::from([(name, file)]), ..Outputs::default() };
+        Ok(Made { published, ..Made::on_host(result, 0) })
+    }
+
+    /// Writes what a key describes into an empty file.
+    pub(super) fn write_derived(
+        &self,
+        from: NodeId,
+        disk: &DiskRef,
+        key: &DerivedKey,
+        file: &File,
+    ) -> Result<DerivedRecord, JobError> {
+        let path = Path::new("the converted file");
+        let level = key.options.get("compression_level").and_then(|level| level.parse().ok());
+        let options = ConvertOptions { compression_level: level, fsync: false, digest: true, sha256: true };
+        let converted = match key.format.as_str() {
+            "raw" => self.store.convert_raw(&disk.layer, file, path, options),
+            _ => self.store.convert_qcow2(&disk.layer, file, path, options),
+        };
+        let converted = converted.map_err(Self::missed(from))?;
+        let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
+        Ok(DerivedRecord { key: key.clone(), digest, sha256, size: converted.length })
+    }
+}
+
+/// What a file is, by its first bytes.
+enum Image {
+    Qcow2,
+    Raw,
+}
+
+/// Whether a file is a disk image: qcow2, or raw with a partition table or a file system.
+fn classify(file: &File) -> io::Result<Option<Image>> {
+    use std::os::unix::fs::FileExt;
+    let mut magic = [0; 4];
+    let size = file.metadata()?.len();
+    if size >= 4 {
+        file.read_exact_at(&mut magic, 0)?;
+    }
+    if magic == *b"QFI\xfb" {
+        return Ok(Some(Image::Qcow2));
+    }
+    // ISO 9660 images carry partition tables too, for sticks; what they are is files (ECMA-119, 8.1.2).
+    let mut iso = [0; 5];
+    if size > 0x8006 {
+        file.read_exact_at(&mut iso, 0x8001)?;
+    }
+    if iso == *b"CD001" || size % 512 != 0 || size == 0 {
+        return Ok(None);
+    }
+    let layout = guest::read_layout(&guest::DiskFile::new(file.try_clone()?)?)?;
+    let is_disk = !layout.partitions.is_empty() || layout.bare.is_some();
+    Ok(is_disk.then_some(Image::Raw))
+}

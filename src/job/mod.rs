@@ -1,0 +1,285 @@
+//! One job: carries out a bound Action on a thread of its own, seals the result and claims it, writes the user's files.
+//! Knows the store and the sandbox; knows no graph and no schedule.
+
+mod error;
+mod host;
+mod sandboxed;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use impasto_stages::Secret;
+use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec};
+use impasto_store::blob::BlobRef;
+use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
+use impasto_store::derived::DerivedRef;
+use impasto_store::layer::DiskRef;
+use impasto_store::{Error as StoreError, Store};
+use tokio::sync::mpsc::UnboundedSender;
+
+pub use error::JobError;
+
+use crate::graph::NodeId;
+use crate::inputs::Input;
+use crate::log::Redactor;
+use crate::plan::Hit;
+use crate::publish::{Draft, Published, Target, content_digest};
+use crate::sandbox::{CancelToken, Sandbox};
+
+/// What a job tells the engine.
+pub enum Message {
+    /// Its stage wrote a line.
+    Log {
+        /// The node.
+        id: NodeId,
+        /// The line, safe to show.
+        line: String,
+    },
+    /// It is over. The last message of a job.
+    Done {
+        /// The node.
+        id: NodeId,
+        /// What it came to.
+        result: Box<Result<Success, JobError>>,
+    },
+}
+
+/// A job that has its result.
+#[derive(Debug)]
+pub struct Success {
+    /// The result.
+    pub hit: Hit,
+    /// Whether the Action was carried out; else only files were written.
+    pub ran: bool,
+    /// Bytes added to the store.
+    pub stored_bytes: u64,
+    /// Files that were written.
+    pub published: Vec<Published>,
+}
+
+/// A file or directory that the Action reads.
+#[derive(Debug, Clone)]
+pub enum JobInput {
+    /// The user's.
+    Local {
+        /// Where it is.
+        path: PathBuf,
+        /// What it was when the plan was made.
+        input: Input,
+    },
+    /// A stage's.
+    Blob {
+        /// The node that made it.
+        from: NodeId,
+        /// Its content.
+        blob: BlobRef,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A disk's, of which no bytes are kept.
+    Derived {
+        /// The node that made the disk.
+        from: NodeId,
+        /// The disk.
+        disk: DiskRef,
+        /// How the file is made of it.
+        derived: DerivedRef,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// Everything that a job needs to know.
+pub struct Job {
+    /// The node.
+    pub id: NodeId,
+    /// The store.
+    pub store: Store,
+    /// The recipe's name.
+    pub recipe: String,
+    /// The stage's name.
+    pub stage: String,
+    /// The node's label.
+    pub label: String,
+    /// The stage's kind.
+    pub kind: &'static str,
+    /// The node's stable names.
+    pub names: Vec<String>,
+    /// Which of the node's units of work this is, from 0.
+    pub unit: usize,
+    /// What is to be carried out; none where only files are to be written.
+    pub action: Option<Action<Bound>>,
+    /// The result, where only files are to be written.
+    pub found: Option<Hit>,
+    /// The disk it begins with, and the node that made it.
+    pub disk: Option<(NodeId, DiskRef)>,
+    /// What it reads, by name.
+    pub inputs: Vec<(String, JobInput)>,
+    /// Its secrets.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Takes secrets out of what is shown.
+    pub redactor: Redactor,
+    /// What its inputs are to be believed with.
+    pub caveats: BTreeSet<Caveat>,
+    /// Files to write for the user.
+    pub targets: Vec<Target>,
+    /// Where steps run, or why they cannot.
+    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// What claims record of the host.
+    pub facts: BTreeMap<String, String>,
+    /// Where logs lie.
+    pub logs: Result<PathBuf, StoreError>,
+    /// Where the states of failed stages lie.
+    pub failed: Result<PathBuf, StoreError>,
+    /// Seconds since 1970, for records.
+    pub now: u64,
+    /// Stops it.
+    pub cancel: CancelToken,
+    /// Where it tells.
+    pub events: UnboundedSender<Message>,
+}
+
+/// What came of the steps, before it is claimed.
+struct Made {
+    result: Outputs,
+    sandbox: String,
+    isolation: Isolation,
+    facts: BTreeMap<String, String>,
+    stored_bytes: u64,
+    published: Vec<Published>,
+}
+
+impl Made {
+    fn on_host(result: Outputs, stored_bytes: u64) -> Self {
+        let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
+        Made { result, sandbox, isolation, facts: BTreeMap::new(), stored_bytes, published: Vec::new() }
+    }
+}
+
+impl Job {
+    /// Runs the job and tells the engine, whatever happens.
+    pub fn run(self) {
+        let (id, events) = (self.id, self.events.clone());
+        let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
+            let message = panic.downcast_ref::<String>().cloned();
+            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(JobError::Bug { message: message.unwrap_or_else(|| "a job panicked".to_owned()) })
+        });
+        // The engine is gone only where the process is about to end.
+        let _ = events.send(Message::Done { id, result: Box::new(result) });
+    }
+
+    fn work(self) -> Result<Success, JobError> {
+        let Some(action) = &self.action else {
+            let hit = self.found.clone().expect("BUG: a job without Action and without result");
+            let published = self.publish(&hit, &[])?;
+            return Ok(Success { hit, ran: false, stored_bytes: 0, published });
+        };
+        let start = Instant::now();
+        let made = match action.executor {
+            Executor::Host => self.on_host(action)?,
+            Executor::Sandbox(_) => self.in_sandbox(action)?,
+        };
+        let mut caveats = self.caveats.clone();
+        if action.is_unlocked() {
+            caveats.insert(Caveat::Unlocked);
+        }
+        if made.isolation == Isolation::Weak {
+            caveats.insert(Caveat::WeakIsolation);
+        }
+        let digest = action.digest();
+        let mut facts = self.facts.clone();
+        facts.extend(made.facts);
+        let wall_ms = start.elapsed().as_millis() as u64;
+        let claim = Claim {
+            action: digest,
+            kind: self.kind.to_owned(),
+            stage: self.stage.clone(),
+            node: self.names[0].clone(),
+            recipe: self.recipe.clone(),
+            result: made.result.clone(),
+            caveats: caveats.clone(),
+            sandbox: made.sandbox,
+            isolation: made.isolation,
+            facts,
+            writer: String::new(),
+            created: self.now,
+            engine_epoch: u64::from(ENGINE_EPOCH),
+            cost: Cost { wall_ms, cpu_ms: 0, stored_bytes: made.stored_bytes },
+            log: None,
+            fields: capped(action.explain()),
+            root: match &action.root {
+                RootSpec::Auto => None,
+                RootSpec::Number(number) => Some(number.to_string()),
+                RootSpec::Label(label) => Some(format!("LABEL={label}")),
+                RootSpec::Uuid(uuid) => Some(format!("UUID={uuid}")),
+            },
+            extra: BTreeMap::new(),
+        };
+        let id = self.store.put_claim(&claim)?;
+        let (result, isolation) = (made.result, made.isolation);
+        let hit = Hit { action: digest, claim: id, result, caveats, isolation, wall_ms };
+        let mut published = made.published;
+        published.extend(self.publish(&hit, &published)?);
+        Ok(Success { hit, ran: true, stored_bytes: made.stored_bytes, published })
+    }
+
+    /// What the node's own result, or that of a node it needs, being gone means for this job.
+    fn missed(from: NodeId) -> impl Fn(StoreError) -> JobError {
+        move |error| match error {
+            StoreError::Miss(miss) => JobError::Miss { from, miss },
+            other => JobError::Store(other),
+        }
+    }
+
+    /// Writes the node's files for the user, but for those that are written already.
+    fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
+        let mut published = Vec::new();
+        for target in &self.targets {
+            if done.iter().any(|done| done.path == target.path) {
+                continue;
+            }
+            let Some(file) = hit.file(target.file.as_ref()) else {
+                let message = format!("{} made no file {:?}", self.label, target.file.as_deref().unwrap_or_default());
+                return Err(JobError::Bug { message });
+            };
+            let path = &target.path;
+            let draft = Draft::new(path).map_err(JobError::io("write", path))?;
+            let sha256 = match &file.content {
+                FileContent::Blob(blob) => {
+                    let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(self.id))?;
+                    io::copy(&mut reader, &mut draft.file()).map_err(JobError::io("write", path))?;
+                    self.store.blob_sha256(&blob.digest).map_err(Self::missed(self.id))?.to_string()
+                }
+                FileContent::Derived(derived) => {
+                    let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
+                    let record = self.write_derived(from, &disk, &derived.key, draft.file())?;
+                    if record.digest != derived.digest {
+                        let what = format!("{} from disk {}", derived.key.format, disk.layer.disk.short());
+                        let (was, is) = (derived.digest.short(), record.digest.short());
+                        return Err(JobError::Bug { message: format!("{what} gave b3:{is}, and b3:{was} before") });
+                    }
+                    record.sha256.to_string()
+                }
+            };
+            let mode = if matches!(file.content, FileContent::Derived(_)) { 0o644 } else { file.mode | 0o600 };
+            let draft = draft.publish(content_digest(&file.content), &sha256, mode);
+            published.push(draft.map_err(JobError::io("write", path))?);
+        }
+        Ok(published)
+    }
+
+    fn line(&self, line: String) {
+        let _ = self.events.send(Message::Log { id: self.id, line });
+    }
+}
+
+fn create(path: &Path) -> Result<File, JobError> {
+    let file = File::options().read(true).write(true).create_new(true).open(path);
+    file.map_err(JobError::io("create", path))
+}

@@ -1,0 +1,292 @@
+//! Actions of a sandbox: inputs copied in, steps run, the overlay sealed, the log kept.
+//! Knows what a sandbox takes and gives, not how it works.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use impasto_stages::action::{Action, Bound, RootSpec, SandboxRequirement, Step};
+use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::layer::DiskRef;
+use impasto_store::qcow2::Qcow2;
+use impasto_store::seal::Absent;
+
+use super::{Job, JobError, JobInput, Made, create};
+use crate::guest;
+use crate::inputs::{Input, copy_file, pack_tree};
+use crate::log::{Lines, Tail};
+use crate::memory::file_name;
+use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent, Scrubbed};
+
+impl Job {
+    pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        if action.sandbox == SandboxRequirement::Vm {
+            let reason = "it asks for sandbox = \"vm\", which this version does not have".to_owned();
+            return Err(JobError::NoSandbox { reason });
+        }
+        let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
+        let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
+        let scratch = self.store.scratch()?;
+        let work = scratch.path().join("sandbox");
+        std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
+        let overlay = scratch.path().join("overlay.qcow2");
+        let mut staged = Staged::default();
+        self.stage_inputs(action, scratch.path(), &mut staged)?;
+        let mut log = LogFile::create(self)?;
+        let job = sandbox::Job {
+            work: &work,
+            overlay: &overlay,
+            chain: chain.paths,
+            virtual_size: disk.virtual_size,
+            root: root(&action.root),
+            steps: staged.steps,
+            inputs: staged
+                .inputs
+                .iter()
+                .map(|(name, mode, path)| sandbox::Input {
+                    name: name.clone(),
+                    mode: *mode,
+                    content: Content::Path(path),
+                })
+                .collect(),
+            scripts: staged.scripts,
+            secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
+            outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            source_date_epoch: action.source_date_epoch,
+            network: action.network,
+            timeout: action.hints.timeout,
+            cancel: self.cancel.clone(),
+        };
+        let finished = sandbox.run(job, &mut |event| {
+            if let SandboxEvent::Log { bytes, .. } = event {
+                log.bytes(bytes);
+            }
+        });
+        let last_lines = log.finish();
+        let finished = finished?;
+        tracing::debug!(stage = self.label, timings = ?finished.timings, "sandbox");
+        if !finished.outcome.is_ok() {
+            if matches!(finished.outcome, Outcome::Cancelled) {
+                return Err(JobError::Cancelled);
+            }
+            let shell = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action).is_ok();
+            let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
+            return Err(JobError::Stage { message, last_lines, shell });
+        }
+        let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
+        let source =
+            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let source = Scrubbed::new(&source, &finished.unused);
+        let sealed = self.store.seal(Some(&disk.layer), &source, Absent::AsParent).map_err(Self::missed(from))?;
+        let mut stored_bytes = sealed.stored_bytes;
+        let mut files = BTreeMap::new();
+        for output in finished.outputs {
+            let file = File::open(&output.path).map_err(JobError::io("open", &output.path))?;
+            let blob = self.store.put_blob(file)?;
+            stored_bytes += blob.size;
+            files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
+        }
+        self.forget_failed();
+        let facts = sandbox.facts();
+        Ok(Made {
+            result: Outputs { disk: Some(sealed.disk), tree: None, files },
+            sandbox: facts.name.to_owned(),
+            isolation: Isolation::Namespace,
+            facts: record(&facts),
+            stored_bytes,
+            published: Vec::new(),
+        })
+    }
+
+    /// Copies everything that the steps read to where nobody else writes, and names it for the agent.
+    fn stage_inputs(&self, action: &Action<Bound>, scratch: &Path, staged: &mut Staged) -> Result<(), JobError> {
+        let mut kinds = BTreeMap::new();
+        for (place, (name, input)) in self.inputs.iter().enumerate() {
+            let path = scratch.join(format!("input-{place}"));
+            let mut file = create(&path)?;
+            let (mode, kind) = match input {
+                JobInput::Local { path: from, input: Input::File(planned) } => {
+                    copy_file(from, &mut file, planned.blob.digest)?;
+                    (planned.mode, InputKind::File)
+                }
+                JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
+                    pack_tree(from, entries, &mut io::BufWriter::new(&mut file))?;
+                    (0o755, InputKind::Tar)
+                }
+                JobInput::Blob { from, blob, mode } => {
+                    let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
+                    io::copy(&mut reader, &mut file).map_err(JobError::io("write", &path))?;
+                    (*mode, InputKind::File)
+                }
+                JobInput::Derived { from, disk, derived, mode } => {
+                    self.write_derived(*from, disk, &derived.key, &file)?;
+                    (*mode, InputKind::File)
+                }
+            };
+            kinds.insert(name.clone(), kind);
+            let used_by_step =
+                action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
+            let name = match kind {
+                // A tree that scripts read is laid out beside the files, under its own name.
+                InputKind::Tar if !used_by_step => {
+                    let (input, dest) = (format!("{name}.tar"), format!("/run/impasto/inputs/{name}"));
+                    let step = AgentStep::CopyIn { input: input.clone(), dest, mode: None, owner: None, kind };
+                    staged.steps.push(step);
+                    staged.unpacked += 1;
+                    input
+                }
+                _ => name.clone(),
+            };
+            staged.inputs.push((name, mode, path));
+        }
+        for (index, step) in action.steps.iter().enumerate() {
+            let step = match step {
+                Step::Script { text } => {
+                    let name = format!("script-{index}");
+                    staged.scripts.push((name.clone(), text.clone().into_bytes()));
+                    AgentStep::Script { name }
+                }
+                Step::Command { line } => AgentStep::Command { line: line.clone() },
+                Step::CopyIn { input, dest, mode, owner } => AgentStep::CopyIn {
+                    input: input.clone(),
+                    dest: dest.clone(),
+                    mode: *mode,
+                    owner: owner.as_deref().map(parse_owner),
+                    kind: kinds[input],
+                },
+                Step::WriteFile { dest, text, mode, owner } => {
+                    let input = format!("text-{index}");
+                    let path = scratch.join(&input);
+                    create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
+                    staged.inputs.push((input.clone(), *mode, path));
+                    let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
+                    AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
+                }
+                Step::Import { .. } | Step::Fetch { .. } | Step::Convert { .. } => {
+                    panic!("BUG: a step for the host was sent to a sandbox")
+                }
+            };
+            staged.steps.push(step);
+        }
+        Ok(())
+    }
+
+    /// Keeps the state in which the stage failed, for `shell`, until it succeeds or fails again.
+    fn keep_failed(&self, overlay: &Path, disk: &DiskRef, action: &Action<Bound>) -> Result<(), JobError> {
+        let Ok(dir) = &self.failed else { return Ok(()) };
+        for name in &self.names {
+            let state = crate::shell::FailedState { disk: *disk, root: crate::shell::StoredRoot::from(&action.root) };
+            state.keep(dir, name, overlay).map_err(JobError::io("keep the failed state in", dir))?;
+        }
+        Ok(())
+    }
+
+    fn forget_failed(&self) {
+        if let Ok(dir) = &self.failed {
+            self.names.iter().for_each(|name| crate::shell::FailedState::forget(dir, name));
+        }
+    }
+}
+
+#[derive(Default)]
+struct Staged {
+    steps: Vec<AgentStep>,
+    /// Name, permission bits, and the copy.
+    inputs: Vec<(String, u32, PathBuf)>,
+    scripts: Vec<(String, Vec<u8>)>,
+    /// How many steps, at the beginning, only lay out inputs.
+    unpacked: usize,
+}
+
+/// A stage's log: every line goes to its file and to the engine.
+struct LogFile<'a> {
+    job: &'a Job,
+    lines: Lines,
+    tail: Tail,
+    file: Option<io::BufWriter<File>>,
+}
+
+impl<'a> LogFile<'a> {
+    fn create(job: &'a Job) -> Result<Self, JobError> {
+        // A log that cannot be kept is no reason not to build.
+        let file = job.logs.as_ref().ok().and_then(|dir| {
+            let path = dir.join(format!("{}.log", file_name(&job.names[0])));
+            // The log of a node is that of all of its units.
+            let mut open = File::options();
+            open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
+            let file = open.open(&path).ok()?;
+            for other in &job.names[1..] {
+                let link = dir.join(format!("{}.log", file_name(other)));
+                let _ = std::fs::remove_file(&link);
+                let _ = std::fs::hard_link(&path, &link);
+            }
+            Some(io::BufWriter::new(file))
+        });
+        Ok(LogFile { job, lines: Lines::new(job.redactor.clone()), tail: Tail::default(), file })
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let LogFile { job, lines, tail, file } = self;
+        lines.push(bytes, &mut |line| Self::take(job, tail, file, line));
+    }
+
+    fn take(job: &Job, tail: &mut Tail, file: &mut Option<io::BufWriter<File>>, line: String) {
+        tail.push(&line);
+        if file.as_mut().is_some_and(|open| writeln!(open, "{line}").is_err()) {
+            *file = None;
+        }
+        job.line(line);
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        let LogFile { job, lines, tail, file } = &mut self;
+        lines.finish(&mut |line| Self::take(job, tail, file, line));
+        self.tail.into_lines()
+    }
+}
+
+/// A sandbox's facts in the form in which claims record them.
+fn record(facts: &sandbox::SandboxFacts) -> BTreeMap<String, String> {
+    let agent: String = facts.agent.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut record = BTreeMap::from([("kernel".to_owned(), facts.kernel.clone()), ("agent".to_owned(), agent)]);
+    record.extend(facts.storage.iter().map(|version| ("qemu-storage-daemon".to_owned(), version.clone())));
+    record
+}
+
+fn root(root: &RootSpec) -> guest::RootSpec {
+    match root {
+        RootSpec::Auto => guest::RootSpec::Auto,
+        RootSpec::Number(number) => guest::RootSpec::Number(*number),
+        RootSpec::Label(label) => guest::RootSpec::Label(label.clone()),
+        RootSpec::Uuid(uuid) => guest::RootSpec::Uuid(uuid.clone()),
+    }
+}
+
+fn parse_owner(owner: &str) -> Owner {
+    let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
+    Owner { user: user.to_owned(), group: group.to_owned() }
+}
+
+fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
+    let step = |index: usize| match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
+        None => "laying out the inputs".to_owned(),
+        Some(Step::Script { .. }) => "the script".to_owned(),
+        Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
+        Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => format!("copying to {dest}"),
+        Some(_) => format!("step {}", index - unpacked + 1),
+    };
+    match outcome {
+        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} ended with exit code {code}", step(*index)),
+        Outcome::StepFailed { index, signal, .. } => {
+            format!("{} was ended by signal {}", step(*index), signal.unwrap_or_default())
+        }
+        Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
+        Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be taken out: {problem}"),
+        Outcome::TimedOut { after } => format!("it was stopped after its time-out of {}", crate::ui::seconds(*after)),
+        Outcome::Damaged { problem } => format!("the disk was damaged: {problem}"),
+        Outcome::Ok | Outcome::Cancelled => panic!("BUG: {outcome:?} is no failure"),
+    }
+}

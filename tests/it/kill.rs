@@ -1,0 +1,92 @@
+//! SIGKILL of whole builds at random moments: the next build succeeds, nothing is left, the store is right.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::leftovers;
+use crate::project::Project;
+
+const RECIPE: &str = r#"
+variable "round" { type = string }
+stage "fetch" "base" { path = "base.qcow2" }
+stage "run" "a" {
+  from     = stage.base
+  commands = ["echo ${var.round} > /root/a", "dd if=/dev/urandom of=/root/noise bs=64k count=20 2> /dev/null"]
+  output   = { "a.txt" = "/root/a" }
+}
+stage "run" "b" {
+  from     = stage.a
+  commands = ["cat /root/a > /root/b", "rm /root/noise"]
+}
+stage "convert" "qcow2" {
+  from   = stage.b
+  format = "qcow2"
+}
+image "it" {
+  name  = "it"
+  files = [stage.qcow2, stage.a.files["a.txt"]]
+}
+"#;
+
+const KILLS: u32 = 100;
+
+/// A small generator (xorshift64*, Vigna 2016): enough to spread the kills, and repeatable from its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
+    }
+}
+
+#[test]
+fn a_hundred_kills_leave_nothing_and_lose_nothing() {
+    let seed = match std::env::var("IMPASTO_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("IMPASTO_TEST_SEED is a number"),
+        Err(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
+    };
+    println!("IMPASTO_TEST_SEED={seed}");
+    let mut random = Random(seed);
+    let project = Project::with(RECIPE);
+    let start = Instant::now();
+    project.build(&["--var", "round=warm"]);
+    // A build as long as the first is hit anywhere, its very end and beyond among it.
+    let length = start.elapsed().as_micros() as u64 * 11 / 10;
+    let mut hit = 0;
+    for round in 0..KILLS {
+        let var = format!("round={round}");
+        let mut child = project.command(&["build", "--var", &var]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(random.below(length)));
+        hit += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let killed = Instant::now();
+        loop {
+            let left = leftovers(&project.store());
+            if left.is_empty() {
+                break;
+            }
+            // One second after the last write has ended: the machine that runs this may be busy writing.
+            assert!(killed.elapsed() < Duration::from_secs(10), "round {round}, seed {seed}: {left:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let sync = Instant::now();
+        crate::base::tool("sync", &[]);
+        assert!(sync.elapsed() < Duration::from_secs(60), "sync hung");
+        project.build(&["--var", &var]);
+        assert_eq!(project.read("out/it/a.txt"), format!("{round}\n"));
+        if round % 10 == 9 {
+            assert_eq!(project.in_guest_with("b", "cat /root/b; ls /root", &["--var", &var]), format!("{round}\na\nb\n"));
+            assert_eq!(project.run(&["store", "verify"]).code, 0, "round {round}, seed {seed}");
+        }
+    }
+    assert!(hit > KILLS / 2, "only {hit} of {KILLS} builds were still running when they were killed");
+    // What the kills left is debris, and the collector's.
+    project.ok(&["gc", "--min-age", "0s"]);
+    for debris in ["tmp", "leases"] {
+        let left = std::fs::read_dir(project.store().join(debris)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{debris}/ after gc");
+    }
+}

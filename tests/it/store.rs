@@ -1,0 +1,217 @@
+//! What the command line makes of a store that is damaged, foreign, full or read-only.
+
+use std::process::Command;
+
+use crate::base::tool;
+use crate::project::{Project, ran, sha256};
+
+const RECIPE: &str = r#"
+stage "fetch" "base" { path = "base.qcow2" }
+stage "run" "a" {
+  from     = stage.base
+  commands = ["echo a > /root/a"]
+  output   = { "a.txt" = "/root/a" }
+}
+stage "run" "b" {
+  from     = stage.a
+  commands = ["echo b > /root/b"]
+}
+stage "convert" "qcow2" {
+  from   = stage.b
+  format = "qcow2"
+}
+image "it" {
+  name  = "it"
+  files = [stage.qcow2, stage.a.files["a.txt"]]
+}
+"#;
+
+/// The store's files that a predicate picks, sorted.
+fn files(project: &Project, pick: impl Fn(&str) -> bool) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in walkdir::WalkDir::new(project.store()).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let name = entry.path().strip_prefix(project.store()).unwrap().display().to_string();
+        if entry.file_type().is_file() && pick(&name) {
+            found.push(entry.into_path());
+        }
+    }
+    found
+}
+
+/// Forgets the stamps by which a file that was verified in this boot is known.
+fn forget_stamps(project: &Project) {
+    let _ = std::fs::remove_file(project.store().join("state/stamps"));
+}
+
+#[test]
+fn a_damaged_file_is_made_again_with_one_warning_and_verify_names_it() {
+    for place in ["start", "middle", "end"] {
+        let project = Project::with(RECIPE);
+        project.build(&[]);
+        let kinds: [(&str, fn(&str) -> bool); 4] = [
+            ("layer", |name| name.starts_with("disks/") && name.ends_with(".qcow2")),
+            ("manifest", |name| name.starts_with("disks/") && !name.ends_with(".qcow2")),
+            ("blob", |name| name.starts_with("blobs/")),
+            ("claim", |name| name.starts_with("claims/")),
+        ];
+        for (kind, pick) in kinds {
+            for path in files(&project, pick) {
+                let good = std::fs::read(&path).unwrap();
+                let at = match place {
+                    "start" => 9.min(good.len() - 1),
+                    "middle" => good.len() / 2,
+                    _ => good.len() - 1,
+                };
+                let mut bad = good.clone();
+                bad[at] ^= 0x10;
+                // A new inode, as any program that writes a file anew makes.
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, &bad).unwrap();
+                forget_stamps(&project);
+                let name = path.strip_prefix(project.store()).unwrap().display().to_string();
+                let found = project.run(&["store", "verify", "--json"]);
+                assert_eq!(found.code, 5, "{kind} {name} at {at}: {}", found.stdout);
+                assert!(found.stdout.contains(&name), "{name} is not in {}", found.stdout);
+                // The next build that reads it gives the right image.
+                let recipe = project.read("impasto.hcl");
+                project.write("impasto.hcl", &recipe.replace("echo b > /root/b", "echo c > /root/b"));
+                std::fs::remove_dir_all(project.path("out")).unwrap();
+                let build = project.run(&["build"]);
+                assert_eq!(build.code, 0, "{kind} {name}: {}", build.stderr);
+                let warnings = build.stderr.lines().filter(|line| line.contains("warning")).count();
+                assert!(warnings <= 1, "{}", build.stderr);
+                project.write("impasto.hcl", &recipe);
+                std::fs::remove_dir_all(project.path("out")).unwrap();
+                let build = project.run(&["build"]);
+                assert_eq!(build.code, 0, "{kind} {name}: {}", build.stderr);
+                assert_eq!(project.in_guest("b", "cat /root/a /root/b"), "a\nb\n", "{kind} {name} at {at}");
+                assert_eq!(project.read("out/it/a.txt"), "a\n");
+                // Bytes that ran again may differ, what is said of them may not.
+                let sum = project.read("out/it.qcow2.sha256");
+                assert_eq!(sum.split(' ').next().unwrap(), sha256(&project.path("out/it.qcow2")));
+                project.run(&["store", "verify", "--repair"]);
+                assert_eq!(project.run(&["store", "verify"]).code, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_format_is_served_by_its_copies_until_none_is_left() {
+    let project = Project::with(RECIPE);
+    project.build(&[]);
+    let path = project.store().join("format");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(project.build(&[]), (0, 4));
+    let verify = project.run(&["store", "verify"]);
+    assert_eq!(verify.code, 5);
+    assert!(verify.stdout.contains("format-copy-damaged"), "{}", verify.stdout);
+    std::fs::write(&path, vec![b'x'; bytes.len()]).unwrap();
+    let build = project.run(&["build"]);
+    assert_eq!(build.code, 5);
+    assert!(build.stderr.contains("none of its three copies is valid"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: remove the store (rm -r "), "{}", build.stderr);
+}
+
+#[test]
+fn a_directory_that_is_no_store_is_left_alone() {
+    let project = Project::with(RECIPE);
+    project.write("store/letter.txt", "dear\n");
+    let build = project.run(&["build"]);
+    assert_eq!(build.code, 5);
+    assert!(build.stderr.contains("is not a store"), "{}", build.stderr);
+    assert_eq!(std::fs::read_dir(project.store()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_full_disk_is_named_with_the_way_out() {
+    let project = Project::with(RECIPE);
+    std::fs::create_dir(project.store()).unwrap();
+    let mount = Mount::tmpfs(&project, "size=3m");
+    let build = project.run(&["build"]);
+    assert_ne!(build.code, 0);
+    assert!(build.stderr.contains("no space for"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: free some space"), "{}", build.stderr);
+    mount.remount("size=200m");
+    assert_eq!(project.build(&[]), (4, 0), "with space it goes on");
+}
+
+#[test]
+fn a_read_only_store_is_named_with_the_way_out() {
+    let project = Project::with(RECIPE);
+    std::fs::create_dir(project.store()).unwrap();
+    let mount = Mount::tmpfs(&project, "size=200m");
+    project.build(&[]);
+    mount.remount("ro");
+    assert_eq!(project.build(&[]), (0, 4), "what is known needs no writing");
+    let recipe = project.read("impasto.hcl");
+    project.write("impasto.hcl", &recipe.replace("echo b", "echo c"));
+    let build = project.run(&["build"]);
+    assert_eq!(build.code, 1, "{}", build.stderr);
+    assert!(build.stderr.contains("the store is read-only"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: name a store that you may write to with --store"), "{}", build.stderr);
+}
+
+#[test]
+fn a_missing_host_tool_is_named_with_the_way_out() {
+    let project = Project::with(RECIPE);
+    let empty = project.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let mut command = project.command(&["build"]);
+    let build = ran({
+        command.env("PATH", &empty);
+        command
+    });
+    assert_eq!(build.code, 4, "{}", build.stderr);
+    assert!(build.stderr.contains("qemu-storage-daemon"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: `impasto doctor` tells what is missing"), "{}", build.stderr);
+    let mut doctor = project.command(&["doctor"]);
+    doctor.env("PATH", &empty);
+    let doctor = ran(doctor);
+    assert_eq!(doctor.code, 1);
+    assert!(doctor.stdout.contains("help: apt-get install"), "{}", doctor.stdout);
+}
+
+#[test]
+fn the_collector_keeps_what_the_last_builds_need() {
+    let project = Project::with(RECIPE);
+    project.build(&[]);
+    let recipe = project.read("impasto.hcl");
+    project.write("impasto.hcl", &recipe.replace("echo b", "echo c"));
+    project.build(&[]);
+    let plenty = project.ok(&["gc", "--keep", "2", "--min-age", "0s"]);
+    assert!(plenty.starts_with("deleted 0 objects"), "{plenty}");
+    project.write("impasto.hcl", &recipe);
+    assert_eq!(project.build(&[]), (0, 4), "the one before is there");
+    project.write("impasto.hcl", &recipe.replace("echo b", "echo c"));
+    let one = project.ok(&["gc", "--min-age", "0s"]);
+    assert!(!one.starts_with("deleted 0 objects"), "{one}");
+    assert_eq!(project.build(&[]), (0, 4));
+    project.write("impasto.hcl", &recipe);
+    assert_eq!(project.build(&[]), (2, 2), "what was collected is built again");
+    assert_eq!(project.run(&["store", "verify"]).code, 0);
+}
+
+/// A file system on the project's store, for as long as it lives.
+struct Mount(String);
+
+impl Mount {
+    fn tmpfs(project: &Project, options: &str) -> Self {
+        let at = project.store().display().to_string();
+        tool("mount", &["-t", "tmpfs", "-o", &format!("{options},mode=700"), "tmpfs", &at]);
+        Mount(at)
+    }
+
+    fn remount(&self, options: &str) {
+        tool("mount", &["-o", &format!("remount,{options}"), &self.0]);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["-l", &self.0]).status();
+    }
+}
