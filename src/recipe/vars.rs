@@ -145,7 +145,7 @@ impl Variables<'_, '_> {
             None => None,
         };
         let mut value = match (text, file, default) {
-            (Some((text, from)), _, _) => self.from_text(decl, &ty, declared.is_some(), text, &from, sensitive)?,
+            (Some((text, from)), _, _) => self.outside(decl, &ty, declared.is_some(), text, &from, sensitive)?,
             (None, Some(given), _) => {
                 let span = given.span.filter(|_| !sensitive);
                 let value = if sensitive { secret(given.value) } else { given.value };
@@ -199,7 +199,7 @@ impl Variables<'_, '_> {
     }
 
     /// A value of the command line or the environment.
-    fn from_text(
+    fn outside(
         &mut self,
         decl: &Decl<'_>,
         ty: &VarType,
