@@ -348,10 +348,7 @@ impl Check<'_> {
 
 /// The way that a sensitive value took, and where it ends.
 pub(super) fn way(value: &Value, end: &str) -> String {
-    let mut steps = match first_sensitive(value) {
-        Some(steps) => steps,
-        None => Vec::new(),
-    };
+    let mut steps = first_sensitive(value).unwrap_or_default();
     steps.push(end.to_owned());
     format!("its way: {}", steps.join(" -> "))
 }

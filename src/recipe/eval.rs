@@ -31,8 +31,8 @@ pub(super) enum LocalValue {
     Unset,
     /// Its value.
     Ready(Value),
-    /// What was reported about it; said again wherever it is used, so that `try` cannot swallow it.
-    Failed(Arc<Vec<Diagnostic>>),
+    /// It was reported, outside of every `try`: locals are evaluated before they are used.
+    Failed,
 }
 
 /// Walks expressions. One for a recipe, across all combinations.
@@ -111,7 +111,11 @@ impl Evaluator {
             Node::For(parts) => self.for_expr(parts),
             Node::Convert(operand, ty) => {
                 let value = self.eval(operand)?;
+                let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
+                    Err(_) if sensitive => {
+                        self.fail(Diagnostic::at(operand.span, format!("convert: a sensitive value does not fit {ty}")))
+                    }
                     Ok(value) => Ok(value),
                     Err(mismatch) => {
                         let at =
@@ -133,10 +137,6 @@ impl Evaluator {
             Node::Axis(id) => self.axes.get(*id as usize).ok_or(Failed),
             Node::Local(id) => match self.locals.get(*id as usize) {
                 Some(LocalValue::Ready(value)) => Ok(value),
-                Some(LocalValue::Failed(reports)) => {
-                    self.diagnostics.extend(reports.iter().cloned());
-                    Err(Failed)
-                }
                 _ => Err(Failed),
             },
             _ => Err(Failed),
@@ -165,7 +165,7 @@ impl Evaluator {
             match (key, self.eval(value_expr)) {
                 (Ok(key), Ok(value)) => {
                     if result.contains_key(&key) {
-                        let message = format!("the key {key:?} is given twice");
+                        let message = format!("the key {} is given twice", quoted(&key, &marks));
                         self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("keep one of the two"));
                         failed = true;
                     }
@@ -244,9 +244,10 @@ impl Evaluator {
         } else {
             marks.unite(&a.marks);
             marks.unite(&b.marks);
-            let (x, y) = match (self.number(left.span, &a), self.number(right.span, &b)) {
-                (Ok(x), Ok(y)) => (x, y),
-                _ => return self.explain_plus(op, &a, &b),
+            let x = self.number(left.span, &a);
+            let (x, y) = match x.and_then(|x| Ok((x, self.number(right.span, &b)?))) {
+                Ok(both) => both,
+                Err(Failed) => return self.explain_plus(op, &a, &b),
             };
             match op {
                 BinaryOp::Less => Data::Bool(x.as_f64() < y.as_f64()),
@@ -336,7 +337,7 @@ impl Evaluator {
             return Ok(());
         }
         if object.contains_key(&key) {
-            let message = format!("two elements give the key {key:?}");
+            let message = format!("two elements give the key {}", quoted(&key, marks));
             let help = "write `...` after the value to gather the values of equal keys in lists";
             return self.fail(Diagnostic::at(key_expr.span, message).help(help));
         }
@@ -471,6 +472,7 @@ impl Evaluator {
                 convert::deep_marks(value, &mut marks);
             }
         }
+        let sensitive = values.iter().any(convert::is_sensitive);
         let result = match function.run {
             Run::Pure(run) => run(values),
             Run::Host(run) => run(self, span, values)?,
@@ -488,6 +490,11 @@ impl Evaluator {
                 Ok(value)
             }
             Err(Fail { arg, message, help }) => {
+                // The reason may hold a part of the value.
+                let (message, help) = match marks.sensitive.is_some() || sensitive {
+                    true => ("an argument does not fit; it is sensitive, so that it is not shown".to_owned(), None),
+                    false => (message, help),
+                };
                 let place = arg.and_then(|arg| args.get(arg).or(args.last())).map_or(span, |arg| arg.span);
                 let diagnostic = Diagnostic::at(place, format!("{}: {message}", function.name)).maybe_help(help);
                 self.fail(diagnostic)
@@ -508,6 +515,7 @@ impl Evaluator {
             }
         }
         if args.len() > 1
+            && self.diagnostics.len() > before
             && let Some(last) = self.diagnostics.last_mut()
         {
             last.secondary.push(super::diagnostic::Label { span, text: "no alternative could be evaluated".into() });
@@ -522,6 +530,11 @@ struct Writer {
     marks: Marks,
     /// Whether each line so far is that line of the template.
     verbatim: bool,
+}
+
+/// A key for a message.
+fn quoted(key: &str, marks: &Marks) -> String {
+    if marks.sensitive.is_some() { "(sensitive)".to_owned() } else { format!("{key:?}") }
 }
 
 fn arithmetic(op: BinaryOp, x: Number, y: Number) -> Result<Number, &'static str> {

@@ -25,7 +25,25 @@ pub fn format(name: &str, text: &str) -> Result<String, Diagnostics> {
     let mut lines = split(text, &lexed.tokens);
     indent(text, &mut lines);
     align(&mut lines);
-    Ok(join(&lines))
+    let out = join(&lines);
+    debug_assert_eq!(meaning(text), meaning(&out), "BUG: formatting changed more than blanks");
+    Ok(out)
+}
+
+/// What of a text counts: its tokens, with any number of line ends in a row as one.
+fn meaning(text: &str) -> Vec<&str> {
+    let tokens = lex::lex(text).tokens;
+    let mut all: Vec<&str> = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let part = if token.kind == Kind::Newline { "\n" } else { &text[token.start..token.end] };
+        if part != "\n" || all.last().is_some_and(|last| *last != "\n") {
+            all.push(part);
+        }
+    }
+    while all.last() == Some(&"\n") {
+        all.pop();
+    }
+    all
 }
 
 /// One line of the result; a text of several lines in it, such as a heredoc, stays as it is.
@@ -155,7 +173,6 @@ fn space(text: &str, tokens: &[Token], index: usize) -> bool {
     match right {
         "(" if before.kind == Kind::Word => matches!(left, "in" | "if") && apart,
         "[" if matches!(before.kind, Kind::Word | Kind::Close | Kind::Quoted) => apart,
-        ":" => apart,
         _ => true,
     }
 }

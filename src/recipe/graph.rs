@@ -7,7 +7,7 @@ use std::sync::Arc;
 use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
-use super::diagnostic::{Diagnostic, Span};
+use super::diagnostic::Diagnostic;
 use super::stage::{BuiltImage, StageText, State, makes, outputs};
 use super::suggest::did_you_mean;
 
@@ -23,14 +23,18 @@ impl Fit<'_> {
     /// Checks all references, and that they lead in no circle.
     pub(super) fn run(&mut self, images: &[Arc<BuiltImage>]) {
         for (text, state) in self.texts.iter().zip(self.states) {
-            let State::Ready(built) = state else { continue };
-            for reference in &built.references {
-                self.reference(reference, &format!("the stage `{}`", text.name), text.head);
+            let references: &[Reference] = match state {
+                State::Ready(built) => &built.references,
+                State::Failed(references) => references,
+                State::Dropped(_) => &[],
+            };
+            for reference in references {
+                self.reference(reference, &|| format!("the stage `{}`", text.name));
             }
         }
         for built in images {
             for reference in &built.references {
-                self.reference(reference, &format!("the image `{}`", built.image.label), built.image.span);
+                self.reference(reference, &|| format!("the image `{}`", built.label));
             }
         }
         self.cycles();
@@ -40,14 +44,15 @@ impl Fit<'_> {
         self.numbers.get(name).map(|number| *number as usize)
     }
 
-    fn reference(&mut self, reference: &Reference, owner: &str, head: Span) {
+    fn reference(&mut self, reference: &Reference, owner: &dyn Fn() -> String) {
         let Reference { stage, need, span } = reference;
         let Some(target) = self.target(stage) else { return };
         let there = self.texts[target].head;
         let built = match &self.states[target] {
             State::Ready(built) => built,
-            State::Failed => return,
+            State::Failed(_) => return,
             State::Dropped(when) => {
+                let owner = owner();
                 let diagnostic = Diagnostic::at(*span, format!("{owner} needs the stage `{stage}`, which is dropped"))
                     .also(*when, "here its `when` is false")
                     .help(format!(
@@ -100,7 +105,6 @@ impl Fit<'_> {
                 self.diagnostics.push(diagnostic.maybe_help(help));
             }
         }
-        let _ = head;
     }
 
     /// Finds circles without recursion: a chain of stages may be long.

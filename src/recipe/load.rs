@@ -208,19 +208,15 @@ impl Loader<'_, '_> {
             self.local(local, &mut eval);
         }
         let head = self.head(&mut eval, &local_axes);
+        // With a matrix or a choice that is wrong the rest is still checked, as far as it can be.
         let matrix = Matrix::evaluate(self.found.matrix.as_ref(), self.names, &local_axes, &mut eval);
-        let chosen = match &matrix {
-            Ok(matrix) => matrix.choose(&self.request.only, &mut eval.diagnostics),
-            Err(Failed) => Err(Failed),
-        };
+        let matrix = matrix.unwrap_or_else(|Failed| Matrix::none());
+        let chosen = matrix.choose(&self.request.only, self.found.matrix.is_some(), &mut eval.diagnostics);
         let common =
             Common { registry: self.registry, source_date_epoch: head.source_date_epoch, local_axes: &local_axes };
         let (stages, images) = self.lower(&common, &mut eval);
-        let mut combinations = Vec::new();
-        if let (Ok(matrix), Ok(chosen)) = (&matrix, &chosen) {
-            let expand = Expand { loader: &self, matrix, locals: &locals, common: &common, stages, images };
-            combinations = expand.run(chosen, &mut eval);
-        }
+        let expand = Expand { loader: &self, matrix: &matrix, locals: &locals, common: &common, stages, images };
+        let combinations = expand.run(&chosen, &mut eval);
         let sources = Arc::new(eval.sources);
         let all = Diagnostics::new(eval.diagnostics, sources.clone());
         if all.errors() > 0 {
@@ -232,7 +228,7 @@ impl Loader<'_, '_> {
             source_date_epoch: head.source_date_epoch,
             path: self.place.path,
             dir: self.place.dir,
-            axes: matrix.map(|matrix| matrix.axes()).unwrap_or_default(),
+            axes: matrix.axes(),
             combinations,
             sources,
             warnings: all,
@@ -277,7 +273,6 @@ impl Loader<'_, '_> {
 
     /// Evaluates a local in the current combination.
     fn local(&self, local: &Local, eval: &mut Evaluator) {
-        let before = eval.diagnostics.len();
         let (_, attr) = &self.found.locals[local.id];
         eval.begin();
         let mut result = eval.eval(&local.root.expr);
@@ -292,7 +287,7 @@ impl Loader<'_, '_> {
         }
         eval.locals[local.id] = match result {
             Ok(value) => LocalValue::Ready(value),
-            Err(Failed) => LocalValue::Failed(Arc::new(eval.diagnostics[before..].to_vec())),
+            Err(Failed) => LocalValue::Failed,
         };
     }
 
@@ -439,14 +434,15 @@ impl Expand<'_, '_, '_> {
         let mut names = ImageNames::default();
         let mut combinations = Vec::with_capacity(chosen.len());
         for combination in chosen {
-            let before = eval.diagnostics.len();
             eval.axes = self.matrix.values(combination);
             for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
                 let key = self.matrix.projection(combination, local.axes);
                 match local_cache[index].get(&key) {
                     Some(known) => eval.locals[local.id] = known.clone(),
                     None => {
+                        let before = eval.diagnostics.len();
                         self.loader.local(local, eval);
+                        self.matrix.note(combination, local.axes, &mut eval.diagnostics[before..]);
                         local_cache[index].insert(key, eval.locals[local.id].clone());
                     }
                 }
@@ -457,7 +453,13 @@ impl Expand<'_, '_, '_> {
                 .zip(&mut stage_cache)
                 .map(|(text, cache)| {
                     let key = self.matrix.projection(combination, text.axes);
-                    cache.entry(key).or_insert_with(|| self.common.build(text, eval)).clone()
+                    let build = || {
+                        let before = eval.diagnostics.len();
+                        let state = self.common.build(text, eval);
+                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
+                        state
+                    };
+                    cache.entry(key).or_insert_with(build).clone()
                 })
                 .collect();
             let images: Vec<Arc<BuiltImage>> = self
@@ -466,13 +468,20 @@ impl Expand<'_, '_, '_> {
                 .zip(&mut image_cache)
                 .filter_map(|(text, cache)| {
                     let key = self.matrix.projection(combination, text.axes);
-                    cache.entry(key).or_insert_with(|| self.common.build_image(text, eval)).clone()
+                    let build = || {
+                        let before = eval.diagnostics.len();
+                        let image = self.common.build_image(text, eval);
+                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
+                        image
+                    };
+                    cache.entry(key).or_insert_with(build).clone()
                 })
                 .collect();
             let numbers = &self.loader.names.stages;
+            let before = eval.diagnostics.len();
             Fit { texts: &self.stages, numbers, states: &states, diagnostics: &mut eval.diagnostics }.run(&images);
             names.check(&images, &states, numbers, &mut eval.diagnostics);
-            self.matrix.note(combination, &mut eval.diagnostics[before..]);
+            self.matrix.note(combination, u64::MAX, &mut eval.diagnostics[before..]);
             combinations.push(Combination {
                 values: self.matrix.texts(combination),
                 stages: states
@@ -482,7 +491,7 @@ impl Expand<'_, '_, '_> {
                         _ => None,
                     })
                     .collect(),
-                images: images.iter().map(|built| built.image.clone()).collect(),
+                images: images.iter().filter_map(|built| built.image.clone()).collect(),
             });
         }
         combinations
@@ -504,12 +513,13 @@ impl ImageNames {
         diagnostics: &mut Vec<Diagnostic>,
     ) {
         for built in images {
+            let Some(image) = &built.image else { continue };
             let identity = identity(built, states, numbers);
-            match self.seen.get(&built.image.name) {
-                None => drop(self.seen.insert(built.image.name.clone(), (built.name_span, identity))),
+            match self.seen.get(&image.name) {
+                None => drop(self.seen.insert(image.name.clone(), (built.name_span, identity))),
                 Some((_, known)) if *known == identity => {}
                 Some((first, _)) => {
-                    let message = format!("two different images are called {:?}", built.image.name);
+                    let message = format!("two different images are called {:?}", image.name);
                     let diagnostic = Diagnostic::at(built.name_span, message);
                     let diagnostic = if *first == built.name_span {
                         diagnostic

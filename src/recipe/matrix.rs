@@ -39,9 +39,9 @@ impl Matrix {
         local_axes: &[u64],
         eval: &mut Evaluator,
     ) -> Result<Matrix, Failed> {
+        let Some(decl) = decl else { return Ok(Matrix::none()) };
         let mut axes = Vec::new();
         let mut failed = false;
-        let Some(decl) = decl else { return Ok(Matrix { axes }) };
         for attr in &decl.attrs {
             let found = early(decl.file, attr.value, Allowed::MATRIX, names, local_axes, eval)
                 .and_then(|(value, span)| axis(attr.name, value, span, eval));
@@ -58,15 +58,20 @@ impl Matrix {
         if failed { Err(Failed) } else { Ok(Matrix { axes }) }
     }
 
-    /// The combinations that `--only` leaves, in declared order: the first axis changes last.
-    pub(super) fn choose(&self, only: &[String], out: &mut Vec<Diagnostic>) -> Result<Vec<Chosen>, Failed> {
+    /// A matrix without axes: one combination.
+    pub(super) fn none() -> Matrix {
+        Matrix { axes: Vec::new() }
+    }
+
+    /// The combinations that `--only` leaves, in declared order: the first axis changes last. `declared` tells whether
+    /// the recipe has a matrix; one that is wrong has no axes.
+    pub(super) fn choose(&self, only: &[String], declared: bool, out: &mut Vec<Diagnostic>) -> Vec<Chosen> {
         let mut keep: Vec<Option<Vec<u32>>> = vec![None; self.axes.len()];
-        let mut failed = false;
+        let only = if declared && self.axes.is_empty() { &[] } else { only };
         for flag in only {
             let Some((name, values)) = flag.split_once('=') else {
                 let diagnostic = Diagnostic::error(format!("`--only {flag}` names no values"));
                 out.push(diagnostic.help("write `--only AXIS=VALUE` or `--only AXIS=VALUE,VALUE`"));
-                failed = true;
                 continue;
             };
             let Some(index) = self.axes.iter().position(|axis| axis.name == name) else {
@@ -76,7 +81,6 @@ impl Matrix {
                     true => diagnostic.note("the recipe has no matrix"),
                     false => diagnostic.maybe_help(did_you_mean("axes", name, names)),
                 });
-                failed = true;
                 continue;
             };
             for text in values.split(',') {
@@ -88,13 +92,9 @@ impl Matrix {
                         let diagnostic = diagnostic.note(format!("its values: {}", axis.texts.join(", ")));
                         let near = super::suggest::nearest(text, axis.texts.iter().map(String::as_str));
                         out.push(diagnostic.maybe_help(near.map(|near| format!("did you mean `{near}`?"))));
-                        failed = true;
                     }
                 }
             }
-        }
-        if failed {
-            return Err(Failed);
         }
         let mut all: Vec<Chosen> = vec![Vec::new()];
         for (axis, keep) in self.axes.iter().zip(&keep) {
@@ -108,7 +108,7 @@ impl Matrix {
                 })
                 .collect();
         }
-        Ok(all)
+        all
     }
 
     /// One number for all combinations that differ only in axes beside these.
@@ -130,13 +130,17 @@ impl Matrix {
         self.axes.iter().zip(chosen).map(|(axis, number)| axis.texts[*number as usize].clone()).collect()
     }
 
-    /// Says of reports in which combination they came up.
-    pub(super) fn note(&self, chosen: &Chosen, reports: &mut [Diagnostic]) {
-        if self.axes.is_empty() {
+    /// Says of reports in which combination they came up, as far as these axes have to do with it.
+    pub(super) fn note(&self, chosen: &Chosen, axes: u64, reports: &mut [Diagnostic]) {
+        if reports.is_empty() {
             return;
         }
-        let pairs: Vec<String> =
-            self.axes.iter().zip(self.texts(chosen)).map(|(axis, text)| format!("{}={text}", axis.name)).collect();
+        let pairs = self.axes.iter().zip(self.texts(chosen)).enumerate();
+        let pairs = pairs.filter(|(index, _)| axes >> index & 1 == 1);
+        let pairs: Vec<String> = pairs.map(|(_, (axis, text))| format!("{}={text}", axis.name)).collect();
+        if pairs.is_empty() {
+            return;
+        }
         for report in reports {
             report.notes.push(format!("in the combination {}", pairs.join(",")));
         }

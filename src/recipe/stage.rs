@@ -49,8 +49,8 @@ pub(super) enum State {
     Ready(Arc<Built>),
     /// `when` does not hold; where it stands.
     Dropped(Span),
-    /// It was reported.
-    Failed,
+    /// It was reported; what it refers to, as far as that is known.
+    Failed(Arc<[Reference]>),
 }
 
 /// An image's text, ready to be evaluated.
@@ -65,7 +65,9 @@ pub(super) struct ImageText {
 
 /// An image in some combinations.
 pub(super) struct BuiltImage {
-    pub(super) image: Arc<Image>,
+    pub(super) label: Arc<str>,
+    /// The image; none where something was reported.
+    pub(super) image: Option<Arc<Image>>,
     pub(super) references: Vec<Reference>,
     /// Where its name stands.
     pub(super) name_span: Span,
@@ -77,6 +79,10 @@ pub(super) struct Common<'r> {
     pub(super) source_date_epoch: Option<u64>,
     /// Of each local the axes that it looks at.
     pub(super) local_axes: &'r [u64],
+}
+
+fn unknown() -> State {
+    State::Failed(Arc::new([]))
 }
 
 fn axes(uses: &Uses, local_axes: &[u64]) -> u64 {
@@ -163,7 +169,7 @@ impl Common<'_> {
     pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> State {
         eval.begin();
         if let Some(when) = &text.when {
-            let Ok(value) = eval.eval(&when.root.expr) else { return State::Failed };
+            let Ok(value) = eval.eval(&when.root.expr) else { return unknown() };
             if convert::is_sensitive(&value) {
                 let note = way(&value, &format!("`when` of stage `{}`", text.name));
                 let message = format!("a sensitive value decides over the stage `{}`", text.name);
@@ -172,12 +178,12 @@ impl Common<'_> {
                         .note(note)
                         .help("decide by a variable of its own that is not sensitive"),
                 );
-                return State::Failed;
+                return unknown();
             }
             match eval.truth(when.root.expr.span, &value) {
                 Ok(true) => {}
                 Ok(false) => return State::Dropped(when.key.to(when.root.expr.span)),
-                Err(Failed) => return State::Failed,
+                Err(Failed) => return unknown(),
             }
         }
         let mut check =
@@ -188,7 +194,7 @@ impl Common<'_> {
             for param in &text.params {
                 let _ = check.eval.eval(&param.root.expr);
             }
-            return State::Failed;
+            return unknown();
         };
         for param in &text.params {
             let Some(spec) = kind.param(param.name) else { continue };
@@ -212,11 +218,8 @@ impl Common<'_> {
             }
         }
         let references = check.references;
-        if failed {
-            return State::Failed;
-        }
-        if self.lower(text, kind, &params, eval).is_err() {
-            return State::Failed;
+        if failed || self.lower(text, kind, &params, eval).is_err() {
+            return State::Failed(references.into());
         }
         let stage = Stage { name: text.name.clone(), kind: text.kind_name.clone(), params, span: text.head };
         State::Ready(Arc::new(Built { stage: Arc::new(stage), references }))
@@ -300,13 +303,12 @@ impl Common<'_> {
             }
         }
         let references = check.references;
-        let name = name.ok()?;
-        if failed {
-            return None;
-        }
         let name_span = text.name.as_ref().map_or(text.head, |name| name.root.expr.span);
-        let image = Image { label: text.label.clone(), name, files: all, span: text.head };
-        Some(Arc::new(BuiltImage { image: Arc::new(image), references, name_span }))
+        let image = name
+            .ok()
+            .filter(|_| !failed)
+            .map(|name| Arc::new(Image { label: text.label.clone(), name, files: all, span: text.head }));
+        Some(Arc::new(BuiltImage { label: text.label.clone(), image, references, name_span }))
     }
 }
 

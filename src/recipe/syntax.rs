@@ -132,7 +132,8 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         _ => {}
     }
     let at = floor(text, error.location().offset());
-    let len = text[at..].chars().next().map_or(0, char::len_utf8);
+    // A line's end is no character to point at.
+    let len = text[at..].chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
     let place = span(at, at + len);
     let message = error.message();
     if message.contains("nesting depth") {

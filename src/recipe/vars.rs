@@ -138,11 +138,14 @@ impl Variables<'_, '_> {
             None => VarType::Any,
         });
         let default = match default {
-            Some((value, span)) => Some(self.fit(decl, &ty, value, Some(span), "the default")?),
+            Some((value, span)) => {
+                let value = if sensitive { secret(value) } else { value };
+                Some(self.fit(decl, &ty, value, Some(span), "the default")?)
+            }
             None => None,
         };
         let mut value = match (text, file, default) {
-            (Some((text, from)), _, _) => self.from_text(decl, &ty, declared.is_some(), text, &from, sensitive)?,
+            (Some((text, from)), _, _) => self.outside(decl, &ty, declared.is_some(), text, &from, sensitive)?,
             (None, Some(given), _) => {
                 let span = given.span.filter(|_| !sensitive);
                 let value = if sensitive { secret(given.value) } else { given.value };
@@ -175,7 +178,14 @@ impl Variables<'_, '_> {
         span: Option<Span>,
         from: &str,
     ) -> Result<Value, Failed> {
+        let sensitive = super::convert::is_sensitive(&value);
         ty.fit(value).or_else(|mismatch| {
+            if sensitive {
+                let message = format!("{from} does not fit the variable `{}`, which is {ty}", decl.name);
+                return self
+                    .eval
+                    .fail(Diagnostic::at(decl.span, message).note("it is sensitive, so that it is not shown"));
+            }
             let at =
                 if mismatch.path.is_empty() { String::new() } else { format!("`{}{}`: ", decl.name, mismatch.path) };
             let message = format!("{from} does not fit the variable `{}`: {at}{}", decl.name, mismatch.reason);
@@ -189,7 +199,7 @@ impl Variables<'_, '_> {
     }
 
     /// A value of the command line or the environment.
-    fn from_text(
+    fn outside(
         &mut self,
         decl: &Decl<'_>,
         ty: &VarType,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Origin, Source, Value};
 
-use super::{Fail, Function, Run, between, exactly, function, object_arg, text_arg};
+use super::{Fail, Function, Host, Run, between, exactly, function, object_arg, text_arg};
 use crate::recipe::convert::{list, truth};
 use crate::recipe::diagnostic::{Diagnostic, Span};
 use crate::recipe::eval::{Evaluator, Failed};
@@ -15,8 +15,6 @@ use crate::recipe::syntax;
 
 /// Deepest nesting of templates that call `template`.
 const MAX_TEMPLATES: u32 = 8;
-
-type Host = fn(&mut Evaluator, Span, Vec<Value>) -> Result<Result<Value, Fail>, Failed>;
 
 const fn host(
     name: &'static str,

@@ -39,12 +39,15 @@ impl std::fmt::Debug for Function {
     }
 }
 
+/// A function that reads; it fails by a reason for the call, or by what it has reported itself.
+type Host = fn(&mut Evaluator, Span, Vec<Value>) -> Result<Result<Value, Fail>, Failed>;
+
 #[derive(Clone, Copy)]
 pub(super) enum Run {
     /// Of the arguments alone.
     Pure(fn(Vec<Value>) -> Result<Value, Fail>),
     /// With files or the environment.
-    Host(fn(&mut Evaluator, Span, Vec<Value>) -> Result<Result<Value, Fail>, Failed>),
+    Host(Host),
     /// The first argument that can be evaluated.
     Try,
     /// Whether the argument can be evaluated.

@@ -1,4 +1,4 @@
-//! Formatting: examples, that twice is once, and that the meaning stays.
+//! Formatting: examples, and that twice is once. That no token changes is asserted where it is done.
 
 use impasto::recipe::format;
 
@@ -6,8 +6,6 @@ fn formatted(text: &str) -> String {
     let once = format("x.hcl", text).unwrap_or_else(|errors| panic!("{errors}"));
     let twice = format("x.hcl", &once).unwrap_or_else(|errors| panic!("{once}\n{errors}"));
     assert_eq!(once, twice, "formatting twice changes nothing more");
-    let parse = |text: &str| hcl_edit::parser::parse_body(text).expect("it is valid");
-    assert_eq!(parse(text), parse(&once), "the meaning stays:\n{once}");
     once
 }
 
@@ -49,11 +47,11 @@ fn what_is_formatted_stays() {
 }
 
 #[test]
-fn fixtures_keep_their_meaning() {
+fn fixtures_can_be_formatted() {
     for entry in std::fs::read_dir("tests/fixtures/recipes/bad").expect("the directory is there") {
         let path = entry.expect("an entry").path();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if hcl_edit::parser::parse_body(&text).is_ok() && format("x", &text).is_ok() {
+        if format("x", &text).is_ok() {
             formatted(&text);
         }
     }
