@@ -370,17 +370,17 @@ fn a_hostile_image_is_refused_before_anything_opens_it() {
 
 #[test]
 fn no_root_is_said_with_the_candidates() {
-    let project = Project::with(&format!(
-        r#"stage "fetch" "base" {{
+    let project = Project::with(
+        r#"stage "fetch" "base" {
           path = "base.qcow2"
           root = 7
-        }}
-        stage "run" "it" {{
+        }
+        stage "run" "it" {
           from     = stage.base
           commands = ["true"]
-        }}
-        "#
-    ));
+        }
+        "#,
+    );
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains("no root file system"), "{}", ran.stderr);
