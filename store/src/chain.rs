@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use crate::digest::{Digest, DiskDigest, Hasher, domain};
 use crate::disk::{CHUNK, DiskTree, chunk_digest};
-use crate::error::{Error, Kind, Miss, Result};
+use crate::error::{Kind, Result};
 use crate::hash_file::hash_range;
 use crate::layer::{DiskRef, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, Place, disk_dir};
 use crate::qcow2::{ChunkSource, Content, SourceError, decode_frame};
@@ -310,16 +310,5 @@ impl ChunkSource for DiskReader {
             return Err(SourceError::BeyondEnd { index, virtual_size: self.virtual_size() });
         }
         self.read(index, buffer).map_err(|error| SourceError::Stopped(Box::new(error)))
-    }
-}
-
-impl Error {
-    /// The miss inside of an error from reading a [`DiskReader`] as a [`ChunkSource`].
-    pub fn miss_below(error: &SourceError) -> Option<&Miss> {
-        let SourceError::Stopped(inner) = error else { return None };
-        match inner.downcast_ref::<Error>()? {
-            Error::Miss(miss) => Some(miss),
-            _ => None,
-        }
     }
 }

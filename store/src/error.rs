@@ -143,7 +143,6 @@ pub enum Error {
     #[error("cannot read the disk")]
     ReadDisk {
         /// Why not.
-        #[from]
         source: SourceError,
     },
     /// A disk changed while it was sealed.
@@ -198,6 +197,19 @@ pub enum Error {
         /// The name.
         name: String,
     },
+}
+
+impl From<SourceError> for Error {
+    /// What a disk of the store itself had to say, such as a miss, comes out as it was.
+    fn from(source: SourceError) -> Self {
+        match source {
+            SourceError::Stopped(inner) => match inner.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(other) => Error::ReadDisk { source: SourceError::Stopped(other) },
+            },
+            source => Error::ReadDisk { source },
+        }
+    }
 }
 
 impl Error {

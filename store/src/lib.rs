@@ -1,5 +1,19 @@
 //! impasto's content-addressed store: digests, keys, qcow2 layers, blobs, claims.
 //! Knows bytes and their names; knows no recipe, stage or sandbox, and starts no program.
+//!
+//! `store/FORMAT.md` says what lies on the disk. [`Store`] is the way to all of it:
+//!
+//! * [`digest`] names things, [`key`] encodes and explains what is hashed into a key;
+//! * [`seal`] makes layers of what a stage changed, [`layer`] is their manifest, [`disk`] the tree that names a disk;
+//! * [`chain`] finds and verifies the files of a disk, and reads it; [`convert`] writes it to one file, of which
+//!   [`derived`] remembers the digests;
+//! * [`blob`] holds files, [`inputs`] hashes the user's own;
+//! * [`claim`] says what an Action gave, [`index`] says it fast;
+//! * [`refs`] and [`lease`] keep things, [`gc`] deletes the others, [`verify`] checks every byte;
+//! * [`qcow2`] reads foreign images strictly and writes layer files; it knows nothing of the rest.
+//!
+//! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
+//! [`crash`]. Calls block, work on rayon's current pool, and can be made from any number of threads and processes.
 
 pub mod blob;
 pub mod chain;
