@@ -30,6 +30,8 @@ pub(super) enum Is {
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
+    /// The same directory as the user would type it; empty for the current one.
+    shown: PathBuf,
     env: std::collections::BTreeMap<String, String>,
     texts: HashMap<String, Result<Arc<str>, Problem>>,
     lists: HashMap<String, Result<Arc<[String]>, Problem>>,
@@ -37,8 +39,13 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(dir: PathBuf, env: std::collections::BTreeMap<String, String>) -> Self {
-        Files { dir, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
+    pub(super) fn new(dir: PathBuf, shown: PathBuf, env: std::collections::BTreeMap<String, String>) -> Self {
+        Files { dir, shown, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
+    }
+
+    /// A path below the recipe's directory as the user would type it.
+    pub(super) fn shown(&self, path: &str) -> String {
+        self.shown.join(path).display().to_string()
     }
 
     /// A variable of the environment.

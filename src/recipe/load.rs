@@ -75,7 +75,8 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
         Ok(body) => {
             // Nothing lies below a path that no file system has.
             let dir = PathBuf::from("/dev/null/recipe");
-            let place = Place { path: dir.join("recipe.hcl"), dir, files: Vec::new(), name: "recipe".to_owned() };
+            let (path, name) = (dir.join("recipe.hcl"), "recipe".to_owned());
+            let place = Place { path, dir, shown: PathBuf::new(), files: Vec::new(), name };
             evaluate(&LoadRequest::default(), registry, place, &[(file, body)], sources)
         }
         Err(diagnostic) => Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
@@ -86,6 +87,8 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
 struct Place {
     path: PathBuf,
     dir: PathBuf,
+    /// `dir` as the user would type it.
+    shown: PathBuf,
     files: Vec<PathBuf>,
     name: String,
 }
@@ -111,7 +114,8 @@ impl Place {
                 "" | "recipe" | "main" => directory_name(&dir),
                 stem => stem.to_owned(),
             };
-            return Ok(Place { path: full, dir, files: vec![path.to_owned()], name });
+            let shown = path.parent().unwrap_or(Path::new("")).to_owned();
+            return Ok(Place { path: full, dir, shown, files: vec![path.to_owned()], name });
         }
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&full).map_err(cannot)? {
@@ -129,7 +133,8 @@ impl Place {
             return Err(diagnostic);
         }
         let name = directory_name(&full);
-        Ok(Place { path: full.clone(), dir: full, files, name })
+        let shown = if path == Path::new(".") { PathBuf::new() } else { path.to_owned() };
+        Ok(Place { path: full.clone(), dir: full, shown, files, name })
     }
 }
 
@@ -169,7 +174,8 @@ fn evaluate(
         collector.file(*file, body);
     }
     let Collector { found, names, diagnostics, .. } = collector;
-    let mut eval = Evaluator::new(Files::new(place.dir.clone(), request.host_env.clone()), sources);
+    let mut eval =
+        Evaluator::new(Files::new(place.dir.clone(), place.shown.clone(), request.host_env.clone()), sources);
     eval.diagnostics = diagnostics;
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
@@ -178,7 +184,7 @@ fn evaluate(
         );
         eval.diagnostics.push(diagnostic);
     }
-    Variables { request, decls: &found.variables, names: &names, eval: &mut eval }.run();
+    Variables { request, decls: &found.variables, names: &names, eval: &mut eval, unsure: false }.run();
     let loader = Loader { registry, place, found: &found, names: &names, request };
     loader.run(eval)
 }

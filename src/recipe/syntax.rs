@@ -149,6 +149,9 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         let message = format!("{what} `{word}` is given twice").trim_start().to_owned();
         return Diagnostic::at(span(at, at + word.len()), message).help("keep one of the two");
     }
+    if let Some(diagnostic) = special(message, text, at, file) {
+        return diagnostic;
+    }
     let mut diagnostic = Diagnostic::at(place, format!("syntax error: {}", reworded(message, &text[at..])));
     if let Some((from, _)) = lexed.interpolations.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
         diagnostic = diagnostic
@@ -156,6 +159,45 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
             .help(shell_hint(&text[*from..from + 2]));
     }
     diagnostic
+}
+
+/// Mistakes that have a name of their own.
+fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic> {
+    let span = |start: usize, end: usize| Span { file, start: start as u32, end: end.min(text.len()) as u32 };
+    let rest = &text[at..];
+    if message.contains("escape sequence") {
+        // The parser stops behind the letter.
+        let letter = text[..at].chars().next_back()?;
+        let start = at.checked_sub(letter.len_utf8() + 1)?;
+        let diagnostic = Diagnostic::at(span(start, at), format!("unknown escape `\\{letter}`"));
+        return Some(
+            diagnostic
+                .help("write `\\\\` for a backslash; known are \\n, \\r, \\t, \\\", \\\\, \\uNNNN and \\UNNNNNNNN"),
+        );
+    }
+    if let Some(inner) = rest.strip_prefix("%{") {
+        let word = word_at(inner.trim_start_matches(['~', ' ', '\t']), 0);
+        let found = match word {
+            "if" | "for" => format!("this `%{{ {word} }}` is never ended"),
+            "else" | "endif" | "endfor" => format!("this `%{{ {word} }}` ends nothing"),
+            _ => return None,
+        };
+        let help = match word {
+            "if" | "else" | "endif" => "an `%{ if … }` ends with `%{ endif }`",
+            _ => "a `%{ for … }` ends with `%{ endfor }`",
+        };
+        return Some(Diagnostic::at(span(at, at + 2), found).help(help));
+    }
+    if rest.starts_with(':') && message.contains("structure") {
+        return Some(
+            Diagnostic::at(span(at, at + 1), "a colon stands where `=` is needed").help("write `name = value`"),
+        );
+    }
+    if rest.starts_with(',') && message.contains("block body") {
+        let help = "attributes of a block are not separated by commas: write each on a line of its own";
+        return Some(Diagnostic::at(span(at, at + 1), "a comma stands between two attributes").help(help));
+    }
+    None
 }
 
 /// How to write `${` so that it reaches the shell.

@@ -19,7 +19,7 @@ fn eval(text: &str) -> Result<Value, Vec<Diagnostic>> {
     let expr = syntax::parse_expr(text.trim_end(), file).map_err(|diagnostic| vec![diagnostic])?;
     let source = sources.get(file).cloned().expect("it was added");
     let env = BTreeMap::from([("HOME_OF_TESTS".to_owned(), "here".to_owned())]);
-    let mut eval = Evaluator::new(Files::new(dir, env), sources);
+    let mut eval = Evaluator::new(Files::new(dir.clone(), dir, env), sources);
     let names = Names::default();
     let mut found = Vec::new();
     let root = Lowering::new(file, source, &names, &mut found).root(&expr, Allowed::ALL);

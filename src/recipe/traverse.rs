@@ -122,7 +122,10 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
                 found.map_or_else(
                     || match items.len() {
                         0 => wrong(format!("the list is empty: there is no element {number}")),
-                        many => wrong(format!("there is no element {number}: the list's go from 0 to {}", many - 1)),
+                        1 => wrong(format!("there is no element {number}: the list has one, [0]")),
+                        many => {
+                            wrong(format!("there is no element {number}: the list has {many}, [0] to [{}]", many - 1))
+                        }
                     },
                     Ok,
                 )

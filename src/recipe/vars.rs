@@ -10,7 +10,7 @@ use impasto_stages::{Data, Marks, Sensitive, Source, Value};
 
 use super::collect::{Collector, Decl};
 use super::convert::show;
-use super::diagnostic::{Diagnostic, Span, Text};
+use super::diagnostic::{Diagnostic, Severity, Span, Text};
 use super::eval::{Evaluator, Failed};
 use super::expr::Names;
 use super::functions::encode::from_json;
@@ -35,6 +35,8 @@ pub(super) struct Variables<'r, 't> {
     pub(super) decls: &'r [Decl<'t>],
     pub(super) names: &'r Names,
     pub(super) eval: &'r mut Evaluator,
+    /// Whether values are missing because a file of them is wrong.
+    pub(super) unsure: bool,
 }
 
 impl Variables<'_, '_> {
@@ -46,9 +48,12 @@ impl Variables<'_, '_> {
             texts.insert(name, (text, format!("IMPASTO_VAR_{name}")));
         }
         let mut files: BTreeMap<String, Given> = BTreeMap::new();
+        let before = self.eval.diagnostics.len();
         for path in &self.request.var_files {
             self.file(path, &mut files);
         }
+        // A file that could not be read may have given any of them a value.
+        self.unsure = self.eval.diagnostics[before..].iter().any(|found| found.severity == Severity::Error);
         let mut flags: BTreeMap<&str, (&str, String)> = BTreeMap::new();
         for (name, text) in &self.request.vars {
             if !self.names.variables.contains_key(name) {
@@ -152,6 +157,7 @@ impl Variables<'_, '_> {
                 self.fit(decl, &ty, value, span, &given.from)?
             }
             (None, None, Some(default)) => default,
+            (None, None, None) if self.unsure => return Err(Failed),
             (None, None, None) => {
                 let diagnostic =
                     Diagnostic::at(decl.span, format!("the variable `{name}` has no value")).help(format!(

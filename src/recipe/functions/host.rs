@@ -167,7 +167,7 @@ fn compiled(eval: &mut Evaluator, path: &str, text: &Arc<str>, names: Vec<Arc<st
     if let Some(known) = eval.templates.get(&key) {
         return Ok(known.clone());
     }
-    let file = eval.sources.add(path, plain(path), text.clone());
+    let file = eval.sources.add(eval.files.shown(path), plain(path), text.clone());
     let found = match syntax::parse_template(text, file) {
         Err(diagnostic) => Err(vec![diagnostic]),
         Ok(tree) => {
