@@ -4,17 +4,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use impasto_stages::action::Slot;
 use impasto_store::claim::FileContent;
+use impasto_store::lease::Lease;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
 use crate::job::{Job, JobError, JobInput, Message, Success};
 use crate::log::Redactor;
-use crate::memory::{NodeMemory, RecipeState};
+use crate::memory::{Memory, NodeMemory, RecipeState};
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
@@ -35,7 +36,7 @@ pub struct RunConfig {
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Seconds since 1970, for records.
     pub now: u64,
-    /// The weakest isolation that this run may use, for the record.
+    /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
 }
 
@@ -90,6 +91,15 @@ pub struct Engine<'a> {
     started: Vec<Option<Instant>>,
     /// Bytes that each node added to the store.
     stored_bytes: Vec<u64>,
+    /// When each node's last job began, and when each node's result was last lost: counted, so that the two compare.
+    spawned: Vec<u64>,
+    lost: Vec<u64>,
+    ticks: u64,
+    /// Taken with the first job: the collector keeps what this run uses.
+    lease: Option<Lease>,
+    /// What this run has to add to what is remembered, and when that was last done.
+    news: Memory,
+    saved: Instant,
     /// How often a node was bound again because its inputs changed under it.
     rebinds: Vec<u32>,
     /// Results that were missed in this run, each told once.
@@ -104,6 +114,8 @@ pub struct Engine<'a> {
 
 /// How often inputs that change while they are read are read again.
 const REBINDS: u32 = 5;
+/// How often what is remembered is written while a run goes on: losing it costs explanations, not results.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 impl<'a> Engine<'a> {
     /// A run of what a selection names. `start` is when the command began.
@@ -145,6 +157,12 @@ impl<'a> Engine<'a> {
             reasons,
             started: vec![None; count],
             stored_bytes: vec![0; count],
+            spawned: vec![0; count],
+            lost: vec![0; count],
+            ticks: 0,
+            lease: None,
+            news: Memory::default(),
+            saved: Instant::now(),
             rebinds: vec![0; count],
             missed: BTreeSet::new(),
             cancel: CancelToken::new(),
@@ -164,8 +182,6 @@ impl<'a> Engine<'a> {
         let known = self.results.iter().flatten().count();
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.tell(EventKind::RunStarted { nodes, cached: known });
-        // Before anything is started, so that the collector keeps what this run is going to use.
-        let lease = if known < nodes { Some(self.planner.store.lease()?) } else { None };
         self.start_ready()?;
         if self.schedule.running() > 0 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -184,7 +200,7 @@ impl<'a> Engine<'a> {
                 return Err(error);
             }
         }
-        drop(lease);
+        self.lease = None;
         self.finish()
     }
 
@@ -213,6 +229,10 @@ impl<'a> Engine<'a> {
     }
 
     fn interrupt(&mut self) {
+        if self.interrupted {
+            // Asked twice: what is left (a file being converted) is not waited for. Sandboxes end with the process.
+            std::process::exit(130);
+        }
         self.interrupted = true;
         self.schedule.stop();
         self.cancel.cancel();
@@ -264,7 +284,7 @@ impl<'a> Engine<'a> {
     /// A node's result was found, and its files are there.
     fn finish_cached(&mut self, id: NodeId) -> Result<(), EngineError> {
         for target in self.config.targets.get(&id).into_iter().flatten() {
-            if let Some(file) = self.planner.memory.files.get(&target.path) {
+            if let Some(file) = self.planner.memory.files.get(&*target.path.to_string_lossy()) {
                 let (bytes, sha256) = (file.size, file.sha256.clone());
                 let event = EventKind::Published { path: target.path.clone(), bytes, sha256, written: false };
                 (self.events)(&Event { at: self.start.elapsed(), kind: event });
@@ -394,6 +414,11 @@ impl<'a> Engine<'a> {
     }
 
     fn spawn(&mut self, job: Job) -> Result<(), EngineError> {
+        if self.lease.is_none() {
+            self.lease = Some(self.planner.store.lease()?);
+        }
+        self.ticks += 1;
+        self.spawned[job.id.index()] = self.ticks;
         let name = job.label.clone();
         // A thread of its own, which lives as long as the sandbox: the kernel ends the sandbox with it.
         let thread = std::thread::Builder::new().name(name).spawn(move || job.run());
@@ -436,7 +461,9 @@ impl<'a> Engine<'a> {
         let stage = self.label(id);
         let how = if success.ran { How::Built } else { How::Cached };
         for published in &success.published {
-            self.planner.memory.files.insert(published.path.clone(), published.memory.clone());
+            let path = published.path.to_string_lossy().into_owned();
+            self.planner.memory.files.insert(path.clone(), published.memory.clone());
+            self.news.files.insert(path, published.memory.clone());
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
             self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
         }
@@ -458,12 +485,15 @@ impl<'a> Engine<'a> {
             for name in self.names(id) {
                 let name = unit_name(name, unit);
                 let memory = memory.clone().after(self.planner.memory.nodes.get(&name));
-                self.planner.memory.nodes.insert(name, memory);
+                self.planner.memory.nodes.insert(name.clone(), memory.clone());
+                self.news.nodes.insert(name, memory);
             }
             self.stored_bytes[index] += success.stored_bytes;
         }
         // The result is durable already; this is what `why` and the next plan's choice remember.
-        self.state.save(&self.planner.memory)?;
+        if self.saved.elapsed() > SAVE_EVERY {
+            self.save()?;
+        }
         let Completed::Node(hit) = completed else {
             // Further units: it goes on as soon as a place is free.
             self.schedule.expand(TaskId(id.0), Vec::new());
@@ -481,29 +511,37 @@ impl<'a> Engine<'a> {
 
     /// A result that was there is there no more: the node that made it runs again, then this one.
     fn miss(&mut self, id: NodeId, from: NodeId, miss: &impasto_store::Miss) {
-        if self.missed.insert(miss.path.clone()) && miss.is_damage() {
-            self.warn(Some(from), format!("{miss}; it is made again"));
+        // A job that began before the result was lost tells nothing new.
+        let known = self.lost[from.index()] > self.spawned[id.index()];
+        if !known {
+            if self.missed.insert(miss.path.clone()) && miss.is_damage() {
+                self.warn(Some(from), format!("{miss}; it is made again"));
+            }
+            self.ticks += 1;
+            self.lost[from.index()] = self.ticks;
+            self.planner.again[from.index()] = true;
+            self.results[from.index()] = None;
+            self.units.remove(&from);
+            self.reasons[from.index()] = Some(Reason::Collected);
         }
-        self.planner.again[from.index()] = true;
-        self.results[from.index()] = None;
-        self.units.remove(&from);
-        self.reasons[from.index()] = Some(Reason::Collected);
-        self.forget_dependents(from);
-        if from == id {
+        if from == id || (known && self.schedule.state(TaskId(from.0)) == TaskState::Done) {
             self.schedule.expand(TaskId(id.0), Vec::new());
         } else {
             self.schedule.rewind(TaskId(id.0), TaskId(from.0));
         }
+        self.forget_dependents(from);
     }
 
-    /// Results that were found for what depends on a node are those of its old content: they are looked up again.
+    /// Results that were found for what depends on a node are those of its old content: they are looked up again. What
+    /// is done, or runs with the old content, stays as it is.
     fn forget_dependents(&mut self, lost: NodeId) {
         let mut affected = vec![false; self.results.len()];
         affected[lost.index()] = true;
         for id in self.planner.graph.ids().skip(lost.index() + 1) {
             let parents = &self.planner.graph.node(id).parents;
             let depends = parents.iter().any(|(_, parent)| affected[parent.index()]);
-            if depends && self.schedule.state(TaskId(id.0)) != TaskState::Done {
+            let settled = matches!(self.schedule.state(TaskId(id.0)), TaskState::Done | TaskState::Running);
+            if depends && !settled {
                 affected[id.index()] = true;
                 self.results[id.index()] = None;
                 self.units.remove(&id);
@@ -520,7 +558,16 @@ impl<'a> Engine<'a> {
         self.schedule.failed(TaskId(id.0));
     }
 
+    fn save(&mut self) -> Result<(), EngineError> {
+        if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
+            self.state.add(std::mem::take(&mut self.news))?;
+        }
+        self.saved = Instant::now();
+        Ok(())
+    }
+
     fn finish(mut self) -> Result<Summary, EngineError> {
+        self.save()?;
         // Caches: without them the next run takes longer, that is all.
         match self.planner.store.flush() {
             Ok(()) => {}

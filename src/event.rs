@@ -83,6 +83,7 @@ pub enum EventKind {
     /// A file was written for the user, or is there already.
     Published {
         /// Where.
+        #[serde(serialize_with = "lossy")]
         path: PathBuf,
         /// Its length in bytes.
         bytes: u64,
@@ -104,6 +105,11 @@ pub enum EventKind {
         /// How long the run took.
         wall_ms: u64,
     },
+}
+
+/// A path as text, whatever its bytes are.
+fn lossy<S: serde::Serializer>(path: &std::path::Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// How a stage's result came.

@@ -74,13 +74,15 @@ pub fn fetch(
     cancel: &CancelToken,
     progress: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<u64, FetchError> {
-    let http = |source: reqwest::Error| FetchError::Http { url: url.to_owned(), source: source.without_url().into() };
-    let write = |source| FetchError::Write { url: url.to_owned(), source };
+    let address = url;
+    let url = without_password(url);
+    let http = |source: reqwest::Error| FetchError::Http { url: url.clone(), source: source.without_url().into() };
+    let write = |source| FetchError::Write { url: url.clone(), source };
     let work = async {
         let client = client().map_err(http)?;
-        let mut response = client.get(url).send().await.map_err(http)?;
+        let mut response = client.get(address).send().await.map_err(http)?;
         if !response.status().is_success() {
-            return Err(FetchError::Status { url: url.to_owned(), status: response.status().to_string() });
+            return Err(FetchError::Status { url: url.clone(), status: response.status().to_string() });
         }
         let total = response.content_length();
         let mut hasher = Sha256::new();
@@ -93,7 +95,7 @@ pub fn fetch(
         }
         let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if got != sha256 {
-            return Err(FetchError::Checksum { url: url.to_owned(), expected: sha256.to_owned(), got });
+            return Err(FetchError::Checksum { url: url.clone(), expected: sha256.to_owned(), got });
         }
         Ok(size)
     };
@@ -116,9 +118,20 @@ pub fn fetch(
         tokio::select! {
             result = work => result,
             () = cancelled => Err(FetchError::Cancelled),
-            after = expired => Err(FetchError::TimedOut { url: url.to_owned(), after }),
+            after = expired => Err(FetchError::TimedOut { url: url.clone(), after }),
         }
     })
+}
+
+/// A URL as it may be shown: without user and password.
+fn without_password(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
+        }
+        None => url.to_owned(),
+    }
 }
 
 fn client() -> Result<reqwest::Client, reqwest::Error> {

@@ -229,22 +229,31 @@ impl Graph {
             places.push(index);
         }
         for places in by_stage.values() {
-            for &index in places {
+            // The axes on which the stage's combinations differ at all.
+            let differs: Vec<bool> = (0..self.axes.len())
+                .map(|axis| {
+                    let combinations = places.iter().flat_map(|index| &self.nodes[*index].combinations);
+                    let mut values = combinations.map(|place| &self.combinations[*place as usize][axis]);
+                    let first = values.next();
+                    values.any(|value| Some(value) != first)
+                })
+                .collect();
+            for &index in places.iter().filter(|_| places.len() > 1) {
                 let node = &self.nodes[index];
                 let mut parts = Vec::new();
-                for (axis, name) in self.axes.iter().enumerate() {
-                    let value = |combination: &u32| &self.combinations[*combination as usize][axis];
+                for (axis, name) in self.axes.iter().enumerate().filter(|(axis, _)| differs[*axis]) {
+                    let value = |place: &u32| &self.combinations[*place as usize][axis];
                     let first = value(&node.combinations[0]);
-                    let single = node.combinations.iter().all(|combination| value(combination) == first);
-                    let differs =
-                        places.iter().any(|other| self.nodes[*other].combinations.iter().any(|c| value(c) != first));
-                    if single && differs && places.len() > 1 {
+                    if node.combinations.iter().all(|place| value(place) == first) {
                         parts.push(format!("{name}={first}"));
                     }
                 }
                 let stage = &node.stage;
                 let label = if parts.is_empty() { stage.to_string() } else { format!("{stage}[{}]", parts.join(",")) };
                 self.nodes[index].label = label;
+            }
+            if let [only] = places.as_slice() {
+                self.nodes[*only].label = self.nodes[*only].stage.to_string();
             }
         }
     }

@@ -135,7 +135,7 @@ impl Lines {
             while self.pending.len() >= LINE_LIMIT + 2 * keep {
                 let redacted = self.redactor.redact(&self.pending);
                 let cut = redacted.len().saturating_sub(keep).min(LINE_LIMIT);
-                line(neutralise(&redacted[..cut]));
+                line(self.shown(&redacted[..cut]));
                 self.pending = redacted[cut..].to_vec();
             }
         }
@@ -148,10 +148,16 @@ impl Lines {
         }
     }
 
+    /// A line without secrets as it is shown: once more without those that control characters held apart.
+    fn shown(&self, line: &[u8]) -> String {
+        let text = neutralise(line);
+        String::from_utf8(self.redactor.redact(text.as_bytes())).unwrap_or(text)
+    }
+
     fn flush(&mut self, line: &mut dyn FnMut(String)) {
         let redacted = self.redactor.redact(&std::mem::take(&mut self.pending));
         for part in redacted.chunks(LINE_LIMIT) {
-            line(neutralise(part));
+            line(self.shown(part));
         }
     }
 }
@@ -268,6 +274,11 @@ mod tests {
             assert!(shown[0].contains(REDACTED), "{text} was shown as {}", shown[0]);
             assert!(!shown[0].contains("hunter"), "{}", shown[0]);
         }
+    }
+
+    #[test]
+    fn control_characters_do_not_hide_a_secret() {
+        assert_eq!(lines(redactor("hunter2secret"), &[b"a hun\x1b[31mter2\x1b[0msecret b\n"]), ["a [secret] b"]);
     }
 
     #[test]

@@ -65,8 +65,8 @@ pub struct FileMemory {
 pub struct Memory {
     /// Nodes by their stable names.
     pub nodes: BTreeMap<String, NodeMemory>,
-    /// Files by their absolute paths.
-    pub files: BTreeMap<PathBuf, FileMemory>,
+    /// Files by their absolute paths; what is not UTF-8 in one is replaced.
+    pub files: BTreeMap<String, FileMemory>,
 }
 
 /// The memory of one recipe, in a store.
@@ -89,9 +89,12 @@ impl<'a> RecipeState<'a> {
         Ok(bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
-    /// Remembers.
-    pub fn save(&self, memory: &Memory) -> Result<(), impasto_store::Error> {
-        let bytes = rmp_serde::to_vec(memory).expect("BUG: memory cannot be encoded");
+    /// Remembers more. What another build of the recipe remembered meanwhile stays.
+    pub fn add(&self, news: Memory) -> Result<(), impasto_store::Error> {
+        let mut memory = self.load()?;
+        memory.nodes.extend(news.nodes);
+        memory.files.extend(news.files);
+        let bytes = rmp_serde::to_vec(&memory).expect("BUG: memory cannot be encoded");
         self.store.state_write(&[&self.name, FILE], &bytes)
     }
 
@@ -108,14 +111,21 @@ impl<'a> RecipeState<'a> {
 
 /// The memories of all recipes in a store.
 ///
+/// One that cannot be read is the name of its recipe's state instead: what it would have kept is not known.
+///
 /// # Errors
 /// The store cannot be read.
-pub fn all(store: &Store) -> Result<Vec<Memory>, impasto_store::Error> {
+pub fn all(store: &Store) -> Result<Vec<Result<Memory, String>>, impasto_store::Error> {
     let mut memories = Vec::new();
     for name in store.state_list(&[])? {
-        // The other entries of `state/` are files.
-        if let Ok(Some(bytes)) = store.state_read(&[&name, FILE]) {
-            memories.extend(rmp_serde::from_slice::<Memory>(&bytes).ok());
+        // These are the store's own.
+        if matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs") {
+            continue;
+        }
+        if store.state_list(&[&name])?.iter().any(|file| file == FILE) {
+            let bytes = store.state_read(&[&name, FILE])?;
+            let memory = bytes.and_then(|bytes| rmp_serde::from_slice::<Memory>(&bytes).ok());
+            memories.push(memory.ok_or(name));
         }
     }
     Ok(memories)

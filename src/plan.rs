@@ -101,7 +101,7 @@ impl State {
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// An input of the user's cannot be used.
-    #[error("stage {stage}: {source}")]
+    #[error("stage {stage}: an input cannot be used")]
     Input {
         /// The node's label.
         stage: String,
@@ -204,8 +204,12 @@ impl Planner<'_> {
         loop {
             let action = self.bind(id, units, &result)?;
             let state = self.look_up(id, units, &action)?;
-            let State::Cached(hit) = state else { return Ok((Some(action), state)) };
+            let State::Cached(mut hit) = state else { return Ok((Some(action), state)) };
             let key = hit.action;
+            // Its own, and those of the inputs that it has now: equal content may have come another way.
+            for (_, parent) in &self.graph.node(id).parents {
+                hit.caveats.extend(result(*parent).caveats.iter().copied());
+            }
             match self.complete(id, units, hit)? {
                 Completed::Node(hit) => return Ok((None, State::Cached(*hit))),
                 Completed::Unit => {}
@@ -314,8 +318,11 @@ impl Planner<'_> {
     /// What is remembered of the last run of a node's unit.
     pub fn remembered(&self, id: NodeId, unit: usize) -> Option<&NodeMemory> {
         let node = self.graph.node(id);
-        let name = self.graph.stable_name(&node.stage, node.combinations[0]);
-        self.memory.nodes.get(&unit_name(name, unit))
+        // Under which of its combinations it ran last depends on those that were chosen then.
+        node.combinations.iter().find_map(|place| {
+            let name = self.graph.stable_name(&node.stage, *place);
+            self.memory.nodes.get(&unit_name(name, unit))
+        })
     }
 
     fn reason(

@@ -41,12 +41,12 @@ pub fn content_digest(content: &FileContent) -> Digest {
 
 /// Whether the target's file, and the checksum beside it, are as they were written for this result.
 pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
-    let Some(file) = hit.file(target.file.as_ref()) else { return true };
-    let Some(known) = memory.files.get(&target.path) else { return false };
+    let Some(file) = hit.file(target.file.as_ref()) else { return false };
+    let Some(known) = memory.files.get(&*target.path.to_string_lossy()) else { return false };
     known.content == content_digest(&file.content)
         && stamp(&target.path).ok() == Some(known.stamp)
-        && std::fs::metadata(checksum_path(&target.path))
-            .is_ok_and(|stat| stat.len() == checksum_line(&target.path, &known.sha256).len() as u64)
+        && std::fs::read(checksum_path(&target.path))
+            .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
@@ -69,8 +69,11 @@ impl Draft {
     pub fn new(path: &Path) -> io::Result<Draft> {
         let dir = path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(dir)?;
-        let temp = tempfile::Builder::new().prefix(".impasto-").suffix(".part").tempfile_in(dir)?;
-        Ok(Draft { temp, path: path.to_owned() })
+        if std::fs::metadata(path).is_ok_and(|stat| !stat.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no regular file"));
+        }
+        remove_stale(dir)?;
+        Ok(Draft { temp: part(dir)?, path: path.to_owned() })
     }
 
     /// The file to write to.
@@ -88,7 +91,7 @@ impl Draft {
         file.sync_all()?;
         self.temp.persist(&self.path).map_err(|error| error.error)?;
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        let mut checksum = tempfile::Builder::new().prefix(".impasto-").suffix(".part").tempfile_in(dir)?;
+        let mut checksum = part(dir)?;
         checksum.write_all(checksum_line(&self.path, sha256).as_bytes())?;
         checksum.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         checksum.as_file().sync_all()?;
@@ -98,6 +101,29 @@ impl Draft {
         let memory = FileMemory { content, size, sha256: sha256.to_owned(), stamp: stamp(&self.path)? };
         Ok(Published { path: self.path, memory })
     }
+}
+
+const PREFIX: &str = ".impasto-";
+const SUFFIX: &str = ".part";
+
+/// A file in the making, which names its process.
+fn part(dir: &Path) -> io::Result<NamedTempFile> {
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(dir)
+}
+
+/// Removes what processes left that were killed while they wrote.
+fn remove_stale(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split('-').next());
+        if process.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Somebody else may be as quick.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The checksum's file, beside the file.

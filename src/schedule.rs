@@ -146,25 +146,66 @@ impl Schedule {
         }
     }
 
-    /// A running task cannot go on before `lost`, whose result was there and is no more, is done again. Both wait: the
-    /// lost one for what it needs, the running one for the lost one.
+    /// A running task cannot go on before `lost`, on which it depends directly or not and whose result is there no
+    /// more, is done again. It waits; so do the lost task and all between the two. Where the lost task failed meanwhile,
+    /// the running one is cancelled.
     pub fn rewind(&mut self, id: TaskId, lost: TaskId) {
         self.expect(id, State::Running);
-        // Another task may have found the same loss before.
-        if self.state(lost) == State::Done {
-            self.set(lost, State::Waiting);
-            for dependent in self.tasks[lost.index()].dependents.clone() {
-                if self.state(dependent) == State::Ready {
-                    self.set(dependent, State::Waiting);
-                }
-            }
-            if self.stopped {
-                self.set(lost, State::Cancelled);
-            } else {
-                self.wake(lost);
+        if matches!(self.state(lost), State::Failed | State::Cancelled) {
+            self.cancelled(id);
+            return;
+        }
+        // Another task may have found the same loss before: then the lost one is on its way already.
+        let mut between = vec![lost];
+        between.extend(self.between(lost, id));
+        for &task in &between {
+            if self.state(task) == State::Done {
+                self.set(task, State::Waiting);
             }
         }
-        self.wait_again(id);
+        self.set(id, State::Waiting);
+        let unready = |task: &TaskId| self.tasks[task.index()].open > 0;
+        for task in self.ready.iter().copied().filter(unready).collect::<Vec<_>>() {
+            self.set(task, State::Waiting);
+        }
+        if self.stopped {
+            self.stop();
+        } else {
+            // Lowest place first, so that what cannot be done cancels what needs it.
+            between.push(id);
+            between.sort_unstable();
+            for task in between {
+                self.settle(task);
+            }
+        }
+    }
+
+    /// Makes a waiting task ready if nothing is left to wait for, or cancels it if what it waits for will not be done.
+    fn settle(&mut self, id: TaskId) {
+        let hopeless = |need: &TaskId| matches!(self.state(*need), State::Failed | State::Cancelled);
+        if self.state(id) == State::Waiting && self.tasks[id.index()].needs.iter().any(hopeless) {
+            self.set(id, State::Cancelled);
+            self.cancel_dependents(id);
+        } else {
+            self.wake(id);
+        }
+    }
+
+    /// The tasks that depend on `from` and that `to` depends on.
+    fn between(&self, from: TaskId, to: TaskId) -> Vec<TaskId> {
+        let reach = |start: TaskId, next: fn(&Task) -> &Vec<TaskId>| {
+            let mut seen = BTreeSet::new();
+            let mut queue = next(&self.tasks[start.index()]).clone();
+            while let Some(id) = queue.pop() {
+                if seen.insert(id) {
+                    queue.extend(next(&self.tasks[id.index()]));
+                }
+            }
+            seen
+        };
+        let below = reach(from, |task| &task.dependents);
+        let above = reach(to, |task| &task.needs);
+        below.intersection(&above).copied().collect()
     }
 
     /// A running task turned out to need further tasks: adds them, each with what it needs, and lets the task wait for
@@ -196,7 +237,7 @@ impl Schedule {
         if self.stopped {
             self.set(id, State::Cancelled);
         } else {
-            self.wake(id);
+            self.settle(id);
         }
     }
 
@@ -333,6 +374,37 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_between_a_lost_result_and_its_reader_is_done_again() {
+        let mut schedule = Schedule::new(vec![ids(&[]), ids(&[0]), ids(&[1])], &ids(&[2]), false);
+        for id in 0..2 {
+            assert_eq!(schedule.start(), Some(TaskId(id)));
+            schedule.done(TaskId(id));
+        }
+        assert_eq!(schedule.start(), Some(TaskId(2)));
+        schedule.rewind(TaskId(2), TaskId(0));
+        for id in 0..3 {
+            assert_eq!((schedule.start(), schedule.start()), (Some(TaskId(id)), None));
+            schedule.done(TaskId(id));
+        }
+        assert!(schedule.is_finished());
+    }
+
+    #[test]
+    fn a_loss_that_cannot_be_made_good_cancels_who_finds_it_later() {
+        let mut schedule = diamond(true);
+        schedule.start();
+        schedule.done(TaskId(0));
+        schedule.start();
+        schedule.start();
+        schedule.rewind(TaskId(1), TaskId(0));
+        assert_eq!(schedule.start(), Some(TaskId(0)));
+        schedule.failed(TaskId(0));
+        schedule.rewind(TaskId(2), TaskId(0));
+        assert!(schedule.is_finished());
+        assert_eq!(schedule.state(TaskId(2)), State::Cancelled);
+    }
+
+    #[test]
     fn a_task_waits_for_the_tasks_that_it_expands_to() {
         let mut schedule = diamond(false);
         schedule.start();
@@ -388,7 +460,11 @@ mod tests {
                     0..=199 => schedule.done(id),
                     200..=229 if rewinds < 30 && !needs[id.index()].is_empty() => {
                         rewinds += 1;
-                        let lost = needs[id.index()][0];
+                        // Any task that it depends on, near or far.
+                        let mut lost = needs[id.index()][rewinds % needs[id.index()].len()];
+                        if rewinds % 3 == 0 && !needs[lost.index()].is_empty() {
+                            lost = needs[lost.index()][0];
+                        }
                         schedule.rewind(id, lost);
                     }
                     200..=249 => schedule.failed(id),

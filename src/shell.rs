@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::action::RootSpec;
+use impasto_store::digest::ActionDigest;
 use impasto_store::layer::DiskRef;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,8 @@ impl From<StoredRoot> for crate::guest::RootSpec {
 /// The state in which a stage failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedState {
+    /// What it was doing.
+    pub action: ActionDigest,
     /// The disk that the stage began with.
     pub disk: DiskRef,
     /// Which of its file systems is `/`.

@@ -34,6 +34,13 @@ impl Build {
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let store = session.store()?;
         let planner = loaded.planner(&store, &self.again)?;
+        let needed = loaded.graph.closure(&selection.nodes);
+        for selector in &self.again {
+            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
+                let message = format!("--again {selector} names nothing that this build needs");
+                return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
+            }
+        }
         let config = RunConfig {
             recipe: loaded.recipe.name.clone(),
             jobs: self.run.jobs.map_or(session.host.cpus, usize::from),
@@ -68,7 +75,9 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
     let mut taken: HashMap<PathBuf, String> = HashMap::new();
     let mut add = |id: NodeId, file: Option<String>, path: PathBuf, whose: String| {
-        if let Some(other) = taken.insert(path.clone(), whose.clone()) {
+        let checksum = PathBuf::from(format!("{}.sha256", path.display()));
+        let twice = taken.insert(path.clone(), whose.clone()).or(taken.insert(checksum, whose.clone()));
+        if let Some(other) = twice {
             let message = format!("{whose} and {other} would both write {}", path.display());
             let help = Some("give them different names, for example with ${matrix.…} in `name`".to_owned());
             return Err(CliError::Other { message, help, code: exit::RECIPE });

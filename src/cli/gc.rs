@@ -36,6 +36,11 @@ impl Gc {
         let store = session.store()?;
         let mut keep = BTreeSet::new();
         for memory in memory::all(&store)? {
+            let memory = memory.map_err(|name| CliError::Other {
+                message: format!("what state/{name} remembers cannot be read: what to keep is not known"),
+                help: Some("build that recipe once, which remembers anew, and collect then".to_owned()),
+                code: exit::INTERNAL,
+            })?;
             for node in memory.nodes.values() {
                 keep.extend(node.runs().take(self.keep).map(|(action, claim)| Root::Claim(action, claim)));
             }

@@ -127,20 +127,18 @@ fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef,
         }
     }
     let loaded = session.load(args)?;
-    let selector = loaded.one_selector()?;
-    let picked = loaded.graph.select(selector)?;
+    let id = loaded.one_node()?;
     let mut planner = loaded.planner(store, &[])?;
-    let states = planner.plan(&picked.nodes)?;
-    for id in &picked.nodes {
-        if let Some(State::Cached(hit)) = &states[id.index()]
-            && let Some(disk) = hit.result.disk
-        {
-            return Ok(disk.layer);
-        }
+    let state = planner.plan(&[id])?.swap_remove(id.index());
+    if let Some(State::Cached(hit)) = state
+        && let Some(disk) = hit.result.disk
+    {
+        return Ok(disk.layer);
     }
+    let label = &loaded.graph.node(id).label;
     Err(CliError::Other {
-        message: format!("{selector} has no layer"),
-        help: Some(format!("build it first, if it makes a disk: impasto build '{selector}'")),
+        message: format!("{label} has no layer"),
+        help: Some(format!("build it first, if it makes a disk: impasto build '{label}'")),
         code: exit::INTERNAL,
     })
 }
@@ -149,6 +147,10 @@ impl Export {
     fn run(&self, session: &Session, store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         let path = session.host.cwd.join(&self.output);
         let write = |error| CliError::io("write", &path)(error);
+        if !path.parent().is_some_and(std::path::Path::is_dir) {
+            return Err(write(std::io::ErrorKind::NotFound.into()));
+        }
+        let _lease = store.lease()?;
         let draft = Draft::new(&path).map_err(write)?;
         let options = ConvertOptions { compression_level: None, fsync: false, digest: true, sha256: true };
         let raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");

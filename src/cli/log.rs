@@ -24,8 +24,8 @@ impl Log {
         let mut found = false;
         for id in &picked.nodes {
             let node = loaded.graph.node(*id);
-            let name = loaded.graph.stable_name(&node.stage, node.combinations[0]);
-            let path = dir.join(format!("{}.log", file_name(&name)));
+            let paths = loaded.names(*id).map(|name| dir.join(format!("{}.log", file_name(&name))));
+            let Some(path) = paths.into_iter().find(|path| path.exists()) else { continue };
             match std::fs::read(&path) {
                 Ok(bytes) => {
                     found = true;

@@ -48,7 +48,14 @@ impl Fmt {
         let mut unformatted = false;
         for path in &self.paths {
             for file in hcl_files(&session.host.cwd.join(path))? {
-                let text = std::fs::read_to_string(&file).map_err(CliError::io("read", &file))?;
+                // Where it is a symbolic link, what it points at is formatted.
+                let file = std::fs::canonicalize(&file).map_err(CliError::io("read", &file))?;
+                let bytes = std::fs::read(&file).map_err(CliError::io("read", &file))?;
+                let text = String::from_utf8(bytes).map_err(|_| CliError::Other {
+                    message: format!("{} is not UTF-8", file.display()),
+                    help: Some("save it in UTF-8".to_owned()),
+                    code: exit::RECIPE,
+                })?;
                 let name = shown(&file, &session.host.cwd).display().to_string();
                 let formatted = recipe::format(&name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
                 if formatted == text {

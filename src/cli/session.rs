@@ -10,7 +10,7 @@ use impasto_store::Store;
 
 use super::error::CliError;
 use super::{Global, RecipeArgs, SandboxChoice};
-use crate::graph::{Graph, Selection};
+use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
 use crate::memory::RecipeState;
@@ -125,6 +125,25 @@ impl Loaded {
             [] => Err(CliError::usage("which stage? no selector was given", "name one: `impasto plan` lists them")),
             _ => Err(CliError::usage("one selector is needed, and several were given", "name one of them")),
         }
+    }
+
+    /// The single node that a command needs.
+    pub(crate) fn one_node(&self) -> Result<NodeId, CliError> {
+        let selector = self.one_selector()?;
+        match self.graph.select(selector)?.nodes.as_slice() {
+            [id] => Ok(*id),
+            several => {
+                let labels: Vec<_> = several.iter().map(|id| self.graph.node(*id).label.clone()).collect();
+                let message = format!("{selector} names several: {}", labels.join(", "));
+                Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
+            }
+        }
+    }
+
+    /// The stable names of a node: under one of them it is remembered.
+    pub(crate) fn names(&self, id: NodeId) -> impl Iterator<Item = String> {
+        let node = self.graph.node(id);
+        node.combinations.iter().map(|place| self.graph.stable_name(&node.stage, *place))
     }
 
     /// What is remembered of this recipe.

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::error::CliError;
-use super::session::{Loaded, Session};
+use super::session::Session;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::plan::State;
 use crate::sandbox::ShellJob;
@@ -21,49 +21,46 @@ pub(crate) struct Shell {
     /// Lets the shell use the network
     #[arg(long)]
     network: bool,
-    /// Opens the stage's result, also where its last run failed
-    #[arg(long)]
-    result: bool,
 }
 
 impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let loaded = session.load(&self.recipe)?;
-        let selector = loaded.one_selector()?;
-        let picked = loaded.graph.select(selector)?;
-        let [id] = picked.nodes.as_slice() else {
-            let labels: Vec<_> = picked.nodes.iter().map(|id| loaded.graph.node(*id).label.clone()).collect();
-            let message = format!("{selector} names several: {}", labels.join(", "));
-            return Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"));
-        };
+        let id = loaded.one_node()?;
         let sandbox = session.sandbox(SandboxChoice::Auto).map_err(|message| CliError::Other {
             message,
             help: None,
             code: exit::INTERNAL,
         })?;
         let store = session.store()?;
-        let node = loaded.graph.node(*id);
-        let name = loaded.graph.stable_name(&node.stage, node.combinations[0]);
-        let failed = if self.result { None } else { FailedState::find(&loaded.state(&store).failed()?, &name) };
-        let (mut chain, disk, root) = match &failed {
-            Some((_, state)) => (store.chain(&state.disk.layer)?.paths, state.disk, state.root.clone()),
-            None => {
-                let (disk, root) = self.cached_disk(&loaded, &store, *id)?;
-                (store.chain(&disk.layer)?.paths, disk, root)
+        // Keeps the collector off the layers that the shell stands on, and off its overlay.
+        let _lease = store.lease()?;
+        let node = loaded.graph.node(id);
+        let mut planner = loaded.planner(&store, &[])?;
+        let state = planner.plan(&[id])?.swap_remove(id.index());
+        let failed_dir = loaded.state(&store).failed()?;
+        let (chain, disk, root, what) = match state {
+            Some(State::Cached(hit)) => {
+                let Some(disk) = hit.result.disk else {
+                    let message = format!("{} made no disk", node.label);
+                    return Err(CliError::usage(message, "name a stage that makes one"));
+                };
+                (store.chain(&disk.layer)?.paths, disk, StoredRoot::from(&node.root), "its result")
             }
-        };
-        let what = match failed {
-            Some((overlay, _)) => {
+            Some(State::Dirty { action, .. }) => {
+                let failed = loaded.names(id).find_map(|name| FailedState::find(&failed_dir, &name));
+                let Some((overlay, state)) = failed.filter(|(_, state)| state.action == action) else {
+                    return Err(not_built(&node.label));
+                };
+                let mut chain = store.chain(&state.disk.layer)?.paths;
                 chain.push(overlay);
-                "the state in which it failed"
+                (chain, state.disk, state.root, "the state in which it failed")
             }
-            None => "its result",
+            _ => return Err(not_built(&node.label)),
         };
         if self.line.is_none() {
             ui::message(&format!("{}: {what}. What you change is thrown away when the shell ends.", node.label));
         }
-        // Keeps the collector off the layers that the shell stands on, and off its overlay.
-        let _lease = store.lease()?;
         let scratch = store.scratch()?;
         let code = sandbox.shell(ShellJob {
             work: scratch.path(),
@@ -76,32 +73,12 @@ impl Shell {
         })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
     }
+}
 
-    /// The disk that a node made when it last ran with what it depends on now.
-    fn cached_disk(
-        &self,
-        loaded: &Loaded,
-        store: &impasto_store::Store,
-        id: crate::graph::NodeId,
-    ) -> Result<(impasto_store::layer::DiskRef, StoredRoot), CliError> {
-        let node = loaded.graph.node(id);
-        let mut planner = loaded.planner(store, &[])?;
-        let states = planner.plan(&[id])?;
-        match &states[id.index()] {
-            Some(State::Cached(hit)) => match hit.result.disk {
-                Some(disk) => {
-                    let action = &node.lowered.actions[0];
-                    // A stage that a chain begins with says itself where the root is.
-                    let root = if action.parent.is_some() { action.root.clone() } else { node.root.clone() };
-                    Ok((disk, StoredRoot::from(&root)))
-                }
-                None => Err(CliError::usage(format!("{} made no disk", node.label), "name a stage that makes one")),
-            },
-            _ => Err(CliError::Other {
-                message: format!("{} is not built", node.label),
-                help: Some(format!("build it first: impasto build '{}'", node.label)),
-                code: exit::INTERNAL,
-            }),
-        }
+fn not_built(label: &str) -> CliError {
+    CliError::Other {
+        message: format!("{label} is not built, and did not fail with what it depends on now"),
+        help: Some(format!("build it first: impasto build '{label}'")),
+        code: exit::INTERNAL,
     }
 }

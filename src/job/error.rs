@@ -69,6 +69,12 @@ pub enum JobError {
         /// Why.
         source: Box<GateError>,
     },
+    /// An image names a stage that made a disk, where it needs a file.
+    #[error("{label} made a disk, and an image is made of files")]
+    NotAFile {
+        /// The node's label.
+        label: String,
+    },
     /// A file is no disk.
     #[error("{what} is no disk: {reason}")]
     NoDisk {
@@ -133,6 +139,9 @@ impl JobError {
                     help += &format!("\nlook around where it failed: impasto shell '{label}'");
                 }
                 Some(help)
+            }
+            JobError::NotAFile { label } => {
+                Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
             }
             JobError::NoSandbox { .. } => None,
             JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),

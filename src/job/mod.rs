@@ -17,7 +17,7 @@ use impasto_stages::Secret;
 use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec};
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
-use impasto_store::derived::DerivedRef;
+use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::{Error as StoreError, Store};
 use tokio::sync::mpsc::UnboundedSender;
@@ -237,6 +237,12 @@ impl Job {
         }
     }
 
+    fn derived_differs(derived: &DerivedRef, record: &DerivedRecord) -> JobError {
+        let what = format!("{} from disk {}", derived.key.format, derived.key.disk.short());
+        let (was, is) = (derived.digest.short(), record.digest.short());
+        JobError::Bug { message: format!("{what} gave b3:{is}, and b3:{was} before") }
+    }
+
     /// Writes the node's files for the user, but for those that are written already.
     fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
         let mut published = Vec::new();
@@ -245,8 +251,7 @@ impl Job {
                 continue;
             }
             let Some(file) = hit.file(target.file.as_ref()) else {
-                let message = format!("{} made no file {:?}", self.label, target.file.as_deref().unwrap_or_default());
-                return Err(JobError::Bug { message });
+                return Err(JobError::NotAFile { label: self.label.clone() });
             };
             let path = &target.path;
             let draft = Draft::new(path).map_err(JobError::io("write", path))?;
@@ -260,9 +265,7 @@ impl Job {
                     let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
                     let record = self.write_derived(from, &disk, &derived.key, draft.file())?;
                     if record.digest != derived.digest {
-                        let what = format!("{} from disk {}", derived.key.format, disk.layer.disk.short());
-                        let (was, is) = (derived.digest.short(), record.digest.short());
-                        return Err(JobError::Bug { message: format!("{what} gave b3:{is}, and b3:{was} before") });
+                        return Err(Self::derived_differs(derived, &record));
                     }
                     record.sha256.to_string()
                 }

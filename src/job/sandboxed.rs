@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use impasto_stages::action::{Action, Bound, RootSpec, SandboxRequirement, Step};
+use impasto_stages::action::{Action, Bound, RootSpec, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::Qcow2;
@@ -22,10 +22,6 @@ use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, Sandbo
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
         let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
-        if action.sandbox == SandboxRequirement::Vm {
-            let reason = "it asks for sandbox = \"vm\", which this version does not have".to_owned();
-            return Err(JobError::NoSandbox { reason });
-        }
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -122,7 +118,10 @@ impl Job {
                     (*mode, InputKind::File)
                 }
                 JobInput::Derived { from, disk, derived, mode } => {
-                    self.write_derived(*from, disk, &derived.key, &file)?;
+                    let record = self.write_derived(*from, disk, &derived.key, &file)?;
+                    if record.digest != derived.digest {
+                        return Err(Self::derived_differs(derived, &record));
+                    }
                     (*mode, InputKind::File)
                 }
             };
@@ -132,7 +131,8 @@ impl Job {
             let name = match kind {
                 // A tree that scripts read is laid out beside the files, under its own name.
                 InputKind::Tar if !used_by_step => {
-                    let (input, dest) = (format!("{name}.tar"), format!("/run/impasto/inputs/{name}"));
+                    // No user's name begins like this.
+                    let (input, dest) = (format!("-tree-{place}"), format!("/run/impasto/inputs/{name}"));
                     let step = AgentStep::CopyIn { input: input.clone(), dest, mode: None, owner: None, kind };
                     staged.steps.push(step);
                     staged.unpacked += 1;
@@ -178,7 +178,12 @@ impl Job {
     fn keep_failed(&self, overlay: &Path, disk: &DiskRef, action: &Action<Bound>) -> Result<(), JobError> {
         let Ok(dir) = &self.failed else { return Ok(()) };
         for name in &self.names {
-            let state = crate::shell::FailedState { disk: *disk, root: crate::shell::StoredRoot::from(&action.root) };
+            let action_digest = action.digest();
+            let state = crate::shell::FailedState {
+                action: action_digest,
+                disk: *disk,
+                root: crate::shell::StoredRoot::from(&action.root),
+            };
             state.keep(dir, name, overlay).map_err(JobError::io("keep the failed state in", dir))?;
         }
         Ok(())
@@ -215,6 +220,10 @@ impl<'a> LogFile<'a> {
         let file = job.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
             // The log of a node is that of all of its units.
+            if job.unit == 0 {
+                // Other nodes may have had this one's log as theirs.
+                let _ = std::fs::remove_file(&path);
+            }
             let mut open = File::options();
             open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
             let file = open.open(&path).ok()?;

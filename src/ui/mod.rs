@@ -18,10 +18,17 @@ pub trait Reporter {
     fn event(&mut self, event: &Event);
 }
 
-/// Writes a command's output to standard output. A reader that went away (`| head`) is no error.
+/// Writes a command's output to standard output. A reader that went away (`| head`) is no error; anything else ends the
+/// program, as nobody would see that the output is not whole.
 pub fn output(text: &str) {
     let mut out = anstream::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            message(&format!("error: cannot write standard output\n  caused by: {error}"));
+            std::process::exit(1);
+        }
+        _ => {}
+    }
 }
 
 /// Writes bytes to standard output as they are.

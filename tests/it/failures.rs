@@ -386,3 +386,93 @@ fn no_root_is_said_with_the_candidates() {
     assert!(ran.stderr.contains("no root file system"), "{}", ran.stderr);
     assert!(ran.stderr.contains("help: say which one it is with `root`"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_lost_layer_below_a_converted_file_is_made_again() {
+    let recipe = |word: &str| {
+        format!(
+            r#"{BASE}
+        stage "run" "one" {{
+          from     = stage.base
+          commands = ["echo one > /root/one"]
+        }}
+        stage "convert" "disk" {{
+          from   = stage.one
+          format = "qcow2"
+        }}
+        stage "run" "two" {{
+          from     = stage.base
+          inputs   = {{ "image" = stage.disk }}
+          commands = ["head -c 3 /run/impasto/inputs/image > /root/{word}"]
+        }}
+        stage "run" "three" {{
+          from     = stage.one
+          commands = ["echo {word} > /root/three"]
+        }}
+        "#
+        )
+    };
+    let project = Project::with(&recipe("a"));
+    project.build(&[]);
+    let layer = project.ok(&["why", "one"]);
+    let disk = layer.lines().find_map(|line| line.trim().strip_prefix("disk:")).unwrap().trim();
+    let (disk, _) = disk.split_once(' ').unwrap();
+    let dir = walkdir::WalkDir::new(project.store().join("disks")).into_iter().flatten();
+    let dir = dir.into_iter().find(|entry| entry.file_name().to_str().unwrap().starts_with(disk)).unwrap();
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    // Two stages find the same loss, one of them through a file that is not kept.
+    project.write("impasto.hcl", &recipe("b"));
+    assert_eq!(project.build(&[]).0, 4, "one, what is made of it, and the two that were edited");
+    assert_eq!(project.in_guest("two", "cat /root/b"), "QFI");
+    assert_eq!(project.in_guest("three", "cat /root/one /root/three"), "one\nb\n");
+    assert_eq!(project.build(&[]), (0, 5));
+}
+
+#[test]
+fn what_is_built_on_an_unlocked_result_is_unlocked_too() {
+    let recipe = |network: bool| {
+        format!(
+            r#"{BASE}
+        stage "run" "a" {{
+          from     = stage.base
+          network  = {network}
+          commands = ["echo a > /tmp/a"]
+          output   = {{ "a" = "/tmp/a" }}
+        }}
+        stage "run" "child" {{
+          from     = stage.base
+          inputs   = {{ "a" = stage.a.files["a"] }}
+          commands = ["cat /run/impasto/inputs/a > /root/a"]
+        }}
+        "#
+        )
+    };
+    let project = Project::with(&recipe(false));
+    project.build(&[]);
+    assert!(!project.ok(&["why", "child"]).contains("unlocked"));
+    project.write("impasto.hcl", &recipe(true));
+    assert_eq!(project.build(&[]), (1, 2), "the same file");
+    assert!(project.ok(&["why", "a"]).contains("with:  unlocked"));
+    assert!(project.ok(&["why", "child"]).contains("with:  unlocked"), "equal content launders nothing");
+}
+
+#[test]
+fn an_image_of_a_disk_is_refused_with_the_way_out() {
+    let project = Project::with(&format!("{BASE}\nimage \"it\" {{\n  name  = \"it\"\n  files = [stage.base]\n}}\n"));
+    for _ in 0..2 {
+        let ran = project.run(&["build"]);
+        assert_eq!(ran.code, 4, "{}", ran.stderr);
+        assert!(ran.stderr.contains("base made a disk, and an image is made of files"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("help: add a `convert` stage"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_device_is_never_replaced_by_a_file() {
+    let project = Project::with(BASE);
+    project.build(&[]);
+    let ran = project.run(&["layer", "export", "base", "-o", "/dev/null"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it exists and is no regular file"), "{}", ran.stderr);
+    tool("test", &["-c", "/dev/null"]);
+}

@@ -2,6 +2,7 @@
 //! Knows no kind.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::action::{ActionTemplate, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
 use crate::error::ParamError;
@@ -45,6 +46,7 @@ pub(crate) fn sandboxed(
     version: u32,
     params: &Params,
     context: &StageContext,
+    errors: &mut Vec<ParamError>,
 ) -> (ActionTemplate, BTreeMap<String, Secret>) {
     let mut action = ActionTemplate::new(kind, version, Executor::Sandbox(SandboxRoot::Guest));
     action.parent = from(params);
@@ -53,13 +55,24 @@ pub(crate) fn sandboxed(
     action.source_date_epoch = context.source_date_epoch;
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
-        Some("vm") => SandboxRequirement::Vm,
+        Some("vm") => {
+            let error = ParamError::new("sandbox", "this version has no virtual machine to run a stage in");
+            errors.push(error.help("leave `sandbox` out, or use \"namespace\" as root"));
+            SandboxRequirement::Vm
+        }
         _ => SandboxRequirement::Any,
     };
+    for name in action.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
+        errors.push(ParamError::new("env", format!("{name:?} is no name for an environment variable")));
+    }
     action.network = params.flag("network");
     action.hints.timeout = params.duration("timeout");
+    if action.hints.timeout == Some(Duration::ZERO) {
+        errors.push(ParamError::new("timeout", "no stage ends in no time").help("leave `timeout` out for no limit"));
+    }
     let mut secrets = BTreeMap::new();
     for (name, value) in params.pairs("secrets") {
+        errors.extend(check_name("secrets", name).err());
         let (secret, version) = match &value.data {
             Data::Object(parts) => (
                 parts.get("value").and_then(Value::as_str),

@@ -51,9 +51,17 @@ const ENTRY: &[ParamSpec] = &[
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context);
+    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     for (dest, value) in params.pairs("files") {
         errors.extend(common::check_guest_path("files", dest).err());
+        let first = dest.split('/').find(|part| !part.is_empty() && *part != ".");
+        if let Some(first @ ("tmp" | "run" | "dev" | "proc" | "sys")) = first {
+            let error = ParamError::new(
+                "files",
+                format!("/{first} of a stage is not part of its disk: {dest:?} would be lost"),
+            );
+            errors.push(error.help("copy it to where it stays, or give it to a `run` stage as one of its `inputs`"));
+        }
         let entry = |name: &str| match &value.data {
             Data::Object(entry) => entry.get(name).filter(|value| value.data != Data::Null),
             _ => None,

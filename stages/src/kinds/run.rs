@@ -44,7 +44,7 @@ const PARAMS: &[ParamSpec] = &[
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context);
+    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     match (params.text("script"), params.list("commands")) {
         (Some(text), []) => {
             if text.trim().is_empty() {
@@ -81,6 +81,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     for (name, path) in &action.outputs {
         errors.extend(common::check_name("output", name).err());
         errors.extend(common::check_guest_path("output", path).err());
+        let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        if parts.starts_with(&["run", "impasto"]) {
+            let error =
+                ParamError::new("output", format!("{path:?} lies where inputs and secrets are, which stay there"));
+            errors.push(error.help("let the script write the file elsewhere, such as below /tmp"));
+        }
     }
     if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
 }
