@@ -78,13 +78,24 @@ struct Lexer<'a> {
     depth: usize,
     /// Quotes and heredocs among the modes.
     templates: usize,
+    /// Whether tokens are wanted.
+    keep: bool,
     out: Lexed,
 }
 
 /// Splits a text into tokens.
 pub(super) fn lex(text: &str) -> Lexed {
+    run(text, true)
+}
+
+/// Finds problems only.
+pub(super) fn scan(text: &str) -> Lexed {
+    run(text, false)
+}
+
+fn run(text: &str, keep: bool) -> Lexed {
     let mut lexer =
-        Lexer { text: text.as_bytes(), at: 0, modes: Vec::new(), depth: 0, templates: 0, out: Lexed::default() };
+        Lexer { text: text.as_bytes(), at: 0, modes: Vec::new(), depth: 0, templates: 0, keep, out: Lexed::default() };
     if let Err(problem) = lexer.run() {
         lexer.out.problem = Some(problem);
     }
@@ -122,7 +133,7 @@ impl Lexer<'_> {
     }
 
     fn emit(&mut self, kind: Kind, start: usize) {
-        if self.templates == 0 {
+        if self.keep && self.templates == 0 {
             self.out.tokens.push(Token { kind, start, end: self.at });
         }
     }
