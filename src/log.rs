@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use impasto_stages::Secret;
 
 /// What stands in the place of a secret.
@@ -13,10 +14,19 @@ const LINE_LIMIT: usize = 8 << 10;
 const SHORTEST: usize = 3;
 
 /// Finds secrets in text, in the encodings that tools print them in.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Redactor {
-    /// Longest first, so that a secret that holds another goes whole.
-    patterns: Vec<Vec<u8>>,
+    /// None where there is no secret.
+    search: Option<AhoCorasick>,
+    /// The length of the longest text that is looked for, in bytes.
+    longest: usize,
+}
+
+impl std::fmt::Debug for Redactor {
+    /// Shows no secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redactor").finish_non_exhaustive()
+    }
 }
 
 impl Redactor {
@@ -41,32 +51,27 @@ impl Redactor {
                 }
             }
         }
-        patterns.retain(|pattern| pattern.len() >= SHORTEST);
-        patterns.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        patterns.dedup();
-        Redactor { patterns }
-    }
-
-    /// The length of the longest text that is looked for, in bytes.
-    fn longest(&self) -> usize {
-        self.patterns.first().map_or(0, Vec::len)
+        patterns.retain(|pattern: &Vec<u8>| pattern.len() >= SHORTEST);
+        let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
+        if patterns.is_empty() {
+            return Redactor::default();
+        }
+        // The longest of several that begin at one place, so that a secret that holds another goes whole.
+        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns);
+        Redactor { search: Some(search.expect("BUG: secrets are too long to be searched for")), longest }
     }
 
     /// The bytes with every secret replaced.
     pub fn redact(&self, bytes: &[u8]) -> Vec<u8> {
+        let Some(search) = &self.search else { return bytes.to_vec() };
         let mut out = Vec::with_capacity(bytes.len());
-        let mut at = 0;
-        'next: while at < bytes.len() {
-            for pattern in &self.patterns {
-                if bytes[at..].starts_with(pattern) {
-                    out.extend_from_slice(REDACTED.as_bytes());
-                    at += pattern.len();
-                    continue 'next;
-                }
-            }
-            out.push(bytes[at]);
-            at += 1;
+        let mut end = 0;
+        for found in search.find_iter(bytes) {
+            out.extend_from_slice(&bytes[end..found.start()]);
+            out.extend_from_slice(REDACTED.as_bytes());
+            end = found.end();
         }
+        out.extend_from_slice(&bytes[end..]);
         out
     }
 }
@@ -126,7 +131,7 @@ impl Lines {
                 continue;
             }
             // A line without an end: give what can hold no more than the beginning of a secret.
-            let keep = self.redactor.longest();
+            let keep = self.redactor.longest;
             while self.pending.len() >= LINE_LIMIT + 2 * keep {
                 let redacted = self.redactor.redact(&self.pending);
                 let cut = redacted.len().saturating_sub(keep).min(LINE_LIMIT);

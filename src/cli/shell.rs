@@ -62,6 +62,8 @@ impl Shell {
         if self.line.is_none() {
             ui::message(&format!("{}: {what}. What you change is thrown away when the shell ends.", node.label));
         }
+        // Keeps the collector off the layers that the shell stands on, and off its overlay.
+        let _lease = store.lease()?;
         let scratch = store.scratch()?;
         let code = sandbox.shell(ShellJob {
             work: scratch.path(),

@@ -10,7 +10,7 @@ use crate::disk::{CHUNK, chunk_buffer, chunk_count, is_zero, nonzero_chunk_diges
 use crate::error::{Error, Result};
 use crate::fs::Temp;
 use crate::hash_file::hash_range;
-use crate::layer::{ChunkEntry, DiskRef, Encoder, LayerRef, MAX_DEPTH, ManifestBody, Place};
+use crate::layer::{ChunkEntry, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, ManifestBody, Place};
 use crate::qcow2::{ChunkSource, Content, ENCODER, Encoded, Writer, decode_frame, encode_chunk};
 use crate::store::Store;
 
@@ -161,6 +161,11 @@ impl Store {
             chunks: chunks.clone(),
         };
         let (bytes, id) = body.encode();
+        if bytes.len() as u64 > MAX_MANIFEST {
+            // Nobody could read it back.
+            let size = bytes.len() as u64;
+            return Err(Error::TooLarge { what: "the manifest of the layer", size, limit: MAX_MANIFEST });
+        }
         let layer = LayerRef { disk, layer: id };
         let mut manifest = self.fs().temp()?;
         manifest.write_all(&bytes)?;

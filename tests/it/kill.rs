@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::base::leftovers;
 use crate::project::Project;
+use crate::random::Random;
 
 const RECIPE: &str = r#"
 variable "round" { type = string }
@@ -29,18 +30,6 @@ image "it" {
 
 const KILLS: u32 = 100;
 
-/// A small generator (xorshift64*, Vigna 2016): enough to spread the kills, and repeatable from its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-}
-
 #[test]
 fn a_hundred_kills_leave_nothing_and_lose_nothing() {
     let seed = match std::env::var("IMPASTO_TEST_SEED") {
@@ -48,7 +37,7 @@ fn a_hundred_kills_leave_nothing_and_lose_nothing() {
         Err(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
     };
     println!("IMPASTO_TEST_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let project = Project::with(RECIPE);
     let start = Instant::now();
     project.build(&["--var", "round=warm"]);

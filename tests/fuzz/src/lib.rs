@@ -1,5 +1,9 @@
 //! What each fuzz target does with its bytes. Knows no fuzzer, so that tests can replay seeds.
 
 pub mod frame;
+pub mod guest;
+pub mod log;
+pub mod protocol;
 pub mod qcow2;
+pub mod recipe;
 pub mod store;

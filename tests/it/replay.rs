@@ -1,0 +1,59 @@
+//! The seeds of the fuzz targets that live in this crate, replayed without a fuzzer: as they are, cut, and with bytes
+//! changed.
+
+use std::path::Path;
+
+use crate::random::Random;
+
+#[path = "../fuzz/src/guest.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod guest;
+#[path = "../fuzz/src/log.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod log;
+#[path = "../fuzz/src/protocol.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod protocol;
+#[path = "../fuzz/src/recipe.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod recipe;
+
+fn replay(target: &str, least: usize, run: fn(&[u8])) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
+    let mut paths: Vec<_> = std::fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= least, "{} seeds in {}", paths.len(), seeds.display());
+    for path in paths {
+        let seed = std::fs::read(&path).unwrap();
+        run(&seed);
+        let mut random = Random::new(seed.len() as u64);
+        for _ in 0..100 {
+            run(&seed[..random.below(seed.len() as u64) as usize]);
+            let mut changed = seed.clone();
+            for _ in 0..1 + random.below(4) {
+                changed[random.below(seed.len() as u64) as usize] = random.below(256) as u8;
+            }
+            run(&changed);
+        }
+    }
+}
+
+#[test]
+fn seeds_of_recipes_are_replayed() {
+    replay("recipe", 4, recipe::run);
+}
+
+#[test]
+fn seeds_of_guest_disks_are_replayed() {
+    replay("guest", 3, guest::run);
+}
+
+#[test]
+fn seeds_of_logs_are_replayed() {
+    replay("log", 3, log::run);
+}
+
+#[test]
+fn seeds_of_the_protocol_are_replayed() {
+    replay("protocol", 3, protocol::run);
+}
