@@ -65,10 +65,22 @@ pub(super) struct Lexed {
 
 #[derive(Clone, Copy)]
 enum Mode {
-    Bracket { close: u8, at: usize },
-    Interpolation { at: usize },
-    Quote { at: usize },
-    Heredoc { at: usize, word: (usize, usize) },
+    Bracket {
+        close: u8,
+        at: usize,
+    },
+    Interpolation {
+        at: usize,
+    },
+    Quote {
+        at: usize,
+    },
+    /// `open` counts the `%{ if }` and `%{ for }` that have not ended: the parser looks for no closing word in them.
+    Heredoc {
+        at: usize,
+        word: (usize, usize),
+        open: usize,
+    },
 }
 
 struct Lexer<'a> {
@@ -78,13 +90,24 @@ struct Lexer<'a> {
     depth: usize,
     /// Quotes and heredocs among the modes.
     templates: usize,
+    /// Whether tokens are wanted.
+    keep: bool,
     out: Lexed,
 }
 
 /// Splits a text into tokens.
 pub(super) fn lex(text: &str) -> Lexed {
+    run(text, true)
+}
+
+/// Finds problems only.
+pub(super) fn scan(text: &str) -> Lexed {
+    run(text, false)
+}
+
+fn run(text: &str, keep: bool) -> Lexed {
     let mut lexer =
-        Lexer { text: text.as_bytes(), at: 0, modes: Vec::new(), depth: 0, templates: 0, out: Lexed::default() };
+        Lexer { text: text.as_bytes(), at: 0, modes: Vec::new(), depth: 0, templates: 0, keep, out: Lexed::default() };
     if let Err(problem) = lexer.run() {
         lexer.out.problem = Some(problem);
     }
@@ -104,14 +127,14 @@ impl Lexer<'_> {
         while self.at < self.text.len() {
             match self.modes.last().copied() {
                 Some(Mode::Quote { at }) => self.quoted(at)?,
-                Some(Mode::Heredoc { at, word }) => self.heredoc(at, word)?,
+                Some(Mode::Heredoc { at, word, open }) => self.heredoc(at, word, open)?,
                 _ => self.code()?,
             }
         }
         match self.modes.last().copied() {
             None => Ok(()),
             Some(Mode::Quote { at }) => Err(Problem::OpenQuote { at, line_end: self.text.len() }),
-            Some(Mode::Heredoc { at, word }) => Err(Problem::OpenHeredoc { at, word }),
+            Some(Mode::Heredoc { at, word, .. }) => Err(Problem::OpenHeredoc { at, word }),
             Some(Mode::Bracket { at, .. }) => Err(Problem::OpenBracket { at, len: 1 }),
             Some(Mode::Interpolation { at }) => Err(Problem::OpenBracket { at, len: 2 }),
         }
@@ -122,7 +145,7 @@ impl Lexer<'_> {
     }
 
     fn emit(&mut self, kind: Kind, start: usize) {
-        if self.templates == 0 {
+        if self.keep && self.templates == 0 {
             self.out.tokens.push(Token { kind, start, end: self.at });
         }
     }
@@ -255,7 +278,7 @@ impl Lexer<'_> {
             // The parser says what is wrong with it; the rest is read as code.
             return Ok(());
         }
-        self.push(Mode::Heredoc { at: start, word })
+        self.push(Mode::Heredoc { at: start, word, open: 0 })
     }
 
     /// Text of a quoted string up to its end or the next interpolation.
@@ -275,7 +298,7 @@ impl Lexer<'_> {
     }
 
     /// One line of a heredoc, up to its end or the next interpolation.
-    fn heredoc(&mut self, at: usize, word: (usize, usize)) -> Result<(), Problem> {
+    fn heredoc(&mut self, at: usize, word: (usize, usize), open: usize) -> Result<(), Problem> {
         match self.peek(0) {
             0 => return Err(Problem::Nul(self.at)),
             b'\n' => {
@@ -285,7 +308,8 @@ impl Lexer<'_> {
                     end += 1;
                 }
                 let word = &self.text[word.0..word.1];
-                if self.text[end..].starts_with(word)
+                if open == 0
+                    && self.text[end..].starts_with(word)
                     && !self.text.get(end + word.len()).is_some_and(|byte| is_word(*byte))
                 {
                     self.at = end + word.len();
@@ -304,6 +328,20 @@ impl Lexer<'_> {
         self.emit(kind, at);
     }
 
+    /// Counts the directive that begins here, if a heredoc holds it.
+    fn directive(&mut self) {
+        let rest = &self.text[self.at..];
+        let rest = rest.strip_prefix(b"~").unwrap_or(rest).trim_ascii_start();
+        let length = rest.iter().take_while(|byte| is_word(**byte)).count();
+        if let Some(Mode::Heredoc { open, .. }) = self.modes.last_mut() {
+            match &rest[..length] {
+                b"if" | b"for" => *open += 1,
+                b"endif" | b"endfor" => *open = open.saturating_sub(1),
+                _ => {}
+            }
+        }
+    }
+
     /// Enters `${` or `%{`, or steps over their escaped forms.
     fn interpolation(&mut self) -> Result<bool, Problem> {
         let (one, two, three) = (self.peek(0), self.peek(1), self.peek(2));
@@ -317,6 +355,9 @@ impl Lexer<'_> {
         if two == b'{' {
             let at = self.at;
             self.at += 2;
+            if one == b'%' {
+                self.directive();
+            }
             self.push(Mode::Interpolation { at })?;
             return Ok(true);
         }

@@ -52,14 +52,14 @@ pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>
 
 /// Parses a file of blocks and attributes.
 pub(super) fn parse_body(text: &str, file: u32) -> Result<Body, Diagnostic> {
-    let lexed = lex::lex(text);
+    let lexed = lex::scan(text);
     check(text, file, &lexed)?;
     hcl_edit::parser::parse_body(text).map_err(|error| explain(&error, text, file, &lexed))
 }
 
 /// Parses one expression.
 pub(super) fn parse_expr(text: &str, file: u32) -> Result<hcl_edit::expr::Expression, Diagnostic> {
-    let lexed = lex::lex(text);
+    let lexed = lex::scan(text);
     check(text, file, &lexed)?;
     hcl_edit::parser::parse_expr(text).map_err(|error| explain(&error, text, file, &lexed))
 }
@@ -68,7 +68,7 @@ pub(super) fn parse_expr(text: &str, file: u32) -> Result<hcl_edit::expr::Expres
 pub(super) fn parse_template(text: &str, file: u32) -> Result<Template, Diagnostic> {
     // A template's text is no code outside its interpolations: the heredoc rules fit it, not those of a recipe.
     let wrapped = format!("<<T__\n{text}\nT__\n");
-    let lexed = lex::lex(&wrapped);
+    let lexed = lex::scan(&wrapped);
     if let Some(Problem::TooDeep(at)) = lexed.problem {
         return Err(too_deep(Span { file, start: at.saturating_sub(6) as u32, end: at.saturating_sub(4) as u32 }));
     }

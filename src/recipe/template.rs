@@ -4,7 +4,7 @@
 use hcl_edit::Span as _;
 use hcl_edit::template::{Directive, Element, HeredocTemplate, StringTemplate, Template as HclTemplate};
 
-use super::diagnostic::Span;
+use super::diagnostic::{Diagnostic, Span};
 use super::expr::{Node, Part, Template};
 use super::lower::Lowering;
 
@@ -15,17 +15,19 @@ struct Cut {
     lines: bool,
     /// How much indentation goes away, for `<<-`.
     indent: Option<usize>,
+    /// Whether it stands within a directive of a quoted text, where the parser leaves escapes as they are.
+    raw: bool,
 }
 
 impl Lowering<'_> {
     pub(super) fn quoted_parts(&mut self, template: &StringTemplate) -> Vec<Part> {
-        self.parts(template, Cut { lines: false, indent: None }, false, false)
+        self.parts(template, Cut { lines: false, indent: None, raw: false }, false, false)
     }
 
     /// The parts of a template file.
     pub(super) fn file_parts(&mut self, template: &HclTemplate) -> Vec<Part> {
         self.templates += 1;
-        let parts = self.parts(template, Cut { lines: true, indent: None }, false, false);
+        let parts = self.parts(template, Cut { lines: true, indent: None, raw: false }, false, false);
         self.templates -= 1;
         parts
     }
@@ -38,7 +40,7 @@ impl Lowering<'_> {
             least_indent(&heredoc.template, &text, &mut least);
             least.unwrap_or(0)
         });
-        let parts = self.parts(&heredoc.template, Cut { lines: true, indent }, false, false);
+        let parts = self.parts(&heredoc.template, Cut { lines: true, indent, raw: false }, false, false);
         // The first line of the text is the one after the line that `<<` stands in.
         let after = text[span.start as usize..].find('\n').map_or(span.start, |at| span.start + at as u32 + 1);
         if parts.iter().all(|part| matches!(part, Part::Text(_))) {
@@ -81,6 +83,7 @@ impl Lowering<'_> {
     }
 
     fn directive(&mut self, directive: &Directive, cut: Cut) -> Part {
+        let cut = Cut { raw: !cut.lines, ..cut };
         match directive {
             Directive::If(parts) => {
                 let condition = self.expr(&parts.if_expr.cond_expr);
@@ -109,7 +112,15 @@ impl Lowering<'_> {
     }
 
     /// A literal's text. For `<<-` it is taken from the source: the parser's own way to cut indentation loses text.
-    fn literal(&self, value: &str, range: Option<std::ops::Range<usize>>, cut: Cut) -> String {
+    fn literal(&mut self, value: &str, range: Option<std::ops::Range<usize>>, cut: Cut) -> String {
+        if cut.raw {
+            return unescape(value).unwrap_or_else(|problem| {
+                let span = self.span(range);
+                self.diagnostics
+                    .push(Diagnostic::at(span, problem).help("a directive ends in the text in which it began"));
+                String::new()
+            });
+        }
         let (Some(indent), Some(range)) = (cut.indent, range) else { return value.to_owned() };
         let Some(raw) = self.text.text.get(range.clone()) else { return value.to_owned() };
         let mut out = String::with_capacity(raw.len());
@@ -121,6 +132,38 @@ impl Lowering<'_> {
         }
         out.replace("$${", "${").replace("%%{", "%{")
     }
+}
+
+/// Resolves the escapes of a quoted text.
+fn unescape(text: &str) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if matches!(c, '"' | '\n') {
+            return Err("the quoted text ends within a `%{ … }` that has not ended".to_owned());
+        }
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        let letter = chars.next().unwrap_or('\\');
+        let plain = match letter {
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            '"' | '\\' => letter,
+            'u' | 'U' => {
+                let digits = if letter == 'u' { 4 } else { 8 };
+                let code: String = chars.by_ref().take(digits).collect();
+                let number = (code.len() == digits).then(|| u32::from_str_radix(&code, 16).ok()).flatten();
+                let found = number.and_then(char::from_u32);
+                found.ok_or_else(|| format!("`\\{letter}{code}` names no character"))?
+            }
+            _ => return Err(format!("unknown escape `\\{letter}`")),
+        };
+        out.push(plain);
+    }
+    Ok(out)
 }
 
 fn strip_start(element: &Element) -> bool {

@@ -58,6 +58,12 @@ fn fixtures_can_be_formatted() {
 }
 
 #[test]
+fn a_closing_word_within_a_directive_closes_nothing() {
+    let text = "a = <<-EOT\n  %{ if true ~}\nEOT\n  b   c\n  %{ endif }\n  EOT\n";
+    assert_eq!(formatted(text), text);
+}
+
+#[test]
 fn wrong_text_is_refused() {
     let errors = format("x.hcl", "a = \"b\n").expect_err("the quote is open");
     assert!(errors.render(false).contains("this quote is never closed"));
