@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use impasto_stages::action::Slot;
 use impasto_store::claim::FileContent;
 use impasto_store::lease::Lease;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
@@ -36,6 +36,8 @@ pub struct RunConfig {
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Seconds since 1970, for records.
     pub now: u64,
+    /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
+    pub place: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
 }
@@ -105,8 +107,8 @@ pub struct Engine<'a> {
     /// Results that were missed in this run, each told once.
     missed: BTreeSet<PathBuf>,
     cancel: CancelToken,
-    sender: UnboundedSender<Message>,
-    receiver: UnboundedReceiver<Message>,
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
     events: &'a mut dyn FnMut(&Event),
     start: Instant,
     interrupted: bool,
@@ -114,6 +116,8 @@ pub struct Engine<'a> {
 
 /// How often inputs that change while they are read are read again.
 const REBINDS: u32 = 5;
+/// How many messages may wait to be told: a stage that writes faster than they are read waits.
+const MESSAGES: usize = 1024;
 /// How often what is remembered is written while a run goes on: losing it costs explanations, not results.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -145,7 +149,7 @@ impl<'a> Engine<'a> {
                 Some(State::Pending { .. }) | None => {}
             }
         }
-        let (sender, receiver) = unbounded_channel();
+        let (sender, receiver) = channel(MESSAGES);
         Ok(Engine {
             planner,
             config,
@@ -552,7 +556,7 @@ impl<'a> Engine<'a> {
     fn fail(&mut self, id: NodeId, error: JobError) {
         let stage = self.label(id);
         let wall_ms = self.wall_ms(id);
-        let help = error.help(&stage);
+        let help = error.help(&stage, &self.config.place);
         let (message, causes, last_lines) = error.into_parts();
         self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, wall_ms });
         self.schedule.failed(TaskId(id.0));

@@ -48,6 +48,7 @@ impl Build {
             targets,
             sandbox: session.sandbox(self.run.sandbox),
             now: session.host.now(),
+            place: session.place(&self.recipe),
             facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         };
         let mut reporter: Box<dyn Reporter> = match session.global.progress {

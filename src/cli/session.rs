@@ -53,6 +53,28 @@ impl Session {
         }
     }
 
+    /// What another command needs to find the same recipe, variables and store: as typed, quoted for a shell.
+    pub(crate) fn place(&self, args: &RecipeArgs) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+        let quoted = |text: &str| match text.chars().all(plain) {
+            true if !text.is_empty() => text.to_owned(),
+            _ => format!("'{}'", text.replace('\'', r"'\''")),
+        };
+        let (path, _) = self.recipe_path(args);
+        let mut place = String::new();
+        let mut add = |option: &str, value: &str| place += &format!(" {option} {}", quoted(value));
+        if path != self.host.cwd {
+            add("--recipe", &shown(&path, &self.host.cwd).display().to_string());
+        }
+        args.vars.iter().for_each(|pair| add("--var", pair));
+        args.var_files.iter().for_each(|file| add("--var-file", &file.display().to_string()));
+        args.only.iter().for_each(|only| add("--only", only));
+        if let Some(store) = &self.global.store {
+            add("--store", &store.display().to_string());
+        }
+        place
+    }
+
     /// Reads, evaluates and checks the recipe.
     pub(crate) fn load(&self, args: &RecipeArgs) -> Result<Loaded, CliError> {
         let (path, selectors) = self.recipe_path(args);

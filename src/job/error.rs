@@ -130,13 +130,13 @@ impl JobError {
         move |source| JobError::Io { verb, path, source }
     }
 
-    /// The way out, for the user.
-    pub fn help(&self, label: &str) -> Option<String> {
+    /// The way out, for the user. `place` is what commands need to find the recipe and the store.
+    pub fn help(&self, label: &str, place: &str) -> Option<String> {
         match self {
             JobError::Stage { shell, .. } => {
-                let mut help = format!("the whole log: impasto log '{label}'");
+                let mut help = format!("the whole log: impasto log '{label}'{place}");
                 if *shell {
-                    help += &format!("\nlook around where it failed: impasto shell '{label}'");
+                    help += &format!("\nlook around where it failed: impasto shell '{label}'{place}");
                 }
                 Some(help)
             }

@@ -50,7 +50,11 @@ impl Job {
                     let tenth = total.filter(|total| *total > 0).map_or(0, |total| so_far * 10 / total);
                     if tenth > last_tenth {
                         last_tenth = tenth;
-                        self.line(format!("{} of {}", crate::ui::bytes(so_far), crate::ui::bytes(total.unwrap_or(0))));
+                        self.progress(format!(
+                            "{} of {}",
+                            crate::ui::bytes(so_far),
+                            crate::ui::bytes(total.unwrap_or(0))
+                        ));
                     }
                 })
                 .map_err(|error| match error {

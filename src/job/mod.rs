@@ -20,7 +20,7 @@ use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs,
 use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::{Error as StoreError, Store};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 pub use error::JobError;
 
@@ -141,7 +141,7 @@ pub struct Job {
     /// Stops it.
     pub cancel: CancelToken,
     /// Where it tells.
-    pub events: UnboundedSender<Message>,
+    pub events: Sender<Message>,
 }
 
 /// What came of the steps, before it is claimed.
@@ -171,7 +171,7 @@ impl Job {
             Err(JobError::Bug { message: message.unwrap_or_else(|| "a job panicked".to_owned()) })
         });
         // The engine is gone only where the process is about to end.
-        let _ = events.send(Message::Done { id, result: Box::new(result) });
+        let _ = events.blocking_send(Message::Done { id, result: Box::new(result) });
     }
 
     fn work(self) -> Result<Success, JobError> {
@@ -278,7 +278,12 @@ impl Job {
     }
 
     fn line(&self, line: String) {
-        let _ = self.events.send(Message::Log { id: self.id, line });
+        let _ = self.events.blocking_send(Message::Log { id: self.id, line });
+    }
+
+    /// A line that may be left out where nobody keeps up with reading: it comes from an event loop, which cannot wait.
+    fn progress(&self, line: String) {
+        let _ = self.events.try_send(Message::Log { id: self.id, line });
     }
 }
 

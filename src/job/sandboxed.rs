@@ -212,7 +212,12 @@ struct LogFile<'a> {
     lines: Lines,
     tail: Tail,
     file: Option<io::BufWriter<File>>,
+    /// Bytes that are in the file.
+    kept: usize,
 }
+
+/// Longer logs are cut, in bytes.
+const LOG_LIMIT: usize = 64 << 20;
 
 impl<'a> LogFile<'a> {
     fn create(job: &'a Job) -> Result<Self, JobError> {
@@ -234,25 +239,32 @@ impl<'a> LogFile<'a> {
             }
             Some(io::BufWriter::new(file))
         });
-        Ok(LogFile { job, lines: Lines::new(job.redactor.clone()), tail: Tail::default(), file })
+        Ok(LogFile { job, lines: Lines::new(job.redactor.clone()), tail: Tail::default(), file, kept: 0 })
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        let LogFile { job, lines, tail, file } = self;
-        lines.push(bytes, &mut |line| Self::take(job, tail, file, line));
+        let mut whole = Vec::new();
+        self.lines.push(bytes, &mut |line| whole.push(line));
+        whole.into_iter().for_each(|line| self.take(line));
     }
 
-    fn take(job: &Job, tail: &mut Tail, file: &mut Option<io::BufWriter<File>>, line: String) {
-        tail.push(&line);
-        if file.as_mut().is_some_and(|open| writeln!(open, "{line}").is_err()) {
-            *file = None;
+    fn take(&mut self, line: String) {
+        self.tail.push(&line);
+        if let Some(file) = &mut self.file {
+            let cut = self.kept + line.len() > LOG_LIMIT;
+            let line = if cut { "… the log is longer, and is cut here" } else { &line };
+            self.kept += line.len() + 1;
+            if writeln!(file, "{line}").is_err() || cut {
+                self.file = None;
+            }
         }
-        job.line(line);
+        self.job.line(line);
     }
 
     fn finish(mut self) -> Vec<String> {
-        let LogFile { job, lines, tail, file } = &mut self;
-        lines.finish(&mut |line| Self::take(job, tail, file, line));
+        let mut last = Vec::new();
+        self.lines.finish(&mut |line| last.push(line));
+        last.into_iter().for_each(|line| self.take(line));
         self.tail.into_lines()
     }
 }

@@ -39,8 +39,8 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
         ": the script ended with exit code 3\n",
         "bad | line 11\n",
         "bad | line 30\n",
-        "help: the whole log: impasto log 'bad'\n",
-        "help: look around where it failed: impasto shell 'bad'\n",
+        "help: the whole log: impasto log 'bad' --store ",
+        "help: look around where it failed: impasto shell 'bad' --store ",
         "stopped: 2 built, 0 cached, 1 failed, 1 not run in ",
     ];
     for text in wanted {

@@ -70,6 +70,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         targets: Default::default(),
         sandbox: Err("the test has none".to_owned()),
         now: 0,
+        place: String::new(),
         facts: BTreeMap::new(),
     };
     let mut reasons = Vec::new();
