@@ -100,6 +100,9 @@ impl Session {
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+        if !recipe.warnings.is_empty() {
+            crate::ui::message(recipe.warnings.render(self.host.colour()).trim_end());
+        }
         let graph = Graph::new(&recipe, &registry);
         Ok(Loaded { recipe, graph, selectors })
     }
