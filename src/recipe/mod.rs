@@ -1,34 +1,39 @@
-//! TEMP
-#![allow(missing_docs)]
+//! The recipe language: from HCL text to plain values for every combination of the matrix.
+//! Knows syntax, values and the types that kinds declare; knows no stage's meaning, hashes nothing, runs nothing.
+//!
+//! ```text
+//! bytes ─syntax→ tree ─collect→ blocks ─lower→ expressions ─eval→ values ─check→ stages, images
+//! ```
+//!
+//! [`load`] does all of it, and reports everything that is wrong in one run. Names are resolved once; what does not
+//! depend on the matrix is evaluated once and shared by all combinations.
+
+mod check;
+mod collect;
+mod convert;
+pub mod diagnostic;
+mod eval;
+mod expr;
+mod files;
+mod fmt;
+mod functions;
+mod graph;
+mod lex;
+mod load;
+mod lower;
+mod matrix;
 mod model;
-pub mod diagnostic {
-    #[derive(Debug, Clone, Copy)]
-    pub struct Span;
-}
-pub mod suggest {
-    pub fn nearest<'a>(_w: &str, _n: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-        None
-    }
-}
-pub use model::*;
-#[derive(Debug)]
-pub struct Diagnostics;
-impl Diagnostics {
-    pub fn render(&self, _: bool) -> String {
-        String::new()
-    }
-}
-pub struct LoadRequest {
-    pub path: std::path::PathBuf,
-    pub vars: Vec<(String, String)>,
-    pub var_files: Vec<std::path::PathBuf>,
-    pub env: Vec<(String, String)>,
-    pub host_env: std::collections::BTreeMap<String, String>,
-    pub only: Vec<String>,
-}
-pub fn load(_: &LoadRequest, _: &impasto_stages::Registry) -> Result<Recipe, Diagnostics> {
-    Err(Diagnostics)
-}
-pub fn format(_: &str, _: &str) -> Result<String, Diagnostics> {
-    Err(Diagnostics)
-}
+mod render;
+mod stage;
+pub mod suggest;
+mod syntax;
+mod template;
+mod traverse;
+mod types;
+mod vars;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity, Sources, Span};
+pub use fmt::format;
+pub use functions::{Function, reference};
+pub use load::{LoadRequest, load, parse_bytes};
+pub use model::{Axis, Combination, Image, Recipe, Stage};

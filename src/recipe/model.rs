@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use impasto_stages::Params;
 
-use super::diagnostic::Span;
+use super::diagnostic::{Diagnostics, Sources, Span};
 
 /// A recipe, evaluated once for every chosen combination of its matrix.
 #[derive(Debug)]
@@ -23,6 +23,10 @@ pub struct Recipe {
     pub axes: Vec<Axis>,
     /// The chosen combinations, in declared order; one without values where there is no matrix.
     pub combinations: Vec<Combination>,
+    /// The texts that spans point into.
+    pub sources: Arc<Sources>,
+    /// What is probably not meant so, but does no harm.
+    pub warnings: Diagnostics,
 }
 
 /// One axis of the matrix.
@@ -39,10 +43,11 @@ pub struct Axis {
 pub struct Combination {
     /// One value per axis, as text, in the order of the axes.
     pub values: Vec<String>,
-    /// The stages whose `when` holds, in the order of the text.
-    pub stages: Vec<Stage>,
+    /// The stages whose `when` holds, in the order of the text. Combinations that give a stage the same parameters
+    /// share it.
+    pub stages: Vec<Arc<Stage>>,
     /// The images, in the order of the text.
-    pub images: Vec<Image>,
+    pub images: Vec<Arc<Image>>,
 }
 
 /// A stage with evaluated parameters, checked against its kind's types. Every stage that it refers to exists, makes

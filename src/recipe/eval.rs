@@ -1,0 +1,536 @@
+//! Evaluates expressions: operators, conditionals, `for`, templates, traversals, calls.
+//! Knows values and marks; knows no blocks, stages' meaning or files.
+//!
+//! A part that fails reports itself and gives [`Failed`]; its neighbours are still evaluated, so that one run finds all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use impasto_stages::{Data, Marks, Number, Value};
+
+use super::convert::{self, MAX_TEXT, same, show};
+use super::diagnostic::{Diagnostic, Sources, Span};
+use super::expr::{BinaryOp, Expr, For, Node, Part, Template, UnaryOp};
+use super::files::Files;
+use super::functions::{Fail, Function, Run};
+
+/// Most expressions that one recipe may evaluate: a stop for what would not end.
+const MAX_STEPS: u64 = 100_000_000;
+
+/// Something failed and was reported.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failed;
+
+pub(super) type Outcome = Result<Value, Failed>;
+
+/// A local's value in the current combination.
+#[derive(Debug, Clone, Default)]
+pub(super) enum LocalValue {
+    /// Not evaluated yet, or part of a cycle, which was reported.
+    #[default]
+    Unset,
+    /// Its value.
+    Ready(Value),
+    /// What was reported about it; said again wherever it is used, so that `try` cannot swallow it.
+    Failed(Arc<Vec<Diagnostic>>),
+}
+
+/// Walks expressions. One for a recipe, across all combinations.
+pub(super) struct Evaluator {
+    /// What was reported.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Variables' values by number; none for one that was reported.
+    pub(super) variables: Vec<Option<Value>>,
+    /// Locals' values by number.
+    pub(super) locals: Vec<LocalValue>,
+    /// The matrix' values in the current combination.
+    pub(super) axes: Vec<Value>,
+    /// Files that functions read.
+    pub(super) files: Files,
+    /// Texts that spans point into.
+    pub(super) sources: Sources,
+    pub(super) scope: Vec<Value>,
+    pub(super) template_depth: u32,
+    /// Template files, by path and names of their variables.
+    pub(super) templates: HashMap<(String, Vec<Arc<str>>), super::functions::host::Compiled>,
+    steps: u64,
+}
+
+impl Evaluator {
+    pub(super) fn new(files: Files, sources: Sources) -> Self {
+        Evaluator {
+            diagnostics: Vec::new(),
+            variables: Vec::new(),
+            locals: Vec::new(),
+            axes: Vec::new(),
+            files,
+            sources,
+            scope: Vec::new(),
+            template_depth: 0,
+            templates: HashMap::new(),
+            steps: 0,
+        }
+    }
+
+    pub(super) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Result<T, Failed> {
+        self.diagnostics.push(diagnostic);
+        Err(Failed)
+    }
+
+    pub(super) fn eval(&mut self, expr: &Expr) -> Outcome {
+        self.steps += 1;
+        if self.steps > MAX_STEPS {
+            if self.steps == MAX_STEPS + 1 {
+                self.diagnostics.push(Diagnostic::at(expr.span, "the recipe takes too many steps to evaluate"));
+            }
+            return Err(Failed);
+        }
+        match &expr.node {
+            Node::Const(value) => Ok(value.clone()),
+            Node::Template(template) => self.template(template),
+            Node::List(items) => self.all(items).map(convert::list),
+            Node::Object(items) => self.object(items),
+            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => self.place(expr).cloned(),
+            Node::Stage(stage) => Ok(Value::new(Data::Stage(stage.clone()))),
+            Node::Traverse(base, steps) => self.traverse(base, steps),
+            Node::Call(function, args, expand) => self.call(expr.span, function, args, *expand),
+            Node::Conditional(parts) => self.conditional(parts),
+            Node::Unary(op, operand) => self.unary(*op, operand),
+            Node::Binary(op, operands) => self.binary(expr.span, *op, operands),
+            Node::For(parts) => self.for_expr(parts),
+            Node::Convert(operand, ty) => {
+                let value = self.eval(operand)?;
+                match ty.fit(value) {
+                    Ok(value) => Ok(value),
+                    Err(mismatch) => {
+                        let at =
+                            if mismatch.path.is_empty() { String::new() } else { format!(" at {}", mismatch.path) };
+                        self.fail(Diagnostic::at(operand.span, format!("convert: {}{at}", mismatch.reason)))
+                    }
+                }
+            }
+            Node::Broken => Err(Failed),
+        }
+    }
+
+    /// A value that lies ready, without a copy.
+    pub(super) fn place(&mut self, expr: &Expr) -> Result<&Value, Failed> {
+        match &expr.node {
+            Node::Const(_) => Err(Failed),
+            Node::Scope(slot) => self.scope.get(*slot as usize).ok_or(Failed),
+            Node::Variable(id) => self.variables.get(*id as usize).and_then(Option::as_ref).ok_or(Failed),
+            Node::Axis(id) => self.axes.get(*id as usize).ok_or(Failed),
+            Node::Local(id) => match self.locals.get(*id as usize) {
+                Some(LocalValue::Ready(value)) => Ok(value),
+                Some(LocalValue::Failed(reports)) => {
+                    self.diagnostics.extend(reports.iter().cloned());
+                    Err(Failed)
+                }
+                _ => Err(Failed),
+            },
+            _ => Err(Failed),
+        }
+    }
+
+    /// Evaluates all, also after one that fails.
+    fn all(&mut self, exprs: &[Expr]) -> Result<Vec<Value>, Failed> {
+        let mut values = Vec::with_capacity(exprs.len());
+        let mut failed = false;
+        for expr in exprs {
+            match self.eval(expr) {
+                Ok(value) => values.push(value),
+                Err(Failed) => failed = true,
+            }
+        }
+        if failed { Err(Failed) } else { Ok(values) }
+    }
+
+    fn object(&mut self, items: &[(Expr, Expr)]) -> Outcome {
+        let mut result = BTreeMap::new();
+        let mut marks = Marks::default();
+        let mut failed = false;
+        for (key_expr, value_expr) in items {
+            let key = self.eval(key_expr).and_then(|key| self.key(key_expr.span, &key, &mut marks));
+            match (key, self.eval(value_expr)) {
+                (Ok(key), Ok(value)) => {
+                    if result.contains_key(&key) {
+                        let message = format!("the key {key:?} is given twice");
+                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("keep one of the two"));
+                        failed = true;
+                    }
+                    result.insert(key, value);
+                }
+                _ => failed = true,
+            }
+        }
+        if failed { Err(Failed) } else { Ok(Value { data: Data::Object(result), marks, origin: None }) }
+    }
+
+    /// An object's key; its marks go to the object.
+    fn key(&mut self, span: Span, key: &Value, marks: &mut Marks) -> Result<String, Failed> {
+        marks.unite(&key.marks);
+        match convert::to_text(key) {
+            Some(text) => Ok(text.as_ref().to_owned()),
+            None => self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a text is needed")),
+        }
+    }
+
+    fn conditional(&mut self, [condition, then, otherwise]: &[Expr; 3]) -> Outcome {
+        let value = self.eval(condition)?;
+        let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
+        let mut result = self.eval(chosen)?;
+        result.marks.unite(&value.marks);
+        Ok(result)
+    }
+
+    /// A condition's truth.
+    pub(super) fn truth(&mut self, span: Span, value: &Value) -> Result<bool, Failed> {
+        match convert::to_bool(value) {
+            Some(truth) => Ok(truth),
+            None => self.fail(Diagnostic::at(span, format!("expected true or false, found {}", show(value)))),
+        }
+    }
+
+    fn number(&mut self, span: Span, value: &Value) -> Result<Number, Failed> {
+        match convert::to_number(value) {
+            Some(number) => Ok(number),
+            None => self.fail(Diagnostic::at(span, format!("expected a number, found {}", show(value)))),
+        }
+    }
+
+    fn unary(&mut self, op: UnaryOp, operand: &Expr) -> Outcome {
+        let value = self.eval(operand)?;
+        let data = match op {
+            UnaryOp::Not => Data::Bool(!self.truth(operand.span, &value)?),
+            UnaryOp::Neg => Data::Number(match self.number(operand.span, &value)? {
+                Number::Int(whole) => whole.checked_neg().map_or(Number::Float(-(whole as f64)), Number::Int),
+                Number::Float(float) => Number::Float(-float),
+            }),
+        };
+        Ok(Value { data, marks: value.marks, origin: None })
+    }
+
+    fn binary(&mut self, span: Span, op: BinaryOp, [left, right]: &[Expr; 2]) -> Outcome {
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            let value = self.eval(left)?;
+            let first = self.truth(left.span, &value)?;
+            if first == (op == BinaryOp::Or) {
+                return Ok(Value { data: Data::Bool(first), marks: value.marks, origin: None });
+            }
+            let second = self.eval(right)?;
+            let data = Data::Bool(self.truth(right.span, &second)?);
+            let mut marks = value.marks;
+            marks.unite(&second.marks);
+            return Ok(Value { data, marks, origin: None });
+        }
+        let (a, b) = (self.eval(left), self.eval(right));
+        let (a, b) = (a?, b?);
+        let mut marks = Marks::default();
+        let data = if matches!(op, BinaryOp::Eq | BinaryOp::NotEq) {
+            convert::deep_marks(&a, &mut marks);
+            convert::deep_marks(&b, &mut marks);
+            Data::Bool(same(&a, &b) == (op == BinaryOp::Eq))
+        } else {
+            marks.unite(&a.marks);
+            marks.unite(&b.marks);
+            let (x, y) = match (self.number(left.span, &a), self.number(right.span, &b)) {
+                (Ok(x), Ok(y)) => (x, y),
+                _ => return self.explain_plus(op, &a, &b),
+            };
+            match op {
+                BinaryOp::Less => Data::Bool(x.as_f64() < y.as_f64()),
+                BinaryOp::LessEq => Data::Bool(x.as_f64() <= y.as_f64()),
+                BinaryOp::Greater => Data::Bool(x.as_f64() > y.as_f64()),
+                BinaryOp::GreaterEq => Data::Bool(x.as_f64() >= y.as_f64()),
+                _ => match arithmetic(op, x, y) {
+                    Ok(number) => Data::Number(number),
+                    Err(problem) => return self.fail(Diagnostic::at(span, problem)),
+                },
+            }
+        };
+        Ok(Value { data, marks, origin: None })
+    }
+
+    /// Adds to the report of a failed operator what `+` does not do.
+    fn explain_plus(&mut self, op: BinaryOp, a: &Value, b: &Value) -> Outcome {
+        let help = match (op, &a.data, &b.data) {
+            (BinaryOp::Plus, Data::List(_), _) | (BinaryOp::Plus, _, Data::List(_)) => {
+                "`+` adds numbers; use `concat(a, b)` to join lists"
+            }
+            (BinaryOp::Plus, Data::String(_), _) | (BinaryOp::Plus, _, Data::String(_)) => {
+                "`+` adds numbers; use a template to join texts: \"${a}${b}\""
+            }
+            _ => return Err(Failed),
+        };
+        if let Some(last) = self.diagnostics.last_mut() {
+            last.help.push(help.to_owned());
+        }
+        Err(Failed)
+    }
+
+    fn for_expr(&mut self, parts: &For) -> Outcome {
+        let collection = self.eval(&parts.collection)?;
+        let mut marks = collection.marks.clone();
+        let items = self.items(parts.collection.span, collection)?;
+        let depth = self.scope.len();
+        let mut failed = false;
+        let mut values = Vec::new();
+        let mut object: BTreeMap<String, Value> = BTreeMap::new();
+        for (key, value) in items {
+            self.scope.extend(parts.keyed.then_some(key));
+            self.scope.push(value);
+            let before = self.diagnostics.len();
+            if self.for_item(parts, &mut marks, &mut values, &mut object).is_err() {
+                failed = true;
+                if self.diagnostics.len() - before > 0 && self.diagnostics.len() > 1000 {
+                    self.scope.truncate(depth);
+                    break;
+                }
+            }
+            self.scope.truncate(depth);
+        }
+        if failed {
+            return Err(Failed);
+        }
+        let data = if parts.key.is_some() { Data::Object(object) } else { Data::List(values) };
+        Ok(Value { data, marks, origin: None })
+    }
+
+    fn for_item(
+        &mut self,
+        parts: &For,
+        marks: &mut Marks,
+        values: &mut Vec<Value>,
+        object: &mut BTreeMap<String, Value>,
+    ) -> Result<(), Failed> {
+        if let Some(condition) = &parts.condition {
+            let value = self.eval(condition)?;
+            marks.unite(&value.marks);
+            if !self.truth(condition.span, &value)? {
+                return Ok(());
+            }
+        }
+        let Some(key_expr) = &parts.key else {
+            values.push(self.eval(&parts.value)?);
+            return Ok(());
+        };
+        let key = self.eval(key_expr);
+        let value = self.eval(&parts.value)?;
+        let key = self.key(key_expr.span, &key?, marks)?;
+        if parts.grouping {
+            let group = object.entry(key).or_insert_with(|| convert::list(Vec::new()));
+            if let Data::List(items) = &mut group.data {
+                items.push(value);
+            }
+            return Ok(());
+        }
+        if object.contains_key(&key) {
+            let message = format!("two elements give the key {key:?}");
+            let help = "write `...` after the value to gather the values of equal keys in lists";
+            return self.fail(Diagnostic::at(key_expr.span, message).help(help));
+        }
+        object.insert(key, value);
+        Ok(())
+    }
+
+    /// A collection's keys and values.
+    fn items(&mut self, span: Span, collection: Value) -> Result<Vec<(Value, Value)>, Failed> {
+        match collection.data {
+            Data::List(items) => {
+                Ok(items.into_iter().enumerate().map(|(index, item)| (convert::int(index), item)).collect())
+            }
+            Data::Object(items) => Ok(items.into_iter().map(|(key, item)| (Value::string(key), item)).collect()),
+            _ => {
+                self.fail(Diagnostic::at(span, format!("`for` needs a list or an object, found {}", show(&collection))))
+            }
+        }
+    }
+
+    fn template(&mut self, template: &Template) -> Outcome {
+        if let [Part::Value(only)] = template.parts.as_slice() {
+            // "${x}" is x itself, of whatever type.
+            return self.eval(only);
+        }
+        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: true };
+        self.parts(&template.parts, &mut writer)?;
+        let origin = if writer.verbatim { template.origin.clone() } else { None };
+        Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin })
+    }
+
+    /// A template file's text.
+    pub(super) fn template_text(&mut self, parts: &[Part]) -> Outcome {
+        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: false };
+        self.parts(parts, &mut writer)?;
+        Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin: None })
+    }
+
+    fn parts(&mut self, parts: &[Part], out: &mut Writer) -> Result<(), Failed> {
+        let mut failed = false;
+        for part in parts {
+            failed |= self.part(part, out).is_err();
+        }
+        if failed { Err(Failed) } else { Ok(()) }
+    }
+
+    fn part(&mut self, part: &Part, out: &mut Writer) -> Result<(), Failed> {
+        match part {
+            Part::Text(text) => out.text.push_str(text),
+            Part::Value(expr) => {
+                let value = self.eval(expr)?;
+                out.marks.unite(&value.marks);
+                let Some(text) = convert::to_text(&value) else {
+                    let message = format!("{} cannot stand in a text", show(&value));
+                    let help = match value.data {
+                        Data::List(_) => "use `join(\", \", …)`, or `jsonencode(…)`",
+                        Data::Object(_) => "use `jsonencode(…)`, or one of its attributes",
+                        Data::Null => "use `coalesce(…, \"\")` if it may be null",
+                        _ => "a stage is no text: pass it to a parameter that takes a stage, such as `inputs` of `run`",
+                    };
+                    return self.fail(Diagnostic::at(expr.span, message).help(help));
+                };
+                out.verbatim &= !text.contains('\n');
+                out.text.push_str(&text);
+                if out.text.len() > MAX_TEXT {
+                    return self.fail(Diagnostic::at(expr.span, "the text becomes too large"));
+                }
+            }
+            Part::If { condition, then, otherwise } => {
+                out.verbatim = false;
+                let value = self.eval(condition)?;
+                out.marks.unite(&value.marks);
+                let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
+                self.parts(chosen, out)?;
+            }
+            Part::For { keyed, collection, body } => {
+                out.verbatim = false;
+                let value = self.eval(collection)?;
+                out.marks.unite(&value.marks);
+                let depth = self.scope.len();
+                let mut failed = false;
+                for (key, value) in self.items(collection.span, value)? {
+                    self.scope.extend(keyed.then_some(key));
+                    self.scope.push(value);
+                    failed |= self.parts(body, out).is_err();
+                    self.scope.truncate(depth);
+                    if out.text.len() > MAX_TEXT {
+                        return self.fail(Diagnostic::at(collection.span, "the text becomes too large"));
+                    }
+                }
+                if failed {
+                    return Err(Failed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, span: Span, function: &'static Function, args: &[Expr], expand: bool) -> Outcome {
+        match function.run {
+            Run::Try => return self.try_each(span, args),
+            Run::Can => {
+                let before = self.diagnostics.len();
+                let result = args.first().map_or(Err(Failed), |arg| self.eval(arg));
+                self.diagnostics.truncate(before);
+                let marks = result.as_ref().map(|value| value.marks.clone()).unwrap_or_default();
+                return Ok(Value { data: Data::Bool(result.is_ok()), marks, origin: None });
+            }
+            _ => {}
+        }
+        let mut values = self.all(args)?;
+        let mut marks = Marks::default();
+        if expand && let (Some(last), Some(expr)) = (values.pop(), args.last()) {
+            marks.unite(&last.marks);
+            match last.data {
+                Data::List(items) => values.extend(items),
+                _ => {
+                    let message = format!("`...` needs a list, found {}", show(&last));
+                    return self.fail(Diagnostic::at(expr.span, message));
+                }
+            }
+            if values.len() < function.min || function.max.is_some_and(|max| values.len() > max) {
+                let message = format!("`{}` does not take {} arguments", function.name, values.len());
+                return self
+                    .fail(Diagnostic::at(span, message).help(format!("it is called as `{}`", function.signature)));
+            }
+        }
+        for value in &values {
+            if function.structural {
+                marks.unite(&value.marks);
+            } else {
+                convert::deep_marks(value, &mut marks);
+            }
+        }
+        let result = match function.run {
+            Run::Pure(run) => run(values),
+            Run::Host(run) => run(self, span, values)?,
+            Run::Try | Run::Can => return Err(Failed),
+        };
+        match result {
+            Ok(mut value) => {
+                value.marks.unite(&marks);
+                Ok(value)
+            }
+            Err(Fail { arg, message, help }) => {
+                let place = arg.and_then(|arg| args.get(arg).or(args.last())).map_or(span, |arg| arg.span);
+                let diagnostic = Diagnostic::at(place, format!("{}: {message}", function.name)).maybe_help(help);
+                self.fail(diagnostic)
+            }
+        }
+    }
+
+    fn try_each(&mut self, span: Span, args: &[Expr]) -> Outcome {
+        let before = self.diagnostics.len();
+        for (index, arg) in args.iter().enumerate() {
+            let tried = self.diagnostics.len();
+            if let Ok(value) = self.eval(arg) {
+                self.diagnostics.truncate(before);
+                return Ok(value);
+            }
+            if index + 1 < args.len() {
+                self.diagnostics.truncate(tried);
+            }
+        }
+        if args.len() > 1
+            && let Some(last) = self.diagnostics.last_mut()
+        {
+            last.secondary.push(super::diagnostic::Label { span, text: "no alternative could be evaluated".into() });
+        }
+        Err(Failed)
+    }
+}
+
+/// A template's text as it grows.
+struct Writer {
+    text: String,
+    marks: Marks,
+    /// Whether each line so far is that line of the template.
+    verbatim: bool,
+}
+
+fn arithmetic(op: BinaryOp, x: Number, y: Number) -> Result<Number, &'static str> {
+    if let (Number::Int(a), Number::Int(b)) = (x, y) {
+        let exact = match op {
+            BinaryOp::Plus => a.checked_add(b),
+            BinaryOp::Minus => a.checked_sub(b),
+            BinaryOp::Mul => a.checked_mul(b),
+            BinaryOp::Div => a.checked_rem(b).filter(|rest| *rest == 0).and_then(|_| a.checked_div(b)),
+            BinaryOp::Mod => a.checked_rem(b),
+            _ => None,
+        };
+        if let Some(whole) = exact {
+            return Ok(Number::Int(whole));
+        }
+    }
+    let (a, b) = (x.as_f64(), y.as_f64());
+    if b == 0.0 && matches!(op, BinaryOp::Div | BinaryOp::Mod) {
+        return Err("division by zero");
+    }
+    let result = match op {
+        BinaryOp::Plus => a + b,
+        BinaryOp::Minus => a - b,
+        BinaryOp::Mul => a * b,
+        BinaryOp::Div => a / b,
+        _ => a % b,
+    };
+    if result.is_finite() { Ok(Number::from_f64(result)) } else { Err("the result is too large for a number") }
+}

@@ -1,0 +1,169 @@
+//! What a recipe's functions and parameters see of the disk: texts, directories, whether a path exists.
+//! Each is read once for all combinations. Knows paths relative to the recipe; never writes.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::syntax::MAX_TEXT;
+
+/// Most files that `dir()` lists.
+const MAX_FILES: usize = 100_000;
+
+/// A problem with a path: what is wrong, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Is {
+    File,
+    Directory,
+    Other,
+}
+
+/// Reads below the recipe's directory, and remembers what it read.
+#[derive(Debug)]
+pub(super) struct Files {
+    dir: PathBuf,
+    env: std::collections::BTreeMap<String, String>,
+    texts: HashMap<String, Result<Arc<str>, Problem>>,
+    lists: HashMap<String, Result<Arc<[String]>, Problem>>,
+    kinds: HashMap<String, Result<Is, Problem>>,
+}
+
+impl Files {
+    pub(super) fn new(dir: PathBuf, env: std::collections::BTreeMap<String, String>) -> Self {
+        Files { dir, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
+    }
+
+    /// A variable of the environment.
+    pub(super) fn env(&self, name: &str) -> Option<&str> {
+        self.env.get(name).map(String::as_str)
+    }
+
+    /// The text of a file.
+    pub(super) fn text(&mut self, path: &str) -> Result<Arc<str>, Problem> {
+        if let Some(known) = self.texts.get(path) {
+            return known.clone();
+        }
+        let read = self.read(path);
+        self.texts.insert(path.to_owned(), read.clone());
+        read
+    }
+
+    fn read(&self, path: &str) -> Result<Arc<str>, Problem> {
+        let full = self.full(path)?;
+        let size = std::fs::metadata(&full).map(|meta| (meta.is_dir(), meta.is_file(), meta.len()));
+        match size.map_err(|error| self.problem(path, &error))? {
+            (true, _, _) => {
+                let message = format!("{path:?} is a directory");
+                return Err(Problem { message, help: Some("`dir(PATH)` lists the files of a directory".into()) });
+            }
+            (_, false, _) => return Err(Problem { message: format!("{path:?} is no regular file"), help: None }),
+            (_, _, size) if size > MAX_TEXT as u64 => {
+                let message = format!("{path:?} is larger than {} MiB", MAX_TEXT >> 20);
+                let help = "pass its path to a parameter that takes a file, such as `inputs` of `run`";
+                return Err(Problem { message, help: Some(help.into()) });
+            }
+            _ => {}
+        }
+        let bytes = std::fs::read(&full).map_err(|error| self.problem(path, &error))?;
+        String::from_utf8(bytes).map(Arc::from).map_err(|_| Problem {
+            message: format!("{path:?} is not UTF-8 text"),
+            help: Some("pass its path to a parameter that takes a file, such as `inputs` of `run`".into()),
+        })
+    }
+
+    /// The files below a directory, as paths relative to it, sorted.
+    pub(super) fn list(&mut self, path: &str) -> Result<Arc<[String]>, Problem> {
+        if let Some(known) = self.lists.get(path) {
+            return known.clone();
+        }
+        let read = self.walk(path);
+        self.lists.insert(path.to_owned(), read.clone());
+        read
+    }
+
+    fn walk(&self, path: &str) -> Result<Arc<[String]>, Problem> {
+        let full = self.full(path)?;
+        let is_dir = std::fs::metadata(&full).map(|meta| meta.is_dir()).map_err(|error| self.problem(path, &error))?;
+        if !is_dir {
+            return Err(Problem { message: format!("{path:?} is no directory"), help: None });
+        }
+        let mut found = Vec::new();
+        for entry in walkdir::WalkDir::new(&full) {
+            let entry =
+                entry.map_err(|error| Problem { message: format!("cannot list {path:?}: {error}"), help: None })?;
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            let relative = entry.path().strip_prefix(&full).unwrap_or(entry.path());
+            let Some(text) = relative.to_str() else {
+                let message = format!("{path:?} holds a file whose name is not UTF-8: {}", relative.display());
+                return Err(Problem { message, help: None });
+            };
+            found.push(text.to_owned());
+            if found.len() > MAX_FILES {
+                return Err(Problem { message: format!("{path:?} holds more than {MAX_FILES} files"), help: None });
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into())
+    }
+
+    /// What stands at a path.
+    pub(super) fn is(&mut self, path: &str) -> Result<Is, Problem> {
+        if let Some(known) = self.kinds.get(path) {
+            return known.clone();
+        }
+        let result = self.full(path).and_then(|full| {
+            let meta = std::fs::metadata(full).map_err(|error| self.problem(path, &error))?;
+            Ok(match () {
+                () if meta.is_file() => Is::File,
+                () if meta.is_dir() => Is::Directory,
+                () => Is::Other,
+            })
+        });
+        self.kinds.insert(path.to_owned(), result.clone());
+        result
+    }
+
+    fn full(&self, path: &str) -> Result<PathBuf, Problem> {
+        if path.is_empty() || path.contains('\0') {
+            return Err(Problem { message: format!("{path:?} is no path"), help: None });
+        }
+        Ok(self.dir.join(path))
+    }
+
+    fn problem(&self, path: &str, error: &io::Error) -> Problem {
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no file {path:?}"),
+            _ => format!("cannot read {path:?}: {error}"),
+        };
+        let help = if path.starts_with('~') {
+            "`~` is not expanded; paths are relative to the recipe's directory".to_owned()
+        } else if let Some(near) = self.near(path) {
+            format!("did you mean {near:?}?")
+        } else {
+            "paths are relative to the recipe's directory".to_owned()
+        };
+        Problem { message, help: Some(help) }
+    }
+
+    /// A file beside the missing one with nearly its name.
+    fn near(&self, path: &str) -> Option<String> {
+        let full = self.dir.join(path);
+        let (parent, name) = (full.parent()?, full.file_name()?.to_str()?);
+        let entries = std::fs::read_dir(parent).ok()?.take(1000);
+        let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        let near = super::suggest::nearest(name, names.iter().map(String::as_str))?;
+        let shown = Path::new(path).with_file_name(near);
+        Some(shown.to_str()?.to_owned())
+    }
+}

@@ -1,0 +1,233 @@
+//! The canonical form of a recipe's text: indentation, spaces, aligned `=`. Comments and meaning stay.
+//! Knows tokens and lines; what stands within quotes and heredocs is never touched.
+
+use std::sync::Arc;
+
+use super::diagnostic::{Diagnostics, Sources};
+use super::lex::{self, Kind, Token};
+use super::syntax;
+
+/// Spaces for each level.
+const INDENT: usize = 2;
+
+/// Formats a recipe's text, as `packer fmt` would: two spaces for each level, `=` of neighbouring attributes below each
+/// other, single blank lines kept. Formatting twice changes nothing more. `name` is for messages.
+///
+/// # Errors
+/// The text is no HCL: its first syntax error.
+pub fn format(name: &str, text: &str) -> Result<String, Diagnostics> {
+    let mut sources = Sources::default();
+    let (file, checked) = syntax::add(&mut sources, name, name, text.as_bytes().to_vec());
+    if let Err(diagnostic) = checked.and_then(|()| syntax::parse_body(text, file).map(drop)) {
+        return Err(Diagnostics::new(vec![diagnostic], Arc::new(sources)));
+    }
+    let lexed = lex::lex(text);
+    let mut lines = split(text, &lexed.tokens);
+    indent(text, &mut lines);
+    align(&mut lines);
+    Ok(join(&lines))
+}
+
+/// One line of the result; a text of several lines in it, such as a heredoc, stays as it is.
+#[derive(Default)]
+struct Line {
+    tokens: Vec<Token>,
+    level: usize,
+    /// Blank lines before it in the source: none or one.
+    blank: bool,
+    /// The part before an aligned `=`, and the rest from the `=` on; all of it in `rest` where nothing is aligned.
+    key: String,
+    rest: String,
+    comment: String,
+    /// Whether it is `name = value` on one line.
+    attribute: bool,
+    /// Whether the texts in it go over several lines.
+    tall: bool,
+    /// Brackets that are open at its end and were not at its start, or the other way round.
+    uneven: bool,
+}
+
+fn split(text: &str, tokens: &[Token]) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    let mut line = Line::default();
+    let mut newlines = 0;
+    for token in tokens {
+        if token.kind == Kind::Newline {
+            newlines += 1;
+            if !line.tokens.is_empty() {
+                lines.push(std::mem::take(&mut line));
+                newlines = 1;
+            }
+            continue;
+        }
+        if line.tokens.is_empty() {
+            line.blank = newlines > 1 && !lines.is_empty();
+            newlines = 0;
+        }
+        line.tall |= text[token.start..token.end].contains('\n');
+        line.tokens.push(*token);
+    }
+    if !line.tokens.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+/// Gives each line its level and its text. Of the brackets that a line leaves open the last one indents.
+fn indent(text: &str, lines: &mut [Line]) {
+    let mut open: Vec<bool> = Vec::new();
+    for line in lines {
+        let leading = line.tokens.iter().take_while(|token| token.kind == Kind::Close).count();
+        let before = open.len();
+        open.truncate(before.saturating_sub(leading));
+        line.level = open.iter().filter(|indents| **indents).count();
+        let mut least = open.len();
+        for token in &line.tokens[leading..] {
+            match token.kind {
+                Kind::Open => open.push(false),
+                Kind::Close => {
+                    open.pop();
+                    least = least.min(open.len());
+                }
+                _ => {}
+            }
+        }
+        if open.len() > least
+            && let Some(last) = open.last_mut()
+        {
+            *last = true;
+        }
+        line.uneven = leading > 0 || open.len() > least || least < before - leading.min(before);
+        write(text, line);
+    }
+}
+
+fn write(text: &str, line: &mut Line) {
+    let of = |token: &Token| &text[token.start..token.end];
+    let mut count = line.tokens.len();
+    if count > 1 && line.tokens[count - 1].kind == Kind::LineComment {
+        count -= 1;
+        line.comment = of(&line.tokens[count]).to_owned();
+    }
+    let tokens = &line.tokens[..count];
+    line.attribute = tokens.len() > 2
+        && matches!(tokens[0].kind, Kind::Word | Kind::Quoted)
+        && of(&tokens[1]) == "="
+        && !line.tall
+        && !line.uneven;
+    let mut out = String::new();
+    for (index, token) in tokens.iter().enumerate() {
+        if index > 0 && space(text, tokens, index) {
+            out.push(' ');
+        }
+        if line.attribute && index == 1 {
+            line.key = std::mem::take(&mut out).trim_end().to_owned();
+        }
+        out.push_str(of(token));
+    }
+    line.rest = out;
+}
+
+/// Whether a space stands before this token.
+fn space(text: &str, tokens: &[Token], index: usize) -> bool {
+    let of = |token: &Token| &text[token.start..token.end];
+    let (before, token) = (&tokens[index - 1], &tokens[index]);
+    let (left, right) = (of(before), of(token));
+    let apart = before.end < token.start;
+    if matches!(token.kind, Kind::BlockComment | Kind::LineComment) || before.kind == Kind::BlockComment {
+        return true;
+    }
+    // Splats, accesses, namespaces, `...`: nothing around them.
+    if matches!(left, "." | "::") || matches!(right, "." | "::" | "..." | ",") {
+        return false;
+    }
+    if left == "*" && is_splat(text, tokens, index - 1) || right == "*" && is_splat(text, tokens, index) {
+        return false;
+    }
+    match (left, right) {
+        ("{", "}") | ("(" | "[", _) | (_, ")" | "]") => return false,
+        ("{", _) | (_, "}") => return true,
+        _ => {}
+    }
+    if before.kind == Kind::Punct && matches!(left, "-" | "!") && is_unary(text, tokens, index - 1) {
+        return false;
+    }
+    match right {
+        "(" if before.kind == Kind::Word => matches!(left, "in" | "if") && apart,
+        "[" if matches!(before.kind, Kind::Word | Kind::Close | Kind::Quoted) => apart,
+        ":" => apart,
+        _ => true,
+    }
+}
+
+/// `[*]` or `.*`.
+fn is_splat(text: &str, tokens: &[Token], index: usize) -> bool {
+    let of = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let before = index.checked_sub(1).map_or("", of);
+    before == "." || before == "[" && of(index + 1) == "]"
+}
+
+/// A sign before its operand, not between two.
+fn is_unary(text: &str, tokens: &[Token], index: usize) -> bool {
+    let Some(before) = index.checked_sub(1).map(|before| &tokens[before]) else { return true };
+    match before.kind {
+        Kind::Punct => !matches!(&text[before.start..before.end], "*") || !is_splat(text, tokens, index - 1),
+        Kind::Open | Kind::LineComment | Kind::BlockComment | Kind::Newline => true,
+        Kind::Word => matches!(&text[before.start..before.end], "in" | "if"),
+        Kind::Close | Kind::Quoted | Kind::Heredoc => false,
+    }
+}
+
+fn width(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// Puts the `=` of neighbouring attributes below each other, then the comments at the ends of neighbouring lines.
+fn align(lines: &mut [Line]) {
+    for run in runs(lines, |line| line.attribute) {
+        let most = lines[run.clone()].iter().map(|line| width(&line.key)).max().unwrap_or(0);
+        for line in &mut lines[run] {
+            let spaces = " ".repeat(most - width(&line.key) + 1);
+            line.rest = format!("{}{spaces}{}", line.key, line.rest);
+        }
+    }
+    for run in runs(lines, |line| !line.comment.is_empty() && !line.tall) {
+        let most = lines[run.clone()].iter().map(|line| width(&line.rest)).max().unwrap_or(0);
+        for line in &mut lines[run] {
+            let spaces = " ".repeat(most - width(&line.rest) + 1);
+            line.rest = format!("{}{spaces}{}", line.rest, std::mem::take(&mut line.comment));
+        }
+    }
+}
+
+/// Stretches of lines of one level, without blank ones between, that all are so.
+fn runs(lines: &[Line], is: impl Fn(&Line) -> bool) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        if !is(line) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.end == index && !line.blank && lines[index - 1].level == line.level => run.end += 1,
+            _ => runs.push(index..index + 1),
+        }
+    }
+    runs
+}
+
+fn join(lines: &[Line]) -> String {
+    let mut out = String::new();
+    for line in lines {
+        if line.blank {
+            out.push('\n');
+        }
+        out.extend(std::iter::repeat_n(' ', line.level * INDENT));
+        out.push_str(&line.rest);
+        if !line.comment.is_empty() {
+            out.push(' ');
+            out.push_str(&line.comment);
+        }
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,223 @@
+//! Functions of texts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use impasto_stages::{Data, Value};
+use regex::{Captures, Regex};
+
+use super::format::{format, formatlist};
+use super::{Fail, Function, at_least, exactly, function, int_arg, size_arg, text_arg, texts_arg};
+use crate::recipe::convert::{MAX_TEXT, list, object, truth};
+
+pub(super) static FUNCTIONS: &[Function] = &[
+    function("chomp", "chomp(text)", exactly(1), "A text without the line ends at its end.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.trim_end_matches(['\n', '\r'])))
+    }),
+    function("endswith", "endswith(text, suffix)", exactly(2), "Whether a text ends with another.", |args| {
+        Ok(truth(text_arg(&args, 0)?.ends_with(&*text_arg(&args, 1)?)))
+    }),
+    function(
+        "format",
+        "format(spec, values...)",
+        at_least(1),
+        "A text made by a specification such as \"%s-%03d\".",
+        format,
+    ),
+    function(
+        "formatlist",
+        "formatlist(spec, values...)",
+        at_least(1),
+        "A list of texts made by a specification, one for each element of the lists among the values.",
+        formatlist,
+    ),
+    function(
+        "indent",
+        "indent(spaces, text)",
+        exactly(2),
+        "A text with spaces before every line but the first.",
+        |args| {
+            let (spaces, text) = (size_arg(&args, 0)?, text_arg(&args, 1)?);
+            let lines = text.matches('\n').count();
+            bounded(spaces.saturating_mul(lines).saturating_add(text.len()))?;
+            Ok(Value::string(text.replace('\n', &format!("\n{}", " ".repeat(if lines == 0 { 0 } else { spaces })))))
+        },
+    ),
+    function(
+        "join",
+        "join(separator, lists...)",
+        at_least(2),
+        "The texts of lists with a separator between them.",
+        |args| {
+            let separator = text_arg(&args, 0)?;
+            let mut texts = Vec::new();
+            for index in 1..args.len() {
+                texts.extend(texts_arg(&args, index)?);
+            }
+            let bytes: usize = texts.iter().map(|text| text.len()).sum();
+            bounded(separator.len().saturating_mul(texts.len()).saturating_add(bytes))?;
+            Ok(Value::string(texts.join(&separator)))
+        },
+    ),
+    function("lower", "lower(text)", exactly(1), "A text in lower case.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.to_lowercase()))
+    }),
+    function(
+        "regex",
+        "regex(pattern, text)",
+        exactly(2),
+        "The first match: a text, a list of the pattern's groups, or an object of its named ones. An error without a match.",
+        |args| {
+            let (pattern, text) = (pattern(&args)?, text_arg(&args, 1)?);
+            let Some(found) = pattern.captures(&text) else {
+                let help = "where there may be no match use `try(regex(…), null)` or `length(regexall(…)) > 0`";
+                return Err(Fail::arg(0, "the pattern does not match").help(help));
+            };
+            Ok(matched(&pattern, &found))
+        },
+    ),
+    function(
+        "regex_replace",
+        "regex_replace(text, pattern, replacement)",
+        exactly(3),
+        "A text with every match of a pattern replaced; $1 and ${name} are its groups.",
+        |args| {
+            let text = text_arg(&args, 0)?;
+            let pattern = compile(&text_arg(&args, 1)?, 1)?;
+            let replacement = text_arg(&args, 2)?;
+            let matches = pattern.find_iter(&text).count();
+            bounded(matches.saturating_mul(replacement.len() + text.len()).saturating_add(text.len()))?;
+            Ok(Value::string(pattern.replace_all(&text, &*replacement)))
+        },
+    ),
+    function("regexall", "regexall(pattern, text)", exactly(2), "All matches, each as `regex` gives it.", |args| {
+        let (pattern, text) = (pattern(&args)?, text_arg(&args, 1)?);
+        Ok(list(pattern.captures_iter(&text).map(|found| matched(&pattern, &found)).collect()))
+    }),
+    function(
+        "replace",
+        "replace(text, part, replacement)",
+        exactly(3),
+        "A text with every occurrence of a part replaced.",
+        |args| {
+            let (text, part, replacement) = (text_arg(&args, 0)?, text_arg(&args, 1)?, text_arg(&args, 2)?);
+            let matches = if part.is_empty() { text.len() + 1 } else { text.matches(&*part).count() };
+            bounded(matches.saturating_mul(replacement.len()).saturating_add(text.len()))?;
+            Ok(Value::string(text.replace(&*part, &replacement)))
+        },
+    ),
+    function("split", "split(separator, text)", exactly(2), "The parts of a text between separators.", |args| {
+        let (separator, text) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+        let parts: Vec<Value> = match &*text {
+            "" => vec![Value::string("")],
+            _ if separator.is_empty() => text.chars().map(|c| Value::string(c.to_string())).collect(),
+            _ => text.split(&*separator).map(Value::string).collect(),
+        };
+        Ok(list(parts))
+    }),
+    function("startswith", "startswith(text, prefix)", exactly(2), "Whether a text begins with another.", |args| {
+        Ok(truth(text_arg(&args, 0)?.starts_with(&*text_arg(&args, 1)?)))
+    }),
+    function("strcontains", "strcontains(text, part)", exactly(2), "Whether a text holds another.", |args| {
+        Ok(truth(text_arg(&args, 0)?.contains(&*text_arg(&args, 1)?)))
+    }),
+    function("strrev", "strrev(text)", exactly(1), "A text's characters from last to first.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.chars().rev().collect::<String>()))
+    }),
+    function(
+        "substr",
+        "substr(text, offset, length)",
+        exactly(3),
+        "Characters of a text. A negative offset counts from the end; length -1 takes the rest.",
+        substr,
+    ),
+    function("title", "title(text)", exactly(1), "A text with the first letter of each word in upper case.", |args| {
+        let text = text_arg(&args, 0)?;
+        let mut out = String::with_capacity(text.len());
+        let mut first = true;
+        for c in text.chars() {
+            if first {
+                out.extend(c.to_uppercase())
+            } else {
+                out.push(c)
+            }
+            first = !(c.is_alphanumeric() || matches!(c, '_' | '\''));
+        }
+        Ok(Value::string(out))
+    }),
+    function(
+        "trim",
+        "trim(text, characters)",
+        exactly(2),
+        "A text without any of the characters at either end.",
+        |args| {
+            let characters = text_arg(&args, 1)?;
+            Ok(Value::string(text_arg(&args, 0)?.trim_matches(|c| characters.contains(c))))
+        },
+    ),
+    function("trimprefix", "trimprefix(text, prefix)", exactly(2), "A text without a prefix, if it has it.", |args| {
+        let (text, prefix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+        Ok(Value::string(text.strip_prefix(&*prefix).unwrap_or(&text)))
+    }),
+    function(
+        "trimspace",
+        "trimspace(text)",
+        exactly(1),
+        "A text without blanks and line ends at either end.",
+        |args| Ok(Value::string(text_arg(&args, 0)?.trim())),
+    ),
+    function("trimsuffix", "trimsuffix(text, suffix)", exactly(2), "A text without a suffix, if it has it.", |args| {
+        let (text, suffix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+        Ok(Value::string(text.strip_suffix(&*suffix).unwrap_or(&text)))
+    }),
+    function("upper", "upper(text)", exactly(1), "A text in upper case.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.to_uppercase()))
+    }),
+];
+
+/// Refuses a text of so many bytes, before it is made.
+pub(super) fn bounded(bytes: usize) -> Result<(), Fail> {
+    if bytes <= MAX_TEXT { Ok(()) } else { Err(Fail::new("the result would be too large")) }
+}
+
+fn compile(pattern: &str, arg: usize) -> Result<Regex, Fail> {
+    let built = regex::RegexBuilder::new(pattern).size_limit(1 << 20).nest_limit(64).build();
+    built.map_err(|error| {
+        let text = error.to_string();
+        let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        Fail::arg(arg, format!("this is no regular expression: {reason}"))
+            .help("the syntax is RE2's; a backslash in quotes is written twice: \"\\\\d+\"")
+    })
+}
+
+fn pattern(args: &[Value]) -> Result<Regex, Fail> {
+    compile(&text_arg(args, 0)?, 0)
+}
+
+fn matched(pattern: &Regex, found: &Captures<'_>) -> Value {
+    let group =
+        |group: Option<regex::Match<'_>>| group.map_or(Value::new(Data::Null), |group| Value::string(group.as_str()));
+    if pattern.capture_names().flatten().next().is_some() {
+        let names = pattern.capture_names().flatten();
+        return object(names.map(|name| (name.to_owned(), group(found.name(name)))).collect::<BTreeMap<_, _>>());
+    }
+    if found.len() > 1 {
+        return list(found.iter().skip(1).map(group).collect());
+    }
+    group(found.get(0))
+}
+
+fn substr(args: Vec<Value>) -> Result<Value, Fail> {
+    let text = text_arg(&args, 0)?;
+    let (offset, length) = (int_arg(&args, 1)?, int_arg(&args, 2)?);
+    let chars: Vec<char> = text.chars().collect();
+    let count = chars.len() as i64;
+    let start = if offset < 0 { count.saturating_add(offset).max(0) } else { offset.min(count) };
+    let end = match length {
+        -1 => count,
+        length if length < -1 => return Err(Fail::arg(2, "the length is negative")),
+        length => start.saturating_add(length).min(count),
+    };
+    let part: String = chars[start as usize..end as usize].iter().collect();
+    Ok(Value::string(Arc::<str>::from(part)))
+}

@@ -1,0 +1,172 @@
+//! How the stages of one combination fit together: dropped ones, disks and files, cycles, names of images.
+//! Knows references; evaluates nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use impasto_stages::Makes;
+
+use super::check::{Need, Reference};
+use super::diagnostic::{Diagnostic, Span};
+use super::stage::{BuiltImage, StageText, State, makes, outputs};
+use super::suggest::did_you_mean;
+
+/// One combination's stages, by number of their text.
+pub(super) struct Fit<'g> {
+    pub(super) texts: &'g [StageText],
+    pub(super) numbers: &'g HashMap<Arc<str>, u32>,
+    pub(super) states: &'g [State],
+    pub(super) diagnostics: &'g mut Vec<Diagnostic>,
+}
+
+impl Fit<'_> {
+    /// Checks all references, and that they lead in no circle.
+    pub(super) fn run(&mut self, images: &[Arc<BuiltImage>]) {
+        for (text, state) in self.texts.iter().zip(self.states) {
+            let State::Ready(built) = state else { continue };
+            for reference in &built.references {
+                self.reference(reference, &format!("the stage `{}`", text.name), text.head);
+            }
+        }
+        for built in images {
+            for reference in &built.references {
+                self.reference(reference, &format!("the image `{}`", built.image.label), built.image.span);
+            }
+        }
+        self.cycles();
+    }
+
+    fn target(&self, name: &str) -> Option<usize> {
+        self.numbers.get(name).map(|number| *number as usize)
+    }
+
+    fn reference(&mut self, reference: &Reference, owner: &str, head: Span) {
+        let Reference { stage, need, span } = reference;
+        let Some(target) = self.target(stage) else { return };
+        let there = self.texts[target].head;
+        let built = match &self.states[target] {
+            State::Ready(built) => built,
+            State::Failed => return,
+            State::Dropped(when) => {
+                let diagnostic = Diagnostic::at(*span, format!("{owner} needs the stage `{stage}`, which is dropped"))
+                    .also(*when, "here its `when` is false")
+                    .help(format!(
+                        "give {owner} the same `when`, or choose: `from = CONDITION ? stage.{stage} : stage.OTHER`"
+                    ));
+                self.diagnostics.push(diagnostic);
+                return;
+            }
+        };
+        let Some(kind) = self.texts[target].kind else { return };
+        let params = &built.stage.params;
+        let made = makes(kind, params);
+        let files = outputs(kind, params);
+        match need {
+            Need::Disk if made.disk() => {}
+            Need::Disk => {
+                let message = format!("a disk is needed, but `{stage}` makes a file");
+                let diagnostic = Diagnostic::at(*span, message)
+                    .also(there, format!("`{}` makes a file", kind.name))
+                    .help("build on the stage that its disk comes from");
+                self.diagnostics.push(diagnostic);
+            }
+            Need::File if made.file() => {}
+            Need::File => {
+                let message = format!("a file is needed, but `{stage}` makes a disk");
+                let mut diagnostic =
+                    Diagnostic::at(*span, message).also(there, format!("`{}` makes a disk", kind.name));
+                if let Some(first) = files.iter().flatten().next() {
+                    diagnostic = diagnostic.help(format!("for a file that it made: `stage.{stage}.files[{first:?}]`"));
+                }
+                let help = "for the disk as a file, add a stage of kind `convert` and use that";
+                self.diagnostics.push(diagnostic.help(help));
+            }
+            Need::Named(name) => {
+                let known = files.unwrap_or_default();
+                if known.iter().any(|file| **file == **name) {
+                    return;
+                }
+                let message = format!("the stage `{stage}` makes no file {:?}", &**name);
+                let diagnostic = Diagnostic::at(*span, message).also(there, "this stage");
+                let help = if known.is_empty() && made == Makes::File {
+                    Some(format!("it makes one file: `stage.{stage}`"))
+                } else if known.is_empty() && kind.param("output").is_some() {
+                    Some(format!("name it there: `output = {{ {:?} = \"/path/in/the/image\" }}`", &**name))
+                } else if known.is_empty() {
+                    Some(format!("`{}` makes no files by name", kind.name))
+                } else {
+                    did_you_mean("its `output` has", name, known.iter().map(String::as_str))
+                };
+                self.diagnostics.push(diagnostic.maybe_help(help));
+            }
+        }
+        let _ = head;
+    }
+
+    /// Finds circles without recursion: a chain of stages may be long.
+    fn cycles(&mut self) {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.texts.len()];
+        for start in 0..self.texts.len() {
+            if marks[start] != Mark::New {
+                continue;
+            }
+            // Each stage of the path with the number of the reference to follow next.
+            let mut path: Vec<(usize, usize)> = vec![(start, 0)];
+            marks[start] = Mark::Open;
+            while let Some((at, next)) = path.last_mut() {
+                let State::Ready(built) = &self.states[*at] else {
+                    marks[*at] = Mark::Done;
+                    path.pop();
+                    continue;
+                };
+                let Some(reference) = built.references.get(*next) else {
+                    marks[*at] = Mark::Done;
+                    path.pop();
+                    continue;
+                };
+                *next += 1;
+                let Some(target) = self.target(&reference.stage) else { continue };
+                match marks[target] {
+                    Mark::New => {
+                        marks[target] = Mark::Open;
+                        path.push((target, 0));
+                    }
+                    Mark::Open => {
+                        let from = path.iter().position(|(stage, _)| *stage == target).unwrap_or(0);
+                        let diagnostic = self.cycle(&path[from..]);
+                        self.diagnostics.push(diagnostic);
+                    }
+                    Mark::Done => {}
+                }
+            }
+        }
+    }
+
+    fn cycle(&self, path: &[(usize, usize)]) -> Diagnostic {
+        // The circle begins with its first stage in the text, wherever it was found.
+        let first =
+            path.iter().enumerate().min_by_key(|(_, (stage, _))| self.texts[*stage].head).map_or(0, |(at, _)| at);
+        let path: Vec<_> = path[first..].iter().chain(&path[..first]).collect();
+        let mut names: Vec<&str> = path.iter().map(|(stage, _)| &*self.texts[*stage].name).collect();
+        names.extend(names.first().copied());
+        let mut spans = path.iter().filter_map(|(stage, next)| match &self.states[*stage] {
+            State::Ready(built) => built.references.get(next - 1).map(|reference| reference.span),
+            _ => None,
+        });
+        let message = match path.len() {
+            1 => format!("the stage `{}` needs itself", names[0]),
+            _ => format!("the stages need each other: {}", names.join(" -> ")),
+        };
+        let mut diagnostic = Diagnostic::at(spans.next().unwrap_or_default(), message);
+        for (name, span) in names[1..].iter().zip(spans).take(8) {
+            diagnostic = diagnostic.also(span, format!("`{name}` needs this"));
+        }
+        diagnostic.help("break the circle: a stage builds on what is there before it")
+    }
+}

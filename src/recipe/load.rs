@@ -1,0 +1,544 @@
+//! Loads a recipe: reads its files, evaluates it for every chosen combination, and reports all that is wrong.
+//! Knows the order of the steps; each step is another module's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hcl_edit::structure::Body;
+use impasto_stages::{Data, Number, Registry, Value};
+
+use super::collect::{Collector, Decl, Declarations};
+use super::convert;
+use super::diagnostic::{Diagnostic, Diagnostics, Severity, Sources, Span};
+use super::eval::{Evaluator, Failed, LocalValue};
+use super::expr::{Names, Root};
+use super::files::Files;
+use super::graph::Fit;
+use super::lower::{Allowed, Lowering};
+use super::matrix::{Chosen, Matrix};
+use super::model::{Combination, Recipe};
+use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageText, State};
+use super::syntax;
+use super::vars::Variables;
+
+/// What to load, and the values from outside.
+#[derive(Debug, Clone, Default)]
+pub struct LoadRequest {
+    /// An `.hcl` file, or a directory whose `*.hcl` files are read as one recipe (not `*.vars.hcl`, not hidden ones).
+    pub path: PathBuf,
+    /// `--var NAME=VALUE`; of equal names the last one counts.
+    pub vars: Vec<(String, String)>,
+    /// `--var-file FILE`: HCL, or JSON where the name ends in `.json`; of equal names the last file's counts.
+    pub var_files: Vec<PathBuf>,
+    /// `IMPASTO_VAR_NAME` of the environment, without the prefix.
+    pub env: Vec<(String, String)>,
+    /// The whole environment, for `env()`.
+    pub host_env: BTreeMap<String, String>,
+    /// `--only AXIS=VALUE,VALUE`.
+    pub only: Vec<String>,
+}
+
+/// Loads a recipe.
+///
+/// # Errors
+/// Everything that is wrong with it: all semantic errors of all files, or of syntax errors the first of each file.
+pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagnostics> {
+    let mut sources = Sources::default();
+    let mut problems = Vec::new();
+    let place = match Place::new(&request.path) {
+        Ok(place) => place,
+        Err(diagnostic) => return Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
+    };
+    let mut bodies = Vec::new();
+    for file in &place.files {
+        match read(file, &place.dir, &mut sources) {
+            Ok(body) => bodies.push(body),
+            Err(diagnostic) => problems.push(diagnostic),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Diagnostics::new(problems, Arc::new(sources)));
+    }
+    evaluate(request, registry, place, &bodies, sources)
+}
+
+/// Parses and evaluates bytes as a recipe of one file, without any other file. For tests and fuzzing.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnostics> {
+    let mut sources = Sources::default();
+    let (file, checked) = syntax::add(&mut sources, "recipe.hcl", "recipe.hcl", bytes.to_vec());
+    let text = sources.get(file).map(|text| text.text.clone()).unwrap_or_default();
+    match checked.and_then(|()| syntax::parse_body(&text, file)) {
+        Ok(body) => {
+            // Nothing lies below a path that no file system has.
+            let dir = PathBuf::from("/dev/null/recipe");
+            let place = Place { path: dir.join("recipe.hcl"), dir, files: Vec::new(), name: "recipe".to_owned() };
+            evaluate(&LoadRequest::default(), registry, place, &[(file, body)], sources)
+        }
+        Err(diagnostic) => Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
+    }
+}
+
+/// Where a recipe lies.
+struct Place {
+    path: PathBuf,
+    dir: PathBuf,
+    files: Vec<PathBuf>,
+    name: String,
+}
+
+impl Place {
+    fn new(path: &Path) -> Result<Place, Diagnostic> {
+        let shown = path.display();
+        let cannot = |error: std::io::Error| {
+            let diagnostic = Diagnostic::error(format!("cannot read the recipe {shown}: {error}"));
+            match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    diagnostic.help("name a directory or an `.hcl` file; `impasto init` makes a first one")
+                }
+                _ => diagnostic,
+            }
+        };
+        let full = std::fs::canonicalize(path).map_err(cannot)?;
+        let meta = std::fs::metadata(&full).map_err(cannot)?;
+        if !meta.is_dir() {
+            let dir = full.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+            let stem = full.file_name().and_then(|name| name.to_str()).unwrap_or("recipe");
+            let name = match stem.split('.').next().unwrap_or_default() {
+                "" | "recipe" | "main" => directory_name(&dir),
+                stem => stem.to_owned(),
+            };
+            return Ok(Place { path: full, dir, files: vec![path.to_owned()], name });
+        }
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&full).map_err(cannot)? {
+            let name = entry.map_err(cannot)?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if name.ends_with(".hcl") && !name.starts_with('.') && !name.ends_with(".vars.hcl") {
+                files.push(if path == Path::new(".") { PathBuf::from(name) } else { path.join(name) });
+            }
+        }
+        files.sort_unstable();
+        if files.is_empty() {
+            let diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
+                .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold variables)")
+                .help("`impasto init` makes a first one");
+            return Err(diagnostic);
+        }
+        let name = directory_name(&full);
+        Ok(Place { path: full.clone(), dir: full, files, name })
+    }
+}
+
+fn directory_name(dir: &Path) -> String {
+    dir.file_name().and_then(|name| name.to_str()).unwrap_or("recipe").to_owned()
+}
+
+fn read(path: &Path, dir: &Path, sources: &mut Sources) -> Result<(u32, Body), Diagnostic> {
+    let shown = path.display().to_string();
+    let meta = std::fs::metadata(path);
+    let bytes = match meta {
+        Ok(meta) if meta.is_dir() => return Err(Diagnostic::error(format!("{shown} is a directory"))),
+        Ok(meta) if meta.len() > syntax::MAX_TEXT as u64 => {
+            return Err(Diagnostic::error(format!("{shown} is larger than {} MiB", syntax::MAX_TEXT >> 20)));
+        }
+        Ok(_) => std::fs::read(path),
+        Err(error) => Err(error),
+    };
+    let bytes = bytes.map_err(|error| Diagnostic::error(format!("cannot read {shown}: {error}")))?;
+    let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let short = full.strip_prefix(dir).unwrap_or(path).display().to_string();
+    let (file, checked) = syntax::add(sources, &shown, &short, bytes);
+    checked?;
+    let text = sources.get(file).map(|text| text.text.clone()).unwrap_or_default();
+    Ok((file, syntax::parse_body(&text, file)?))
+}
+
+fn evaluate(
+    request: &LoadRequest,
+    registry: &Registry,
+    place: Place,
+    bodies: &[(u32, Body)],
+    sources: Sources,
+) -> Result<Recipe, Diagnostics> {
+    let mut collector = Collector::new();
+    for (file, body) in bodies {
+        collector.file(*file, body);
+    }
+    let Collector { found, names, diagnostics, .. } = collector;
+    let mut eval = Evaluator::new(Files::new(place.dir.clone(), request.host_env.clone()), sources);
+    eval.diagnostics = diagnostics;
+    if found.stages.is_empty() && eval.diagnostics.is_empty() {
+        let file = bodies.first().map_or(0, |(file, _)| *file);
+        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages").help(
+            "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds",
+        );
+        eval.diagnostics.push(diagnostic);
+    }
+    Variables { request, decls: &found.variables, names: &names, eval: &mut eval }.run();
+    let loader = Loader { registry, place, found: &found, names: &names, request };
+    loader.run(eval)
+}
+
+struct Loader<'r, 't> {
+    registry: &'r Registry,
+    place: Place,
+    found: &'r Declarations<'t>,
+    names: &'r Names,
+    request: &'r LoadRequest,
+}
+
+/// A local's expression and the axes that it looks at.
+struct Local {
+    id: usize,
+    root: Root,
+    axes: u64,
+}
+
+impl Loader<'_, '_> {
+    fn run(self, mut eval: Evaluator) -> Result<Recipe, Diagnostics> {
+        eval.locals = vec![LocalValue::Unset; self.found.locals.len()];
+        let locals = self.locals(&mut eval);
+        let mut local_axes = vec![0; self.found.locals.len()];
+        locals.iter().for_each(|local| local_axes[local.id] = local.axes);
+        for local in locals.iter().filter(|local| local.axes == 0) {
+            self.local(local, &mut eval);
+        }
+        let head = self.head(&mut eval, &local_axes);
+        let matrix = Matrix::evaluate(self.found.matrix.as_ref(), self.names, &local_axes, &mut eval);
+        let chosen = match &matrix {
+            Ok(matrix) => matrix.choose(&self.request.only, &mut eval.diagnostics),
+            Err(Failed) => Err(Failed),
+        };
+        let common =
+            Common { registry: self.registry, source_date_epoch: head.source_date_epoch, local_axes: &local_axes };
+        let (stages, images) = self.lower(&common, &mut eval);
+        let mut combinations = Vec::new();
+        if let (Ok(matrix), Ok(chosen)) = (&matrix, &chosen) {
+            let expand = Expand { loader: &self, matrix, locals: &locals, common: &common, stages, images };
+            combinations = expand.run(chosen, &mut eval);
+        }
+        let sources = Arc::new(eval.sources);
+        let all = Diagnostics::new(eval.diagnostics, sources.clone());
+        if all.errors() > 0 {
+            return Err(all);
+        }
+        debug_assert!(all.list.iter().all(|diagnostic| diagnostic.severity == Severity::Warning));
+        Ok(Recipe {
+            name: head.name.unwrap_or(self.place.name),
+            source_date_epoch: head.source_date_epoch,
+            path: self.place.path,
+            dir: self.place.dir,
+            axes: matrix.map(|matrix| matrix.axes()).unwrap_or_default(),
+            combinations,
+            sources,
+            warnings: all,
+        })
+    }
+
+    fn lowering<'d>(&'d self, file: u32, eval: &Evaluator, out: &'d mut Vec<Diagnostic>) -> Option<Lowering<'d>> {
+        Some(Lowering::new(file, eval.sources.get(file)?.clone(), self.names, out))
+    }
+
+    /// Lowers the locals and brings them into an order in which each comes after those that it uses.
+    fn locals(&self, eval: &mut Evaluator) -> Vec<Local> {
+        let mut out = Vec::new();
+        let mut roots = Vec::with_capacity(self.found.locals.len());
+        for (file, attr) in &self.found.locals {
+            let Some(mut lowering) = self.lowering(*file, eval, &mut out) else { continue };
+            roots.push(Some(lowering.root(attr.value, Allowed::ALL)));
+        }
+        eval.diagnostics.append(&mut out);
+        let uses: Vec<Vec<u32>> =
+            roots.iter().map(|root| root.as_ref().map(|root| root.uses.locals.clone()).unwrap_or_default()).collect();
+        let (order, circle) = order(&uses);
+        if let Some(circle) = circle {
+            let names: Vec<&str> =
+                circle.iter().chain(circle.first()).map(|id| self.found.locals[*id].1.name).collect();
+            let message = format!("the locals need each other: {}", names.join(" -> "));
+            let mut diagnostic = Diagnostic::at(self.found.locals[circle[0]].1.span, message);
+            for id in &circle[1..] {
+                diagnostic = diagnostic.also(self.found.locals[*id].1.span, "through this one");
+            }
+            eval.diagnostics.push(diagnostic.help("write the value of one of them out"));
+        }
+        let mut axes = vec![0u64; roots.len()];
+        let mut locals = Vec::with_capacity(order.len());
+        for id in order {
+            let Some(root) = roots.get_mut(id).and_then(Option::take) else { continue };
+            axes[id] = root.uses.locals.iter().fold(root.uses.axes, |all, local| all | axes[*local as usize]);
+            locals.push(Local { id, axes: axes[id], root });
+        }
+        locals
+    }
+
+    /// Evaluates a local in the current combination.
+    fn local(&self, local: &Local, eval: &mut Evaluator) {
+        let before = eval.diagnostics.len();
+        let (_, attr) = &self.found.locals[local.id];
+        let mut result = eval.eval(&local.root.expr);
+        if let Ok(value) = &mut result {
+            if let Some(problem) = convert::too_large(value) {
+                let message = format!("the local `{}` {problem}", attr.name);
+                result = eval.fail(Diagnostic::at(attr.span, message));
+            } else if convert::is_sensitive(value) {
+                let step = format!("local `{}` ({})", attr.name, eval.sources.place(attr.span));
+                extend_way(value, &step);
+            }
+        }
+        eval.locals[local.id] = match result {
+            Ok(value) => LocalValue::Ready(value),
+            Err(Failed) => LocalValue::Failed(Arc::new(eval.diagnostics[before..].to_vec())),
+        };
+    }
+
+    fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> Head {
+        let mut head = Head::default();
+        let Some(decl) = &self.found.recipe else { return head };
+        Collector::known(&mut eval.diagnostics, "the recipe", decl, &["name", "source_date_epoch"]);
+        for attr in &decl.attrs {
+            let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval) else { continue };
+            match attr.name {
+                "name" => match value.as_str() {
+                    Some(name) if !name.is_empty() && !name.chars().any(|c| c == '/' || c.is_control()) => {
+                        head.name = Some(name.to_owned());
+                    }
+                    _ => {
+                        let message = format!("{} cannot name a recipe", convert::show(&value));
+                        eval.diagnostics.push(Diagnostic::at(span, message).help("use a text without `/`"));
+                    }
+                },
+                "source_date_epoch" => match convert::to_number(&value) {
+                    Some(Number::Int(seconds)) if seconds >= 0 => head.source_date_epoch = Some(seconds as u64),
+                    _ if value.data == Data::Null => {}
+                    _ => {
+                        let message = format!("{} is no time in seconds since 1970", convert::show(&value));
+                        eval.diagnostics.push(Diagnostic::at(span, message).help("`date +%s` prints one"));
+                    }
+                },
+                _ => {}
+            }
+        }
+        head
+    }
+
+    /// Evaluates what comes before the matrix. Sensitive values have no place there.
+    fn early(
+        &self,
+        decl: &Decl<'_>,
+        value: &hcl_edit::expr::Expression,
+        allowed: Allowed,
+        local_axes: &[u64],
+        eval: &mut Evaluator,
+    ) -> Result<(Value, Span), Failed> {
+        super::matrix::early(decl.file, value, allowed, self.names, local_axes, eval)
+    }
+
+    fn lower(&self, common: &Common<'_>, eval: &mut Evaluator) -> (Vec<StageText>, Vec<ImageText>) {
+        let mut out = Vec::new();
+        let mut kinds = KindErrors::default();
+        let mut stages = Vec::with_capacity(self.found.stages.len());
+        for decl in &self.found.stages {
+            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else { continue };
+            stages.push(common.stage(decl, &mut lowering, &mut kinds));
+        }
+        let mut images = Vec::with_capacity(self.found.images.len());
+        for decl in &self.found.images {
+            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else { continue };
+            images.push(common.image(decl, &mut lowering));
+        }
+        eval.diagnostics.append(&mut out);
+        (stages, images)
+    }
+}
+
+/// What the `recipe` block says.
+#[derive(Default)]
+struct Head {
+    name: Option<String>,
+    source_date_epoch: Option<u64>,
+}
+
+/// Adds a step to the way of all sensitive values in a value.
+fn extend_way(value: &mut Value, step: &str) {
+    if let Some(sensitive) = &mut value.marks.sensitive {
+        let sensitive = Arc::make_mut(sensitive);
+        if sensitive.way.last().is_none_or(|last| last != step) {
+            sensitive.way.push(step.to_owned());
+        }
+    }
+    match &mut value.data {
+        Data::List(items) => items.iter_mut().for_each(|item| extend_way(item, step)),
+        Data::Object(items) => items.values_mut().for_each(|item| extend_way(item, step)),
+        _ => {}
+    }
+}
+
+/// An order in which each comes after those that it uses, without those in circles; and the first circle.
+fn order(uses: &[Vec<u32>]) -> (Vec<usize>, Option<Vec<usize>>) {
+    let mut order = Vec::with_capacity(uses.len());
+    let mut circle = None;
+    // 0: new, 1: on the path, 2: done, 3: in a circle or after one.
+    let mut marks = vec![0u8; uses.len()];
+    for start in 0..uses.len() {
+        if marks[start] != 0 {
+            continue;
+        }
+        let mut path: Vec<(usize, usize)> = vec![(start, 0)];
+        marks[start] = 1;
+        while let Some((at, next)) = path.last_mut() {
+            let Some(target) = uses[*at].get(*next).map(|target| *target as usize) else {
+                let at = *at;
+                path.pop();
+                if marks[at] == 1 {
+                    marks[at] = 2;
+                    order.push(at);
+                }
+                continue;
+            };
+            *next += 1;
+            let at = *at;
+            match marks[target] {
+                0 => {
+                    marks[target] = 1;
+                    path.push((target, 0));
+                }
+                1 | 3 if path.iter().any(|(id, _)| *id == target) => {
+                    let from = path.iter().position(|(id, _)| *id == target).unwrap_or(0);
+                    let members: Vec<usize> = path[from..].iter().map(|(id, _)| *id).collect();
+                    members.iter().for_each(|id| marks[*id] = 3);
+                    circle.get_or_insert(members);
+                }
+                3 => marks[at] = 3,
+                _ => {}
+            }
+        }
+    }
+    (order, circle)
+}
+
+/// Evaluates the recipe for each combination; what combinations share is evaluated once.
+struct Expand<'x, 'r, 't> {
+    loader: &'x Loader<'r, 't>,
+    matrix: &'x Matrix,
+    locals: &'x [Local],
+    common: &'x Common<'x>,
+    stages: Vec<StageText>,
+    images: Vec<ImageText>,
+}
+
+impl Expand<'_, '_, '_> {
+    fn run(&self, chosen: &[Chosen], eval: &mut Evaluator) -> Vec<Combination> {
+        let mut local_cache: Vec<HashMap<u64, LocalValue>> = vec![HashMap::new(); self.locals.len()];
+        let mut stage_cache: Vec<HashMap<u64, State>> = vec![HashMap::new(); self.stages.len()];
+        let mut image_cache: Vec<HashMap<u64, Option<Arc<BuiltImage>>>> = vec![HashMap::new(); self.images.len()];
+        let mut names = ImageNames::default();
+        let mut combinations = Vec::with_capacity(chosen.len());
+        for combination in chosen {
+            let before = eval.diagnostics.len();
+            eval.axes = self.matrix.values(combination);
+            for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
+                let key = self.matrix.projection(combination, local.axes);
+                match local_cache[index].get(&key) {
+                    Some(known) => eval.locals[local.id] = known.clone(),
+                    None => {
+                        self.loader.local(local, eval);
+                        local_cache[index].insert(key, eval.locals[local.id].clone());
+                    }
+                }
+            }
+            let states: Vec<State> = self
+                .stages
+                .iter()
+                .zip(&mut stage_cache)
+                .map(|(text, cache)| {
+                    let key = self.matrix.projection(combination, text.axes);
+                    cache.entry(key).or_insert_with(|| self.common.build(text, eval)).clone()
+                })
+                .collect();
+            let images: Vec<Arc<BuiltImage>> = self
+                .images
+                .iter()
+                .zip(&mut image_cache)
+                .filter_map(|(text, cache)| {
+                    let key = self.matrix.projection(combination, text.axes);
+                    cache.entry(key).or_insert_with(|| self.common.build_image(text, eval)).clone()
+                })
+                .collect();
+            let numbers = &self.loader.names.stages;
+            Fit { texts: &self.stages, numbers, states: &states, diagnostics: &mut eval.diagnostics }.run(&images);
+            names.check(&images, &states, numbers, &mut eval.diagnostics);
+            self.matrix.note(combination, &mut eval.diagnostics[before..]);
+            combinations.push(Combination {
+                values: self.matrix.texts(combination),
+                stages: states
+                    .iter()
+                    .filter_map(|state| match state {
+                        State::Ready(built) => Some(built.stage.clone()),
+                        _ => None,
+                    })
+                    .collect(),
+                images: images.iter().map(|built| built.image.clone()).collect(),
+            });
+        }
+        combinations
+    }
+}
+
+/// The images' names over all combinations: what is called the same must be the same.
+#[derive(Default)]
+struct ImageNames {
+    seen: HashMap<String, (Span, Vec<usize>)>,
+}
+
+impl ImageNames {
+    fn check(
+        &mut self,
+        images: &[Arc<BuiltImage>],
+        states: &[State],
+        numbers: &HashMap<Arc<str>, u32>,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) {
+        for built in images {
+            let identity = identity(built, states, numbers);
+            match self.seen.get(&built.image.name) {
+                None => drop(self.seen.insert(built.image.name.clone(), (built.name_span, identity))),
+                Some((_, known)) if *known == identity => {}
+                Some((first, _)) => {
+                    let message = format!("two different images are called {:?}", built.image.name);
+                    let diagnostic = Diagnostic::at(built.name_span, message);
+                    let diagnostic = if *first == built.name_span {
+                        diagnostic
+                            .note("combinations of the matrix give it different content, and their files would overwrite each other")
+                            .help("put an axis into the name: `name = \"…-${matrix.AXIS}\"`")
+                    } else {
+                        diagnostic.also(*first, "the other is named here").help("give one of them another name")
+                    };
+                    diagnostics.push(diagnostic);
+                }
+            }
+        }
+    }
+}
+
+/// What an image is made of: the evaluated stages below it, each by its address.
+fn identity(built: &BuiltImage, states: &[State], numbers: &HashMap<Arc<str>, u32>) -> Vec<usize> {
+    let mut seen: Vec<bool> = vec![false; states.len()];
+    let mut open: Vec<&Arc<str>> = built.references.iter().map(|reference| &reference.stage).collect();
+    let mut found: Vec<usize> = vec![std::ptr::from_ref(built) as usize];
+    while let Some(stage) = open.pop() {
+        let Some(number) = numbers.get(stage).map(|number| *number as usize) else { continue };
+        if std::mem::replace(&mut seen[number], true) {
+            continue;
+        }
+        if let State::Ready(built) = &states[number] {
+            found.push(Arc::as_ptr(built) as usize);
+            open.extend(built.references.iter().map(|reference| &reference.stage));
+        }
+    }
+    found.sort_unstable();
+    found
+}

@@ -1,0 +1,177 @@
+//! The way into values: attributes, indices, splats, and the files of stages.
+//! Knows values' shapes; whether a stage makes a file is checked elsewhere.
+
+use std::sync::Arc;
+
+use impasto_stages::{Data, Marks, Number, Value};
+
+use super::convert::{self, show};
+use super::diagnostic::{Diagnostic, Span};
+use super::eval::{Evaluator, Outcome};
+use super::expr::{Expr, Node, Step};
+use super::suggest::did_you_mean;
+
+/// A step whose index is known.
+enum Known {
+    Attr(Arc<str>, Span),
+    Index(Value, Span),
+    AttrSplat(Span),
+    FullSplat(Span),
+}
+
+impl Evaluator {
+    pub(super) fn traverse(&mut self, base: &Expr, steps: &[Step]) -> Outcome {
+        let mut known = Vec::with_capacity(steps.len());
+        for step in steps {
+            known.push(match step {
+                Step::Attr(name, span) => Known::Attr(name.clone(), *span),
+                Step::Index(expr) => Known::Index(self.eval(expr)?, expr.span),
+                Step::AttrSplat(span) => Known::AttrSplat(*span),
+                Step::FullSplat(span) => Known::FullSplat(*span),
+            });
+        }
+        let owned;
+        let found = match &base.node {
+            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => walk(self.place(base)?, &known),
+            _ => {
+                owned = self.eval(base)?;
+                walk(&owned, &known)
+            }
+        };
+        found.or_else(|diagnostic| self.fail(*diagnostic))
+    }
+}
+
+type Found = Result<Value, Box<Diagnostic>>;
+
+fn walk(base: &Value, steps: &[Known]) -> Found {
+    let mut marks = Marks::default();
+    let mut at = base;
+    let mut rest = steps;
+    while let Some((step, after)) = rest.split_first() {
+        if let Data::Stage(stage) = &at.data {
+            marks.unite(&at.marks);
+            return stage_file(stage, marks, rest);
+        }
+        match step {
+            Known::Attr(name, span) => {
+                marks.unite(&at.marks);
+                at = attribute(at, name, *span)?;
+                rest = after;
+            }
+            Known::Index(index, span) => {
+                marks.unite(&at.marks);
+                marks.unite(&index.marks);
+                at = element(at, index, *span)?;
+                rest = after;
+            }
+            Known::AttrSplat(_) => {
+                let attrs = after.iter().take_while(|step| matches!(step, Known::Attr(..))).count();
+                let (each, then) = after.split_at(attrs);
+                let mut list = splat(at, each)?;
+                list.marks.unite(&marks);
+                return walk(&list, then);
+            }
+            Known::FullSplat(_) => {
+                let mut list = splat(at, after)?;
+                list.marks.unite(&marks);
+                return Ok(list);
+            }
+        }
+    }
+    let mut value = at.clone();
+    value.marks.unite(&marks);
+    Ok(value)
+}
+
+fn splat(at: &Value, each: &[Known]) -> Found {
+    let items = match &at.data {
+        Data::Null => Vec::new(),
+        Data::List(items) => items.iter().map(|item| walk(item, each)).collect::<Result<_, _>>()?,
+        _ => vec![walk(at, each)?],
+    };
+    Ok(Value { data: Data::List(items), marks: at.marks.clone(), origin: None })
+}
+
+fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box<Diagnostic>> {
+    let Data::Object(items) = &at.data else {
+        let message = format!("{} has no attribute `{name}`", show(at));
+        let mut diagnostic = Diagnostic::at(span, message);
+        if matches!(at.data, Data::List(_)) {
+            diagnostic = diagnostic.help(format!("`[*].{name}` takes it of every element, `[0].{name}` of the first"));
+        }
+        return Err(diagnostic.into());
+    };
+    items.get(name).ok_or_else(|| {
+        let diagnostic = Diagnostic::at(span, format!("the object has no attribute `{name}`"));
+        let diagnostic = if convert::is_sensitive(at) {
+            diagnostic
+        } else {
+            diagnostic.maybe_help(did_you_mean("it has", name, items.keys().map(String::as_str)))
+        };
+        diagnostic.into()
+    })
+}
+
+fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Box<Diagnostic>> {
+    let wrong = |message: String| Err(Box::new(Diagnostic::at(span, message)));
+    match &at.data {
+        Data::List(items) => match convert::to_number(index) {
+            Some(Number::Int(number)) => {
+                let found = usize::try_from(number).ok().and_then(|number| items.get(number));
+                found.map_or_else(
+                    || match items.len() {
+                        0 => wrong(format!("the list is empty: there is no element {number}")),
+                        many => wrong(format!("there is no element {number}: the list's go from 0 to {}", many - 1)),
+                    },
+                    Ok,
+                )
+            }
+            _ => wrong(format!("{} is no index of a list", show(index))),
+        },
+        Data::Object(items) => match convert::to_text(index) {
+            Some(key) => items.get(&*key).ok_or_else(|| {
+                let diagnostic = Diagnostic::at(span, format!("the object has no key {}", show(index)));
+                let diagnostic = if convert::is_sensitive(at) || convert::is_sensitive(index) {
+                    diagnostic
+                } else {
+                    diagnostic.maybe_help(did_you_mean("it has", &key, items.keys().map(String::as_str)))
+                };
+                diagnostic.into()
+            }),
+            None => wrong(format!("{} is no key of an object", show(index))),
+        },
+        Data::String(_) => {
+            let help = "use `substr(text, offset, length)` to take a part of a text";
+            Err(Diagnostic::at(span, "a text has no elements").help(help).into())
+        }
+        _ => wrong(format!("{} has no elements", show(at))),
+    }
+}
+
+/// `stage.x.files["f"]`, the one thing that a stage gives away.
+fn stage_file(stage: &Arc<str>, marks: Marks, steps: &[Known]) -> Found {
+    let (file, span) = match steps {
+        [Known::Attr(files, _), Known::Index(name, span)] if &**files == "files" => {
+            let mut name = name.clone();
+            name.marks.unite(&marks);
+            (name, *span)
+        }
+        [Known::Attr(files, _), Known::Attr(name, span)] if &**files == "files" => {
+            (Value { marks, ..Value::string(name.clone()) }, *span)
+        }
+        [Known::Attr(_, span), ..] | [Known::Index(_, span), ..] => {
+            let help = format!("`stage.{stage}` is its disk or file, `stage.{stage}.files[\"NAME\"]` a file it made");
+            return Err(Diagnostic::at(*span, "a stage has nothing but `files[\"NAME\"]`").help(help).into());
+        }
+        [Known::AttrSplat(span) | Known::FullSplat(span), ..] => {
+            return Err(Diagnostic::at(*span, "a stage is no list: a splat cannot be used on it").into());
+        }
+        [] => return Ok(Value { data: Data::Stage(stage.clone()), marks, origin: None }),
+    };
+    let Some(name) = file.as_str() else {
+        return Err(Diagnostic::at(span, format!("{} is no name of a file", show(&file))).into());
+    };
+    let data = Data::StageFile { stage: stage.clone(), file: name.into() };
+    Ok(Value { data, marks: file.marks, origin: None })
+}
