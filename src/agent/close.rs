@@ -3,7 +3,7 @@
 //! Knows what `mounts` made, not what steps did. Any error here means that the layer must not be kept.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, syncfs, utimens
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, pivot_root};
 
-use crate::mounts::{Made, World, modified};
+use crate::mounts::{Made, Trace, World, modified};
 use crate::protocol::{Problem, ProblemKind};
 
 /// Where the guest's root is while it is being closed: below the tmpfs that was its `/run`.
@@ -26,27 +26,45 @@ pub(crate) fn close(world: World) -> Result<(), Problem> {
     chdir("/run").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
     pivot_root(".", &old).map_err(|e| failed("leave the root for", &old, e.into()))?;
     chdir("/").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
-    let is_disk = |path: &Path| world.disks.iter().any(|disk| disk.path == path);
+    let disks: Vec<&Path> = world.trail.iter().filter_map(mounted).collect();
     // What hides mount points goes first: everything that is not a file system of the disk, last mounted first.
     for path in mounts.iter().rev() {
         match path.strip_prefix("/run") {
             // The tmpfs that is the root now stays; what is mounted on it goes.
             Ok(rest) if rest.as_os_str().is_empty() => {}
             Ok(rest) => unmount_at(&Path::new("/").join(rest), true)?,
-            Err(_) if is_disk(path) => {}
+            Err(_) if disks.contains(&path.as_path()) => {}
             Err(_) => unmount_at(&below_old(path), true)?,
         }
     }
-    for made in world.made.iter().rev() {
-        take_back(made)?;
+    for trace in world.trail.iter().rev() {
+        match trace {
+            Trace::Made(made) => take_back(made)?,
+            // A step may have unmounted it.
+            Trace::Mounted { path, .. } if !mounts.contains(path) => {}
+            Trace::Mounted { path, .. } => {
+                let path = below_old(path);
+                let directory = File::open(&path).map_err(|e| failed("open", &path, e))?;
+                write_out(directory, &path)?;
+                unmount_at(&path, false)?;
+            }
+        }
     }
-    for disk in world.disks.into_iter().rev() {
-        let lost = |e: rustix::io::Errno| failed("write out", &disk.path, e.into()).of_kind(ProblemKind::WriteBack);
-        syncfs(&disk.directory).map_err(lost)?;
-        drop(disk.directory);
-        unmount_at(&below_old(&disk.path), false)?;
+    let root = Path::new(OLD);
+    write_out(world.directory, root)?;
+    unmount_at(root, false)
+}
+
+fn mounted(trace: &Trace) -> Option<&Path> {
+    match trace {
+        Trace::Mounted { path, .. } => Some(path),
+        Trace::Made(_) => None,
     }
-    Ok(())
+}
+
+/// Writes a file system out; `directory` is on it.
+fn write_out(directory: File, path: &Path) -> Result<(), Problem> {
+    syncfs(&directory).map_err(|e| failed("write out", path, e.into()).of_kind(ProblemKind::WriteBack))
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> Problem {

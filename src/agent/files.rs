@@ -137,7 +137,7 @@ fn extract(source: &Path, dest: &Path, owner: Option<(u32, u32)>) -> Result<(), 
         fs::create_dir_all(dest)?;
         let mut archive = tar::Archive::new(File::open(source)?);
         archive.set_preserve_permissions(true);
-        archive.set_preserve_ownerships(true);
+        archive.set_preserve_ownerships(owner.is_none());
         archive.set_preserve_mtime(true);
         archive.set_overwrite(true);
         let mut directories = Vec::new();

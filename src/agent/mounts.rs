@@ -22,25 +22,20 @@ const MAX_LINKS: usize = 16;
 /// The guest, mounted; the agent's own root is the guest's.
 pub(crate) struct World {
     pub(crate) setup: Setup,
-    /// File systems of the disk that are mounted; the root comes first.
-    pub(crate) disks: Vec<Mounted>,
-    /// What was added to the image, in order.
-    pub(crate) made: Vec<Made>,
-}
-
-/// A file system of the disk.
-pub(crate) struct Mounted {
-    pub(crate) number: u32,
-    pub(crate) path: PathBuf,
-    /// Its root, open from the beginning: an error in writing back is told to those who were there before it.
+    /// The root's own directory, open from the beginning: an error in writing back is told to those who were there
+    /// before it.
     pub(crate) directory: File,
+    /// What must be undone, in order; the root's mount is not among it.
+    pub(crate) trail: Vec<Trace>,
+    root: u32,
 }
 
-impl Mounted {
-    fn new(number: u32, path: &Path) -> Result<Self, Problem> {
-        let directory = File::open(path).map_err(io_problem("open", path))?;
-        Ok(Self { number, path: path.to_path_buf(), directory })
-    }
+/// Something done that must be undone.
+pub(crate) enum Trace {
+    /// A file system of the disk was mounted.
+    Mounted { number: u32, path: PathBuf },
+    /// Something was added to the image.
+    Made(Made),
 }
 
 /// Something added to the image that must not stay.
@@ -77,8 +72,8 @@ impl World {
         let disk = Path::new("/disk");
         mount_disk(root, disk, false)?;
         enter(disk)?;
-        let mut world =
-            Self { disks: vec![Mounted::new(root.number, Path::new("/"))?], made: Vec::new(), setup: setup.clone() };
+        let directory = File::open("/").map_err(io_problem("open", Path::new("/")))?;
+        let mut world = Self { root: root.number, directory, trail: Vec::new(), setup: setup.clone() };
         world.mount_kernel()?;
         world.mount_fstab()?;
         for (path, content) in &setup.overlays {
@@ -90,12 +85,16 @@ impl World {
 
     /// Number of the root's node.
     pub(crate) fn root(&self) -> u32 {
-        self.disks[0].number
+        self.root
     }
 
     /// Numbers of all nodes that are mounted.
     pub(crate) fn mounted(&self) -> Vec<u32> {
-        self.disks.iter().map(|disk| disk.number).collect()
+        let others = self.trail.iter().filter_map(|trace| match trace {
+            Trace::Mounted { number, .. } => Some(*number),
+            Trace::Made(_) => None,
+        });
+        std::iter::once(self.root).chain(others).collect()
     }
 
     /// `/dev`, `/proc`, `/sys`, and what shall never be in a layer.
@@ -153,7 +152,7 @@ impl World {
                 continue;
             }
             let Some(node) = find(&self.setup.disk, source).cloned() else { continue };
-            if self.disks.iter().any(|disk| disk.number == node.number) {
+            if self.mounted().contains(&node.number) {
                 continue;
             }
             if node.mount_type.is_none() {
@@ -167,7 +166,7 @@ impl World {
             let target = PathBuf::from(unescape(target));
             self.make_dir(&target)?;
             mount_disk(&node, &target, false)?;
-            self.disks.push(Mounted::new(node.number, &target)?);
+            self.trail.push(Trace::Mounted { number: node.number, path: target });
         }
         Ok(())
     }
@@ -231,7 +230,7 @@ impl World {
         let parent_before = modified(parent)?;
         make(path).map_err(io_problem("make", path))?;
         let made = Made { path: path.to_path_buf(), directory, parent_before, parent_after: modified(parent)? };
-        self.made.push(made);
+        self.trail.push(Trace::Made(made));
         Ok(())
     }
 }

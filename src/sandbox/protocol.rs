@@ -291,8 +291,18 @@ impl Problem {
     /// A failed system call.
     pub fn io(what: &str, path: impl Into<String>, error: &io::Error) -> Self {
         let errno = error.raw_os_error();
-        let what = if errno.is_none() { format!("{what}: {error}") } else { what.to_owned() };
-        Self { kind: ProblemKind::Io, what, path: Some(path.into()), errno }
+        let path = Some(path.into());
+        if errno.is_some() {
+            return Self { kind: ProblemKind::Io, what: what.to_owned(), path, errno };
+        }
+        // An error that is not the system's own tells its reason in words, sometimes in those of its causes.
+        let mut text = format!("cannot {what} ({error}");
+        let mut cause = error.get_ref().and_then(|error| error.source());
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        Self { kind: ProblemKind::Io, what: text + "):", path, errno }
     }
 
     /// A problem without error number.

@@ -33,6 +33,9 @@ const TAIL: usize = 8 + DIGEST_LEN;
 /// Largest table, in bytes: enough for a file of 400 GB.
 const TABLE_MAX: u64 = 256 << 20;
 
+/// Largest record of a SHA-256, in bytes.
+pub(crate) const SHA256_LIMIT: u64 = 4096;
+
 /// A blob and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlobRef {
@@ -448,22 +451,27 @@ impl Store {
     /// The SHA-256 of a blob: as recorded beside it, or computed and recorded now.
     pub fn blob_sha256(&self, digest: &BlobDigest) -> Result<Sha256> {
         let name = format!("{}.sha256", blob_name(digest));
-        if let Some(bytes) = self.fs().read(Kind::BlobNote, &name, 4096)? {
-            match decode_sha256(&bytes) {
-                Ok((blob, sha256)) if blob.digest == *digest => return Ok(sha256),
-                Ok(_) => drop(self.damaged(Kind::BlobNote, &name, "it is about another blob")),
-                Err(reason) => drop(self.damaged(Kind::BlobNote, &name, reason)),
-            }
+        match self.recorded_sha256(digest, &name) {
+            Ok(sha256) => return Ok(sha256),
+            Err(error) => drop(error.into_miss()?),
         }
         let mut reader = self.open_blob(digest)?;
         let mut sha256 = Sha256Writer::default();
         io::copy(&mut reader, &mut sha256).map_err(|source| self.fs().io_error("read", &name, source))?;
         let sha256 = sha256.finish();
         let blob = BlobRef { digest: *digest, size: reader.size() };
-        let mut temp = self.fs().temp()?;
-        temp.write_all(&frame(SHA256, &encode(&Sha256Record { blob, sha256 })))?;
-        self.fs().publish(&[(&temp, &name)])?;
+        let record = frame(SHA256, &encode(&Sha256Record { blob, sha256 }));
+        self.put_record(&name, &record, || self.recorded_sha256(digest, &name).map(|_| ()))?;
         Ok(sha256)
+    }
+
+    fn recorded_sha256(&self, digest: &BlobDigest, name: &str) -> Result<Sha256> {
+        let bytes = self.read_object(Kind::BlobNote, name, SHA256_LIMIT)?;
+        match decode_sha256(&bytes) {
+            Ok((blob, sha256)) if blob.digest == *digest => Ok(sha256),
+            Ok(_) => Err(self.damaged(Kind::BlobNote, name, "it is about another blob")),
+            Err(reason) => Err(self.damaged(Kind::BlobNote, name, reason)),
+        }
     }
 }
 

@@ -85,11 +85,7 @@ impl Store {
     /// A layer's manifest. Absent or damaged: a miss.
     pub fn manifest(&self, layer: &LayerRef) -> Result<Manifest> {
         let name = layer.manifest_name();
-        let read = match self.fs().read(Kind::Manifest, &name, MAX_MANIFEST) {
-            Err(Error::TooLarge { .. }) => return Err(self.damaged(Kind::Manifest, &name, "it is too large")),
-            other => other?,
-        };
-        let bytes = read.ok_or_else(|| self.absent(Kind::Manifest, &name))?;
+        let bytes = self.read_object(Kind::Manifest, &name, MAX_MANIFEST)?;
         Manifest::verify(&bytes, layer).map_err(|error| self.damaged(Kind::Manifest, &name, error))
     }
 

@@ -215,18 +215,7 @@ impl Store {
             return Err(Error::TooLarge { what: "a claim", size: bytes.len() as u64, limit: LIMIT });
         }
         let name = claim_name(&claim.action, &id);
-        // A damaged file may have the name: reading moves it away.
-        for _ in 0..2 {
-            let mut temp = self.fs().temp()?;
-            temp.write_all(&bytes)?;
-            if self.fs().publish(&[(&temp, &name)])? == [true] {
-                break;
-            }
-            match self.claim(&claim.action, &id) {
-                Ok(_) => break,
-                Err(error) => error.into_miss()?,
-            };
-        }
+        self.put_record(&name, &bytes, || self.claim(&claim.action, &id).map(|_| ()))?;
         self.index_add(claim, id)?;
         Ok(id)
     }
@@ -239,11 +228,7 @@ impl Store {
     /// One claim with its signatures. Absent or damaged: a miss.
     pub fn signed_claim(&self, action: &ActionDigest, id: &ClaimId) -> Result<(Claim, Vec<Signature>)> {
         let name = claim_name(action, id);
-        let read = match self.fs().read(Kind::Claim, &name, LIMIT) {
-            Err(Error::TooLarge { .. }) => return Err(self.damaged(Kind::Claim, &name, "it is too large")),
-            other => other?,
-        };
-        let bytes = read.ok_or_else(|| self.absent(Kind::Claim, &name))?;
+        let bytes = self.read_object(Kind::Claim, &name, LIMIT)?;
         decode_claim(&bytes, action, id).map_err(|reason| self.damaged(Kind::Claim, &name, reason))
     }
 

@@ -14,6 +14,9 @@ use crate::store::Store;
 
 const MAGIC: &[u8; MAGIC_LEN] = b"impaDRV1";
 
+/// Largest record of a derived file, in bytes.
+pub(crate) const RECORD_LIMIT: u64 = 1 << 20;
+
 /// How a derived file is made: all that decides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DerivedKey {
@@ -81,17 +84,13 @@ pub fn decode_derived(bytes: &[u8]) -> Result<DerivedRecord, String> {
 impl Store {
     /// Remembers what came out of a conversion.
     pub fn put_derived(&self, record: &DerivedRecord) -> Result<()> {
-        let mut temp = self.fs().temp()?;
-        temp.write_all(&frame(MAGIC, &encode(record)))?;
-        self.fs().publish(&[(&temp, &record.key.name())])?;
-        Ok(())
+        self.put_record(&record.key.name(), &frame(MAGIC, &encode(record)), || self.derived(&record.key).map(|_| ()))
     }
 
     /// What is known about a derived file. Absent or damaged: a miss.
     pub fn derived(&self, key: &DerivedKey) -> Result<DerivedRecord> {
         let name = key.name();
-        let bytes =
-            self.fs().read(Kind::BlobNote, &name, 1 << 20)?.ok_or_else(|| self.absent(Kind::BlobNote, &name))?;
+        let bytes = self.read_object(Kind::BlobNote, &name, RECORD_LIMIT)?;
         match decode_derived(&bytes) {
             Ok(record) if record.key == *key => Ok(record),
             Ok(_) => Err(self.damaged(Kind::BlobNote, &name, "it is about another file")),

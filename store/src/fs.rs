@@ -217,7 +217,8 @@ impl StoreFs {
 
     /// Size in bytes and times of a file; `None` where there is none.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
-        match self.open_at(name, OFlags::PATH) {
+        // Of a symbolic link, which is none of the store's, the link itself.
+        match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => {
                 let file = File::from(fd);
                 file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))

@@ -435,6 +435,6 @@ mod tests {
         // A change here is a format break: bump the store's format version.
         let (bytes, id) = manifest(vec![(0, 100, 0), (5, 0, 0), (0, 65536, 9), (200, 7, 512)], true).encode();
         assert_eq!(bytes.len(), 287);
-        assert_eq!(id.short(), "");
+        assert_eq!(id.short(), "1bd6beabbf62");
     }
 }

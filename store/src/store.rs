@@ -116,6 +116,31 @@ impl Store {
         Miss { kind, path: self.fs().full(name), reason }.into()
     }
 
+    /// A whole object of at most `limit` bytes. Absent, or larger: a miss.
+    pub(crate) fn read_object(&self, kind: Kind, name: &str, limit: u64) -> Result<Vec<u8>> {
+        match self.fs().read(kind, name, limit) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err(self.absent(kind, name)),
+            Err(Error::TooLarge { .. }) => Err(self.damaged(kind, name, "it is too large")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a small object durably. Where its name is taken, `check` looks at what is there, and moves it away if
+    /// it is damaged.
+    pub(crate) fn put_record(&self, name: &str, bytes: &[u8], check: impl Fn() -> Result<()>) -> Result<()> {
+        let mut temp = self.fs().temp()?;
+        temp.write_all(bytes)?;
+        if self.fs().publish(&[(&temp, name)])? == [true] {
+            return Ok(());
+        }
+        if let Err(error) = check() {
+            error.into_miss()?;
+            self.fs().publish(&[(&temp, name)])?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn absent(&self, kind: Kind, name: &str) -> Error {
         Miss { kind, path: self.fs().full(name), reason: MissReason::Absent }.into()
     }

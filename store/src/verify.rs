@@ -3,8 +3,9 @@
 
 use rayon::prelude::*;
 
+use crate::blob::{SHA256_LIMIT, decode_sha256};
 use crate::claim::{LIMIT as CLAIM_LIMIT, decode_claim};
-use crate::derived::decode_derived;
+use crate::derived::{RECORD_LIMIT, decode_derived};
 use crate::disk::chunk_buffer;
 use crate::error::{Error, Kind, Miss, MissReason, Result};
 use crate::layer::{LayerRef, Place};
@@ -149,10 +150,7 @@ impl Store {
 
     fn verify_object(&self, object: &Object) -> Result<()> {
         let damaged = |kind, reason: String| Err(self.damaged(kind, &object.name, reason));
-        let read = |kind, limit| match self.fs().read(kind, &object.name, limit) {
-            Err(Error::TooLarge { .. }) => Err(self.damaged(kind, &object.name, "it is too large")),
-            other => Ok(other?.unwrap_or_default()),
-        };
+        let read = |kind, limit| self.read_object(kind, &object.name, limit);
         match object.id {
             ObjectId::Claim(action, id) => match decode_claim(&read(Kind::Claim, CLAIM_LIMIT)?, &action, &id) {
                 Ok(_) => Ok(()),
@@ -162,12 +160,12 @@ impl Store {
             // Looked at with its manifest; without one it is what a crash left, or a damaged manifest, which is told.
             ObjectId::LayerFile(_) => Ok(()),
             ObjectId::Blob(blob) => self.check_blob(&blob),
-            ObjectId::BlobSha256(blob) => match crate::blob::decode_sha256(&read(Kind::BlobNote, 4096)?) {
+            ObjectId::BlobSha256(blob) => match decode_sha256(&read(Kind::BlobNote, SHA256_LIMIT)?) {
                 Ok((about, _)) if about.digest == blob => Ok(()),
                 Ok(_) => damaged(Kind::BlobNote, "it is about another blob".to_owned()),
                 Err(reason) => damaged(Kind::BlobNote, reason),
             },
-            ObjectId::Derived(key) => match decode_derived(&read(Kind::BlobNote, 1 << 20)?) {
+            ObjectId::Derived(key) => match decode_derived(&read(Kind::BlobNote, RECORD_LIMIT)?) {
                 Ok(record) if record.key.digest() == key => Ok(()),
                 Ok(_) => damaged(Kind::BlobNote, "it is about another file".to_owned()),
                 Err(reason) => damaged(Kind::BlobNote, reason),

@@ -25,6 +25,8 @@ pub(crate) struct Base {
     pub(crate) qcow2: PathBuf,
     /// Its file system alone, without partition table, as qcow2.
     pub(crate) bare: PathBuf,
+    /// The same, raw.
+    pub(crate) bare_raw: PathBuf,
     /// The tree, as a directory.
     pub(crate) tree: PathBuf,
 }
@@ -57,7 +59,13 @@ fn build(target: &Path) -> Base {
         }
     }
     let file = |name| done.join(name);
-    Base { raw: file("disk.raw"), qcow2: file("disk.qcow2"), bare: file("bare.qcow2"), tree: file("tree") }
+    Base {
+        raw: file("disk.raw"),
+        qcow2: file("disk.qcow2"),
+        bare: file("bare.qcow2"),
+        bare_raw: file("bare.raw"),
+        tree: file("tree"),
+    }
 }
 
 fn make_tree(tree: &Path) {
@@ -105,4 +113,73 @@ fn make_disk(dir: &Path) {
         let options = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"];
         tool("qemu-img", &[&options[..], &[from, &path(to)]].concat());
     }
+}
+
+/// A raw disk with the base's one partition, read without mounting.
+pub(crate) struct Flat {
+    path: PathBuf,
+    offset: u64,
+}
+
+/// Makes a raw disk of a chain of qcow2 files, bottom first, after checking each.
+pub(crate) fn flatten(chain: &[&Path], dir: &Path) -> Flat {
+    let mut node = "null".to_owned();
+    for file in chain {
+        let file = file.to_str().unwrap();
+        tool("qemu-img", &["check", "-q", "-f", "qcow2", file]);
+        node = format!(r#"{{"driver":"qcow2","backing":{node},"file":{{"driver":"file","filename":"{file}"}}}}"#);
+    }
+    let path = dir.join(format!("flat-{}.raw", chain.len()));
+    tool("qemu-img", &["convert", "-O", "raw", &format!("json:{node}"), path.to_str().unwrap()]);
+    let partitioned = fs::metadata(&path).unwrap().len() == DISK_SIZE;
+    Flat { path, offset: if partitioned { ROOT_START * 512 } else { 0 } }
+}
+
+impl Flat {
+    fn device(&self) -> String {
+        format!("{}?offset={}", self.path.display(), self.offset)
+    }
+
+    /// Demands that the file system is without fault.
+    pub(crate) fn check(self) -> Self {
+        tool("e2fsck", &["-fn", &self.device()]);
+        self
+    }
+
+    /// What `debugfs` says to a request.
+    pub(crate) fn debugfs(&self, request: &str) -> String {
+        tool("debugfs", &["-R", request, &self.device()])
+    }
+
+    /// Content of a file.
+    pub(crate) fn cat(&self, path: &str) -> String {
+        self.debugfs(&format!("cat {path}"))
+    }
+
+    /// All its bytes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        fs::read(&self.path).unwrap()
+    }
+}
+
+/// What is left of a sandbox: processes, mounts and loop devices that name its directory.
+pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
+    let dir = dir.to_str().unwrap();
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let is_process = process.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        for file in ["cmdline", "mountinfo"] {
+            let text = fs::read(process.path().join(file)).unwrap_or_default();
+            if is_process && String::from_utf8_lossy(&text).contains(dir) {
+                found.push(format!("{}/{file}", process.path().display()));
+            }
+        }
+    }
+    for device in fs::read_dir("/sys/block").unwrap().flatten() {
+        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        if backing.contains(dir) {
+            found.push(device.path().display().to_string());
+        }
+    }
+    found
 }

@@ -5,3 +5,5 @@ mod base;
 mod chain;
 mod project;
 mod sandbox;
+mod sandbox_disk;
+mod sandbox_kill;

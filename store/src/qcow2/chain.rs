@@ -8,10 +8,13 @@ use super::{CHUNK, ChunkSource, Content, Presence, Qcow2, chunk_range};
 
 /// Layers from the bottom up: the topmost that says something about a chunk wins.
 ///
-/// The disk is as large as the top layer says. A lower layer that is smaller reads as zeros behind its end, as in QEMU.
+/// The disk is as large as the top layer says. A layer that is smaller than the one above reads as zeros behind its end,
+/// and hides what the layers below it hold there, as in QEMU.
 #[derive(Debug)]
 pub struct Chain {
     layers: Vec<Qcow2>,
+    /// Per layer, how much of it can be seen, in bytes: no more than the smallest of itself and those above.
+    visible: Vec<u64>,
     /// Per layer, where the last search began and what it found: the next one mostly goes on from there.
     heads: Mutex<Vec<Option<Head>>>,
 }
@@ -36,8 +39,12 @@ impl Chain {
                 return Err(ChainError::SmallClusters { position, cluster_size });
             }
         }
+        let mut visible: Vec<u64> = layers.iter().map(ChunkSource::virtual_size).collect();
+        for position in (0..layers.len() - 1).rev() {
+            visible[position] = visible[position].min(visible[position + 1]);
+        }
         let heads = Mutex::new(vec![None; layers.len()]);
-        Ok(Chain { layers, heads })
+        Ok(Chain { layers, visible, heads })
     }
 
     /// The layers, the bottom first.
@@ -55,27 +62,29 @@ impl ChunkSource for Chain {
     fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next: Option<u64> = None;
-        for (layer, head) in self.layers.iter().zip(heads.iter_mut()) {
+        for ((layer, &visible), head) in self.layers.iter().zip(&self.visible).zip(heads.iter_mut()) {
             let known = head.filter(|head| head.from <= from && head.found.is_none_or(|found| found >= from));
             let found = match known {
                 Some(head) => head.found,
                 None => layer.next_present(from)?,
             };
             *head = Some(Head { from: known.map_or(from, |head| head.from), found });
-            next = next.into_iter().chain(found).min();
+            let seen = found.filter(|&index| index < visible.div_ceil(CHUNK as u64));
+            next = next.into_iter().chain(seen).min();
         }
-        Ok(next.filter(|&index| index < self.chunks()))
+        Ok(next)
     }
 
     fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
-        let (_, length) = chunk_range(index, self.virtual_size())?;
-        for layer in self.layers.iter().rev().filter(|layer| index < layer.chunks()) {
+        let (start, _) = chunk_range(index, self.virtual_size())?;
+        let layers = self.layers.iter().zip(&self.visible).rev();
+        for (layer, &visible) in layers.take_while(|&(_, &visible)| start < visible) {
             match layer.presence(index)? {
                 Presence::Absent => continue,
                 Presence::Zero => break,
                 Presence::Data => {
                     let content = layer.read_chunk(index, buffer)?;
-                    // A lower layer may be larger than the disk.
+                    let length = (visible - start).min(CHUNK as u64) as usize;
                     buffer[length..].fill(0);
                     return Ok(content);
                 }

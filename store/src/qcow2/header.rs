@@ -41,6 +41,7 @@ const AT_L1_OFFSET: usize = 40;
 const AT_REFCOUNT_TABLE_OFFSET: usize = 48;
 const AT_REFCOUNT_TABLE_CLUSTERS: usize = 56;
 const AT_SNAPSHOTS: usize = 60;
+const AT_SNAPSHOTS_OFFSET: usize = 64;
 const AT_INCOMPATIBLE: usize = 72;
 const AT_COMPATIBLE: usize = 80;
 const AT_AUTOCLEAR: usize = 88;
@@ -121,7 +122,7 @@ impl Header {
     /// Checks a header against the allow-list.
     ///
     /// `first` is the beginning of the file: [`HEADER_AREA`] bytes, or less where the file is shorter.
-    /// `file_length` only serves messages.
+    /// `file_length` is what the file has.
     pub fn parse(first: &[u8], file_length: u64) -> Result<Header, GateError> {
         let short =
             |what, length: usize| GateError::OutOfBounds { what, offset: 0, length: length as u64, file_length };
@@ -159,6 +160,15 @@ impl Header {
         let snapshots = be32(AT_SNAPSHOTS)?;
         if snapshots != 0 {
             return Err(GateError::Snapshots { count: snapshots });
+        }
+
+        // Unused where there are no snapshots, and zero unless an old QEMU left it; QEMU still wants it to be sound.
+        let (what, offset) = ("snapshot table", be64(AT_SNAPSHOTS_OFFSET)?);
+        if offset > file_length {
+            return Err(GateError::OutOfBounds { what, offset, length: 0, file_length });
+        }
+        if !offset.is_multiple_of(1 << cluster_bits) {
+            return Err(GateError::Misaligned { what, offset, alignment: 1 << cluster_bits });
         }
 
         let mut header = Header {
@@ -299,7 +309,11 @@ fn check_extensions(bytes: &[u8], start: usize, area: usize, file_length: u64) -
             return Err(GateError::OutOfBounds { what: "header extension", offset, length, file_length });
         };
         match kind {
-            EXT_END => return Ok(()),
+            EXT_END if length == 0 => return Ok(()),
+            EXT_END => {
+                let (offset, value) = (at as u64, u64::from(length));
+                return Err(GateError::ReservedBits { what: "end of the header extensions", offset, value });
+            }
             EXT_BACKING_FORMAT => return Err(GateError::BackingFile),
             EXT_DATA_FILE => return Err(GateError::DataFile),
             EXT_ENCRYPTION => return Err(GateError::Encrypted),

@@ -64,7 +64,9 @@ pub(crate) fn read_all(source: &dyn ChunkSource) -> Vec<u8> {
             Ok(())
         })
         .unwrap();
-    disk.truncate(source.virtual_size() as usize);
+    let size = source.virtual_size() as usize;
+    assert!(disk[size..].iter().all(|&byte| byte == 0), "the last chunk is not filled up with zeros");
+    disk.truncate(size);
     disk
 }
 

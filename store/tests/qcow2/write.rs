@@ -237,3 +237,32 @@ fn a_layer_without_its_header_is_no_image() {
     let result = Qcow2::open(file);
     assert!(matches!(result, Err(GateError::NotQcow2 { magic: 0 })), "{result:?}");
 }
+
+/// Reads that this thread has made so far, as the kernel counts them.
+fn reads() -> u64 {
+    let counters = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let line = counters.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[test]
+fn opening_reads_tables_only_and_a_chunk_costs_one_read() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("layer.qcow2");
+    // Three L2 tables, 300 frames.
+    let chunks: Chunks =
+        (0..300).map(|number| (number * 80, Some(Box::new([1 + number as u8 % 200; CHUNK])))).collect();
+    write_layer(&path, 3 << 29, &chunks);
+    let file = File::open(&path).unwrap();
+    // Looking at the counters is a read itself.
+    let start = reads();
+    let idle = reads() - start;
+    let start = reads();
+    let layer = Qcow2::open(file).unwrap();
+    // Header, L1, refcount table; three L2 tables twice, as there are compressed clusters.
+    assert!(reads() - start - idle <= 3 + 2 * 3, "{} reads", reads() - start - idle);
+    let mut buffer = [0; CHUNK];
+    let start = reads();
+    layer.for_each_present(&mut |index| layer.read_chunk(index, &mut buffer).map(drop)).unwrap();
+    assert_eq!(reads() - start - idle, 300 + 3, "a read per frame and per table");
+}

@@ -94,19 +94,17 @@ fn overlong_fields_are_shortened_and_still_tell_of_changes() {
 #[test]
 fn claim_ids_are_pinned() {
     // A change here is a format break: bump the store's format version.
-    assert_eq!(claim(1, None, &[]).id().short(), "");
+    assert_eq!(claim(1, None, &[]).id().short(), "909109f958a6");
 }
 
 #[test]
 fn ten_thousand_summaries_are_read_in_milliseconds() {
-    let dir = tempfile::tempdir().unwrap();
+    // In memory, where making ten thousand claims durable costs little.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let template = claim(0, None, &[]);
-    // Through the index alone: ten thousand durable claims would take longer than the rest of the tests.
-    store.index_for_tests((0..10_000).map(|seed| {
-        let claim = impasto_store::claim::Claim { action: action(seed), ..template.clone() };
-        (claim.action, ClaimSummary::of(&claim, claim.id()))
-    }));
+    for seed in 0..10_000 {
+        store.put_claim(&claim(seed, None, &[])).unwrap();
+    }
     store.flush().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let start = std::time::Instant::now();

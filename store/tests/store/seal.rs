@@ -32,14 +32,12 @@ fn qemu_reads_the_chain_as_we_do() {
     let chain = full.store.chain(&full.top).unwrap();
     assert_eq!(chain.paths.len(), 2);
     let layer = |path: &Path, below: String| {
-        format!(
-            r#"{{"driver":"qcow2","backing":{below},"file":{{"driver":"file","filename":"{}"}}}}"#,
-            path.display()
-        )
+        format!(r#"{{"driver":"qcow2","backing":{below},"file":{{"driver":"file","filename":"{}"}}}}"#, path.display())
     };
     let graph = chain.paths.iter().fold("null".to_owned(), |below, path| layer(path, below));
     let flat = full.dir.path().join("tmp/flat.raw");
-    let status = Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(format!("json:{graph}")).arg(&flat).status();
+    let status =
+        Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(format!("json:{graph}")).arg(&flat).status();
     assert!(status.unwrap().success());
     let mut expected = vec![0; 10 * CHUNK];
     for (index, data) in top_chunks() {

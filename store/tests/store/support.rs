@@ -51,6 +51,11 @@ impl ChunkSource for MemorySource {
     }
 }
 
+/// A chunk to be read into.
+pub(crate) fn buffer() -> Box<[u8; CHUNK]> {
+    vec![0; CHUNK].into_boxed_slice().try_into().unwrap()
+}
+
 /// Bytes that no compressor makes smaller, different for every seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -121,8 +126,8 @@ pub(crate) const SMALL: &[u8] = b"a small file, a small file, a small file";
 
 /// The content of [`Full::large`].
 pub(crate) fn large() -> Vec<u8> {
-    let mut bytes = noise(5, 3 << 20);
-    bytes.extend(b"compressible ".repeat(200_000));
+    let mut bytes = noise(5, 1 << 20);
+    bytes.extend(b"compressible ".repeat(260_000));
     bytes
 }
 
@@ -140,12 +145,14 @@ pub(crate) fn top_chunks() -> Vec<(u64, Vec<u8>)> {
 
 impl Full {
     pub(crate) fn new() -> Full {
-        let dir = tempfile::tempdir().unwrap();
+        Full::fill(tempfile::tempdir().unwrap())
+    }
+
+    /// Puts everything into a directory that may hold some of it already.
+    pub(crate) fn fill(dir: tempfile::TempDir) -> Full {
         let store = Store::open(dir.path()).unwrap();
-        let base = MemorySource::new(
-            10,
-            [(0, Some(text(1))), (1, Some(raw(2))), (3, Some(text(4))), (9, Some(text(6)))],
-        );
+        let base =
+            MemorySource::new(10, [(0, Some(text(1))), (1, Some(raw(2))), (3, Some(text(4))), (9, Some(text(6)))]);
         let overlay = MemorySource::new(10, [(0, Some(text(9))), (3, None), (4, None), (5, Some(raw(3)))]);
         let absent = impasto_store::seal::Absent::AsParent;
         let base = store.seal(None, &base, absent).unwrap().disk.layer;
@@ -204,7 +211,7 @@ pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
 pub(crate) fn read_disk(store: &Store, layer: &LayerRef) -> impasto_store::Result<Vec<(u64, Vec<u8>)>> {
     let disk = store.disk_reader(layer)?;
     let mut chunks = Vec::new();
-    let mut buffer = vec![0; CHUNK].into_boxed_slice().try_into().unwrap();
+    let mut buffer = buffer();
     for index in 0..disk.chunks() {
         disk.read(index, &mut buffer)?;
         if buffer.iter().any(|byte| *byte != 0) {
@@ -222,4 +229,27 @@ pub(crate) fn read_blob(store: &Store, blob: &BlobRef) -> impasto_store::Result<
 /// A new file open for reading and writing.
 pub(crate) fn new_file(path: &Path) -> File {
     File::options().read(true).write(true).create_new(true).open(path).unwrap()
+}
+
+/// The content of the large file in the frozen store: stored in pieces, and small when packed.
+pub(crate) fn frozen_large() -> Vec<u8> {
+    (0..1_200_000u32).flat_map(|number| format!("{}\n", number / 1000).into_bytes()).collect()
+}
+
+/// Unpacks the files of a store: for each, lengths as u64 and then path and content; all compressed.
+pub(crate) fn unpack_fixture(packed: &[u8], dir: &Path) {
+    let packed = zstd::decode_all(packed).unwrap();
+    let mut rest = &packed[..];
+    let take = |rest: &mut &[u8], length: usize| {
+        let (bytes, after) = rest.split_at(length);
+        *rest = after;
+        bytes.to_vec()
+    };
+    while !rest.is_empty() {
+        let mut length = || u64::from_le_bytes(take(&mut rest, 8).try_into().unwrap()) as usize;
+        let (name_length, content_length) = (length(), length());
+        let path = dir.join(String::from_utf8(take(&mut rest, name_length)).unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, take(&mut rest, content_length)).unwrap();
+    }
 }
