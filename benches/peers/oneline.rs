@@ -19,7 +19,6 @@ pub(crate) fn rows() -> Vec<Row> {
     assert_eq!(site::summary(&output), (2, 0));
     site::settle();
     quiet();
-    let mut log = String::new();
     let [times] = interleaved(RUNS, |_, round| {
         write(&dir, &format!("round {round}"));
         let time = site::time(&mut build(&dir, &store));
@@ -31,9 +30,9 @@ pub(crate) fn rows() -> Vec<Row> {
     detail("impasto build", &times);
     write(&dir, "last");
     let output = site::run(build(&dir, &store).env("IMPASTO_LOG", "debug"));
-    log += &String::from_utf8_lossy(&output.stderr);
+    let log = String::from_utf8_lossy(&output.stderr);
     for line in log.lines().filter(|line| line.contains("timings")) {
-        println!("  phases: {}", line.split_once("timings").map_or(line, |(_, phases)| phases.trim_start_matches('=')));
+        println!("  phases: {}", line.find("[(").map_or(line, |at| &line[at..]));
     }
     site::remove(&store);
     let what = "one-line run stage on 600 MB of Debian, up to the durable claim";
