@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain.
+# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap. Writes to target/bench/ only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+missing=()
+for tool in zstd b3sum ninja:ninja-build strace qemu-img:qemu-utils qemu-storage-daemon:qemu-system-common mmdebstrap; do
+  command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "the benchmarks need: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+[ "$(id -u)" = 0 ] || { echo 'the benchmarks need root: for the sandbox, and to empty the page cache' >&2; exit 1; }
+cargo bench --locked --quiet --bench peers -- "$@"
