@@ -204,7 +204,7 @@ fn claim_all(dir: &Path, store: &Path) {
             hits[id.index()] = Some(hit);
         }
     });
-    state.save(&planner.memory).expect("remembered");
+    state.add(std::mem::take(&mut planner.memory)).expect("remembered");
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");
