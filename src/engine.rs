@@ -85,7 +85,7 @@ pub struct Engine<'a> {
     /// Each node's result, where it is there.
     results: Vec<Option<Hit>>,
     /// How far each node is whose result is not there.
-    units: HashMap<NodeId, Units>,
+    units: HashMap<NodeId, Units<'a>>,
     /// How each node's result came.
     how: Vec<Option<How>>,
     /// Why each node that runs does.

@@ -1,6 +1,7 @@
 //! What a run would do: binds every node's inputs as far as they are known, and looks the keys up in the store.
 //! Decides and explains; executes nothing and writes nothing but caches.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -198,7 +199,7 @@ impl Planner<'_> {
     pub fn advance<'h>(
         &mut self,
         id: NodeId,
-        units: &mut Units,
+        units: &mut Units<'_>,
         result: impl Fn(NodeId) -> &'h Hit,
     ) -> Result<(Option<Action<Bound>>, State), PlanError> {
         loop {
@@ -224,7 +225,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// What the unit made cannot be expanded, or the store failed.
-    pub fn complete(&self, id: NodeId, units: &mut Units, hit: Hit) -> Result<Completed, PlanError> {
+    pub fn complete(&self, id: NodeId, units: &mut Units<'_>, hit: Hit) -> Result<Completed, PlanError> {
         let node = self.graph.node(id);
         if let Some(expand) = node.kind.expand {
             let mut files = UnitFiles::new();
@@ -240,7 +241,9 @@ impl Planner<'_> {
             let place = units.hits.len();
             let further = expand(&units.templates[place], &files)
                 .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
-            units.templates.splice(place + 1..place + 1, further);
+            if !further.is_empty() {
+                units.templates.to_mut().splice(place + 1..place + 1, further);
+            }
         }
         units.hits.push(hit.clone());
         Ok(if units.hits.len() == units.templates.len() { Completed::Node(Box::new(hit)) } else { Completed::Unit })
@@ -250,7 +253,7 @@ impl Planner<'_> {
     fn bind<'h>(
         &mut self,
         id: NodeId,
-        units: &Units,
+        units: &Units<'_>,
         result: impl Fn(NodeId) -> &'h Hit,
     ) -> Result<Action<Bound>, PlanError> {
         let graph = self.graph;
@@ -292,7 +295,7 @@ impl Planner<'_> {
     }
 
     /// Whether a node's next unit with this Action is cached or dirty, and why.
-    fn look_up(&self, id: NodeId, units: &Units, action: &Action<Bound>) -> Result<State, PlanError> {
+    fn look_up(&self, id: NodeId, units: &Units<'_>, action: &Action<Bound>) -> Result<State, PlanError> {
         let digest = action.digest();
         if self.again[id.index()] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
@@ -355,15 +358,16 @@ pub enum Completed {
 
 /// The units of work of one node, and the results of those that are done.
 #[derive(Debug, Clone)]
-pub struct Units {
-    templates: Vec<ActionTemplate>,
+pub struct Units<'g> {
+    /// The graph's own until some are added.
+    templates: Cow<'g, [ActionTemplate]>,
     hits: Vec<Hit>,
 }
 
-impl Units {
+impl<'g> Units<'g> {
     /// The units of a node of which none is done.
-    pub fn new(node: &Node) -> Self {
-        Units { templates: node.lowered.actions.clone(), hits: Vec::new() }
+    pub fn new(node: &'g Node) -> Self {
+        Units { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
     }
 
     /// The unit that is next.

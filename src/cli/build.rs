@@ -29,10 +29,9 @@ pub(crate) struct Build {
 
 impl Build {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
-        let loaded = session.load(&self.recipe)?;
+        let (loaded, store) = session.load_with_store(&self.recipe)?;
         let selection = loaded.selection()?;
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
-        let store = session.store()?;
         let planner = loaded.planner(&store, &self.again)?;
         let needed = loaded.graph.closure(&selection.nodes);
         for selector in &self.again {
@@ -59,6 +58,8 @@ impl Build {
         let state = loaded.state(&store);
         let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
         let summary = engine.run()?;
+        // The process ends here: see `plan`.
+        std::mem::forget(loaded);
         Ok(if summary.interrupted {
             exit::INTERRUPTED
         } else if summary.failed > 0 {

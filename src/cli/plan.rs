@@ -43,9 +43,8 @@ struct Row<'a> {
 
 impl Plan {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
-        let loaded = session.load(&self.recipe)?;
+        let (loaded, store) = session.load_with_store(&self.recipe)?;
         let selection = loaded.selection()?;
-        let store = session.store()?;
         let mut planner = loaded.planner(&store, &self.again)?;
         let states = planner.plan(&selection.nodes)?;
         // What was hashed is worth remembering; a store that cannot be written to loses only that.
@@ -55,6 +54,9 @@ impl Plan {
         let planned: Vec<_> =
             loaded.graph.ids().zip(&states).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
         ui::output(&if self.json { json(&loaded, &planned) } else { text(&loaded, &planned) });
+        // The process ends here: giving back the memory of 10,000 nodes piece by piece would take a tenth of the time.
+        std::mem::forget((states, planner));
+        std::mem::forget((loaded, store));
         Ok(exit::OK)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use impasto_stages::Registry;
 use impasto_store::Store;
+use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
 use super::{Global, RecipeArgs, SandboxChoice};
@@ -33,13 +34,38 @@ pub(crate) struct Loaded {
 }
 
 impl Session {
-    /// Opens the store.
-    pub(crate) fn store(&self) -> Result<Store, CliError> {
-        let path = match &self.global.store {
+    fn store_path(&self) -> PathBuf {
+        match &self.global.store {
             Some(path) => self.host.cwd.join(path),
             None => self.host.default_store(),
-        };
-        Ok(Store::open(path)?)
+        }
+    }
+
+    /// Opens the store.
+    pub(crate) fn store(&self) -> Result<Store, CliError> {
+        Ok(Store::open(self.store_path())?)
+    }
+
+    /// Loads the recipe and opens the store, whose index is read meanwhile.
+    pub(crate) fn load_with_store(&self, args: &RecipeArgs) -> Result<(Loaded, Store), CliError> {
+        let path = self.store_path();
+        std::thread::scope(|scope| {
+            // A store that is not there yet is made when the recipe is known to be right.
+            let early = path.join("format").exists().then(|| {
+                scope.spawn(|| {
+                    let store = Store::open(&path)?;
+                    // Looking anything up reads the index; what is found, or fails, is the planner's business.
+                    drop(store.lookup(&ActionDigest::of(b"")));
+                    Ok::<_, impasto_store::Error>(store)
+                })
+            });
+            let loaded = self.load(args)?;
+            let store = match early {
+                Some(thread) => thread.join().expect("BUG: opening the store panicked")?,
+                None => self.store()?,
+            };
+            Ok((loaded, store))
+        })
     }
 
     /// Splits positional arguments into the recipe's path and selectors (D1).

@@ -157,7 +157,9 @@ macro_rules! typed {
         impl $name {
             /// Starts the hash that names such an object.
             pub fn hasher() -> Hasher {
-                Hasher::new($domain)
+                // The domain is hashed once: small objects are many.
+                static HASHER: std::sync::OnceLock<Hasher> = std::sync::OnceLock::new();
+                HASHER.get_or_init(|| Hasher::new($domain)).clone()
             }
 
             /// The name of an object with these bytes.
