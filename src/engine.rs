@@ -275,7 +275,7 @@ impl<'a> Engine<'a> {
         }
         let hit = self.results[index].as_ref().expect("BUG: just found");
         let missing: Vec<_> = self.config.targets.get(&id).map_or(Vec::new(), |targets| {
-            let current = |target: &&Target| !is_current(target, hit, &self.planner.memory);
+            let current = |target: &&Target| !is_current(target, hit, self.planner.memory.get());
             targets.iter().filter(current).cloned().collect()
         });
         if missing.is_empty() {
@@ -288,7 +288,7 @@ impl<'a> Engine<'a> {
     /// A node's result was found, and its files are there.
     fn finish_cached(&mut self, id: NodeId) -> Result<(), EngineError> {
         for target in self.config.targets.get(&id).into_iter().flatten() {
-            if let Some(file) = self.planner.memory.files.get(&*target.path.to_string_lossy()) {
+            if let Some(file) = self.planner.memory.get().files.get(&*target.path.to_string_lossy()) {
                 let (bytes, sha256) = (file.size, file.sha256.clone());
                 let event = EventKind::Published { path: target.path.clone(), bytes, sha256, written: false };
                 (self.events)(&Event { at: self.start.elapsed(), kind: event });
@@ -466,7 +466,7 @@ impl<'a> Engine<'a> {
         let how = if success.ran { How::Built } else { How::Cached };
         for published in &success.published {
             let path = published.path.to_string_lossy().into_owned();
-            self.planner.memory.files.insert(path.clone(), published.memory.clone());
+            self.planner.memory.get_mut().files.insert(path.clone(), published.memory.clone());
             self.news.files.insert(path, published.memory.clone());
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
             self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
@@ -488,8 +488,8 @@ impl<'a> Engine<'a> {
             };
             for name in self.names(id) {
                 let name = unit_name(name, unit);
-                let memory = memory.clone().after(self.planner.memory.nodes.get(&name));
-                self.planner.memory.nodes.insert(name.clone(), memory.clone());
+                let memory = memory.clone().after(self.planner.memory.get().nodes.get(&name));
+                self.planner.memory.get_mut().nodes.insert(name.clone(), memory.clone());
                 self.news.nodes.insert(name, memory);
             }
             self.stored_bytes[index] += success.stored_bytes;

@@ -1,6 +1,7 @@
 //! What is remembered of a recipe's runs, in `state/<recipe>/`: a cache that may be lost at any time.
 //! Knows names and digests; decides nothing.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,37 @@ pub struct Memory {
     pub files: BTreeMap<String, FileMemory>,
 }
 
+/// A recipe's memory, read when it is first asked for: a plan in which nothing is dirty needs none of it.
+pub struct LazyMemory<'a> {
+    state: RecipeState<'a>,
+    memory: OnceCell<Memory>,
+}
+
+impl<'a> LazyMemory<'a> {
+    /// The memory of a recipe, not read yet.
+    pub fn new(state: RecipeState<'a>) -> Self {
+        LazyMemory { state, memory: OnceCell::new() }
+    }
+
+    /// What is remembered; nothing where it cannot be read.
+    pub fn get(&self) -> &Memory {
+        self.memory.get_or_init(|| {
+            self.state.load().unwrap_or_else(|error| {
+                tracing::debug!(%error, "nothing is remembered");
+                Memory::default()
+            })
+        })
+    }
+
+    /// What is remembered, to add to it.
+    pub fn get_mut(&mut self) -> &mut Memory {
+        self.get();
+        self.memory.get_mut().expect("BUG: just read")
+    }
+}
+
 /// The memory of one recipe, in a store.
+#[derive(Clone)]
 pub struct RecipeState<'a> {
     store: &'a Store,
     name: String,

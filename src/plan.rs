@@ -14,7 +14,7 @@ use impasto_store::{Error as StoreError, Store};
 
 use crate::graph::{Graph, Node, NodeId};
 use crate::inputs::{InputError, Inputs};
-use crate::memory::{Memory, NodeMemory};
+use crate::memory::{LazyMemory, NodeMemory};
 use crate::publish::content_digest;
 use crate::reason::{Names, Reason, changes};
 
@@ -154,7 +154,7 @@ pub struct Planner<'a> {
     /// The user's files.
     pub inputs: Inputs,
     /// What is remembered of earlier runs.
-    pub memory: Memory,
+    pub memory: LazyMemory<'a>,
     /// Nodes that run even where their results are known, by place.
     pub again: Vec<bool>,
 }
@@ -300,19 +300,23 @@ impl Planner<'_> {
         if self.again[id.index()] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
-        let last = self.remembered(id, units.hits.len());
+        let last = || self.remembered(id, units.hits.len());
         Ok(match self.believed(last, digest)? {
             Some(hit) => State::Cached(hit),
-            None => State::Dirty { action: digest, reason: self.reason(last, units.next(), action, digest) },
+            None => State::Dirty { action: digest, reason: self.reason(last(), units.next(), action, digest) },
         })
     }
 
     /// The claim that wins (D4): the one that is remembered for the node, else the strongest isolation, else the
     /// smallest id.
-    fn believed(&self, last: Option<&NodeMemory>, digest: ActionDigest) -> Result<Option<Hit>, PlanError> {
+    fn believed<'m>(
+        &self,
+        last: impl Fn() -> Option<&'m NodeMemory>,
+        digest: ActionDigest,
+    ) -> Result<Option<Hit>, PlanError> {
         let mut claims = self.store.lookup(&digest)?;
         if claims.len() > 1 {
-            let remembered = last.map(|memory| memory.claim);
+            let remembered = last().map(|memory| memory.claim);
             claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));
         }
         Ok(claims.into_iter().next().map(|summary| Hit::new(digest, summary)))
@@ -324,7 +328,7 @@ impl Planner<'_> {
         // Under which of its combinations it ran last depends on those that were chosen then.
         node.combinations.iter().find_map(|place| {
             let name = self.graph.stable_name(&node.stage, *place);
-            self.memory.nodes.get(&unit_name(name, unit))
+            self.memory.get().nodes.get(&unit_name(name, unit))
         })
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use impasto::graph::{Graph, NodeId};
 use impasto::inputs::Inputs;
-use impasto::memory::{NodeMemory, RecipeState};
+use impasto::memory::{LazyMemory, NodeMemory, RecipeState};
 use impasto::plan::{Completed, Hit, Planner, State, Units};
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::Registry;
@@ -142,7 +142,7 @@ fn claim_all(dir: &Path, store: &Path) {
     let store = Store::open(store).expect("a store");
     let state = RecipeState::new(&store, &recipe);
     let inputs = Inputs::new(store.clone(), recipe.dir.clone());
-    let memory = state.load().expect("what is remembered");
+    let memory = LazyMemory::new(state.clone());
     let mut planner = Planner { graph: &graph, store: &store, inputs, memory, again: vec![false; graph.len()] };
     let mut hits: Vec<Option<Hit>> = vec![None; graph.len()];
     let mut made = 0;
@@ -200,11 +200,11 @@ fn claim_all(dir: &Path, store: &Path) {
             let (action, claim) = (hit.action, hit.claim);
             let reason = "never built".to_owned();
             let memory = NodeMemory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
-            planner.memory.nodes.insert(name, memory);
+            planner.memory.get_mut().nodes.insert(name, memory);
             hits[id.index()] = Some(hit);
         }
     });
-    state.add(std::mem::take(&mut planner.memory)).expect("remembered");
+    state.add(std::mem::take(planner.memory.get_mut())).expect("remembered");
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");

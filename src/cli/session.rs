@@ -14,7 +14,7 @@ use super::{Global, RecipeArgs, SandboxChoice};
 use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
-use crate::memory::RecipeState;
+use crate::memory::{LazyMemory, RecipeState};
 use crate::plan::Planner;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox};
@@ -214,7 +214,7 @@ impl Loaded {
             graph: &self.graph,
             store,
             inputs: Inputs::new(store.clone(), self.recipe.dir.clone()),
-            memory: self.state(store).load()?,
+            memory: LazyMemory::new(self.state(store)),
             again: forced,
         })
     }

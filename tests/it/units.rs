@@ -7,7 +7,7 @@ use impasto::engine::{Engine, RunConfig, Summary};
 use impasto::event::{Event, EventKind};
 use impasto::graph::Graph;
 use impasto::inputs::Inputs;
-use impasto::memory::RecipeState;
+use impasto::memory::{LazyMemory, RecipeState};
 use impasto::plan::Planner;
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
@@ -60,7 +60,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         graph: &graph,
         store: &store,
         inputs: Inputs::new(store.clone(), recipe.dir.clone()),
-        memory: state.load().unwrap(),
+        memory: LazyMemory::new(state.clone()),
         again: vec![false; graph.len()],
     };
     let config = RunConfig {
