@@ -5,7 +5,7 @@
 //! bytes ─syntax→ tree ─collect→ blocks ─lower→ expressions ─eval→ values ─check→ stages, images
 //! ```
 //!
-//! [`load`] does all of it, and reports everything that is wrong in one run. Names are resolved once; what does not
+//! [`load()`] does all of it, and reports everything that is wrong in one run. Names are resolved once; what does not
 //! depend on the matrix is evaluated once and shared by all combinations.
 
 mod check;
