@@ -336,9 +336,9 @@ impl<'a> Engine<'a> {
         let node = graph.node(id);
         let units = self.units.get(&id);
         let (unit, template) = match units {
-            Some(units) if units.done() < units.len() => (units.done(), units.next()),
-            // Only the files of its result are to be written again.
-            _ => (0, &node.lowered.actions[0]),
+            Some(units) => (units.done(), units.next()),
+            // Known from the plan: only the files of its result are to be written again.
+            None => (0, &node.lowered.actions[0]),
         };
         let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
         let disk = match &template.parent {

@@ -245,8 +245,11 @@ impl Planner<'_> {
                 units.templates.to_mut().splice(place + 1..place + 1, further);
             }
         }
-        units.hits.push(hit.clone());
-        Ok(if units.hits.len() == units.templates.len() { Completed::Node(Box::new(hit)) } else { Completed::Unit })
+        if units.hits.len() + 1 == units.templates.len() {
+            return Ok(Completed::Node(Box::new(hit)));
+        }
+        units.hits.push(hit);
+        Ok(Completed::Unit)
     }
 
     /// The Action of a node's next unit.
@@ -379,13 +382,7 @@ impl<'g> Units<'g> {
         &self.templates[self.hits.len()]
     }
 
-    /// How many there are, as far as is known.
-    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
-    pub fn len(&self) -> usize {
-        self.templates.len()
-    }
-
-    /// How many are done.
+    /// How many are done, but for the last, whose result is the node's.
     pub fn done(&self) -> usize {
         self.hits.len()
     }
