@@ -17,6 +17,7 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`toolbox`] is our own work with a distribution's programs: roots out of packages, disks out of roots.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`host`] alone reads the environment and the clock.
 
@@ -31,6 +32,7 @@ pub mod inputs;
 pub mod job;
 pub mod log;
 pub mod memory;
+pub mod mirror;
 pub mod plan;
 pub mod publish;
 pub mod reason;
@@ -38,4 +40,5 @@ pub mod recipe;
 pub mod sandbox;
 pub mod schedule;
 pub mod shell;
+pub mod toolbox;
 pub mod ui;

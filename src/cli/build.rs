@@ -48,6 +48,10 @@ impl Build {
             sandbox: session.sandbox(self.run.sandbox),
             now: session.host.now(),
             place: session.place(&self.recipe),
+            mirrors: {
+                let v = |n: &str| std::env::var(n).ok();
+                crate::mirror::Mirrors { archive: v("IMPASTO_MIRROR"), security: v("IMPASTO_SECURITY_MIRROR") }
+            },
             facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         };
         let mut reporter: Box<dyn Reporter> = match session.global.progress {

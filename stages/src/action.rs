@@ -7,6 +7,7 @@ use std::time::Duration;
 use impasto_store::digest::{ActionDigest, ContentDigest};
 use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 
+use crate::bootstrap::BootstrapSpec;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
@@ -196,6 +197,11 @@ pub enum Step {
         level: Option<i32>,
         /// Which encoder makes the frames.
         encoder: String,
+    },
+    /// Makes a root file system out of a distribution's packages: a tar archive, the Action's one file.
+    Bootstrap {
+        /// What is installed.
+        spec: Box<BootstrapSpec>,
     },
 }
 
@@ -448,6 +454,10 @@ impl Describe for Step {
                 // Levels are small and may be negative; the text has one spelling.
                 field(sink, "compression_level", &level.map(|level| level.to_string()));
                 field(sink, "encoder", encoder);
+            }
+            Step::Bootstrap { spec } => {
+                sink.put(Atom::Variant(8, "bootstrap"));
+                spec.describe(sink);
             }
         }
     }

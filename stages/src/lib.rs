@@ -6,6 +6,7 @@
 //! [`ContentDigest`](impasto_store::digest::ContentDigest) and hashes the resulting [`Action`] into its key.
 
 pub mod action;
+pub mod bootstrap;
 mod error;
 mod kinds;
 mod params;

@@ -1,0 +1,64 @@
+//! Actions of the toolbox: roots out of packages, disks out of roots.
+//! Knows what goes into the sandbox's room and what comes out, not how the work is done.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use impasto_stages::action::{Action, Bound, Step};
+use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+
+use super::sandboxed::{LogFile, record};
+use super::{Job, JobError, Made};
+use crate::sandbox::{ToolEnd, ToolJob};
+use crate::toolbox::{TREE, Task};
+
+impl Job {
+    pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
+        let scratch = self.store.scratch()?;
+        let work = scratch.path().join("work");
+        std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
+        let epoch = action.source_date_epoch.unwrap_or(0);
+        let task = match step {
+            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), mirrors: self.mirrors.clone(), epoch },
+            step => panic!("BUG: {step:?} is no step for the toolbox"),
+        };
+        let mut log = LogFile::create(self)?;
+        let job = ToolJob {
+            work: &work,
+            task,
+            network: action.network,
+            timeout: action.hints.timeout,
+            cancel: self.cancel.clone(),
+        };
+        let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
+        let last_lines = log.finish();
+        let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
+        match end? {
+            ToolEnd::Done => {}
+            ToolEnd::Cancelled => return Err(JobError::Cancelled),
+            ToolEnd::TimedOut { after } => {
+                return failed(format!("it was stopped after its time-out of {}", crate::ui::seconds(after)), None);
+            }
+            ToolEnd::Failed(failure) => return failed(failure.message, failure.help),
+        }
+        let (result, stored_bytes) = match step {
+            Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
+            step => panic!("BUG: {step:?} is no step for the toolbox"),
+        };
+        let facts = sandbox.facts();
+        let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
+        Ok(Made { result, sandbox, isolation, facts: record(&facts), stored_bytes, published: Vec::new() })
+    }
+
+    fn take_tree(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+        let file = File::open(path).map_err(JobError::io("open", path))?;
+        let blob = self.store.put_blob_like(io::BufReader::new(file), self.previous.as_ref())?;
+        let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
+        let files = BTreeMap::from([("tree.tar".to_owned(), file)]);
+        Ok((Outputs { files, ..Outputs::default() }, blob.size))
+    }
+}
