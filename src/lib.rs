@@ -18,7 +18,7 @@
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
-//! * [`host`] alone reads the environment and the clock.
+//! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
 pub mod cli;
 pub mod engine;
@@ -31,6 +31,7 @@ pub mod inputs;
 pub mod job;
 pub mod log;
 pub mod memory;
+pub mod mirror;
 pub mod plan;
 pub mod publish;
 pub mod reason;

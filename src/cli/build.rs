@@ -40,12 +40,13 @@ impl Build {
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
         }
+        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let config = RunConfig {
             recipe: loaded.recipe.name.clone(),
             jobs: self.run.jobs.map_or(session.host.cpus, usize::from),
             keep_going: self.run.keep_going,
             targets,
-            sandbox: session.sandbox(self.run.sandbox),
+            sandbox: session.sandbox(self.run.sandbox, mirrors),
             now: session.host.now(),
             place: session.place(&self.recipe),
             facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
