@@ -16,7 +16,6 @@ use crate::graph::{NodeId, Selection};
 use crate::job::{Job, JobError, JobInput, Message, Success};
 use crate::log::Redactor;
 use crate::memory::{Memory, NodeMemory, RecipeState};
-use crate::mirror::Mirrors;
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
@@ -39,8 +38,6 @@ pub struct RunConfig {
     pub now: u64,
     /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
     pub place: String,
-    /// Where packages of distributions come from.
-    pub mirrors: Mirrors,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
 }
@@ -400,7 +397,6 @@ impl<'a> Engine<'a> {
             caveats,
             targets: Vec::new(),
             sandbox: self.config.sandbox.clone(),
-            mirrors: self.config.mirrors.clone(),
             previous: None,
             facts: self.config.facts.clone(),
             logs: self.state.logs(),

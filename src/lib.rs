@@ -19,7 +19,7 @@
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages, disks out of roots.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
-//! * [`host`] alone reads the environment and the clock.
+//! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
 pub mod cli;
 pub mod engine;

@@ -1,31 +1,458 @@
-//! Temporary.
-use serde::{Deserialize, Serialize};
-/// Mirrors.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Mirrors {
-    /// archive
-    pub archive: Option<String>,
-    /// security
-    pub security: Option<String>,
+//! The host's Debian mirrors and proxies: policy of whoever runs impasto, in no key, and in no image.
+//! Knows apt's configuration, not packages.
+//!
+//! A recipe says which packages; where they come from is the host's own business. Stages with network read it below
+//! [`DIR`], which is in memory:
+//!
+//! ```text
+//! mirrors      a line each: `archive URL`, `security URL`; what is not known is not there
+//! proxy.conf   apt's configuration of proxies, perhaps empty
+//! auth.conf    names and passwords for mirrors, perhaps empty (apt_auth.conf(5))
+//! archive/     a mirror that is a directory of the host, and then `archive` is `file:` or `copy:` of this path
+//! security/    likewise
+//! ```
+
+mod sources;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sources::{Entry, choose, parse_list, parse_sources};
+
+/// Where stages with network find the host's policy.
+pub const DIR: &str = "/run/impasto/apt";
+
+/// Name of the variable that names the mirror of Debian's archive.
+pub const ARCHIVE_VARIABLE: &str = "IMPASTO_MIRROR";
+
+/// Name of the variable that names the mirror of the security archive, or says `none`.
+pub const SECURITY_VARIABLE: &str = "IMPASTO_SECURITY_MIRROR";
+
+/// What says that there is no security archive.
+const NONE: &str = "none";
+
+/// Where a Debian archive can be had. Shows no user name and no password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Mirror {
+    scheme: &'static str,
+    /// After the user's name and password: `host/path`, or the absolute path of a directory.
+    rest: String,
+    /// User name and password, decoded.
+    credentials: Option<(String, String)>,
 }
-impl Mirrors {
-    /// proxies
-    pub fn proxies(&self) -> Vec<String> {
-        Vec::new()
+
+/// The text names no mirror.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MirrorError {
+    /// Another kind of address.
+    #[error("a mirror is reached by http:, https:, file: or copy:, and not by {scheme:?}")]
+    Scheme {
+        /// What stands before the colon.
+        scheme: String,
+    },
+    /// No address at all.
+    #[error("the address of a mirror has the form SCHEME://HOST/PATH or file:/PATH")]
+    NoAddress,
+    /// Characters that apt would take apart.
+    #[error("the address of a mirror holds a blank, a quote or a control character")]
+    Characters,
+    /// A directory that is not there, or none.
+    #[error("the mirror {} is no directory that can be read", path.display())]
+    NoDirectory {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+const SCHEMES: [&str; 4] = ["http", "https", "file", "copy"];
+
+impl Mirror {
+    /// Reads `http://…`, `https://…`, `file:/…` or `copy:/…`.
+    ///
+    /// # Errors
+    /// It is none of these, or holds what apt cannot be given.
+    pub fn parse(text: &str) -> Result<Mirror, MirrorError> {
+        // Errors do not repeat the text: it may hold a password.
+        let (scheme, rest) = text.trim().split_once(':').ok_or(MirrorError::NoAddress)?;
+        let known = SCHEMES.into_iter().find(|known| scheme.eq_ignore_ascii_case(known));
+        let Some(scheme) = known else {
+            let word = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+            return Err(if word { MirrorError::Scheme { scheme: scheme.to_owned() } } else { MirrorError::NoAddress });
+        };
+        if rest.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'`\\[]#|".contains(c)) {
+            return Err(MirrorError::Characters);
+        }
+        if matches!(scheme, "file" | "copy") {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            let mirror = Mirror { scheme, rest: path.to_owned(), credentials: None };
+            return if path.starts_with('/') { Ok(mirror) } else { Err(MirrorError::NoAddress) };
+        }
+        let rest = rest.strip_prefix("//").ok_or(MirrorError::NoAddress)?;
+        let authority = rest.find('/').unwrap_or(rest.len());
+        let (credentials, rest) = match rest[..authority].rfind('@') {
+            Some(at) => {
+                let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+                (Some((decode(user)?, decode(password)?)), &rest[at + 1..])
+            }
+            None => (None, rest),
+        };
+        if rest.starts_with(['/', ':']) || rest.is_empty() {
+            return Err(MirrorError::NoAddress);
+        }
+        Ok(Mirror { scheme, rest: rest.trim_end_matches('/').to_owned(), credentials })
     }
-    /// lines
-    pub fn source_lines(&self, suite: &str, components: &[String], keyring: &str) -> Vec<String> {
-        let components = components.join(" ");
-        let mut lines = Vec::new();
-        if let Some(a) = &self.archive {
-            lines.push(format!("deb [signed-by={keyring}] {a} {suite} {components}"));
-            if self.security.is_some() {
-                lines.push(format!("deb [signed-by={keyring}] {a} {suite}-updates {components}"));
+
+    /// The directory of the host that it is.
+    pub fn directory(&self) -> Option<&Path> {
+        matches!(self.scheme, "file" | "copy").then(|| Path::new(&self.rest))
+    }
+
+    /// The address where it is seen under the name `place` of [`DIR`], in case it is a directory.
+    fn seen_as(&self, place: &str) -> String {
+        match self.directory() {
+            Some(_) => format!("{}:{DIR}/{place}", self.scheme),
+            None => self.to_string(),
+        }
+    }
+
+    /// What `auth.conf` tells of it.
+    fn auth(&self) -> Option<String> {
+        let (user, password) = self.credentials.as_ref()?;
+        let machine = format!("{}://{}", self.scheme, self.rest);
+        Some(format!("machine {machine} login {user} password {password}\n"))
+    }
+}
+
+/// Decodes what is percent-encoded. What `auth.conf` cannot hold is refused.
+fn decode(text: &str) -> Result<String, MirrorError> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(decoded) if byte == b'%' => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            _ => {
+                bytes.push(byte);
+                rest = tail;
             }
         }
-        if let Some(s) = &self.security {
-            lines.push(format!("deb [signed-by={keyring}] {s} {suite}-security {components}"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| MirrorError::Characters)?;
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) { Err(MirrorError::Characters) } else { Ok(text) }
+}
+
+impl fmt::Display for Mirror {
+    /// Without user name and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slashes = if self.directory().is_some() { "" } else { "//" };
+        write!(f, "{}:{slashes}{}", self.scheme, self.rest)
+    }
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mirror({self})")
+    }
+}
+
+/// What the user chose instead of the host's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MirrorChoice {
+    /// The archive's mirror.
+    pub archive: Option<Mirror>,
+    /// The security archive's mirror; `Some(None)` is none at all.
+    pub security: Option<Option<Mirror>>,
+    /// Proxies of the process's environment: scheme, and address.
+    pub proxies: Vec<(&'static str, Hidden)>,
+}
+
+/// A text that may hold a password, and is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl MirrorChoice {
+    /// Reads the choice: `--mirror`, and the variables of the environment, by name.
+    ///
+    /// # Errors
+    /// What is wrong, and with which of them.
+    pub fn read<'a>(
+        flag: Option<&str>,
+        variable: impl Fn(&str) -> Option<&'a str>,
+    ) -> Result<MirrorChoice, (&'static str, MirrorError)> {
+        let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let archive = match (flag, given(ARCHIVE_VARIABLE)) {
+            (Some(flag), _) => Some(Mirror::parse(flag).map_err(|error| ("--mirror", error))?),
+            (None, Some(text)) => Some(Mirror::parse(text).map_err(|error| (ARCHIVE_VARIABLE, error))?),
+            (None, None) => None,
+        };
+        let security = match given(SECURITY_VARIABLE) {
+            Some(NONE) => Some(None),
+            Some(text) => Some(Some(Mirror::parse(text).map_err(|error| (SECURITY_VARIABLE, error))?)),
+            None => None,
+        };
+        // HTTP_PROXY is not asked: a header of a request can set it where a server starts programs (httpoxy).
+        let proxies = [("http", "http_proxy"), ("https", "https_proxy"), ("https", "HTTPS_PROXY")];
+        let proxies = proxies
+            .into_iter()
+            .filter_map(|(scheme, name)| Some((scheme, given(name)?)))
+            .filter(|(_, address)| is_plain(address))
+            .map(|(scheme, address)| (scheme, Hidden(address.to_owned())))
+            .collect();
+        Ok(MirrorChoice { archive, security, proxies })
+    }
+
+    /// The mirrors to use: what was chosen, else what the host's apt uses.
+    ///
+    /// # Errors
+    /// A mirror that is a directory is not there.
+    pub fn resolve(&self) -> Result<Mirrors, MirrorError> {
+        let apt = Path::new("/etc/apt");
+        let (archive, security) = self.with_sources(&read_sources(apt), &|path| std::fs::read_to_string(path).ok());
+        for path in [&archive, &security].into_iter().flatten().filter_map(Mirror::directory) {
+            if std::fs::read_dir(path).is_err() {
+                return Err(MirrorError::NoDirectory { path: path.to_owned() });
+            }
         }
-        lines
+        Ok(Mirrors { archive, security, proxies: self.with_proxies(&apt_proxies()) })
+    }
+
+    fn with_sources(
+        &self,
+        entries: &[Entry],
+        read: &dyn Fn(&Path) -> Option<String>,
+    ) -> (Option<Mirror>, Option<Mirror>) {
+        let (archive, security) = choose(entries);
+        let host = |uri: Option<&str>| mirror_of_list(uri?, read);
+        // A directory is chosen so that nothing else decides what is in an image.
+        let frozen = self.archive.as_ref().is_some_and(|mirror| mirror.directory().is_some());
+        let security = match &self.security {
+            Some(chosen) => chosen.clone(),
+            None if frozen => None,
+            None => host(security),
+        };
+        (self.archive.clone().or_else(|| host(archive)), security)
+    }
+
+    /// Apt's configuration of proxies: the host's own, then those of the environment for schemes that it says nothing of.
+    fn with_proxies(&self, dump: &str) -> Vec<(String, Hidden)> {
+        let mut proxies = Vec::new();
+        for line in dump.lines() {
+            let Some((key, value)) = line.trim_end().strip_suffix("\";").and_then(|line| line.split_once(" \"")) else {
+                continue;
+            };
+            let lower = key.to_ascii_lowercase();
+            let ours = ["acquire::http::proxy", "acquire::https::proxy"]
+                .iter()
+                .any(|name| lower.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")));
+            if ours && !value.is_empty() && is_plain(value) && is_plain(key) {
+                proxies.push((key.to_owned(), Hidden(value.to_owned())));
+            }
+        }
+        for (scheme, address) in &self.proxies {
+            let key = format!("Acquire::{scheme}::Proxy");
+            if !proxies.iter().any(|(other, _)| other.eq_ignore_ascii_case(&key)) {
+                proxies.push((key, address.clone()));
+            }
+        }
+        proxies
+    }
+}
+
+/// Whether apt's configuration can hold it between quotes.
+fn is_plain(text: &str) -> bool {
+    !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"')
+}
+
+/// The mirror that a URI of the host's sources means. Debian's images for clouds keep a list of them in a file.
+fn mirror_of_list(uri: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<Mirror> {
+    let Some(list) = uri.strip_prefix("mirror+file:") else { return Mirror::parse(uri).ok() };
+    let list = read(Path::new(list.strip_prefix("//").unwrap_or(list)))?;
+    let lines = list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.filter_map(|line| Mirror::parse(line.split_whitespace().next()?).ok()).next()
+}
+
+fn read_sources(apt: &Path) -> Vec<Entry> {
+    // What cannot be read is what the host does not tell.
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut entries = parse_list(&read(&apt.join("sources.list")));
+    let parts = std::fs::read_dir(apt.join("sources.list.d")).into_iter().flatten().flatten();
+    let mut parts: Vec<_> = parts.map(|part| part.path()).collect();
+    parts.sort_unstable();
+    for path in parts {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => entries.extend(parse_list(&read(&path))),
+            Some("sources") => entries.extend(parse_sources(&read(&path))),
+            _ => {}
+        }
+    }
+    entries
+}
+
+/// What the host's apt says of proxies. Its configuration has a grammar of its own, so it is asked; a host without apt
+/// has no answer.
+fn apt_proxies() -> String {
+    #[expect(clippy::disallowed_methods, reason = "apt alone can read its configuration")]
+    let output = Command::new("apt-config").args(["dump", "Acquire"]).stderr(std::process::Stdio::null()).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// The mirrors and proxies that stages with network use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mirrors {
+    /// Debian's archive; none where the host does not know one.
+    pub archive: Option<Mirror>,
+    /// Debian's security archive.
+    pub security: Option<Mirror>,
+    proxies: Vec<(String, Hidden)>,
+}
+
+impl Mirrors {
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Mirror)> {
+        let both = [("archive", &self.archive), ("security", &self.security)];
+        both.into_iter().filter_map(|(name, mirror)| Some((name, mirror.as_ref()?)))
+    }
+
+    /// The files of [`DIR`]: name, permission bits and content.
+    pub fn files(&self) -> Vec<(&'static str, u32, String)> {
+        let mirrors = self.named().map(|(name, mirror)| format!("{name} {}\n", mirror.seen_as(name))).collect();
+        let proxies = self.proxies.iter().map(|(key, value)| format!("{key} \"{}\";\n", value.0)).collect();
+        let auth = self.named().filter_map(|(_, mirror)| mirror.auth()).collect();
+        vec![("mirrors", 0o644, mirrors), ("proxy.conf", 0o600, proxies), ("auth.conf", 0o600, auth)]
+    }
+
+    /// The host's directories that are mirrors, by their names below [`DIR`].
+    pub fn directories(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.named().filter_map(|(name, mirror)| Some((name, mirror.directory()?)))
+    }
+
+    /// What claims record.
+    pub fn facts(&self) -> BTreeMap<String, String> {
+        let name = |name: &str| if name == "archive" { "mirror" } else { "security-mirror" };
+        self.named().map(|(kind, mirror)| (name(kind).to_owned(), mirror.to_string())).collect()
+    }
+
+    /// What must not be shown: passwords of mirrors and proxies.
+    pub fn secrets(&self) -> Vec<String> {
+        let mirrors = self.named().filter_map(|(_, mirror)| Some(mirror.credentials.as_ref()?.1.clone()));
+        let proxies = self.proxies.iter().filter_map(|(_, address)| {
+            let (_, rest) = address.0.split_once("://")?;
+            let (user, _) = rest.rsplit_once('@')?;
+            Some(user.split_once(':')?.1.to_owned())
+        });
+        mirrors.chain(proxies).filter(|secret| !secret.is_empty()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mirror(text: &str) -> Mirror {
+        Mirror::parse(text).unwrap()
+    }
+
+    fn choice(flag: Option<&str>, variables: &[(&str, &str)]) -> MirrorChoice {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        MirrorChoice::read(flag, variable).unwrap()
+    }
+
+    fn shown(mirrors: (Option<Mirror>, Option<Mirror>)) -> (String, String) {
+        let show = |mirror: Option<Mirror>| mirror.map_or("-".to_owned(), |mirror| mirror.to_string());
+        (show(mirrors.0), show(mirrors.1))
+    }
+
+    #[test]
+    fn addresses_are_read() {
+        assert_eq!(mirror("HTTP://mirror.example.org/debian/").to_string(), "http://mirror.example.org/debian");
+        assert_eq!(mirror("https://mirror.example.org:8443").to_string(), "https://mirror.example.org:8443");
+        for text in ["file:/srv/mirror", "file:///srv/mirror"] {
+            assert_eq!(mirror(text).directory(), Some(Path::new("/srv/mirror")));
+        }
+        assert_eq!(mirror("copy:/srv/mirror").seen_as("archive"), "copy:/run/impasto/apt/archive");
+        for text in ["", "mirror.example.org", "file:mirror", "file://", "http:/x", "http:///x", "http://@/", "/srv"] {
+            assert_eq!(Mirror::parse(text), Err(MirrorError::NoAddress), "{text}");
+        }
+        for text in ["https://a b/", "https://x/\"", "file:/a[b", "https://u:%0a@x/", "https://u:%ff@x/"] {
+            assert_eq!(Mirror::parse(text), Err(MirrorError::Characters), "{text}");
+        }
+        assert_eq!(Mirror::parse("ftp://x/"), Err(MirrorError::Scheme { scheme: "ftp".to_owned() }));
+    }
+
+    #[test]
+    fn passwords_reach_apt_and_nobody_else() {
+        let mirror = mirror("https://me:s%40cret@mirror.example.org/debian");
+        let mirrors = Mirrors { archive: Some(mirror.clone()), ..Mirrors::default() };
+        for text in [mirror.to_string(), format!("{mirror:?}{mirrors:?}{:?}", mirrors.facts())] {
+            assert!(!text.contains("cret") && !text.contains("me:"), "{text}");
+        }
+        assert_eq!(mirrors.secrets(), ["s@cret"]);
+        let files = mirrors.files();
+        assert_eq!(files[0], ("mirrors", 0o644, "archive https://mirror.example.org/debian\n".to_owned()));
+        let auth = "machine https://mirror.example.org/debian login me password s@cret\n";
+        assert_eq!(files[2], ("auth.conf", 0o600, auth.to_owned()));
+        for wrong in ["ftp://me:s3cret@x/", "https://me:s3cret@x y/", "me:s3cret@x"] {
+            let error = Mirror::parse(wrong).unwrap_err();
+            assert!(!format!("{error}{error:?}").contains("s3cret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_users_choice_goes_before_the_hosts() {
+        let entries = parse_list(
+            "deb https://host.example.org/debian bookworm main\n\
+             deb https://host.example.org/debian-security bookworm-security main\n",
+        );
+        let resolve = |choice: MirrorChoice| shown(choice.with_sources(&entries, &|_| None));
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let (host, security) = ("https://host.example.org/debian", "https://host.example.org/debian-security");
+        assert_eq!(resolve(choice(None, &[])), pair(host, security));
+        let variables = [(ARCHIVE_VARIABLE, "https://near.example.org/d")];
+        assert_eq!(resolve(choice(None, &variables)), pair("https://near.example.org/d", security));
+        assert_eq!(resolve(choice(Some("file:/frozen"), &variables)), pair("file:/frozen", "-"));
+        assert_eq!(resolve(choice(None, &[(SECURITY_VARIABLE, "none")])), pair(host, "-"));
+        let variables = [(ARCHIVE_VARIABLE, "file:/frozen"), (SECURITY_VARIABLE, "copy:/fixes")];
+        assert_eq!(resolve(choice(None, &variables)), pair("file:/frozen", "copy:/fixes"));
+        let wrong = MirrorChoice::read(Some("frozen"), |_| None).unwrap_err();
+        assert_eq!(wrong, ("--mirror", MirrorError::NoAddress));
+    }
+
+    #[test]
+    fn a_list_of_mirrors_gives_its_first() {
+        let entries = parse_sources(
+            "Types: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: trixie\nComponents: main\n",
+        );
+        let read = |path: &Path| {
+            let found = path == Path::new("/etc/apt/mirrors/debian.list");
+            found.then(|| {
+                "# near first\n\nhttps://one.example.org/debian\tpriority:1\nhttps://two.example.org/\n".to_owned()
+            })
+        };
+        let resolved = MirrorChoice::default().with_sources(&entries, &read);
+        assert_eq!(shown(resolved), ("https://one.example.org/debian".to_owned(), "-".to_owned()));
+    }
+
+    #[test]
+    fn proxies_of_apt_go_before_those_of_the_environment() {
+        let dump = "Acquire::Languages \"none\";\nAcquire::HTTP \"\";\n\
+             Acquire::http::Proxy \"http://me:geheim@proxy.example.org:3128\";\n\
+             Acquire::http::Proxy::near.example.org \"DIRECT\";\nAcquire::http::Proxy-Auto-Detect \"/bin/x\";\n";
+        let choice = choice(None, &[("http_proxy", "http://a.example.org"), ("https_proxy", "http://b.example.org")]);
+        let mirrors = Mirrors { proxies: choice.with_proxies(dump), ..Mirrors::default() };
+        let expected = "Acquire::http::Proxy \"http://me:geheim@proxy.example.org:3128\";\n\
+             Acquire::http::Proxy::near.example.org \"DIRECT\";\nAcquire::https::Proxy \"http://b.example.org\";\n";
+        assert_eq!(mirrors.files()[1].2, expected);
+        assert_eq!(mirrors.secrets(), ["geheim"]);
+        assert!(!format!("{mirrors:?}{choice:?}").contains("geheim"), "{mirrors:?}");
     }
 }

@@ -5,11 +5,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount};
+use rustix::fs::{CWD, Mode};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, move_mount, open_tree,
+};
 use rustix::process::{chdir, pivot_root, umask};
 
 use crate::nodes;
@@ -67,6 +71,7 @@ impl World {
         rustix::system::sethostname(setup.host_name.as_bytes())
             .map_err(|e| Problem::io("set", "the host name", &e.into()))?;
         umask(Mode::empty());
+        let trees = open_trees(&setup)?;
         enter_scaffold(&setup.disk)?;
         let root = choose_root(&setup)?;
         let disk = Path::new("/disk");
@@ -78,6 +83,14 @@ impl World {
         world.mount_fstab()?;
         for (path, content) in &setup.overlays {
             world.overlay(Path::new(path), content)?;
+        }
+        for (path, mode, content) in &setup.policy {
+            let path = below_run(path)?;
+            fs::write(&path, content).map_err(io_problem("write", &path))?;
+            chmod(&path, *mode)?;
+        }
+        for ((path, _), tree) in setup.trees.iter().zip(trees) {
+            show_tree(&tree, &below_run(path)?)?;
         }
         umask(Mode::WGRP | Mode::WOTH);
         Ok(world)
@@ -247,6 +260,32 @@ impl World {
         self.trail.push(Trace::Made(made));
         Ok(())
     }
+}
+
+/// Takes hold of the host's directories while they can still be named.
+fn open_trees(setup: &Setup) -> Result<Vec<OwnedFd>, Problem> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let open = |(_, host): &(String, String)| {
+        open_tree(CWD, host.as_str(), flags).map_err(|e| Problem::io("open", host.clone(), &e.into()))
+    };
+    setup.trees.iter().map(open).collect()
+}
+
+/// Mounts a directory of the host read-only.
+fn show_tree(tree: &OwnedFd, path: &Path) -> Result<(), Problem> {
+    fs::DirBuilder::new().mode(0o755).create(path).map_err(io_problem("make", path))?;
+    move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| io_problem("bind", path)(e.into()))?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_remount(path, flags, "").map_err(|e| io_problem("make read-only", path)(e.into()))
+}
+
+/// A path below [`RUN_DIR`], whose directory is made.
+fn below_run(path: &str) -> Result<PathBuf, Problem> {
+    let path = Path::new(RUN_DIR).join(path);
+    let parent = path.parent().unwrap_or(Path::new(RUN_DIR));
+    fs::DirBuilder::new().mode(0o755).recursive(true).create(parent).map_err(io_problem("make", parent))?;
+    Ok(path)
 }
 
 /// Modification time in seconds and nanoseconds.

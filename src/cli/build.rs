@@ -40,18 +40,15 @@ impl Build {
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
         }
+        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let config = RunConfig {
             recipe: loaded.recipe.name.clone(),
             jobs: self.run.jobs.map_or(session.host.cpus, usize::from),
             keep_going: self.run.keep_going,
             targets,
-            sandbox: session.sandbox(self.run.sandbox),
+            sandbox: session.sandbox(self.run.sandbox, mirrors),
             now: session.host.now(),
             place: session.place(&self.recipe),
-            mirrors: {
-                let v = |n: &str| std::env::var(n).ok();
-                crate::mirror::Mirrors { archive: v("IMPASTO_MIRROR"), security: v("IMPASTO_SECURITY_MIRROR") }
-            },
             facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         };
         let mut reporter: Box<dyn Reporter> = match session.global.progress {

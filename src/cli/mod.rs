@@ -94,6 +94,9 @@ pub(crate) struct RunArgs {
     /// Which sandbox to use
     #[arg(long, value_name = "KIND", default_value = "auto")]
     sandbox: SandboxChoice,
+    /// Where stages get Debian's packages: http://…, https://…, file:/… or copy:/… [default: as the host's apt]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
     /// After a failure, go on with what does not need the failed stage
     #[arg(long, short)]
     keep_going: bool,

@@ -15,6 +15,7 @@ use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
 use crate::memory::{LazyMemory, RecipeState};
+use crate::mirror::MirrorChoice;
 use crate::plan::Planner;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox};
@@ -133,11 +134,19 @@ impl Session {
         Ok(Loaded { recipe, graph, selectors })
     }
 
+    /// The mirrors that the user chose, by `--mirror` or the environment.
+    pub(crate) fn mirrors(&self, flag: Option<&str>) -> Result<MirrorChoice, CliError> {
+        MirrorChoice::read(flag, |name| self.host.var(name)).map_err(|(place, error)| {
+            let help = "such as https://HOST/debian, or file:/PATH for a mirror in a directory";
+            CliError::usage(format!("{place} names no mirror: {error}"), help)
+        })
+    }
+
     /// The sandbox that was chosen, or why there is none.
-    pub(crate) fn sandbox(&self, choice: SandboxChoice) -> Result<Arc<dyn Sandbox>, String> {
+    pub(crate) fn sandbox(&self, choice: SandboxChoice, mirrors: MirrorChoice) -> Result<Arc<dyn Sandbox>, String> {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
-            return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone())));
+            return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone()).with_mirrors(mirrors)));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"

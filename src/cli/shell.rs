@@ -27,7 +27,8 @@ impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let loaded = session.load(&self.recipe)?;
         let id = loaded.one_node()?;
-        let sandbox = session.sandbox(SandboxChoice::Auto).map_err(|message| CliError::Other {
+        let mirrors = session.mirrors(None)?;
+        let sandbox = session.sandbox(SandboxChoice::Auto, mirrors).map_err(|message| CliError::Other {
             message,
             help: None,
             code: exit::INTERNAL,

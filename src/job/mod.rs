@@ -29,7 +29,6 @@ pub use error::JobError;
 use crate::graph::NodeId;
 use crate::inputs::Input;
 use crate::log::Redactor;
-use crate::mirror::Mirrors;
 use crate::plan::Hit;
 use crate::publish::{Draft, Published, Target, content_digest};
 use crate::sandbox::{CancelToken, Sandbox};
@@ -133,8 +132,6 @@ pub struct Job {
     pub targets: Vec<Target>,
     /// Where steps run, or why they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// Where packages of distributions come from.
-    pub mirrors: Mirrors,
     /// The file that the node made when it last ran, which is likely to share pieces with what it makes now.
     pub previous: Option<BlobDigest>,
     /// What claims record of the host.

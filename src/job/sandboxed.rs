@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use impasto_stages::Secret;
 use impasto_stages::action::{Action, Bound, RootSpec, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::layer::DiskRef;
@@ -15,7 +16,7 @@ use impasto_store::seal::Absent;
 use super::{Job, JobError, JobInput, Made, create};
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
-use crate::log::{Lines, Tail};
+use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
 use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent, Scrubbed};
 
@@ -30,7 +31,8 @@ impl Job {
         let overlay = scratch.path().join("overlay.qcow2");
         let mut staged = Staged::default();
         self.stage_inputs(action, scratch.path(), &mut staged)?;
-        let mut log = LogFile::create(self)?;
+        let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
+        let mut log = LogFile::create(self, &secrets);
         let job = sandbox::Job {
             work: &work,
             overlay: &overlay,
@@ -91,7 +93,7 @@ impl Job {
             result: Outputs { disk: Some(sealed.disk), tree: None, files },
             sandbox: facts.name.to_owned(),
             isolation: Isolation::Namespace,
-            facts: record(&facts),
+            facts: record(&facts, action.network),
             stored_bytes,
             published: Vec::new(),
         })
@@ -220,7 +222,8 @@ pub(super) struct LogFile<'a> {
 const LOG_LIMIT: usize = 64 << 20;
 
 impl<'a> LogFile<'a> {
-    pub(super) fn create(job: &'a Job) -> Result<Self, JobError> {
+    /// `more` are secrets that the job does not know of.
+    pub(super) fn create(job: &'a Job, more: &[Secret]) -> Self {
         // A log that cannot be kept is no reason not to build.
         let file = job.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
@@ -239,7 +242,11 @@ impl<'a> LogFile<'a> {
             }
             Some(io::BufWriter::new(file))
         });
-        Ok(LogFile { job, lines: Lines::new(job.redactor.clone()), tail: Tail::default(), file, kept: 0 })
+        let redactor = match more {
+            [] => job.redactor.clone(),
+            more => Redactor::new(job.secrets.values().chain(more)),
+        };
+        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), file, kept: 0 }
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -270,10 +277,13 @@ impl<'a> LogFile<'a> {
 }
 
 /// A sandbox's facts in the form in which claims record them.
-pub(super) fn record(facts: &sandbox::SandboxFacts) -> BTreeMap<String, String> {
+pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<String, String> {
     let agent: String = facts.agent.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut record = BTreeMap::from([("kernel".to_owned(), facts.kernel.clone()), ("agent".to_owned(), agent)]);
     record.extend(facts.storage.iter().map(|version| ("qemu-storage-daemon".to_owned(), version.clone())));
+    if network {
+        record.extend(facts.network.clone());
+    }
     record
 }
 

@@ -23,10 +23,11 @@ impl Job {
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let epoch = action.source_date_epoch.unwrap_or(0);
         let task = match step {
-            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), mirrors: self.mirrors.clone(), epoch },
+            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
-        let mut log = LogFile::create(self)?;
+        let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
+        let mut log = LogFile::create(self, &secrets);
         let job = ToolJob {
             work: &work,
             task,
@@ -51,7 +52,14 @@ impl Job {
         };
         let facts = sandbox.facts();
         let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
-        Ok(Made { result, sandbox, isolation, facts: record(&facts), stored_bytes, published: Vec::new() })
+        Ok(Made {
+            result,
+            sandbox,
+            isolation,
+            facts: record(&facts, action.network),
+            stored_bytes,
+            published: Vec::new(),
+        })
     }
 
     fn take_tree(&self, path: &Path) -> Result<(Outputs, u64), JobError> {

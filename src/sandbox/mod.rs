@@ -16,6 +16,7 @@ mod sys;
 mod terminal;
 mod tools;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -29,7 +30,10 @@ pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
+use impasto_stages::Secret;
+
 use crate::guest::{RootError, RootSpec};
+use crate::mirror::MirrorError;
 use crate::toolbox::{Task, ToolFailure};
 
 /// The agent: a static executable, built with impasto.
@@ -60,6 +64,12 @@ pub trait Sandbox: Send + Sync {
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;
+
+    /// Secrets of the host's policy that steps with network are given, to be redacted wherever these steps print.
+    ///
+    /// # Errors
+    /// The policy cannot be read.
+    fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError>;
 }
 
 /// Facts of a sandbox, recorded and never keyed.
@@ -75,6 +85,8 @@ pub struct SandboxFacts {
     pub agent: [u8; 32],
     /// Version of the program that serves the disk; `None` where it cannot be asked.
     pub storage: Option<String>,
+    /// What steps with network were given of the host's policy: mirrors, without names and passwords. Empty before.
+    pub network: BTreeMap<String, String>,
 }
 
 /// One job: a disk, what to do on it, and what to bring back.
@@ -318,6 +330,9 @@ pub enum SandboxError {
     /// The host lacks a device or a program.
     #[error("the host cannot serve as a sandbox: {0}")]
     HostLacks(Problem),
+    /// The mirror that steps with network shall use is of no use.
+    #[error("no mirror for stages with network")]
+    Mirror(#[source] MirrorError),
     /// No file system can be the root.
     #[error("no root file system")]
     Root(#[source] RootError),

@@ -2,6 +2,7 @@
 //!
 //! Knows how a job becomes a conversation with supervisor and agent. For recipes and images that are trusted.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -13,13 +14,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use impasto_stages::Secret;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_bytes::ByteBuf;
 
 use super::export::DAEMON;
 use super::link::{Link, Stop};
 use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
-use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION};
+use super::protocol::{
+    Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup, VERSION,
+};
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::terminal::Saved;
 use super::{
@@ -27,6 +31,7 @@ use super::{
     ShellJob, ToolEnd, ToolJob, agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
+use crate::mirror::{self, MirrorChoice, MirrorError, Mirrors};
 
 /// Host name of every guest.
 const HOST_NAME: &str = "impasto";
@@ -48,23 +53,66 @@ const MAX_HOST_FILE: u64 = 64 << 10;
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Files and directories of the host, as a [`Setup`] names them.
+#[derive(Default)]
+struct HostView {
+    overlays: Vec<(String, ByteBuf)>,
+    policy: Vec<(String, u32, ByteBuf)>,
+    trees: Vec<(String, String)>,
+}
+
 /// Runs jobs by the host's kernel. Needs root.
 #[derive(Debug)]
 pub struct NamespaceSandbox {
     executable: PathBuf,
     storage: OnceLock<Option<String>>,
+    choice: MirrorChoice,
+    /// Read when the first job with network needs it.
+    mirrors: OnceLock<Result<Mirrors, MirrorError>>,
 }
 
 impl NamespaceSandbox {
     /// `executable` is the impasto binary, which is started again as supervisor.
     pub fn new(executable: PathBuf) -> Self {
-        Self { executable, storage: OnceLock::new() }
+        Self { executable, storage: OnceLock::new(), choice: MirrorChoice::default(), mirrors: OnceLock::new() }
+    }
+
+    /// The same, with what the user chose of the mirrors that steps with network see.
+    #[must_use]
+    pub fn with_mirrors(self, choice: MirrorChoice) -> Self {
+        Self { choice, ..self }
+    }
+
+    fn mirrors(&self) -> Result<&Mirrors, SandboxError> {
+        let mirrors = self.mirrors.get_or_init(|| self.choice.resolve());
+        mirrors.as_ref().map_err(|error| SandboxError::Mirror(error.clone()))
+    }
+
+    /// What steps see of the host because they have its network.
+    fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
+        if !network {
+            return Ok(HostView::default());
+        }
+        let mirrors = self.mirrors()?;
+        let dir = mirror::DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
+        let policy = mirrors.files().into_iter();
+        let policy = policy.map(|(name, mode, text)| (format!("{dir}/{name}"), mode, ByteBuf::from(text.into_bytes())));
+        let trees = mirrors.directories().map(|(name, path)| {
+            let host = path.to_str().ok_or_else(|| MirrorError::NoDirectory { path: path.to_owned() });
+            Ok((format!("{dir}/{name}"), host.map_err(SandboxError::Mirror)?.to_owned()))
+        });
+        Ok(HostView {
+            overlays: host_files()?,
+            policy: policy.collect(),
+            trees: trees.collect::<Result<_, SandboxError>>()?,
+        })
     }
 }
 
 impl Sandbox for NamespaceSandbox {
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
         demand_root()?;
+        let host = self.host_view(job.network)?;
         let begun = Instant::now();
         make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {
@@ -79,7 +127,7 @@ impl Sandbox for NamespaceSandbox {
         let mut link = supervisor.link(deadline, job.cancel.clone())?;
         let timeout = job.timeout.unwrap_or_default();
         let mut talk = Talk { link: &mut link, timings: Vec::new(), last: begun };
-        let result = talk.hold(plan, job, events);
+        let result = talk.hold(plan, job, host, events);
         let mut timings = talk.timings;
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = result.is_ok().then_some(link);
@@ -104,6 +152,7 @@ impl Sandbox for NamespaceSandbox {
 
     fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError> {
         demand_root()?;
+        let host = self.host_view(job.network)?;
         let overlay = job.work.join("overlay.qcow2");
         make_overlay(&overlay, job.virtual_size)?;
         let plan =
@@ -112,7 +161,7 @@ impl Sandbox for NamespaceSandbox {
         let mut link = supervisor.link(None, super::CancelToken::new())?;
         let mut talk = Talk { link: &mut link, timings: Vec::new(), last: Instant::now() };
         let saved = Saved::new();
-        let result = talk.hold_shell(&plan, &job.root, &job.env, job.line);
+        let result = talk.hold_shell(&plan, &job.root, &job.env, host, job.line);
         // The overlay is thrown away, so nothing needs to be closed in order.
         drop(link);
         let ended = supervisor.end();
@@ -133,10 +182,17 @@ impl Sandbox for NamespaceSandbox {
         demand_root()?;
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let after = job.timeout.unwrap_or_default();
+        let host = self.host_view(job.network)?;
         let scratch = job.work.parent().unwrap_or(job.work);
         let mut supervisor = Supervisor::start(&self.executable, scratch)?;
         let mut link = supervisor.link(deadline, job.cancel)?;
-        let plan = ToolPlan { work: job.work.to_path_buf(), network: job.network, task: job.task };
+        let plan = ToolPlan {
+            work: job.work.to_path_buf(),
+            network: job.network,
+            policy: host.policy,
+            trees: host.trees,
+            task: job.task,
+        };
         let result = hold_tools(&mut link, plan, log);
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = result.is_ok().then_some(link);
@@ -156,7 +212,15 @@ impl Sandbox for NamespaceSandbox {
     fn facts(&self) -> SandboxFacts {
         let storage = self.storage.get_or_init(storage_version).clone();
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage }
+        let network = match self.mirrors.get() {
+            Some(Ok(mirrors)) => mirrors.facts(),
+            _ => BTreeMap::new(),
+        };
+        SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage, network }
+    }
+
+    fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError> {
+        Ok(self.mirrors()?.secrets().into_iter().map(Secret::new).collect())
     }
 }
 
@@ -306,14 +370,22 @@ impl Talk<'_> {
             .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
     }
 
-    fn hold(&mut self, plan: Plan, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<End, Trouble> {
+    fn hold(
+        &mut self,
+        plan: Plan,
+        job: Job<'_>,
+        host: HostView,
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<End, Trouble> {
         let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
             Ok(Setup {
                 disk,
                 root,
                 host_name: HOST_NAME.to_owned(),
                 env: environment(job.source_date_epoch, &job.env),
-                overlays: if job.network { host_files()? } else { Vec::new() },
+                overlays: host.overlays,
+                policy: host.policy,
+                trees: host.trees,
                 source_date_epoch: job.source_date_epoch,
             })
         })?;
@@ -337,6 +409,7 @@ impl Talk<'_> {
         plan: &Plan,
         root: &RootSpec,
         env: &[(String, String)],
+        host: HostView,
         line: Option<String>,
     ) -> Result<i32, Trouble> {
         self.begin(plan, root, |disk, root| {
@@ -345,7 +418,9 @@ impl Talk<'_> {
                 root,
                 host_name: HOST_NAME.to_owned(),
                 env: environment(None, env),
-                overlays: if plan.network { host_files()? } else { Vec::new() },
+                overlays: host.overlays,
+                policy: host.policy,
+                trees: host.trees,
                 source_date_epoch: None,
             })
         })?;

@@ -27,6 +27,10 @@ pub(super) struct ToolPlan {
     pub(super) work: PathBuf,
     /// Share the host's network.
     pub(super) network: bool,
+    /// Files below [`RUN_DIR`](super::protocol::RUN_DIR): path, permission bits and content.
+    pub(super) policy: Vec<(String, u32, ByteBuf)>,
+    /// Directories of the host to be seen below it: path there, and path on the host.
+    pub(super) trees: Vec<(String, String)>,
     /// What to do.
     pub(super) task: Task,
 }

@@ -189,6 +189,11 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// Files of the host to lay over the image's, for steps with network: path in the guest and content.
     pub overlays: Vec<(String, ByteBuf)>,
+    /// Files of the host's policy to write below [`RUN_DIR`], for steps with network: relative path, permission bits and
+    /// content.
+    pub policy: Vec<(String, u32, ByteBuf)>,
+    /// Directories of the host to show below [`RUN_DIR`], read-only: relative path, and the host's path.
+    pub trees: Vec<(String, String)>,
     /// Modification time of the files that the agent writes, in seconds.
     pub source_date_epoch: Option<u64>,
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{
@@ -16,7 +16,7 @@ use rustix::process::{chdir, pivot_root};
 use serde_bytes::ByteBuf;
 
 use super::plan::{ToolPlan, ToolReport};
-use super::protocol::{self, MAX_LOG, Problem};
+use super::protocol::{self, MAX_LOG, Problem, RUN_DIR};
 use super::supervisor::isolate;
 use crate::toolbox;
 
@@ -28,7 +28,7 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the room, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
-    if let Err(problem) = isolate(plan.network).and_then(|()| enter(&plan.work)) {
+    if let Err(problem) = isolate(plan.network).and_then(|()| enter(plan)) {
         protocol::write(socket, &ToolReport::Problem(problem))?;
         return Ok(false);
     }
@@ -69,7 +69,8 @@ fn memory(target: &Path, mode: &std::ffi::CStr, flags: MountFlags) -> Result<(),
 }
 
 /// Leaves the host's `/` for a read-only view of it.
-fn enter(work: &Path) -> Result<(), Problem> {
+fn enter(plan: &ToolPlan) -> Result<(), Problem> {
+    let work = &plan.work;
     rustix::system::sethostname(b"impasto").map_err(failed("set", Path::new("the host name")))?;
     let resolver = Resolver::of_host();
     let room = work.with_extension("room");
@@ -96,12 +97,31 @@ fn enter(work: &Path) -> Result<(), Problem> {
     // Programs unpack devices and set-user-id files there.
     make_dir(&inside(WORK))?;
     mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
+    show_policy(plan, &inside(RUN_DIR))?;
     chdir(&room).map_err(failed("enter", &room))?;
     // The old root is put over the new one and taken away again: no directory is needed for it (pivot_root(2)).
     pivot_root(".", ".").map_err(failed("make the root", &room))?;
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root for", &room))?;
     chdir("/").map_err(failed("enter", Path::new("/")))?;
     resolver.restore()
+}
+
+/// What the host's owner says of mirrors: files, and directories that are mirrors.
+fn show_policy(plan: &ToolPlan, run: &Path) -> Result<(), Problem> {
+    for (path, mode, content) in &plan.policy {
+        let path = run.join(path);
+        make_dir(path.parent().unwrap_or(run))?;
+        fs::write(&path, content).map_err(file_failed("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(*mode))
+            .map_err(file_failed("change the mode of", &path))?;
+    }
+    for (path, host) in &plan.trees {
+        let path = run.join(path);
+        make_dir(&path)?;
+        mount_bind(host.as_str(), &path).map_err(failed("bind", Path::new(host)))?;
+        mount_remount(&path, MountFlags::BIND | MountFlags::RDONLY, "").map_err(failed("make read-only", &path))?;
+    }
+    Ok(())
 }
 
 /// Takes away what is mounted at and below a directory.

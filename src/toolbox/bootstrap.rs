@@ -9,7 +9,7 @@ use impasto_stages::bootstrap::BootstrapSpec;
 
 use super::program::{Ended, Program};
 use super::{TREE, ToolFailure};
-use crate::mirror::Mirrors;
+use crate::mirror;
 
 /// What the packages of Debian's archives are signed with.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -19,7 +19,6 @@ const FINISH: &str = include_str!("finish-tree.sh");
 
 pub(super) fn bootstrap(
     spec: &BootstrapSpec,
-    mirrors: &Mirrors,
     epoch: u64,
     work: &Path,
     log: &mut dyn FnMut(&[u8]),
@@ -55,12 +54,38 @@ pub(super) fn bootstrap(
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("TMPDIR", &temporary)
         .dir(work);
-    for proxy in mirrors.proxies() {
-        program = program.args([format!("--aptopt={proxy}")]);
-    }
-    let lines = mirrors.source_lines(&spec.suite, &spec.components, KEYRING);
-    let ended = program.args(lines).run(log)?;
+    let policy = Path::new(mirror::DIR);
+    let proxies = fs::read_to_string(policy.join("proxy.conf")).map_err(io)?;
+    program = program.args(proxies.lines().map(|line| format!("--aptopt={line}")));
+    program = program.args([format!("--aptopt=Dir::Etc::netrc \"{}\"", policy.join("auth.conf").display())]);
+    let mirrors = fs::read_to_string(policy.join("mirrors")).map_err(io)?;
+    let ended = program.args(source_lines(spec, &mirrors)?).run(log)?;
     if ended.status.success() { Ok(()) } else { Err(explain(spec, &ended)) }
+}
+
+/// Releases that get no updates of their own, and no security archive.
+const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
+
+/// The lines of apt's sources for the host's mirrors, from the text of its file `mirrors`.
+fn source_lines(spec: &BootstrapSpec, mirrors: &str) -> Result<Vec<String>, ToolFailure> {
+    let named = |name: &str| mirrors.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    // mmdebstrap copies files as its user; mounting them is for those who have no other way.
+    let copied = |url: &str| url.strip_prefix("file:").map_or(url.to_owned(), |path| format!("copy:{path}"));
+    let Some(archive) = named("archive").map(copied) else {
+        return Err(ToolFailure {
+            message: "this host's apt knows no mirror of Debian".to_owned(),
+            help: Some("name one: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+        });
+    };
+    let (suite, components) = (&spec.suite, spec.components.join(" "));
+    let line = |url: &str, suite: &str| format!("deb [signed-by={KEYRING}] {url} {suite} {components}");
+    let mut lines = vec![line(&archive, suite)];
+    // A mirror without a security archive is a frozen copy: it has the release and nothing else.
+    if let Some(security) = named("security").map(copied).filter(|_| !ROLLING.contains(&suite.as_str())) {
+        lines.push(line(&archive, &format!("{suite}-updates")));
+        lines.push(line(&security, &format!("{suite}-security")));
+    }
+    Ok(lines)
 }
 
 /// What apt's and mmdebstrap's messages mean.

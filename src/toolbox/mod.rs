@@ -9,8 +9,6 @@ use std::path::Path;
 use impasto_stages::bootstrap::BootstrapSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::mirror::Mirrors;
-
 /// What can be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Task {
@@ -18,8 +16,6 @@ pub enum Task {
     Bootstrap {
         /// What is installed.
         spec: Box<BootstrapSpec>,
-        /// Where the packages come from.
-        mirrors: Mirrors,
         /// Seconds since 1970 that stand for "now".
         epoch: u64,
     },
@@ -43,6 +39,6 @@ pub struct ToolFailure {
 /// It cannot be done.
 pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     match task {
-        Task::Bootstrap { spec, mirrors, epoch } => bootstrap::bootstrap(spec, mirrors, *epoch, work, log),
+        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
     }
 }

@@ -5,6 +5,7 @@ mod base;
 mod chain;
 mod failures;
 mod kill;
+mod mirror;
 mod project;
 mod random;
 mod recipe;

@@ -114,6 +114,13 @@ impl Project {
         (last["built"].as_u64().unwrap(), last["cached"].as_u64().unwrap())
     }
 
+    /// All claims of the store, as they lie there.
+    pub(crate) fn claims(&self) -> String {
+        let find = ["-c", "find \"$1/claims\" -type f -exec cat {} +", "sh", self.store().to_str().unwrap()]
+            .map(str::to_owned);
+        crate::base::tool("sh", &find.each_ref().map(String::as_str))
+    }
+
     /// What a line prints in a stage's disk.
     pub(crate) fn in_guest(&self, selector: &str, line: &str) -> String {
         self.in_guest_with(selector, line, &[])

@@ -1,0 +1,171 @@
+//! Reads apt's own configuration of package sources, and finds Debian's archives in it.
+//! Knows texts, not where they come from (sources.list(5)).
+
+/// One archive in one suite, as apt is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    uri: String,
+    suite: String,
+    components: Vec<String>,
+    signed_by: String,
+}
+
+/// Debian's releases by name. Ubuntu's are others, so a suite tells whose an archive is.
+const CODENAMES: [&str; 12] = [
+    "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "testing",
+    "unstable",
+];
+
+/// Names that other archives use for their suites too.
+const CLASSES: [&str; 4] = ["stable", "testing", "unstable", "oldstable"];
+
+impl Entry {
+    /// How sure it is that this is Debian's own archive; none where it is not.
+    fn archive_score(&self) -> Option<u32> {
+        let known = CODENAMES.contains(&self.suite.as_str()) || CLASSES.contains(&self.suite.as_str());
+        if !known || !self.components.iter().any(|component| component == "main") || self.is_ubuntu() {
+            return None;
+        }
+        let path = self.uri.trim_end_matches('/');
+        let mut score = 0;
+        score += if path.ends_with("/debian") { 4 } else { 0 };
+        score += if self.signed_by.contains("debian-archive-keyring") { 4 } else { 0 };
+        score += if path.contains("debian") { 2 } else { 0 };
+        // "stable main" alone is what many makers of programs call their archives.
+        (score > 0 || !CLASSES.contains(&self.suite.as_str())).then_some(score)
+    }
+
+    /// The same for the archive of security updates.
+    fn security_score(&self) -> Option<u32> {
+        let suite = self.suite.strip_suffix("-security").or_else(|| self.suite.strip_suffix("/updates"))?;
+        let known = CODENAMES.contains(&suite) || CLASSES.contains(&suite);
+        let own = self.uri.contains("debian-security") || self.uri.contains("security.debian");
+        (known && !self.is_ubuntu()).then_some(u32::from(own))
+    }
+
+    fn is_ubuntu(&self) -> bool {
+        self.uri.contains("ubuntu") || self.signed_by.contains("ubuntu")
+    }
+}
+
+/// URIs of the archive and of the security archive, where the entries name them.
+pub(super) fn choose(entries: &[Entry]) -> (Option<&str>, Option<&str>) {
+    // The first of the best: apt, too, prefers what stands first.
+    let best = |score: fn(&Entry) -> Option<u32>| {
+        let scored = entries.iter().filter_map(|entry| Some((score(entry)?, entry)));
+        scored.rev().max_by_key(|(score, _)| *score).map(|(_, entry)| entry.uri.as_str())
+    };
+    (best(Entry::archive_score), best(Entry::security_score))
+}
+
+/// Entries of a file in the one-line form.
+pub(super) fn parse_list(text: &str) -> Vec<Entry> {
+    text.lines().filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<Entry> {
+    let line = line.split('#').next()?.trim();
+    let rest = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '[']))?.trim_start();
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => ("", rest),
+    };
+    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+    let mut fields = rest.split_whitespace();
+    Some(Entry {
+        uri: fields.next()?.to_owned(),
+        suite: fields.next()?.to_owned(),
+        components: fields.map(str::to_owned).collect(),
+        signed_by: signed_by.unwrap_or_default().to_owned(),
+    })
+}
+
+/// Entries of a file in the deb822 form.
+pub(super) fn parse_sources(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.lines().chain([""]) {
+        if line.starts_with('#') {
+            continue;
+        }
+        if line.trim().is_empty() {
+            paragraph(&std::mem::take(&mut fields), &mut entries);
+        } else if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = fields.last_mut() {
+                value.push('\n');
+                value.push_str(line.trim());
+            }
+        } else if let Some((name, value)) = line.split_once(':') {
+            fields.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+    entries
+}
+
+fn paragraph(fields: &[(String, String)], entries: &mut Vec<Entry>) {
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let off = ["no", "false", "0", "off", "without", "disable"];
+    if off.contains(&field("enabled").to_ascii_lowercase().as_str()) || !words("types").iter().any(|ty| ty == "deb") {
+        return;
+    }
+    for uri in words("uris") {
+        for suite in words("suites") {
+            let (components, signed_by) = (words("components"), field("signed-by").to_owned());
+            entries.push(Entry { uri: uri.clone(), suite, components, signed_by });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(entries: &[Entry]) -> (&str, &str) {
+        let (archive, security) = choose(entries);
+        (archive.unwrap_or("-"), security.unwrap_or("-"))
+    }
+
+    #[test]
+    fn one_line_sources_are_read() {
+        let entries = parse_list(
+            "# deb https://old.example.org/debian bookworm main\n\
+             deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n\
+             deb-src https://src.example.org/debian bookworm main\n\
+             deb [signed-by=/k.gpg] https://tool.example.org/apt bookworm main\n\
+             \tdeb  [ arch=amd64 trusted=no ]  https://mirror.example.org/debian/ bookworm main contrib # near\n\
+             deb https://mirror.example.org/debian bookworm-updates main\n\
+             deb https://mirror.example.org/debian-security bookworm-security main\n",
+        );
+        let expected = ("https://mirror.example.org/debian/", "https://mirror.example.org/debian-security");
+        assert_eq!(chosen(&entries), expected);
+    }
+
+    #[test]
+    fn deb822_sources_are_read() {
+        let entries = parse_sources(
+            "Types: deb\nEnabled: no\nURIs: https://off.example.org/debian\nSuites: bookworm\nComponents: main\n\n\
+             Types: deb-src\nURIs: https://src.example.org/debian\nSuites: bookworm\nComponents: main\n \n\
+             # the real one\nTypes: deb\n deb-src\nURIs:\n https://mirror.example.org/debian\n# not this\n\
+             \thttps://second.example.org/debian\nsuites: trixie trixie-updates\nComponents: main non-free-firmware\n\
+             Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n -----END PGP PUBLIC KEY BLOCK-----\n\n\n\
+             Types: deb\nURIs: https://security.example.org/\nSuites: trixie-security\nComponents: main\n",
+        );
+        assert_eq!(chosen(&entries), ("https://mirror.example.org/debian", "https://security.example.org/"));
+    }
+
+    #[test]
+    fn what_is_not_debians_own_is_left_out() {
+        let ubuntu = "deb http://archive.ubuntu.example.org/ubuntu noble main\n\
+             deb http://security.ubuntu.example.org/ubuntu noble-security main\n\
+             deb https://tool.example.org/linux/deb stable main\n\
+             deb https://packages.example.org/debian-like stable nightly\n\
+             deb https://keys.example.org/debian noble main\n";
+        assert_eq!(chosen(&parse_list(ubuntu)), ("-", "-"));
+        let mirror = parse_list("deb https://mirror.example.org/d bookworm main\n");
+        assert_eq!(chosen(&mirror), ("https://mirror.example.org/d", "-"));
+        for broken in ["deb", "deb [", "deb [a] x", "debian x y z", "deb x", "", "[deb] x y"] {
+            assert_eq!(parse_list(broken), [], "{broken}");
+        }
+    }
+}
