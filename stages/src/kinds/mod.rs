@@ -5,6 +5,7 @@ mod common;
 mod convert;
 mod copy;
 mod fetch;
+mod packages;
 mod run;
 
 pub(crate) use common::root;
@@ -12,4 +13,4 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &run::KIND, &copy::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &run::KIND, &copy::KIND, &packages::KIND, &convert::KIND];
