@@ -10,6 +10,7 @@
 //! auth.conf    names and passwords for mirrors, perhaps empty (apt_auth.conf(5))
 //! archive/     a mirror that is a directory of the host, and then `archive` is `file:` or `copy:` of this path
 //! security/    likewise
+//! ca-certificates.crt    what the host believes for https, where it believes anything
 //! ```
 
 mod sources;

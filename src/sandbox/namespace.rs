@@ -50,6 +50,12 @@ const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// Longest host file that is handed in, in bytes.
 const MAX_HOST_FILE: u64 = 64 << 10;
 
+/// Certificates that the host believes, for images that have none yet. Debian's name for them.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Longest file of certificates that is handed in, in bytes: it shares a frame with other files.
+const MAX_CERTIFICATES: u64 = 700 << 10;
+
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -97,13 +103,17 @@ impl NamespaceSandbox {
         let dir = mirror::DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
         let policy = mirrors.files().into_iter();
         let policy = policy.map(|(name, mode, text)| (format!("{dir}/{name}"), mode, ByteBuf::from(text.into_bytes())));
+        let certificates = read_host_file(CERTIFICATES, MAX_CERTIFICATES)?;
+        // Half of them would be none.
+        let certificates = certificates.filter(|text| (text.len() as u64) < MAX_CERTIFICATES);
+        let certificates = certificates.map(|text| (format!("{dir}/ca-certificates.crt"), 0o644, ByteBuf::from(text)));
         let trees = mirrors.directories().map(|(name, path)| {
             let host = path.to_str().ok_or_else(|| MirrorError::NoDirectory { path: path.to_owned() });
             Ok((format!("{dir}/{name}"), host.map_err(SandboxError::Mirror)?.to_owned()))
         });
         Ok(HostView {
             overlays: host_files()?,
-            policy: policy.collect(),
+            policy: policy.chain(certificates).collect(),
             trees: trees.collect::<Result<_, SandboxError>>()?,
         })
     }
@@ -646,17 +656,18 @@ fn environment(source_date_epoch: Option<u64>, more: &[(String, String)]) -> Vec
 }
 
 fn host_files() -> Result<Vec<(String, ByteBuf)>, SandboxError> {
-    let mut files = Vec::new();
-    for path in HOST_FILES {
-        let mut content = Vec::new();
-        match File::open(path).and_then(|file| file.take(MAX_HOST_FILE).read_to_end(&mut content)) {
-            Ok(_) => files.push((path.to_owned(), ByteBuf::from(content))),
-            // A host without it resolves without it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("read", Path::new(path), error)),
-        }
+    let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), ByteBuf::from(text))));
+    HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect()
+}
+
+/// A file of the host, up to a length in bytes; none where there is none.
+fn read_host_file(path: &str, limit: u64) -> Result<Option<Vec<u8>>, SandboxError> {
+    let mut content = Vec::new();
+    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)) {
+        Ok(_) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("read", Path::new(path), error)),
     }
-    Ok(files)
 }
 
 fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {

@@ -14,31 +14,39 @@ use crate::value::{Data, Number, Value};
 pub(crate) const FROM: &[ParamSpec] =
     &[ParamSpec::required("from", Type::Disk, "The stage whose disk this one builds on.")];
 
-/// What every stage in a sandbox takes.
-pub(crate) const SANDBOXED: &[ParamSpec] = &[
-    ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key."),
-    ParamSpec::optional(
-        "secrets",
-        Type::Secrets,
-        "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
-         is in no key, layer or log. Change the version to run the stage again.",
-    ),
-    ParamSpec::optional(
-        "sandbox",
-        Type::OneOf(&["namespace", "vm"]),
-        "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
-    ),
-    ParamSpec::optional(
-        "network",
-        Type::Bool,
-        "Lets the steps use the network. The result, and all that is built on it, counts as unlocked. Default: false.",
-    ),
-    ParamSpec::optional(
-        "timeout",
-        Type::Duration,
-        "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
-    ),
-];
+const ENV: ParamSpec =
+    ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key.");
+
+const SECRETS: ParamSpec = ParamSpec::optional(
+    "secrets",
+    Type::Secrets,
+    "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
+     is in no key, layer or log. Change the version to run the stage again.",
+);
+
+const SANDBOX: ParamSpec = ParamSpec::optional(
+    "sandbox",
+    Type::OneOf(&["namespace", "vm"]),
+    "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
+);
+
+const NETWORK: ParamSpec = ParamSpec::optional(
+    "network",
+    Type::Bool,
+    "Lets the steps use the network. The result, and all that is built on it, counts as unlocked. Default: false.",
+);
+
+const TIMEOUT: ParamSpec = ParamSpec::optional(
+    "timeout",
+    Type::Duration,
+    "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
+);
+
+/// What every stage in a sandbox takes whose steps are the recipe's.
+pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, TIMEOUT];
+
+/// What every stage in a sandbox takes whose kind decides about the network.
+pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT];
 
 /// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
 pub(crate) fn sandboxed(

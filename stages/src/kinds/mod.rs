@@ -6,6 +6,7 @@ mod common;
 mod convert;
 mod copy;
 mod fetch;
+mod packages;
 mod run;
 
 pub(crate) use common::root;
@@ -13,4 +14,5 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &bootstrap::KIND, &run::KIND, &copy::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] =
+    &[&fetch::KIND, &bootstrap::KIND, &packages::KIND, &run::KIND, &copy::KIND, &convert::KIND];
