@@ -165,6 +165,7 @@ impl Job {
                     let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
                     AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
                 }
+                Step::AssembleDisk { .. } => panic!("BUG: a disk is not assembled in a guest's root"),
                 Step::Import { .. } | Step::Fetch { .. } | Step::Convert { .. } => {
                     panic!("BUG: a step for the host was sent to a sandbox")
                 }

@@ -23,22 +23,29 @@ pub(crate) const SANDBOXED: &[ParamSpec] = &[
         "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
          is in no key, layer or log. Change the version to run the stage again.",
     ),
-    ParamSpec::optional(
-        "sandbox",
-        Type::OneOf(&["namespace", "vm"]),
-        "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
-    ),
+    SANDBOX,
     ParamSpec::optional(
         "network",
         Type::Bool,
         "Lets the steps use the network. The result, and all that is built on it, counts as unlocked. Default: false.",
     ),
-    ParamSpec::optional(
-        "timeout",
-        Type::Duration,
-        "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
-    ),
+    TIMEOUT,
 ];
+
+/// What a stage takes that works in a sandbox and runs nothing of the recipe's there.
+pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT];
+
+const SANDBOX: ParamSpec = ParamSpec::optional(
+    "sandbox",
+    Type::OneOf(&["namespace", "vm"]),
+    "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
+);
+
+const TIMEOUT: ParamSpec = ParamSpec::optional(
+    "timeout",
+    Type::Duration,
+    "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
+);
 
 /// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
 pub(crate) fn sandboxed(

@@ -4,6 +4,7 @@
 mod common;
 mod convert;
 mod copy;
+mod disk;
 mod fetch;
 mod run;
 
@@ -12,4 +13,4 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &run::KIND, &copy::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &disk::KIND, &run::KIND, &copy::KIND, &convert::KIND];
