@@ -17,9 +17,11 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`host`] alone reads the environment and the clock.
 
+pub mod assemble;
 pub mod cli;
 pub mod engine;
 pub mod event;
