@@ -68,7 +68,8 @@ impl Job {
             | Step::Command { .. }
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }
-            | Step::Bootstrap { .. } => {
+            | Step::Bootstrap { .. }
+            | Step::AssembleDisk { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }

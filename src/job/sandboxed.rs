@@ -167,7 +167,11 @@ impl Job {
                     let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
                     AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
                 }
-                Step::Import { .. } | Step::Fetch { .. } | Step::Convert { .. } | Step::Bootstrap { .. } => {
+                Step::Import { .. }
+                | Step::Fetch { .. }
+                | Step::Convert { .. }
+                | Step::Bootstrap { .. }
+                | Step::AssembleDisk { .. } => {
                     panic!("BUG: a step for others was sent to a guest")
                 }
             };

@@ -8,11 +8,14 @@ use std::path::Path;
 
 use impasto_stages::action::{Action, Bound, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::qcow2::RawFile;
+use impasto_store::seal::Absent;
 
 use super::sandboxed::{LogFile, record};
-use super::{Job, JobError, Made};
+use super::{Job, JobError, JobInput, Made, create};
+use crate::inputs::{Input, copy_file, pack_tree};
 use crate::sandbox::{ToolEnd, ToolJob};
-use crate::toolbox::{TREE, Task};
+use crate::toolbox::{DISK, TREE, Task};
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
@@ -24,6 +27,10 @@ impl Job {
         let epoch = action.source_date_epoch.unwrap_or(0);
         let task = match step {
             Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
+            Step::AssembleDisk { input, spec } => {
+                self.lay_out_tree(input, &work.join(TREE))?;
+                Task::AssembleDisk { spec: spec.clone(), epoch }
+            }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
@@ -48,6 +55,7 @@ impl Job {
         }
         let (result, stored_bytes) = match step {
             Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
+            Step::AssembleDisk { .. } => self.take_disk(&work.join(DISK))?,
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
         let facts = sandbox.facts();
@@ -68,5 +76,38 @@ impl Job {
         let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
         let files = BTreeMap::from([("tree.tar".to_owned(), file)]);
         Ok((Outputs { files, ..Outputs::default() }, blob.size))
+    }
+
+    /// Copies the tree to where nobody else writes.
+    fn lay_out_tree(&self, input: &str, path: &Path) -> Result<(), JobError> {
+        let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
+        let mut file = create(path)?;
+        match input {
+            JobInput::Blob { from, blob, .. } => {
+                let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
+                io::copy(&mut reader, &mut file).map_err(JobError::io("write", path))?;
+            }
+            JobInput::Local { path: from, input: Input::File(planned) } => {
+                copy_file(from, &mut file, planned.blob.digest)?;
+            }
+            JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
+                pack_tree(from, entries, &mut io::BufWriter::new(&mut file))?;
+            }
+            JobInput::Derived { from, disk, derived, .. } => {
+                let record = self.write_derived(*from, disk, &derived.key, &file)?;
+                if record.digest != derived.digest {
+                    return Err(Self::derived_differs(derived, &record));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_disk(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+        let file = File::open(path).map_err(JobError::io("open", path))?;
+        let source =
+            RawFile::new(file).map_err(|error| JobError::Bug { message: format!("the disk made: {error}") })?;
+        let sealed = self.store.seal(None, &source, Absent::Zero)?;
+        Ok((Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
     }
 }

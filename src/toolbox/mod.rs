@@ -4,9 +4,12 @@
 mod bootstrap;
 mod program;
 
+use std::error::Error;
+use std::fs::{self, File};
 use std::path::Path;
 
 use impasto_stages::bootstrap::BootstrapSpec;
+use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
 /// What can be done.
@@ -19,10 +22,20 @@ pub enum Task {
         /// Seconds since 1970 that stand for "now".
         epoch: u64,
     },
+    /// Makes a disk of the tree [`TREE`]: the raw file [`DISK`].
+    AssembleDisk {
+        /// What to make.
+        spec: Box<DiskSpec>,
+        /// Seconds since 1970 that stand for "now".
+        epoch: u64,
+    },
 }
 
 /// The file that holds a tree: read by the making of a disk, written by a bootstrap.
 pub const TREE: &str = "tree.tar";
+
+/// The file that holds a disk that was made.
+pub const DISK: &str = "disk/disk.raw";
 
 /// Why something could not be done, and the way out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,5 +53,26 @@ pub struct ToolFailure {
 pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     match task {
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
+        Task::AssembleDisk { spec, epoch } => disk(spec, *epoch, work, log),
     }
+}
+
+fn disk(spec: &DiskSpec, epoch: u64, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+    let io = |error: std::io::Error| ToolFailure { message: format!("cannot read the tree: {error}"), help: None };
+    let path = work.join(DISK);
+    let dir = path.parent().expect("BUG: the disk lies in a directory");
+    fs::create_dir(dir).map_err(io)?;
+    let mut tree = File::open(work.join(TREE)).map_err(io)?;
+    let mut line = |line: &str| log(format!("{line}\n").as_bytes());
+    let made = crate::assemble::assemble(spec, &mut tree, epoch, dir, &mut line).map_err(|error| {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message += &format!(": {cause}");
+            source = cause.source();
+        }
+        ToolFailure { message, help: error.help() }
+    })?;
+    assert_eq!(made, path, "BUG: the disk lies elsewhere");
+    Ok(())
 }

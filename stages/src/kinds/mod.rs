@@ -5,6 +5,7 @@ mod bootstrap;
 mod common;
 mod convert;
 mod copy;
+mod disk;
 mod fetch;
 mod packages;
 mod run;
@@ -15,4 +16,4 @@ use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
 pub(crate) const ALL: &[&Kind] =
-    &[&fetch::KIND, &bootstrap::KIND, &packages::KIND, &run::KIND, &copy::KIND, &convert::KIND];
+    &[&fetch::KIND, &bootstrap::KIND, &disk::KIND, &packages::KIND, &run::KIND, &copy::KIND, &convert::KIND];
