@@ -17,6 +17,7 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`host`] alone reads the environment and the clock.
 
@@ -39,3 +40,4 @@ pub mod sandbox;
 pub mod schedule;
 pub mod shell;
 pub mod ui;
+pub mod vm;

@@ -1,6 +1,7 @@
 //! The command line: arguments, what commands share, exit codes and hints. One file per command.
 //! Knows the library's API only.
 
+mod boot;
 mod build;
 mod doctor;
 mod error;
@@ -129,6 +130,8 @@ enum Command {
     Fmt(recipe::Fmt),
     /// Opens a shell in a stage's disk, or in the state in which it failed
     Shell(shell::Shell),
+    /// Boots an image in a virtual machine
+    Boot(boot::Boot),
     /// Lists, shows and exports layers
     #[command(subcommand)]
     Layer(layer::Layer),
@@ -187,6 +190,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Validate(command) => command.run(&session),
         Command::Fmt(command) => command.run(&session),
         Command::Shell(command) => command.run(&session),
+        Command::Boot(command) => command.run(&session),
         Command::Layer(command) => command.run(&session),
         Command::Store(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),
