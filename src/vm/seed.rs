@@ -247,9 +247,9 @@ mod tests {
     #[test]
     fn the_seed_for_a_key_is_pinned() {
         let files = for_keys(&["ssh-ed25519 AAAA \"quoted\"".to_owned()], "me", "boot-1");
-        let text: Vec<_> =
-            files.iter().map(|file| format!("{}:\n{}", file.name, String::from_utf8_lossy(&file.content)));
-        insta::assert_snapshot!("seed", text.concat());
+        let text: String =
+            files.iter().map(|file| format!("{}:\n{}", file.name, String::from_utf8_lossy(&file.content))).collect();
+        insta::assert_snapshot!("seed", text);
     }
 
     #[test]
