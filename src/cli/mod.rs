@@ -51,12 +51,16 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
     /// How progress is told
-    #[arg(long, global = true, value_name = "HOW", default_value = "plain")]
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
     progress: Progress,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Progress {
+    /// live on a terminal, else plain
+    Auto,
+    /// What runs now, redrawn; plain where standard error is no terminal
+    Live,
     /// Lines of text on standard error
     Plain,
     /// One JSON object a line on standard output
