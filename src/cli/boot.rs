@@ -25,8 +25,8 @@ use crate::vm::{self, Accel, Backing, Console, Firmware, Network, Spec};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The image is a stage or an image of a recipe that is built, or a file: `impasto boot FILE` boots a qcow2 or
-raw file. It is never written.
+The image is a stage or an image of a recipe that is built, or a file: `impasto boot FILE`. \
+It is never written.
 
 On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists more.")]
 pub(crate) struct Boot {

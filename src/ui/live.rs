@@ -223,6 +223,8 @@ impl View {
         parts.push(format!("{} running", self.running.len()));
         let text = format!("{done} of {} stages: {}; {}", self.nodes, parts.join(", "), seconds(now));
         bars.total.set_message(shown(text));
+        // Whatever the drawing library thinks of how often that is: the last state of a burst must be seen.
+        bars.total.force_draw();
     }
 
     /// Takes the bars away.
