@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use impasto_stages::action::Slot;
-use impasto_store::claim::FileContent;
+use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -112,6 +112,8 @@ pub struct Engine<'a> {
     events: &'a mut dyn FnMut(&Event),
     start: Instant,
     interrupted: bool,
+    /// Whether some result was not there when the run began: else it says as little, as fast, as it can.
+    has_work: bool,
 }
 
 /// How often inputs that change while they are read are read again.
@@ -175,6 +177,7 @@ impl<'a> Engine<'a> {
             events,
             start,
             interrupted: false,
+            has_work: false,
         })
     }
 
@@ -185,6 +188,7 @@ impl<'a> Engine<'a> {
     pub fn run(mut self) -> Result<Summary, EngineError> {
         let known = self.results.iter().flatten().count();
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
+        self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.start_ready()?;
         if self.schedule.running() > 0 {
@@ -297,8 +301,8 @@ impl<'a> Engine<'a> {
         self.how[id.index()] = Some(How::Cached);
         self.schedule.done(TaskId(id.0));
         let stage = self.label(id);
-        let stored_bytes = 0;
-        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes });
+        let result_bytes = if self.has_work { self.result_bytes(id)? } else { None };
+        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes: 0, result_bytes });
         Ok(())
     }
 
@@ -510,8 +514,22 @@ impl<'a> Engine<'a> {
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
         let stored_bytes = self.stored_bytes[index];
-        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes });
+        let result_bytes = self.result_bytes(id)?;
+        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes });
         Ok(())
+    }
+
+    /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened.
+    fn result_bytes(&self, id: NodeId) -> Result<Option<u64>, EngineError> {
+        let Some(hit) = &self.results[id.index()] else { return Ok(None) };
+        let size = |file: &OutputFile| match &file.content {
+            FileContent::Blob(blob) => blob.size,
+            FileContent::Derived(derived) => derived.size,
+        };
+        match &hit.result.disk {
+            Some(disk) => Ok(self.planner.store.layer_length(&disk.layer)?),
+            None => Ok(Some(hit.result.files.values().map(size).sum())),
+        }
     }
 
     /// A result that was there is there no more: the node that made it runs again, then this one.

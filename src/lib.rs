@@ -19,6 +19,7 @@
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
+//! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
@@ -44,3 +45,4 @@ pub mod schedule;
 pub mod shell;
 pub mod toolbox;
 pub mod ui;
+pub mod vm;

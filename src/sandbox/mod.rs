@@ -29,6 +29,8 @@ pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
+pub(crate) use sys::die_with_parent;
+pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::Secret;
 

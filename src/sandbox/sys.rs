@@ -5,8 +5,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::ioctl::{self, Setter};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
 const LOOP_CLR_FD: ioctl::Opcode = 0x4c01;
@@ -27,6 +30,18 @@ pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     assert!(!flags.contains(UnshareFlags::FILES), "BUG: file descriptors must stay shared");
     // SAFETY: the only unsound flag is ruled out above.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Makes the kernel send a program that will be started a signal when the thread that starts it ends, however that does.
+pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
+    let parent = getpid();
+    let arm = move || {
+        set_parent_process_death_signal(Some(signal))?;
+        // The parent may have ended before that.
+        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: between fork and exec only two system calls are made; nothing is allocated or locked.
+    unsafe { command.pre_exec(arm) };
 }
 
 /// Keeps every file descriptor but the standard three from programs that are started.
