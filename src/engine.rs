@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use impasto_stages::action::Slot;
 use impasto_store::claim::{FileContent, OutputFile};
+use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::lease::Lease;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -401,7 +402,7 @@ impl<'a> Engine<'a> {
             caveats,
             targets: Vec::new(),
             sandbox: self.config.sandbox.clone(),
-            previous: None,
+            previous: self.previous(id, unit),
             facts: self.config.facts.clone(),
             logs: self.state.logs(),
             failed: self.state.failed(),
@@ -409,6 +410,13 @@ impl<'a> Engine<'a> {
             cancel: self.cancel.clone(),
             events: self.sender.clone(),
         }
+    }
+
+    /// What a node's unit came to when it last ran.
+    fn previous(&self, id: NodeId, unit: usize) -> Option<(ActionDigest, ClaimId)> {
+        let name = unit_name(self.names(id).swap_remove(0), unit);
+        let memory = self.planner.memory.get().nodes.get(&name)?;
+        Some((memory.action, memory.claim))
     }
 
     /// The disk that a `convert` node writes, and the node that made it.

@@ -19,7 +19,7 @@ use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec, Sa
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
-use impasto_store::digest::BlobDigest;
+use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::layer::DiskRef;
 use impasto_store::{Error as StoreError, Store};
 use tokio::sync::mpsc::Sender;
@@ -132,8 +132,8 @@ pub struct Job {
     pub targets: Vec<Target>,
     /// Where steps run, or why they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// The file that the node made when it last ran, which is likely to share pieces with what it makes now.
-    pub previous: Option<BlobDigest>,
+    /// What the node came to when it last ran, which is likely to be much like what it makes now.
+    pub previous: Option<(ActionDigest, ClaimId)>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
     /// Where logs lie.

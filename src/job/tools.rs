@@ -17,6 +17,9 @@ use crate::inputs::{Input, copy_file, pack_tree};
 use crate::sandbox::{ToolEnd, ToolJob};
 use crate::toolbox::{DISK, TREE, Task};
 
+/// What a tree is called among its node's files.
+const NAME: &str = "tree.tar";
+
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
         let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
@@ -72,9 +75,15 @@ impl Job {
 
     fn take_tree(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
         let file = File::open(path).map_err(JobError::io("open", path))?;
-        let blob = self.store.put_blob_like(io::BufReader::new(file), self.previous.as_ref())?;
+        // An earlier tree that is gone shares nothing.
+        let previous = self.previous.and_then(|(action, claim)| self.store.claim(&action, &claim).ok());
+        let previous = previous.and_then(|claim| match claim.result.files.get(NAME)?.content {
+            FileContent::Blob(blob) => Some(blob.digest),
+            FileContent::Derived(_) => None,
+        });
+        let blob = self.store.put_blob_like(io::BufReader::new(file), previous.as_ref())?;
         let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
-        let files = BTreeMap::from([("tree.tar".to_owned(), file)]);
+        let files = BTreeMap::from([(NAME.to_owned(), file)]);
         Ok((Outputs { files, ..Outputs::default() }, blob.size))
     }
 
