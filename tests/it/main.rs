@@ -3,9 +3,11 @@
 
 mod base;
 mod chain;
+mod debian;
 mod failures;
 mod kill;
 mod mirror;
+mod packages;
 mod project;
 mod random;
 mod recipe;

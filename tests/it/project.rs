@@ -31,11 +31,21 @@ pub(crate) struct Counts {
 }
 
 impl Project {
+    /// An empty directory.
+    pub(crate) fn empty() -> Self {
+        Project { dir: tempfile::Builder::new().prefix("impasto-it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+    }
+
     /// An empty recipe beside a base disk, `base.qcow2`.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("impasto-it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        std::fs::copy(&base().qcow2, dir.path().join("base.qcow2")).unwrap();
-        Project { dir }
+        let project = Project::empty();
+        std::fs::copy(&base().qcow2, project.path("base.qcow2")).unwrap();
+        project
+    }
+
+    /// Another name for a file of the same file system.
+    pub(crate) fn link(&self, file: &Path, name: &str) {
+        std::fs::hard_link(file, self.path(name)).unwrap();
     }
 
     /// A recipe of one text.

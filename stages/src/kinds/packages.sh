@@ -180,6 +180,7 @@ if [ "$id" = debian ]; then
         'add debian-archive-keyring to the packages of the stage that makes the image'
     others
     [ -n "$components" ] || components=$(awk '$1 == "component" && !seen[$2]++ { print $2 }' "$work/found" | tr '\n' ' ')
+    components=${components% }
     components=${components:-main}
     # The names of other suites that the image uses, such as backports.
     more=$(awk -v own="$suite-" '$1 == "suite" && index($2, own) == 1 && !seen[$2]++ { print $2 }' "$work/found")
