@@ -3,6 +3,7 @@
 
 mod base;
 mod chain;
+mod disk_assembly;
 mod failures;
 mod kill;
 mod project;
