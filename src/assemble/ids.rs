@@ -76,7 +76,7 @@ mod tests {
     fn identifiers_are_pinned() {
         // Changing these changes every disk that was ever made of a seed.
         let ids = Ids { seed: "seed" };
-        assert_eq!(ids.uuid("disk").to_string(), "PINNED");
+        assert_eq!(ids.uuid("disk").to_string(), "ddaadc4c-e448-43e9-9462-cb6bb86d3c45");
         assert_ne!(ids.uuid("disk"), ids.uuid("root"));
         assert_ne!(ids.uuid("disk"), Ids { seed: "other" }.uuid("disk"));
     }

@@ -327,6 +327,7 @@ mod tests {
         header.set_mode(0o777);
         header.set_uid(0);
         header.set_gid(0);
+        header.set_mtime(0);
         builder.append_link(&mut header, path, target).unwrap();
     }
 
@@ -339,6 +340,9 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_size(1);
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             builder.append_data(&mut header, "out/file", &b"x"[..]).unwrap();
         });
         let error = unpack(&mut bytes.as_slice(), root.path()).unwrap_err();

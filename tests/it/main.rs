@@ -4,6 +4,7 @@
 mod base;
 mod chain;
 mod debian;
+mod disk_assembly;
 mod failures;
 mod kill;
 mod mirror;
