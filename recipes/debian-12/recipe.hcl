@@ -57,7 +57,7 @@ stage "disk" "base" {
 stage "packages" "tools" {
   from    = stage.base
   when    = matrix.variant == "development"
-  install = ["gdb", "strace", "htop", "vim", "less", "curl", "git", "build-essential"]
+  install = ["gdb", "strace", "htop", "vim", "less", "curl"]
 }
 
 stage "copy" "settings" {
