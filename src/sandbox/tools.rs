@@ -18,6 +18,7 @@ use serde_bytes::ByteBuf;
 use super::plan::{ToolPlan, ToolReport};
 use super::protocol::{self, MAX_LOG, Problem, RUN_DIR};
 use super::supervisor::isolate;
+use super::sys;
 use crate::toolbox;
 
 /// Where the directory that can be written is, inside.
@@ -103,7 +104,9 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     pivot_root(".", ".").map_err(failed("make the root", &room))?;
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root for", &room))?;
     chdir("/").map_err(failed("enter", Path::new("/")))?;
-    resolver.restore()
+    resolver.restore()?;
+    // What comes of the work is read, hashed and made durable by impasto; a crash before that loses it anyway.
+    sys::ignore_syncs().map_err(|error| Problem::io("install", "a filter of system calls", &error))
 }
 
 /// What the host's owner says of mirrors: files, and directories that are mirrors.

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs, and fail by panicking")]
 
 mod base;
+mod bootstrap;
 mod chain;
 mod debian;
 mod disk_assembly;
