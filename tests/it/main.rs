@@ -14,4 +14,5 @@ mod sandbox_disk;
 mod sandbox_kill;
 mod store;
 mod units;
+mod vm;
 mod words;
