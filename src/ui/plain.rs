@@ -36,7 +36,11 @@ impl Plain {
             // What was found needs no line: the last one counts it.
             EventKind::StageFinished { how: How::Cached, .. } => return None,
             EventKind::StageFinished { stage, how: How::Built, wall_ms, stored_bytes, .. } => {
-                format!("{GOOD}   built{GOOD:#}  {stage}  in {}, {} stored", wall(*wall_ms), bytes(*stored_bytes))
+                let stored = match stored_bytes {
+                    0 => String::new(),
+                    size => format!(", {} stored", bytes(*size)),
+                };
+                format!("{GOOD}   built{GOOD:#}  {stage}  in {}{stored}", wall(*wall_ms))
             }
             EventKind::StageFailed { stage, error, causes, help, last_lines, wall_ms } => {
                 let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {}: {error}", wall(*wall_ms));

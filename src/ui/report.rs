@@ -1,6 +1,7 @@
 //! The end of a run: a table of its stages, and where the files are.
 //! Knows what the events said; writes nothing.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,8 +64,6 @@ impl Report {
             }
             _ => return,
         };
-        // A stage whose result was lost while the run went on finishes twice; the last word counts.
-        self.stages.retain(|row| row.stage != *stage);
         self.stages.push(Row { stage: stage.clone(), state, wall_ms, result_bytes });
     }
 
@@ -91,9 +90,13 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let cached = self.stages.iter().filter(|row| row.state == State::Cached).count();
+        // A stage whose result was lost while the run went on finishes twice; the last word counts.
+        let mut seen = HashSet::new();
+        let mut rows: Vec<_> = self.stages.iter().rev().filter(|row| seen.insert(&row.stage)).collect();
+        rows.reverse();
+        let cached = rows.iter().filter(|row| row.state == State::Cached).count();
         let list_cached = cached <= MANY_CACHED;
-        let rows: Vec<_> = self.stages.iter().filter(|row| list_cached || row.state != State::Cached).collect();
+        rows.retain(|row| list_cached || row.state != State::Cached);
         let width = widest(rows.iter().map(|row| &row.stage)).max("stage".len());
         let mut text = format!("\n{FAINT}          {:<width$}  {:>12}  {:>8}{FAINT:#}\n", "stage", "time", "size");
         for Row { stage, state, wall_ms, result_bytes } in rows {

@@ -19,4 +19,5 @@ mod sandbox_disk;
 mod sandbox_kill;
 mod store;
 mod units;
+mod vm;
 mod words;
