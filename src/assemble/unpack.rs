@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -34,7 +34,8 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
     let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| AssembleError::io("open", root)(e.into()))?;
     let mut unpacker = Unpacker { root: fd, last: None, directories: Vec::new(), buffer: vec![0; 1 << 20] };
     let mut done = Unpacked::default();
-    let mut archive = Archive::new(stream);
+    // Headers are small, and the stream may be a file.
+    let mut archive = Archive::new(BufReader::with_capacity(1 << 18, stream));
     let tar = |source| AssembleError::Tar { source };
     for entry in archive.entries().map_err(tar)? {
         let mut entry = entry.map_err(tar)?;
