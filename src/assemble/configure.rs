@@ -80,10 +80,6 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
                     None => continue,
                 };
                 let Some(mount) = &extra.mount else { continue };
-                if !tree.list(mount)?.is_empty() {
-                    return Err(AssembleError::Hides { partition: extra.name.clone(), mount: mount.clone() });
-                }
-                tree.make_dir(mount, Access::root(0o755))?;
                 line(&part.fs_id(), mount, ty, "defaults", 2);
             }
         }

@@ -47,6 +47,8 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
     if done.entries == 0 {
         return Err(tar(io::Error::new(io::ErrorKind::UnexpectedEof, "it has no entries")));
     }
+    // To the end, behind which a stream that is checked as it is read says whether it was sound.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(tar)?;
     // Filling a directory changes its time.
     for (path, modified) in unpacker.directories.iter().rev() {
         let set = || utimensat(&unpacker.root, path.as_slice(), &times(*modified), AtFlags::SYMLINK_NOFOLLOW);

@@ -55,7 +55,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
-        "Further partitions, empty, between the boot loaders' and the root, which stays last and can grow.",
+        "Further partitions, between the boot loaders' and the root, which stays last and can grow. What the tree has \
+         below a mount point goes into its partition.",
     ),
     ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
     ParamSpec::optional(
@@ -106,6 +107,10 @@ const USER: &[ParamSpec] = &[
     ParamSpec::optional("groups", Type::List(&Type::Text), "Groups of the tree that the user is put into."),
     ParamSpec::optional("uid", Type::Int, "The user's number. Default: the next free one from 1000."),
 ];
+
+/// What boots the image, and what it makes while it runs.
+const NOT_APART: &[&str] =
+    &["/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev", "/proc", "/sys", "/run"];
 
 /// Disks beyond this are more likely a slip than a wish. In bytes.
 const MAX_SIZE: u64 = 16 << 40;
@@ -169,7 +174,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         file_system: RootFileSystem::Ext4,
         label,
         efi_size,
-        partitions: partitions(params, efi, errors),
+        partitions: partitions(params, errors),
         host_name,
         users,
         networking: if params.text("networking") == Some("none") { Networking::None } else { Networking::Dhcp },
@@ -181,12 +186,9 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     spec
 }
 
-fn partitions(params: &Params, efi: bool, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
+fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
     let mut seen = vec!["bios".to_owned(), "esp".to_owned(), "root".to_owned()];
-    let mut mounts = vec!["/".to_owned()];
-    if efi {
-        mounts.push("/boot/efi".to_owned());
-    }
+    let mut mounts: Vec<String> = Vec::new();
     let mut made = Vec::new();
     for (index, value) in params.list("partitions").iter().enumerate() {
         let place = format!("partitions[{index}]");
@@ -216,6 +218,13 @@ fn partitions(params: &Params, efi: bool, errors: &mut Vec<ParamError>) -> Vec<P
                 || mount.chars().any(|c| c.is_whitespace() || c.is_control() || "\\#\"".contains(c))
             {
                 wrong(format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\"");
+            } else if let Some(own) =
+                NOT_APART.iter().find(|own| mount == *own || mount.starts_with(&format!("{own}/")))
+            {
+                wrong(
+                    format!("{own} cannot be apart from the root: {mount:?}"),
+                    "mount it elsewhere, such as at \"/srv\"",
+                );
             } else if mounts.contains(mount) {
                 wrong(format!("something else is mounted at {mount:?}"), "use another path");
             }
@@ -527,7 +536,8 @@ mod tests {
             (&[("name", text("root"))][..], "another partition of the name \"root\""),
             (&[("name", text("a b"))], "is no name for a partition"),
             (&[("mount", text("/"))], "\"/\" is no place to mount it"),
-            (&[("mount", text("/boot/efi/"))], "something else is mounted"),
+            (&[("mount", text("/boot/efi/"))], "/boot cannot be apart from the root"),
+            (&[("mount", text("/usr"))], "/usr cannot be apart from the root"),
             (&[("mount", text("srv"))], "is no place to mount it"),
             (&[("mount", text("/srv/../etc"))], "is no place to mount it"),
             (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
