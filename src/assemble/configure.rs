@@ -80,10 +80,6 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
                     None => continue,
                 };
                 let Some(mount) = &extra.mount else { continue };
-                if !tree.list(mount)?.is_empty() {
-                    return Err(AssembleError::Hides { partition: extra.name.clone(), mount: mount.clone() });
-                }
-                tree.make_dir(mount, Access::root(0o755))?;
                 line(&part.fs_id(), mount, ty, "defaults", 2);
             }
         }
@@ -150,8 +146,9 @@ fn grow(tree: &Tree) -> Result<(), AssembleError> {
         growpart \"/dev/$disk\" \"$number\"\n\
         # 1 means that there was nothing to grow.\n\
         [ $? -le 1 ]\n";
+    // Both names: until systemd 254 the root's unit was one of fstab's generator.
     const UNIT: &str = "[Unit]\nDescription=Grow the root partition to its disk\nDefaultDependencies=no\n\
-        After=systemd-remount-fs.service\nBefore=systemd-growfs-root.service\n\
+        After=systemd-remount-fs.service\nBefore=systemd-growfs-root.service systemd-growfs@-.service\n\
         RequiresMountsFor=/\n\n\
         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/impasto/grow-root\n\n\
         [Install]\nWantedBy=sysinit.target\n";

@@ -15,7 +15,7 @@ const ISO: [u32; 256] = table(0xedb8_8320);
 const CASTAGNOLI: [u32; 256] = table(0x82f6_3b78);
 
 fn update(table: &[u32; 256], crc: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(crc, |crc, byte| crc >> 8 ^ table[usize::from(crc as u8 ^ byte)])
+    bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ table[usize::from(crc as u8 ^ byte)])
 }
 
 const fn table(polynomial: u32) -> [u32; 256] {
@@ -25,7 +25,7 @@ const fn table(polynomial: u32) -> [u32; 256] {
         let mut crc = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = crc >> 1 ^ polynomial * (crc & 1);
+            crc = (crc >> 1) ^ (polynomial * (crc & 1));
             bit += 1;
         }
         table[index] = crc;

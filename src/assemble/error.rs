@@ -57,6 +57,21 @@ pub enum AssembleError {
         /// Bytes of the disk.
         size: u64,
     },
+    /// What the tree has below a mount point does not fit.
+    #[error(
+        "the partition {partition:?} is too small for what the tree has in {mount}: {} MiB are needed, and it has {} MiB",
+        needed / MIB, size / MIB
+    )]
+    PartitionTooSmall {
+        /// The partition.
+        partition: String,
+        /// Where it is mounted.
+        mount: String,
+        /// Bytes of the smallest partition that takes it.
+        needed: u64,
+        /// Bytes of the partition.
+        size: u64,
+    },
     /// The boot loader's files do not fit into their partition.
     #[error("the boot loader does not fit: {needed} bytes into a partition of {} MiB", size / MIB)]
     BootLoaderTooLarge {
@@ -133,8 +148,8 @@ pub enum AssembleError {
         /// Its path.
         shell: String,
     },
-    /// A partition that would hide files of the tree.
-    #[error("the tree has files in {mount}, which the partition {partition:?} would hide")]
+    /// A partition that would hide files of the tree, and cannot hold them.
+    #[error("the tree has files in {mount}, which the partition {partition:?} would hide and cannot keep")]
     Hides {
         /// The partition.
         partition: String,
@@ -168,6 +183,9 @@ impl AssembleError {
                 "make `size` at least \"{}MiB\"; what later stages install, and the image's own use, come on top",
                 needed / MIB
             ),
+            AssembleError::PartitionTooSmall { needed, .. } => {
+                format!("make its `size` at least \"{}MiB\"", needed / MIB)
+            }
             AssembleError::BootLoaderTooLarge { .. } => "make `efi_size` larger".to_owned(),
             AssembleError::Missing { packages, .. } => {
                 format!("add {packages} to `packages` of the stage that makes the tree")
@@ -186,10 +204,12 @@ impl AssembleError {
             AssembleError::NoShell { .. } => {
                 "use a shell that the tree has, such as \"/bin/sh\", or add the shell's package to the tree".to_owned()
             }
-            AssembleError::Hides { .. } => {
-                "mount the partition elsewhere: a partition beside the root begins empty".to_owned()
-            }
+            AssembleError::Hides { .. } => "use ext4, which takes the files over, or mount it elsewhere".to_owned(),
             AssembleError::Tar { .. } => "`tree` takes what a `bootstrap` stage makes, or a plain tar file".to_owned(),
+            // The room was estimated before; the message says what it ran out of.
+            AssembleError::Tool { program: "mke2fs", .. } => {
+                "make `size` larger, if it says that it found no room".to_owned()
+            }
             _ => return None,
         })
     }

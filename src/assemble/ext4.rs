@@ -10,12 +10,16 @@ use super::error::AssembleError;
 use super::ext4_times;
 use super::plan::{Identity, Part};
 use super::tool::Tool;
+use super::tree::Access;
 
 const BLOCK: u64 = 4096;
 const INODE_SIZE: u64 = 256;
 const BYTES_PER_INODE: u64 = 16384;
 const BLOCKS_PER_GROUP: u64 = 8 * BLOCK;
 const DESCRIPTOR_SIZE: u64 = 64;
+
+/// Size of a file system that takes next to nothing, in bytes. Smaller ones are not reckoned.
+pub(super) const SMALLEST: u64 = 16 << 20;
 
 /// Every feature, so that neither the toolbox's e2fsprogs nor its configuration decides. What newer ones add by
 /// default (orphan_file, metadata_csum_seed), GRUB 2.06 does not read.
@@ -25,15 +29,15 @@ const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetyp
 /// What cannot be said on the command line.
 const CONFIG: &str = "[defaults]\n\tdefault_mntopts = acl,user_xattr\n\tenable_periodic_fsck = 0\n";
 
-/// Makes a file system in a partition of `disk`, with the files of `tree` where one is given.
+/// Makes a file system in a partition of `disk`, with the files of `directory` where one is given.
 ///
 /// # Errors
-/// mke2fs fails; where it has no room for the tree, `None` of the room is left to say so with.
+/// mke2fs fails, or a file.
 pub(super) fn make(
     disk: &Path,
     part: &Part,
     label: Option<&str>,
-    tree: Option<&Path>,
+    directory: Option<&Path>,
     epoch: u64,
     work: &Path,
 ) -> Result<(), AssembleError> {
@@ -51,14 +55,18 @@ pub(super) fn make(
     let tool = Tool::new("mke2fs", epoch).env("MKE2FS_CONFIG", &config).env("E2FSPROGS_FAKE_TIME", now);
     let tool = tool.args(["-q", "-F", "-O", FEATURES, "-b", &block, "-I", &inode, "-i", &ratio, "-G", "16", "-m", "1"]);
     let tool = tool.args(["-J", &journal, "-U", &uuid.to_string(), "-L", label.unwrap_or_default(), "-E", &extended]);
-    let tool = match tree {
-        Some(tree) => tool.arg("-d").arg(tree),
-        None => tool,
+    let (tool, root) = match directory {
+        Some(directory) => {
+            let meta = fs::symlink_metadata(directory).map_err(AssembleError::io("examine", directory))?;
+            let access = Access { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
+            (tool.arg("-d").arg(directory), access)
+        }
+        None => (tool, Access::root(0o755)),
     };
     tool.arg(disk).arg((part.size / BLOCK).to_string()).run()?;
     let io = |verb| AssembleError::io(verb, disk);
     let file = File::options().read(true).write(true).open(disk).map_err(io("open"))?;
-    ext4_times::settle(&file, part.start, epoch).map_err(io("write"))
+    ext4_times::settle(&file, part.start, epoch, root).map_err(io("write"))
 }
 
 /// Size of the journal in MiB: mke2fs' own choice, which has changed over time.
@@ -118,7 +126,7 @@ impl Content {
     pub(super) fn needs(self) -> u64 {
         // Extents of large and scattered files, and directories' checksums.
         let blocks = self.blocks + self.blocks / 200 + 64;
-        let mut size = 16 << 20;
+        let mut size = SMALLEST;
         loop {
             let inodes = size / BYTES_PER_INODE;
             if size >= blocks * BLOCK + overhead(size) && inodes > self.inodes + 16 {

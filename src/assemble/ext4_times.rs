@@ -1,13 +1,15 @@
-//! Gives the inodes of a new ext4 the epoch as their time, so that equal trees are equal bytes.
+//! Finishes the inodes of a new ext4: the epoch as their time, so that equal trees are equal bytes, and the root's owner.
 //! Knows inodes and their checksums (kernel documentation, filesystems/ext4), not files.
 //!
-//! `mke2fs -d` copies times of the directory that it reads: when a file was last read and changed *there*.
+//! `mke2fs -d` copies times of the directory that it reads: when a file was last read and changed *there*. It does not
+//! copy owner and mode of the directory itself.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::crc::crc32c;
+use super::tree::Access;
 
 // Superblock, which lies at 1024.
 const SUPERBLOCK: u64 = 1024;
@@ -19,6 +21,8 @@ const INODE_UNINIT: u16 = 0x1;
 // Inodes.
 const LINKS: usize = 0x1a;
 const MODE: usize = 0x0;
+const UID: (usize, usize) = (0x2, 0x78);
+const GID: (usize, usize) = (0x18, 0x7a);
 const ATIME: usize = 0x8;
 const CTIME: usize = 0xc;
 const MTIME: usize = 0x10;
@@ -46,9 +50,12 @@ fn put32(bytes: &mut [u8], at: usize, value: u32) {
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+/// The number of a file system's root directory.
+const ROOT: u32 = 2;
+
 /// Sets the times of every used inode of the file system at `start`, which mke2fs made with the features of `ext4`:
-/// access, change and creation become `epoch`, and a modification after it too.
-pub(super) fn settle(disk: &File, start: u64, epoch: u64) -> io::Result<()> {
+/// access, change and creation become `epoch`, and a modification after it too. Its root gets the access of `root`.
+pub(super) fn settle(disk: &File, start: u64, epoch: u64, root: Access) -> io::Result<()> {
     let strange = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut superblock = [0; 1024];
     disk.read_exact_at(&mut superblock, start + SUPERBLOCK)?;
@@ -79,6 +86,9 @@ pub(super) fn settle(disk: &File, start: u64, epoch: u64) -> io::Result<()> {
         let at = start + table * block_size;
         disk.read_exact_at(&mut inodes, at)?;
         for (number, inode) in (group * per_group + 1..).zip(inodes.chunks_exact_mut(inode_size)) {
+            if number == ROOT {
+                set_access(inode, root);
+            }
             if le16(inode, LINKS) != 0 || le16(inode, MODE) != 0 {
                 settle_inode(inode, number, seed, epoch);
             }
@@ -86,6 +96,16 @@ pub(super) fn settle(disk: &File, start: u64, epoch: u64) -> io::Result<()> {
         disk.write_all_at(&inodes, at)?;
     }
     Ok(())
+}
+
+fn set_access(inode: &mut [u8], access: Access) {
+    let mode = le16(inode, MODE) & !0o7777 | (access.mode & 0o7777) as u16;
+    let mut put16 = |at: usize, value: u32| inode[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
+    put16(MODE, u32::from(mode));
+    for ((low, high), id) in [(UID, access.uid), (GID, access.gid)] {
+        put16(low, id);
+        put16(high, id >> 16);
+    }
 }
 
 fn settle_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {

@@ -25,6 +25,7 @@ mod tree;
 mod unpack;
 mod users;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,8 @@ pub fn assemble(
     let efi = if spec.efi { Some(esp::efi_files(&tree, machine, root)?) } else { None };
     clock.phase("configure");
 
-    check_room(spec, root, &directory)?;
+    let moved = move_out(&tree, spec, work)?;
+    check_room(spec, root, &directory, &moved)?;
     let path = work.join("disk.raw");
     let io = |verb| AssembleError::io(verb, &path);
     let disk = File::options().read(true).write(true).create_new(true).open(&path).map_err(io("make"))?;
@@ -92,7 +94,9 @@ pub fn assemble(
                 let label = extra.label.as_deref();
                 match extra.file_system {
                     None => {}
-                    Some(ExtraFileSystem::Ext4) => ext4::make(&path, part, label, None, epoch, work)?,
+                    Some(ExtraFileSystem::Ext4) => {
+                        ext4::make(&path, part, label, moved.get(&index).map(PathBuf::as_path), epoch, work)?;
+                    }
                     Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
                     Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
                 }
@@ -109,8 +113,46 @@ pub fn assemble(
     Ok(path)
 }
 
+/// Moves what the tree has below the mount points of further partitions to where those are made of it.
+/// Gives the directories by the partitions' indices.
+fn move_out(tree: &Tree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
+    let mut mounts: Vec<_> = spec
+        .partitions
+        .iter()
+        .enumerate()
+        .filter_map(|(index, part)| Some((index, part, part.mount.as_ref()?)))
+        .collect();
+    // The inner before the outer: what the outer takes with it is the inner's empty mount point.
+    mounts.sort_by_key(|(_, _, mount)| std::cmp::Reverse(mount.len()));
+    let mut moved = BTreeMap::new();
+    for (index, part, mount) in mounts {
+        if part.file_system == Some(ExtraFileSystem::Ext4) {
+            let place = work.join(format!("partition-{index}"));
+            tree.take_dir(mount, &place)?;
+            moved.insert(index, place);
+        } else if !tree.list(mount)?.is_empty() {
+            // FAT knows no owners.
+            return Err(AssembleError::Hides { partition: part.name.clone(), mount: mount.clone() });
+        }
+    }
+    Ok(moved)
+}
+
 /// Says what is needed before mke2fs finds out block by block.
-fn check_room(spec: &DiskSpec, root: &Part, directory: &Path) -> Result<(), AssembleError> {
+fn check_room(
+    spec: &DiskSpec,
+    root: &Part,
+    directory: &Path,
+    moved: &BTreeMap<usize, PathBuf>,
+) -> Result<(), AssembleError> {
+    for (index, directory) in moved {
+        let part = &spec.partitions[*index];
+        let needed = ext4::Content::of(directory)?.needs();
+        if needed > part.size.max(ext4::SMALLEST) {
+            let (partition, mount) = (part.name.clone(), part.mount.clone().unwrap_or_default());
+            return Err(AssembleError::PartitionTooSmall { partition, mount, needed, size: part.size });
+        }
+    }
     let content = ext4::Content::of(directory)?;
     let needs = content.needs();
     if needs <= root.size {

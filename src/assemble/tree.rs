@@ -215,6 +215,18 @@ impl Tree {
         utimensat(&parent, ".", &self.times, AtFlags::empty()).map_err(failed("set the time of", path))
     }
 
+    /// Moves a directory out of the tree to `to` on the host, and leaves an empty one with the same access in its place.
+    pub(super) fn take_dir(&self, path: &str, to: &Path) -> Result<()> {
+        let Some(stat) = self.lstat(path)? else { return self.make_dir(path, Access::root(0o755)) };
+        if !FileType::from_raw_mode(stat.st_mode).is_dir() {
+            let problem = "it is no directory that something could be mounted on".to_owned();
+            return Err(AssembleError::BadFile { path: path.to_owned(), problem });
+        }
+        let (parent, name) = self.parent(path)?;
+        renameat(&parent, name, CWD, to).map_err(failed("move", path))?;
+        self.make_dir(path, Access::of(&stat))
+    }
+
     /// Whether `path` itself is a regular file and no link.
     pub(super) fn is_plain_file(&self, path: &str) -> Result<bool> {
         Ok(self.lstat(path)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()))

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -34,7 +34,8 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
     let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| AssembleError::io("open", root)(e.into()))?;
     let mut unpacker = Unpacker { root: fd, last: None, directories: Vec::new(), buffer: vec![0; 1 << 20] };
     let mut done = Unpacked::default();
-    let mut archive = Archive::new(stream);
+    // Headers are small, and the stream may be a file.
+    let mut archive = Archive::new(BufReader::with_capacity(1 << 18, stream));
     let tar = |source| AssembleError::Tar { source };
     for entry in archive.entries().map_err(tar)? {
         let mut entry = entry.map_err(tar)?;
@@ -46,6 +47,8 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
     if done.entries == 0 {
         return Err(tar(io::Error::new(io::ErrorKind::UnexpectedEof, "it has no entries")));
     }
+    // To the end, behind which a stream that is checked as it is read says whether it was sound.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(tar)?;
     // Filling a directory changes its time.
     for (path, modified) in unpacker.directories.iter().rev() {
         let set = || utimensat(&unpacker.root, path.as_slice(), &times(*modified), AtFlags::SYMLINK_NOFOLLOW);

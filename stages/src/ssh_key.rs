@@ -86,7 +86,7 @@ fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 /// Decodes base64 with its padding (RFC 4648, 4).
 fn base64(text: &str) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let body = text.trim_end_matches('=');

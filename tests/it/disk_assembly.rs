@@ -32,6 +32,7 @@ fn tree() -> TempDir {
     put("etc/skel/.profile", "# profile\n");
     put("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 builder.example\n");
     put("etc/os-release", "PRETTY_NAME=\"Small 1 (tree)\"\n");
+    put("srv/data/file", "of the tree\n");
     put("etc/resolv.conf", "nameserver 192.0.2.1\n");
     put("etc/ssh/ssh_host_ed25519_key", "of another machine\n");
     put("etc/ssh/sshd_config", "\n");
@@ -66,6 +67,9 @@ fn tree() -> TempDir {
     }
     symlink("usr/bin", dir.path().join("bin")).unwrap();
     fs::hard_link(dir.path().join("etc/skel/.profile"), dir.path().join("etc/other-name")).unwrap();
+    let data = dir.path().join("srv/data");
+    std::os::unix::fs::chown(&data, Some(7), Some(70000)).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o1777)).unwrap();
     fs::create_dir_all(dir.path().join("dev")).unwrap();
     tool("mknod", &["-m", "666", dir.path().join("dev/null").to_str().unwrap(), "c", "1", "3"]);
     let flags = rustix::fs::XattrFlags::empty();
@@ -277,6 +281,12 @@ fn its_tree_is_a_machines_root() {
     }
     assert!(link("/etc/systemd/system/resolve1.service").contains("Type: symlink"));
     assert_eq!(disk.cat("/etc/repart.d/50-root.conf"), "[Partition]\nType=root\n");
+    // What lay below a mount point lies in its partition.
+    let data = disk.device(Role::Extra(1));
+    assert_eq!(tool("debugfs", &["-R", "cat /file", &data]), "of the tree\n");
+    let root = tool("debugfs", &["-R", "stat /", &data]);
+    assert!(root.contains("Mode:  01777") && root.contains("User:     7   Group: 70000"), "{root}");
+    assert!(!disk.debugfs("ls /srv/data").contains("file"));
 }
 
 #[test]
@@ -380,14 +390,13 @@ fn users_of_the_tree_are_not_overwritten() {
 
 #[test]
 fn other_trees_are_refused() {
-    let refused = refusal(|tree, _| {
-        fs::create_dir_all(tree.join("srv/data")).unwrap();
-        fs::write(tree.join("srv/data/file"), "hidden").unwrap();
-    });
+    let refused = refusal(|_, spec| spec.partitions[1].file_system = Some(ExtraFileSystem::Vfat));
     assert!(
         refused.starts_with("the tree has files in /srv/data, which the partition \"data\" would hide"),
         "{refused}"
     );
+    let refused = refusal(|tree, _| fs::write(tree.join("srv/data/large"), vec![1; 20 << 20]).unwrap());
+    assert!(refused.starts_with("the partition \"data\" is too small for what the tree has in /srv/data"), "{refused}");
     let refused = refusal(|tree, _| fs::write(tree.join("usr/bin/busybox"), "#!/bin/sh\n").unwrap());
     assert!(refused.contains("is no 64-bit ELF file"), "{refused}");
     let error = make(&spec(), b"no tar file").err().unwrap();

@@ -85,6 +85,7 @@ fn help_and_reference() {
         &["stages", "run"],
         &["stages", "copy"],
         &["stages", "convert"],
+        &["stages", "disk"],
         &["stages", "rum"],
     ] {
         text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));

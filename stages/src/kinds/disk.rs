@@ -55,7 +55,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
-        "Further partitions, empty, between the boot loaders' and the root, which stays last and can grow.",
+        "Further partitions, between the boot loaders' and the root, which stays last and can grow. What the tree has \
+         below a mount point goes into its partition.",
     ),
     ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
     ParamSpec::optional(
@@ -106,6 +107,10 @@ const USER: &[ParamSpec] = &[
     ParamSpec::optional("groups", Type::List(&Type::Text), "Groups of the tree that the user is put into."),
     ParamSpec::optional("uid", Type::Int, "The user's number. Default: the next free one from 1000."),
 ];
+
+/// What boots the image, and what it makes while it runs.
+const NOT_APART: &[&str] =
+    &["/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev", "/proc", "/sys", "/run"];
 
 /// Disks beyond this are more likely a slip than a wish. In bytes.
 const MAX_SIZE: u64 = 16 << 40;
@@ -169,7 +174,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         file_system: RootFileSystem::Ext4,
         label,
         efi_size,
-        partitions: partitions(params, efi, errors),
+        partitions: partitions(params, errors),
         host_name,
         users,
         networking: if params.text("networking") == Some("none") { Networking::None } else { Networking::Dhcp },
@@ -181,12 +186,9 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     spec
 }
 
-fn partitions(params: &Params, efi: bool, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
+fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
     let mut seen = vec!["bios".to_owned(), "esp".to_owned(), "root".to_owned()];
-    let mut mounts = vec!["/".to_owned()];
-    if efi {
-        mounts.push("/boot/efi".to_owned());
-    }
+    let mut mounts: Vec<String> = Vec::new();
     let mut made = Vec::new();
     for (index, value) in params.list("partitions").iter().enumerate() {
         let place = format!("partitions[{index}]");
@@ -216,6 +218,13 @@ fn partitions(params: &Params, efi: bool, errors: &mut Vec<ParamError>) -> Vec<P
                 || mount.chars().any(|c| c.is_whitespace() || c.is_control() || "\\#\"".contains(c))
             {
                 wrong(format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\"");
+            } else if let Some(own) =
+                NOT_APART.iter().find(|own| mount == *own || mount.starts_with(&format!("{own}/")))
+            {
+                wrong(
+                    format!("{own} cannot be apart from the root: {mount:?}"),
+                    "mount it elsewhere, such as at \"/srv\"",
+                );
             } else if mounts.contains(mount) {
                 wrong(format!("something else is mounted at {mount:?}"), "use another path");
             }
@@ -409,5 +418,134 @@ fn texts(value: &Value, name: &str) -> Vec<String> {
             _ => Vec::new(),
         },
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
+
+    fn object(pairs: &[(&str, Value)]) -> Value {
+        Value::new(Data::Object(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+    }
+
+    fn text(text: &str) -> Value {
+        Value::string(text)
+    }
+
+    fn list(items: &[Value]) -> Value {
+        Value::new(Data::List(items.to_vec()))
+    }
+
+    fn uid(number: i64) -> Value {
+        object(&[("uid", Value::new(Data::Number(Number::Int(number))))])
+    }
+
+    fn lowered(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
+        let mut params = BTreeMap::from([("tree".to_owned(), text("root.tar")), ("size".to_owned(), text("2GiB"))]);
+        params.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        lower(&Params(params), &StageContext::default())
+    }
+
+    fn spec_of(more: &[(&str, Value)]) -> DiskSpec {
+        let lowered = lowered(more).expect("it lowers");
+        match lowered.actions.as_slice() {
+            [action] => match action.steps.as_slice() {
+                [Step::AssembleDisk { spec, .. }] => (**spec).clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(more: &[(&str, Value)]) -> String {
+        let errors = lowered(more).map(|_| ()).expect_err("it is refused");
+        let shown = |error: &ParamError| format!("{error}\n{}", error.help.as_deref().unwrap_or_default());
+        errors.iter().map(shown).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let spec = spec_of(&[]);
+        assert_eq!((spec.size, spec.efi_size), (2 << 30, 64 << 20));
+        assert!(spec.bios && spec.efi && spec.console && spec.growpart);
+        assert_eq!((spec.host_name.as_str(), spec.label.as_str()), ("debian", "root"));
+        assert_eq!(spec.networking, Networking::Dhcp);
+        assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
+        assert_ne!(spec.seed, spec_of(&[("host_name", text("other"))]).seed);
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_named_with_its_place() {
+        let user = object(&[("ssh_keys", list(&[text(KEY), text("id_ed25519.pub")]))]);
+        let refused = refusal(&[("users", object(&[("admin", user)]))]);
+        assert!(
+            refused.starts_with("users[\"admin\"].ssh_keys[1] is no SSH public key: it does not begin"),
+            "{refused}"
+        );
+        assert!(refused.contains("file(\"id_ed25519.pub\")"), "{refused}");
+    }
+
+    #[test]
+    fn users_are_checked() {
+        let refused = |name: &str, user: Value| refusal(&[("users", object(&[(name, user)]))]);
+        for name in ["Admin", "1st", "a b", "", "x:y", "../up"] {
+            assert!(refused(name, object(&[])).contains("is no user name"), "{name}");
+        }
+        let password = refused("admin", object(&[("password_hash", text("hunter2"))]));
+        assert!(password.contains("no hash") && !password.contains("hunter2"), "{password}");
+        assert!(refused("admin", uid(0)).contains("0 is no number for a user"));
+        assert!(refused("root", uid(1000)).contains("root is in the tree"));
+        let two = refusal(&[("users", object(&[("a", uid(1500)), ("b", uid(1500))]))]);
+        assert!(two.starts_with("\"a\" and \"b\" both have the number 1500"), "{two}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_disk_is_refused() {
+        for (name, value, expected) in [
+            ("size", text("8GB"), "is no size"),
+            ("size", text("1024KiB"), "the partitions need"),
+            ("size", text("1025KiB"), "is not a multiple of 1MiB"),
+            ("size", text("0MiB"), "is nothing"),
+            ("size", text("64MiB"), "need 83 MiB, and the disk has 64 MiB"),
+            ("file_system", text("xfs"), "a root of xfs is not supported yet"),
+            ("efi_size", text("8MiB"), "an EFI system partition of 8 MiB"),
+            ("label", text("seventeen-letters"), "is no label for ext4"),
+            ("host_name", text("-x"), "is no host name"),
+            ("kernel_arguments", list(&[text("a b")]), "is no single argument"),
+            ("kernel_arguments", list(&[text("root=/dev/sda")]), "named by its UUID"),
+            ("seed", text(""), "the seed is empty"),
+        ] {
+            let refused = refusal(&[(name, value)]);
+            assert!(refused.contains(expected), "{name}: {refused}");
+        }
+    }
+
+    #[test]
+    fn partitions_are_checked() {
+        let refused = |pairs: &[(&str, Value)]| {
+            let base = [("name", text("data")), ("size", text("64MiB"))];
+            refusal(&[("partitions", list(&[object(&[&base[..], pairs].concat())]))])
+        };
+        for (pairs, expected) in [
+            (&[("name", text("root"))][..], "another partition of the name \"root\""),
+            (&[("name", text("a b"))], "is no name for a partition"),
+            (&[("mount", text("/"))], "\"/\" is no place to mount it"),
+            (&[("mount", text("/boot/efi/"))], "/boot cannot be apart from the root"),
+            (&[("mount", text("/usr"))], "/usr cannot be apart from the root"),
+            (&[("mount", text("srv"))], "is no place to mount it"),
+            (&[("mount", text("/srv/../etc"))], "is no place to mount it"),
+            (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
+            (&[("file_system", text("vfat")), ("label", text("lower"))], "is no label for FAT"),
+            (&[("size", text("4MiB"))], "4 MiB are too few"),
+        ] {
+            let refused = refused(pairs);
+            assert!(refused.starts_with("partitions[0]") && refused.contains(expected), "{pairs:?}: {refused}");
+        }
     }
 }
