@@ -1,6 +1,7 @@
 //! One file per kind, and the list of them.
 //! Knows the kinds' names only.
 
+mod cleanup;
 mod common;
 mod convert;
 mod copy;
@@ -13,4 +14,5 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] = &[&fetch::KIND, &run::KIND, &copy::KIND, &packages::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] =
+    &[&fetch::KIND, &run::KIND, &copy::KIND, &packages::KIND, &cleanup::KIND, &convert::KIND];
