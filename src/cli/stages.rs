@@ -102,8 +102,8 @@ fn page(kind: &'static Kind) -> String {
     text.push('\n');
     for param in kind.params() {
         let required = if param.required { ", required" } else { "" };
-        text += &format!("{} ({}{required})\n", param.name, type_text(&param.ty));
-        text += &format!("    {}\n", param.help);
+        text += &format!("{} ({}{required})\n", param.name, short_type(&param.ty));
+        text += &format!("    {}\n", param.help.replace('\n', "\n    "));
         for field in fields(&param.ty) {
             text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
         }
@@ -122,11 +122,22 @@ fn fields(ty: &Type) -> &'static [ParamSpec] {
     }
 }
 
+/// More words than this are listed one to a line.
+const MANY: usize = 12;
+
 fn makes(makes: Makes) -> &'static str {
     match makes {
         Makes::Disk => "a disk",
         Makes::File => "a file",
         Makes::DiskOrFile => "a disk or a file, as its input is",
+    }
+}
+
+/// A type on a page where the parameter's help lists the words that it takes, if they are many.
+fn short_type(ty: &Type) -> String {
+    match ty {
+        Type::List(Type::OneOf(words)) if words.len() > MANY => "list of names".to_owned(),
+        ty => type_text(ty),
     }
 }
 

@@ -656,8 +656,15 @@ fn environment(source_date_epoch: Option<u64>, more: &[(String, String)]) -> Vec
 }
 
 fn host_files() -> Result<Vec<(String, ByteBuf)>, SandboxError> {
-    let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), ByteBuf::from(text))));
-    HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect()
+    let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
+    let mut files = HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    for (path, text) in &mut files {
+        if path == "/etc/hosts" {
+            // Programs look up their own host; without an answer here they would wait for a name server.
+            text.extend_from_slice(format!("\n127.0.1.1 {HOST_NAME}\n").as_bytes());
+        }
+    }
+    Ok(files.into_iter().map(|(path, text)| (path, ByteBuf::from(text))).collect())
 }
 
 /// A file of the host, up to a length in bytes; none where there is none.

@@ -2,6 +2,7 @@
 //! Knows the kinds' names only.
 
 mod bootstrap;
+mod cleanup;
 mod common;
 mod convert;
 mod copy;
@@ -16,4 +17,4 @@ use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
 pub(crate) const ALL: &[&Kind] =
-    &[&fetch::KIND, &bootstrap::KIND, &disk::KIND, &packages::KIND, &run::KIND, &copy::KIND, &convert::KIND];
+    &[&fetch::KIND, &bootstrap::KIND, &disk::KIND, &packages::KIND, &run::KIND, &copy::KIND, &cleanup::KIND, &convert::KIND];

@@ -256,8 +256,25 @@ explain() {
 }
 attempt() {
     LC_ALL=C apt -s "$@" >"$work/said" 2>&1 || explain
-    apt "$@" || fail 'apt could not do it: what it says is above'
+    apt --download-only "$@" || fail 'the packages cannot be fetched: what apt says is above' \
+        'choose another mirror with --mirror URL or IMPASTO_MIRROR, or try again'
+    "$last"
+    apt -qq --no-download "$@" || fail 'apt could not do it: what it says is above'
 }
+
+# Takes the host's /etc/resolv.conf off the image's, which some packages put a link in the place of. Of the programs that
+# can do it, not every image has the first.
+uncover() {
+    file=$(readlink -f /etc/resolv.conf) || return 0
+    grep -q " $file " /proc/self/mountinfo || return 0
+    if has umount; then
+        umount -l "$file" || :
+    else
+        case $(uname -m) in x86_64) call=166 ;; aarch64 | riscv64) call=39 ;; *) call=52 ;; esac
+        perl -e 'syscall($ARGV[0] + 0, $ARGV[1], 2)' "$call" "$file" || :
+    fi
+}
+last=:
 
 answers >"$work/answers"
 if [ -s "$work/answers" ]; then
@@ -267,7 +284,10 @@ fi
 if [ "$upgrade" = true ]; then attempt upgrade --with-new-pkgs; fi
 set -- $install
 for name in $remove; do set -- "$@" "$name-"; done
-if [ $# -gt 0 ]; then attempt install --purge "$@"; fi
+if [ $# -gt 0 ]; then
+    last=uncover
+    attempt install --purge "$@"
+fi
 if [ "$autoremove" = true ]; then attempt autoremove --purge; fi
 
 restore
