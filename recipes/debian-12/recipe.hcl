@@ -80,9 +80,8 @@ stage "run" "versions" {
   output = { "image-version.txt" = "/tmp/image-version.txt" }
 }
 
-stage "run" "clean" {
+stage "cleanup" "clean" {
   from = stage.configure
-  commands = ["true"]
 }
 
 stage "convert" "qcow2" {

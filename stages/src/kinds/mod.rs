@@ -16,5 +16,13 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] =
-    &[&fetch::KIND, &bootstrap::KIND, &disk::KIND, &packages::KIND, &run::KIND, &copy::KIND, &cleanup::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] = &[
+    &fetch::KIND,
+    &bootstrap::KIND,
+    &disk::KIND,
+    &packages::KIND,
+    &run::KIND,
+    &copy::KIND,
+    &cleanup::KIND,
+    &convert::KIND,
+];
