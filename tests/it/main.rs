@@ -3,6 +3,7 @@
 
 mod base;
 mod chain;
+mod cleanup;
 mod debian;
 mod failures;
 mod kill;
