@@ -7,9 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use impasto::mirror::MirrorChoice;
-
 use crate::base::tool;
+use crate::mirror::frozen_mirror;
 
 /// The release that tests use.
 pub(crate) const SUITE: &str = "bookworm";
@@ -31,14 +30,14 @@ const PACKAGES: [&str; 10] = [
 /// Of the base disk's root file system.
 pub(crate) const ROOT_UUID: &str = "0d4f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6";
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 fn target() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 
 /// Makes a directory once per machine, whichever process comes first.
-fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+pub(crate) fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let done = target().join(name);
     // Tests are processes of their own, and this takes long enough that all of them would begin it.
     let lock = fs::File::create(target().join(format!("{name}.lock"))).unwrap();
@@ -53,7 +52,7 @@ fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     done
 }
 
-fn run(line: &str, arguments: &[&Path]) -> String {
+pub(crate) fn run(line: &str, arguments: &[&Path]) -> String {
     let arguments = arguments.iter().map(|path| path.to_str().unwrap());
     tool("sh", &["-euc", line, "sh"].into_iter().chain(arguments).collect::<Vec<_>>())
 }
@@ -62,68 +61,6 @@ fn run(line: &str, arguments: &[&Path]) -> String {
 pub(crate) fn mirror() -> &'static Path {
     static MIRROR: OnceLock<PathBuf> = OnceLock::new();
     MIRROR.get_or_init(|| frozen_mirror("tests", &PACKAGES))
-}
-
-/// A mirror in a directory, by name: the signed index of the host's own mirror, and of its packages those named, the
-/// essential ones and apt, with what they need.
-pub(crate) fn frozen_mirror(name: &str, packages: &[&str]) -> PathBuf {
-    once(&format!("debian-mirror-{name}"), |dir| {
-        #[expect(clippy::disallowed_methods, reason = "tests take the user's choice as impasto does")]
-        let environment: Vec<(String, String)> = std::env::vars().collect();
-        let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let mirrors = MirrorChoice::read(None, variable).unwrap().resolve().unwrap();
-        let url =
-            mirrors.archive.expect("these tests need a mirror of Debian: name one with IMPASTO_MIRROR").to_string();
-        assert!(Path::new(KEYRING).exists(), "these tests need the package debian-archive-keyring");
-        freeze(dir, &url, packages);
-    })
-}
-
-fn freeze(dir: &Path, url: &str, packages: &[&str]) {
-    // Apt with a root of its own, in which nothing is installed.
-    let apt = dir.join("apt");
-    for part in ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(apt.join(part)).unwrap();
-    }
-    fs::write(apt.join("status"), "").unwrap();
-    fs::write(apt.join("etc/sources.list"), format!("deb [signed-by={KEYRING}] {url} {SUITE} main\n")).unwrap();
-    let root = apt.display();
-    let config = format!(
-        "Dir::Etc \"{root}/etc\";\nDir::State \"{root}/state\";\nDir::State::status \"{root}/status\";\n\
-         Dir::Cache \"{root}/cache\";\nAPT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
-         APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n\
-         Acquire::ForceHash \"SHA256\";\nAcquire::Retries \"3\";\nAcquire::Check-Valid-Until \"false\";\n\
-         APT::Update::Error-Mode \"any\";\n"
-    );
-    fs::write(apt.join("config"), config).unwrap();
-    let config = apt.join("config");
-    let wanted =
-        ["?essential", "apt"].iter().chain(packages).map(|name| format!("'{name}'")).collect::<Vec<_>>().join(" ");
-    let uris = run(
-        &format!(
-            "export APT_CONFIG=$1; apt-get -q update >&2; apt-get -qqy install --print-uris {wanted}; \
-             apt-get -qy install --download-only {wanted} >&2"
-        ),
-        &[&config],
-    );
-    // 'URI' name size SHA256:hash
-    for line in uris.lines().filter(|line| line.starts_with('\'')) {
-        let (uri, name) = (line.split('\'').nth(1).unwrap(), line.split(' ').nth(1).unwrap());
-        let path = uri.strip_prefix(url).unwrap().trim_start_matches('/').replace("%2b", "+").replace("%7e", "~");
-        let path = dir.join(path.replace("%3a", ":"));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::rename(apt.join("cache/archives").join(name), path).unwrap();
-    }
-    let dist = dir.join("dists").join(SUITE);
-    let index = dist.join("main/binary-amd64");
-    fs::create_dir_all(&index).unwrap();
-    let get = |from: &str, to: PathBuf| {
-        let line = format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/dists/{SUITE}/{from} \"$2\" >&2");
-        run(&line, &[&config, &to]);
-    };
-    get("InRelease", dist.join("InRelease"));
-    get("main/binary-amd64/Packages.xz", index.join("Packages.xz"));
-    fs::remove_dir_all(apt).unwrap();
 }
 
 /// A disk with a small Debian in a GPT with one ext4: the essential packages and apt, of [`mirror`]. It has no kernel.

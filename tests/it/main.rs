@@ -4,6 +4,7 @@
 mod base;
 mod bootstrap;
 mod chain;
+mod cleanup;
 mod debian;
 mod disk_assembly;
 mod failures;

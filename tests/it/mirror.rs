@@ -1,6 +1,105 @@
-//! Mirrors of Debian's archive: what steps see of the host's choice.
+//! Mirrors of Debian's archive: one frozen in a directory, and what steps see of the host's choice.
 
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+
+use impasto::mirror::MirrorChoice;
+
+use crate::debian::{KEYRING, SUITE, once, run};
 use crate::project::Project;
+
+/// A mirror in a directory, by name: the signed index of the host's own mirror, and of its packages those named, the
+/// essential ones and apt, with what they need.
+pub(crate) fn frozen_mirror(name: &str, packages: &[&str]) -> PathBuf {
+    once(&format!("debian-mirror-{name}"), |dir| {
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let mirrors = MirrorChoice::read(None, variable).unwrap().resolve().unwrap();
+        let url =
+            mirrors.archive.expect("these tests need a mirror of Debian: name one with IMPASTO_MIRROR").to_string();
+        assert!(Path::new(KEYRING).exists(), "these tests need the package debian-archive-keyring");
+        freeze(dir, &url, packages);
+    })
+}
+
+fn freeze(dir: &Path, url: &str, packages: &[&str]) {
+    // Apt with a root of its own, in which nothing is installed.
+    let apt = dir.join("apt");
+    for part in ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(apt.join(part)).unwrap();
+    }
+    fs::write(apt.join("status"), "").unwrap();
+    fs::write(apt.join("etc/sources.list"), format!("deb [signed-by={KEYRING}] {url} {SUITE} main\n")).unwrap();
+    let root = apt.display();
+    let config = format!(
+        "Dir::Etc \"{root}/etc\";\nDir::State \"{root}/state\";\nDir::State::status \"{root}/status\";\n\
+         Dir::Cache \"{root}/cache\";\nAPT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
+         APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n\
+         Acquire::ForceHash \"SHA256\";\nAcquire::Retries \"3\";\nAcquire::Check-Valid-Until \"false\";\n\
+         APT::Update::Error-Mode \"any\";\n"
+    );
+    fs::write(apt.join("config"), config).unwrap();
+    let config = apt.join("config");
+    let wanted =
+        ["?essential", "apt"].iter().chain(packages).map(|name| format!("'{name}'")).collect::<Vec<_>>().join(" ");
+    let uris = run(
+        &format!(
+            "export APT_CONFIG=$1; apt-get -q update >&2; apt-get -qqy install --print-uris {wanted}; \
+             apt-get -qy install --download-only {wanted} >&2"
+        ),
+        &[&config],
+    );
+    // 'URI' name size SHA256:hash
+    for line in uris.lines().filter(|line| line.starts_with('\'')) {
+        let (uri, name) = (line.split('\'').nth(1).unwrap(), line.split(' ').nth(1).unwrap());
+        let path = uri.strip_prefix(url).unwrap().trim_start_matches('/').replace("%2b", "+").replace("%7e", "~");
+        let path = dir.join(path.replace("%3a", ":"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::rename(apt.join("cache/archives").join(name), path).unwrap();
+    }
+    let dist = dir.join("dists").join(SUITE);
+    let index = dist.join("main/binary-amd64");
+    fs::create_dir_all(&index).unwrap();
+    let get = |from: &str, to: PathBuf| {
+        let line = format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/dists/{SUITE}/{from} \"$2\" >&2");
+        run(&line, &[&config, &to]);
+    };
+    get("InRelease", dist.join("InRelease"));
+    get("main/binary-amd64/Packages.xz", index.join("Packages.xz"));
+    fs::remove_dir_all(apt).unwrap();
+}
+
+/// Serves a directory by HTTP, below `/NAME` for any name, until the test ends, and gives the port. `login` is what
+/// visitors must send in their header `Authorization`, after `Basic`.
+pub(crate) fn serve(dir: &Path, login: Option<&'static str>) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let dir = dir.to_owned();
+    std::thread::spawn(move || {
+        for visitor in listener.incoming() {
+            // Whoever hangs up has what they wanted.
+            let _ = answer(&mut visitor.unwrap(), &dir, login);
+        }
+    });
+    port
+}
+
+fn answer(visitor: &mut TcpStream, dir: &Path, login: Option<&str>) -> std::io::Result<()> {
+    let lines: Vec<String> =
+        BufReader::new(&mut *visitor).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+    let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("/").trim_start_matches('/');
+    let path = dir.join(path.split_once('/').map_or("", |(_, rest)| rest).replace("%2b", "+").replace("%7e", "~"));
+    let known = login.is_none_or(|login| lines.iter().any(|line| *line == format!("Authorization: Basic {login}")));
+    let (status, body) = match fs::read(path) {
+        _ if !known => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", Vec::new()),
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", Vec::new()),
+    };
+    write!(visitor, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    visitor.write_all(&body)
+}
 
 const RECIPE: &str = r#"
 recipe { name = "mirrors" }
@@ -10,7 +109,7 @@ stage "run" "see" {
   network  = true
   commands = [
     "cat /run/impasto/apt/mirrors",
-    "cd /run/impasto/apt && stat -c %a%n archive *.conf mirrors",
+    "cd /run/impasto/apt && stat -c %a%n *.conf mirrors",
     "cat /run/impasto/apt/archive/dists/note && ! touch /run/impasto/apt/archive/x",
   ]
 }
@@ -25,7 +124,7 @@ fn a_mirror_in_a_directory_is_seen_at_a_fixed_path_and_read_only() {
     let ran = crate::project::ran(command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let log = project.ok(&["log", "see"]);
-    let expected = "archive file:/run/impasto/apt/archive\n755archive\n600auth.conf\n600proxy.conf\n644mirrors\n\
+    let expected = "archive file:/run/impasto/apt/archive\n600auth.conf\n600proxy.conf\n644mirrors\n\
                     a frozen mirror\n";
     assert!(log.starts_with(expected), "{log}");
     // The choice is recorded, and in no key: another mirror changes nothing.

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::debian;
+use crate::mirror::serve;
 use crate::project::{Project, Ran, ran};
 
 /// A recipe over the Debian base, whose stages' bodies are given.
@@ -181,4 +182,56 @@ stage "packages" "kernel" {
     assert!(!menu.contains("root=/dev"), "{menu}");
     let log = project.ok(&["log", "kernel"]);
     assert!(log.contains("impasto: boots linux 6.1."), "{log}");
+}
+
+#[test]
+fn a_mirror_behind_a_password_serves_and_further_archives_stay_in_the_image() {
+    // The base's keyring is binary; in a recipe keys are text.
+    let armor = "printf -- '-----BEGIN PGP PUBLIC KEY BLOCK-----\\n\\n'; base64 /usr/share/keyrings/debian-archive-keyring.gpg; \
+                 printf -- '-----END PGP PUBLIC KEY BLOCK-----\\n'";
+    let vendor = format!("http://127.0.0.1:{}/vendor", serve(debian::mirror(), None));
+    let project = project(&format!(
+        r#"
+stage "packages" "tools" {{
+  from         = stage.base
+  install      = ["hello"]
+  repositories = {{ vendor = {{ uri = "{vendor}", suite = "bookworm", key = file("vendor.asc") }} }}
+}}
+stage "run" "other" {{
+  from     = stage.tools
+  commands = ["sed -i s/^ID=.*/ID=other/ /etc/os-release && rm /etc/apt/sources.list"]
+}}
+stage "packages" "derived" {{
+  from    = stage.other
+  install = ["cron"]
+}}
+"#
+    ));
+    project.write("vendor.asc", &crate::base::tool("sh", &["-c", armor]));
+    // me:s3same
+    let port = serve(debian::mirror(), Some("bWU6czNzYW1l"));
+    let mut command = project.command(&["build", "--mirror", &format!("http://me:s3same@127.0.0.1:{port}/debian")]);
+    command.env("IMPASTO_SECURITY_MIRROR", format!("http://me:s3same@127.0.0.1:{port}/security"));
+    let ran = ran(command);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let log = project.ok(&["log", "tools"]);
+    let archive = format!("http://127.0.0.1:{port}/debian");
+    assert!(log.contains(&format!("impasto: packages of bookworm (main) from {archive} and ")), "{log}");
+    assert!(log.contains("impasto: the mirror has no suite bookworm-updates\n"), "{log}");
+    assert!(log.contains("impasto: the mirror of security updates has no suite bookworm-security\n"), "{log}");
+    assert!(log.contains(&format!(" {vendor} bookworm InRelease")), "{log}");
+    let source = format!(
+        "Types: deb\nURIs: {vendor}\nSuites: bookworm\nComponents: main\nSigned-By: /etc/apt/keyrings/vendor.asc\n"
+    );
+    let guest = |line: &str| project.in_guest("tools", line);
+    assert_eq!(guest("cat /etc/apt/sources.list.d/vendor.sources"), source);
+    assert_eq!(guest(&format!("grep -rlF -e s3same -e 127.0.0.1:{port} /etc /var /usr /root || true")), "");
+    assert!(!format!("{log}{}{}", ran.stderr, project.claims()).contains("s3same"), "{log}");
+    // What is not Debian has the sources that it brings, and nothing of the host's mirror.
+    let log = project.ok(&["log", "derived"]);
+    assert!(
+        log.starts_with("impasto: the image is other, not Debian: its own sources of packages are used as they are\n"),
+        "{log}"
+    );
+    assert!(log.contains(&format!(" {vendor} bookworm InRelease")) && !log.contains(&archive), "{log}");
 }

@@ -123,7 +123,8 @@ gone /var/log/account/pacct.* /var/account/pacct.*
 r#"
 below /var/lib/apt/lists ! -type d
 below /var/cache/apt/archives ! -type d
-gone /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin /var/lib/apt/periodic /var/cache/apt-show-versions
+below /var/lib/apt/periodic ! -type d
+gone /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
 "#
     on "tmp-files" "Removes what lies in /tmp, /var/tmp and /run of the image, which are hidden while it is built."
 r#"
@@ -135,7 +136,9 @@ case $(uname -m) in x86_64) calls='165 166' ;; aarch64 | riscv64) calls='40 39' 
 if has mount; then
     mount --bind / "$under"
 else
-    perl -e 'syscall($ARGV[0] + 0, "/", $ARGV[1], "", 4096, "") == 0 or die "cannot bind /: $!\n"' "${calls% *}" "$under"
+    # mount(2) with MS_BIND; perl takes no constants here.
+    perl -e 'my ($root, $none) = ("/", ""); syscall($ARGV[0] + 0, $root, $ARGV[1], $none, 4096, $none) == 0 or die "cannot bind /: $!\n"' \
+        "${calls% *}" "$under"
 fi
 below "$under/tmp"
 below "$under/run"
