@@ -14,6 +14,7 @@ mod packages;
 mod project;
 mod random;
 mod recipe;
+mod recipes;
 mod replay;
 mod sandbox;
 mod sandbox_disk;

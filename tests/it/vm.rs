@@ -1,6 +1,6 @@
 //! Images in virtual machines: by `impasto boot`, and by the library where stages will use it.
 //!
-//! Most tests boot a hundred bytes of machine code, which takes two seconds; [`boots`] is for real systems.
+//! Most tests boot a hundred bytes of machine code, which takes two seconds; [`boots`] is for real systems (`recipes`).
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -157,7 +157,7 @@ impl Drop for BootedGuest {
 }
 
 /// What every image for the cloud promises; what must differ between any two machines made of it.
-fn check(guest: &BootedGuest, firmware: Firmware) -> Vec<String> {
+pub(crate) fn check(guest: &BootedGuest, firmware: Firmware) -> Vec<String> {
     guest.ping_agent();
     // 2 is "done, with complaints", in versions that tell; what they are is not the image's fault alone.
     let status = guest.run("cloud-init status --wait; [ $? != 1 ]");
@@ -177,32 +177,6 @@ fn check(guest: &BootedGuest, firmware: Firmware) -> Vec<String> {
         assert!(made.parse::<u64>().unwrap() + 2 >= booted, "a host key is older than the boot at {booted}: {keys}");
     }
     vec![machine_id, guest.run("cat /etc/ssh/ssh_host_ed25519_key.pub"), guest.run("cat /etc/hostname; hostname")]
-}
-
-/// The real image to test; `None` where nobody made one.
-fn real_image() -> Option<PathBuf> {
-    std::env::var_os("IMPASTO_TEST_IMAGE").map(PathBuf::from)
-}
-
-#[test]
-fn a_real_image_boots_under_bios_and_uefi_and_keeps_its_promises() {
-    let Some(image) = real_image() else {
-        println!("skipped: IMPASTO_TEST_IMAGE names no image");
-        return;
-    };
-    let before = sha256(&image);
-    let mut seen: Vec<Vec<String>> = Vec::new();
-    for firmware in [Firmware::Bios, Firmware::Uefi] {
-        let begun = Instant::now();
-        let guest = boots(&image, firmware);
-        println!("{firmware:?}: login prompt after {:?}", begun.elapsed());
-        seen.push(check(&guest, firmware));
-        println!("{firmware:?}: checked after {:?}", begun.elapsed());
-        guest.end();
-    }
-    assert_ne!(seen[0][0], seen[1][0], "two machines have one machine-id");
-    assert_ne!(seen[0][1], seen[1][1], "two machines have one host key");
-    assert_eq!(sha256(&image), before, "the image was written");
 }
 
 /// 16-bit code that prints `boots`, writes the first sector over the second, prints `written` where that succeeds, and

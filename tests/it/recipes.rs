@@ -1,0 +1,117 @@
+//! The repository's Debian recipes as a user has them: built from the host's mirror, booted, logged into.
+//!
+//! They need root, the host's mirror of Debian, and QEMU; they take minutes, most of them spent booting under TCG.
+
+use std::path::Path;
+
+use crate::base::tool;
+use crate::project::{Project, sha256};
+use crate::vm::{Firmware, boots, check};
+
+/// A copy of a recipe, with a store of its own.
+fn recipe(name: &str) -> Project {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root: they install Debian");
+    let project = Project::empty();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name);
+    for file in ["recipe.hcl", "release.hcl", "scripts"] {
+        tool("cp", &["-rL", from.join(file).to_str().unwrap(), project.path("").to_str().unwrap()]);
+    }
+    project
+}
+
+/// Bytes of the store's files on disk.
+fn stored(project: &Project) -> u64 {
+    let text = tool("du", &["-s", "-B1", project.store().to_str().unwrap()]);
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Boots an image under these, checks it, and demands that no two machines made of it have anything secret in common.
+fn boots_everywhere(image: &Path, firmwares: &[Firmware]) {
+    let before = sha256(image);
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for firmware in firmwares {
+        let begun = std::time::Instant::now();
+        let guest = boots(image, *firmware);
+        println!("{firmware:?}: login prompt after {:?}", begun.elapsed());
+        seen.push(check(&guest, *firmware));
+        guest.end();
+    }
+    for (index, one) in seen.iter().enumerate() {
+        for other in &seen[..index] {
+            assert_ne!(one[0], other[0], "two machines have one machine-id");
+            assert_ne!(one[1], other[1], "two machines have one host key");
+        }
+    }
+    assert_eq!(sha256(image), before, "the image was written");
+}
+
+#[test]
+fn debian_12_is_built_booted_and_built_again_after_edits() {
+    let project = recipe("debian-12");
+    assert_eq!(project.build(&["--only", "variant=minimal"]), (7, 0));
+    // What the second variant shares with the first is there.
+    assert_eq!(project.build(&[]), (6, 7));
+    assert_eq!(project.build(&[]), (0, 13));
+    let versions = project.read("out/debian-12-minimal/image-version.txt");
+    assert!(versions.starts_with("DEBIAN_VERSION=12."), "{versions}");
+    for name in ["minimal", "development"] {
+        let image = format!("out/debian-12-{name}.qcow2");
+        let line = format!("cd {} && sha256sum --check debian-12-{name}.qcow2.sha256", project.path("out").display());
+        tool("sh", &["-euc", &line]);
+        let size = std::fs::metadata(project.path(&image)).unwrap().len();
+        println!("{image}: {} MB", size / 1_000_000);
+        assert!(name == "development" || size < 250_000_000, "{size}");
+        tool("qemu-img", &["check", "-q", "-f", "qcow2", project.path(&image).to_str().unwrap()]);
+    }
+
+    // A small store, also after edits, without the tree that the disk was made of.
+    project.ok(&["gc", "--trees", "--min-age", "0s"]);
+    let cold = stored(&project);
+    assert!(cold <= 350_000_000, "{cold}");
+    let script = project.read("scripts/configure.sh");
+    for edit in 1..=4 {
+        let begun = std::time::Instant::now();
+        project.write("scripts/configure.sh", &format!("{script}\necho {edit} > /etc/edit\n"));
+        // Of both variants: the script, the versions, the cleanup and the image.
+        assert_eq!(project.build(&[]), (8, 5));
+        println!("edit {edit}: {:?}", begun.elapsed());
+    }
+    let edited = stored(&project);
+    println!("store: {} MB, after four edits {} MB", cold / 1_000_000, edited / 1_000_000);
+    assert!(edited <= 450_000_000, "{edited}");
+    assert_eq!(project.run(&["store", "verify"]).code, 0);
+
+    boots_everywhere(&project.path("out/debian-12-minimal.qcow2"), &[Firmware::Bios, Firmware::Uefi]);
+}
+
+#[test]
+fn debian_13_is_built_and_boots_also_after_its_kernel_was_exchanged() {
+    let project = recipe("debian-13");
+    let text = project.read("recipe.hcl");
+    let kernel = r#"
+stage "packages" "kernel" {
+  from    = stage.clean
+  install = ["linux-image-amd64"]
+  remove  = ["linux-image-cloud-amd64"]
+}
+stage "convert" "exchanged" {
+  from   = stage.kernel
+  format = "qcow2"
+}
+image "exchanged" {
+  name  = "exchanged"
+  files = [stage.exchanged]
+}
+"#;
+    project.write("recipe.hcl", &(text + kernel));
+    project.build(&["--only", "variant=minimal"]);
+    let versions = project.read("out/debian-13-minimal/image-version.txt");
+    assert!(versions.starts_with("DEBIAN_VERSION=13."), "{versions}");
+    boots_everywhere(&project.path("out/debian-13-minimal.qcow2"), &[Firmware::Bios]);
+
+    let guest = boots(&project.path("out/exchanged.qcow2"), Firmware::Uefi);
+    let kernel = guest.run("uname -r");
+    assert!(kernel.ends_with("-amd64") && !kernel.contains("cloud"), "{kernel}");
+    check(&guest, Firmware::Uefi);
+    guest.end();
+}
