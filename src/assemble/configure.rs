@@ -80,6 +80,7 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
                     None => continue,
                 };
                 let Some(mount) = &extra.mount else { continue };
+                tree.make_dir(mount, Access::root(0o755))?;
                 line(&part.fs_id(), mount, ty, "defaults", 2);
             }
         }
@@ -193,20 +194,20 @@ fn enable(tree: &Tree, unit: &str) -> Result<bool, AssembleError> {
             continue;
         };
         for (key, value) in install_section(&tree.read_text(&path)?) {
-            let directory = match key.as_str() {
-                "WantedBy" => "wants",
-                "RequiredBy" => "requires",
-                "Alias" => {
-                    tree.link(&format!("/etc/systemd/system/{value}"), &path)?;
-                    continue;
-                }
+            let link = match key.as_str() {
+                "WantedBy" => format!("/etc/systemd/system/{value}.wants/{name}"),
+                "RequiredBy" => format!("/etc/systemd/system/{value}.requires/{name}"),
+                "Alias" => format!("/etc/systemd/system/{value}"),
                 "Also" => {
                     left.push(value);
                     continue;
                 }
                 _ => continue,
             };
-            tree.link(&format!("/etc/systemd/system/{value}.{directory}/{name}"), &path)?;
+            // One that is there may name the unit by another path, and is right all the same.
+            if tree.stat(&link)?.is_none() {
+                tree.link(&link, &path)?;
+            }
         }
         done.push(name);
     }

@@ -26,7 +26,7 @@ mod unpack;
 mod users;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -60,8 +60,7 @@ pub fn assemble(
     let root = parts.last().expect("BUG: a layout without root");
     let mut clock = Clock { last: Instant::now(), phases: Vec::new() };
 
-    let directory = work.join("tree");
-    fs::create_dir(&directory).map_err(AssembleError::io("make", &directory))?;
+    let directory = unpack::make_root(work)?;
     let unpacked = unpack::unpack(tree, &directory)?;
     log(&format!("laid out {} entries, {} MiB", unpacked.entries, unpacked.bytes / MIB));
     clock.phase("unpack");
@@ -128,8 +127,9 @@ fn move_out(tree: &Tree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize,
     for (index, part, mount) in mounts {
         if part.file_system == Some(ExtraFileSystem::Ext4) {
             let place = work.join(format!("partition-{index}"));
-            tree.take_dir(mount, &place)?;
-            moved.insert(index, place);
+            if tree.take_dir(mount, &place)? {
+                moved.insert(index, place);
+            }
         } else if !tree.list(mount)?.is_empty() {
             // FAT knows no owners.
             return Err(AssembleError::Hides { partition: part.name.clone(), mount: mount.clone() });

@@ -216,15 +216,17 @@ impl Tree {
     }
 
     /// Moves a directory out of the tree to `to` on the host, and leaves an empty one with the same access in its place.
-    pub(super) fn take_dir(&self, path: &str, to: &Path) -> Result<()> {
-        let Some(stat) = self.lstat(path)? else { return self.make_dir(path, Access::root(0o755)) };
+    /// Whether there was one.
+    pub(super) fn take_dir(&self, path: &str, to: &Path) -> Result<bool> {
+        let Some(stat) = self.lstat(path)? else { return Ok(false) };
         if !FileType::from_raw_mode(stat.st_mode).is_dir() {
             let problem = "it is no directory that something could be mounted on".to_owned();
             return Err(AssembleError::BadFile { path: path.to_owned(), problem });
         }
         let (parent, name) = self.parent(path)?;
         renameat(&parent, name, CWD, to).map_err(failed("move", path))?;
-        self.make_dir(path, Access::of(&stat))
+        self.make_dir(path, Access::of(&stat))?;
+        Ok(true)
     }
 
     /// Whether `path` itself is a regular file and no link.

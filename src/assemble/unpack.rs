@@ -5,14 +5,16 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat, fchmod, fchown,
+    fsetxattr, futimens, ioctl_getflags, ioctl_setflags, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat,
+    unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tar::{Archive, Entry, EntryType};
 
 use super::error::AssembleError;
@@ -22,6 +24,26 @@ use super::error::AssembleError;
 pub(super) struct Unpacked {
     pub(super) entries: u64,
     pub(super) bytes: u64,
+}
+
+/// Makes an empty directory in `work` for a tree to be laid out in.
+///
+/// ext4 steps over every inode that was freed within the last minute, one by one, and puts new files near their
+/// directory: beside a tree that was just removed, 18,000 files took 7 to 11 s instead of 1 to 2 s. So the directory is
+/// asked to lie anywhere (`chattr +T` on its parent), which its name then decides.
+pub(super) fn make_root(work: &Path) -> Result<PathBuf, AssembleError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if let Ok(fd) = rustix::fs::open(work, flags, Mode::empty())
+        && let Ok(flags) = ioctl_getflags(&fd)
+    {
+        // Other file systems do not know it, and do not need it.
+        let _ = ioctl_setflags(&fd, flags | IFlags::TOPDIR);
+    }
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| AssembleError::io("make", work)(e.into()))?;
+    let root = work.join(format!("tree-{:016x}", u64::from_le_bytes(random)));
+    std::fs::create_dir(&root).map_err(AssembleError::io("make", &root))?;
+    Ok(root)
 }
 
 /// Lays `stream` out below `root`, an empty directory. No entry leads out of it, whatever it is called: paths are

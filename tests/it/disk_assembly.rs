@@ -408,8 +408,15 @@ fn a_disk_that_nothing_boots_needs_no_kernel() {
     let tree = tree();
     fs::remove_dir_all(tree.path().join("boot")).unwrap();
     fs::remove_dir_all(tree.path().join("usr/lib/grub")).unwrap();
-    let spec = DiskSpec { bios: false, efi: false, partitions: Vec::new(), users: BTreeMap::new(), ..spec() };
+    // Mount points that the tree does not have, one in the other.
+    let partitions = vec![
+        partition("outer", Some(ExtraFileSystem::Ext4), Some("/new/place")),
+        partition("inner", Some(ExtraFileSystem::Ext4), Some("/new/place/inside")),
+    ];
+    let spec = DiskSpec { bios: false, efi: false, partitions, users: BTreeMap::new(), ..spec() };
     let disk = make(&spec, &pack(tree.path())).unwrap();
     tool("e2fsck", &["-fn", &disk.device(Role::Root)]);
-    assert_eq!(disk.cat("/etc/fstab").lines().count(), 2);
+    tool("e2fsck", &["-fn", &disk.device(Role::Extra(0))]);
+    assert!(tool("debugfs", &["-R", "ls /", &disk.device(Role::Extra(0))]).contains("inside"));
+    assert_eq!(disk.cat("/etc/fstab").lines().count(), 4);
 }
