@@ -63,8 +63,9 @@ stage "packages" "tools" {
 stage "copy" "settings" {
   from = matrix.variant == "development" ? stage.tools : stage.base
   files = {
-    # The image's sources are those of the release; cloud-init would write them anew at every first boot.
-    "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "apt:\n  preserve_sources_list: true\n" }
+    # The image's sources are those of the release, which cloud-init would write anew at first boot, and its locale
+    # needs no package, which cloud-init would look for.
+    "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "apt:\n  preserve_sources_list: true\nlocale: C.UTF-8\n" }
   }
 }
 

@@ -246,7 +246,7 @@ impl Boot {
         if let Some(socket) = &guest_agent
             && !socket.parent().is_some_and(Path::is_dir)
         {
-            return Err(CliError::io("make", socket)(std::io::ErrorKind::NotFound.into()));
+            return Err(CliError::io("make", socket)(rustix::io::Errno::NOENT.into()));
         }
         Ok(Spec {
             accel: match self.accel {

@@ -36,6 +36,9 @@ const AGENT: &str = "agent";
 /// The name of the control socket.
 const CONTROL: &str = "control";
 
+/// Takes the bytes of a serial console as they come.
+pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
+
 /// What a wait came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -107,7 +110,7 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started, or a path cannot be given to it.
-    pub fn start(spec: &Spec, work: &Path, sink: Option<Box<dyn FnMut(&[u8]) + Send>>) -> Result<Machine, VmError> {
+    pub fn start(spec: &Spec, work: &Path, sink: Option<Sink>) -> Result<Machine, VmError> {
         if let Some(socket) = &spec.guest_agent
             && socket.as_os_str().len() > MAX_SOCKET
         {

@@ -121,8 +121,9 @@ pub fn image(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
     let mut next = FIRST_CLUSTER;
     for (index, file) in files.iter().enumerate() {
         let clusters = file.content.len().div_ceil(SECTOR);
-        for cluster in next..next + clusters {
-            fat[cluster] = if cluster + 1 < next + clusters { cluster as u16 + 1 } else { 0xffff };
+        // Each cluster names the next one of its file, the last says that it is the last.
+        for (cluster, slot) in fat.iter_mut().enumerate().skip(next).take(clusters) {
+            *slot = if cluster + 1 < next + clusters { cluster as u16 + 1 } else { 0xffff };
         }
         let start = (DATA_START + next - FIRST_CLUSTER) * SECTOR;
         disk[start..start + file.content.len()].copy_from_slice(&file.content);

@@ -25,6 +25,9 @@ pub(crate) enum Firmware {
     SecureBoot,
 }
 
+/// What a serial console has shown, and a call when that grows.
+type Transcript = (Mutex<Vec<u8>>, Condvar);
+
 /// How long a real system may take under TCG on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// By how much the disk is larger than the image.
@@ -33,7 +36,7 @@ const GROWN: u64 = 2 << 30;
 /// A real system that runs in `impasto boot`, with a user that a new key lets in; ended when dropped.
 pub(crate) struct BootedGuest {
     child: Child,
-    console: Arc<(Mutex<Vec<u8>>, Condvar)>,
+    console: Arc<Transcript>,
     /// The key, the agent's socket.
     dir: TempDir,
     port: u16,
@@ -65,7 +68,7 @@ pub(crate) fn boots(image: &Path, firmware: Firmware) -> BootedGuest {
 }
 
 /// Starts a boot and reads its console.
-fn spawn(mut command: Command) -> (Child, Arc<(Mutex<Vec<u8>>, Condvar)>) {
+fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let console = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
@@ -80,7 +83,7 @@ fn spawn(mut command: Command) -> (Child, Arc<(Mutex<Vec<u8>>, Condvar)>) {
     (child, console)
 }
 
-fn shows(console: &(Mutex<Vec<u8>>, Condvar), text: &str, patience: Duration) -> bool {
+fn shows(console: &Transcript, text: &str, patience: Duration) -> bool {
     let misses = |bytes: &mut Vec<u8>| !bytes.windows(text.len()).any(|window| window == text.as_bytes());
     !console.1.wait_timeout_while(console.0.lock().unwrap(), patience, misses).unwrap().1.timed_out()
 }
