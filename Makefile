@@ -12,12 +12,20 @@ NEXTEST_VERSION := 0.9.143
 HOST_PACKAGES := \
 	qemu-utils:/usr/bin/qemu-img \
 	qemu-system-common:/usr/bin/qemu-storage-daemon \
+	qemu-system-x86:/usr/bin/qemu-system-x86_64 \
+	ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
+	mmdebstrap:/usr/bin/mmdebstrap \
+	debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg \
+	mtools:/usr/bin/mcopy \
+	openssh-client:/usr/bin/ssh-keygen \
 	e2fsprogs:/usr/sbin/mke2fs \
 	fdisk:/usr/sbin/sfdisk \
 	busybox-static:/bin/busybox \
 	dosfstools:/usr/sbin/mkfs.vfat \
 	strace:/usr/bin/strace \
 	gcc:/usr/bin/gcc
+# Made from one source; across versions they break each other, and apt would rather remove one than change its version.
+QEMU_PACKAGES := qemu-utils qemu-system-common qemu-system-x86
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 demo: host-tools build recipes/tiny/base.qcow2
@@ -41,7 +49,14 @@ host-tools: toolchain
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing $${missing[*]}"; \
 		$(SUDO) apt-get update -qq; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+		if [[ " $${missing[*]}" == *" qemu-"* ]]; then \
+			version=$$(dpkg-query --show --showformat='$${Version}' qemu-utils 2>/dev/null || true); \
+			apt-cache madison qemu-system-x86 | grep -F " $${version:-none} " >/dev/null || \
+				version=$$(apt-cache show --no-all-versions qemu-system-x86 | sed -n 's/^Version: //p'); \
+			for package in $(QEMU_PACKAGES); do missing+=("$$package=$$version"); done; \
+		fi; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends --allow-downgrades "$${missing[@]}"; \
 	fi
 
 nextest: toolchain

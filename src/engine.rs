@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use impasto_stages::action::Slot;
-use impasto_store::claim::FileContent;
+use impasto_store::claim::{FileContent, OutputFile};
+use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::lease::Lease;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -112,6 +113,8 @@ pub struct Engine<'a> {
     events: &'a mut dyn FnMut(&Event),
     start: Instant,
     interrupted: bool,
+    /// Whether some result was not there when the run began: else it says as little, as fast, as it can.
+    has_work: bool,
 }
 
 /// How often inputs that change while they are read are read again.
@@ -175,6 +178,7 @@ impl<'a> Engine<'a> {
             events,
             start,
             interrupted: false,
+            has_work: false,
         })
     }
 
@@ -185,6 +189,7 @@ impl<'a> Engine<'a> {
     pub fn run(mut self) -> Result<Summary, EngineError> {
         let known = self.results.iter().flatten().count();
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
+        self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.start_ready()?;
         if self.schedule.running() > 0 {
@@ -297,8 +302,8 @@ impl<'a> Engine<'a> {
         self.how[id.index()] = Some(How::Cached);
         self.schedule.done(TaskId(id.0));
         let stage = self.label(id);
-        let stored_bytes = 0;
-        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes });
+        let result_bytes = if self.has_work { self.result_bytes(id)? } else { None };
+        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes: 0, result_bytes });
         Ok(())
     }
 
@@ -397,6 +402,7 @@ impl<'a> Engine<'a> {
             caveats,
             targets: Vec::new(),
             sandbox: self.config.sandbox.clone(),
+            previous: self.previous(id, unit),
             facts: self.config.facts.clone(),
             logs: self.state.logs(),
             failed: self.state.failed(),
@@ -404,6 +410,13 @@ impl<'a> Engine<'a> {
             cancel: self.cancel.clone(),
             events: self.sender.clone(),
         }
+    }
+
+    /// What a node's unit came to when it last ran.
+    fn previous(&self, id: NodeId, unit: usize) -> Option<(ActionDigest, ClaimId)> {
+        let name = unit_name(self.names(id).swap_remove(0), unit);
+        let memory = self.planner.memory.get().nodes.get(&name)?;
+        Some((memory.action, memory.claim))
     }
 
     /// The disk that a `convert` node writes, and the node that made it.
@@ -509,8 +522,22 @@ impl<'a> Engine<'a> {
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
         let stored_bytes = self.stored_bytes[index];
-        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes });
+        let result_bytes = self.result_bytes(id)?;
+        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes });
         Ok(())
+    }
+
+    /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened.
+    fn result_bytes(&self, id: NodeId) -> Result<Option<u64>, EngineError> {
+        let Some(hit) = &self.results[id.index()] else { return Ok(None) };
+        let size = |file: &OutputFile| match &file.content {
+            FileContent::Blob(blob) => blob.size,
+            FileContent::Derived(derived) => derived.size,
+        };
+        match &hit.result.disk {
+            Some(disk) => Ok(self.planner.store.layer_length(&disk.layer)?),
+            None => Ok(Some(hit.result.files.values().map(size).sum())),
+        }
     }
 
     /// A result that was there is there no more: the node that made it runs again, then this one.

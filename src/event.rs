@@ -52,6 +52,9 @@ pub enum EventKind {
         wall_ms: u64,
         /// Bytes that it added to the store.
         stored_bytes: u64,
+        /// Bytes of its layer's file, or of its files where it made no disk; not looked at where nothing ran.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result_bytes: Option<u64>,
     },
     /// A stage gave no result.
     StageFailed {

@@ -16,6 +16,8 @@ pub struct Host {
     pub cpus: usize,
     /// Whether the process runs as root.
     pub root: bool,
+    /// Whether standard input is a terminal.
+    pub stdin_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
     /// Whether standard output is a terminal.
@@ -43,6 +45,7 @@ impl Host {
             cwd: std::env::current_dir()?,
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
             root: rustix::process::geteuid().is_root(),
+            stdin_is_terminal: std::io::stdin().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             exe: std::env::current_exe()?,

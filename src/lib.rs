@@ -17,9 +17,13 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
+//! * [`assemble`] makes a disk of a tree, inside the sandbox.
+//! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
+pub mod assemble;
 pub mod cli;
 pub mod engine;
 pub mod event;
@@ -39,4 +43,6 @@ pub mod recipe;
 pub mod sandbox;
 pub mod schedule;
 pub mod shell;
+pub mod toolbox;
 pub mod ui;
+pub mod vm;

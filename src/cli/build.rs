@@ -14,7 +14,7 @@ use crate::engine::{Engine, RunConfig};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
 use crate::publish::Target;
-use crate::ui::{Json, Plain, Reporter};
+use crate::ui::{Json, Live, Plain, Reporter};
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {
@@ -51,14 +51,21 @@ impl Build {
             place: session.place(&self.recipe),
             facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         };
+        let host = &session.host;
+        let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
         let mut reporter: Box<dyn Reporter> = match session.global.progress {
-            Progress::Plain => Box::new(Plain::new(&session.host.cwd)),
             Progress::Json => Box::new(Json),
+            Progress::Auto | Progress::Live if terminal => Box::new(Live::new(&host.cwd, host.colour(), session.start)),
+            // There is nothing to draw on.
+            Progress::Auto | Progress::Live | Progress::Plain => Box::new(Plain::new(&host.cwd)),
         };
         let mut events = |event: &Event| reporter.event(event);
         let state = loaded.state(&store);
         let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
-        let summary = engine.run()?;
+        let summary = engine.run();
+        // What is drawn is taken away before an error is told.
+        drop(reporter);
+        let summary = summary?;
         // The process ends here: see `plan`.
         std::mem::forget(loaded);
         Ok(if summary.interrupted {

@@ -6,9 +6,9 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
-use super::exit;
 use super::session::Session;
-use crate::ui;
+use super::{exit, hint};
+use crate::{ui, vm};
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
@@ -54,6 +54,12 @@ impl Doctor {
                 name: "loop devices",
                 found: present("/dev/loop-control"),
                 help: "modprobe loop; in a container, pass the device in",
+            },
+            Check { name: "machine", found: program(vm::QEMU), help: hint::QEMU_PACKAGES },
+            Check {
+                name: "UEFI firmware",
+                found: present(&format!("{}/OVMF_CODE_4M.fd", vm::OVMF)),
+                help: hint::OVMF_PACKAGES,
             },
             Check { name: "kernel", found: Ok(host.kernel.clone()), help: "" },
             Check { name: "CPUs", found: Ok(host.cpus.to_string()), help: "" },

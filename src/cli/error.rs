@@ -34,6 +34,9 @@ pub(crate) enum CliError {
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
+    /// A virtual machine failed.
+    #[error(transparent)]
+    Vm(#[from] crate::vm::VmError),
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io { verb: &'static str, path: PathBuf, source: std::io::Error },
@@ -62,7 +65,8 @@ impl CliError {
                 PlanError::Store(error) => store_code(error),
             },
             CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
-            CliError::Engine(_) | CliError::Sandbox(_) | CliError::Io { .. } => exit::INTERNAL,
+            CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
+            CliError::Engine(_) | CliError::Sandbox(_) | CliError::Vm(_) | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
         }
     }
@@ -76,6 +80,7 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
             CliError::Sandbox(error) => hint::sandbox_help(error),
+            CliError::Vm(error) => hint::vm_help(error),
             _ => None,
         }
     }

@@ -22,6 +22,9 @@ pub(crate) struct Gc {
     /// Keeps everything that was made or used within this time
     #[arg(long, value_name = "TIME", default_value = "1h")]
     min_age: String,
+    /// Deletes also the trees that disks were made of; they are made again when such a disk must be
+    #[arg(long)]
+    trees: bool,
     /// Only says what would be deleted
     #[arg(long)]
     dry_run: bool,
@@ -42,12 +45,17 @@ impl Gc {
                 code: exit::INTERNAL,
             })?;
             for node in memory.nodes.values() {
-                keep.extend(node.runs().take(self.keep).map(|(action, claim)| Root::Claim(action, claim)));
+                keep.extend(node.runs().take(self.keep));
             }
         }
-        let keep: Vec<_> = keep.into_iter().collect();
+        let (mut whole, mut bare) = (Vec::new(), Vec::new());
+        for (action, claim) in keep {
+            // A claim that cannot be read keeps nothing, whichever it is.
+            let is_tree = self.trees && store.claim(&action, &claim).is_ok_and(|claim| claim.kind == "bootstrap");
+            if is_tree { bare.push((action, claim)) } else { whole.push(Root::Claim(action, claim)) }
+        }
         let options = GcOptions { dry_run: self.dry_run, min_age_secs: min_age.as_secs() };
-        let report = store.gc(&keep, None, options)?;
+        let report = store.gc(&whole, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
             let message =
                 format!("{} still running on this store; nothing more is deleted", builds(report.leases.len()));

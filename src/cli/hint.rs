@@ -6,6 +6,12 @@ use impasto_store::Error as StoreError;
 use crate::graph::SelectorError;
 use crate::recipe::suggest;
 use crate::sandbox::SandboxError;
+use crate::vm::VmError;
+
+/// What gives `qemu-system-x86_64` on Debian and Ubuntu.
+pub(super) const QEMU_PACKAGES: &str = "apt-get install qemu-system-x86 qemu-utils";
+/// What gives UEFI firmware on Debian and Ubuntu.
+pub(super) const OVMF_PACKAGES: &str = "apt-get install ovmf";
 
 /// The way out of a store's error.
 pub(crate) fn store_help(error: &StoreError) -> Option<String> {
@@ -41,6 +47,28 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
             "say which one it is with `root` on the stage that the disk comes from: \
              its number, \"LABEL=…\" or \"UUID=…\""
                 .to_owned()
+        }
+        _ => return None,
+    })
+}
+
+/// The way out of a virtual machine's error.
+pub(crate) fn vm_help(error: &VmError) -> Option<String> {
+    Some(match error {
+        VmError::NoQemu => format!("install it: {}", QEMU_PACKAGES),
+        VmError::NoFirmware { .. } => format!("install it: {}; or boot with --firmware bios", OVMF_PACKAGES),
+        VmError::TooSmall { .. } => "make --disk-size larger, or leave it out".to_owned(),
+        VmError::Gate { .. } => "impasto boots qcow2 files that need no other file: \
+             `qemu-img convert -O qcow2` makes one of an image that you trust"
+            .to_owned(),
+        VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
+            "boot with --accel tcg, which works everywhere".to_owned()
+        }
+        VmError::Failed { words, .. } if words.contains("host forwarding") => {
+            "another program has that port: name another one, or --ssh-port auto".to_owned()
+        }
+        VmError::Failed { words, .. } if words.contains("shared \"write\" lock") => {
+            "another program has the image open for writing".to_owned()
         }
         _ => return None,
     })

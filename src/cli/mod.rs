@@ -1,6 +1,7 @@
 //! The command line: arguments, what commands share, exit codes and hints. One file per command.
 //! Knows the library's API only.
 
+mod boot;
 mod build;
 mod doctor;
 mod error;
@@ -50,12 +51,16 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
     /// How progress is told
-    #[arg(long, global = true, value_name = "HOW", default_value = "plain")]
+    #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
     progress: Progress,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Progress {
+    /// live on a terminal, else plain
+    Auto,
+    /// What runs now, redrawn; plain where standard error is no terminal
+    Live,
     /// Lines of text on standard error
     Plain,
     /// One JSON object a line on standard output
@@ -132,6 +137,8 @@ enum Command {
     Fmt(recipe::Fmt),
     /// Opens a shell in a stage's disk, or in the state in which it failed
     Shell(shell::Shell),
+    /// Boots an image in a virtual machine
+    Boot(boot::Boot),
     /// Lists, shows and exports layers
     #[command(subcommand)]
     Layer(layer::Layer),
@@ -190,6 +197,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Validate(command) => command.run(&session),
         Command::Fmt(command) => command.run(&session),
         Command::Shell(command) => command.run(&session),
+        Command::Boot(command) => command.run(&session),
         Command::Layer(command) => command.run(&session),
         Command::Store(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),

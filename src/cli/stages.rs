@@ -2,7 +2,7 @@
 //! Knows how a kind's description of itself is shown.
 
 use clap::Args;
-use impasto_stages::{Kind, Makes, Registry, Type};
+use impasto_stages::{Kind, Makes, ParamSpec, Registry, Type};
 use serde::Serialize;
 
 use super::error::CliError;
@@ -104,20 +104,22 @@ fn page(kind: &'static Kind) -> String {
         let required = if param.required { ", required" } else { "" };
         text += &format!("{} ({}{required})\n", param.name, short_type(&param.ty));
         text += &format!("    {}\n", param.help.replace('\n', "\n    "));
-        let entry = match &param.ty {
-            Type::Map(Type::Either(types)) => types.iter().find_map(|ty| match ty {
-                Type::Object(fields) => Some(*fields),
-                _ => None,
-            }),
-            Type::Object(fields) | Type::Map(Type::Object(fields)) => Some(*fields),
-            _ => None,
-        };
-        for field in entry.unwrap_or(&[]) {
+        for field in fields(&param.ty) {
             text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
         }
     }
     text += "when (bool)\n    Drops the stage where it is false.\n";
     text
+}
+
+/// The attributes of the objects that a type is made of.
+fn fields(ty: &Type) -> &'static [ParamSpec] {
+    match ty {
+        Type::Object(fields) => fields,
+        Type::List(inner) | Type::Map(inner) => fields(inner),
+        Type::Either(types) => types.iter().map(fields).find(|fields| !fields.is_empty()).unwrap_or(&[]),
+        _ => &[],
+    }
 }
 
 /// More words than this are listed one to a line.

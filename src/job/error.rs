@@ -38,6 +38,8 @@ pub enum JobError {
     Stage {
         /// How.
         message: String,
+        /// The way out, where it is known.
+        help: Option<String>,
         /// What it wrote last.
         last_lines: Vec<String>,
         /// Whether the state in which it failed can be looked at.
@@ -133,8 +135,9 @@ impl JobError {
     /// The way out, for the user. `place` is what commands need to find the recipe and the store.
     pub fn help(&self, label: &str, place: &str) -> Option<String> {
         match self {
-            JobError::Stage { shell, .. } => {
-                let mut help = format!("the whole log: impasto log '{label}'{place}");
+            JobError::Stage { shell, help: known, .. } => {
+                let mut help = known.as_ref().map(|known| format!("{known}\n")).unwrap_or_default();
+                help += &format!("the whole log: impasto log '{label}'{place}");
                 if *shell {
                     help += &format!("\nlook around where it failed: impasto shell '{label}'{place}");
                 }

@@ -64,7 +64,12 @@ impl Job {
                 self.take_in(file, url, 0o644, *as_a)
             }
             Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
-            Step::Script { .. } | Step::Command { .. } | Step::CopyIn { .. } | Step::WriteFile { .. } => {
+            Step::Script { .. }
+            | Step::Command { .. }
+            | Step::CopyIn { .. }
+            | Step::WriteFile { .. }
+            | Step::Bootstrap { .. }
+            | Step::AssembleDisk { .. } => {
                 panic!("BUG: a step for a sandbox was sent to the host")
             }
         }

@@ -4,6 +4,7 @@
 mod error;
 mod host;
 mod sandboxed;
+mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,10 +15,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Secret;
-use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec};
+use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
+use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::layer::DiskRef;
 use impasto_store::{Error as StoreError, Store};
 use tokio::sync::mpsc::Sender;
@@ -130,6 +132,8 @@ pub struct Job {
     pub targets: Vec<Target>,
     /// Where steps run, or why they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// What the node came to when it last ran, which is likely to be much like what it makes now.
+    pub previous: Option<(ActionDigest, ClaimId)>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
     /// Where logs lie.
@@ -183,7 +187,8 @@ impl Job {
         let start = Instant::now();
         let made = match action.executor {
             Executor::Host => self.on_host(action)?,
-            Executor::Sandbox(_) => self.in_sandbox(action)?,
+            Executor::Sandbox(SandboxRoot::Guest) => self.in_sandbox(action)?,
+            Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
         };
         let mut caveats = self.caveats.clone();
         if action.is_unlocked() {

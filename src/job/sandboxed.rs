@@ -72,7 +72,7 @@ impl Job {
             }
             let shell = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action).is_ok();
             let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
-            return Err(JobError::Stage { message, last_lines, shell });
+            return Err(JobError::Stage { message, help: None, last_lines, shell });
         }
         let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
         let source =
@@ -167,8 +167,12 @@ impl Job {
                     let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
                     AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
                 }
-                Step::Import { .. } | Step::Fetch { .. } | Step::Convert { .. } => {
-                    panic!("BUG: a step for the host was sent to a sandbox")
+                Step::Import { .. }
+                | Step::Fetch { .. }
+                | Step::Convert { .. }
+                | Step::Bootstrap { .. }
+                | Step::AssembleDisk { .. } => {
+                    panic!("BUG: a step for others was sent to a guest")
                 }
             };
             staged.steps.push(step);
@@ -209,7 +213,7 @@ struct Staged {
 }
 
 /// A stage's log: every line goes to its file and to the engine.
-struct LogFile<'a> {
+pub(super) struct LogFile<'a> {
     job: &'a Job,
     lines: Lines,
     tail: Tail,
@@ -223,7 +227,7 @@ const LOG_LIMIT: usize = 64 << 20;
 
 impl<'a> LogFile<'a> {
     /// `more` are secrets that the job does not know of.
-    fn create(job: &'a Job, more: &[Secret]) -> Self {
+    pub(super) fn create(job: &'a Job, more: &[Secret]) -> Self {
         // A log that cannot be kept is no reason not to build.
         let file = job.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
@@ -249,7 +253,7 @@ impl<'a> LogFile<'a> {
         LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), file, kept: 0 }
     }
 
-    fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let mut whole = Vec::new();
         self.lines.push(bytes, &mut |line| whole.push(line));
         whole.into_iter().for_each(|line| self.take(line));
@@ -268,7 +272,7 @@ impl<'a> LogFile<'a> {
         self.job.line(line);
     }
 
-    fn finish(mut self) -> Vec<String> {
+    pub(super) fn finish(mut self) -> Vec<String> {
         let mut last = Vec::new();
         self.lines.finish(&mut |line| last.push(line));
         last.into_iter().for_each(|line| self.take(line));
@@ -277,7 +281,7 @@ impl<'a> LogFile<'a> {
 }
 
 /// A sandbox's facts in the form in which claims record them.
-fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<String, String> {
+pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<String, String> {
     let agent: String = facts.agent.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut record = BTreeMap::from([("kernel".to_owned(), facts.kernel.clone()), ("agent".to_owned(), agent)]);
     record.extend(facts.storage.iter().map(|version| ("qemu-storage-daemon".to_owned(), version.clone())));

@@ -14,6 +14,7 @@ mod scrub;
 mod supervisor;
 mod sys;
 mod terminal;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,11 +29,14 @@ pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
+pub(crate) use sys::die_with_parent;
+pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::Secret;
 
 use crate::guest::{RootError, RootSpec};
 use crate::mirror::MirrorError;
+use crate::toolbox::{Task, ToolFailure};
 
 /// The agent: a static executable, built with impasto.
 static AGENT: &[u8] = include_bytes!(env!("IMPASTO_AGENT"));
@@ -55,6 +59,10 @@ pub trait Sandbox: Send + Sync {
     ///
     /// The result is its exit code, 128 and the number where a signal ended it.
     fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError>;
+
+    /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
+    /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
+    fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError>;
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;
@@ -262,6 +270,36 @@ impl Outcome {
             Self::TimedOut { .. } | Self::Cancelled | Self::Damaged { .. } => false,
         }
     }
+}
+
+/// Work with the toolbox's programs.
+pub struct ToolJob<'a> {
+    /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
+    pub work: &'a Path,
+    /// What to do.
+    pub task: Task,
+    /// Whether the programs can reach the network.
+    pub network: bool,
+    /// Longest duration.
+    pub timeout: Option<Duration>,
+    /// Ends it early.
+    pub cancel: CancelToken,
+}
+
+/// How such work ended.
+#[derive(Debug)]
+pub enum ToolEnd {
+    /// It is done.
+    Done,
+    /// It could not be done.
+    Failed(ToolFailure),
+    /// The time was over.
+    TimedOut {
+        /// [`ToolJob::timeout`].
+        after: Duration,
+    },
+    /// [`CancelToken::cancel`] was called.
+    Cancelled,
 }
 
 /// A shell for a person, on a throwaway overlay.

@@ -20,7 +20,7 @@ use serde_bytes::ByteBuf;
 
 use super::export::DAEMON;
 use super::link::{Link, Stop};
-use super::plan::{Plan, Report};
+use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
 use super::protocol::{
     Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup, VERSION,
 };
@@ -28,7 +28,7 @@ use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::terminal::Saved;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    ShellJob, agent_digest,
+    ShellJob, ToolEnd, ToolJob, agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 use crate::mirror::{self, MirrorChoice, MirrorError, Mirrors};
@@ -185,6 +185,37 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => {
                 Err(supervisor.broken("it stopped without cause".to_owned()))
             }
+        }
+    }
+
+    fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError> {
+        demand_root()?;
+        let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
+        let after = job.timeout.unwrap_or_default();
+        let host = self.host_view(job.network)?;
+        let scratch = job.work.parent().unwrap_or(job.work);
+        let mut supervisor = Supervisor::start(&self.executable, scratch)?;
+        let mut link = supervisor.link(deadline, job.cancel)?;
+        let plan = ToolPlan {
+            work: job.work.to_path_buf(),
+            network: job.network,
+            policy: host.policy,
+            trees: host.trees,
+            task: job.task,
+        };
+        let result = hold_tools(&mut link, plan, log);
+        // Closing the channel ends everything at once; after success the processes are about to end by themselves.
+        let link = result.is_ok().then_some(link);
+        let success = supervisor.end()?;
+        drop(link);
+        match result {
+            Ok(ToolEnd::Done) if !success => Err(supervisor.broken("its supervisor failed".to_owned())),
+            Ok(end) => Ok(end),
+            Err(Trouble::Stop(Stop::TimedOut)) => Ok(ToolEnd::TimedOut { after }),
+            Err(Trouble::Stop(Stop::Cancelled)) => Ok(ToolEnd::Cancelled),
+            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
+            Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
+            Err(Trouble::Error(error)) => Err(error),
         }
     }
 
@@ -418,7 +449,7 @@ impl Talk<'_> {
         root: &RootSpec,
         setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
     ) -> Result<([u8; 16], Vec<u32>), Trouble> {
-        self.link.send(plan)?;
+        self.link.send(&Order::Guest(plan.clone()))?;
         if plan.terminal {
             self.link.send_terminal()?;
         }
@@ -601,6 +632,19 @@ impl Talk<'_> {
                 let what = format!("the file system of {what} {reason} after unmounting");
                 Err(Trouble::Problem(Problem::new(ProblemKind::Dirty, what)))
             }
+        }
+    }
+}
+
+/// From the order to the end of work with the toolbox's programs.
+fn hold_tools(link: &mut Link, plan: ToolPlan, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, Trouble> {
+    link.send(&Order::Tools(plan))?;
+    loop {
+        match link.receive()? {
+            ToolReport::Log(bytes) => log(&bytes),
+            ToolReport::Done => return Ok(ToolEnd::Done),
+            ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),
+            ToolReport::Problem(problem) => return Err(Trouble::Problem(problem)),
         }
     }
 }

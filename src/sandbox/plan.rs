@@ -1,16 +1,55 @@
-//! What impasto and its supervisor tell each other before and after the agent's turn on their socket.
+//! What impasto and its supervisor tell each other: before and after the agent's turn on their socket, and in place of it.
 //!
 //! Knows host paths; the agent never sees these messages.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::protocol::{Device, Problem};
 use crate::guest::Layout;
+use crate::toolbox::{Task, ToolFailure};
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Give the agent a disk.
+    Guest(Plan),
+    /// Do our own work with the toolbox's programs.
+    Tools(ToolPlan),
+}
+
+/// Work with the toolbox's programs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ToolPlan {
+    /// The one directory that can be written, beside memory.
+    pub(super) work: PathBuf,
+    /// Share the host's network.
+    pub(super) network: bool,
+    /// Files below [`RUN_DIR`](super::protocol::RUN_DIR): path, permission bits and content.
+    pub(super) policy: Vec<(String, u32, ByteBuf)>,
+    /// Directories of the host to be seen below it: path there, and path on the host.
+    pub(super) trees: Vec<(String, String)>,
+    /// What to do.
+    pub(super) task: Task,
+}
+
+/// What comes back from it: any number of `Log`, then one of the others.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToolReport {
+    /// Bytes that programs printed.
+    Log(ByteBuf),
+    /// It is done.
+    Done,
+    /// The work could not be done.
+    Failed(ToolFailure),
+    /// The sandbox could not be made.
+    Problem(Problem),
+}
+
+/// A disk for the agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     /// Private directory of the run.
     pub(super) work: PathBuf,

@@ -28,10 +28,10 @@ use rustix::thread::UnshareFlags;
 
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
-use super::plan::{MAX_RANGES, Plan, Report};
+use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
-use super::{AGENT, sys};
+use super::{AGENT, sys, tools};
 use crate::guest::{self, DiskFile, Layout};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
@@ -99,7 +99,14 @@ fn outer_main() -> io::Result<bool> {
 fn inner_main() -> io::Result<bool> {
     let mut socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     die_with_parent(&socket)?;
-    let Some(plan) = protocol::read::<Plan>(&mut socket)? else { return Ok(false) };
+    let plan = match protocol::read::<Order>(&mut socket)? {
+        None => return Ok(false),
+        Some(Order::Guest(plan)) => plan,
+        Some(Order::Tools(plan)) => {
+            setsid()?;
+            return tools::serve(&plan, &mut socket);
+        }
+    };
     if !plan.terminal {
         // Signals of a terminal are impasto's business.
         setsid()?;
@@ -137,7 +144,7 @@ impl Clock {
 
 fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Result<Report, Problem> {
     let mut clock = Clock::new();
-    isolate(plan)?;
+    isolate(plan.network)?;
     clock.lap("isolate");
     let export = Export::start(plan)?;
     clock.lap("storage daemon");
@@ -165,13 +172,13 @@ fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Resu
 }
 
 /// Name spaces that the guest has for itself.
-fn isolate(plan: &Plan) -> Result<(), Problem> {
+pub(super) fn isolate(network: bool) -> Result<(), Problem> {
     let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    if !plan.network {
+    if !network {
         flags |= UnshareFlags::NEWNET;
     }
     sys::unshare(flags).map_err(|e| Problem::io("create", "name spaces", &e))?;
-    if !plan.network {
+    if !network {
         let family = rustix::net::AddressFamily::INET;
         let socket = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None);
         socket

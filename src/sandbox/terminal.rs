@@ -55,11 +55,11 @@ pub(super) fn receive(socket: &File) -> io::Result<Terminal> {
 }
 
 /// How the user's terminal was before a shell had it.
-pub(super) struct Saved(Option<(Pid, Termios)>);
+pub(crate) struct Saved(Option<(Pid, Termios)>);
 
 impl Saved {
     /// Looks at standard input; what is no terminal needs no saving.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let stdin = io::stdin();
         if !isatty(&stdin) {
             return Self(None);
@@ -68,7 +68,7 @@ impl Saved {
     }
 
     /// Takes the terminal back. What cannot be restored is left: the user's own shell puts it right as well.
-    pub(super) fn restore(self) {
+    pub(crate) fn restore(self) {
         if let Some((group, attributes)) = self.0 {
             sys::ignore_background_output();
             let _ = tcsetpgrp(io::stdin(), group);

@@ -2,7 +2,10 @@
 //! Knows events, not how they come about.
 
 mod json;
+mod live;
 mod plain;
+mod report;
+mod style;
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use crate::event::Event;
 
 pub use json::Json;
+pub use live::Live;
 pub use plain::Plain;
 
 /// A subscriber of a run's events.
@@ -42,6 +46,11 @@ pub fn output_bytes(bytes: &[u8]) -> std::io::Result<()> {
 pub fn message(text: &str) {
     let mut err = anstream::stderr().lock();
     let _ = writeln!(err, "{text}");
+}
+
+/// A text without its colours.
+fn strip(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
 }
 
 /// A duration as people say it: `0.02 s`, `3.6 s`, `2 min 10 s`.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use impasto_store::digest::{ActionDigest, ContentDigest};
 use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 
+use crate::bootstrap::BootstrapSpec;
+use crate::disk::DiskSpec;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
@@ -196,6 +198,18 @@ pub enum Step {
         level: Option<i32>,
         /// Which encoder makes the frames.
         encoder: String,
+    },
+    /// Makes a whole disk of a tree.
+    AssembleDisk {
+        /// The input with the tree.
+        input: String,
+        /// What to make.
+        spec: Box<DiskSpec>,
+    },
+    /// Makes a root file system out of a distribution's packages: a tar archive, the Action's one file.
+    Bootstrap {
+        /// What is installed.
+        spec: Box<BootstrapSpec>,
     },
 }
 
@@ -448,6 +462,15 @@ impl Describe for Step {
                 // Levels are small and may be negative; the text has one spelling.
                 field(sink, "compression_level", &level.map(|level| level.to_string()));
                 field(sink, "encoder", encoder);
+            }
+            Step::AssembleDisk { input, spec } => {
+                sink.put(Atom::Variant(7, "assemble disk"));
+                field(sink, "tree", input);
+                spec.describe(sink);
+            }
+            Step::Bootstrap { spec } => {
+                sink.put(Atom::Variant(8, "bootstrap"));
+                spec.describe(sink);
             }
         }
     }

@@ -6,14 +6,17 @@
 //! [`ContentDigest`](impasto_store::digest::ContentDigest) and hashes the resulting [`Action`] into its key.
 
 pub mod action;
+pub mod bootstrap;
+pub mod disk;
 mod error;
 mod kinds;
 mod params;
 mod registry;
+mod ssh_key;
 mod value;
 
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
-pub use params::{Params, Secret, parse_duration, parse_mode};
+pub use params::{Params, Secret, parse_duration, parse_mode, parse_size};
 pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
 pub use value::{Data, Marks, Number, Origin, Sensitive, Source, Value};

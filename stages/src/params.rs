@@ -118,6 +118,20 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// Reads `512MiB`, `8GiB` or `1TiB`, in bytes; `M`, `G` and `T` mean the same.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let number: u64 = text[..digits].parse().ok()?;
+    let shift = match &text[digits..] {
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
+
 /// Reads an octal mode such as `0644`; permission bits only.
 pub fn parse_mode(text: &str) -> Option<u32> {
     let mode = u32::from_str_radix(text, 8).ok()?;
@@ -134,6 +148,16 @@ mod tests {
         assert_eq!(parse_duration("90s"), Some(Duration::from_secs(90)));
         for wrong in ["", "10", "s", "1d", "-1s", "99999999999999999999s", "9999999999999999h"] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        assert_eq!(parse_size("8GiB"), Some(8 << 30));
+        assert_eq!(parse_size("3G"), Some(3 << 30));
+        assert_eq!(parse_size("512MiB"), Some(512 << 20));
+        for wrong in ["", "8", "GiB", "8GB", "8 GiB", "-8GiB", "1.5GiB", "99999999999999T"] {
+            assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }
 

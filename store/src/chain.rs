@@ -217,6 +217,11 @@ impl Store {
         Ok(true)
     }
 
+    /// Bytes of a layer's own file, without those of the layers below; none where it is not there.
+    pub fn layer_length(&self, layer: &LayerRef) -> Result<Option<u64>> {
+        Ok(self.fs().stat(&layer.file_name())?.map(|stat| stat.len()))
+    }
+
     /// A disk to be read chunk by chunk, each of which is verified. Absent or damaged: a miss.
     pub fn disk_reader(&self, layer: &LayerRef) -> Result<DiskReader> {
         self.open_disk(self.disk_map(layer)?)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::claim::{Claim, FileContent};
 use crate::crash;
-use crate::digest::DiskDigest;
+use crate::digest::{ActionDigest, ClaimId, DiskDigest};
 use crate::error::{Kind, Result};
 use crate::fs::FsTime;
 use crate::lease::Lease;
@@ -55,12 +55,27 @@ struct Marks {
 impl Store {
     /// Deletes what neither `keep`, a root nor youth keeps, unless a lease other than `own` lives. Any error while the
     /// store is listed or marked ends it before anything is deleted.
-    pub fn gc(&self, keep: &[Root], own: Option<&Lease>, options: GcOptions) -> Result<GcReport> {
+    ///
+    /// Of the claims `bare` only the claim itself is kept, not what it names: whoever has the results that were made of
+    /// it needs no more, and who does will miss it and make it again.
+    pub fn gc(
+        &self,
+        keep: &[Root],
+        bare: &[(ActionDigest, ClaimId)],
+        own: Option<&Lease>,
+        options: GcOptions,
+    ) -> Result<GcReport> {
         // What is damaged is for a build or `verify` to move away: this only looks.
-        self.without_quarantine(true).collect(keep, own, options)
+        self.without_quarantine(true).collect(keep, bare, own, options)
     }
 
-    fn collect(&self, keep: &[Root], own: Option<&Lease>, options: GcOptions) -> Result<GcReport> {
+    fn collect(
+        &self,
+        keep: &[Root],
+        bare: &[(ActionDigest, ClaimId)],
+        own: Option<&Lease>,
+        options: GcOptions,
+    ) -> Result<GcReport> {
         let mut report = GcReport { leases: self.live_leases(own)?, ..GcReport::default() };
         if !report.leases.is_empty() && !options.dry_run {
             return Ok(report);
@@ -77,6 +92,7 @@ impl Store {
         for target in keep {
             self.mark(&mut marks, target)?;
         }
+        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
         let needed = marks.objects.clone();
         for object in objects.iter().filter(|object| !old(object.modified)) {
             self.mark_object(&mut marks, object.id)?;

@@ -2,9 +2,11 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs, and fail by panicking")]
 
 mod base;
+mod bootstrap;
 mod chain;
 mod cleanup;
 mod debian;
+mod disk_assembly;
 mod failures;
 mod kill;
 mod mirror;
@@ -18,4 +20,5 @@ mod sandbox_disk;
 mod sandbox_kill;
 mod store;
 mod units;
+mod vm;
 mod words;

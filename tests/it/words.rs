@@ -14,6 +14,8 @@ fn shown(project: &Project, ran: &Ran) -> String {
         (r"\b[0-9a-f]{12}\b", "DIGEST"),
         (r"\b\d+(\.\d+)? (min \d+ )?s\b", "TIME"),
         (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
+        // Numbers are flush right.
+        (r" {2,}(TIME|SIZE)\b", "  $1"),
     ] {
         text = Regex::new(pattern).unwrap().replace_all(&text, stand_in).into_owned();
     }
@@ -74,6 +76,7 @@ fn help_and_reference() {
         &["plan", "-h"],
         &["why", "-h"],
         &["shell", "-h"],
+        &["boot", "-h"],
         &["layer", "-h"],
         &["store", "-h"],
         &["gc", "-h"],
@@ -82,6 +85,7 @@ fn help_and_reference() {
         &["stages", "run"],
         &["stages", "copy"],
         &["stages", "convert"],
+        &["stages", "disk"],
         &["stages", "rum"],
     ] {
         text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));
@@ -133,6 +137,18 @@ fn errors() {
     run(&["log", "setup"]);
     run(&["log"]);
     run(&["shell", "setup[variant=debug]"]);
+    run(&["boot", "setup[variant=debug]"]);
+    run(&["boot", "image.words"]);
+    run(&["boot"]);
+    run(&["boot", "nowhere.qcow2"]);
+    project.write("text.img", "no image");
+    run(&["boot", "text.img"]);
+    run(&["boot", "base.qcow2", "--disk-size", "1MiB"]);
+    run(&["boot", "base.qcow2", "--memory", "much"]);
+    run(&["boot", "base.qcow2", "--ssh-key", "app.conf"]);
+    run(&["boot", "base.qcow2", "--ssh-port", "70000"]);
+    run(&["boot", "base.qcow2", "--ssh-port", "auto", "--network", "none"]);
+    run(&["boot", "base.qcow2", "--timeout", "soon"]);
     run(&["layer", "show", "setup"]);
     run(&["layer", "show", "abcdef"]);
     run(&["gc", "--min-age", "soon"]);

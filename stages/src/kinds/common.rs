@@ -48,6 +48,9 @@ pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, TIM
 /// What every stage in a sandbox takes whose kind decides about the network.
 pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT];
 
+/// What a stage takes that works in a sandbox and runs nothing of the recipe's there.
+pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT];
+
 /// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
 pub(crate) fn sandboxed(
     kind: &'static str,

@@ -1,10 +1,12 @@
 //! One file per kind, and the list of them.
 //! Knows the kinds' names only.
 
+mod bootstrap;
 mod cleanup;
 mod common;
 mod convert;
 mod copy;
+mod disk;
 mod fetch;
 mod packages;
 mod run;
@@ -14,5 +16,13 @@ pub(crate) use common::root;
 use crate::registry::Kind;
 
 /// Every kind that impasto ships, in the order of the reference.
-pub(crate) const ALL: &[&Kind] =
-    &[&fetch::KIND, &run::KIND, &copy::KIND, &packages::KIND, &cleanup::KIND, &convert::KIND];
+pub(crate) const ALL: &[&Kind] = &[
+    &fetch::KIND,
+    &bootstrap::KIND,
+    &disk::KIND,
+    &packages::KIND,
+    &run::KIND,
+    &copy::KIND,
+    &cleanup::KIND,
+    &convert::KIND,
+];

@@ -30,7 +30,7 @@ impl Full {
 fn a_kept_claim_keeps_all_that_it_needs() {
     let full = Full::new();
     full.age();
-    let report = full.store.gc(&[full.root()], None, GcOptions::default()).unwrap();
+    let report = full.store.gc(&[full.root()], &[], None, GcOptions::default()).unwrap();
     assert_eq!(report.removed, []);
     let store = full.reopen();
     assert_eq!(read_disk(&store, &full.top).unwrap(), top_chunks());
@@ -42,9 +42,9 @@ fn a_kept_claim_keeps_all_that_it_needs() {
 fn what_nothing_keeps_is_deleted_and_a_root_is_not() {
     let full = Full::new();
     full.age();
-    let dry = full.store.gc(&[], None, GcOptions { dry_run: true, ..GcOptions::default() }).unwrap();
+    let dry = full.store.gc(&[], &[], None, GcOptions { dry_run: true, ..GcOptions::default() }).unwrap();
     let before = files(full.dir.path());
-    let report = full.store.gc(&[], None, GcOptions::default()).unwrap();
+    let report = full.store.gc(&[], &[], None, GcOptions::default()).unwrap();
     assert_eq!(report.removed, dry.removed, "a dry run says what will be deleted");
     assert_eq!(before.len() - files(full.dir.path()).len(), report.removed.len());
     let store = full.reopen();
@@ -59,7 +59,7 @@ fn what_nothing_keeps_is_deleted_and_a_root_is_not() {
 fn a_blob_that_shares_pieces_keeps_the_one_that_has_them() {
     let full = Full::new();
     full.age();
-    full.store.gc(&[Root::Blob(full.sharing)], None, GcOptions::default()).unwrap();
+    full.store.gc(&[Root::Blob(full.sharing)], &[], None, GcOptions::default()).unwrap();
     assert!(read_blob(&full.reopen(), &full.sharing).unwrap() == sharing());
     assert!(!full.store.has_blob(&full.small.digest).unwrap());
 }
@@ -73,7 +73,7 @@ fn young_objects_are_kept_with_what_they_need() {
     std::fs::File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(4_000_000_000)).unwrap();
     let child = MemorySource::new(10, [(7, Some(text(70)))]);
     let child = full.store.seal(Some(&full.top), &child, Absent::AsParent).unwrap().disk.layer;
-    let report = full.store.gc(&[], None, GcOptions::default()).unwrap();
+    let report = full.store.gc(&[], &[], None, GcOptions::default()).unwrap();
     assert!(report.kept_young > 0);
     assert!(read_blob(&full.store, &full.sharing).is_ok());
     assert!(read_disk(&full.store, &child).is_ok());
@@ -86,13 +86,13 @@ fn nothing_is_deleted_while_a_build_runs() {
     let building = full.reopen();
     let lease = building.lease().unwrap();
     let before = files(full.dir.path());
-    let report = full.store.gc(&[], None, NOW).unwrap();
+    let report = full.store.gc(&[], &[], None, NOW).unwrap();
     assert_eq!((report.removed.len(), report.leases.len()), (0, 1));
     assert_eq!(files(full.dir.path()), before);
-    let own = full.store.gc(&[full.root()], Some(&lease), NOW).unwrap();
+    let own = full.store.gc(&[full.root()], &[], Some(&lease), NOW).unwrap();
     assert_eq!(own.leases, [] as [String; 0], "one's own lease does not stop one");
     drop(lease);
-    assert!(!full.store.gc(&[], None, NOW).unwrap().removed.is_empty());
+    assert!(!full.store.gc(&[], &[], None, NOW).unwrap().removed.is_empty());
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn debris_is_swept_and_unknown_files_are_not() {
     for old in ["tmp/dead/sub/overlay", "tmp/dead/sub", "tmp/dead"] {
         std::fs::File::open(root.join(old)).unwrap().set_modified(long_ago).unwrap();
     }
-    let report = full.store.gc(&[full.root()], None, GcOptions::default()).unwrap();
+    let report = full.store.gc(&[full.root()], &[], None, GcOptions::default()).unwrap();
     assert!(!root.join("tmp/dead").exists() && !root.join("trash/bad").exists());
     assert!(!root.join("trash/dead").exists());
     assert!(root.join("tmp/young").exists() && root.join("blobs/readme").exists());
@@ -127,6 +127,6 @@ fn a_damaged_root_stops_the_collector() {
     full.age();
     crate::support::overwrite(&full.dir.path().join("roots/kept"), b"garbage");
     let before = files(full.dir.path());
-    assert!(matches!(full.store.gc(&[], None, NOW), Err(impasto_store::Error::RootDamaged { .. })));
+    assert!(matches!(full.store.gc(&[], &[], None, NOW), Err(impasto_store::Error::RootDamaged { .. })));
     assert_eq!(files(full.dir.path()), before);
 }

@@ -35,7 +35,7 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
     for entry in crate::support::files(dir) {
         let _ = std::fs::File::open(entry).and_then(|file| file.set_modified(std::time::UNIX_EPOCH));
     }
-    store.gc(&keep, None, GcOptions::default())?;
+    store.gc(&keep, &[], None, GcOptions::default())?;
     assert!(!store.has_blob(&garbage.digest)?);
     Ok(())
 }

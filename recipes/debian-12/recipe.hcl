@@ -1,0 +1,95 @@
+# A Debian that boots under BIOS and UEFI, on any hypervisor and cloud that speaks cloud-init.
+# What is in it and why: README.md.
+
+recipe {
+  name              = "debian-${var.release}"
+  source_date_epoch = 1700000000
+}
+
+variable "size" {
+  type        = string
+  default     = "4GiB"
+  description = "Size of the disk. The root grows at boot to the disk that it finds itself on."
+}
+
+variable "extra" {
+  type        = list(string)
+  default     = []
+  description = "Further packages, for all variants."
+}
+
+variable "admin_keys" {
+  type        = list(string)
+  default     = []
+  description = "Public SSH keys of a user `admin` with sudo. Without any there is no such user: cloud-init makes them."
+}
+
+locals {
+  suite = { "12" = "bookworm", "13" = "trixie" }[var.release]
+  admin = { admin = { ssh_keys = var.admin_keys, sudo = true } }
+}
+
+matrix {
+  variant = ["minimal", "development"]
+}
+
+stage "bootstrap" "root" {
+  suite = local.suite
+  packages = concat([
+    # Boots: kernel, init, boot loaders for BIOS and UEFI with Secure Boot.
+    "linux-image-cloud-amd64", "initramfs-tools", "zstd", "systemd-sysv", "udev", "dbus",
+    "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed",
+    # Is reached: network, names, time, remote login.
+    "iproute2", "netbase", "systemd-resolved", "systemd-timesyncd", "openssh-server", "ca-certificates", "sudo",
+    # Adapts to where it runs: keys and users from the cloud, a root as large as the disk, an agent for the hypervisor.
+    "cloud-init", "cloud-guest-utils", "e2fsprogs", "qemu-guest-agent",
+  ], var.extra)
+}
+
+stage "disk" "base" {
+  tree      = stage.root
+  size      = var.size
+  host_name = "debian"
+  seed      = "debian-${var.release}"
+  users     = length(var.admin_keys) > 0 ? local.admin : {}
+}
+
+stage "packages" "tools" {
+  from    = stage.base
+  when    = matrix.variant == "development"
+  install = ["gdb", "strace", "htop", "vim", "less", "curl"]
+}
+
+stage "copy" "settings" {
+  from = matrix.variant == "development" ? stage.tools : stage.base
+  files = {
+    # The image's sources are those of the release; cloud-init would write them anew at every first boot.
+    "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "apt:\n  preserve_sources_list: true\n" }
+  }
+}
+
+stage "run" "configure" {
+  from   = stage.settings
+  script = file("scripts/configure.sh")
+  env    = { VARIANT = matrix.variant }
+}
+
+stage "run" "versions" {
+  from   = stage.configure
+  script = file("scripts/detect-versions.sh")
+  output = { "image-version.txt" = "/tmp/image-version.txt" }
+}
+
+stage "cleanup" "clean" {
+  from = stage.configure
+}
+
+stage "convert" "qcow2" {
+  from   = stage.clean
+  format = "qcow2"
+}
+
+image "debian" {
+  name  = "debian-${var.release}-${matrix.variant}"
+  files = [stage.qcow2, stage.versions.files["image-version.txt"]]
+}

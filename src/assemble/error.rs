@@ -1,0 +1,216 @@
+//! Why a disk was not assembled, and the way out.
+//! Knows errors' fields, not who shows them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use impasto_stages::disk::{MIB, Overfull};
+
+/// A disk that was not assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// A file cannot be read or written.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what; paths in the tree begin with its root.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The tree's stream ends early, or is no tar file.
+    #[error("cannot read the tree as a tar file")]
+    Tar {
+        /// Why not.
+        source: io::Error,
+    },
+    /// An entry of the tree that is not laid out.
+    #[error("the tree's entry {path:?} {problem}")]
+    Entry {
+        /// Its path in the tar file.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A program failed.
+    #[error("{program} failed: {message}")]
+    Tool {
+        /// Which.
+        program: &'static str,
+        /// What it wrote last, or how it ended.
+        message: String,
+    },
+    /// The partitions do not fit.
+    #[error(transparent)]
+    Overfull(#[from] Overfull),
+    /// The tree does not fit.
+    #[error(
+        "the disk is too small for its tree: {} MiB of files need a disk of {} MiB, and it has {} MiB",
+        content / MIB, needed / MIB, size / MIB
+    )]
+    TooSmall {
+        /// Bytes that the tree's files take, in whole blocks.
+        content: u64,
+        /// Bytes of the smallest disk that takes them.
+        needed: u64,
+        /// Bytes of the disk.
+        size: u64,
+    },
+    /// What the tree has below a mount point does not fit.
+    #[error(
+        "the partition {partition:?} is too small for what the tree has in {mount}: {} MiB are needed, and it has {} MiB",
+        needed / MIB, size / MIB
+    )]
+    PartitionTooSmall {
+        /// The partition.
+        partition: String,
+        /// Where it is mounted.
+        mount: String,
+        /// Bytes of the smallest partition that takes it.
+        needed: u64,
+        /// Bytes of the partition.
+        size: u64,
+    },
+    /// The boot loader's files do not fit into their partition.
+    #[error("the boot loader does not fit: {needed} bytes into a partition of {} MiB", size / MIB)]
+    BootLoaderTooLarge {
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes of its partition.
+        size: u64,
+    },
+    /// Something that the disk needs is not in the tree.
+    #[error("the tree has no {what}")]
+    Missing {
+        /// What is missing, and what for.
+        what: String,
+        /// Packages that bring it, as Debian calls them.
+        packages: &'static str,
+    },
+    /// A kernel without its initramfs.
+    #[error("the tree has the kernel {kernel} without an initramfs, which finds the root by its UUID")]
+    NoInitramfs {
+        /// The kernel's version.
+        kernel: String,
+    },
+    /// Programs of the tree are for a machine that is not supported.
+    #[error("the tree is for a machine that is not supported: {found}")]
+    Machine {
+        /// What its programs' headers say.
+        found: String,
+    },
+    /// A boot loader that a machine does not have.
+    #[error("a machine of {machine} has no BIOS")]
+    NoBios {
+        /// The tree's machine.
+        machine: &'static str,
+    },
+    /// A user that is there already.
+    #[error("the user {name:?} is in the tree already, with the number {uid}")]
+    UserExists {
+        /// Its name.
+        name: String,
+        /// Its number.
+        uid: u32,
+    },
+    /// A user's own group is there already.
+    #[error("the user {name:?} needs a group of its name, and the tree has one with the number {gid}")]
+    GroupExists {
+        /// The user.
+        name: String,
+        /// The group's number.
+        gid: u32,
+    },
+    /// A number that is taken.
+    #[error("the number {uid} of the user {name:?} is that of {other:?} in the tree")]
+    UidTaken {
+        /// The user.
+        name: String,
+        /// The number.
+        uid: u32,
+        /// Who has it.
+        other: String,
+    },
+    /// A group that is not in the tree.
+    #[error("the tree has no group {group:?}, which the user {name:?} is to be in")]
+    NoGroup {
+        /// The user.
+        name: String,
+        /// The group.
+        group: String,
+    },
+    /// A shell that is not in the tree.
+    #[error("the tree has no {shell}, which is the shell of the user {name:?}")]
+    NoShell {
+        /// The user.
+        name: String,
+        /// Its path.
+        shell: String,
+    },
+    /// A partition that would hide files of the tree, and cannot hold them.
+    #[error("the tree has files in {mount}, which the partition {partition:?} would hide and cannot keep")]
+    Hides {
+        /// The partition.
+        partition: String,
+        /// Where it is mounted.
+        mount: String,
+    },
+    /// A file of the tree that is not as it should be.
+    #[error("the tree's {path} is not understood: {problem}")]
+    BadFile {
+        /// Its path in the tree.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl AssembleError {
+    pub(super) fn io(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> AssembleError {
+        move |source| AssembleError::Io { verb, path: path.as_ref().to_owned(), source }
+    }
+
+    pub(super) fn missing(what: impl Into<String>, packages: &'static str) -> AssembleError {
+        AssembleError::Missing { what: what.into(), packages }
+    }
+
+    /// The way out, for the user.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            AssembleError::Overfull(overfull) => format!("make `size` at least \"{}MiB\"", overfull.needed / MIB),
+            AssembleError::TooSmall { needed, .. } => format!(
+                "make `size` at least \"{}MiB\"; what later stages install, and the image's own use, come on top",
+                needed / MIB
+            ),
+            AssembleError::PartitionTooSmall { needed, .. } => {
+                format!("make its `size` at least \"{}MiB\"", needed / MIB)
+            }
+            AssembleError::BootLoaderTooLarge { .. } => "make `efi_size` larger".to_owned(),
+            AssembleError::Missing { packages, .. } => {
+                format!("add {packages} to `packages` of the stage that makes the tree")
+            }
+            AssembleError::NoInitramfs { .. } => {
+                "add initramfs-tools to `packages` of the stage that makes the tree".to_owned()
+            }
+            AssembleError::NoBios { .. } => "use `bootloader = [\"efi\"]`".to_owned(),
+            AssembleError::UserExists { .. } | AssembleError::GroupExists { .. } => {
+                "use another name in `users`; a user that packages make is set up by a `run` stage".to_owned()
+            }
+            AssembleError::UidTaken { .. } => "give another `uid`, or leave it out".to_owned(),
+            AssembleError::NoGroup { group, .. } => {
+                format!("drop {group:?} from `groups`, or add the package that makes the group to the tree")
+            }
+            AssembleError::NoShell { .. } => {
+                "use a shell that the tree has, such as \"/bin/sh\", or add the shell's package to the tree".to_owned()
+            }
+            AssembleError::Hides { .. } => "use ext4, which takes the files over, or mount it elsewhere".to_owned(),
+            AssembleError::Tar { .. } => "`tree` takes what a `bootstrap` stage makes, or a plain tar file".to_owned(),
+            // The room was estimated before; the message says what it ran out of.
+            AssembleError::Tool { program: "mke2fs", .. } => {
+                "make `size` larger, if it says that it found no room".to_owned()
+            }
+            _ => return None,
+        })
+    }
+}

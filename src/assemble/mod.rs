@@ -1,0 +1,177 @@
+//! Makes a bootable disk of a tree: partition table, file systems, boot loaders, and what turns a tree into a machine.
+//! Runs as root inside a sandbox; mounts no file system, uses no device, and leaves the same bytes every time.
+//!
+//! ```text
+//! tar ─ unpack ─→ tree ─ configure, users, grub ─→ tree ─ mke2fs -d ─→ root ┐
+//!                   └─ esp: signed boot loaders ─→ FAT ────────────────────→├→ raw disk
+//!                   └─ grub: the tree's own grub-mkimage ─→ core image ────→┘
+//! ```
+
+mod configure;
+mod crc;
+mod error;
+mod esp;
+mod ext4;
+mod ext4_times;
+mod fat;
+mod gpt;
+mod grub;
+mod ids;
+mod machine;
+mod plan;
+mod swap;
+mod tool;
+mod tree;
+mod unpack;
+mod users;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Role};
+
+pub use error::AssembleError;
+
+use ids::Ids;
+use machine::Machine;
+use plan::Part;
+use tree::Tree;
+
+/// Makes the disk that `spec` describes of `tree`, a tar stream, below `work`, an empty directory of the caller's.
+/// Gives the path of the disk: a raw file, sparse where nothing was written. `log` takes lines for the stage's log.
+///
+/// Programs that it runs: `mke2fs`; `mkfs.vfat`, `mmd` and `mcopy` for UEFI; `chroot` and the tree's `grub-mkimage` for
+/// BIOS.
+///
+/// # Errors
+/// The tree lacks something, or does not fit; or a program or a file fails.
+pub fn assemble(
+    spec: &DiskSpec,
+    tree: &mut dyn Read,
+    epoch: u64,
+    work: &Path,
+    log: &mut dyn FnMut(&str),
+) -> Result<PathBuf, AssembleError> {
+    let ids = Ids { seed: &spec.seed };
+    let parts = plan::parts(spec, &ids)?;
+    let root = parts.last().expect("BUG: a layout without root");
+    let mut clock = Clock { last: Instant::now(), phases: Vec::new() };
+
+    let directory = work.join("tree");
+    fs::create_dir(&directory).map_err(AssembleError::io("make", &directory))?;
+    let unpacked = unpack::unpack(tree, &directory)?;
+    log(&format!("laid out {} entries, {} MiB", unpacked.entries, unpacked.bytes / MIB));
+    clock.phase("unpack");
+
+    let tree = Tree::open(&directory, epoch)?;
+    let machine = Machine::of(&tree)?;
+    configure::configure(&tree, spec, &parts, log)?;
+    users::add(&tree, &spec.users)?;
+    if spec.is_bootable() {
+        grub::configure(&tree, spec, machine, root)?;
+    }
+    let bios = if spec.bios { Some(grub::bios_images(&tree, machine, root)?) } else { None };
+    let efi = if spec.efi { Some(esp::efi_files(&tree, machine, root)?) } else { None };
+    clock.phase("configure");
+
+    let moved = move_out(&tree, spec, work)?;
+    check_room(spec, root, &directory, &moved)?;
+    let path = work.join("disk.raw");
+    let io = |verb| AssembleError::io(verb, &path);
+    let disk = File::options().read(true).write(true).create_new(true).open(&path).map_err(io("make"))?;
+    disk.set_len(spec.size).map_err(io("make"))?;
+    let entries: Vec<_> = parts.iter().map(|part| part.entry(spec, machine)).collect();
+    gpt::write(&disk, spec.size, ids.uuid("disk"), &entries).map_err(io("write"))?;
+    for part in &parts {
+        match part.role {
+            Role::BiosBoot => bios.as_ref().expect("BUG: no image for BIOS").embed(&disk, part)?,
+            Role::Efi => efi.as_ref().expect("BUG: no files for UEFI").write(&path, part, epoch, work)?,
+            Role::Extra(index) => {
+                let extra = &spec.partitions[index];
+                let label = extra.label.as_deref();
+                match extra.file_system {
+                    None => {}
+                    Some(ExtraFileSystem::Ext4) => {
+                        ext4::make(&path, part, label, moved.get(&index).map(PathBuf::as_path), epoch, work)?;
+                    }
+                    Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
+                    Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
+                }
+            }
+            Role::Root => {
+                clock.phase("boot loaders");
+                log(&format!("making the root file system, {} MiB", part.size / MIB));
+                ext4::make(&path, part, Some(&spec.label), Some(&directory), epoch, work)?;
+                clock.phase("root file system");
+            }
+        }
+    }
+    tracing::debug!(phases = ?clock.phases, "assemble");
+    Ok(path)
+}
+
+/// Moves what the tree has below the mount points of further partitions to where those are made of it.
+/// Gives the directories by the partitions' indices.
+fn move_out(tree: &Tree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
+    let mut mounts: Vec<_> = spec
+        .partitions
+        .iter()
+        .enumerate()
+        .filter_map(|(index, part)| Some((index, part, part.mount.as_ref()?)))
+        .collect();
+    // The inner before the outer: what the outer takes with it is the inner's empty mount point.
+    mounts.sort_by_key(|(_, _, mount)| std::cmp::Reverse(mount.len()));
+    let mut moved = BTreeMap::new();
+    for (index, part, mount) in mounts {
+        if part.file_system == Some(ExtraFileSystem::Ext4) {
+            let place = work.join(format!("partition-{index}"));
+            tree.take_dir(mount, &place)?;
+            moved.insert(index, place);
+        } else if !tree.list(mount)?.is_empty() {
+            // FAT knows no owners.
+            return Err(AssembleError::Hides { partition: part.name.clone(), mount: mount.clone() });
+        }
+    }
+    Ok(moved)
+}
+
+/// Says what is needed before mke2fs finds out block by block.
+fn check_room(
+    spec: &DiskSpec,
+    root: &Part,
+    directory: &Path,
+    moved: &BTreeMap<usize, PathBuf>,
+) -> Result<(), AssembleError> {
+    for (index, directory) in moved {
+        let part = &spec.partitions[*index];
+        let needed = ext4::Content::of(directory)?.needs();
+        if needed > part.size.max(ext4::SMALLEST) {
+            let (partition, mount) = (part.name.clone(), part.mount.clone().unwrap_or_default());
+            return Err(AssembleError::PartitionTooSmall { partition, mount, needed, size: part.size });
+        }
+    }
+    let content = ext4::Content::of(directory)?;
+    let needs = content.needs();
+    if needs <= root.size {
+        return Ok(());
+    }
+    // The table's backup lies behind the root.
+    let needed = (root.start + needs + MIB).next_multiple_of(64 * MIB);
+    Err(AssembleError::TooSmall { content: content.bytes(), needed, size: spec.size })
+}
+
+/// Milliseconds by phase.
+struct Clock {
+    last: Instant,
+    phases: Vec<(&'static str, u128)>,
+}
+
+impl Clock {
+    fn phase(&mut self, name: &'static str) {
+        self.phases.push((name, self.last.elapsed().as_millis()));
+        self.last = Instant::now();
+    }
+}

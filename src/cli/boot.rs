@@ -1,0 +1,440 @@
+//! `impasto boot`: starts an image in a virtual machine; what that writes is thrown away.
+//! Knows which disk is meant and what the user asked for; [`crate::vm`] does the rest.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use impasto_stages::action::{Slot, Step};
+use impasto_stages::parse_duration;
+use impasto_store::Store;
+use impasto_store::claim::FileContent;
+use impasto_store::layer::LayerRef;
+
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::{RecipeArgs, exit};
+use crate::graph::NodeId;
+use crate::plan::State;
+use crate::sandbox::{CancelToken, SavedTerminal};
+use crate::ui;
+use crate::vm::machine::{Machine, Seen};
+use crate::vm::seed::{self, SeedError, SeedFile};
+use crate::vm::{self, Accel, Backing, Console, Firmware, Network, Spec};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The image is a stage or an image of a recipe that is built, or a file: `impasto boot FILE`. \
+It is never written.
+
+On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists more.")]
+pub(crate) struct Boot {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// What starts the boot loader
+    #[arg(long, value_name = "KIND", default_value = "bios")]
+    firmware: FirmwareChoice,
+    /// UEFI with Secure Boot on, and the usual keys enrolled
+    #[arg(long)]
+    secure_boot: bool,
+    /// What executes the guest's instructions
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    accel: AccelChoice,
+    /// How much memory the machine has
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
+    memory: u64,
+    /// How many processors it has
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=255))]
+    cpus: u16,
+    /// A disk larger than the image [default: as large as the image]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    disk_size: Option<u64>,
+    /// Lets the owner of this public key log in (by cloud-init)
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
+    ssh_key: Option<PathBuf>,
+    /// Who logs in with the key; may become root
+    #[arg(long, value_name = "NAME", default_value = "impasto", requires = "ssh_key")]
+    user: String,
+    /// Gives cloud-init the user-data, meta-data, vendor-data and network-config of a directory
+    #[arg(long, value_name = "DIR")]
+    seed: Option<PathBuf>,
+    /// A port of this host that leads to the machine's port 22: a number, or `auto`
+    #[arg(long, value_name = "PORT")]
+    ssh_port: Option<String>,
+    /// What the machine reaches
+    #[arg(long, value_name = "WHAT", default_value = "user")]
+    network: NetworkChoice,
+    /// Makes a socket that the guest's agent answers on
+    #[arg(long, value_name = "SOCKET")]
+    guest_agent: Option<PathBuf>,
+    /// Ends the machine after this time
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Ends the machine when its serial console shows this; exit code 4 where that does not happen
+    #[arg(long, value_name = "TEXT")]
+    wait_for: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FirmwareChoice {
+    /// SeaBIOS
+    Bios,
+    /// OVMF
+    Uefi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccelChoice {
+    /// tcg, in this version
+    Auto,
+    /// The processor: fast, where /dev/kvm works
+    Kvm,
+    /// QEMU itself: slow, works everywhere
+    Tcg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum NetworkChoice {
+    /// Nothing
+    None,
+    /// What this user reaches
+    User,
+}
+
+/// A disk to boot.
+struct Disk {
+    /// How messages call it.
+    label: String,
+    backing: Backing,
+    /// Bytes.
+    size: u64,
+}
+
+impl Boot {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let timeout = self.timeout()?;
+        let store = session.store()?;
+        // Keeps the collector off the layers, and off the overlay.
+        let _lease = store.lease()?;
+        let disk = self.disk(session, &store)?;
+        let scratch = store.scratch()?;
+        let work = scratch.path();
+        let interactive = session.host.stdin_is_terminal && self.wait_for.is_none();
+        let label = disk.label.clone();
+        let spec = self.spec(session, disk, work, interactive)?;
+        self.announce(&label, &spec, interactive);
+
+        let cancel = CancelToken::new();
+        cancel_on_signals(&cancel)?;
+        // This thread lives as long as the machine, which gets its death signal.
+        let saved = interactive.then(SavedTerminal::new);
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut machine = Machine::start(&spec, work, Some(Box::new(show)))?;
+        let seen = match &self.wait_for {
+            Some(text) => machine.wait_for(text, deadline, &cancel),
+            None => machine.wait(deadline, &cancel),
+        };
+        let started = session.start.elapsed();
+        // A machine that ended by itself tells why when it is waited for.
+        let ended = match seen {
+            Ok(Seen::Ended) if self.wait_for.is_some() => machine.wait(None, &cancel).map(|_| Seen::Ended),
+            other => other,
+        };
+        machine.kill()?;
+        if let Some(saved) = saved {
+            saved.restore();
+        }
+        Ok(match (ended?, &self.wait_for) {
+            (Seen::Cancelled, _) => exit::INTERRUPTED,
+            (Seen::Text, Some(text)) => {
+                ui::message(&format!("`{text}` after {}", ui::seconds(started)));
+                exit::OK
+            }
+            (Seen::Ended, None) => exit::OK,
+            (Seen::Ended, Some(text)) => {
+                ui::message(&format!("error: the machine ended before its console showed `{text}`"));
+                exit::STAGE
+            }
+            (_, Some(text)) => {
+                ui::message(&format!("error: the console did not show `{text}` in {}", self.shown_timeout()));
+                exit::STAGE
+            }
+            (_, None) => {
+                ui::message(&format!("error: the machine still ran after {}", self.shown_timeout()));
+                exit::STAGE
+            }
+        })
+    }
+
+    fn timeout(&self) -> Result<Option<Duration>, CliError> {
+        let Some(text) = &self.timeout else { return Ok(None) };
+        let wrong = || CliError::usage(format!("`--timeout {text}` is no time"), "write it as 90s, 15m or 1h30m");
+        parse_duration(text).map(Some).ok_or_else(wrong)
+    }
+
+    fn shown_timeout(&self) -> &str {
+        self.timeout.as_deref().unwrap_or_default()
+    }
+
+    /// The disk that the arguments name: a file where there is one, else a stage or an image.
+    fn disk(&self, session: &Session, store: &Store) -> Result<Disk, CliError> {
+        let [name] = self.recipe.names.as_slice() else {
+            return self.stage(session, store);
+        };
+        let path = session.host.cwd.join(name);
+        let is_image = |extension: &str| ["qcow2", "raw", "img"].contains(&extension);
+        let looks_like_image = path.extension().and_then(|extension| extension.to_str()).is_some_and(is_image);
+        let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
+        if is_file || looks_like_image {
+            let (backing, size) = vm::examine(&path)?;
+            return Ok(Disk { label: name.clone(), backing, size });
+        }
+        self.stage(session, store)
+    }
+
+    fn stage(&self, session: &Session, store: &Store) -> Result<Disk, CliError> {
+        let loaded = session.load(&self.recipe)?;
+        let selector = loaded.one_selector()?;
+        let id = one_disk(&loaded, selector)?;
+        let node = loaded.graph.node(id);
+        let mut planner = loaded.planner(store, &[])?;
+        let hit = match planner.plan(&[id])?.swap_remove(id.index()) {
+            Some(State::Cached(hit)) => hit,
+            _ => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
+        };
+        let layer: Option<LayerRef> = match hit.result.disk {
+            Some(disk) => Some(disk.layer),
+            // A converted file is the same disk in another form.
+            None => match hit.result.files.values().next().map(|file| &file.content) {
+                Some(FileContent::Derived(derived)) => store.representation(&derived.key.disk)?,
+                _ => {
+                    return Err(CliError::usage(format!("{} made no disk", node.label), "name a stage that makes one"));
+                }
+            },
+        };
+        let chain = match layer.map(|layer| store.chain(&layer)) {
+            Some(Ok(chain)) => chain,
+            Some(Err(impasto_store::Error::Miss(miss))) => {
+                ui::message(&format!("warning: {miss}"));
+                return Err(not_built(&node.label, selector, &session.place(&self.recipe)));
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
+        };
+        let size = chain.disk.virtual_size;
+        Ok(Disk { label: node.label.clone(), backing: Backing::Layers(chain.paths), size })
+    }
+
+    fn spec(&self, session: &Session, disk: Disk, work: &Path, interactive: bool) -> Result<Spec, CliError> {
+        let cwd = &session.host.cwd;
+        let overlay = vm::overlay(work, disk.size, self.disk_size.map(|size| size.next_multiple_of(512)))?;
+        let firmware = match (self.firmware, self.secure_boot) {
+            (FirmwareChoice::Bios, false) => Firmware::Bios,
+            (_, secure) => vm::uefi(work, secure)?,
+        };
+        let seed = match self.seed_files(cwd)? {
+            None => None,
+            Some(files) => {
+                let path = work.join("seed.img");
+                let image = seed::image(&files).map_err(|error| seed_error(error, "the seed"))?;
+                std::fs::write(&path, image).map_err(CliError::io("write", &path))?;
+                Some(path)
+            }
+        };
+        let guest_agent = self.guest_agent.as_ref().map(|socket| cwd.join(socket));
+        if let Some(socket) = &guest_agent
+            && !socket.parent().is_some_and(Path::is_dir)
+        {
+            return Err(CliError::io("make", socket)(std::io::ErrorKind::NotFound.into()));
+        }
+        Ok(Spec {
+            accel: match self.accel {
+                AccelChoice::Auto | AccelChoice::Tcg => Accel::Tcg,
+                AccelChoice::Kvm => Accel::Kvm,
+            },
+            firmware,
+            memory: self.memory,
+            cpus: self.cpus,
+            backing: disk.backing,
+            overlay,
+            seed,
+            network: self.network()?,
+            guest_agent,
+            console: if interactive { Console::Terminal } else { Console::Pipe },
+            control: None,
+        })
+    }
+
+    fn network(&self) -> Result<Network, CliError> {
+        // Who brings a key wants to log in.
+        let port = self.ssh_port.as_deref().or(self.ssh_key.as_ref().map(|_| "auto"));
+        if self.network == NetworkChoice::None {
+            return match &self.ssh_port {
+                Some(_) => {
+                    let message = "a machine without network has no port to log in to";
+                    Err(CliError::usage(message, "leave out --ssh-port, or --network none"))
+                }
+                None => Ok(Network::None),
+            };
+        }
+        let ssh_port = match port {
+            None => None,
+            Some("auto") => {
+                // Free now: another program may take it before QEMU does, which then says so.
+                let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
+                Some(free.map_err(CliError::io("find a free port on", "127.0.0.1"))?.port())
+            }
+            Some(text) => match text.parse::<u16>() {
+                Ok(port) if port > 0 => Some(port),
+                _ => {
+                    let message = format!("`--ssh-port {text}` is no port");
+                    return Err(CliError::usage(message, "give a number from 1 to 65535, or `auto`"));
+                }
+            },
+        };
+        Ok(Network::User { ssh_port })
+    }
+
+    /// The files of the seed, where one was asked for.
+    fn seed_files(&self, cwd: &Path) -> Result<Option<Vec<SeedFile>>, CliError> {
+        if let Some(key) = &self.ssh_key {
+            let path = cwd.join(key);
+            let text = std::fs::read_to_string(&path).map_err(CliError::io("read", key))?;
+            let keys = seed::public_keys(&text).map_err(|error| seed_error(error, &format!("`{}`", key.display())))?;
+            let boot = format!("impasto-{:016x}", random());
+            return Ok(Some(seed::for_keys(&keys, &self.user, &boot)));
+        }
+        let Some(dir) = &self.seed else { return Ok(None) };
+        let mut files = Vec::new();
+        for (index, name) in seed::NAMES.iter().enumerate() {
+            let path = cwd.join(dir).join(name);
+            match std::fs::read(&path) {
+                Ok(content) => files.push(SeedFile { name: (*name).to_owned(), content }),
+                // cloud-init takes no disk for a seed that lacks one of the first two.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && index >= 2 => {}
+                Err(error) => return Err(CliError::io("read", dir.join(name))(error)),
+            }
+        }
+        Ok(Some(files))
+    }
+
+    fn announce(&self, name: &str, spec: &Spec, interactive: bool) {
+        let accel = match (self.accel, spec.accel) {
+            (AccelChoice::Auto, accel) => format!("{}: slow; --accel kvm where /dev/kvm works", accel.name()),
+            (_, accel) => accel.name().to_owned(),
+        };
+        let mut text = format!("booting {name} ({accel}). What the machine writes is thrown away.");
+        if interactive {
+            text += "\nIts console is here: Ctrl-A X ends it, Ctrl-A H lists more.";
+        }
+        if let Network::User { ssh_port: Some(port) } = spec.network {
+            let user = if self.ssh_key.is_some() { format!("{}@", self.user) } else { String::new() };
+            // Its host key is new at every boot.
+            let options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no";
+            text += &format!("\nssh -p {port} {options} {user}127.0.0.1");
+        }
+        ui::message(&text);
+    }
+}
+
+/// The one node of a selector that makes a disk, or converts one.
+fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
+    let graph = &loaded.graph;
+    let is_disk = |id: &NodeId| {
+        let node = graph.node(*id);
+        let converts = |step: &Step| matches!(step, Step::Convert { .. });
+        let action = node.lowered.actions.last();
+        node.kind.makes.disk()
+            || action.is_some_and(|action| {
+                action.steps.iter().any(converts) && matches!(action.parent, Some(Slot::Stage(_)))
+            })
+    };
+    let nodes = graph.select(selector)?.nodes;
+    // An image may publish the same disk in several forms, and files beside them.
+    let mut disks: Vec<_> = nodes.iter().copied().filter(is_disk).collect();
+    let parent = |id: &NodeId| match graph.node(*id).lowered.actions.last().and_then(|action| action.parent.as_ref()) {
+        Some(Slot::Stage(stage)) if graph.node(*id).kind.makes == impasto_stages::Makes::File => {
+            graph.node(*id).parent(stage)
+        }
+        _ => *id,
+    };
+    disks.dedup_by_key(|id| parent(id));
+    match disks.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
+        several => {
+            let labels: Vec<_> = several.iter().map(|id| graph.node(*id).label.clone()).collect();
+            let message = format!("{selector} names several disks: {}", labels.join(", "));
+            Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
+        }
+    }
+}
+
+fn not_built(label: &str, selector: &str, place: &str) -> CliError {
+    let quoted = if selector.contains('[') { format!("'{selector}'") } else { selector.to_owned() };
+    CliError::Other {
+        message: format!("{label} is not built with what it depends on now"),
+        help: Some(format!("build it first: impasto build {quoted}{place}")),
+        code: exit::INTERNAL,
+    }
+}
+
+fn seed_error(error: SeedError, what: &str) -> CliError {
+    let help = match error {
+        SeedError::PrivateKey => "give the file beside it whose name ends in .pub",
+        SeedError::NoKey { .. } => "give a file as ssh-keygen writes it, such as ~/.ssh/id_ed25519.pub",
+        SeedError::TooLarge { .. } => "make user-data smaller: it can fetch the rest",
+    };
+    CliError::usage(format!("{what} cannot be used: {error}"), help)
+}
+
+/// Shows the serial console as it comes: standard output may be a file, a pipe or a terminal.
+fn show(bytes: &[u8]) {
+    // Nobody reads it any more; what waits for a text goes on.
+    let _ = ui::output_bytes(bytes);
+}
+
+/// Cancels when the user, or the system, wants this process to end.
+fn cancel_on_signals(cancel: &CancelToken) -> Result<(), CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = || CliError::io("handle", "signals");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
+    let cancel = cancel.clone();
+    let mut signals = {
+        let _inside = runtime.enter();
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>().map_err(failed())?
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let [interrupt, terminate, hangup] = signals.as_mut_slice() else { panic!("BUG: three signals") };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
+        });
+        cancel.cancel();
+    });
+    thread.map(drop).map_err(failed())
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Where the kernel has none yet, the number is no secret and the next one is different all the same.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    u64::from_le_bytes(bytes)
+}
+
+/// Reads `512MiB`, `8GiB`, `10G` or a number of bytes. `M` and `MiB` are the same: disks and memory are counted so.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let shift = match &text[digits..] {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err("write it as 512MiB or 8GiB".to_owned()),
+    };
+    let number: Option<u64> = text[..digits].parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "write it as 512MiB or 8GiB".to_owned())
+}

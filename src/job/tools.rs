@@ -1,0 +1,122 @@
+//! Actions of the toolbox: roots out of packages, disks out of roots.
+//! Knows what goes into the sandbox's room and what comes out, not how the work is done.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use impasto_stages::action::{Action, Bound, Step};
+use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::qcow2::RawFile;
+use impasto_store::seal::Absent;
+
+use super::sandboxed::{LogFile, record};
+use super::{Job, JobError, JobInput, Made, create};
+use crate::inputs::{Input, copy_file, pack_tree};
+use crate::sandbox::{ToolEnd, ToolJob};
+use crate::toolbox::{DISK, TREE, Task};
+
+/// What a tree is called among its node's files.
+const NAME: &str = "tree.tar";
+
+impl Job {
+    pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
+        let scratch = self.store.scratch()?;
+        let work = scratch.path().join("work");
+        std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
+        let epoch = action.source_date_epoch.unwrap_or(0);
+        let task = match step {
+            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
+            Step::AssembleDisk { input, spec } => {
+                self.lay_out_tree(input, &work.join(TREE))?;
+                Task::AssembleDisk { spec: spec.clone(), epoch }
+            }
+            step => panic!("BUG: {step:?} is no step for the toolbox"),
+        };
+        let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
+        let mut log = LogFile::create(self, &secrets);
+        let job = ToolJob {
+            work: &work,
+            task,
+            network: action.network,
+            timeout: action.hints.timeout,
+            cancel: self.cancel.clone(),
+        };
+        let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
+        let last_lines = log.finish();
+        let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
+        match end? {
+            ToolEnd::Done => {}
+            ToolEnd::Cancelled => return Err(JobError::Cancelled),
+            ToolEnd::TimedOut { after } => {
+                return failed(format!("it was stopped after its time-out of {}", crate::ui::seconds(after)), None);
+            }
+            ToolEnd::Failed(failure) => return failed(failure.message, failure.help),
+        }
+        let (result, stored_bytes) = match step {
+            Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
+            Step::AssembleDisk { .. } => self.take_disk(&work.join(DISK))?,
+            step => panic!("BUG: {step:?} is no step for the toolbox"),
+        };
+        let facts = sandbox.facts();
+        let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
+        Ok(Made {
+            result,
+            sandbox,
+            isolation,
+            facts: record(&facts, action.network),
+            stored_bytes,
+            published: Vec::new(),
+        })
+    }
+
+    fn take_tree(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+        let file = File::open(path).map_err(JobError::io("open", path))?;
+        // An earlier tree that is gone shares nothing.
+        let previous = self.previous.and_then(|(action, claim)| self.store.claim(&action, &claim).ok());
+        let previous = previous.and_then(|claim| match claim.result.files.get(NAME)?.content {
+            FileContent::Blob(blob) => Some(blob.digest),
+            FileContent::Derived(_) => None,
+        });
+        let blob = self.store.put_blob_like(io::BufReader::new(file), previous.as_ref())?;
+        let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
+        let files = BTreeMap::from([(NAME.to_owned(), file)]);
+        Ok((Outputs { files, ..Outputs::default() }, blob.size))
+    }
+
+    /// Copies the tree to where nobody else writes.
+    fn lay_out_tree(&self, input: &str, path: &Path) -> Result<(), JobError> {
+        let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
+        let mut file = create(path)?;
+        match input {
+            JobInput::Blob { from, blob, .. } => {
+                let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
+                io::copy(&mut reader, &mut file).map_err(JobError::io("write", path))?;
+            }
+            JobInput::Local { path: from, input: Input::File(planned) } => {
+                copy_file(from, &mut file, planned.blob.digest)?;
+            }
+            JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
+                pack_tree(from, entries, &mut io::BufWriter::new(&mut file))?;
+            }
+            JobInput::Derived { from, disk, derived, .. } => {
+                let record = self.write_derived(*from, disk, &derived.key, &file)?;
+                if record.digest != derived.digest {
+                    return Err(Self::derived_differs(derived, &record));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_disk(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+        let file = File::open(path).map_err(JobError::io("open", path))?;
+        let source =
+            RawFile::new(file).map_err(|error| JobError::Bug { message: format!("the disk made: {error}") })?;
+        let sealed = self.store.seal(None, &source, Absent::Zero)?;
+        Ok((Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
+    }
+}

@@ -1,0 +1,78 @@
+//! Our own work with a distribution's programs: roots out of packages, disks out of roots.
+//! Runs inside a sandbox's room (`crate::sandbox`): knows its one directory, no store and no host.
+
+mod bootstrap;
+mod program;
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::path::Path;
+
+use impasto_stages::bootstrap::BootstrapSpec;
+use impasto_stages::disk::DiskSpec;
+use serde::{Deserialize, Serialize};
+
+/// What can be done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Task {
+    /// Makes a root out of packages: the tar archive [`TREE`].
+    Bootstrap {
+        /// What is installed.
+        spec: Box<BootstrapSpec>,
+        /// Seconds since 1970 that stand for "now".
+        epoch: u64,
+    },
+    /// Makes a disk of the tree [`TREE`]: the raw file [`DISK`].
+    AssembleDisk {
+        /// What to make.
+        spec: Box<DiskSpec>,
+        /// Seconds since 1970 that stand for "now".
+        epoch: u64,
+    },
+}
+
+/// The file that holds a tree: read by the making of a disk, written by a bootstrap.
+pub const TREE: &str = "tree.tar";
+
+/// The file that holds a disk that was made.
+pub const DISK: &str = "disk/disk.raw";
+
+/// Why something could not be done, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolFailure {
+    /// What happened.
+    pub message: String,
+    /// The way out, where there is one.
+    pub help: Option<String>,
+}
+
+/// Does a task in a directory.
+///
+/// # Errors
+/// It cannot be done.
+pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+    match task {
+        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
+        Task::AssembleDisk { spec, epoch } => disk(spec, *epoch, work, log),
+    }
+}
+
+fn disk(spec: &DiskSpec, epoch: u64, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+    let io = |error: std::io::Error| ToolFailure { message: format!("cannot read the tree: {error}"), help: None };
+    let path = work.join(DISK);
+    let dir = path.parent().expect("BUG: the disk lies in a directory");
+    fs::create_dir(dir).map_err(io)?;
+    let mut tree = File::open(work.join(TREE)).map_err(io)?;
+    let mut line = |line: &str| log(format!("{line}\n").as_bytes());
+    let made = crate::assemble::assemble(spec, &mut tree, epoch, dir, &mut line).map_err(|error| {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            message += &format!(": {cause}");
+            source = cause.source();
+        }
+        ToolFailure { message, help: error.help() }
+    })?;
+    assert_eq!(made, path, "BUG: the disk lies elsewhere");
+    Ok(())
+}

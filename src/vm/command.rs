@@ -1,0 +1,307 @@
+//! QEMU's command line as a pure function of what the machine is made of.
+//! Knows QEMU's options; opens no file and starts nothing.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::VmError;
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, through the kernel.
+    Kvm,
+    /// QEMU itself: slow, and works everywhere.
+    Tcg,
+}
+
+impl Accel {
+    /// Its name, for QEMU and for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+}
+
+/// What starts the boot loader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS, which comes with QEMU.
+    Bios,
+    /// OVMF.
+    Uefi {
+        /// The firmware, shared and read-only.
+        code: PathBuf,
+        /// Its variables: a file of this machine's own.
+        vars: PathBuf,
+        /// Whether Secure Boot is on.
+        secure: bool,
+    },
+}
+
+/// What lies below the overlay; never written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// Verified layer files of the store, the bottom first.
+    Layers(Vec<PathBuf>),
+    /// One qcow2 file without backing file, which has passed the gate.
+    Qcow2(PathBuf),
+    /// One file that is the disk, byte by byte.
+    Raw(PathBuf),
+}
+
+/// What the guest reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing: the machine has no network card.
+    None,
+    /// What this user reaches; from outside only `ssh_port` of 127.0.0.1 leads in, to port 22.
+    User {
+        /// The port on this host.
+        ssh_port: Option<u16>,
+    },
+}
+
+/// Where the serial console is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// On this process's terminal, with QEMU's monitor behind Ctrl-A C.
+    Terminal,
+    /// On pipes to impasto, and no monitor.
+    Pipe,
+}
+
+/// What a machine is made of. All paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// What executes its instructions.
+    pub accel: Accel,
+    /// What starts the boot loader.
+    pub firmware: Firmware,
+    /// Bytes of memory, rounded up to MiB.
+    pub memory: u64,
+    /// How many processors.
+    pub cpus: u16,
+    /// What lies below the overlay.
+    pub backing: Backing,
+    /// A qcow2 without backing field that takes all writes.
+    pub overlay: PathBuf,
+    /// A raw disk for cloud-init.
+    pub seed: Option<PathBuf>,
+    /// What the guest reaches.
+    pub network: Network,
+    /// A socket that QEMU makes for the guest's agent.
+    pub guest_agent: Option<PathBuf>,
+    /// Where the serial console is.
+    pub console: Console,
+    /// The name, in QEMU's working directory, of a socket that QEMU makes for its control protocol.
+    pub control: Option<&'static str>,
+}
+
+/// QEMU's arguments.
+///
+/// Every block node names its driver, the bottom has no backing, and only the overlay can be written: nothing is probed,
+/// and no path inside an image means anything.
+///
+/// # Errors
+/// A path is not UTF-8.
+pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
+    let Spec { accel, firmware, memory, cpus, backing, overlay, seed, network, guest_agent, console, control } = spec;
+    let mut line = Line::default();
+    line.flag("-nodefaults").flag("-no-user-config");
+    // A guest that takes QEMU over must not start programs or gain rights.
+    line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    let mut machine = format!("q35,accel={}", accel.name());
+    if let Firmware::Uefi { code, vars, secure } = firmware {
+        line.node(&json!({"driver": "raw", "node-name": "uefi-code", "read-only": true, "file": file(code, true)?}));
+        line.node(&json!({"driver": "raw", "node-name": "uefi-vars", "file": file(vars, false)?}));
+        machine += ",pflash0=uefi-code,pflash1=uefi-vars";
+        if *secure {
+            // Only firmware in system management mode may write the variables; it does not survive S3.
+            machine += ",smm=on";
+            line.add("-global", "driver=cfi.pflash01,property=secure,value=on");
+            line.add("-global", "ICH9-LPC.disable_s3=1");
+        }
+    }
+    line.add("-machine", &machine).add("-cpu", "max");
+    line.add("-smp", &cpus.to_string()).add("-m", &format!("size={}M", memory.div_ceil(1 << 20)));
+    line.add("-display", "none").add("-boot", "strict=on");
+    line.add("-object", "rng-random,id=random,filename=/dev/urandom").add("-device", "virtio-rng-pci,rng=random");
+
+    let below = below(&mut line, backing)?;
+    line.node(&json!({
+        "driver": "qcow2", "node-name": "overlay", "backing": below, "discard": "unmap",
+        // It is thrown away in the end, so nothing in it needs to be durable.
+        "cache": {"direct": false, "no-flush": true},
+        "file": {"driver": "file", "filename": text(overlay)?, "cache": {"direct": false, "no-flush": true}},
+    }));
+    // The default for a full disk pauses the guest, which looks like a hang.
+    line.add("-device", "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report");
+    if let Some(seed) = seed {
+        line.node(&json!({"driver": "raw", "node-name": "seed", "read-only": true, "file": file(seed, true)?}));
+        line.add("-device", "virtio-blk-pci,drive=seed");
+    }
+    if let Network::User { ssh_port } = network {
+        let forward = ssh_port.map_or(String::new(), |port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
+        line.add("-netdev", &format!("user,id=net{forward}"));
+        // Without its ROM it does not try to boot from the network.
+        line.add("-device", "virtio-net-pci,netdev=net,romfile=");
+    }
+    if let Some(socket) = guest_agent {
+        line.add("-chardev", &format!("socket,id=agent,path={},server=on,wait=off", escaped(socket)?));
+        line.add("-device", "virtio-serial-pci");
+        line.add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
+    }
+    match console {
+        Console::Terminal => {
+            // What `-serial mon:stdio` means, in full.
+            line.add("-chardev", "stdio,id=console,mux=on,signal=off");
+            line.add("-serial", "chardev:console").add("-mon", "chardev=console,mode=readline");
+        }
+        Console::Pipe => {
+            line.add("-chardev", "stdio,id=console,signal=off").add("-serial", "chardev:console");
+        }
+    }
+    if let Some(name) = control {
+        line.add("-chardev", &format!("socket,id=control,path={name},server=on,wait=off"));
+        line.add("-mon", "chardev=control,mode=control");
+    }
+    Ok(line.0)
+}
+
+/// Adds the nodes below the overlay, the bottom first, and gives the name of the top one.
+fn below(line: &mut Line, backing: &Backing) -> Result<Value, VmError> {
+    // Somebody else who writes the image is noticed by QEMU's locks; layers never change, and locks can block for ever
+    // on a network file system.
+    match backing {
+        Backing::Raw(path) => {
+            line.node(&json!({"driver": "raw", "node-name": "image", "read-only": true, "file": file(path, true)?}));
+            Ok(json!("image"))
+        }
+        Backing::Qcow2(path) => {
+            line.node(&json!({
+                "driver": "qcow2", "node-name": "image", "read-only": true, "backing": null, "file": file(path, true)?,
+            }));
+            Ok(json!("image"))
+        }
+        Backing::Layers(paths) => {
+            let mut below = Value::Null;
+            for (index, path) in paths.iter().enumerate() {
+                let name = format!("layer{index}");
+                let mut file = file(path, true)?;
+                file["locking"] = json!("off");
+                line.node(&json!({
+                    "driver": "qcow2", "node-name": name, "read-only": true, "backing": below, "file": file,
+                }));
+                below = json!(name);
+            }
+            Ok(below)
+        }
+    }
+}
+
+/// The arguments so far.
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.to_owned());
+        self
+    }
+
+    fn add(&mut self, option: &str, value: &str) -> &mut Self {
+        self.flag(option).flag(value)
+    }
+
+    fn node(&mut self, node: &Value) {
+        self.add("-blockdev", &node.to_string());
+    }
+}
+
+fn file(path: &Path, read_only: bool) -> Result<Value, VmError> {
+    Ok(json!({"driver": "file", "filename": text(path)?, "read-only": read_only}))
+}
+
+fn text(path: &Path) -> Result<&str, VmError> {
+    path.to_str().ok_or_else(|| VmError::NotText { path: path.to_owned() })
+}
+
+/// A path as a value of an option: a comma would end it.
+fn escaped(path: &Path) -> Result<String, VmError> {
+    Ok(text(path)?.replace(',', ",,"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            accel: Accel::Tcg,
+            firmware: Firmware::Bios,
+            memory: 1 << 30,
+            cpus: 2,
+            backing: Backing::Layers(vec!["/store/base.qcow2".into(), "/store/top.qcow2".into()]),
+            overlay: "/work/overlay.qcow2".into(),
+            seed: None,
+            network: Network::None,
+            guest_agent: None,
+            console: Console::Pipe,
+            control: Some("control"),
+        }
+    }
+
+    /// One option a line.
+    fn shown(spec: &Spec) -> String {
+        let mut text = String::new();
+        for argument in arguments(spec).unwrap() {
+            text += if argument.starts_with('-') { "\n" } else { " " };
+            text += &argument;
+        }
+        text.trim_start().to_owned()
+    }
+
+    #[test]
+    fn a_chain_under_bios_without_network() {
+        insta::assert_snapshot!("bios", shown(&spec()));
+    }
+
+    #[test]
+    fn a_file_under_secure_boot_with_everything() {
+        let firmware = Firmware::Uefi {
+            code: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd".into(),
+            vars: "/work/efivars.fd".into(),
+            secure: true,
+        };
+        let everything = Spec {
+            accel: Accel::Kvm,
+            firmware,
+            memory: (2 << 30) + 1,
+            backing: Backing::Raw("/images/a, b.raw".into()),
+            seed: Some("/work/seed.img".into()),
+            network: Network::User { ssh_port: Some(2222) },
+            guest_agent: Some("/run/a,b.sock".into()),
+            console: Console::Terminal,
+            control: None,
+            ..spec()
+        };
+        insta::assert_snapshot!("everything", shown(&everything));
+    }
+
+    #[test]
+    fn only_the_overlay_and_the_variables_can_be_written_and_no_node_is_probed() {
+        let spec = Spec { backing: Backing::Qcow2("/images/x.qcow2".into()), ..spec() };
+        let arguments = arguments(&spec).unwrap();
+        let nodes = arguments.windows(2).filter(|pair| pair[0] == "-blockdev");
+        for node in nodes.map(|pair| serde_json::from_str::<Value>(&pair[1]).unwrap()) {
+            assert!(node["driver"] == "qcow2" || node["driver"] == "raw", "{node}");
+            assert_eq!(node["file"]["driver"], "file", "{node}");
+            assert_eq!(node["read-only"] == true, node["node-name"] != "overlay", "{node}");
+            assert!(node["driver"] == "raw" || node.get("backing").is_some(), "{node}");
+        }
+    }
+}

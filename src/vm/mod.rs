@@ -1,0 +1,192 @@
+//! Virtual machines: a guest's disk booted by QEMU in a throwaway overlay.
+//! Knows disks, firmware and devices; knows no recipe and no stage, and never writes the image.
+//!
+//! [`command`] is the whole of QEMU's command line as a pure function of a [`Spec`]; [`seed`] makes the small disk that
+//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto.
+
+mod channel;
+pub mod command;
+pub mod machine;
+pub mod seed;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
+
+pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
+pub use machine::{Machine, Seen};
+
+/// The program that is the machine.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// Where Debian's and Ubuntu's `ovmf` keeps UEFI firmware.
+pub const OVMF: &str = "/usr/share/OVMF";
+
+/// Code and variable store of the firmware that boots anything.
+const UEFI: [&str; 2] = ["OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"];
+/// The same with Secure Boot on and the usual keys enrolled.
+const SECURE: [&str; 2] = ["OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"];
+
+/// Why a machine could not be made, or did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// QEMU is not installed.
+    #[error("{QEMU} is not in the PATH")]
+    NoQemu,
+    /// UEFI firmware is not installed.
+    #[error("there is no UEFI firmware at `{}`", path.display())]
+    NoFirmware {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// A qcow2 file that no honest writer made, or that needs other files.
+    #[error("`{}` is refused", path.display())]
+    Gate {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<GateError>,
+    },
+    /// A file that is no disk image.
+    #[error("`{}` is no disk image: {reason}", path.display())]
+    NoImage {
+        /// The file.
+        path: PathBuf,
+        /// What speaks against it.
+        reason: &'static str,
+    },
+    /// A disk that would be smaller than its image.
+    #[error("the disk cannot have {asked} bytes: the image has {least}")]
+    TooSmall {
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes of the image.
+        least: u64,
+    },
+    /// The overlay cannot be made.
+    #[error("cannot make the overlay `{}`", path.display())]
+    Overlay {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: WriteError,
+    },
+    /// A path that QEMU's command line cannot carry.
+    #[error("`{}` is not UTF-8, and QEMU is given paths as text", path.display())]
+    NotText {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A socket whose path is longer than the kernel takes (unix(7): 108 bytes with the zero at the end).
+    #[error("`{}` is too long for a socket: at most 107 bytes", path.display())]
+    LongSocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A call failed.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// QEMU gave up.
+    #[error("{QEMU} ended with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
+    Failed {
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said, on one line.
+        words: String,
+    },
+    /// The guest's agent, or QEMU's control socket, did not answer.
+    #[error("{who} gave no answer in {seconds} s")]
+    Silent {
+        /// Who.
+        who: &'static str,
+        /// How long it was asked.
+        seconds: u64,
+    },
+}
+
+impl VmError {
+    pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| VmError::Io { verb, path, source }
+    }
+}
+
+/// What a file is as a disk, and how many bytes the disk has. A qcow2 has passed the gate.
+///
+/// The first bytes decide, here: QEMU never probes.
+///
+/// # Errors
+/// It cannot be read, or is no image that may be booted.
+pub fn examine(path: &Path) -> Result<(Backing, u64), VmError> {
+    let read = || VmError::io("read", path);
+    let file = File::open(path).map_err(read())?;
+    let stat = file.metadata().map_err(read())?;
+    let none = |reason| VmError::NoImage { path: path.to_owned(), reason };
+    if !stat.is_file() {
+        return Err(none("it is no regular file"));
+    }
+    let mut first = [0; 4];
+    if stat.len() >= 512 {
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).map_err(read())?;
+    }
+    if Qcow2::has_magic(&first) {
+        let gate = |source| VmError::Gate { path: path.to_owned(), source: Box::new(source) };
+        let image = Qcow2::open(file).map_err(gate)?;
+        return Ok((Backing::Qcow2(path.to_owned()), image.header().virtual_size));
+    }
+    if stat.len() == 0 || !stat.len().is_multiple_of(512) {
+        return Err(none("it has no qcow2 header, and its length is no number of sectors"));
+    }
+    let disk = crate::guest::DiskFile::new(file).map_err(read())?;
+    let layout = crate::guest::read_layout(&disk).map_err(read())?;
+    if layout.partitions.is_empty() && layout.bare.is_none() {
+        return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));
+    }
+    Ok((Backing::Raw(path.to_owned()), stat.len()))
+}
+
+/// Makes the overlay that takes all writes: as large as the image, or larger where that is asked for.
+///
+/// # Errors
+/// It is asked to be smaller than the image, or cannot be written.
+pub fn overlay(work: &Path, image_size: u64, disk_size: Option<u64>) -> Result<PathBuf, VmError> {
+    let size = disk_size.unwrap_or(image_size);
+    if size < image_size {
+        return Err(VmError::TooSmall { asked: size, least: image_size });
+    }
+    let path = work.join("overlay.qcow2");
+    let file = create(&path)?;
+    create_overlay(&file, size).map_err(|source| VmError::Overlay { path: path.clone(), source })?;
+    Ok(path)
+}
+
+/// UEFI firmware with a variable store of the machine's own.
+///
+/// # Errors
+/// It is not installed, or cannot be copied.
+pub fn uefi(work: &Path, secure: bool) -> Result<Firmware, VmError> {
+    let [code, vars] = (if secure { SECURE } else { UEFI }).map(|name| Path::new(OVMF).join(name));
+    for path in [&code, &vars] {
+        if !path.is_file() {
+            return Err(VmError::NoFirmware { path: path.clone() });
+        }
+    }
+    let copy = work.join("efivars.fd");
+    std::fs::copy(&vars, &copy).map_err(VmError::io("copy", &vars))?;
+    Ok(Firmware::Uefi { code, vars: copy, secure })
+}
+
+/// Makes a file that must not be there.
+fn create(path: &Path) -> Result<File, VmError> {
+    let file = File::options().read(true).write(true).create_new(true).open(path);
+    file.map_err(VmError::io("create", path))
+}

@@ -1,0 +1,315 @@
+//! What a `disk` stage makes: sizes, partitions, users and the rest that the assembly follows, all of it keyed.
+//! Knows the disk's layout in bytes; knows no file system's format and no tree.
+
+use std::collections::BTreeMap;
+
+use impasto_store::key::{Atom, Describe, Sink, field};
+use serde::{Deserialize, Serialize};
+
+/// Alignment of partitions, and the unit of every size, in bytes.
+pub const MIB: u64 = 1 << 20;
+
+/// Size of the partition that holds GRUB's core image for BIOS, in bytes.
+pub const BIOS_BOOT_SIZE: u64 = MIB;
+
+/// Smallest EFI system partition: below it, FAT16 has too few clusters for some firmware. In bytes.
+pub const MIN_EFI_SIZE: u64 = 16 * MIB;
+
+/// Smallest root partition that is worth a file system, in bytes.
+pub const MIN_ROOT_SIZE: u64 = 16 * MIB;
+
+/// A disk to be made of a tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Size of the disk in bytes, a multiple of [`MIB`].
+    pub size: u64,
+    /// Whether a BIOS can boot it.
+    pub bios: bool,
+    /// Whether UEFI firmware can boot it.
+    pub efi: bool,
+    /// Every GUID and UUID of the disk is derived from it.
+    pub seed: String,
+    /// The root's file system.
+    pub file_system: RootFileSystem,
+    /// The root's label.
+    pub label: String,
+    /// Size of the EFI system partition in bytes, where there is one.
+    pub efi_size: u64,
+    /// Partitions between the boot loaders' and the root.
+    pub partitions: Vec<PartitionSpec>,
+    /// The image's host name.
+    pub host_name: String,
+    /// Users by name; `root` stands for the one that is there.
+    pub users: BTreeMap<String, UserSpec>,
+    /// How the image gets its addresses.
+    pub networking: Networking,
+    /// Whether boot loader, kernel and login also use the first serial port.
+    pub console: bool,
+    /// Arguments of the kernel, beyond those that follow from the rest.
+    pub kernel_arguments: Vec<String>,
+    /// Whether the root grows at boot to what its disk has.
+    pub growpart: bool,
+}
+
+/// File system of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum RootFileSystem {
+    /// ext4.
+    #[default]
+    Ext4,
+}
+
+/// A partition beside the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionSpec {
+    /// Its name in the partition table.
+    pub name: String,
+    /// Its size in bytes, a multiple of [`MIB`].
+    pub size: u64,
+    /// What it holds, empty; nothing where none is given.
+    pub file_system: Option<ExtraFileSystem>,
+    /// Where it is mounted.
+    pub mount: Option<String>,
+    /// The file system's label.
+    pub label: Option<String>,
+}
+
+/// File system of a partition beside the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExtraFileSystem {
+    /// ext4.
+    Ext4,
+    /// FAT.
+    Vfat,
+    /// Swap space.
+    Swap,
+}
+
+/// How the image gets its addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Networking {
+    /// By DHCP on every Ethernet card, through systemd-networkd.
+    #[default]
+    Dhcp,
+    /// The tree is left as it is.
+    None,
+}
+
+/// A user of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UserSpec {
+    /// Public keys that may log in, one line each.
+    pub ssh_keys: Vec<String>,
+    /// What crypt(5) says goes into `/etc/shadow`; no password works where none is given.
+    pub password_hash: Option<String>,
+    /// Whether sudo asks for nothing.
+    pub sudo: bool,
+    /// The login shell.
+    pub shell: String,
+    /// Groups of the tree that the user is put into.
+    pub groups: Vec<String>,
+    /// The number; the next free one from 1000 where none is given.
+    pub uid: Option<u32>,
+}
+
+/// What a partition of the layout is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// GRUB's core image for BIOS.
+    BiosBoot,
+    /// The EFI system partition.
+    Efi,
+    /// The partition of this index in [`DiskSpec::partitions`].
+    Extra(usize),
+    /// The root, always last, so that it can grow.
+    Root,
+}
+
+/// A partition's place on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// What it is.
+    pub role: Role,
+    /// First byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// A disk whose partitions do not leave a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the partitions need {} MiB, and the disk has {} MiB", needed / MIB, size / MIB)]
+pub struct Overfull {
+    /// Bytes that the partitions and the smallest root need.
+    pub needed: u64,
+    /// Bytes of the disk.
+    pub size: u64,
+}
+
+impl DiskSpec {
+    /// The partitions in the order of the disk: boot loaders' first, root last. Their numbers count from 1 in this order.
+    ///
+    /// # Errors
+    /// What is left for the root is less than [`MIN_ROOT_SIZE`].
+    pub fn layout(&self) -> Result<Vec<Placed>, Overfull> {
+        let mut placed = Vec::new();
+        // The primary table and its entries lie in the first MiB, the backup in the last.
+        let mut start = MIB;
+        let mut put = |role, size| {
+            placed.push(Placed { role, start, size });
+            start += size;
+        };
+        if self.bios {
+            put(Role::BiosBoot, BIOS_BOOT_SIZE);
+        }
+        if self.efi {
+            put(Role::Efi, self.efi_size);
+        }
+        for (index, partition) in self.partitions.iter().enumerate() {
+            put(Role::Extra(index), partition.size);
+        }
+        let root = self.size.saturating_sub(start + MIB);
+        if root < MIN_ROOT_SIZE {
+            return Err(Overfull { needed: start + MIN_ROOT_SIZE + MIB, size: self.size });
+        }
+        placed.push(Placed { role: Role::Root, start, size: root });
+        Ok(placed)
+    }
+
+    /// Whether anything can boot it.
+    pub fn is_bootable(&self) -> bool {
+        self.bios || self.efi
+    }
+}
+
+impl Describe for DiskSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        // No `..`: a new field does not compile until it is keyed.
+        let DiskSpec {
+            size,
+            bios,
+            efi,
+            seed,
+            file_system,
+            label,
+            efi_size,
+            partitions,
+            host_name,
+            users,
+            networking,
+            console,
+            kernel_arguments,
+            growpart,
+        } = self;
+        field(sink, "size", size);
+        field(sink, "bios", bios);
+        field(sink, "efi", efi);
+        field(sink, "seed", seed);
+        field(sink, "file_system", file_system);
+        field(sink, "label", label);
+        field(sink, "efi_size", efi_size);
+        field(sink, "partitions", partitions);
+        field(sink, "host_name", host_name);
+        field(sink, "users", users);
+        field(sink, "networking", networking);
+        field(sink, "console", console);
+        field(sink, "kernel_arguments", kernel_arguments);
+        field(sink, "growpart", growpart);
+    }
+}
+
+impl Describe for PartitionSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        let PartitionSpec { name, size, file_system, mount, label } = self;
+        field(sink, "name", name);
+        field(sink, "size", size);
+        field(sink, "file_system", file_system);
+        field(sink, "mount", mount);
+        field(sink, "label", label);
+    }
+}
+
+impl Describe for UserSpec {
+    fn describe(&self, sink: &mut dyn Sink) {
+        let UserSpec { ssh_keys, password_hash, sudo, shell, groups, uid } = self;
+        field(sink, "ssh_keys", ssh_keys);
+        field(sink, "password_hash", password_hash);
+        field(sink, "sudo", sudo);
+        field(sink, "shell", shell);
+        field(sink, "groups", groups);
+        field(sink, "uid", uid);
+    }
+}
+
+impl Describe for RootFileSystem {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            RootFileSystem::Ext4 => Atom::Variant(0, "ext4"),
+        });
+    }
+}
+
+impl Describe for ExtraFileSystem {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            ExtraFileSystem::Ext4 => Atom::Variant(0, "ext4"),
+            ExtraFileSystem::Vfat => Atom::Variant(1, "vfat"),
+            ExtraFileSystem::Swap => Atom::Variant(2, "swap"),
+        });
+    }
+}
+
+impl Describe for Networking {
+    fn describe(&self, sink: &mut dyn Sink) {
+        sink.put(match self {
+            Networking::Dhcp => Atom::Variant(0, "dhcp"),
+            Networking::None => Atom::Variant(1, "none"),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(size: u64) -> DiskSpec {
+        DiskSpec {
+            size,
+            bios: true,
+            efi: true,
+            seed: "seed".to_owned(),
+            file_system: RootFileSystem::Ext4,
+            label: "root".to_owned(),
+            efi_size: 64 * MIB,
+            partitions: vec![PartitionSpec {
+                name: "swap".to_owned(),
+                size: 8 * MIB,
+                file_system: Some(ExtraFileSystem::Swap),
+                mount: None,
+                label: None,
+            }],
+            host_name: "debian".to_owned(),
+            users: BTreeMap::new(),
+            networking: Networking::Dhcp,
+            console: true,
+            kernel_arguments: Vec::new(),
+            growpart: true,
+        }
+    }
+
+    #[test]
+    fn root_is_last_and_fills_the_rest() {
+        let layout = spec(1024 * MIB).layout().unwrap();
+        let shown: Vec<_> = layout.iter().map(|p| (p.role, p.start / MIB, p.size / MIB)).collect();
+        let expected =
+            [(Role::BiosBoot, 1, 1), (Role::Efi, 2, 64), (Role::Extra(0), 66, 8), (Role::Root, 74, 1024 - 74 - 1)];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_disk_without_room_for_a_root_says_what_it_needs() {
+        let needed = (74 + 16 + 1) * MIB;
+        assert_eq!(spec(80 * MIB).layout(), Err(Overfull { needed, size: 80 * MIB }));
+        assert!(spec(needed).layout().is_ok());
+    }
+}

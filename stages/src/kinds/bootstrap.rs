@@ -1,0 +1,128 @@
+//! `bootstrap`: a distribution's root file system out of its packages.
+//! Knows parameters and steps, not how packages are installed.
+
+use crate::action::{ActionTemplate, Executor, SandboxRoot, Step};
+use crate::bootstrap::BootstrapSpec;
+use crate::error::ParamError;
+use crate::params::Params;
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "bootstrap",
+    version: 1,
+    summary: "makes a distribution's root file system out of its packages, as a tree for `disk`",
+    example: r#"stage "bootstrap" "root" {
+  suite    = "bookworm"
+  packages = ["linux-image-cloud-amd64", "systemd-sysv", "grub-pc-bin", "grub2-common"]
+}"#,
+    makes: Makes::File,
+    params: &[PARAMS],
+    lower,
+    expand: None,
+};
+
+const PARAMS: &[ParamSpec] = &[
+    ParamSpec::required("suite", Type::Text, "The release, by its code name, such as \"bookworm\"."),
+    ParamSpec::optional("distribution", Type::OneOf(&["debian"]), "The distribution. Default: debian."),
+    ParamSpec::optional("packages", Type::List(&Type::Text), "Packages to install; `apt` is among them by itself."),
+    ParamSpec::optional(
+        "variant",
+        Type::OneOf(&["essential", "minbase"]),
+        "What is installed beside them: only the essential packages (default), or all of priority \"required\".",
+    ),
+    ParamSpec::optional(
+        "components",
+        Type::List(&Type::Text),
+        "Sections of the archive to install from, and of the image's own sources. Default: [\"main\"].",
+    ),
+    ParamSpec::optional("recommends", Type::Bool, "Installs recommended packages too. Default: false."),
+    ParamSpec::optional(
+        "architecture",
+        Type::OneOf(&["amd64", "arm64"]),
+        "The machine. Default, and so far the only one that works: this host's.",
+    ),
+    ParamSpec::optional(
+        "sources",
+        Type::List(&Type::Text),
+        "Lines of the image's /etc/apt/sources.list. Default: those that the distribution's own apt gives as an example. \
+         The packages come from the host's mirror (--mirror), which is not part of the key and not written into the image.",
+    ),
+    ParamSpec::optional(
+        "timeout",
+        Type::Duration,
+        "Stops the stage after this time, such as \"15m\". Not part of the key.",
+    ),
+];
+
+/// The Debian name of the machine that this binary is for.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
+fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut errors = Vec::new();
+    let mut packages = params.texts("packages");
+    for package in &packages {
+        errors.extend(check_package("packages", package).err());
+    }
+    // Without apt nothing could be added to the image.
+    if !packages.iter().any(|package| package == "apt") {
+        packages.push("apt".to_owned());
+    }
+    // In which order they are named changes nothing.
+    packages.sort_unstable();
+    packages.dedup();
+    let suite = params.text("suite").unwrap_or_default().to_owned();
+    let word =
+        |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c));
+    if !word(&suite) || suite.starts_with('-') {
+        let error = ParamError::new("suite", format!("{suite:?} is no name of a release"));
+        errors.push(error.help("write the release's code name, such as \"bookworm\""));
+    }
+    let mut components = params.texts("components");
+    if let Some(wrong) = components.iter().find(|component| !word(component)) {
+        errors.push(ParamError::new("components", format!("{wrong:?} is no section of an archive")));
+    }
+    if components.is_empty() {
+        components.push("main".to_owned());
+    }
+    let architecture = params.text("architecture").unwrap_or(ARCHITECTURE).to_owned();
+    if architecture != ARCHITECTURE {
+        let error = ParamError::new("architecture", format!("this host runs {ARCHITECTURE} programs only"));
+        errors.push(error.help("build on a host of that architecture"));
+    }
+    let sources = params.get("sources").map(|_| params.texts("sources"));
+    if sources.iter().flatten().any(|line| line.contains(['\n', '\0'])) {
+        errors.push(ParamError::new("sources", "a line break within a line"));
+    }
+    let spec = BootstrapSpec {
+        distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+        suite,
+        components,
+        architecture,
+        variant: params.text("variant").unwrap_or("essential").to_owned(),
+        packages,
+        recommends: params.flag("recommends"),
+        sources,
+    };
+    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Sandbox(SandboxRoot::Toolbox));
+    action.source_date_epoch = context.source_date_epoch;
+    action.network = true;
+    action.hints.timeout = params.duration("timeout");
+    action.steps.push(Step::Bootstrap { spec: Box::new(spec) });
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: Default::default() }) } else { Err(errors) }
+}
+
+/// Checks a package as apt-get takes it: name, perhaps with `:ARCH`, `=VERSION` or `/SUITE`
+/// (Debian Policy 5.6.1 and 5.6.12).
+pub(crate) fn check_package(param: &'static str, package: &str) -> Result<(), ParamError> {
+    let end = package.find([':', '=', '/']).unwrap_or(package.len());
+    let (name, rest) = package.split_at(end);
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let named = name.len() >= 2 && name.starts_with(letter) && name.chars().all(|c| letter(c) || "+-.".contains(c));
+    let chosen = rest.len() != 1 && rest.chars().all(|c| c.is_ascii_alphanumeric() || "+-.~:=/_".contains(c));
+    // apt-get reads a `-` or `+` at the end as an order to remove or install.
+    if named && chosen && !package.ends_with(['-', '+']) || named && package.ends_with("++") {
+        return Ok(());
+    }
+    Err(ParamError::new(param, format!("{package:?} is no package's name"))
+        .help("write one package for each element, such as \"openssh-server\" or \"openssl=3.0.15-1\""))
+}

@@ -1,0 +1,551 @@
+//! `disk`: a bootable disk out of a tree.
+//! Knows parameters and what they may be; the assembly knows how the disk is made.
+
+use crate::action::{Executor, SandboxRoot, Step};
+use crate::disk::{DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem, UserSpec};
+use crate::error::ParamError;
+use crate::kinds::common;
+use crate::params::{Params, parse_size};
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+use crate::ssh_key;
+use crate::value::{Data, Number, Value};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "disk",
+    version: 1,
+    summary: "makes a bootable disk of a tree: partitions, file systems, boot loaders, users, network",
+    example: r#"stage "disk" "base" {
+  tree      = stage.root
+  size      = "8GiB"
+  host_name = "debian"
+  users     = {
+    admin = { ssh_keys = [file("admin.pub")], sudo = true }
+  }
+}"#,
+    makes: Makes::Disk,
+    params: &[PARAMS, common::SANDBOX_AND_TIMEOUT],
+    lower,
+    expand: None,
+};
+
+/// The input's name in the Action.
+const TREE: &str = "tree";
+
+const PARAMS: &[ParamSpec] = &[
+    ParamSpec::required("tree", Type::File, "The root's files, as a `bootstrap` stage or a tar file has them."),
+    ParamSpec::required("size", Type::Text, "Size of the disk, such as \"8GiB\": whole MiB, GiB or TiB."),
+    ParamSpec::optional(
+        "bootloader",
+        Type::List(&Type::OneOf(&["bios", "efi"])),
+        "What can boot it. An empty list gives a disk that nothing boots. Default: [\"bios\", \"efi\"].",
+    ),
+    ParamSpec::optional(
+        "seed",
+        Type::Text,
+        "What every GUID and UUID of the disk is derived from. Give disks that one machine sees together different \
+         ones. Default: made of `host_name`.",
+    ),
+    ParamSpec::optional(
+        "file_system",
+        Type::OneOf(&["ext4", "xfs", "btrfs"]),
+        "The root's file system. Only ext4 is supported yet. Default: \"ext4\".",
+    ),
+    ParamSpec::optional("label", Type::Text, "Label of the root file system. Default: \"root\"."),
+    ParamSpec::optional("efi_size", Type::Text, "Size of the EFI system partition. Default: \"64MiB\"."),
+    ParamSpec::optional(
+        "partitions",
+        Type::List(&Type::Object(PARTITION)),
+        "Further partitions, between the boot loaders' and the root, which stays last and can grow. What the tree has \
+         below a mount point goes into its partition.",
+    ),
+    ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
+    ParamSpec::optional(
+        "users",
+        Type::Map(&Type::Object(USER)),
+        "Users by name. None of them may be in the tree already, except `root`, whose keys and password can be set.",
+    ),
+    ParamSpec::optional(
+        "networking",
+        Type::OneOf(&["dhcp", "none"]),
+        "\"dhcp\": every Ethernet card gets its address by DHCP. \"none\": the tree is left as it is. Default: \"dhcp\".",
+    ),
+    ParamSpec::optional(
+        "console",
+        Type::Bool,
+        "Whether boot loader, kernel and login also use the first serial port, at 115200 baud. Default: true.",
+    ),
+    ParamSpec::optional("kernel_arguments", Type::List(&Type::Text), "Further arguments of the kernel, one each."),
+    ParamSpec::optional(
+        "growpart",
+        Type::Bool,
+        "Whether the root grows at boot to the size of the disk it finds itself on. Default: true.",
+    ),
+];
+
+const PARTITION: &[ParamSpec] = &[
+    ParamSpec::required("name", Type::Text, "Its name in the partition table."),
+    ParamSpec::required("size", Type::Text, "Its size, such as \"512MiB\"."),
+    ParamSpec::optional(
+        "file_system",
+        Type::OneOf(&["ext4", "vfat", "swap", "none"]),
+        "What is made in it. Default: \"ext4\".",
+    ),
+    ParamSpec::optional("mount", Type::Text, "Where the image mounts it. Without it: nowhere; swap is always used."),
+    ParamSpec::optional("label", Type::Text, "Label of its file system. Default: none."),
+];
+
+const USER: &[ParamSpec] = &[
+    ParamSpec::optional("ssh_keys", Type::List(&Type::Text), "Public keys that may log in, as in authorized_keys."),
+    ParamSpec::optional(
+        "password_hash",
+        Type::Text,
+        "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It is readable in the recipe, the key and \
+         the image. Default: no password works.",
+    ),
+    ParamSpec::optional("sudo", Type::Bool, "Whether the user may become root without a password. Default: false."),
+    ParamSpec::optional("shell", Type::Text, "The login shell. Default: \"/bin/bash\"."),
+    ParamSpec::optional("groups", Type::List(&Type::Text), "Groups of the tree that the user is put into."),
+    ParamSpec::optional("uid", Type::Int, "The user's number. Default: the next free one from 1000."),
+];
+
+/// What boots the image, and what it makes while it runs.
+const NOT_APART: &[&str] =
+    &["/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev", "/proc", "/sys", "/run"];
+
+/// Disks beyond this are more likely a slip than a wish. In bytes.
+const MAX_SIZE: u64 = 16 << 40;
+
+fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut errors = Vec::new();
+    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    action.executor = Executor::Sandbox(SandboxRoot::Toolbox);
+    action.inputs.extend(params.get(TREE).and_then(common::file_slot).map(|slot| (TREE.to_owned(), slot)));
+    let spec = spec(params, &mut errors);
+    if errors.is_empty()
+        && let Err(overfull) = spec.layout()
+    {
+        let help = format!("make `size` at least \"{}MiB\", and more for the tree", overfull.needed / MIB);
+        errors.push(ParamError::new("size", overfull.to_string()).help(help));
+    }
+    action.steps.push(Step::AssembleDisk { input: TREE.to_owned(), spec: Box::new(spec) });
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+}
+
+fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
+    let on = |name| params.get(name).is_none() || params.flag(name);
+    let boots = |name: &str| {
+        params.get("bootloader").is_none() || params.texts("bootloader").iter().any(|loader| loader == name)
+    };
+    let host_name = params.text("host_name").unwrap_or("debian").to_owned();
+    check_host_name(&host_name, errors);
+    let seed = match params.text("seed") {
+        Some("") => {
+            errors.push(ParamError::new("seed", "the seed is empty").help("leave it out, or give any text"));
+            String::new()
+        }
+        Some(seed) => seed.to_owned(),
+        None => format!("impasto disk of {host_name}"),
+    };
+    if let Some(other @ ("xfs" | "btrfs")) = params.text("file_system") {
+        let error = ParamError::new("file_system", format!("a root of {other} is not supported yet"));
+        errors.push(error.help("use \"ext4\", or leave `file_system` out"));
+    }
+    let label = params.text("label").unwrap_or("root").to_owned();
+    check_label("label", "`label`", &label, Some(ExtraFileSystem::Ext4), errors);
+    let (bios, efi) = (boots("bios"), boots("efi"));
+    let efi_size = match params.text("efi_size") {
+        Some(text) => size("efi_size", "`efi_size`", text, errors),
+        None => 64 * MIB,
+    };
+    if efi && efi_size != 0 && !(MIN_EFI_SIZE..=32 << 30).contains(&efi_size) {
+        let error = ParamError::new("efi_size", format!("an EFI system partition of {} MiB", efi_size / MIB));
+        errors.push(error.help("use \"16MiB\" to \"32GiB\"; 64MiB is enough for most"));
+    }
+    let kernel_arguments = params.texts("kernel_arguments");
+    for argument in &kernel_arguments {
+        check_kernel_argument(argument, errors);
+    }
+    let users = params.pairs("users").map(|(name, value)| (name.clone(), user(name, value, errors))).collect();
+    let spec = DiskSpec {
+        size: params.text("size").map_or(0, |text| size("size", "`size`", text, errors)),
+        bios,
+        efi,
+        seed,
+        file_system: RootFileSystem::Ext4,
+        label,
+        efi_size,
+        partitions: partitions(params, errors),
+        host_name,
+        users,
+        networking: if params.text("networking") == Some("none") { Networking::None } else { Networking::Dhcp },
+        console: on("console"),
+        kernel_arguments,
+        growpart: on("growpart"),
+    };
+    check_uids(&spec, errors);
+    spec
+}
+
+fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
+    let mut seen = vec!["bios".to_owned(), "esp".to_owned(), "root".to_owned()];
+    let mut mounts: Vec<String> = Vec::new();
+    let mut made = Vec::new();
+    for (index, value) in params.list("partitions").iter().enumerate() {
+        let place = format!("partitions[{index}]");
+        let mut wrong = |message: String, help: &str| {
+            errors.push(ParamError::new("partitions", format!("{place}: {message}")).help(help));
+        };
+        let name = text(value, "name").unwrap_or_default().to_owned();
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 36 || !name.chars().all(plain) {
+            wrong(format!("{name:?} is no name for a partition"), "use up to 36 letters, digits, `-`, `_` and `.`");
+        } else if seen.contains(&name) {
+            wrong(format!("there is another partition of the name {name:?}"), "give each its own name");
+        }
+        seen.push(name.clone());
+        let file_system = match text(value, "file_system") {
+            Some("none") => None,
+            Some("swap") => Some(ExtraFileSystem::Swap),
+            Some("vfat") => Some(ExtraFileSystem::Vfat),
+            _ => Some(ExtraFileSystem::Ext4),
+        };
+        let mount = text(value, "mount").map(|path| format!("/{}", path.trim_matches('/')));
+        if let Some(mount) = &mount {
+            if matches!(file_system, None | Some(ExtraFileSystem::Swap)) {
+                wrong("it has no file system that could be mounted".to_owned(), "leave `mount` out");
+            } else if text(value, "mount").is_some_and(|path| !path.starts_with('/'))
+                || mount.split('/').skip(1).any(|part| part.is_empty() || part == "." || part == "..")
+                || mount.chars().any(|c| c.is_whitespace() || c.is_control() || "\\#\"".contains(c))
+            {
+                wrong(format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\"");
+            } else if let Some(own) =
+                NOT_APART.iter().find(|own| mount == *own || mount.starts_with(&format!("{own}/")))
+            {
+                wrong(
+                    format!("{own} cannot be apart from the root: {mount:?}"),
+                    "mount it elsewhere, such as at \"/srv\"",
+                );
+            } else if mounts.contains(mount) {
+                wrong(format!("something else is mounted at {mount:?}"), "use another path");
+            }
+            mounts.push(mount.clone());
+        }
+        let label = text(value, "label").map(str::to_owned);
+        if let Some(label) = &label {
+            check_label("partitions", &format!("{place}.label"), label, file_system, errors);
+        }
+        let bytes = size("partitions", &format!("{place}.size"), text(value, "size").unwrap_or_default(), errors);
+        let least = match file_system {
+            Some(ExtraFileSystem::Ext4) => 8 * MIB,
+            Some(ExtraFileSystem::Vfat) => MIN_EFI_SIZE,
+            Some(ExtraFileSystem::Swap) | None => MIB,
+        };
+        if bytes != 0 && bytes < least {
+            let error = ParamError::new("partitions", format!("{place}: {} MiB are too few", bytes / MIB));
+            errors.push(error.help(format!("use at least \"{}MiB\"", least / MIB)));
+        }
+        made.push(PartitionSpec { name, size: bytes, file_system, mount, label });
+    }
+    made
+}
+
+fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
+    let mut wrong = |message: String, help: &str| errors.push(ParamError::new("users", message).help(help));
+    if !is_user_name(name) {
+        wrong(format!("{name:?} is no user name"), "use up to 32 of a-z, 0-9, `_` and `-`, beginning with a letter");
+    }
+    let ssh_keys: Vec<String> = texts(value, "ssh_keys").iter().map(|key| key.trim().to_owned()).collect();
+    for (index, key) in ssh_keys.iter().enumerate() {
+        if let Err(problem) = ssh_key::check(key) {
+            let message = format!("users[{name:?}].ssh_keys[{index}] is no SSH public key: {problem}");
+            wrong(message, problem.help());
+        }
+    }
+    let password_hash = text(value, "password_hash").map(str::to_owned);
+    if let Some(hash) = &password_hash
+        && !is_password_hash(hash)
+    {
+        // Not shown: it may be the password itself.
+        wrong(
+            format!("users[{name:?}].password_hash is no hash that crypt(5) knows"),
+            "give what `openssl passwd -6` prints; it begins with `$6$`",
+        );
+    }
+    let shell = text(value, "shell").unwrap_or("/bin/bash").to_owned();
+    if !shell.starts_with('/') || shell.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
+        wrong(format!("users[{name:?}].shell: {shell:?} is no path of a shell"), "use a path such as \"/bin/bash\"");
+    }
+    let groups = texts(value, "groups");
+    for group in groups.iter().filter(|group| !is_user_name(group)) {
+        wrong(
+            format!("users[{name:?}].groups: {group:?} is no group name"),
+            "name a group of the tree, such as \"adm\"",
+        );
+    }
+    let number = match &value.data {
+        Data::Object(pairs) => pairs.get("uid").map(|value| &value.data),
+        _ => None,
+    };
+    let uid = match number {
+        // Up to 999 is the distribution's, 65534 and 65535 mean nobody (Debian policy, 9.2.2).
+        Some(Data::Number(Number::Int(uid @ (1000..=65533 | 65536..=4_294_967_293)))) => Some(*uid as u32),
+        Some(Data::Number(uid)) => {
+            wrong(format!("users[{name:?}].uid: {uid} is no number for a user"), "use 1000 to 59999");
+            None
+        }
+        _ => None,
+    };
+    let sudo = matches!(&value.data, Data::Object(p) if p.get("sudo").is_some_and(|v| v.data == Data::Bool(true)));
+    if name == "root" {
+        let given = |field: &str| match &value.data {
+            Data::Object(pairs) => pairs.get(field).is_some_and(|value| value.data != Data::Null),
+            _ => false,
+        };
+        if let Some(field) = ["sudo", "shell", "groups", "uid"].into_iter().find(|field| given(field)) {
+            wrong(
+                format!("users[\"root\"].{field} cannot be set: root is in the tree"),
+                "only `ssh_keys` and `password_hash` of root can be set",
+            );
+        }
+    }
+    UserSpec { ssh_keys, password_hash, sudo, shell, groups, uid }
+}
+
+/// Two users with one number are one user to the kernel.
+fn check_uids(spec: &DiskSpec, errors: &mut Vec<ParamError>) {
+    let mut seen = std::collections::BTreeMap::new();
+    for (name, user) in &spec.users {
+        if let Some(uid) = user.uid
+            && let Some(other) = seen.insert(uid, name)
+        {
+            let error = ParamError::new("users", format!("{other:?} and {name:?} both have the number {uid}"));
+            errors.push(error.help("give each user its own `uid`, or leave it out"));
+        }
+    }
+}
+
+/// What Debian's adduser takes, and useradd's underscore.
+fn is_user_name(name: &str) -> bool {
+    let first = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    first && name.len() <= 32 && name.chars().all(rest)
+}
+
+/// `$id$…` with an id of crypt(5), or what locks an account.
+fn is_password_hash(hash: &str) -> bool {
+    let known = ["$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "$y$", "$gy$"];
+    let plain = hash.chars().all(|c| c.is_ascii_graphic() && c != ':');
+    matches!(hash, "!" | "*") || plain && hash.len() > 12 && known.iter().any(|id| hash.starts_with(id))
+}
+
+/// Labels of RFC 1123, 64 bytes in all: the kernel's limit.
+fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if name.len() > 64 || !name.split('.').all(label) {
+        let error = ParamError::new("host_name", format!("{name:?} is no host name"));
+        errors.push(error.help("use letters, digits, `-` inside, and dots between parts"));
+    }
+}
+
+/// Two readers take the arguments apart, a shell and GRUB: what either would see as more than a letter is refused.
+fn check_kernel_argument(argument: &str, errors: &mut Vec<ParamError>) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:=/+@%^".contains(c);
+    if argument.is_empty() || !argument.chars().all(plain) {
+        let error = ParamError::new("kernel_arguments", format!("{argument:?} is no single argument"));
+        errors.push(error.help("give each argument as its own element, without spaces, quotes and shell characters"));
+    } else if argument.starts_with("root=") {
+        let error = ParamError::new("kernel_arguments", "the root is named by its UUID already");
+        errors.push(error.help("drop `root=…`"));
+    }
+}
+
+fn check_label(
+    param: &'static str,
+    place: &str,
+    label: &str,
+    fs: Option<ExtraFileSystem>,
+    errors: &mut Vec<ParamError>,
+) {
+    let (most, what) = match fs {
+        Some(ExtraFileSystem::Ext4) => (16, "ext4"),
+        Some(ExtraFileSystem::Vfat) => (11, "FAT"),
+        Some(ExtraFileSystem::Swap) => (16, "swap"),
+        None => (0, "a partition without file system"),
+    };
+    let lower = fs == Some(ExtraFileSystem::Vfat) && label.chars().any(|c| c.is_ascii_lowercase());
+    let plain = label.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if label.is_empty() || label.len() > most || !plain || lower {
+        let error = ParamError::new(param, format!("{place}: {label:?} is no label for {what}"));
+        errors.push(error.help(match fs {
+            None => "leave the label out".to_owned(),
+            Some(ExtraFileSystem::Vfat) => "use up to 11 capital letters, digits, `-`, `_` and `.`".to_owned(),
+            Some(_) => format!("use up to {most} letters, digits, `-`, `_` and `.`"),
+        }));
+    }
+}
+
+/// A size in bytes; 0 where it is none, which is an error already.
+fn size(param: &'static str, place: &str, text: &str, errors: &mut Vec<ParamError>) -> u64 {
+    let problem = match parse_size(text) {
+        Some(bytes) if bytes > 0 && bytes % MIB == 0 && bytes <= MAX_SIZE => return bytes,
+        Some(bytes) if bytes > MAX_SIZE => "is more than 16TiB",
+        Some(0) => "is nothing",
+        Some(_) => "is not a multiple of 1MiB",
+        None => "is no size",
+    };
+    let error = ParamError::new(param, format!("{place}: {text:?} {problem}"));
+    errors.push(error.help("use whole numbers of MiB, GiB or TiB, such as \"8GiB\""));
+    0
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    match &value.data {
+        Data::Object(pairs) => pairs.get(name).and_then(Value::as_str),
+        _ => None,
+    }
+}
+
+fn texts(value: &Value, name: &str) -> Vec<String> {
+    match &value.data {
+        Data::Object(pairs) => match pairs.get(name).map(|value| &value.data) {
+            Some(Data::List(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
+
+    fn object(pairs: &[(&str, Value)]) -> Value {
+        Value::new(Data::Object(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+    }
+
+    fn text(text: &str) -> Value {
+        Value::string(text)
+    }
+
+    fn list(items: &[Value]) -> Value {
+        Value::new(Data::List(items.to_vec()))
+    }
+
+    fn uid(number: i64) -> Value {
+        object(&[("uid", Value::new(Data::Number(Number::Int(number))))])
+    }
+
+    fn lowered(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
+        let mut params = BTreeMap::from([("tree".to_owned(), text("root.tar")), ("size".to_owned(), text("2GiB"))]);
+        params.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        lower(&Params(params), &StageContext::default())
+    }
+
+    fn spec_of(more: &[(&str, Value)]) -> DiskSpec {
+        let lowered = lowered(more).expect("it lowers");
+        match lowered.actions.as_slice() {
+            [action] => match action.steps.as_slice() {
+                [Step::AssembleDisk { spec, .. }] => (**spec).clone(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(more: &[(&str, Value)]) -> String {
+        let errors = lowered(more).map(|_| ()).expect_err("it is refused");
+        let shown = |error: &ParamError| format!("{error}\n{}", error.help.as_deref().unwrap_or_default());
+        errors.iter().map(shown).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let spec = spec_of(&[]);
+        assert_eq!((spec.size, spec.efi_size), (2 << 30, 64 << 20));
+        assert!(spec.bios && spec.efi && spec.console && spec.growpart);
+        assert_eq!((spec.host_name.as_str(), spec.label.as_str()), ("debian", "root"));
+        assert_eq!(spec.networking, Networking::Dhcp);
+        assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
+        assert_ne!(spec.seed, spec_of(&[("host_name", text("other"))]).seed);
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_named_with_its_place() {
+        let user = object(&[("ssh_keys", list(&[text(KEY), text("id_ed25519.pub")]))]);
+        let refused = refusal(&[("users", object(&[("admin", user)]))]);
+        assert!(
+            refused.starts_with("users[\"admin\"].ssh_keys[1] is no SSH public key: it does not begin"),
+            "{refused}"
+        );
+        assert!(refused.contains("file(\"id_ed25519.pub\")"), "{refused}");
+    }
+
+    #[test]
+    fn users_are_checked() {
+        let refused = |name: &str, user: Value| refusal(&[("users", object(&[(name, user)]))]);
+        for name in ["Admin", "1st", "a b", "", "x:y", "../up"] {
+            assert!(refused(name, object(&[])).contains("is no user name"), "{name}");
+        }
+        let password = refused("admin", object(&[("password_hash", text("hunter2"))]));
+        assert!(password.contains("no hash") && !password.contains("hunter2"), "{password}");
+        assert!(refused("admin", uid(0)).contains("0 is no number for a user"));
+        assert!(refused("root", uid(1000)).contains("root is in the tree"));
+        let two = refusal(&[("users", object(&[("a", uid(1500)), ("b", uid(1500))]))]);
+        assert!(two.starts_with("\"a\" and \"b\" both have the number 1500"), "{two}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_disk_is_refused() {
+        for (name, value, expected) in [
+            ("size", text("8GB"), "is no size"),
+            ("size", text("1024KiB"), "the partitions need"),
+            ("size", text("1025KiB"), "is not a multiple of 1MiB"),
+            ("size", text("0MiB"), "is nothing"),
+            ("size", text("64MiB"), "need 83 MiB, and the disk has 64 MiB"),
+            ("file_system", text("xfs"), "a root of xfs is not supported yet"),
+            ("efi_size", text("8MiB"), "an EFI system partition of 8 MiB"),
+            ("label", text("seventeen-letters"), "is no label for ext4"),
+            ("host_name", text("-x"), "is no host name"),
+            ("kernel_arguments", list(&[text("a b")]), "is no single argument"),
+            ("kernel_arguments", list(&[text("root=/dev/sda")]), "named by its UUID"),
+            ("seed", text(""), "the seed is empty"),
+        ] {
+            let refused = refusal(&[(name, value)]);
+            assert!(refused.contains(expected), "{name}: {refused}");
+        }
+    }
+
+    #[test]
+    fn partitions_are_checked() {
+        let refused = |pairs: &[(&str, Value)]| {
+            let base = [("name", text("data")), ("size", text("64MiB"))];
+            refusal(&[("partitions", list(&[object(&[&base[..], pairs].concat())]))])
+        };
+        for (pairs, expected) in [
+            (&[("name", text("root"))][..], "another partition of the name \"root\""),
+            (&[("name", text("a b"))], "is no name for a partition"),
+            (&[("mount", text("/"))], "\"/\" is no place to mount it"),
+            (&[("mount", text("/boot/efi/"))], "/boot cannot be apart from the root"),
+            (&[("mount", text("/usr"))], "/usr cannot be apart from the root"),
+            (&[("mount", text("srv"))], "is no place to mount it"),
+            (&[("mount", text("/srv/../etc"))], "is no place to mount it"),
+            (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
+            (&[("file_system", text("vfat")), ("label", text("lower"))], "is no label for FAT"),
+            (&[("size", text("4MiB"))], "4 MiB are too few"),
+        ] {
+            let refused = refused(pairs);
+            assert!(refused.starts_with("partitions[0]") && refused.contains(expected), "{pairs:?}: {refused}");
+        }
+    }
+}
