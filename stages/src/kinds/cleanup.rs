@@ -60,13 +60,31 @@ r#"
 emptied /etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || gone /var/lib/dbus/machine-id
 "#
-    on "ssh-hostkeys" "Removes the host keys of the ssh server. Something must make new ones at boot, such as cloud-init."
+    on "ssh-hostkeys" "Removes the host keys of the ssh server. Where nothing makes new ones at boot, a unit for it is added."
 r#"
 gone /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
-if has sshd || [ -x /usr/sbin/sshd ]; then
-    [ -e /usr/bin/cloud-init ] ||
-        grep -qrsE 'ssh-keygen -A|dpkg-reconfigure.*openssh-server' /etc/systemd/system /lib/systemd/system /etc/rc.local ||
-        echo "cleanup: $name: warning: nothing in this image makes new host keys, without which its ssh server does not start"
+# Without keys the server does not start, and cloud-init makes them only where it finds its data.
+if [ -x /usr/sbin/sshd ] && [ -d /lib/systemd/system ] &&
+    ! grep -qrsF 'ssh-keygen -A' /etc/systemd/system /lib/systemd/system
+then
+    unit=impasto-ssh-keygen.service
+    mkdir -p /etc/systemd/system/multi-user.target.wants
+    cat >/etc/systemd/system/$unit <<'UNIT'
+[Unit]
+Description=Make the SSH host keys of this machine
+Before=ssh.service ssh.socket sshd.service
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    ln -s /etc/systemd/system/$unit /etc/systemd/system/multi-user.target.wants/$unit
+    echo "cleanup: $name: $unit makes new ones at boot"
 fi
 "#
     off "ssh-userdir" "Removes ~/.ssh of every user, with the keys that may log in."
