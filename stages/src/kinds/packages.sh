@@ -259,7 +259,7 @@ attempt() {
     apt --download-only "$@" || fail 'the packages cannot be fetched: what apt says is above' \
         'choose another mirror with --mirror URL or IMPASTO_MIRROR, or try again'
     "$last"
-    apt -qq --no-download "$@" || fail 'apt could not do it: what it says is above'
+    apt -qq "$@" || fail 'apt could not do it: what it says is above'
 }
 
 # Takes the host's /etc/resolv.conf off the image's, which some packages put a link in the place of. Of the programs that
