@@ -23,14 +23,22 @@ impl Entry {
     /// How sure it is that this is Debian's own archive; none where it is not.
     fn archive_score(&self) -> Option<u32> {
         let known = CODENAMES.contains(&self.suite.as_str()) || CLASSES.contains(&self.suite.as_str());
-        if !known || !self.components.iter().any(|component| component == "main") || self.is_ubuntu() {
+        if !known || !self.components.iter().any(|component| component == "main") || self.is_of_others() {
             return None;
         }
-        let path = self.uri.trim_end_matches('/');
+        let uri = self.uri.trim_end_matches('/');
         let mut score = 0;
-        score += if path.ends_with("/debian") { 4 } else { 0 };
-        score += if self.signed_by.contains("debian-archive-keyring") { 4 } else { 0 };
-        score += if path.contains("debian") { 2 } else { 0 };
+        score += if self.is_signed_by_debian() { 8 } else { 0 };
+        // Right below the host, as mirrors have it; makers of programs have it further down.
+        score += if uri
+            .split_once("://")
+            .is_some_and(|(_, rest)| rest.split_once('/').is_some_and(|(_, path)| path == "debian"))
+        {
+            4
+        } else {
+            0
+        };
+        score += if uri.contains("debian") { 1 } else { 0 };
         // "stable main" alone is what many makers of programs call their archives.
         (score > 0 || !CLASSES.contains(&self.suite.as_str())).then_some(score)
     }
@@ -40,11 +48,17 @@ impl Entry {
         let suite = self.suite.strip_suffix("-security").or_else(|| self.suite.strip_suffix("/updates"))?;
         let known = CODENAMES.contains(&suite) || CLASSES.contains(&suite);
         let own = self.uri.contains("debian-security") || self.uri.contains("security.debian");
-        (known && !self.is_ubuntu()).then_some(u32::from(own))
+        (known && !self.is_of_others()).then_some(u32::from(own))
     }
 
-    fn is_ubuntu(&self) -> bool {
-        self.uri.contains("ubuntu") || self.signed_by.contains("ubuntu")
+    fn is_signed_by_debian(&self) -> bool {
+        self.signed_by.contains("debian-archive-")
+    }
+
+    /// Whether a key, or Ubuntu's name, says that it is not Debian's own.
+    fn is_of_others(&self) -> bool {
+        let other_key = !self.signed_by.is_empty() && !self.is_signed_by_debian();
+        other_key || self.uri.contains("ubuntu")
     }
 }
 
@@ -132,7 +146,8 @@ mod tests {
             "# deb https://old.example.org/debian bookworm main\n\
              deb cdrom:[Debian GNU/Linux 12]/ bookworm main\n\
              deb-src https://src.example.org/debian bookworm main\n\
-             deb [signed-by=/k.gpg] https://tool.example.org/apt bookworm main\n\
+             deb [signed-by=/k.gpg] https://tool.example.org/debian bookworm main\n\
+             deb https://tool.example.org/tool/6.0/debian bookworm main\n\
              \tdeb  [ arch=amd64 trusted=no ]  https://mirror.example.org/debian/ bookworm main contrib # near\n\
              deb https://mirror.example.org/debian bookworm-updates main\n\
              deb https://mirror.example.org/debian-security bookworm-security main\n",
@@ -148,7 +163,9 @@ mod tests {
              Types: deb-src\nURIs: https://src.example.org/debian\nSuites: bookworm\nComponents: main\n \n\
              # the real one\nTypes: deb\n deb-src\nURIs:\n https://mirror.example.org/debian\n# not this\n\
              \thttps://second.example.org/debian\nsuites: trixie trixie-updates\nComponents: main non-free-firmware\n\
-             Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n -----END PGP PUBLIC KEY BLOCK-----\n\n\n\
+             Signed-By: /usr/share/keyrings/debian-archive-keyring.pgp\n\n\n\
+             Types: deb\nURIs: https://tool.example.org/debian\nSuites: trixie\nComponents: main\n\
+             Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n -----END PGP PUBLIC KEY BLOCK-----\n\n\
              Types: deb\nURIs: https://security.example.org/\nSuites: trixie-security\nComponents: main\n",
         );
         assert_eq!(chosen(&entries), ("https://mirror.example.org/debian", "https://security.example.org/"));

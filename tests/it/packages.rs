@@ -235,3 +235,77 @@ stage "packages" "derived" {{
     );
     assert!(log.contains(&format!(" {vendor} bookworm InRelease")) && !log.contains(&archive), "{log}");
 }
+
+#[test]
+fn of_the_images_sources_debians_own_are_replaced_and_others_stay() {
+    use impasto_stages::action::Step;
+    use impasto_stages::{Data, Params, Registry, StageContext, Value};
+    let list = Value::new(Data::List(vec![Value::string("hello")]));
+    let params = Params([("install".to_owned(), list)].into());
+    let kind = *Registry::default().get("packages").unwrap();
+    let lowered = (kind.lower)(&params, &StageContext::default()).unwrap();
+    let Some(Step::Script { text }) = lowered.actions[0].steps.last() else { panic!("the last step is the script") };
+    let begin = text.find("others() {").unwrap();
+    let others = &text[begin..begin + text[begin..].find("\n}\n").unwrap() + 3];
+
+    let project = Project::empty();
+    let kept = [
+        ("docker.list", "deb [arch=amd64] https://tool.example.org/linux/debian bookworm stable\n"),
+        ("keyed.list", "deb [signed-by=/etc/apt/keyrings/tool.asc] https://tool.example.org/debian bookworm main\n"),
+        ("zabbix.list", "# own\ndeb https://tool.example.org/6.0/debian bookworm main\n"),
+        (
+            "vendor.sources",
+            "Types: deb\nURIs: https://tool.example.org/debian\nSuites: bookworm\nComponents: main\nSigned-By:\n -----BEGIN\n .\n\n",
+        ),
+    ];
+    let own = [
+        (
+            "sources.list",
+            "deb http://a.example.org/debian/ bookworm main non-free-firmware # near\n#deb x\n\ndeb-src y z\n",
+        ),
+        ("sources.list.d/b.list", "deb http://security.debian.example.org/ bookworm-security main contrib\n"),
+        (
+            "sources.list.d/c.list",
+            "deb [ signed-by=/usr/share/keyrings/debian-archive-keyring.gpg ] copy:/m bookworm main\n",
+        ),
+        (
+            "sources.list.d/d.sources",
+            "# of the cloud\nTypes: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\n\
+             suites: bookworm bookworm-backports\nComponents: main\n\n\
+             Types: deb\nEnabled: no\nURIs: http://a.example.org/debian\nSuites: bookworm\nComponents: non-free\n",
+        ),
+    ];
+    for (name, text) in kept {
+        project.write(&format!("apt/sources.list.d/{name}"), text);
+    }
+    for (name, text) in own {
+        project.write(&format!("apt/{name}"), text);
+    }
+    let others = others.replace("/etc/apt", project.path("apt").to_str().unwrap());
+    project.write(
+        "others",
+        &format!("set -eu\nsuite=bookworm work=$1\nmkdir -p $1/parts; : >$1/found\n{others}\nothers\n"),
+    );
+    let work = project.path("work");
+    crate::base::tool("sh", &[project.path("others").to_str().unwrap(), work.to_str().unwrap()]);
+    for (name, text) in kept {
+        assert_eq!(project.read(&format!("work/parts/{name}")), text, "{name}");
+    }
+    let lines = |name: &str| project.read(&format!("work/parts/{name}"));
+    assert_eq!(lines("00-image.list"), "#deb x\n\ndeb-src y z\n");
+    assert_eq!(format!("{}{}", lines("b.list"), lines("c.list")), "");
+    // What is switched off stays so.
+    assert!(lines("d.sources").starts_with("Types: deb\nEnabled: no\n"), "{}", lines("d.sources"));
+    let mut found: Vec<_> = project.read("work/found").lines().map(str::to_owned).collect();
+    found.sort();
+    found.dedup();
+    let expected = [
+        "component contrib",
+        "component main",
+        "component non-free-firmware",
+        "suite bookworm",
+        "suite bookworm-backports",
+        "suite bookworm-security",
+    ];
+    assert_eq!(found, expected);
+}

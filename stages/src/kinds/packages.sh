@@ -40,19 +40,23 @@ others() {
         [ "$file" = /etc/apt/sources.list ] && name=00-image.list
         awk -v found="$work/found" -v own="$suite" -v stanzas="${file##*.}" '
             BEGIN { if (stanzas == "sources") { RS = ""; ORS = "\n\n" } }
-            function debians(uri, suite, key) {
+            # The key tells, where there is one; else the path right below the host, as mirrors have it.
+            function debians(uri, suite, key, components) {
                 sub(/-(updates|security|backports|backports-sloppy|proposed-updates)$/, "", suite)
                 sub(/\/updates$/, "", suite)
                 if (suite != own && suite !~ /^(old)*stable$|^testing$|^unstable$|^sid$/) return 0
+                if (key ~ /[^ \t]/) return key ~ /debian-archive-/
+                gsub(/(^|[ \t])(main|contrib|non-free|non-free-firmware)/, "", components)
+                if (components ~ /[^ \t]/) return 0
                 sub(/\/+$/, "", uri)
-                return uri ~ /\/debian(-security)?$/ || uri ~ /\/\/([a-z0-9-]+\.)*debian\.org(\/|$)/ ||
-                    uri ~ /^mirror.*debian/ || key ~ /debian-archive-keyring/
+                return uri ~ /^[a-z+]+:\/\/[^\/]+\/debian(-security)?$/ || uri ~ /\/\/security\.debian\./ ||
+                    uri ~ /^mirror\+file:.*\/debian(-security)?\.list$/
             }
             function note(suites, components,   i, n, words) {
                 n = split(components, words, " ")
-                for (i = 1; i <= n; i++) print "component", words[i] >> found
+                for (i = 1; i <= n; i++) printf "component %s\n", words[i] >> found
                 n = split(suites, words, " ")
-                for (i = 1; i <= n; i++) print "suite", words[i] >> found
+                for (i = 1; i <= n; i++) printf "suite %s\n", words[i] >> found
             }
             function line(text,   key, uri, suite, fields) {
                 sub(/#.*/, "", text)
@@ -61,12 +65,14 @@ others() {
                 key = ""
                 if (text ~ /^\[/) {
                     key = substr(text, 1, index(text, "]"))
+                    if (!sub(/.*signed-by=/, "", key)) key = ""
+                    sub(/[] \t].*/, "", key)
                     text = substr(text, index(text, "]") + 1)
                 }
                 split(text, fields, " ")
                 uri = fields[1]; suite = fields[2]
-                if (!debians(uri, suite, key)) return 0
                 sub(/^[ \t]*[^ \t]+[ \t]+[^ \t]+/, "", text)
+                if (!debians(uri, suite, key, text)) return 0
                 note(suite, text)
                 return 1
             }
@@ -86,7 +92,7 @@ others() {
                 if (tolower(field(plain, "enabled")) ~ /^ *(no|false|0|off)/) return 0
                 n = split(field(plain, "uris"), u, " ")
                 split(field(plain, "suites"), s, " ")
-                for (i = 1; i <= n; i++) if (debians(u[i], s[1], field(plain, "signed-by"))) {
+                for (i = 1; i <= n; i++) if (debians(u[i], s[1], field(plain, "signed-by"), field(plain, "components"))) {
                     note(field(plain, "suites"), field(plain, "components"))
                     return 1
                 }
@@ -259,7 +265,7 @@ attempt() {
     apt --download-only "$@" || fail 'the packages cannot be fetched: what apt says is above' \
         'choose another mirror with --mirror URL or IMPASTO_MIRROR, or try again'
     "$last"
-    apt -qq --no-download "$@" || fail 'apt could not do it: what it says is above'
+    apt -qq "$@" || fail 'apt could not do it: what it says is above'
 }
 
 # Takes the host's /etc/resolv.conf off the image's, which some packages put a link in the place of. Of the programs that
