@@ -28,9 +28,10 @@ HOST_PACKAGES := \
 QEMU_PACKAGES := qemu-utils qemu-system-common qemu-system-x86
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-demo: host-tools build recipes/tiny/base.qcow2
-	$(SUDO) target/release/impasto build recipes/tiny
-	@ls -l out out/*
+demo: host-tools build
+	$(SUDO) target/release/impasto build recipes/debian-12 --only variant=minimal
+	@echo
+	@echo 'It boots: target/release/impasto boot out/debian-12-minimal.qcow2 --ssh-key ~/.ssh/id_ed25519.pub'
 
 recipes/tiny/base.qcow2: | host-tools
 	recipes/tiny/make-base.sh recipes/tiny

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain.
+# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo.
 # Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap. Writes to target/bench/ only.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,6 +6,7 @@
 
 mod chain;
 mod convert;
+mod demo;
 mod graph;
 mod inputs;
 mod measure;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 7] = [
+const ROWS: [(&str, Comparison); 8] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -27,6 +28,7 @@ const ROWS: [(&str, Comparison); 7] = [
     ("convert", convert::rows),
     ("inputs", inputs::rows),
     ("chain", chain::rows),
+    ("demo", demo::rows),
 ];
 
 fn main() -> ExitCode {

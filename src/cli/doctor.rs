@@ -30,7 +30,8 @@ impl Doctor {
             if there { Ok(path.to_owned()) } else { Err(format!("{path} is not there")) }
         };
         let program = |name: &str| {
-            let dirs = host.var("PATH").unwrap_or_default().split(':').map(Path::new);
+            // Stages look there too, whatever the user's own path is.
+            let dirs = host.var("PATH").unwrap_or_default().split(':').chain(["/usr/sbin", "/sbin"]).map(Path::new);
             let found = dirs.map(|dir| dir.join(name)).find(|path| path.is_file());
             found.map(|path| path.display().to_string()).ok_or_else(|| format!("{name} is not in the PATH"))
         };
@@ -54,6 +55,18 @@ impl Doctor {
                 name: "loop devices",
                 found: present("/dev/loop-control"),
                 help: "modprobe loop; in a container, pass the device in",
+            },
+            Check { name: "packages", found: program("mmdebstrap"), help: "apt-get install mmdebstrap" },
+            Check {
+                name: "Debian's keys",
+                found: present("/usr/share/keyrings/debian-archive-keyring.gpg"),
+                help: "apt-get install debian-archive-keyring",
+            },
+            Check { name: "file systems", found: program("mke2fs"), help: "apt-get install e2fsprogs" },
+            Check {
+                name: "EFI partitions",
+                found: program("mkfs.vfat").and_then(|_| program("mcopy")),
+                help: "apt-get install dosfstools mtools",
             },
             Check { name: "machine", found: program(vm::QEMU), help: hint::QEMU_PACKAGES },
             Check {
