@@ -99,7 +99,7 @@ pub(crate) struct RunArgs {
     /// Which sandbox to use
     #[arg(long, value_name = "KIND", default_value = "auto")]
     sandbox: SandboxChoice,
-    /// Where stages get Debian's packages: http://…, https://…, file:/… or copy:/… [default: as the host's apt]
+    /// Where stages get Debian's packages: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// After a failure, go on with what does not need the failed stage

@@ -22,7 +22,7 @@ has apt-get && has dpkg || fail 'this image has no apt-get and dpkg' \
 policy=/run/impasto/apt
 work=/run/impasto/packages
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/parts"
-# Passwords and addresses are for root and apt only.
+# Apt fetches as a user of its own.
 chmod 0755 "$work"
 
 os() { (. /etc/os-release && eval "printf %s \"\${$1-}\"") 2>/dev/null || :; }
