@@ -14,6 +14,6 @@ $(sed 1d "$script")
 SCRIPT
 chmod +x mkosi.postinst
 mirror=$(apt-get indextargets --format '$(SITE)' 'Codename: bookworm' 'Created-By: Packages' 2> /dev/null | head -n 1)
-exec mkosi --incremental --force --distribution debian --release bookworm --mirror "${IMPASTO_MIRROR:-$mirror}" \
+exec mkosi --nspawn-keep-unit --incremental --force --distribution debian --release bookworm --mirror "${IMPASTO_MIRROR:-$mirror}" \
   --format gpt_ext4 --root-size 4G --output "$dir/image.raw" --qcow2 \
   --package linux-image-cloud-amd64,cloud-init,openssh-server,qemu-guest-agent,sudo build

@@ -12,7 +12,7 @@ use crate::disk::DiskSpec;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
-pub const ENGINE_EPOCH: u32 = 1;
+pub const ENGINE_EPOCH: u32 = 2;
 
 /// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,5 +1,10 @@
 //! Integration tests.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs, and fail by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests run programs, and fail by panicking"
+)]
 
 mod base;
 mod bootstrap;

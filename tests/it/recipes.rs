@@ -92,10 +92,13 @@ fn debian_13_is_built_and_boots_also_after_its_kernel_was_exchanged() {
 stage "packages" "kernel" {
   from    = stage.clean
   install = ["linux-image-amd64"]
-  remove  = ["linux-image-cloud-amd64"]
+}
+stage "run" "old" {
+  from     = stage.kernel
+  commands = ["apt-get -qqy purge 'linux-image.*-cloud-amd64'"]
 }
 stage "convert" "exchanged" {
-  from   = stage.kernel
+  from   = stage.old
   format = "qcow2"
 }
 image "exchanged" {
