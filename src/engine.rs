@@ -1,21 +1,20 @@
 //! The one loop that runs a plan: starts jobs as the schedule allows, takes their results, tells what happens.
 //! Knows nodes and results; prints nothing, and knows no sandbox from another.
 
+mod jobs;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use impasto_stages::action::Slot;
 use impasto_store::claim::{FileContent, OutputFile};
-use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::lease::Lease;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
-use crate::job::{Job, JobError, JobInput, Message, Success};
-use crate::log::Redactor;
+use crate::job::{Job, JobError, Message, Success};
 use crate::memory::{Memory, NodeMemory, RecipeState};
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
@@ -324,110 +323,6 @@ impl<'a> Engine<'a> {
         job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
         job.action = Some(action);
         self.spawn(job)
-    }
-
-    /// A job that only writes a node's files again.
-    fn publish_job(&mut self, id: NodeId, targets: Vec<Target>) -> Job {
-        self.started[id.index()] = Some(Instant::now());
-        let mut job = self.job(id);
-        job.targets = targets;
-        job.found = self.results[id.index()].clone();
-        job
-    }
-
-    /// What every job of a node knows.
-    fn job(&mut self, id: NodeId) -> Job {
-        let graph = self.planner.graph;
-        let node = graph.node(id);
-        let units = self.units.get(&id);
-        let (unit, template) = match units {
-            Some(units) => (units.done(), units.next()),
-            // Known from the plan: only the files of its result are to be written again.
-            None => (0, &node.lowered.actions[0]),
-        };
-        let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
-        let disk = match &template.parent {
-            Some(Slot::Stage(stage)) => result(node.parent(stage)).result.disk.map(|disk| (node.parent(stage), disk)),
-            Some(Slot::Unit { unit, .. }) => {
-                units.and_then(|units| units.hit(*unit).result.disk.map(|disk| (id, disk)))
-            }
-            _ => None,
-        };
-        let mut inputs = Vec::new();
-        for (name, slot) in &template.inputs {
-            let (parent, hit, file) = match slot {
-                Slot::Local(path) => {
-                    let full = self.planner.inputs.path(path);
-                    if let Ok(input) = self.planner.inputs.get(path) {
-                        inputs.push((name.clone(), JobInput::Local { path: full, input: input.clone() }));
-                    }
-                    continue;
-                }
-                Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
-                Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
-                Slot::Unit { unit, file } => {
-                    let Some(units) = units else { continue };
-                    (id, units.hit(*unit), file.as_ref())
-                }
-            };
-            let Some(found) = hit.file(file) else { continue };
-            let input = match &found.content {
-                FileContent::Blob(blob) => JobInput::Blob { from: parent, blob: *blob, mode: found.mode },
-                FileContent::Derived(derived) => {
-                    let (from, disk) = self.disk_under(parent);
-                    JobInput::Derived { from, disk, derived: derived.clone(), mode: found.mode }
-                }
-            };
-            inputs.push((name.clone(), input));
-        }
-        let mut caveats = BTreeSet::new();
-        for (_, parent) in &node.parents {
-            caveats.extend(result(*parent).caveats.iter().copied());
-        }
-        Job {
-            id,
-            store: self.planner.store.clone(),
-            recipe: self.config.recipe.clone(),
-            stage: node.stage.to_string(),
-            label: node.label.clone(),
-            kind: node.kind.name,
-            names: self.names(id),
-            unit,
-            action: None,
-            found: None,
-            disk,
-            inputs,
-            secrets: node.lowered.secrets.clone(),
-            redactor: Redactor::new(node.lowered.secrets.values()),
-            caveats,
-            targets: Vec::new(),
-            sandbox: self.config.sandbox.clone(),
-            previous: self.previous(id, unit),
-            facts: self.config.facts.clone(),
-            logs: self.state.logs(),
-            failed: self.state.failed(),
-            now: self.config.now,
-            cancel: self.cancel.clone(),
-            events: self.sender.clone(),
-        }
-    }
-
-    /// What a node's unit came to when it last ran.
-    fn previous(&self, id: NodeId, unit: usize) -> Option<(ActionDigest, ClaimId)> {
-        let name = unit_name(self.names(id).swap_remove(0), unit);
-        let memory = self.planner.memory.get().nodes.get(&name)?;
-        Some((memory.action, memory.claim))
-    }
-
-    /// The disk that a `convert` node writes, and the node that made it.
-    fn disk_under(&self, convert: NodeId) -> (NodeId, impasto_store::layer::DiskRef) {
-        let node = self.planner.graph.node(convert);
-        let Some(Slot::Stage(stage)) = &node.lowered.actions[0].parent else {
-            panic!("BUG: {} makes a derived file without a disk", node.label)
-        };
-        let parent = node.parent(stage);
-        let hit = self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
-        (parent, hit.result.disk.expect("BUG: a file was derived from no disk"))
     }
 
     fn spawn(&mut self, job: Job) -> Result<(), EngineError> {

@@ -36,7 +36,9 @@ impl Init {
             }
             Err(error) => return Err(CliError::io("write", &path)(error)),
         }
-        ui::output(&format!("wrote {name}\nput a disk image beside it as base.qcow2, then: impasto build\n"));
+        ui::output(&format!(
+            "wrote {name}\nbuild it, then boot it: impasto build; impasto boot out/starter.qcow2 --ssh-key ~/.ssh/id_ed25519.pub\n"
+        ));
         Ok(exit::OK)
     }
 }

@@ -15,9 +15,20 @@ variable "greeting" {
   default = "built by impasto"
 }
 
-# A disk image beside this file: qcow2 or raw. Or get one by `url` and `checksum`.
-stage "fetch" "base" {
-  path = "base.qcow2"
+# A Debian out of its packages. To begin with an image that you have: stage "fetch" "base" { path = "base.qcow2" }
+stage "bootstrap" "root" {
+  suite = "bookworm"
+  packages = [
+    "linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "grub2-common", "grub-pc-bin",
+    "openssh-server", "sudo", "cloud-init", "cloud-guest-utils", "e2fsprogs",
+  ]
+}
+
+# A disk that boots. UEFI too: add "efi", and the packages grub-efi-amd64-signed and shim-signed.
+stage "disk" "base" {
+  tree       = stage.root
+  size       = "4GiB"
+  bootloader = ["bios"]
 }
 
 stage "copy" "config" {
@@ -31,14 +42,19 @@ stage "copy" "config" {
 stage "run" "setup" {
   from   = stage.config
   script = <<-EOT
-    . /etc/os-release 2>/dev/null || NAME="an unknown system"
-    echo "$${NAME:-an unknown system}" > /tmp/version.txt
+    . /etc/os-release
+    echo "$${PRETTY_NAME}" > /tmp/version.txt
   EOT
   output = { "version.txt" = "/tmp/version.txt" }
 }
 
+# What belongs to one machine must not be in all that are made of it.
+stage "cleanup" "clean" {
+  from = stage.setup
+}
+
 stage "convert" "qcow2" {
-  from   = stage.setup
+  from   = stage.clean
   format = "qcow2"
 }
 

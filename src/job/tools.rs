@@ -27,7 +27,7 @@ impl Job {
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
-        let epoch = action.source_date_epoch.unwrap_or(0);
+        let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
             Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
             Step::AssembleDisk { input, spec } => {

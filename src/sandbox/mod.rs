@@ -7,6 +7,7 @@ mod link;
 mod loopdev;
 mod namespace;
 mod plan;
+mod process;
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;

@@ -6,11 +6,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -21,10 +18,10 @@ use serde_bytes::ByteBuf;
 use super::export::DAEMON;
 use super::link::{Link, Stop};
 use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
+use super::process::{Supervisor, io_error};
 use super::protocol::{
     Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup, VERSION,
 };
-use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::terminal::Saved;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
@@ -55,9 +52,6 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Longest file of certificates that is handed in, in bytes: it shares a frame with other files.
 const MAX_CERTIFICATES: u64 = 700 << 10;
-
-/// Killing takes milliseconds; after this long something is stuck in the kernel.
-const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Files and directories of the host, as a [`Setup`] names them.
 #[derive(Default)]
@@ -261,80 +255,11 @@ fn storage_version() -> Option<String> {
     Some(text.lines().next()?.trim().to_owned())
 }
 
-fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
-    SandboxError::Io { verb, path: path.to_path_buf(), source }
-}
-
-/// The supervisor's process. Its death signal is bound to the thread that starts it, so that thread must wait for it.
-struct Supervisor {
-    child: Child,
-    socket: Option<UnixStream>,
-    log: PathBuf,
-}
-
-impl Supervisor {
-    fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
-        let log = work.join("supervisor.log");
-        let (ours, theirs) = UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
-        let stderr = File::create(&log).map_err(|e| io_error("create", &log, e))?;
-        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
-        let child = Command::new(executable)
-            .arg(SUPERVISOR_ARGUMENT)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            // What is typed at the terminal is for impasto, which ends the sandbox in its own way.
-            .process_group(0)
-            .spawn()
-            .map_err(|e| io_error("start", executable, e))?;
-        Ok(Self { child, socket: Some(ours), log })
-    }
-
-    fn link(&mut self, deadline: Option<Instant>, cancel: super::CancelToken) -> Result<Link, SandboxError> {
-        let socket = self.socket.take().expect("BUG: the link is taken once");
-        Link::new(socket, deadline, cancel).map_err(|e| io_error("use", Path::new("a socket"), e))
-    }
-
-    /// Waits for the end of everything; the channel must be closed. True after exit 0.
-    fn end(&mut self) -> Result<bool, SandboxError> {
-        let wait = |e| io_error("wait for", Path::new("the supervisor"), e);
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().map_err(wait)? {
-                return Ok(status.success());
-            }
-            if begun.elapsed() > END_DEADLINE {
-                let _ = self.child.kill();
-                return Err(self.broken(format!("its processes still run {END_DEADLINE:?} after they were ended")));
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-
-    fn broken(&self, reason: String) -> SandboxError {
-        let mut log = Vec::new();
-        if let Ok(file) = File::open(&self.log) {
-            // What can be read of it is enough.
-            let _ = file.take(4096).read_to_end(&mut log);
-        }
-        let log = String::from_utf8_lossy(&log).split_whitespace().collect::<Vec<_>>().join(" ");
-        SandboxError::Broken { reason, log }
-    }
-}
-
 /// A conversation that came to its end.
 struct End {
     outcome: Outcome,
     outputs: Vec<Output>,
     unused: Vec<Range<u64>>,
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        // After `end` both do nothing; before it nobody is left to tell.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Why a conversation ended early.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::base::tool;
+use crate::base::{leftovers, tool};
 use crate::debian::{SUITE, mirror};
 use crate::project::{Project, Ran, ran};
 
@@ -148,4 +148,27 @@ fn what_cannot_be_installed_is_named_with_the_way_out() {
         &[store.to_str().unwrap(), "-type", "f", "(", "-path", "*/blobs/*", "-o", "-path", "*/claims/*", ")"],
     );
     assert_eq!(left, "");
+}
+
+#[test]
+fn a_bootstrap_that_is_killed_leaves_nothing_behind() {
+    use std::io::BufRead;
+    let project = project();
+    for (signal, code) in [("KILL", None), ("TERM", Some(130))] {
+        let mut command = project.command(&["build", "root", "--progress", "plain"]);
+        command.env("IMPASTO_MIRROR", format!("file:{}", mirror().display())).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let seen = lines.into_iter().find(|line| line.contains("installing essential packages"));
+        assert!(seen.is_some(), "it was at work");
+        assert!(!leftovers(&project.store()).is_empty(), "its processes are there");
+        tool("kill", &["-s", signal, &child.id().to_string()]);
+        assert_eq!(child.wait().unwrap().code(), code, "{signal}");
+        let begun = std::time::Instant::now();
+        while !leftovers(&project.store()).is_empty() {
+            assert!(begun.elapsed().as_secs() < 20, "{signal}: {:?}", leftovers(&project.store()));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(disks(&project).is_empty(), "nothing half-made is kept");
+    }
 }

@@ -4,6 +4,7 @@
 use crate::action::{ActionTemplate, Executor, SandboxRoot, Step};
 use crate::bootstrap::BootstrapSpec;
 use crate::error::ParamError;
+use crate::kinds::common;
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
@@ -104,7 +105,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         sources,
     };
     let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Sandbox(SandboxRoot::Toolbox));
-    action.source_date_epoch = context.source_date_epoch;
+    action.source_date_epoch = common::demand_epoch(context, &mut errors);
     action.network = true;
     action.hints.timeout = params.duration("timeout");
     action.steps.push(Step::Bootstrap { spec: Box::new(spec) });

@@ -100,6 +100,15 @@ pub(crate) fn sandboxed(
     (action, secrets)
 }
 
+/// The recipe's time, for kinds whose every file would else tell when it was made.
+pub(crate) fn demand_epoch(context: &StageContext, errors: &mut Vec<ParamError>) -> Option<u64> {
+    if context.source_date_epoch.is_none() {
+        let error = ParamError::stage("the recipe does not say which time stands for now in what it makes");
+        errors.push(error.help("add `source_date_epoch = 1700000000`, or another time, to the block `recipe`"));
+    }
+    context.source_date_epoch
+}
+
 /// The slot of the `from` parameter.
 pub(crate) fn from(params: &Params) -> Option<Slot> {
     params.get("from").and_then(file_slot)

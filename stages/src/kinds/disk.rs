@@ -119,6 +119,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let mut errors = Vec::new();
     let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     action.executor = Executor::Sandbox(SandboxRoot::Toolbox);
+    common::demand_epoch(context, &mut errors);
     action.inputs.extend(params.get(TREE).and_then(common::file_slot).map(|slot| (TREE.to_owned(), slot)));
     let spec = spec(params, &mut errors);
     if errors.is_empty()
@@ -449,7 +450,7 @@ mod tests {
     fn lowered(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
         let mut params = BTreeMap::from([("tree".to_owned(), text("root.tar")), ("size".to_owned(), text("2GiB"))]);
         params.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        lower(&Params(params), &StageContext::default())
+        lower(&Params(params), &StageContext { source_date_epoch: Some(1), ..StageContext::default() })
     }
 
     fn spec_of(more: &[(&str, Value)]) -> DiskSpec {

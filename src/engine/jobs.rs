@@ -1,0 +1,122 @@
+//! What a job is given: its node's inputs as results of others, its secrets, its place in the run.
+//! Knows graph and results; runs nothing.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use impasto_stages::action::Slot;
+use impasto_store::claim::FileContent;
+use impasto_store::digest::{ActionDigest, ClaimId};
+
+use super::Engine;
+use crate::graph::NodeId;
+use crate::job::{Job, JobInput};
+use crate::log::Redactor;
+use crate::plan::unit_name;
+use crate::publish::Target;
+
+impl Engine<'_> {
+    /// A job that only writes a node's files again.
+    pub(super) fn publish_job(&mut self, id: NodeId, targets: Vec<Target>) -> Job {
+        self.started[id.index()] = Some(Instant::now());
+        let mut job = self.job(id);
+        job.targets = targets;
+        job.found = self.results[id.index()].clone();
+        job
+    }
+
+    /// What every job of a node knows.
+    pub(super) fn job(&mut self, id: NodeId) -> Job {
+        let graph = self.planner.graph;
+        let node = graph.node(id);
+        let units = self.units.get(&id);
+        let (unit, template) = match units {
+            Some(units) => (units.done(), units.next()),
+            // Known from the plan: only the files of its result are to be written again.
+            None => (0, &node.lowered.actions[0]),
+        };
+        let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let disk = match &template.parent {
+            Some(Slot::Stage(stage)) => result(node.parent(stage)).result.disk.map(|disk| (node.parent(stage), disk)),
+            Some(Slot::Unit { unit, .. }) => {
+                units.and_then(|units| units.hit(*unit).result.disk.map(|disk| (id, disk)))
+            }
+            _ => None,
+        };
+        let mut inputs = Vec::new();
+        for (name, slot) in &template.inputs {
+            let (parent, hit, file) = match slot {
+                Slot::Local(path) => {
+                    let full = self.planner.inputs.path(path);
+                    if let Ok(input) = self.planner.inputs.get(path) {
+                        inputs.push((name.clone(), JobInput::Local { path: full, input: input.clone() }));
+                    }
+                    continue;
+                }
+                Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
+                Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
+                Slot::Unit { unit, file } => {
+                    let Some(units) = units else { continue };
+                    (id, units.hit(*unit), file.as_ref())
+                }
+            };
+            let Some(found) = hit.file(file) else { continue };
+            let input = match &found.content {
+                FileContent::Blob(blob) => JobInput::Blob { from: parent, blob: *blob, mode: found.mode },
+                FileContent::Derived(derived) => {
+                    let (from, disk) = self.disk_under(parent);
+                    JobInput::Derived { from, disk, derived: derived.clone(), mode: found.mode }
+                }
+            };
+            inputs.push((name.clone(), input));
+        }
+        let mut caveats = BTreeSet::new();
+        for (_, parent) in &node.parents {
+            caveats.extend(result(*parent).caveats.iter().copied());
+        }
+        Job {
+            id,
+            store: self.planner.store.clone(),
+            recipe: self.config.recipe.clone(),
+            stage: node.stage.to_string(),
+            label: node.label.clone(),
+            kind: node.kind.name,
+            names: self.names(id),
+            unit,
+            action: None,
+            found: None,
+            disk,
+            inputs,
+            secrets: node.lowered.secrets.clone(),
+            redactor: Redactor::new(node.lowered.secrets.values()),
+            caveats,
+            targets: Vec::new(),
+            sandbox: self.config.sandbox.clone(),
+            previous: self.previous(id, unit),
+            facts: self.config.facts.clone(),
+            logs: self.state.logs(),
+            failed: self.state.failed(),
+            now: self.config.now,
+            cancel: self.cancel.clone(),
+            events: self.sender.clone(),
+        }
+    }
+
+    /// What a node's unit came to when it last ran.
+    fn previous(&self, id: NodeId, unit: usize) -> Option<(ActionDigest, ClaimId)> {
+        let name = unit_name(self.names(id).swap_remove(0), unit);
+        let memory = self.planner.memory.get().nodes.get(&name)?;
+        Some((memory.action, memory.claim))
+    }
+
+    /// The disk that a `convert` node writes, and the node that made it.
+    fn disk_under(&self, convert: NodeId) -> (NodeId, impasto_store::layer::DiskRef) {
+        let node = self.planner.graph.node(convert);
+        let Some(Slot::Stage(stage)) = &node.lowered.actions[0].parent else {
+            panic!("BUG: {} makes a derived file without a disk", node.label)
+        };
+        let parent = node.parent(stage);
+        let hit = self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        (parent, hit.result.disk.expect("BUG: a file was derived from no disk"))
+    }
+}
