@@ -3,6 +3,7 @@
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
 mod export;
+mod host_view;
 mod link;
 mod loopdev;
 mod namespace;

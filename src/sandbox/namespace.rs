@@ -16,22 +16,21 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde_bytes::ByteBuf;
 
 use super::export::DAEMON;
+use super::host_view::HostView;
 use super::link::{Link, Stop};
 use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
 use super::process::{Supervisor, io_error};
-use super::protocol::{
-    Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup, VERSION,
-};
+use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION};
 use super::terminal::Saved;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
     ShellJob, ToolEnd, ToolJob, agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
-use crate::mirror::{self, MirrorChoice, MirrorError, Mirrors};
+use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 
 /// Host name of every guest.
-const HOST_NAME: &str = "impasto";
+pub(super) const HOST_NAME: &str = "impasto";
 
 /// Environment of every step; what a job adds comes after.
 const ENVIRONMENT: [(&str, &str); 4] = [
@@ -40,26 +39,6 @@ const ENVIRONMENT: [(&str, &str); 4] = [
     ("LANG", "C.UTF-8"),
     ("TZ", "UTC"),
 ];
-
-/// The host's files that steps with network see in place of the image's.
-const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-
-/// Longest host file that is handed in, in bytes.
-const MAX_HOST_FILE: u64 = 64 << 10;
-
-/// Certificates that the host believes, for images that have none yet. Debian's name for them.
-const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// Longest file of certificates that is handed in, in bytes: it shares a frame with other files.
-const MAX_CERTIFICATES: u64 = 700 << 10;
-
-/// Files and directories of the host, as a [`Setup`] names them.
-#[derive(Default)]
-struct HostView {
-    overlays: Vec<(String, ByteBuf)>,
-    policy: Vec<(String, u32, ByteBuf)>,
-    trees: Vec<(String, String)>,
-}
 
 /// Runs jobs by the host's kernel. Needs root.
 #[derive(Debug)]
@@ -90,26 +69,7 @@ impl NamespaceSandbox {
 
     /// What steps see of the host because they have its network.
     fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
-        if !network {
-            return Ok(HostView::default());
-        }
-        let mirrors = self.mirrors()?;
-        let dir = mirror::DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
-        let policy = mirrors.files().into_iter();
-        let policy = policy.map(|(name, mode, text)| (format!("{dir}/{name}"), mode, ByteBuf::from(text.into_bytes())));
-        let certificates = read_host_file(CERTIFICATES, MAX_CERTIFICATES)?;
-        // Half of them would be none.
-        let certificates = certificates.filter(|text| (text.len() as u64) < MAX_CERTIFICATES);
-        let certificates = certificates.map(|text| (format!("{dir}/ca-certificates.crt"), 0o644, ByteBuf::from(text)));
-        let trees = mirrors.directories().map(|(name, path)| {
-            let host = path.to_str().ok_or_else(|| MirrorError::NoDirectory { path: path.to_owned() });
-            Ok((format!("{dir}/{name}"), host.map_err(SandboxError::Mirror)?.to_owned()))
-        });
-        Ok(HostView {
-            overlays: host_files()?,
-            policy: policy.chain(certificates).collect(),
-            trees: trees.collect::<Result<_, SandboxError>>()?,
-        })
+        if network { HostView::with_network(self.mirrors()?) } else { Ok(HostView::default()) }
     }
 }
 
@@ -578,28 +538,6 @@ fn environment(source_date_epoch: Option<u64>, more: &[(String, String)]) -> Vec
     let fixed = ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
     fixed.chain(epoch).chain(more.iter().cloned()).collect()
-}
-
-fn host_files() -> Result<Vec<(String, ByteBuf)>, SandboxError> {
-    let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
-    let mut files = HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect::<Result<Vec<_>, _>>()?;
-    for (path, text) in &mut files {
-        if path == "/etc/hosts" {
-            // Programs look up their own host; without an answer here they would wait for a name server.
-            text.extend_from_slice(format!("\n127.0.1.1 {HOST_NAME}\n").as_bytes());
-        }
-    }
-    Ok(files.into_iter().map(|(path, text)| (path, ByteBuf::from(text))).collect())
-}
-
-/// A file of the host, up to a length in bytes; none where there is none.
-fn read_host_file(path: &str, limit: u64) -> Result<Option<Vec<u8>>, SandboxError> {
-    let mut content = Vec::new();
-    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)) {
-        Ok(_) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("read", Path::new(path), error)),
-    }
 }
 
 fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {

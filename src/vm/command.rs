@@ -246,7 +246,7 @@ mod tests {
             memory: 1 << 30,
             cpus: 2,
             backing: Backing::Layers(vec!["/store/base.qcow2".into(), "/store/top.qcow2".into()]),
-            overlay: "/work/overlay.qcow2".into(),
+            overlay: "/scratch/overlay.qcow2".into(),
             seed: None,
             network: Network::None,
             guest_agent: None,
@@ -274,7 +274,7 @@ mod tests {
     fn a_file_under_secure_boot_with_everything() {
         let firmware = Firmware::Uefi {
             code: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd".into(),
-            vars: "/work/efivars.fd".into(),
+            vars: "/scratch/efivars.fd".into(),
             secure: true,
         };
         let everything = Spec {
@@ -282,7 +282,7 @@ mod tests {
             firmware,
             memory: (2 << 30) + 1,
             backing: Backing::Raw("/images/a, b.raw".into()),
-            seed: Some("/work/seed.img".into()),
+            seed: Some("/scratch/seed.img".into()),
             network: Network::User { ssh_port: Some(2222) },
             guest_agent: Some("/run/a,b.sock".into()),
             console: Console::Terminal,
