@@ -94,8 +94,14 @@ stage "packages" "kernel" {
   install = ["linux-image-amd64"]
 }
 stage "run" "old" {
-  from     = stage.kernel
-  commands = ["apt-get -qqy purge 'linux-image.*-cloud-amd64'"]
+  from = stage.kernel
+  commands = [
+    # Installing it was enough for GRUB to know it.
+    "grep -q \"$(ls /boot/vmlinuz-* | grep -v cloud)\" /boot/grub/grub.cfg",
+    "apt-get -qqy purge 'linux-image.*-cloud-amd64'",
+    "update-grub",
+    "! grep cloud /boot/grub/grub.cfg",
+  ]
 }
 stage "convert" "exchanged" {
   from   = stage.old
