@@ -20,7 +20,7 @@ stage "bootstrap" "root" {
   suite = "bookworm"
   packages = [
     "linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "grub2-common", "grub-pc-bin",
-    "openssh-server", "sudo", "cloud-init", "cloud-guest-utils", "e2fsprogs",
+    "systemd-resolved", "openssh-server", "sudo", "cloud-init", "cloud-guest-utils", "e2fsprogs",
   ]
 }
 
@@ -35,12 +35,14 @@ stage "copy" "config" {
   from = stage.base
   files = {
     "/etc/motd" = { content = "${var.greeting}\n" }
+    # cloud-init would look for a locale that needs a package.
+    "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "locale: C.UTF-8\n" }
   }
 }
 
 # A script inside the image. $${OUT} is the shell's; ${var.greeting} is the recipe's.
 stage "run" "setup" {
-  from   = stage.config
+  from = stage.config
   script = <<-EOT
     . /etc/os-release
     echo "$${PRETTY_NAME}" > /tmp/version.txt
