@@ -161,3 +161,11 @@ fn errors() {
     run(&["build"]);
     insta::assert_snapshot!("errors", text);
 }
+
+#[test]
+fn a_new_recipe_is_valid_and_formatted() {
+    let project = Project::empty();
+    project.ok(&["init"]);
+    assert!(project.ok(&["validate"]).starts_with("starter is valid: 6 nodes"));
+    project.ok(&["fmt", "--check", "."]);
+}
