@@ -210,6 +210,15 @@ impl AssembleError {
             AssembleError::Tool { program: "mke2fs", .. } => {
                 "make `size` larger, if it says that it found no room".to_owned()
             }
+            AssembleError::Io { verb: "start", path, source } if source.kind() == io::ErrorKind::NotFound => {
+                let package = match path.to_str() {
+                    Some("mke2fs") => "e2fsprogs",
+                    Some("mkfs.vfat") => "dosfstools",
+                    Some("mmd" | "mcopy") => "mtools",
+                    _ => return None,
+                };
+                format!("install it on this host: apt-get install {package}")
+            }
             _ => return None,
         })
     }

@@ -423,18 +423,8 @@ fn random() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// Reads `512MiB`, `8GiB`, `10G` or a number of bytes. `M` and `MiB` are the same: disks and memory are counted so.
+/// Reads a size as recipes write it, or a number of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let shift = match &text[digits..] {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return Err("write it as 512MiB or 8GiB".to_owned()),
-    };
-    let number: Option<u64> = text[..digits].parse().ok();
-    let bytes = number.and_then(|number| number.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+    let bytes = impasto_stages::parse_size(text).or_else(|| text.parse().ok()).filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "write it as 512MiB or 8GiB".to_owned())
 }

@@ -99,34 +99,39 @@ impl Job {
         })
     }
 
+    /// Copies an input to where nobody else writes: its permission bits, and what it is there.
+    pub(super) fn lay_out(&self, input: &JobInput, file: &mut File, path: &Path) -> Result<(u32, InputKind), JobError> {
+        Ok(match input {
+            JobInput::Local { path: from, input: Input::File(planned) } => {
+                copy_file(from, file, planned.blob.digest)?;
+                (planned.mode, InputKind::File)
+            }
+            JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
+                pack_tree(from, entries, &mut io::BufWriter::new(file))?;
+                (0o755, InputKind::Tar)
+            }
+            JobInput::Blob { from, blob, mode } => {
+                let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
+                io::copy(&mut reader, file).map_err(JobError::io("write", path))?;
+                (*mode, InputKind::File)
+            }
+            JobInput::Derived { from, disk, derived, mode } => {
+                let record = self.write_derived(*from, disk, &derived.key, file)?;
+                if record.digest != derived.digest {
+                    return Err(Self::derived_differs(derived, &record));
+                }
+                (*mode, InputKind::File)
+            }
+        })
+    }
+
     /// Copies everything that the steps read to where nobody else writes, and names it for the agent.
     fn stage_inputs(&self, action: &Action<Bound>, scratch: &Path, staged: &mut Staged) -> Result<(), JobError> {
         let mut kinds = BTreeMap::new();
         for (place, (name, input)) in self.inputs.iter().enumerate() {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
-            let (mode, kind) = match input {
-                JobInput::Local { path: from, input: Input::File(planned) } => {
-                    copy_file(from, &mut file, planned.blob.digest)?;
-                    (planned.mode, InputKind::File)
-                }
-                JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
-                    pack_tree(from, entries, &mut io::BufWriter::new(&mut file))?;
-                    (0o755, InputKind::Tar)
-                }
-                JobInput::Blob { from, blob, mode } => {
-                    let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
-                    io::copy(&mut reader, &mut file).map_err(JobError::io("write", &path))?;
-                    (*mode, InputKind::File)
-                }
-                JobInput::Derived { from, disk, derived, mode } => {
-                    let record = self.write_derived(*from, disk, &derived.key, &file)?;
-                    if record.digest != derived.digest {
-                        return Err(Self::derived_differs(derived, &record));
-                    }
-                    (*mode, InputKind::File)
-                }
-            };
+            let (mode, kind) = self.lay_out(input, &mut file, &path)?;
             kinds.insert(name.clone(), kind);
             let used_by_step =
                 action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));

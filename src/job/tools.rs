@@ -12,8 +12,7 @@ use impasto_store::qcow2::RawFile;
 use impasto_store::seal::Absent;
 
 use super::sandboxed::{LogFile, record};
-use super::{Job, JobError, JobInput, Made, create};
-use crate::inputs::{Input, copy_file, pack_tree};
+use super::{Job, JobError, Made, create};
 use crate::sandbox::{ToolEnd, ToolJob};
 use crate::toolbox::{DISK, TREE, Task};
 
@@ -90,25 +89,7 @@ impl Job {
     /// Copies the tree to where nobody else writes.
     fn lay_out_tree(&self, input: &str, path: &Path) -> Result<(), JobError> {
         let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
-        let mut file = create(path)?;
-        match input {
-            JobInput::Blob { from, blob, .. } => {
-                let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
-                io::copy(&mut reader, &mut file).map_err(JobError::io("write", path))?;
-            }
-            JobInput::Local { path: from, input: Input::File(planned) } => {
-                copy_file(from, &mut file, planned.blob.digest)?;
-            }
-            JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
-                pack_tree(from, entries, &mut io::BufWriter::new(&mut file))?;
-            }
-            JobInput::Derived { from, disk, derived, .. } => {
-                let record = self.write_derived(*from, disk, &derived.key, &file)?;
-                if record.digest != derived.digest {
-                    return Err(Self::derived_differs(derived, &record));
-                }
-            }
-        }
+        self.lay_out(input, &mut create(path)?, path)?;
         Ok(())
     }
 

@@ -65,7 +65,7 @@ impl Program {
             move |error: io::Error| match error.kind() {
                 io::ErrorKind::NotFound => ToolFailure {
                     message: format!("the program `{name}` is not installed on this host"),
-                    help: Some(format!("apt-get install {}", package_of(&name))),
+                    help: Some(format!("install it: apt-get install {name}")),
                 },
                 _ => ToolFailure { message: format!("cannot {verb} `{name}`: {error}"), help: None },
             }
@@ -90,16 +90,6 @@ impl Program {
         }
         let status = child.wait().map_err(failed("wait for"))?;
         Ok(Ended { status, lines: tail.finish() })
-    }
-}
-
-/// The Debian package that a program is in, where it is not called the same.
-fn package_of(program: &str) -> &str {
-    match program {
-        "mke2fs" => "e2fsprogs",
-        "mkfs.vfat" => "dosfstools",
-        "mmd" | "mcopy" => "mtools",
-        other => other,
     }
 }
 
