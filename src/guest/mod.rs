@@ -8,6 +8,7 @@ mod mbr;
 mod root;
 mod superblock;
 mod unused;
+mod view;
 
 use std::fs::File;
 use std::io;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use root::{RootChoice, RootError, RootSpec, choose_root};
 pub use superblock::{FileSystem, FsKind, read_file_system};
 pub use unused::unused;
+pub use view::View;
 
 /// Size of the sectors in which partition tables count, in bytes. Disks with 4096-byte sectors are not supported.
 pub const SECTOR: u64 = 512;
