@@ -133,6 +133,8 @@ pub mod domain {
     pub const LAYER_FILE: &str = "impasto 2026 layer-file v1";
     /// A file's content.
     pub const BLOB: &str = "impasto 2026 blob v1";
+    /// A long file of a guest, by its pieces.
+    pub const FILE: &str = "impasto 2026 file v1";
     /// A derived file: how it is made, not its bytes.
     pub const DERIVED: &str = "impasto 2026 derived v1";
     /// A tree of files: of the user's inputs, of a root, of a disk.

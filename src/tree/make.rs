@@ -1,0 +1,435 @@
+//! Makes the tree index of a disk: all of it, or only what differs from the disk below, whose tree is known.
+//!
+//! Knows file systems through `guest`; mounts nothing. A file whose inode is at the same place, whose map of blocks is the
+//! same and whose chunks the stage did not write is not read again. What cannot be read file by file is an area, compared by
+//! its bytes, and told.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::ops::Range;
+
+use impasto_store::digest::Digest;
+use impasto_store::qcow2::CHUNK;
+use rayon::prelude::*;
+
+use super::{Area, Entry, Kind, Partition, Place, Table, Tree, Volume, content};
+use crate::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
+use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window, fat};
+
+/// Bytes of the longest path; deeper trees are compared by bytes.
+const MAX_PATH: usize = 16 << 10;
+/// Attributes that `chattr` can set, of those that the kernel shows: the others say how a file is stored.
+const SETTABLE: u32 = 0x6212_c0ff;
+/// The first two sectors of an ext file system, which are a boot loader's.
+const BOOT_BLOCK: u64 = 1024;
+
+/// The disk that a stage began with.
+pub struct Below<'a> {
+    /// Its tree.
+    pub tree: &'a Tree,
+    /// Its bytes.
+    pub disk: &'a View<'a>,
+}
+
+/// A part of a disk that is compared by its bytes although it holds a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// Where.
+    pub place: Place,
+    /// Why its files cannot be read.
+    pub reason: String,
+}
+
+/// The tree of a disk, and what of it could not be read. `below` may only save work.
+///
+/// # Errors
+/// The disk's own bytes cannot be read.
+pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec<Unread>)> {
+    let layout = guest::read_layout(disk)?;
+    let mut tree = Tree { size: disk.size(), table: table(&layout), ..Tree::default() };
+    let mut unread = Vec::new();
+    tree.partitions = layout.partitions.iter().map(partition).collect();
+    let leaves = leaves(&layout, disk.size());
+    let mut end = 0;
+    for leaf in &leaves {
+        tree.areas.extend(area(disk, None, end..leaf.start)?);
+        end = leaf.end;
+        let volume = match leaf.kind {
+            Some(kind) => read_volume(disk, leaf, kind, below),
+            None => Ok(None),
+        };
+        let bytes = match volume {
+            Ok(Some(volume)) => {
+                // FAT is never mounted by a sandbox: whoever reads it reads bytes.
+                let bytes = if volume.kind == FsKind::Vfat.to_string() { leaf.start..leaf.end } else { leaf.start..leaf.start + BOOT_BLOCK };
+                tree.volumes.push(volume);
+                bytes
+            }
+            Ok(None) => leaf.start..leaf.end,
+            Err(ReadError::Io(error)) => return Err(error),
+            Err(error) => {
+                unread.push(Unread { place: Tree::place(leaf.number), reason: error.to_string() });
+                leaf.start..leaf.end
+            }
+        };
+        tree.areas.extend(area(disk, Some(leaf.number), bytes)?);
+    }
+    tree.areas.extend(area(disk, None, end..disk.size())?);
+    tree.volumes.sort_by_key(|volume| volume.partition);
+    Ok((tree, unread))
+}
+
+/// A partition that holds no other, or the disk itself.
+struct Leaf {
+    number: u32,
+    start: u64,
+    end: u64,
+    kind: Option<FsKind>,
+}
+
+/// Ascending by start, apart: where partitions overlap, the later one is left to the area before it.
+fn leaves(layout: &Layout, size: u64) -> Vec<Leaf> {
+    if let Some(fs) = &layout.bare {
+        return vec![Leaf { number: 0, start: 0, end: size, kind: Some(fs.kind) }];
+    }
+    let mut leaves: Vec<Leaf> = layout
+        .partitions
+        .iter()
+        .filter(|one| {
+            let holds = |other: &guest::Partition| {
+                other.number != one.number && other.start > one.start && other.start < one.start.saturating_add(one.size)
+            };
+            !layout.partitions.iter().any(holds)
+        })
+        .map(|one| Leaf {
+            number: one.number,
+            start: one.start.min(size),
+            end: one.start.saturating_add(one.size).min(size),
+            kind: one.fs.as_ref().map(|fs| fs.kind),
+        })
+        .collect();
+    leaves.sort_by_key(|leaf| leaf.start);
+    let mut end = 0;
+    leaves.retain(|leaf| {
+        let apart = leaf.start >= end && leaf.end - leaf.start >= BOOT_BLOCK;
+        end = if apart { leaf.end } else { end };
+        apart
+    });
+    leaves
+}
+
+fn table(layout: &Layout) -> Table {
+    match &layout.table {
+        guest::Table::None => Table::None,
+        guest::Table::Gpt { guid, .. } => Table::Gpt(guid.clone()),
+        guest::Table::Mbr { signature } => Table::Mbr(*signature),
+    }
+}
+
+fn partition(partition: &guest::Partition) -> Partition {
+    let kind = match &partition.kind {
+        PartitionKind::Guid(guid) => guid.clone(),
+        PartitionKind::Mbr(byte) => format!("{byte:02x}"),
+    };
+    let guest::Partition { number, start, size, uuid, name, .. } = partition;
+    Partition { number: *number, start: *start, size: *size, kind, uuid: uuid.clone(), name: name.clone().unwrap_or_default() }
+}
+
+fn area(disk: &View<'_>, partition: Option<u32>, range: Range<u64>) -> io::Result<Option<Area>> {
+    let (start, size) = (range.start, range.end.saturating_sub(range.start));
+    Ok(content::of_range(disk, start, size)?.map(|content| Area { partition, start, size, content }))
+}
+
+/// The files of a file system; none for what is not read here.
+fn read_volume(
+    disk: &View<'_>,
+    leaf: &Leaf,
+    kind: FsKind,
+    below: Option<&Below<'_>>,
+) -> Result<Option<Volume>, ReadError> {
+    let window = Window::new(disk, leaf.start, leaf.end - leaf.start);
+    match kind {
+        FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => {
+            let below_window = below.map(|below| Window::new(below.disk, leaf.start, leaf.end - leaf.start));
+            // A tree below that does not fit saves nothing, that is all.
+            let old = below.zip(below_window.as_ref()).and_then(|(below, window)| {
+                let volume = below.tree.volume(leaf.number).filter(|volume| volume.kind == kind.to_string())?;
+                Some(Old { fs: Ext4::open(window).ok()?, volume, paths: paths(volume) })
+            });
+            let fs = Ext4::open(&window)?;
+            let present = |range: Range<u64>| {
+                let (first, end) = ((leaf.start + range.start) / CHUNK as u64, (leaf.start + range.end).div_ceil(CHUNK as u64));
+                (first..end).any(|chunk| disk.is_present(chunk))
+            };
+            Walk { fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
+        }
+        FsKind::Vfat => read_fat(&window, leaf.number).map(Some),
+        FsKind::Swap => Ok(None),
+        other => Err(ReadError::Unsupported { what: format!("{other}: its files are not read here") }),
+    }
+}
+
+fn paths(volume: &Volume) -> HashMap<&[u8], &Entry> {
+    volume.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect()
+}
+
+/// The same file system on the disk below.
+struct Old<'a> {
+    fs: Ext4<'a, Window<'a, View<'a>>>,
+    volume: &'a Volume,
+    paths: HashMap<&'a [u8], &'a Entry>,
+}
+
+impl Old<'_> {
+    /// What a file held there.
+    fn content(&self, path: &[u8], size: u64) -> Option<Digest> {
+        let entry = match &self.paths.get(path)?.kind {
+            Kind::HardLink { first } => self.volume.find(first)?,
+            _ => self.paths[path],
+        };
+        match &entry.kind {
+            Kind::File { size: old, content } if *old == size => Some(*content),
+            _ => None,
+        }
+    }
+}
+
+/// A file whose content is to be hashed.
+struct Todo {
+    entry: usize,
+    size: u64,
+    extents: Vec<Extent>,
+}
+
+/// A directory to be read: its path, its inode, and its number on the disk below where it was there under that path.
+struct Directory {
+    path: Vec<u8>,
+    inode: Inode,
+    old: Option<u32>,
+}
+
+struct Walk<'a> {
+    fs: &'a Ext4<'a, Window<'a, View<'a>>>,
+    old: Option<&'a Old<'a>>,
+    /// Whether the stage may have written to a range of the file system.
+    present: &'a dyn Fn(Range<u64>) -> bool,
+}
+
+impl Walk<'_> {
+    fn volume(&self, partition: u32, kind: FsKind) -> Result<Volume, ReadError> {
+        let (mut entries, mut todo) = (Vec::new(), Vec::new());
+        // By inode: the places in `entries` of files with several names.
+        let mut linked: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut seen = HashSet::from([self.fs.root()]);
+        let root = self.fs.inode(self.fs.root())?;
+        entries.push(self.entry(b"/".to_vec(), &root, Kind::Dir)?);
+        let mut stack = vec![Directory { path: Vec::new(), inode: root, old: self.old.map(|old| old.fs.root()) }];
+        while let Some(directory) = stack.pop() {
+            let names = self.fs.entries(&directory.inode)?;
+            let old = self.old_names(&directory);
+            for name in names {
+                let inode = self.fs.inode(name.inode)?;
+                let path = [directory.path.as_slice(), b"/", &name.name].concat();
+                if path.len() > MAX_PATH {
+                    return Err(ReadError::Unsupported { what: format!("paths of more than {MAX_PATH} bytes") });
+                }
+                let old = match &old {
+                    OldNames::None => None,
+                    OldNames::Same => Some(name.inode),
+                    OldNames::Read(names) => names.get(&name.name).copied(),
+                };
+                let format = inode.mode & 0xf000;
+                if format != 0x4000 && inode.links > 1 {
+                    let names = linked.entry(inode.number).or_default();
+                    names.push(entries.len());
+                    if names.len() > 1 {
+                        entries.push(bare(path, Kind::Fifo));
+                        continue;
+                    }
+                }
+                let kind = match format {
+                    0x4000 => {
+                        if !seen.insert(inode.number) {
+                            return Err(ReadError::Corrupt { what: format!("inode {} is a directory twice", inode.number) });
+                        }
+                        Kind::Dir
+                    }
+                    0x8000 => self.file(&path, &inode, old, entries.len(), &mut todo)?,
+                    0xa000 => Kind::Symlink { target: self.fs.target(&inode)? },
+                    0x2000 | 0x6000 => {
+                        let (major, minor) = inode.device.unwrap_or_default();
+                        if format == 0x2000 { Kind::Char(major, minor) } else { Kind::Block(major, minor) }
+                    }
+                    0x1000 => Kind::Fifo,
+                    0xc000 => Kind::Socket,
+                    _ => {
+                        let what = format!("inode {} has the mode {:o}", inode.number, inode.mode);
+                        return Err(ReadError::Corrupt { what });
+                    }
+                };
+                let is_dir = kind == Kind::Dir;
+                entries.push(self.entry(path, &inode, kind)?);
+                if is_dir {
+                    let path = entries[entries.len() - 1].path.clone();
+                    stack.push(Directory { path, inode, old });
+                }
+            }
+        }
+        self.hash(&mut entries, todo)?;
+        link(&mut entries, linked);
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
+            let what = format!("{} is there twice", twice[0].path.escape_ascii());
+            return Err(ReadError::Corrupt { what });
+        }
+        let identity = self.fs.identity();
+        let (uuid, label) = (identity.uuid.clone().unwrap_or_default(), identity.label.clone());
+        Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: facts(identity), entries })
+    }
+
+    fn entry(&self, path: Vec<u8>, inode: &Inode, kind: Kind) -> Result<Entry, ReadError> {
+        Ok(Entry {
+            path,
+            kind,
+            mode: inode.mode & 0o7777,
+            uid: inode.uid,
+            gid: inode.gid,
+            mtime: inode.mtime,
+            flags: inode.flags & SETTABLE,
+            xattrs: self.fs.xattrs(inode)?,
+        })
+    }
+
+    /// A file, whose digest is what it was where nobody wrote to it; else it is put on the list.
+    fn file(
+        &self,
+        path: &[u8],
+        inode: &Inode,
+        old: Option<u32>,
+        entry: usize,
+        todo: &mut Vec<Todo>,
+    ) -> Result<Kind, ReadError> {
+        let size = inode.size;
+        let content = self.fs.content(inode)?;
+        if let Some(below) = self.old
+            && old == Some(inode.number)
+            && self.is_as_below(below, inode, &content)
+            && let Some(content) = below.content(path, size)
+        {
+            return Ok(Kind::File { size, content });
+        }
+        let content = match content {
+            Content::Inline(bytes) => content::of_bytes(&bytes),
+            Content::Extents { extents, .. } => {
+                todo.push(Todo { entry, size, extents });
+                Digest::ZERO
+            }
+        };
+        Ok(Kind::File { size, content })
+    }
+
+    /// Whether a file has the content of the one with the same number below.
+    fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &Content) -> bool {
+        let present = |ranges: &[Extent]| ranges.iter().any(|range| (self.present)(range.start..range.start + range.length));
+        let same_map = || match self.fs.inode_place(inode.number) {
+            Ok(place) if !(self.present)(place.clone()) => true,
+            Ok(_) => below.fs.inode(inode.number).is_ok_and(|old| old.has_map_of(inode)),
+            Err(_) => false,
+        };
+        match content {
+            Content::Inline(_) => self.fs.inode_place(inode.number).is_ok_and(|place| !(self.present)(place)),
+            Content::Extents { extents, map } => !present(map) && !present(extents) && same_map(),
+        }
+    }
+
+    /// The names in a directory as they were below.
+    fn old_names(&self, directory: &Directory) -> OldNames {
+        let (Some(below), Some(number)) = (self.old, directory.old) else { return OldNames::None };
+        if number == directory.inode.number
+            && self.fs.content(&directory.inode).is_ok_and(|content| self.is_as_below(below, &directory.inode, &content))
+        {
+            return OldNames::Same;
+        }
+        let names = below.fs.inode(number).and_then(|inode| below.fs.entries(&inode));
+        names.map_or(OldNames::None, |names| {
+            OldNames::Read(names.into_iter().map(|name| (name.name, name.inode)).collect())
+        })
+    }
+
+    /// Hashes what is to be hashed, in the order in which it lies on the disk.
+    fn hash(&self, entries: &mut [Entry], mut todo: Vec<Todo>) -> Result<(), ReadError> {
+        todo.sort_unstable_by_key(|one| one.extents.first().map_or(0, |extent| extent.start));
+        let disk = self.fs.disk();
+        let digests: Vec<_> = todo
+            .par_iter()
+            .with_min_len(8)
+            .map(|one| content::of_extents(disk, one.size, &one.extents))
+            .collect::<io::Result<_>>()?;
+        for (one, digest) in todo.iter().zip(digests) {
+            if let Kind::File { content, .. } = &mut entries[one.entry].kind {
+                *content = digest;
+            }
+        }
+        Ok(())
+    }
+}
+
+enum OldNames {
+    None,
+    Same,
+    Read(HashMap<Vec<u8>, u32>),
+}
+
+/// Gives the first path of each file with several names what the file is; the others name it.
+fn link(entries: &mut [Entry], linked: HashMap<u32, Vec<usize>>) {
+    for places in linked.into_values() {
+        let Some((&known, _)) = places.split_first() else { continue };
+        let Some(&first) = places.iter().min_by_key(|place| &entries[**place].path) else { continue };
+        if first != known {
+            // All but the path changes places.
+            let (path, other) = (entries[first].path.clone(), entries[known].path.clone());
+            entries.swap(first, known);
+            entries[first].path = path;
+            entries[known].path = other;
+        }
+        let path = entries[first].path.clone();
+        for place in places.into_iter().filter(|place| *place != first) {
+            let own = std::mem::take(&mut entries[place].path);
+            entries[place] = bare(own, Kind::HardLink { first: path.clone() });
+        }
+    }
+}
+
+fn bare(path: Vec<u8>, kind: Kind) -> Entry {
+    Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+}
+
+fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        fact("block-size", identity.block_size.to_string()),
+        fact("blocks", identity.blocks.to_string()),
+        fact("inodes", identity.inodes.to_string()),
+        fact("reserved", identity.reserved_blocks.to_string()),
+        fact("compat", format!("{:x}", identity.compat)),
+        fact("incompat", format!("{:x}", identity.incompat)),
+        fact("ro-compat", format!("{:x}", identity.ro_compat)),
+        fact("mount-options", format!("{:x}", identity.mount_options)),
+    ]
+}
+
+fn read_fat(window: &Window<'_, View<'_>>, partition: u32) -> Result<Volume, ReadError> {
+    let listing = fat::read(window)?;
+    let mut entries = vec![Entry { mode: 0o755, ..bare(b"/".to_vec(), Kind::Dir) }];
+    for file in listing.files {
+        let kind = match &file.extents {
+            None => Kind::Dir,
+            Some(extents) => Kind::File { size: file.size, content: content::of_extents(window, file.size, extents)? },
+        };
+        entries.push(Entry { mode: 0o755, mtime: (file.mtime, 0), ..bare(file.path, kind) });
+    }
+    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+    entries.dedup_by(|a, b| a.path == b.path);
+    let (uuid, label) = (listing.serial, listing.label);
+    Ok(Volume { partition, kind: FsKind::Vfat.to_string(), uuid, label, facts: Vec::new(), entries })
+}
