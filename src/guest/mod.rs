@@ -3,6 +3,8 @@
 //! Knows bytes only: mounts nothing, runs nothing, trusts nothing that it reads. Every table is bounded, so a hostile
 //! disk costs a few reads and an error.
 
+pub mod ext4;
+pub mod fat;
 mod gpt;
 mod mbr;
 mod root;
@@ -78,10 +80,18 @@ impl ReadAt for DiskFile {
 }
 
 /// A window of a disk, so that a file system reads its own offsets.
-struct Window<'a, D: ReadAt + ?Sized> {
+#[derive(Debug)]
+pub(crate) struct Window<'a, D: ReadAt + ?Sized> {
     disk: &'a D,
     start: u64,
     size: u64,
+}
+
+impl<'a, D: ReadAt + ?Sized> Window<'a, D> {
+    /// The `size` bytes of `disk` from `start` on. Reads past the disk's end fail.
+    pub(crate) fn new(disk: &'a D, start: u64, size: u64) -> Self {
+        Self { disk, start, size }
+    }
 }
 
 impl<D: ReadAt + ?Sized> ReadAt for Window<'_, D> {
@@ -94,7 +104,8 @@ impl<D: ReadAt + ?Sized> ReadAt for Window<'_, D> {
         if end > self.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.disk.read_exact_at(buffer, self.start + offset)
+        let start = self.start.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.disk.read_exact_at(buffer, start)
     }
 }
 
@@ -113,7 +124,7 @@ pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &Layout, number: u32) -> 
         None if number == 0 => (0, disk.size()),
         None => return Ok(Vec::new()),
     };
-    let ranges = unused(&Window { disk, start, size })?;
+    let ranges = unused(&Window::new(disk, start, size))?;
     Ok(ranges.into_iter().map(|range| range.start + start..range.end + start).collect())
 }
 
@@ -188,7 +199,7 @@ pub fn read_layout<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Layout> {
         },
     };
     for partition in &mut partitions {
-        let window = Window { disk, start: partition.start, size: partition.size };
+        let window = Window::new(disk, partition.start, partition.size);
         partition.fs = superblock::read_file_system(&window)?;
     }
     Ok(Layout { table, partitions, bare: None })

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use impasto_store::{FORMAT_VERSION, Store};
-use support::{MemorySource, SMALL, claim, files, frozen_large, raw, text};
+use support::{MemorySource, SMALL, TREE, claim, files, frozen_large, raw, text};
 
 #[path = "../tests/store/support.rs"]
 mod support;
@@ -33,7 +33,9 @@ fn write_frozen(store: &Store) {
     let small = store.put_blob(SMALL).unwrap();
     let large = store.put_blob(&frozen_large()[..]).unwrap();
     store.blob_sha256(&small.digest).unwrap();
-    store.put_claim(&claim(1, Some(top), &[("small", small), ("large", large)])).unwrap();
+    let mut claim = claim(1, Some(top), &[("small", small), ("large", large)]);
+    claim.result.tree = Some(store.put_blob(TREE).unwrap());
+    store.put_claim(&claim).unwrap();
     store.state_write(&["recipe", "durations"], b"12").unwrap();
     store.put_root("kept", &[impasto_store::refs::Root::Layer(base)]).unwrap();
 }

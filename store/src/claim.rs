@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::blob::BlobRef;
 use crate::crash;
 use crate::derived::DerivedRef;
-use crate::digest::{ActionDigest, ClaimId, Digest, TreeDigest};
+use crate::digest::{ActionDigest, ClaimId, Digest};
 use crate::error::{Error, Kind, Miss, Result};
 use crate::key::Field;
 use crate::layer::DiskRef;
@@ -67,8 +67,8 @@ pub struct Claim {
 pub struct Outputs {
     /// The disk that it left.
     pub disk: Option<DiskRef>,
-    /// The tree of files of that disk, or of the root that it made.
-    pub tree: Option<TreeDigest>,
+    /// The tree index of that disk: a text, by whose digest the tree is named.
+    pub tree: Option<BlobRef>,
     /// The files that it made, by name.
     pub files: BTreeMap<String, OutputFile>,
 }

@@ -204,7 +204,7 @@ typed! {
     LayerId, domain::MANIFEST;
     /// Names a file's content.
     BlobDigest, domain::BLOB;
-    /// Names a tree of files.
+    /// Names a tree of files: the user's by their canonical encoding, a disk's by its tree index.
     TreeDigest, domain::TREE;
     /// Names a unit of work by all of its inputs.
     ActionDigest, domain::ACTION;
@@ -212,6 +212,13 @@ typed! {
     ClaimId, domain::CLAIM;
     /// Names a node of a recipe's graph by its definition.
     NodeDigest, domain::NODE;
+}
+
+impl TreeDigest {
+    /// The name of the tree that a disk's tree index lists: that of the index itself.
+    pub fn of_index(index: &BlobDigest) -> TreeDigest {
+        TreeDigest(index.0)
+    }
 }
 
 /// What a child binds to: the content of its parent's output, tagged with what kind of content it is.

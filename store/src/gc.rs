@@ -250,6 +250,7 @@ impl Store {
 
     fn needs_of(&self, claim: &Claim, marks: &mut Marks, stack: &mut Vec<ObjectId>) -> Result<()> {
         stack.extend(claim.result.disk.map(|disk| ObjectId::Manifest(disk.layer)));
+        stack.extend(claim.result.tree.map(|tree| ObjectId::Blob(tree.digest)));
         stack.extend(claim.log.map(|log| ObjectId::Blob(log.digest)));
         for file in claim.result.files.values() {
             match &file.content {

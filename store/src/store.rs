@@ -12,7 +12,7 @@ use crate::inputs::InputCache;
 use crate::stamp::Stamps;
 
 /// Version of the format that this code reads and writes; see `FORMAT.md`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Feature flags that this code knows.
 pub const FORMAT_FEATURES: &[&str] = &[];
 
@@ -288,7 +288,11 @@ mod tests {
     fn an_unknown_version_or_feature_is_refused_and_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("format");
-        for copy in [format_copy(2, &[]), format_copy(1, &["turbo"])] {
+        for copy in [
+            format_copy(FORMAT_VERSION - 1, &[]),
+            format_copy(FORMAT_VERSION + 1, &[]),
+            format_copy(FORMAT_VERSION, &["turbo"]),
+        ] {
             std::fs::write(&path, &copy).unwrap();
             let error = Store::open(dir.path()).unwrap_err();
             assert!(matches!(error, Error::UnknownFormat { .. }), "{error}");
@@ -298,8 +302,8 @@ mod tests {
 
     #[test]
     fn the_format_file_is_pinned() {
-        let copy = String::from_utf8(format_copy(1, &[])).unwrap();
+        let copy = String::from_utf8(format_copy(2, &[])).unwrap();
         assert_eq!(copy.len(), COPY_LEN);
-        assert!(copy.starts_with("impasto-store 1 "), "{copy}");
+        assert!(copy.starts_with("impasto-store 2 "), "{copy}");
     }
 }

@@ -6,7 +6,7 @@ use impasto_store::gc::GcOptions;
 use impasto_store::refs::Root;
 use impasto_store::seal::Absent;
 
-use crate::support::{Full, MemorySource, files, read_blob, read_disk, sharing, text, top_chunks};
+use crate::support::{Full, MemorySource, TREE, files, read_blob, read_disk, sharing, text, top_chunks};
 
 /// No object is too young.
 const NOW: GcOptions = GcOptions { dry_run: false, min_age_secs: 0 };
@@ -35,6 +35,7 @@ fn a_kept_claim_keeps_all_that_it_needs() {
     let store = full.reopen();
     assert_eq!(read_disk(&store, &full.top).unwrap(), top_chunks());
     assert!(read_blob(&store, &full.sharing).unwrap() == sharing());
+    assert_eq!(read_blob(&store, &full.tree).unwrap(), TREE);
     assert!(store.claim(&full.claim.action, &full.claim.id()).is_ok());
 }
 
@@ -50,7 +51,7 @@ fn what_nothing_keeps_is_deleted_and_a_root_is_not() {
     let store = full.reopen();
     assert!(read_disk(&store, &full.base).is_ok(), "a root names it");
     assert!(store.manifest(&full.top).is_err());
-    assert!(!store.has_blob(&full.small.digest).unwrap());
+    assert!(!store.has_blob(&full.small.digest).unwrap() && !store.has_blob(&full.tree.digest).unwrap());
     assert_eq!(store.lookup(&full.claim.action).unwrap(), [], "the index does not remember it");
     assert_eq!(store.verify(false).unwrap().findings, []);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use impasto_store::verify::Code;
 use impasto_store::{Error, Store};
 
-use crate::support::{Full, SMALL, files, large, overwrite, read_blob, read_disk, sharing, top_chunks};
+use crate::support::{Full, SMALL, TREE, files, large, overwrite, read_blob, read_disk, sharing, top_chunks};
 
 /// Everything that the store holds, asked for: each answer is right, or a miss.
 fn read_all(full: &Full, store: &Store) -> Vec<Error> {
@@ -15,7 +15,8 @@ fn read_all(full: &Full, store: &Store) -> Vec<Error> {
         Ok(chunks) => assert!(chunks == top_chunks(), "wrong bytes from a disk"),
         Err(error) => note(error),
     }
-    for (blob, content) in [(full.small, SMALL.to_vec()), (full.large, large()), (full.sharing, sharing())] {
+    let small = [(full.small, SMALL.to_vec()), (full.tree, TREE.to_vec())];
+    for (blob, content) in small.into_iter().chain([(full.large, large()), (full.sharing, sharing())]) {
         match read_blob(store, &blob) {
             Ok(bytes) => assert!(bytes == content, "wrong bytes from a blob"),
             Err(error) => note(error),
@@ -154,9 +155,9 @@ fn what_was_damaged_is_stored_again() {
     let misses = read_all(&full, &full.reopen());
     assert!(misses.len() >= 5 && misses.iter().all(|error| matches!(error, Error::Miss(_))), "{misses:?}");
     // The same work again, in the same place: layer files whose manifests were moved away are still there, damaged.
-    let (layers, blobs) = ([full.base, full.top], [full.small, full.large, full.sharing]);
+    let (layers, blobs) = ([full.base, full.top], [full.tree, full.small, full.large, full.sharing]);
     let again = Full::fill(full.dir);
-    assert_eq!(([again.base, again.top], [again.small, again.large, again.sharing]), (layers, blobs));
+    assert_eq!(([again.base, again.top], [again.tree, again.small, again.large, again.sharing]), (layers, blobs));
     let store = again.reopen();
     assert!(read_all(&again, &store).is_empty());
     let findings = store.verify(false).unwrap().findings;

@@ -1,4 +1,4 @@
-//! A store as format version 1 wrote it: what is read from it must stay the same for ever.
+//! A store as format version 2 wrote it: what is read from it must stay the same for ever.
 //!
 //! To make it anew (before 0.1.0 only): `cargo run -p impasto-store --example fixture`.
 
@@ -18,7 +18,7 @@ fn the_frozen_store_is_read_as_it_was_written() {
     assert_eq!(report.findings, []);
     let found = store.lookup(&action(1)).unwrap();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].claim.short(), "4233fa44591f");
+    assert_eq!(found[0].claim.short(), "49f1f51a0c23");
     let claim = store.claim(&action(1), &found[0].claim).unwrap();
     assert_eq!(claim.stage, "tools");
     let disk = claim.result.disk.unwrap();
@@ -32,6 +32,7 @@ fn the_frozen_store_is_read_as_it_was_written() {
     assert_eq!(contents, [(0, "23fd2d348d33"), (5, "7d4a7389c771"), (9, "809a0ecbe6ba")]);
     let FileContent::Blob(file) = &claim.result.files["small"].content else { panic!() };
     assert_eq!(read_blob(&store, file).unwrap(), crate::support::SMALL);
+    assert_eq!(read_blob(&store, &claim.result.tree.unwrap()).unwrap(), crate::support::TREE);
     let FileContent::Blob(file) = &claim.result.files["large"].content else { panic!() };
     assert!(read_blob(&store, file).unwrap() == crate::support::frozen_large());
     assert_eq!(store.state_read(&["recipe", "durations"]).unwrap().as_deref(), Some(&b"12"[..]));
@@ -39,7 +40,7 @@ fn the_frozen_store_is_read_as_it_was_written() {
 }
 
 fn packed() -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v1.zst")).unwrap()
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v2.zst")).unwrap()
 }
 
 #[test]

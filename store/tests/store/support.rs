@@ -115,11 +115,15 @@ pub(crate) struct Full {
     pub(crate) store: Store,
     pub(crate) base: LayerRef,
     pub(crate) top: LayerRef,
+    pub(crate) tree: BlobRef,
     pub(crate) small: BlobRef,
     pub(crate) large: BlobRef,
     pub(crate) sharing: BlobRef,
     pub(crate) claim: Claim,
 }
+
+/// The content of [`Full::tree`].
+pub(crate) const TREE: &[u8] = b"the files of a disk";
 
 /// The content of [`Full::small`].
 pub(crate) const SMALL: &[u8] = b"a small file, a small file, a small file";
@@ -161,12 +165,14 @@ impl Full {
         let large = store.put_blob(&large()[..]).unwrap();
         let sharing = store.put_blob_like(&sharing()[..], Some(&large.digest)).unwrap();
         store.blob_sha256(&small.digest).unwrap();
-        let claim = claim(1, Some(sealed.disk), &[("small", small), ("large", large), ("sharing", sharing)]);
+        let tree = store.put_blob(TREE).unwrap();
+        let mut claim = claim(1, Some(sealed.disk), &[("small", small), ("large", large), ("sharing", sharing)]);
+        claim.result.tree = Some(tree);
         store.put_claim(&claim).unwrap();
         store.state_write(&["recipe", "durations"], b"12").unwrap();
         store.put_root("kept", &[impasto_store::refs::Root::Layer(base)]).unwrap();
         store.flush().unwrap();
-        Full { dir, store, base, top: sealed.disk.layer, small, large, sharing, claim }
+        Full { dir, store, base, top: sealed.disk.layer, tree, small, large, sharing, claim }
     }
 
     /// The same directory, opened as by another process.
