@@ -17,6 +17,7 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
+//! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`vm`] boots disks in QEMU.
@@ -44,5 +45,6 @@ pub mod sandbox;
 pub mod schedule;
 pub mod shell;
 pub mod toolbox;
+pub mod tree;
 pub mod ui;
 pub mod vm;

@@ -14,7 +14,8 @@ use rayon::prelude::*;
 
 use super::{Area, Entry, Kind, Partition, Place, Table, Tree, Volume, content};
 use crate::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
-use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window, fat};
+use crate::guest::fat::Fat;
+use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
 
 /// Bytes of the longest path; deeper trees are compared by bytes.
 const MAX_PATH: usize = 16 << 10;
@@ -161,7 +162,7 @@ fn read_volume(
                 let (first, end) = ((leaf.start + range.start) / CHUNK as u64, (leaf.start + range.end).div_ceil(CHUNK as u64));
                 (first..end).any(|chunk| disk.is_present(chunk))
             };
-            Walk { fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
+            Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
         }
         FsKind::Vfat => read_fat(&window, leaf.number).map(Some),
         FsKind::Swap => Ok(None),
@@ -209,6 +210,7 @@ struct Directory {
 }
 
 struct Walk<'a> {
+    disk: &'a Window<'a, View<'a>>,
     fs: &'a Ext4<'a, Window<'a, View<'a>>>,
     old: Option<&'a Old<'a>>,
     /// Whether the stage may have written to a range of the file system.
@@ -283,7 +285,7 @@ impl Walk<'_> {
             return Err(ReadError::Corrupt { what });
         }
         let identity = self.fs.identity();
-        let (uuid, label) = (identity.uuid.clone().unwrap_or_default(), identity.label.clone());
+        let (uuid, label) = (identity.uuid.clone(), identity.label.clone());
         Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: facts(identity), entries })
     }
 
@@ -320,7 +322,7 @@ impl Walk<'_> {
         }
         let content = match content {
             Content::Inline(bytes) => content::of_bytes(&bytes),
-            Content::Extents { extents, .. } => {
+            Content::Extents(extents) => {
                 todo.push(Todo { entry, size, extents });
                 Digest::ZERO
             }
@@ -330,16 +332,18 @@ impl Walk<'_> {
 
     /// Whether a file has the content of the one with the same number below.
     fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &Content) -> bool {
-        let present = |ranges: &[Extent]| ranges.iter().any(|range| (self.present)(range.start..range.start + range.length));
-        let same_map = || match self.fs.inode_place(inode.number) {
-            Ok(place) if !(self.present)(place.clone()) => true,
-            Ok(_) => below.fs.inode(inode.number).is_ok_and(|old| old.has_map_of(inode)),
-            Err(_) => false,
+        let untouched = |ranges: &[Range<u64>]| !ranges.iter().any(|range| (self.present)(range.clone()));
+        let in_place = self.fs.inode_place(inode.number).is_ok_and(|place| untouched(&[place]))
+            && self.fs.blocks_of_map(inode).is_ok_and(|blocks| untouched(&blocks));
+        let same_map = || {
+            let old = below.fs.inode(inode.number).and_then(|old| Ok((old.size, below.fs.content(&old)?)));
+            old.is_ok_and(|(size, old)| size == inode.size && old == *content)
         };
-        match content {
-            Content::Inline(_) => self.fs.inode_place(inode.number).is_ok_and(|place| !(self.present)(place)),
-            Content::Extents { extents, map } => !present(map) && !present(extents) && same_map(),
-        }
+        let same_blocks = match content {
+            Content::Inline(_) => true,
+            Content::Extents(extents) => !extents.iter().any(|one| (self.present)(one.start..one.start + one.length)),
+        };
+        same_blocks && (in_place || same_map())
     }
 
     /// The names in a directory as they were below.
@@ -358,13 +362,18 @@ impl Walk<'_> {
 
     /// Hashes what is to be hashed, in the order in which it lies on the disk.
     fn hash(&self, entries: &mut [Entry], mut todo: Vec<Todo>) -> Result<(), ReadError> {
+        let sum: u128 = todo.iter().flat_map(|one| &one.extents).map(|extent| u128::from(extent.length)).sum();
+        if sum > u128::from(self.disk.size()) {
+            return Err(ReadError::Corrupt { what: "files share blocks".to_owned() });
+        }
         todo.sort_unstable_by_key(|one| one.extents.first().map_or(0, |extent| extent.start));
-        let disk = self.fs.disk();
+        let disk = self.disk;
         let digests: Vec<_> = todo
             .par_iter()
             .with_min_len(8)
             .map(|one| content::of_extents(disk, one.size, &one.extents))
-            .collect::<io::Result<_>>()?;
+            .collect::<io::Result<_>>()
+            .map_err(ReadError::Io)?;
         for (one, digest) in todo.iter().zip(digests) {
             if let Kind::File { content, .. } = &mut entries[one.entry].kind {
                 *content = digest;
@@ -419,17 +428,24 @@ fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
 }
 
 fn read_fat(window: &Window<'_, View<'_>>, partition: u32) -> Result<Volume, ReadError> {
-    let listing = fat::read(window)?;
+    let fs = Fat::open(window)?;
+    let files = fs.files()?;
+    let sum: u128 = files.iter().map(|file| u128::from(file.size)).sum();
+    if sum > u128::from(window.size()) {
+        return Err(ReadError::Corrupt { what: "files share clusters".to_owned() });
+    }
     let mut entries = vec![Entry { mode: 0o755, ..bare(b"/".to_vec(), Kind::Dir) }];
-    for file in listing.files {
-        let kind = match &file.extents {
-            None => Kind::Dir,
-            Some(extents) => Kind::File { size: file.size, content: content::of_extents(window, file.size, extents)? },
+    for file in files {
+        let kind = match file.directory {
+            true => Kind::Dir,
+            false => Kind::File { size: file.size, content: content::of_bytes(&fs.read(&file)?) },
         };
-        entries.push(Entry { mode: 0o755, mtime: (file.mtime, 0), ..bare(file.path, kind) });
+        let path = [b"/", file.path.as_slice()].concat();
+        entries.push(Entry { mode: 0o755, mtime: (file.mtime, 0), ..bare(path, kind) });
     }
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     entries.dedup_by(|a, b| a.path == b.path);
-    let (uuid, label) = (listing.serial, listing.label);
+    let uuid = fs.identity().serial.map(|serial| format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
+    let (uuid, label) = (uuid.unwrap_or_default(), fs.identity().label.clone());
     Ok(Volume { partition, kind: FsKind::Vfat.to_string(), uuid, label, facts: Vec::new(), entries })
 }
