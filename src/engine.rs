@@ -201,7 +201,7 @@ impl<'a> Engine<'a> {
                 while self.schedule.running() > 0 {
                     match self.receiver.blocking_recv() {
                         Some(Message::Done { id, .. }) => self.schedule.cancelled(TaskId(id.0)),
-                        Some(Message::Log { .. }) => {}
+                        Some(Message::Log { .. } | Message::Warning { .. }) => {}
                         None => break,
                     }
                 }
@@ -227,6 +227,7 @@ impl<'a> Engine<'a> {
                         let stage = self.label(id);
                         self.tell(EventKind::Log { stage, line });
                     }
+                    Message::Warning { id, message } => self.warn(Some(id), message),
                     Message::Done { id, result } => self.take(id, *result)?,
                 },
                 _ = interrupt.recv() => self.interrupt(),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use impasto_stages::action::{RootSpec, Slot};
+use impasto_stages::action::{Cutoff, RootSpec, Slot};
 use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
@@ -41,6 +41,8 @@ pub struct Node {
     pub parents: Vec<(Arc<str>, NodeId)>,
     /// Which file system of its disk is `/`.
     pub root: RootSpec,
+    /// What decides whether that which builds on it runs again.
+    pub cutoff: Cutoff,
     /// Its units of work, and the values of its secrets.
     pub lowered: Lowered,
 }
@@ -193,6 +195,7 @@ impl Graph {
                         label: String::new(),
                         parents,
                         root,
+                        cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
                         lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
                     });
                     NodeId(graph.nodes.len() as u32 - 1)

@@ -71,7 +71,9 @@ impl Input {
     /// What stands for it in keys.
     pub fn bound(&self) -> Bound {
         match self {
-            Input::File(file) => Bound { content: ContentDigest::Blob(file.blob.digest), mode: Some(file.mode) },
+            Input::File(file) => {
+                Bound { content: ContentDigest::Blob(file.blob.digest), mode: Some(file.mode), made_by: None }
+            }
             Input::Tree { bound, .. } => *bound,
         }
     }
@@ -162,7 +164,7 @@ impl Inputs {
             entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(result?) });
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None };
+        let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None, made_by: None };
         Ok(Input::Tree { entries, bound })
     }
 }

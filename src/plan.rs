@@ -6,9 +6,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use impasto_stages::UnitFiles;
-use impasto_stages::action::{Action, ActionTemplate, Bound, Slot};
+use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
-use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest};
+use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
@@ -56,13 +56,19 @@ impl Hit {
         }
     }
 
-    /// What a child binds to: a file, or without a name the disk where there is one.
-    fn content(&self, file: Option<&String>) -> Option<Bound> {
-        match (self.result.disk, file) {
-            (Some(disk), None) => Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None }),
+    /// What a child binds to: a file, or without a name the disk where there is one, by its bytes or by what it contains.
+    fn content(&self, file: Option<&String>, by_bytes: bool) -> Option<Bound> {
+        match (self.result.disk, self.result.tree, file) {
+            (Some(_), Some(tree), None) if !by_bytes => {
+                let tree = ContentDigest::Tree(TreeDigest(tree.digest.0));
+                Some(Bound { content: tree, mode: None, made_by: None })
+            }
+            (Some(disk), _, None) => {
+                Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None, made_by: None })
+            }
             _ => self.file(file).map(|file| {
                 let digest = BlobDigest(content_digest(&file.content));
-                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode) }
+                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode), made_by: None }
             }),
         }
     }
@@ -204,13 +210,14 @@ impl Planner<'_> {
     ) -> Result<(Option<Action<Bound>>, State), PlanError> {
         loop {
             let action = self.bind(id, units, &result)?;
-            let state = self.look_up(id, units, &action)?;
+            let parents = &self.graph.node(id).parents;
+            let inherited: BTreeSet<_> =
+                parents.iter().flat_map(|(_, parent)| &result(*parent).caveats).copied().collect();
+            let state = self.look_up(id, units, &action, &inherited)?;
             let State::Cached(mut hit) = state else { return Ok((Some(action), state)) };
             let key = hit.action;
             // Its own, and those of the inputs that it has now: equal content may have come another way.
-            for (_, parent) in &self.graph.node(id).parents {
-                hit.caveats.extend(result(*parent).caveats.iter().copied());
-            }
+            hit.caveats.extend(inherited);
             match self.complete(id, units, hit)? {
                 Completed::Node(hit) => return Ok((None, State::Cached(*hit))),
                 Completed::Unit => {}
@@ -264,65 +271,76 @@ impl Planner<'_> {
         let inputs = &mut self.inputs;
         let template = units.next();
         let action = template.clone().bind(|slot| {
-            let (hit, file) = match &slot {
+            let (hit, file, cutoff) = match &slot {
                 Slot::Local(path) => {
                     let input = inputs.get(path);
                     return input
                         .map(crate::inputs::Input::bound)
                         .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
                 }
-                Slot::Stage(stage) => (result(node.parent(stage)), None),
-                Slot::StageFile { stage, file } => (result(node.parent(stage)), Some(file)),
-                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref()),
+                Slot::Stage(stage) => {
+                    let parent = node.parent(stage);
+                    (result(parent), None, graph.node(parent).cutoff)
+                }
+                Slot::StageFile { stage, file } => {
+                    let parent = node.parent(stage);
+                    (result(parent), Some(file), graph.node(parent).cutoff)
+                }
+                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref(), Cutoff::Tree),
             };
-            hit.content(file).ok_or_else(|| PlanError::NoFile {
+            let by_bytes = cutoff != Cutoff::Tree || template.reads_bytes();
+            let bound = hit.content(file, by_bytes).ok_or_else(|| PlanError::NoFile {
                 stage: node.label.clone(),
                 parent: slot_name(&slot),
                 file: file.cloned().unwrap_or_default(),
-            })
+            })?;
+            Ok(Bound { made_by: (cutoff == Cutoff::Off).then_some(hit.action), ..bound })
         })?;
+        let is_disk = |slot: &Slot| match slot {
+            Slot::Stage(stage) => result(node.parent(stage)).result.disk.is_some(),
+            Slot::Unit { unit, file: None } => units.hits[*unit].result.disk.is_some(),
+            _ => false,
+        };
         let wrong = |made, needed, slot: &Slot| {
             Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed })
         };
-        for (slot, bound) in template.parent.iter().zip(&action.parent) {
-            if !matches!(bound.content, ContentDigest::Disk(_)) {
-                return wrong("a file", "a disk", slot);
-            }
+        if let Some(slot) = template.parent.iter().find(|slot| !is_disk(slot)) {
+            return wrong("a file", "a disk", slot);
         }
-        for (slot, bound) in template.inputs.values().zip(action.inputs.values()) {
-            if matches!(bound.content, ContentDigest::Disk(_)) {
-                return wrong("a disk", "a file", slot);
-            }
+        if let Some(slot) = template.inputs.values().find(|slot| is_disk(slot)) {
+            return wrong("a disk", "a file", slot);
         }
         Ok(action)
     }
 
     /// Whether a node's next unit with this Action is cached or dirty, and why.
-    fn look_up(&self, id: NodeId, units: &Units<'_>, action: &Action<Bound>) -> Result<State, PlanError> {
+    fn look_up(
+        &self,
+        id: NodeId,
+        units: &Units<'_>,
+        action: &Action<Bound>,
+        inherited: &BTreeSet<Caveat>,
+    ) -> Result<State, PlanError> {
         let digest = action.digest();
         if self.again[id.index()] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
         let last = || self.remembered(id, units.hits.len());
-        Ok(match self.believed(last, digest)? {
-            Some(hit) => State::Cached(hit),
-            None => State::Dirty { action: digest, reason: self.reason(last(), units.next(), action, digest) },
-        })
-    }
-
-    /// The claim that wins (D4): the one that is remembered for the node, else the strongest isolation, else the
-    /// smallest id.
-    fn believed<'m>(
-        &self,
-        last: impl Fn() -> Option<&'m NodeMemory>,
-        digest: ActionDigest,
-    ) -> Result<Option<Hit>, PlanError> {
         let mut claims = self.store.lookup(&digest)?;
+        let asked = Asked::of(action, inherited);
+        let refused = claims.iter().find_map(|claim| asked.objection(claim));
+        claims.retain(|claim| asked.objection(claim).is_none());
+        // D4: the one that is remembered for the node, else the strongest isolation, else the smallest id.
         if claims.len() > 1 {
             let remembered = last().map(|memory| memory.claim);
             claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));
         }
-        Ok(claims.into_iter().next().map(|summary| Hit::new(digest, summary)))
+        let reason = match (claims.into_iter().next(), refused) {
+            (Some(summary), _) => return Ok(State::Cached(Hit::new(digest, summary))),
+            (None, Some(objection)) => Reason::NotBelieved(objection),
+            (None, None) => self.reason(last(), units.next(), action, digest),
+        };
+        Ok(State::Dirty { action: digest, reason })
     }
 
     /// What is remembered of the last run of a node's unit.
@@ -350,6 +368,43 @@ impl Planner<'_> {
         let Ok(claim) = self.store.claim(&last.action, &last.claim) else { return Reason::Changed(Vec::new()) };
         let now = capped(action.explain());
         Reason::Changed(changes(&claim.fields, &now, &Names::new(template)))
+    }
+}
+
+/// What a claim must at least be, for a node to take its result instead of running.
+///
+/// Running now would give a result of this isolation, with no caveats but these: what is weaker is never taken for it,
+/// however equal its content.
+pub struct Asked {
+    isolation: Isolation,
+    caveats: BTreeSet<Caveat>,
+}
+
+impl Asked {
+    /// What carrying out an Action over inputs with these caveats would give.
+    pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>) -> Self {
+        let isolation = match (action.executor, action.sandbox) {
+            (Executor::Host, _) => Isolation::Host,
+            (Executor::Sandbox(_), SandboxRequirement::Vm) => Isolation::Vm,
+            (Executor::Sandbox(_), _) => Isolation::Namespace,
+        };
+        let own = action.is_unlocked().then_some(Caveat::Unlocked);
+        Asked { isolation, caveats: inherited.iter().copied().chain(own).collect() }
+    }
+
+    /// Why a claim is not believed; none where it is.
+    pub fn objection(&self, claim: &ClaimSummary) -> Option<String> {
+        if !claim.writer.is_empty() {
+            return Some(format!("it is {}'s, whom nothing says to trust", claim.writer.escape_debug()));
+        }
+        if claim.isolation < self.isolation {
+            return Some(format!("it was made with weaker isolation ({})", claim.isolation));
+        }
+        claim
+            .caveats
+            .difference(&self.caveats)
+            .next()
+            .map(|caveat| format!("it is marked `{caveat}`, and this run would not be"))
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Reason {
     NeverBuilt,
     /// Its last result is not in the store any more.
     Collected,
+    /// The store has a result, which is not to be taken: why.
+    NotBelieved(String),
     /// The user asked for it.
     Again,
     /// What it depends on changed: one line each, the most telling first.
@@ -26,6 +28,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::NeverBuilt => f.write_str("never built"),
             Reason::Collected => f.write_str("result was collected"),
+            Reason::NotBelieved(objection) => write!(f, "the store's result is not taken: {objection}"),
             Reason::Again => f.write_str("asked for with --again"),
             Reason::Changed(changes) => match changes.as_slice() {
                 [] => f.write_str("something that its key covers changed"),

@@ -15,6 +15,9 @@ use crate::log::Redactor;
 use crate::plan::unit_name;
 use crate::publish::Target;
 
+/// How many earlier runs of a node are looked at.
+const PREVIOUS: usize = 8;
+
 impl Engine<'_> {
     /// A job that only writes a node's files again.
     pub(super) fn publish_job(&mut self, id: NodeId, targets: Vec<Target>) -> Job {
@@ -36,13 +39,13 @@ impl Engine<'_> {
             None => (0, &node.lowered.actions[0]),
         };
         let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
-        let disk = match &template.parent {
-            Some(Slot::Stage(stage)) => result(node.parent(stage)).result.disk.map(|disk| (node.parent(stage), disk)),
-            Some(Slot::Unit { unit, .. }) => {
-                units.and_then(|units| units.hit(*unit).result.disk.map(|disk| (id, disk)))
-            }
+        let start = match &template.parent {
+            Some(Slot::Stage(stage)) => Some((node.parent(stage), &result(node.parent(stage)).result)),
+            Some(Slot::Unit { unit, .. }) => units.map(|units| (id, &units.hit(*unit).result)),
             _ => None,
         };
+        let disk = start.and_then(|(from, outputs)| Some((from, outputs.disk?)));
+        let below = start.and_then(|(_, outputs)| outputs.tree);
         let mut inputs = Vec::new();
         for (name, slot) in &template.inputs {
             let (parent, hit, file) = match slot {
@@ -86,12 +89,14 @@ impl Engine<'_> {
             action: None,
             found: None,
             disk,
+            below,
             inputs,
             secrets: node.lowered.secrets.clone(),
             redactor: Redactor::new(node.lowered.secrets.values()),
             caveats,
             targets: Vec::new(),
             sandbox: self.config.sandbox.clone(),
+            cutoff: node.cutoff,
             previous: self.previous(id, unit),
             facts: self.config.facts.clone(),
             logs: self.state.logs(),
@@ -102,11 +107,11 @@ impl Engine<'_> {
         }
     }
 
-    /// What a node's unit came to when it last ran.
-    fn previous(&self, id: NodeId, unit: usize) -> Option<(ActionDigest, ClaimId)> {
+    /// What a node's unit came to when it ran before, the last run first.
+    fn previous(&self, id: NodeId, unit: usize) -> Vec<(ActionDigest, ClaimId)> {
         let name = unit_name(self.names(id).swap_remove(0), unit);
-        let memory = self.planner.memory.get().nodes.get(&name)?;
-        Some((memory.action, memory.claim))
+        let memory = self.planner.memory.get().nodes.get(&name);
+        memory.map_or(Vec::new(), |memory| memory.runs().take(PREVIOUS).collect())
     }
 
     /// The disk that a `convert` node writes, and the node that made it.

@@ -12,7 +12,6 @@ use impasto_store::convert::ConvertOptions;
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
-use impasto_store::seal::Absent;
 
 use super::{Job, JobError, JobInput, Made, create};
 use crate::fetch::{FetchError, fetch};
@@ -38,7 +37,7 @@ impl Job {
                 self.store.reserve(planned.blob.size)?;
                 copy_file(path, &mut file, planned.blob.digest)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                self.take_in(file, &name, planned.mode, *as_a)
+                self.take_in(action, file, &name, planned.mode, *as_a)
             }
             Step::Fetch { sha256, as_a } => {
                 let scratch = self.store.scratch()?;
@@ -61,7 +60,7 @@ impl Job {
                     FetchError::Cancelled => JobError::Cancelled,
                     other => JobError::Fetch(other),
                 })?;
-                self.take_in(file, url, 0o644, *as_a)
+                self.take_in(action, file, url, 0o644, *as_a)
             }
             Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
             Step::Script { .. }
@@ -76,7 +75,14 @@ impl Job {
     }
 
     /// Takes a file of ours into the store: as a disk where it is one.
-    fn take_in(&self, mut file: File, name: &str, mode: u32, as_a: ImportAs) -> Result<Made, JobError> {
+    fn take_in(
+        &self,
+        action: &Action<Bound>,
+        mut file: File,
+        name: &str,
+        mode: u32,
+        as_a: ImportAs,
+    ) -> Result<Made, JobError> {
         let io = JobError::io("read", Path::new(name));
         let image = classify(&file).map_err(io)?;
         let what = || format!("`{name}`");
@@ -89,8 +95,8 @@ impl Job {
                 return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
             }
         };
-        let seal = |source: &dyn ChunkSource| self.store.seal(None, source, Absent::Zero);
-        let sealed = match image {
+        let keep = |source: &dyn ChunkSource| self.keep(action, source, None);
+        let kept = match image {
             None => {
                 file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
                 let blob = self.store.put_blob(&mut file)?;
@@ -101,15 +107,16 @@ impl Job {
             }
             Some(Image::Qcow2) => {
                 let gate = |source| JobError::Gate { what: what(), source: Box::new(source) };
-                seal(&Qcow2::open(file).map_err(gate)?)?
+                keep(&Qcow2::open(file).map_err(gate)?)?
             }
             Some(Image::Raw) => {
                 let reason =
                     |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
-                seal(&RawFile::new(file).map_err(|error| reason(&error))?)?
+                keep(&RawFile::new(file).map_err(|error| reason(&error))?)?
             }
         };
-        Ok(Made::on_host(Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
+        let result = Outputs { disk: Some(kept.disk), tree: Some(kept.tree), ..Outputs::default() };
+        Ok(Made { same_as: kept.same_as, ..Made::on_host(result, kept.stored_bytes) })
     }
 
     fn convert(&self, format: Format, level: Option<i32>) -> Result<Made, JobError> {

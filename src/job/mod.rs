@@ -3,6 +3,7 @@
 
 mod error;
 mod host;
+mod known;
 mod sandboxed;
 mod tools;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Secret;
-use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
+use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
@@ -41,6 +42,13 @@ pub enum Message {
         id: NodeId,
         /// The line, safe to show.
         line: String,
+    },
+    /// Something that the user should know.
+    Warning {
+        /// The node.
+        id: NodeId,
+        /// What.
+        message: String,
     },
     /// It is over. The last message of a job.
     Done {
@@ -120,6 +128,8 @@ pub struct Job {
     pub found: Option<Hit>,
     /// The disk it begins with, and the node that made it.
     pub disk: Option<(NodeId, DiskRef)>,
+    /// The tree index of that disk.
+    pub below: Option<BlobRef>,
     /// What it reads, by name.
     pub inputs: Vec<(String, JobInput)>,
     /// Its secrets.
@@ -132,8 +142,10 @@ pub struct Job {
     pub targets: Vec<Target>,
     /// Where steps run, or why they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// What the node came to when it last ran, which is likely to be much like what it makes now.
-    pub previous: Option<(ActionDigest, ClaimId)>,
+    /// What decides whether that which builds on the node runs again.
+    pub cutoff: Cutoff,
+    /// What the node came to when it ran before, the last run first: likely to be much like what it makes now.
+    pub previous: Vec<(ActionDigest, ClaimId)>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
     /// Where logs lie.
@@ -156,12 +168,15 @@ struct Made {
     facts: BTreeMap<String, String>,
     stored_bytes: u64,
     published: Vec<Published>,
+    /// The claim whose disk is the result, because it contains the same.
+    same_as: Option<ClaimId>,
 }
 
 impl Made {
     fn on_host(result: Outputs, stored_bytes: u64) -> Self {
         let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
-        Made { result, sandbox, isolation, facts: BTreeMap::new(), stored_bytes, published: Vec::new() }
+        let (facts, published, same_as) = (BTreeMap::new(), Vec::new(), None);
+        Made { result, sandbox, isolation, facts, stored_bytes, published, same_as }
     }
 }
 
@@ -224,7 +239,7 @@ impl Job {
                 RootSpec::Label(label) => Some(format!("LABEL={label}")),
                 RootSpec::Uuid(uuid) => Some(format!("UUID={uuid}")),
             },
-            extra: BTreeMap::new(),
+            extra: made.same_as.iter().map(|claim| ("disk_of_claim".to_owned(), claim.to_string())).collect(),
         };
         let id = self.store.put_claim(&claim)?;
         let (result, isolation) = (made.result, made.isolation);
@@ -280,6 +295,10 @@ impl Job {
             published.push(draft.map_err(JobError::io("write", path))?);
         }
         Ok(published)
+    }
+
+    fn warn(&self, message: String) {
+        let _ = self.events.blocking_send(Message::Warning { id: self.id, message });
     }
 
     fn line(&self, line: String) {

@@ -11,7 +11,6 @@ use impasto_stages::action::{Action, Bound, RootSpec, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::Qcow2;
-use impasto_store::seal::Absent;
 
 use super::{Job, JobError, JobInput, Made, create};
 use crate::guest;
@@ -78,8 +77,8 @@ impl Job {
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
         let source = Scrubbed::new(&source, &finished.unused);
-        let sealed = self.store.seal(Some(&disk.layer), &source, Absent::AsParent).map_err(Self::missed(from))?;
-        let mut stored_bytes = sealed.stored_bytes;
+        let kept = self.keep(action, &source, Some((from, disk)))?;
+        let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {
             let file = File::open(&output.path).map_err(JobError::io("open", &output.path))?;
@@ -90,12 +89,13 @@ impl Job {
         self.forget_failed();
         let facts = sandbox.facts();
         Ok(Made {
-            result: Outputs { disk: Some(sealed.disk), tree: None, files },
+            result: Outputs { disk: Some(kept.disk), tree: Some(kept.tree), files },
             sandbox: facts.name.to_owned(),
             isolation: Isolation::Namespace,
             facts: record(&facts, action.network),
             stored_bytes,
             published: Vec::new(),
+            same_as: kept.same_as,
         })
     }
 

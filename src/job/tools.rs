@@ -8,8 +8,8 @@ use std::path::Path;
 
 use impasto_stages::action::{Action, Bound, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::digest::ClaimId;
 use impasto_store::qcow2::RawFile;
-use impasto_store::seal::Absent;
 
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, create};
@@ -55,9 +55,9 @@ impl Job {
             }
             ToolEnd::Failed(failure) => return failed(failure.message, failure.help),
         }
-        let (result, stored_bytes) = match step {
+        let (result, stored_bytes, same_as) = match step {
             Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
-            Step::AssembleDisk { .. } => self.take_disk(&work.join(DISK))?,
+            Step::AssembleDisk { .. } => self.take_disk(action, &work.join(DISK))?,
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
         let facts = sandbox.facts();
@@ -69,13 +69,14 @@ impl Job {
             facts: record(&facts, action.network),
             stored_bytes,
             published: Vec::new(),
+            same_as,
         })
     }
 
-    fn take_tree(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+    fn take_tree(&self, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
         let file = File::open(path).map_err(JobError::io("open", path))?;
         // An earlier tree that is gone shares nothing.
-        let previous = self.previous.and_then(|(action, claim)| self.store.claim(&action, &claim).ok());
+        let previous = self.previous.first().and_then(|(action, claim)| self.store.claim(action, claim).ok());
         let previous = previous.and_then(|claim| match claim.result.files.get(NAME)?.content {
             FileContent::Blob(blob) => Some(blob.digest),
             FileContent::Derived(_) => None,
@@ -83,7 +84,7 @@ impl Job {
         let blob = self.store.put_blob_like(io::BufReader::new(file), previous.as_ref())?;
         let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
         let files = BTreeMap::from([(NAME.to_owned(), file)]);
-        Ok((Outputs { files, ..Outputs::default() }, blob.size))
+        Ok((Outputs { files, ..Outputs::default() }, blob.size, None))
     }
 
     /// Copies the tree to where nobody else writes.
@@ -93,11 +94,12 @@ impl Job {
         Ok(())
     }
 
-    fn take_disk(&self, path: &Path) -> Result<(Outputs, u64), JobError> {
+    fn take_disk(&self, action: &Action<Bound>, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
         let file = File::open(path).map_err(JobError::io("open", path))?;
         let source =
             RawFile::new(file).map_err(|error| JobError::Bug { message: format!("the disk made: {error}") })?;
-        let sealed = self.store.seal(None, &source, Absent::Zero)?;
-        Ok((Outputs { disk: Some(sealed.disk), ..Outputs::default() }, sealed.stored_bytes))
+        let kept = self.keep(action, &source, None)?;
+        let result = Outputs { disk: Some(kept.disk), tree: Some(kept.tree), ..Outputs::default() };
+        Ok((result, kept.stored_bytes, kept.same_as))
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hcl_edit::structure::Body;
+use impasto_stages::action::Cutoff;
 use impasto_stages::{Data, Number, Registry, Value};
 
 use super::collect::{Collector, Decl, Declarations};
@@ -232,6 +233,7 @@ impl Loader<'_, '_> {
         Ok(Recipe {
             name: head.name.unwrap_or(self.place.name),
             source_date_epoch: head.source_date_epoch,
+            cutoff: head.cutoff,
             path: self.place.path,
             dir: self.place.dir,
             axes: matrix.axes(),
@@ -300,7 +302,7 @@ impl Loader<'_, '_> {
     fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> Head {
         let mut head = Head::default();
         let Some(decl) = &self.found.recipe else { return head };
-        Collector::known(&mut eval.diagnostics, "the recipe", decl, &["name", "source_date_epoch"]);
+        Collector::known(&mut eval.diagnostics, "the recipe", decl, &["name", "source_date_epoch", "cutoff"]);
         for attr in &decl.attrs {
             let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval) else { continue };
             match attr.name {
@@ -319,6 +321,15 @@ impl Loader<'_, '_> {
                     _ => {
                         let message = format!("{} is no time in seconds since 1970", convert::show(&value));
                         eval.diagnostics.push(Diagnostic::at(span, message).help("`date +%s` prints one"));
+                    }
+                },
+                "cutoff" => match value.as_str().map(Cutoff::named) {
+                    Some(Some(cutoff)) => head.cutoff = cutoff,
+                    _ if value.data == Data::Null => {}
+                    _ => {
+                        let message = format!("{} is no way to cut off", convert::show(&value));
+                        let help = "use \"tree\", \"bytes\" or \"off\"";
+                        eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                     }
                 },
                 _ => {}
@@ -362,6 +373,7 @@ impl Loader<'_, '_> {
 struct Head {
     name: Option<String>,
     source_date_epoch: Option<u64>,
+    cutoff: Cutoff,
 }
 
 /// Adds a step to the way of all sensitive values in a value.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use impasto_stages::Params;
+use impasto_stages::action::Cutoff;
 
 use super::diagnostic::{Diagnostics, Sources, Span};
 
@@ -15,6 +16,8 @@ pub struct Recipe {
     pub name: String,
     /// Seconds since 1970 that stand for "now" in what is built.
     pub source_date_epoch: Option<u64>,
+    /// What decides whether stages run again after one that did, where that one does not say.
+    pub cutoff: Cutoff,
     /// The file or directory that it was read from, absolute.
     pub path: PathBuf,
     /// The directory that its relative paths start from, absolute.

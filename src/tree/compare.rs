@@ -65,11 +65,16 @@ pub fn compare<'a>(before: &'a Tree, after: &'a Tree) -> Changes<'a> {
         }
         let partition = after.or(before).map_or(0, |volume| volume.partition);
         let entries = |volume: Option<&'a Volume>| volume.map_or(&[] as &[Entry], |volume| &volume.entries);
-        merge(entries(before), entries(after), |a, b| a.path.cmp(&b.path), |before, after| {
-            if before != after {
-                changes.files.push(FileChange { partition, before, after });
-            }
-        });
+        merge(
+            entries(before),
+            entries(after),
+            |a, b| a.path.cmp(&b.path),
+            |before, after| {
+                if before != after {
+                    changes.files.push(FileChange { partition, before, after });
+                }
+            },
+        );
     });
     changes
 }

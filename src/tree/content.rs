@@ -56,7 +56,8 @@ pub(super) fn of_range(disk: &View<'_>, start: u64, size: u64) -> io::Result<Opt
     let chunk = CHUNK as u64;
     let mut extents: Vec<Extent> = Vec::new();
     let mut from = start / chunk;
-    while let Some(index) = disk.next_data(from).map_err(io::Error::other)?.filter(|index| index * chunk < start + size) {
+    while let Some(index) = disk.next_data(from).map_err(io::Error::other)?.filter(|index| index * chunk < start + size)
+    {
         let (begin, end) = ((index * chunk).max(start), ((index + 1) * chunk).min(start + size));
         match extents.last_mut() {
             Some(last) if last.start + last.length == begin => last.length += end - begin,

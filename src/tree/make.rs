@@ -62,14 +62,18 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
         let bytes = match volume {
             Ok(Some(volume)) => {
                 // FAT is never mounted by a sandbox: whoever reads it reads bytes.
-                let bytes = if volume.kind == FsKind::Vfat.to_string() { leaf.start..leaf.end } else { leaf.start..leaf.start + BOOT_BLOCK };
+                let bytes = if volume.kind == FsKind::Vfat.to_string() {
+                    leaf.start..leaf.end
+                } else {
+                    leaf.start..leaf.start + BOOT_BLOCK
+                };
                 tree.volumes.push(volume);
                 bytes
             }
             Ok(None) => leaf.start..leaf.end,
             Err(ReadError::Io(error)) => return Err(error),
             Err(error) => {
-                unread.push(Unread { place: Tree::place(leaf.number), reason: error.to_string() });
+                unread.push(Unread { place: Place(leaf.number), reason: error.to_string() });
                 leaf.start..leaf.end
             }
         };
@@ -98,7 +102,9 @@ fn leaves(layout: &Layout, size: u64) -> Vec<Leaf> {
         .iter()
         .filter(|one| {
             let holds = |other: &guest::Partition| {
-                other.number != one.number && other.start > one.start && other.start < one.start.saturating_add(one.size)
+                other.number != one.number
+                    && other.start > one.start
+                    && other.start < one.start.saturating_add(one.size)
             };
             !layout.partitions.iter().any(holds)
         })
@@ -133,7 +139,14 @@ fn partition(partition: &guest::Partition) -> Partition {
         PartitionKind::Mbr(byte) => format!("{byte:02x}"),
     };
     let guest::Partition { number, start, size, uuid, name, .. } = partition;
-    Partition { number: *number, start: *start, size: *size, kind, uuid: uuid.clone(), name: name.clone().unwrap_or_default() }
+    Partition {
+        number: *number,
+        start: *start,
+        size: *size,
+        kind,
+        uuid: uuid.clone(),
+        name: name.clone().unwrap_or_default(),
+    }
 }
 
 fn area(disk: &View<'_>, partition: Option<u32>, range: Range<u64>) -> io::Result<Option<Area>> {
@@ -159,7 +172,8 @@ fn read_volume(
             });
             let fs = Ext4::open(&window)?;
             let present = |range: Range<u64>| {
-                let (first, end) = ((leaf.start + range.start) / CHUNK as u64, (leaf.start + range.end).div_ceil(CHUNK as u64));
+                let (first, end) =
+                    ((leaf.start + range.start) / CHUNK as u64, (leaf.start + range.end).div_ceil(CHUNK as u64));
                 (first..end).any(|chunk| disk.is_present(chunk))
             };
             Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
@@ -252,7 +266,9 @@ impl Walk<'_> {
                 let kind = match format {
                     0x4000 => {
                         if !seen.insert(inode.number) {
-                            return Err(ReadError::Corrupt { what: format!("inode {} is a directory twice", inode.number) });
+                            return Err(ReadError::Corrupt {
+                                what: format!("inode {} is a directory twice", inode.number),
+                            });
                         }
                         Kind::Dir
                     }
@@ -350,7 +366,10 @@ impl Walk<'_> {
     fn old_names(&self, directory: &Directory) -> OldNames {
         let (Some(below), Some(number)) = (self.old, directory.old) else { return OldNames::None };
         if number == directory.inode.number
-            && self.fs.content(&directory.inode).is_ok_and(|content| self.is_as_below(below, &directory.inode, &content))
+            && self
+                .fs
+                .content(&directory.inode)
+                .is_ok_and(|content| self.is_as_below(below, &directory.inode, &content))
         {
             return OldNames::Same;
         }

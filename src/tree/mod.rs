@@ -145,11 +145,6 @@ pub enum Kind {
 }
 
 impl Tree {
-    /// Partition and size of every volume and area, for people: `ext4 of partition 3`.
-    pub fn place(number: u32) -> Place {
-        Place(number)
-    }
-
     /// The volume of a partition.
     pub fn volume(&self, partition: u32) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.partition == partition)
@@ -168,9 +163,9 @@ impl Volume {
     }
 }
 
-/// A partition's name in messages.
+/// A partition by its number, 0 being the disk itself, as messages name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(u32);
+pub struct Place(pub u32);
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

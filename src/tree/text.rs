@@ -190,7 +190,11 @@ pub fn parse(text: &[u8]) -> Result<Tree, ParseError> {
         };
         read.ok_or(ParseError { line, problem: "cannot be read" })?;
     }
-    if is_sorted(&tree) { Ok(tree) } else { Err(ParseError { line, problem: "ends an index whose paths do not ascend" }) }
+    if is_sorted(&tree) {
+        Ok(tree)
+    } else {
+        Err(ParseError { line, problem: "ends an index whose paths do not ascend" })
+    }
 }
 
 fn is_sorted(tree: &Tree) -> bool {
@@ -298,7 +302,9 @@ fn fact(field: &[u8]) -> Option<(String, String)> {
 fn hex_bytes(field: &[u8]) -> Option<Vec<u8>> {
     match field {
         b"-" => Some(Vec::new()),
-        _ if field.len() % 2 == 0 => field.chunks_exact(2).map(|pair| hexadecimal(pair).map(|byte| byte as u8)).collect(),
+        _ if field.len() % 2 == 0 => {
+            field.chunks_exact(2).map(|pair| hexadecimal(pair).map(|byte| byte as u8)).collect()
+        }
         _ => None,
     }
 }
@@ -363,17 +369,26 @@ mod tests {
             }
             entries
         });
-        (any::<u64>(), bytes(), ".{0,6}", any::<[u8; 32]>(), entries).prop_map(|(size, label, name, digest, entries)| {
-            let (kind, uuid) = ("ext4".to_owned(), String::new());
-            let facts = vec![("block".to_owned(), "4096".to_owned()), ("odd name".to_owned(), "-".to_owned())];
-            Tree {
-                size,
-                table: Table::Mbr(7),
-                partitions: vec![Partition { number: 1, start: 0, size, kind: "0c".to_owned(), uuid: "-".to_owned(), name }],
-                areas: vec![Area { partition: None, start: 0, size: 440, content: Digest::from_bytes(digest) }],
-                volumes: vec![Volume { partition: 1, kind, uuid, label, facts, entries }],
-            }
-        })
+        (any::<u64>(), bytes(), ".{0,6}", any::<[u8; 32]>(), entries).prop_map(
+            |(size, label, name, digest, entries)| {
+                let (kind, uuid) = ("ext4".to_owned(), String::new());
+                let facts = vec![("block".to_owned(), "4096".to_owned()), ("odd name".to_owned(), "-".to_owned())];
+                Tree {
+                    size,
+                    table: Table::Mbr(7),
+                    partitions: vec![Partition {
+                        number: 1,
+                        start: 0,
+                        size,
+                        kind: "0c".to_owned(),
+                        uuid: "-".to_owned(),
+                        name,
+                    }],
+                    areas: vec![Area { partition: None, start: 0, size: 440, content: Digest::from_bytes(digest) }],
+                    volumes: vec![Volume { partition: 1, kind, uuid, label, facts, entries }],
+                }
+            },
+        )
     }
 
     proptest! {

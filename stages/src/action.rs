@@ -12,7 +12,7 @@ use crate::disk::DiskSpec;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
-pub const ENGINE_EPOCH: u32 = 2;
+pub const ENGINE_EPOCH: u32 = 3;
 
 /// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,6 +95,35 @@ pub struct Bound {
     pub content: ContentDigest,
     /// Permission bits of a single file; none for disks and trees.
     pub mode: Option<u32>,
+    /// The Action that made it, where its stage wants all that builds on it to run again whenever it does itself.
+    pub made_by: Option<ActionDigest>,
+}
+
+/// What decides whether that which builds on a stage runs again after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cutoff {
+    /// What its disk contains: files, partitions, boot areas.
+    #[default]
+    Tree,
+    /// Every byte of its disk.
+    Bytes,
+    /// That it ran.
+    Off,
+}
+
+impl Cutoff {
+    /// Its names in a recipe.
+    pub const NAMES: &[&str] = &["tree", "bytes", "off"];
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Cutoff> {
+        match name {
+            "tree" => Some(Cutoff::Tree),
+            "bytes" => Some(Cutoff::Bytes),
+            "off" => Some(Cutoff::Off),
+            _ => None,
+        }
+    }
 }
 
 /// Where an Action's steps run.
@@ -272,6 +301,11 @@ impl<I> Action<I> {
         self.network
     }
 
+    /// Whether the disk's bytes count, not only what they mean to whoever mounts it.
+    pub fn reads_bytes(&self) -> bool {
+        self.executor == Executor::Host
+    }
+
     /// Replaces every input by what `bind` makes of it; the first error ends it.
     pub fn bind<J, E>(self, mut bind: impl FnMut(I) -> Result<J, E>) -> Result<Action<J>, E> {
         Ok(Action {
@@ -356,9 +390,10 @@ impl Describe for Action<Bound> {
 
 impl Describe for Bound {
     fn describe(&self, sink: &mut dyn Sink) {
-        let Bound { content, mode } = self;
+        let Bound { content, mode, made_by } = self;
         content.describe(sink);
         field(sink, "mode", mode);
+        field(sink, "made_by", &made_by.map(|action| action.0));
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::action::{ActionTemplate, RootSpec};
+use crate::action::{ActionTemplate, Cutoff, RootSpec};
 use crate::error::ParamError;
 use crate::kinds;
 use crate::params::{Params, Secret};
@@ -189,5 +189,10 @@ impl Kind {
     /// The parameter's value names no partition.
     pub fn root(&self, params: &Params) -> Result<RootSpec, ParamError> {
         kinds::root(params)
+    }
+
+    /// What decides whether that which builds on a stage of this kind runs again; none where the stage does not say.
+    pub fn cutoff(&self, params: &Params) -> Option<Cutoff> {
+        Cutoff::named(params.text("cutoff")?)
     }
 }

@@ -113,6 +113,17 @@ pub enum Isolation {
     Host,
 }
 
+impl std::fmt::Display for Isolation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Isolation::Weak => "emulated machine",
+            Isolation::Namespace => "namespaces",
+            Isolation::Vm => "virtual machine",
+            Isolation::Host => "impasto's own code",
+        })
+    }
+}
+
 /// What an Action took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::action::{ActionTemplate, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
+use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
 use crate::error::ParamError;
 use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, StageContext, Type};
@@ -13,6 +13,16 @@ use crate::value::{Data, Number, Value};
 /// The disk that a stage builds on.
 pub(crate) const FROM: &[ParamSpec] =
     &[ParamSpec::required("from", Type::Disk, "The stage whose disk this one builds on.")];
+
+const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
+    "cutoff",
+    Type::OneOf(Cutoff::NAMES),
+    "When the stage has run, what builds on it runs again only if the disk differs: \"tree\": in what it contains, \
+     \"bytes\": in any byte, \"off\": in any case. Not part of the key. Default: the recipe's, which is \"tree\".",
+);
+
+/// What every stage takes that makes a disk.
+pub(crate) const CUTOFF: &[ParamSpec] = &[CUTOFF_PARAM];
 
 const ENV: ParamSpec =
     ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key.");

@@ -22,7 +22,7 @@ pub(crate) const KIND: Kind = Kind {
   }
 }"#,
     makes: Makes::Disk,
-    params: &[common::FROM, PARAMS, common::SANDBOXED],
+    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED],
     lower,
     expand: None,
 };

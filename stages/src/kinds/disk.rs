@@ -23,7 +23,7 @@ pub(crate) const KIND: Kind = Kind {
   }
 }"#,
     makes: Makes::Disk,
-    params: &[PARAMS, common::SANDBOX_AND_TIMEOUT],
+    params: &[PARAMS, common::CUTOFF, common::SANDBOX_AND_TIMEOUT],
     lower,
     expand: None,
 };

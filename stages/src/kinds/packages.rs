@@ -21,7 +21,7 @@ pub(crate) const KIND: Kind = Kind {
   upgrade = true
 }"#,
     makes: Makes::Disk,
-    params: &[common::FROM, PARAMS, common::SANDBOXED_BY_KIND],
+    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
     lower,
     expand: None,
 };
