@@ -14,6 +14,7 @@ mod protocol;
 mod serve;
 mod steps;
 mod sys;
+mod volatile;
 
 use std::process::ExitCode;
 
