@@ -69,7 +69,8 @@ impl Job {
         }
         let absent = if from.is_some() { Absent::AsParent } else { Absent::Zero };
         let parent = from.map(|(_, disk)| disk.layer);
-        let sealed = self.store.seal(parent.as_ref(), source, absent).map_err(missed)?;
+        let previous = self.earlier().find_map(|(_, claim)| claim.result.disk).map(|disk| disk.layer);
+        let sealed = self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent).map_err(missed)?;
         Ok(Kept { disk: sealed.disk, tree, stored_bytes: sealed.stored_bytes, same_as: None })
     }
 
