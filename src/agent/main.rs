@@ -15,6 +15,7 @@ mod protocol;
 mod serve;
 mod steps;
 mod sys;
+mod volatile;
 
 use std::process::ExitCode;
 

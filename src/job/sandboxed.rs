@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use impasto_stages::Secret;
 use impasto_stages::action::{Action, Bound, RootSpec, Step};
+use impasto_stages::{Secret, volatile};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::Qcow2;
@@ -51,6 +51,7 @@ impl Job {
             scripts: staged.scripts,
             secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             source_date_epoch: action.source_date_epoch,
             network: action.network,

@@ -53,6 +53,11 @@ pub enum Request {
     Data(ByteBuf),
     /// The file is complete.
     End,
+    /// Remember what is at these paths before the first step.
+    Note {
+        /// Absolute paths in the guest; `*` stands for any bytes within one part, a directory for all that is below it.
+        volatile: Vec<String>,
+    },
     /// Run one step.
     Step(AgentStep),
     /// Run a shell, or one line of it, on the agent's own terminal.
@@ -67,6 +72,9 @@ pub enum Request {
         /// Its absolute path in the guest.
         path: String,
     },
+    /// Empty or remove the files that are at the noted paths and were not there before, or not like this. To be asked
+    /// after `Settle`.
+    PutBack,
     /// Unmount everything and exit.
     Finish,
 }

@@ -28,4 +28,5 @@ mod sandbox_kill;
 mod store;
 mod units;
 mod vm;
+mod volatile;
 mod words;
