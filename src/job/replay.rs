@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
+use impasto_stages::action::{Action, Bound};
 use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::CHUNK;
-use impasto_store::seal::Sealed;
+use impasto_store::seal::{Absent, Sealed};
 use serde_bytes::ByteBuf;
 
+use super::sandboxed::root;
 use super::{Job, JobError, create};
 use crate::guest::ext4::{Content, Ext4, ReadError};
 use crate::guest::{self, ReadAt, View, Window};
@@ -38,11 +40,12 @@ pub(super) struct Replay<'a> {
 
 impl Job {
     /// Tries it; none where it is not possible, or not worth it.
-    pub(super) fn replay(&self, root: guest::RootSpec, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
+    pub(super) fn replay(&self, action: &Action<Bound>, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
         let Ok(sandbox) = &self.sandbox else { return Ok(None) };
         let written = replay.view.written();
         let changes = compare(replay.earlier_tree, replay.tree);
-        let only_files = changes.size.is_none() && !changes.table && changes.areas.is_empty() && changes.volumes.is_empty();
+        let only_files =
+            changes.size.is_none() && !changes.table && changes.areas.is_empty() && changes.volumes.is_empty();
         if written < WORTH || !only_files {
             return Ok(None);
         }
@@ -78,13 +81,14 @@ impl Job {
             overlay: &overlay,
             chain: chain.paths,
             virtual_size: replay.earlier.virtual_size,
-            root,
+            root: root(&action.root),
             steps,
             inputs: inputs.collect(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),
             env: Vec::new(),
+            volatile: Vec::new(),
             source_date_epoch: None,
             network: false,
             timeout: None,
@@ -99,13 +103,14 @@ impl Job {
             Ok(reader) => reader,
             Err(error) => return Ok(error.into_miss().map(|_| None)?),
         };
-        self.with_overlay(&overlay, &finished, &reader, |source| {
-            let (tree, _) = self.tree_of(source, Some((&reader, replay.earlier_tree)))?;
+        self.with_overlay(&overlay, &finished, |source| {
+            let view = self.view(source, Some(&reader))?;
+            let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
             if crate::tree::text::write(&tree) != replay.text {
                 tracing::debug!(stage = self.label, "the previous disk does not come to the same tree");
                 return Ok(None);
             }
-            let sealed = self.store.seal(Some(&replay.earlier.layer), source)?;
+            let sealed = self.store.seal(Some(&replay.earlier.layer), source, Absent::AsParent)?;
             tracing::debug!(stage = self.label, bytes, stored = sealed.stored_bytes, "laid onto the previous disk");
             Ok(Some(sealed))
         })
@@ -219,7 +224,12 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(old: &'a Volume, new: &'a Volume, changes: &[FileChange<'a>]) -> Self {
-        let changed: HashSet<&[u8]> = changes.iter().map(|change| change.after.or(change.before)).flatten().map(|entry| entry.path.as_slice()).collect();
+        let changed: HashSet<&[u8]> = changes
+            .iter()
+            .map(|change| change.after.or(change.before))
+            .flatten()
+            .map(|entry| entry.path.as_slice())
+            .collect();
         // Names of one file go together: where one of them changes, all are made anew.
         let mut linked: HashSet<&[u8]> = HashSet::new();
         let groups: Vec<_> = [old, new].into_iter().flat_map(groups).collect();
@@ -252,7 +262,9 @@ impl<'a> Plan<'a> {
         // The directories whose times what is done in them changes.
         let touched = puts.keys().copied().chain(changed.iter().copied());
         let parents: HashSet<&[u8]> = touched.filter_map(parent).collect();
-        for entry in new.entries.iter().filter(|entry| entry.kind == Kind::Dir && parents.contains(entry.path.as_slice())) {
+        for entry in
+            new.entries.iter().filter(|entry| entry.kind == Kind::Dir && parents.contains(entry.path.as_slice()))
+        {
             puts.entry(&entry.path).or_insert((entry, How::Over));
         }
         Plan { puts }
@@ -321,7 +333,10 @@ mod tests {
         entries.extend([entry("/", Kind::Dir, 0o755), entry("/d", Kind::Dir, 0o755)]);
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let (kind, uuid, label) = ("ext4".to_owned(), String::new(), Vec::new());
-        Tree { volumes: vec![Volume { partition: 1, kind, uuid, label, facts: Vec::new(), entries }], ..Tree::default() }
+        Tree {
+            volumes: vec![Volume { partition: 1, kind, uuid, label, facts: Vec::new(), entries }],
+            ..Tree::default()
+        }
     }
 
     fn plan(old: &Tree, new: &Tree) -> Vec<(String, How)> {
