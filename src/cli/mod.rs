@@ -25,6 +25,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::Host;
+use crate::sandbox::Surroundings;
 use crate::ui;
 
 pub(crate) use hint::{sandbox_help, store_help};
@@ -185,7 +186,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         }
     };
     start_developer_log(&host);
-    let session = session::Session { host, global: cli.global, start };
+    let session = session::Session { host, global: cli.global, start, surroundings: Surroundings::default() };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
