@@ -8,12 +8,14 @@ mod close;
 mod files;
 mod mounts;
 mod nodes;
+mod patch;
 #[path = "../sandbox/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each side uses its half; for impasto it is public")]
 mod protocol;
 mod serve;
 mod steps;
 mod sys;
+mod volatile;
 
 use std::process::ExitCode;
 

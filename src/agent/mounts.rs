@@ -101,6 +101,17 @@ impl World {
         self.root
     }
 
+    /// Where a node is mounted.
+    pub(crate) fn mount_point(&self, number: u32) -> Option<&Path> {
+        if number == self.root {
+            return Some(Path::new("/"));
+        }
+        self.trail.iter().find_map(|trace| match trace {
+            Trace::Mounted { number: mounted, path } if *mounted == number => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
     /// Numbers of all nodes that are mounted.
     pub(crate) fn mounted(&self) -> Vec<u32> {
         let others = self.trail.iter().filter_map(|trace| match trace {

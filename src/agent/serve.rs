@@ -14,6 +14,7 @@ use crate::mounts::World;
 use crate::protocol::{self, Answer, Problem, ProblemKind, Request, VERSION};
 use crate::steps::Runner;
 use crate::sys;
+use crate::volatile::Volatile;
 
 /// The connection to impasto.
 pub(crate) struct Channel(File);
@@ -63,6 +64,7 @@ pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
 /// Everything between `Setup` and `Finish`.
 fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result<()> {
     let mut upload: Option<Result<Upload, Problem>> = None;
+    let mut volatile = Volatile::default();
     loop {
         let answer = match channel.receive()?.ok_or(io::ErrorKind::UnexpectedEof)? {
             Request::Finish => return Ok(()),
@@ -82,6 +84,11 @@ fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result
                 runner.settle();
                 Ok(Answer::Ok)
             }
+            Request::Note { volatile: paths } => Volatile::note(world, &paths).map(|noted| {
+                volatile = noted;
+                Answer::Ok
+            }),
+            Request::PutBack => volatile.put_back().map(|()| Answer::Ok),
             Request::Collect { path } => files::collect(channel, &path)?,
             Request::Hello { .. } | Request::Setup(_) => Err(unexpected()),
         };

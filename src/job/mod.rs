@@ -4,6 +4,7 @@
 mod error;
 mod host;
 mod known;
+mod replay;
 mod sandboxed;
 mod tools;
 

@@ -6,18 +6,18 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use impasto_stages::Secret;
 use impasto_stages::action::{Action, Bound, RootSpec, Step};
+use impasto_stages::{Secret, volatile};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::layer::DiskRef;
-use impasto_store::qcow2::Qcow2;
 
+use super::known::Start;
 use super::{Job, JobError, JobInput, Made, create};
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
-use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent, Scrubbed};
+use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent};
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
@@ -51,6 +51,7 @@ impl Job {
             scripts: staged.scripts,
             secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             source_date_epoch: action.source_date_epoch,
             network: action.network,
@@ -73,11 +74,9 @@ impl Job {
             let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
             return Err(JobError::Stage { message, help: None, last_lines, shell });
         }
-        let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
-        let source =
-            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        let source = Scrubbed::new(&source, &finished.unused);
-        let kept = self.keep(action, &source, Some((from, disk)))?;
+        let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
+        let start = Start { disk, reader: &reader };
+        let kept = self.with_overlay(&overlay, &finished, |source| self.keep(action, source, Some(start)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {
@@ -296,7 +295,7 @@ pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<S
     record
 }
 
-fn root(root: &RootSpec) -> guest::RootSpec {
+pub(super) fn root(root: &RootSpec) -> guest::RootSpec {
     match root {
         RootSpec::Auto => guest::RootSpec::Auto,
         RootSpec::Number(number) => guest::RootSpec::Number(*number),

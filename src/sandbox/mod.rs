@@ -115,6 +115,10 @@ pub struct Job<'a> {
     pub secrets: Vec<(String, Vec<u8>)>,
     /// Files to bring back: name, and path in the guest.
     pub outputs: Vec<(String, String)>,
+    /// Paths in the guest whose files shall not differ because steps ran at another time: after success, what was changed
+    /// there is empty and what is new is gone. `*` stands for any bytes within one part of a path, a directory for all
+    /// that is below it.
+    pub volatile: Vec<String>,
     /// Environment of steps, beside what every step has.
     pub env: Vec<(String, String)>,
     /// Time of files that impasto writes, in seconds, and `SOURCE_DATE_EPOCH` of steps.

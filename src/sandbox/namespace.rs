@@ -286,6 +286,8 @@ impl Talk<'_> {
         })?;
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
         self.lap("inputs");
+        self.demand_ok(&Request::Note { volatile: job.volatile })?;
+        self.lap("volatile files noted");
         let mut outcome = self.run_steps(&job.steps, events)?;
         self.lap("steps");
         self.demand_ok(&Request::Settle)?;
@@ -294,6 +296,11 @@ impl Talk<'_> {
             (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
         }
         self.lap("outputs");
+        // Who looks at a failed state wants its logs.
+        if outcome.is_ok() {
+            self.demand_ok(&Request::PutBack)?;
+        }
+        self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
         Ok(End { outcome, outputs, unused })
     }

@@ -39,7 +39,7 @@ pub struct Action<I> {
     pub outputs: BTreeMap<String, String>,
     /// Seconds since 1970 that stand for "now" wherever a time gets into the result.
     pub source_date_epoch: Option<u64>,
-    /// Paths that are normalised at the end, beyond the built-in list.
+    /// Paths that are put back at the end, beyond [`BUILT_IN`](crate::volatile::BUILT_IN).
     pub volatile: Vec<String>,
     /// The tree of tools that the steps use, where they use one.
     pub toolbox: Option<I>,
@@ -381,6 +381,7 @@ impl Describe for Action<Bound> {
         field(sink, "secrets", secrets);
         field(sink, "output", outputs);
         field(sink, "source_date_epoch", source_date_epoch);
+        field(sink, "volatile_list", &crate::volatile::VERSION);
         field(sink, "volatile", volatile);
         field(sink, "toolbox", toolbox);
         field(sink, "sandbox", sandbox);

@@ -14,6 +14,7 @@ mod params;
 mod registry;
 mod ssh_key;
 mod value;
+pub mod volatile;
 
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;

@@ -4,7 +4,7 @@
 //! `store/FORMAT.md` says what lies on the disk. [`Store`] is the way to all of it:
 //!
 //! * [`digest`] names things, [`key`] encodes and explains what is hashed into a key;
-//! * [`seal`] makes layers of what a stage changed, [`layer`] is their manifest, [`disk`] the tree that names a disk;
+//! * [`seal`] makes layers of what a stage changed, `base` says over which disk, [`layer`] is their manifest, [`disk`] the tree that names a disk;
 //! * [`chain`] finds and verifies the files of a disk, and reads it; [`convert`] writes it to one file, of which
 //!   [`derived`] remembers the digests;
 //! * [`blob`] holds files, [`inputs`] hashes the user's own;
@@ -15,6 +15,7 @@
 //! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
 //! [`crash`]. Calls block, work on rayon's current pool, and can be made from any number of threads and processes.
 
+mod base;
 pub mod blob;
 pub mod chain;
 pub mod claim;

@@ -1,21 +1,29 @@
 //! Sealing: what a stage changed on a disk becomes a layer, durable and verified.
 //! Knows chunks and layers; does not know what wrote them.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
+use crate::base::{cheapest, find_chunk};
 use crate::chain::{DiskMap, DiskReader};
 use crate::crash;
-use crate::digest::{Digest, Hasher, domain};
-use crate::disk::{CHUNK, chunk_buffer, chunk_count, is_zero, nonzero_chunk_digest};
+use crate::digest::{Digest, DiskDigest, Hasher, domain};
+use crate::disk::{CHUNK, chunk_buffer, chunk_count, chunk_digest, nonzero_chunk_digest};
 use crate::error::{Error, Result};
 use crate::fs::Temp;
 use crate::hash_file::hash_range;
-use crate::layer::{ChunkEntry, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, ManifestBody, Place};
+use crate::layer::{ChunkEntry, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, ManifestBody, Place};
 use crate::qcow2::{ChunkSource, Content, ENCODER, Encoded, Writer, decode_frame, encode_chunk};
 use crate::store::Store;
 
 /// Chunks that are worked on at once: 16 MiB of guest disk.
 const BATCH: usize = 256;
+
+thread_local! {
+    /// A chunk and what its frame decodes to: for each thread one of them, as there are many chunks.
+    static BUFFERS: RefCell<[Box<[u8; CHUNK]>; 2]> = RefCell::new([chunk_buffer(), chunk_buffer()]);
+}
 
 /// What the chunks that a source does not name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +50,10 @@ pub struct Sealed {
 /// One chunk of the layer to be, and where its content comes from.
 #[derive(Debug, Clone, Copy)]
 enum Item {
-    /// The source says something about it.
-    Read(u64),
-    /// It stands in the parent's chain, at this place of the map.
-    Copy(u64, usize),
+    /// The source says something about it; with the digest, where it was hashed already.
+    Read(u64, Option<Digest>),
+    /// It stands in one of the known disks, at this place of its map.
+    Copy { index: u64, disk: usize, at: usize },
     /// It is zero.
     Zero(u64),
 }
@@ -53,7 +61,7 @@ enum Item {
 impl Item {
     fn index(self) -> u64 {
         match self {
-            Item::Read(index) | Item::Copy(index, _) | Item::Zero(index) => index,
+            Item::Read(index, _) | Item::Copy { index, .. } | Item::Zero(index) => index,
         }
     }
 }
@@ -65,10 +73,10 @@ struct Changed {
     encoded: Encoded,
 }
 
-/// The disk that the new layer is a delta to, the one that the source lies on, and the layer's chunks.
+/// The disk that the new layer is a delta to, the ones that chunks can be copied from, and the layer's chunks.
 struct Plan<'a> {
     source: &'a dyn ChunkSource,
-    parent: Option<&'a DiskReader>,
+    known: &'a [DiskReader],
     base: &'a DiskMap,
     items: Vec<Item>,
 }
@@ -78,54 +86,108 @@ impl Store {
     ///
     /// The result depends on the contents only, not on the number of threads. A missing parent is a miss.
     pub fn seal(&self, parent: Option<&LayerRef>, source: &dyn ChunkSource, absent: Absent) -> Result<Sealed> {
+        self.seal_like(parent, None, source, absent)
+    }
+
+    /// Like [`Store::seal`]; where `previous`, such as an earlier result of the same stage, is nearer to the new disk
+    /// than `parent` is, the layer becomes a delta to it. The disk is the same either way.
+    ///
+    /// A previous disk that is missing or damaged is left out of account.
+    pub fn seal_like(
+        &self,
+        parent: Option<&LayerRef>,
+        previous: Option<&LayerRef>,
+        source: &dyn ChunkSource,
+        absent: Absent,
+    ) -> Result<Sealed> {
+        if previous.is_some() && previous != parent {
+            match self.seal_over(parent, previous, source, absent) {
+                // Should it be the parent that is missed, it is missed again below.
+                Err(Error::Miss(miss)) => tracing::debug!(%miss, "sealing without the previous disk"),
+                done => return done,
+            }
+        }
+        self.seal_over(parent, None, source, absent)
+    }
+
+    fn seal_over(
+        &self,
+        parent: Option<&LayerRef>,
+        previous: Option<&LayerRef>,
+        source: &dyn ChunkSource,
+        absent: Absent,
+    ) -> Result<Sealed> {
         let virtual_size = source.virtual_size();
-        let mut parent_map = parent.map(|layer| self.disk_map(layer)).transpose()?;
-        if let Some(map) = &parent_map {
+        let map = parent.map(|layer| self.disk_map(layer)).transpose()?;
+        if let Some(map) = &map {
             let parent = map.tree.virtual_size();
             if virtual_size < parent && !virtual_size.is_multiple_of(CHUNK as u64) {
                 return Err(Error::Shrunk { size: virtual_size, parent });
             }
         }
-        if let Some(map) = parent_map.take_if(|map| map.manifests.len() as u32 > MAX_DEPTH) {
-            return self.seal_shortened(parent, map, source, absent);
+        let map = map.unwrap_or_else(DiskMap::nothing);
+        let items = items(source, absent, &map)?;
+        if previous.is_some() || map.manifests.len() as u32 > MAX_DEPTH {
+            return self.seal_hashed(parent, map, previous, source, &items);
         }
-        let base = parent_map.unwrap_or_else(DiskMap::nothing);
-        let items = items(source, absent, &base)?;
-        let below = base.manifests.last().map(|manifest| (manifest.layer_ref(), base.manifests.len() as u32));
-        self.write_layer(&Plan { source, parent: None, base: &base, items }, parent, below)
+        self.write_layer(&Plan { source, known: &[], base: &map, items }, parent)
     }
 
-    /// Seals over the bottom of the parent's chain: all that lies between is copied into the new layer, frame by frame.
-    fn seal_shortened(
+    /// Hashes everything first, so that the base can be chosen: the parent or the previous disk, and of a chain that is
+    /// full its bottom. What is in one of these already is copied frame by frame.
+    fn seal_hashed(
         &self,
         parent: Option<&LayerRef>,
         map: DiskMap,
+        previous: Option<&LayerRef>,
         source: &dyn ChunkSource,
-        absent: Absent,
+        items: &[Item],
     ) -> Result<Sealed> {
-        let bottom = map.manifests[0].layer_ref();
-        let base = self.disk_map(&bottom)?;
-        let mut items = items(source, absent, &map)?;
-        let end = chunk_count(source.virtual_size());
-        let known: std::collections::HashSet<_> = items.iter().map(|item| item.index()).collect();
-        let copies = map.chunks.iter().enumerate().filter(|(_, found)| found.layer > 0);
-        items.extend(
-            copies.map(|(at, found)| Item::Copy(found.index, at)).filter(|item| !known.contains(&item.index())),
-        );
-        let gone = base.chunks.iter().filter(|found| map.find(found.index).is_none());
-        items.extend(gone.map(|found| Item::Zero(found.index)).filter(|item| !known.contains(&item.index())));
-        items.retain(|item| item.index() < end);
-        items.sort_unstable_by_key(|item| item.index());
-        let chain = self.open_disk(map)?;
-        self.write_layer(&Plan { source, parent: Some(&chain), base: &base, items }, parent, Some((bottom, 1)))
+        let mut known = vec![self.open_disk(map)?];
+        known.extend(previous.map(|layer| self.disk_reader(layer)).transpose()?);
+        let changes = hash_changes(source, items, known[0].map())?;
+        let tree = known[0].map().tree.with(source.virtual_size(), &changes);
+        let disk = tree.digest();
+        if let Some(layer) = self.stored(parent, &disk)? {
+            let disk = DiskRef { layer, virtual_size: source.virtual_size() };
+            return Ok(Sealed { disk, new: false, changed_chunks: changes.len() as u64, stored_bytes: 0 });
+        }
+        for at in 0..known.len() {
+            let manifests = &known[at].map().manifests;
+            if manifests.len() as u32 > MAX_DEPTH {
+                let bottom = manifests[0].layer_ref();
+                known.push(self.disk_reader(&bottom)?);
+            }
+        }
+        let nothing = DiskMap::nothing();
+        let base = cheapest(&tree, &disk, &known).unwrap_or(&nothing);
+        if let Some(top) = base.manifests.last() {
+            // Nobody may have looked at the files of the previous disk yet.
+            self.verified_chain(&top.layer_ref(), base)?;
+        }
+        let item = |(index, digest)| match find_chunk(&known, index, &digest) {
+            _ if digest == Digest::ZERO => Item::Zero(index),
+            Some((disk, at)) => Item::Copy { index, disk, at },
+            None => Item::Read(index, Some(digest)),
+        };
+        let items = tree.changes_from(&base.tree).into_iter().map(item).collect();
+        let sealed = self.write_layer(&Plan { source, known: &known, base, items }, parent)?;
+        Ok(Sealed { changed_chunks: changes.len() as u64, ..sealed })
     }
 
-    fn write_layer(
-        &self,
-        plan: &Plan<'_>,
-        parent: Option<&LayerRef>,
-        below: Option<(LayerRef, u32)>,
-    ) -> Result<Sealed> {
+    /// A complete representation of a disk: the parent, if it is that, or another.
+    fn stored(&self, parent: Option<&LayerRef>, disk: &DiskDigest) -> Result<Option<LayerRef>> {
+        if let Some(parent) = parent.filter(|parent| parent.disk == *disk) {
+            return Ok(Some(*parent));
+        }
+        let layer = self.representation(disk)?;
+        if let Some(layer) = &layer {
+            self.fs().freshen(&layer.manifest_name());
+        }
+        Ok(layer)
+    }
+
+    fn write_layer(&self, plan: &Plan<'_>, parent: Option<&LayerRef>) -> Result<Sealed> {
         let virtual_size = plan.source.virtual_size();
         let mut temp = self.fs().temp()?;
         let (chunks, file_length) = self.write_chunks(plan, &temp)?;
@@ -134,17 +196,13 @@ impl Store {
         let tree = plan.base.tree.with(virtual_size, &changes);
         let disk = tree.digest();
         let sealed = |layer, new, stored_bytes| Sealed {
-            disk: DiskRef { layer: LayerRef { disk, layer }, virtual_size },
+            disk: DiskRef { layer, virtual_size },
             new,
             changed_chunks: chunks.len() as u64,
             stored_bytes,
         };
-        if let Some(parent) = parent.filter(|parent| parent.disk == disk) {
-            return Ok(sealed(parent.layer, false, 0));
-        }
-        if let Some(layer) = self.representation(&disk)? {
-            self.fs().freshen(&layer.manifest_name());
-            return Ok(sealed(layer.layer, false, 0));
+        if let Some(layer) = self.stored(parent, &disk)? {
+            return Ok(sealed(layer, false, 0));
         }
         let mut hasher = Hasher::new(domain::LAYER_FILE);
         hash_range(temp.file(), 0..file_length, &mut hasher)
@@ -153,8 +211,8 @@ impl Store {
         let body = ManifestBody {
             disk,
             virtual_size,
-            parent: below.map(|(layer, _)| layer),
-            depth: below.map_or(0, |(_, depth)| depth),
+            parent: plan.base.manifests.last().map(Manifest::layer_ref),
+            depth: plan.base.manifests.len() as u32,
             file_digest,
             file_length,
             encoder: Encoder::from(ENCODER),
@@ -184,7 +242,7 @@ impl Store {
             let stat = temp.file().metadata().map_err(|source| Error::io("stat", temp.path(), source))?;
             self.put_stamp(&stat, &file_digest);
         }
-        Ok(sealed(id, true, file_length + bytes.len() as u64))
+        Ok(sealed(layer, true, file_length + bytes.len() as u64))
     }
 
     /// Writes the layer file: the changed chunks with their places, and the file's length.
@@ -250,7 +308,7 @@ impl Store {
 fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     source.for_each_present(&mut |index| {
-        items.push(Item::Read(index));
+        items.push(Item::Read(index, None));
         Ok(())
     })?;
     if absent == Absent::Zero && !below.chunks.is_empty() {
@@ -266,42 +324,56 @@ fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Ve
     Ok(items)
 }
 
+/// Which of `items` are not as on the disk `below`: index and digest, ascending.
+fn hash_changes(source: &dyn ChunkSource, items: &[Item], below: &DiskMap) -> Result<Vec<(u64, Digest)>> {
+    let hash = |item: &Item| {
+        let index = item.index();
+        let digest = match item {
+            Item::Read(..) => BUFFERS.with_borrow_mut(|[data, _]| read_and_hash(source, index, data))?,
+            _ => Digest::ZERO,
+        };
+        Ok((index, digest))
+    };
+    let mut changes: Vec<_> = items.par_iter().map(hash).collect::<Result<_>>()?;
+    changes.retain(|(index, digest)| below.find(*index).map_or(Digest::ZERO, |found| found.digest) != *digest);
+    Ok(changes)
+}
+
+fn read_and_hash(source: &dyn ChunkSource, index: u64, data: &mut [u8; CHUNK]) -> Result<Digest> {
+    let content = source.read_chunk(index, data)?;
+    Ok(if content == Content::Zero { Digest::ZERO } else { chunk_digest(data) })
+}
+
 impl Plan<'_> {
     /// Reads, hashes, compares, compresses and checks one chunk; `None` where the base has the same.
     fn encode(&self, item: Item) -> Result<Option<Changed>> {
-        thread_local! {
-            static BUFFERS: std::cell::RefCell<[Box<[u8; CHUNK]>; 2]> = std::cell::RefCell::new([chunk_buffer(), chunk_buffer()]);
-        }
         BUFFERS.with_borrow_mut(|[data, back]| {
             let index = item.index();
             let before = self.base.find(index).map_or(Digest::ZERO, |found| found.digest);
             let changed = |digest, encoded| (digest != before).then_some(Changed { index, digest, encoded });
             match item {
                 Item::Zero(_) => Ok(changed(Digest::ZERO, Encoded::Zero)),
-                Item::Copy(_, at) => {
-                    let parent = self.parent.expect("BUG: a chunk is copied from no parent");
-                    let found = parent.map().chunks[at];
-                    if found.digest == before {
-                        return Ok(None);
-                    }
-                    let same_encoder = parent.map().manifests[found.layer as usize].encoder == Encoder::from(ENCODER);
-                    let encoded = match (parent.read_found(&found, data)?, same_encoder) {
+                Item::Copy { disk, at, .. } => {
+                    let disk = &self.known[disk];
+                    let found = disk.map().chunks[at];
+                    let same_encoder = disk.map().manifests[found.layer as usize].encoder == Encoder::from(ENCODER);
+                    let encoded = match (disk.read_found(&found, data)?, same_encoder) {
                         (Some(frame), true) => Encoded::Frame(frame),
                         (None, true) => Encoded::Raw,
                         (_, false) => compress(index, data, back)?,
                     };
                     Ok(changed(found.digest, encoded))
                 }
-                Item::Read(_) => {
-                    let content = self.source.read_chunk(index, data)?;
-                    if content == Content::Zero || is_zero(data) {
-                        return Ok(changed(Digest::ZERO, Encoded::Zero));
+                Item::Read(_, hashed) => {
+                    let digest = read_and_hash(self.source, index, data)?;
+                    if hashed.is_some_and(|hashed| hashed != digest) {
+                        return Err(Error::DiskChanged { index });
                     }
-                    let digest = nonzero_chunk_digest(data);
                     if digest == before {
                         return Ok(None);
                     }
-                    Ok(changed(digest, compress(index, data, back)?))
+                    let encoded = if digest == Digest::ZERO { Encoded::Zero } else { compress(index, data, back)? };
+                    Ok(changed(digest, encoded))
                 }
             }
         })
@@ -311,8 +383,11 @@ impl Plan<'_> {
     fn read_raw(&self, chunk: &ChunkEntry) -> Result<Box<[u8; CHUNK]>> {
         let mut data = chunk_buffer();
         let copied = self.items.binary_search_by_key(&chunk.index, |item| item.index()).map(|at| self.items[at]);
-        match (copied, self.parent) {
-            (Ok(Item::Copy(_, at)), Some(parent)) => drop(parent.read_found(&parent.map().chunks[at], &mut data)?),
+        match copied {
+            Ok(Item::Copy { disk, at, .. }) => {
+                let disk = &self.known[disk];
+                drop(disk.read_found(&disk.map().chunks[at], &mut data)?);
+            }
             _ => drop(self.source.read_chunk(chunk.index, &mut data)?),
         }
         if nonzero_chunk_digest(&data) != chunk.digest {

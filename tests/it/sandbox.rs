@@ -47,6 +47,7 @@ impl Bench {
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),
+            volatile: Vec::new(),
             env: Vec::new(),
             source_date_epoch: Some(1_700_000_000),
             network: false,

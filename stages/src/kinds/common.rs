@@ -10,6 +10,10 @@ use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, StageContext, Type};
 use crate::value::{Data, Number, Value};
 
+/// The time that stands for now where a recipe says none: 1980-01-01, the first day that FAT and zip can tell. In seconds
+/// since 1970.
+pub(crate) const DEFAULT_EPOCH: u64 = 315_532_800;
+
 /// The disk that a stage builds on.
 pub(crate) const FROM: &[ParamSpec] =
     &[ParamSpec::required("from", Type::Disk, "The stage whose disk this one builds on.")];
@@ -52,11 +56,19 @@ const TIMEOUT: ParamSpec = ParamSpec::optional(
     "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
 );
 
+const VOLATILE: ParamSpec = ParamSpec::optional(
+    "volatile",
+    Type::List(&Type::Text),
+    "Paths in the image whose content says when or where the stage ran, beside those that are known, such as \
+     [\"/var/log/foo/*.log\"]. What the steps changed there is empty in the end, what is new is gone. `*` stands for any \
+     characters but `/`; a directory means all that is below it.",
+);
+
 /// What every stage in a sandbox takes whose steps are the recipe's.
-pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, TIMEOUT];
+pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, TIMEOUT, VOLATILE];
 
 /// What every stage in a sandbox takes whose kind decides about the network.
-pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT];
+pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT, VOLATILE];
 
 /// What a stage takes that works in a sandbox and runs nothing of the recipe's there.
 pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT];
@@ -73,7 +85,7 @@ pub(crate) fn sandboxed(
     action.parent = from(params);
     action.root = context.root.clone();
     action.env = params.text_map("env");
-    action.source_date_epoch = context.source_date_epoch;
+    action.source_date_epoch = Some(context.source_date_epoch.unwrap_or(DEFAULT_EPOCH));
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
         Some("vm") => {
@@ -91,6 +103,8 @@ pub(crate) fn sandboxed(
     if action.hints.timeout == Some(Duration::ZERO) {
         errors.push(ParamError::new("timeout", "no stage ends in no time").help("leave `timeout` out for no limit"));
     }
+    action.volatile = params.texts("volatile");
+    errors.extend(action.volatile.iter().filter_map(|path| check_volatile(path).err()));
     let mut secrets = BTreeMap::new();
     for (name, value) in params.pairs("secrets") {
         errors.extend(check_name("secrets", name).err());
@@ -147,6 +161,16 @@ pub(crate) fn check_guest_path(param: &'static str, path: &str) -> Result<(), Pa
     };
     Err(ParamError::new(param, format!("the path {path:?} in the image {problem}"))
         .help("write the path as it is seen inside the image, from `/` on"))
+}
+
+/// Checks a path of volatile files.
+pub(crate) fn check_volatile(path: &str) -> Result<(), ParamError> {
+    check_guest_path("volatile", path)?;
+    if path.split('/').all(|part| matches!(part, "" | ".")) {
+        let error = ParamError::new("volatile", format!("{path:?} means every file of the image"));
+        return Err(error.help("name the files that tell when or where the stage ran"));
+    }
+    Ok(())
 }
 
 /// Checks the name of an output or input: a plain file name.

@@ -11,6 +11,8 @@ mod fetch;
 mod packages;
 mod run;
 
+#[cfg(test)]
+pub(crate) use common::check_volatile;
 pub(crate) use common::root;
 
 use crate::registry::Kind;

@@ -24,13 +24,14 @@ pub use header::{Compression, HEADER_AREA, Header, MAGIC, MAX_VIRTUAL_SIZE};
 pub use overlay::create_overlay;
 pub use raw::RawFile;
 pub use reader::Qcow2;
+pub(crate) use writer::ENTRIES_PER_TABLE as CHUNKS_PER_TABLE;
 pub use writer::{FrameAt, Layout, Writer};
 
 /// Bytes of a chunk, the unit of disks: 64 KiB of guest disk, aligned. Changing this is a format break.
 pub const CHUNK: usize = 65536;
 
 /// The unit in which compressed cluster descriptors count, in bytes.
-const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 /// What [`ChunkSource::read_chunk`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,7 +32,8 @@ use super::{CHUNK, SECTOR};
 const CLUSTER: u64 = CHUNK as u64;
 const CLUSTER_BITS: u32 = CLUSTER.trailing_zeros();
 const ENTRY: u64 = 8;
-const ENTRIES_PER_TABLE: u64 = CLUSTER / ENTRY;
+/// Chunks of the disk for which one L2 table of a cluster speaks.
+pub(crate) const ENTRIES_PER_TABLE: u64 = CLUSTER / ENTRY;
 const REFCOUNT_ORDER: u32 = 4;
 const REFCOUNT: u64 = (1 << REFCOUNT_ORDER) / 8;
 const REFCOUNTS_PER_BLOCK: u64 = CLUSTER / REFCOUNT;

@@ -21,11 +21,15 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
     let base = store.seal(None, &base, Absent::AsParent)?;
     let overlay = MemorySource::new(8, [(1, None), (5, Some(raw(3)))]);
     let top = store.seal(Some(&base.disk.layer), &overlay, Absent::AsParent)?;
+    // The second run of a stage: a delta to the first one's disk.
+    let second = MemorySource::new(8, [(1, None), (5, Some(raw(3))), (6, Some(text(4)))]);
+    let again = store.seal_like(Some(&base.disk.layer), Some(&top.disk.layer), &second, Absent::AsParent)?;
+    assert_eq!(store.manifest(&again.disk.layer)?.parent, Some(top.disk.layer));
     let small = store.put_blob(&b"small"[..])?;
     let large = store.put_blob(&large()[..])?;
     let garbage = store.put_blob(&b"garbage"[..])?;
     store.put_claim(&claim(1, Some(base.disk), &[]))?;
-    let last = claim(2, Some(top.disk), &[("small", small), ("large", large)]);
+    let last = claim(2, Some(again.disk), &[("small", small), ("large", large)]);
     let last_id = store.put_claim(&last)?;
     store.state_write(&["recipe", "last"], b"2")?;
     store.flush()?;

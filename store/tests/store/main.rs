@@ -11,5 +11,6 @@ mod crash;
 mod damage;
 mod fixture;
 mod full;
+mod previous;
 mod seal;
 mod support;
