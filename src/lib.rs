@@ -18,6 +18,7 @@
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
+//! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`vm`] boots disks in QEMU.
@@ -26,6 +27,7 @@
 
 pub mod assemble;
 pub mod cli;
+pub mod diff;
 pub mod engine;
 pub mod event;
 pub mod fetch;
