@@ -198,7 +198,8 @@ mod tests {
 
     fn chain() -> Vec<(String, Tree)> {
         let base = tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "1"), ("/etc/y", "yy"), ("/lib", "link usr/lib")]);
-        let middle = tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "2222222"), ("/usr/lib/m", "mmmmmm"), ("/lib", "link usr/lib")]);
+        let middle =
+            tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "2222222"), ("/usr/lib/m", "mmmmmm"), ("/lib", "link usr/lib")]);
         let top = tree(&[
             ("/usr/bin/a", "aaaa"),
             ("/usr/bin/hard", "hard /usr/bin/a"),
@@ -219,7 +220,8 @@ mod tests {
 
     #[test]
     fn packages_list_files_through_links() {
-        let lists: [(String, &[u8]); 2] = [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
+        let lists: [(String, &[u8]); 2] =
+            [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
         let owners = super::super::packages::owners(lists);
         let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners });
         insta::assert_snapshot!(render(&blame), @"");

@@ -175,16 +175,13 @@ fn compare_texts(
     report: &mut Report,
 ) -> Result<(), ReadError> {
     let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");
-    let mut wanted: Vec<_> = (0..changes.len())
-        .filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path()))
-        .collect();
+    let mut wanted: Vec<_> =
+        (0..changes.len()).filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path())).collect();
     report.texts_left_out = wanted.len().saturating_sub(text::MOST_FILES);
     wanted.truncate(text::MOST_FILES);
     let paths: Vec<_> = wanted.iter().map(|at| (changes[*at].partition, changes[*at].path())).collect();
-    let (a, b) = rayon::join(
-        || before.contents.files(&paths, text::LIMIT),
-        || after.contents.files(&paths, text::LIMIT),
-    );
+    let (a, b) =
+        rayon::join(|| before.contents.files(&paths, text::LIMIT), || after.contents.files(&paths, text::LIMIT));
     let (a, b) = (a?, b?);
     let budget = Budget::new();
     for (at, pair) in wanted.into_iter().zip(a.iter().zip(&b)) {

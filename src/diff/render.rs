@@ -139,7 +139,8 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
             continue;
         }
         let mut inside = [None, None];
-        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)].into_iter().enumerate() {
+        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)].into_iter().enumerate()
+        {
             let is_dir = |state: &Option<FileState>| state.as_ref().is_some_and(FileState::is_directory);
             if is_dir(this) && !is_dir(other) && !all {
                 whole[side].insert(&file.path, shown.len());
@@ -164,9 +165,11 @@ fn line(file: &FileChange, inside: &[Option<Inside>; 2]) -> String {
     match (before, after) {
         (Some(a), Some(b)) => {
             let mut told: Vec<_> = file.aspects.iter().map(|aspect| aspect_text(*aspect, a, b)).collect();
-            told.extend(inside.iter().zip(["new in it: ", "was in it: "]).filter_map(|(inside, words)| {
-                inside.as_ref().map(|inside| format!("{words}{}", inside_text(inside)))
-            }));
+            told.extend(
+                inside.iter().zip(["new in it: ", "was in it: "]).filter_map(|(inside, words)| {
+                    inside.as_ref().map(|inside| format!("{words}{}", inside_text(inside)))
+                }),
+            );
             format!("~ {path}{}: {}", slash(b), told.join(", "))
         }
         (Some(state), None) | (None, Some(state)) => {

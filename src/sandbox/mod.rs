@@ -33,7 +33,7 @@ pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub use surroundings::Surroundings;
-pub(crate) use sys::die_with_parent;
+pub(crate) use sys::{die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::Secret;
