@@ -165,3 +165,6 @@ pub(super) fn corrupt(what: impl Into<String>) -> ReadError {
 pub(super) fn unsupported(what: impl Into<String>) -> ReadError {
     ReadError::Unsupported { what: what.into() }
 }
+
+#[cfg(test)]
+mod tests;
