@@ -26,6 +26,7 @@ mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
 mod store;
+mod tree_index;
 mod units;
 mod vm;
 mod volatile;
