@@ -1,8 +1,12 @@
 //! The command line: arguments, what commands share, exit codes and hints. One file per command.
 //! Knows the library's API only.
 
+mod blame;
 mod boot;
 mod build;
+mod diff;
+mod disk_names;
+mod disk_trees;
 mod doctor;
 mod error;
 mod explain;
@@ -68,7 +72,7 @@ pub(crate) enum Progress {
 }
 
 /// What names a recipe and its inputs.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
     /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
     #[arg(value_name = "RECIPE|SELECTOR")]
@@ -139,7 +143,9 @@ enum Command {
     Shell(shell::Shell),
     /// Boots an image in a virtual machine
     Boot(boot::Boot),
-    /// Lists, shows and exports layers
+    /// Shows what differs between two disks
+    Diff(diff::Diff),
+    /// Lists, shows and exports layers, and tells what they brought
     #[command(subcommand)]
     Layer(layer::Layer),
     /// Checks and measures the store
@@ -164,6 +170,7 @@ pub(crate) mod exit {
     pub(crate) const RECIPE: u8 = 3;
     pub(crate) const STAGE: u8 = 4;
     pub(crate) const STORE: u8 = 5;
+    pub(crate) const DIFFERENT: u8 = 10;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -198,6 +205,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Fmt(command) => command.run(&session),
         Command::Shell(command) => command.run(&session),
         Command::Boot(command) => command.run(&session),
+        Command::Diff(command) => command.run(&session),
         Command::Layer(command) => command.run(&session),
         Command::Store(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),

@@ -27,6 +27,7 @@ use impasto_store::{Error as StoreError, Store};
 use tokio::sync::mpsc::Sender;
 
 pub use error::JobError;
+pub(crate) use known::load_tree;
 
 use crate::graph::NodeId;
 use crate::inputs::Input;
