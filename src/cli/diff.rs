@@ -53,10 +53,8 @@ impl Diff {
         let contents = [OnDisk { open: &open_a, tree: &tree_a }, OnDisk { open: &open_b, tree: &tree_b }];
         let [a, b] = [(&before, &tree_a, &contents[0]), (&after, &tree_b, &contents[1])]
             .map(|(disk, tree, contents)| Side { name: &disk.label, tree, contents });
-        let report = diff::report(&a, &b, !self.no_text && !self.stat).map_err(|source| CliError::Disk {
-            label: format!("{} or {}", before.label, after.label),
-            source,
-        })?;
+        let report = diff::report(&a, &b, !self.no_text && !self.stat)
+            .map_err(|source| CliError::Disk { label: format!("{} or {}", before.label, after.label), source })?;
         if self.json {
             ui::output(&(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"));
         } else if self.stat {

@@ -112,7 +112,9 @@ impl<'s> DiskNames<'s> {
             Meaning::File(_) => Err(nothing("is a file")),
             Meaning::Digest(layer) => {
                 let parent = self.store()?.manifest(&layer)?.parent;
-                parent.map(|parent| stored(&parent.layer.short(), parent)).ok_or_else(|| nothing("stands on no other layer"))
+                parent
+                    .map(|parent| stored(&parent.layer.short(), parent))
+                    .ok_or_else(|| nothing("stands on no other layer"))
             }
             Meaning::Stage { recipe, selector, earlier } => {
                 let found = self.stage(&recipe, &selector)?;
@@ -170,7 +172,8 @@ impl<'s> DiskNames<'s> {
         };
         let (selector, earlier) = match selector.rsplit_once('~') {
             Some((selector, back)) => {
-                let wrong = || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
+                let wrong =
+                    || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
                 (selector, Some(back.parse().map_err(|_| wrong())?))
             }
             None => (selector, None),
@@ -349,9 +352,8 @@ fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
 /// The one node of a selector that makes a disk, or converts one.
 pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
     let graph = &loaded.graph;
-    let is_disk = |id: &NodeId| {
-        graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some())
-    };
+    let is_disk =
+        |id: &NodeId| graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some());
     // An image may publish the same disk in several forms, and files beside them.
     let mut disks: Vec<_> = graph.select(selector)?.nodes.into_iter().filter(is_disk).collect();
     disks.dedup_by_key(|id| disk_of(loaded, *id));

@@ -10,6 +10,7 @@ mod base;
 mod bootstrap;
 mod chain;
 mod cleanup;
+mod cutoff;
 mod debian;
 mod disk_assembly;
 mod failures;
