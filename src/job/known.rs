@@ -108,7 +108,7 @@ impl Job {
     }
 
     /// A disk that cannot be read: its own chunks or those below.
-    fn broken(&self, from: Option<(NodeId, DiskRef)>, error: io::Error) -> JobError {
+    pub(super) fn broken(&self, from: Option<(NodeId, DiskRef)>, error: io::Error) -> JobError {
         let (kind, text) = (error.kind(), error.to_string());
         let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
             SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),

@@ -5,6 +5,7 @@ mod error;
 mod host;
 mod known;
 mod sandboxed;
+mod settled;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};

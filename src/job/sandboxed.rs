@@ -77,7 +77,10 @@ impl Job {
         let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        let source = Scrubbed::new(&source, &finished.unused);
+        let (patches, below) = self.settled(&source, &finished, action, (from, disk))?;
+        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
+        let source =
+            source.without_sameness(&below).map_err(|e| self.broken(Some((from, disk)), io::Error::other(e)))?;
         let kept = self.keep(action, &source, Some((from, disk)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();

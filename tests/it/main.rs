@@ -24,6 +24,7 @@ mod replay;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
+mod settle;
 mod store;
 mod units;
 mod vm;
