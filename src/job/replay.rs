@@ -103,7 +103,7 @@ impl Job {
             Ok(reader) => reader,
             Err(error) => return Ok(error.into_miss().map(|_| None)?),
         };
-        self.with_overlay(&overlay, &finished, |source| {
+        self.with_overlay(action, (&overlay, &finished), &reader, |source| {
             let view = self.view(source, Some(&reader))?;
             let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
             if crate::tree::text::write(&tree) != replay.text {

@@ -78,7 +78,8 @@ impl Job {
         }
         let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
         let start = Start { disk, reader: &reader };
-        let kept = self.with_overlay(&overlay, &finished, |source| self.keep(action, source, Some(start)))?;
+        let kept =
+            self.with_overlay(action, (&overlay, &finished), &reader, |source| self.keep(action, source, Some(start)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {

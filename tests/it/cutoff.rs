@@ -124,7 +124,7 @@ fn weaker_claims_are_not_taken() {
     type Change = fn(&mut Claim);
     let weaker: [(Change, &str); 3] = [
         (|claim| claim.isolation = Isolation::Weak, "it was made with weaker isolation (emulated machine)"),
-        (|claim| drop(claim.caveats.insert(Caveat::Unlocked)), "it is marked `unlocked`, and this run would not be"),
+        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, and this run would not be"),
         (|claim| claim.writer = "mallory".to_owned(), "it is mallory's, whom nothing says to trust"),
     ];
     for (change, objection) in weaker {

@@ -26,6 +26,7 @@ mod replay;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
+mod settle;
 mod store;
 mod tree_index;
 mod units;
