@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::crc::crc32c;
 use super::tree::Access;
+use crate::guest::crc::crc32c;
 
 // Superblock, which lies at 1024.
 const SUPERBLOCK: u64 = 1024;

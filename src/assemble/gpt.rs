@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::crc::crc32;
 use super::ids::Uuid;
 use crate::guest::SECTOR;
+use crate::guest::crc::crc32;
 
 const ENTRIES: usize = 128;
 const ENTRY_SIZE: usize = 128;

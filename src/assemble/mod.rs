@@ -8,7 +8,6 @@
 //! ```
 
 mod configure;
-mod crc;
 mod error;
 mod esp;
 mod ext4;

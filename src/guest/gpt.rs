@@ -4,6 +4,7 @@
 
 use std::io;
 
+use super::crc::crc32;
 use super::{MAX_PARTITIONS, Partition, PartitionKind, ReadAt, SECTOR, Table, bytes_at, le32, le64, text, uuid_text};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
@@ -84,16 +85,4 @@ fn guid_text(bytes: &[u8], at: usize) -> String {
     guid[4..6].reverse();
     guid[6..8].reverse();
     uuid_text(&guid)
-}
-
-/// CRC-32 (ISO-HDLC), as GPT uses it. Bit by bit: a table is 16 KiB.
-fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = !0_u32;
-    for &byte in bytes {
-        crc ^= u32::from(byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
 }

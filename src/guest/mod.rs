@@ -3,6 +3,7 @@
 //! Knows bytes only: mounts nothing, runs nothing, trusts nothing that it reads. Every table is bounded, so a hostile
 //! disk costs a few reads and an error.
 
+pub(crate) mod crc;
 pub mod ext4;
 pub mod fat;
 mod gpt;
