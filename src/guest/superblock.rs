@@ -7,6 +7,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::ext4::superblock::{Superblock, feature::*};
 use super::{ReadAt, bytes_at, le16, le32, text, uuid_text};
 
 /// A file system, or a container that stands in its place.
@@ -116,55 +117,39 @@ fn file_system(kind: FsKind, uuid: Option<[u8; 16]>, label: Option<String>, bloc
     FileSystem { kind, uuid, label, block_size, dirty: None }
 }
 
-const EXT_MAGIC: u16 = 0xef53;
-
-/// Blocks of 64 KiB, as shift of 1 KiB.
-const MAX_LOG_BLOCK_SIZE: u32 = 6;
-
 /// ext2, ext3, ext4: <https://docs.kernel.org/filesystems/ext4/super.html>.
 fn ext(head: &[u8]) -> Option<FileSystem> {
-    const HAS_JOURNAL: u32 = 0x4;
-    /// `extents`, `64bit`, `mmp`, `flex_bg`, `ea_inode`, `csum_seed`, `largedir`, `inline_data`, `encrypt`, `casefold`.
-    const EXT4_INCOMPAT: u32 = 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000;
-    /// `huge_file`, `gdt_csum`, `dir_nlink`, `extra_isize`, `bigalloc`, `metadata_csum`.
-    const EXT4_RO_COMPAT: u32 = 0x8 | 0x10 | 0x20 | 0x40 | 0x200 | 0x400;
-    const JOURNAL_DEVICE: u32 = 0x8;
-    let sb = head.get(1024..2048)?;
-    let log_block_size = le32(sb, 0x18);
-    let (compat, incompat, ro_compat) = (le32(sb, 0x5c), le32(sb, 0x60), le32(sb, 0x64));
-    if le16(sb, 0x38) != EXT_MAGIC || log_block_size > MAX_LOG_BLOCK_SIZE || incompat & JOURNAL_DEVICE != 0 {
+    const EXT4_INCOMPAT: u32 = INCOMPAT_EXTENTS
+        | INCOMPAT_64BIT
+        | INCOMPAT_MMP
+        | INCOMPAT_FLEX_BG
+        | INCOMPAT_EA_INODE
+        | INCOMPAT_CSUM_SEED
+        | INCOMPAT_LARGEDIR
+        | INCOMPAT_INLINE_DATA
+        | INCOMPAT_ENCRYPT
+        | INCOMPAT_CASEFOLD;
+    const EXT4_RO_COMPAT: u32 = RO_COMPAT_HUGE_FILE
+        | RO_COMPAT_GDT_CSUM
+        | RO_COMPAT_DIR_NLINK
+        | RO_COMPAT_EXTRA_ISIZE
+        | RO_COMPAT_BIGALLOC
+        | RO_COMPAT_METADATA_CSUM;
+    let bytes = head.get(1024..2048)?;
+    let sb = Superblock::parse(bytes.try_into().ok()?)?;
+    let kind = if sb.incompat(INCOMPAT_JOURNAL_DEV) {
         return None;
-    }
-    let kind = if incompat & EXT4_INCOMPAT != 0 || ro_compat & EXT4_RO_COMPAT != 0 {
+    } else if sb.incompat(EXT4_INCOMPAT) || sb.ro_compat(EXT4_RO_COMPAT) {
         FsKind::Ext4
-    } else if compat & HAS_JOURNAL != 0 {
+    } else if sb.identity.compat & COMPAT_HAS_JOURNAL != 0 {
         FsKind::Ext3
     } else {
         FsKind::Ext2
     };
-    let mut fs = file_system(kind, Some(bytes_at(sb, 0x68)), text(&sb[0x78..0x88]), Some(1024 << log_block_size));
-    fs.dirty = ext_complaint(sb);
+    let label = text(&sb.identity.label);
+    let mut fs = file_system(kind, Some(bytes_at(bytes, 0x68)), label, Some(sb.identity.block_size));
+    fs.dirty = sb.complaint();
     Some(fs)
-}
-
-/// What an ext superblock says is wrong with its file system.
-fn ext_complaint(sb: &[u8]) -> Option<String> {
-    const NEEDS_RECOVERY: u32 = 0x4;
-    let (state, error_count) = (le16(sb, 0x3a), le32(sb, 0x194));
-    if state & 2 != 0 || error_count > 0 {
-        Some(format!("has {error_count} recorded errors"))
-    } else if le32(sb, 0x60) & NEEDS_RECOVERY != 0 {
-        Some("has a journal to replay".to_owned())
-    } else if state & 1 == 0 {
-        Some("was not unmounted".to_owned())
-    } else {
-        None
-    }
-}
-
-/// Whether these 1024 bytes are the superblock of an ext file system in order.
-pub(super) fn ext_is_clean(sb: &[u8; 1024]) -> bool {
-    le16(sb, 0x38) == EXT_MAGIC && le32(sb, 0x18) <= MAX_LOG_BLOCK_SIZE && ext_complaint(sb).is_none()
 }
 
 fn xfs(head: &[u8]) -> Option<FileSystem> {

@@ -13,6 +13,7 @@ mod cleanup;
 mod debian;
 mod disk_assembly;
 mod failures;
+mod guest_ext4;
 mod kill;
 mod mirror;
 mod packages;

@@ -7,10 +7,19 @@
 //!
 //! Source of the format: <https://docs.kernel.org/filesystems/ext4/>, and the kernel's `fs/ext4` where that is silent.
 
+mod content;
+mod directory;
+mod inode;
+mod map;
+pub(in crate::guest) mod superblock;
+mod xattr;
+
 use std::io;
-use std::ops::Range;
 
 use super::ReadAt;
+use superblock::{Group, Superblock};
+
+pub use inode::Inode;
 
 /// What a file system says of itself that its users can see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,39 +74,6 @@ pub enum ReadError {
     Io(#[source] io::Error),
 }
 
-/// A file, directory or other object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inode {
-    /// Its number, from 1.
-    pub number: u32,
-    /// Type and permission bits.
-    pub mode: u16,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Size in bytes.
-    pub size: u64,
-    /// Last change of content: seconds since 1970, and nanoseconds as stored (a hostile disk may hold more than 10⁹).
-    pub mtime: (i64, u32),
-    /// Last change of the inode, as `mtime`.
-    pub ctime: (i64, u32),
-    /// Last access, as `mtime`.
-    pub atime: (i64, u32),
-    /// Number of hard links; 1 for a directory with more subdirectories than can be counted.
-    pub links: u32,
-    /// Flags, as `lsattr` shows them, and some of the format's own.
-    pub flags: u32,
-    /// Major and minor number of a device node.
-    pub device: Option<(u32, u32)>,
-    /// Project.
-    pub project: u32,
-    /// Generation, which NFS sees.
-    pub generation: u32,
-    /// Its bytes in the inode table.
-    raw: Vec<u8>,
-}
-
 /// Extended attributes: full names and values, sorted by name.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -134,19 +110,43 @@ pub struct Extent {
 #[derive(Debug)]
 pub struct Ext4<'d, D: ReadAt + ?Sized> {
     disk: &'d D,
-    identity: Identity,
+    superblock: Superblock,
+    groups: Vec<Group>,
 }
 
 impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     /// Opens the file system that starts at the disk's first byte.
     pub fn open(disk: &'d D) -> Result<Self, ReadError> {
-        let _ = Self { disk, identity: Identity::default() };
-        Err(later())
+        let superblock = Superblock::read(disk).map_err(ReadError::Io)?;
+        let superblock = superblock.ok_or_else(|| corrupt("there is no superblock"))?;
+        // Features first: an unknown one may say what the other numbers mean.
+        if let Some(what) = superblock.unsupported() {
+            return Err(unsupported(what));
+        }
+        if let Some(fault) = superblock.fault(disk.size()) {
+            return Err(corrupt(format!("superblock: {fault}")));
+        }
+        if let Some(reason) = superblock.complaint() {
+            return Err(ReadError::NotClean { reason });
+        }
+        if superblock.has_orphans() {
+            return Err(ReadError::NotClean { reason: "has deleted files to clean up".to_owned() });
+        }
+        let groups = superblock.read_groups(disk)?;
+        if let Some(group) = groups.iter().position(|group| !group.sum_is_right) {
+            return Err(corrupt(format!("group {group}: the checksum of its descriptor is wrong")));
+        }
+        Ok(Self::of(disk, superblock, groups))
+    }
+
+    /// Takes what has been read and found without fault.
+    pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+        Self { disk, superblock, groups }
     }
 
     /// What it says of itself.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.superblock.identity
     }
 
     /// Number of the root directory's inode.
@@ -154,58 +154,22 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
         2
     }
 
-    /// Reads an inode that is in use.
-    pub fn inode(&self, number: u32) -> Result<Inode, ReadError> {
-        let _ = (number, self.disk.size());
-        Err(later())
-    }
-
-    /// Where an inode's bytes lie in the file system.
-    pub fn inode_place(&self, number: u32) -> Result<Range<u64>, ReadError> {
-        let _ = number;
-        Err(later())
-    }
-
-    /// A directory's names without `.` and `..`, in the order in which they lie on the disk. That a name appears twice is
-    /// the caller's to notice.
-    pub fn entries(&self, directory: &Inode) -> Result<Vec<DirEntry>, ReadError> {
-        let _ = directory;
-        Err(later())
-    }
-
-    /// Where a file's or a directory's content is: without holes, cut at its size.
-    pub fn content(&self, inode: &Inode) -> Result<Content, ReadError> {
-        let _ = &inode.raw;
-        Err(later())
-    }
-
-    /// Where the blocks lie that map a file's content, in bytes: its extent tree below the inode, or indirect blocks.
-    /// Inode and these unchanged, the content lies where it lay.
-    pub fn blocks_of_map(&self, inode: &Inode) -> Result<Vec<Range<u64>>, ReadError> {
-        let _ = inode;
-        Err(later())
-    }
-
-    /// A symbolic link's target.
-    pub fn target(&self, link: &Inode) -> Result<Vec<u8>, ReadError> {
-        let _ = link;
-        Err(later())
-    }
-
-    /// Extended attributes by full name, sorted; values as on disk (those of ACLs are not what `getxattr` gives).
-    pub fn xattrs(&self, inode: &Inode) -> Result<Xattrs, ReadError> {
-        let _ = inode;
-        Err(later())
-    }
-
-    /// Where extended attributes lie outside the inode, in bytes: the block that it names, and the inodes, maps and
-    /// contents of large values. Inode and these unchanged, the attributes are as they were.
-    pub fn blocks_of_xattrs(&self, inode: &Inode) -> Result<Vec<Range<u64>>, ReadError> {
-        let _ = inode;
-        Err(later())
+    /// Reads a block into `bytes`, which become as long as it.
+    fn read_block(&self, block: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        let place = self.superblock.place(block);
+        let place = place.ok_or_else(|| corrupt(format!("block {block} lies outside the file system")))?;
+        bytes.resize(self.superblock.block_size as usize, 0);
+        self.disk.read_exact_at(bytes, place).map_err(ReadError::Io)
     }
 }
 
-fn later() -> ReadError {
-    ReadError::Unsupported { what: "this part of ext4".to_owned() }
+pub(super) fn corrupt(what: impl Into<String>) -> ReadError {
+    ReadError::Corrupt { what: what.into() }
 }
+
+pub(super) fn unsupported(what: impl Into<String>) -> ReadError {
+    ReadError::Unsupported { what: what.into() }
+}
+
+#[cfg(test)]
+mod tests;
