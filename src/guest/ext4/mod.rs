@@ -9,10 +9,9 @@
 
 mod content;
 mod directory;
-pub(in crate::guest) mod inode;
+mod inode;
 mod map;
 pub(in crate::guest) mod superblock;
-pub(crate) mod time;
 mod xattr;
 
 use std::io;
@@ -137,7 +136,12 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
         if let Some(group) = groups.iter().position(|group| !group.sum_is_right) {
             return Err(corrupt(format!("group {group}: the checksum of its descriptor is wrong")));
         }
-        Ok(Self { disk, superblock, groups })
+        Ok(Self::of(disk, superblock, groups))
+    }
+
+    /// Takes what has been read and found without fault.
+    pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+        Self { disk, superblock, groups }
     }
 
     /// What it says of itself.
