@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use super::tree::Access;
 use crate::guest::crc::crc32c;
+use crate::guest::ext4::time::{decode, encode};
 
 // Superblock, which lies at 1024.
 const SUPERBLOCK: u64 = 1024;

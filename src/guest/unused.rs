@@ -1,6 +1,6 @@
 //! Finds the parts of an ext4 file system whose content means nothing: free blocks, and an empty journal's.
 //!
-//! Knows bitmaps and the journal, not files. What it names may be dropped, so it is strict: a group whose bitmap does not
+//! Knows bitmaps and journals, not files. What it names may be dropped, so it is strict: a group whose bitmap does not
 //! agree with its own count of free blocks, or a feature that is not known here, is left alone.
 
 use std::io;
@@ -8,15 +8,18 @@ use std::ops::Range;
 
 use super::ext4::superblock::Superblock;
 use super::ext4::superblock::feature::{INCOMPAT_META_BG, RO_COMPAT_BIGALLOC};
-use super::ext4::{Content, Ext4, Extent, ReadError};
+use super::ext4::{Content, Ext4, ReadError};
 use super::{ReadAt, bytes_at};
 
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
-const JOURNAL_INODE: u32 = 8;
+pub(super) const JOURNAL_INODE: u32 = 8;
 const JOURNAL_MAGIC: u32 = 0xc03b_3998;
 
+/// Size of a journal's superblock.
+const HEAD: u64 = 1024;
+
 /// `None` unless this is a clean ext file system of a kind that is understood.
-fn read_superblock<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Superblock>> {
+pub(super) fn read_superblock<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Superblock>> {
     Ok(Superblock::read(disk)?.filter(|sb| {
         let known = !sb.incompat(INCOMPAT_META_BG) && !sb.ro_compat(RO_COMPAT_BIGALLOC);
         known && sb.complaint().is_none() && sb.fault(disk.size()).is_none()
@@ -49,11 +52,7 @@ pub fn unused<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<Range<u64>>> {
         }
     }
     if sb.journal_inode == JOURNAL_INODE {
-        match journal(disk, &Ext4::of(disk, sb, groups)) {
-            Ok(journal) => ranges.extend(journal),
-            Err(ReadError::Io(error)) => return Err(error),
-            Err(_) => {}
-        }
+        ranges.extend(journal(disk)?.into_iter().flat_map(|journal| journal.rest));
     }
     Ok(merge(ranges))
 }
@@ -84,19 +83,35 @@ fn zero_runs(bitmap: &[u8], count: usize) -> Vec<Range<usize>> {
     runs
 }
 
-/// The journal's blocks but its first, if it holds nothing to replay; none where it is not known.
-fn journal<D: ReadAt + ?Sized>(disk: &D, fs: &Ext4<'_, D>) -> Result<Vec<Range<u64>>, ReadError> {
-    let Content::Extents(extents) = fs.content(&fs.inode(JOURNAL_INODE)?)? else { return Ok(Vec::new()) };
-    let Some(first) = extents.first().filter(|extent| extent.offset == 0) else { return Ok(Vec::new()) };
-    let mut head = [0; 1024];
-    disk.read_exact_at(&mut head, first.start).map_err(ReadError::Io)?;
-    let word = |at| u32::from_be_bytes(bytes_at(&head, at));
-    if word(0) != JOURNAL_MAGIC || !matches!(word(4), 3 | 4) || word(0x1c) != 0 {
-        return Ok(Vec::new());
+/// A journal that holds nothing to replay.
+pub(super) struct Journal {
+    /// Its superblock, in bytes.
+    pub(super) first: u64,
+    /// Its other blocks, in bytes.
+    rest: Vec<Range<u64>>,
+}
+
+/// The journal, if it holds nothing to replay; `None` where it cannot be understood.
+pub(super) fn journal<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Journal>> {
+    let read = || {
+        let ext = Ext4::open(disk)?;
+        let Content::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else { return Ok(None) };
+        let Some(first) = extents.first().filter(|first| first.offset == 0 && first.length >= HEAD) else {
+            return Ok(None);
+        };
+        let mut head = [0; HEAD as usize];
+        disk.read_exact_at(&mut head, first.start).map_err(ReadError::Io)?;
+        let word = |at| u32::from_be_bytes(bytes_at(&head, at));
+        let empty = word(0) == JOURNAL_MAGIC && matches!(word(4), 3 | 4) && word(0x1c) == 0;
+        let block = u64::from(ext.identity().block_size);
+        let mut rest: Vec<_> = extents.iter().map(|extent| extent.start..extent.start + extent.length).collect();
+        rest[0].start = rest[0].end.min(first.start + block);
+        Ok(empty.then_some(Journal { first: first.start, rest }))
+    };
+    match read() {
+        Err(ReadError::Io(error)) => Err(error),
+        result => Ok(result.ok().flatten()),
     }
-    let block = u64::from(fs.identity().block_size);
-    let rest = |extent: &Extent| extent.start + block.saturating_sub(extent.offset)..extent.start + extent.length;
-    Ok(extents.iter().map(rest).collect())
 }
 
 fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {

@@ -9,9 +9,10 @@
 
 mod content;
 mod directory;
-mod inode;
+pub(in crate::guest) mod inode;
 mod map;
 pub(in crate::guest) mod superblock;
+pub(crate) mod time;
 mod xattr;
 
 use std::io;
