@@ -60,7 +60,7 @@ impl Hit {
     fn content(&self, file: Option<&String>, by_bytes: bool) -> Option<Bound> {
         match (self.result.disk, self.result.tree, file) {
             (Some(_), Some(tree), None) if !by_bytes => {
-                let tree = ContentDigest::Tree(TreeDigest(tree.digest.0));
+                let tree = ContentDigest::Tree(TreeDigest::of_index(&tree.digest));
                 Some(Bound { content: tree, mode: None, made_by: None })
             }
             (Some(disk), _, None) => {

@@ -66,6 +66,7 @@ pub(crate) fn apply(world: &World, step: &AgentStep) -> Result<(), Problem> {
             let path = Path::new(path);
             place(path, &mut content.as_slice(), *mode, None, epoch)
         }
+        AgentStep::Patch { input, partition } => crate::patch::apply(world, *partition, input),
         AgentStep::Remove { path } => remove(Path::new(path)),
         AgentStep::Script { .. } | AgentStep::Command { .. } => {
             Err(Problem::new(ProblemKind::Protocol, "a program is no file"))

@@ -8,6 +8,7 @@ mod close;
 mod files;
 mod mounts;
 mod nodes;
+mod patch;
 #[path = "../sandbox/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each side uses its half; for impasto it is public")]
 mod protocol;

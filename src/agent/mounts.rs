@@ -70,6 +70,9 @@ impl World {
             .map_err(|e| Problem::io("make private", "/", &e.into()))?;
         rustix::system::sethostname(setup.host_name.as_bytes())
             .map_err(|e| Problem::io("set", "the host name", &e.into()))?;
+        if let Some(cpus) = setup.cpus {
+            limit_cpus(cpus).map_err(|e| Problem::io("set", "the number of CPUs", &e.into()))?;
+        }
         umask(Mode::empty());
         let trees = open_trees(&setup)?;
         enter_scaffold(&setup.disk)?;
@@ -99,6 +102,17 @@ impl World {
     /// Number of the root's node.
     pub(crate) fn root(&self) -> u32 {
         self.root
+    }
+
+    /// Where a node is mounted.
+    pub(crate) fn mount_point(&self, number: u32) -> Option<&Path> {
+        if number == self.root {
+            return Some(Path::new("/"));
+        }
+        self.trail.iter().find_map(|trace| match trace {
+            Trace::Mounted { number: mounted, path } if *mounted == number => Some(path.as_path()),
+            _ => None,
+        })
     }
 
     /// Numbers of all nodes that are mounted.
@@ -260,6 +274,16 @@ impl World {
         self.trail.push(Trace::Made(made));
         Ok(())
     }
+}
+
+/// Leaves this process, and so all that it starts, the first few of the CPUs that it has.
+fn limit_cpus(count: u32) -> rustix::io::Result<()> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None)?;
+    let mut some = CpuSet::new();
+    let usable = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu));
+    usable.take(count as usize).for_each(|cpu| some.set(cpu));
+    sched_setaffinity(None, &some)
 }
 
 /// Takes hold of the host's directories while they can still be named.

@@ -1,4 +1,4 @@
-//! Reads what lies on a guest's disk: partition table, file systems, which one is the root.
+//! Reads what lies on a guest's disk: partition table, file systems, which one is the root, and files in ext4 and FAT.
 //!
 //! Knows bytes only: mounts nothing, runs nothing, trusts nothing that it reads. Every table is bounded, so a hostile
 //! disk costs a few reads and an error.

@@ -3,24 +3,27 @@
 //! Knows trees, claims and the store; not how the disk was made. Where an earlier result that may be believed has the same
 //! tree, its disk is the result: nothing is stored, and what builds on the node is what it was (early cutoff).
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Cutoff};
 use impasto_store::blob::BlobRef;
+use impasto_store::chain::DiskReader;
 use impasto_store::claim::Claim;
 use impasto_store::digest::{BlobDigest, ClaimId};
 use impasto_store::index::ClaimSummary;
 use impasto_store::layer::DiskRef;
-use impasto_store::qcow2::{ChunkSource, SourceError};
-use impasto_store::seal::Absent;
+use impasto_store::qcow2::{ChunkSource, Qcow2, SourceError};
+use impasto_store::seal::{Absent, Sealed};
 use impasto_store::{Error as StoreError, Store};
 
+use super::replay::Replay;
 use super::{Job, JobError};
-use crate::graph::NodeId;
 use crate::guest::View;
 use crate::plan::Asked;
+use crate::sandbox::{Finished, Scrubbed};
 use crate::tree::make::{self, Below, Unread};
 use crate::tree::{Tree, text};
 
@@ -33,60 +36,115 @@ pub(super) struct Kept {
     pub(super) same_as: Option<ClaimId>,
 }
 
+/// The disk that a stage began with.
+#[derive(Clone, Copy)]
+pub(super) struct Start<'a> {
+    pub(super) disk: DiskRef,
+    pub(super) reader: &'a DiskReader,
+}
+
 impl Job {
-    /// Keeps a disk: a whole one, or what a stage changed on the disk `from`.
+    /// Keeps a disk: a whole one, or what a stage changed on the disk that it began with.
     pub(super) fn keep(
         &self,
         action: &Action<Bound>,
         source: &dyn ChunkSource,
-        from: Option<(NodeId, DiskRef)>,
+        start: Option<Start<'_>>,
     ) -> Result<Kept, JobError> {
-        let start = Instant::now();
-        let broken = |error: io::Error| self.broken(from, error);
-        let missed = |error| match from {
-            Some((node, _)) => Self::missed(node)(error),
-            None => error.into(),
-        };
-        let reader = from.map(|(_, disk)| self.store.disk_reader(&disk.layer)).transpose().map_err(missed)?;
-        let view = match &reader {
-            Some(reader) => View::over(source, reader),
-            None => View::whole(source),
-        };
-        let view = view.map_err(|error| broken(io::Error::other(error)))?;
-        let below_view = reader.as_ref().map(|reader| View::whole(reader)).transpose();
-        let below_view = below_view.map_err(|error| broken(io::Error::other(error)))?;
+        let begun = Instant::now();
         // An index that is lost saves nothing, that is all.
-        let below_tree = self.below.and_then(|blob| load_tree(&self.store, &blob).ok().flatten());
-        let below = below_tree.as_ref().zip(below_view.as_ref()).map(|(tree, disk)| Below { tree, disk });
-        let (tree, unread) = make::tree(&view, below.as_ref()).map_err(broken)?;
-        self.tell_unread(&unread, below_tree.as_ref());
+        let below = self.below.and_then(|blob| load_tree(&self.store, &blob).ok().flatten());
+        let base = start.map(|start| start.reader as &dyn ChunkSource);
+        let view = self.view(source, base)?;
+        let (tree, unread) = self.tree_of(&view, base.zip(below.as_ref()))?;
+        self.tell_unread(&unread, below.as_ref());
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
-        tracing::debug!(stage = self.label, elapsed = ?start.elapsed(), bytes = text.len(), "tree index");
-        let tree = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
-        if let Some((claim, disk)) = self.equal_earlier(action, &digest)? {
-            return Ok(Kept { disk, tree, stored_bytes: 0, same_as: Some(claim) });
+        tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
+        let blob = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
+        let earlier: Vec<_> = self.earlier().collect();
+        if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
+            return Ok(Kept { disk, tree: blob, stored_bytes: 0, same_as: Some(claim) });
         }
-        let absent = if from.is_some() { Absent::AsParent } else { Absent::Zero };
-        let parent = from.map(|(_, disk)| disk.layer);
-        let previous = self.earlier().find_map(|(_, claim)| claim.result.disk).map(|disk| disk.layer);
-        let sealed = self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent).map_err(missed)?;
-        Ok(Kept { disk: sealed.disk, tree, stored_bytes: sealed.stored_bytes, same_as: None })
+        let kept = |sealed: Sealed| {
+            let stored_bytes = sealed.stored_bytes + blob.size;
+            Kept { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
+        };
+        let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
+        if let (Some(_), Some((earlier, Some(earlier_tree)))) = (start, previous)
+            && let Some(earlier_tree) = load_tree(&self.store, &earlier_tree)?
+        {
+            let replay = Replay { view: &view, tree: &tree, text: &text, earlier, earlier_tree: &earlier_tree };
+            if let Some(sealed) = self.replay(action, &replay)? {
+                return Ok(kept(sealed));
+            }
+        }
+        let absent = if start.is_some() { Absent::AsParent } else { Absent::Zero };
+        let parent = start.map(|start| start.disk.layer);
+        let previous = previous.map(|(disk, _)| disk.layer);
+        let sealed = self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent);
+        Ok(kept(sealed.map_err(|error| self.missed_below(error))?))
+    }
+
+    /// A disk as bytes.
+    pub(super) fn view<'v>(
+        &self,
+        source: &'v dyn ChunkSource,
+        base: Option<&'v dyn ChunkSource>,
+    ) -> Result<View<'v>, JobError> {
+        let view = match base {
+            Some(base) => View::over(source, base),
+            None => View::whole(source),
+        };
+        view.map_err(|error| self.broken(io::Error::other(error)))
+    }
+
+    /// The tree of a disk, from that of the disk below it where there is one.
+    pub(super) fn tree_of(
+        &self,
+        view: &View<'_>,
+        below: Option<(&dyn ChunkSource, &Tree)>,
+    ) -> Result<(Tree, Vec<Unread>), JobError> {
+        let below_view = below.map(|(disk, _)| self.view(disk, None)).transpose()?;
+        let below = below.zip(below_view.as_ref()).map(|((_, tree), disk)| Below { tree, disk });
+        make::tree(view, below.as_ref()).map_err(|error| self.broken(error))
+    }
+
+    /// What an Action's job left in an overlay over the disk `below`, to be read: without what was deleted, and without
+    /// the traces of when it ran and of having been mounted.
+    pub(super) fn with_overlay<T>(
+        &self,
+        action: &Action<Bound>,
+        (overlay, finished): (&Path, &Finished),
+        below: &DiskReader,
+        use_it: impl FnOnce(&dyn ChunkSource) -> Result<T, JobError>,
+    ) -> Result<T, JobError> {
+        let source = Qcow2::open(File::open(overlay).map_err(JobError::io("open", overlay))?);
+        let source =
+            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let patches = self.settled(&source, finished, action, below)?;
+        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
+        use_it(&source.without_sameness(below).map_err(|error| self.broken(io::Error::other(error)))?)
     }
 
     /// An earlier result with this tree, that could be taken for what was just made.
-    fn equal_earlier(&self, action: &Action<Bound>, tree: &BlobDigest) -> Result<Option<(ClaimId, DiskRef)>, JobError> {
+    fn equal_earlier(
+        &self,
+        action: &Action<Bound>,
+        earlier: &[(ClaimId, Claim)],
+        tree: &BlobDigest,
+    ) -> Result<Option<(ClaimId, DiskRef)>, JobError> {
         if self.cutoff != Cutoff::Tree {
             return Ok(None);
         }
         let asked = Asked::of(action, &self.caveats);
-        for (id, claim) in self.earlier() {
+        for (id, claim) in earlier {
             let same = claim.result.tree.is_some_and(|blob| blob.digest == *tree);
             if let Some(disk) = claim.result.disk.filter(|_| same)
-                && asked.objection(&ClaimSummary::of(&claim, id)).is_none()
+                && asked.objection(&ClaimSummary::of(claim, *id)).is_none()
                 && self.store.has_layer(&disk.layer)?
             {
-                return Ok(Some((id, disk)));
+                return Ok(Some((*id, disk)));
             }
         }
         Ok(None)
@@ -108,16 +166,23 @@ impl Job {
     }
 
     /// A disk that cannot be read: its own chunks or those below.
-    pub(super) fn broken(&self, from: Option<(NodeId, DiskRef)>, error: io::Error) -> JobError {
+    pub(super) fn broken(&self, error: io::Error) -> JobError {
         let (kind, text) = (error.kind(), error.to_string());
         let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
             SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),
             _ => None,
         });
-        match (store, from) {
-            (Some(error), Some((node, _))) => Self::missed(node)(error),
-            (Some(error), None) => error.into(),
-            (None, _) => JobError::io("read", Path::new("the disk"))(io::Error::new(kind, text)),
+        match store {
+            Some(error) => self.missed_below(error),
+            None => JobError::io("read", Path::new("the disk"))(io::Error::new(kind, text)),
+        }
+    }
+
+    /// The disk that the job began with being gone means that its node runs again.
+    fn missed_below(&self, error: StoreError) -> JobError {
+        match self.disk {
+            Some((node, _)) => Self::missed(node)(error),
+            None => error.into(),
         }
     }
 }

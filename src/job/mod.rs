@@ -4,6 +4,7 @@
 mod error;
 mod host;
 mod known;
+mod replay;
 mod sandboxed;
 mod settled;
 mod tools;
@@ -27,6 +28,7 @@ use impasto_store::{Error as StoreError, Store};
 use tokio::sync::mpsc::Sender;
 
 pub use error::JobError;
+pub(crate) use known::load_tree;
 
 use crate::graph::NodeId;
 use crate::inputs::Input;

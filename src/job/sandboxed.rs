@@ -1,6 +1,7 @@
 //! Actions of a sandbox: inputs copied in, steps run, the overlay sealed, the log kept.
 //! Knows what a sandbox takes and gives, not how it works.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,15 +10,16 @@ use std::path::{Path, PathBuf};
 use impasto_stages::action::{Action, Bound, RootSpec, Step};
 use impasto_stages::{Secret, volatile};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
-use impasto_store::qcow2::Qcow2;
 
+use super::known::Start;
 use super::{Job, JobError, JobInput, Made, create};
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
-use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent, Scrubbed};
+use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent};
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
@@ -74,14 +76,10 @@ impl Job {
             let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
             return Err(JobError::Stage { message, help: None, last_lines, shell });
         }
-        let source = Qcow2::open(File::open(&overlay).map_err(JobError::io("open", &overlay))?);
-        let source =
-            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        let (patches, below) = self.settled(&source, &finished, action, (from, disk))?;
-        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
-        let source =
-            source.without_sameness(&below).map_err(|e| self.broken(Some((from, disk)), io::Error::other(e)))?;
-        let kept = self.keep(action, &source, Some((from, disk)))?;
+        let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
+        let start = Start { disk, reader: &reader };
+        let kept =
+            self.with_overlay(action, (&overlay, &finished), &reader, |source| self.keep(action, source, Some(start)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {
@@ -111,7 +109,14 @@ impl Job {
                 (planned.mode, InputKind::File)
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
-                pack_tree(from, entries, &mut io::BufWriter::new(file))?;
+                let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
+                if self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                    // Directories come before what they hold.
+                    entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
+                    let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
+                    entries.to_mut()[files..].reverse();
+                }
+                pack_tree(from, &entries, &mut io::BufWriter::new(file))?;
                 (0o755, InputKind::Tar)
             }
             JobInput::Blob { from, blob, mode } => {
@@ -300,7 +305,7 @@ pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<S
     record
 }
 
-fn root(root: &RootSpec) -> guest::RootSpec {
+pub(super) fn root(root: &RootSpec) -> guest::RootSpec {
     match root {
         RootSpec::Auto => guest::RootSpec::Auto,
         RootSpec::Number(number) => guest::RootSpec::Number(*number),

@@ -14,6 +14,7 @@ pub mod protocol;
 mod protocol_tests;
 mod scrub;
 mod supervisor;
+mod surroundings;
 mod sys;
 mod terminal;
 mod tools;
@@ -31,7 +32,8 @@ pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
-pub(crate) use sys::die_with_parent;
+pub use surroundings::Surroundings;
+pub(crate) use sys::{die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::Secret;
@@ -65,6 +67,9 @@ pub trait Sandbox: Send + Sync {
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
     fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError>;
+
+    /// What steps see of the place where they run.
+    fn surroundings(&self) -> &Surroundings;
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;

@@ -193,6 +193,8 @@ pub struct Setup {
     pub root: Vec<u32>,
     /// Host name.
     pub host_name: String,
+    /// How many CPUs steps may use, where not all.
+    pub cpus: Option<u32>,
     /// Environment of steps, complete.
     pub env: Vec<(String, String)>,
     /// Files of the host to lay over the image's, for steps with network: path in the guest and content.
@@ -241,11 +243,89 @@ pub enum AgentStep {
         /// Permission bits.
         mode: u32,
     },
+    /// Applies the [`Change`]s in a file of [`Place::Inputs`] to one file system.
+    Patch {
+        /// The file's name.
+        input: String,
+        /// The partition's number, 0 is the disk itself.
+        partition: u32,
+    },
     /// Removes a file or a directory with all below it; fine if it is not there. Symbolic links are not followed.
     Remove {
         /// Absolute path in the guest.
         path: String,
     },
+}
+
+/// A change of one file, in a file of [`Place::Inputs`]: each is a frame; the content of a [`Node::File`] follows it as
+/// bare bytes, its runs one after the other.
+///
+/// What is removed comes first, the deepest first; then what is put, ascending by path. A directory whose content
+/// changes is put too, as its time is to be given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Nothing shall be at this path.
+    Remove {
+        /// From the file system's root on.
+        path: ByteBuf,
+    },
+    /// This shall be.
+    Put(Put),
+}
+
+/// What shall be at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Put {
+    /// From the file system's root on.
+    pub path: ByteBuf,
+    /// What it is.
+    pub node: Node,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Extended attributes, all of them.
+    pub xattrs: Vec<(ByteBuf, ByteBuf)>,
+}
+
+/// What is put at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Node {
+    /// What is there, with another owner, mode, time or attributes.
+    Kept,
+    /// A directory.
+    Dir,
+    /// A regular file.
+    File {
+        /// Its length in bytes.
+        size: u64,
+        /// Offset and length of its content, ascending; all else is zero.
+        runs: Vec<(u64, u64)>,
+        /// Not the file that is there: that one has other names, or had.
+        fresh: bool,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Where it leads.
+        target: ByteBuf,
+    },
+    /// Another name of a file.
+    HardLink {
+        /// That file.
+        first: ByteBuf,
+    },
+    /// A character device.
+    Char(u32, u32),
+    /// A block device.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
 }
 
 /// User and group, each a number or a name that the guest's `/etc/passwd` and `/etc/group` know.

@@ -1,4 +1,6 @@
-//! Blobs: files by their content, small ones as one zstd frame, large ones in pieces that blobs can share.
+//! Blobs: files by their content, as one zstd frame, or in pieces that blobs can share.
+//!
+//! What is large is in pieces; what its writer knows to be one of a family of similar files, from a smaller size on.
 //! Knows bytes and their digest, not what file they were.
 
 use std::collections::HashMap;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::cut;
+use crate::cut::{self, COARSE, FINE, Grain};
 use crate::digest::{BlobDigest, DIGEST_LEN, Hasher, domain};
 use crate::error::{Error, Kind, Result};
 use crate::fs::Temp;
@@ -22,8 +24,13 @@ const PLAIN: &[u8; MAGIC_LEN] = b"impaBLP1";
 const CHUNKED: &[u8; MAGIC_LEN] = b"impaBLC1";
 const TABLE: &[u8; MAGIC_LEN] = b"impaBLT1";
 const SHA256: &[u8; MAGIC_LEN] = b"impaSHA1";
-/// Larger files are stored in pieces, in bytes.
+/// Larger files are stored in pieces, in bytes. Changing this is a format break.
 const PLAIN_MAX: usize = 4 << 20;
+/// The same for files that are known to be like others.
+const PLAIN_MAX_LIKE: usize = 256 << 10;
+/// Files that are known to be like others are cut finely up to this size, in bytes: a table of more pieces would cost
+/// more than they save.
+const FINE_MAX: usize = 16 << 20;
 /// How much is read, cut and compressed at once, in bytes.
 const BATCH: usize = 8 << 20;
 /// Level of zstd; a blob's name does not depend on it.
@@ -87,7 +94,7 @@ struct Sha256Record {
     sha256: Sha256,
 }
 
-/// The pieces of a large file, in order.
+/// The pieces of a file, in order.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Table {
     size: u64,
@@ -123,14 +130,14 @@ enum Content {
     Chunked { pieces: Arc<Pieces>, next: usize, ready: io::Cursor<Vec<u8>> },
 }
 
-/// An opened large blob: the table, and the files of its pieces.
+/// An opened blob in pieces: the table, and the files of its pieces.
 #[derive(Debug)]
 struct Pieces {
     table: Table,
     files: Vec<File>,
 }
 
-/// Decodes a small blob's file: its content, still without a name. Bounded; for untrusted bytes.
+/// Decodes the file of a blob in one piece: its content, still without a name. Bounded; for untrusted bytes.
 pub fn decode_plain(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let plain: Plain = unframe(PLAIN, bytes).and_then(decode).map_err(|error| error.to_string())?;
     if plain.size > PLAIN_MAX as u64 {
@@ -139,7 +146,7 @@ pub fn decode_plain(bytes: &[u8]) -> Result<Vec<u8>, String> {
     unpack(plain.zstd, plain.bytes, plain.size as usize).ok_or_else(|| "its content cannot be decoded".to_owned())
 }
 
-/// Checks the table of a large blob. Bounded; for untrusted bytes. `frames_end` is where the frames of its file end.
+/// Checks the table of a blob in pieces. Bounded; for untrusted bytes. `frames_end` is where the frames of its file end.
 pub fn check_table(record: &[u8], frames_end: u64) -> Result<(), String> {
     decode_table(record, frames_end).map(|_| ())
 }
@@ -194,39 +201,68 @@ fn hash(hasher: &mut Hasher, bytes: &[u8]) {
 }
 
 /// Fills the buffer as far as the reader goes.
-fn fill(reader: &mut dyn Read, buffer: &mut Vec<u8>, up_to: usize) -> io::Result<()> {
+fn fill(reader: &mut dyn Read, buffer: &mut Vec<u8>, up_to: usize) -> Result<()> {
     let missing = up_to.saturating_sub(buffer.len()) as u64;
-    reader.take(missing).read_to_end(buffer).map(|_| ())
+    let read_error = |source| Error::Io { verb: "read", path: "the file to be stored".into(), source };
+    reader.take(missing).read_to_end(buffer).map(|_| ()).map_err(read_error)
+}
+
+/// The beginning of a file, a byte longer than `most` where the file is.
+fn read_head(reader: &mut dyn Read, most: usize) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    fill(reader, &mut head, most + 1)?;
+    Ok(head)
 }
 
 impl Store {
     /// Stores a file's content, durably. Content that is there already is not stored again.
-    pub fn put_blob(&self, reader: impl Read) -> Result<BlobRef> {
-        self.put_blob_like(reader, None)
+    pub fn put_blob(&self, mut reader: impl Read) -> Result<BlobRef> {
+        let head = read_head(&mut reader, PLAIN_MAX)?;
+        if head.len() > PLAIN_MAX {
+            return self.put_chunked(head, &mut reader, None, COARSE);
+        }
+        self.put_plain(head)
     }
 
-    /// Like [`Store::put_blob`]; pieces that `like` has too, such as an earlier version of the file, are shared with it.
+    /// Stores one of a family of files that change little from one to the next; pieces that an earlier one, `like`, has
+    /// too are shared with it. The first of the family has none to be like, and must be stored by this too: what
+    /// [`Store::put_blob`] stored in one piece shares nothing.
     pub fn put_blob_like(&self, mut reader: impl Read, like: Option<&BlobDigest>) -> Result<BlobRef> {
-        let read_error = |source| Error::Io { verb: "read", path: "the file to be stored".into(), source };
-        let mut head = Vec::new();
-        fill(&mut reader, &mut head, PLAIN_MAX + 1).map_err(read_error)?;
-        if head.len() > PLAIN_MAX {
-            return self.put_chunked(head, &mut reader, like);
+        let head = read_head(&mut reader, FINE_MAX)?;
+        if head.len() > FINE_MAX {
+            return self.put_chunked(head, &mut reader, like, COARSE);
+        }
+        if head.len() <= PLAIN_MAX_LIKE {
+            return self.put_plain(head);
         }
         let blob = BlobRef { digest: BlobDigest::of(&head), size: head.len() as u64 };
         if self.reuse_blob(&blob)? {
             return Ok(blob);
         }
-        self.reserve(head.len() as u64)?;
-        let packed = pack(&head);
-        let plain = Plain { size: blob.size, zstd: packed.is_some(), bytes: packed.unwrap_or(head) };
+        self.put_chunked(head, &mut io::empty(), like, FINE)
+    }
+
+    fn put_plain(&self, content: Vec<u8>) -> Result<BlobRef> {
+        let blob = BlobRef { digest: BlobDigest::of(&content), size: content.len() as u64 };
+        if self.reuse_blob(&blob)? {
+            return Ok(blob);
+        }
+        self.reserve(content.len() as u64)?;
+        let packed = pack(&content);
+        let plain = Plain { size: blob.size, zstd: packed.is_some(), bytes: packed.unwrap_or(content) };
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(PLAIN, &encode(&plain)))?;
         self.publish_blob(temp, &blob)?;
         Ok(blob)
     }
 
-    fn put_chunked(&self, mut buffer: Vec<u8>, reader: &mut dyn Read, like: Option<&BlobDigest>) -> Result<BlobRef> {
+    fn put_chunked(
+        &self,
+        mut buffer: Vec<u8>,
+        reader: &mut dyn Read,
+        like: Option<&BlobDigest>,
+        grain: Grain,
+    ) -> Result<BlobRef> {
         let known = like.map(|like| self.known_pieces(like)).unwrap_or_default();
         let mut content = BlobDigest::hasher();
         let mut file = Hasher::new(domain::STATE);
@@ -242,16 +278,12 @@ impl Store {
         };
         let mut end = write(&mut temp, CHUNKED)?;
         loop {
-            fill(reader, &mut buffer, BATCH).map_err(|source| Error::Io {
-                verb: "read",
-                path: "the file to be stored".into(),
-                source,
-            })?;
+            fill(reader, &mut buffer, BATCH)?;
             let at_end = buffer.len() < BATCH;
             let mut rest = &buffer[..];
             let mut cuts = Vec::new();
-            while !rest.is_empty() && (at_end || rest.len() >= cut::MAX) {
-                let (piece, after) = rest.split_at(cut::first(rest));
+            while !rest.is_empty() && (at_end || rest.len() >= grain.max) {
+                let (piece, after) = rest.split_at(cut::first(rest, grain));
                 cuts.push(piece);
                 rest = after;
             }

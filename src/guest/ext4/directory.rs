@@ -107,14 +107,17 @@ fn record_length(entry: &[u8], block: usize) -> usize {
 }
 
 fn sum_is_right(directory: &Inode, block: &[u8], is_first: bool) -> bool {
-    let (names, tail) = block.split_at(block.len() - TAIL);
-    if le32(tail, 0) == 0 && le16(tail, 4) == TAIL as u16 && tail[6] == 0 && tail[7] == TAIL_TYPE {
-        return crc32c(directory.seed, names) == le32(tail, 8);
-    }
-    directory.has(FLAG_INDEX) && index_sum_is_right(directory, block, is_first).unwrap_or(false)
+    // The index may still have the tail of the names that were there before.
+    let index = if directory.has(FLAG_INDEX) { index_sum_is_right(directory, block, is_first) } else { None };
+    index.unwrap_or_else(|| {
+        let (names, tail) = block.split_at(block.len() - TAIL);
+        let has_tail = le32(tail, 0) == 0 && le16(tail, 4) == TAIL as u16 && tail[6..8] == [0, TAIL_TYPE];
+        has_tail && crc32c(directory.seed, names) == le32(tail, 8)
+    })
 }
 
-/// The checksum of a block of the index: of its entries, and of the tail behind the room for them.
+/// The checksum of a block of the index: of its entries, and of the tail behind the room for them. `None` where this is
+/// a block of names.
 fn index_sum_is_right(directory: &Inode, block: &[u8], is_first: bool) -> Option<bool> {
     // The root hides behind `.` and `..`, every other behind an entry without inode that fills its block.
     let counts = if is_first {
@@ -131,7 +134,7 @@ fn index_sum_is_right(directory: &Inode, block: &[u8], is_first: bool) -> Option
     let (limit, count) = (usize::from(le16(block, counts)), usize::from(le16(block, counts + 2)));
     let tail = counts + limit * INDEX_ENTRY;
     if count > limit || tail + 8 > block.len() {
-        return None;
+        return Some(false);
     }
     let summed = crc32c(directory.seed, &block[..counts + count * INDEX_ENTRY]);
     let sum = crc32c(crc32c(summed, &block[tail..tail + 4]), &[0; 4]);

@@ -159,10 +159,13 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     }
 }
 
-fn corrupt(what: impl Into<String>) -> ReadError {
+pub(super) fn corrupt(what: impl Into<String>) -> ReadError {
     ReadError::Corrupt { what: what.into() }
 }
 
-fn unsupported(what: impl Into<String>) -> ReadError {
+pub(super) fn unsupported(what: impl Into<String>) -> ReadError {
     ReadError::Unsupported { what: what.into() }
 }
+
+#[cfg(test)]
+mod tests;

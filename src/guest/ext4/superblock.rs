@@ -216,7 +216,7 @@ impl Superblock {
         let clusters = if self.ro_compat(RO_COMPAT_BIGALLOC) { 1 << 21 } else { 1 };
         if !self.sum_is_right {
             Some("its checksum is wrong")
-        } else if !self.blocks.checked_mul(self.block_size).is_some_and(|bytes| bytes <= size) {
+        } else if self.blocks.checked_mul(self.block_size).is_none_or(|bytes| bytes > size) {
             Some("the file system is larger than its disk")
         } else if self.first_block >= self.blocks || self.first_block > 1 {
             Some("it has no first block")

@@ -162,7 +162,7 @@ impl Full {
         let base = store.seal(None, &base, absent).unwrap().disk.layer;
         let sealed = store.seal(Some(&base), &overlay, absent).unwrap();
         let small = store.put_blob(SMALL).unwrap();
-        let large = store.put_blob(&large()[..]).unwrap();
+        let large = store.put_blob_like(&large()[..], None).unwrap();
         let sharing = store.put_blob_like(&sharing()[..], Some(&large.digest)).unwrap();
         store.blob_sha256(&small.digest).unwrap();
         let tree = store.put_blob(TREE).unwrap();

@@ -1,0 +1,162 @@
+//! Reads files and ranges out of a disk, where a comparison shows more than a tree index tells.
+//!
+//! Knows paths in a tree and the file systems that `guest` reads; decides nothing. A disk is opened when something is first
+//! asked of it: where nothing is to be shown, nothing is read.
+
+use std::collections::HashMap;
+use std::io;
+
+use impasto_store::qcow2::ChunkSource;
+
+use crate::guest::ext4::{Content, Ext4, ReadError};
+use crate::guest::fat::Fat;
+use crate::guest::{ReadAt, View, Window};
+use crate::tree::{Tree, Volume};
+
+/// A file by the partition of its file system and its path there.
+pub type Wanted<'a> = (u32, &'a [u8]);
+
+/// What a disk holds, beyond its tree.
+pub trait Contents: Sync {
+    /// The bytes of files, in the order asked. None for what is not there, is no regular file, or has more than `limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or is not what its tree says.
+    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
+
+    /// Bytes of the disk.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or ends before.
+    fn range(&self, start: u64, length: usize) -> Result<Vec<u8>, ReadError>;
+}
+
+/// Opens a disk.
+pub type Open<'a> = &'a (dyn Fn() -> io::Result<Box<dyn ChunkSource>> + Sync);
+
+/// A disk whose tree is known.
+pub struct OnDisk<'a> {
+    /// How to open it.
+    pub open: Open<'a>,
+    /// Its tree.
+    pub tree: &'a Tree,
+}
+
+impl OnDisk<'_> {
+    fn with<T>(&self, work: impl FnOnce(&View<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let source = (self.open)().map_err(ReadError::Io)?;
+        let view = View::whole(&*source).map_err(|error| ReadError::Io(io::Error::other(error)))?;
+        work(&view)
+    }
+}
+
+impl Contents for OnDisk<'_> {
+    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let mut found = vec![None; wanted.len()];
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        self.with(|view| {
+            for volume in &self.tree.volumes {
+                let here: Vec<_> = (0..wanted.len())
+                    .filter(|at| wanted[*at].0 == volume.partition)
+                    .map(|at| (at, wanted[at].1))
+                    .collect();
+                if !here.is_empty() {
+                    read_volume(&window(view, self.tree, volume), volume, &here, limit, &mut found)?;
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn range(&self, start: u64, length: usize) -> Result<Vec<u8>, ReadError> {
+        self.with(|view| {
+            let mut bytes = vec![0; length];
+            view.read_exact_at(&mut bytes, start).map_err(ReadError::Io)?;
+            Ok(bytes)
+        })
+    }
+}
+
+fn window<'v, 'd>(view: &'v View<'d>, tree: &Tree, volume: &Volume) -> Window<'v, View<'d>> {
+    let size = view.size();
+    let partition = tree.partitions.iter().find(|partition| partition.number == volume.partition);
+    let (start, length) = partition.map_or((0, size), |partition| (partition.start.min(size), partition.size));
+    Window::new(view, start, length.min(size - start))
+}
+
+fn read_volume(
+    window: &Window<'_, View<'_>>,
+    volume: &Volume,
+    wanted: &[(usize, &[u8])],
+    limit: u64,
+    found: &mut [Option<Vec<u8>>],
+) -> Result<(), ReadError> {
+    if volume.kind == "vfat" {
+        let fs = Fat::open(window)?;
+        let files = fs.files()?;
+        for (at, path) in wanted {
+            let file = files.iter().find(|file| path.strip_prefix(b"/") == Some(&file.path) && !file.directory);
+            if let Some(file) = file.filter(|file| file.size <= limit) {
+                found[*at] = Some(fs.read(file)?);
+            }
+        }
+        return Ok(());
+    }
+    let fs = Ext4::open(window)?;
+    let mut directories = Directories { fs: &fs, window, known: HashMap::new() };
+    for (at, path) in wanted {
+        found[*at] = directories.read(path, limit)?;
+    }
+    Ok(())
+}
+
+/// A file system whose directories are read once.
+struct Directories<'a, 'd, D: ReadAt + ?Sized> {
+    fs: &'a Ext4<'d, D>,
+    window: &'a D,
+    /// Names in directories, by inode.
+    known: HashMap<u32, HashMap<Vec<u8>, u32>>,
+}
+
+impl<D: ReadAt + ?Sized> Directories<'_, '_, D> {
+    /// The inode at a path, no symbolic link followed.
+    fn find(&mut self, path: &[u8]) -> Result<Option<u32>, ReadError> {
+        let mut number = self.fs.root();
+        for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            if !self.known.contains_key(&number) {
+                let inode = self.fs.inode(number)?;
+                let names = if inode.is_directory() { self.fs.entries(&inode)? } else { Vec::new() };
+                self.known.insert(number, names.into_iter().map(|name| (name.name, name.inode)).collect());
+            }
+            match self.known[&number].get(part) {
+                Some(next) => number = *next,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(number))
+    }
+
+    fn read(&mut self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some(number) = self.find(path)? else { return Ok(None) };
+        let inode = self.fs.inode(number)?;
+        if !inode.is_file() || inode.size > limit {
+            return Ok(None);
+        }
+        let extents = match self.fs.content(&inode)? {
+            Content::Inline(bytes) => return Ok(Some(bytes)),
+            Content::Extents(extents) => extents,
+        };
+        let mut bytes = vec![0; usize::try_from(inode.size).unwrap_or(0)];
+        for extent in extents {
+            let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
+            let end = from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
+            // Extents end within the file's size.
+            let Some(part) = bytes.get_mut(from..end) else { continue };
+            self.window.read_exact_at(part, extent.start).map_err(ReadError::Io)?;
+        }
+        Ok(Some(bytes))
+    }
+}

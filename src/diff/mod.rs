@@ -1,0 +1,198 @@
+//! What differs between two disks, and which stage a disk's bytes come from, in the words of those who build images.
+//!
+//! Knows trees, and reads out of the disks only what is shown; does not know recipes, stores or command lines. All that a
+//! guest wrote is neutralised where it enters a [`Report`], so whatever shows one may print it.
+//!
+//! * [`Report`] is everything that differs; [`render`] and [`stat`] are two ways to show it, its JSON a third.
+//! * [`layout`] describes partition table, boot areas and file systems; [`files`] files; [`packages`] Debian's packages;
+//!   [`text`] the lines of text files.
+//! * [`contents`] reads files out of disks without mounting them.
+//! * [`blame`] gives every file's bytes to the stage that brought them.
+//! * [`plain`] makes a guest's bytes fit for a terminal; [`features`] and [`xattr`] know the names of bits.
+
+pub mod blame;
+pub mod contents;
+mod features;
+pub mod files;
+pub mod layout;
+pub mod packages;
+pub mod plain;
+pub mod render;
+pub mod stat;
+pub mod text;
+mod xattr;
+
+use serde::Serialize;
+
+use crate::guest::ext4::ReadError;
+use crate::tree::Tree;
+use crate::tree::compare::compare;
+
+use contents::Contents;
+use files::FileChange;
+use layout::{AreaChange, VolumeChange};
+use packages::{PackageChange, Packages};
+use text::{Budget, TextDiff};
+
+/// One of the two disks.
+pub struct Side<'a> {
+    /// How the user named it.
+    pub name: &'a str,
+    /// Its tree.
+    pub tree: &'a Tree,
+    /// Where to read what the tree does not tell.
+    pub contents: &'a dyn Contents,
+}
+
+/// All that differs between two disks. As JSON it is what `impasto diff --json` prints: names do not change, new ones may
+/// come. In all texts what is not plain is written `\xNN`, byte by byte; in paths and names the backslash is too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// The first disk, as it was named.
+    pub before: String,
+    /// The second disk, as it was named.
+    pub after: String,
+    /// Whether nothing differs; all that follows is empty then.
+    pub equal: bool,
+    /// Sizes of the disks in bytes, where they differ.
+    pub disk_size: Option<(u64, u64)>,
+    /// The partition table and its partitions.
+    pub partition_table: Vec<Field>,
+    /// What lies outside file systems, and file systems that are compared by their bytes.
+    pub areas: Vec<AreaChange>,
+    /// File systems in themselves, without their files.
+    pub file_systems: Vec<VolumeChange>,
+    /// Debian's packages, by name.
+    pub packages: Vec<PackageChange>,
+    /// Files, by partition and path.
+    pub files: Vec<FileChange>,
+    /// Changed text files that were not compared line by line, as there are too many.
+    pub texts_left_out: usize,
+}
+
+/// One thing that two disks say differently of themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// What it is.
+    pub what: String,
+    /// What the first disk says; `null` where it says nothing.
+    pub before: Option<String>,
+    /// What the second disk says.
+    pub after: Option<String>,
+}
+
+impl Field {
+    fn changed(what: impl Into<String>, before: impl ToString, after: impl ToString) -> Option<Field> {
+        let (before, after) = (before.to_string(), after.to_string());
+        (before != after).then(|| Field { what: what.into(), before: Some(before), after: Some(after) })
+    }
+}
+
+/// Whether a thing is new, gone or different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// Only the second disk has it.
+    Added,
+    /// Only the first disk has it.
+    Removed,
+    /// Both have it.
+    Changed,
+}
+
+impl Change {
+    fn of<T>(before: Option<T>, after: Option<T>) -> Change {
+        match (before.is_some(), after.is_some()) {
+            (false, _) => Change::Added,
+            (true, false) => Change::Removed,
+            (true, true) => Change::Changed,
+        }
+    }
+
+    /// How a line of it begins.
+    pub fn sign(self) -> char {
+        match self {
+            Change::Added => '+',
+            Change::Removed => '-',
+            Change::Changed => '~',
+        }
+    }
+}
+
+/// Compares two disks; text files line by line where `texts` asks for it.
+///
+/// # Errors
+/// A disk cannot be read, or is not what its tree says.
+pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<Report, ReadError> {
+    let changes = compare(before.tree, after.tree);
+    let mut report = Report {
+        v: 1,
+        before: plain::name(before.name.as_bytes()),
+        after: plain::name(after.name.as_bytes()),
+        equal: changes.is_empty(),
+        disk_size: changes.size,
+        partition_table: layout::table(before.tree, after.tree),
+        areas: layout::areas(before, after, &changes)?,
+        file_systems: layout::volumes(&changes),
+        packages: changed_packages(before, after)?,
+        files: changes.files.iter().map(|change| files::describe(before.tree, after.tree, change)).collect(),
+        texts_left_out: 0,
+    };
+    if texts {
+        compare_texts(before, after, &changes.files, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageChange>, ReadError> {
+    let places = [before, after].map(|side| packages::place(side.tree));
+    let status = |side: &Side<'_>, place: Option<(u32, &str)>| {
+        let (partition, dir) = place?;
+        let path = format!("{dir}/status").into_bytes();
+        let entry = side.tree.volume(partition)?.find(&path)?;
+        Some((partition, path, entry.kind.clone()))
+    };
+    let [a, b] = [status(before, places[0]), status(after, places[1])];
+    if a.as_ref().map(|(_, _, kind)| kind) == b.as_ref().map(|(_, _, kind)| kind) {
+        return Ok(Vec::new());
+    }
+    let read = |side: &Side<'_>, status: Option<(u32, Vec<u8>, _)>| -> Result<Packages, ReadError> {
+        let Some((partition, path, _)) = status else { return Ok(Packages::new()) };
+        let mut found = side.contents.files(&[(partition, &path)], packages::STATUS_LIMIT)?;
+        Ok(found.pop().flatten().map(|bytes| packages::parse(&bytes)).unwrap_or_default())
+    };
+    let (a, b) = rayon::join(|| read(before, a), || read(after, b));
+    Ok(packages::compare(&a?, &b?))
+}
+
+/// Compares the changed text files line by line, but for those of which [`packages`] tells the same.
+fn compare_texts(
+    before: &Side<'_>,
+    after: &Side<'_>,
+    changes: &[crate::tree::compare::FileChange<'_>],
+    report: &mut Report,
+) -> Result<(), ReadError> {
+    let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");
+    let mut wanted: Vec<_> =
+        (0..changes.len()).filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path())).collect();
+    report.texts_left_out = wanted.len().saturating_sub(text::MOST_FILES);
+    wanted.truncate(text::MOST_FILES);
+    let paths: Vec<_> = wanted.iter().map(|at| (changes[*at].partition, changes[*at].path())).collect();
+    let (a, b) =
+        rayon::join(|| before.contents.files(&paths, text::LIMIT), || after.contents.files(&paths, text::LIMIT));
+    let (a, b) = (a?, b?);
+    let budget = Budget::new();
+    for (at, pair) in wanted.into_iter().zip(a.iter().zip(&b)) {
+        let diff: Option<TextDiff> = match pair {
+            (Some(a), Some(b)) => budget.diff(a, b),
+            _ => None,
+        };
+        report.files[at].text = diff;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,273 @@
+//! Debian's packages: which a disk has, and which another has instead.
+//!
+//! Knows dpkg's `status` file and what may be wrong with it; reads no disk. Lines that make no sense are left out, as a
+//! file system's guest may have written anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::contents::Contents;
+use super::plain;
+use crate::guest::ext4::ReadError;
+use crate::tree::{Kind, Tree};
+
+/// Where dpkg keeps what it knows; where `/var` is a file system of its own, without the first part.
+const PLACES: [&str; 2] = ["/var/lib/dpkg", "/lib/dpkg"];
+
+/// Largest `status` file that is read, in bytes.
+pub const STATUS_LIMIT: u64 = 64 << 20;
+
+/// A partition, and the packages of its files by path.
+pub type Listed = (u32, BTreeMap<Vec<u8>, String>);
+
+/// Packages by name and architecture, with what there is to tell of each.
+pub type Packages = BTreeMap<(String, String), Installed>;
+
+/// An installed package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its version; empty where none is told.
+    pub version: String,
+    /// How far its installation went; none where it is done.
+    pub state: Option<String>,
+}
+
+/// A package in which two disks differ. Texts are neutralised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackageChange {
+    /// The package's name.
+    pub name: String,
+    /// What the first disk has; `null` where it has none.
+    pub before: Option<PackageState>,
+    /// What the second disk has.
+    pub after: Option<PackageState>,
+    /// Whether the package is there for several architectures, so that its name alone does not tell which one it is.
+    pub several_architectures: bool,
+}
+
+/// A package on one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PackageState {
+    /// Version.
+    pub version: String,
+    /// Architecture, or `all`.
+    pub architecture: String,
+    /// How far its installation went, such as `half-configured`; `null` where it is done.
+    pub state: Option<String>,
+}
+
+/// Partition and directory in which dpkg keeps what it knows.
+pub(super) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
+    PLACES.into_iter().find_map(|place| {
+        let status = format!("{place}/status");
+        let has = |entry: &crate::tree::Entry| matches!(entry.kind, Kind::File { .. });
+        let volume = tree.volumes.iter().find(|volume| volume.find(status.as_bytes()).is_some_and(has))?;
+        Some((volume.partition, place))
+    })
+}
+
+/// Reads a `status` file: the packages that are installed, wholly or not.
+pub fn parse(status: &[u8]) -> Packages {
+    let mut packages = Packages::new();
+    let mut stanza = Stanza::default();
+    for line in status.split(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            std::mem::take(&mut stanza).end(&mut packages);
+            continue;
+        }
+        // A line that begins with a blank goes on with the field before.
+        let Some(colon) = line.iter().position(|&byte| byte == b':').filter(|_| !line[0].is_ascii_whitespace()) else {
+            continue;
+        };
+        let value = || plain::name(line[colon + 1..].trim_ascii());
+        match line[..colon].to_ascii_lowercase().as_slice() {
+            b"package" => stanza.name = value(),
+            b"version" => stanza.version = value(),
+            b"architecture" => stanza.architecture = value(),
+            b"status" => stanza.status = value(),
+            _ => {}
+        }
+    }
+    stanza.end(&mut packages);
+    packages
+}
+
+#[derive(Default)]
+struct Stanza {
+    name: String,
+    version: String,
+    architecture: String,
+    status: String,
+}
+
+impl Stanza {
+    fn end(self, packages: &mut Packages) {
+        // "want, flag, state": deb-status of dpkg's query.
+        let state = self.status.split_ascii_whitespace().nth(2).unwrap_or("installed");
+        if self.name.is_empty() || matches!(state, "not-installed" | "config-files") {
+            return;
+        }
+        let state = (state != "installed").then(|| state.to_owned());
+        packages.insert((self.name, self.architecture), Installed { version: self.version, state });
+    }
+}
+
+/// What is different, by name.
+pub fn compare(before: &Packages, after: &Packages) -> Vec<PackageChange> {
+    let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(name, _)| name.as_str()).collect();
+    let of = |packages: &Packages, name: &str| -> Vec<PackageState> {
+        let all = packages.range((name.to_owned(), String::new())..).take_while(|((other, _), _)| other == name);
+        all.map(|((_, architecture), package)| PackageState {
+            version: package.version.clone(),
+            architecture: architecture.clone(),
+            state: package.state.clone(),
+        })
+        .collect()
+    };
+    let mut changes = Vec::new();
+    for name in names {
+        let (mut before, mut after) = (of(before, name), of(after, name));
+        let mut push = |before, after, several_architectures| {
+            if before != after {
+                changes.push(PackageChange { name: name.to_owned(), before, after, several_architectures });
+            }
+        };
+        // One of each is the same package, even for another architecture.
+        if before.len() <= 1 && after.len() <= 1 {
+            push(before.pop(), after.pop(), false);
+            continue;
+        }
+        let architectures: BTreeSet<String> =
+            before.iter().chain(&after).map(|package| package.architecture.clone()).collect();
+        for architecture in architectures {
+            let of = |all: &[PackageState]| all.iter().find(|one| one.architecture == architecture).cloned();
+            push(of(&before), of(&after), true);
+        }
+    }
+    changes
+}
+
+/// Which package every file came with, and the partition on which this is known; none without dpkg.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Listed>, ReadError> {
+    let Some((partition, dir)) = place(tree) else { return Ok(None) };
+    let prefix = format!("{dir}/info/").into_bytes();
+    let mut names = Vec::new();
+    let mut wanted = Vec::new();
+    for entry in tree.volume(partition).iter().flat_map(|volume| &volume.entries) {
+        let name = entry.path.strip_prefix(prefix.as_slice()).and_then(|name| name.strip_suffix(b".list"));
+        if let Some(name) = name {
+            names.push(plain::name(name));
+            wanted.push((partition, entry.path.as_slice()));
+        }
+    }
+    let lists = contents.files(&wanted, STATUS_LIMIT)?;
+    let lists = names.into_iter().zip(&lists).filter_map(|(name, list)| Some((name, list.as_deref()?)));
+    Ok(Some((partition, owners(lists))))
+}
+
+/// Which package a file came with, by absolute path: out of the `.list` files of `info/`, by package name. A path that
+/// several packages name belongs to the first.
+pub fn owners<'a>(lists: impl IntoIterator<Item = (String, &'a [u8])>) -> BTreeMap<Vec<u8>, String> {
+    let mut owners = BTreeMap::new();
+    for (package, list) in lists {
+        for line in list.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"/")) {
+            owners.entry(line.to_vec()).or_insert_with(|| package.clone());
+        }
+    }
+    owners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "\
+Package: openssl
+Status: install ok installed
+Architecture: amd64
+Version: 3.0.15-1
+Description: words
+ Version: 9
+
+Package: nano
+Status: deinstall ok config-files
+Version: 7
+
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36
+
+Package: libc6
+Status: install ok half-configured
+Architecture: i386
+Version: 2.36
+";
+
+    #[test]
+    fn installed_packages_are_found() {
+        let packages = parse(STATUS.as_bytes());
+        let shown: Vec<_> = packages
+            .iter()
+            .map(|((name, architecture), one)| format!("{name}:{architecture} {} {:?}", one.version, one.state))
+            .collect();
+        assert_eq!(
+            shown,
+            ["libc6:amd64 2.36 None", "libc6:i386 2.36 Some(\"half-configured\")", "openssl:amd64 3.0.15-1 None"]
+        );
+    }
+
+    #[test]
+    fn junk_is_left_out_and_neutralised() {
+        let packages = parse(b"\xff\xff:\n: :\n \n\nVersion: 1\n\nPackage: a\x1b[1mb\nVersion:\xff\n\n\n");
+        let all: Vec<_> = packages.into_iter().collect();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].0.0, r"a\x1b[1mb");
+        assert_eq!(all[0].1.version, r"\xff");
+    }
+
+    #[test]
+    fn changes_are_told_by_name_and_by_architecture_where_there_are_several() {
+        let before = parse(STATUS.as_bytes());
+        let after = parse(
+            STATUS
+                .replace("3.0.15-1", "3.0.16-1")
+                .replace("deinstall ok config-files", "install ok installed")
+                .replace(
+                    "half-configured\nArchitecture: i386\nVersion: 2.36",
+                    "installed\nArchitecture: i386\nVersion: 2.37",
+                )
+                .as_bytes(),
+        );
+        let shown: Vec<_> = compare(&before, &after)
+            .into_iter()
+            .map(|change| {
+                let version = |state: Option<PackageState>| state.map(|state| state.version).unwrap_or_default();
+                format!(
+                    "{} {} {} {}",
+                    change.name,
+                    version(change.before),
+                    version(change.after),
+                    change.several_architectures
+                )
+            })
+            .collect();
+        assert_eq!(shown, ["libc6 2.36 2.37 true", "nano  7 false", "openssl 3.0.15-1 3.0.16-1 false"]);
+        assert!(compare(&before, &before).is_empty());
+    }
+
+    #[test]
+    fn the_first_package_that_lists_a_file_owns_it() {
+        let lists: [(String, &[u8]); 2] =
+            [("a".to_owned(), b"/.\n/bin\n/bin/x\n"), ("b".to_owned(), b"/bin\n/bin/y\njunk")];
+        let owners = owners(lists);
+        assert_eq!(owners[b"/bin".as_slice()], "a");
+        assert_eq!(owners[b"/bin/y".as_slice()], "b");
+        assert_eq!(owners.len(), 4);
+    }
+}

@@ -1,0 +1,1 @@
+//! A rich case, made by hand, and how it is shown.

@@ -1,0 +1,379 @@
+//! Lays a new result onto the node's previous disk: file systems place files anew each time, so two results that differ in
+//! one package differ in most of their chunks. The previous disk, brought to the new tree, differs in a few.
+//!
+//! Knows trees and what the agent can change; what comes out counts only where its tree is the very same.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use impasto_stages::action::{Action, Bound};
+use impasto_store::layer::DiskRef;
+use impasto_store::qcow2::CHUNK;
+use impasto_store::seal::{Absent, Sealed};
+use serde_bytes::ByteBuf;
+
+use super::sandboxed::root;
+use super::{Job, JobError, create};
+use crate::guest::ext4::{Content, Ext4, ReadError};
+use crate::guest::{self, ReadAt, View, Window};
+use crate::sandbox::protocol::{self, Change, Node, Put};
+use crate::sandbox::{self, AgentStep};
+use crate::tree::compare::{FileChange, aspects, compare};
+use crate::tree::{Entry, Kind, Tree, Volume};
+
+/// Below this many written chunks, 4 MiB, a result costs little as it is.
+const WORTH: usize = 64;
+/// Largest patch, in bytes: the sandbox holds it in memory.
+const LARGEST: u64 = 256 << 20;
+
+/// A new result, and the earlier one to lay it onto.
+pub(super) struct Replay<'a> {
+    /// The new disk.
+    pub(super) view: &'a View<'a>,
+    pub(super) tree: &'a Tree,
+    /// The tree's text.
+    pub(super) text: &'a [u8],
+    pub(super) earlier: DiskRef,
+    pub(super) earlier_tree: &'a Tree,
+}
+
+impl Job {
+    /// Tries it; none where it is not possible, or not worth it.
+    pub(super) fn replay(&self, action: &Action<Bound>, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
+        let Ok(sandbox) = &self.sandbox else { return Ok(None) };
+        let written = replay.view.written();
+        let changes = compare(replay.earlier_tree, replay.tree);
+        let only_files =
+            changes.size.is_none() && !changes.table && changes.areas.is_empty() && changes.volumes.is_empty();
+        if written < WORTH || !only_files {
+            return Ok(None);
+        }
+        let scratch = self.store.scratch()?;
+        let (mut steps, mut inputs, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for files in changes.files.chunk_by(|a, b| a.partition == b.partition) {
+            let partition = files[0].partition;
+            let name = format!("changes-{partition}");
+            let path = scratch.path().join(&name);
+            let limit = ((written * CHUNK / 2) as u64).min(LARGEST);
+            match write_changes(create(&path)?, replay, files, limit) {
+                Ok(Some(written)) => bytes += written,
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    tracing::debug!(stage = self.label, %error, "cannot be laid onto the previous disk");
+                    return Ok(None);
+                }
+            }
+            steps.push(AgentStep::Patch { input: name.clone(), partition });
+            inputs.push((name, path));
+        }
+        let Ok(chain) = self.store.chain(&replay.earlier.layer) else { return Ok(None) };
+        let work = scratch.path().join("sandbox");
+        std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
+        let overlay = scratch.path().join("overlay.qcow2");
+        let inputs = inputs.iter().map(|(name, path)| sandbox::Input {
+            name: name.clone(),
+            mode: 0o600,
+            content: sandbox::Content::Path(path),
+        });
+        let job = sandbox::Job {
+            work: &work,
+            overlay: &overlay,
+            chain: chain.paths,
+            virtual_size: replay.earlier.virtual_size,
+            root: root(&action.root),
+            steps,
+            inputs: inputs.collect(),
+            scripts: Vec::new(),
+            secrets: Vec::new(),
+            outputs: Vec::new(),
+            env: Vec::new(),
+            volatile: Vec::new(),
+            source_date_epoch: None,
+            network: false,
+            timeout: None,
+            cancel: self.cancel.clone(),
+        };
+        let finished = sandbox.run(job, &mut |_| {})?;
+        if !finished.outcome.is_ok() {
+            tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be laid onto the previous disk");
+            return Ok(None);
+        }
+        let reader = match self.store.disk_reader(&replay.earlier.layer) {
+            Ok(reader) => reader,
+            Err(error) => return Ok(error.into_miss().map(|_| None)?),
+        };
+        self.with_overlay(action, (&overlay, &finished), &reader, |source| {
+            let view = self.view(source, Some(&reader))?;
+            let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
+            if crate::tree::text::write(&tree) != replay.text {
+                tracing::debug!(stage = self.label, "the previous disk does not come to the same tree");
+                return Ok(None);
+            }
+            let sealed = self.store.seal(Some(&replay.earlier.layer), source, Absent::AsParent)?;
+            tracing::debug!(stage = self.label, bytes, stored = sealed.stored_bytes, "laid onto the previous disk");
+            Ok(Some(sealed))
+        })
+    }
+}
+
+/// Writes what brings a file system of the earlier disk to the new one; the bytes of content that takes. None where that
+/// cannot be said, or is more than `limit`.
+fn write_changes(
+    file: File,
+    replay: &Replay<'_>,
+    changes: &[FileChange<'_>],
+    limit: u64,
+) -> Result<Option<u64>, ReadError> {
+    let partition = changes[0].partition;
+    let (Some(old), Some(new)) = (replay.earlier_tree.volume(partition), replay.tree.volume(partition)) else {
+        return Ok(None);
+    };
+    let layout = guest::read_layout(replay.view).map_err(ReadError::Io)?;
+    let Some((_, start, _)) = layout.file_systems().find(|(number, ..)| *number == partition) else { return Ok(None) };
+    let window = Window::new(replay.view, start, replay.view.size().saturating_sub(start));
+    let fs = Ext4::open(&window)?;
+    let plan = Plan::new(old, new, changes);
+    if plan.puts.values().any(|(entry, _)| !can_be_made(entry)) {
+        return Ok(None);
+    }
+    let mut out = BufWriter::new(file);
+    let mut lookup = Lookup { fs: &fs, names: HashMap::new() };
+    let mut sum = 0;
+    for change in changes.iter().rev().filter(|change| change.after.is_none()) {
+        send(&mut out, &Change::Remove { path: ByteBuf::from(change.path()) })?;
+    }
+    for (path, (entry, how)) in &plan.puts {
+        let mut extents = Vec::new();
+        let node = match &entry.kind {
+            _ if *how == How::Kept => Node::Kept,
+            Kind::Dir => Node::Dir,
+            Kind::File { size, .. } => {
+                let mut inline = Vec::new();
+                let runs = match fs.content(&fs.inode(lookup.inode(path)?)?)? {
+                    Content::Inline(bytes) => {
+                        inline = bytes;
+                        vec![(0, inline.len() as u64)]
+                    }
+                    Content::Extents(found) => {
+                        extents = found;
+                        extents.iter().map(|extent| (extent.offset, extent.length)).collect()
+                    }
+                };
+                sum += runs.iter().map(|run| run.1).sum::<u64>();
+                if sum > limit {
+                    return Ok(None);
+                }
+                let node = Node::File { size: *size, runs, fresh: *how == How::Fresh };
+                send(&mut out, &Change::Put(put(entry, node)))?;
+                out.write_all(&inline).map_err(ReadError::Io)?;
+                let mut buffer = vec![0; CHUNK];
+                for extent in &extents {
+                    for at in (0..extent.length).step_by(CHUNK) {
+                        let part = &mut buffer[..(extent.length - at).min(CHUNK as u64) as usize];
+                        window.read_exact_at(part, extent.start + at).map_err(ReadError::Io)?;
+                        out.write_all(part).map_err(ReadError::Io)?;
+                    }
+                }
+                continue;
+            }
+            Kind::Symlink { target } => Node::Symlink { target: ByteBuf::from(target.clone()) },
+            Kind::HardLink { first } => Node::HardLink { first: ByteBuf::from(first.clone()) },
+            Kind::Char(major, minor) => Node::Char(*major, *minor),
+            Kind::Block(major, minor) => Node::Block(*major, *minor),
+            Kind::Fifo => Node::Fifo,
+            Kind::Socket => Node::Socket,
+        };
+        send(&mut out, &Change::Put(put(entry, node)))?;
+    }
+    out.flush().map_err(ReadError::Io)?;
+    Ok(Some(sum))
+}
+
+fn send(out: &mut impl Write, change: &Change) -> Result<(), ReadError> {
+    protocol::write(out, change).map_err(ReadError::Io)
+}
+
+fn put(entry: &Entry, node: Node) -> Put {
+    let Entry { path, kind: _, mode, uid, gid, mtime, flags: _, xattrs } = entry;
+    let xattrs = xattrs.iter().map(|(name, value)| (ByteBuf::from(name.clone()), ByteBuf::from(value.clone())));
+    let path = ByteBuf::from(path.clone());
+    Put { path, node, mode: (*mode).into(), uid: *uid, gid: *gid, mtime: *mtime, xattrs: xattrs.collect() }
+}
+
+/// ACLs have another form on the disk than in system calls, and attributes such as immutable stand in the way.
+fn can_be_made(entry: &Entry) -> bool {
+    entry.flags == 0 && !entry.xattrs.iter().any(|(name, _)| name.starts_with(b"system."))
+}
+
+/// How something is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Its content is there.
+    Kept,
+    /// Over what is there.
+    Over,
+    /// In place of what is there, which has other names, or is to have them.
+    Fresh,
+}
+
+/// What is to be put, by path.
+struct Plan<'a> {
+    puts: BTreeMap<&'a [u8], (&'a Entry, How)>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(old: &'a Volume, new: &'a Volume, changes: &[FileChange<'a>]) -> Self {
+        let changed: HashSet<&[u8]> = changes
+            .iter()
+            .map(|change| change.after.or(change.before))
+            .flatten()
+            .map(|entry| entry.path.as_slice())
+            .collect();
+        // Names of one file go together: where one of them changes, all are made anew.
+        let mut linked: HashSet<&[u8]> = HashSet::new();
+        let groups: Vec<_> = [old, new].into_iter().flat_map(groups).collect();
+        loop {
+            let before = linked.len();
+            for group in &groups {
+                if group.iter().any(|path| changed.contains(path) || linked.contains(path)) {
+                    linked.extend(group);
+                }
+            }
+            if linked.len() == before {
+                break;
+            }
+        }
+        let mut puts = BTreeMap::new();
+        for change in changes {
+            if let Some(after) = change.after {
+                let same = change.before.is_some_and(|before| {
+                    let aspects = aspects(before, after);
+                    !aspects.kind && !aspects.content && !matches!(after.kind, Kind::Dir | Kind::HardLink { .. })
+                });
+                puts.insert(after.path.as_slice(), (after, if same { How::Kept } else { How::Over }));
+            }
+        }
+        for entry in &new.entries {
+            if linked.contains(entry.path.as_slice()) {
+                puts.insert(&entry.path, (entry, How::Fresh));
+            }
+        }
+        // The directories whose times what is done in them changes.
+        let touched = puts.keys().copied().chain(changed.iter().copied());
+        let parents: HashSet<&[u8]> = touched.filter_map(parent).collect();
+        for entry in
+            new.entries.iter().filter(|entry| entry.kind == Kind::Dir && parents.contains(entry.path.as_slice()))
+        {
+            puts.entry(&entry.path).or_insert((entry, How::Over));
+        }
+        Plan { puts }
+    }
+}
+
+/// The paths of each file that has several.
+fn groups(volume: &Volume) -> Vec<Vec<&[u8]>> {
+    let mut groups: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+    for entry in &volume.entries {
+        if let Kind::HardLink { first } = &entry.kind {
+            groups.entry(first).or_insert_with(|| vec![first]).push(&entry.path);
+        }
+    }
+    groups.into_values().collect()
+}
+
+fn parent(path: &[u8]) -> Option<&[u8]> {
+    let at = path.iter().rposition(|&byte| byte == b'/')?;
+    match at {
+        0 if path.len() == 1 => None,
+        0 => Some(b"/"),
+        at => Some(&path[..at]),
+    }
+}
+
+/// Finds inodes by path.
+struct Lookup<'a, D: ReadAt + ?Sized> {
+    fs: &'a Ext4<'a, D>,
+    names: HashMap<u32, HashMap<Vec<u8>, u32>>,
+}
+
+impl<D: ReadAt + ?Sized> Lookup<'_, D> {
+    fn inode(&mut self, path: &[u8]) -> Result<u32, ReadError> {
+        let mut at = self.fs.root();
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            if !self.names.contains_key(&at) {
+                let entries = self.fs.entries(&self.fs.inode(at)?)?;
+                self.names.insert(at, entries.into_iter().map(|entry| (entry.name, entry.inode)).collect());
+            }
+            let missing = || ReadError::Io(io::ErrorKind::NotFound.into());
+            at = *self.names.get(&at).and_then(|names| names.get(name)).ok_or_else(missing)?;
+        }
+        Ok(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: Kind, mode: u16) -> Entry {
+        Entry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+    }
+
+    fn file(path: &str, byte: u8) -> Entry {
+        let content = impasto_store::digest::Digest::from_bytes([byte; 32]);
+        entry(path, Kind::File { size: 1, content }, 0o644)
+    }
+
+    fn link(path: &str, first: &str) -> Entry {
+        entry(path, Kind::HardLink { first: first.into() }, 0)
+    }
+
+    fn tree(mut entries: Vec<Entry>) -> Tree {
+        entries.extend([entry("/", Kind::Dir, 0o755), entry("/d", Kind::Dir, 0o755)]);
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        let (kind, uuid, label) = ("ext4".to_owned(), String::new(), Vec::new());
+        Tree {
+            volumes: vec![Volume { partition: 1, kind, uuid, label, facts: Vec::new(), entries }],
+            ..Tree::default()
+        }
+    }
+
+    fn plan(old: &Tree, new: &Tree) -> Vec<(String, How)> {
+        let changes = compare(old, new);
+        let plan = Plan::new(&old.volumes[0], &new.volumes[0], &changes.files);
+        plan.puts.iter().map(|(path, (_, how))| (String::from_utf8_lossy(path).into_owned(), *how)).collect()
+    }
+
+    fn puts(list: &[(&str, How)]) -> Vec<(String, How)> {
+        list.iter().map(|(path, how)| ((*path).to_owned(), *how)).collect()
+    }
+
+    #[test]
+    fn what_changes_is_put_and_its_directory_gets_its_time_back() {
+        let old = tree(vec![file("/d/a", 1), file("/d/b", 1), file("/e", 1)]);
+        let mut new = tree(vec![file("/d/a", 2), file("/d/b", 1), file("/e", 1)]);
+        assert_eq!(plan(&old, &new), puts(&[("/d", How::Over), ("/d/a", How::Over)]));
+        new.volumes[0].entries.iter_mut().find(|entry| entry.path == b"/e").unwrap().mode = 0o600;
+        let wanted = [("/", How::Over), ("/d", How::Over), ("/d/a", How::Over), ("/e", How::Kept)];
+        assert_eq!(plan(&old, &new), puts(&wanted));
+        let gone = tree(vec![file("/d/b", 1), file("/e", 1)]);
+        assert_eq!(plan(&old, &gone), puts(&[("/d", How::Over)]));
+    }
+
+    #[test]
+    fn all_names_of_a_file_are_made_anew_where_one_changes() {
+        let old = tree(vec![file("/a", 1), link("/b", "/a"), link("/c", "/a"), file("/x", 1), link("/y", "/x")]);
+        let new = tree(vec![file("/a", 1), file("/b", 2), link("/c", "/b"), file("/x", 1), link("/y", "/x")]);
+        let wanted = [("/", How::Over), ("/a", How::Fresh), ("/b", How::Fresh), ("/c", How::Fresh)];
+        assert_eq!(plan(&old, &new), puts(&wanted));
+    }
+
+    #[test]
+    fn what_no_system_call_of_ours_makes_is_left_alone() {
+        assert!(can_be_made(&file("/a", 1)));
+        assert!(!can_be_made(&Entry { flags: 0x10, ..file("/a", 1) }));
+        let acl = (b"system.posix_acl_access".to_vec(), Vec::new());
+        assert!(!can_be_made(&Entry { xattrs: vec![acl], ..file("/a", 1) }));
+    }
+}
