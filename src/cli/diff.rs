@@ -17,6 +17,7 @@ use crate::ui;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "impasto diff [OPTIONS] [RECIPE] A [B]",
+    mut_arg("names", |arg| arg.value_name("DISK").help("One or two disks; a recipe may stand before them")),
     after_help = format!("{}\n\nWithout B, A is compared with the disk that it was built on.\n\n\
         Exit codes: 0 where they contain the same, 10 where they differ.", disk_names::HELP)
 )]
@@ -41,7 +42,11 @@ impl Diff {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 2);
         let (before, after) = match disks.as_slice() {
-            [a] => (names.below(a)?, names.disk(a)?),
+            [a] => {
+                // Should both be missing, the one that was asked for is told.
+                let after = names.disk(a)?;
+                (names.below(a)?, after)
+            }
             [a, b] => (names.disk(a)?, names.disk(b)?),
             [] => return Err(CliError::usage("which disks? none was named", "name one, or two: impasto diff A B")),
             _ => return Err(CliError::usage("at most two disks can be compared", "name one, or two")),
@@ -53,10 +58,8 @@ impl Diff {
         let contents = [OnDisk { open: &open_a, tree: &tree_a }, OnDisk { open: &open_b, tree: &tree_b }];
         let [a, b] = [(&before, &tree_a, &contents[0]), (&after, &tree_b, &contents[1])]
             .map(|(disk, tree, contents)| Side { name: &disk.label, tree, contents });
-        let report = diff::report(&a, &b, !self.no_text && !self.stat).map_err(|source| CliError::Disk {
-            label: format!("{} or {}", before.label, after.label),
-            source,
-        })?;
+        let report = diff::report(&a, &b, !self.no_text && !self.stat)
+            .map_err(|source| CliError::Disk { label: format!("{} or {}", before.label, after.label), source })?;
         if self.json {
             ui::output(&(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"));
         } else if self.stat {

@@ -24,6 +24,11 @@ A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`,
 digest, or by the path of a qcow2 or raw image. `tools~1` is what the run of the stage before the last one gave, `tools~0` the \
 last one; `PATH:STAGE` is a stage of another recipe.";
 
+/// How an argument that names one disk is explained.
+pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
+    arg.value_name("DISK").help("A disk; a recipe may stand before it")
+}
+
 /// A disk that a name stands for.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedDisk {
@@ -112,7 +117,9 @@ impl<'s> DiskNames<'s> {
             Meaning::File(_) => Err(nothing("is a file")),
             Meaning::Digest(layer) => {
                 let parent = self.store()?.manifest(&layer)?.parent;
-                parent.map(|parent| stored(&parent.layer.short(), parent)).ok_or_else(|| nothing("stands on no other layer"))
+                parent
+                    .map(|parent| stored(&parent.layer.short(), parent))
+                    .ok_or_else(|| nothing("stands on no other layer"))
             }
             Meaning::Stage { recipe, selector, earlier } => {
                 let found = self.stage(&recipe, &selector)?;
@@ -155,11 +162,14 @@ impl<'s> DiskNames<'s> {
     fn meaning(&mut self, name: &str) -> Result<Meaning, CliError> {
         let cwd = &self.session.host.cwd;
         let is_recipe = |path: &str| path.ends_with(".hcl") || cwd.join(path).is_dir();
-        let (recipe, selector) = match name.rsplit_once(':').filter(|(path, _)| is_recipe(path)) {
+        // Values in a selector's brackets may hold any character.
+        let plain = name.split('[').next().unwrap_or(name);
+        let parts = plain.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let (recipe, selector) = match parts.into_iter().find(|(path, _)| is_recipe(path)) {
             Some((path, selector)) => (cwd.join(path), selector),
             None => {
                 let path = cwd.join(name);
-                if name.contains('/') || path.is_file() {
+                if plain.contains('/') || path.is_file() {
                     return Ok(Meaning::File(path));
                 }
                 if let Some(layer) = self.digest(name)? {
@@ -168,9 +178,10 @@ impl<'s> DiskNames<'s> {
                 (self.recipe.clone(), name)
             }
         };
-        let (selector, earlier) = match selector.rsplit_once('~') {
+        let (selector, earlier) = match selector.rsplit_once('~').filter(|(_, back)| !back.contains(']')) {
             Some((selector, back)) => {
-                let wrong = || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
+                let wrong =
+                    || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
                 (selector, Some(back.parse().map_err(|_| wrong())?))
             }
             None => (selector, None),
@@ -246,7 +257,14 @@ impl Found<'_> {
 
     fn not_built(&self, id: NodeId) -> CliError {
         let label = &self.loaded.graph.node(id).label;
-        not_built(label, if id == self.id { &self.selector } else { label }, &self.place)
+        let mut error = not_built(label, if id == self.id { &self.selector } else { label }, &self.place);
+        if let CliError::Other { help: Some(help), .. } = &mut error
+            && id == self.id
+            && self.memory.is_some()
+        {
+            *help += &format!("\nor name what its last run gave: {}~0", self.selector);
+        }
+        error
     }
 
     /// The disk among what came out.
@@ -349,9 +367,8 @@ fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
 /// The one node of a selector that makes a disk, or converts one.
 pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
     let graph = &loaded.graph;
-    let is_disk = |id: &NodeId| {
-        graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some())
-    };
+    let is_disk =
+        |id: &NodeId| graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some());
     // An image may publish the same disk in several forms, and files beside them.
     let mut disks: Vec<_> = graph.select(selector)?.nodes.into_iter().filter(is_disk).collect();
     disks.dedup_by_key(|id| disk_of(loaded, *id));

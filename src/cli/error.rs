@@ -69,9 +69,11 @@ impl CliError {
             },
             CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
-            CliError::Engine(_) | CliError::Sandbox(_) | CliError::Vm(_) | CliError::Disk { .. } | CliError::Io { .. } => {
-                exit::INTERNAL
-            },
+            CliError::Engine(_)
+            | CliError::Sandbox(_)
+            | CliError::Vm(_)
+            | CliError::Disk { .. }
+            | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
         }
     }

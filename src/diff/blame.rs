@@ -198,7 +198,8 @@ mod tests {
 
     fn chain() -> Vec<(String, Tree)> {
         let base = tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "1"), ("/etc/y", "yy"), ("/lib", "link usr/lib")]);
-        let middle = tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "2222222"), ("/usr/lib/m", "mmmmmm"), ("/lib", "link usr/lib")]);
+        let middle =
+            tree(&[("/usr/bin/a", "aaaa"), ("/etc/x", "2222222"), ("/usr/lib/m", "mmmmmm"), ("/lib", "link usr/lib")]);
         let top = tree(&[
             ("/usr/bin/a", "aaaa"),
             ("/usr/bin/hard", "hard /usr/bin/a"),
@@ -214,16 +215,17 @@ mod tests {
     fn bytes_belong_to_the_last_stage_that_changed_them() {
         let blame = blame(&chain(), &By::Directory(2));
         assert_eq!((blame.bytes, blame.files), (19, 4));
-        insta::assert_snapshot!(render(&blame), @"");
+        insta::assert_snapshot!(render(&blame));
     }
 
     #[test]
     fn packages_list_files_through_links() {
-        let lists: [(String, &[u8]); 2] = [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
+        let lists: [(String, &[u8]); 2] =
+            [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
         let owners = super::super::packages::owners(lists);
         let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners });
-        insta::assert_snapshot!(render(&blame), @"");
-        insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap(), @"");
+        insta::assert_snapshot!(render(&blame));
+        insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap());
     }
 
     #[test]

@@ -59,8 +59,10 @@ impl Contents for OnDisk<'_> {
         }
         self.with(|view| {
             for volume in &self.tree.volumes {
-                let here: Vec<_> =
-                    (0..wanted.len()).filter(|at| wanted[*at].0 == volume.partition).map(|at| (at, wanted[at].1)).collect();
+                let here: Vec<_> = (0..wanted.len())
+                    .filter(|at| wanted[*at].0 == volume.partition)
+                    .map(|at| (at, wanted[at].1))
+                    .collect();
                 if !here.is_empty() {
                     read_volume(&window(view, self.tree, volume), volume, &here, limit, &mut found)?;
                 }

@@ -131,7 +131,10 @@ mod tests {
 
     #[test]
     fn bits_have_their_names_and_unknown_ones_their_numbers() {
-        assert_eq!(of_fact("compat", "1024").unwrap(), ("feature", vec!["has_journal".to_owned(), "dir_index".to_owned(), "orphan_file".to_owned()]));
+        assert_eq!(
+            of_fact("compat", "1024").unwrap(),
+            ("feature", vec!["has_journal".to_owned(), "dir_index".to_owned(), "orphan_file".to_owned()])
+        );
         assert_eq!(of_fact("mount-options", "6c").unwrap().1, ["journal_data_writeback", "user_xattr", "acl"]);
         assert_eq!(of_fact("incompat", "80000002").unwrap().1, ["filetype", "0x80000000"]);
         assert_eq!(of_fact("blocks", "10"), None);

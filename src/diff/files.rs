@@ -91,7 +91,9 @@ impl FileChange {
     pub(super) fn may_be_text(&self) -> bool {
         let small = |state: &Option<FileState>| {
             state.as_ref().is_some_and(|state| {
-                state.kind == "file" && state.hard_link_to.is_none() && state.size.is_some_and(|size| size <= text::LIMIT)
+                state.kind == "file"
+                    && state.hard_link_to.is_none()
+                    && state.size.is_some_and(|size| size <= text::LIMIT)
             })
         };
         self.aspects.contains(&Aspect::Content) && small(&self.before) && small(&self.after)
@@ -200,8 +202,8 @@ fn state(entry: &Entry, hard_link_to: Option<String>) -> FileState {
 
 /// A time; as numbers where a calendar does not reach that far.
 fn time((seconds, nanos): (i64, u32)) -> String {
-    let calendar = i32::try_from(nanos).ok().and_then(|nanos| {
-        if nanos > 999_999_999 { None } else { jiff::Timestamp::new(seconds, nanos).ok() }
-    });
+    let calendar = i32::try_from(nanos)
+        .ok()
+        .and_then(|nanos| if nanos > 999_999_999 { None } else { jiff::Timestamp::new(seconds, nanos).ok() });
     calendar.map_or_else(|| format!("{seconds} s, {nanos} ns"), |time| time.to_string())
 }

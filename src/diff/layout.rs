@@ -133,12 +133,7 @@ pub(super) fn areas(before: &Side<'_>, after: &Side<'_>, changes: &Changes<'_>) 
 }
 
 /// Which of the parts before the first partition differ.
-fn take_apart(
-    before: &Side<'_>,
-    after: &Side<'_>,
-    size: u64,
-    found: &mut Vec<AreaChange>,
-) -> Result<(), ReadError> {
+fn take_apart(before: &Side<'_>, after: &Side<'_>, size: u64, found: &mut Vec<AreaChange>) -> Result<(), ReadError> {
     let length = size as usize;
     let (a, b) = (before.contents.range(0, length)?, after.contents.range(0, length)?);
     let gpt = matches!(after.tree.table, Table::Gpt(_)) || matches!(before.tree.table, Table::Gpt(_));

@@ -238,14 +238,23 @@ Version: 2.36
             STATUS
                 .replace("3.0.15-1", "3.0.16-1")
                 .replace("deinstall ok config-files", "install ok installed")
-                .replace("half-configured\nArchitecture: i386\nVersion: 2.36", "installed\nArchitecture: i386\nVersion: 2.37")
+                .replace(
+                    "half-configured\nArchitecture: i386\nVersion: 2.36",
+                    "installed\nArchitecture: i386\nVersion: 2.37",
+                )
                 .as_bytes(),
         );
         let shown: Vec<_> = compare(&before, &after)
             .into_iter()
             .map(|change| {
                 let version = |state: Option<PackageState>| state.map(|state| state.version).unwrap_or_default();
-                format!("{} {} {} {}", change.name, version(change.before), version(change.after), change.several_architectures)
+                format!(
+                    "{} {} {} {}",
+                    change.name,
+                    version(change.before),
+                    version(change.after),
+                    change.several_architectures
+                )
             })
             .collect();
         assert_eq!(shown, ["libc6 2.36 2.37 true", "nano  7 false", "openssl 3.0.15-1 3.0.16-1 false"]);
@@ -254,7 +263,8 @@ Version: 2.36
 
     #[test]
     fn the_first_package_that_lists_a_file_owns_it() {
-        let lists: [(String, &[u8]); 2] = [("a".to_owned(), b"/.\n/bin\n/bin/x\n"), ("b".to_owned(), b"/bin\n/bin/y\njunk")];
+        let lists: [(String, &[u8]); 2] =
+            [("a".to_owned(), b"/.\n/bin\n/bin/x\n"), ("b".to_owned(), b"/bin\n/bin/y\njunk")];
         let owners = owners(lists);
         assert_eq!(owners[b"/bin".as_slice()], "a");
         assert_eq!(owners[b"/bin/y".as_slice()], "b");

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::files::{Aspect, FileChange, FileState};
 use super::layout::AreaChange;
 use super::packages::{PackageChange, PackageState};
-use super::{Change, Field, Report};
+use super::{Change, Field, Report, Sizes};
 use crate::tree::Place;
 use crate::ui;
 
@@ -19,7 +19,7 @@ const FEW: usize = 20;
 /// The report as text. With `all`, every file has a line of its own.
 pub fn render(report: &Report, all: bool) -> String {
     let mut out = format!("{} → {}\n", report.before, report.after);
-    if let Some((before, after)) = report.disk_size {
+    if let Some(Sizes { before, after }) = report.disk_size {
         out += &format!("\ndisk size: {}\n", sizes(before, after));
     }
     section(&mut out, "partition table", report.partition_table.iter().map(field));
@@ -142,7 +142,8 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
             continue;
         }
         let mut inside = [None, None];
-        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)].into_iter().enumerate() {
+        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)].into_iter().enumerate()
+        {
             let is_dir = |state: &Option<FileState>| state.as_ref().is_some_and(FileState::is_directory);
             if is_dir(this) && !is_dir(other) && !all {
                 whole[side].insert(&file.path, shown.len());
@@ -167,9 +168,11 @@ fn line(file: &FileChange, inside: &[Option<Inside>; 2]) -> String {
     match (before, after) {
         (Some(a), Some(b)) => {
             let mut told: Vec<_> = file.aspects.iter().map(|aspect| aspect_text(*aspect, a, b)).collect();
-            told.extend(inside.iter().zip(["new in it: ", "was in it: "]).filter_map(|(inside, words)| {
-                inside.as_ref().map(|inside| format!("{words}{}", inside_text(inside)))
-            }));
+            told.extend(
+                inside.iter().zip(["new in it: ", "was in it: "]).filter_map(|(inside, words)| {
+                    inside.as_ref().map(|inside| format!("{words}{}", inside_text(inside)))
+                }),
+            );
             format!("~ {path}{}: {}", slash(b), told.join(", "))
         }
         (Some(state), None) | (None, Some(state)) => {

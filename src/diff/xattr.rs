@@ -163,7 +163,10 @@ mod tests {
     fn capabilities_are_written_as_getcap_writes_them() {
         let show = |words: &[u32]| value(b"security.capability", &bytes(words));
         assert_eq!(show(&[0x0200_0001, 1 << 13, 0, 0, 0]), "cap_net_raw=ep");
-        assert_eq!(show(&[0x0200_0000, 1 << 10 | 1 << 12, 1 << 10, 1 << 7, 0]), "cap_net_bind_service=ip cap_net_admin,cap_bpf=p");
+        assert_eq!(
+            show(&[0x0200_0000, 1 << 10 | 1 << 12, 1 << 10, 1 << 7, 0]),
+            "cap_net_bind_service=ip cap_net_admin,cap_bpf=p"
+        );
         assert_eq!(show(&[0x0300_0001, 1 << 13, 0, 1 << 31, 0, 1000]), "cap_net_raw,63=ep [rootid=1000]");
         assert_eq!(show(&[0x0900_0001, 1]), "0x0100000901000000");
     }
@@ -171,7 +174,8 @@ mod tests {
     #[test]
     fn acls_are_written_as_setfacl_reads_them() {
         let entry = |tag: u16, bits: u16| [tag.to_le_bytes(), bits.to_le_bytes()].concat();
-        let acl = [bytes(&[1]), entry(1, 6), entry(2, 7), bytes(&[1000]), entry(4, 4), entry(16, 7), entry(32, 0)].concat();
+        let acl =
+            [bytes(&[1]), entry(1, 6), entry(2, 7), bytes(&[1000]), entry(4, 4), entry(16, 7), entry(32, 0)].concat();
         let shown = value(b"system.posix_acl_access", &acl);
         assert_eq!(shown, "user::rw-,user:1000:rwx,group::r--,mask::rwx,other::---");
         assert_eq!(value(b"system.posix_acl_access", &acl[..acl.len() - 1]).get(..2), Some("0x"));

@@ -11,6 +11,7 @@ mod bootstrap;
 mod chain;
 mod cleanup;
 mod debian;
+mod diff;
 mod disk_assembly;
 mod failures;
 mod guest_ext4;
