@@ -1,6 +1,6 @@
 //! `impasto diff` and `impasto layer blame` on disks that the kernel wrote to, and on stages.
 //!
-//! Needs root, loop devices, and the packages acl, attr, e2fsprogs, libcap2-bin and util-linux.
+//! Needs root, loop devices, and the packages acl, e2fsprogs, libcap2-bin and util-linux.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -52,7 +52,7 @@ fn what_the_kernel_changed_is_told() {
         + r"ln -s other link; echo 192.0.2.7 printer >> etc/hosts; chmod 600 etc/group; chown 7:8 etc/group
             mkdir -p new/deep; head -c 5000 /dev/zero > new/zero; ln new/zero new/deep/again
             cp bin/busybox new/ping; setcap cap_net_raw+ep new/ping
-            setfacl -m u:1000:rw etc/fstab; setfattr -n user.note -v words etc/fstab
+            setfacl -m u:1000:rw etc/fstab
             chattr +i etc/resolv.conf; mknod new/null c 1 3; mkfifo pipe
             echo x > $(printf 'a\033[31mred')";
     let project = pair(&before, &after);
