@@ -186,7 +186,7 @@ mod tests {
     fn patches_lie_over_what_is_left_and_over_the_edges_of_chunks() {
         let chunk = CHUNK as u64;
         let patches = [(chunk + 4, vec![7; 4]), (4 * chunk - 2, vec![8; 4])];
-        let unused = [chunk..chunk + 16];
+        let unused = [chunk..chunk + 16, 2 * chunk..2 * chunk + 1];
         let scrubbed = Scrubbed::new(&Sparse, &unused).patched(&patches);
         let mut buffer = [9; CHUNK];
         assert_eq!(scrubbed.read_chunk(1, &mut buffer).unwrap(), Content::Data);

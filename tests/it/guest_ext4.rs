@@ -41,7 +41,7 @@ struct Seen {
 type Tree = BTreeMap<Vec<u8>, Seen>;
 
 /// A file system in a file, mounted while `work` runs.
-fn mounted<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -> T) -> T {
+pub(crate) fn mounted<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -> T) -> T {
     struct Unmount<'a>(&'a Path);
     impl Drop for Unmount<'_> {
         fn drop(&mut self) {
