@@ -11,6 +11,7 @@ mod content;
 mod directory;
 pub(in crate::guest) mod inode;
 mod map;
+mod paths;
 pub(in crate::guest) mod superblock;
 pub(crate) mod time;
 mod xattr;
@@ -20,6 +21,7 @@ use std::io;
 use super::ReadAt;
 use superblock::{Group, Superblock};
 
+pub use paths::Paths;
 pub use inode::Inode;
 
 /// What a file system says of itself that its users can see.
