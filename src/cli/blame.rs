@@ -17,7 +17,10 @@ use crate::tree::Tree;
 use crate::ui;
 
 #[derive(Debug, Args)]
-#[command(override_usage = "impasto layer blame [OPTIONS] [RECIPE] SELECTOR")]
+#[command(
+    override_usage = "impasto layer blame [OPTIONS] [RECIPE] SELECTOR",
+    mut_arg("names", |arg| arg.value_name("SELECTOR").help("A stage or image.NAME; a recipe may stand before it"))
+)]
 pub(crate) struct Blame {
     #[command(flatten)]
     recipe: RecipeArgs,

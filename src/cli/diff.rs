@@ -17,6 +17,7 @@ use crate::ui;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "impasto diff [OPTIONS] [RECIPE] A [B]",
+    mut_arg("names", |arg| arg.value_name("DISK").help("One or two disks; a recipe may stand before them")),
     after_help = format!("{}\n\nWithout B, A is compared with the disk that it was built on.\n\n\
         Exit codes: 0 where they contain the same, 10 where they differ.", disk_names::HELP)
 )]
@@ -41,7 +42,11 @@ impl Diff {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 2);
         let (before, after) = match disks.as_slice() {
-            [a] => (names.below(a)?, names.disk(a)?),
+            [a] => {
+                // Should both be missing, the one that was asked for is told.
+                let after = names.disk(a)?;
+                (names.below(a)?, after)
+            }
             [a, b] => (names.disk(a)?, names.disk(b)?),
             [] => return Err(CliError::usage("which disks? none was named", "name one, or two: impasto diff A B")),
             _ => return Err(CliError::usage("at most two disks can be compared", "name one, or two")),

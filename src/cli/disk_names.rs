@@ -24,6 +24,11 @@ A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`,
 digest, or by the path of a qcow2 or raw image. `tools~1` is what the run of the stage before the last one gave, `tools~0` the \
 last one; `PATH:STAGE` is a stage of another recipe.";
 
+/// How an argument that names one disk is explained.
+pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
+    arg.value_name("DISK").help("A disk; a recipe may stand before it")
+}
+
 /// A disk that a name stands for.
 #[derive(Clone, Debug)]
 pub(crate) struct NamedDisk {
@@ -157,11 +162,14 @@ impl<'s> DiskNames<'s> {
     fn meaning(&mut self, name: &str) -> Result<Meaning, CliError> {
         let cwd = &self.session.host.cwd;
         let is_recipe = |path: &str| path.ends_with(".hcl") || cwd.join(path).is_dir();
-        let (recipe, selector) = match name.rsplit_once(':').filter(|(path, _)| is_recipe(path)) {
+        // Values in a selector's brackets may hold any character.
+        let plain = name.split('[').next().unwrap_or(name);
+        let parts = plain.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let (recipe, selector) = match parts.into_iter().find(|(path, _)| is_recipe(path)) {
             Some((path, selector)) => (cwd.join(path), selector),
             None => {
                 let path = cwd.join(name);
-                if name.contains('/') || path.is_file() {
+                if plain.contains('/') || path.is_file() {
                     return Ok(Meaning::File(path));
                 }
                 if let Some(layer) = self.digest(name)? {
@@ -170,7 +178,7 @@ impl<'s> DiskNames<'s> {
                 (self.recipe.clone(), name)
             }
         };
-        let (selector, earlier) = match selector.rsplit_once('~') {
+        let (selector, earlier) = match selector.rsplit_once('~').filter(|(_, back)| !back.contains(']')) {
             Some((selector, back)) => {
                 let wrong =
                     || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
@@ -249,7 +257,14 @@ impl Found<'_> {
 
     fn not_built(&self, id: NodeId) -> CliError {
         let label = &self.loaded.graph.node(id).label;
-        not_built(label, if id == self.id { &self.selector } else { label }, &self.place)
+        let mut error = not_built(label, if id == self.id { &self.selector } else { label }, &self.place);
+        if let CliError::Other { help: Some(help), .. } = &mut error
+            && id == self.id
+            && self.memory.is_some()
+        {
+            *help += &format!("\nor name what its last run gave: {}~0", self.selector);
+        }
+        error
     }
 
     /// The disk among what came out.

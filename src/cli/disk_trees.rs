@@ -74,7 +74,7 @@ pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn Ch
 
 /// The first bytes decide what a file is. A qcow2 passes the gate before anything of it is believed.
 fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError> {
-    let read = || CliError::io("read", path);
+    let read = || CliError::io("read", label);
     let file = File::open(path).map_err(read())?;
     let stat = file.metadata().map_err(read())?;
     let none = |reason: String| CliError::Other {

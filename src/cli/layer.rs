@@ -29,7 +29,11 @@ pub(crate) enum Layer {
 }
 
 #[derive(Debug, Args)]
-#[command(override_usage = "impasto layer show [OPTIONS] [RECIPE] DISK", after_help = disk_names::HELP)]
+#[command(
+    override_usage = "impasto layer show [OPTIONS] [RECIPE] DISK",
+    mut_arg("names", disk_names::one_disk_argument),
+    after_help = disk_names::HELP
+)]
 pub(crate) struct Name {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -38,6 +42,7 @@ pub(crate) struct Name {
 #[derive(Debug, Args)]
 #[command(
     override_usage = "impasto layer export [OPTIONS] --output <FILE> [RECIPE] DISK",
+    mut_arg("names", disk_names::one_disk_argument),
     after_help = disk_names::HELP
 )]
 pub(crate) struct Export {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::files::{Aspect, FileChange, FileState};
 use super::layout::AreaChange;
 use super::packages::{PackageChange, PackageState};
-use super::{Change, Field, Report};
+use super::{Change, Field, Report, Sizes};
 use crate::tree::Place;
 use crate::ui;
 
@@ -19,7 +19,7 @@ const FEW: usize = 20;
 /// The report as text. With `all`, every file has a line of its own.
 pub fn render(report: &Report, all: bool) -> String {
     let mut out = format!("{} → {}\n", report.before, report.after);
-    if let Some((before, after)) = report.disk_size {
+    if let Some(Sizes { before, after }) = report.disk_size {
         out += &format!("\ndisk size: {}\n", sizes(before, after));
     }
     section(&mut out, "partition table", report.partition_table.iter().map(field));

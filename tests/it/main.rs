@@ -12,6 +12,7 @@ mod chain;
 mod cleanup;
 mod cutoff;
 mod debian;
+mod diff;
 mod disk_assembly;
 mod failures;
 mod guest_ext4;
