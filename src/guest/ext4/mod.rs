@@ -21,8 +21,8 @@ use std::io;
 use super::ReadAt;
 use superblock::{Group, Superblock};
 
-pub use paths::Paths;
 pub use inode::Inode;
+pub use paths::Paths;
 
 /// What a file system says of itself that its users can see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
