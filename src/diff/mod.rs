@@ -8,7 +8,7 @@
 //!   [`text`] the lines of text files.
 //! * [`contents`] reads files out of disks without mounting them.
 //! * [`blame`] gives every file's bytes to the stage that brought them.
-//! * [`plain`] makes a guest's bytes fit for a terminal; [`features`] and [`xattr`] know the names of bits.
+//! * [`plain`] makes a guest's bytes fit for a terminal; `features` and `xattr` know the names of bits.
 
 pub mod blame;
 pub mod contents;
