@@ -40,6 +40,7 @@ use plan::Part;
 use tree::Tree;
 
 /// Makes the disk that `spec` describes of `tree`, a tar stream, below `work`, an empty directory of the caller's.
+/// Its directories list their files in another order where `reordered` says so: the same tree all the same.
 /// Gives the path of the disk: a raw file, sparse where nothing was written. `log` takes lines for the stage's log.
 ///
 /// Programs that it runs: `mke2fs`; `mkfs.vfat`, `mmd` and `mcopy` for UEFI; `chroot` and the tree's `grub-mkimage` for
@@ -51,11 +52,12 @@ pub fn assemble(
     spec: &DiskSpec,
     tree: &mut dyn Read,
     epoch: u64,
+    reordered: bool,
     work: &Path,
     log: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, AssembleError> {
     let ids = Ids { seed: &spec.seed };
-    let parts = plan::parts(spec, &ids)?;
+    let parts = plan::parts(spec, &ids, reordered)?;
     let root = parts.last().expect("BUG: a layout without root");
     let mut clock = Clock { last: Instant::now(), phases: Vec::new() };
 

@@ -73,8 +73,9 @@ impl Part {
     }
 }
 
-/// The partitions of a disk, in their order.
-pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>) -> Result<Vec<Part>, Overfull> {
+/// The partitions of a disk, in their order. `reordered` gives directories another order.
+pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>, reordered: bool) -> Result<Vec<Part>, Overfull> {
+    let seed = if reordered { "other hash seed" } else { "hash seed" };
     let part = |placed: impasto_stages::disk::Placed| {
         let (name, file_system) = match placed.role {
             Role::BiosBoot => ("bios", None),
@@ -88,7 +89,7 @@ pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>) -> Result<Vec<Part>, Overful
             Some(ExtraFileSystem::Vfat) => Identity::Volume(ids.volume(&format!("volume {name}"))),
             Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Swap) => Identity::Uuid {
                 uuid: ids.uuid(&format!("file system {name}")),
-                hash_seed: ids.uuid(&format!("hash seed {name}")),
+                hash_seed: ids.uuid(&format!("{seed} {name}")),
             },
         };
         Part {

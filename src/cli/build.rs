@@ -19,12 +19,12 @@ use crate::ui::{Json, Live, Plain, Reporter};
 #[derive(Debug, Args)]
 pub(crate) struct Build {
     #[command(flatten)]
-    recipe: RecipeArgs,
+    pub(super) recipe: RecipeArgs,
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
     /// Runs a stage although its result is known
     #[arg(long, value_name = "SELECTOR")]
-    again: Vec<String>,
+    pub(super) again: Vec<String>,
 }
 
 impl Build {

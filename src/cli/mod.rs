@@ -1,6 +1,7 @@
 //! The command line: arguments, what commands share, exit codes and hints. One file per command.
 //! Knows the library's API only.
 
+mod audit;
 mod blame;
 mod boot;
 mod build;
@@ -29,6 +30,7 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::Host;
+use crate::sandbox::Surroundings;
 use crate::ui;
 
 pub(crate) use hint::{sandbox_help, store_help};
@@ -69,6 +71,12 @@ pub(crate) enum Progress {
     Plain,
     /// One JSON object a line on standard output
     Json,
+}
+
+impl Progress {
+    pub(crate) fn is_json(self) -> bool {
+        self == Progress::Json
+    }
 }
 
 /// What names a recipe and its inputs.
@@ -127,6 +135,8 @@ enum Command {
     Build(build::Build),
     /// Shows what a build would run, and why
     Plan(plan::Plan),
+    /// Builds a second time under other conditions, and tells what came out otherwise
+    Audit(audit::Audit),
     /// Explains the state of stages
     Why(explain::Why),
     /// Prints the graph of stages
@@ -170,6 +180,7 @@ pub(crate) mod exit {
     pub(crate) const RECIPE: u8 = 3;
     pub(crate) const STAGE: u8 = 4;
     pub(crate) const STORE: u8 = 5;
+    /// `diff` and `audit` found differences.
     pub(crate) const DIFFERENT: u8 = 10;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -192,11 +203,12 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         }
     };
     start_developer_log(&host);
-    let session = session::Session { host, global: cli.global, start };
+    let mut session = session::Session { host, global: cli.global, start, surroundings: Surroundings::default() };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
         Command::Plan(command) => command.run(&session),
+        Command::Audit(command) => command.run(&mut session),
         Command::Why(command) => command.run(&session),
         Command::Graph(command) => command.run(&session),
         Command::Log(command) => command.run(&session),

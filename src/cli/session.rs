@@ -18,13 +18,15 @@ use crate::memory::{LazyMemory, RecipeState};
 use crate::mirror::MirrorChoice;
 use crate::plan::Planner;
 use crate::recipe::{self, LoadRequest, Recipe};
-use crate::sandbox::{NamespaceSandbox, Sandbox};
+use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
 
 /// One invocation.
 pub(crate) struct Session {
     pub(crate) host: Host,
     pub(crate) global: Global,
     pub(crate) start: Instant,
+    /// What stages see of the place where they run.
+    pub(crate) surroundings: Surroundings,
 }
 
 /// A recipe with its graph, and the selectors that were given.
@@ -146,7 +148,8 @@ impl Session {
     pub(crate) fn sandbox(&self, choice: SandboxChoice, mirrors: MirrorChoice) -> Result<Arc<dyn Sandbox>, String> {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
-            return Ok(Arc::new(NamespaceSandbox::new(self.host.exe.clone()).with_mirrors(mirrors)));
+            let sandbox = NamespaceSandbox::new(self.host.exe.clone());
+            return Ok(Arc::new(sandbox.with_mirrors(mirrors).in_surroundings(self.surroundings.clone())));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"

@@ -396,5 +396,4 @@ fn seconds(date: u16, time: u16) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "fat_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Reads what lies on a guest's disk: partition table, file systems, which one is the root.
+//! Reads what lies on a guest's disk: partition table, file systems, which one is the root, and files in ext4 and FAT.
 //!
 //! Knows bytes only: mounts nothing, runs nothing, trusts nothing that it reads. Every table is bounded, so a hostile
 //! disk costs a few reads and an error.
@@ -9,6 +9,7 @@ pub mod fat;
 mod gpt;
 mod mbr;
 mod root;
+mod settle;
 mod superblock;
 mod unused;
 mod view;
@@ -21,6 +22,7 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 
 pub use root::{RootChoice, RootError, RootSpec, choose_root};
+pub use settle::{Patch, Settle};
 pub use superblock::{FileSystem, FsKind, read_file_system};
 pub use unused::unused;
 pub use view::View;

@@ -110,17 +110,21 @@ impl Job {
         make::tree(view, below.as_ref()).map_err(|error| self.broken(error))
     }
 
-    /// What a job of a sandbox left, to be read: without what was deleted, and without the traces of having been mounted.
+    /// What an Action's job left in an overlay over the disk `below`, to be read: without what was deleted, and without
+    /// the traces of when it ran and of having been mounted.
     pub(super) fn with_overlay<T>(
         &self,
-        overlay: &Path,
-        finished: &Finished,
+        action: &Action<Bound>,
+        (overlay, finished): (&Path, &Finished),
+        below: &DiskReader,
         use_it: impl FnOnce(&dyn ChunkSource) -> Result<T, JobError>,
     ) -> Result<T, JobError> {
         let source = Qcow2::open(File::open(overlay).map_err(JobError::io("open", overlay))?);
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        use_it(&Scrubbed::new(&source, &finished.unused))
+        let patches = self.settled(&source, finished, action, below)?;
+        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
+        use_it(&source.without_sameness(below).map_err(|error| self.broken(io::Error::other(error)))?)
     }
 
     /// An earlier result with this tree, that could be taken for what was just made.
@@ -162,7 +166,7 @@ impl Job {
     }
 
     /// A disk that cannot be read: its own chunks or those below.
-    fn broken(&self, error: io::Error) -> JobError {
+    pub(super) fn broken(&self, error: io::Error) -> JobError {
         let (kind, text) = (error.kind(), error.to_string());
         let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
             SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),

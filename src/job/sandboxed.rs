@@ -1,6 +1,7 @@
 //! Actions of a sandbox: inputs copied in, steps run, the overlay sealed, the log kept.
 //! Knows what a sandbox takes and gives, not how it works.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use impasto_stages::action::{Action, Bound, RootSpec, Step};
 use impasto_stages::{Secret, volatile};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
+use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
 
 use super::known::Start;
@@ -76,7 +78,8 @@ impl Job {
         }
         let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
         let start = Start { disk, reader: &reader };
-        let kept = self.with_overlay(&overlay, &finished, |source| self.keep(action, source, Some(start)))?;
+        let kept =
+            self.with_overlay(action, (&overlay, &finished), &reader, |source| self.keep(action, source, Some(start)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {
@@ -106,7 +109,14 @@ impl Job {
                 (planned.mode, InputKind::File)
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
-                pack_tree(from, entries, &mut io::BufWriter::new(file))?;
+                let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
+                if self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                    // Directories come before what they hold.
+                    entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
+                    let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
+                    entries.to_mut()[files..].reverse();
+                }
+                pack_tree(from, &entries, &mut io::BufWriter::new(file))?;
                 (0o755, InputKind::Tar)
             }
             JobInput::Blob { from, blob, mode } => {

@@ -31,7 +31,7 @@ impl Job {
             Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
             Step::AssembleDisk { input, spec } => {
                 self.lay_out_tree(input, &work.join(TREE))?;
-                Task::AssembleDisk { spec: spec.clone(), epoch }
+                Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };

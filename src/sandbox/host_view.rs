@@ -8,7 +8,6 @@ use std::path::Path;
 use serde_bytes::ByteBuf;
 
 use super::SandboxError;
-use super::namespace::HOST_NAME;
 use super::process::io_error;
 use super::protocol::RUN_DIR;
 use crate::mirror::{self, MirrorError, Mirrors};
@@ -34,8 +33,8 @@ pub(super) struct HostView {
 }
 
 impl HostView {
-    /// What steps with network see.
-    pub(super) fn with_network(mirrors: &Mirrors) -> Result<Self, SandboxError> {
+    /// What steps with network see, whose own host has this name.
+    pub(super) fn with_network(mirrors: &Mirrors, host_name: &str) -> Result<Self, SandboxError> {
         let dir = mirror::DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
         let policy = mirrors.files().into_iter();
         let policy = policy.map(|(name, mode, text)| (format!("{dir}/{name}"), mode, ByteBuf::from(text.into_bytes())));
@@ -48,20 +47,20 @@ impl HostView {
             Ok((format!("{dir}/{name}"), host.map_err(SandboxError::Mirror)?.to_owned()))
         });
         Ok(HostView {
-            overlays: host_files()?,
+            overlays: host_files(host_name)?,
             policy: policy.chain(certificates).collect(),
             trees: trees.collect::<Result<_, SandboxError>>()?,
         })
     }
 }
 
-fn host_files() -> Result<Vec<(String, ByteBuf)>, SandboxError> {
+fn host_files(host_name: &str) -> Result<Vec<(String, ByteBuf)>, SandboxError> {
     let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
     let mut files = HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect::<Result<Vec<_>, _>>()?;
     for (path, text) in &mut files {
         if path == "/etc/hosts" {
             // Programs look up their own host; without an answer here they would wait for a name server.
-            text.extend_from_slice(format!("\n127.0.1.1 {HOST_NAME}\n").as_bytes());
+            text.extend_from_slice(format!("\n127.0.1.1 {host_name}\n").as_bytes());
         }
     }
     Ok(files.into_iter().map(|(path, text)| (path, ByteBuf::from(text))).collect())

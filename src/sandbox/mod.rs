@@ -14,6 +14,7 @@ pub mod protocol;
 mod protocol_tests;
 mod scrub;
 mod supervisor;
+mod surroundings;
 mod sys;
 mod terminal;
 mod tools;
@@ -31,7 +32,8 @@ pub use namespace::NamespaceSandbox;
 pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
-pub(crate) use sys::die_with_parent;
+pub use surroundings::Surroundings;
+pub(crate) use sys::{die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::Secret;
@@ -65,6 +67,9 @@ pub trait Sandbox: Send + Sync {
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
     fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError>;
+
+    /// What steps see of the place where they run.
+    fn surroundings(&self) -> &Surroundings;
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;
@@ -204,6 +209,8 @@ pub struct Finished {
     /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
     /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
     pub unused: Vec<Range<u64>>,
+    /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
+    pub mounted: Vec<u32>,
     /// Where the time went, in order: phase and duration.
     pub timings: Vec<(String, Duration)>,
 }

@@ -24,21 +24,13 @@ use super::protocol::{Answer, Device, DiskNode, MAX_DATA, Place, Problem, Proble
 use super::terminal::Saved;
 use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    ShellJob, ToolEnd, ToolJob, agent_digest,
+    ShellJob, Surroundings, ToolEnd, ToolJob, agent_digest,
 };
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 
-/// Host name of every guest.
-pub(super) const HOST_NAME: &str = "impasto";
-
-/// Environment of every step; what a job adds comes after.
-const ENVIRONMENT: [(&str, &str); 4] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", "/root"),
-    ("LANG", "C.UTF-8"),
-    ("TZ", "UTC"),
-];
+/// Where steps look for programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs jobs by the host's kernel. Needs root.
 #[derive(Debug)]
@@ -48,12 +40,25 @@ pub struct NamespaceSandbox {
     choice: MirrorChoice,
     /// Read when the first job with network needs it.
     mirrors: OnceLock<Result<Mirrors, MirrorError>>,
+    surroundings: Surroundings,
 }
 
 impl NamespaceSandbox {
     /// `executable` is the impasto binary, which is started again as supervisor.
     pub fn new(executable: PathBuf) -> Self {
-        Self { executable, storage: OnceLock::new(), choice: MirrorChoice::default(), mirrors: OnceLock::new() }
+        Self {
+            executable,
+            storage: OnceLock::new(),
+            choice: MirrorChoice::default(),
+            mirrors: OnceLock::new(),
+            surroundings: Surroundings::default(),
+        }
+    }
+
+    /// The same, in other surroundings.
+    #[must_use]
+    pub fn in_surroundings(self, surroundings: Surroundings) -> Self {
+        Self { surroundings, ..self }
     }
 
     /// The same, with what the user chose of the mirrors that steps with network see.
@@ -69,7 +74,11 @@ impl NamespaceSandbox {
 
     /// What steps see of the host because they have its network.
     fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
-        if network { HostView::with_network(self.mirrors()?) } else { Ok(HostView::default()) }
+        if network {
+            HostView::with_network(self.mirrors()?, &self.surroundings.host_name)
+        } else {
+            Ok(HostView::default())
+        }
     }
 }
 
@@ -90,7 +99,7 @@ impl Sandbox for NamespaceSandbox {
         let deadline = job.timeout.map(|timeout| begun + timeout);
         let mut link = supervisor.link(deadline, job.cancel.clone())?;
         let timeout = job.timeout.unwrap_or_default();
-        let mut talk = Talk { link: &mut link, timings: Vec::new(), last: begun };
+        let mut talk = Talk { surroundings: &self.surroundings, link: &mut link, timings: Vec::new(), last: begun };
         let result = talk.hold(plan, job, host, events);
         let mut timings = talk.timings;
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
@@ -98,9 +107,17 @@ impl Sandbox for NamespaceSandbox {
         let success = supervisor.end()?;
         drop(link);
         timings.push(("all".to_owned(), begun.elapsed()));
-        let finished = |outcome| Finished { outcome, outputs: Vec::new(), unused: Vec::new(), timings: Vec::new() };
+        let finished = |outcome| Finished {
+            outcome,
+            outputs: Vec::new(),
+            unused: Vec::new(),
+            mounted: Vec::new(),
+            timings: Vec::new(),
+        };
         let finished = match result {
-            Ok(End { outcome, outputs, unused }) if success => Finished { outputs, unused, ..finished(outcome) },
+            Ok(End { outcome, outputs, unused, mounted }) if success => {
+                Finished { outputs, unused, mounted, ..finished(outcome) }
+            }
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
             Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
             Err(Trouble::Stop(Stop::Cancelled)) => finished(Outcome::Cancelled),
@@ -123,7 +140,8 @@ impl Sandbox for NamespaceSandbox {
             Plan { work: job.work.to_path_buf(), overlay, chain: job.chain, network: job.network, terminal: true };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
         let mut link = supervisor.link(None, super::CancelToken::new())?;
-        let mut talk = Talk { link: &mut link, timings: Vec::new(), last: Instant::now() };
+        let mut talk =
+            Talk { surroundings: &self.surroundings, link: &mut link, timings: Vec::new(), last: Instant::now() };
         let saved = Saved::new();
         let result = talk.hold_shell(&plan, &job.root, &job.env, host, job.line);
         // The overlay is thrown away, so nothing needs to be closed in order.
@@ -173,6 +191,10 @@ impl Sandbox for NamespaceSandbox {
         }
     }
 
+    fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
     fn facts(&self) -> SandboxFacts {
         let storage = self.storage.get_or_init(storage_version).clone();
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -220,6 +242,7 @@ struct End {
     outcome: Outcome,
     outputs: Vec<Output>,
     unused: Vec<Range<u64>>,
+    mounted: Vec<u32>,
 }
 
 /// Why a conversation ended early.
@@ -247,6 +270,7 @@ fn unexpected() -> Trouble {
 
 /// The conversation with supervisor and agent.
 struct Talk<'a> {
+    surroundings: &'a Surroundings,
     link: &'a mut Link,
     timings: Vec<(String, Duration)>,
     last: Instant,
@@ -272,12 +296,14 @@ impl Talk<'_> {
         host: HostView,
         events: &mut dyn FnMut(SandboxEvent<'_>),
     ) -> Result<End, Trouble> {
+        let surroundings = self.surroundings;
         let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
             Ok(Setup {
                 disk,
                 root,
-                host_name: HOST_NAME.to_owned(),
-                env: environment(job.source_date_epoch, &job.env),
+                host_name: surroundings.host_name.clone(),
+                cpus: surroundings.cpus,
+                env: environment(surroundings, job.source_date_epoch, &job.env),
                 overlays: host.overlays,
                 policy: host.policy,
                 trees: host.trees,
@@ -302,7 +328,7 @@ impl Talk<'_> {
         }
         self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
-        Ok(End { outcome, outputs, unused })
+        Ok(End { outcome, outputs, unused, mounted })
     }
 
     /// A shell's conversation: the exit code.
@@ -314,12 +340,14 @@ impl Talk<'_> {
         host: HostView,
         line: Option<String>,
     ) -> Result<i32, Trouble> {
+        let surroundings = self.surroundings;
         self.begin(plan, root, |disk, root| {
             Ok(Setup {
                 disk,
                 root,
-                host_name: HOST_NAME.to_owned(),
-                env: environment(None, env),
+                host_name: surroundings.host_name.clone(),
+                cpus: surroundings.cpus,
+                env: environment(surroundings, None, env),
                 overlays: host.overlays,
                 policy: host.policy,
                 trees: host.trees,
@@ -541,8 +569,15 @@ fn hold_tools(link: &mut Link, plan: ToolPlan, log: &mut dyn FnMut(&[u8])) -> Re
     }
 }
 
-fn environment(source_date_epoch: Option<u64>, more: &[(String, String)]) -> Vec<(String, String)> {
-    let fixed = ENVIRONMENT.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+/// Environment of every step; what a job adds comes after.
+fn environment(
+    surroundings: &Surroundings,
+    source_date_epoch: Option<u64>,
+    more: &[(String, String)],
+) -> Vec<(String, String)> {
+    let Surroundings { lang, timezone, .. } = surroundings;
+    let fixed = [("PATH", PATH), ("HOME", "/root"), ("LANG", lang), ("TZ", timezone)];
+    let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
     fixed.chain(epoch).chain(more.iter().cloned()).collect()
 }

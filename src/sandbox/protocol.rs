@@ -193,6 +193,8 @@ pub struct Setup {
     pub root: Vec<u32>,
     /// Host name.
     pub host_name: String,
+    /// How many CPUs steps may use, where not all.
+    pub cpus: Option<u32>,
     /// Environment of steps, complete.
     pub env: Vec<(String, String)>,
     /// Files of the host to lay over the image's, for steps with network: path in the guest and content.

@@ -44,6 +44,17 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
     unsafe { command.pre_exec(arm) };
 }
 
+/// Gives this process, which must have one thread only, a host name of its own, and the machine's files once more below
+/// `root`, a directory that is made.
+pub(crate) fn move_elsewhere(host_name: &str, root: &std::path::Path) -> io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
+    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWUTS)?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    rustix::system::sethostname(host_name.as_bytes())?;
+    std::fs::create_dir(root)?;
+    Ok(mount_bind_recursive("/", root)?)
+}
+
 /// Keeps every file descriptor but the standard three from programs that are started.
 ///
 /// Rust opens its own so; this is for what the parent of this process left open, which a guest must never get.

@@ -28,6 +28,8 @@ pub enum Task {
         spec: Box<DiskSpec>,
         /// Seconds since 1970 that stand for "now".
         epoch: u64,
+        /// Whether its directories shall list their files in another order.
+        reordered: bool,
     },
 }
 
@@ -53,18 +55,24 @@ pub struct ToolFailure {
 pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     match task {
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
-        Task::AssembleDisk { spec, epoch } => disk(spec, *epoch, work, log),
+        Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log),
     }
 }
 
-fn disk(spec: &DiskSpec, epoch: u64, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+fn disk(
+    spec: &DiskSpec,
+    epoch: u64,
+    reordered: bool,
+    work: &Path,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<(), ToolFailure> {
     let io = |error: std::io::Error| ToolFailure { message: format!("cannot read the tree: {error}"), help: None };
     let path = work.join(DISK);
     let dir = path.parent().expect("BUG: the disk lies in a directory");
     fs::create_dir(dir).map_err(io)?;
     let mut tree = File::open(work.join(TREE)).map_err(io)?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
-    let made = crate::assemble::assemble(spec, &mut tree, epoch, dir, &mut line).map_err(|error| {
+    let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line).map_err(|error| {
         let mut message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

@@ -16,7 +16,7 @@ use crate::guest::{ReadAt, View};
 const PIECE: u64 = 1 << 20;
 
 /// The digest of content in memory.
-pub(super) fn of_bytes(bytes: &[u8]) -> Digest {
+pub fn of_bytes(bytes: &[u8]) -> Digest {
     if bytes.len() as u64 <= PIECE {
         return BlobDigest::of(bytes).0;
     }

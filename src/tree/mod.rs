@@ -9,6 +9,7 @@
 
 pub mod compare;
 mod content;
+pub use content::of_bytes as content_digest;
 pub mod make;
 pub mod text;
 

@@ -5,6 +5,12 @@ use std::path::Path;
 
 use crate::random::Random;
 
+#[path = "../fuzz/src/ext4.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod ext4;
+#[path = "../fuzz/src/fat.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod fat;
 #[path = "../fuzz/src/guest.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod guest;
@@ -56,4 +62,14 @@ fn seeds_of_logs_are_replayed() {
 #[test]
 fn seeds_of_the_protocol_are_replayed() {
     replay("protocol", 3, protocol::run);
+}
+
+#[test]
+fn seeds_of_ext_file_systems_are_replayed() {
+    replay("ext4", 4, ext4::run);
+}
+
+#[test]
+fn seeds_of_fat_file_systems_are_replayed() {
+    replay("fat", 2, fat::run);
 }

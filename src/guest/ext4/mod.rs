@@ -9,9 +9,11 @@
 
 mod content;
 mod directory;
-mod inode;
+pub(in crate::guest) mod inode;
 mod map;
+mod paths;
 pub(in crate::guest) mod superblock;
+pub(crate) mod time;
 mod xattr;
 
 use std::io;
@@ -19,6 +21,7 @@ use std::io;
 use super::ReadAt;
 use superblock::{Group, Superblock};
 
+pub use paths::Paths;
 pub use inode::Inode;
 
 /// What a file system says of itself that its users can see.
@@ -136,7 +139,12 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
         if let Some(group) = groups.iter().position(|group| !group.sum_is_right) {
             return Err(corrupt(format!("group {group}: the checksum of its descriptor is wrong")));
         }
-        Ok(Self { disk, superblock, groups })
+        Ok(Self::of(disk, superblock, groups))
+    }
+
+    /// Takes what has been read and found without fault.
+    pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+        Self { disk, superblock, groups }
     }
 
     /// What it says of itself.
@@ -165,3 +173,6 @@ pub(super) fn corrupt(what: impl Into<String>) -> ReadError {
 pub(super) fn unsupported(what: impl Into<String>) -> ReadError {
     ReadError::Unsupported { what: what.into() }
 }
+
+#[cfg(test)]
+mod tests;

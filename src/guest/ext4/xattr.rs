@@ -121,12 +121,8 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
             let value = if entry.inode == 0 {
                 area[entry.offset..entry.offset + entry.size as usize].to_vec()
             } else {
-                let value = self.value_inode(inode, &entry)?;
-                self.read_small(&value, entry.size as usize)?
+                self.large_value(inode, &entry)?
             };
-            if entry.inode != 0 {
-                self.check_hash(inode, entry.inode, &value)?;
-            }
             found.push((name, value));
         }
         Ok(())
@@ -142,16 +138,16 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         }
     }
 
-    /// A value that is an inode has its hash there, where others have a time.
-    fn check_hash(&self, inode: &Inode, number: u32, value: &[u8]) -> Result<(), ReadError> {
-        let stored = self.inode(number)?;
-        let hash = crc32c(self.superblock.seed, value);
+    /// A value that is an inode, which has its hash there where others have a time.
+    fn large_value(&self, inode: &Inode, entry: &Entry<'_>) -> Result<Vec<u8>, ReadError> {
+        let stored = self.value_inode(inode, entry)?;
+        let value = self.read_small(&stored, entry.size as usize)?;
         // Lustre wrote no hash but the inode that the value belongs to.
         let is_lustre = stored.mtime.0 as u32 == inode.number && stored.generation == inode.generation;
-        if hash == stored.atime.0 as u32 || is_lustre {
-            Ok(())
+        if is_lustre || crc32c(self.superblock.seed, &value) == stored.atime.0 as u32 {
+            Ok(value)
         } else {
-            Err(corrupt(format!("inode {}: the hash of attribute inode {number} is wrong", inode.number)))
+            Err(corrupt(format!("inode {}: the hash of attribute inode {} is wrong", inode.number, stored.number)))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What each fuzz target does with its bytes. Knows no fuzzer, so that tests can replay seeds.
 
+pub mod ext4;
+pub mod fat;
 pub mod frame;
 pub mod guest;
 pub mod log;

@@ -1,0 +1,49 @@
+//! An audit's report as text.
+//! Knows lines; what is in them was neutralised before.
+
+use super::{Report, Stage, Verdict};
+use crate::ui::columns;
+
+/// Differences of a stage that are shown; JSON has all.
+const SHOWN: usize = 40;
+
+pub(super) fn render(report: &Report) -> String {
+    let mut rows = Vec::new();
+    for stage in &report.stages {
+        let (word, note) = match stage.verdict {
+            Verdict::Identical => ("identical", String::new()),
+            Verdict::Equal => ("equal", "same content, placed otherwise on the disk".to_owned()),
+            Verdict::Different => ("DIFFERENT", note(stage)),
+        };
+        rows.push(vec![format!("  {}", stage.stage), word.to_owned(), note]);
+    }
+    let mut text = columns(&rows);
+    for stage in report.stages.iter().filter(|stage| !stage.files.is_empty()) {
+        let first = if report.first.as_ref() == Some(&stage.stage) { ", the first that differs" } else { "" };
+        text += &format!("\n{}{first}:\n", stage.stage);
+        for file in stage.files.iter().take(SHOWN) {
+            text += &format!("  {}  ({})\n", file.path, file.change);
+            match &file.cause {
+                Some(cause) => text += &format!("    cause:  {}\n    remedy: {}\n", cause.what, cause.remedy),
+                None => text += "    cause:  not known; compare the two\n",
+            }
+        }
+        if stage.files.len() > SHOWN {
+            text += &format!("  … and {} more: --json shows all\n", stage.files.len() - SHOWN);
+        }
+    }
+    let varied: Vec<_> =
+        report.varied.iter().map(|(name, first, second)| format!("{name} {first} → {second}")).collect();
+    text += &format!("\nbuilt twice, the second time with: {}\n", varied.join(", "));
+    text
+}
+
+fn note(stage: &Stage) -> String {
+    let own = stage.files.len();
+    let inherited = stage.inherited;
+    match (own, inherited) {
+        (0, _) => format!("only what differed before it ({inherited})"),
+        (_, 0) => format!("{own} here"),
+        _ => format!("{own} here, {inherited} before it"),
+    }
+}

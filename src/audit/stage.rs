@@ -1,0 +1,295 @@
+//! Compares what one stage gave in two builds.
+//! Knows outputs and trees; what its parents' differences are, it is told.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use impasto_store::claim::{FileContent, OutputFile, Outputs};
+use impasto_store::layer::DiskRef;
+use impasto_store::qcow2::ChunkSource;
+use impasto_store::{Error as StoreError, Store};
+
+use super::causes::{Run, Seen, cause};
+use super::tar::Archive;
+use super::{Difference, Stage, Verdict};
+use crate::diff::contents::{Contents, OnDisk};
+use crate::diff::plain;
+use crate::guest::View;
+use crate::guest::ext4::ReadError;
+use crate::job::load_tree;
+use crate::tree::compare::{FileChange, aspects, compare};
+use crate::tree::{Entry, Kind, Place, Tree, make};
+
+/// Longest file that is looked into, in bytes.
+const LIMIT: u64 = 8 << 20;
+
+/// What a stage gave in one build.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// The store that it is in.
+    pub store: &'a Store,
+    /// The outputs.
+    pub outputs: &'a Outputs,
+}
+
+/// What differed already in what a stage was given: of each path the two contents, as far as entries tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    paths: BTreeMap<Vec<u8>, (Option<Kind>, Option<Kind>)>,
+    /// Whether disks that stages were made of are equal in content, but not in bytes.
+    moved: bool,
+}
+
+impl Known {
+    /// What differs in any of several inputs.
+    pub fn all<'k>(inputs: impl IntoIterator<Item = &'k Known>) -> Known {
+        let mut all = Known::default();
+        for Known { paths, moved } in inputs {
+            all.paths.extend(paths.iter().map(|(path, kinds)| (path.clone(), kinds.clone())));
+            all.moved |= moved;
+        }
+        all
+    }
+
+    fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+}
+
+/// A stage's results cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A store failed, or has the result no more.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A disk or an archive cannot be read.
+    #[error("what {stage} made cannot be read")]
+    Read {
+        /// The stage.
+        stage: String,
+        /// Why.
+        source: ReadError,
+    },
+}
+
+/// Compares; gives what differs in the stage's result, for those that build on it.
+///
+/// # Errors
+/// A result cannot be read.
+pub fn stage(
+    name: &str,
+    first: Given<'_>,
+    second: Given<'_>,
+    inputs: &Known,
+    runs: &[Run; 2],
+) -> Result<(Stage, Known), CompareError> {
+    let mut comparison =
+        Comparison { name, runs, inputs, files: Vec::new(), inherited: 0, known: Known::default(), identical: true };
+    if let (Some(a), Some(b)) = (first.outputs.disk, second.outputs.disk)
+        && a.layer.disk != b.layer.disk
+    {
+        comparison.identical = false;
+        comparison.known.moved = true;
+        comparison.disks(first, a, second, b)?;
+    }
+    for (file, a) in &first.outputs.files {
+        match second.outputs.files.get(file) {
+            Some(b) => comparison.outputs(file, first, a, second, b)?,
+            None => comparison.other(format!("output {}", plain::name(file.as_bytes())), "only in the first"),
+        }
+    }
+    let Comparison { files, inherited, known, identical, .. } = comparison;
+    let verdict = match (identical, files.len() + inherited) {
+        (true, _) => Verdict::Identical,
+        (false, 0) => Verdict::Equal,
+        _ => Verdict::Different,
+    };
+    Ok((Stage { stage: name.to_owned(), verdict, files, inherited }, known))
+}
+
+struct Comparison<'a> {
+    name: &'a str,
+    runs: &'a [Run; 2],
+    inputs: &'a Known,
+    files: Vec<Difference>,
+    inherited: usize,
+    known: Known,
+    identical: bool,
+}
+
+impl Comparison<'_> {
+    fn disks(&mut self, first: Given<'_>, a: DiskRef, second: Given<'_>, b: DiskRef) -> Result<(), CompareError> {
+        let open = |store: &Store, disk: DiskRef| {
+            let store = store.clone();
+            move || {
+                let reader = store.disk_reader(&disk.layer).map_err(io::Error::other)?;
+                Ok(Box::new(reader) as Box<dyn ChunkSource>)
+            }
+        };
+        let (open_a, open_b) = (open(first.store, a), open(second.store, b));
+        let (tree_a, tree_b) = (self.tree(first, &open_a)?, self.tree(second, &open_b)?);
+        let changes = compare(&tree_a, &tree_b);
+        if let Some((before, after)) = changes.size {
+            self.other("the disk's size".to_owned(), &format!("{before} and {after} bytes"));
+        }
+        if changes.table {
+            self.other("partition table".to_owned(), "content");
+        }
+        for (before, after) in &changes.areas {
+            let Some(area) = after.or(*before) else { continue };
+            let place = match area.partition {
+                Some(number) => Place(number).to_string(),
+                None => "outside of partitions".to_owned(),
+            };
+            // The bytes of a FAT differ because its files do, which are told by their names.
+            let told = changes.files.iter().any(|change| Some(change.partition) == area.partition);
+            if !told {
+                self.other(format!("{place}, {} bytes from {}", area.size, area.start), "content");
+            }
+        }
+        for (before, after) in &changes.volumes {
+            if let Some(volume) = after.or(*before) {
+                self.other(format!("file system of {}", Place(volume.partition)), "identity or features");
+            }
+        }
+        let contents = |open, tree| OnDisk { open, tree };
+        let (a, b) = (contents(&open_a, &tree_a), contents(&open_b, &tree_b));
+        self.changes(&changes.files, &a, &b)
+    }
+
+    fn tree(
+        &self,
+        given: Given<'_>,
+        open: &dyn Fn() -> io::Result<Box<dyn ChunkSource>>,
+    ) -> Result<Tree, CompareError> {
+        if let Some(blob) = &given.outputs.tree
+            && let Some(tree) = load_tree(given.store, blob)?
+        {
+            return Ok(tree);
+        }
+        let source = open().map_err(|error| self.unreadable(error))?;
+        let view = View::whole(&*source).map_err(|error| self.unreadable(io::Error::other(error)))?;
+        Ok(make::tree(&view, None).map_err(|error| self.unreadable(error))?.0)
+    }
+
+    fn outputs(
+        &mut self,
+        name: &str,
+        first: Given<'_>,
+        a: &OutputFile,
+        second: Given<'_>,
+        b: &OutputFile,
+    ) -> Result<(), CompareError> {
+        let what = format!("output {}", plain::name(name.as_bytes()));
+        if a.mode != b.mode {
+            self.identical = false;
+            self.other(what.clone(), &format!("mode {:04o} and {:04o}", a.mode, b.mode));
+        }
+        let (FileContent::Blob(blob_a), FileContent::Blob(blob_b)) = (&a.content, &b.content) else {
+            let same = matches!((&a.content, &b.content), (FileContent::Derived(a), FileContent::Derived(b)) if a.digest == b.digest);
+            if !same {
+                self.identical = false;
+                // What is made of a disk's bytes tells of these, and they are compared where they are made.
+                match (self.inputs.is_empty(), self.inputs.moved) {
+                    (true, true) => {}
+                    (false, _) => self.inherited += 1,
+                    (true, false) => self.other(what, "content"),
+                }
+            }
+            return Ok(());
+        };
+        if blob_a.digest == blob_b.digest {
+            return Ok(());
+        }
+        self.identical = false;
+        if name.ends_with(".tar") {
+            let (a, b) = (Archive::read(first.store, &blob_a.digest)?, Archive::read(second.store, &blob_b.digest)?);
+            let changes = compare(&a.tree, &b.tree);
+            if changes.is_empty() {
+                self.other(what, "order or form of the archive's entries");
+            }
+            return self.changes(&changes.files, &a, &b);
+        }
+        let read = |given: Given<'_>, digest, size| -> Result<Option<Vec<u8>>, CompareError> {
+            if size > LIMIT {
+                return Ok(None);
+            }
+            let reader = given.store.open_blob(digest)?;
+            Ok(Some(reader.into_bytes().map_err(|error| self.unreadable(error))?))
+        };
+        let (a, b) = (read(first, &blob_a.digest, blob_a.size)?, read(second, &blob_b.digest, blob_b.size)?);
+        let entry = |size, content| Entry {
+            path: name.as_bytes().to_vec(),
+            kind: Kind::File { size, content },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            flags: 0,
+            xattrs: Vec::new(),
+        };
+        let (entry_a, entry_b) = (entry(blob_a.size, blob_a.digest.0), entry(blob_b.size, blob_b.digest.0));
+        let (a, b) = (Seen { entry: &entry_a, content: a.as_deref() }, Seen { entry: &entry_b, content: b.as_deref() });
+        let cause = cause(name.as_bytes(), Some(&a), Some(&b), self.runs);
+        if self.inputs.is_empty() || cause.is_some() {
+            self.files.push(Difference { path: what, change: "content".to_owned(), cause });
+        } else {
+            self.inherited += 1;
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, changes: &[FileChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
+        let kind = |entry: Option<&Entry>| entry.map(|entry| entry.kind.clone());
+        for change in changes {
+            self.known.paths.insert(change.path().to_vec(), (kind(change.before), kind(change.after)));
+        }
+        let is_own = |change: &&FileChange<'_>| {
+            let known = self.inputs.paths.get(change.path());
+            known.is_none_or(|known| *known != (kind(change.before), kind(change.after)))
+        };
+        let own: Vec<_> = changes.iter().filter(is_own).collect();
+        self.inherited += changes.len() - own.len();
+        let wanted: Vec<_> = own.iter().map(|change| (change.partition, change.path())).collect();
+        let broken = |source| CompareError::Read { stage: self.name.to_owned(), source };
+        let before = a.files(&wanted, LIMIT).map_err(broken)?;
+        let after = b.files(&wanted, LIMIT).map_err(broken)?;
+        for ((change, before), after) in own.iter().zip(&before).zip(&after) {
+            let before = change.before.map(|entry| Seen { entry, content: before.as_deref() });
+            let after = change.after.map(|entry| Seen { entry, content: after.as_deref() });
+            let cause = cause(change.path(), before.as_ref(), after.as_ref(), self.runs);
+            let path = plain::name(change.path());
+            self.files.push(Difference { path, change: how(change), cause });
+        }
+        Ok(())
+    }
+
+    /// Something that differs and is no file.
+    fn other(&mut self, path: String, change: &str) {
+        self.files.push(Difference { path, change: change.to_owned(), cause: None });
+    }
+
+    fn unreadable(&self, error: io::Error) -> CompareError {
+        CompareError::Read { stage: self.name.to_owned(), source: ReadError::Io(error) }
+    }
+}
+
+fn how(change: &FileChange<'_>) -> String {
+    let (before, after) = match (change.before, change.after) {
+        (Some(before), Some(after)) => (before, after),
+        (Some(_), None) => return "only in the first".to_owned(),
+        (None, _) => return "only in the second".to_owned(),
+    };
+    let aspects = aspects(before, after);
+    let named = [
+        (aspects.kind, "kind"),
+        (aspects.content, "content"),
+        (aspects.mode, "mode"),
+        (aspects.owner, "owner"),
+        (aspects.mtime, "time"),
+        (aspects.flags, "attributes"),
+        (aspects.xattrs, "extended attributes"),
+    ];
+    let names: Vec<_> = named.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect();
+    names.join(", ")
+}

@@ -1,0 +1,113 @@
+//! An archive of files as a tree, so that it is compared as disks are.
+//! Knows tar, not what is packed in it.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use impasto_store::digest::BlobDigest;
+use impasto_store::{Error as StoreError, Store};
+
+use crate::diff::contents::{Contents, Wanted};
+use crate::guest::ext4::ReadError;
+use crate::tree::{Entry, Kind, Tree, Volume, content_digest};
+
+/// An archive in a store.
+pub(super) struct Archive<'a> {
+    store: &'a Store,
+    blob: BlobDigest,
+    pub(super) tree: Tree,
+}
+
+impl<'a> Archive<'a> {
+    /// Reads all of it.
+    pub(super) fn read(store: &'a Store, blob: &BlobDigest) -> Result<Self, StoreError> {
+        let mut entries = HashMap::new();
+        let mut read = || -> std::io::Result<()> {
+            let reader = store.open_blob(blob).map_err(std::io::Error::other)?;
+            let mut archive = tar::Archive::new(reader);
+            for entry in archive.entries()? {
+                let mut entry = entry?;
+                let found = describe(&mut entry)?;
+                entries.insert(found.path.clone(), found);
+            }
+            Ok(())
+        };
+        read().map_err(|source| StoreError::Io { verb: "read", path: "an archive in the store".into(), source })?;
+        let mut entries: Vec<_> = entries.into_values().collect();
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let (kind, uuid, label) = ("tar".to_owned(), String::new(), Vec::new());
+        let volume = Volume { partition: 0, kind, uuid, label, facts: Vec::new(), entries };
+        Ok(Archive { store, blob: *blob, tree: Tree { volumes: vec![volume], ..Tree::default() } })
+    }
+}
+
+fn path(name: &[u8]) -> Vec<u8> {
+    let name = name.strip_prefix(b".").filter(|rest| rest.is_empty() || rest[0] == b'/').unwrap_or(name);
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    let name = name.strip_suffix(b"/").unwrap_or(name);
+    [b"/", name].concat()
+}
+
+fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.") {
+                xattrs.push((name.to_vec(), extension.value_bytes().to_vec()));
+            }
+        }
+    }
+    xattrs.sort_unstable();
+    let (name, target) = (path(&entry.path_bytes()), entry.link_name_bytes().map(|target| target.into_owned()));
+    let header = entry.header();
+    let number = |number: std::io::Result<u64>| number.map(|number| number as u32);
+    let device = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+    let (mode, uid, gid) = (header.mode()? as u16 & 0o7777, number(header.uid())?, number(header.gid())?);
+    let mtime = (header.mtime()? as i64, 0);
+    let kind = match header.entry_type() {
+        tar::EntryType::Directory => Kind::Dir,
+        tar::EntryType::Symlink => Kind::Symlink { target: target.unwrap_or_default() },
+        tar::EntryType::Link => Kind::HardLink { first: path(&target.unwrap_or_default()) },
+        tar::EntryType::Char => Kind::Char(device.0, device.1),
+        tar::EntryType::Block => Kind::Block(device.0, device.1),
+        tar::EntryType::Fifo => Kind::Fifo,
+        _ => {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            Kind::File { size: bytes.len() as u64, content: content_digest(&bytes) }
+        }
+    };
+    Ok(Entry { path: name, kind, mode, uid, gid, mtime, flags: 0, xattrs })
+}
+
+impl Contents for Archive<'_> {
+    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let mut found = vec![None; wanted.len()];
+        let places: HashMap<&[u8], usize> = wanted.iter().enumerate().map(|(at, (_, path))| (*path, at)).collect();
+        if places.is_empty() {
+            return Ok(found);
+        }
+        let mut read = || -> std::io::Result<()> {
+            let reader = self.store.open_blob(&self.blob).map_err(std::io::Error::other)?;
+            for entry in tar::Archive::new(reader).entries()? {
+                let mut entry = entry?;
+                if let Some(at) = places.get(path(&entry.path_bytes()).as_slice())
+                    && entry.header().entry_type().is_file()
+                    && entry.size() <= limit
+                {
+                    let mut bytes = Vec::new();
+                    entry.read_to_end(&mut bytes)?;
+                    found[*at] = Some(bytes);
+                }
+            }
+            Ok(())
+        };
+        read().map_err(ReadError::Io)?;
+        Ok(found)
+    }
+
+    fn range(&self, _: u64, _: usize) -> Result<Vec<u8>, ReadError> {
+        Err(ReadError::Unsupported { what: "an archive is no disk".to_owned() })
+    }
+}

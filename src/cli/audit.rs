@@ -1,0 +1,222 @@
+//! `impasto audit`: builds a recipe a second time under other conditions, and tells what came out otherwise.
+//! Knows how the second build gets its conditions; `audit` compares.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use impasto_store::Store;
+
+use super::build::Build;
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::{RecipeArgs, RunArgs, exit};
+use crate::audit::causes::Run;
+use crate::audit::stage::{Given, Known, stage};
+use crate::audit::{Report, Stage};
+use crate::graph::NodeId;
+use crate::plan::{Hit, State};
+use crate::sandbox::Surroundings;
+use crate::ui;
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Prints the report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Does the second build: the directory where this machine's files appear once more
+    #[arg(long, hide = true, value_name = "DIR")]
+    elsewhere: Option<PathBuf>,
+}
+
+/// Umask of the second build.
+const UMASK: u32 = 0o077;
+
+impl Audit {
+    pub(crate) fn run(mut self, session: &mut Session) -> Result<u8, CliError> {
+        if let Some(root) = self.elsewhere.take() {
+            self.move_elsewhere(session, &root)?;
+            return self.build().run(session);
+        }
+        if !session.host.root {
+            let message = "an audit builds under other conditions, which takes root".to_owned();
+            let help = Some("run it as root, for example with sudo".to_owned());
+            return Err(CliError::Other { message, help, code: exit::INTERNAL });
+        }
+        let (loaded, store) = session.load_with_store(&self.recipe)?;
+        let nodes = self.needed(&loaded)?;
+        if hits(&loaded, &store, &nodes)?.is_none() {
+            ui::message("the first build");
+            let code = self.build().run(session)?;
+            if code != exit::OK {
+                return Ok(code);
+            }
+        }
+        let first_ended = session.host.now();
+        let found = hits(&loaded, &store, &nodes)?.ok_or_else(|| changed("the first"))?;
+        ui::message("the second build, under other conditions");
+        let _lease = store.lease()?;
+        let scratch = store.scratch()?;
+        let started = session.host.now();
+        let code = self.build_elsewhere(session, scratch.path())?;
+        if code != 0 {
+            let message = "the second build, under other conditions, failed".to_owned();
+            let help =
+                "a stage that fails there depends on host name, locale, time zone, CPUs or the order of directories";
+            let code = u8::try_from(code).unwrap_or(exit::INTERNAL);
+            return Err(CliError::Other { message, help: Some(help.to_owned()), code });
+        }
+        let other = Store::open(scratch.path().join("store"))?;
+        let again = hits(&loaded, &other, &nodes)?.ok_or_else(|| changed("the second"))?;
+        let place = session.recipe_path(&self.recipe).0.display().to_string();
+        let run = |surroundings: Surroundings, path: String, started, ended| Run {
+            host_name: surroundings.host_name,
+            lang: surroundings.lang,
+            timezone: surroundings.timezone,
+            path,
+            cpus: surroundings.cpus.unwrap_or(session.host.cpus as u32),
+            started,
+            ended,
+        };
+        let elsewhere = format!("{}{place}", scratch.path().join("elsewhere").display());
+        let runs = [
+            run(session.surroundings.clone(), place, 0, first_ended),
+            run(Surroundings::varied(), elsewhere, started, session.host.now()),
+        ];
+        let stages = compare(&loaded, &nodes, (&store, &found), (&other, &again), &runs)?;
+        let report = Report::new(stages, self.varied(session, &runs));
+        if self.json {
+            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"));
+        } else {
+            ui::output(&report.render());
+        }
+        Ok(if report.equal { exit::OK } else { exit::DIFFERENT })
+    }
+
+    fn build(&self) -> Build {
+        Build { recipe: self.recipe.clone(), run: self.run.clone(), again: Vec::new() }
+    }
+
+    /// The nodes that are compared, in the order of the graph.
+    fn needed(&self, loaded: &Loaded) -> Result<Vec<NodeId>, CliError> {
+        let needed = loaded.graph.closure(&loaded.selection()?.nodes);
+        Ok(loaded.graph.ids().filter(|id| needed[id.index()]).collect())
+    }
+
+    /// How many jobs the second build has at once: another number than the first.
+    fn other_jobs(&self, session: &Session) -> usize {
+        let jobs = self.run.jobs.map_or(session.host.cpus, usize::from);
+        if jobs > 1 { jobs - 1 } else { 2 }
+    }
+
+    /// Starts the second build and waits for it: its exit code.
+    fn build_elsewhere(&self, session: &Session, scratch: &Path) -> Result<i32, CliError> {
+        let (recipe, selectors) = session.recipe_path(&self.recipe);
+        let root = scratch.join("elsewhere");
+        let mut arguments: Vec<OsString> = vec!["audit".into(), "--elsewhere".into(), root.into()];
+        let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        option("--store", scratch.join("store").into());
+        option("--out", scratch.join("out").into());
+        option("--recipe", recipe.into());
+        option("--jobs", self.other_jobs(session).to_string().into());
+        self.recipe.vars.iter().for_each(|var| option("--var", var.into()));
+        self.recipe.var_files.iter().for_each(|file| option("--var-file", session.host.cwd.join(file).into()));
+        self.recipe.only.iter().for_each(|only| option("--only", only.into()));
+        self.run.mirror.iter().for_each(|mirror| option("--mirror", mirror.into()));
+        if session.global.progress.is_json() {
+            option("--progress", "plain".into());
+        }
+        arguments.extend(selectors.into_iter().map(OsString::from));
+        let other = Surroundings::varied();
+        #[expect(clippy::disallowed_methods, reason = "impasto itself, under other conditions")]
+        let mut command = Command::new(&session.host.exe);
+        command.args(arguments).env("TZ", other.timezone).env("LANG", &other.lang).env("LC_ALL", other.lang);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        crate::sandbox::die_with_parent(&mut command, rustix::process::Signal::TERM);
+        let status = command.status().map_err(CliError::io("start", &session.host.exe))?;
+        Ok(status.code().unwrap_or(exit::INTERNAL.into()))
+    }
+
+    /// Puts this process under other conditions: host name, umask, and the whole machine's files below another directory.
+    fn move_elsewhere(&mut self, session: &mut Session, root: &Path) -> Result<(), CliError> {
+        let other = Surroundings::varied();
+        crate::sandbox::move_elsewhere(&other.host_name, root).map_err(CliError::io("appear below", root))?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+        session.surroundings = other;
+        let moved = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+        self.recipe.recipe = self.recipe.recipe.as_deref().map(moved);
+        self.recipe.var_files.iter_mut().for_each(|file| *file = moved(file));
+        Ok(())
+    }
+
+    /// What differs between the builds' conditions, for the report.
+    fn varied(&self, session: &Session, runs: &[Run; 2]) -> Vec<(String, String, String)> {
+        let [first, second] = runs;
+        let jobs = self.run.jobs.map_or(session.host.cpus, usize::from);
+        let row = |name: &str, first: &str, second: &str| (name.to_owned(), first.to_owned(), second.to_owned());
+        vec![
+            row("host name", &first.host_name, &second.host_name),
+            row("locale", &first.lang, &second.lang),
+            row("time zone", &first.timezone, &second.timezone),
+            row("CPUs", &first.cpus.to_string(), &second.cpus.to_string()),
+            row("jobs", &jobs.to_string(), &self.other_jobs(session).to_string()),
+            row("umask of impasto", "the user's", &format!("{UMASK:03o}")),
+            row("order of directories", "theirs", "another"),
+            row("recipe and store", "theirs", "at other paths"),
+        ]
+    }
+}
+
+/// The results of all these nodes, where all of them are known.
+fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashMap<NodeId, Hit>>, CliError> {
+    let mut planner = loaded.planner(store, &[])?;
+    let states = planner.plan(nodes)?;
+    let mut hits = HashMap::new();
+    for id in nodes {
+        match &states[id.index()] {
+            Some(State::Cached(hit)) => drop(hits.insert(*id, hit.clone())),
+            _ => return Ok(None),
+        }
+    }
+    Ok(Some(hits))
+}
+
+fn changed(which: &str) -> CliError {
+    CliError::Other {
+        message: format!("what {which} build made is not what the recipe says now"),
+        help: Some("were the recipe or its files changed meanwhile? run the audit again".to_owned()),
+        code: exit::INTERNAL,
+    }
+}
+
+fn compare(
+    loaded: &Loaded,
+    nodes: &[NodeId],
+    (store, first): (&Store, &HashMap<NodeId, Hit>),
+    (other, second): (&Store, &HashMap<NodeId, Hit>),
+    runs: &[Run; 2],
+) -> Result<Vec<Stage>, CliError> {
+    let mut known: HashMap<NodeId, Known> = HashMap::new();
+    let mut stages = Vec::new();
+    for id in nodes {
+        let node = loaded.graph.node(*id);
+        let inputs = Known::all(node.parents.iter().filter_map(|(_, parent)| known.get(parent)));
+        let first = Given { store, outputs: &first[id].result };
+        let second = Given { store: other, outputs: &second[id].result };
+        let compared = stage(&node.label, first, second, &inputs, runs);
+        let (stage, differs) = compared.map_err(|error| CliError::Other {
+            message: error.to_string(),
+            help: Some("check the store: impasto store verify".to_owned()),
+            code: exit::INTERNAL,
+        })?;
+        stages.push(stage);
+        known.insert(*id, differs);
+    }
+    Ok(stages)
+}
