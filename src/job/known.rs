@@ -54,14 +54,17 @@ impl Job {
         let begun = Instant::now();
         // An index that is lost saves nothing, that is all.
         let below = self.below.and_then(|blob| load_tree(&self.store, &blob).ok().flatten());
+        let t1 = begun.elapsed();
         let base = start.map(|start| start.reader as &dyn ChunkSource);
         let view = self.view(source, base)?;
         let (tree, unread) = self.tree_of(&view, base.zip(below.as_ref()))?;
+        let t2 = begun.elapsed();
         self.tell_unread(&unread, below.as_ref());
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
-        tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
+        let t3 = begun.elapsed();
         let blob = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
+        tracing::debug!(stage = self.label, ?t1, ?t2, ?t3, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         let earlier: Vec<_> = self.earlier().collect();
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
             return Ok(Kept { disk, tree: blob, stored_bytes: 0, same_as: Some(claim) });

@@ -293,7 +293,10 @@ impl Walk<'_> {
                 }
             }
         }
+        tracing::debug!(entries = entries.len(), todo = todo.len(), "walked");
+        let begun = std::time::Instant::now();
         self.hash(&mut entries, todo)?;
+        tracing::debug!(elapsed = ?begun.elapsed(), "hashed");
         link(&mut entries, linked);
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
