@@ -19,6 +19,8 @@ HOST_PACKAGES := \
 	mtools:/usr/bin/mcopy \
 	openssh-client:/usr/bin/ssh-keygen \
 	e2fsprogs:/usr/sbin/mke2fs \
+	acl:/usr/bin/setfacl \
+	libcap2-bin:/usr/sbin/setcap \
 	fdisk:/usr/sbin/sfdisk \
 	busybox-static:/bin/busybox \
 	dosfstools:/usr/sbin/mkfs.vfat \

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use super::tree::Access;
 use crate::guest::crc::crc32c;
+use crate::guest::ext4::time::{decode, encode};
 
 // Superblock, which lies at 1024.
 const SUPERBLOCK: u64 = 1024;
@@ -113,12 +114,13 @@ fn settle_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {
     if le16(inode, EXTRA_SIZE) < EXTRA {
         inode[EXTRA_SIZE..EXTRA_SIZE + 2].copy_from_slice(&EXTRA.to_le_bytes());
     }
+    let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let (low, extra) = encode(epoch);
     for (field, more) in [(ATIME, ATIME_EXTRA), (CTIME, CTIME_EXTRA), (CRTIME, CRTIME_EXTRA)] {
         put32(inode, field, low);
         put32(inode, more, extra);
     }
-    if decode(le32(inode, MTIME), le32(inode, MTIME_EXTRA)) > i64::try_from(epoch).unwrap_or(i64::MAX) {
+    if decode(le32(inode, MTIME), le32(inode, MTIME_EXTRA)) > epoch {
         put32(inode, MTIME, low);
         put32(inode, MTIME_EXTRA, extra);
     }
@@ -128,31 +130,4 @@ fn settle_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {
     let sum = crc32c(seed, inode).to_le_bytes();
     inode[CHECKSUM_LOW].copy_from_slice(&sum[..2]);
     inode[CHECKSUM_HIGH].copy_from_slice(&sum[2..]);
-}
-
-/// The low 32 bits, signed; and in the extra field two bits of epochs of 2^32 seconds, below the nanoseconds.
-fn encode(seconds: u64) -> (u32, u32) {
-    let low = seconds as u32;
-    let epochs = (seconds as i64 - i64::from(low as i32)) >> 32;
-    (low, epochs as u32 & 3)
-}
-
-fn decode(low: u32, extra: u32) -> i64 {
-    i64::from(low as i32) + (i64::from(extra & 3) << 32)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_beyond_2038_keep_their_value() {
-        for seconds in [0, 1_700_000_000, i32::MAX as u64, i32::MAX as u64 + 1, u32::MAX as u64 + 1, 10_000_000_000] {
-            let (low, extra) = encode(seconds);
-            assert_eq!(decode(low, extra), seconds as i64);
-        }
-        // The kernel's table: 2038-01-19 and 2106-02-07 lie beyond 32 bits.
-        assert_eq!(encode(0x8000_0000), (0x8000_0000, 1));
-        assert_eq!(encode(0x1_0000_0000), (0, 1));
-    }
 }

@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use impasto_stages::action::{Slot, Step};
 use impasto_stages::parse_duration;
 use impasto_store::Store;
 use impasto_store::claim::FileContent;
 use impasto_store::layer::LayerRef;
 
+use super::disk_names::{not_built, one_disk};
 use super::error::CliError;
-use super::session::{Loaded, Session};
+use super::session::Session;
 use super::{RecipeArgs, exit};
-use crate::graph::NodeId;
 use crate::plan::State;
 use crate::sandbox::{CancelToken, SavedTerminal};
 use crate::ui;
@@ -335,48 +334,6 @@ impl Boot {
             text += &format!("\nssh -p {port} {options} {user}127.0.0.1");
         }
         ui::message(&text);
-    }
-}
-
-/// The one node of a selector that makes a disk, or converts one.
-fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
-    let graph = &loaded.graph;
-    let is_disk = |id: &NodeId| {
-        let node = graph.node(*id);
-        let converts = |step: &Step| matches!(step, Step::Convert { .. });
-        let action = node.lowered.actions.last();
-        node.kind.makes.disk()
-            || action.is_some_and(|action| {
-                action.steps.iter().any(converts) && matches!(action.parent, Some(Slot::Stage(_)))
-            })
-    };
-    let nodes = graph.select(selector)?.nodes;
-    // An image may publish the same disk in several forms, and files beside them.
-    let mut disks: Vec<_> = nodes.iter().copied().filter(is_disk).collect();
-    let parent = |id: &NodeId| match graph.node(*id).lowered.actions.last().and_then(|action| action.parent.as_ref()) {
-        Some(Slot::Stage(stage)) if graph.node(*id).kind.makes == impasto_stages::Makes::File => {
-            graph.node(*id).parent(stage)
-        }
-        _ => *id,
-    };
-    disks.dedup_by_key(|id| parent(id));
-    match disks.as_slice() {
-        [id] => Ok(*id),
-        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
-        several => {
-            let labels: Vec<_> = several.iter().map(|id| graph.node(*id).label.clone()).collect();
-            let message = format!("{selector} names several disks: {}", labels.join(", "));
-            Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
-        }
-    }
-}
-
-fn not_built(label: &str, selector: &str, place: &str) -> CliError {
-    let quoted = if selector.contains('[') { format!("'{selector}'") } else { selector.to_owned() };
-    CliError::Other {
-        message: format!("{label} is not built with what it depends on now"),
-        help: Some(format!("build it first: impasto build {quoted}{place}")),
-        code: exit::INTERNAL,
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) enum CliError {
     /// A virtual machine failed.
     #[error(transparent)]
     Vm(#[from] crate::vm::VmError),
+    /// A disk cannot be read, or is not what its tree index says.
+    #[error("cannot read {label}")]
+    Disk { label: String, source: crate::guest::ext4::ReadError },
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io { verb: &'static str, path: PathBuf, source: std::io::Error },
@@ -66,7 +69,11 @@ impl CliError {
             },
             CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
-            CliError::Engine(_) | CliError::Sandbox(_) | CliError::Vm(_) | CliError::Io { .. } => exit::INTERNAL,
+            CliError::Engine(_)
+            | CliError::Sandbox(_)
+            | CliError::Vm(_)
+            | CliError::Disk { .. }
+            | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
         }
     }

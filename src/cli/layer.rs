@@ -1,5 +1,5 @@
 //! `impasto layer`: lists, shows and exports layers.
-//! Knows how layers are shown and named on the command line.
+//! Knows how layers are shown.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,11 @@ use impasto_store::Store;
 use impasto_store::convert::ConvertOptions;
 use impasto_store::layer::{LayerRef, Place};
 
+use super::blame::Blame;
+use super::disk_names::{self, DiskNames};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
-use crate::plan::State;
 use crate::publish::Draft;
 use crate::ui;
 
@@ -23,16 +24,27 @@ pub(crate) enum Layer {
     Show(Name),
     /// Writes the disk of a layer as one file
     Export(Export),
+    /// Tells which stage brought the bytes that a disk holds
+    Blame(Blame),
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "impasto layer show [OPTIONS] [RECIPE] DISK",
+    mut_arg("names", disk_names::one_disk_argument),
+    after_help = disk_names::HELP
+)]
 pub(crate) struct Name {
-    /// A stage of the recipe, or the beginning of a disk's or layer's digest
     #[command(flatten)]
     recipe: RecipeArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "impasto layer export [OPTIONS] --output <FILE> [RECIPE] DISK",
+    mut_arg("names", disk_names::one_disk_argument),
+    after_help = disk_names::HELP
+)]
 pub(crate) struct Export {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -46,15 +58,16 @@ impl Layer {
         match self {
             Layer::List => list(&session.store()?),
             Layer::Show(name) => {
-                let store = session.store()?;
-                let layer = find(session, &store, &name.recipe)?;
+                let (mut names, disks) = DiskNames::new(session, &name.recipe, 1);
+                let (store, layer) = find(&mut names, &disks)?;
                 show(&store, &layer)
             }
             Layer::Export(export) => {
-                let store = session.store()?;
-                let layer = find(session, &store, &export.recipe)?;
+                let (mut names, disks) = DiskNames::new(session, &export.recipe, 1);
+                let (store, layer) = find(&mut names, &disks)?;
                 export.run(session, &store, &layer)
             }
+            Layer::Blame(blame) => blame.run(session),
         }
     }
 }
@@ -106,41 +119,13 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
     Ok(exit::OK)
 }
 
-/// The layer that the arguments name: by a stage, or by the beginning of a digest.
-fn find(session: &Session, store: &Store, args: &RecipeArgs) -> Result<LayerRef, CliError> {
-    let (_, selectors) = session.recipe_path(args);
-    let is_digest = |text: &str| text.len() >= 6 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if let [name] = selectors.as_slice()
-        && is_digest(name)
-    {
-        let starts = |digest: String| digest.starts_with(name.as_str());
-        let mut found: Vec<_> = store.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
-        found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
-        match found.as_slice() {
-            [layer] => return Ok(*layer),
-            [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => return Ok(*first),
-            [] => {}
-            _ => {
-                let message = format!("`{name}` begins the digests of several layers");
-                return Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"));
-            }
-        }
-    }
-    let loaded = session.load(args)?;
-    let id = loaded.one_node()?;
-    let mut planner = loaded.planner(store, &[])?;
-    let state = planner.plan(&[id])?.swap_remove(id.index());
-    if let Some(State::Cached(hit)) = state
-        && let Some(disk) = hit.result.disk
-    {
-        return Ok(disk.layer);
-    }
-    let label = &loaded.graph.node(id).label;
-    Err(CliError::Other {
-        message: format!("{label} has no layer"),
-        help: Some(format!("build it first, if it makes a disk: impasto build '{label}'")),
-        code: exit::INTERNAL,
-    })
+/// The store, and the layer in it that the arguments name.
+fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef), CliError> {
+    let [name] = disks else {
+        return Err(CliError::usage("which layer? one name is needed", "name one: `impasto layer list` lists them"));
+    };
+    let layer = names.layer(name)?;
+    Ok((names.store()?, layer))
 }
 
 impl Export {

@@ -2,8 +2,12 @@
 //! Knows the library's API only.
 
 mod audit;
+mod blame;
 mod boot;
 mod build;
+mod diff;
+mod disk_names;
+mod disk_trees;
 mod doctor;
 mod error;
 mod explain;
@@ -76,7 +80,7 @@ impl Progress {
 }
 
 /// What names a recipe and its inputs.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
     /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
     #[arg(value_name = "RECIPE|SELECTOR")]
@@ -149,7 +153,9 @@ enum Command {
     Shell(shell::Shell),
     /// Boots an image in a virtual machine
     Boot(boot::Boot),
-    /// Lists, shows and exports layers
+    /// Shows what differs between two disks
+    Diff(diff::Diff),
+    /// Lists, shows and exports layers, and tells what they brought
     #[command(subcommand)]
     Layer(layer::Layer),
     /// Checks and measures the store
@@ -211,6 +217,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Fmt(command) => command.run(&session),
         Command::Shell(command) => command.run(&session),
         Command::Boot(command) => command.run(&session),
+        Command::Diff(command) => command.run(&session),
         Command::Layer(command) => command.run(&session),
         Command::Store(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),

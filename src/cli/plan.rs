@@ -39,6 +39,7 @@ struct Row<'a> {
     combinations: Vec<BTreeMap<&'a str, &'a str>>,
     state: &'static str,
     reason: Option<String>,
+    caveats: Vec<String>,
 }
 
 impl Plan {
@@ -70,12 +71,20 @@ pub(super) fn reason(loaded: &Loaded, state: &State) -> Option<String> {
     }
 }
 
+/// What a result that is known is to be believed with.
+fn caveats(state: &State) -> Vec<String> {
+    match state {
+        State::Cached(hit) => hit.caveats.iter().map(ToString::to_string).collect(),
+        State::Dirty { .. } | State::Pending { .. } => Vec::new(),
+    }
+}
+
 fn text(loaded: &Loaded, planned: &[(NodeId, &State)]) -> String {
     let mut rows = Vec::new();
     let mut counts = [("dirty", 0), ("pending", 0), ("cached", 0)];
     for (id, state) in planned {
         let node = loaded.graph.node(*id);
-        let reason = reason(loaded, state).unwrap_or_default();
+        let reason = reason(loaded, state).unwrap_or_else(|| caveats(state).join(", "));
         rows.push(vec![state.word().to_owned(), node.kind.name.to_owned(), node.label.clone(), reason]);
         counts.iter_mut().filter(|(word, _)| *word == state.word()).for_each(|(_, count)| *count += 1);
     }
@@ -97,6 +106,7 @@ fn json(loaded: &Loaded, planned: &[(NodeId, &State)]) -> String {
             combinations,
             state: state.word(),
             reason: reason(loaded, state),
+            caveats: caveats(state),
         }
     });
     let document = Document { v: 1, nodes: nodes.collect() };

@@ -215,7 +215,7 @@ mod tests {
     fn bytes_belong_to_the_last_stage_that_changed_them() {
         let blame = blame(&chain(), &By::Directory(2));
         assert_eq!((blame.bytes, blame.files), (19, 4));
-        insta::assert_snapshot!(render(&blame), @"");
+        insta::assert_snapshot!(render(&blame));
     }
 
     #[test]
@@ -224,8 +224,8 @@ mod tests {
             [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
         let owners = super::super::packages::owners(lists);
         let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners });
-        insta::assert_snapshot!(render(&blame), @"");
-        insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap(), @"");
+        insta::assert_snapshot!(render(&blame));
+        insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap());
     }
 
     #[test]

@@ -3,12 +3,11 @@
 //! Knows paths in a tree and the file systems that `guest` reads; decides nothing. A disk is opened when something is first
 //! asked of it: where nothing is to be shown, nothing is read.
 
-use std::collections::HashMap;
 use std::io;
 
 use impasto_store::qcow2::ChunkSource;
 
-use crate::guest::ext4::{Content, Ext4, ReadError};
+use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
 use crate::guest::fat::Fat;
 use crate::guest::{ReadAt, View, Window};
 use crate::tree::{Tree, Volume};
@@ -106,57 +105,37 @@ fn read_volume(
         return Ok(());
     }
     let fs = Ext4::open(window)?;
-    let mut directories = Directories { fs: &fs, window, known: HashMap::new() };
+    let mut paths = Paths::new(&fs);
     for (at, path) in wanted {
-        found[*at] = directories.read(path, limit)?;
+        if let Some(number) = paths.find(path)? {
+            found[*at] = read(&fs, window, number, limit)?;
+        }
     }
     Ok(())
 }
 
-/// A file system whose directories are read once.
-struct Directories<'a, 'd, D: ReadAt + ?Sized> {
-    fs: &'a Ext4<'d, D>,
-    window: &'a D,
-    /// Names in directories, by inode.
-    known: HashMap<u32, HashMap<Vec<u8>, u32>>,
-}
-
-impl<D: ReadAt + ?Sized> Directories<'_, '_, D> {
-    /// The inode at a path, no symbolic link followed.
-    fn find(&mut self, path: &[u8]) -> Result<Option<u32>, ReadError> {
-        let mut number = self.fs.root();
-        for part in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
-            if !self.known.contains_key(&number) {
-                let inode = self.fs.inode(number)?;
-                let names = if inode.is_directory() { self.fs.entries(&inode)? } else { Vec::new() };
-                self.known.insert(number, names.into_iter().map(|name| (name.name, name.inode)).collect());
-            }
-            match self.known[&number].get(part) {
-                Some(next) => number = *next,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(number))
+/// A file's bytes; none for what is no regular file, or has more than `limit` of them.
+fn read<D: ReadAt + ?Sized>(
+    fs: &Ext4<'_, D>,
+    window: &D,
+    number: u32,
+    limit: u64,
+) -> Result<Option<Vec<u8>>, ReadError> {
+    let inode = fs.inode(number)?;
+    if !inode.is_file() || inode.size > limit {
+        return Ok(None);
     }
-
-    fn read(&mut self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, ReadError> {
-        let Some(number) = self.find(path)? else { return Ok(None) };
-        let inode = self.fs.inode(number)?;
-        if !inode.is_file() || inode.size > limit {
-            return Ok(None);
-        }
-        let extents = match self.fs.content(&inode)? {
-            Content::Inline(bytes) => return Ok(Some(bytes)),
-            Content::Extents(extents) => extents,
-        };
-        let mut bytes = vec![0; usize::try_from(inode.size).unwrap_or(0)];
-        for extent in extents {
-            let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
-            let end = from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
-            // Extents end within the file's size.
-            let Some(part) = bytes.get_mut(from..end) else { continue };
-            self.window.read_exact_at(part, extent.start).map_err(ReadError::Io)?;
-        }
-        Ok(Some(bytes))
+    let extents = match fs.content(&inode)? {
+        Content::Inline(bytes) => return Ok(Some(bytes)),
+        Content::Extents(extents) => extents,
+    };
+    let mut bytes = vec![0; usize::try_from(inode.size).unwrap_or(0)];
+    for extent in extents {
+        let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
+        let end = from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
+        // Extents end within the file's size.
+        let Some(part) = bytes.get_mut(from..end) else { continue };
+        window.read_exact_at(part, extent.start).map_err(ReadError::Io)?;
     }
+    Ok(Some(bytes))
 }

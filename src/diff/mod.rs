@@ -57,7 +57,7 @@ pub struct Report {
     /// Whether nothing differs; all that follows is empty then.
     pub equal: bool,
     /// Sizes of the disks in bytes, where they differ.
-    pub disk_size: Option<(u64, u64)>,
+    pub disk_size: Option<Sizes>,
     /// The partition table and its partitions.
     pub partition_table: Vec<Field>,
     /// What lies outside file systems, and file systems that are compared by their bytes.
@@ -70,6 +70,15 @@ pub struct Report {
     pub files: Vec<FileChange>,
     /// Changed text files that were not compared line by line, as there are too many.
     pub texts_left_out: usize,
+}
+
+/// Two sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// The first disk's.
+    pub before: u64,
+    /// The second disk's.
+    pub after: u64,
 }
 
 /// One thing that two disks say differently of themselves.
@@ -132,7 +141,7 @@ pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<Report
         before: plain::name(before.name.as_bytes()),
         after: plain::name(after.name.as_bytes()),
         equal: changes.is_empty(),
-        disk_size: changes.size,
+        disk_size: changes.size.map(|(before, after)| Sizes { before, after }),
         partition_table: layout::table(before.tree, after.tree),
         areas: layout::areas(before, after, &changes)?,
         file_systems: layout::volumes(&changes),

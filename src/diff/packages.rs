@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::contents::Contents;
 use super::plain;
+use crate::guest::ext4::ReadError;
 use crate::tree::{Kind, Tree};
 
 /// Where dpkg keeps what it knows; where `/var` is a file system of its own, without the first part.
@@ -15,6 +17,9 @@ const PLACES: [&str; 2] = ["/var/lib/dpkg", "/lib/dpkg"];
 
 /// Largest `status` file that is read, in bytes.
 pub const STATUS_LIMIT: u64 = 64 << 20;
+
+/// A partition, and the packages of its files by path.
+pub type Listed = (u32, BTreeMap<Vec<u8>, String>);
 
 /// Packages by name and architecture, with what there is to tell of each.
 pub type Packages = BTreeMap<(String, String), Installed>;
@@ -142,6 +147,27 @@ pub fn compare(before: &Packages, after: &Packages) -> Vec<PackageChange> {
         }
     }
     changes
+}
+
+/// Which package every file came with, and the partition on which this is known; none without dpkg.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Listed>, ReadError> {
+    let Some((partition, dir)) = place(tree) else { return Ok(None) };
+    let prefix = format!("{dir}/info/").into_bytes();
+    let mut names = Vec::new();
+    let mut wanted = Vec::new();
+    for entry in tree.volume(partition).iter().flat_map(|volume| &volume.entries) {
+        let name = entry.path.strip_prefix(prefix.as_slice()).and_then(|name| name.strip_suffix(b".list"));
+        if let Some(name) = name {
+            names.push(plain::name(name));
+            wanted.push((partition, entry.path.as_slice()));
+        }
+    }
+    let lists = contents.files(&wanted, STATUS_LIMIT)?;
+    let lists = names.into_iter().zip(&lists).filter_map(|(name, list)| Some((name, list.as_deref()?)));
+    Ok(Some((partition, owners(lists))))
 }
 
 /// Which package a file came with, by absolute path: out of the `.list` files of `info/`, by package name. A path that

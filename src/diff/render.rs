@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use super::files::{Aspect, FileChange, FileState};
 use super::layout::AreaChange;
 use super::packages::{PackageChange, PackageState};
-use super::{Change, Field, Report};
+use super::{Change, Field, Report, Sizes};
 use crate::tree::Place;
 use crate::ui;
 
+/// The attribute that gives a program rights.
+const CAPABILITY: &str = "security.capability";
 /// More files than this that differ only in their time become one line.
 const FEW: usize = 20;
 
 /// The report as text. With `all`, every file has a line of its own.
 pub fn render(report: &Report, all: bool) -> String {
     let mut out = format!("{} → {}\n", report.before, report.after);
-    if let Some((before, after)) = report.disk_size {
+    if let Some(Sizes { before, after }) = report.disk_size {
         out += &format!("\ndisk size: {}\n", sizes(before, after));
     }
     section(&mut out, "partition table", report.partition_table.iter().map(field));
@@ -126,6 +128,7 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
         if !all
             && file.change != Change::Changed
             && file.path != "/"
+            && !state.as_ref().is_some_and(is_notable)
             && let Some(place) = whole[side].get(parent).copied()
         {
             let is_dir = state.as_ref().is_some_and(FileState::is_directory);
@@ -188,6 +191,15 @@ fn inside_text(inside: &Inside) -> String {
     }
 }
 
+/// Whether a file runs with other rights than its caller's: it has a line of its own wherever it is.
+fn is_notable(state: &FileState) -> bool {
+    is_set_id(state) || state.xattrs.contains_key(CAPABILITY)
+}
+
+fn is_set_id(state: &FileState) -> bool {
+    state.kind == "file" && state.hard_link_to.is_none() && matches!(state.mode.as_bytes(), [b'2'..=b'7', ..])
+}
+
 /// A file that only one disk has.
 fn state_text(state: &FileState, inside: Option<&Inside>) -> String {
     let mut text = match (&state.hard_link_to, state.size, &state.target, state.device) {
@@ -201,11 +213,10 @@ fn state_text(state: &FileState, inside: Option<&Inside>) -> String {
             None => state.kind.to_owned(),
         },
     };
-    // What should be looked at twice.
-    if state.kind == "file" && state.hard_link_to.is_none() && !state.mode.starts_with('0') {
+    if is_set_id(state) {
         text += &format!(", mode {}", state.mode);
     }
-    for (name, value) in state.xattrs.iter().filter(|(name, _)| *name == "security.capability") {
+    for (name, value) in state.xattrs.iter().filter(|(name, _)| *name == CAPABILITY) {
         text += &format!(", {name} {value}");
     }
     text

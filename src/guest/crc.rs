@@ -22,12 +22,21 @@ type Tables = [[u32; 256]; 8];
 static ISO: Tables = tables(0xedb8_8320);
 static CASTAGNOLI: Tables = tables(0x82f6_3b78);
 
-fn update(tables: &Tables, crc: u32, bytes: &[u8]) -> u32 {
+fn update(tables: &Tables, mut crc: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let crc = words.iter().fold(crc, |crc, word| {
-        let word = u64::from_le_bytes(*word) ^ u64::from(crc);
-        (0..8).fold(0, |sum, at| sum ^ tables[7 - at][usize::from((word >> (8 * at)) as u8)])
-    });
+    for word in words {
+        let [a, b, c, d, e, f, g, h] = word;
+        let [w, x, y, z] = crc.to_le_bytes();
+        // No loop: builds that are not optimised sum much metadata too.
+        crc = tables[7][(a ^ w) as usize]
+            ^ tables[6][(b ^ x) as usize]
+            ^ tables[5][(c ^ y) as usize]
+            ^ tables[4][(d ^ z) as usize]
+            ^ tables[3][*e as usize]
+            ^ tables[2][*f as usize]
+            ^ tables[1][*g as usize]
+            ^ tables[0][*h as usize];
+    }
     rest.iter().fold(crc, |crc, byte| (crc >> 8) ^ tables[0][usize::from(crc as u8 ^ byte)])
 }
 

@@ -9,6 +9,7 @@ pub mod fat;
 mod gpt;
 mod mbr;
 mod root;
+mod settle;
 mod superblock;
 mod unused;
 mod view;
@@ -21,6 +22,7 @@ use std::os::unix::fs::FileExt;
 use serde::{Deserialize, Serialize};
 
 pub use root::{RootChoice, RootError, RootSpec, choose_root};
+pub use settle::{Patch, Settle};
 pub use superblock::{FileSystem, FsKind, read_file_system};
 pub use unused::unused;
 pub use view::View;

@@ -1,27 +1,25 @@
 //! Finds the parts of an ext4 file system whose content means nothing: free blocks, and an empty journal's.
 //!
-//! Knows bitmaps and extents, not files. What it names may be dropped, so it is strict: a group whose bitmap does not
+//! Knows bitmaps and journals, not files. What it names may be dropped, so it is strict: a group whose bitmap does not
 //! agree with its own count of free blocks, or a feature that is not known here, is left alone.
 
 use std::io;
 use std::ops::Range;
 
-use super::ext4::ReadError;
+use super::ext4::superblock::Superblock;
 use super::ext4::superblock::feature::{INCOMPAT_META_BG, RO_COMPAT_BIGALLOC};
-use super::ext4::superblock::{Group, Superblock};
-use super::{ReadAt, bytes_at, le16, le32};
+use super::ext4::{Content, Ext4, ReadError};
+use super::{ReadAt, bytes_at};
 
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
-const INODE_EXTENTS: u32 = 0x8_0000;
-const JOURNAL_INODE: u32 = 8;
+pub(super) const JOURNAL_INODE: u32 = 8;
 const JOURNAL_MAGIC: u32 = 0xc03b_3998;
-const EXTENT_MAGIC: u16 = 0xf30a;
 
-/// A journal of 1 GiB in pieces of one block group each has eight extents.
-const MAX_EXTENT_NODES: usize = 64;
+/// Size of a journal's superblock.
+const HEAD: u64 = 1024;
 
 /// `None` unless this is a clean ext file system of a kind that is understood.
-fn read_superblock<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Superblock>> {
+pub(super) fn read_superblock<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Superblock>> {
     Ok(Superblock::read(disk)?.filter(|sb| {
         let known = !sb.incompat(INCOMPAT_META_BG) && !sb.ro_compat(RO_COMPAT_BIGALLOC);
         known && sb.complaint().is_none() && sb.fault(disk.size()).is_none()
@@ -53,10 +51,8 @@ pub fn unused<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<Range<u64>>> {
             ranges.extend(free.into_iter().map(|run| bytes(run.start)..bytes(run.end)));
         }
     }
-    if sb.journal_inode == JOURNAL_INODE
-        && let Some(group) = groups.first()
-    {
-        ranges.extend(journal(disk, &sb, group)?.unwrap_or_default());
+    if sb.journal_inode == JOURNAL_INODE {
+        ranges.extend(journal(disk)?.into_iter().flat_map(|journal| journal.rest));
     }
     Ok(merge(ranges))
 }
@@ -87,53 +83,35 @@ fn zero_runs(bitmap: &[u8], count: usize) -> Vec<Range<usize>> {
     runs
 }
 
-/// The journal's blocks but its first, if it holds nothing to replay; `None` where it cannot be understood.
-fn journal<D: ReadAt + ?Sized>(disk: &D, sb: &Superblock, group: &Group) -> io::Result<Option<Vec<Range<u64>>>> {
-    let Some(table) = sb.place(group.inode_table) else { return Ok(None) };
-    let mut inode = [0; 128];
-    disk.read_exact_at(&mut inode, table + u64::from(JOURNAL_INODE - 1) * sb.inode_size)?;
-    if le32(&inode, 0x20) & INODE_EXTENTS == 0 {
-        return Ok(None);
-    }
-    let mut nodes = vec![inode[0x28..0x28 + 60].to_vec()];
-    let (mut ranges, mut first, mut seen) = (Vec::new(), None, 0);
-    while let Some(node) = nodes.pop() {
-        seen += 1;
-        let (entries, depth) = (usize::from(le16(&node, 2)), le16(&node, 6));
-        if seen > MAX_EXTENT_NODES || le16(&node, 0) != EXTENT_MAGIC || depth > 5 || 12 + entries * 12 > node.len() {
+/// A journal that holds nothing to replay.
+pub(super) struct Journal {
+    /// Its superblock, in bytes.
+    pub(super) first: u64,
+    /// Its other blocks, in bytes.
+    rest: Vec<Range<u64>>,
+}
+
+/// The journal, if it holds nothing to replay; `None` where it cannot be understood.
+pub(super) fn journal<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Journal>> {
+    let read = || {
+        let ext = Ext4::open(disk)?;
+        let Content::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else { return Ok(None) };
+        let Some(first) = extents.first().filter(|first| first.offset == 0 && first.length >= HEAD) else {
             return Ok(None);
-        }
-        for entry in node[12..12 + entries * 12].chunks_exact(12) {
-            if depth > 0 {
-                let Some(at) = sb.place(u64::from(le16(entry, 8)) << 32 | u64::from(le32(entry, 4))) else {
-                    return Ok(None);
-                };
-                let mut below = vec![0; sb.block_size as usize];
-                disk.read_exact_at(&mut below, at)?;
-                // A tree that does not get lower has no end.
-                if le16(&below, 6) >= depth {
-                    return Ok(None);
-                }
-                nodes.push(below);
-                continue;
-            }
-            let (logical, length) = (le32(entry, 0), u64::from(le16(entry, 4)));
-            let start = u64::from(le16(entry, 6)) << 32 | u64::from(le32(entry, 8));
-            // A length above 32768 marks blocks that were never written.
-            if length == 0 || length > 32768 || sb.place(start).is_none() || start + length > sb.blocks {
-                return Ok(None);
-            }
-            let skip = u64::from(logical == 0);
-            first = if logical == 0 { Some(start * sb.block_size) } else { first };
-            ranges.push((start + skip) * sb.block_size..(start + length) * sb.block_size);
-        }
+        };
+        let mut head = [0; HEAD as usize];
+        disk.read_exact_at(&mut head, first.start).map_err(ReadError::Io)?;
+        let word = |at| u32::from_be_bytes(bytes_at(&head, at));
+        let empty = word(0) == JOURNAL_MAGIC && matches!(word(4), 3 | 4) && word(0x1c) == 0;
+        let block = u64::from(ext.identity().block_size);
+        let mut rest: Vec<_> = extents.iter().map(|extent| extent.start..extent.start + extent.length).collect();
+        rest[0].start = rest[0].end.min(first.start + block);
+        Ok(empty.then_some(Journal { first: first.start, rest }))
+    };
+    match read() {
+        Err(ReadError::Io(error)) => Err(error),
+        result => Ok(result.ok().flatten()),
     }
-    let Some(first) = first else { return Ok(None) };
-    let mut head = [0; 1024];
-    disk.read_exact_at(&mut head, first)?;
-    let word = |at| u32::from_be_bytes(bytes_at(&head, at));
-    let empty = word(0) == JOURNAL_MAGIC && matches!(word(4), 3 | 4) && word(0x1c) == 0;
-    Ok(empty.then_some(ranges))
 }
 
 fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {

@@ -15,7 +15,7 @@ const KEPT: usize = 64;
 /// Parts of the cache, each behind a lock of its own.
 const SHARDS: usize = 16;
 
-type Chunk = Arc<[u8; CHUNK]>;
+type Chunk = Arc<Box<[u8; CHUNK]>>;
 
 /// A disk whose chunks come from `top`, or from `base` where `top` says nothing about them.
 pub struct View<'a> {
@@ -57,7 +57,7 @@ impl<'a> View<'a> {
             Ok(())
         })?;
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Ok(View { top, base, present, shards, zero: Arc::new([0; CHUNK]) })
+        Ok(View { top, base, present, shards, zero: Arc::new(buffer()) })
     }
 
     /// Whether `top` says anything about a chunk; without a disk below, whether the chunk may be other than zero.
@@ -87,9 +87,9 @@ impl<'a> View<'a> {
             return Ok(found.clone());
         }
         let source = if self.is_present(index) { Some(self.top) } else { self.base };
-        let mut buffer = Box::new([0; CHUNK]);
+        let mut buffer = buffer();
         let chunk = match source.map(|source| source.read_chunk(index, &mut buffer)).transpose()? {
-            Some(Content::Data) => Chunk::from(buffer),
+            Some(Content::Data) => Arc::new(buffer),
             Some(Content::Zero) | None => self.zero.clone(),
         };
         let mut shard = lock();
@@ -103,6 +103,11 @@ impl<'a> View<'a> {
         }
         Ok(chunk)
     }
+}
+
+/// A chunk of zeros, which come from the system and are not written.
+fn buffer() -> Box<[u8; CHUNK]> {
+    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
 }
 
 impl ReadAt for View<'_> {

@@ -41,6 +41,8 @@ pub(super) struct Kept {
 pub(super) struct Start<'a> {
     pub(super) disk: DiskRef,
     pub(super) reader: &'a DiskReader,
+    /// Its tree, where the store has it: what is lost saves nothing, that is all.
+    pub(super) tree: Option<&'a Tree>,
 }
 
 impl Job {
@@ -52,16 +54,15 @@ impl Job {
         start: Option<Start<'_>>,
     ) -> Result<Kept, JobError> {
         let begun = Instant::now();
-        // An index that is lost saves nothing, that is all.
-        let below = self.below.and_then(|blob| load_tree(&self.store, &blob).ok().flatten());
         let base = start.map(|start| start.reader as &dyn ChunkSource);
         let view = self.view(source, base)?;
-        let (tree, unread) = self.tree_of(&view, base.zip(below.as_ref()))?;
-        self.tell_unread(&unread, below.as_ref());
+        let below = start.and_then(|start| start.tree);
+        let (tree, unread) = self.tree_of(&view, base.zip(below))?;
+        self.tell_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
-        tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         let blob = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
+        tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         let earlier: Vec<_> = self.earlier().collect();
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
             return Ok(Kept { disk, tree: blob, stored_bytes: 0, same_as: Some(claim) });
@@ -110,17 +111,21 @@ impl Job {
         make::tree(view, below.as_ref()).map_err(|error| self.broken(error))
     }
 
-    /// What a job of a sandbox left, to be read: without what was deleted, and without the traces of having been mounted.
+    /// What an Action's job left in an overlay over the disk `below`, to be read: without what was deleted, and without
+    /// the traces of when it ran and of having been mounted.
     pub(super) fn with_overlay<T>(
         &self,
-        overlay: &Path,
-        finished: &Finished,
+        action: &Action<Bound>,
+        (overlay, finished): (&Path, &Finished),
+        below: &DiskReader,
         use_it: impl FnOnce(&dyn ChunkSource) -> Result<T, JobError>,
     ) -> Result<T, JobError> {
         let source = Qcow2::open(File::open(overlay).map_err(JobError::io("open", overlay))?);
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        use_it(&Scrubbed::new(&source, &finished.unused))
+        let patches = self.settled(&source, finished, action, below)?;
+        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
+        use_it(&source.without_sameness(below).map_err(|error| self.broken(io::Error::other(error)))?)
     }
 
     /// An earlier result with this tree, that could be taken for what was just made.
@@ -162,7 +167,7 @@ impl Job {
     }
 
     /// A disk that cannot be read: its own chunks or those below.
-    fn broken(&self, error: io::Error) -> JobError {
+    pub(super) fn broken(&self, error: io::Error) -> JobError {
         let (kind, text) = (error.kind(), error.to_string());
         let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
             SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),

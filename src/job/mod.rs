@@ -6,6 +6,7 @@ mod host;
 mod known;
 mod replay;
 mod sandboxed;
+mod settled;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,7 +3,7 @@
 //!
 //! Knows trees and what the agent can change; what comes out counts only where its tree is the very same.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
@@ -15,7 +15,7 @@ use serde_bytes::ByteBuf;
 
 use super::sandboxed::root;
 use super::{Job, JobError, create};
-use crate::guest::ext4::{Content, Ext4, ReadError};
+use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
 use crate::guest::{self, ReadAt, View, Window};
 use crate::sandbox::protocol::{self, Change, Node, Put};
 use crate::sandbox::{self, AgentStep};
@@ -103,7 +103,7 @@ impl Job {
             Ok(reader) => reader,
             Err(error) => return Ok(error.into_miss().map(|_| None)?),
         };
-        self.with_overlay(&overlay, &finished, |source| {
+        self.with_overlay(action, (&overlay, &finished), &reader, |source| {
             let view = self.view(source, Some(&reader))?;
             let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
             if crate::tree::text::write(&tree) != replay.text {
@@ -138,7 +138,7 @@ fn write_changes(
         return Ok(None);
     }
     let mut out = BufWriter::new(file);
-    let mut lookup = Lookup { fs: &fs, names: HashMap::new() };
+    let mut paths = Paths::new(&fs);
     let mut sum = 0;
     for change in changes.iter().rev().filter(|change| change.after.is_none()) {
         send(&mut out, &Change::Remove { path: ByteBuf::from(change.path()) })?;
@@ -150,7 +150,8 @@ fn write_changes(
             Kind::Dir => Node::Dir,
             Kind::File { size, .. } => {
                 let mut inline = Vec::new();
-                let runs = match fs.content(&fs.inode(lookup.inode(path)?)?)? {
+                let missing = || ReadError::Io(io::ErrorKind::NotFound.into());
+                let runs = match fs.content(&fs.inode(paths.find(path)?.ok_or_else(missing)?)?)? {
                     Content::Inline(bytes) => {
                         inline = bytes;
                         vec![(0, inline.len() as u64)]
@@ -288,27 +289,6 @@ fn parent(path: &[u8]) -> Option<&[u8]> {
         0 if path.len() == 1 => None,
         0 => Some(b"/"),
         at => Some(&path[..at]),
-    }
-}
-
-/// Finds inodes by path.
-struct Lookup<'a, D: ReadAt + ?Sized> {
-    fs: &'a Ext4<'a, D>,
-    names: HashMap<u32, HashMap<Vec<u8>, u32>>,
-}
-
-impl<D: ReadAt + ?Sized> Lookup<'_, D> {
-    fn inode(&mut self, path: &[u8]) -> Result<u32, ReadError> {
-        let mut at = self.fs.root();
-        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
-            if !self.names.contains_key(&at) {
-                let entries = self.fs.entries(&self.fs.inode(at)?)?;
-                self.names.insert(at, entries.into_iter().map(|entry| (entry.name, entry.inode)).collect());
-            }
-            let missing = || ReadError::Io(io::ErrorKind::NotFound.into());
-            at = *self.names.get(&at).and_then(|names| names.get(name)).ok_or_else(missing)?;
-        }
-        Ok(at)
     }
 }
 

@@ -13,7 +13,7 @@ use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
 
-use super::known::Start;
+use super::known::{Start, load_tree};
 use super::{Job, JobError, JobInput, Made, create};
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
@@ -60,10 +60,15 @@ impl Job {
             timeout: action.hints.timeout,
             cancel: self.cancel.clone(),
         };
-        let finished = sandbox.run(job, &mut |event| {
-            if let SandboxEvent::Log { bytes, .. } = event {
-                log.bytes(bytes);
-            }
+        let (finished, below) = std::thread::scope(|scope| {
+            // What the disk contains is needed when the steps are done.
+            let below = scope.spawn(|| load_tree(&self.store, &self.below?).ok().flatten());
+            let finished = sandbox.run(job, &mut |event| {
+                if let SandboxEvent::Log { bytes, .. } = event {
+                    log.bytes(bytes);
+                }
+            });
+            (finished, below.join().expect("BUG: reading a tree panicked"))
         });
         let last_lines = log.finish();
         let finished = finished?;
@@ -77,8 +82,9 @@ impl Job {
             return Err(JobError::Stage { message, help: None, last_lines, shell });
         }
         let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
-        let start = Start { disk, reader: &reader };
-        let kept = self.with_overlay(&overlay, &finished, |source| self.keep(action, source, Some(start)))?;
+        let start = Start { disk, reader: &reader, tree: below.as_ref() };
+        let kept =
+            self.with_overlay(action, (&overlay, &finished), &reader, |source| self.keep(action, source, Some(start)))?;
         let mut stored_bytes = kept.stored_bytes;
         let mut files = BTreeMap::new();
         for output in finished.outputs {

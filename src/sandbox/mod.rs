@@ -209,6 +209,8 @@ pub struct Finished {
     /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
     /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
     pub unused: Vec<Range<u64>>,
+    /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
+    pub mounted: Vec<u32>,
     /// Where the time went, in order: phase and duration.
     pub timings: Vec<(String, Duration)>,
 }

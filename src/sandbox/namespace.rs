@@ -107,9 +107,17 @@ impl Sandbox for NamespaceSandbox {
         let success = supervisor.end()?;
         drop(link);
         timings.push(("all".to_owned(), begun.elapsed()));
-        let finished = |outcome| Finished { outcome, outputs: Vec::new(), unused: Vec::new(), timings: Vec::new() };
+        let finished = |outcome| Finished {
+            outcome,
+            outputs: Vec::new(),
+            unused: Vec::new(),
+            mounted: Vec::new(),
+            timings: Vec::new(),
+        };
         let finished = match result {
-            Ok(End { outcome, outputs, unused }) if success => Finished { outputs, unused, ..finished(outcome) },
+            Ok(End { outcome, outputs, unused, mounted }) if success => {
+                Finished { outputs, unused, mounted, ..finished(outcome) }
+            }
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
             Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
             Err(Trouble::Stop(Stop::Cancelled)) => finished(Outcome::Cancelled),
@@ -234,6 +242,7 @@ struct End {
     outcome: Outcome,
     outputs: Vec<Output>,
     unused: Vec<Range<u64>>,
+    mounted: Vec<u32>,
 }
 
 /// Why a conversation ended early.
@@ -319,7 +328,7 @@ impl Talk<'_> {
         }
         self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
-        Ok(End { outcome, outputs, unused })
+        Ok(End { outcome, outputs, unused, mounted })
     }
 
     /// A shell's conversation: the exit code.

@@ -228,7 +228,17 @@ struct Walk<'a> {
     fs: &'a Ext4<'a, Window<'a, View<'a>>>,
     old: Option<&'a Old<'a>>,
     /// Whether the stage may have written to a range of the file system.
-    present: &'a dyn Fn(Range<u64>) -> bool,
+    present: &'a (dyn Fn(Range<u64>) -> bool + Sync),
+}
+
+/// What a name in a directory stands for.
+struct Found {
+    inode: Inode,
+    entry: Entry,
+    /// Where the content is that is to be hashed: its size, and its extents.
+    todo: Option<(u64, Vec<Extent>)>,
+    /// The inode's number on the disk below, where the name was there.
+    old: Option<u32>,
 }
 
 impl Walk<'_> {
@@ -239,63 +249,33 @@ impl Walk<'_> {
         let mut seen = HashSet::from([self.fs.root()]);
         let root = self.fs.inode(self.fs.root())?;
         entries.push(self.entry(b"/".to_vec(), &root, Kind::Dir)?);
-        let mut stack = vec![Directory { path: Vec::new(), inode: root, old: self.old.map(|old| old.fs.root()) }];
-        while let Some(directory) = stack.pop() {
-            let names = self.fs.entries(&directory.inode)?;
-            let old = self.old_names(&directory);
-            for name in names {
-                let inode = self.fs.inode(name.inode)?;
-                let path = [directory.path.as_slice(), b"/", &name.name].concat();
-                if path.len() > MAX_PATH {
-                    return Err(ReadError::Unsupported { what: format!("paths of more than {MAX_PATH} bytes") });
+        let mut level = vec![Directory { path: Vec::new(), inode: root, old: self.old.map(|old| old.fs.root()) }];
+        while !level.is_empty() {
+            let read: Vec<_> = level.par_iter().map(|directory| self.directory(directory)).collect::<Result<_, _>>()?;
+            level.clear();
+            for Found { inode, entry, todo: content, old } in read.into_iter().flatten() {
+                let is_dir = entry.kind == Kind::Dir;
+                if is_dir && !seen.insert(inode.number) {
+                    return Err(ReadError::Corrupt { what: format!("inode {} is a directory twice", inode.number) });
                 }
-                let old = match &old {
-                    OldNames::None => None,
-                    OldNames::Same => Some(name.inode),
-                    OldNames::Read(names) => names.get(&name.name).copied(),
-                };
-                let format = inode.mode & 0xf000;
-                if format != 0x4000 && inode.links > 1 {
+                if !is_dir && inode.links > 1 {
                     let names = linked.entry(inode.number).or_default();
                     names.push(entries.len());
                     if names.len() > 1 {
-                        entries.push(bare(path, Kind::Fifo));
+                        entries.push(bare(entry.path, Kind::Fifo));
                         continue;
                     }
                 }
-                let kind = match format {
-                    0x4000 => {
-                        if !seen.insert(inode.number) {
-                            return Err(ReadError::Corrupt {
-                                what: format!("inode {} is a directory twice", inode.number),
-                            });
-                        }
-                        Kind::Dir
-                    }
-                    0x8000 => self.file(&path, &inode, old, entries.len(), &mut todo)?,
-                    0xa000 => Kind::Symlink { target: self.fs.target(&inode)? },
-                    0x2000 | 0x6000 => {
-                        let (major, minor) = inode.device.unwrap_or_default();
-                        if format == 0x2000 { Kind::Char(major, minor) } else { Kind::Block(major, minor) }
-                    }
-                    0x1000 => Kind::Fifo,
-                    0xc000 => Kind::Socket,
-                    _ => {
-                        let what = format!("inode {} has the mode {:o}", inode.number, inode.mode);
-                        return Err(ReadError::Corrupt { what });
-                    }
-                };
-                let is_dir = kind == Kind::Dir;
-                entries.push(self.entry(path, &inode, kind)?);
+                todo.extend(content.map(|(size, extents)| Todo { entry: entries.len(), size, extents }));
                 if is_dir {
-                    let path = entries[entries.len() - 1].path.clone();
-                    stack.push(Directory { path, inode, old });
+                    level.push(Directory { path: entry.path.clone(), inode, old });
                 }
+                entries.push(entry);
             }
         }
         self.hash(&mut entries, todo)?;
         link(&mut entries, linked);
-        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        entries.par_sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
             let what = format!("{} is there twice", twice[0].path.escape_ascii());
             return Err(ReadError::Corrupt { what });
@@ -303,6 +283,42 @@ impl Walk<'_> {
         let identity = self.fs.identity();
         let (uuid, label) = (identity.uuid.clone(), identity.label.clone());
         Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: facts(identity), entries })
+    }
+
+    /// What is in a directory.
+    fn directory(&self, directory: &Directory) -> Result<Vec<Found>, ReadError> {
+        let names = self.fs.entries(&directory.inode)?;
+        let old = self.old_names(directory);
+        let find = |name: ext4::DirEntry| {
+            let inode = self.fs.inode(name.inode)?;
+            let path = [directory.path.as_slice(), b"/", &name.name].concat();
+            if path.len() > MAX_PATH {
+                return Err(ReadError::Unsupported { what: format!("paths of more than {MAX_PATH} bytes") });
+            }
+            let old = match &old {
+                OldNames::None => None,
+                OldNames::Same => Some(name.inode),
+                OldNames::Read(names) => names.get(&name.name).copied(),
+            };
+            let mut todo = None;
+            let kind = match inode.mode & 0xf000 {
+                0x4000 => Kind::Dir,
+                0x8000 => self.file(&path, &inode, old, &mut todo)?,
+                0xa000 => Kind::Symlink { target: self.fs.target(&inode)? },
+                0x2000 | 0x6000 => {
+                    let (major, minor) = inode.device.unwrap_or_default();
+                    if inode.mode & 0xf000 == 0x2000 { Kind::Char(major, minor) } else { Kind::Block(major, minor) }
+                }
+                0x1000 => Kind::Fifo,
+                0xc000 => Kind::Socket,
+                _ => {
+                    let what = format!("inode {} has the mode {:o}", inode.number, inode.mode);
+                    return Err(ReadError::Corrupt { what });
+                }
+            };
+            Ok(Found { entry: self.entry(path, &inode, kind)?, inode, todo, old })
+        };
+        names.into_iter().map(find).collect()
     }
 
     fn entry(&self, path: Vec<u8>, inode: &Inode, kind: Kind) -> Result<Entry, ReadError> {
@@ -324,8 +340,7 @@ impl Walk<'_> {
         path: &[u8],
         inode: &Inode,
         old: Option<u32>,
-        entry: usize,
-        todo: &mut Vec<Todo>,
+        todo: &mut Option<(u64, Vec<Extent>)>,
     ) -> Result<Kind, ReadError> {
         let size = inode.size;
         let content = self.fs.content(inode)?;
@@ -339,7 +354,7 @@ impl Walk<'_> {
         let content = match content {
             Content::Inline(bytes) => content::of_bytes(&bytes),
             Content::Extents(extents) => {
-                todo.push(Todo { entry, size, extents });
+                *todo = Some((size, extents));
                 Digest::ZERO
             }
         };

@@ -131,8 +131,13 @@ pub(crate) fn flatten(chain: &[&Path], dir: &Path) -> Flat {
     }
     let path = dir.join(format!("flat-{}.raw", chain.len()));
     tool("qemu-img", &["convert", "-O", "raw", &format!("json:{node}"), path.to_str().unwrap()]);
-    let partitioned = fs::metadata(&path).unwrap().len() == DISK_SIZE;
-    Flat { path, offset: if partitioned { ROOT_START * 512 } else { 0 } }
+    flat(&path)
+}
+
+/// A raw disk that is there already.
+pub(crate) fn flat(path: &Path) -> Flat {
+    let partitioned = fs::metadata(path).unwrap().len() == DISK_SIZE;
+    Flat { path: path.to_path_buf(), offset: if partitioned { ROOT_START * 512 } else { 0 } }
 }
 
 impl Flat {

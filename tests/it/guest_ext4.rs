@@ -1,6 +1,6 @@
 //! Files that the kernel wrote into ext file systems, read without mounting: everything must be as the kernel sees it.
 //!
-//! Needs root, loop devices, and the packages acl, attr, e2fsprogs and libcap2-bin.
+//! Needs root, loop devices, and the packages acl, e2fsprogs and libcap2-bin.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -41,13 +41,14 @@ struct Seen {
 type Tree = BTreeMap<Vec<u8>, Seen>;
 
 /// A file system in a file, mounted while `work` runs.
-fn mounted<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -> T) -> T {
+pub(crate) fn mounted<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -> T) -> T {
     struct Unmount<'a>(&'a Path);
     impl Drop for Unmount<'_> {
         fn drop(&mut self) {
             tool("umount", &[self.0.to_str().unwrap()]);
         }
     }
+    assert!(rustix::process::geteuid().is_root(), "these tests need root: they mount file systems");
     let point = tempfile::tempdir().unwrap();
     let options = format!("loop,{options}");
     tool("mount", &["-t", "ext4", "-o", &options, image.to_str().unwrap(), point.path().to_str().unwrap()]);

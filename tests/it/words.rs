@@ -77,7 +77,10 @@ fn help_and_reference() {
         &["why", "-h"],
         &["shell", "-h"],
         &["boot", "-h"],
+        &["diff", "-h"],
         &["layer", "-h"],
+        &["layer", "show", "-h"],
+        &["layer", "blame", "-h"],
         &["store", "-h"],
         &["gc", "-h"],
         &["stages"],
@@ -151,6 +154,9 @@ fn errors() {
     run(&["boot", "base.qcow2", "--timeout", "soon"]);
     run(&["layer", "show", "setup"]);
     run(&["layer", "show", "abcdef"]);
+    run(&["layer", "show", "base.qcow2"]);
+    run(&["layer", "blame"]);
+    run(&["diff", "setup[variant=debug]"]);
     run(&["gc", "--min-age", "soon"]);
     run(&["init"]);
     run(&["init", "new"]);

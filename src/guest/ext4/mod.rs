@@ -9,9 +9,11 @@
 
 mod content;
 mod directory;
-mod inode;
+pub(in crate::guest) mod inode;
 mod map;
+mod paths;
 pub(in crate::guest) mod superblock;
+pub(crate) mod time;
 mod xattr;
 
 use std::io;
@@ -20,6 +22,7 @@ use super::ReadAt;
 use superblock::{Group, Superblock};
 
 pub use inode::Inode;
+pub use paths::Paths;
 
 /// What a file system says of itself that its users can see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,7 +139,12 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
         if let Some(group) = groups.iter().position(|group| !group.sum_is_right) {
             return Err(corrupt(format!("group {group}: the checksum of its descriptor is wrong")));
         }
-        Ok(Self { disk, superblock, groups })
+        Ok(Self::of(disk, superblock, groups))
+    }
+
+    /// Takes what has been read and found without fault.
+    pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+        Self { disk, superblock, groups }
     }
 
     /// What it says of itself.

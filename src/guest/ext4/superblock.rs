@@ -291,11 +291,13 @@ impl Superblock {
     fn group(&self, number: u32, bytes: &[u8]) -> Group {
         let wide = bytes.len() >= 64;
         let high = |at| if wide { u64::from(le32(bytes, at)) << 32 } else { 0 };
-        let high_free = if wide { u32::from(le16(bytes, 0x2c)) << 16 } else { 0 };
+        let count = |low, high| u32::from(le16(bytes, low)) | if wide { u32::from(le16(bytes, high)) << 16 } else { 0 };
         Group {
             block_bitmap: high(0x20) | u64::from(le32(bytes, 0)),
+            inode_bitmap: high(0x24) | u64::from(le32(bytes, 4)),
             inode_table: high(0x28) | u64::from(le32(bytes, 8)),
-            free_blocks: high_free | u32::from(le16(bytes, 0xc)),
+            free_blocks: count(0xc, 0x2c),
+            free_inodes: count(0xe, 0x2e),
             flags: le16(bytes, 0x12),
             sum_is_right: self.group_sum(number, bytes).is_none_or(|sum| sum == le16(bytes, 0x1e)),
         }
@@ -321,10 +323,14 @@ impl Superblock {
 pub(in crate::guest) struct Group {
     /// Block of its bitmap of free blocks.
     pub(in crate::guest) block_bitmap: u64,
+    /// Block of its bitmap of free inodes.
+    pub(in crate::guest) inode_bitmap: u64,
     /// First block of its inodes.
     pub(in crate::guest) inode_table: u64,
     /// How many of its blocks are free.
     pub(in crate::guest) free_blocks: u32,
+    /// How many of its inodes are free.
+    pub(in crate::guest) free_inodes: u32,
     /// Whether tables were never written.
     pub(in crate::guest) flags: u16,
     /// Whether its checksum is right, or it needs none.

