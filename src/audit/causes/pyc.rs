@@ -1,0 +1,22 @@
+//! Compiled Python, which may name the time of its source.
+//! Knows the header of PEP 552, not what is behind it.
+
+use super::{CauseKind, Found, Scope, masks};
+
+/// Magic, flags, time of the source, size of the source: four bytes each.
+const HEADER: usize = 16;
+
+/// Finds headers with times that differ.
+pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+    let (time, other) = (source_time(before)?, source_time(after)?);
+    if time != other {
+        return Some(Found::new(CauseKind::PycTimestamp, "is compiled Python that names the time of its source"));
+    }
+    masks::find(scope, &before[HEADER..], &after[HEADER..])
+}
+
+/// The source's time; none where this is no compiled Python, or one that names its source by a hash.
+fn source_time(content: &[u8]) -> Option<&[u8]> {
+    let (header, _) = content.split_at_checked(HEADER)?;
+    (header[2..4] == *b"\r\n" && header[4..8] == [0; 4]).then_some(&header[8..12])
+}
