@@ -195,6 +195,16 @@ fn changed(which: &str) -> CliError {
     }
 }
 
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 fn compare(
     loaded: &Loaded,
     nodes: &[NodeId],
@@ -211,7 +221,7 @@ fn compare(
         let second = Given { store: other, outputs: &second[id].result };
         let compared = stage(&node.label, first, second, &inputs, runs);
         let (stage, differs) = compared.map_err(|error| CliError::Other {
-            message: error.to_string(),
+            message: with_causes(&error),
             help: Some("check the store: impasto store verify".to_owned()),
             code: exit::INTERNAL,
         })?;

@@ -8,7 +8,7 @@
 //!   [`text`] the lines of text files.
 //! * [`contents`] reads files out of disks without mounting them.
 //! * [`blame`] gives every file's bytes to the stage that brought them.
-//! * [`plain`] makes a guest's bytes fit for a terminal; [`features`] and [`xattr`] know the names of bits.
+//! * [`plain`] makes a guest's bytes fit for a terminal; `features` and `xattr` know the names of bits.
 
 pub mod blame;
 pub mod contents;
@@ -184,22 +184,29 @@ fn compare_texts(
     report: &mut Report,
 ) -> Result<(), ReadError> {
     let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");
-    let mut wanted: Vec<_> =
+    let wanted: Vec<_> =
         (0..changes.len()).filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path())).collect();
-    report.texts_left_out = wanted.len().saturating_sub(text::MOST_FILES);
-    wanted.truncate(text::MOST_FILES);
-    let paths: Vec<_> = wanted.iter().map(|at| (changes[*at].partition, changes[*at].path())).collect();
-    let (a, b) =
-        rayon::join(|| before.contents.files(&paths, text::LIMIT), || after.contents.files(&paths, text::LIMIT));
-    let (a, b) = (a?, b?);
     let budget = Budget::new();
-    for (at, pair) in wanted.into_iter().zip(a.iter().zip(&b)) {
-        let diff: Option<TextDiff> = match pair {
-            (Some(a), Some(b)) => budget.diff(a, b),
-            _ => None,
-        };
-        report.files[at].text = diff;
+    let (mut seen, mut compared) = (0, 0);
+    // Whether a file is a text shows when it is read: others do not count, but are not read without end either.
+    for batch in wanted.chunks(text::MOST_FILES).take(text::MOST_READ / text::MOST_FILES) {
+        let paths: Vec<_> = batch.iter().map(|at| (changes[*at].partition, changes[*at].path())).collect();
+        let (a, b) =
+            rayon::join(|| before.contents.files(&paths, text::LIMIT), || after.contents.files(&paths, text::LIMIT));
+        for (at, (a, b)) in batch.iter().zip(a?.iter().zip(&b?)) {
+            if compared == text::MOST_FILES {
+                break;
+            }
+            seen += 1;
+            let diff: Option<TextDiff> = a.as_ref().zip(b.as_ref()).and_then(|(a, b)| budget.diff(a, b));
+            compared += usize::from(diff.is_some());
+            report.files[*at].text = diff;
+        }
+        if compared == text::MOST_FILES {
+            break;
+        }
     }
+    report.texts_left_out = wanted.len() - seen;
     Ok(())
 }
 

@@ -149,25 +149,32 @@ pub fn compare(before: &Packages, after: &Packages) -> Vec<PackageChange> {
     changes
 }
 
-/// Which package every file came with, and the partition on which this is known; none without dpkg.
+/// Which package every file came with, and the partition on which this is known; none without dpkg. What dpkg keeps about
+/// a package counts as the package's.
 ///
 /// # Errors
 /// The disk cannot be read.
 pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Listed>, ReadError> {
     let Some((partition, dir)) = place(tree) else { return Ok(None) };
     let prefix = format!("{dir}/info/").into_bytes();
-    let mut names = Vec::new();
-    let mut wanted = Vec::new();
+    let mut lists = Vec::new();
+    let mut kept = Vec::new();
     for entry in tree.volume(partition).iter().flat_map(|volume| &volume.entries) {
-        let name = entry.path.strip_prefix(prefix.as_slice()).and_then(|name| name.strip_suffix(b".list"));
-        if let Some(name) = name {
-            names.push(plain::name(name));
-            wanted.push((partition, entry.path.as_slice()));
+        let Some(name) = entry.path.strip_prefix(prefix.as_slice()) else { continue };
+        let Some(dot) = name.iter().rposition(|&byte| byte == b'.') else { continue };
+        if &name[dot..] == b".list" {
+            lists.push((partition, entry.path.as_slice()));
         }
+        kept.push((entry.path.clone(), plain::name(&name[..dot])));
     }
-    let lists = contents.files(&wanted, STATUS_LIMIT)?;
-    let lists = names.into_iter().zip(&lists).filter_map(|(name, list)| Some((name, list.as_deref()?)));
-    Ok(Some((partition, owners(lists))))
+    let found = contents.files(&lists, STATUS_LIMIT)?;
+    let package = |path: &[u8]| plain::name(&path[prefix.len()..path.len() - b".list".len()]);
+    let listed = lists.iter().zip(&found).filter_map(|((_, path), list)| Some((package(path), list.as_deref()?)));
+    let mut owners = owners(listed);
+    for (path, package) in kept {
+        owners.entry(path).or_insert(package);
+    }
+    Ok(Some((partition, owners)))
 }
 
 /// Which package a file came with, by absolute path: out of the `.list` files of `info/`, by package name. A path that

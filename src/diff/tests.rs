@@ -261,6 +261,22 @@ fn many_texts_are_cut_and_told() {
 }
 
 #[test]
+fn what_is_no_text_takes_no_text_s_place() {
+    let disk = |content: &str| {
+        let mut disk = Disk::default();
+        disk.volume(0, "ext4", &[]);
+        for number in 0..text::MOST_FILES {
+            disk.file(format!("/{number:04}"), format!("{content}\0"));
+            disk.file(format!("/{number:04}.text"), content);
+        }
+        disk.done()
+    };
+    let report = compared(&disk("a\n"), &disk("b\n"));
+    assert_eq!(report.texts_left_out, 0);
+    assert_eq!(report.files.iter().filter(|file| file.text.is_some()).count(), text::MOST_FILES);
+}
+
+#[test]
 fn many_files_that_differ_only_in_their_time_are_one_line() {
     let disk = |seconds| {
         let mut disk = Disk::default();

@@ -11,8 +11,10 @@ use super::plain;
 
 /// Largest file that is compared line by line, in bytes.
 pub const LIMIT: u64 = 256 << 10;
-/// Most files of one comparison.
+/// Most files of one comparison whose lines are shown.
 pub const MOST_FILES: usize = 200;
+/// Most files of one comparison that are read to find out whether they are texts.
+pub const MOST_READ: usize = 5 * MOST_FILES;
 /// Most lines of one file's diff, without its head.
 const MOST_LINES: usize = 40;
 /// Most characters of a line.

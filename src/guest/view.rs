@@ -65,11 +65,6 @@ impl<'a> View<'a> {
         self.present.binary_search(&chunk).is_ok()
     }
 
-    /// How many chunks `top` says anything about.
-    pub fn written(&self) -> usize {
-        self.present.len()
-    }
-
     /// The first chunk at or behind `from` that may be other than zero.
     ///
     /// # Errors

@@ -61,21 +61,24 @@ impl Job {
         self.tell_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
+        let is_new = !self.store.has_blob(&digest)?;
         let blob = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
+        let index_bytes = if is_new { self.store.blob_length(&digest)?.unwrap_or(0) } else { 0 };
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         let earlier: Vec<_> = self.earlier().collect();
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
-            return Ok(Kept { disk, tree: blob, stored_bytes: 0, same_as: Some(claim) });
+            return Ok(Kept { disk, tree: blob, stored_bytes: index_bytes, same_as: Some(claim) });
         }
         let kept = |sealed: Sealed| {
-            let stored_bytes = sealed.stored_bytes + blob.size;
+            let stored_bytes = sealed.stored_bytes + index_bytes;
             Kept { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
         };
         let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
-        if let (Some(_), Some((earlier, Some(earlier_tree)))) = (start, previous)
+        if let (Some(start), Some((earlier, Some(earlier_tree)))) = (below, previous)
             && let Some(earlier_tree) = load_tree(&self.store, &earlier_tree)?
         {
-            let replay = Replay { view: &view, tree: &tree, text: &text, earlier, earlier_tree: &earlier_tree };
+            let earlier_tree = &earlier_tree;
+            let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
             if let Some(sealed) = self.replay(action, &replay)? {
                 return Ok(kept(sealed));
             }

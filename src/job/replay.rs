@@ -19,11 +19,11 @@ use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
 use crate::guest::{self, ReadAt, View, Window};
 use crate::sandbox::protocol::{self, Change, Node, Put};
 use crate::sandbox::{self, AgentStep};
-use crate::tree::compare::{FileChange, aspects, compare};
+use crate::tree::compare::{Changes, FileChange, aspects, compare};
 use crate::tree::{Entry, Kind, Tree, Volume};
 
-/// Below this many written chunks, 4 MiB, a result costs little as it is.
-const WORTH: usize = 64;
+/// A stage that changed fewer bytes than this costs little as it is.
+const WORTH: u64 = 4 << 20;
 /// Largest patch, in bytes: the sandbox holds it in memory.
 const LARGEST: u64 = 256 << 20;
 
@@ -34,6 +34,8 @@ pub(super) struct Replay<'a> {
     pub(super) tree: &'a Tree,
     /// The tree's text.
     pub(super) text: &'a [u8],
+    /// The tree that the stage began with.
+    pub(super) start: &'a Tree,
     pub(super) earlier: DiskRef,
     pub(super) earlier_tree: &'a Tree,
 }
@@ -42,11 +44,12 @@ impl Job {
     /// Tries it; none where it is not possible, or not worth it.
     pub(super) fn replay(&self, action: &Action<Bound>, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
         let Ok(sandbox) = &self.sandbox else { return Ok(None) };
-        let written = replay.view.written();
+        let as_it_is = changed_bytes(&compare(replay.start, replay.tree));
         let changes = compare(replay.earlier_tree, replay.tree);
         let only_files =
             changes.size.is_none() && !changes.table && changes.areas.is_empty() && changes.volumes.is_empty();
-        if written < WORTH || !only_files {
+        // What is brought over is read, sent and written once more: it should be worth it.
+        if !only_files || as_it_is < WORTH || changed_bytes(&changes) > (as_it_is / 2).min(LARGEST) {
             return Ok(None);
         }
         let scratch = self.store.scratch()?;
@@ -55,8 +58,7 @@ impl Job {
             let partition = files[0].partition;
             let name = format!("changes-{partition}");
             let path = scratch.path().join(&name);
-            let limit = ((written * CHUNK / 2) as u64).min(LARGEST);
-            match write_changes(create(&path)?, replay, files, limit) {
+            match write_changes(create(&path)?, replay, files) {
                 Ok(Some(written)) => bytes += written,
                 Ok(None) => return Ok(None),
                 Err(error) => {
@@ -118,13 +120,8 @@ impl Job {
 }
 
 /// Writes what brings a file system of the earlier disk to the new one; the bytes of content that takes. None where that
-/// cannot be said, or is more than `limit`.
-fn write_changes(
-    file: File,
-    replay: &Replay<'_>,
-    changes: &[FileChange<'_>],
-    limit: u64,
-) -> Result<Option<u64>, ReadError> {
+/// cannot be said.
+fn write_changes(file: File, replay: &Replay<'_>, changes: &[FileChange<'_>]) -> Result<Option<u64>, ReadError> {
     let partition = changes[0].partition;
     let (Some(old), Some(new)) = (replay.earlier_tree.volume(partition), replay.tree.volume(partition)) else {
         return Ok(None);
@@ -162,7 +159,8 @@ fn write_changes(
                     }
                 };
                 sum += runs.iter().map(|run| run.1).sum::<u64>();
-                if sum > limit {
+                // Names of one file may bring more with them than changed.
+                if sum > LARGEST {
                     return Ok(None);
                 }
                 let node = Node::File { size: *size, runs, fresh: *how == How::Fresh };
@@ -189,6 +187,18 @@ fn write_changes(
     }
     out.flush().map_err(ReadError::Io)?;
     Ok(Some(sum))
+}
+
+/// Bytes of the files that are new or have another content.
+fn changed_bytes(changes: &Changes<'_>) -> u64 {
+    let size =
+        |change: &FileChange<'_>| match (change.before.map(|entry| &entry.kind), change.after.map(|entry| &entry.kind))
+        {
+            (before, after) if before == after => 0,
+            (_, Some(Kind::File { size, .. })) => *size,
+            _ => 0,
+        };
+    changes.files.iter().map(size).sum()
 }
 
 fn send(out: &mut impl Write, change: &Change) -> Result<(), ReadError> {

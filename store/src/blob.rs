@@ -373,6 +373,11 @@ impl Store {
         Ok(self.fs().stat(&blob_name(digest))?.is_some())
     }
 
+    /// Bytes of a blob's own file, without those of blobs that it shares pieces of; none where it is not there.
+    pub fn blob_length(&self, digest: &BlobDigest) -> Result<Option<u64>> {
+        Ok(self.fs().stat(&blob_name(digest))?.map(|stat| stat.len()))
+    }
+
     /// Opens a blob to be read, after all of it was verified. Absent or damaged: a miss.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<BlobReader> {
         let name = blob_name(digest);

@@ -279,3 +279,26 @@ stage "run" "edit" {
     let lost = parts("base").iter().find(|part| part["name"].is_null()).unwrap()["bytes"].as_u64().unwrap();
     assert!(lost * 3 < json["bytes"].as_u64().unwrap(), "nearly all files are in packages: {lost} bytes are not");
 }
+
+#[test]
+fn files_of_an_efi_partition_are_told_beside_its_bytes() {
+    let project = Project::empty();
+    for (name, words) in [("a", "set timeout=1"), ("b", "set timeout=5")] {
+        let line = format!(
+            "cd '{}'; truncate -s 16M {name}.raw
+            echo 'label: gpt\nlabel-id: 6A3B2C1D-0000-4000-8000-000000000001
+            start=2048, size=16384, type=uefi, uuid=6A3B2C1D-0000-4000-8000-000000000013' | sfdisk -q {name}.raw
+            mkfs.vfat -C -i 12345678 {name}.fat 8192 > {name}.log
+            echo '{words}' > grub.cfg; touch -d @1700000000 grub.cfg
+            mmd -i {name}.fat ::EFI; mcopy -m -i {name}.fat grub.cfg ::EFI/grub.cfg
+            dd if={name}.fat of={name}.raw bs=512 seek=2048 conv=notrunc status=none",
+            project.path("").display()
+        );
+        tool("sh", &["-euc", &line]);
+    }
+    let told = project.run(&["diff", "a.raw", "b.raw"]);
+    assert_eq!((told.code, told.stderr.as_str()), (DIFFERENT, ""));
+    // The directory is made by the clock.
+    let text: Vec<_> = told.stdout.lines().filter(|line| !line.contains("only in its time")).collect();
+    insta::assert_snapshot!("efi", text.join("\n"));
+}
