@@ -221,7 +221,7 @@ fn conditions_are_found_alone_and_together() {
     expect_text(CauseKind::Checksums, &format!("{:032x}  a\n", 7), &format!("{:032x}  a\n", 0xabcd));
     let cause = expect_text(CauseKind::HostName, "impasto 1795190000 4\n", "elsewhere 1795195900 1\n");
     assert!(
-        cause.what.contains("elsewhere in the other, the time of the build, the number of CPUs, 4"),
+        cause.what.contains("in the other, and the time of the build, and the number of CPUs, 4"),
         "{}",
         cause.what
     );

@@ -57,7 +57,7 @@ stage "run" "random_seed" {
 stage "run" "directory_order" {
   from     = stage.base
   inputs   = { tree = "tree" }
-  commands = ["cd /run/impasto/inputs/tree; mkdir -p /srv; ls -U >/srv/list"]
+  commands = ["cd /run/impasto/inputs/tree; mkdir -p /srv; find . -type f >/srv/list"]
 }
 
 stage "run" "build_time" {
