@@ -9,7 +9,7 @@
 //! * [`archive`] compares archives by their [`members`], [`packed`] looks into compressed files, both for any reason within.
 //! * [`elf`] and [`pyc`] know compiled files; [`random`] knows bytes without meaning.
 //! * [`order`] finds the same lines in another order; [`masks`] what is equal but for a host's name, a time, an identifier;
-//!   [`spoken`] finds the times that a text tells, in the words of [`conditions`].
+//!   [`spoken`] finds the times that a text tells, [`stamp`] those that are numbers; [`conditions`] says what is a run's own.
 
 mod archive;
 mod conditions;
@@ -23,6 +23,7 @@ mod pyc;
 mod random;
 mod remedy;
 mod spoken;
+mod stamp;
 #[cfg(test)]
 mod tests;
 
@@ -222,7 +223,7 @@ fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     if before == after || scope.depth > MAX_DEPTH {
         return None;
     }
-    let reasons: [fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>; 9] = [
+    let reasons: [fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>; 10] = [
         pyc::find,
         packed::find,
         archive::find,
@@ -230,6 +231,7 @@ fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
         random::key,
         order::find,
         masks::find,
+        stamp::find,
         random::find,
         masks::among_others,
     ];

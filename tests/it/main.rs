@@ -6,6 +6,7 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
+mod audit;
 mod base;
 mod bootstrap;
 mod chain;

@@ -8,11 +8,14 @@ use super::Run;
 
 /// Seconds by which clocks may differ.
 const SLACK: i64 = 2;
+/// 9999-12-31T23:59:59Z.
+const LATEST: i64 = 253_402_300_799;
 
 /// Seconds since 1970 in which a build ran. One whose start is not known may have run at any time before its end.
 pub(super) fn window(run: &Run) -> (i64, i64) {
-    let second = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
-    (second(run.started).saturating_sub(SLACK), second(run.ended).saturating_add(SLACK))
+    // No clock is beyond the year 9999.
+    let second = |at: u64| i64::try_from(at).unwrap_or(i64::MAX).min(LATEST);
+    (second(run.started) - SLACK, second(run.ended) + SLACK)
 }
 
 /// The offset of the run's time zone when it ended: seconds east of UTC, and the zone's abbreviation then.

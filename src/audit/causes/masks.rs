@@ -10,15 +10,16 @@ use super::spoken::{Spoken, times};
 use super::{CauseKind, Found, Run, Scope, conditions};
 
 /// Bytes of differing lines that are looked at, of each content.
-const LOOKED_AT: usize = 64 << 10;
+const LOOKED_AT: usize = 32 << 10;
 /// Bytes of one line that are looked at, and how much before its first difference is.
 const LINE: usize = 4 << 10;
 const CONTEXT: usize = 64;
 
-/// What is blanked out, most specific first; also the order in which it is done.
+/// What is blanked out, most specific first.
 const MASKS: &[CauseKind] = &[
-    CauseKind::HostName,
+    // Paths may have a host's name in them.
     CauseKind::BuildPath,
+    CauseKind::HostName,
     CauseKind::Locale,
     CauseKind::BuildTime,
     CauseKind::TimeZone,
@@ -184,7 +185,9 @@ fn masked(scope: &Scope<'_>, texts: &[Vec<u8>; 2], side: usize, masks: &[CauseKi
         text
     };
     let mut text = texts[side].clone();
-    for mask in masks {
+    // Digits of identifiers look like numbers and times.
+    let (first, rest): (Vec<_>, Vec<_>) = masks.iter().partition(|mask| **mask == CauseKind::RandomId);
+    for mask in first.into_iter().chain(rest) {
         text = match mask {
             CauseKind::HostName => words(&text, runs.each_ref().map(conditions::host_names)),
             CauseKind::BuildPath => words(&text, runs.each_ref().map(conditions::paths)),
@@ -281,19 +284,17 @@ fn runs_of(text: &[u8], class: fn(&u8) -> bool) -> Vec<Range<usize>> {
 
 /// UUIDs, long numbers in hexadecimal or base 64, and endings that `mktemp` makes.
 fn identifiers(text: &[u8]) -> Vec<Range<usize>> {
-    let words = runs_of(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'='));
+    let words = runs_of(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+'));
     words.into_iter().filter(|place| is_identifier(&text[place.clone()], &text[..place.start])).collect()
 }
 
 fn is_identifier(word: &[u8], before: &[u8]) -> bool {
     let has = |class: fn(&u8) -> bool| word.iter().any(class);
-    let hex = word.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
-    if hex && has(u8::is_ascii_digit) {
-        // Dates are digits and dashes, too.
-        return word.len() >= 12 && has(u8::is_ascii_alphabetic) || word.len() >= 32;
-    }
+    let hex = word.iter().all(|byte| byte.is_ascii_hexdigit() || *byte == b'-') && has(u8::is_ascii_digit);
+    // Dates are digits and dashes, too.
+    let long = hex && (word.len() >= 32 || word.len() >= 12 && has(u8::is_ascii_alphabetic));
     let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    mixed && word.len() >= 20 || before.ends_with(b"tmp.") && word.len() >= 6
+    long || mixed && word.len() >= 20 || before.ends_with(b"tmp.") && word.len() >= 6
 }
 
 /// A text with a mark in place of each of these places, which are ascending and apart.
@@ -316,13 +317,12 @@ pub(super) fn of_name(scope: &Scope<'_>, side: usize) -> Option<Found> {
     let has = |words: Vec<&str>, of_other: Vec<&str>| {
         words.iter().any(|word| !of_other.contains(word) && !places(name, word).is_empty())
     };
-    let started = run.started > 0 || other.started > 0;
     let (window, offsets) = (conditions::window(run), offsets(scope.runs));
     let kind = if has(conditions::host_names(run), conditions::host_names(other)) {
         CauseKind::HostName
     } else if has(conditions::langs(run), conditions::langs(other)) {
         CauseKind::Locale
-    } else if started && times(name).iter().any(|told| told.within(window, &offsets)) {
+    } else if times(name).iter().any(|told| told.within(window, &offsets)) {
         CauseKind::BuildTime
     } else if !identifiers(name).is_empty() {
         CauseKind::RandomId

@@ -14,6 +14,8 @@ use regex::bytes::{Captures, Regex, RegexBuilder};
 const LONGEST: usize = 64;
 /// Seconds of a day.
 const DAY: i64 = 86_400;
+/// 1972-03-01.
+const MARCH_OF_1972: i64 = 68_256_000;
 
 /// A time that a text tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,33 +48,18 @@ impl Spoken {
             Time::Epoch(at) => meets(at, 1),
             Time::Date { at, span, offset: Some(offset) } => meets(at - offset, span),
             Time::Date { at, span, offset: None } => possible.any(|offset| meets(at - offset, span)),
-            // Windows of more than a day say nothing of what returns every day.
+            // What returns every year or day lies in every window that is as long.
             Time::Yearless { at, span } => {
-                last.saturating_sub(first) < 300 * DAY
-                    && possible.any(|offset| {
-                        let length = 1461 * DAY;
-                        // Leap years return after four: the date is looked for in each of them.
-                        [0, 366, 731, 1096].into_iter().any(|days| {
-                            let local = first.saturating_add(offset).saturating_sub(span);
-                            let from = at.saturating_add(days * DAY);
-                            let next = from.saturating_add(
-                                (local.saturating_sub(from))
-                                    .div_euclid(length)
-                                    .saturating_add(1)
-                                    .saturating_mul(length),
-                            );
-                            meets(next - offset, span)
-                        })
-                    })
+                last.saturating_sub(first) >= 366 * DAY
+                    || possible.any(|offset| returns(first + offset, last + offset, at, span))
             }
             Time::OfDay { at, span } => {
-                last.saturating_sub(first) < DAY / 4
-                    && possible.any(|offset| {
-                        let local = first.saturating_add(offset);
-                        let midnight = local.saturating_sub(local.rem_euclid(DAY));
-                        [midnight.saturating_add(at), midnight.saturating_add(at).saturating_add(DAY)]
-                            .into_iter()
-                            .any(|at| meets(at - offset, span))
+                last.saturating_sub(first) >= DAY
+                    || possible.any(|offset| {
+                        let at = at - offset;
+                        // The last time of day that is not after the window's end.
+                        let latest = last - (last - at).rem_euclid(DAY);
+                        meets(latest, span)
                     })
             }
         }
@@ -94,6 +81,18 @@ impl Spoken {
     }
 }
 
+/// Whether a date without year lies in a window; `at` is of 1972, a leap year, and leap years return after four.
+fn returns(first: i64, last: i64, at: i64, span: i64) -> bool {
+    // From March on, the same day of the next year is a day earlier.
+    let march = i64::from(at >= MARCH_OF_1972);
+    [0, 366 - march, 731 - march, 1096 - march].into_iter().any(|days| {
+        let at = at + days * DAY;
+        let latest = last - (last - at).rem_euclid(1461 * DAY);
+        latest + span > first
+    })
+}
+
+const WEEKDAY: &str = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? +)?";
 const CLOCK: &str = r"(?<H>\d\d?)[:.h](?<M>\d\d)(?:[:.m](?<S>\d\d)(?:[.,]\d+)?)?";
 const ZONE: &str = r"(?<z>[+-]\d\d(?::?\d\d)?|(?-i:Z|[A-Z]{2,5})\b)";
 const MONTH: &str = r"(?<b>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?";
@@ -107,11 +106,11 @@ static SPELLINGS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"(?<y>\d{4})(?<m>\d\d)(?<d>\d\d)(?:[T_-]?(?<H>\d\d)(?<M>\d\d)(?<S>\d\d)?)?(?<z>Z|[+-]\d{4})?\b".to_owned(),
         // Fri, 20 Nov 2026 17:21:34 +0000
         format!(
-            r"(?<d>\d\d?)[ -]{MONTH}[ ,-]{{1,2}}(?<y>\d{{4}})(?:[ T,]{{1,2}}{CLOCK})?(?: ?(?<p>[AP]M))?(?: ?{ZONE})?"
+            r"{WEEKDAY}(?<d>\d\d?)[ -]{MONTH}[ ,-]{{1,2}}(?<y>\d{{4}})(?:[ T,]{{1,2}}{CLOCK})?(?: ?(?<p>[AP]M))?(?: ?{ZONE})?"
         ),
         // Nov 20 17:21:34 UTC 2026, Nov 20 2026 17:21:34, Nov 20 17:21
         format!(
-            r"{MONTH} {{1,2}}(?<d>\d\d?)(?:,? +(?<y>\d{{4}})\b)?(?:,? +{CLOCK})?(?: (?<p>[AP]M))?(?: {ZONE})?(?: (?<y2>\d{{4}})\b)?"
+            r"{WEEKDAY}{MONTH} {{1,2}}(?<d>\d\d?)(?:,? +(?<y>\d{{4}})\b)?(?:,? +{CLOCK})?(?: (?<p>[AP]M))?(?: {ZONE})?(?: (?<y2>\d{{4}})\b)?"
         ),
         // 11/20/2026 and 20.11.2026
         format!(
@@ -151,7 +150,7 @@ fn spelled(before: Option<u8>, text: &[u8]) -> Option<(usize, Time)> {
     let behind = |is: fn(&u8) -> bool| before.as_ref().is_some_and(is);
     let begins = match first {
         b'0'..=b'9' => !behind(u8::is_ascii_digit) && text.get(1).is_some_and(|byte| byte.is_ascii_graphic()),
-        byte => b"JFMASONDjfmasond".contains(byte) && !behind(u8::is_ascii_alphanumeric),
+        byte => b"JFMASONDTWjfmasondtw".contains(byte) && !behind(u8::is_ascii_alphanumeric),
     };
     if !begins {
         return None;
