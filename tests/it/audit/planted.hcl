@@ -87,8 +87,11 @@ stage "run" "time_zone" {
 }
 
 stage "run" "salt" {
-  from     = stage.base
-  commands = ["echo \"root:$(cryptpw -m sha512 secret):19000:0:99999:7:::\" >/etc/shadow"]
+  from   = stage.base
+  script = <<-EOT
+    hash=$(head -c 64 /dev/urandom | base64 -w 0 | head -c 86)
+    echo 'root:$6$'"$(head -c 8 /proc/sys/kernel/random/uuid)\$$hash:19000:0:99999:7:::" >/etc/shadow
+  EOT
 }
 
 stage "run" "log" {
