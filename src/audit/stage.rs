@@ -1,7 +1,7 @@
 //! Compares what one stage gave in two builds.
 //! Knows outputs and trees; what its parents' differences are, it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
@@ -36,6 +36,8 @@ pub struct Given<'a> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Known {
     paths: BTreeMap<Vec<u8>, (Option<Kind>, Option<Kind>)>,
+    /// What differs and is no file, by its name.
+    others: BTreeSet<String>,
     /// Whether disks that stages were made of are equal in content, but not in bytes.
     moved: bool,
 }
@@ -44,7 +46,8 @@ impl Known {
     /// What differs in any of several inputs.
     pub fn all<'k>(inputs: impl IntoIterator<Item = &'k Known>) -> Known {
         let mut all = Known::default();
-        for Known { paths, moved } in inputs {
+        for Known { paths, others, moved } in inputs {
+            all.others.extend(others.iter().cloned());
             all.paths.extend(paths.iter().map(|(path, kinds)| (path.clone(), kinds.clone())));
             all.moved |= moved;
         }
@@ -52,7 +55,7 @@ impl Known {
     }
 
     fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.paths.is_empty() && self.others.is_empty()
     }
 }
 
@@ -266,6 +269,11 @@ impl Comparison<'_> {
 
     /// Something that differs and is no file.
     fn other(&mut self, path: String, change: &str) {
+        self.known.others.insert(path.clone());
+        if self.inputs.others.contains(&path) {
+            self.inherited += 1;
+            return;
+        }
         self.files.push(Difference { path, change: change.to_owned(), cause: None });
     }
 
