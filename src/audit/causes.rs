@@ -218,12 +218,15 @@ fn changed(scope: &Scope<'_>, before: &Seen<'_>, after: &Seen<'_>) -> Option<Fou
     pair.and_then(|(before, after)| content(scope, before, after)).or_else(|| known::likely(scope))
 }
 
-/// Why two contents differ, whatever they are called.
+/// Looks for one reason in two contents.
+type Reason = fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>;
+
+/// Why two contents differ, whatever they are called. The most specific reason comes first.
 fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     if before == after || scope.depth > MAX_DEPTH {
         return None;
     }
-    let reasons: [fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>; 10] = [
+    let reasons: [Reason; 10] = [
         pyc::find,
         packed::find,
         archive::find,
