@@ -3,7 +3,7 @@
 //! Knows results and trees; builds nothing and prints nothing. What a guest wrote is neutralised where it enters a
 //! [`Report`].
 //!
-//! * [`stage`] compares what a stage gave twice; [`tar`] reads the trees that stages make as archives.
+//! * [`stage`] compares what a stage gave twice; `tar` reads the trees that stages make as archives.
 //! * [`causes`] knows where differences usually come from.
 
 pub mod causes;

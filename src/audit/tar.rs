@@ -62,15 +62,16 @@ fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
     let (name, target) = (path(&entry.path_bytes()), entry.link_name_bytes().map(|target| target.into_owned()));
     let header = entry.header();
     let number = |number: std::io::Result<u64>| number.map(|number| number as u32);
-    let device = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+    // Archives of others leave these fields empty where they mean nothing.
+    let device = || Ok::<_, std::io::Error>((header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)));
     let (mode, uid, gid) = (header.mode()? as u16 & 0o7777, number(header.uid())?, number(header.gid())?);
     let mtime = (header.mtime()? as i64, 0);
     let kind = match header.entry_type() {
         tar::EntryType::Directory => Kind::Dir,
         tar::EntryType::Symlink => Kind::Symlink { target: target.unwrap_or_default() },
         tar::EntryType::Link => Kind::HardLink { first: path(&target.unwrap_or_default()) },
-        tar::EntryType::Char => Kind::Char(device.0, device.1),
-        tar::EntryType::Block => Kind::Block(device.0, device.1),
+        tar::EntryType::Char => device().map(|(major, minor)| Kind::Char(major, minor))?,
+        tar::EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
         tar::EntryType::Fifo => Kind::Fifo,
         _ => {
             let mut bytes = Vec::new();

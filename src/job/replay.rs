@@ -237,8 +237,7 @@ impl<'a> Plan<'a> {
     fn new(old: &'a Volume, new: &'a Volume, changes: &[FileChange<'a>]) -> Self {
         let changed: HashSet<&[u8]> = changes
             .iter()
-            .map(|change| change.after.or(change.before))
-            .flatten()
+            .filter_map(|change| change.after.or(change.before))
             .map(|entry| entry.path.as_slice())
             .collect();
         // Names of one file go together: where one of them changes, all are made anew.

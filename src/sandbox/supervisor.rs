@@ -21,7 +21,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal, setsid};
 use rustix::thread::UnshareFlags;
@@ -85,6 +85,8 @@ fn outer_main() -> io::Result<bool> {
     let socket = io::stdin();
     die_with_parent(&socket)?;
     sys::close_inherited_on_exec()?;
+    // The user's would decide what a toolbox's programs may read of each other's.
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
     sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS)?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]

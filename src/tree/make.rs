@@ -20,7 +20,7 @@ use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
 /// Bytes of the longest path; deeper trees are compared by bytes.
 const MAX_PATH: usize = 16 << 10;
 /// Attributes that `chattr` can set, of those that the kernel shows: the others say how a file is stored.
-const SETTABLE: u32 = 0x6212_c0ff;
+const SETTABLE: u32 = 0x6213_c0ff;
 /// The first two sectors of an ext file system, which are a boot loader's.
 const BOOT_BLOCK: u64 = 1024;
 
@@ -458,6 +458,7 @@ fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
         fact("incompat", format!("{:x}", identity.incompat)),
         fact("ro-compat", format!("{:x}", identity.ro_compat)),
         fact("mount-options", format!("{:x}", identity.mount_options)),
+        fact("more-options", identity.mount_option_text.escape_ascii().to_string()),
     ]
 }
 

@@ -4,7 +4,7 @@
 //! the same to whoever mounts them, though file systems place files anew each time.
 //!
 //! * [`text`] is its form, and the only one: what is equal has equal texts.
-//! * [`make`] makes it of a disk, again or from the tree of the disk below; [`content`] hashes files.
+//! * [`make`] makes it of a disk, again or from the tree of the disk below; `content` hashes files.
 //! * [`compare`] tells two trees apart.
 
 pub mod compare;
@@ -122,7 +122,7 @@ pub enum Kind {
     File {
         /// Length in bytes.
         size: u64,
-        /// What it holds, see [`content`].
+        /// What it holds, see `content.rs`.
         content: Digest,
     },
     /// A symbolic link.

@@ -174,7 +174,7 @@ impl Writer<'_> {
     }
 }
 
-/// Reads a text that [`write`] made.
+/// Reads a text that [`write()`] made.
 ///
 /// # Errors
 /// The first line that is none of an index, or a path that is not in its place, which look-ups rely on.
@@ -302,7 +302,7 @@ fn fact(field: &[u8]) -> Option<(String, String)> {
 fn hex_bytes(field: &[u8]) -> Option<Vec<u8>> {
     match field {
         b"-" => Some(Vec::new()),
-        _ if field.len() % 2 == 0 => {
+        _ if field.len().is_multiple_of(2) => {
             field.chunks_exact(2).map(|pair| hexadecimal(pair).map(|byte| byte as u8)).collect()
         }
         _ => None,
