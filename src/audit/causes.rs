@@ -5,11 +5,11 @@
 //! more specific one. Contents are a guest's: any bytes are taken, work and memory are bounded, and what of them is told
 //! is neutralised.
 //!
-//! * [`known`] goes by the path, for files whose meaning it gives; [`remedy`] says what helps.
-//! * [`archive`] compares archives by their [`members`], [`packed`] looks into compressed files, both for any reason within.
-//! * [`elf`] and [`pyc`] know compiled files; [`random`] knows bytes without meaning.
-//! * [`order`] finds the same lines in another order; [`masks`] what is equal but for a host's name, a time, an identifier;
-//!   [`spoken`] finds the times that a text tells, [`stamp`] those that are numbers; [`conditions`] says what is a run's own.
+//! * `known` goes by the path, for files whose meaning it gives; `remedy` says what helps.
+//! * `archive` compares archives by their `members`, `packed` looks into compressed files, both for any reason within.
+//! * `elf` and `pyc` know compiled files; `random` knows bytes without meaning.
+//! * `order` finds the same lines in another order; `masks` what is equal but for a host's name, a time, an identifier;
+//!   `spoken` finds the times that a text tells, `stamp` those that are numbers; `conditions` says what is a run's own.
 
 mod archive;
 mod conditions;
