@@ -5,11 +5,11 @@
 //! more specific one. Contents are a guest's: any bytes are taken, work and memory are bounded, and what of them is told
 //! is neutralised.
 //!
-//! * [`known`] goes by the path, for files whose meaning it gives; [`remedy`] says what helps.
-//! * [`archive`] compares archives by their [`members`], [`packed`] looks into compressed files, both for any reason within.
-//! * [`elf`] and [`pyc`] know compiled files; [`random`] knows bytes without meaning.
-//! * [`order`] finds the same lines in another order; [`masks`] what is equal but for a host's name, a time, an identifier;
-//!   [`spoken`] finds the times that a text tells, [`stamp`] those that are numbers; [`conditions`] says what is a run's own.
+//! * `known` goes by the path, for files whose meaning it gives; `remedy` says what helps.
+//! * `archive` compares archives by their `members`, `packed` looks into compressed files, both for any reason within.
+//! * `elf` and `pyc` know compiled files; `random` knows bytes without meaning.
+//! * `order` finds the same lines in another order; `masks` what is equal but for a host's name, a time, an identifier;
+//!   `spoken` finds the times that a text tells, `stamp` those that are numbers; `conditions` says what is a run's own.
 
 mod archive;
 mod conditions;
@@ -218,12 +218,15 @@ fn changed(scope: &Scope<'_>, before: &Seen<'_>, after: &Seen<'_>) -> Option<Fou
     pair.and_then(|(before, after)| content(scope, before, after)).or_else(|| known::likely(scope))
 }
 
-/// Why two contents differ, whatever they are called.
+/// Looks for one reason in two contents.
+type Reason = fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>;
+
+/// Why two contents differ, whatever they are called. The most specific reason comes first.
 fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     if before == after || scope.depth > MAX_DEPTH {
         return None;
     }
-    let reasons: [fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>; 10] = [
+    let reasons: [Reason; 10] = [
         pyc::find,
         packed::find,
         archive::find,

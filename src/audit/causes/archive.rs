@@ -60,7 +60,7 @@ impl Archive<'_> {
                 format!("is an initramfs, a cpio archive of the same members {how}"),
             );
         }
-        Found::new(kind, format!("is a {} archive of the same members {how}", self.form.name()))
+        Found::new(kind, format!("is an archive ({}) of the same members {how}", self.form.name()))
     }
 
     fn names(&self, mut before: Vec<Vec<u8>>, mut after: Vec<Vec<u8>>) -> Option<Found> {

@@ -29,12 +29,10 @@ fn histogram(content: &[u8]) -> [u32; 256] {
 }
 
 fn same(before: &[&[u8]], after: &[&[u8]]) -> bool {
-    let sorted = |parts: &[&[u8]]| {
-        let mut parts = parts.to_vec();
-        parts.sort_unstable();
-        parts.into_iter().map(<[u8]>::to_vec).collect::<Vec<_>>()
-    };
-    before.len() == after.len() && before.len() > 1 && sorted(before) == sorted(after)
+    let (mut before, mut after) = (before.to_vec(), after.to_vec());
+    before.sort_unstable();
+    after.sort_unstable();
+    before.len() > 1 && before == after
 }
 
 fn reason(scope: &Scope<'_>, what: &str, before: &[&[u8]], after: &[&[u8]]) -> Found {

@@ -9,13 +9,13 @@ use super::{CauseKind, Found, Scope, content, shown};
 
 /// Largest content that is unpacked, in bytes.
 const LIMIT: usize = 64 << 20;
-/// Where a gzip header has the time, and the flag that a name follows.
+/// Where a gzip header has the time (RFC 1952, 2.3).
 const GZIP_TIME: std::ops::Range<usize> = 4..8;
 
 /// Finds what differs within, or in the header, or in how it was compressed.
 pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     let gzip = is_gzip(before) && is_gzip(after);
-    if !gzip && !(is_zstd(before) && is_zstd(after)) {
+    if !(gzip || is_zstd(before) && is_zstd(after)) {
         return None;
     }
     let times = gzip && before.get(GZIP_TIME) != after.get(GZIP_TIME);

@@ -31,7 +31,10 @@ pub(super) fn key(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     if both(b"-----BEGIN ", b"PRIVATE KEY-----") {
         return Some(Found::new(CauseKind::GeneratedKey, "is a private key that the build made"));
     }
-    let certificate = both(b"-----BEGIN ", b"CERTIFICATE-----") || both(b"-----BEGIN ", b"PUBLIC KEY-----");
+    let public = |kind: &str| [before, after].iter().all(|text| text.starts_with(kind.as_bytes()));
+    let certificate = ["ssh-", "ecdsa-sha2-"].into_iter().any(public)
+        || both(b"-----BEGIN ", b"CERTIFICATE-----")
+        || both(b"-----BEGIN ", b"PUBLIC KEY-----");
     certificate.then(|| Found::new(CauseKind::GeneratedKey, "is a certificate or public key that the build made"))
 }
 
@@ -43,8 +46,18 @@ pub(super) fn find(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> 
     }
     let equal = before.iter().zip(after).filter(|(before, after)| before == after).count();
     // Random bytes agree in one place of 256.
-    let random = equal <= 2 + length / 64 && is_formless(before) && is_formless(after);
-    random.then(|| Found::new(CauseKind::RandomSeed, "is random bytes"))
+    if equal <= 2 + length / 64 && is_formless(before) && is_formless(after) {
+        return Some(Found::new(CauseKind::RandomSeed, "is random bytes"));
+    }
+    // Those of base 64 in one of 64; ends of lines and padding are the same.
+    let written = equal <= 4 + length / 16 && is_base64(before) && is_base64(after);
+    written.then(|| Found::new(CauseKind::RandomSeed, "is random bytes, in base 64"))
+}
+
+fn is_base64(content: &[u8]) -> bool {
+    let has = |class: fn(&u8) -> bool| content.iter().any(class);
+    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    mixed && content.len() >= 20 && content.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_\n".contains(byte))
 }
 
 /// Whether bytes may be random: as many values as random ones have, and no known beginning.

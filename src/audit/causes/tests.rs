@@ -171,6 +171,10 @@ fn random_bytes_and_keys_are_known_by_their_content() {
     assert_eq!(ask("/srv/x", &noise(1, 4096), &noise(2, 4095)), None);
     let key = |n: u64| format!("-----BEGIN RSA PRIVATE KEY-----\n{}\n", n * 1_234_567);
     expect(CauseKind::GeneratedKey, "/etc/ssl/private/x.key", key(1).as_bytes(), key(2).as_bytes());
+    let public = |n: u64| format!("ssh-ed25519 AAAA{n}/{n} root@x\n");
+    expect(CauseKind::GeneratedKey, "/root/.ssh/id.pub", public(123).as_bytes(), public(456).as_bytes());
+    let token = ["Pr2q/Y8+bAk0ZxWc7LmNd1EeRt5u\n", "8hVgTz3/QsXo+J6fKiYpB4wCnUa9\n"];
+    expect(CauseKind::RandomSeed, "/srv/x", token[0].as_bytes(), token[1].as_bytes());
     let salts = ["$6$aaaa$bbbb", "$6$cccc$dddd"].map(|hash| format!("root:{hash}:19000:0:99999:7:::\nx:*:1::::::\n"));
     let cause = expect(CauseKind::PasswordSalt, "/etc/shadow", salts[0].as_bytes(), salts[1].as_bytes());
     assert_eq!(cause.what, "It holds passwords that were hashed with new salts: root.");

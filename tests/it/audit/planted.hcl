@@ -13,7 +13,7 @@ stage "run" "machine_id" {
 }
 
 stage "run" "ssh_host_keys" {
-  from   = stage.base
+  from = stage.base
   script = <<-EOT
     mkdir -p /etc/ssh
     for type in ecdsa ed25519; do
@@ -25,7 +25,7 @@ stage "run" "ssh_host_keys" {
 }
 
 stage "run" "bytecode" {
-  from   = stage.base
+  from = stage.base
   script = <<-EOT
     mkdir -p /usr/lib/python3/__pycache__
     word() { printf "$(printf '\\%03o\\%03o\\%03o\\%03o' $(($1 & 255)) $(($1 >> 8 & 255)) $(($1 >> 16 & 255)) $(($1 >> 24 & 255)))"; }
@@ -34,7 +34,7 @@ stage "run" "bytecode" {
 }
 
 stage "run" "build_id" {
-  from   = stage.base
+  from = stage.base
   script = <<-EOT
     zeros() { head -c "$1" /dev/zero; }
     {
@@ -87,7 +87,7 @@ stage "run" "time_zone" {
 }
 
 stage "run" "salt" {
-  from   = stage.base
+  from = stage.base
   script = <<-EOT
     hash=$(head -c 64 /dev/urandom | base64 -w 0 | head -c 86)
     echo 'root:$6$'"$(head -c 8 /proc/sys/kernel/random/uuid)\$$hash:19000:0:99999:7:::" >/etc/shadow
