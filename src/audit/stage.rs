@@ -22,6 +22,10 @@ use crate::tree::{Entry, Kind, Place, Tree, make};
 
 /// Longest file that is looked into, in bytes.
 const LIMIT: u64 = 8 << 20;
+/// The same below `/boot`, where the initramfs is.
+const BOOT_LIMIT: u64 = 128 << 20;
+/// Files that are looked into at once: what is in memory.
+const BATCH: usize = 32;
 
 /// What a stage gave in one build.
 #[derive(Clone, Copy)]
@@ -253,10 +257,18 @@ impl Comparison<'_> {
         };
         let own: Vec<_> = changes.iter().filter(is_own).collect();
         self.inherited += changes.len() - own.len();
+        for batch in own.chunk_by(|a, b| in_boot(a) == in_boot(b)).flat_map(|alike| alike.chunks(BATCH)) {
+            self.batch(batch, a, b)?;
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, own: &[&FileChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
+        let limit = if own.first().is_some_and(in_boot) { BOOT_LIMIT } else { LIMIT };
         let wanted: Vec<_> = own.iter().map(|change| (change.partition, change.path())).collect();
         let broken = |source| CompareError::Read { stage: self.name.to_owned(), source };
-        let before = a.files(&wanted, LIMIT).map_err(broken)?;
-        let after = b.files(&wanted, LIMIT).map_err(broken)?;
+        let before = a.files(&wanted, limit).map_err(broken)?;
+        let after = b.files(&wanted, limit).map_err(broken)?;
         for ((change, before), after) in own.iter().zip(&before).zip(&after) {
             let before = change.before.map(|entry| Seen { entry, content: before.as_deref() });
             let after = change.after.map(|entry| Seen { entry, content: after.as_deref() });
@@ -280,6 +292,10 @@ impl Comparison<'_> {
     fn unreadable(&self, error: io::Error) -> CompareError {
         CompareError::Read { stage: self.name.to_owned(), source: ReadError::Io(error) }
     }
+}
+
+fn in_boot(change: &&FileChange<'_>) -> bool {
+    change.path().starts_with(b"/boot/")
 }
 
 fn how(change: &FileChange<'_>) -> String {

@@ -18,6 +18,7 @@ mod disk_assembly;
 mod failures;
 mod guest_ext4;
 mod kill;
+mod laid_on;
 mod mirror;
 mod packages;
 mod project;
