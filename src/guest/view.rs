@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
@@ -63,6 +64,13 @@ impl<'a> View<'a> {
     /// Whether `top` says anything about a chunk; without a disk below, whether the chunk may be other than zero.
     pub fn is_present(&self, chunk: u64) -> bool {
         self.present.binary_search(&chunk).is_ok()
+    }
+
+    /// Whether `top` says anything about any of these bytes.
+    pub fn is_written(&self, bytes: Range<u64>) -> bool {
+        let chunk = CHUNK as u64;
+        let first = self.present.partition_point(|index| *index < bytes.start / chunk);
+        self.present.get(first).is_some_and(|index| *index < bytes.end.div_ceil(chunk))
     }
 
     /// The first chunk at or behind `from` that may be other than zero.
@@ -169,6 +177,8 @@ mod tests {
         assert_eq!(byte(size - 1).unwrap(), 9);
         assert_eq!(byte(size).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert!(view.is_present(2) && !view.is_present(0));
+        let written = [0..chunk, 0..chunk + 1, 3 * chunk - 1..3 * chunk, 3 * chunk..400 * chunk, 400 * chunk..size];
+        assert_eq!(written.map(|bytes| view.is_written(bytes)), [false, true, true, false, true]);
         let found: Vec<_> = (0..5).map(|from| view.next_data(from).unwrap()).collect();
         assert_eq!(found, [Some(0), Some(1), Some(2), Some(3), Some(400)]);
     }

@@ -50,10 +50,13 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
     let mut tree = Tree { size: disk.size(), table: table(&layout), ..Tree::default() };
     let mut unread = Vec::new();
     tree.partitions = layout.partitions.iter().map(partition).collect();
+    // Of a disk that is divided otherwise nothing can be taken over.
+    let same = |below: &&Below<'_>| (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions);
+    let below = below.filter(same);
     let leaves = leaves(&layout, disk.size());
     let mut end = 0;
     for leaf in &leaves {
-        tree.areas.extend(area(disk, None, end..leaf.start)?);
+        tree.areas.extend(area(disk, below, None, end..leaf.start)?);
         end = leaf.end;
         let volume = match leaf.kind {
             Some(kind) => read_volume(disk, leaf, kind, below),
@@ -77,9 +80,9 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
                 leaf.start..leaf.end
             }
         };
-        tree.areas.extend(area(disk, Some(leaf.number), bytes)?);
+        tree.areas.extend(area(disk, below, Some(leaf.number), bytes)?);
     }
-    tree.areas.extend(area(disk, None, end..disk.size())?);
+    tree.areas.extend(area(disk, below, None, end..disk.size())?);
     tree.volumes.sort_by_key(|volume| volume.partition);
     Ok((tree, unread))
 }
@@ -149,8 +152,19 @@ fn partition(partition: &guest::Partition) -> Partition {
     }
 }
 
-fn area(disk: &View<'_>, partition: Option<u32>, range: Range<u64>) -> io::Result<Option<Area>> {
+fn area(
+    disk: &View<'_>,
+    below: Option<&Below<'_>>,
+    partition: Option<u32>,
+    range: Range<u64>,
+) -> io::Result<Option<Area>> {
     let (start, size) = (range.start, range.end.saturating_sub(range.start));
+    let same = |area: &&Area| (area.partition, area.start, area.size) == (partition, start, size);
+    if let Some(known) = below.and_then(|below| below.tree.areas.iter().find(same))
+        && !disk.is_written(range)
+    {
+        return Ok(Some(known.clone()));
+    }
     Ok(content::of_range(disk, start, size)?.map(|content| Area { partition, start, size, content }))
 }
 
@@ -161,6 +175,12 @@ fn read_volume(
     kind: FsKind,
     below: Option<&Below<'_>>,
 ) -> Result<Option<Volume>, ReadError> {
+    if let Some(known) =
+        below.and_then(|below| below.tree.volume(leaf.number)).filter(|known| known.kind == kind.to_string())
+        && !disk.is_written(leaf.start..leaf.end)
+    {
+        return Ok(Some(known.clone()));
+    }
     let window = Window::new(disk, leaf.start, leaf.end - leaf.start);
     match kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => {
@@ -171,11 +191,7 @@ fn read_volume(
                 Some(Old { fs: Ext4::open(window).ok()?, volume, paths: paths(volume) })
             });
             let fs = Ext4::open(&window)?;
-            let present = |range: Range<u64>| {
-                let (first, end) =
-                    ((leaf.start + range.start) / CHUNK as u64, (leaf.start + range.end).div_ceil(CHUNK as u64));
-                (first..end).any(|chunk| disk.is_present(chunk))
-            };
+            let present = |range: Range<u64>| disk.is_written(leaf.start + range.start..leaf.start + range.end);
             Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
         }
         FsKind::Vfat => read_fat(&window, leaf.number).map(Some),

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -65,7 +66,8 @@ fn whole(bytes: &[u8]) -> Tree {
 fn image(dir: &Path, options: &str) -> PathBuf {
     let path = dir.join("disk.raw");
     File::create(&path).unwrap().set_len(48 << 20).unwrap();
-    tool("mke2fs", &["-q", "-F", "-t", "ext4", "-E", options, path.to_str().unwrap()]);
+    let size = ["-b", "4096", "-N", "8000"];
+    tool("mke2fs", &[&["-q", "-F", "-t", "ext4", "-E", options], &size[..], &[path.to_str().unwrap()]].concat());
     path
 }
 
@@ -229,4 +231,60 @@ fn names_of_one_file_are_one_group_whatever_their_order() {
     for other in [b"/b/z".as_slice(), b"/z"] {
         assert_eq!(kinds[other], Kind::HardLink { first: b"/a".to_vec() });
     }
+}
+
+#[test]
+fn what_is_hard_to_name_or_to_hold_is_indexed_right_and_shown_safely() {
+    const TIB: u64 = 1 << 40;
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path(), "lazy_itable_init=0");
+    let odd: &[&[u8]] = &[b"new\nline", b"\x1b[31mred", b"not \xff\xfe UTF-8", b"back\\slash", b" blank ", b"-"];
+    let mut deep = String::new();
+    while deep.len() < 4080 {
+        deep += "/d";
+    }
+    mounted(&image, "noatime", |root| {
+        for name in odd {
+            fs::write(root.join(std::ffi::OsStr::from_bytes(name)), b"x").unwrap();
+        }
+        // Longer than a path may be: step by step.
+        let mut at = File::open(root).unwrap();
+        for part in deep.split('/').skip(1) {
+            rustix::fs::mkdirat(&at, part, rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::DIRECTORY;
+            at = rustix::fs::openat(&at, part, flags, rustix::fs::Mode::empty()).unwrap().into();
+        }
+        let sparse = File::create(root.join("sparse")).unwrap();
+        sparse.set_len(15 * TIB).unwrap();
+        sparse.write_all_at(b"here", 7 * TIB + 5).unwrap();
+        fs::write(root.join("many"), b"names").unwrap();
+        fs::create_dir(root.join("names")).unwrap();
+        (0..20_000).for_each(|number| fs::hard_link(root.join("many"), root.join(format!("names/{number}"))).unwrap());
+        fs::write(root.join("ping"), b"").unwrap();
+        tool("setcap", &["cap_net_raw+ep", root.join("ping").to_str().unwrap()]);
+        tool("setfacl", &["-m", "u:1000:r", root.join("many").to_str().unwrap()]);
+        fs::write(root.join("fixed"), b"").unwrap();
+        tool("chattr", &["+i", root.join("fixed").to_str().unwrap()]);
+        tool("mknod", &[root.join("null").to_str().unwrap(), "c", "1", "3"]);
+        tool("mkfifo", &[root.join("pipe").to_str().unwrap()]);
+    });
+    let begun = std::time::Instant::now();
+    let tree = whole(&fs::read(&image).unwrap());
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    let text = text::write(&tree);
+    assert_eq!(text::parse(&text).as_ref(), Ok(&tree));
+    assert!(text.iter().all(|byte| byte.is_ascii_graphic() || b" \n".contains(byte)));
+    let volume = &tree.volumes[0];
+    let find = |path: &[u8]| volume.find(path).unwrap_or_else(|| panic!("{} is not there", path.escape_ascii()));
+    odd.iter().for_each(|name| assert!(matches!(find(&[b"/", *name].concat()).kind, Kind::File { size: 1, .. })));
+    assert_eq!(find(deep.as_bytes()).kind, Kind::Dir);
+    assert!(matches!(find(b"/sparse").kind, Kind::File { size, .. } if size == 15 * TIB));
+    let links =
+        volume.entries.iter().filter(|entry| matches!(&entry.kind, Kind::HardLink { first } if first == b"/many"));
+    assert_eq!(links.count(), 20_000);
+    let attribute = |path: &[u8]| find(path).xattrs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(attribute(b"/ping"), [b"security.capability"]);
+    assert_eq!(attribute(b"/many"), [b"system.posix_acl_access"]);
+    assert_eq!(find(b"/fixed").flags, 0x10);
+    assert_eq!((&find(b"/null").kind, &find(b"/pipe").kind), (&Kind::Char(1, 3), &Kind::Fifo));
 }
