@@ -32,9 +32,10 @@ pub(super) fn render(report: &Report) -> String {
             text += &format!("  … and {} more: --json shows all\n", stage.files.len() - SHOWN);
         }
     }
-    let varied: Vec<_> =
-        report.varied.iter().map(|(name, first, second)| format!("{name} {first} → {second}")).collect();
-    text += &format!("\nbuilt twice, the second time with: {}\n", varied.join(", "));
+    let row =
+        |(name, first, second): &(String, String, String)| vec![format!("  {name}"), format!("{first} → {second}")];
+    let rows: Vec<_> = report.varied.iter().map(row).collect();
+    text += &format!("\nbuilt twice, the second time under other conditions:\n{}", columns(&rows));
     text
 }
 

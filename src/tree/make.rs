@@ -9,7 +9,6 @@ use std::io;
 use std::ops::Range;
 
 use impasto_store::digest::Digest;
-use impasto_store::qcow2::CHUNK;
 use rayon::prelude::*;
 
 use super::{Area, Entry, Kind, Partition, Place, Table, Tree, Volume, content};
