@@ -53,7 +53,7 @@ fn a_stage_that_changes_nothing_adds_no_layer() {
             "b",
             vec!["chmod 644 /etc/hosts; chown 0:0 /etc/hosts; touch -r /etc/hosts /tmp/r; touch -r /tmp/r /etc/hosts"],
         ),
-        ("work", "c", vec!["mkdir /work; echo x >/work/x; rm /etc/hosts"]),
+        ("work", "c", vec!["mkdir /made; echo x >/made/x; rm /etc/hosts"]),
         ("d", "work", vec!["true"]),
     ];
     let stages: String = lines.iter().map(|(name, from, lines)| run(name, from, lines)).collect();
@@ -62,7 +62,7 @@ fn a_stage_that_changes_nothing_adds_no_layer() {
     assert_eq!(layers(&project), 2, "of the base, and of the stage that works");
     assert_eq!(project.build(&[]), (2, 5));
     assert_eq!(layers(&project), 2);
-    assert!(disk(&project, "d").debugfs("ls /work").contains(" x"));
+    assert!(disk(&project, "d").debugfs("ls /made").contains(" x"));
 }
 
 #[test]
