@@ -212,9 +212,11 @@ fn put(entry: &Entry, node: Node) -> Put {
     Put { path, node, mode: (*mode).into(), uid: *uid, gid: *gid, mtime: *mtime, xattrs: xattrs.collect() }
 }
 
-/// ACLs have another form on the disk than in system calls, and attributes such as immutable stand in the way.
+/// ACLs have another form on the disk than in system calls, projects a call of their own, and attributes such as
+/// immutable stand in the way.
 fn can_be_made(entry: &Entry) -> bool {
-    entry.flags == 0 && !entry.xattrs.iter().any(|(name, _)| name.starts_with(b"system."))
+    let settable = |name: &[u8]| name.contains(&b'.') && !name.starts_with(b"system.");
+    entry.flags == 0 && entry.xattrs.iter().all(|(name, _)| settable(name))
 }
 
 /// How something is put.

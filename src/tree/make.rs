@@ -16,6 +16,27 @@ use crate::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
 use crate::guest::fat::Fat;
 use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
 
+/// Fields of an ext superblock, by offset and length, that tell of use or of placement: free counts, times, mounts, the last
+/// mount point, orphans, the seed of directory hashes, the copy of the journal's inode, errors, overhead, the checksum. All
+/// others are settings, known here or not, and a change of one is a change of the disk.
+const NO_SETTINGS: [(usize, usize); 16] = [
+    (0xc, 4),
+    (0x10, 4),
+    (0x2c, 10),
+    (0x40, 4),
+    (0x88, 64),
+    (0xe8, 4),
+    (0xec, 16),
+    (0x108, 4),
+    (0x10c, 68),
+    (0x158, 4),
+    (0x178, 8),
+    (0x194, 4),
+    (0x198, 104),
+    (0x248, 4),
+    (0x274, 8),
+    (0x3fc, 4),
+];
 /// Bytes of the longest path; deeper trees are compared by bytes.
 const MAX_PATH: usize = 16 << 10;
 /// Attributes that `chattr` can set, of those that the kernel shows: the others say how a file is stored.
@@ -297,7 +318,7 @@ impl Walk<'_> {
         }
         let identity = self.fs.identity();
         let (uuid, label) = (identity.uuid.clone(), identity.label.clone());
-        Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: facts(identity), entries })
+        Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: self.facts(identity)?, entries })
     }
 
     /// What is in a directory.
@@ -345,8 +366,29 @@ impl Walk<'_> {
             gid: inode.gid,
             mtime: inode.mtime,
             flags: inode.flags & SETTABLE,
-            xattrs: self.fs.xattrs(inode)?,
+            xattrs: self.xattrs(inode)?,
         })
+    }
+
+    /// Extended attributes, and the number of the project, where the file is of one, as `project`.
+    fn xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+        let mut xattrs = self.fs.xattrs(inode)?;
+        if inode.project != 0 {
+            xattrs.push((b"project".to_vec(), inode.project.to_be_bytes().to_vec()));
+            xattrs.sort_unstable();
+        }
+        Ok(xattrs)
+    }
+
+    fn facts(&self, identity: &ext4::Identity) -> Result<Vec<(String, String)>, ReadError> {
+        let mut superblock = [0; 1024];
+        self.disk.read_exact_at(&mut superblock, 1024).map_err(ReadError::Io)?;
+        for (at, length) in NO_SETTINGS {
+            superblock[at..at + length].fill(0);
+        }
+        let mut facts = facts(identity);
+        facts.push(("other-settings".to_owned(), content::of_bytes(&superblock).to_string()));
+        Ok(facts)
     }
 
     /// A file, whose digest is what it was where nobody wrote to it; else it is put on the list.

@@ -288,3 +288,31 @@ fn what_is_hard_to_name_or_to_hold_is_indexed_right_and_shown_safely() {
     assert_eq!(find(b"/fixed").flags, 0x10);
     assert_eq!((&find(b"/null").kind, &find(b"/pipe").kind), (&Kind::Char(1, 3), &Kind::Fifo));
 }
+
+#[test]
+fn settings_of_a_file_system_are_content_and_its_use_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path(), "lazy_itable_init=0");
+    let path = image.to_str().unwrap();
+    mounted(&image, "noatime", |root| fs::write(root.join("a"), b"one").unwrap());
+    let mut before = whole(&fs::read(&image).unwrap());
+    // Mounted, read, written to and brought back.
+    mounted(&image, "noatime", |root| {
+        let modified = fs::metadata(root).unwrap().modified().unwrap();
+        fs::write(root.join("b"), vec![1; 100_000]).unwrap();
+        fs::remove_file(root.join("b")).unwrap();
+        File::open(root).unwrap().set_modified(modified).unwrap();
+    });
+    assert_eq!(whole(&fs::read(&image).unwrap()), before);
+    let settings: [&[&str]; 5] =
+        [&["-e", "panic"], &["-c", "7"], &["-i", "3d"], &["-u", "12"], &["-E", "stride=16,stripe_width=32"]];
+    for setting in settings {
+        tool("tune2fs", &[setting, &[path]].concat());
+        let after = whole(&fs::read(&image).unwrap());
+        assert_ne!(after, before, "tune2fs {setting:?}");
+        before = after;
+    }
+    tool("debugfs", &["-w", "-R", "set_inode_field a projid 5", path]);
+    let after = whole(&fs::read(&image).unwrap());
+    assert_eq!(after.volumes[0].find(b"/a").unwrap().xattrs, [(b"project".to_vec(), vec![0, 0, 0, 5])]);
+}
