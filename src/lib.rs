@@ -21,7 +21,7 @@
 //! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
-//! * [`diff`] tells two disks apart, [`audit`] two builds.
+//! * [`audit`] tells two builds of a recipe apart.
 //! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.

@@ -107,6 +107,8 @@ fn make(put: &Put, path: &Path, root: &Path, contents: &mut impl Read) -> io::Re
 /// Writes a file: only blocks that differ from what is there. What no run covers is zero.
 fn write(path: &Path, size: u64, runs: &[(u64, u64)], contents: &mut impl Read) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    // Behind it nothing is there that could be as it shall be: a hole reads like zeros that were written.
+    let old_size = file.metadata()?.len().min(size);
     file.set_len(size)?;
     let (mut new, mut old) = ([0; BLOCK], [0; BLOCK]);
     let mut end = 0;
@@ -119,7 +121,7 @@ fn write(path: &Path, size: u64, runs: &[(u64, u64)], contents: &mut impl Read) 
             let part = (end - at).min(BLOCK as u64 - at % BLOCK as u64) as usize;
             contents.read_exact(&mut new[..part])?;
             file.read_exact_at(&mut old[..part], at)?;
-            if new[..part] != old[..part] {
+            if at + part as u64 > old_size || new[..part] != old[..part] {
                 file.write_all_at(&new[..part], at)?;
             }
             at += part as u64;

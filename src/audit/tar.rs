@@ -11,19 +11,25 @@ use crate::diff::contents::{Contents, Wanted};
 use crate::guest::ext4::ReadError;
 use crate::tree::{Entry, Kind, Tree, Volume, content_digest};
 
+/// Longest file in an archive that is read, in bytes.
+const LARGEST: u64 = 1 << 30;
+
 /// An archive in a store.
-pub(super) struct Archive<'a> {
-    store: &'a Store,
+pub(super) struct Archive {
+    store: Store,
     blob: BlobDigest,
     pub(super) tree: Tree,
 }
 
-impl<'a> Archive<'a> {
-    /// Reads all of it.
-    pub(super) fn read(store: &'a Store, blob: &BlobDigest) -> Result<Self, StoreError> {
+impl Archive {
+    /// Reads all of it; none where it cannot be read as an archive.
+    ///
+    /// # Errors
+    /// The store does not have it.
+    pub(super) fn read(store: Store, blob: &BlobDigest) -> Result<Option<Self>, StoreError> {
+        let reader = store.open_blob(blob)?;
         let mut entries = HashMap::new();
-        let mut read = || -> std::io::Result<()> {
-            let reader = store.open_blob(blob).map_err(std::io::Error::other)?;
+        let read = || -> std::io::Result<()> {
             let mut archive = tar::Archive::new(reader);
             for entry in archive.entries()? {
                 let mut entry = entry?;
@@ -32,12 +38,14 @@ impl<'a> Archive<'a> {
             }
             Ok(())
         };
-        read().map_err(|source| StoreError::Io { verb: "read", path: "an archive in the store".into(), source })?;
+        if read().is_err() {
+            return Ok(None);
+        }
         let mut entries: Vec<_> = entries.into_values().collect();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let (kind, uuid, label) = ("tar".to_owned(), String::new(), Vec::new());
         let volume = Volume { partition: 0, kind, uuid, label, facts: Vec::new(), entries };
-        Ok(Archive { store, blob: *blob, tree: Tree { volumes: vec![volume], ..Tree::default() } })
+        Ok(Some(Archive { store, blob: *blob, tree: Tree { volumes: vec![volume], ..Tree::default() } }))
     }
 }
 
@@ -74,6 +82,10 @@ fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
         tar::EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
         tar::EntryType::Fifo => Kind::Fifo,
         _ => {
+            // A header alone can claim any size.
+            if entry.size() > LARGEST {
+                return Err(std::io::ErrorKind::FileTooLarge.into());
+            }
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
             Kind::File { size: bytes.len() as u64, content: content_digest(&bytes) }
@@ -82,7 +94,7 @@ fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
     Ok(Entry { path: name, kind, mode, uid, gid, mtime, flags: 0, xattrs })
 }
 
-impl Contents for Archive<'_> {
+impl Contents for Archive {
     fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let mut found = vec![None; wanted.len()];
         let places: HashMap<&[u8], usize> = wanted.iter().enumerate().map(|(at, (_, path))| (*path, at)).collect();

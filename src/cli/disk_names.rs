@@ -115,12 +115,8 @@ impl<'s> DiskNames<'s> {
         };
         match self.meaning(name)? {
             Meaning::File(_) => Err(nothing("is a file")),
-            Meaning::Digest(layer) => {
-                let parent = self.store()?.manifest(&layer)?.parent;
-                parent
-                    .map(|parent| stored(&parent.layer.short(), parent))
-                    .ok_or_else(|| nothing("stands on no other layer"))
-            }
+            // How a layer is stored says nothing of what its disk was built on.
+            Meaning::Digest(_) => Err(nothing("does not tell what it was built on")),
             Meaning::Stage { recipe, selector, earlier } => {
                 let found = self.stage(&recipe, &selector)?;
                 let from = from(found.loaded, found.id).ok_or_else(|| nothing("builds on no other disk"))?;

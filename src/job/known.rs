@@ -74,13 +74,18 @@ impl Job {
             Kept { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
         };
         let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
-        if let (Some(start), Some((earlier, Some(earlier_tree)))) = (below, previous)
+        if self.cutoff == Cutoff::Tree
+            && let (Some(start), Some((earlier, Some(earlier_tree)))) = (below, previous)
             && let Some(earlier_tree) = load_tree(&self.store, &earlier_tree)?
         {
             let earlier_tree = &earlier_tree;
             let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
-            if let Some(sealed) = self.replay(action, &replay)? {
-                return Ok(kept(sealed));
+            match self.replay(action, &replay) {
+                Ok(Some(sealed)) => return Ok(kept(sealed)),
+                Ok(None) => {}
+                Err(JobError::Cancelled) => return Err(JobError::Cancelled),
+                // It only saves space: the result is there as it is.
+                Err(error) => tracing::debug!(stage = self.label, %error, "cannot be laid onto the previous disk"),
             }
         }
         let absent = if start.is_some() { Absent::AsParent } else { Absent::Zero };
@@ -146,12 +151,20 @@ impl Job {
             let same = claim.result.tree.is_some_and(|blob| blob.digest == *tree);
             if let Some(disk) = claim.result.disk.filter(|_| same)
                 && asked.objection(&ClaimSummary::of(claim, *id)).is_none()
-                && self.store.has_layer(&disk.layer)?
+                && self.is_whole(&disk)?
             {
                 return Ok(Some((*id, disk)));
             }
         }
         Ok(None)
+    }
+
+    /// Whether a disk is there, and undamaged.
+    fn is_whole(&self, disk: &DiskRef) -> Result<bool, StoreError> {
+        match self.store.chain(&disk.layer) {
+            Ok(_) => Ok(true),
+            Err(error) => error.into_miss().map(|_| false),
+        }
     }
 
     /// The claims of the node's earlier runs that are still there, the last run first.

@@ -18,7 +18,7 @@ use super::{Job, JobError, create};
 use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
 use crate::guest::{self, ReadAt, View, Window};
 use crate::sandbox::protocol::{self, Change, Node, Put};
-use crate::sandbox::{self, AgentStep};
+use crate::sandbox::{self, AgentStep, Outcome};
 use crate::tree::compare::{Changes, FileChange, aspects, compare};
 use crate::tree::{Entry, Kind, Tree, Volume};
 
@@ -93,10 +93,13 @@ impl Job {
             volatile: Vec::new(),
             source_date_epoch: None,
             network: false,
-            timeout: None,
+            timeout: action.hints.timeout,
             cancel: self.cancel.clone(),
         };
         let finished = sandbox.run(job, &mut |_| {})?;
+        if matches!(finished.outcome, Outcome::Cancelled) {
+            return Err(JobError::Cancelled);
+        }
         if !finished.outcome.is_ok() {
             tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be laid onto the previous disk");
             return Ok(None);
@@ -158,7 +161,12 @@ fn write_changes(file: File, replay: &Replay<'_>, changes: &[FileChange<'_>]) ->
                         extents.iter().map(|extent| (extent.offset, extent.length)).collect()
                     }
                 };
-                sum += runs.iter().map(|run| run.1).sum::<u64>();
+                // Holes, and blocks that were set aside and never written, are not the same: who mounts a swap file knows.
+                let held = runs.iter().map(|run| run.1).sum::<u64>();
+                if held < *size {
+                    return Ok(None);
+                }
+                sum += held;
                 // Names of one file may bring more with them than changed.
                 if sum > LARGEST {
                     return Ok(None);

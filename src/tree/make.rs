@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use impasto_store::digest::Digest;
 use rayon::prelude::*;
@@ -17,11 +18,16 @@ use crate::guest::fat::Fat;
 use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
 
 /// Fields of an ext superblock, by offset and length, that tell of use or of placement: free counts, times, mounts, the last
-/// mount point, orphans, the seed of directory hashes, the copy of the journal's inode, errors, overhead, the checksum. All
-/// others are settings, known here or not, and a change of one is a change of the disk.
-const NO_SETTINGS: [(usize, usize); 16] = [
-    (0xc, 4),
-    (0x10, 4),
+/// mount point, orphans, the seed of directory hashes, the copy of the journal's inode, errors, overhead, the checksum; or
+/// that are facts with names of their own. All others are settings, known here or not, and a change of one is a change of
+/// the disk.
+const NO_SETTINGS: [(usize, usize); 20] = [
+    (0x0, 20),
+    (0x5c, 44),
+    (0x100, 4),
+    (0x150, 8),
+    (0x200, 64),
+    (0x270, 4),
     (0x2c, 10),
     (0x40, 4),
     (0x88, 64),
@@ -37,6 +43,8 @@ const NO_SETTINGS: [(usize, usize); 16] = [
     (0x274, 8),
     (0x3fc, 4),
 ];
+/// What the index of a file system may take of memory, in bytes: ten million files of usual names.
+const MEMORY: u64 = 4 << 30;
 /// Bytes of the longest path; deeper trees are compared by bytes.
 const MAX_PATH: usize = 16 << 10;
 /// Attributes that `chattr` can set, of those that the kernel shows: the others say how a file is stored.
@@ -82,12 +90,14 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             Some(kind) => read_volume(disk, leaf, kind, below),
             None => Ok(None),
         };
+        let mut behind = None;
         let bytes = match volume {
             Ok(Some(volume)) => {
                 // FAT is never mounted by a sandbox: whoever reads it reads bytes.
                 let bytes = if volume.kind == FsKind::Vfat.to_string() {
                     leaf.start..leaf.end
                 } else {
+                    behind = Some(leaf.start.saturating_add(volume.size()).min(leaf.end)..leaf.end);
                     leaf.start..leaf.start + BOOT_BLOCK
                 };
                 tree.volumes.push(volume);
@@ -101,6 +111,9 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             }
         };
         tree.areas.extend(area(disk, below, Some(leaf.number), bytes)?);
+        if let Some(bytes) = behind {
+            tree.areas.extend(area(disk, below, Some(leaf.number), bytes)?);
+        }
     }
     tree.areas.extend(area(disk, below, None, end..disk.size())?);
     tree.volumes.sort_by_key(|volume| volume.partition);
@@ -212,7 +225,10 @@ fn read_volume(
             });
             let fs = Ext4::open(&window)?;
             let present = |range: Range<u64>| disk.is_written(leaf.start + range.start..leaf.start + range.end);
-            Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present }.volume(leaf.number, kind).map(Some)
+            let left = AtomicU64::new(MEMORY);
+            Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present, left: &left }
+                .volume(leaf.number, kind)
+                .map(Some)
         }
         FsKind::Vfat => read_fat(&window, leaf.number).map(Some),
         FsKind::Swap => Ok(None),
@@ -265,6 +281,8 @@ struct Walk<'a> {
     old: Option<&'a Old<'a>>,
     /// Whether the stage may have written to a range of the file system.
     present: &'a (dyn Fn(Range<u64>) -> bool + Sync),
+    /// What the tree may still take of memory, in bytes.
+    left: &'a AtomicU64,
 }
 
 /// What a name in a directory stands for.
@@ -321,6 +339,16 @@ impl Walk<'_> {
         Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: self.facts(identity)?, entries })
     }
 
+    /// Names, attributes and maps can be shared on a disk, and be many times as large in memory.
+    fn charge(&self, found: &Found) -> Result<(), ReadError> {
+        let xattrs = found.entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let target = if let Kind::Symlink { target } = &found.entry.kind { target.len() } else { 0 };
+        let extents = found.todo.as_ref().map_or(0, |(_, extents)| extents.len() * size_of::<Extent>());
+        let bytes = (size_of::<Found>() + found.entry.path.len() + xattrs + target + extents) as u64;
+        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        left.map(drop).map_err(|_| ReadError::Unsupported { what: format!("an index of more than {MEMORY} bytes") })
+    }
+
     /// What is in a directory.
     fn directory(&self, directory: &Directory) -> Result<Vec<Found>, ReadError> {
         let names = self.fs.entries(&directory.inode)?;
@@ -352,7 +380,9 @@ impl Walk<'_> {
                     return Err(ReadError::Corrupt { what });
                 }
             };
-            Ok(Found { entry: self.entry(path, &inode, kind)?, inode, todo, old })
+            let found = Found { entry: self.entry(path, &inode, kind)?, inode, todo, old };
+            self.charge(&found)?;
+            Ok(found)
         };
         names.into_iter().map(find).collect()
     }
@@ -371,7 +401,7 @@ impl Walk<'_> {
     }
 
     /// Extended attributes, and the number of the project, where the file is of one, as `project`.
-    fn xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+    fn xattrs(&self, inode: &Inode) -> Result<ext4::Xattrs, ReadError> {
         let mut xattrs = self.fs.xattrs(inode)?;
         if inode.project != 0 {
             xattrs.push((b"project".to_vec(), inode.project.to_be_bytes().to_vec()));
@@ -421,7 +451,10 @@ impl Walk<'_> {
     /// Whether a file has the content of the one with the same number below.
     fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &Content) -> bool {
         let untouched = |ranges: &[Range<u64>]| !ranges.iter().any(|range| (self.present)(range.clone()));
-        let in_place = self.fs.inode_place(inode.number).is_ok_and(|place| untouched(&[place]))
+        let same_place = |place: Range<u64>| {
+            untouched(std::slice::from_ref(&place)) && below.fs.inode_place(inode.number).is_ok_and(|old| old == place)
+        };
+        let in_place = self.fs.inode_place(inode.number).is_ok_and(same_place)
             && self.fs.blocks_of_map(inode).is_ok_and(|blocks| untouched(&blocks));
         let same_map = || {
             let old = below.fs.inode(inode.number).and_then(|old| Ok((old.size, below.fs.content(&old)?)));
@@ -530,7 +563,11 @@ fn read_fat(window: &Window<'_, View<'_>>, partition: u32) -> Result<Volume, Rea
     for file in files {
         let kind = match file.directory {
             true => Kind::Dir,
-            false => Kind::File { size: file.size, content: content::of_bytes(&fs.read(&file)?) },
+            false => {
+                let extents = fs.content(&file)?;
+                let content = content::of_extents(window, file.size, &extents).map_err(ReadError::Io)?;
+                Kind::File { size: file.size, content }
+            }
         };
         let path = [b"/", file.path.as_slice()].concat();
         entries.push(Entry { mode: 0o755, mtime: (file.mtime, 0), ..bare(path, kind) });

@@ -153,6 +153,12 @@ impl Tree {
 }
 
 impl Volume {
+    /// Bytes that the file system itself says it has; none where its facts do not tell.
+    pub fn size(&self) -> u64 {
+        let fact = |name| self.facts.iter().find(|fact| fact.0 == name).and_then(|fact| fact.1.parse::<u64>().ok());
+        fact("blocks").zip(fact("block-size")).map_or(0, |(blocks, size)| blocks.saturating_mul(size))
+    }
+
     /// The entry at a path, hard links followed.
     pub fn find(&self, path: &[u8]) -> Option<&Entry> {
         let at = |path: &[u8]| self.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).ok();

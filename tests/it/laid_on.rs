@@ -71,7 +71,7 @@ fn one_change_of_many_files_costs_a_small_layer() {
                   ln -s /kept/hard /kept/link; mkfifo /kept/pipe; mknod /kept/node c 1 3; echo a > /kept/turns; chown 5:6 /kept/turns; chmod 4711 /kept/turns; \
                   dd if=/dev/zero of=/kept/holes bs=1 count=1 seek=3000000; touch -d @1000000000 /kept /kept/turns";
     let after = "mkdir -p /kept /new/er; ln -s elsewhere /kept/link; echo two > /kept/hard; ln /kept/hard /kept/other; echo one > /third; mkdir /kept/turns; echo in > /kept/turns/side; \
-                 mknod /kept/pipe b 7 0; echo node > /kept/node; chmod 600 /kept/node; dd if=/many/a/1 of=/kept/holes bs=1 count=9 seek=1000000; mv /many/a/big1 /new/er/moved; \
+                 mknod /kept/pipe b 7 0; echo node > /kept/node; chmod 600 /kept/node; dd if=/dev/zero of=/kept/holes bs=1 count=1 seek=3000000; dd if=/dev/zero of=/kept/zeros bs=1k count=40; mv /many/a/big1 /new/er/moved; \
                  touch -d @900000000 /kept /new/er/moved; chown 7:8 /many/b/2; chmod 640 /many/b/2; echo more >> /many/b/big3";
     let project = Project::with(&recipe(ORDER, before));
     assert_eq!(project.build(&[]), (3, 0));
@@ -90,6 +90,8 @@ fn one_change_of_many_files_costs_a_small_layer() {
     assert_eq!(seen(&project), seen(&fresh));
     let trees = [&project, &fresh].map(|project| claim(project).result.tree.unwrap());
     assert_eq!(trees[0], trees[1]);
+    // Zeros that were written are no hole: a swap file is made so.
+    assert_eq!(project.in_guest("many", "stat -c %b /kept/zeros"), "80\n");
     flat(&project.path("out/many.raw")).check();
     assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
 }

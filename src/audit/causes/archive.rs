@@ -8,6 +8,9 @@ use super::{CauseKind, Found, Scope, content};
 /// Members with other contents that are looked into.
 const LOOKED_INTO: usize = 16;
 
+/// What looking into a member costs beside its length, of what may be unpacked in all.
+const LOOK: usize = 4096;
+
 /// Finds the first reason: order, then contents, then times, then owners and numbers.
 pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     let ((form, first), (other, second)) = (members(before)?, members(after)?);
@@ -72,6 +75,10 @@ impl Archive<'_> {
     /// Why a member's content differs.
     fn member(&self, first: &Member, before: &[u8], second: &Member, after: &[u8]) -> Option<Found> {
         let scope = self.scope;
+        // Members may overlap, and lie in each other: looking into one is paid for like unpacking it.
+        let cost = before.len() + after.len() + LOOK;
+        let left = scope.left.get().checked_sub(cost)?;
+        scope.left.set(left);
         // What follows a cpio is the file itself, not one of its members.
         let path = if first.name.is_empty() { scope.path } else { &first.name };
         let scope = Scope { path, depth: scope.depth + 1, ..*scope };

@@ -48,6 +48,8 @@ fn unpacked_name(name: &[u8]) -> &[u8] {
 /// What a compressed content holds; none where it is too long or damaged.
 fn unpack(scope: &Scope<'_>, content: &[u8]) -> Option<Vec<u8>> {
     let limit = LIMIT.min(scope.left.get());
+    // Also what fails takes its time.
+    scope.left.set(scope.left.get().saturating_sub(content.len()));
     let bytes = if is_gzip(content) { gunzip(content, limit)? } else { unzstd(content, limit)? };
     scope.left.set(scope.left.get().saturating_sub(bytes.len()));
     Some(bytes)

@@ -148,7 +148,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         if impossible || sb.has_sums() && !sum_is_right(seed, raw) || le32(raw, FLAGS) & FLAG_EA_INODE != 0 {
             return None;
         }
-        if let Some(old) = old.filter(|old| differs_in_bookkeeping(raw, old)) {
+        if let Some(old) = old.filter(|old| same_but_for_bookkeeping(raw, old)) {
             return Some(old.to_vec());
         }
         let mut settled = raw.to_vec();
@@ -157,7 +157,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
             clamp(&mut settled, low, extra, epoch);
         }
         // Such as a directory in which a file was for a while.
-        if let Some(old) = old.filter(|old| differs_in_bookkeeping(&settled, old)) {
+        if let Some(old) = old.filter(|old| same_but_for_bookkeeping(&settled, old)) {
             return Some(old.to_vec());
         }
         if sb.has_sums() {
@@ -190,7 +190,7 @@ fn clamp(raw: &mut [u8], low: usize, extra: usize, epoch: i64) {
 }
 
 /// Whether two inodes are equal but for what the kernel keeps for itself, and so for their checksums.
-fn differs_in_bookkeeping(new: &[u8], old: &[u8]) -> bool {
+fn same_but_for_bookkeeping(new: &[u8], old: &[u8]) -> bool {
     if new.len() != old.len() || extra_size(new) != extra_size(old) {
         return false;
     }

@@ -123,7 +123,15 @@ impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
 
     fn of(disk: &'a D, superblock: Superblock) -> io::Result<Option<Self>> {
         match superblock.read_groups(disk) {
-            Ok(groups) => Ok(Some(Self { disk, superblock, groups })),
+            Ok(groups) => {
+                let mut tables: Vec<_> = groups.iter().map(|group| group.inode_table).collect();
+                tables.sort_unstable();
+                // One table for several groups would be settled as often.
+                let size =
+                    (u64::from(superblock.inodes_per_group) * superblock.inode_size).div_ceil(superblock.block_size);
+                let apart = tables.windows(2).all(|pair| pair[1] - pair[0] >= size);
+                Ok(apart.then_some(Self { disk, superblock, groups }))
+            }
             Err(ReadError::Io(error)) => Err(error),
             Err(_) => Ok(None),
         }
