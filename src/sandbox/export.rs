@@ -27,6 +27,9 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Closing writes the overlay's tables; on a slow disk that takes a while.
 const STOP_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How long the daemon may take to notice that it was told to stop.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
+
 /// A running daemon and the file it exports.
 pub(super) struct Export {
     daemon: Child,
@@ -121,9 +124,15 @@ impl Export {
 
     /// Ends the daemon and demands that it closed its files without complaint.
     pub(super) fn stop(mut self) -> Result<(), Problem> {
-        kill_process(self.pid(), Signal::TERM).map_err(|e| Problem::io("stop", DAEMON, &e.into()))?;
         let begun = Instant::now();
+        let mut told = None;
         let status = loop {
+            // Its handler only sets a flag: where that happens just before it waits for events, it waits on. The next
+            // signal wakes it.
+            if told.is_none_or(|told: Instant| told.elapsed() > TELL_AGAIN) {
+                kill_process(self.pid(), Signal::TERM).map_err(|e| Problem::io("stop", DAEMON, &e.into()))?;
+                told = Some(Instant::now());
+            }
             match self.daemon.try_wait().map_err(|e| Problem::io("wait for", DAEMON, &e))? {
                 Some(status) => break status,
                 None if begun.elapsed() > STOP_DEADLINE => {
