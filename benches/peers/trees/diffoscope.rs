@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::installed;
 use super::sixty::Sixty;
-use crate::measure::{Row, seconds, timed};
+use crate::measure::{Row, seconds};
 use crate::site;
 
 /// How long diffoscope may take.
@@ -74,29 +74,31 @@ fn named_by_diffoscope(sixty: &Sixty, partition: u64) -> (Duration, BTreeSet<Str
 /// The paths that a comparison of two directories names, below their roots: a directory tells what only one side has as a
 /// list of names, and what both have one by one. What is inside files is not followed.
 fn collect(node: &Value, roots: &[&Path; 2], paths: &mut BTreeSet<String>) {
-    let below = |node: &Value| {
-        let sources = [&node["source1"], &node["source2"]];
-        let below = |at: usize| Path::new(sources[at].as_str()?).strip_prefix(roots[at]).ok();
-        Some([below(0)?, below(1)?])
-    };
-    let Some(places) = below(node) else { return };
+    let Some(places) = below(node, roots) else { return };
     let details = node["details"].as_array().map_or(&[][..], Vec::as_slice);
     let (mut is_directory, mut listed) = (false, false);
     for detail in details {
         if detail["source1"] == "file list" {
             listed = true;
             let lines = detail["unified_diff"].as_str().expect("a list of names").lines();
-            for name in lines.filter_map(|line| line.strip_prefix(['-', '+'])) {
-                paths.insert(plain_path(&places[0].join(name)));
-            }
+            let names = |sign| lines.clone().filter_map(move |line| line.strip_prefix(sign)).collect();
+            let [removed, added]: [BTreeSet<&str>; 2] = [names('-'), names('+')];
+            // A name that is in both is the last of one list: there, no new line follows it.
+            paths.extend((&removed ^ &added).into_iter().map(|name| plain_path(&places[0].join(name))));
         }
-        is_directory |= below(detail).is_some();
+        is_directory |= below(detail, roots).is_some();
     }
     if is_directory || listed {
         details.iter().for_each(|detail| collect(detail, roots, paths));
     } else {
         paths.extend(places.map(plain_path));
     }
+}
+
+/// The paths below both roots that a node compares; none where it is about something inside a file.
+fn below<'n>(node: &'n Value, roots: &[&Path; 2]) -> Option<[&'n Path; 2]> {
+    let one = |at: usize, name: &str| Path::new(node[name].as_str()?).strip_prefix(roots[at]).ok();
+    Some([one(0, "source1")?, one(1, "source2")?])
 }
 
 /// A path as `impasto diff --json` writes it.
