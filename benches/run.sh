@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo.
-# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap. Writes to target/bench/ only.
+# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo trees.
+# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap; `trees` also casync, restic and diffoscope-minimal,
+# and says so where they are missing. Writes to target/bench/ only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 missing=()

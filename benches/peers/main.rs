@@ -14,13 +14,14 @@ mod noop;
 mod oneline;
 mod seal;
 mod site;
+mod trees;
 
 use std::process::ExitCode;
 
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 8] = [
+const ROWS: [(&str, Comparison); 9] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -29,6 +30,7 @@ const ROWS: [(&str, Comparison); 8] = [
     ("inputs", inputs::rows),
     ("chain", chain::rows),
     ("demo", demo::rows),
+    ("trees", trees::rows),
 ];
 
 fn main() -> ExitCode {

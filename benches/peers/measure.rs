@@ -65,6 +65,18 @@ impl Row {
         }
     }
 
+    /// Our bytes against a peer's, which must be more.
+    pub(crate) fn fewer_bytes(what: &str, ours: u64, peer: u64) -> Row {
+        Row {
+            what: what.to_owned(),
+            ours: megabytes(ours as f64),
+            peer: megabytes(peer as f64),
+            ratio: format!("{:.2}", ours as f64 / peer as f64),
+            goal: "fewer".to_owned(),
+            ok: ours < peer,
+        }
+    }
+
     /// Something that is true or not.
     pub(crate) fn fact(what: &str, found: String, goal: &str, ok: bool) -> Row {
         let (what, dash) = (what.to_owned(), "-".to_owned());
@@ -102,6 +114,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
 /// A time as people read it.
 pub(crate) fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{:.1} ms", value * 1e3) } else { format!("{value:.2} s") }
+}
+
+/// Bytes as people read them.
+pub(crate) fn megabytes(value: f64) -> String {
+    format!("{:.1} MB", value / 1e6)
 }
 
 /// How long something takes, and what it gives.

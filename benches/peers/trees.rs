@@ -1,0 +1,38 @@
+//! What tree indexes cost, and what they are good for; four measurements:
+//!
+//! * [`index`]: the index of a disk of which a stage changed 1 % of the files;
+//! * [`sixty`]: what the store grows by where one package of sixty is another, against casync and restic; and a comparison
+//!   of the two disks, against what diffoscope finds;
+//! * [`audit`]: building a recipe again under other conditions and comparing, against building it.
+//!
+//! Needs the host's mirror of Debian. The page cache is warm, but for what a cold build downloads. A peer that is not
+//! installed is a missed goal, and named.
+
+mod audit;
+mod diffoscope;
+mod growth;
+mod index;
+mod sixty;
+
+use std::process::Command;
+
+use crate::measure::Row;
+
+pub(crate) fn rows() -> Vec<Row> {
+    println!("trees: indexes of trees, and what follows from them");
+    let mut rows = vec![index::row()];
+    rows.extend(sixty::rows());
+    rows.extend(audit::rows());
+    rows
+}
+
+/// Whether a peer can be started; a row that tells that it cannot.
+fn installed(program: &str, package: &str) -> Result<(), Row> {
+    match Command::new(program).arg("--help").output() {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            println!("  {program} is missing: apt-get install {package}");
+            Err(Row::fact(&format!("comparison with {program}"), "not installed".to_owned(), "installed", false))
+        }
+    }
+}
