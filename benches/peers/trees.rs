@@ -26,13 +26,11 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-/// Whether a peer can be started; a row that tells that it cannot.
-fn installed(program: &str, package: &str) -> Result<(), Row> {
-    match Command::new(program).arg("--help").output() {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            println!("  {program} is missing: apt-get install {package}");
-            Err(Row::fact(&format!("comparison with {program}"), "not installed".to_owned(), "installed", false))
-        }
+/// The row of a peer that cannot be started, which names its package.
+fn missing(program: &str, package: &str) -> Option<Row> {
+    if Command::new(program).arg("--help").output().is_ok() {
+        return None;
     }
+    println!("  {program} is missing: apt-get install {package}");
+    Some(Row::fact(&format!("comparison with {program}"), "not installed".to_owned(), "installed", false))
 }

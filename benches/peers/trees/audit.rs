@@ -33,7 +33,11 @@ pub(super) fn rows() -> [Row; 2] {
     detail("impasto build, cold", &builds);
     detail("impasto audit of it", &audits);
     site::remove(&dir);
-    let found = codes.iter().map(|code| format!("{code:?}")).collect::<Vec<_>>().join(", ");
+    let found = codes
+        .iter()
+        .map(|code| code.map_or("killed".to_owned(), |code| code.to_string()))
+        .collect::<Vec<_>>()
+        .join(", ");
     let what = "audit of Debian 12, against its cold build";
     [
         Row::against(what, median(&audits), median(&builds), Goal::AtMost(1.15)),

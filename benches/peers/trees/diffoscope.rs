@@ -10,7 +10,7 @@ use std::time::Duration;
 use impasto::diff::plain;
 use serde_json::Value;
 
-use super::installed;
+use super::missing;
 use super::sixty::Sixty;
 use crate::measure::{Row, seconds};
 use crate::site;
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 const SHOWN: usize = 20;
 
 pub(super) fn rows(sixty: &Sixty) -> Vec<Row> {
-    if let Err(row) = installed("diffoscope", "diffoscope-minimal") {
+    if let Some(row) = missing("diffoscope", "diffoscope-minimal") {
         return vec![row];
     }
     let (partition, ours) = named_by_us(&sixty.diff(&["--json"]).stdout);

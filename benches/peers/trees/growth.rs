@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::installed;
+use super::missing;
 use crate::measure::{Row, megabytes};
 use crate::site;
 
@@ -70,9 +70,9 @@ pub(super) fn of_peers(dir: &Path, ours: u64, export: impl Fn(usize, &Path)) -> 
     let mut rows = Vec::new();
     let mut there = Vec::new();
     for peer in PEERS {
-        match installed(peer.name, peer.name) {
-            Ok(()) => there.push((peer, Vec::new())),
-            Err(row) => rows.push(row),
+        match missing(peer.name, peer.name) {
+            None => there.push((peer, Vec::new())),
+            Some(row) => rows.push(row),
         }
     }
     let disk = dir.join("disk.raw");
@@ -83,7 +83,9 @@ pub(super) fn of_peers(dir: &Path, ours: u64, export: impl Fn(usize, &Path)) -> 
             let at = dir.join(peer.name);
             if back == 1 {
                 std::fs::create_dir_all(&at).expect("a directory");
-                peer.begin.map(|begin| site::run(&mut begin(&at)));
+                if let Some(begin) = peer.begin {
+                    site::run(&mut begin(&at));
+                }
             }
             site::run(&mut (peer.keep)(&at, &disk, &format!("disk~{back}")));
             site::settle();
