@@ -11,8 +11,9 @@ use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 
 use super::ReadAt;
 
-/// Chunks that are kept, in each of [`SHARDS`] parts: 64 MiB together.
-const KEPT: usize = 64;
+/// Chunks that are kept, in each of [`SHARDS`] parts: 160 MiB together. Inodes and directories of a usual system lie in
+/// one to two thousand.
+const KEPT: usize = 160;
 /// Parts of the cache, each behind a lock of its own.
 const SHARDS: usize = 16;
 

@@ -61,11 +61,13 @@ impl Job {
         self.tell_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
+        let earlier: Vec<_> = self.earlier().collect();
+        // Nearer than the disk below, of which a stage may have changed much.
+        let like = earlier.iter().find_map(|(_, claim)| claim.result.tree).or(self.below);
         let is_new = !self.store.has_blob(&digest)?;
-        let blob = self.store.put_blob_like(text.as_slice(), self.below.map(|blob| blob.digest).as_ref())?;
+        let blob = self.store.put_blob_like(text.as_slice(), like.map(|blob| blob.digest).as_ref())?;
         let index_bytes = if is_new { self.store.blob_length(&digest)?.unwrap_or(0) } else { 0 };
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
-        let earlier: Vec<_> = self.earlier().collect();
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
             return Ok(Kept { disk, tree: blob, stored_bytes: index_bytes, same_as: Some(claim) });
         }

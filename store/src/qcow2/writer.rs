@@ -207,6 +207,8 @@ impl<'f> Writer<'f> {
         let mut first = header::build(&self.header).to_vec();
         first.resize(CLUSTER as usize, 0);
         self.write_at(HEADER_AT, &first)?;
+        let (offset, length) = (layout.file_length, 0);
+        self.file.set_len(layout.file_length).map_err(|source| WriteError::Write { offset, length, source })?;
         Ok(layout)
     }
 
@@ -278,10 +280,28 @@ impl<'f> Writer<'f> {
         Ok(())
     }
 
+    /// Writes bytes, and leaves blocks of zeros as holes: the file was empty, and tables are mostly zeros.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        let length = bytes.len() as u64;
-        self.file.write_all_at(bytes, offset).map_err(|source| WriteError::Write { offset, length, source })
+        let mut at = 0;
+        for run in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero_block(a) == is_zero_block(b)) {
+            let length = run.iter().map(|block| block.len()).sum::<usize>();
+            if !is_zero_block(run[0]) {
+                let (offset, part) = (offset + at as u64, &bytes[at..at + length]);
+                let error = |source| WriteError::Write { offset, length: length as u64, source };
+                self.file.write_all_at(part, offset).map_err(error)?;
+            }
+            at += length;
+        }
+        Ok(())
     }
+}
+
+/// What a file system can leave out of a file, in bytes.
+const BLOCK: usize = 4096;
+
+fn is_zero_block(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
 /// Sets the refcounts of the clusters that frames lie in: one per frame that touches a cluster.
