@@ -7,7 +7,7 @@
 use std::io;
 
 use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
-use impasto_store::qcow2::CHUNK;
+use impasto_store::qcow2::{CHUNK, is_zero};
 
 use crate::guest::ext4::Extent;
 use crate::guest::{ReadAt, View};
@@ -90,11 +90,6 @@ fn read_piece<D: ReadAt + ?Sized>(disk: &D, extents: &[Extent], start: u64, buff
         }
     }
     Ok(())
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
 #[cfg(test)]

@@ -69,10 +69,10 @@ thread_local! {
     static DEFLATE: RefCell<Decompressor> = RefCell::new(Decompressor::new());
 }
 
-/// Whether every byte of a chunk is zero.
-pub fn is_zero(data: &[u8; CHUNK]) -> bool {
+/// Whether every byte is zero.
+pub fn is_zero(data: &[u8]) -> bool {
     static ZERO: [u8; CHUNK] = [0; CHUNK];
-    data == &ZERO
+    data.chunks(CHUNK).all(|part| part == &ZERO[..part.len()])
 }
 
 /// Encodes one chunk at a zstd level; layer files use [`ENCODER`]'s.

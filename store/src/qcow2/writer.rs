@@ -23,7 +23,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::codec::{MAX_FRAME, check_frame};
+use super::codec::{MAX_FRAME, check_frame, is_zero};
 use super::error::WriteError;
 use super::header::{self, Compression, Header, MAX_VIRTUAL_SIZE};
 use super::table::{COMPRESSED, COPIED, ZERO};
@@ -283,9 +283,9 @@ impl<'f> Writer<'f> {
     /// Writes bytes, and leaves blocks of zeros as holes: the file was empty, and tables are mostly zeros.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let mut at = 0;
-        for run in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero_block(a) == is_zero_block(b)) {
+        for run in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
             let length = run.iter().map(|block| block.len()).sum::<usize>();
-            if !is_zero_block(run[0]) {
+            if !is_zero(run[0]) {
                 let (offset, part) = (offset + at as u64, &bytes[at..at + length]);
                 let error = |source| WriteError::Write { offset, length: length as u64, source };
                 self.file.write_all_at(part, offset).map_err(error)?;
@@ -298,11 +298,6 @@ impl<'f> Writer<'f> {
 
 /// What a file system can leave out of a file, in bytes.
 const BLOCK: usize = 4096;
-
-fn is_zero_block(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|&byte| byte == 0)
-}
 
 /// Sets the refcounts of the clusters that frames lie in: one per frame that touches a cluster.
 ///
