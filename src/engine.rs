@@ -16,6 +16,7 @@ use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
 use crate::job::{Job, JobError, Message, Success};
 use crate::memory::{Memory, NodeMemory, RecipeState};
+use crate::packages::fetch::Fetcher;
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
@@ -23,7 +24,7 @@ use crate::sandbox::{CancelToken, Sandbox};
 use crate::schedule::{Schedule, State as TaskState, TaskId};
 
 /// What a run is told beside its plan.
-pub struct RunConfig {
+pub struct RunConfig<'a> {
     /// The recipe's name.
     pub recipe: String,
     /// How many jobs may run at once.
@@ -34,6 +35,8 @@ pub struct RunConfig {
     pub targets: HashMap<NodeId, Vec<Target>>,
     /// Where Actions with a sandbox run; why they cannot, where they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Makes what gets package files; asked where something is to run.
+    pub packages: &'a dyn Fn() -> Fetcher,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
@@ -79,7 +82,9 @@ pub enum EngineError {
 /// One run.
 pub struct Engine<'a> {
     planner: Planner<'a>,
-    config: RunConfig,
+    config: RunConfig<'a>,
+    /// What gets package files.
+    packages: Option<Fetcher>,
     state: RecipeState<'a>,
     schedule: Schedule,
     /// Each node's result, where it is there.
@@ -131,7 +136,7 @@ impl<'a> Engine<'a> {
     pub fn new(
         mut planner: Planner<'a>,
         selection: &Selection,
-        config: RunConfig,
+        config: RunConfig<'a>,
         state: RecipeState<'a>,
         start: Instant,
         events: &'a mut dyn FnMut(&Event),
@@ -155,6 +160,7 @@ impl<'a> Engine<'a> {
         Ok(Engine {
             planner,
             config,
+            packages: None,
             state,
             schedule,
             results,
@@ -190,6 +196,7 @@ impl<'a> Engine<'a> {
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
+        self.begin_packages();
         self.start_ready()?;
         if self.schedule.running() > 0 {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -208,8 +215,26 @@ impl<'a> Engine<'a> {
                 return Err(error);
             }
         }
+        if let Some(packages) = &self.packages {
+            packages.stop();
+        }
         self.lease = None;
         self.finish()
+    }
+
+    /// Begins to get the package files of all that may run: they come while other stages run.
+    fn begin_packages(&mut self) {
+        if !self.has_work {
+            return;
+        }
+        let packages = (self.config.packages)();
+        let graph = self.planner.graph;
+        let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
+        let open = graph.ids().filter(|id| !unwanted(id) && self.results[id.index()].is_none());
+        let actions: Vec<_> = open.flat_map(|id| &graph.node(id).lowered.actions).collect();
+        let tools = graph.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
+        packages.begin(tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())));
+        self.packages = Some(packages);
     }
 
     async fn event_loop(&mut self) -> Result<(), EngineError> {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, RootSpec, Slot};
+use impasto_stages::packages::PackageSet;
 use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
@@ -78,6 +79,8 @@ pub struct Graph {
     combinations: Vec<Vec<String>>,
     /// Every stage name of the recipe's text that has a node, in order.
     stages: Vec<Arc<str>>,
+    /// The packages of the tools that Actions with a toolbox use, where the lock names them.
+    pub toolbox: Option<PackageSet>,
 }
 
 /// A selector that names nothing, or cannot be read.
@@ -161,6 +164,7 @@ impl Graph {
             axes: recipe.axes.iter().map(|axis| axis.name.clone()).collect(),
             combinations: recipe.combinations.iter().map(|combination| combination.values.clone()).collect(),
             stages: Vec::new(),
+            toolbox: None,
         };
         let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
         for (place, combination) in recipe.combinations.iter().enumerate() {
@@ -294,8 +298,23 @@ impl Graph {
 
     /// A name of a node that does not depend on which combinations are chosen: the stage and all values of one.
     pub fn stable_name(&self, stage: &str, combination: u32) -> String {
+        let values = self.combination_name(combination);
+        if values.is_empty() { stage.to_owned() } else { format!("{stage}[{values}]") }
+    }
+
+    /// What sets a combination apart: `axis=value,…`.
+    pub fn combination_name(&self, combination: u32) -> String {
         let values: Vec<_> = self.values(combination).map(|(axis, value)| format!("{axis}={value}")).collect();
-        if values.is_empty() { stage.to_owned() } else { format!("{stage}[{}]", values.join(",")) }
+        values.join(",")
+    }
+
+    /// Gives a node's Actions that take packages those that they are to take.
+    pub fn fill(&mut self, id: NodeId, set: &PackageSet) {
+        for action in &mut self.nodes[id.index()].lowered.actions {
+            if let Some(packages) = &mut action.packages {
+                packages.clone_from(set);
+            }
+        }
     }
 
     /// The nodes, and all that they need.

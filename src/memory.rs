@@ -129,6 +129,11 @@ impl<'a> RecipeState<'a> {
         self.store.state_write(&[&self.name, FILE], &bytes)
     }
 
+    /// The name under which the store keeps what it fetched.
+    pub fn root_name(&self) -> String {
+        format!("packages-{}", self.name)
+    }
+
     /// The directory of its logs; made where it is missing.
     pub fn logs(&self) -> Result<PathBuf, impasto_store::Error> {
         self.store.log_dir(&[&self.name])

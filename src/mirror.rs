@@ -105,6 +105,16 @@ impl Mirror {
         Ok(Mirror { scheme, rest: rest.trim_end_matches('/').to_owned(), credentials })
     }
 
+    /// A directory of the host.
+    pub fn of_directory(path: &Path) -> Mirror {
+        Mirror { scheme: "file", rest: path.to_string_lossy().into_owned(), credentials: None }
+    }
+
+    /// The same, reached with a name and a password.
+    pub fn with_login(self, user: &str, password: &str) -> Mirror {
+        Mirror { credentials: Some((user.to_owned(), password.to_owned())), ..self }
+    }
+
     /// The directory of the host that it is.
     pub fn directory(&self) -> Option<&Path> {
         matches!(self.scheme, "file" | "copy").then(|| Path::new(&self.rest))

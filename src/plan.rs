@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use impasto_stages::UnitFiles;
+use impasto_stages::packages::PackageSet;
 use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
@@ -14,6 +15,7 @@ use impasto_store::{Error as StoreError, Store};
 
 use crate::graph::{Graph, Node, NodeId};
 use crate::inputs::{InputError, Inputs};
+use crate::lock::LockState;
 use crate::memory::{LazyMemory, NodeMemory};
 use crate::publish::content_digest;
 use crate::reason::{Names, Reason, changes};
@@ -161,6 +163,8 @@ pub struct Planner<'a> {
     pub inputs: Inputs,
     /// What is remembered of earlier runs.
     pub memory: LazyMemory<'a>,
+    /// What the lock has for each node, by place.
+    pub locks: &'a [LockState],
     /// Nodes that run even where their results are known, by place.
     pub again: Vec<bool>,
 }
@@ -278,6 +282,12 @@ impl Planner<'_> {
                         .map(crate::inputs::Input::bound)
                         .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
                 }
+                Slot::Toolbox => {
+                    let tools = graph.toolbox.as_ref().map(PackageSet::content);
+                    // Without a lock the node has no key that could be found.
+                    let content = tools.unwrap_or_else(|| PackageSet::default().content());
+                    return Ok(Bound { content, mode: None, made_by: None });
+                }
                 Slot::Stage(stage) => {
                     let parent = node.parent(stage);
                     (result(parent), None, graph.node(parent).cutoff)
@@ -322,6 +332,9 @@ impl Planner<'_> {
         inherited: &BTreeSet<Caveat>,
     ) -> Result<State, PlanError> {
         let digest = action.digest();
+        if !self.locks[id.index()].is_settled() {
+            return Ok(State::Dirty { action: digest, reason: Reason::NotLocked });
+        }
         if self.again[id.index()] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
@@ -458,5 +471,6 @@ fn slot_name(slot: &Slot) -> String {
         Slot::Stage(stage) | Slot::StageFile { stage, .. } => format!("stage {stage}"),
         Slot::Local(path) => path.clone(),
         Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
+        Slot::Toolbox => "the toolbox".to_owned(),
     }
 }

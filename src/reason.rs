@@ -17,6 +17,8 @@ pub enum Reason {
     Collected,
     /// The store has a result, which is not to be taken: why.
     NotBelieved(String),
+    /// Which packages it gets is not settled.
+    NotLocked,
     /// The user asked for it.
     Again,
     /// What it depends on changed: one line each, the most telling first.
@@ -29,6 +31,7 @@ impl fmt::Display for Reason {
             Reason::NeverBuilt => f.write_str("never built"),
             Reason::Collected => f.write_str("result was collected"),
             Reason::NotBelieved(objection) => write!(f, "the store's result is not taken: {objection}"),
+            Reason::NotLocked => f.write_str("its packages are not locked"),
             Reason::Again => f.write_str("asked for with --again"),
             Reason::Changed(changes) => match changes.as_slice() {
                 [] => f.write_str("something that its key covers changed"),
@@ -59,6 +62,7 @@ impl<'a> Names<'a> {
             Slot::Stage(stage) => format!("stage {stage}"),
             Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
             Slot::Local(path) => path.clone(),
+            Slot::Toolbox => "the toolbox".to_owned(),
             Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
         }
     }
@@ -79,7 +83,10 @@ pub fn changes(before: &[Field], now: &[Field], names: &Names<'_>) -> Vec<String
     }
     for field in before {
         if !new.contains_key(&*field.path) {
-            lines.push(format!("{} was removed", name(&field.path)));
+            lines.push(match package_name(&field.path) {
+                Some(package) => format!("package {package} was removed"),
+                None => format!("{} was removed", name(&field.path)),
+            });
         }
     }
     // Of one thing with several fields (a file's content and mode) the first line tells enough.
@@ -91,9 +98,20 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
     if path == "engine_epoch" || path == "kind_version" {
         return format!("this impasto does the work in another way ({} {before} → {now})", name(path));
     }
+    if path == "toolbox" {
+        return "the tools that impasto uses changed".to_owned();
+    }
     if path == "from" {
         let parent = names.template.parent.as_ref().map(Names::slot).unwrap_or_default();
         return format!("the disk of {parent} changed");
+    }
+    if let Some(package) = package_name(path) {
+        let version = |value: &str| value.split(' ').next().unwrap_or_default().to_owned();
+        let (before, now) = (version(before), version(now));
+        return match before == now {
+            true => format!("package {package} {now}: another file"),
+            false => format!("package {package} {before} → {now}"),
+        };
     }
     if let Some(input) = input_name(path) {
         let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
@@ -119,6 +137,9 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
 }
 
 fn added(path: &str, now: &str, names: &Names<'_>) -> String {
+    if let Some(package) = package_name(path) {
+        return format!("package {package} was added");
+    }
     if let Some(input) = input_name(path) {
         let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
         return format!("{what} was added");
@@ -136,6 +157,12 @@ fn place(path: &str, names: &Names<'_>) -> String {
 /// The name in `inputs["NAME"]` and what is below it.
 fn input_name(path: &str) -> Option<&str> {
     path.strip_prefix("inputs[\"")?.split_once("\"]").map(|(name, _)| name)
+}
+
+/// The name in `packages["NAME:ARCH"]`.
+fn package_name(path: &str) -> Option<&str> {
+    let (name, _) = path.strip_prefix("packages[\"")?.split_once("\"]")?;
+    Some(name.split(':').next().unwrap_or(name))
 }
 
 fn last(path: &str) -> &str {

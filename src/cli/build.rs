@@ -3,17 +3,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use impasto_stages::Makes;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
+use super::settle::Surveyor;
 use super::{Progress, RecipeArgs, RunArgs, exit};
 use crate::engine::{Engine, RunConfig};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
+use crate::packages::fetch::Fetcher;
 use crate::publish::Target;
+use crate::sandbox::Sandbox;
 use crate::ui::{Json, Live, Plain, Reporter};
 
 #[derive(Debug, Args)]
@@ -25,12 +29,19 @@ pub(crate) struct Build {
     /// Runs a stage although its result is known
     #[arg(long, value_name = "SELECTOR")]
     pub(super) again: Vec<String>,
+    /// Fails where the lock would have to change
+    #[arg(long)]
+    pub(super) locked: bool,
 }
 
 impl Build {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
-        let (loaded, store) = session.load_with_store(&self.recipe)?;
+        let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let selection = loaded.selection()?;
+        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
+        let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
+        let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
+        surveyor.ensure(&mut loaded, &selection, self.locked)?;
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         let needed = loaded.graph.closure(&selection.nodes);
@@ -40,17 +51,9 @@ impl Build {
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
         }
-        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
-        let config = RunConfig {
-            recipe: loaded.recipe.name.clone(),
-            jobs: self.run.jobs.map_or(session.host.cpus, usize::from),
-            keep_going: self.run.keep_going,
-            targets,
-            sandbox: session.sandbox(self.run.sandbox, mirrors),
-            now: session.host.now(),
-            place: session.place(&self.recipe),
-            facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
-        };
+        let packages = || surveyor.fetcher(&loaded);
+        let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
+        let config = RunConfig { targets, ..config };
         let host = &session.host;
         let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
         let mut reporter: Box<dyn Reporter> = match session.global.progress {
@@ -75,6 +78,28 @@ impl Build {
         } else {
             exit::OK
         })
+    }
+}
+
+/// What a run is told, without files to write.
+pub(super) fn engine_config<'a>(
+    session: &Session,
+    recipe: &RecipeArgs,
+    run: &RunArgs,
+    loaded: &Loaded,
+    sandbox: Result<Arc<dyn Sandbox>, String>,
+    packages: &'a dyn Fn() -> Fetcher,
+) -> RunConfig<'a> {
+    RunConfig {
+        recipe: loaded.recipe.name.clone(),
+        jobs: run.jobs.map_or(session.host.cpus, usize::from),
+        keep_going: run.keep_going,
+        targets: HashMap::new(),
+        sandbox,
+        packages,
+        now: session.host.now(),
+        place: session.place(recipe),
+        facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
     }
 }
 

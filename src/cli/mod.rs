@@ -11,18 +11,23 @@ mod disk_trees;
 mod doctor;
 mod error;
 mod explain;
+mod fetch;
 mod gc;
 mod graph;
 mod hint;
+mod image_files;
 mod init;
 mod layer;
 mod log;
+mod outdated;
 mod plan;
 mod recipe;
 mod session;
+mod settle;
 mod shell;
 mod stages;
 mod store;
+mod update;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -137,6 +142,12 @@ enum Command {
     Plan(plan::Plan),
     /// Builds a second time under other conditions, and tells what came out otherwise
     Audit(audit::Audit),
+    /// Settles packages anew, and tells what changed
+    Update(update::Update),
+    /// Tells which locked packages have newer versions
+    Outdated(outdated::Outdated),
+    /// Brings everything that a build needs from elsewhere into the store
+    Fetch(fetch::Fetch),
     /// Explains the state of stages
     Why(explain::Why),
     /// Prints the graph of stages
@@ -209,6 +220,9 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         Command::Build(command) => command.run(&session),
         Command::Plan(command) => command.run(&session),
         Command::Audit(command) => command.run(&mut session),
+        Command::Update(command) => command.run(&session),
+        Command::Outdated(command) => command.run(&session),
+        Command::Fetch(command) => command.run(&session),
         Command::Why(command) => command.run(&session),
         Command::Graph(command) => command.run(&session),
         Command::Log(command) => command.run(&session),

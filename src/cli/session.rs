@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Registry;
+use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
@@ -14,6 +15,7 @@ use super::{Global, RecipeArgs, SandboxChoice};
 use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
+use crate::lock::{self, LockFile, LockState};
 use crate::memory::{LazyMemory, RecipeState};
 use crate::mirror::MirrorChoice;
 use crate::plan::Planner;
@@ -33,6 +35,11 @@ pub(crate) struct Session {
 pub(crate) struct Loaded {
     pub(crate) recipe: Recipe,
     pub(crate) graph: Graph,
+    /// Where its lock lies.
+    pub(crate) lock_path: PathBuf,
+    pub(crate) lock: LockFile,
+    /// What the lock has for each node.
+    pub(crate) locks: Vec<LockState>,
     selectors: Vec<String>,
 }
 
@@ -132,8 +139,11 @@ impl Session {
         if !recipe.warnings.is_empty() {
             crate::ui::message(recipe.warnings.render(self.host.colour()).trim_end());
         }
-        let graph = Graph::new(&recipe, &registry);
-        Ok(Loaded { recipe, graph, selectors })
+        let mut graph = Graph::new(&recipe, &registry);
+        let lock_path = lock::path_of(&recipe);
+        let lock = LockFile::load(&lock_path)?;
+        let locks = lock::apply(&mut graph, &lock, ARCHITECTURE);
+        Ok(Loaded { recipe, graph, lock_path, lock, locks, selectors })
     }
 
     /// The mirrors that the user chose, by `--mirror` or the environment.
@@ -158,6 +168,11 @@ impl Session {
 }
 
 impl Loaded {
+    /// The names that were given after the recipe.
+    pub(crate) fn selectors(&self) -> &[String] {
+        &self.selectors
+    }
+
     /// What the selectors pick; everything where there are none.
     pub(crate) fn selection(&self) -> Result<Selection, CliError> {
         self.select(&self.selectors)
@@ -227,6 +242,7 @@ impl Loaded {
             store,
             inputs: Inputs::new(store.clone(), self.recipe.dir.clone()),
             memory: LazyMemory::new(self.state(store)),
+            locks: &self.locks,
             again: forced,
         })
     }

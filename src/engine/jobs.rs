@@ -56,6 +56,7 @@ impl Engine<'_> {
                     }
                     continue;
                 }
+                Slot::Toolbox => continue,
                 Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
                 Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
                 Slot::Unit { unit, file } => {
@@ -98,6 +99,8 @@ impl Engine<'_> {
             sandbox: self.config.sandbox.clone(),
             cutoff: node.cutoff,
             previous: self.previous(id, unit),
+            packages: self.packages.clone(),
+            toolbox: graph.toolbox.clone(),
             facts: self.config.facts.clone(),
             logs: self.state.logs(),
             failed: self.state.failed(),

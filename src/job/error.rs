@@ -10,6 +10,7 @@ use impasto_store::{Error as StoreError, Miss};
 use crate::fetch::FetchError;
 use crate::graph::NodeId;
 use crate::inputs::InputError;
+use crate::packages::fetch::PackageFetchError;
 use crate::plan::PlanError;
 use crate::sandbox::SandboxError;
 
@@ -63,6 +64,25 @@ pub enum JobError {
     /// A file could not be got.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A package file cannot be had.
+    #[error(transparent)]
+    Package(PackageFetchError),
+    /// A package file is not what the lock says, or none.
+    #[error("package {package} cannot be used: {reason}")]
+    NoPackage {
+        /// Name, version and architecture.
+        package: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A package file of the user's is not the one that the lock names.
+    #[error("the lock is stale: `{}` is not the file that was locked", path.display())]
+    StaleFile {
+        /// The file.
+        path: PathBuf,
+        /// The stage.
+        stage: String,
+    },
     /// A disk image is refused.
     #[error("{what} is refused as a disk image")]
     Gate {
@@ -152,6 +172,8 @@ impl JobError {
                 Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
             }
             JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
+            JobError::Package(error) => error.help.clone(),
+            JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{place}")),
             JobError::Gate { .. } => {
                 Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
             }

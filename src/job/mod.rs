@@ -4,6 +4,7 @@
 mod error;
 mod host;
 mod known;
+mod packages;
 mod replay;
 mod sandboxed;
 mod settled;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Secret;
+use impasto_stages::packages::PackageSet;
 use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
@@ -33,6 +35,7 @@ pub(crate) use known::load_tree;
 use crate::graph::NodeId;
 use crate::inputs::Input;
 use crate::log::Redactor;
+use crate::packages::fetch::Fetcher;
 use crate::plan::Hit;
 use crate::publish::{Draft, Published, Target, content_digest};
 use crate::sandbox::{CancelToken, Sandbox};
@@ -149,6 +152,10 @@ pub struct Job {
     pub cutoff: Cutoff,
     /// What the node came to when it ran before, the last run first: likely to be much like what it makes now.
     pub previous: Vec<(ActionDigest, ClaimId)>,
+    /// Where package files come from; none where only files are to be written.
+    pub packages: Option<Fetcher>,
+    /// The packages of the tools that Actions with a toolbox use.
+    pub toolbox: Option<PackageSet>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
     /// Where logs lie.

@@ -32,6 +32,12 @@ impl Job {
         let overlay = scratch.path().join("overlay.qcow2");
         let mut staged = Staged::default();
         self.stage_inputs(action, scratch.path(), &mut staged)?;
+        let mut trees = Vec::new();
+        if let Some(set) = &action.packages {
+            let dir = scratch.path().join(super::packages::TREE);
+            self.lay_out_packages(set, &dir, true)?;
+            trees.push((super::packages::TREE.to_owned(), dir));
+        }
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
         let mut log = LogFile::create(self, &secrets);
         let job = sandbox::Job {
@@ -50,6 +56,7 @@ impl Job {
                     content: Content::Path(path),
                 })
                 .collect(),
+            trees,
             scripts: staged.scripts,
             secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
@@ -142,7 +149,8 @@ impl Job {
     /// Copies everything that the steps read to where nobody else writes, and names it for the agent.
     fn stage_inputs(&self, action: &Action<Bound>, scratch: &Path, staged: &mut Staged) -> Result<(), JobError> {
         let mut kinds = BTreeMap::new();
-        for (place, (name, input)) in self.inputs.iter().enumerate() {
+        let packages = |name: &str| action.packages.is_some() && name.starts_with(super::packages::LOCAL);
+        for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
             let (mode, kind) = self.lay_out(input, &mut file, &path)?;

@@ -114,6 +114,8 @@ pub struct Job<'a> {
     pub steps: Vec<AgentStep>,
     /// Files for the steps, by name.
     pub inputs: Vec<Input<'a>>,
+    /// Directories of the host that the steps see, read-only, below `/run/impasto`: by their names there.
+    pub trees: Vec<(String, PathBuf)>,
     /// Scripts, by name.
     pub scripts: Vec<(String, Vec<u8>)>,
     /// Secrets, by name.

@@ -85,7 +85,15 @@ impl NamespaceSandbox {
 impl Sandbox for NamespaceSandbox {
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
         demand_root()?;
-        let host = self.host_view(job.network)?;
+        let mut host = self.host_view(job.network)?;
+        for (name, path) in &job.trees {
+            let path = path.to_str().ok_or_else(|| SandboxError::Io {
+                verb: "name",
+                path: path.clone(),
+                source: std::io::Error::other("it is no UTF-8"),
+            })?;
+            host.trees.push((name.clone(), path.to_owned()));
+        }
         let begun = Instant::now();
         make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {

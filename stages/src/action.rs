@@ -9,10 +9,11 @@ use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
+use crate::packages::PackageSet;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
-pub const ENGINE_EPOCH: u32 = 3;
+pub const ENGINE_EPOCH: u32 = 4;
 
 /// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,8 @@ pub struct Action<I> {
     pub volatile: Vec<String>,
     /// The tree of tools that the steps use, where they use one.
     pub toolbox: Option<I>,
+    /// The packages that are put in and taken out; empty until the lock says which.
+    pub packages: Option<PackageSet>,
     /// Which sandbox the recipe asks for.
     pub sandbox: SandboxRequirement,
     /// Whether the steps may use the network.
@@ -79,6 +82,8 @@ pub enum Slot {
     },
     /// A file or directory of the user's, relative to the recipe's directory.
     Local(String),
+    /// The tree of tools that the lock names.
+    Toolbox,
     /// What an earlier unit of work of the same stage made: its disk, its single file, or its file of this name.
     Unit {
         /// The unit, from 0.
@@ -290,6 +295,7 @@ impl<I> Action<I> {
             source_date_epoch: None,
             volatile: Vec::new(),
             toolbox: None,
+            packages: None,
             sandbox: SandboxRequirement::Any,
             network: false,
             hints: Hints::default(),
@@ -322,6 +328,7 @@ impl<I> Action<I> {
             source_date_epoch: self.source_date_epoch,
             volatile: self.volatile,
             toolbox: self.toolbox.map(&mut bind).transpose()?,
+            packages: self.packages,
             sandbox: self.sandbox,
             network: self.network,
             hints: self.hints,
@@ -365,6 +372,7 @@ impl Describe for Action<Bound> {
             source_date_epoch,
             volatile,
             toolbox,
+            packages,
             sandbox,
             network,
             hints: _,
@@ -384,6 +392,7 @@ impl Describe for Action<Bound> {
         field(sink, "volatile_list", &crate::volatile::VERSION);
         field(sink, "volatile", volatile);
         field(sink, "toolbox", toolbox);
+        field(sink, "packages", packages);
         field(sink, "sandbox", sandbox);
         field(sink, "network", network);
     }

@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod disk;
 mod error;
 mod kinds;
+pub mod packages;
 mod params;
 mod registry;
 mod ssh_key;

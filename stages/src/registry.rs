@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::action::{ActionTemplate, Cutoff, RootSpec};
 use crate::error::ParamError;
 use crate::kinds;
+use crate::packages::PackageRequest;
 use crate::params::{Params, Secret};
 
 /// The type that a parameter's value must have.
@@ -102,12 +103,14 @@ pub struct StageContext {
 }
 
 /// What a stage lowers to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Lowered {
     /// The units of work, in order.
     pub actions: Vec<ActionTemplate>,
     /// Values of the secrets that the Actions name.
     pub secrets: BTreeMap<String, Secret>,
+    /// Packages that the Actions put in and take out: the lock says which files these are.
+    pub request: Option<PackageRequest>,
 }
 
 /// The files of a unit that ran, by name: what [`Kind::expand`] may decide by.

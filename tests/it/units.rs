@@ -37,7 +37,7 @@ fn import(path: &str) -> ActionTemplate {
 
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let actions = vec![import(params.text("list").unwrap())];
-    Ok(Lowered { actions, secrets: BTreeMap::new() })
+    Ok(Lowered { actions, ..Lowered::default() })
 }
 
 fn expand(template: &ActionTemplate, files: &UnitFiles) -> Result<Vec<ActionTemplate>, ParamError> {

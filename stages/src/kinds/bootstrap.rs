@@ -1,23 +1,24 @@
 //! `bootstrap`: a distribution's root file system out of its packages.
 //! Knows parameters and steps, not how packages are installed.
 
-use crate::action::{ActionTemplate, Executor, SandboxRoot, Step};
+use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
 use crate::bootstrap::BootstrapSpec;
 use crate::error::ParamError;
-use crate::kinds::common;
+use crate::kinds::{archives, common};
+use crate::packages::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 
 pub(crate) const KIND: Kind = Kind {
     name: "bootstrap",
-    version: 1,
+    version: 2,
     summary: "makes a distribution's root file system out of its packages, as a tree for `disk`",
     example: r#"stage "bootstrap" "root" {
   suite    = "bookworm"
   packages = ["linux-image-cloud-amd64", "systemd-sysv", "grub-pc-bin", "grub2-common"]
 }"#,
     makes: Makes::File,
-    params: &[PARAMS],
+    params: &[PARAMS, ARCHIVES],
     lower,
     expand: None,
 };
@@ -40,13 +41,14 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "architecture",
         Type::OneOf(&["amd64", "arm64"]),
-        "The machine. Default, and so far the only one that works: this host's.",
+        "The machine. Default: this host's. Programs of another are run by an emulator.",
     ),
     ParamSpec::optional(
         "sources",
         Type::List(&Type::Text),
         "Lines of the image's /etc/apt/sources.list. Default: those that the distribution's own apt gives as an example. \
-         The packages come from the host's mirror (--mirror), which is not part of the key and not written into the image.",
+         The packages come from the host's mirror (--mirror), which is not part of the key and not written into the image. \
+         Which packages these are is settled once, in impasto.lock; `impasto update` settles it anew.",
     ),
     ParamSpec::optional(
         "timeout",
@@ -55,8 +57,7 @@ const PARAMS: &[ParamSpec] = &[
     ),
 ];
 
-/// The Debian name of the machine that this binary is for.
-const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+const ARCHIVES: &[ParamSpec] = &[archives::REPOSITORIES, archives::PINS, common::SECRETS];
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
@@ -86,14 +87,25 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         components.push("main".to_owned());
     }
     let architecture = params.text("architecture").unwrap_or(ARCHITECTURE).to_owned();
-    if architecture != ARCHITECTURE {
-        let error = ParamError::new("architecture", format!("this host runs {ARCHITECTURE} programs only"));
-        errors.push(error.help("build on a host of that architecture"));
-    }
     let sources = params.get("sources").map(|_| params.texts("sources"));
     if sources.iter().flatten().any(|line| line.contains(['\n', '\0'])) {
         errors.push(ParamError::new("sources", "a line break within a line"));
     }
+    let secrets = common::secrets(params, &mut errors);
+    let request = PackageRequest {
+        root: RequestRoot::Own {
+            distribution: params.text("distribution").unwrap_or("debian").to_owned(),
+            architecture: architecture.clone(),
+            variant: params.text("variant").unwrap_or("essential").to_owned(),
+        },
+        install: packages.clone(),
+        recommends: params.flag("recommends"),
+        suite: Some(suite.clone()),
+        components: components.clone(),
+        repositories: archives::repositories(params, &secrets.values, &mut errors),
+        pins: archives::pins(params, &mut errors),
+        ..PackageRequest::default()
+    };
     let spec = BootstrapSpec {
         distribution: params.text("distribution").unwrap_or("debian").to_owned(),
         suite,
@@ -106,10 +118,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     };
     let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Sandbox(SandboxRoot::Toolbox));
     action.source_date_epoch = common::demand_epoch(context, &mut errors);
-    action.network = true;
+    action.packages = Some(PackageSet::default());
+    action.toolbox = Some(Slot::Toolbox);
     action.hints.timeout = params.duration("timeout");
     action.steps.push(Step::Bootstrap { spec: Box::new(spec) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: Default::default() }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: secrets.values, request: Some(request) }) } else { Err(errors) }
 }
 
 /// Checks a package as apt-get takes it: name, perhaps with `:ARCH`, `=VERSION` or `/SUITE`

@@ -392,5 +392,5 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(error.help("leave `operations` out for all of them, or name some"));
     }
     action.steps.push(Step::Script { text });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
 }

@@ -31,7 +31,7 @@ pub(crate) const CUTOFF: &[ParamSpec] = &[CUTOFF_PARAM];
 const ENV: ParamSpec =
     ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key.");
 
-const SECRETS: ParamSpec = ParamSpec::optional(
+pub(crate) const SECRETS: ParamSpec = ParamSpec::optional(
     "secrets",
     Type::Secrets,
     "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
@@ -105,7 +105,22 @@ pub(crate) fn sandboxed(
     }
     action.volatile = params.texts("volatile");
     errors.extend(action.volatile.iter().filter_map(|path| check_volatile(path).err()));
-    let mut secrets = BTreeMap::new();
+    let secrets = secrets(params, errors);
+    action.secrets = secrets.versions;
+    (action, secrets.values)
+}
+
+/// A stage's secrets.
+pub(crate) struct Secrets {
+    /// What of them is keyed: the version that the recipe declares, by name.
+    pub(crate) versions: BTreeMap<String, Option<String>>,
+    /// Their values by name.
+    pub(crate) values: BTreeMap<String, Secret>,
+}
+
+/// The secrets that a stage is given.
+pub(crate) fn secrets(params: &Params, errors: &mut Vec<ParamError>) -> Secrets {
+    let mut secrets = Secrets { versions: BTreeMap::new(), values: BTreeMap::new() };
     for (name, value) in params.pairs("secrets") {
         errors.extend(check_name("secrets", name).err());
         let (secret, version) = match &value.data {
@@ -118,10 +133,10 @@ pub(crate) fn sandboxed(
             ),
             _ => (value.as_str(), None),
         };
-        action.secrets.insert(name.clone(), version);
-        secrets.insert(name.clone(), Secret::new(secret.unwrap_or_default()));
+        secrets.versions.insert(name.clone(), version);
+        secrets.values.insert(name.clone(), Secret::new(secret.unwrap_or_default()));
     }
-    (action, secrets)
+    secrets
 }
 
 /// The recipe's time, for kinds whose every file would else tell when it was made.

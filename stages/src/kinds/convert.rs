@@ -58,5 +58,5 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
         Format::Raw => String::new(),
     };
     action.steps.push(Step::Convert { format, level, encoder });
-    Ok(Lowered { actions: vec![action], secrets: Default::default() })
+    Ok(Lowered { actions: vec![action], ..Lowered::default() })
 }

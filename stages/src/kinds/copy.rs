@@ -96,7 +96,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     if action.steps.is_empty() && errors.is_empty() {
         errors.push(ParamError::new("files", "there is nothing to copy"));
     }
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
 }
 
 /// A short name for people: the last part of a path, or the file's name.
@@ -106,6 +106,7 @@ fn name_of(slot: &Slot) -> &str {
         Slot::StageFile { file, .. } => file,
         Slot::Stage(stage) => stage,
         Slot::Unit { .. } => "unit",
+        Slot::Toolbox => "toolbox",
     };
     path.rsplit('/').find(|part| !part.is_empty() && *part != "." && *part != "..").unwrap_or("root")
 }

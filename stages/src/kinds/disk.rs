@@ -1,7 +1,7 @@
 //! `disk`: a bootable disk out of a tree.
 //! Knows parameters and what they may be; the assembly knows how the disk is made.
 
-use crate::action::{Executor, SandboxRoot, Step};
+use crate::action::{Executor, SandboxRoot, Slot, Step};
 use crate::disk::{DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem, UserSpec};
 use crate::error::ParamError;
 use crate::kinds::common;
@@ -119,6 +119,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let mut errors = Vec::new();
     let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     action.executor = Executor::Sandbox(SandboxRoot::Toolbox);
+    action.toolbox = Some(Slot::Toolbox);
     common::demand_epoch(context, &mut errors);
     action.inputs.extend(params.get(TREE).and_then(common::file_slot).map(|slot| (TREE.to_owned(), slot)));
     let spec = spec(params, &mut errors);
@@ -129,7 +130,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(ParamError::new("size", overfull.to_string()).help(help));
     }
     action.steps.push(Step::AssembleDisk { input: TREE.to_owned(), spec: Box::new(spec) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
 }
 
 fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {

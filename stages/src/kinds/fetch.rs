@@ -96,7 +96,7 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
         }
     }
     errors.extend(common::root(params).err());
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: Default::default() }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], ..Lowered::default() }) } else { Err(errors) }
 }
 
 /// The 64 digits of a checksum parameter, in lower case.

@@ -1,6 +1,7 @@
 //! One file per kind, and the list of them.
 //! Knows the kinds' names only.
 
+mod archives;
 mod bootstrap;
 mod cleanup;
 mod common;

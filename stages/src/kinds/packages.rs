@@ -1,18 +1,16 @@
 //! `packages`: Debian packages into the image, out of it, and brought up to date.
-//! Knows parameters and the script that does it; knows no mirror, which is the host's policy.
+//! Knows parameters and the script that does it; which files are installed is the lock's business.
 
-use std::collections::BTreeMap;
-
-use crate::action::Step;
+use crate::action::{Slot, Step};
 use crate::error::ParamError;
-use crate::kinds::common;
+use crate::kinds::{archives, common};
+use crate::packages::{PackageRequest, PackageSet, RequestRoot};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
-use crate::value::{Data, Value};
 
 pub(crate) const KIND: Kind = Kind {
     name: "packages",
-    version: 1,
+    version: 2,
     summary: "installs, removes and upgrades Debian packages",
     example: r#"stage "packages" "tools" {
   from    = stage.base
@@ -30,9 +28,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "install",
         Type::List(&Type::Text),
-        "Packages to install, as NAME, NAME=VERSION or NAME/SUITE. They come from the mirror that the host's own apt uses, \
-         or from --mirror or IMPASTO_MIRROR; the image says of which release. They are not locked yet: the result \
-         counts as unlocked, does not go stale by itself, and is renewed by --again.",
+        "Packages to install, as NAME, NAME=VERSION, NAME/SUITE or NAME:ARCHITECTURE. Which files these are, with all that \
+         they need, is settled once, in impasto.lock; `impasto update` settles it anew.",
     ),
     ParamSpec::optional(
         "remove",
@@ -42,12 +39,22 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "upgrade",
         Type::Bool,
-        "Brings every installed package up to date first; nothing is removed for it. Default: false.",
+        "Brings every installed package up to date as well; nothing is removed for it. Default: false.",
     ),
     ParamSpec::optional(
         "autoremove",
         Type::Bool,
-        "At the end, removes packages that were installed for others and are not needed any more. Default: false.",
+        "Removes packages that were installed for others and are not needed any more. Default: false.",
+    ),
+    ParamSpec::optional(
+        "hold",
+        Type::List(&Type::Text),
+        "Packages that stay as they are, in this stage and, as apt's holds, in the image.",
+    ),
+    ParamSpec::optional(
+        "files",
+        Type::List(&Type::Path),
+        "Package files of your own (.deb), relative to the recipe, which are installed too.",
     ),
     ParamSpec::optional(
         "recommends",
@@ -63,100 +70,88 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "suite",
         Type::Text,
-        "The release of Debian. Default: what the image says in /etc/os-release. Updates and security updates of it are \
-         used where the mirror has them.",
+        "The release of Debian. Default: that of the image. Updates and security updates of it are used where the mirrors \
+         have them. The mirrors are those that the host's own apt uses, or --mirror and IMPASTO_MIRROR name.",
     ),
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Parts of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those that the image's own sources \
-         of Debian name, else main.",
+        "Parts of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those of the stage below, else main.",
     ),
     ParamSpec::optional(
-        "repositories",
-        Type::Map(&Type::Object(REPOSITORY)),
-        "Further archives, by a name: NAME = { uri, suite, components, key }. They stay in the image, as \
-         /etc/apt/sources.list.d/NAME.sources and /etc/apt/keyrings/NAME.asc, and are used in this and later stages. \
-         Archives that a `copy` stage added are used as well.",
+        "architectures",
+        Type::List(&Type::Text),
+        "Further machines whose packages can be installed, such as [\"i386\"].",
     ),
+    archives::REPOSITORIES,
+    archives::PINS,
 ];
-
-const REPOSITORY: &[ParamSpec] = &[
-    ParamSpec::required("uri", Type::Text, "Its address."),
-    ParamSpec::required("suite", Type::Text, "Its suite, or a path that ends in /, which has no components."),
-    ParamSpec::optional("components", Type::List(&Type::Text), "Its components. Default: main."),
-    ParamSpec::required("key", Type::Text, "The key that signs it, armored, such as file(\"keys/vendor.asc\")."),
-];
-
-/// What the script is told. A lock will stand here for the mirror, once there is one.
-#[derive(Debug, Default)]
-struct Wanted {
-    install: Vec<String>,
-    remove: Vec<String>,
-    upgrade: bool,
-    autoremove: bool,
-    recommends: bool,
-    debconf: Vec<String>,
-    suite: String,
-    components: Vec<String>,
-}
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
     let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
-    action.network = true;
-    let wanted = Wanted {
+    let request = PackageRequest {
+        root: RequestRoot::Disk,
         install: params.texts("install"),
         remove: params.texts("remove"),
+        hold: params.texts("hold"),
+        files: params.texts("files"),
         upgrade: params.flag("upgrade"),
         autoremove: params.flag("autoremove"),
         recommends: params.flag("recommends"),
-        debconf: params.texts("debconf"),
-        suite: params.text("suite").unwrap_or_default().to_owned(),
+        suite: params.text("suite").map(str::to_owned),
         components: params.texts("components"),
+        architectures: params.texts("architectures"),
+        repositories: archives::repositories(params, &secrets, &mut errors),
+        pins: archives::pins(params, &mut errors),
     };
-    for (param, names) in [("install", &wanted.install), ("remove", &wanted.remove)] {
+    let debconf = params.texts("debconf");
+    for (param, names) in [("install", &request.install), ("remove", &request.remove), ("hold", &request.hold)] {
         errors.extend(names.iter().filter_map(|name| check_package(param, name).err()));
     }
-    for name in wanted.remove.iter().filter(|name| wanted.install.contains(name)) {
+    for name in request.remove.iter().filter(|name| request.install.contains(name)) {
         errors.push(ParamError::new("remove", format!("{name:?} is to be installed and to be removed")));
     }
-    errors.extend(wanted.debconf.iter().filter_map(|line| check_answer(line).err()));
-    if params.get("suite").is_some() && !is_word(&wanted.suite) {
-        errors.push(ParamError::new("suite", format!("{:?} is no name of a release", wanted.suite)));
+    for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
+        errors.push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
     }
-    for name in wanted.components.iter().filter(|name| !is_word(name)) {
-        errors.push(ParamError::new("components", format!("{name:?} is no name of a component")));
+    errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
+    for (param, words) in [
+        ("suite", request.suite.as_slice()),
+        ("components", &request.components),
+        ("architectures", &request.architectures),
+    ] {
+        for word in words.iter().filter(|word| !archives::is_word(word)) {
+            errors.push(ParamError::new(param, format!("{word:?} is no name of one of these")));
+        }
     }
-    for (name, value) in params.pairs("repositories") {
-        action.steps.extend(repository(name, value, &mut errors));
+    for (place, file) in request.files.iter().enumerate() {
+        action.inputs.insert(format!("package-{place}"), Slot::Local(file.clone()));
     }
-    let nothing = wanted.install.is_empty() && wanted.remove.is_empty() && !wanted.upgrade && !wanted.autoremove;
-    if nothing && action.steps.is_empty() && wanted.debconf.is_empty() {
+    for repository in &request.repositories {
+        action.steps.extend(archives::keep_repository(repository));
+    }
+    let PackageRequest { install, remove, hold, files, .. } = &request;
+    let names = [install, remove, hold, files, &debconf];
+    let nothing = names.iter().all(|names| names.is_empty()) && !request.upgrade && !request.autoremove;
+    if nothing && action.steps.is_empty() {
         let error = ParamError::stage("there is nothing to do: no packages are named, and `upgrade` is not set");
         errors.push(error.help("give `install = [\"…\"]`, `remove = [\"…\"]` or `upgrade = true`"));
     }
-    action.steps.push(Step::Script { text: script(&wanted) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+    action.packages = Some(PackageSet::default());
+    action.steps.push(Step::Script { text: script(&request, &debconf) });
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: Some(request) }) } else { Err(errors) }
 }
 
-/// The script, with what is wanted before it. Everything in it has been checked to be plain.
-fn script(wanted: &Wanted) -> String {
-    let Wanted { install, remove, upgrade, autoremove, recommends, debconf, suite, components } = wanted;
-    let mut text = String::new();
-    let list = |words: &[String]| words.join(" ");
-    let variables = [
-        ("install", list(install)),
-        ("remove", list(remove)),
-        ("upgrade", upgrade.to_string()),
-        ("autoremove", autoremove.to_string()),
-        ("recommends", recommends.to_string()),
-        ("suite", suite.clone()),
-        ("components", list(components)),
-    ];
-    for (name, value) in variables {
-        text += &format!("{name}='{value}'\n");
-    }
+/// The script, with what it is told before it. Everything in it has been checked to be plain.
+fn script(request: &PackageRequest, debconf: &[String]) -> String {
+    let names = |words: &[String]| {
+        let words: Vec<_> = words.iter().map(|word| word.split(['=', '/']).next().unwrap_or_default()).collect();
+        words.join(" ")
+    };
+    let mut text = format!("wanted='{}'\n", names(&request.install));
+    text += &format!("hold='{}'\n", names(&request.hold));
+    text += &format!("architectures='{}'\n", names(&request.architectures));
     text += "answers() {\n";
     for line in debconf {
         text += &format!("    printf '%s\\n' '{}'\n", line.replace('\'', r"'\''"));
@@ -210,56 +205,6 @@ fn check_answer(line: &str) -> Result<(), ParamError> {
         .help("write \"PACKAGE QUESTION TYPE VALUE\", such as \"tzdata tzdata/Areas select Europe\""))
 }
 
-/// Whether it can stand in a list of sources, and between quotes in a shell.
-fn is_word(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./+~".contains(c);
-    !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
-}
-
-/// The steps that add an archive to the image.
-fn repository(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> Vec<Step> {
-    let mut wrong = |problem: String, help: &str| {
-        errors.push(ParamError::new("repositories", format!("{name:?}: {problem}")).help(help));
-    };
-    let empty = BTreeMap::new();
-    let fields = if let Data::Object(fields) = &value.data { fields } else { &empty };
-    let text = |field: &str| fields.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (uri, suite, key) = (text("uri"), text("suite"), text("key"));
-    // The name of a file that apt reads (sources.list(5)).
-    if !is_word(name) || name.contains(['/', '+', '~']) {
-        wrong("it is no name for a file of sources".to_owned(), "use letters, digits, `-`, `_` and `.`");
-    }
-    let authority = uri.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
-    if !uri.contains(":/") || uri.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        wrong(format!("{uri:?} is no address"), "write one such as https://HOST/PATH");
-    } else if authority.is_some_and(|authority| authority.contains('@')) {
-        let help = "leave the name and the password out of the address: it stays in the image";
-        wrong("its address holds a user's name".to_owned(), help);
-    }
-    let flat = suite.ends_with('/');
-    let components: Vec<_> = match fields.get("components").map(|value| &value.data) {
-        Some(Data::List(items)) => items.iter().filter_map(Value::as_str).collect(),
-        _ if flat => Vec::new(),
-        _ => vec!["main"],
-    };
-    if !is_word(suite) || !components.iter().all(|component| is_word(component)) || flat != components.is_empty() {
-        let help = "give `suite` and `components` as in apt's sources, or a `suite` that ends in / alone";
-        wrong("its suite and components are none".to_owned(), help);
-    }
-    if !key.trim_start().starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
-        let help = "give the text of an armored public key, such as file(\"keys/vendor.asc\")";
-        wrong("its key is no armored public key".to_owned(), help);
-    }
-    let write = |dest: String, text: String| Step::WriteFile { dest, text, mode: 0o644, owner: None };
-    let keyring = format!("/etc/apt/keyrings/{name}.asc");
-    let mut source = format!("Types: deb\nURIs: {uri}\nSuites: {suite}\n");
-    if !components.is_empty() {
-        source += &format!("Components: {}\n", components.join(" "));
-    }
-    source += &format!("Signed-By: {keyring}\n");
-    vec![write(keyring, key.to_owned()), write(format!("/etc/apt/sources.list.d/{name}.sources"), source)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,14 +235,11 @@ mod tests {
 
     #[test]
     fn the_script_is_told_what_is_wanted() {
-        let wanted = Wanted {
-            install: vec!["gdb".to_owned(), "strace".to_owned()],
-            debconf: vec!["a b string it's".to_owned()],
-            ..Wanted::default()
-        };
-        let text = script(&wanted);
-        let expected = "install='gdb strace'\nremove=''\nupgrade='false'\nautoremove='false'\nrecommends='false'\n\
-                        suite=''\ncomponents=''\nanswers() {\n    printf '%s\\n' 'a b string it'\\''s'\n    :\n}\n";
+        let wanted =
+            PackageRequest { install: vec!["gdb=1".to_owned(), "strace".to_owned()], ..PackageRequest::default() };
+        let text = script(&wanted, &["a b string it's".to_owned()]);
+        let expected = "wanted='gdb strace'\nhold=''\narchitectures=''\n\
+                        answers() {\n    printf '%s\\n' 'a b string it'\\''s'\n    :\n}\n";
         assert!(text.starts_with(expected), "{text}");
     }
 }

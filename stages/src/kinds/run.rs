@@ -88,5 +88,5 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
             errors.push(error.help("let the script write the file elsewhere, such as below /tmp"));
         }
     }
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets }) } else { Err(errors) }
+    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
 }

@@ -1,0 +1,97 @@
+//! `impasto fetch`: brings everything that a build needs from elsewhere into the store; the build then needs no network.
+//! Knows which inputs come from elsewhere, not how they come.
+
+use clap::Args;
+use impasto_store::refs::Root;
+
+use super::build::engine_config;
+use super::error::CliError;
+use super::session::Session;
+use super::settle::Surveyor;
+use super::{RecipeArgs, RunArgs, exit};
+use crate::engine::Engine;
+use crate::event::{Event, EventKind};
+use crate::graph::Selection;
+use crate::packages::fetch::DemandError;
+use crate::packages::files;
+use crate::sandbox::CancelToken;
+use crate::ui;
+
+#[derive(Debug, Args)]
+pub(crate) struct Fetch {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Fails where the lock would have to change
+    #[arg(long)]
+    locked: bool,
+}
+
+impl Fetch {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let (mut loaded, store) = session.load_with_store(&self.recipe)?;
+        let selection = loaded.selection()?;
+        let mirrors = session.mirrors(self.run.mirror.as_deref())?;
+        let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
+        let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
+        surveyor.ensure(&mut loaded, &selection, self.locked)?;
+        let fetcher = surveyor.fetcher(&loaded);
+        let needed = loaded.graph.closure(&selection.nodes);
+        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
+        let actions: Vec<_> = needed.iter().flat_map(|id| &loaded.graph.node(*id).lowered.actions).collect();
+        let tools = loaded.graph.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
+        let sets: Vec<_> = tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect();
+        fetcher.begin(sets.iter().copied());
+        let (mut count, mut bytes) = (0, 0);
+        let mut digests = std::collections::BTreeSet::new();
+        for set in &sets {
+            fetcher.demand(set, &CancelToken::new()).map_err(package_error)?;
+            for package in &set.install {
+                if digests.insert(package.sha256.as_str()) {
+                    count += 1;
+                    bytes += package.size;
+                }
+            }
+        }
+        let name = loaded.state(&store).root_name();
+        let roots: Vec<Root> = files::roots(&store, digests.iter().copied())?;
+        store.put_root(&name, &roots)?;
+        // Images and files that stages name by URL and checksum.
+        let fetched = needed.iter().copied().filter(|id| loaded.graph.node(*id).kind.name == "fetch");
+        let selection = Selection { nodes: fetched.collect(), images: Vec::new() };
+        let mut failed = 0;
+        if !selection.nodes.is_empty() {
+            let packages = || fetcher.clone();
+            let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
+            let planner = loaded.planner(&store, &[])?;
+            let mut events = |event: &Event| {
+                if let EventKind::StageFailed { stage, error, causes, .. } = &event.kind {
+                    ui::message(&format!("error: {stage}: {error}"));
+                    causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
+                }
+            };
+            let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
+            failed = engine.run()?.failed;
+        }
+        let images = match selection.nodes.len() {
+            0 => String::new(),
+            1 => ", and 1 file that a stage names".to_owned(),
+            more => format!(", and {more} files that stages name"),
+        };
+        ui::output(&format!("{count} packages, {}{images} are in the store\n", ui::bytes(bytes)));
+        Ok(if failed > 0 { exit::STAGE } else { exit::OK })
+    }
+}
+
+pub(super) fn package_error(error: DemandError) -> CliError {
+    match error {
+        DemandError::Package(error) => {
+            CliError::Other { message: error.to_string(), help: error.help.clone(), code: exit::STAGE }
+        }
+        DemandError::Store(error) => CliError::Store(error),
+        DemandError::Cancelled => {
+            CliError::Other { message: "cancelled".to_owned(), help: None, code: exit::INTERRUPTED }
+        }
+    }
+}

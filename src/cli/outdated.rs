@@ -1,0 +1,177 @@
+//! `impasto outdated`: which locked packages have newer versions, and what taking them would cost.
+//! Knows the lock, the graph and what is remembered of the last run; asks only signed indexes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::settle::Surveyor;
+use super::{RecipeArgs, SandboxChoice, exit};
+use crate::graph::NodeId;
+use crate::lock::{self, LockState};
+use crate::packages::{Keep, Newer, PackageManager, Question};
+use crate::plan::unit_name;
+use crate::ui;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit codes: 0 everything is up to date, 10 something is newer.")]
+pub(crate) struct Outdated {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Tells only of security updates
+    #[arg(long)]
+    security: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    v: u32,
+    packages: Vec<Row>,
+    rebuild: Vec<Rebuild>,
+}
+
+/// A package of which there is a newer version, in one stage.
+#[derive(Serialize)]
+struct Row {
+    stage: String,
+    images: Vec<String>,
+    name: String,
+    architecture: String,
+    locked: String,
+    newest: String,
+    archive: String,
+    security: bool,
+}
+
+/// A stage that an update would run again.
+#[derive(Serialize)]
+struct Rebuild {
+    stage: String,
+    /// How long it took when it last ran.
+    last_ms: Option<u64>,
+}
+
+impl Outdated {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let (loaded, store) = session.load_with_store(&self.recipe)?;
+        let selection = loaded.selection()?;
+        let needed = loaded.graph.closure(&selection.nodes);
+        let mirrors = session.mirrors(self.mirror.as_deref())?;
+        let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
+        let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
+        let manager = surveyor.manager(&loaded.recipe.dir)?;
+        let mut rows = Vec::new();
+        let mut dirty = vec![false; loaded.graph.len()];
+        let mut unlocked = Vec::new();
+        for id in loaded.graph.ids().filter(|id| needed[id.index()]) {
+            let node = loaded.graph.node(id);
+            dirty[id.index()] = node.parents.iter().any(|(_, parent)| dirty[parent.index()]);
+            let Some(request) = &node.lowered.request else { continue };
+            let LockState::Locked(place) = loaded.locks[id.index()] else {
+                unlocked.push(node.label.clone());
+                continue;
+            };
+            let entry = &loaded.lock.stages[place];
+            let question = Question {
+                stage: &node.label,
+                request,
+                below: lock::below_of(&loaded.graph, &loaded.lock, id, |_| None),
+                secrets: &node.lowered.secrets,
+                dir: &loaded.recipe.dir,
+                keep: Keep::Nothing,
+                tools: entry,
+            };
+            let mut newer = manager.newer(&question, entry).map_err(|source| lock::RenewError::Manager {
+                stage: node.label.clone(),
+                source,
+            })?;
+            newer.retain(|newer| newer.security || !self.security);
+            dirty[id.index()] |= !newer.is_empty();
+            let images = images(&loaded, id);
+            rows.extend(newer.into_iter().map(|newer| row(&node.label, &images, newer)));
+        }
+        let rebuild: Vec<_> = loaded
+            .graph
+            .ids()
+            .filter(|id| dirty[id.index()])
+            .map(|id| Rebuild { stage: loaded.graph.node(id).label.clone(), last_ms: last_ms(&loaded, &store, id) })
+            .collect();
+        let code = if rows.is_empty() { exit::OK } else { exit::DIFFERENT };
+        if !unlocked.is_empty() {
+            let message = format!("the packages of {} are not settled", unlocked.join(", "));
+            let help = Some("settle them: impasto update".to_owned());
+            return Err(CliError::Other { message, help, code: exit::RECIPE });
+        }
+        let document = Document { v: 1, packages: rows, rebuild };
+        ui::output(&if self.json {
+            serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
+        } else {
+            text(&document, self.security)
+        });
+        Ok(code)
+    }
+}
+
+fn row(stage: &str, images: &[String], newer: Newer) -> Row {
+    let Newer { name, architecture, locked, newest, archive, security } = newer;
+    let (stage, images) = (stage.to_owned(), images.to_owned());
+    Row { stage, images, name, architecture, locked, newest, archive, security }
+}
+
+/// The images that a node is part of.
+fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
+    let graph = &loaded.graph;
+    let part = |files: &[(NodeId, Option<std::sync::Arc<str>>)]| {
+        let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
+        graph.closure(&nodes)[id.index()]
+    };
+    let names: BTreeSet<_> =
+        graph.images().iter().filter(|image| part(&image.files)).map(|image| image.name.clone()).collect();
+    names.into_iter().collect()
+}
+
+/// How long a node took when it last ran, in milliseconds.
+fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<u64> {
+    let memory = loaded.state(store).load().ok()?;
+    loaded.names(id).find_map(|name| memory.nodes.get(&unit_name(name, 0)).map(|memory| memory.wall_ms))
+}
+
+fn text(document: &Document, security: bool) -> String {
+    if document.packages.is_empty() {
+        return if security { "no security update is newer than the lock\n" } else { "everything locked is up to date\n" }
+            .to_owned();
+    }
+    let mut by_images: BTreeMap<&[String], Vec<Vec<String>>> = BTreeMap::new();
+    for row in &document.packages {
+        let change = format!("{} → {}", row.locked, row.newest);
+        let security = if row.security { "security" } else { "" };
+        let cells = vec![row.name.clone(), change, row.stage.clone(), row.archive.clone(), security.to_owned()];
+        by_images.entry(&row.images).or_default().push(cells);
+    }
+    let mut text = String::new();
+    for (images, rows) in by_images {
+        if !images.is_empty() {
+            text += &format!("{}:\n", images.join(", "));
+        }
+        text += &format!("{}\n", ui::columns(&rows).trim_end());
+    }
+    let security = document.packages.iter().filter(|row| row.security).count();
+    let cost: u64 = document.rebuild.iter().filter_map(|stage| stage.last_ms).sum();
+    let stages: Vec<_> = document.rebuild.iter().map(|stage| stage.stage.as_str()).collect();
+    text += &format!("{} newer, {security} of them for security\n", document.packages.len());
+    text += &format!("an update runs {} again", stages.join(", "));
+    if cost > 0 {
+        text += &format!(": {} when they last ran", ui::seconds(std::time::Duration::from_millis(cost)));
+    }
+    text + "\n"
+}

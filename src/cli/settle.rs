@@ -1,0 +1,162 @@
+//! Settling packages: what `build`, `fetch`, `update` and `outdated` share.
+//! Knows choices and words; who settles is a package manager.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use impasto_stages::packages::ARCHITECTURE;
+use impasto_store::Store;
+
+use super::error::CliError;
+use super::exit;
+use super::session::{Loaded, Session};
+use crate::graph::{NodeId, Selection};
+use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal};
+use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
+use crate::packages::apt::Apt;
+use crate::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
+use crate::packages::places::{Places, SNAPSHOT_VARIABLE};
+use crate::sandbox::Sandbox;
+use crate::ui;
+
+/// What settling needs of this host.
+pub(crate) struct Surveyor<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) store: &'a Store,
+    pub(crate) choice: MirrorChoice,
+    pub(crate) sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Read when something is to be asked of them: a build of nothing does not ask.
+    mirrors: OnceLock<Result<Mirrors, MirrorError>>,
+}
+
+impl<'a> Surveyor<'a> {
+    pub(crate) fn new(
+        session: &'a Session,
+        store: &'a Store,
+        choice: MirrorChoice,
+        sandbox: Result<Arc<dyn Sandbox>, String>,
+    ) -> Self {
+        Surveyor { session, store, choice, sandbox, mirrors: OnceLock::new() }
+    }
+
+    fn mirrors(&self) -> Result<&Mirrors, MirrorError> {
+        self.mirrors.get_or_init(|| self.choice.resolve()).as_ref().map_err(Clone::clone)
+    }
+
+    /// What gets package files for a recipe as its lock is now.
+    pub(crate) fn fetcher(&self, loaded: &Loaded) -> Fetcher {
+        self.fetcher_of(&loaded.recipe.dir, |places| places.wanted(&loaded.graph, &loaded.lock, &loaded.locks))
+    }
+
+    fn fetcher_of(&self, dir: &Path, wanted: impl FnOnce(&Places<'_>) -> HashMap<String, Wanted>) -> Fetcher {
+        let snapshot = self.session.host.var(SNAPSHOT_VARIABLE).filter(|pattern| !pattern.is_empty());
+        let supply = self.mirrors().map_err(|error| PackageFetchError {
+            package: String::new(),
+            reason: error.to_string(),
+            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
+        });
+        let supply = supply.map(|mirrors| Supply {
+            mirrors: mirrors.clone(),
+            wanted: wanted(&Places { mirrors, snapshot, dir }),
+        });
+        Fetcher::new(self.store.clone(), supply, self.session.host.now())
+    }
+
+    /// The package manager, with what it needs.
+    pub(crate) fn manager<'m>(&'m self, dir: &'m Path) -> Result<Apt<'m>, CliError> {
+        let mirrors = self.mirrors().map_err(|error| {
+            let help = "name another with --mirror or IMPASTO_MIRROR";
+            CliError::usage(format!("the mirror cannot be used: {error}"), help)
+        })?;
+        let get = move |entry: &Entry| self.fetcher_of(dir, |places| places.of_entry(entry));
+        Ok(Apt::new(self.store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
+    }
+
+    /// Settles what the choices name, and writes the lock where that changed it. Gives the changes.
+    pub(crate) fn renew(
+        &self,
+        loaded: &mut Loaded,
+        choices: Vec<Option<Choice>>,
+        tools: bool,
+        dry_run: bool,
+    ) -> Result<Vec<String>, CliError> {
+        let before = loaded.lock.clone();
+        let mut after = before.clone();
+        let manager = self.manager(&loaded.recipe.dir)?;
+        let renewal = Renewal {
+            graph: &loaded.graph,
+            machine: ARCHITECTURE,
+            manager: &manager,
+            dir: &loaded.recipe.dir,
+            choices,
+            tools,
+            image: &|id| self.image_files(loaded, id),
+            progress: &|stage| ui::message(&format!("locking the packages of {stage}")),
+        };
+        renewal.renew(&mut after)?;
+        let changes = lock::changes(&before, &after);
+        if after != before && !dry_run {
+            after.save(&loaded.lock_path)?;
+        }
+        loaded.take_lock(after);
+        Ok(changes)
+    }
+
+    /// Sees to it that every node that a selection needs has its packages settled: what the lock has nothing for is
+    /// settled now, unless `locked` forbids it; what is stale is an error.
+    pub(crate) fn ensure(&self, loaded: &mut Loaded, selection: &Selection, locked: bool) -> Result<(), CliError> {
+        let needed = loaded.graph.closure(&selection.nodes);
+        let open = |loaded: &Loaded| -> Vec<NodeId> {
+            let unsettled = |id: &NodeId| needed[id.index()] && !loaded.locks[id.index()].is_settled();
+            loaded.graph.ids().filter(unsettled).collect()
+        };
+        if open(loaded).is_empty() {
+            return Ok(());
+        }
+        let stale = open(loaded).iter().any(|id| matches!(loaded.locks[id.index()], LockState::Stale { .. }));
+        if !locked && !stale {
+            let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
+            for change in self.renew(loaded, choices, false, false)? {
+                ui::message(&format!("locked {change}"));
+            }
+        }
+        let open = open(loaded);
+        let Some(first) = open.first() else { return Ok(()) };
+        let lock = super::session::shown(&loaded.lock_path, &self.session.host.cwd).display().to_string();
+        let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
+        let mut message = match &loaded.locks[first.index()] {
+            LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
+            LockState::NoToolbox => format!("{lock} does not name the tools that stage {} needs", label(first)),
+            _ => format!("{lock} has no packages for stage {}", label(first)),
+        };
+        for id in &open[1..] {
+            if let LockState::Stale { why, .. } = &loaded.locks[id.index()] {
+                message += &format!("\n  stage {}: {why}", label(id));
+            }
+        }
+        let stages: Vec<_> = open.iter().map(|id| loaded.graph.node(*id).stage.to_string()).collect();
+        let mut names = stages.clone();
+        names.dedup();
+        let help = if locked && !stale {
+            "build once without --locked, which writes it, and keep the file with the recipe".to_owned()
+        } else {
+            format!("settle them again: impasto update {}", names.join(" "))
+        };
+        Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
+    }
+
+    /// The files of a fetched disk image that tell which packages it has; the image is fetched where it is not there.
+    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<lock::ImageFiles, lock::RenewError> {
+        let failed = |reason: String| lock::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
+        super::image_files::read(self, loaded, id).map_err(|error| failed(error.to_string()))
+    }
+}
+
+impl Loaded {
+    /// Goes on with another lock.
+    pub(crate) fn take_lock(&mut self, lock: LockFile) {
+        self.locks = lock::apply(&mut self.graph, &lock, ARCHITECTURE);
+        self.lock = lock;
+    }
+}

@@ -1,0 +1,94 @@
+//! `impasto update`: settles packages anew, and tells what changed.
+//! Knows names of stages and packages; the package manager decides.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+
+use super::error::CliError;
+use super::session::{Loaded, Session};
+use super::settle::Surveyor;
+use super::{RecipeArgs, SandboxChoice, exit};
+use crate::lock::{Choice, LockState, TOOLBOX};
+use crate::recipe::suggest;
+use crate::ui;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Names after the recipe are stages, packages, or `toolbox` for the tools that impasto uses itself.
+A stage is settled wholly anew. A package gets its newest version wherever it is locked, and the others stay.
+Without names everything is settled anew.")]
+pub(crate) struct Update {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Only tells what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Update {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let (mut loaded, store) = session.load_with_store(&self.recipe)?;
+        let (choices, tools) = choose(&loaded)?;
+        let mirrors = session.mirrors(self.mirror.as_deref())?;
+        let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
+        let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
+        let changes = surveyor.renew(&mut loaded, choices, tools, self.dry_run)?;
+        let text = match changes.as_slice() {
+            [] => "nothing is newer: the lock stays as it is\n".to_owned(),
+            changes => changes.iter().map(|change| format!("{change}\n")).collect(),
+        };
+        ui::output(&text);
+        Ok(exit::OK)
+    }
+}
+
+/// What the names mean for every node, and whether the tools are settled anew.
+fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool), CliError> {
+    let names = loaded.selectors();
+    let everything = if names.is_empty() { Choice::All } else { Choice::Stay };
+    let mut choices = vec![Some(everything); loaded.graph.len()];
+    let mut tools = names.is_empty();
+    let mut packages = BTreeSet::new();
+    for name in names {
+        if name == TOOLBOX {
+            tools = true;
+        } else if let Ok(selection) = loaded.graph.select(name) {
+            selection.nodes.iter().for_each(|id| choices[id.index()] = Some(Choice::All));
+        } else {
+            packages.insert(name.clone());
+        }
+    }
+    for name in &packages {
+        let mut found = false;
+        for id in loaded.graph.ids() {
+            let place = match loaded.locks[id.index()] {
+                LockState::Locked(place) | LockState::Stale { entry: place, .. } => place,
+                _ => continue,
+            };
+            let locked = loaded.lock.stages[place].packages.iter().any(|package| package.name == *name);
+            let request = loaded.graph.node(id).lowered.request.as_ref();
+            if !locked && !request.is_some_and(|request| request.names(name)) {
+                continue;
+            }
+            found = true;
+            match &mut choices[id.index()] {
+                Some(Choice::Only(names)) => names.push(name.clone()),
+                Some(Choice::All) => {}
+                choice => *choice = Some(Choice::Only(vec![name.clone()])),
+            }
+        }
+        if !found {
+            let stages = loaded.graph.ids().map(|id| loaded.graph.node(id).stage.to_string());
+            let known = loaded.lock.stages.iter().flat_map(|entry| &entry.packages);
+            let known: BTreeSet<String> = known.map(|package| package.name.clone()).chain(stages).collect();
+            let nearest = suggest::nearest(name, known.iter().map(String::as_str));
+            let help = nearest.map_or("name a stage or a locked package".to_owned(), |name| format!("did you mean `{name}`?"));
+            return Err(CliError::usage(format!("`{name}` is no stage, and no locked package"), help));
+        }
+    }
+    Ok((choices, tools))
+}

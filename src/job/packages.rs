@@ -1,0 +1,97 @@
+//! What an Action that installs packages is given: exactly the locked files, and lists of what is to come of them.
+//! Knows files and lists, not how they are installed.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use impasto_stages::packages::{LockedPackage, PackageSet};
+use impasto_store::blob::Sha256Writer;
+use rayon::prelude::*;
+
+use super::{Job, JobError, JobInput};
+use crate::deb::package::Package;
+use crate::inputs::{Input, copy_file};
+use crate::packages::fetch::{DemandError, title};
+use crate::packages::files;
+
+/// How inputs are called that are package files of the user's.
+pub(super) const LOCAL: &str = "package-";
+
+/// The directory with them, among the trees of a sandbox.
+pub(super) const TREE: &str = "packages";
+
+impl Job {
+    /// Lays out a set's files in a new directory: packages under [`files::file_name`]; and for a package manager that
+    /// reads an index of them (`indexed`), `Packages`, and the lists `install` and `remove`, each line a name, a machine
+    /// and a version.
+    pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path, indexed: bool) -> Result<(), JobError> {
+        fs::create_dir(dir).map_err(JobError::io("make", dir))?;
+        let own = self.own_packages(set, dir)?;
+        let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
+        let rest = PackageSet { install: rest, remove: Vec::new() };
+        let fetcher = self.packages.as_ref().expect("BUG: a run without packages");
+        let blobs = fetcher.demand(&rest, &self.cancel).map_err(|error| match error {
+            DemandError::Package(error) => JobError::Package(error),
+            DemandError::Store(error) => JobError::Store(error),
+            DemandError::Cancelled => JobError::Cancelled,
+        })?;
+        rest.install.par_iter().zip(&blobs).try_for_each(|(package, blob)| {
+            files::write(&self.store, blob, &dir.join(files::file_name(package))).map_err(Self::missed(self.id))
+        })?;
+        if !indexed {
+            return Ok(());
+        }
+        let stanzas = set.install.par_iter().map(|package| stanza(package, dir)).collect::<Result<Vec<_>, _>>()?;
+        let line = |name: &str, architecture: &str, version: &str| format!("{name} {architecture} {version}\n");
+        let install = set.install.iter().map(|package| line(&package.name, &package.architecture, &package.version));
+        let remove = set.remove.iter().map(|package| line(&package.name, &package.architecture, &package.version));
+        let write = |name: &str, content: &[u8]| {
+            let path = dir.join(name);
+            fs::write(&path, content).map_err(JobError::io("write", &path))
+        };
+        write("Packages", &stanzas.concat())?;
+        write("install", install.collect::<String>().as_bytes())?;
+        write("remove", remove.collect::<String>().as_bytes())
+    }
+
+    /// Copies the user's own package files, and gives their SHA-256.
+    fn own_packages(&self, set: &PackageSet, dir: &Path) -> Result<HashSet<String>, JobError> {
+        let mut own = HashSet::new();
+        for (name, input) in &self.inputs {
+            let JobInput::Local { path, input: Input::File(planned) } = input else { continue };
+            if !name.starts_with(LOCAL) {
+                continue;
+            }
+            let copy: PathBuf = dir.join(name);
+            let mut file = super::create(&copy)?;
+            copy_file(path, &mut file, planned.blob.digest)?;
+            let mut hash = Sha256Writer::default();
+            let mut reader = File::open(&copy).map_err(JobError::io("open", &copy))?;
+            io::copy(&mut reader, &mut hash).map_err(JobError::io("read", &copy))?;
+            let sha256 = hash.finish().to_string();
+            let Some(package) = set.install.iter().find(|package| package.sha256 == sha256) else {
+                return Err(JobError::StaleFile { path: path.clone(), stage: self.stage.clone() });
+            };
+            let place = dir.join(files::file_name(package));
+            fs::rename(&copy, &place).map_err(JobError::io("rename", &copy))?;
+            own.insert(sha256);
+        }
+        Ok(own)
+    }
+}
+
+/// The stanza of an index for a package file.
+fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
+    let name = files::file_name(package);
+    let path = dir.join(&name);
+    let file = File::open(&path).map_err(JobError::io("open", &path))?;
+    let wrong = |reason: String| JobError::NoPackage { package: title(package), reason };
+    let read = Package::read(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
+    let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];
+    if let Some((field, wanted)) = is.into_iter().find(|(field, wanted)| read.field(field) != wanted.as_str()) {
+        return Err(wrong(format!("its {} is {:?}, and the lock says {wanted:?}", field.to_lowercase(), read.field(field))));
+    }
+    Ok(read.index_stanza(&format!("./{name}"), package.size, &package.sha256))
+}

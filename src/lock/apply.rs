@@ -1,0 +1,168 @@
+//! Whether a lock is right for a recipe's graph, and what its entries give to the graph's Actions.
+//! Knows requests and entries; asks nobody.
+
+use impasto_stages::action::{Slot, Step};
+use impasto_stages::packages::RequestRoot;
+use impasto_store::digest::BlobDigest;
+
+use super::file::{Entry, LockFile};
+use crate::graph::{Graph, Node, NodeId};
+
+/// What the lock has for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockState {
+    /// The node needs no packages.
+    NotNeeded,
+    /// Its packages are known: the place of the entry among the lock's stages.
+    Locked(usize),
+    /// The lock has nothing for it.
+    Missing,
+    /// The lock has an entry that is not right any more: why. Its place among the lock's stages.
+    Stale {
+        /// The entry's place.
+        entry: usize,
+        /// What changed since it was settled.
+        why: String,
+    },
+    /// The lock does not say which tools the node needs.
+    NoToolbox,
+}
+
+impl LockState {
+    /// Whether the node can be built.
+    pub fn is_settled(&self) -> bool {
+        matches!(self, LockState::NotNeeded | LockState::Locked(_))
+    }
+}
+
+/// The node whose packages a node's disk or tree begins with.
+pub fn below(node: &Node) -> Option<NodeId> {
+    let action = node.lowered.actions.first()?;
+    let slot = action.parent.as_ref().or_else(|| {
+        action.steps.iter().find_map(|step| match step {
+            Step::AssembleDisk { input, .. } => action.inputs.get(input),
+            _ => None,
+        })
+    })?;
+    match slot {
+        Slot::Stage(stage) | Slot::StageFile { stage, .. } => Some(node.parent(stage)),
+        _ => None,
+    }
+}
+
+/// Gives every node's Actions the packages that the lock has for them, as far as it is right. One state for every node.
+pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState> {
+    let mut walk = Walk::default();
+    let mut states = Vec::with_capacity(graph.len());
+    let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine);
+    for id in graph.ids() {
+        let (state, against) = walk.look(graph, lock, id);
+        walk.pass(graph, lock, id, &state, &against);
+        let node = graph.node(id);
+        let needs_tools = node.lowered.actions.iter().any(|action| action.toolbox.is_some());
+        let state = if needs_tools && toolbox.is_none() { LockState::NoToolbox } else { state };
+        if let LockState::Locked(entry) = &state {
+            graph.fill(id, &lock.stages[*entry].set());
+        }
+        states.push(state);
+    }
+    graph.toolbox = toolbox.map(Entry::set);
+    states
+}
+
+/// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.
+#[derive(Default)]
+pub(super) struct Walk {
+    contents: Vec<String>,
+}
+
+impl Walk {
+    /// What the lock has for the next node, and what its packages are to be settled against.
+    pub(super) fn look(&self, graph: &Graph, lock: &LockFile, id: NodeId) -> (LockState, String) {
+        let node = graph.node(id);
+        let Some(request) = &node.lowered.request else { return (LockState::NotNeeded, self.before(graph, id)) };
+        let own = matches!(request.root, RequestRoot::Own { .. });
+        let against = if own { String::new() } else { self.before(graph, id) };
+        (find(graph, id, lock, &request.lines(), &against), against)
+    }
+
+    /// Goes on to the node after this one, which is in this state.
+    pub(super) fn pass(&mut self, graph: &Graph, lock: &LockFile, id: NodeId, state: &LockState, against: &str) {
+        let node = graph.node(id);
+        let builder = node.lowered.request.as_ref().is_some_and(|request| request.root == RequestRoot::Builder);
+        self.contents.push(match state {
+            LockState::NotNeeded => against.to_owned(),
+            // What it installs is not on its disk.
+            _ if builder => against.to_owned(),
+            LockState::Locked(entry) => advance(against, &lock.stages[*entry]),
+            // Whatever stands on it cannot be right either.
+            _ => format!("unsettled {}", node.label),
+        });
+    }
+
+    fn before(&self, graph: &Graph, id: NodeId) -> String {
+        let node = graph.node(id);
+        below(node).map_or_else(|| origin(node), |below| self.contents[below.index()].clone())
+    }
+}
+
+/// What a disk that no packages of ours are in is known by.
+fn origin(node: &Node) -> String {
+    let mut text = String::from("origin");
+    for action in &node.lowered.actions {
+        for step in &action.steps {
+            match step {
+                Step::Fetch { sha256, .. } => text += &format!(" {sha256}"),
+                Step::Import { input, .. } => text += &format!(" {:?}", action.inputs.get(input)),
+                _ => {}
+            }
+        }
+    }
+    digest(&text)
+}
+
+fn digest(text: &str) -> String {
+    BlobDigest::of(text.as_bytes()).short().to_string()
+}
+
+/// What is there after an entry's packages were put in and taken out.
+fn advance(before: &str, entry: &Entry) -> String {
+    let mut text = before.to_owned();
+    for package in &entry.packages {
+        text += &format!("\n+ {} {} {}", package.name, package.architecture, package.sha256);
+    }
+    for package in &entry.removed {
+        text += &format!("\n- {} {} {}", package.name, package.architecture, package.version);
+    }
+    digest(&text)
+}
+
+fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &str) -> LockState {
+    let node = graph.node(id);
+    let of_stage = || lock.stages.iter().enumerate().filter(|(_, entry)| *entry.name == *node.stage);
+    let right = |entry: &Entry| entry.request == lines && entry.against == against;
+    if let Some((place, _)) = of_stage().find(|(_, entry)| right(entry)) {
+        return LockState::Locked(place);
+    }
+    let own: Vec<_> = node.combinations.iter().map(|place| graph.combination_name(*place)).collect();
+    let mine = |entry: &Entry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
+    let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else { return LockState::Missing };
+    LockState::Stale { entry: place, why: difference(entry, lines) }
+}
+
+/// What is not any more as it was asked for.
+fn difference(entry: &Entry, lines: &[String]) -> String {
+    let new: Vec<_> = lines.iter().filter(|line| !entry.request.contains(line)).cloned().collect();
+    let gone: Vec<_> = entry.request.iter().filter(|line| !lines.contains(line)).cloned().collect();
+    let mut parts = Vec::new();
+    if !new.is_empty() {
+        parts.push(format!("the recipe now says `{}`", new.join("`, `")));
+    }
+    if !gone.is_empty() {
+        parts.push(format!("the recipe no longer says `{}`", gone.join("`, `")));
+    }
+    if parts.is_empty() {
+        return "the packages of a stage below it are others now".to_owned();
+    }
+    parts.join(", and ")
+}

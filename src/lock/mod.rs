@@ -1,0 +1,80 @@
+//! The lock: which package files the stages of a recipe get, as text beside the recipe.
+//! Knows its text and whether it is still right for a recipe; asks no archive, and runs no solver.
+//!
+//! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::packages::PackageRequest)); the lock's entry says
+//! which files that came to, what it was asked, and what it was settled against: the packages that the stages below put
+//! into the disk. An entry that was asked something else, or settled against something else, is stale, and nothing of it
+//! is used.
+
+mod apply;
+mod file;
+mod renew;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+pub use apply::{LockState, apply, below};
+pub use file::{Archive, Entry, LockFile, Package, Removed, TOOLBOX};
+pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
+pub use report::changes;
+
+use crate::recipe::Recipe;
+
+/// The lock cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// It cannot be read or written.
+    #[error("cannot {verb} the lock {}", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is none.
+    #[error("the lock {} cannot be understood: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+/// Where a recipe's lock lies: `impasto.lock` in a recipe's directory, `NAME.lock` beside a recipe `NAME.hcl`.
+pub fn path_of(recipe: &Recipe) -> PathBuf {
+    if recipe.path.is_dir() { recipe.path.join("impasto.lock") } else { recipe.path.with_extension("lock") }
+}
+
+impl LockFile {
+    /// Reads a lock; an empty one where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not one.
+    pub fn load(path: &Path) -> Result<LockFile, LockError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => LockFile::parse(&text)
+                .map_err(|reason| LockError::Syntax { path: path.to_owned(), reason }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(LockFile::default()),
+            Err(source) => Err(LockError::Io { verb: "read", path: path.to_owned(), source }),
+        }
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), LockError> {
+        let failed = |source| LockError::Io { verb: "write", path: path.to_owned(), source };
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".impasto.lock.").tempfile_in(dir).map_err(failed)?;
+        std::io::Write::write_all(&mut file, self.to_string().as_bytes()).map_err(failed)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        file.as_file().set_permissions(mode).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+}

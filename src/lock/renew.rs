@@ -1,0 +1,224 @@
+//! Settles what the lock lacks, or what is to be settled anew: stage by stage, each on what those below it install.
+//! Knows stages and entries; asks a [`PackageManager`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use impasto_stages::packages::RequestRoot;
+
+use super::apply::{LockState, Walk, below};
+use super::file::{Entry, LockFile, TOOLBOX};
+use crate::graph::{Graph, NodeId};
+use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
+
+/// What happens to a node's entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// It stays, where it is right.
+    Stay,
+    /// All of it is settled anew.
+    All,
+    /// Packages of these names get other versions; the others stay as they are.
+    Only(Vec<String>),
+}
+
+/// The state files of a disk image, by their paths.
+pub type ImageFiles = BTreeMap<String, Vec<u8>>;
+
+/// Changes of a lock.
+pub struct Renewal<'a> {
+    /// The recipe's graph.
+    pub graph: &'a Graph,
+    /// The Debian name of the machine that impasto runs on.
+    pub machine: &'a str,
+    /// Whom to ask.
+    pub manager: &'a dyn PackageManager,
+    /// The recipe's directory.
+    pub dir: &'a Path,
+    /// What to do with each node's entry, by the node's place; none for nodes that are not asked for.
+    pub choices: Vec<Option<Choice>>,
+    /// Whether the tools of impasto itself are settled anew.
+    pub tools: bool,
+    /// Reads the state files of the disk image that a `fetch` node makes.
+    pub image: &'a dyn Fn(NodeId) -> Result<ImageFiles, RenewError>,
+    /// Told before a stage is settled: its label.
+    pub progress: &'a dyn Fn(&str),
+}
+
+/// A lock that could not be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// A stage's packages could not be settled.
+    #[error("the packages of stage {stage} cannot be settled")]
+    Manager {
+        /// The stage.
+        stage: String,
+        /// Why not.
+        source: ManagerError,
+    },
+    /// The disk image that a stage begins with cannot be read.
+    #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
+    Image {
+        /// The stage.
+        stage: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Renewal<'_> {
+    /// Changes `lock` as the choices say. Stages that are stale because one below them changed are settled again too,
+    /// each package as it was where that still fits.
+    ///
+    /// # Errors
+    /// A stage cannot be settled; then `lock` is changed as far as was done.
+    pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
+        let foreign = self.foreign();
+        let needed = self.needs_tools();
+        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
+        let lines: Vec<_> = foreign.iter().map(|machine| format!("emulator {machine}")).collect();
+        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
+        if needed && (self.tools || !known) {
+            (self.progress)(TOOLBOX);
+            let entry = self.manager.settle_toolbox(&foreign);
+            let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), source })?;
+            let entry =
+                Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+            match place {
+                Some(place) => lock.toolbox[place] = entry,
+                None => lock.toolbox.push(entry),
+            }
+        }
+        let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
+        let mut settled = vec![false; self.graph.len()];
+        let mut walk = Walk::default();
+        for id in self.graph.ids() {
+            let node = self.graph.node(id);
+            let (mut state, against) = walk.look(self.graph, lock, id);
+            let changed_below = below(node).is_some_and(|below| settled[below.index()]);
+            settled[id.index()] = changed_below;
+            let place = match &state {
+                LockState::Locked(place) | LockState::Stale { entry: place, .. } => Some(*place),
+                _ => None,
+            };
+            let before = place.map(|place| lock.stages[place].clone());
+            let choice = self.choices[id.index()].as_ref();
+            let keep = match (choice, &state, &before) {
+                (None, ..) | (_, LockState::NotNeeded, _) => None,
+                (Some(Choice::Stay), LockState::Locked(_), _) => None,
+                (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
+                    Some(Keep::AllBut(before, &[]))
+                }
+                (Some(Choice::Stay), LockState::Stale { .. }, _) => None,
+                (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
+                _ => Some(Keep::Nothing),
+            };
+            if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
+                (self.progress)(&node.label);
+                if !matches!(request.root, RequestRoot::Own { .. })
+                    && let Some(image) = self.image_of(id)
+                    && !images.contains_key(&image)
+                {
+                    images.insert(image, (self.image)(image)?);
+                }
+                let below = below_of(self.graph, lock, id, |image| images.get(&image));
+                let tools = lock.toolbox.iter().find(|entry| entry.architecture == self.machine);
+                let tools = tools.expect("BUG: packages are settled without tools");
+                let (stage, secrets) = (&*node.label, &node.lowered.secrets);
+                let question = Question { stage, request, below, secrets, dir: self.dir, keep, tools };
+                let settled_entry = self.manager.settle(&question);
+                let entry = settled_entry
+                    .map_err(|source| RenewError::Manager { stage: node.label.clone(), source })?;
+                let combinations = node.combinations.iter().map(|place| self.graph.combination_name(*place));
+                let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
+                let (name, request) = (node.stage.to_string(), request.lines());
+                let entry = Entry { name, combinations, request, against: against.clone(), ..entry };
+                let same = before.as_ref().is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
+                settled[id.index()] |= !same;
+                state = LockState::Locked(put(lock, entry));
+            }
+            walk.pass(self.graph, lock, id, &state, &against);
+        }
+        lock.sort();
+        Ok(())
+    }
+
+    /// The node at whose disk image a node's chain begins, where that is one that was fetched.
+    fn image_of(&self, id: NodeId) -> Option<NodeId> {
+        let mut at = id;
+        while let Some(next) = below(self.graph.node(at)) {
+            at = next;
+        }
+        let node = self.graph.node(at);
+        (at != id && node.lowered.request.is_none()).then_some(at)
+    }
+
+    fn needs_tools(&self) -> bool {
+        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let nodes: Vec<_> = asked.map(|id| &self.graph.node(id).lowered).collect();
+        let tools = |action: &impasto_stages::ActionTemplate| action.toolbox.is_some();
+        nodes.iter().any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
+    }
+
+    /// Machines whose programs must be emulated.
+    fn foreign(&self) -> Vec<String> {
+        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let mut foreign: Vec<_> = asked
+            .filter_map(|id| match &self.graph.node(id).lowered.request.as_ref()?.root {
+                RequestRoot::Own { architecture, .. } if architecture != self.machine => Some(architecture.clone()),
+                _ => None,
+            })
+            .collect();
+        foreign.sort_unstable();
+        foreign.dedup();
+        foreign
+    }
+}
+
+/// What stands below a node, as the lock has it.
+pub fn below_of<'q>(
+    graph: &'q Graph,
+    lock: &'q LockFile,
+    id: NodeId,
+    image: impl Fn(NodeId) -> Option<&'q ImageFiles>,
+) -> Below<'q> {
+    let mut chain = Vec::new();
+    let mut at = id;
+    while let Some(next) = below(graph.node(at)) {
+        chain.push(next);
+        at = next;
+    }
+    chain.reverse();
+    let mut walk = Walk::default();
+    let mut found = Below { image: chain.first().and_then(|first| image(*first)), stages: Vec::new() };
+    for node in graph.ids().take_while(|node| *node < id) {
+        let (state, against) = walk.look(graph, lock, node);
+        walk.pass(graph, lock, node, &state, &against);
+        let lowered = &graph.node(node).lowered;
+        if let (true, LockState::Locked(place), Some(request)) = (chain.contains(&node), &state, &lowered.request)
+            && request.root != RequestRoot::Builder
+        {
+            found.stages.push(Layer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
+        }
+    }
+    found
+}
+
+/// Puts an entry into the place of what the lock has for its stage and combinations.
+fn put(lock: &mut LockFile, entry: Entry) -> usize {
+    for other in lock.stages.iter_mut().filter(|other| other.name == entry.name) {
+        other.combinations.retain(|name| !entry.combinations.contains(name));
+    }
+    // Where there is no matrix, or no longer the same, what is not for any combination is for none of today's.
+    lock.stages.retain(|other| other.name != entry.name || !other.combinations.is_empty());
+    lock.stages.push(entry);
+    lock.stages.len() - 1
+}
+
+impl LockFile {
+    /// Brings the entries into the order of their text.
+    pub fn sort(&mut self) {
+        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
+        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
+    }
+}

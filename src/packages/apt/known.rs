@@ -1,0 +1,155 @@
+//! Archives as they are now, verified, in memory: their releases, and where in their indexes a package stands.
+//! Knows stanzas; chooses no version.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use impasto_stages::packages::LockedPackage;
+use impasto_store::{Scratch, Store};
+
+use crate::archive::{ArchiveError, Cache, Cause, Client, Index, Options, Release, Source};
+use crate::deb::control::{Stanza, stanzas};
+use crate::mirror::Mirrors;
+use crate::packages::{ManagerError, files};
+use crate::sandbox::CancelToken;
+
+/// An archive, as it was verified.
+pub(super) struct Archive {
+    pub(super) source: Source,
+    pub(super) release: Release,
+    pub(super) indexes: Vec<Index>,
+}
+
+/// A package of an archive.
+#[derive(Clone, Copy)]
+pub(super) struct Found<'a> {
+    pub(super) archive: &'a Archive,
+    pub(super) stanza: Stanza<'a>,
+}
+
+impl Archive {
+    /// Every package of its indexes.
+    pub(super) fn packages(&self) -> impl Iterator<Item = Stanza<'_>> {
+        self.indexes.iter().flat_map(|index| stanzas(&index.text))
+    }
+
+    /// Whether packages of it are taken only where somebody asks for it by name.
+    pub(super) fn is_on_demand(&self) -> bool {
+        let field = stanzas(&self.release.text).next().and_then(|stanza| stanza.get("NotAutomatic"));
+        field.is_some_and(|value| value == "yes")
+    }
+}
+
+impl Found<'_> {
+    /// The file that it names, as the lock has it; none where it names none.
+    pub(super) fn package(&self) -> Option<crate::lock::Package> {
+        let names = ["Package", "Version", "Architecture", "Size", "SHA256", "Filename"];
+        let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
+        Some(crate::lock::Package {
+            name: name?.to_owned(),
+            version: version?.to_owned(),
+            architecture: architecture?.to_owned(),
+            size: size?.parse().ok()?,
+            sha256: sha256?.to_ascii_lowercase(),
+            archive: Some(self.archive.source.name.clone()),
+            path: path?.trim_start_matches("./").to_owned(),
+        })
+    }
+}
+
+/// The archives that were asked in this run.
+pub(super) struct Archives<'a> {
+    store: &'a Store,
+    mirrors: &'a Mirrors,
+    now: u64,
+    known: Mutex<HashMap<String, Option<Arc<Archive>>>>,
+    client: Mutex<Option<(Client, Scratch)>>,
+}
+
+/// Keeps texts of indexes in the store, as files by their SHA-256.
+struct Kept<'a> {
+    store: &'a Store,
+    now: u64,
+}
+
+impl Cache for Kept<'_> {
+    fn get(&self, sha256: &str) -> Option<Vec<u8>> {
+        let blob = files::find(self.store, sha256).ok()??;
+        self.store.open_blob(&blob.digest).ok()?.into_bytes().ok()
+    }
+
+    fn put(&self, sha256: &str, text: &[u8]) {
+        let package = LockedPackage {
+            name: "index".to_owned(),
+            architecture: String::new(),
+            version: String::new(),
+            sha256: sha256.to_owned(),
+            size: text.len() as u64,
+        };
+        // It is fetched again where it cannot be kept.
+        if let Err(error) = files::keep_bytes(self.store, &package, text, self.now) {
+            tracing::debug!(%error, "an index is not kept");
+        }
+    }
+}
+
+impl<'a> Archives<'a> {
+    pub(super) fn new(store: &'a Store, mirrors: &'a Mirrors, now: u64) -> Self {
+        Archives { store, mirrors, now, known: Mutex::default(), client: Mutex::default() }
+    }
+
+    /// The archives of some sources, in their order. What may be missing, and is, is left out.
+    pub(super) fn get(&self, sources: &[(Source, bool)]) -> Result<Vec<Arc<Archive>>, ManagerError> {
+        let mut archives = Vec::new();
+        for (source, optional) in sources {
+            let key = format!("{source:?}");
+            let known = self.lock(&self.known).get(&key).cloned();
+            let found = match known {
+                Some(found) => found,
+                None => {
+                    let found = match self.ask(source) {
+                        Ok(archive) => Some(Arc::new(archive)),
+                        Err(error) if *optional && is_missing(&error) => None,
+                        Err(error) => return Err(explain(source, &error)),
+                    };
+                    self.lock(&self.known).insert(key, found.clone());
+                    found
+                }
+            };
+            archives.extend(found);
+        }
+        Ok(archives)
+    }
+
+    fn ask(&self, source: &Source) -> Result<Archive, ArchiveError> {
+        let mut slot = self.lock(&self.client);
+        if slot.is_none() {
+            let failed = |error: String| ArchiveError::unready(&source.name, error);
+            let scratch = self.store.scratch().map_err(|error| failed(error.to_string()))?;
+            let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), Options::default());
+            *slot = Some((client.map_err(|error| failed(error.to_string()))?, scratch));
+        }
+        let Some((client, _)) = &*slot else { panic!("BUG: the client is gone") };
+        let release = client.release(source, self.now)?;
+        let indexes = client.indexes(source, &release, &Kept { store: self.store, now: self.now })?;
+        Ok(Archive { source: source.clone(), release, indexes })
+    }
+
+    fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> std::sync::MutexGuard<'m, T> {
+        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn is_missing(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, Cause::Gone))
+}
+
+fn explain(source: &Source, error: &ArchiveError) -> ManagerError {
+    let mut message = format!("the archive {}: {error}", source.name);
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        message += &format!(": {inner}");
+        cause = inner.source();
+    }
+    ManagerError { message, help: error.help(), said: Vec::new() }
+}

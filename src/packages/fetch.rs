@@ -1,0 +1,255 @@
+//! Brings package files into the store while stages run that do not need them yet.
+//! Knows digests and where files can be had; what an archive is, and how bytes come, is the downloader's business.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use impasto_stages::packages::{LockedPackage, PackageSet};
+use impasto_store::blob::BlobRef;
+use impasto_store::{Error as StoreError, Store};
+
+use super::files;
+pub use crate::archive::Place;
+use crate::archive::{Cause, Client, Options};
+use crate::mirror::Mirrors;
+use crate::sandbox::CancelToken;
+
+/// A package file that may be needed, and where it can be had.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The file.
+    pub package: LockedPackage,
+    /// Places, in the order to try.
+    pub places: Vec<Place>,
+}
+
+/// A package file that cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot get package {package}: {reason}")]
+pub struct PackageFetchError {
+    /// Name, version and architecture.
+    pub package: String,
+    /// What happened at which address.
+    pub reason: String,
+    /// The way out.
+    pub help: Option<String>,
+}
+
+/// Package files that are needed in a run. Clones are one.
+#[derive(Clone)]
+pub struct Fetcher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    supply: Result<Supply, PackageFetchError>,
+    now: u64,
+    cancel: CancelToken,
+    files: Mutex<HashMap<String, File>>,
+    changed: Condvar,
+}
+
+/// Where package files come from.
+pub struct Supply {
+    /// The host's mirrors and proxies.
+    pub mirrors: Mirrors,
+    /// Files that may be needed, by their SHA-256.
+    pub wanted: HashMap<String, Wanted>,
+}
+
+/// What is known of a file.
+#[derive(Clone)]
+enum File {
+    Coming,
+    Here(BlobRef),
+    Failed(PackageFetchError),
+}
+
+impl Fetcher {
+    /// Gets files out of `supply`; where there is none, those that the store lacks fail with its error. `now` is in
+    /// seconds since 1970, for records.
+    pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
+        let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
+        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed }) }
+    }
+
+    /// Begins to get what the store lacks of some sets, in their order; returns at once.
+    pub fn begin<'a>(&self, sets: impl Iterator<Item = &'a PackageSet>) {
+        let batch = match self.claim(sets.flat_map(|set| &set.install)) {
+            Ok(batch) if batch.is_empty() => return,
+            Ok(batch) => batch,
+            // Whoever needs a file is told.
+            Err(_) => return,
+        };
+        let shared = self.shared.clone();
+        std::thread::spawn(move || shared.get(&batch));
+    }
+
+    /// The files of a set, which are waited for.
+    ///
+    /// # Errors
+    /// One of them cannot be had, or the store fails.
+    pub fn demand(&self, set: &PackageSet, cancel: &CancelToken) -> Result<Vec<BlobRef>, DemandError> {
+        let batch = self.claim(set.install.iter())?;
+        if !batch.is_empty() {
+            self.shared.get(&batch);
+        }
+        let mut blobs = Vec::with_capacity(set.install.len());
+        for package in &set.install {
+            let mut files = self.shared.lock();
+            loop {
+                match files.get(&package.sha256) {
+                    Some(File::Here(blob)) => break blobs.push(*blob),
+                    Some(File::Failed(error)) => return Err(DemandError::Package(error.clone())),
+                    Some(File::Coming) if cancel.is_cancelled() => return Err(DemandError::Cancelled),
+                    Some(File::Coming) => {
+                        let waited = self.shared.changed.wait_timeout(files, Duration::from_millis(100));
+                        files = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(files, _)| files);
+                    }
+                    None => return Err(DemandError::Cancelled),
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// Stops what comes.
+    pub fn stop(&self) {
+        self.shared.cancel.cancel();
+    }
+
+    /// Of some packages those that nobody gets yet and the store lacks: now they are the caller's to get.
+    fn claim<'a>(&self, packages: impl Iterator<Item = &'a LockedPackage>) -> Result<Vec<Wanted>, StoreError> {
+        let mut batch = Vec::new();
+        let mut files = self.shared.lock();
+        for package in packages {
+            if matches!(files.get(&package.sha256), Some(File::Coming | File::Here(_))) {
+                continue;
+            }
+            let state = match files::find(&self.shared.store, &package.sha256)? {
+                Some(blob) => File::Here(blob),
+                None => match self.shared.supply.as_ref().map(|supply| supply.wanted.get(&package.sha256)) {
+                    Ok(Some(wanted)) => {
+                        batch.push(wanted.clone());
+                        File::Coming
+                    }
+                    Err(error) => File::Failed(PackageFetchError { package: title(package), ..error.clone() }),
+                    Ok(None) => File::Failed(PackageFetchError {
+                        package: title(package),
+                        reason: "nothing says where it can be had".to_owned(),
+                        help: Some("settle the packages again: impasto update".to_owned()),
+                    }),
+                },
+            };
+            files.insert(package.sha256.clone(), state);
+        }
+        Ok(batch)
+    }
+}
+
+/// Why files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DemandError {
+    /// One of them cannot be had.
+    #[error(transparent)]
+    Package(PackageFetchError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The run was stopped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, File>> {
+        self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn set(&self, sha256: &str, file: File) {
+        self.lock().insert(sha256.to_owned(), file);
+        self.changed.notify_all();
+    }
+
+    /// Gets a batch into the store: files are taken in on other threads while the next ones come.
+    fn get(&self, batch: &[Wanted]) {
+        if let Err(reason) = self.try_get(batch) {
+            // What did not come any more after one failed has no reason of its own.
+            let mut files = self.lock();
+            for wanted in batch {
+                if let Some(file @ File::Coming) = files.get_mut(&wanted.package.sha256) {
+                    *file = File::Failed(reason.clone());
+                }
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    fn try_get(&self, batch: &[Wanted]) -> Result<(), PackageFetchError> {
+        let Ok(supply) = &self.supply else { return Ok(()) };
+        let failed = |wanted: &Wanted, reason: String, help: Option<String>| PackageFetchError {
+            package: title(&wanted.package),
+            reason,
+            help,
+        };
+        let first = &batch[0];
+        let scratch = self.store.scratch().map_err(|error| failed(first, error.to_string(), None))?;
+        let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, Options::default());
+        let client = client.map_err(|error| failed(first, error.to_string(), None))?;
+        let files: Vec<_> = batch
+            .iter()
+            .map(|Wanted { package, places }| crate::archive::Wanted {
+                name: title(package),
+                size: package.size,
+                sha256: package.sha256.clone(),
+                places: places.clone(),
+            })
+            .collect();
+        let errors = rayon::in_place_scope(|scope| {
+            let mut done = |place: usize, path: &Path| {
+                let wanted = &batch[place];
+                // The client removes what it still finds after the call.
+                let own = path.with_extension("taken");
+                let moved = std::fs::rename(path, &own);
+                scope.spawn(move |_| {
+                    let kept = moved
+                        .map_err(|error| error.to_string())
+                        .and_then(|()| files::keep(&self.store, &wanted.package, &own, self.now).map_err(|e| e.to_string()));
+                    // A file that is in the store is not needed twice.
+                    let _ = std::fs::remove_file(&own);
+                    let failed = |reason| File::Failed(failed(wanted, reason, None));
+                    self.set(&wanted.package.sha256, kept.map_or_else(failed, File::Here));
+                });
+            };
+            client.get(&files, &mut done, &mut |_, _| {}).err().unwrap_or_default()
+        });
+        let mut told = None;
+        for (place, error) in errors {
+            let help = match &error.cause {
+                Cause::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
+                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/",
+                Cause::Unreachable { .. } => "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+                _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+            };
+            let mut causes = error.cause.to_string();
+            let mut source = std::error::Error::source(&error.cause);
+            while let Some(cause) = source {
+                causes += &format!(": {cause}");
+                source = cause.source();
+            }
+            let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help.to_owned()));
+            told.get_or_insert_with(|| error.clone());
+            self.set(&batch[place].package.sha256, File::Failed(error));
+        }
+        let stopped = failed(first, "it was stopped".to_owned(), None);
+        Err(told.unwrap_or(stopped))
+    }
+}
+
+/// How messages call a package file.
+pub fn title(package: &LockedPackage) -> String {
+    format!("{} {} ({})", package.name, package.version, package.architecture)
+}

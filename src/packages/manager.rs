@@ -1,0 +1,110 @@
+//! What impasto needs of a package manager.
+//! Knows requests and lock entries; a file beside this one knows the manager.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use impasto_stages::Secret;
+use impasto_stages::packages::PackageRequest;
+
+use crate::lock::Entry;
+
+/// What is to be settled.
+pub struct Question<'a> {
+    /// The stage, as messages call it.
+    pub stage: &'a str,
+    /// What it wants.
+    pub request: &'a PackageRequest,
+    /// What the disk has that it goes into; for a root of its own, nothing.
+    pub below: Below<'a>,
+    /// The stages' secrets: logins of archives are among them.
+    pub secrets: &'a BTreeMap<String, Secret>,
+    /// Where the user's own package files lie.
+    pub dir: &'a Path,
+    /// What of an earlier answer is to stay.
+    pub keep: Keep<'a>,
+    /// The tools to settle it with.
+    pub tools: &'a Entry,
+}
+
+/// What a disk has in packages before a stage runs: predicted, without any disk being built.
+#[derive(Default)]
+pub struct Below<'a> {
+    /// The disk image that it began with, where it did: the package manager's files of it, by their paths.
+    pub image: Option<&'a BTreeMap<String, Vec<u8>>>,
+    /// What stages have done since, the lowest first.
+    pub stages: Vec<Layer<'a>>,
+}
+
+/// The packages of a stage below.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// What it wanted.
+    pub request: &'a PackageRequest,
+    /// What that came to.
+    pub entry: &'a Entry,
+    /// Its secrets.
+    pub secrets: &'a BTreeMap<String, Secret>,
+}
+
+/// What of an earlier answer is to stay as it is.
+#[derive(Clone, Copy)]
+pub enum Keep<'a> {
+    /// Nothing: the newest of everything.
+    Nothing,
+    /// Every version, where it can still be had, but for packages of these names.
+    AllBut(&'a Entry, &'a [String]),
+}
+
+/// A locked package of which there is a newer version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newer {
+    /// The package's name.
+    pub name: String,
+    /// The machine that it is for.
+    pub architecture: String,
+    /// The version in the lock.
+    pub locked: String,
+    /// The newest version.
+    pub newest: String,
+    /// The archive that has it.
+    pub archive: String,
+    /// Whether that is an archive of security updates.
+    pub security: bool,
+}
+
+/// A question that could not be answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ManagerError {
+    /// What is wrong: about which package, archive or file.
+    pub message: String,
+    /// The way out.
+    pub help: Option<String>,
+    /// What the package manager itself said of it, trimmed.
+    pub said: Vec<String>,
+}
+
+/// One package manager: settles what stages want, and tells what is newer. Asks archives; builds nothing.
+pub trait PackageManager {
+    /// The tools that impasto itself needs here, and for packages of `foreign` machines: settled without any tool.
+    ///
+    /// # Errors
+    /// An archive cannot be had, is not signed as it must be, or lacks one of the tools.
+    fn settle_toolbox(&self, foreign: &[String]) -> Result<Entry, ManagerError>;
+
+    /// Settles what a stage wants. Name and combinations of the entry are the caller's.
+    ///
+    /// # Errors
+    /// An archive cannot be had or believed; a package is unknown, or does not go with the others.
+    fn settle(&self, question: &Question<'_>) -> Result<Entry, ManagerError>;
+
+    /// The packages of an entry of which an archive has newer versions.
+    ///
+    /// # Errors
+    /// An archive cannot be had or believed.
+    fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError>;
+
+    /// The files of a disk that tell which packages it has.
+    fn state_files(&self) -> &'static [&'static str];
+}

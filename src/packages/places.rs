@@ -1,0 +1,124 @@
+//! Where locked package files can be had on this host: mirrors, archives of the recipe, a snapshot of what is gone.
+//! Knows addresses; fetches nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use impasto_stages::packages::{LockedPackage, Repository};
+
+use super::fetch::{Place, Wanted};
+use crate::graph::{Graph, NodeId};
+use crate::lock::{Entry, LockFile, LockState, below};
+use crate::mirror::{Mirror, MirrorError, Mirrors};
+
+/// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
+pub const SNAPSHOT_VARIABLE: &str = "IMPASTO_SNAPSHOT";
+
+/// What archives of Debian's own mirror are called in a lock, before a `/` and the suite.
+pub const ARCHIVE: &str = "debian";
+
+/// The same for security updates.
+pub const SECURITY: &str = "debian-security";
+
+/// The addresses of this host and of a recipe.
+pub struct Places<'a> {
+    /// The host's mirrors.
+    pub mirrors: &'a Mirrors,
+    /// The pattern of a snapshot's address, where one is known.
+    pub snapshot: Option<&'a str>,
+    /// The recipe's directory.
+    pub dir: &'a Path,
+}
+
+impl Places<'_> {
+    /// Every package file that the lock names for a graph, by SHA-256.
+    pub fn wanted(&self, graph: &Graph, lock: &LockFile, states: &[LockState]) -> HashMap<String, Wanted> {
+        let mut wanted = HashMap::new();
+        for entry in &lock.toolbox {
+            self.add(&mut wanted, entry, &|_| None);
+        }
+        for id in graph.ids() {
+            if let LockState::Locked(place) = &states[id.index()] {
+                self.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
+            }
+        }
+        wanted
+    }
+
+    /// The package files of one entry, whose archives beside Debian's `named` finds.
+    pub fn of_entry(&self, entry: &Entry) -> HashMap<String, Wanted> {
+        let mut wanted = HashMap::new();
+        self.add(&mut wanted, entry, &|_| None);
+        wanted
+    }
+
+    fn add(&self, wanted: &mut HashMap<String, Wanted>, entry: &Entry, named: &dyn Fn(&str) -> Option<Mirror>) {
+        for package in &entry.packages {
+            let file = LockedPackage {
+                name: package.name.clone(),
+                architecture: package.architecture.clone(),
+                version: package.version.clone(),
+                sha256: package.sha256.clone(),
+                size: package.size,
+            };
+            let places = match &package.archive {
+                None => vec![Place { mirror: Mirror::of_directory(self.dir), path: package.path.clone() }],
+                Some(archive) => {
+                    let date = entry.archives.iter().find(|known| known.name == *archive).map(|known| &*known.date);
+                    let snapshot = self.snapshot_of(archive, date.unwrap_or_default());
+                    let bases = self.base(archive, named).into_iter().chain(snapshot);
+                    bases.map(|mirror| Place { mirror, path: package.path.clone() }).collect()
+                }
+            };
+            wanted.entry(file.sha256.clone()).or_insert(Wanted { package: file, places });
+        }
+    }
+
+    /// The address of an archive that a lock calls so.
+    pub fn base(&self, archive: &str, named: &dyn Fn(&str) -> Option<Mirror>) -> Option<Mirror> {
+        match archive.split_once('/') {
+            Some((ARCHIVE, _)) => self.mirrors.archive.clone(),
+            Some((SECURITY, _)) => self.mirrors.security.clone(),
+            _ => named(archive),
+        }
+    }
+
+    fn snapshot_of(&self, archive: &str, date: &str) -> Option<Mirror> {
+        let place = archive.split('/').next().unwrap_or(archive);
+        // `2026-11-14T10:00:00Z` as snapshots spell it.
+        let timestamp: String = date.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        let address = self.snapshot?.replace("{archive}", place).replace("{timestamp}", &timestamp);
+        Mirror::parse(address.trim_end_matches("{path}")).ok()
+    }
+}
+
+/// The archive of this name that a node's request, or one below it, adds.
+pub fn repository(graph: &Graph, id: NodeId, name: &str) -> Option<Mirror> {
+    let mut at = Some(id);
+    while let Some(id) = at {
+        let lowered = &graph.node(id).lowered;
+        let found = lowered.request.iter().flat_map(|request| &request.repositories).find(|known| known.name == name);
+        if let Some(repository) = found {
+            return address(repository, &lowered.secrets).ok().flatten();
+        }
+        at = below(graph.node(id));
+    }
+    None
+}
+
+/// The address of a recipe's archive, with its login; none where it is the host's mirror.
+///
+/// # Errors
+/// It is no address.
+pub fn address(
+    repository: &Repository,
+    secrets: &std::collections::BTreeMap<String, impasto_stages::Secret>,
+) -> Result<Option<Mirror>, MirrorError> {
+    let Some(uri) = &repository.uri else { return Ok(None) };
+    let mirror = Mirror::parse(uri)?;
+    let login = repository.login.as_ref().and_then(|name| secrets.get(name)).map(|secret| secret.expose());
+    Ok(Some(match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+        Some((user, password)) => mirror.with_login(user, password),
+        None => mirror,
+    }))
+}
