@@ -24,8 +24,10 @@
 //! * [`audit`] tells two builds of a recipe apart.
 //! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
+//! * [`archive`] gets signed indexes and packages from Debian's archives.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
+pub mod archive;
 pub mod assemble;
 pub mod audit;
 pub mod cli;

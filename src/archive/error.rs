@@ -1,0 +1,214 @@
+//! What goes wrong with archives. Every message names the file, from where, and why; none shows a password.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::openpgp::SignatureError;
+use super::release::ReleaseError;
+
+/// A file that could not be had.
+#[derive(Debug)]
+pub struct DownloadError {
+    /// Which file.
+    pub name: String,
+    /// From where, without user name and password: of several places, where the last attempt that told most was made.
+    pub url: String,
+    /// Why not.
+    pub cause: Cause,
+}
+
+impl fmt::Display for DownloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot get {} from {}: {}", self.name, self.url, self.cause)
+    }
+}
+
+impl std::error::Error for DownloadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.source()
+    }
+}
+
+/// Why a file could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// No place has it.
+    #[error("it is gone from the mirror")]
+    Gone,
+    /// The server says no.
+    #[error("the server answers {code} {reason}")]
+    Status {
+        /// Its status.
+        code: u16,
+        /// The usual words for it.
+        reason: &'static str,
+    },
+    /// A page to log in at, for example.
+    #[error("the mirror answers with a web page")]
+    WebPage,
+    /// No connection.
+    #[error("the server cannot be reached")]
+    Unreachable {
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The connection ended.
+    #[error("the connection broke off after {received} bytes")]
+    BrokenOff {
+        /// Bytes that have come.
+        received: u64,
+        /// How it ended.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server fell silent.
+    #[error("no byte came for {} s", after.as_secs_f64())]
+    Stalled {
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// More bytes than there should be.
+    #[error("it is longer than {size} bytes")]
+    TooLong {
+        /// Its size, or the most that is taken.
+        size: u64,
+    },
+    /// Fewer bytes than there should be.
+    #[error("it has {received} bytes instead of {size}")]
+    TooShort {
+        /// Bytes that came, or that were offered.
+        received: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// Another content.
+    #[error("it is another file: expected sha256:{expected}, got sha256:{got}")]
+    Checksum {
+        /// What it should be.
+        expected: String,
+        /// What came.
+        got: String,
+    },
+    /// Redirected for ever.
+    #[error("the server redirects more than {limit} times")]
+    Redirects {
+        /// The most that is followed.
+        limit: u32,
+    },
+    /// Redirected where we do not follow.
+    #[error("the server redirects to {to}, {why}")]
+    Redirect {
+        /// Whither, without user name and password.
+        to: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A path or a checksum that cannot be that of a file.
+    #[error("the {what} {text:?} is not that of a file")]
+    Invalid {
+        /// What of it.
+        what: &'static str,
+        /// As it was given.
+        text: String,
+    },
+    /// There is no place where it could be.
+    #[error("no mirror is known")]
+    Nowhere,
+    /// A directory that is a mirror.
+    #[error("cannot read it")]
+    Read {
+        /// Why not.
+        source: io::Error,
+    },
+    /// Our own disk.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The run was stopped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(self)
+    }
+}
+
+/// An archive that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// A file of it could not be had.
+    #[error("the archive {archive} cannot be read")]
+    Download {
+        /// Its name.
+        archive: String,
+        /// Which file, and why not.
+        source: DownloadError,
+    },
+    /// It is not signed as it must be.
+    #[error("the archive {archive} is not to be trusted, at {url}")]
+    Signature {
+        /// Its name.
+        archive: String,
+        /// The signed file, without user name and password.
+        url: String,
+        /// What is wrong.
+        source: SignatureError,
+    },
+    /// What is signed is not what was asked for.
+    #[error("the archive {archive} is not to be used, at {url}")]
+    Release {
+        /// Its name.
+        archive: String,
+        /// The signed file, without user name and password.
+        url: String,
+        /// What is wrong.
+        source: ReleaseError,
+    },
+    /// It has no such index.
+    #[error(
+        "the archive {archive} has no index {path}; its components are {}, its architectures {}",
+        listed(components),
+        listed(architectures)
+    )]
+    NoIndex {
+        /// Its name.
+        archive: String,
+        /// The index that its Release would have to name.
+        path: String,
+        /// Components that it has.
+        components: Vec<String>,
+        /// Architectures that it has.
+        architectures: Vec<String>,
+    },
+    /// An index does not unpack.
+    #[error("the index {path} of the archive {archive} cannot be unpacked")]
+    Unpack {
+        /// Its name.
+        archive: String,
+        /// Of the index.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An index unpacks to something else than the Release states.
+    #[error("the index {path} of the archive {archive} is not what its Release file states: {what}")]
+    Unlike {
+        /// Its name.
+        archive: String,
+        /// Of the index.
+        path: String,
+        /// What is different.
+        what: String,
+    },
+}
+
+fn listed(words: &[String]) -> String {
+    if words.is_empty() { "not named".to_owned() } else { words.join(", ") }
+}
