@@ -6,7 +6,7 @@
 //! * [`control`] is the form of all of Debian's texts; [`version`] the order of versions; [`relation`] the fields that name
 //!   other packages.
 //! * [`closure`] takes the packages that a list of names needs out of an index: no solver.
-//! * [`package`] reads a `.deb`.
+//! * [`package`] reads a `.deb`; [`unpack`] lays many out as a tree of tools.
 //! * [`status`] tells what is installed.
 
 pub mod closure;
@@ -14,4 +14,5 @@ pub mod control;
 pub mod package;
 pub mod relation;
 pub mod status;
+pub mod unpack;
 pub mod version;
