@@ -20,6 +20,7 @@
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
+//! * [`deb`] reads Debian's formats, and lays packages out as a tree of tools.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`audit`] tells two builds of a recipe apart.
 //! * [`vm`] boots disks in QEMU.
@@ -31,6 +32,7 @@ pub mod archive;
 pub mod assemble;
 pub mod audit;
 pub mod cli;
+pub mod deb;
 pub mod diff;
 pub mod engine;
 pub mod event;

@@ -21,7 +21,7 @@ mod plan;
 mod swap;
 mod tool;
 mod tree;
-mod unpack;
+pub(crate) mod unpack;
 mod users;
 
 use std::collections::BTreeMap;

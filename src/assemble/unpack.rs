@@ -1,5 +1,5 @@
-//! Lays the tree's tar stream out in a directory, exactly: owners, modes, times, devices, links, extended attributes.
-//! Knows entries and file system calls, not what the files mean.
+//! Lays the tree's tar stream out in a directory, exactly: owners, modes, times, devices, links, extended attributes; or
+//! as the caller's [`Rules`] change it. Knows entries and file system calls, not what the files mean.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -21,9 +21,29 @@ use super::error::AssembleError;
 
 /// How many entries of a tree were laid out.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Unpacked {
-    pub(super) entries: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Unpacked {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What a tree gets of what an archive says.
+pub(crate) trait Rules {
+    /// Why an entry is refused, or not laid out.
+    type Error: From<AssembleError>;
+
+    /// Changes an entry before it is laid out; or says that it is left out, with `false`.
+    fn entry(&mut self, entry: &mut Meta) -> Result<bool, Self::Error>;
+}
+
+/// All as the archive says.
+struct Exactly;
+
+impl Rules for Exactly {
+    type Error = AssembleError;
+
+    fn entry(&mut self, _: &mut Meta) -> Result<bool, AssembleError> {
+        Ok(true)
+    }
 }
 
 /// Makes an empty directory in `work` for a tree to be laid out in.
@@ -52,6 +72,14 @@ pub(super) fn make_root(work: &Path) -> Result<PathBuf, AssembleError> {
 /// # Errors
 /// The stream is no tar file, an entry leads elsewhere, or a file cannot be made.
 pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, AssembleError> {
+    unpack_by(stream, root, &mut Exactly)
+}
+
+/// Lays `stream` out below `root` by rules, as [`unpack`] does.
+///
+/// # Errors
+/// Those of [`unpack`], and those of the rules.
+pub(crate) fn unpack_by<R: Rules>(stream: &mut dyn Read, root: &Path, rules: &mut R) -> Result<Unpacked, R::Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| AssembleError::io("open", root)(e.into()))?;
     let mut unpacker = Unpacker { root: fd, last: None, directories: Vec::new(), buffer: vec![0; 1 << 20] };
@@ -61,13 +89,15 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
     let tar = |source| AssembleError::Tar { source };
     for entry in archive.entries().map_err(tar)? {
         let mut entry = entry.map_err(tar)?;
-        let meta = Meta::of(&mut entry).map_err(tar)?;
-        unpacker.put(&mut entry, &meta)?;
+        let mut meta = Meta::of(&mut entry).map_err(tar)?;
+        if rules.entry(&mut meta)? {
+            unpacker.put(&mut entry, &meta)?;
+        }
         done.entries += 1;
-        done.bytes += entry.size();
+        done.bytes = done.bytes.saturating_add(entry.size());
     }
     if done.entries == 0 {
-        return Err(tar(io::Error::new(io::ErrorKind::UnexpectedEof, "it has no entries")));
+        return Err(tar(io::Error::new(io::ErrorKind::UnexpectedEof, "it has no entries")).into());
     }
     // To the end, behind which a stream that is checked as it is read says whether it was sound.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(tar)?;
@@ -93,14 +123,17 @@ fn times(modified: Timespec) -> Timestamps {
 }
 
 /// What an entry says about itself.
-struct Meta {
+pub(crate) struct Meta {
     /// Relative, without `.` and empty parts; empty for the root itself.
-    path: Vec<u8>,
-    uid: u32,
-    gid: u32,
-    mode: Mode,
-    modified: Timespec,
-    attributes: Vec<(String, Vec<u8>)>,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: EntryType,
+    /// Where a link leads: a symbolic one as it is, a hard one as a path of the tree.
+    pub(crate) target: Option<Vec<u8>>,
+    /// User and group; none for whoever lays it out.
+    pub(crate) owner: Option<(u32, u32)>,
+    pub(crate) mode: Mode,
+    pub(crate) modified: Timespec,
+    pub(crate) attributes: Vec<(String, Vec<u8>)>,
 }
 
 impl Meta {
@@ -110,7 +143,12 @@ impl Meta {
         let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
         let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
         let mut modified = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
+        let kind = header.entry_type();
         let path = plain(&entry.path_bytes());
+        let target = entry.link_name_bytes().map(|target| match kind {
+            EntryType::Link => plain(&target),
+            _ => target.into_owned(),
+        });
         let mut attributes = Vec::new();
         for extension in entry.pax_extensions()?.into_iter().flatten() {
             let extension = extension?;
@@ -124,7 +162,7 @@ impl Meta {
                 modified = exact;
             }
         }
-        Ok(Meta { path, uid, gid, mode, modified, attributes })
+        Ok(Meta { path, kind, target, owner: Some((uid, gid)), mode, modified, attributes })
     }
 }
 
@@ -156,7 +194,8 @@ struct Unpacker {
 impl Unpacker {
     fn put<R: Read>(&mut self, entry: &mut Entry<'_, R>, meta: &Meta) -> Result<(), AssembleError> {
         let refuse = |problem| AssembleError::Entry { path: show(&meta.path).into_owned(), problem };
-        let kind = entry.header().entry_type();
+        let kind = meta.kind;
+        let target = || meta.target.as_deref().ok_or_else(|| refuse("is a link to nothing"));
         if kind.is_pax_global_extensions() {
             return Ok(());
         }
@@ -184,15 +223,15 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, &parent, name, meta),
             EntryType::Directory => self.subdirectory(&parent, name, meta),
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or_else(|| refuse("is a link to nothing"))?;
-                let made = replacing(&parent, name, || symlinkat(&*target, &parent, name))
+                let target = target()?;
+                let made = replacing(&parent, name, || symlinkat(target, &parent, name))
                     .and_then(|()| own(&parent, name, meta))
                     .and_then(|()| utimensat(&parent, name, &times(meta.modified), AtFlags::SYMLINK_NOFOLLOW));
                 made.map_err(|e| failed("make the link", &meta.path, e))
             }
             EntryType::Link => {
-                let target = entry.link_name_bytes().ok_or_else(|| refuse("is a link to nothing"))?;
-                self.hard_link(&plain(&target), &parent, name, meta)
+                let target = target()?;
+                self.hard_link(target, &parent, name, meta)
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 let header = entry.header();
@@ -309,14 +348,17 @@ fn replacing<T>(parent: &OwnedFd, name: &[u8], make: impl Fn() -> Result<T, Errn
 }
 
 fn own(parent: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), Errno> {
-    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    let Some((uid, gid)) = meta.owner else { return Ok(()) };
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Owner, then mode and attributes: a change of owner clears set-user-id and capabilities.
 fn finish(file: impl AsFd, meta: &Meta) -> Result<(), AssembleError> {
     let io = |verb| move |e| failed(verb, &meta.path, e);
-    fchown(&file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid))).map_err(io("set the owner of"))?;
+    if let Some((uid, gid)) = meta.owner {
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(io("set the owner of"))?;
+    }
     fchmod(&file, meta.mode).map_err(io("set the mode of"))?;
     for (name, value) in &meta.attributes {
         let set = fsetxattr(&file, name.as_str(), value, XattrFlags::empty());

@@ -1,0 +1,526 @@
+//! Binary packages: `.deb` files (deb(5)), read from the front to the end.
+//!
+//! Knows the members and how they are packed, and bounds what they unpack to; does not know what lies in the data, nor
+//! whether the bytes are the right ones: who reads a package compares its hash.
+
+use std::io::{self, BufReader, Read};
+
+use super::control::{Stanza, Writer};
+use super::relation::is_name;
+use super::version::Version;
+
+/// Largest `control` file, in bytes.
+const CONTROL_LIMIT: u64 = 1 << 20;
+/// Largest control archive, unpacked; maintainer scripts and lists of files lie beside `control`.
+const CONTROL_TAR_LIMIT: u64 = 64 << 20;
+/// Largest data archive, unpacked.
+const DATA_LIMIT: u64 = 32 << 30;
+/// Memory that a decompressor may take: xz's level 9 needs 65 MiB, zstd's level 22 128 MiB.
+const MEMORY_LIMIT: u64 = 256 << 20;
+/// log2 of the largest window of zstd, in bytes.
+const WINDOW_LOG: u32 = 27;
+
+/// A package that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// Its bytes cannot be read, or end early.
+    #[error("the package cannot be read")]
+    Read {
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is none.
+    #[error("this is no Debian package: {problem}")]
+    Form {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Its format is of another version.
+    #[error("the package is of format {format:?}, and only 2.x is known")]
+    Format {
+        /// What it says.
+        format: String,
+    },
+    /// A member that must not stand where it stands.
+    #[error("the package has {found:?} in the place of {expected}")]
+    Member {
+        /// The member's name.
+        found: String,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// Its control archive cannot be unpacked.
+    #[error("the package's {member} cannot be unpacked")]
+    Unpack {
+        /// The member.
+        member: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its control file does not say what it must.
+    #[error("the package's control file {problem}")]
+    Control {
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+fn form(problem: &'static str) -> PackageError {
+    PackageError::Form { problem }
+}
+
+/// A package that was read up to its data.
+#[derive(Debug)]
+pub struct Package<R> {
+    control: String,
+    packing: Packing,
+    data: Member<R>,
+}
+
+impl<R: Read> Package<R> {
+    /// Reads up to the data.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no package of this format.
+    pub fn read(mut reader: R) -> Result<Package<R>, PackageError> {
+        let mut magic = [0; 8];
+        read_exact(&mut reader, &mut magic)?;
+        if &magic != b"!<arch>\n" {
+            return Err(form("it does not begin as an archive of ar"));
+        }
+        let header = Header::read(&mut reader)?;
+        if header.name != "debian-binary" {
+            return Err(PackageError::Member { found: header.name, expected: "debian-binary" });
+        }
+        let mut text = Vec::new();
+        let mut member = Member::new(reader, header.size);
+        (&mut member).take(64).read_to_end(&mut text).map_err(|source| PackageError::Read { source })?;
+        let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let minor = line.strip_prefix(b"2.").filter(|minor| !minor.is_empty() && minor.iter().all(u8::is_ascii_digit));
+        if minor.is_none() {
+            return Err(PackageError::Format { format: String::from_utf8_lossy(line).into_owned() });
+        }
+        let (header, packing, member) = next(member, "control.tar")?;
+        let reader = member.reader;
+        let member = Member::new(reader, header.size);
+        let (control, member) = control(member, packing, &header.name)?;
+        let (header, packing, member) = next(member, "data.tar")?;
+        Ok(Package { control, packing, data: Member::new(member.reader, header.size) })
+    }
+
+    /// Its control file. It is one stanza, with a name, a version and an architecture.
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+
+    /// The fields of its control file.
+    pub fn stanza(&self) -> Stanza<'_> {
+        Stanza::only(self.control.as_bytes()).expect("BUG: checked when it was read")
+    }
+
+    /// A field that every package has: `Package`, `Version` or `Architecture`.
+    pub fn field(&self, name: &str) -> &str {
+        self.stanza().get(name).unwrap_or_default()
+    }
+
+    /// The stanza of an index for it: its control file, where it lies, its size in bytes and its SHA-256 in hexadecimal.
+    pub fn index_stanza(&self, filename: &str, size: u64, sha256: &str) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.fields_of(&self.stanza(), &["Filename", "Size", "SHA256", "MD5sum", "SHA1", "Status"]);
+        writer.field("Filename", filename).field("Size", size.to_string()).field("SHA256", sha256);
+        writer.finish()
+    }
+
+    /// The data: an archive of tar, unpacked as it is read. It is whole where it ends without an error.
+    ///
+    /// # Errors
+    /// The decompressor cannot begin.
+    pub fn data(self) -> io::Result<Data<R>> {
+        Data::new(self.data, self.packing, DATA_LIMIT)
+    }
+}
+
+/// How a member is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packing {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+impl Packing {
+    fn of(suffix: &str) -> Option<Packing> {
+        Some(match suffix {
+            "" => Packing::None,
+            ".gz" => Packing::Gzip,
+            ".xz" => Packing::Xz,
+            ".zst" => Packing::Zstd,
+            _ => return None,
+        })
+    }
+}
+
+/// What stands before each member.
+struct Header {
+    name: String,
+    size: u64,
+}
+
+impl Header {
+    // ar(5): name 16, time 12, owner 6, group 6, mode 8, size 10, end 2.
+    const LEN: usize = 60;
+
+    fn read(reader: &mut impl Read) -> Result<Header, PackageError> {
+        let mut bytes = [0; Self::LEN];
+        read_exact(reader, &mut bytes)?;
+        if &bytes[58..] != b"`\n" {
+            return Err(form("a member has no header"));
+        }
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes.trim_ascii_end()).map(str::to_owned);
+        let name = text(&bytes[..16]).map_err(|_| form("a member's name is no text"))?;
+        let size = text(&bytes[48..58]).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_digit()));
+        let size = size.and_then(|size| size.parse().ok()).ok_or_else(|| form("a member's size is no number"))?;
+        Ok(Header { name: name.strip_suffix('/').unwrap_or(&name).to_owned(), size })
+    }
+}
+
+fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), PackageError> {
+    reader.read_exact(buffer).map_err(|source| PackageError::Read { source })
+}
+
+/// Reads on to the header of the member that must come next, and gives back the bytes behind it.
+fn next<R: Read>(mut member: Member<R>, expected: &'static str) -> Result<(Header, Packing, Member<R>), PackageError> {
+    loop {
+        member.skip().map_err(|source| PackageError::Read { source })?;
+        let header = Header::read(&mut member.reader)?;
+        if let Some(packing) = header.name.strip_prefix(expected).and_then(Packing::of) {
+            return Ok((header, packing, member));
+        }
+        // deb(5): what may be passed over begins with an underscore.
+        if !header.name.starts_with('_') {
+            return Err(PackageError::Member { found: header.name, expected });
+        }
+        member = Member::new(member.reader, header.size);
+    }
+}
+
+/// The text of the file `control` in a member, and what is left of the member.
+fn control<R: Read>(member: Member<R>, packing: Packing, name: &str) -> Result<(String, Member<R>), PackageError> {
+    let unpack = |source| PackageError::Unpack { member: name.to_owned(), source };
+    let bad = |problem| PackageError::Control { problem };
+    let data = Data::new(member, packing, CONTROL_TAR_LIMIT).map_err(unpack)?;
+    let mut archive = tar::Archive::new(data);
+    let mut text = None;
+    for entry in archive.entries().map_err(unpack)? {
+        let mut entry = entry.map_err(unpack)?;
+        let path = entry.path_bytes();
+        let is_control = matches!(path.as_ref(), b"control" | b"./control");
+        if !is_control || !entry.header().entry_type().is_file() {
+            continue;
+        }
+        if text.is_some() {
+            return Err(bad("is there twice"));
+        }
+        if entry.size() > CONTROL_LIMIT {
+            return Err(bad("is too large"));
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).map_err(unpack)?;
+        text = Some(String::from_utf8(bytes).map_err(|_| bad("is no text"))?);
+    }
+    let mut data = archive.into_inner();
+    io::copy(&mut data, &mut io::sink()).map_err(unpack)?;
+    let text = text.ok_or_else(|| bad("is missing"))?;
+    let stanza = Stanza::only(text.as_bytes()).ok_or_else(|| bad("is not one stanza"))?;
+    let [package, version, architecture] = stanza.get_all(["Package", "Version", "Architecture"]);
+    if !package.is_some_and(is_name) {
+        return Err(bad("has no name of a package"));
+    }
+    if version.is_none_or(|version| Version::parse(version).is_err()) {
+        return Err(bad("has no version"));
+    }
+    if !architecture.is_some_and(is_name) {
+        return Err(bad("has no architecture"));
+    }
+    Ok((text, data.into_member()))
+}
+
+/// The bytes of a member, and its padding. That they end early is an error.
+#[derive(Debug)]
+struct Member<R> {
+    reader: R,
+    left: u64,
+    padded: bool,
+}
+
+impl<R: Read> Member<R> {
+    fn new(reader: R, size: u64) -> Self {
+        Member { reader, left: size, padded: !size.is_multiple_of(2) }
+    }
+
+    fn skip(&mut self) -> io::Result<()> {
+        io::copy(self, &mut io::sink())?;
+        if std::mem::take(&mut self.padded) {
+            self.reader.read_exact(&mut [0])?;
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for Member<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        let count = self.reader.read(&mut buffer[..most])?;
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends early"));
+        }
+        self.left -= count as u64;
+        Ok(count)
+    }
+}
+
+/// A member's content, unpacked as it is read.
+pub struct Data<R: Read> {
+    decoder: Decoder<R>,
+    left: u64,
+}
+
+enum Decoder<R: Read> {
+    None(Member<R>),
+    Gzip(flate2::read::MultiGzDecoder<Member<R>>),
+    Xz(liblzma::read::XzDecoder<Member<R>>),
+    Zstd(zstd::Decoder<'static, BufReader<Member<R>>>),
+}
+
+impl<R: Read> Data<R> {
+    fn new(member: Member<R>, packing: Packing, limit: u64) -> io::Result<Data<R>> {
+        let decoder = match packing {
+            Packing::None => Decoder::None(member),
+            Packing::Gzip => Decoder::Gzip(flate2::read::MultiGzDecoder::new(member)),
+            Packing::Xz => {
+                let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY_LIMIT, liblzma::stream::CONCATENATED)?;
+                Decoder::Xz(liblzma::read::XzDecoder::new_stream(member, stream))
+            }
+            Packing::Zstd => {
+                let mut decoder = zstd::Decoder::new(member)?;
+                decoder.window_log_max(WINDOW_LOG)?;
+                Decoder::Zstd(decoder)
+            }
+        };
+        Ok(Data { decoder, left: limit })
+    }
+
+    /// The member, of which the decompressor may have taken more than it gave.
+    fn into_member(self) -> Member<R> {
+        match self.decoder {
+            Decoder::None(member) => member,
+            Decoder::Gzip(decoder) => decoder.into_inner(),
+            Decoder::Xz(decoder) => decoder.into_inner(),
+            Decoder::Zstd(decoder) => decoder.finish().into_inner(),
+        }
+    }
+}
+
+impl<R: Read> Read for Data<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = match &mut self.decoder {
+            Decoder::None(reader) => reader.read(buffer),
+            Decoder::Gzip(reader) => reader.read(buffer),
+            Decoder::Xz(reader) => reader.read(buffer),
+            Decoder::Zstd(reader) => reader.read(buffer),
+        }?;
+        let error = || io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than any package has");
+        self.left = self.left.checked_sub(count as u64).ok_or_else(error)?;
+        Ok(count)
+    }
+}
+
+impl<R: Read> std::fmt::Debug for Data<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Data").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn member(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut out =
+            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", content.len()).into_bytes();
+        out.extend_from_slice(content);
+        out.extend((content.len() % 2 == 1).then_some(b'\n'));
+        out
+    }
+
+    pub(crate) fn tarball(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            builder.append_data(&mut header, path, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    pub(crate) fn packed(bytes: &[u8], suffix: &str) -> Vec<u8> {
+        match suffix {
+            "" => bytes.to_vec(),
+            ".zst" => zstd::encode_all(bytes, 3).unwrap(),
+            ".xz" => {
+                let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+            _ => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(bytes).unwrap();
+                encoder.finish().unwrap()
+            }
+        }
+    }
+
+    const CONTROL: &str = "Package: hello\nVersion: 1:2-3\nArchitecture: amd64\nDescription: words\n more\n";
+
+    pub(crate) fn deb(control: &str, data: &[u8], suffix: &str) -> Vec<u8> {
+        let control = tarball(&[("./postinst", b"#!/bin/sh\n"), ("./control", control.as_bytes())]);
+        [
+            &b"!<arch>\n"[..],
+            &member("debian-binary", b"2.0\n"),
+            &member(&format!("control.tar{suffix}"), &packed(&control, suffix)),
+            &member(&format!("data.tar{suffix}/"), &packed(data, suffix)),
+        ]
+        .concat()
+    }
+
+    fn read_all(bytes: &[u8]) -> Result<(String, Vec<u8>), String> {
+        let told = |error: &dyn std::error::Error| match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let package = Package::read(bytes).map_err(|error| told(&error))?;
+        let control = package.control().to_owned();
+        let mut data = Vec::new();
+        package.data().and_then(|mut reader| reader.read_to_end(&mut data)).map_err(|error| told(&error))?;
+        Ok((control, data))
+    }
+
+    #[test]
+    fn packages_of_every_packing_are_read() {
+        let data = tarball(&[("./usr/bin/hello", &[7; 300_001])]);
+        for suffix in ["", ".gz", ".xz", ".zst"] {
+            let bytes = deb(CONTROL, &data, suffix);
+            assert_eq!(read_all(&bytes).unwrap(), (CONTROL.to_owned(), data.clone()), "{suffix}");
+            // A member of another sort may stand between, and anything behind.
+            let extra = [&bytes[..], &member("anything", b"x")].concat();
+            assert_eq!(read_all(&extra).unwrap().1, data);
+            // Streams that follow one another are one.
+            if !suffix.is_empty() {
+                let (first, second) = data.split_at(1000);
+                let joined = [packed(first, suffix), packed(second, suffix)].concat();
+                let control = packed(&tarball(&[("control", CONTROL.as_bytes())]), suffix);
+                let bytes = [
+                    &b"!<arch>\n"[..],
+                    &member("debian-binary", b"2.1\nmore\n"),
+                    &member("_gpgorigin", b"odd"),
+                    &member(&format!("control.tar{suffix}"), &control),
+                    &member("_other", b""),
+                    &member(&format!("data.tar{suffix}"), &joined),
+                ];
+                assert_eq!(read_all(&bytes.concat()).unwrap().1, data, "{suffix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stanza_of_an_index_is_made() {
+        let control = "Package: hello\nVersion: 2\nArchitecture: all\nsize: 3\nDescription: words\n more\n";
+        let bytes = deb(control, b"", "");
+        let package = Package::read(bytes.as_slice()).unwrap();
+        assert_eq!(
+            String::from_utf8(package.index_stanza("pool/h.deb", 17, "ab12")).unwrap(),
+            "Package: hello\nVersion: 2\nArchitecture: all\nDescription: words\n more\nFilename: pool/h.deb\nSize: 17\n\
+             SHA256: ab12\n\n"
+        );
+    }
+
+    #[test]
+    fn what_is_no_package_is_refused_with_the_reason() {
+        let good = deb(CONTROL, &tarball(&[("./x", b"x")]), ".xz");
+        let swap = |from: &str, to: &str| {
+            let at = good.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
+        };
+        let of = |control: &str| deb(control, b"", "");
+        let refused = |bytes: &[u8]| read_all(bytes).unwrap_err();
+        let twice = [CONTROL, "\n", CONTROL].concat();
+        for (bytes, reason) in [
+            (swap("!<arch>", "!<tree>"), "this is no Debian package: it does not begin as an archive of ar"),
+            (swap("2.0", "3.0"), "the package is of format \"3.0\", and only 2.x is known"),
+            (swap("debian-binary", "debian-tertia"), "has \"debian-tertia\" in the place of debian-binary"),
+            (swap("control.tar.xz", "control.tar.bz"), "has \"control.tar.bz\" in the place of control.tar"),
+            (swap("control.tar.xz ", "data.tar.xz    "), "has \"data.tar.xz\" in the place of control.tar"),
+            (swap("data.tar.xz/", "data.tar.zst"), "Unknown frame descriptor"),
+            (good[..100].to_vec(), "failed to fill whole buffer"),
+            (good[..good.len() - 40].to_vec(), "it ends early"),
+            (swap("`\n2.0", "``2.0"), "a member has no header"),
+            (of("Version: 1\n"), "the package's control file has no name of a package"),
+            (of("Package: ../x\nVersion: 1\n"), "has no name of a package"),
+            (of("Package: x\n"), "has no version"),
+            (of("Package: x\nVersion: 1\nArchitecture: a/b\n"), "has no architecture"),
+            (of(&twice), "is not one stanza"),
+        ] {
+            let told = refused(&bytes);
+            assert!(told.contains(reason), "{told:?} has no {reason:?}");
+        }
+        let no_control =
+            [&b"!<arch>\n"[..], &member("debian-binary", b"2.0\n"), &member("control.tar", &tarball(&[("x", b"y")]))];
+        assert!(refused(&no_control.concat()).contains("control file is missing"));
+        let mut tampered = good.clone();
+        let at = tampered.len() - 100;
+        tampered[at] ^= 1;
+        assert!(read_all(&tampered).is_err(), "xz has a checksum");
+    }
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let member = Member::new(io::repeat(0), u64::MAX);
+        let mut data = Data::new(member, Packing::None, 10_000).unwrap();
+        let error = io::copy(&mut data, &mut io::sink()).unwrap_err();
+        assert!(error.to_string().contains("more than any package"), "{error}");
+        let zeros = tarball(&[("control", &vec![0; CONTROL_LIMIT as usize + 1])]);
+        let bytes = [
+            &b"!<arch>\n"[..],
+            &member_of("debian-binary", b"2.0\n"),
+            &member_of("control.tar.zst", &packed(&zeros, ".zst")),
+        ];
+        assert!(read_all(&bytes.concat()).unwrap_err().contains("is too large"));
+    }
+
+    use member as member_of;
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_or_harmless(at in 0usize..1000, bit in 0u8..8, end in 0usize..1000) {
+            for suffix in ["", ".gz", ".xz", ".zst"] {
+                let mut bytes = deb(CONTROL, &tarball(&[("./x", b"x")]), suffix);
+                let length = bytes.len();
+                bytes[at % length] ^= 1 << bit;
+                let _ = read_all(&bytes);
+                let _ = read_all(&bytes[..end % length]);
+            }
+        }
+    }
+}

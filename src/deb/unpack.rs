@@ -1,0 +1,561 @@
+//! Lays the data of many packages out in one directory: the *toolbox*, a root of tools that is never booted.
+//!
+//! Knows archives and where their files go; runs no maintainer script, and takes packages in the order of their names, so
+//! that equal packages give equal trees. Owners and times are nobody's: files belong to who unpacks them, and set-user-id
+//! bits are dropped, as the tree lies in a directory of the user's.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use impasto_store::digest::{Digest, Hasher};
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
+use sha2::{Digest as _, Sha256};
+use tar::EntryType;
+
+use super::package::{Package, PackageError};
+use crate::assemble::AssembleError;
+use crate::assemble::unpack::{Meta, Rules, unpack_by};
+
+/// Version of what is made of packages; part of the tree's name.
+const VERSION: u32 = 1;
+/// BLAKE3 context of the tree's name. Changing it gives every tree another name.
+const DOMAIN: &str = "impasto 2026 toolbox v1";
+/// The time of all files, in seconds since 1970: 1980-01-01, which every file format can hold.
+const TIME: i64 = 315_532_800;
+/// Links of the root to directories below `usr`, as Debian has them since the merge.
+const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
+/// Empty directories in which a sandbox mounts something.
+const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "work"];
+/// Links that maintainer scripts would make (update-alternatives, diversions), where what they lead to is there.
+const LINKS: [(&str, &str); 4] =
+    [("usr/bin/awk", "mawk"), ("usr/bin/nawk", "mawk"), ("usr/bin/sh", "dash"), ("usr/bin/which", "which.debianutils")];
+/// Files that maintainer scripts would copy, where they are missing.
+const COPIES: [(&str, &str); 2] =
+    [("etc/passwd", "usr/share/base-passwd/passwd.master"), ("etc/group", "usr/share/base-passwd/group.master")];
+/// Packages that are unpacked ahead.
+const THREADS: usize = 2;
+/// Size of the pieces that the decompressors hand over, in bytes, and how many of each package may wait.
+const PIECE: usize = 1 << 18;
+const WAITING: usize = 256;
+
+/// Which package, exactly.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture, or `all`.
+    pub architecture: String,
+    /// SHA-256 of the `.deb`, in lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Opens a `.deb` at its beginning.
+pub type Open<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
+
+/// A package, and where its bytes are.
+pub struct Source<'a> {
+    /// Which it must be: what the bytes say otherwise is an error.
+    pub identity: Identity,
+    /// How it is opened.
+    pub open: Open<'a>,
+}
+
+/// A tree that was not laid out.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The tree's own directories and links.
+    #[error("cannot {verb} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        verb: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A package that cannot be read.
+    #[error("the package {package} cannot be used")]
+    Package {
+        /// Its name.
+        package: String,
+        /// Why not.
+        source: PackageError,
+    },
+    /// A package that is another one than it should be.
+    #[error("the package {package} is not the one that was locked: its {what} is {found}, and not {expected}")]
+    Other {
+        /// The name of the package that was asked for.
+        package: String,
+        /// What differs.
+        what: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// Data of a package that cannot be laid out.
+    #[error("the files of {package} cannot be unpacked")]
+    Files {
+        /// Its name.
+        package: String,
+        /// Why not.
+        source: AssembleError,
+    },
+    /// A device among a package's files.
+    #[error("{path:?} of {package} is a device, which no tool needs")]
+    Device {
+        /// The package.
+        package: String,
+        /// The file.
+        path: String,
+    },
+    /// A file of two packages.
+    #[error("{path:?} is in {first} and in {second}")]
+    Conflict {
+        /// The file.
+        path: String,
+        /// The package that was unpacked first.
+        first: String,
+        /// The other package.
+        second: String,
+    },
+}
+
+impl UnpackError {
+    fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
+        move |source| UnpackError::Io { verb, path: path.to_owned(), source }
+    }
+}
+
+/// Names the tree that a set of packages gives; their order does not count.
+pub fn content<'a>(packages: impl IntoIterator<Item = &'a Identity>) -> Digest {
+    let mut packages: Vec<_> = packages.into_iter().collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let mut hasher = Hasher::new(DOMAIN);
+    hasher.update(&VERSION.to_le_bytes());
+    for package in packages {
+        for text in [&package.name, &package.version, &package.architecture, &package.sha256] {
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+    }
+    hasher.finish()
+}
+
+/// Lays packages out below `root`, an empty directory.
+///
+/// # Errors
+/// A package cannot be read or is another one, two have the same file, or a file cannot be made.
+pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
+    let mut order: Vec<_> = packages.iter().collect();
+    order.sort_by_key(|source| &source.identity);
+    let directory = |path: &str| {
+        let path = root.join(path);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
+        made.map_err(UnpackError::io("make", &path))
+    };
+    for name in MERGED {
+        directory(&format!("usr/{name}"))?;
+        let link = root.join(name);
+        symlink(format!("usr/{name}"), &link).map_err(UnpackError::io("make", &link))?;
+    }
+    MOUNT_POINTS.iter().try_for_each(|name| directory(name))?;
+    let mut tree = Tree { package: String::new(), files: HashMap::new() };
+    let (senders, receivers): (Vec<_>, Vec<_>) = order.iter().map(|_| sync_channel(WAITING)).unzip();
+    // Taken in order, so that the package that is waited for is always at work.
+    let work = Mutex::new(order.iter().zip(senders));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let next = || work.lock().ok()?.next();
+                while let Some((source, sender)) = next() {
+                    // Nobody listens any more where another package failed.
+                    if hand_over(source, &sender).is_none() {
+                        return;
+                    }
+                }
+            });
+        }
+        for (source, receiver) in order.iter().zip(receivers) {
+            tree.package.clone_from(&source.identity.name);
+            let mut pieces = Pieces { receiver, piece: Vec::new(), start: 0, ended: false, error: None };
+            let done = unpack_by(&mut pieces, root, &mut tree);
+            if let Some(error) = pieces.error {
+                return Err(error);
+            }
+            done.map_err(|problem| problem.of(&source.identity.name))?;
+        }
+        Ok(())
+    })?;
+    finish(root)
+}
+
+type Piece = Result<Vec<u8>, UnpackError>;
+
+/// Hands the data of a package over in pieces, and at the end that it was sound: an empty piece, or an error. None where
+/// nobody listens.
+fn hand_over(source: &Source<'_>, sender: &SyncSender<Piece>) -> Option<()> {
+    let end = match read(source, sender) {
+        Ok(true) => Ok(Vec::new()),
+        Ok(false) => return None,
+        Err(error) => Err(error),
+    };
+    sender.send(end).ok()
+}
+
+/// Hands over all but the end. False where nobody listens.
+fn read(source: &Source<'_>, sender: &SyncSender<Piece>) -> Result<bool, UnpackError> {
+    let identity = &source.identity;
+    let package = || identity.name.clone();
+    let failed = |source| UnpackError::Package { package: package(), source };
+    let io = |source| failed(PackageError::Read { source });
+    let mut hashed = Hashed { reader: (source.open)().map_err(io)?, hasher: Sha256::new() };
+    {
+        let deb = Package::read(&mut hashed).map_err(failed)?;
+        let fields =
+            [("Package", &identity.name), ("Version", &identity.version), ("Architecture", &identity.architecture)];
+        for (what, expected) in fields {
+            let found = deb.field(what);
+            if found != expected {
+                let (found, expected) = (found.to_owned(), expected.clone());
+                return Err(UnpackError::Other { package: package(), what, found, expected });
+            }
+        }
+        let mut data = deb.data().map_err(io)?;
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            (&mut data).take(PIECE as u64).read_to_end(&mut piece).map_err(io)?;
+            if piece.is_empty() {
+                break;
+            }
+            if sender.send(Ok(piece)).is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    io::copy(&mut hashed, &mut io::sink()).map_err(io)?;
+    let found = hashed.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    if found != identity.sha256 {
+        let expected = identity.sha256.clone();
+        return Err(UnpackError::Other { package: package(), what: "SHA-256", found, expected });
+    }
+    Ok(true)
+}
+
+/// Hashes what is read.
+struct Hashed {
+    reader: Box<dyn Read + Send>,
+    hasher: Sha256,
+}
+
+impl Read for Hashed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// What a decompressor hands over, as a stream.
+struct Pieces {
+    receiver: Receiver<Piece>,
+    piece: Vec<u8>,
+    start: usize,
+    ended: bool,
+    /// Why it ended early.
+    error: Option<UnpackError>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.piece.len() && !self.ended {
+            self.piece = match self.receiver.recv() {
+                Ok(Ok(piece)) => piece,
+                Ok(Err(error)) => {
+                    self.error = Some(error);
+                    return Err(io::Error::other("the package is not sound"));
+                }
+                Err(_) => return Err(io::Error::other("the decompressor is gone")),
+            };
+            self.start = 0;
+            self.ended = self.piece.is_empty();
+        }
+        let count = buffer.len().min(self.piece.len() - self.start);
+        buffer[..count].copy_from_slice(&self.piece[self.start..self.start + count]);
+        self.start += count;
+        Ok(count)
+    }
+}
+
+/// What was laid out so far.
+struct Tree {
+    /// The package that is unpacked.
+    package: String,
+    /// Every path, with its package; none for directories, which many packages have.
+    files: HashMap<Vec<u8>, Option<String>>,
+}
+
+/// Why a package's entry was not laid out; the package is known to the caller.
+enum Problem {
+    Files(AssembleError),
+    Device(String),
+    Conflict { path: String, first: String },
+}
+
+impl From<AssembleError> for Problem {
+    fn from(error: AssembleError) -> Problem {
+        Problem::Files(error)
+    }
+}
+
+impl Problem {
+    fn of(self, package: &str) -> UnpackError {
+        let package = package.to_owned();
+        match self {
+            Problem::Files(source) => UnpackError::Files { package, source },
+            Problem::Device(path) => UnpackError::Device { package, path },
+            Problem::Conflict { path, first } => UnpackError::Conflict { path, first, second: package },
+        }
+    }
+}
+
+impl Rules for Tree {
+    type Error = Problem;
+
+    fn entry(&mut self, entry: &mut Meta) -> Result<bool, Problem> {
+        let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+        let is_dir = entry.kind.is_dir();
+        if entry.path.is_empty() && is_dir {
+            return Ok(false);
+        }
+        if matches!(entry.kind, EntryType::Char | EntryType::Block) {
+            return Err(Problem::Device(show(&entry.path)));
+        }
+        // The links of the merge are there already, and a package may bring them itself.
+        if entry.kind.is_symlink()
+            && let Some(name) = MERGED.iter().find(|name| name.as_bytes() == entry.path)
+            && entry.target.as_deref() == Some(format!("usr/{name}").as_bytes())
+        {
+            return Ok(false);
+        }
+        entry.path = merged(std::mem::take(&mut entry.path));
+        if entry.kind == EntryType::Link {
+            entry.target = entry.target.take().map(merged);
+        }
+        entry.owner = None;
+        entry.mode = Mode::from_raw_mode(entry.mode.as_raw_mode() & 0o777);
+        entry.modified = Timespec { tv_sec: TIME, tv_nsec: 0 };
+        entry.attributes.clear();
+        let package = (!is_dir).then(|| self.package.clone());
+        match self.files.get(&entry.path) {
+            None => {
+                self.files.insert(entry.path.clone(), package);
+                Ok(true)
+            }
+            // The first package decides a directory's mode.
+            Some(None) if is_dir => Ok(false),
+            Some(first) => {
+                let first = first.clone().unwrap_or_else(|| "another package, as a directory,".to_owned());
+                Err(Problem::Conflict { path: show(&entry.path), first })
+            }
+        }
+    }
+}
+
+/// Where a path of a package lies after the merge.
+fn merged(path: Vec<u8>) -> Vec<u8> {
+    let first = path.split(|&byte| byte == b'/').next().unwrap_or_default();
+    if MERGED.iter().any(|name| name.as_bytes() == first) { [b"usr/", path.as_slice()].concat() } else { path }
+}
+
+/// What maintainer scripts would have done, and the times of directories.
+fn finish(root: &Path) -> Result<(), UnpackError> {
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    for (link, target) in LINKS {
+        let link = root.join(link);
+        if !is_there(&link) && is_there(&link.with_file_name(target)) {
+            symlink(target, &link).map_err(UnpackError::io("make", &link))?;
+        }
+    }
+    for (copy, from) in COPIES {
+        let (copy, from) = (root.join(copy), root.join(from));
+        // Through no link: a package could have made it lead out.
+        let is_file = fs::symlink_metadata(&from).is_ok_and(|stat| stat.is_file());
+        if !is_there(&copy) && is_file && copy.parent().is_some_and(|parent| parent.is_dir() && !parent.is_symlink()) {
+            fs::copy(&from, &copy).map_err(UnpackError::io("write", &copy))?;
+        }
+    }
+    let time = Timespec { tv_sec: TIME, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    for entry in walkdir::WalkDir::new(root).contents_first(true) {
+        let entry = entry.map_err(|error| UnpackError::io("list", root)(error.into()))?;
+        let path = entry.path();
+        let set = utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
+        set.map_err(|errno| UnpackError::io("set the time of", path)(errno.into()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::super::package::tests::deb;
+    use super::*;
+
+    fn source<'a>(name: &str, bytes: &'a [u8]) -> Source<'a> {
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (version, architecture) = ("1".to_owned(), "all".to_owned());
+        let identity = Identity { name: name.to_owned(), version, architecture, sha256 };
+        Source { identity, open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))) }
+    }
+
+    fn package(name: &str, data: &[u8]) -> Vec<u8> {
+        deb(&format!("Package: {name}\nVersion: 1\nArchitecture: all\n"), data, ".zst")
+    }
+
+    fn entries(build: impl FnOnce(&mut dyn FnMut(EntryType, &str, &str, u32))) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        build(&mut |kind, path, content, mode| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_uid(7);
+            header.set_gid(8);
+            header.set_mtime(99);
+            header.set_size(0);
+            if kind.is_file() {
+                header.set_size(content.len() as u64);
+                return builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+            }
+            if kind.is_symlink() || kind.is_hard_link() {
+                return builder.append_link(&mut header, path, content).unwrap();
+            }
+            if matches!(kind, EntryType::Char) {
+                header.set_device_major(1).unwrap();
+                header.set_device_minor(3).unwrap();
+            }
+            builder.append_data(&mut header, path, io::empty()).unwrap();
+        });
+        builder.into_inner().unwrap()
+    }
+
+    /// Every path with what there is to tell of it.
+    fn listed(root: &Path) -> Vec<String> {
+        let all = walkdir::WalkDir::new(root).sort_by_file_name().into_iter().map(Result::unwrap);
+        all.map(|entry| {
+            let stat = entry.metadata().unwrap();
+            let target = fs::read_link(entry.path()).map(|path| path.display().to_string()).unwrap_or_default();
+            let content = if stat.is_file() { fs::read_to_string(entry.path()).unwrap() } else { String::new() };
+            let path = entry.path().strip_prefix(root).unwrap().display();
+            format!("{path} {:o} {} {target}{content}", stat.mode(), stat.mtime())
+        })
+        .collect()
+    }
+
+    fn laid_out(packages: &[Source<'_>]) -> Result<tempfile::TempDir, String> {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        match unpack(packages, root.path()) {
+            Ok(()) => Ok(root),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                Err(format!("{error}{}", cause.unwrap_or_default()))
+            }
+        }
+    }
+
+    #[test]
+    fn packages_become_one_tree_whatever_their_order() {
+        let a = package(
+            "a",
+            &entries(|put| {
+                put(EntryType::Directory, "./", "", 0o700);
+                put(EntryType::Directory, "./bin/", "", 0o755);
+                put(EntryType::Regular, "./bin/mawk", "awk", 0o4755);
+                put(EntryType::Link, "./bin/second", "./bin/mawk", 0o755);
+                put(EntryType::Regular, "./bin/dash", "sh", 0o755);
+                put(EntryType::Directory, "./usr/share/doc/", "", 0o700);
+            }),
+        );
+        let b = package(
+            "b",
+            &entries(|put| {
+                put(EntryType::Symlink, "./lib64", "usr/lib64", 0o777);
+                put(EntryType::Directory, "./usr/share/doc/", "", 0o755);
+                put(EntryType::Symlink, "./usr/share/doc/b", "../a", 0o777);
+                put(EntryType::Regular, "./usr/share/base-passwd/passwd.master", "root:", 0o600);
+                put(EntryType::Regular, "./etc/b.conf", "b", 0o640);
+            }),
+        );
+        let first = laid_out(&[source("b", &b), source("a", &a)]).unwrap();
+        let second = laid_out(&[source("a", &a), source("b", &b)]).unwrap();
+        let tree = listed(first.path());
+        assert_eq!(tree, listed(second.path()));
+        for line in [
+            "bin 120777 315532800 usr/bin",
+            "lib64 120777 315532800 usr/lib64",
+            "usr/bin/mawk 100755 315532800 awk",
+            "usr/bin/awk 120777 315532800 mawk",
+            "usr/bin/sh 120777 315532800 dash",
+            "usr/share/doc 40700 315532800 ",
+            "usr/share/doc/b 120777 315532800 ../a",
+            "etc/passwd 100600 315532800 root:",
+            "work 40755 315532800 ",
+        ] {
+            assert!(tree.iter().any(|found| found == line), "{line} is not in {tree:#?}");
+        }
+        let inode = |path: &str| fs::metadata(first.path().join(path)).unwrap().ino();
+        assert_eq!(inode("usr/bin/second"), inode("usr/bin/mawk"));
+    }
+
+    #[test]
+    fn what_does_not_belong_into_a_tree_is_refused() {
+        let outside = tempfile::tempdir().unwrap();
+        let file = |path: &str| entries(|put| put(EntryType::Regular, path, "x", 0o644));
+        let (a, b) = (package("a", &file("./bin/x")), package("b", &file("./usr/bin/x")));
+        let told = laid_out(&[source("a", &a), source("b", &b)]).unwrap_err();
+        assert_eq!(told, "\"usr/bin/x\" is in a and in b");
+        let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
+        let told = laid_out(&[source("c", &device)]).unwrap_err();
+        assert_eq!(told, "\"dev/null\" of c is a device, which no tool needs");
+        let link = package(
+            "d",
+            &entries(|put| {
+                put(EntryType::Symlink, "etc", outside.path().to_str().unwrap(), 0o777);
+                put(EntryType::Regular, "etc/x", "x", 0o644);
+            }),
+        );
+        let told = laid_out(&[source("d", &link)]).unwrap_err();
+        assert!(told.contains("is below something that is no directory"), "{told}");
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+        let told = laid_out(&[source("other", &a)]).unwrap_err();
+        assert_eq!(told, "the package other is not the one that was locked: its Package is a, and not other");
+        let mut source = source("a", &a);
+        source.identity.sha256 = "0".repeat(64);
+        assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
+    }
+
+    #[test]
+    fn a_set_has_one_name_and_another_set_another() {
+        let identity = |name: &str, version: &str| Identity {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            architecture: "all".to_owned(),
+            sha256: "0".repeat(64),
+        };
+        let (a, b) = (identity("a", "1"), identity("b", "1"));
+        assert_eq!(content([&a, &b]), content([&b, &a, &b]));
+        assert_ne!(content([&a, &b]), content([&a]));
+        assert_ne!(content([&identity("a", "12")]), content([&identity("a1", "2")]));
+        // A change here makes every toolbox anew, and runs every stage again that was made with one.
+        assert_eq!(content([&a, &b]).to_string()[..16], *"6693dd6c94c3f84c");
+    }
+}
