@@ -209,6 +209,33 @@ pub enum ArchiveError {
     },
 }
 
+impl ArchiveError {
+    /// An archive that could not even be asked.
+    pub fn unready(archive: &str, reason: String) -> ArchiveError {
+        let cause = Cause::Unreachable { source: reason.into() };
+        let source = DownloadError { name: "Release".to_owned(), url: String::new(), cause };
+        ArchiveError::Download { archive: archive.to_owned(), source }
+    }
+
+    /// The way out.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            ArchiveError::Download { source, .. } => match source.cause {
+                Cause::Gone => "correct `suite`, or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR".to_owned(),
+                _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
+            },
+            ArchiveError::Signature { .. } => {
+                "use it only if you know why: give its key in `signed_by`, or another mirror".to_owned()
+            }
+            ArchiveError::Release { .. } => "name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
+            ArchiveError::NoIndex { .. } => "correct `components` or `architectures`".to_owned(),
+            ArchiveError::Unpack { .. } | ArchiveError::Unlike { .. } => {
+                "try again later: the mirror may be in the middle of an update; or name another".to_owned()
+            }
+        })
+    }
+}
+
 fn listed(words: &[String]) -> String {
     if words.is_empty() { "not named".to_owned() } else { words.join(", ") }
 }

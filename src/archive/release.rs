@@ -37,6 +37,8 @@ pub struct Release {
     pub components: Vec<String>,
     /// Whether packages for all architectures are in each architecture's index.
     pub all_within: bool,
+    /// Its text, as it was signed.
+    pub text: String,
 }
 
 /// A file that a Release names.
@@ -111,6 +113,7 @@ impl Release {
             architectures: words("Architectures"),
             components: words("Components"),
             all_within: words("No-Support-for-Architecture-all").iter().any(|word| word == "Packages"),
+            text: text.to_owned(),
         };
         release.check(suite, frozen, now)?;
         let weak = ["MD5Sum", "SHA1"].iter().any(|name| fields.contains_key(name));

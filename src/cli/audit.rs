@@ -100,7 +100,7 @@ impl Audit {
     }
 
     fn build(&self) -> Build {
-        Build { recipe: self.recipe.clone(), run: self.run.clone(), again: Vec::new() }
+        Build { recipe: self.recipe.clone(), run: self.run.clone(), again: Vec::new(), locked: false }
     }
 
     /// The nodes that are compared, in the order of the graph.

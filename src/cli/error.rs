@@ -7,6 +7,7 @@ use super::{exit, hint};
 use crate::engine::EngineError;
 use crate::graph::SelectorError;
 use crate::host::Host;
+use crate::lock::{LockError, RenewError};
 use crate::plan::PlanError;
 use crate::recipe::Diagnostics;
 
@@ -31,6 +32,12 @@ pub(crate) enum CliError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
+    /// The lock cannot be used.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::LockError),
+    /// The lock cannot be renewed.
+    #[error(transparent)]
+    Renew(#[from] crate::lock::RenewError),
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
@@ -69,7 +76,10 @@ impl CliError {
             },
             CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
+            CliError::Lock(LockError::Syntax { .. }) => exit::RECIPE,
+            CliError::Renew(_) => exit::STAGE,
             CliError::Engine(_)
+            | CliError::Lock(_)
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
@@ -87,6 +97,10 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
             CliError::Sandbox(error) => hint::sandbox_help(error),
+            CliError::Lock(LockError::Syntax { path, .. }) => {
+                Some(format!("take the last good one, or remove it and lock anew: rm {}; impasto update", path.display()))
+            }
+            CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
             _ => None,
         }
@@ -102,6 +116,9 @@ impl CliError {
         let bold = anstyle::AnsiColor::Red.on_default().bold();
         let note = anstyle::AnsiColor::Yellow.on_default();
         let mut text = format!("{bold}error:{bold:#} {self}");
+        if let CliError::Renew(RenewError::Manager { source, .. }) = self {
+            source.said.iter().for_each(|line| text += &format!("\n  | {line}"));
+        }
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
             text += &format!("\n  caused by: {cause}");

@@ -83,12 +83,13 @@ impl<'a> Surveyor<'a> {
     ) -> Result<Vec<String>, CliError> {
         let before = loaded.lock.clone();
         let mut after = before.clone();
-        let manager = self.manager(&loaded.recipe.dir)?;
+        let dir = loaded.recipe.dir.clone();
+        let manager = self.manager(&dir)?;
         let renewal = Renewal {
             graph: &loaded.graph,
             machine: ARCHITECTURE,
             manager: &manager,
-            dir: &loaded.recipe.dir,
+            dir: &dir,
             choices,
             tools,
             image: &|id| self.image_files(loaded, id),

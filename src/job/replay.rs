@@ -86,6 +86,7 @@ impl Job {
             root: root(&action.root),
             steps,
             inputs: inputs.collect(),
+            trees: Vec::new(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),

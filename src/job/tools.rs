@@ -39,6 +39,7 @@ impl Job {
         let mut log = LogFile::create(self, &secrets);
         let job = ToolJob {
             work: &work,
+            toolbox: None,
             task,
             network: action.network,
             timeout: action.hints.timeout,

@@ -291,6 +291,8 @@ impl Outcome {
 pub struct ToolJob<'a> {
     /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
     pub work: &'a Path,
+    /// The tree of tools, read-only; the host's own `/` where none is given.
+    pub toolbox: Option<PathBuf>,
     /// What to do.
     pub task: Task,
     /// Whether the programs can reach the network.

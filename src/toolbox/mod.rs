@@ -1,8 +1,11 @@
 //! Our own work with a distribution's programs: roots out of packages, disks out of roots.
 //! Runs inside a sandbox's room (`crate::sandbox`): knows its one directory, no store and no host.
 
+mod apt;
 mod bootstrap;
 mod program;
+mod resolve;
+mod tools;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -12,9 +15,19 @@ use impasto_stages::bootstrap::BootstrapSpec;
 use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
+pub use resolve::{
+    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage, Variant,
+};
+pub use tools::{EMULATOR, MOUNT_POINTS, SUITE, TOOLS};
+
 /// What can be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Task {
+    /// Asks apt what an installation would install and remove: the file [`RESULT`].
+    Resolve {
+        /// What is asked.
+        request: Box<ResolveRequest>,
+    },
     /// Makes a root out of packages: the tar archive [`TREE`].
     Bootstrap {
         /// What is installed.
@@ -48,12 +61,23 @@ pub struct ToolFailure {
     pub help: Option<String>,
 }
 
+impl ToolFailure {
+    fn new(message: impl Into<String>) -> Self {
+        ToolFailure { message: message.into(), help: None }
+    }
+
+    fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| ToolFailure::new(format!("cannot {verb} {}: {error}", path.display()))
+    }
+}
+
 /// Does a task in a directory.
 ///
 /// # Errors
 /// It cannot be done.
 pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     match task {
+        Task::Resolve { request } => resolve::resolve(request, work, log),
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
         Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log),
     }

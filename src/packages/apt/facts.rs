@@ -87,6 +87,18 @@ impl<'a> Facts<'a> {
         Ok(facts)
     }
 
+    /// A release of Debian on the machine that impasto runs on.
+    pub(super) fn plain(suite: &str) -> Facts<'static> {
+        Facts {
+            distribution: "debian".to_owned(),
+            suite: suite.to_owned(),
+            components: vec!["main".to_owned()],
+            architecture: ARCHITECTURE.to_owned(),
+            foreign: Vec::new(),
+            repositories: BTreeMap::new(),
+        }
+    }
+
     fn read_image(&mut self, image: &BTreeMap<String, Vec<u8>>) {
         let release = [OS_RELEASE, USR_OS_RELEASE].iter().find_map(|path| image.get(*path));
         let release = release.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();

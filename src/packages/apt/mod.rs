@@ -1,0 +1,179 @@
+//! apt: Debian's package manager, and its own solver, out of the toolbox.
+//! Knows what a question means to apt; archives are verified by our own code, and apt believes what it is given.
+
+mod facts;
+mod known;
+mod question;
+mod state;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use impasto_stages::packages::ARCHITECTURE;
+use impasto_store::Store;
+
+use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
+use known::{Archive, Archives, Found};
+
+use super::fetch::Fetcher;
+use super::places::SECURITY;
+use super::{ManagerError, Newer, PackageManager, Question};
+use crate::deb::closure::closure;
+use crate::deb::package::Package as Deb;
+use crate::deb::version;
+use crate::lock::{self, Entry, Package};
+use crate::mirror::Mirrors;
+use crate::sandbox::{CancelToken, Sandbox};
+use crate::toolbox::{EMULATOR, SUITE, TOOLS};
+
+/// apt on this host.
+pub struct Apt<'a> {
+    store: &'a Store,
+    mirrors: &'a Mirrors,
+    sandbox: &'a Result<Arc<dyn Sandbox>, String>,
+    archives: Archives<'a>,
+    /// What gets the files of an entry.
+    get: Box<dyn Fn(&Entry) -> Fetcher + 'a>,
+}
+
+impl<'a> Apt<'a> {
+    /// apt with what it needs: `sandbox` for its solver, `get` for package files whose fields no index has any more.
+    /// `now` is in seconds since 1970.
+    pub fn new(
+        store: &'a Store,
+        mirrors: &'a Mirrors,
+        sandbox: &'a Result<Arc<dyn Sandbox>, String>,
+        now: u64,
+        get: Box<dyn Fn(&Entry) -> Fetcher + 'a>,
+    ) -> Self {
+        Apt { store, mirrors, sandbox, archives: Archives::new(store, mirrors, now), get }
+    }
+
+    /// The tree of tools.
+    fn tools(&self, entry: &Entry) -> Result<Option<std::path::PathBuf>, ManagerError> {
+        let _ = entry;
+        Ok(None)
+    }
+
+    /// The fields of a package out of its own file.
+    fn read(&self, package: &Package) -> Result<Vec<u8>, ManagerError> {
+        let entry = Entry { packages: vec![package.clone()], ..Entry::default() };
+        let failed = |reason: String| ManagerError {
+            message: format!("package {} {}: {reason}", package.name, package.version),
+            help: None,
+            said: Vec::new(),
+        };
+        let blobs = (self.get)(&entry).demand(&entry.set(), &CancelToken::new());
+        let blobs = blobs.map_err(|error| failed(error.to_string()))?;
+        let reader = self.store.open_blob(&blobs[0].digest).map_err(|error| failed(error.to_string()))?;
+        let deb = Deb::read(reader).map_err(|error| failed(error.to_string()))?;
+        Ok(deb.control().as_bytes().to_vec())
+    }
+}
+
+impl PackageManager for Apt<'_> {
+    fn settle_toolbox(&self, foreign: &[String]) -> Result<Entry, ManagerError> {
+        let facts = Facts::plain(SUITE);
+        let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
+        let names: Vec<_> = TOOLS.iter().copied().chain((!foreign.is_empty()).then_some(EMULATOR)).collect();
+        let stanzas = archives.iter().flat_map(|archive| archive.packages());
+        let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
+            message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
+            help: Some("name a mirror that has it whole: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+            said: Vec::new(),
+        })?;
+        let places: HashMap<_, _> = archives.iter().flat_map(|archive| places(archive)).collect();
+        let mut packages = Vec::new();
+        for stanza in tools {
+            let archive = places[&stanza.text().as_ptr()];
+            packages.push(Found { archive, stanza }.package().ok_or_else(|| unusable(archive, stanza.get("Package")))?);
+        }
+        Ok(Entry { packages, ..entry(&facts, &archives) })
+    }
+
+    fn settle(&self, question: &Question<'_>) -> Result<Entry, ManagerError> {
+        self.ask(question)
+    }
+
+    fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError> {
+        let mut facts = Facts::of(question)?;
+        facts.architecture.clone_from(&entry.architecture);
+        let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
+        // Who asked for a version does not want another.
+        let pinned = |name: &str| question.request.install.iter().any(|wanted| wanted.split_once('=').is_some_and(|(package, _)| package == name));
+        let locked = entry.packages.iter().filter(|package| package.archive.is_some() && !pinned(&package.name));
+        let locked: BTreeMap<(&str, &str), &str> = locked
+            .map(|package| ((package.name.as_str(), package.architecture.as_str()), package.version.as_str()))
+            .collect();
+        let names: HashSet<&str> = locked.keys().map(|(name, _)| *name).collect();
+        let mut newest: BTreeMap<(&str, &str), (&str, &Archive)> = BTreeMap::new();
+        for archive in &archives {
+            let on_demand = archive.is_on_demand();
+            for stanza in archive.packages() {
+                let fields = stanza.get_all(["Package", "Version", "Architecture"]);
+                let [Some(name), Some(version), Some(architecture)] = fields else { continue };
+                if !names.contains(name) {
+                    continue;
+                }
+                let Some(have) = locked.get(&(name, architecture)) else { continue };
+                // An archive of that kind is followed only by what came from it.
+                let from = entry.packages.iter().find(|package| package.name == name).and_then(|package| package.archive.as_ref());
+                if on_demand && from != Some(&archive.source.name) {
+                    continue;
+                }
+                let best = newest.entry((name, architecture)).or_insert((have, archive));
+                if version::compare(best.0, version).is_lt() {
+                    *best = (version, archive);
+                }
+            }
+        }
+        let newer = newest.into_iter().filter_map(|((name, architecture), (version, archive))| {
+            let have = locked[&(name, architecture)];
+            (have != version).then(|| Newer {
+                name: name.to_owned(),
+                architecture: architecture.to_owned(),
+                locked: have.to_owned(),
+                newest: version.to_owned(),
+                archive: archive.source.name.clone(),
+                security: archive.source.name.starts_with(SECURITY) || archive.release.label.contains("Security"),
+            })
+        });
+        Ok(newer.collect())
+    }
+
+    fn state_files(&self) -> &'static [&'static str] {
+        &[STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE]
+    }
+}
+
+/// Where each stanza of an archive lies, by its address in memory: stanzas that others chose are found again.
+fn places(archive: &Archive) -> impl Iterator<Item = (*const u8, &Archive)> {
+    archive.packages().map(move |stanza| (stanza.text().as_ptr(), archive))
+}
+
+/// An entry without packages.
+fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
+    let mut known: Vec<_> = archives
+        .iter()
+        .map(|archive| lock::Archive {
+            name: archive.source.name.clone(),
+            date: jiff::Timestamp::from_second(archive.release.date as i64).map(|date| date.to_string()).unwrap_or_default(),
+            release: archive.release.sha256.clone(),
+            trusted: archive.source.trust == crate::archive::Trust::Unsigned,
+        })
+        .collect();
+    known.sort();
+    Entry { architecture: facts.architecture.clone(), archives: known, ..Entry::default() }
+}
+
+fn unusable(archive: &Archive, name: Option<&str>) -> ManagerError {
+    ManagerError {
+        message: format!(
+            "the archive {} does not say size, SHA-256 and path of package {}",
+            archive.source.name,
+            name.unwrap_or_default()
+        ),
+        help: None,
+        said: Vec::new(),
+    }
+}

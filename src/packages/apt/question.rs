@@ -1,0 +1,346 @@
+//! A question in apt's own words, and apt's answer as an entry of the lock.
+//! Knows the files that a resolution reads (`crate::toolbox`); apt's solver decides.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use impasto_stages::packages::RequestRoot;
+
+use super::facts::Facts;
+use super::known::Archive;
+use super::state::{State, find};
+use super::{Apt, entry};
+use crate::deb::package::Package as Deb;
+use crate::lock::{Entry, Package, Removed};
+use crate::packages::{Keep, ManagerError, Question};
+use crate::recipe::suggest;
+use crate::sandbox::{CancelToken, ToolEnd, ToolJob};
+use crate::toolbox::{APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant};
+
+/// The archive of the user's own files.
+const OWN: &str = "own";
+
+/// The archive of what was locked before and no archive has any more.
+const KEPT: &str = "kept";
+
+/// More than any archive's own: what is locked stays, older or newer.
+const LOCKED_PRIORITY: u32 = 1001;
+
+/// What a builder of kernel modules needs for a kernel, before its release.
+const HEADERS: &str = "linux-headers-";
+
+/// What an image's kernels are, before their releases.
+const KERNEL: &str = "linux-image-";
+
+impl Apt<'_> {
+    pub(super) fn ask(&self, question: &Question<'_>) -> Result<Entry, ManagerError> {
+        let facts = Facts::of(question)?;
+        let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
+        let asked = Asked { apt: self, question, facts, archives };
+        let pinned = asked.answer(true);
+        match (pinned, question.keep) {
+            // What stayed may be what others cannot go with.
+            (Err(_), Keep::AllBut(..)) => asked.answer(false),
+            (answer, _) => answer,
+        }
+    }
+}
+
+struct Asked<'q, 'a> {
+    apt: &'q Apt<'a>,
+    question: &'q Question<'q>,
+    facts: Facts<'q>,
+    archives: Vec<Arc<Archive>>,
+}
+
+impl Asked<'_, '_> {
+    fn answer(&self, pinned: bool) -> Result<Entry, ManagerError> {
+        let (question, request) = (self.question, self.question.request);
+        let scratch = self.apt.store.scratch().map_err(|error| failed(error.to_string()))?;
+        let work = scratch.path().join("work");
+        let dir = work.join(APT);
+        make(&dir.join("sources"))?;
+        let mut sources = Vec::new();
+        for (place, archive) in self.archives.iter().enumerate() {
+            sources.push(lay_out(archive, &place.to_string(), &dir)?);
+        }
+        let mut install = request.install.clone();
+        let own = self.own_files(&dir, &mut sources, &mut install)?;
+        let mut kept = BTreeMap::new();
+        if let (true, Keep::AllBut(entry, names)) = (pinned, question.keep) {
+            write(&dir.join("preferences"), self.preferences(entry, names).as_bytes())?;
+            kept = self.kept(entry, names, &dir, &mut sources)?;
+        } else {
+            write(&dir.join("preferences"), self.preferences(&Entry::default(), &[]).as_bytes())?;
+        }
+        let state = match request.root {
+            RequestRoot::Disk => {
+                let mut state = State::of(&question.below);
+                state.hold(&request.hold);
+                let status = state.status(&self.archives, &|package| self.apt.read(package))?;
+                write(&dir.join("status"), &status)?;
+                write(&dir.join("extended_states"), state.extended_states().as_bytes())?;
+                state
+            }
+            RequestRoot::Builder => {
+                install.extend(self.headers()?);
+                State::default()
+            }
+            RequestRoot::Own { .. } => State::default(),
+        };
+        install.extend(request.remove.iter().map(|name| format!("{name}-")));
+        let variant = match &request.root {
+            RequestRoot::Disk => None,
+            RequestRoot::Own { variant, .. } if variant == "minbase" => Some(Variant::Minbase),
+            RequestRoot::Own { .. } | RequestRoot::Builder => Some(Variant::Essential),
+        };
+        let asked = ResolveRequest {
+            install,
+            upgrade: request.upgrade,
+            autoremove: request.autoremove,
+            recommends: request.recommends,
+            architecture: self.facts.architecture.clone(),
+            foreign: self.facts.foreign.clone(),
+            sources,
+            variant,
+        };
+        let result = self.run(asked, &work)?;
+        let mut packages = Vec::with_capacity(result.install.len());
+        for package in result.install {
+            let key = (package.name.clone(), package.architecture.clone());
+            packages.push(match package.source.as_str() {
+                OWN => own[&key].clone(),
+                KEPT => kept[&key].clone(),
+                place => {
+                    let archive = place.parse().ok().and_then(|place: usize| self.archives.get(place));
+                    let archive = archive.ok_or_else(|| failed(format!("apt names an archive {place:?}")))?;
+                    let sha256 = package.sha256.ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
+                    Package {
+                        name: package.name,
+                        version: package.version,
+                        architecture: package.architecture,
+                        size: package.size,
+                        sha256,
+                        archive: Some(archive.source.name.clone()),
+                        path: package.path.trim_start_matches("./").to_owned(),
+                    }
+                }
+            });
+        }
+        let removed = result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
+        let removed: Vec<_> =
+            removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
+        packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
+        Ok(Entry { packages, removed, ..entry(&self.facts, &self.archives) })
+    }
+
+    fn run(&self, request: ResolveRequest, work: &Path) -> Result<ResolveResult, ManagerError> {
+        let sandbox = self.apt.sandbox.as_ref().map_err(|reason| failed(reason.clone()))?;
+        let toolbox = self.apt.tools(self.question.tools)?;
+        let job = ToolJob {
+            work,
+            toolbox,
+            task: Task::Resolve { request: Box::new(request) },
+            network: false,
+            timeout: None,
+            cancel: CancelToken::new(),
+        };
+        let end = sandbox.run_tools(job, &mut |bytes| {
+            tracing::debug!(said = %String::from_utf8_lossy(bytes), "apt");
+        });
+        match end.map_err(|error| failed(error.to_string()))? {
+            ToolEnd::Done => {}
+            ToolEnd::Failed(failure) => {
+                return Err(ManagerError { message: failure.message, help: failure.help, said: Vec::new() });
+            }
+            ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => return Err(failed("it was stopped".to_owned())),
+        }
+        let path = work.join(RESULT);
+        let text = fs::read(&path).map_err(|error| failed(error.to_string()))?;
+        match serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))? {
+            ResolveOutcome::Resolved(result) => Ok(result),
+            ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
+            ResolveOutcome::Refused { reason } => Err(ManagerError {
+                message: "these packages cannot be installed together".to_owned(),
+                help: Some("what apt says of it is above: change the list, a version or a pin".to_owned()),
+                said: reason.lines().map(str::to_owned).collect(),
+            }),
+        }
+    }
+
+    fn unknown(&self, packages: &[String]) -> ManagerError {
+        let names: Vec<_> = packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
+        let known: HashSet<&str> = self
+            .archives
+            .iter()
+            .flat_map(|archive| archive.packages())
+            .filter_map(|stanza| stanza.get("Package"))
+            .collect();
+        let near: Vec<_> = names
+            .iter()
+            .filter(|name| !known.contains(**name))
+            .filter_map(|name| suggest::nearest(name, known.iter().copied()))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
+        let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
+        let help = match near.as_slice() {
+            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`".to_owned(),
+            near => format!("did you mean {}?", near.join(", ")),
+        };
+        ManagerError {
+            message: format!("{what} {} in {}", packages.join(", "), archives.join(", ")),
+            help: Some(help),
+            said: Vec::new(),
+        }
+    }
+
+    /// Rules for versions: the recipe's, and what is locked.
+    fn preferences(&self, entry: &Entry, names: &[String]) -> String {
+        let mut text = String::new();
+        for pin in &self.question.request.pins {
+            text += &format!("Package: {}\nPin: {}\nPin-Priority: {}\n\n", pin.package, pin.pin, pin.priority);
+        }
+        for package in entry.packages.iter().filter(|package| !names.contains(&package.name)) {
+            text += &format!(
+                "Package: {}\nPin: version {}\nPin-Priority: {LOCKED_PRIORITY}\n\n",
+                package.name, package.version
+            );
+        }
+        text
+    }
+
+    /// The user's own package files, as an archive; by name and machine.
+    fn own_files(
+        &self,
+        dir: &Path,
+        sources: &mut Vec<ResolveSource>,
+        install: &mut Vec<String>,
+    ) -> Result<BTreeMap<(String, String), Package>, ManagerError> {
+        let mut own = BTreeMap::new();
+        let mut index = Vec::new();
+        for path in &self.question.request.files {
+            let full = self.question.dir.join(path);
+            let failed = |reason: String| failed(format!("the package file {path}: {reason}"));
+            let bytes = fs::read(&full).map_err(|error| failed(error.to_string()))?;
+            let mut hash = impasto_store::blob::Sha256Writer::default();
+            io::copy(&mut bytes.as_slice(), &mut hash).map_err(|error| failed(error.to_string()))?;
+            let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());
+            let deb = Deb::read(bytes.as_slice()).map_err(|error| failed(error.to_string()))?;
+            let field = |name: &str| deb.field(name).to_owned();
+            let (name, version, architecture) = (field("Package"), field("Version"), field("Architecture"));
+            install.push(format!("{name}={version}"));
+            index.extend(deb.index_stanza(path, size, &sha256));
+            let package = Package {
+                name: name.clone(),
+                version,
+                architecture: architecture.clone(),
+                size,
+                sha256,
+                archive: None,
+                path: path.clone(),
+            };
+            own.insert((name, architecture), package);
+        }
+        if !own.is_empty() {
+            sources.push(flat(OWN, dir, &index)?);
+        }
+        Ok(own)
+    }
+
+    /// What is locked and no archive has any more, as an archive of its own; by name and machine.
+    fn kept(
+        &self,
+        entry: &Entry,
+        names: &[String],
+        dir: &Path,
+        sources: &mut Vec<ResolveSource>,
+    ) -> Result<BTreeMap<(String, String), Package>, ManagerError> {
+        let wanted: HashSet<&str> = entry.packages.iter().map(|package| package.name.as_str()).collect();
+        let found = find(&self.archives, &wanted);
+        let mut kept = BTreeMap::new();
+        let mut index = Vec::new();
+        for package in entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name)) {
+            if found.contains_key(&(package.name.as_str(), package.architecture.as_str(), package.version.as_str())) {
+                continue;
+            }
+            // Only the store can still have it.
+            let Ok(Some(blob)) = crate::packages::files::find(self.apt.store, &package.sha256) else { continue };
+            let Ok(reader) = self.apt.store.open_blob(&blob.digest) else { continue };
+            let Ok(deb) = Deb::read(reader) else { continue };
+            index.extend(deb.index_stanza(&package.path, package.size, &package.sha256));
+            kept.insert((package.name.clone(), package.architecture.clone()), package.clone());
+        }
+        if !kept.is_empty() {
+            sources.push(flat(KEPT, dir, &index)?);
+        }
+        Ok(kept)
+    }
+
+    /// What modules for the kernels of the disk are compiled with.
+    fn headers(&self) -> Result<Vec<String>, ManagerError> {
+        let below = State::of(&self.question.below);
+        let releases: Vec<_> = below
+            .matching(KERNEL)
+            .filter_map(|name| name.strip_prefix(KERNEL))
+            // Others are packages that only name a kernel.
+            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()))
+            .map(|release| format!("{HEADERS}{}", release.trim_end_matches("-unsigned")))
+            .collect();
+        if releases.is_empty() {
+            return Err(ManagerError {
+                message: "the image that the module is for has no kernel".to_owned(),
+                help: Some("install one below this stage, such as linux-image-amd64".to_owned()),
+                said: Vec::new(),
+            });
+        }
+        Ok(releases)
+    }
+}
+
+fn lay_out(archive: &Archive, place: &str, dir: &Path) -> Result<ResolveSource, ManagerError> {
+    let from = dir.join("sources").join(place);
+    make(&from)?;
+    write(&from.join("Release"), archive.release.text.as_bytes())?;
+    let flat = archive.source.suite.ends_with('/');
+    for index in &archive.indexes {
+        let within = match flat {
+            true => from.clone(),
+            false => from.join(&index.component).join(format!("binary-{}", index.architecture)),
+        };
+        make(&within)?;
+        write(&within.join("Packages"), &index.text)?;
+    }
+    let base = archive.source.bases.first().map(ToString::to_string).unwrap_or_default();
+    let site = base.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest).to_owned());
+    Ok(ResolveSource {
+        directory: place.to_owned(),
+        site: site.filter(|site| !site.is_empty()),
+        suite: archive.source.suite.clone(),
+        components: archive.source.components.clone(),
+        flat,
+    })
+}
+
+fn flat(name: &str, dir: &Path, index: &[u8]) -> Result<ResolveSource, ManagerError> {
+    let from = dir.join("sources").join(name);
+    make(&from)?;
+    write(&from.join("Packages"), index)?;
+    Ok(ResolveSource { directory: name.to_owned(), flat: true, ..ResolveSource::default() })
+}
+
+fn make(path: &Path) -> Result<(), ManagerError> {
+    fs::create_dir_all(path).map_err(|error| failed(format!("cannot make {}: {error}", path.display())))
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), ManagerError> {
+    let written = File::create_new(path).and_then(|mut file| io::Write::write_all(&mut file, content));
+    written.map_err(|error| failed(format!("cannot write {}: {error}", path.display())))
+}
+
+fn failed(message: String) -> ManagerError {
+    ManagerError { message, help: None, said: Vec::new() }
+}
