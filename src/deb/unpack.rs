@@ -350,7 +350,9 @@ impl Rules for Tree {
             entry.target = entry.target.take().map(merged);
         }
         entry.owner = None;
-        entry.mode = Mode::from_raw_mode(entry.mode.as_raw_mode() & 0o777);
+        // Its user must be able to read and to remove it.
+        let least = if is_dir { 0o700 } else { 0o600 };
+        entry.mode = Mode::from_raw_mode(entry.mode.as_raw_mode() & 0o777 | least);
         entry.modified = Timespec { tv_sec: TIME, tv_nsec: 0 };
         entry.attributes.clear();
         let package = (!is_dir).then(|| self.package.clone());

@@ -391,6 +391,31 @@ impl StoreFs {
         Ok(())
     }
 
+    /// Puts a directory in the place of another, or in a free one, at once but not durably: for caches. The other one goes
+    /// to the trash.
+    pub(crate) fn publish_dir(&self, from: &str, to: &str) -> Result<()> {
+        self.make_dirs(split(to).0, &mut Vec::new())?;
+        let open = |name| self.open_dir(split(name).0).map_err(|errno| self.error("open", split(name).0, errno));
+        let (from_dir, to_dir) = (open(from)?, open(to)?);
+        loop {
+            let (last, new) = (split(from).1, split(to).1);
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            match rustix::fs::renameat_with(&from_dir, last, &to_dir, new, exchange) {
+                Ok(()) => return self.trash(from),
+                Err(rustix::io::Errno::NOENT) => {}
+                // Not every file system can exchange.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => self.trash(to)?,
+                Err(errno) => return Err(self.error("replace", to, errno)),
+            }
+            match rustix::fs::renameat(&from_dir, last, &to_dir, new) {
+                Ok(()) => return Ok(()),
+                // Another process was first.
+                Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {}
+                Err(errno) => return Err(self.error("replace", to, errno)),
+            }
+        }
+    }
+
     /// Moves something to `trash/` under a new name, so that a good one can take its place.
     pub(crate) fn trash(&self, name: &str) -> Result<()> {
         let (parent, last) = split(name);

@@ -41,9 +41,11 @@ pub mod seal;
 mod stamp;
 mod state;
 mod store;
+mod trees;
 pub mod verify;
 mod walk;
 
 pub use error::{Error, Miss, Result};
 pub use fs::{FsTime, IoSnapshot};
+pub use stamp::boot_id;
 pub use store::{FORMAT_FEATURES, FORMAT_VERSION, Scratch, Store};

@@ -34,7 +34,7 @@ pub(crate) struct Stamps {
 }
 
 /// Names the time since the machine started; `None` where the system does not say.
-pub(crate) fn boot_id() -> Option<String> {
+pub fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }

@@ -152,6 +152,11 @@ impl Scratch {
         &self.path
     }
 
+    /// Its name in the store.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Leaves the directory for the collector instead of deleting it.
     pub fn keep(self) -> PathBuf {
         let path = self.path.clone();

@@ -1,0 +1,57 @@
+//! `state/trees/`: directories that are made of something else, and may be lost.
+//! Knows how they get their names; whether what is in them is sound is for those to check who made them.
+
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::store::{Scratch, Store};
+
+/// Where they lie.
+pub(crate) const TREES: &str = "state/trees/";
+
+fn name(digest: &Digest) -> String {
+    format!("{TREES}{digest}")
+}
+
+impl Store {
+    /// Where the directory of this name is, or would be.
+    pub fn tree_path(&self, digest: &Digest) -> PathBuf {
+        self.fs().full(&name(digest))
+    }
+
+    /// Gives a directory this name, in the place of the one that has it: at once, so that there is one at any time. What it
+    /// takes the place of goes to the trash, where those who use it still have it until the next collection.
+    pub fn publish_tree(&self, scratch: Scratch, digest: &Digest) -> Result<PathBuf> {
+        let name = name(digest);
+        self.fs().publish_dir(scratch.name(), &name)?;
+        Ok(self.fs().full(&name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_last_tree_counts_and_the_one_before_lies_in_the_trash() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let made = |text: &str| {
+            let scratch = store.scratch().unwrap();
+            fs::write(scratch.path().join("file"), text).unwrap();
+            store.publish_tree(scratch, &Digest::ZERO).unwrap()
+        };
+        let path = made("one");
+        assert_eq!(path, store.tree_path(&Digest::ZERO));
+        let held = fs::File::open(path.join("file")).unwrap();
+        assert_eq!(made("two"), path);
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "two");
+        assert_eq!(std::io::read_to_string(held).unwrap(), "one");
+        assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+        assert_eq!(store.verify(false).unwrap().findings, [], "trees have no checksum");
+    }
+}
