@@ -15,6 +15,7 @@ use crate::deb::package::Package;
 use crate::inputs::{Input, copy_file};
 use crate::packages::fetch::{DemandError, title};
 use crate::packages::files;
+use crate::packages::tools::{ToolsError, tools};
 
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";
@@ -54,6 +55,16 @@ impl Job {
         write("Packages", &stanzas.concat())?;
         write("install", install.collect::<String>().as_bytes())?;
         write("remove", remove.collect::<String>().as_bytes())
+    }
+
+    /// The root of the tree of tools.
+    pub(super) fn tools(&self) -> Result<PathBuf, JobError> {
+        let set = self.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
+        let fetcher = || self.packages.clone().expect("BUG: a run without packages");
+        tools(&self.store, set, &fetcher, &self.cancel).map_err(|error| match error {
+            ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,
+            other => JobError::Tools(other),
+        })
     }
 
     /// Copies the user's own package files, and gives their SHA-256.
