@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::ToolFailure;
 
@@ -22,6 +22,13 @@ pub(super) struct Ended {
     pub(super) status: ExitStatus,
     /// Its last lines, of both outputs.
     pub(super) lines: Vec<String>,
+}
+
+/// A program that has run, with all that it said.
+pub(super) struct Output {
+    pub(super) status: ExitStatus,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 impl Program {
@@ -54,22 +61,54 @@ impl Program {
         self
     }
 
+    /// Gives it a file to read.
+    pub(super) fn stdin(mut self, file: impl Into<Stdio>) -> Self {
+        self.command.stdin(file);
+        self
+    }
+
+    /// Starts it with a pipe for what it writes to its standard output; the rest goes nowhere.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn start(mut self) -> Result<Child, ToolFailure> {
+        let child = self.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        child.map_err(failed(&self.name, "start"))
+    }
+
+    /// Runs it to its end and gives all that it said, for programs that say little.
+    ///
+    /// # Errors
+    /// It cannot be started. A program that fails is no error but a status.
+    pub(super) fn output(mut self) -> Result<Output, ToolFailure> {
+        let output = self.command.output().map_err(failed(&self.name, "start"))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Output { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+    }
+
+    /// Runs it to its end; that it fails is an error, whose words are its last line.
+    ///
+    /// # Errors
+    /// It cannot be started, or says that it failed.
+    pub(super) fn succeed(self, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+        let name = self.name.clone();
+        let ended = self.run(log)?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        let said = |line: &&String| !line.is_empty();
+        let why = ended.lines.iter().rev().find(|line| line.starts_with("E: ")).or(ended.lines.iter().rev().find(said));
+        let why = why.map_or(ended.status.to_string(), |line| line.trim_start_matches("E: ").to_owned());
+        Err(ToolFailure::new(format!("`{name}` failed: {why}")))
+    }
+
     /// Runs it to its end.
     ///
     /// # Errors
     /// It cannot be started. A program that fails is no error but a status.
     pub(super) fn run(mut self, log: &mut dyn FnMut(&[u8])) -> Result<Ended, ToolFailure> {
         let name = self.name.clone();
-        let failed = |verb: &'static str| {
-            let name = name.clone();
-            move |error: io::Error| match error.kind() {
-                io::ErrorKind::NotFound => ToolFailure {
-                    message: format!("the program `{name}` is not installed on this host"),
-                    help: Some(format!("install it: apt-get install {name}")),
-                },
-                _ => ToolFailure { message: format!("cannot {verb} `{name}`: {error}"), help: None },
-            }
-        };
+        let failed = |verb| failed(&name, verb);
         let (mut reader, writer) = io::pipe().map_err(failed("make a pipe for"))?;
         let copy = writer.try_clone().map_err(failed("make a pipe for"))?;
         let mut child = self.command.stdout(writer).stderr(copy).spawn().map_err(failed("start"))?;
@@ -90,6 +129,16 @@ impl Program {
         }
         let status = child.wait().map_err(failed("wait for"))?;
         Ok(Ended { status, lines: tail.finish() })
+    }
+}
+
+fn failed(name: &str, verb: &'static str) -> impl FnOnce(io::Error) -> ToolFailure {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => ToolFailure {
+            message: format!("the program `{name}` is not installed on this host"),
+            help: Some(format!("install it: apt-get install {name}")),
+        },
+        _ => ToolFailure::new(format!("cannot {verb} `{name}`: {error}")),
     }
 }
 
