@@ -28,7 +28,7 @@ impl Job {
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
-            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
+            Step::Bootstrap { spec } => Task::Mmdebstrap { spec: spec.clone(), epoch },
             Step::AssembleDisk { input, spec } => {
                 self.lay_out_tree(input, &work.join(TREE))?;
                 Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
@@ -41,6 +41,7 @@ impl Job {
             work: &work,
             toolbox: None,
             task,
+            toolbox: None,
             network: action.network,
             timeout: action.hints.timeout,
             cancel: self.cancel.clone(),

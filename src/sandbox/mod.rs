@@ -2,6 +2,7 @@
 //!
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
+mod emulate;
 mod export;
 mod host_view;
 mod link;
@@ -295,6 +296,8 @@ pub struct ToolJob<'a> {
     pub toolbox: Option<PathBuf>,
     /// What to do.
     pub task: Task,
+    /// The directory whose programs do it: nothing else of the host is seen but its kernel. `None`: the host's own `/`.
+    pub toolbox: Option<&'a Path>,
     /// Whether the programs can reach the network.
     pub network: bool,
     /// Longest duration.

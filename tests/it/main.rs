@@ -31,6 +31,7 @@ mod sandbox_disk;
 mod sandbox_kill;
 mod settle;
 mod store;
+mod toolbox;
 mod tree_index;
 mod units;
 mod vm;
