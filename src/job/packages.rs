@@ -24,10 +24,9 @@ pub(super) const LOCAL: &str = "package-";
 pub(super) const TREE: &str = "packages";
 
 impl Job {
-    /// Lays out a set's files in a new directory: packages under [`files::file_name`]; and for a package manager that
-    /// reads an index of them (`indexed`), `Packages`, and the lists `install` and `remove`, each line a name, a machine
-    /// and a version.
-    pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path, indexed: bool) -> Result<(), JobError> {
+    /// Lays out a set's files in a new directory: packages under [`files::file_name`], an index of them, `Packages`, and
+    /// the lists `install` and `remove`, each line a name, a machine and a version.
+    pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path) -> Result<(), JobError> {
         fs::create_dir(dir).map_err(JobError::io("make", dir))?;
         let own = self.own_packages(set, dir)?;
         let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
@@ -41,9 +40,6 @@ impl Job {
         rest.install.par_iter().zip(&blobs).try_for_each(|(package, blob)| {
             files::write(&self.store, blob, &dir.join(files::file_name(package))).map_err(Self::missed(self.id))
         })?;
-        if !indexed {
-            return Ok(());
-        }
         let stanzas = set.install.par_iter().map(|package| stanza(package, dir)).collect::<Result<Vec<_>, _>>()?;
         let line = |name: &str, architecture: &str, version: &str| format!("{name} {architecture} {version}\n");
         let install = set.install.iter().map(|package| line(&package.name, &package.architecture, &package.version));

@@ -35,7 +35,7 @@ impl Job {
         let mut trees = Vec::new();
         if let Some(set) = &action.packages {
             let dir = scratch.path().join(super::packages::TREE);
-            self.lay_out_packages(set, &dir, true)?;
+            self.lay_out_packages(set, &dir)?;
             trees.push((super::packages::TREE.to_owned(), dir));
         }
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };

@@ -31,7 +31,7 @@ impl Job {
         let task = match step {
             Step::Bootstrap { spec } => {
                 let set = action.packages.as_ref().expect("BUG: a bootstrap without packages");
-                self.lay_out_packages(set, &work.join(PACKAGES), false)?;
+                self.lay_out_packages(set, &work.join(PACKAGES))?;
                 Task::Bootstrap { spec: spec.clone(), epoch }
             }
             Step::AssembleDisk { input, spec } => {
