@@ -20,6 +20,7 @@ use pgp::crypto::hash::HashAlgorithm;
 use proptest::prelude::*;
 
 use crate::debian;
+use crate::random::Random;
 use crate::repository::{Key, MADE, Package, Repository, packed, sha256};
 use server::{Answer, CERTIFICATE, Server, nobody};
 
@@ -144,6 +145,29 @@ fn a_signed_repository_is_read_in_each_form() {
 }
 
 #[test]
+fn packages_are_built_replaced_and_left_out() {
+    let (bench, dir) = (Bench::new(), tempfile::tempdir().unwrap());
+    let mut repository = repository(dir.path());
+    let path = repository.add("stable", "main", &Package::new("hello", "1:2.0").postinst("true"));
+    repository.remove("stable", "extra", "tool");
+    repository.publish();
+    let (_, indexes) = bench.read(&repository.source("stable")).unwrap();
+    assert!(indexes[0].text.is_empty() && text(&indexes[1]).contains("Version: 1:2.0\n"));
+    assert!(!text(&indexes[1]).contains("Version: 1.0\n"));
+    // What the index says of a package is what is got.
+    let bytes = std::fs::read(dir.path().join(&path)).unwrap();
+    assert!(text(&indexes[1]).contains(&format!(
+        "Filename: {path}\nSize: {}\nSHA256: {}\n",
+        bytes.len(),
+        sha256(&bytes)
+    )));
+    let mut deb = wanted("hello", &bytes, &[repository.mirror()]);
+    deb.places[0].path = path;
+    let (got, errors) = bench.get(&[deb]);
+    assert!(errors.is_empty() && got[&0] == bytes, "{errors:?}");
+}
+
+#[test]
 fn packages_for_all_architectures_are_read_once() {
     let (bench, dir) = (Bench::new(), tempfile::tempdir().unwrap());
     let mut repository = repository(dir.path());
@@ -225,6 +249,11 @@ fn debians_own_archive_is_verified_with_the_keys_built_in() {
     for keys in [DEBIAN_KEYS, &host] {
         let verified = Keyring::parse(keys, "here").unwrap().verify_cleartext(&signed, now()).unwrap();
         assert!(verified.text.starts_with("Origin: Debian\n") && !verified.text.contains("PGP"));
+    }
+    // Keys of old releases are of kinds that are no longer made.
+    for entry in Path::new(debian::KEYRING).parent().unwrap().read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        Keyring::parse(&std::fs::read(&path).unwrap(), "here").unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
     let bench = Bench::new();
     let source = Source {
@@ -729,4 +758,26 @@ fn signatures_of_nothing_that_is_known_name_their_keys() {
     let (bytes, _) = signed();
     let error = Keyring::parse(DEBIAN_KEYS, "Debian's").unwrap().verify_cleartext(&bytes, now()).unwrap_err();
     assert!(matches!(error, SignatureError::UnknownKey { keys, .. } if keys.len() == 1 && keys[0].len() == 40));
+}
+
+#[path = "../fuzz/src/archive.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod fuzz;
+
+#[test]
+fn seeds_of_archives_are_replayed() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/archive");
+    let paths: Vec<_> = std::fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(paths.len() >= 5, "{} seeds", paths.len());
+    for path in paths {
+        let seed = std::fs::read(&path).unwrap();
+        fuzz::run(&seed);
+        let mut random = Random::new(seed.len() as u64);
+        for _ in 0..100 {
+            fuzz::run(&seed[..random.below(seed.len() as u64) as usize]);
+            let mut changed = seed.clone();
+            changed[random.below(seed.len() as u64) as usize] ^= 1 << random.below(8);
+            fuzz::run(&changed);
+        }
+    }
 }
