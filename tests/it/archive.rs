@@ -38,6 +38,9 @@ fn quick() -> Options {
     }
 }
 
+/// Files that were handed out, by index.
+type Got = BTreeMap<usize, Vec<u8>>;
+
 struct Bench {
     scratch: tempfile::TempDir,
     client: Client,
@@ -56,7 +59,7 @@ impl Bench {
     }
 
     /// Gets files; gives what was handed out, and the errors.
-    fn get(&self, wanted: &[Wanted]) -> (BTreeMap<usize, Vec<u8>>, Vec<(usize, DownloadError)>) {
+    fn get(&self, wanted: &[Wanted]) -> (Got, Vec<(usize, DownloadError)>) {
         let mut got = BTreeMap::new();
         let mut last = (0, 0);
         let result = self.client.get(
@@ -368,6 +371,23 @@ const SPOILT: &[(&str, Spoil)] = &[
     }),
     ("key that is not for signing", |repository| {
         let key = Key::unfit(5);
+        signed_by(repository, key.clone(), &key)
+    }),
+    ("revoked subkey", |repository| {
+        let key = Key::with_revoked_subkey(10);
+        signed_by(repository, key.clone(), &key)
+    }),
+    ("subkey of another certificate", |repository| {
+        let key = Key::with_subkey_of(11, Key::with_subkey(12));
+        signed_by(repository, key.clone(), &key)
+    }),
+    ("certificate over a weak digest", |repository| {
+        let key = Key::weakly_certified(7);
+        signed_by(repository, key.clone(), &key)
+    }),
+    ("signed in the future", |repository| {
+        let mut key = Key::new(13);
+        key.signs_at = Some(4_102_444_800);
         signed_by(repository, key.clone(), &key)
     }),
     ("signed before the key was made", |repository| {

@@ -111,6 +111,41 @@ impl Key {
         self
     }
 
+    /// A key with a subkey that signs, and that was revoked alone.
+    pub(crate) fn with_revoked_subkey(seed: u64) -> Key {
+        let mut key = Key::with_subkey(seed);
+        let primary = key.secret.primary_key.clone();
+        let subkey = &mut key.secret.secret_subkeys[0];
+        let parts = config(&primary, SignatureType::SubkeyRevocation, MADE + 1, []);
+        let revocation =
+            parts.sign_subkey_binding(&primary, primary.public_key(), &Password::empty(), subkey.key.public_key());
+        subkey.signatures.push(revocation.unwrap());
+        key
+    }
+
+    /// A certificate with the subkey of another.
+    pub(crate) fn with_subkey_of(seed: u64, other: Key) -> Key {
+        let mut key = Key::with_subkey(seed);
+        key.secret.secret_subkeys = other.secret.secret_subkeys;
+        key
+    }
+
+    /// A key whose certificate is signed over a weak digest.
+    pub(crate) fn weakly_certified(seed: u64) -> Key {
+        let mut key = Key::rsa(seed, HashAlgorithm::Sha256);
+        let primary = key.secret.primary_key.clone();
+        let user = &mut key.secret.details.users[0];
+        let parts = SignatureConfig {
+            hash_alg: HashAlgorithm::Sha1,
+            ..config(&primary, SignatureType::CertPositive, MADE, [])
+        };
+        let grant = parts
+            .sign_certification(&primary, primary.public_key(), &Password::empty(), Tag::UserId, &user.id)
+            .unwrap();
+        user.signatures = vec![grant];
+        key
+    }
+
     fn certificate(&self) -> SignedPublicKey {
         self.secret.to_public_key()
     }
