@@ -6,6 +6,7 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
+mod archive;
 mod audit;
 mod base;
 mod bootstrap;
@@ -26,6 +27,7 @@ mod random;
 mod recipe;
 mod recipes;
 mod replay;
+mod repository;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
