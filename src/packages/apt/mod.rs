@@ -27,6 +27,9 @@ use crate::mirror::Mirrors;
 use crate::sandbox::{CancelToken, Sandbox};
 use crate::toolbox::{EMULATOR, SUITE, TOOLS};
 
+/// The files of a disk that tell which packages it has; without the first it has none.
+pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
+
 /// apt on this host.
 pub struct Apt<'a> {
     store: &'a Store,
@@ -155,9 +158,6 @@ impl PackageManager for Apt<'_> {
         Ok(newer.collect())
     }
 
-    fn state_files(&self) -> &'static [&'static str] {
-        &[STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE]
-    }
 }
 
 /// Where each stanza of an archive lies, by its address in memory: stanzas that others chose are found again.
