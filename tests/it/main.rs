@@ -12,6 +12,7 @@ mod bootstrap;
 mod chain;
 mod cleanup;
 mod cutoff;
+mod deb;
 mod debian;
 mod diff;
 mod disk_assembly;
