@@ -17,6 +17,7 @@ mod hint;
 mod init;
 mod layer;
 mod log;
+mod packages;
 mod plan;
 mod recipe;
 mod session;

@@ -30,6 +30,7 @@ mod replay;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
+mod sbom;
 mod settle;
 mod store;
 mod tree_index;
