@@ -1,5 +1,7 @@
 //! What each fuzz target does with its bytes. Knows no fuzzer, so that tests can replay seeds.
 
+pub mod control;
+pub mod deb;
 pub mod ext4;
 pub mod fat;
 pub mod frame;
