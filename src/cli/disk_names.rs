@@ -145,6 +145,17 @@ impl<'s> DiskNames<'s> {
         Ok(chain)
     }
 
+    /// Seconds since 1970 that stand for "now" in the recipe of a name; none for what no recipe made, or one that does not
+    /// say.
+    pub(crate) fn epoch(&mut self, name: &str) -> Result<Option<u64>, CliError> {
+        match self.meaning(name)? {
+            Meaning::Stage { recipe, selector, .. } => {
+                Ok(self.stage(&recipe, &selector)?.loaded.recipe.source_date_epoch)
+            }
+            Meaning::File(_) | Meaning::Digest(_) => Ok(None),
+        }
+    }
+
     /// The layer of a name.
     pub(crate) fn layer(&mut self, name: &str) -> Result<LayerRef, CliError> {
         match self.disk(name)?.origin {

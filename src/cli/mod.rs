@@ -20,6 +20,7 @@ mod init;
 mod layer;
 mod log;
 mod outdated;
+mod packages;
 mod plan;
 mod recipe;
 mod session;
