@@ -50,7 +50,12 @@ pub(crate) fn rows() -> Vec<Row> {
     detail("impasto build, packages in the store", &warm);
     detail("mmdebstrap", &peer);
     let mut rows = vec![
-        Row::against("sixty packages from nothing, against mmdebstrap", median(&ours), median(&peer), Goal::AtMost(1.0)),
+        Row::against(
+            "sixty packages from nothing, against mmdebstrap",
+            median(&ours),
+            median(&peer),
+            Goal::AtMost(1.0),
+        ),
         Row::against("the same with packages in the store", median(&warm), median(&peer), Goal::AtMost(0.75)),
     ];
 
@@ -65,9 +70,12 @@ pub(crate) fn rows() -> Vec<Row> {
             }
             _ => {
                 if cold {
-                    site::run(site::program("find").arg(tree.join("var/lib/apt/lists")).args(["-type", "f", "-delete"]));
+                    site::run(
+                        site::program("find").arg(tree.join("var/lib/apt/lists")).args(["-type", "f", "-delete"]),
+                    );
                 }
-                let line = "cp /etc/resolv.conf \"$1/etc/\"; chroot \"$1\" sh -c 'apt-get update && apt list --upgradable'";
+                let line =
+                    "cp /etc/resolv.conf \"$1/etc/\"; chroot \"$1\" sh -c 'apt-get update && apt list --upgradable'";
                 site::time(site::program("sh").args(["-ec", line, "sh"]).arg(&tree))
             }
         });

@@ -11,7 +11,7 @@ use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
 use crate::diff::contents::OnDisk;
-use crate::sbom::{self, Origins, spdx};
+use crate::sbom::{self, spdx};
 use crate::tree::text;
 use crate::ui;
 
@@ -47,12 +47,13 @@ impl Packages {
         };
         let disk = names.disk(name)?;
         let epoch = if self.format == Format::Spdx { names.epoch(name)? } else { None };
+        let origins = names.origins(name)?;
         let store = names.opened();
         let tree = disk_trees::tree(&disk, store)?;
         let open = || disk_trees::open(&disk, store).map_err(io::Error::other);
         let contents = OnDisk { open: &open, tree: &tree };
         let unreadable = |source| CliError::Disk { label: disk.label.clone(), source };
-        let Some(bill) = sbom::read(&tree, &contents, &Origins::new()).map_err(unreadable)? else {
+        let Some(bill) = sbom::read(&tree, &contents, &origins).map_err(unreadable)? else {
             return Err(CliError::usage(format!("{name} has no packages of dpkg"), "name a disk with Debian on it"));
         };
         ui::output(&match self.format {

@@ -9,8 +9,8 @@ use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
 
 use super::error::CliError;
-use super::{RecipeArgs, exit};
 use super::session::{Loaded, Session};
+use super::{RecipeArgs, exit};
 use crate::graph::{NodeId, Selection};
 use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal};
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
@@ -56,10 +56,8 @@ impl<'a> Surveyor<'a> {
             reason: error.to_string(),
             help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
         });
-        let supply = supply.map(|mirrors| Supply {
-            mirrors: mirrors.clone(),
-            wanted: wanted(&Places { mirrors, snapshot, dir }),
-        });
+        let supply = supply
+            .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
         Fetcher::new(self.store.clone(), supply, self.session.host.now())
     }
 

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Secret;
-use impasto_stages::packages::PackageSet;
 use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
+use impasto_stages::packages::PackageSet;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};

@@ -96,7 +96,11 @@ fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
     let read = Package::read(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
     let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];
     if let Some((field, wanted)) = is.into_iter().find(|(field, wanted)| read.field(field) != wanted.as_str()) {
-        return Err(wrong(format!("its {} is {:?}, and the lock says {wanted:?}", field.to_lowercase(), read.field(field))));
+        return Err(wrong(format!(
+            "its {} is {:?}, and the lock says {wanted:?}",
+            field.to_lowercase(),
+            read.field(field)
+        )));
     }
     Ok(read.index_stanza(&format!("./{name}"), package.size, &package.sha256))
 }

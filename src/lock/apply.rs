@@ -145,7 +145,8 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
         return LockState::Locked(place);
     }
     let own: Vec<_> = node.combinations.iter().map(|place| graph.combination_name(*place)).collect();
-    let mine = |entry: &Entry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
+    let mine =
+        |entry: &Entry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
     let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else { return LockState::Missing };
     LockState::Stale { entry: place, why: difference(entry, lines) }
 }

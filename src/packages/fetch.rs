@@ -228,9 +228,13 @@ impl Shared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                Cause::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
-                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/",
-                Cause::Unreachable { .. } => "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+                Cause::Gone => {
+                    "settle the packages again (impasto update), or name a snapshot of the archive with \
+                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+                }
+                Cause::Unreachable { .. } => {
+                    "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR"
+                }
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
             };
             let mut causes = error.cause.to_string();

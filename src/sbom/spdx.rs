@@ -101,6 +101,10 @@ fn image(name: &str, bill: &Bill) -> Value {
 fn package(package: &Package, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
     let is_sha256 = |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut source = format!("built from the source package {} {}", package.source.name, package.source.version);
+    if let (Some(archive), Some(path), None) = (&origin.archive, &origin.path, location(&origin)) {
+        source += &format!("; from the archive {archive}, {path}");
+    }
     let mut value = json!({
         "SPDXID": id,
         "name": package.name,
@@ -110,7 +114,7 @@ fn package(package: &Package, id: &str, declared: Option<String>, system: &Syste
         "licenseConcluded": NOTHING,
         "licenseDeclared": declared.as_deref().unwrap_or(NOTHING),
         "copyrightText": NOTHING,
-        "sourceInfo": format!("built from the source package {} {}", package.source.name, package.source.version),
+        "sourceInfo": source,
         "externalRefs": [{
             "referenceCategory": "PACKAGE-MANAGER",
             "referenceType": "purl",

@@ -130,7 +130,8 @@ impl Asked<'_, '_> {
                 }
             });
         }
-        let removed = result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
+        let removed =
+            result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
         let removed: Vec<_> =
             removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
@@ -172,7 +173,8 @@ impl Asked<'_, '_> {
     }
 
     fn unknown(&self, packages: &[String]) -> ManagerError {
-        let names: Vec<_> = packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
+        let names: Vec<_> =
+            packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
         let known: HashSet<&str> = self
             .archives
             .iter()
@@ -188,7 +190,8 @@ impl Asked<'_, '_> {
         let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
         let help = match near.as_slice() {
-            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`".to_owned(),
+            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`"
+                .to_owned(),
             near => format!("did you mean {}?", near.join(", ")),
         };
         ManagerError {
@@ -263,7 +266,9 @@ impl Asked<'_, '_> {
         let found = find(&self.archives, &wanted);
         let mut kept = BTreeMap::new();
         let mut index = Vec::new();
-        for package in entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name)) {
+        for package in
+            entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name))
+        {
             if found.contains_key(&(package.name.as_str(), package.architecture.as_str(), package.version.as_str())) {
                 continue;
             }

@@ -113,7 +113,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(ParamError::new("remove", format!("{name:?} is to be installed and to be removed")));
     }
     for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
-        errors.push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
+        errors
+            .push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
     }
     errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
     for (param, words) in [
