@@ -14,8 +14,9 @@ use super::{RecipeArgs, RunArgs, exit};
 use crate::engine::Engine;
 use crate::event::{Event, EventKind};
 use crate::graph::Selection;
+use crate::memory::UsedPackages;
 use crate::packages::fetch::DemandError;
-use crate::packages::files;
+use crate::packages::tools;
 use crate::sandbox::CancelToken;
 use crate::ui;
 
@@ -87,9 +88,9 @@ impl Fetch {
 /// Keeps the package files of a recipe's lock from the collector.
 pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
-    let digests: BTreeSet<_> = entries.flat_map(|entry| &entry.packages).map(|package| &*package.sha256).collect();
-    store.put_root(&loaded.state(store).root_name(), &files::roots(store, digests.into_iter())?)?;
-    Ok(())
+    let files = entries.flat_map(|entry| &entry.packages).map(|package| package.sha256.clone()).collect();
+    let trees = loaded.graph.toolbox.iter().map(|set| tools::name(set).to_string()).collect();
+    Ok(loaded.state(store).keep_packages(&UsedPackages { files, trees })?)
 }
 
 fn package_error(error: DemandError) -> CliError {
