@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Secret;
-use impasto_stages::packages::PackageSet;
 use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
+use impasto_stages::packages::PackageSet;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
@@ -212,7 +212,7 @@ impl Job {
         let start = Instant::now();
         let made = match action.executor {
             Executor::Host => self.on_host(action)?,
-            Executor::Sandbox(SandboxRoot::Guest) => self.in_sandbox(action)?,
+            Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch) => self.in_sandbox(action)?,
             Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
         };
         let mut caveats = self.caveats.clone();

@@ -1,4 +1,5 @@
-//! `state/trees/`: directories that are made of something else, and may be lost.
+//! `state/trees/` and `state/caches/`: directories that may be lost. Trees are made of something else, and never change;
+//! caches are what programs keep for themselves.
 //! Knows how they get their names; whether what is in them is sound is for those to check who made them.
 
 use std::path::PathBuf;
@@ -9,6 +10,9 @@ use crate::store::{Scratch, Store};
 
 /// Where they lie.
 pub(crate) const TREES: &str = "state/trees/";
+
+/// Where directories lie in which programs keep what they want to find again.
+pub(crate) const CACHES: &str = "state/caches/";
 
 fn name(digest: &Digest) -> String {
     format!("{TREES}{digest}")
@@ -25,6 +29,16 @@ impl Store {
     pub fn publish_tree(&self, scratch: Scratch, digest: &Digest) -> Result<PathBuf> {
         let name = name(digest);
         self.fs().publish_dir(scratch.name(), &name)?;
+        Ok(self.fs().full(&name))
+    }
+
+    /// The path of the cache of this name, made where it is missing: a directory that programs write to as they like.
+    ///
+    /// # Errors
+    /// The name is no plain file name, or the directory cannot be made.
+    pub fn cache_dir(&self, name: &str) -> Result<PathBuf> {
+        let name = crate::state::name(&["caches", name])?;
+        self.fs().make_dirs(&name, &mut Vec::new())?;
         Ok(self.fs().full(&name))
     }
 }
