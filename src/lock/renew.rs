@@ -127,13 +127,15 @@ impl Renewal<'_> {
                 let (stage, secrets) = (&*node.label, &node.lowered.secrets);
                 let question = Question { stage, request, below, secrets, dir: self.dir, keep, tools };
                 let settled_entry = self.manager.settle(&question);
-                let entry = settled_entry
-                    .map_err(|source| RenewError::Manager { stage: node.label.clone(), source })?;
+                let entry =
+                    settled_entry.map_err(|source| RenewError::Manager { stage: node.label.clone(), source })?;
                 let combinations = node.combinations.iter().map(|place| self.graph.combination_name(*place));
                 let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
                 let (name, request) = (node.stage.to_string(), request.lines());
                 let entry = Entry { name, combinations, request, against: against.clone(), ..entry };
-                let same = before.as_ref().is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
+                let same = before
+                    .as_ref()
+                    .is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
                 settled[id.index()] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
@@ -196,7 +198,7 @@ pub fn below_of<'q>(
         walk.pass(graph, lock, node, &state, &against);
         let lowered = &graph.node(node).lowered;
         if let (true, LockState::Locked(place), Some(request)) = (chain.contains(&node), &state, &lowered.request)
-            && request.root != RequestRoot::Builder
+            && !request.is_builder()
         {
             found.stages.push(Layer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
         }

@@ -85,7 +85,7 @@ impl Asked<'_, '_> {
                 write(&dir.join("extended_states"), state.extended_states().as_bytes())?;
                 state
             }
-            RequestRoot::Builder => {
+            RequestRoot::Builder { .. } => {
                 install.extend(self.headers()?);
                 State::default()
             }
@@ -95,7 +95,7 @@ impl Asked<'_, '_> {
         let variant = match &request.root {
             RequestRoot::Disk => None,
             RequestRoot::Own { variant, .. } if variant == "minbase" => Some(Variant::Minbase),
-            RequestRoot::Own { .. } | RequestRoot::Builder => Some(Variant::Essential),
+            RequestRoot::Own { .. } | RequestRoot::Builder { .. } => Some(Variant::Essential),
         };
         let asked = ResolveRequest {
             install,
@@ -130,7 +130,8 @@ impl Asked<'_, '_> {
                 }
             });
         }
-        let removed = result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
+        let removed =
+            result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
         let removed: Vec<_> =
             removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
@@ -172,7 +173,8 @@ impl Asked<'_, '_> {
     }
 
     fn unknown(&self, packages: &[String]) -> ManagerError {
-        let names: Vec<_> = packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
+        let names: Vec<_> =
+            packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
         let known: HashSet<&str> = self
             .archives
             .iter()
@@ -187,8 +189,15 @@ impl Asked<'_, '_> {
             .collect();
         let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
+        let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
-            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`".to_owned(),
+            _ if gone => {
+                "the archives have these only for newer kernels: bring the image's up to date, with the stage that \
+                          installs it: impasto update"
+                    .to_owned()
+            }
+            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`"
+                .to_owned(),
             near => format!("did you mean {}?", near.join(", ")),
         };
         ManagerError {
@@ -263,7 +272,9 @@ impl Asked<'_, '_> {
         let found = find(&self.archives, &wanted);
         let mut kept = BTreeMap::new();
         let mut index = Vec::new();
-        for package in entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name)) {
+        for package in
+            entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name))
+        {
             if found.contains_key(&(package.name.as_str(), package.architecture.as_str(), package.version.as_str())) {
                 continue;
             }
@@ -286,8 +297,9 @@ impl Asked<'_, '_> {
         let releases: Vec<_> = below
             .matching(KERNEL)
             .filter_map(|name| name.strip_prefix(KERNEL))
-            // Others are packages that only name a kernel.
-            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()))
+            // Others are packages that only name a kernel: `6.12-amd64` is the newest of its series, `amd64` of all.
+            .filter(|release| release.split('-').next().is_some_and(|version| version.matches('.').count() >= 2))
+            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()) && !release.ends_with("-dbg"))
             .map(|release| format!("{HEADERS}{}", release.trim_end_matches("-unsigned")))
             .collect();
         if releases.is_empty() {
