@@ -18,6 +18,7 @@ pub(crate) const KIND: Kind = Kind {
   packages = ["linux-image-cloud-amd64", "systemd-sysv", "grub-pc-bin", "grub2-common"]
 }"#,
     makes: Makes::File,
+    files: &[],
     params: &[PARAMS, ARCHIVES],
     lower,
     expand: None,
@@ -122,7 +123,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     action.toolbox = Some(Slot::Toolbox);
     action.hints.timeout = params.duration("timeout");
     action.steps.push(Step::Bootstrap { spec: Box::new(spec) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets: secrets.values, request: Some(request) }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered { actions: vec![action], secrets: secrets.values, request: Some(request) })
+    } else {
+        Err(errors)
+    }
 }
 
 /// Checks a package as apt-get takes it: name, perhaps with `:ARCH`, `=VERSION` or `/SUITE`

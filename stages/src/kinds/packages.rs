@@ -19,6 +19,7 @@ pub(crate) const KIND: Kind = Kind {
   upgrade = true
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
     lower,
     expand: None,
@@ -113,7 +114,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(ParamError::new("remove", format!("{name:?} is to be installed and to be removed")));
     }
     for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
-        errors.push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
+        errors
+            .push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
     }
     errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
     for (param, words) in [
