@@ -268,6 +268,8 @@ async fn all(shared: &Arc<Shared>, cancel: &CancelToken, jobs: Vec<Job>, sender:
             let _ = sender.send(Event::Failed(0, error));
         }
     }
+    // They hold the channel, and nobody would poll them after this.
+    tasks.shutdown().await;
 }
 
 /// What comes after an attempt that failed.

@@ -46,6 +46,9 @@ impl Cache for NoCache {
     fn put(&self, _sha256: &str, _text: &[u8]) {}
 }
 
+/// Files in the order in which they were wanted; none where one is gone.
+type Packed = Vec<Option<Vec<u8>>>;
+
 /// An index that is wanted.
 struct Sought<'a> {
     component: String,
@@ -108,11 +111,7 @@ impl Client {
     }
 
     /// Gets files into memory; none for those that are gone, with the error of the first of them.
-    fn packed(
-        &self,
-        source: &Source,
-        jobs: Vec<Job>,
-    ) -> Result<(Vec<Option<Vec<u8>>>, Option<DownloadError>), ArchiveError> {
+    fn packed(&self, source: &Source, jobs: Vec<Job>) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
         let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
         let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
         let failed = self.run(jobs, &mut |index, path| packed[index] = Some(std::fs::read(path)), &mut |_, _| {});

@@ -45,7 +45,7 @@ pub enum SignatureError {
         place: String,
     },
     /// Another text, or another signature.
-    #[error("its signature by {key} is bad: the text was changed")]
+    #[error("its signature by {key} does not fit the text: either was changed")]
     Bad {
         /// Fingerprint of the key.
         key: String,

@@ -127,7 +127,8 @@ impl Release {
         let flat = suite.ends_with('/');
         if !flat && suite != self.suite && suite != self.codename {
             let names = [self.suite.as_str(), self.codename.as_str()];
-            let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+            let mut names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+            names.dedup();
             let found = if names.is_empty() { "no name".to_owned() } else { names.join(" or ") };
             return Err(ReleaseError::OtherSuite { asked: suite.to_owned(), found });
         }
@@ -234,6 +235,19 @@ mod tests {
         assert_eq!(release.files["main/a"], Entry { size: 12, sha256: HASH.to_owned() });
         assert!(Release::parse(&text, "stable", false, NOW).is_ok());
         assert!(Release::parse(&text, "flat/", false, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_day_of_difference_between_clocks_is_borne() {
+        let date = parse(&text("")).unwrap().date;
+        let at = |now| Release::parse(&text(""), "x", false, now);
+        assert!(at(date - SKEW).is_ok());
+        assert_eq!(at(date - SKEW - 1), Err(ReleaseError::Future { at: date }));
+        let text = text("Valid-Until: Sat, 18 Jul 2026 10:16:37 UTC\n");
+        let until = parse_time("Sat, 18 Jul 2026 10:16:37 UTC").unwrap();
+        let at = |now, frozen| Release::parse(&text, "x", frozen, now);
+        assert!(at(until, false).is_ok() && at(until + 1, true).is_ok());
+        assert_eq!(at(until + 1, false), Err(ReleaseError::Expired { until }));
     }
 
     #[test]

@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(unpack(format, packed.clone(), size).unwrap(), text, "{format:?}");
             assert!(matches!(unpack(format, packed.clone(), size - 1), Err(UnpackError::TooLong)), "{format:?}");
             assert!(matches!(unpack(format, packed.clone(), size + 1), Err(UnpackError::Broken(_))), "{format:?}");
-            assert!(matches!(unpack(format, packed, u64::MAX), Err(_)), "{format:?}");
+            assert!(unpack(format, packed, u64::MAX).is_err(), "{format:?}");
             if format != Format::Plain {
                 assert!(unpack(format, b"no such format".to_vec(), 10).is_err(), "{format:?}");
             }

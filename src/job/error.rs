@@ -10,7 +10,8 @@ use impasto_store::{Error as StoreError, Miss};
 use crate::fetch::FetchError;
 use crate::graph::NodeId;
 use crate::inputs::InputError;
-use crate::packages::fetch::PackageFetchError;
+use crate::packages::fetch::{DemandError, PackageFetchError};
+use crate::packages::tools::ToolsError;
 use crate::plan::PlanError;
 use crate::sandbox::SandboxError;
 
@@ -67,6 +68,9 @@ pub enum JobError {
     /// A package file cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),
+    /// The tools that impasto uses cannot be had.
+    #[error(transparent)]
+    Tools(ToolsError),
     /// A package file is not what the lock says, or none.
     #[error("package {package} cannot be used: {reason}")]
     NoPackage {
@@ -172,7 +176,9 @@ impl JobError {
                 Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
             }
             JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
-            JobError::Package(error) => error.help.clone(),
+            JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
+                error.help.clone()
+            }
             JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{place}")),
             JobError::Gate { .. } => {
                 Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())

@@ -15,6 +15,7 @@ use crate::deb::package::Package;
 use crate::inputs::{Input, copy_file};
 use crate::packages::fetch::{DemandError, title};
 use crate::packages::files;
+use crate::packages::tools::{ToolsError, tools};
 
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";
@@ -23,10 +24,9 @@ pub(super) const LOCAL: &str = "package-";
 pub(super) const TREE: &str = "packages";
 
 impl Job {
-    /// Lays out a set's files in a new directory: packages under [`files::file_name`]; and for a package manager that
-    /// reads an index of them (`indexed`), `Packages`, and the lists `install` and `remove`, each line a name, a machine
-    /// and a version.
-    pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path, indexed: bool) -> Result<(), JobError> {
+    /// Lays out a set's files in a new directory: packages under [`files::file_name`], an index of them, `Packages`, and
+    /// the lists `install` and `remove`, each line a name, a machine and a version.
+    pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path) -> Result<(), JobError> {
         fs::create_dir(dir).map_err(JobError::io("make", dir))?;
         let own = self.own_packages(set, dir)?;
         let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
@@ -40,9 +40,6 @@ impl Job {
         rest.install.par_iter().zip(&blobs).try_for_each(|(package, blob)| {
             files::write(&self.store, blob, &dir.join(files::file_name(package))).map_err(Self::missed(self.id))
         })?;
-        if !indexed {
-            return Ok(());
-        }
         let stanzas = set.install.par_iter().map(|package| stanza(package, dir)).collect::<Result<Vec<_>, _>>()?;
         let line = |name: &str, architecture: &str, version: &str| format!("{name} {architecture} {version}\n");
         let install = set.install.iter().map(|package| line(&package.name, &package.architecture, &package.version));
@@ -54,6 +51,16 @@ impl Job {
         write("Packages", &stanzas.concat())?;
         write("install", install.collect::<String>().as_bytes())?;
         write("remove", remove.collect::<String>().as_bytes())
+    }
+
+    /// The root of the tree of tools.
+    pub(super) fn tools(&self) -> Result<PathBuf, JobError> {
+        let set = self.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
+        let fetcher = || self.packages.clone().expect("BUG: a run without packages");
+        tools(&self.store, set, &fetcher, &self.cancel).map_err(|error| match error {
+            ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,
+            other => JobError::Tools(other),
+        })
     }
 
     /// Copies the user's own package files, and gives their SHA-256.

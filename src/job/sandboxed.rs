@@ -36,7 +36,7 @@ impl Job {
         let mut trees = Vec::new();
         if let Some(set) = &action.packages {
             let dir = scratch.path().join(super::packages::TREE);
-            self.lay_out_packages(set, &dir, true)?;
+            self.lay_out_packages(set, &dir)?;
             trees.push((super::packages::TREE.to_owned(), dir));
         }
         let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));

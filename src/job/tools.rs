@@ -14,7 +14,7 @@ use impasto_store::qcow2::RawFile;
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, create};
 use crate::sandbox::{ToolEnd, ToolJob};
-use crate::toolbox::{DISK, TREE, Task};
+use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
 /// What a tree is called among its node's files.
 const NAME: &str = "tree.tar";
@@ -26,9 +26,14 @@ impl Job {
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
+        let tools = self.tools()?;
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
-            Step::Bootstrap { spec } => Task::Bootstrap { spec: spec.clone(), epoch },
+            Step::Bootstrap { spec } => {
+                let set = action.packages.as_ref().expect("BUG: a bootstrap without packages");
+                self.lay_out_packages(set, &work.join(PACKAGES))?;
+                Task::Bootstrap { spec: spec.clone(), epoch }
+            }
             Step::AssembleDisk { input, spec } => {
                 self.lay_out_tree(input, &work.join(TREE))?;
                 Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
@@ -39,7 +44,7 @@ impl Job {
         let mut log = LogFile::create(self, &secrets);
         let job = ToolJob {
             work: &work,
-            toolbox: None,
+            toolbox: Some(&tools),
             task,
             network: action.network,
             timeout: action.hints.timeout,

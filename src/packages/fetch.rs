@@ -53,6 +53,7 @@ struct Shared {
 }
 
 /// Where package files come from.
+#[derive(Default)]
 pub struct Supply {
     /// The host's mirrors and proxies.
     pub mirrors: Mirrors,

@@ -10,6 +10,7 @@ pub mod apt;
 pub mod fetch;
 pub mod files;
 pub mod places;
+pub mod tools;
 mod manager;
 
 pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageManager, Question};

@@ -2,6 +2,7 @@
 //!
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
+mod emulate;
 mod export;
 mod host_view;
 mod link;
@@ -294,10 +295,10 @@ impl Outcome {
 pub struct ToolJob<'a> {
     /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
     pub work: &'a Path,
-    /// The tree of tools, read-only; the host's own `/` where none is given.
-    pub toolbox: Option<PathBuf>,
     /// What to do.
     pub task: Task,
+    /// The directory whose programs do it: nothing else of the host is seen but its kernel. `None`: the host's own `/`.
+    pub toolbox: Option<&'a Path>,
     /// Whether the programs can reach the network.
     pub network: bool,
     /// Longest duration.

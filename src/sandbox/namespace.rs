@@ -172,6 +172,7 @@ impl Sandbox for NamespaceSandbox {
         let mut link = supervisor.link(deadline, job.cancel)?;
         let plan = ToolPlan {
             work: job.work.to_path_buf(),
+            toolbox: job.toolbox.map(Path::to_path_buf),
             network: job.network,
             policy: host.policy,
             trees: host.trees,

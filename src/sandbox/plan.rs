@@ -25,6 +25,8 @@ pub(super) enum Order {
 pub(super) struct ToolPlan {
     /// The one directory that can be written, beside memory.
     pub(super) work: PathBuf,
+    /// The tree of programs that is the room's root; the host's `/` where there is none.
+    pub(super) toolbox: Option<PathBuf>,
     /// Share the host's network.
     pub(super) network: bool,
     /// Files below [`RUN_DIR`](super::protocol::RUN_DIR): path, permission bits and content.

@@ -26,12 +26,13 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal, setsid};
 use rustix::thread::UnshareFlags;
 
+use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
 use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
-use super::{AGENT, sys, tools};
+use super::{AGENT, emulate, sys, tools};
 use crate::guest::{self, DiskFile, Layout};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
@@ -47,8 +48,11 @@ pub fn supervisor_main() -> Option<ExitCode> {
     if arguments.next()? != SUPERVISOR_ARGUMENT {
         return None;
     }
-    let inner = arguments.next().is_some_and(|argument| argument == INNER);
-    let result = if inner { inner_main() } else { outer_main() };
+    let result = match arguments.next() {
+        Some(argument) if argument == INNER => inner_main(),
+        Some(argument) if argument == MAP_IDS => emulate::map_ids(),
+        _ => outer_main(),
+    };
     // Nobody is left to tell: impasto sees the exit code, and the socket carried the reason where there was one.
     Some(if matches!(result, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,5 +1,5 @@
-//! The room in which our own work with the toolbox's programs is done: until there is a toolbox, the host's `/`,
-//! read-only, with one directory to write in.
+//! The room in which our own work with the toolbox's programs is done: the toolbox, read-only, with one directory to
+//! write in; of the host only its kernel. Where there is no toolbox, the host's `/` stands in for it.
 //!
 //! Knows mounts and name spaces, not the work. Runs as pid 1 of its pid name space: nothing of it outlives it.
 
@@ -15,26 +15,31 @@ use rustix::mount::{
 use rustix::process::{chdir, pivot_root};
 use serde_bytes::ByteBuf;
 
+use super::emulate::{self, Mapper};
 use super::plan::{ToolPlan, ToolReport};
-use super::protocol::{self, MAX_LOG, Problem, RUN_DIR};
+use super::protocol::{self, MAX_LOG, Problem, ProblemKind, RUN_DIR};
 use super::supervisor::isolate;
 use super::sys;
-use crate::toolbox;
+use crate::toolbox::{self, MOUNT_POINTS};
 
-/// Where the directory that can be written is, inside.
-const WORK: &str = "/run/impasto/work";
+/// Where the directory that can be written is, in a toolbox and on the host's `/`.
+const WORK: &str = "/work";
+const WORK_ON_HOST: &str = "/run/impasto/work";
 
 /// Devices that programs may expect.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the room, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
-    if let Err(problem) = isolate(plan.network).and_then(|()| enter(plan)) {
-        protocol::write(socket, &ToolReport::Problem(problem))?;
-        return Ok(false);
-    }
+    let work = match isolate(plan.network).and_then(|()| enter(plan)) {
+        Ok(work) => work,
+        Err(problem) => {
+            protocol::write(socket, &ToolReport::Problem(problem))?;
+            return Ok(false);
+        }
+    };
     let mut broken = None;
-    let result = toolbox::perform(&plan.task, Path::new(WORK), &mut |bytes| {
+    let result = toolbox::perform(&plan.task, Path::new(work), &mut |bytes| {
         for piece in bytes.chunks(MAX_LOG) {
             if let Err(error) = protocol::write(socket, &ToolReport::Log(ByteBuf::from(piece))) {
                 broken.get_or_insert(error);
@@ -69,35 +74,35 @@ fn memory(target: &Path, mode: &std::ffi::CStr, flags: MountFlags) -> Result<(),
     mount("tmpfs", target, "tmpfs", flags, Some(mode)).map_err(failed("mount a tmpfs at", target))
 }
 
-/// Leaves the host's `/` for a read-only view of it.
-fn enter(plan: &ToolPlan) -> Result<(), Problem> {
+/// Leaves the host's `/` for the room, and tells where its directory to write in is.
+fn enter(plan: &ToolPlan) -> Result<&'static str, Problem> {
     let work = &plan.work;
     rustix::system::sethostname(b"impasto").map_err(failed("set", Path::new("the host name")))?;
-    let resolver = Resolver::of_host();
+    let foreign = plan.task.foreign();
+    let mapper = foreign.map(|_| Mapper::start()).transpose()?;
     let room = work.with_extension("room");
     make_dir(&room)?;
-    mount_bind_recursive("/", &room).map_err(failed("bind / at", &room))?;
-    mount_change(&room, MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(failed("make private", &room))?;
-    // What is the kernel's or this boot's is made anew; below it nothing of the host's stays.
-    for name in ["proc", "sys", "dev", "run", "tmp"] {
-        drop_mounts(&room.join(name))?;
-    }
-    make_read_only(&room)?;
-    let none = MountFlags::empty();
-    let safe = MountFlags::NOSUID | MountFlags::NODEV;
     let inside = |path: &str| room.join(path.trim_start_matches('/'));
+    let (place, resolver) = match &plan.toolbox {
+        Some(toolbox) => {
+            show_toolbox(toolbox, &room)?;
+            (WORK, Resolver(None))
+        }
+        None => {
+            let resolver = Resolver::of_host();
+            show_host(&room)?;
+            (WORK_ON_HOST, resolver)
+        }
+    };
+    let safe = MountFlags::NOSUID | MountFlags::NODEV;
     mount("proc", inside("/proc"), "proc", safe | MountFlags::NOEXEC, None)
         .map_err(failed("mount", Path::new("/proc")))?;
-    mount_bind("/sys", inside("/sys")).map_err(failed("bind", Path::new("/sys")))?;
-    mount_remount(inside("/sys"), MountFlags::BIND | MountFlags::RDONLY | safe | MountFlags::NOEXEC, "")
-        .map_err(failed("make read-only", Path::new("/sys")))?;
     memory(&inside("/run"), c"mode=0755", safe)?;
-    memory(&inside("/tmp"), c"mode=1777", none)?;
-    make_devices(&inside("/dev"))?;
     // Programs unpack devices and set-user-id files there.
-    make_dir(&inside(WORK))?;
-    mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
+    memory(&inside("/tmp"), c"mode=1777", MountFlags::empty())?;
+    make_devices(&inside("/dev"))?;
+    make_dir(&inside(place))?;
+    mount_bind(work, inside(place)).map_err(failed("bind", work))?;
     show_policy(plan, &inside(RUN_DIR))?;
     chdir(&room).map_err(failed("enter", &room))?;
     // The old root is put over the new one and taken away again: no directory is needed for it (pivot_root(2)).
@@ -106,7 +111,43 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     chdir("/").map_err(failed("enter", Path::new("/")))?;
     resolver.restore()?;
     // What comes of the work is read, hashed and made durable by impasto; a crash before that loses it anyway.
-    sys::ignore_syncs().map_err(|error| Problem::io("install", "a filter of system calls", &error))
+    sys::ignore_syncs().map_err(|error| Problem::io("install", "a filter of system calls", &error))?;
+    if let (Some(architecture), Some(mapper)) = (foreign, mapper) {
+        emulate::enter(architecture, mapper)?;
+    }
+    Ok(place)
+}
+
+/// Makes the room's root of a toolbox.
+fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
+    for name in MOUNT_POINTS {
+        let path = toolbox.join(name);
+        // A link would lead out of the room.
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+        if !is_dir {
+            return Err(Problem::new(ProblemKind::HostLacks, format!("the directory {name} in the toolbox")));
+        }
+    }
+    mount_bind(toolbox, room).map_err(failed("bind", toolbox))?;
+    mount_change(room, MountPropagationFlags::PRIVATE).map_err(failed("make private", room))?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(room, flags, "").map_err(failed("make read-only", room))
+}
+
+/// Makes the room's root of the host's `/`.
+fn show_host(room: &Path) -> Result<(), Problem> {
+    mount_bind_recursive("/", room).map_err(failed("bind / at", room))?;
+    mount_change(room, MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(failed("make private", room))?;
+    // What is the kernel's or this boot's is made anew; below it nothing of the host's stays.
+    for name in ["proc", "sys", "dev", "run", "tmp"] {
+        drop_mounts(&room.join(name))?;
+    }
+    make_read_only(room)?;
+    let (sys, flags) = (room.join("sys"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
+    mount_bind("/sys", &sys).map_err(failed("bind", Path::new("/sys")))?;
+    mount_remount(&sys, MountFlags::BIND | MountFlags::RDONLY | flags, "")
+        .map_err(failed("make read-only", Path::new("/sys")))
 }
 
 /// What the host's owner says of mirrors: files, and directories that are mirrors.

@@ -44,8 +44,11 @@ impl Apt {
         if !status.exists() {
             fs::write(&status, "").map_err(ToolFailure::io("write", &status))?;
         }
-        let architectures: String =
-            [architecture].into_iter().chain(foreign.iter().map(String::as_str)).map(|a| format!(" \"{a}\";")).collect();
+        let architectures: String = [architecture]
+            .into_iter()
+            .chain(foreign.iter().map(String::as_str))
+            .map(|a| format!(" \"{a}\";"))
+            .collect();
         let place = dir.display();
         // Caches of what is read once cost more than they save.
         let config = format!(

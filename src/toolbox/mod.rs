@@ -1,20 +1,30 @@
-//! Our own work with a distribution's programs: roots out of packages, disks out of roots.
-//! Runs inside a sandbox's room (`crate::sandbox`): knows its one directory, no store and no host.
+//! Our own work with a distribution's programs: packages chosen, roots out of packages, disks out of roots.
+//! Runs inside a sandbox's room (`crate::sandbox`), whose root is the toolbox: knows its one directory, no store, no host
+//! and no network.
+//!
+//! ```text
+//! work/apt/        what a resolution reads     → work/result.json
+//! work/packages/   what a bootstrap installs   → work/tree.tar
+//! work/tree.tar    what a disk is made of      → work/disk/disk.raw
+//! ```
 
 mod apt;
 mod bootstrap;
+mod mmdebstrap;
 mod program;
 mod resolve;
 mod tools;
 
 use std::error::Error;
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use impasto_stages::bootstrap::BootstrapSpec;
 use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
+pub use bootstrap::PACKAGES;
 pub use resolve::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage, Variant,
 };
@@ -28,8 +38,15 @@ pub enum Task {
         /// What is asked.
         request: Box<ResolveRequest>,
     },
-    /// Makes a root out of packages: the tar archive [`TREE`].
+    /// Makes a root out of the packages of the directory [`PACKAGES`]: the tar archive [`TREE`].
     Bootstrap {
+        /// What was asked for; the packages are those that the directory has.
+        spec: Box<BootstrapSpec>,
+        /// Seconds since 1970 that stand for "now".
+        epoch: u64,
+    },
+    /// The same by the host's mmdebstrap, over the network. Goes when every bootstrap has its packages.
+    Mmdebstrap {
         /// What is installed.
         spec: Box<BootstrapSpec>,
         /// Seconds since 1970 that stand for "now".
@@ -45,6 +62,19 @@ pub enum Task {
         reordered: bool,
     },
 }
+
+impl Task {
+    /// Debian's name of the machine whose programs it runs, where that is not this one.
+    pub fn foreign(&self) -> Option<&str> {
+        match self {
+            Task::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => Some(&spec.architecture),
+            _ => None,
+        }
+    }
+}
+
+/// Debian's name of the machine that this binary is for.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 /// The file that holds a tree: read by the making of a disk, written by a bootstrap.
 pub const TREE: &str = "tree.tar";
@@ -66,7 +96,7 @@ impl ToolFailure {
         ToolFailure { message: message.into(), help: None }
     }
 
-    fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| ToolFailure::new(format!("cannot {verb} {}: {error}", path.display()))
     }
 }
@@ -79,6 +109,7 @@ pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(
     match task {
         Task::Resolve { request } => resolve::resolve(request, work, log),
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
+        Task::Mmdebstrap { spec, epoch } => mmdebstrap::mmdebstrap(spec, *epoch, work, log),
         Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log),
     }
 }
@@ -90,11 +121,11 @@ fn disk(
     work: &Path,
     log: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ToolFailure> {
-    let io = |error: std::io::Error| ToolFailure { message: format!("cannot read the tree: {error}"), help: None };
     let path = work.join(DISK);
     let dir = path.parent().expect("BUG: the disk lies in a directory");
-    fs::create_dir(dir).map_err(io)?;
-    let mut tree = File::open(work.join(TREE)).map_err(io)?;
+    fs::create_dir(dir).map_err(ToolFailure::io("make", dir))?;
+    let tree = work.join(TREE);
+    let mut tree = File::open(&tree).map_err(ToolFailure::io("read", &tree))?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
     let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line).map_err(|error| {
         let mut message = error.to_string();

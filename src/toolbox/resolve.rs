@@ -132,11 +132,7 @@ pub struct ResolvedPackage {
     pub sha256: Option<String>,
 }
 
-pub(super) fn resolve(
-    request: &ResolveRequest,
-    work: &Path,
-    log: &mut dyn FnMut(&[u8]),
-) -> Result<(), ToolFailure> {
+pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     let dir = work.join(APT);
     let mut apt = Apt::new(&dir, &request.architecture, &request.foreign, request.recommends)?;
     for source in &request.sources {
@@ -149,8 +145,8 @@ pub(super) fn resolve(
         apt.add(&archive, &dir.join("sources").join(&source.directory))?;
     }
     // One call for all: what apt-get upgrades, installs and removes in one is one state, not three in a row.
-    let mut program = apt.get().args([if request.upgrade { "upgrade" } else { "install" }, "--print-uris"]);
-    program = program.args(["--verbose-versions", "--with-new-pkgs"]);
+    let verb: &[_] = if request.upgrade { &["upgrade", "--with-new-pkgs"] } else { &["install"] };
+    let mut program = apt.get().args(verb).args(["--print-uris", "--verbose-versions"]);
     if request.autoremove {
         program = program.args(["--auto-remove"]);
     }
@@ -307,7 +303,15 @@ fn explain(output: &Output) -> ResolveOutcome {
     };
     let errors: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("E: ")).map(str::to_owned).collect();
     let unmet = block("The following packages have unmet dependencies:");
-    let held = || Some([vec!["it would change packages that are held:".to_owned()], block("The following held packages will be changed:")?].concat());
+    let held = || {
+        Some(
+            [
+                vec!["it would change packages that are held:".to_owned()],
+                block("The following held packages will be changed:")?,
+            ]
+            .concat(),
+        )
+    };
     let essential = || {
         let block = block("WARNING: The following essential packages will be removed.")?;
         Some([vec!["it would remove essential packages:".to_owned()], block].concat())

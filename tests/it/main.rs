@@ -6,6 +6,7 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
+mod archive;
 mod audit;
 mod base;
 mod bootstrap;
@@ -26,11 +27,13 @@ mod random;
 mod recipe;
 mod recipes;
 mod replay;
+mod repository;
 mod sandbox;
 mod sandbox_disk;
 mod sandbox_kill;
 mod settle;
 mod store;
+mod toolbox;
 mod tree_index;
 mod units;
 mod vm;

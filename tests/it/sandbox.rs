@@ -44,6 +44,7 @@ impl Bench {
             root: RootSpec::Auto,
             steps: Vec::new(),
             inputs: Vec::new(),
+            trees: Vec::new(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),

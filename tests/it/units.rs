@@ -7,7 +7,9 @@ use impasto::engine::{Engine, RunConfig, Summary};
 use impasto::event::{Event, EventKind};
 use impasto::graph::Graph;
 use impasto::inputs::Inputs;
+use impasto::lock::LockState;
 use impasto::memory::{LazyMemory, RecipeState};
+use impasto::packages::fetch::{Fetcher, Supply};
 use impasto::plan::Planner;
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
@@ -57,14 +59,18 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(project.store()).unwrap();
     let state = RecipeState::new(&store, &recipe);
+    let locks = vec![LockState::NotNeeded; graph.len()];
     let planner = Planner {
+        locks: &locks,
         graph: &graph,
         store: &store,
         inputs: Inputs::new(store.clone(), recipe.dir.clone()),
         memory: LazyMemory::new(state.clone()),
         again: vec![false; graph.len()],
     };
+    let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
+        packages: &packages,
         recipe: recipe.name.clone(),
         jobs: 2,
         keep_going: false,

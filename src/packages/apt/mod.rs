@@ -15,8 +15,9 @@ use impasto_store::Store;
 use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
 use known::{Archive, Archives, Found};
 
-use super::fetch::Fetcher;
+use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
+use super::tools::{ToolsError, tools};
 use super::{ManagerError, Newer, PackageManager, Question};
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
@@ -51,8 +52,21 @@ impl<'a> Apt<'a> {
 
     /// The tree of tools.
     fn tools(&self, entry: &Entry) -> Result<Option<std::path::PathBuf>, ManagerError> {
-        let _ = entry;
-        Ok(None)
+        let fetcher = || (self.get)(entry);
+        let root = tools(self.store, &entry.set(), &fetcher, &CancelToken::new());
+        root.map(Some).map_err(|error| {
+            let help = match &error {
+                ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
+                _ => None,
+            };
+            let mut message = error.to_string();
+            let mut cause = std::error::Error::source(&error);
+            while let Some(inner) = cause {
+                message += &format!(": {inner}");
+                cause = inner.source();
+            }
+            ManagerError { message, help, said: Vec::new() }
+        })
     }
 
     /// The fields of a package out of its own file.

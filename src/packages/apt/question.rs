@@ -143,7 +143,7 @@ impl Asked<'_, '_> {
         let toolbox = self.apt.tools(self.question.tools)?;
         let job = ToolJob {
             work,
-            toolbox,
+            toolbox: toolbox.as_deref(),
             task: Task::Resolve { request: Box::new(request) },
             network: false,
             timeout: None,

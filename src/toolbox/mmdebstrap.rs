@@ -1,4 +1,4 @@
-//! A root file system out of a distribution's packages, by mmdebstrap, as a tar archive that tells nothing of this host.
+//! A root file system out of packages by the host's mmdebstrap, for as long as no toolbox is given.
 //! Knows the archive's suites and apt's messages.
 
 use std::fs;
@@ -17,7 +17,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Takes out of the new root what mmdebstrap copied from the host or generated, and gives it its own sources.
 const FINISH: &str = include_str!("finish-tree.sh");
 
-pub(super) fn bootstrap(
+pub(super) fn mmdebstrap(
     spec: &BootstrapSpec,
     epoch: u64,
     work: &Path,

@@ -1,0 +1,62 @@
+//! The toolbox of a run: the tree of the tools that the lock names, fetched and unpacked where it is not there yet.
+//! Knows where files come from; how a tree is laid out and checked is `crate::deb::toolbox`' business.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use impasto_stages::packages::PackageSet;
+use impasto_store::Store;
+
+use super::fetch::{DemandError, Fetcher};
+use crate::deb::toolbox::{ToolboxError, Tree};
+use crate::deb::unpack::{Identity, Source};
+use crate::sandbox::CancelToken;
+
+/// The tools cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolsError {
+    /// Their packages cannot be had.
+    #[error(transparent)]
+    Fetch(#[from] DemandError),
+    /// Their packages cannot be unpacked.
+    #[error("the tools that impasto uses cannot be unpacked")]
+    Unpack(#[from] ToolboxError),
+}
+
+/// The root of the tree of a set's tools.
+///
+/// # Errors
+/// A package cannot be had or unpacked.
+pub fn tools(
+    store: &Store,
+    set: &PackageSet,
+    fetcher: &dyn Fn() -> Fetcher,
+    cancel: &CancelToken,
+) -> Result<PathBuf, ToolsError> {
+    let identities: Vec<_> = set
+        .install
+        .iter()
+        .map(|package| Identity {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            architecture: package.architecture.clone(),
+            sha256: package.sha256.clone(),
+        })
+        .collect();
+    if let Some(tree) = Tree::open(store, &identities)? {
+        return Ok(tree.path().to_owned());
+    }
+    let blobs = fetcher().demand(set, cancel)?;
+    let sources: Vec<_> = identities
+        .into_iter()
+        .zip(blobs)
+        .map(|(identity, blob)| Source {
+            identity,
+            open: Box::new(move || {
+                let reader = store.open_blob(&blob.digest).map_err(std::io::Error::other)?;
+                Ok(Box::new(reader) as Box<dyn Read + Send>)
+            }),
+        })
+        .collect();
+    Ok(Tree::open_or_make(store, &sources)?.path().to_owned())
+}

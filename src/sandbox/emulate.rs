@@ -1,0 +1,148 @@
+//! Runs programs of another machine by the toolbox's emulator: registered with binfmt_misc in a user name space of the
+//! room's own, so that the host's registry stays as it is and the registration ends with the room.
+//!
+//! Knows name spaces and the kernel's format of registrations (binfmt-misc.rst), not what is run.
+//!
+//! Ids in the new name space are those outside; a process that stayed outside must say so to the kernel, as the one that
+//! left has no right to any more (user_namespaces(7)). It starts while the host's `/` is still there.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
+
+use super::protocol::{Problem, ProblemKind};
+use super::supervisor::SUPERVISOR_ARGUMENT;
+use super::sys;
+
+/// Second argument that makes a supervisor the process that tells the kernel the room's ids.
+pub(super) const MAP_IDS: &str = "map-ids";
+
+/// Where the room's registry is mounted.
+const REGISTRY: &str = "/run/binfmt_misc";
+
+/// The process that waits to tell the kernel the room's ids.
+pub(super) struct Mapper(Child);
+
+impl Mapper {
+    /// Starts it. To be called while the host's `/` is this process's.
+    pub(super) fn start() -> Result<Mapper, Problem> {
+        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        let mut command = Command::new("/proc/self/exe");
+        command.args([SUPERVISOR_ARGUMENT, MAP_IDS]).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().map(Mapper).map_err(|error| Problem::io("start", "a process that maps ids", &error))
+    }
+
+    /// Lets it do its work, once.
+    fn map(mut self) -> io::Result<bool> {
+        let mut pipe = self.0.stdin.take();
+        if let Some(pipe) = &mut pipe {
+            pipe.write_all(b"\n")?;
+        }
+        drop(pipe);
+        Ok(self.0.wait()?.success())
+    }
+}
+
+/// What that process does: waits for its parent, pid 1, to have left for its name space; then ids are there what they are
+/// here.
+pub(super) fn map_ids() -> io::Result<bool> {
+    let here = |name: &str| fs::read_to_string(format!("/proc/self/{name}"));
+    if io::stdin().read(&mut [0])? == 0 {
+        return Ok(false);
+    }
+    for name in ["uid_map", "gid_map"] {
+        // Lines of: first id inside, first id outside, how many (user_namespaces(7)).
+        let same = here(name)?
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split_whitespace();
+                let (inside, _, count) = (fields.next()?, fields.next()?, fields.next()?);
+                Some(format!("{inside} {inside} {count}\n"))
+            })
+            .collect::<String>();
+        fs::write(format!("/proc/1/{name}"), same)?;
+    }
+    Ok(true)
+}
+
+/// First bytes of a machine's programs, which of their bits matter, and the emulator's path in the toolbox.
+struct Machine {
+    magic: [u8; 20],
+    mask: [u8; 20],
+    emulator: &'static str,
+}
+
+impl Machine {
+    /// By Debian's name.
+    fn of(architecture: &str) -> Option<Machine> {
+        // 64 bits, little-endian, any ABI; an executable or a shared object; e_machine (elf.h).
+        let (machine, emulator) = match architecture {
+            "arm64" => (183, "/usr/bin/qemu-aarch64-static"),
+            "amd64" => (62, "/usr/bin/qemu-x86_64-static"),
+            _ => return None,
+        };
+        let mut magic = [0; 20];
+        magic[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        (magic[16], magic[18]) = (2, machine);
+        let mut mask = [0xff; 20];
+        (mask[7], mask[16]) = (0, 0xfe);
+        Some(Machine { magic, mask, emulator })
+    }
+
+    /// What the kernel is told; `F` opens the emulator now, so that it is found in every root.
+    fn registration(&self) -> Vec<u8> {
+        let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        format!(":impasto:M::{}:{}:{}:F", escaped(&self.magic), escaped(&self.mask), self.emulator).into_bytes()
+    }
+}
+
+/// Moves this process, inside the room, into a user name space in which programs of `architecture` run.
+pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
+    let lacks = |what: String| Problem::new(ProblemKind::HostLacks, what);
+    let machine =
+        Machine::of(architecture).ok_or_else(|| lacks(format!("an emulator for programs of {architecture}")))?;
+    if !Path::new(machine.emulator).exists() {
+        return Err(lacks(format!("the emulator {} in the toolbox", machine.emulator)));
+    }
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+        .map_err(|error| Problem::io("create", "a user name space", &error))?;
+    match mapper.map() {
+        Ok(true) => {}
+        Ok(false) => return Err(Problem::new(ProblemKind::Io, "cannot map the ids of a user name space")),
+        Err(error) => return Err(Problem::io("map", "the ids of a user name space", &error)),
+    }
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(|error| Problem::io("make private", "/", &error.into()))?;
+    fs::create_dir(REGISTRY).map_err(|error| Problem::io("make", REGISTRY, &error))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("binfmt_misc", REGISTRY, "binfmt_misc", flags, None).map_err(|error| {
+        lacks(format!(
+            "a kernel that runs programs of {architecture}: it registers no emulator for a user name space ({error}); \
+             Linux 6.7 and later do, where they are built with binfmt_misc"
+        ))
+    })?;
+    let register = format!("{REGISTRY}/register");
+    fs::write(&register, machine.registration()).map_err(|error| Problem::io("write to", &register, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_told_by_the_header_of_its_programs() {
+        let machine = Machine::of("arm64").unwrap();
+        let text = String::from_utf8(machine.registration()).unwrap();
+        assert_eq!(
+            text,
+            ":impasto:M::\\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00:\
+             \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff:\
+             /usr/bin/qemu-aarch64-static:F"
+        );
+        assert!(Machine::of("vax").is_none());
+    }
+}

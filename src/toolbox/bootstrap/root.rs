@@ -1,0 +1,150 @@
+//! The new root as a place in which programs run: its first links and files, its mounts, and what is taken away again.
+//! Knows a root's surroundings, not its packages.
+//!
+//! What is mounted on the root is not seen through [`Root::bare`], so nothing has to be unmounted, which a name space of
+//! ids would not allow.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
+
+use crate::toolbox::ToolFailure;
+use crate::toolbox::program::Program;
+
+/// Inside: programs that come before those of the packages. In memory.
+const PROGRAMS: &str = "/run/impasto";
+
+/// Where the root is seen without what is mounted on it.
+const BARE: &str = "/run/root";
+
+/// Where programs look for programs, in the new root.
+const PATH: &str = "/run/impasto:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Asked whether services are started (invoke-rc.d(8)); 101 is no.
+const POLICY: &str = "#!/bin/sh\n# of impasto\nexit 101\n";
+
+/// Every kernel, and every package with a hook, would make the initramfs anew: once at the end is enough.
+const LATER: &str = "#!/bin/sh\nprintf '%s\\n' \"$*\" >>/run/impasto/initramfs\n";
+
+/// Directories in the place of which a root of one `/usr` has links.
+const MERGED: [&str; 3] = ["bin", "sbin", "lib"];
+
+pub(super) struct Root {
+    path: PathBuf,
+    bare: PathBuf,
+    epoch: u64,
+}
+
+impl Root {
+    /// Makes an empty root at `path`.
+    pub(super) fn make(path: &Path, architecture: &str, epoch: u64) -> Result<Root, ToolFailure> {
+        let loader = (architecture == "amd64").then_some("lib64");
+        for name in MERGED.into_iter().chain(loader) {
+            let dir = path.join("usr").join(name);
+            fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
+            let link = path.join(name);
+            symlink(Path::new("usr").join(name), &link).map_err(ToolFailure::io("link", &link))?;
+        }
+        for name in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/apt"] {
+            let dir = path.join(name);
+            fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
+        }
+        let root = Root { path: path.to_path_buf(), bare: PathBuf::from(BARE), epoch };
+        root.write("var/lib/dpkg/status", "", 0o644)?;
+        Ok(root)
+    }
+
+    /// Mounts what programs need, once the root has its directories.
+    pub(super) fn furnish(&self) -> Result<(), ToolFailure> {
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |error: rustix::io::Errno| ToolFailure::io("mount", &path)(error.into())
+        };
+        fs::create_dir(&self.bare).map_err(ToolFailure::io("make", &self.bare))?;
+        mount_bind(&self.path, &self.bare).map_err(failed(&self.bare))?;
+        for name in ["dev", "proc"] {
+            let to = self.path.join(name);
+            fs::create_dir_all(&to).map_err(ToolFailure::io("make", &to))?;
+            mount_bind_recursive(Path::new("/").join(name), &to).map_err(failed(&to))?;
+        }
+        for (name, mode) in [("run", c"mode=0755"), ("tmp", c"mode=1777")] {
+            let to = self.path.join(name);
+            fs::create_dir_all(&to).map_err(ToolFailure::io("make", &to))?;
+            mount("tmpfs", &to, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(mode)).map_err(failed(&to))?;
+        }
+        let programs = self.path.join(PROGRAMS.trim_start_matches('/'));
+        // Packages that know the lock of services, and of mounts, look for its directory.
+        for dir in [programs, self.path.join("run/lock")] {
+            fs::create_dir(&dir).map_err(ToolFailure::io("make", &dir))?;
+        }
+        self.write("run/impasto/update-initramfs", LATER, 0o755)?;
+        self.write("usr/sbin/policy-rc.d", POLICY, 0o755)
+    }
+
+    /// Writes a file, whose path is relative.
+    pub(super) fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), ToolFailure> {
+        let path = self.path.join(name);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(ToolFailure::io("make", dir))?;
+        }
+        fs::write(&path, text).map_err(ToolFailure::io("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(ToolFailure::io("change", &path))
+    }
+
+    /// A program of the toolbox that works on the root, in the environment of packages' scripts.
+    pub(super) fn program(&self, name: &str) -> Program {
+        Program::new(name)
+            .env("PATH", PATH)
+            .env("LC_ALL", "C.UTF-8")
+            .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
+            .env("DEBCONF_NOWARNINGS", "yes")
+    }
+
+    /// dpkg of the toolbox, for the root: its scripts run inside.
+    pub(super) fn dpkg(&self) -> Program {
+        let root = format!("--root={}", self.path.display());
+        self.program("dpkg").args([root.as_str(), "--force-unsafe-io", "--log=/dev/null"])
+    }
+
+    /// Makes the initramfs that hooks asked for: of every kernel, once.
+    pub(super) fn make_initramfs(&self, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+        let asked = fs::read_to_string(self.path.join("run/impasto/initramfs")).unwrap_or_default();
+        let mut versions = Vec::new();
+        for line in asked.lines() {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let version = words.iter().position(|word| *word == "-k").and_then(|at| words.get(at + 1));
+            if let Some(version) = version.filter(|version| **version != "all" && !versions.contains(*version)) {
+                versions.push(*version);
+            }
+        }
+        for version in versions {
+            let root = self.path.as_os_str();
+            let program = self.program("chroot").args([root]).args(["/usr/sbin/update-initramfs", "-c", "-k", version]);
+            program.env("PATH", PATH.trim_start_matches("/run/impasto:")).succeed(log)?;
+        }
+        Ok(())
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The root without what is mounted on it.
+    pub(super) fn bare(&self) -> &Path {
+        &self.bare
+    }
+
+    /// Takes away the policy about services, unless a package put its own there.
+    pub(super) fn allow_services(&self) -> Result<(), ToolFailure> {
+        let path = self.bare.join("usr/sbin/policy-rc.d");
+        if fs::read_to_string(&path).is_ok_and(|text| text == POLICY) {
+            fs::remove_file(&path).map_err(ToolFailure::io("remove", &path))?;
+        }
+        Ok(())
+    }
+}
