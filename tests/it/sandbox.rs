@@ -45,6 +45,7 @@ impl Bench {
             steps: Vec::new(),
             inputs: Vec::new(),
             trees: Vec::new(),
+            caches: Vec::new(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),
