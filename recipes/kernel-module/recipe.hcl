@@ -10,7 +10,7 @@ stage "bootstrap" "root" {
   packages = [
     # The release's own kernel, and the newer one that its security archive keeps beside it.
     "linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64",
-    "systemd-sysv", "udev", "kmod", "initramfs-tools", "zstd", "grub2-common", "grub-pc-bin",
+    "systemd-sysv", "udev", "kmod", "e2fsprogs", "initramfs-tools", "zstd", "grub2-common", "grub-pc-bin",
   ]
 }
 
@@ -35,16 +35,20 @@ stage "copy" "settings" {
   }
 }
 
-stage "kernel_module" "impastofs" {
-  from         = stage.settings
+stage "run" "initramfs" {
+  from     = stage.settings
+  commands = ["update-initramfs -u -k all"]
+}
+
+stage "kernel_module" "module" {
+  from         = stage.initramfs
   source       = "impastofs"
   modules      = ["impastofs"]
   modules_load = ["impastofs"]
-  initramfs    = true
   ccache       = "kernel-modules"
 }
 
-stage "cleanup" "clean" { from = stage.impastofs }
+stage "cleanup" "clean" { from = stage.module }
 
 stage "convert" "qcow2" {
   from   = stage.clean
@@ -53,5 +57,5 @@ stage "convert" "qcow2" {
 
 image "kernel-module" {
   name  = "kernel-module"
-  files = [stage.qcow2, stage.impastofs.files["modules.tar"], stage.impastofs.files["report.txt"]]
+  files = [stage.qcow2, stage.module.files["modules.tar"], stage.module.files["report.txt"]]
 }

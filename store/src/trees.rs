@@ -68,4 +68,17 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
         assert_eq!(store.verify(false).unwrap().findings, [], "trees have no checksum");
     }
+
+    #[test]
+    fn caches_hold_what_programs_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let cache = store.cache_dir("modules").unwrap();
+        assert_eq!(cache, store.cache_dir("modules").unwrap());
+        fs::write(cache.join("file"), "anything").unwrap();
+        assert_eq!(store.verify(false).unwrap().findings, []);
+        for wrong in ["", "..", "a/b", ".hidden"] {
+            assert!(store.cache_dir(wrong).is_err(), "{wrong}");
+        }
+    }
 }
