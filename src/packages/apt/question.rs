@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use impasto_stages::packages::RequestRoot;
+use impasto_stages::packages::{ARCHITECTURE, RequestRoot};
 
 use super::facts::Facts;
 use super::known::Archive;
@@ -293,6 +293,14 @@ impl Asked<'_, '_> {
 
     /// What modules for the kernels of the disk are compiled with.
     fn headers(&self) -> Result<Vec<String>, ManagerError> {
+        let machine = &self.facts.architecture;
+        if machine != ARCHITECTURE {
+            return Err(ManagerError {
+                message: format!("the image is for {machine}, and modules are compiled for {ARCHITECTURE} here"),
+                help: Some(format!("build this stage on a machine of {machine}")),
+                said: Vec::new(),
+            });
+        }
         let below = State::of(&self.question.below);
         let releases: Vec<_> = below
             .matching(KERNEL)
