@@ -346,7 +346,10 @@ impl<'a> Engine<'a> {
             self.tell(EventKind::StageStarted { stage, kind, reason: reason.to_string() });
         }
         let mut job = self.job(id);
-        job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
+        // The node's files are those of its last unit.
+        if self.units.get(&id).is_none_or(Units::is_last) {
+            job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
+        }
         job.action = Some(action);
         self.spawn(job)
     }

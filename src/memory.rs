@@ -188,7 +188,7 @@ pub fn all(store: &Store) -> Result<Vec<Result<Memory, String>>, impasto_store::
     let mut memories = Vec::new();
     for name in store.state_list(&[])? {
         // These are the store's own.
-        if matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs") {
+        if matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs" | "trees" | "caches") {
             continue;
         }
         if store.state_list(&[&name])?.iter().any(|file| file == FILE) {

@@ -450,6 +450,11 @@ impl<'g> Units<'g> {
         &self.templates[self.hits.len()]
     }
 
+    /// Whether none is known to come after the next one.
+    pub fn is_last(&self) -> bool {
+        self.hits.len() + 1 == self.templates.len()
+    }
+
     /// How many are done, but for the last, whose result is the node's.
     pub fn done(&self) -> usize {
         self.hits.len()

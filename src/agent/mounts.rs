@@ -17,7 +17,7 @@ use rustix::mount::{
 use rustix::process::{chdir, pivot_root, umask};
 
 use crate::nodes;
-use crate::protocol::{DiskNode, Problem, ProblemKind, RUN_DIR, Setup};
+use crate::protocol::{CACHES, DiskNode, Problem, ProblemKind, RUN_DIR, Setup};
 use crate::sys;
 
 /// Symbolic links followed to find where a file would be.
@@ -74,7 +74,8 @@ impl World {
             limit_cpus(cpus).map_err(|e| Problem::io("set", "the number of CPUs", &e.into()))?;
         }
         umask(Mode::empty());
-        let trees = open_trees(&setup)?;
+        let trees = open_trees(&setup.trees)?;
+        let caches = open_trees(&setup.caches)?;
         enter_scaffold(&setup.disk)?;
         let root = choose_root(&setup)?;
         let disk = Path::new("/disk");
@@ -93,7 +94,10 @@ impl World {
             chmod(&path, *mode)?;
         }
         for ((path, _), tree) in setup.trees.iter().zip(trees) {
-            show_tree(&tree, &below_run(path)?)?;
+            show_tree(&tree, &below_run(path)?, MountFlags::RDONLY)?;
+        }
+        for ((name, _), cache) in setup.caches.iter().zip(caches) {
+            show_tree(&cache, &below_run(&format!("{CACHES}/{name}"))?, MountFlags::empty())?;
         }
         umask(Mode::WGRP | Mode::WOTH);
         Ok(world)
@@ -287,21 +291,21 @@ fn limit_cpus(count: u32) -> rustix::io::Result<()> {
 }
 
 /// Takes hold of the host's directories while they can still be named.
-fn open_trees(setup: &Setup) -> Result<Vec<OwnedFd>, Problem> {
+fn open_trees(named: &[(String, String)]) -> Result<Vec<OwnedFd>, Problem> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let open = |(_, host): &(String, String)| {
         open_tree(CWD, host.as_str(), flags).map_err(|e| Problem::io("open", host.clone(), &e.into()))
     };
-    setup.trees.iter().map(open).collect()
+    named.iter().map(open).collect()
 }
 
-/// Mounts a directory of the host read-only.
-fn show_tree(tree: &OwnedFd, path: &Path) -> Result<(), Problem> {
+/// Mounts a directory of the host, with one more flag than every such directory has.
+fn show_tree(tree: &OwnedFd, path: &Path, flag: MountFlags) -> Result<(), Problem> {
     fs::DirBuilder::new().mode(0o755).create(path).map_err(io_problem("make", path))?;
     move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| io_problem("bind", path)(e.into()))?;
-    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_remount(path, flags, "").map_err(|e| io_problem("make read-only", path)(e.into()))
+    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | flag;
+    mount_remount(path, flags, "").map_err(|e| io_problem("guard", path)(e.into()))
 }
 
 /// A path below [`RUN_DIR`], whose directory is made.

@@ -2,7 +2,7 @@
 //! Knows how a kind's description of itself is shown.
 
 use clap::Args;
-use impasto_stages::{Kind, Makes, ParamSpec, Registry, Type};
+use impasto_stages::{Kind, Makes, ParamSpec, Params, Registry, Type};
 use serde::Serialize;
 
 use super::error::CliError;
@@ -88,14 +88,16 @@ fn row(kind: &'static Kind) -> KindRow {
         kind: kind.name,
         version: kind.version,
         summary: kind.summary,
-        makes: makes(kind.makes),
+        makes: makes(kind.made(&Params::default())),
         example: kind.example,
         parameters: parameters.collect(),
     }
 }
 
 fn page(kind: &'static Kind) -> String {
-    let mut text = format!("{}: {}\nMakes {}.\n\n", kind.name, kind.summary, makes(kind.makes));
+    let files: String = kind.files.iter().map(|name| format!(", {name}")).collect();
+    let made = makes(kind.made(&Params::default()));
+    let mut text = format!("{}: {}\nMakes {made}{files}.\n\n", kind.name, kind.summary);
     for line in kind.example.lines() {
         text += &format!("    {line}\n");
     }

@@ -212,7 +212,7 @@ impl Job {
         let start = Instant::now();
         let made = match action.executor {
             Executor::Host => self.on_host(action)?,
-            Executor::Sandbox(SandboxRoot::Guest) => self.in_sandbox(action)?,
+            Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch) => self.in_sandbox(action)?,
             Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
         };
         let mut caveats = self.caveats.clone();

@@ -87,6 +87,7 @@ impl Job {
             steps,
             inputs: inputs.collect(),
             trees: Vec::new(),
+            caches: Vec::new(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),

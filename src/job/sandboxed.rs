@@ -7,8 +7,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use impasto_stages::action::{Action, Bound, RootSpec, Step};
+use impasto_stages::action::{Action, Bound, Executor, RootSpec, SandboxRoot, Step};
 use impasto_stages::{Secret, volatile};
+use impasto_store::Error as StoreError;
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
@@ -38,6 +39,8 @@ impl Job {
             self.lay_out_packages(set, &dir)?;
             trees.push((super::packages::TREE.to_owned(), dir));
         }
+        let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
+        let caches = caches.collect::<Result<_, StoreError>>()?;
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
         let mut log = LogFile::create(self, &secrets);
         let job = sandbox::Job {
@@ -57,8 +60,14 @@ impl Job {
                 })
                 .collect(),
             trees,
+            caches,
             scripts: staged.scripts,
-            secrets: self.secrets.iter().map(|(n, secret)| (n.clone(), secret.expose().as_bytes().to_vec())).collect(),
+            secrets: self
+                .secrets
+                .iter()
+                .filter(|(name, _)| action.secrets.contains_key(*name))
+                .map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec()))
+                .collect(),
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
             volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -88,11 +97,16 @@ impl Job {
             let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
             return Err(JobError::Stage { message, help: None, last_lines, shell });
         }
-        let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
-        let start = Start { disk, reader: &reader, tree: below.as_ref() };
-        let kept =
-            self.with_overlay(action, (&overlay, &finished), &reader, |source| self.keep(action, source, Some(start)))?;
-        let mut stored_bytes = kept.stored_bytes;
+        let kept = match action.executor {
+            Executor::Sandbox(SandboxRoot::Scratch) => None,
+            _ => {
+                let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
+                let start = Start { disk, reader: &reader, tree: below.as_ref() };
+                let overlay = (overlay.as_path(), &finished);
+                Some(self.with_overlay(action, overlay, &reader, |source| self.keep(action, source, Some(start)))?)
+            }
+        };
+        let mut stored_bytes = kept.as_ref().map_or(0, |kept| kept.stored_bytes);
         let mut files = BTreeMap::new();
         for output in finished.outputs {
             let file = File::open(&output.path).map_err(JobError::io("open", &output.path))?;
@@ -103,13 +117,17 @@ impl Job {
         self.forget_failed();
         let facts = sandbox.facts();
         Ok(Made {
-            result: Outputs { disk: Some(kept.disk), tree: Some(kept.tree), files },
+            result: Outputs {
+                disk: kept.as_ref().map(|kept| kept.disk),
+                tree: kept.as_ref().map(|kept| kept.tree),
+                files,
+            },
             sandbox: facts.name.to_owned(),
             isolation: Isolation::Namespace,
             facts: record(&facts, action.network),
             stored_bytes,
             published: Vec::new(),
-            same_as: kept.same_as,
+            same_as: kept.and_then(|kept| kept.same_as),
         })
     }
 

@@ -2,7 +2,7 @@
 //! Knows requests and entries; asks nobody.
 
 use impasto_stages::action::{Slot, Step};
-use impasto_stages::packages::RequestRoot;
+use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
 use super::file::{Entry, LockFile};
@@ -35,8 +35,11 @@ impl LockState {
     }
 }
 
-/// The node whose packages a node's disk or tree begins with.
+/// The node whose packages a node's disk or tree begins with, or which its own root is for.
 pub fn below(node: &Node) -> Option<NodeId> {
+    if let Some(PackageRequest { root: RequestRoot::Builder { image }, .. }) = &node.lowered.request {
+        return Some(node.parent(image));
+    }
     let action = node.lowered.actions.first()?;
     let slot = action.parent.as_ref().or_else(|| {
         action.steps.iter().find_map(|step| match step {
@@ -89,7 +92,7 @@ impl Walk {
     /// Goes on to the node after this one, which is in this state.
     pub(super) fn pass(&mut self, graph: &Graph, lock: &LockFile, id: NodeId, state: &LockState, against: &str) {
         let node = graph.node(id);
-        let builder = node.lowered.request.as_ref().is_some_and(|request| request.root == RequestRoot::Builder);
+        let builder = node.lowered.request.as_ref().is_some_and(PackageRequest::is_builder);
         self.contents.push(match state {
             LockState::NotNeeded => against.to_owned(),
             // What it installs is not on its disk.

@@ -198,7 +198,7 @@ pub fn below_of<'q>(
         walk.pass(graph, lock, node, &state, &against);
         let lowered = &graph.node(node).lowered;
         if let (true, LockState::Locked(place), Some(request)) = (chain.contains(&node), &state, &lowered.request)
-            && request.root != RequestRoot::Builder
+            && !request.is_builder()
         {
             found.stages.push(Layer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
         }

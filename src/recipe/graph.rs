@@ -8,7 +8,7 @@ use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
 use super::diagnostic::Diagnostic;
-use super::stage::{BuiltImage, StageText, State, makes, outputs};
+use super::stage::{BuiltImage, StageText, State, outputs};
 use super::suggest::did_you_mean;
 
 /// One combination's stages, by number of their text.
@@ -64,7 +64,7 @@ impl Fit<'_> {
         };
         let Some(kind) = self.texts[target].kind else { return };
         let params = &built.stage.params;
-        let made = makes(kind, params);
+        let made = kind.made(params);
         let files = outputs(kind, params);
         match need {
             Need::Disk if made.disk() => {}

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use impasto_stages::{Data, Kind, Makes, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Params, Registry, StageContext, Value};
 
 use super::check::{Check, Reference, way};
 use super::collect::{Attr, Decl};
@@ -365,15 +365,9 @@ fn unknown_parameter(kind: &Kind, attr: &Attr<'_>) -> Diagnostic {
 
 /// The files that a stage makes beside its disk, by name; nothing for a kind that has no such files.
 pub(super) fn outputs(kind: &Kind, params: &Params) -> Option<Vec<String>> {
-    kind.param("output")?;
-    Some(params.pairs("output").map(|(name, _)| name.clone()).collect())
-}
-
-/// What a stage makes, as far as its parameters tell.
-pub(super) fn makes(kind: &Kind, params: &Params) -> Makes {
-    match (kind.makes, params.text("as")) {
-        (Makes::DiskOrFile, Some("disk")) => Makes::Disk,
-        (Makes::DiskOrFile, Some("file")) => Makes::File,
-        (makes, _) => makes,
+    if kind.files.is_empty() {
+        kind.param("output")?;
     }
+    let always = kind.files.iter().map(|name| (*name).to_owned());
+    Some(always.chain(params.pairs("output").map(|(name, _)| name.clone())).collect())
 }

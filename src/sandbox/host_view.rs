@@ -30,6 +30,7 @@ pub(super) struct HostView {
     pub(super) overlays: Vec<(String, ByteBuf)>,
     pub(super) policy: Vec<(String, u32, ByteBuf)>,
     pub(super) trees: Vec<(String, String)>,
+    pub(super) caches: Vec<(String, String)>,
 }
 
 impl HostView {
@@ -50,6 +51,7 @@ impl HostView {
             overlays: host_files(host_name)?,
             policy: policy.chain(certificates).collect(),
             trees: trees.collect::<Result<_, SandboxError>>()?,
+            caches: Vec::new(),
         })
     }
 }

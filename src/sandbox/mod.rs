@@ -117,6 +117,9 @@ pub struct Job<'a> {
     pub inputs: Vec<Input<'a>>,
     /// Directories of the host that the steps see, read-only, below `/run/impasto`: by their names there.
     pub trees: Vec<(String, PathBuf)>,
+    /// Directories of the host that the steps can write to, below `/run/impasto/caches`: by their names there. Nothing of
+    /// them becomes part of the disk.
+    pub caches: Vec<(String, PathBuf)>,
     /// Scripts, by name.
     pub scripts: Vec<(String, Vec<u8>)>,
     /// Secrets, by name.

@@ -86,14 +86,8 @@ impl Sandbox for NamespaceSandbox {
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
         demand_root()?;
         let mut host = self.host_view(job.network)?;
-        for (name, path) in &job.trees {
-            let path = path.to_str().ok_or_else(|| SandboxError::Io {
-                verb: "name",
-                path: path.clone(),
-                source: std::io::Error::other("it is no UTF-8"),
-            })?;
-            host.trees.push((name.clone(), path.to_owned()));
-        }
+        host.trees.extend(directories(&job.trees)?);
+        host.caches.extend(directories(&job.caches)?);
         let begun = Instant::now();
         make_overlay(job.overlay, job.virtual_size)?;
         let plan = Plan {
@@ -219,6 +213,15 @@ impl Sandbox for NamespaceSandbox {
     }
 }
 
+/// Directories of the host by name, as the protocol has them.
+fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, SandboxError> {
+    let text = |(name, path): &(String, PathBuf)| {
+        let text = path.to_str().ok_or_else(|| io_error("name", path, io::Error::other("it is no UTF-8")))?;
+        Ok((name.clone(), text.to_owned()))
+    };
+    named.iter().map(text).collect()
+}
+
 fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
     let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
     impasto_store::qcow2::create_overlay(&file, virtual_size)
@@ -316,6 +319,7 @@ impl Talk<'_> {
                 overlays: host.overlays,
                 policy: host.policy,
                 trees: host.trees,
+                caches: host.caches,
                 source_date_epoch: job.source_date_epoch,
             })
         })?;
@@ -360,6 +364,7 @@ impl Talk<'_> {
                 overlays: host.overlays,
                 policy: host.policy,
                 trees: host.trees,
+                caches: host.caches,
                 source_date_epoch: None,
             })
         })?;

@@ -28,6 +28,9 @@ pub const MAX_LOG: usize = 32 << 10;
 /// Where the agent keeps what belongs to the job, inside the guest. A tmpfs.
 pub const RUN_DIR: &str = "/run/impasto";
 
+/// Below [`RUN_DIR`]: directories of the host that steps can write to.
+pub const CACHES: &str = "caches";
+
 /// A request to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -204,6 +207,8 @@ pub struct Setup {
     pub policy: Vec<(String, u32, ByteBuf)>,
     /// Directories of the host to show below [`RUN_DIR`], read-only: relative path, and the host's path.
     pub trees: Vec<(String, String)>,
+    /// Directories of the host to show in [`CACHES`] below [`RUN_DIR`], writable: name, and the host's path.
+    pub caches: Vec<(String, String)>,
     /// Modification time of the files that the agent writes, in seconds.
     pub source_date_epoch: Option<u64>,
 }

@@ -66,6 +66,9 @@ pub struct Hints {
     pub timeout: Option<Duration>,
     /// Where a fetched file can be had, in the order to try.
     pub urls: Vec<String>,
+    /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
+    /// may be lost at any time, and what the steps make must not depend on them.
+    pub caches: Vec<String>,
 }
 
 /// An input that is not bound yet.
@@ -147,6 +150,8 @@ pub enum SandboxRoot {
     Guest,
     /// The toolbox's tree.
     Toolbox,
+    /// The root file system of the disk, of which nothing is kept: only files are taken out.
+    Scratch,
 }
 
 /// Which file system of a disk is its root.
@@ -413,6 +418,9 @@ impl Describe for Executor {
             Executor::Host => Atom::Variant(0, "host"),
             Executor::Sandbox(SandboxRoot::Guest) => Atom::Variant(1, "sandbox, guest's root"),
             Executor::Sandbox(SandboxRoot::Toolbox) => Atom::Variant(2, "sandbox, toolbox's root"),
+            Executor::Sandbox(SandboxRoot::Scratch) => {
+                Atom::Variant(3, "sandbox, guest's root, of which nothing is kept")
+            }
         });
     }
 }

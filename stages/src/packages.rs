@@ -131,9 +131,12 @@ pub enum RequestRoot {
         /// What comes beside those that are named: `essential` or `minbase`.
         variant: String,
     },
-    /// Into a root of their own, of the release of the disk that the stage stands on, with what is needed to compile
-    /// modules for each of that disk's kernels.
-    Builder,
+    /// Into a root of their own, of the release of a disk, with what is needed to compile modules for each of that disk's
+    /// kernels.
+    Builder {
+        /// The stage that makes the disk.
+        image: String,
+    },
 }
 
 /// An archive beside the distribution's own.
@@ -191,7 +194,7 @@ impl PackageRequest {
             RequestRoot::Own { distribution, architecture, variant } => {
                 lines.push(format!("root {distribution} {architecture} {variant}"));
             }
-            RequestRoot::Builder => lines.push("builder".to_owned()),
+            RequestRoot::Builder { image: _ } => lines.push("builder".to_owned()),
         }
         let mut list = |word: &str, items: &[String]| {
             let mut items: Vec<_> = items.iter().map(|item| format!("{word} {item}")).collect();
@@ -225,6 +228,11 @@ impl PackageRequest {
             lines.push(format!("pin {package} {pin} {priority}"));
         }
         lines
+    }
+
+    /// Whether the packages go into a root that only compiles kernel modules.
+    pub fn is_builder(&self) -> bool {
+        matches!(self.root, RequestRoot::Builder { .. })
     }
 
     /// Whether a package is asked for by its name, and not only because others need it.

@@ -135,6 +135,8 @@ pub struct Kind {
     pub example: &'static str,
     /// What it makes.
     pub makes: Makes,
+    /// Names of the files that every stage of it makes, beside those that its `output` names.
+    pub files: &'static [&'static str],
     /// Its parameters, in the order of its help.
     pub params: &'static [&'static [ParamSpec]],
     /// Lowers a stage.
@@ -185,6 +187,17 @@ impl Registry {
 }
 
 impl Kind {
+    /// What a stage of this kind makes, as far as its parameters tell.
+    pub fn made(&self, params: &Params) -> Makes {
+        match (self.makes, params.text("as")) {
+            (Makes::DiskOrFile, Some("disk")) => Makes::Disk,
+            (Makes::DiskOrFile, Some("file")) => Makes::File,
+            (Makes::DiskOrFile, None) if params.get("install").is_some() && !params.flag("install") => Makes::File,
+            (Makes::DiskOrFile, None) if self.param("install").is_some() => Makes::Disk,
+            (makes, _) => makes,
+        }
+    }
+
     /// Which file system is `/` on the disk that a stage of this kind begins a chain with; [`RootSpec::Auto`] where the
     /// kind has no such parameter.
     ///

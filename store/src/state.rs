@@ -15,7 +15,7 @@ const LIMIT: u64 = 1 << 30;
 pub(crate) const LOGS: &str = "state/logs/";
 
 /// The name of a state file from its components, each of which must be a plain file name.
-fn name(components: &[&str]) -> Result<String> {
+pub(crate) fn name(components: &[&str]) -> Result<String> {
     let mut name = "state".to_owned();
     for component in components {
         let plain = !component.is_empty()

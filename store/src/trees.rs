@@ -1,4 +1,5 @@
-//! `state/trees/`: directories that are made of something else, and may be lost.
+//! `state/trees/` and `state/caches/`: directories that may be lost. Trees are made of something else, and never change;
+//! caches are what programs keep for themselves.
 //! Knows how they get their names; whether what is in them is sound is for those to check who made them.
 
 use std::collections::BTreeSet;
@@ -11,6 +12,9 @@ use crate::store::{Scratch, Store};
 
 /// Where they lie.
 pub(crate) const TREES: &str = "state/trees/";
+
+/// Where directories lie in which programs keep what they want to find again.
+pub(crate) const CACHES: &str = "state/caches/";
 
 fn name(digest: &Digest) -> String {
     format!("{TREES}{digest}")
@@ -48,6 +52,16 @@ impl Store {
         }
         Ok(gone)
     }
+
+    /// The path of the cache of this name, made where it is missing: a directory that programs write to as they like.
+    ///
+    /// # Errors
+    /// The name is no plain file name, or the directory cannot be made.
+    pub fn cache_dir(&self, name: &str) -> Result<PathBuf> {
+        let name = crate::state::name(&["caches", name])?;
+        self.fs().make_dirs(&name, &mut Vec::new())?;
+        Ok(self.fs().full(&name))
+    }
 }
 
 #[cfg(test)]
@@ -74,5 +88,18 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 1);
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
         assert_eq!(store.verify(false).unwrap().findings, [], "trees have no checksum");
+    }
+
+    #[test]
+    fn caches_hold_what_programs_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let cache = store.cache_dir("modules").unwrap();
+        assert_eq!(cache, store.cache_dir("modules").unwrap());
+        fs::write(cache.join("file"), "anything").unwrap();
+        assert_eq!(store.verify(false).unwrap().findings, []);
+        for wrong in ["", "..", "a/b", ".hidden"] {
+            assert!(store.cache_dir(wrong).is_err(), "{wrong}");
+        }
     }
 }

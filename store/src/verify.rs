@@ -205,7 +205,7 @@ impl Store {
         }
         let mut names = Vec::new();
         self.files_below("state", &mut |name, _, _| names.push(name))?;
-        let unchecked = [crate::state::LOGS, crate::trees::TREES];
+        let unchecked = [crate::state::LOGS, crate::trees::TREES, crate::trees::CACHES];
         for name in names.iter().filter(|name| !unchecked.iter().any(|place| name.starts_with(place))) {
             if let Err(reason) = self.check_state(name)? {
                 push(Code::StateDamaged, name, reason);

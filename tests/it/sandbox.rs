@@ -45,6 +45,7 @@ impl Bench {
             steps: Vec::new(),
             inputs: Vec::new(),
             trees: Vec::new(),
+            caches: Vec::new(),
             scripts: Vec::new(),
             secrets: Vec::new(),
             outputs: Vec::new(),
@@ -177,6 +178,22 @@ fn a_flood_of_output_arrives_whole() {
     let log = bench.log();
     assert_eq!(log.len(), (20 << 20) + 3);
     assert!(log.ends_with("\0end"));
+}
+
+#[test]
+fn what_steps_put_into_a_cache_is_found_again_and_is_not_on_the_disk() {
+    let cache = tempfile::tempdir().unwrap();
+    let caches = || vec![("kept".to_owned(), cache.path().to_path_buf())];
+    let bench = Bench::new();
+    let steps = commands(&["cd /run/impasto/caches/kept; echo found >file"]);
+    let finished = bench.run(Job { steps, caches: caches(), ..bench.job() }).unwrap();
+    assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(std::fs::read_to_string(cache.path().join("file")).unwrap(), "found\n");
+    let bench = Bench::new();
+    let steps = commands(&["cat /run/impasto/caches/kept/file; ls /run/impasto/caches"]);
+    let finished = bench.run(Job { steps, caches: caches(), ..bench.job() }).unwrap();
+    assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(bench.log(), "found\nkept\n");
 }
 
 #[test]

@@ -25,6 +25,7 @@ const LISTED: Kind = Kind {
     summary: "",
     example: "",
     makes: Makes::File,
+    files: &[],
     params: &[&[ParamSpec::required("list", Type::Path, "")]],
     lower,
     expand: Some(expand),

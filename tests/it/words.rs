@@ -89,6 +89,7 @@ fn help_and_reference() {
         &["stages", "copy"],
         &["stages", "convert"],
         &["stages", "disk"],
+        &["stages", "kernel_module"],
         &["stages", "rum"],
     ] {
         text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));

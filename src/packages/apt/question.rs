@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use impasto_stages::packages::RequestRoot;
+use impasto_stages::packages::{ARCHITECTURE, RequestRoot};
 
 use super::facts::Facts;
 use super::known::Archive;
@@ -85,7 +85,7 @@ impl Asked<'_, '_> {
                 write(&dir.join("extended_states"), state.extended_states().as_bytes())?;
                 state
             }
-            RequestRoot::Builder => {
+            RequestRoot::Builder { .. } => {
                 install.extend(self.headers()?);
                 State::default()
             }
@@ -95,7 +95,7 @@ impl Asked<'_, '_> {
         let variant = match &request.root {
             RequestRoot::Disk => None,
             RequestRoot::Own { variant, .. } if variant == "minbase" => Some(Variant::Minbase),
-            RequestRoot::Own { .. } | RequestRoot::Builder => Some(Variant::Essential),
+            RequestRoot::Own { .. } | RequestRoot::Builder { .. } => Some(Variant::Essential),
         };
         let asked = ResolveRequest {
             install,
@@ -189,7 +189,13 @@ impl Asked<'_, '_> {
             .collect();
         let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
+        let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
+            _ if gone => {
+                "the archives have these only for newer kernels: bring the image's up to date, with the stage that \
+                          installs it: impasto update"
+                    .to_owned()
+            }
             [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`"
                 .to_owned(),
             near => format!("did you mean {}?", near.join(", ")),
@@ -287,12 +293,21 @@ impl Asked<'_, '_> {
 
     /// What modules for the kernels of the disk are compiled with.
     fn headers(&self) -> Result<Vec<String>, ManagerError> {
+        let machine = &self.facts.architecture;
+        if machine != ARCHITECTURE {
+            return Err(ManagerError {
+                message: format!("the image is for {machine}, and modules are compiled for {ARCHITECTURE} here"),
+                help: Some(format!("build this stage on a machine of {machine}")),
+                said: Vec::new(),
+            });
+        }
         let below = State::of(&self.question.below);
         let releases: Vec<_> = below
             .matching(KERNEL)
             .filter_map(|name| name.strip_prefix(KERNEL))
-            // Others are packages that only name a kernel.
-            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()))
+            // Others are packages that only name a kernel: `6.12-amd64` is the newest of its series, `amd64` of all.
+            .filter(|release| release.split('-').next().is_some_and(|version| version.matches('.').count() >= 2))
+            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()) && !release.ends_with("-dbg"))
             .map(|release| format!("{HEADERS}{}", release.trim_end_matches("-unsigned")))
             .collect();
         if releases.is_empty() {

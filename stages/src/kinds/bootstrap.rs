@@ -18,6 +18,7 @@ pub(crate) const KIND: Kind = Kind {
   packages = ["linux-image-cloud-amd64", "systemd-sysv", "grub-pc-bin", "grub2-common"]
 }"#,
     makes: Makes::File,
+    files: &[],
     params: &[PARAMS, ARCHIVES],
     lower,
     expand: None,

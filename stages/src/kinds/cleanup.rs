@@ -16,6 +16,7 @@ pub(crate) const KIND: Kind = Kind {
   except = ["cron-spool"]
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
     lower,
     expand: None,

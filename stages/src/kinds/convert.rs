@@ -18,6 +18,7 @@ pub(crate) const KIND: Kind = Kind {
   format = "qcow2"
 }"#,
     makes: Makes::File,
+    files: &[],
     params: &[common::FROM, PARAMS],
     lower,
     expand: None,

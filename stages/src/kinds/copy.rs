@@ -22,6 +22,7 @@ pub(crate) const KIND: Kind = Kind {
   }
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED],
     lower,
     expand: None,

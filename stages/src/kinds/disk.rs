@@ -23,6 +23,7 @@ pub(crate) const KIND: Kind = Kind {
   }
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[PARAMS, common::CUTOFF, common::SANDBOX_AND_TIMEOUT],
     lower,
     expand: None,

@@ -16,6 +16,7 @@ pub(crate) const KIND: Kind = Kind {
   checksum = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 }"#,
     makes: Makes::DiskOrFile,
+    files: &[],
     params: &[PARAMS, common::CUTOFF],
     lower,
     expand: None,

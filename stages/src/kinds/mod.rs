@@ -9,6 +9,7 @@ mod convert;
 mod copy;
 mod disk;
 mod fetch;
+mod kernel_module;
 mod packages;
 mod run;
 
@@ -26,6 +27,7 @@ pub(crate) const ALL: &[&Kind] = &[
     &packages::KIND,
     &run::KIND,
     &copy::KIND,
+    &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,
 ];

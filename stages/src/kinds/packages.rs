@@ -19,6 +19,7 @@ pub(crate) const KIND: Kind = Kind {
   upgrade = true
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
     lower,
     expand: None,

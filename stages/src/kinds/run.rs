@@ -18,6 +18,7 @@ pub(crate) const KIND: Kind = Kind {
   output = { "image-version.txt" = "/tmp/image-version.txt" }
 }"#,
     makes: Makes::Disk,
+    files: &[],
     params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED],
     lower,
     expand: None,

@@ -1,0 +1,377 @@
+//! `kernel_module`: modules that are not part of the kernel, compiled for every kernel of an image, and put into it.
+//! Knows parameters and the units of work; which packages compile them is the lock's business.
+//!
+//! The units are two chains, joined by files: a root with compiler and headers, a disk of it, on which the source is
+//! compiled; then the image's own disk, which gets what came of that. An edited source runs the last two.
+
+mod script;
+
+use std::collections::BTreeMap;
+
+use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
+use crate::bootstrap::BootstrapSpec;
+use crate::disk::{DiskSpec, MIB, Networking, RootFileSystem};
+use crate::error::ParamError;
+use crate::kinds::{bootstrap, common};
+use crate::packages::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
+use crate::params::{Params, Secret};
+use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
+use crate::value::{Data, Value};
+
+pub(crate) const KIND: Kind = Kind {
+    name: "kernel_module",
+    version: 1,
+    summary: "compiles modules for every kernel of the image, and installs them",
+    example: r#"stage "kernel_module" "fs" {
+  from         = stage.base
+  source       = "impastofs"
+  modules      = ["impastofs"]
+  modules_load = ["impastofs"]
+}"#,
+    makes: Makes::DiskOrFile,
+    files: &[MODULES, REPORT],
+    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
+    lower,
+    expand: None,
+};
+
+/// What came of the compilation: `RELEASE/NAME.ko`, compressed or not.
+const MODULES: &str = "modules.tar";
+
+/// A line for each module.
+const REPORT: &str = "report.txt";
+
+/// Inputs' names in the Actions.
+const SOURCE: &str = "source";
+const CERTIFICATE: &str = "certificate";
+const TREE: &str = "tree";
+
+/// What compiles, unpacks, compresses and looks at modules, beside what the headers' packages need. The compiler's cache is
+/// always among them: whether it is used is in no key.
+const BUILDER: [&str; 7] = ["bzip2", "ccache", "kmod", "make", "patch", "xz-utils", "zstd"];
+
+/// Size of the builder's disk in bytes, of which only what is used takes room.
+const BUILDER_SIZE: u64 = 16 << 30;
+
+const PARAMS: &[ParamSpec] = &[
+    ParamSpec::required(
+        "source",
+        Type::File,
+        "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made by \
+         another stage. The stage has no network, so git is not asked: use a clone's directory, or `fetch` the archive that a \
+         forge offers of a commit.",
+    ),
+    ParamSpec::optional(
+        "directory",
+        Type::Text,
+        "The directory in the source whose Makefile or Kbuild says what is made (`obj-m`). Default: the source's top; of an \
+         archive with one directory, that.",
+    ),
+    ParamSpec::optional(
+        "modules",
+        Type::List(&Type::Text),
+        "Modules that must come out, without .ko. Default: at least one, of any name. All that come out are kept.",
+    ),
+    ParamSpec::optional("make", Type::Map(&Type::Text), "Further variables for make, such as { CONFIG_FOO = \"m\" }."),
+    ParamSpec::optional(
+        "kernels",
+        Type::List(&Type::Text),
+        "Releases of the kernels to compile for, such as [\"6.1.*\", \"*-cloud-amd64\"]; `*` stands for any characters. \
+         Default: every kernel of the image.",
+    ),
+    ParamSpec::optional(
+        "packages",
+        Type::List(&Type::Text),
+        "Further packages that the compilation needs. Headers and compiler of each kernel are there by themselves. None of \
+         it gets into the image; which files these are is settled once, in impasto.lock.",
+    ),
+    ParamSpec::optional(
+        "ccache",
+        Type::Text,
+        "The name of a cache of compilations, kept in the store for all stages that name it. It is not part of the key, and \
+         may be lost. Default: none.",
+    ),
+    ParamSpec::optional(
+        "compress",
+        Type::OneOf(&["xz", "zstd", "none"]),
+        "How the modules are compressed. Default: as the kernel's own are.",
+    ),
+    ParamSpec::optional(
+        "sign",
+        Type::Object(SIGN),
+        "Signs the modules with the kernel's own scripts/sign-file: { key, certificate }. Default: they are not signed.",
+    ),
+    ParamSpec::optional(
+        "install",
+        Type::Bool,
+        "Whether the modules get into the image, in /lib/modules/RELEASE/updates. Otherwise the stage makes files only, and \
+         `from` only tells the kernels: stage.NAME.files[\"modules.tar\"] holds RELEASE/NAME.ko, files[\"report.txt\"] a \
+         line for each. Default: true.",
+    ),
+    ParamSpec::optional(
+        "modules_load",
+        Type::List(&Type::Text),
+        "Modules that the image loads at boot, by /etc/modules-load.d/STAGE.conf.",
+    ),
+    ParamSpec::optional(
+        "initramfs",
+        Type::Bool,
+        "Makes the initramfs of these kernels anew, for modules that are needed before the root is there. Default: false.",
+    ),
+];
+
+const SIGN: &[ParamSpec] = &[
+    ParamSpec::required(
+        "key",
+        Type::Text,
+        "The name of one of the stage's `secrets`, whose value is the private key, as PEM.",
+    ),
+    ParamSpec::required("certificate", Type::File, "The key's X.509 certificate, as PEM or DER."),
+];
+
+/// The units' places.
+const ROOT_UNIT: usize = 0;
+const DISK_UNIT: usize = 1;
+const COMPILE_UNIT: usize = 2;
+
+fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
+    let mut errors = Vec::new();
+    let (common, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let epoch = common.source_date_epoch;
+    let own = params.texts("packages");
+    errors.extend(own.iter().filter_map(|package| bootstrap::check_package("packages", package).err()));
+    let mut packages: Vec<_> = own.into_iter().chain(BUILDER.map(str::to_owned)).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let image = match &common.parent {
+        Some(Slot::Stage(stage)) => stage.clone(),
+        _ => String::new(),
+    };
+    let request =
+        PackageRequest { root: RequestRoot::Builder { image }, install: packages.clone(), ..PackageRequest::default() };
+    let timeout = common.hints.timeout;
+    let with_tools = |step| {
+        let executor = Executor::Sandbox(SandboxRoot::Toolbox);
+        let mut action = ActionTemplate::new(KIND.name, KIND.version, executor);
+        action.source_date_epoch = epoch;
+        action.toolbox = Some(Slot::Toolbox);
+        action.sandbox = common.sandbox;
+        action.hints.timeout = timeout;
+        action.steps.push(step);
+        action
+    };
+    let mut root = with_tools(Step::Bootstrap { spec: Box::new(builder(packages)) });
+    root.packages = Some(PackageSet::default());
+    let mut disk = with_tools(Step::AssembleDisk { input: TREE.to_owned(), spec: Box::new(builder_disk()) });
+    disk.inputs.insert(TREE.to_owned(), Slot::Unit { unit: ROOT_UNIT, file: None });
+    let compile = compile(&common, params, &secrets, &mut errors);
+    let mut actions = vec![root, disk, compile];
+    if params.get("install").is_none() || params.flag("install") {
+        actions.push(install(common, params, context, &mut errors));
+    } else {
+        for param in ["modules_load", "initramfs"].into_iter().filter(|param| params.get(param).is_some()) {
+            let error = ParamError::new(param, "nothing gets into the image: `install` is false");
+            errors.push(error.help(format!("leave out `{param}`, or `install`")));
+        }
+    }
+    if errors.is_empty() { Ok(Lowered { actions, secrets, request: Some(request) }) } else { Err(errors) }
+}
+
+/// The builder's root. The lock adds what each kernel needs.
+fn builder(packages: Vec<String>) -> BootstrapSpec {
+    BootstrapSpec {
+        distribution: "debian".to_owned(),
+        // Exact files are installed, so it names nothing.
+        suite: String::new(),
+        components: vec!["main".to_owned()],
+        architecture: ARCHITECTURE.to_owned(),
+        variant: "essential".to_owned(),
+        packages,
+        recommends: false,
+        // Nothing is installed into it later.
+        sources: Some(Vec::new()),
+    }
+}
+
+fn builder_disk() -> DiskSpec {
+    DiskSpec {
+        size: BUILDER_SIZE,
+        bios: false,
+        efi: false,
+        seed: "impasto builder of kernel modules".to_owned(),
+        file_system: RootFileSystem::Ext4,
+        label: "builder".to_owned(),
+        efi_size: 64 * MIB,
+        partitions: Vec::new(),
+        host_name: "builder".to_owned(),
+        users: BTreeMap::new(),
+        networking: Networking::None,
+        console: false,
+        kernel_arguments: Vec::new(),
+        growpart: false,
+    }
+}
+
+/// The unit that compiles, on the builder's disk.
+fn compile(
+    common: &ActionTemplate,
+    params: &Params,
+    secrets: &BTreeMap<String, Secret>,
+    errors: &mut Vec<ParamError>,
+) -> ActionTemplate {
+    let mut action = common.clone();
+    action.executor = Executor::Sandbox(SandboxRoot::Scratch);
+    action.parent = Some(Slot::Unit { unit: DISK_UNIT, file: None });
+    action.root = Default::default();
+    action.volatile = Vec::new();
+    action.inputs.extend(params.get(SOURCE).and_then(common::file_slot).map(|slot| (SOURCE.to_owned(), slot)));
+    if let Some(name) = params.text("ccache").filter(|name| !name.is_empty()) {
+        if !script::is_word(name) || name.starts_with('.') || name.contains('/') {
+            let error = ParamError::new("ccache", format!("{name:?} is no name for a cache"));
+            errors.push(error.help("use letters, digits, `-`, `_` and `.`"));
+        }
+        action.hints.caches.push(name.to_owned());
+    }
+    let field = |name: &str| match params.get("sign").map(|value| &value.data) {
+        Some(Data::Object(fields)) => fields.get(name),
+        _ => None,
+    };
+    let key = field("key").and_then(Value::as_str);
+    if let Some(key) = key.filter(|key| !secrets.contains_key(*key)) {
+        let error = ParamError::new("sign", format!("there is no secret {key:?} to sign with"));
+        errors.push(error.help(format!("add it: `secrets = {{ {key} = file(\"signing-key.pem\") }}`")));
+    }
+    action.inputs.extend(field("certificate").and_then(common::file_slot).map(|slot| (CERTIFICATE.to_owned(), slot)));
+    action.outputs = [MODULES, REPORT].map(|name| (name.to_owned(), format!("{}/{name}", script::WORK))).into();
+    action.steps.push(Step::Script { text: script::compile(params, key, errors) });
+    action
+}
+
+/// The unit that puts the modules into the image.
+fn install(
+    common: ActionTemplate,
+    params: &Params,
+    context: &StageContext,
+    errors: &mut Vec<ParamError>,
+) -> ActionTemplate {
+    let mut action = common;
+    // What the compilation is told is no business of the image's programs.
+    action.env = BTreeMap::new();
+    action.secrets = BTreeMap::new();
+    for name in [MODULES, REPORT] {
+        let made = Slot::Unit { unit: COMPILE_UNIT, file: Some(name.to_owned()) };
+        action.inputs.insert(name.to_owned(), made);
+        action.outputs.insert(name.to_owned(), format!("{}/{name}", script::WORK));
+    }
+    action.steps.push(Step::Script { text: script::install(params) });
+    let load = params.texts("modules_load");
+    script::check_modules("modules_load", &load, errors);
+    if !load.is_empty() {
+        let text = load.iter().map(|name| format!("{name}\n")).collect();
+        let dest = format!("/etc/modules-load.d/{}.conf", context.name);
+        action.steps.push(Step::WriteFile { dest, text, mode: 0o644, owner: None });
+    }
+    action
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::string(text)
+    }
+
+    fn list(texts: &[&str]) -> Value {
+        Value::new(Data::List(texts.iter().map(|text| Value::string(*text)).collect()))
+    }
+
+    fn object(fields: &[(&str, Value)]) -> Value {
+        Value::new(Data::Object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+    }
+
+    fn with(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
+        let from = Value::new(Data::Stage(Arc::from("base")));
+        let all = [("from", from), ("source", text("fs"))].into_iter().chain(more.iter().cloned());
+        let params = Params(all.map(|(name, value)| (name.to_owned(), value)).collect());
+        let context = StageContext { name: "fs".to_owned(), source_date_epoch: Some(7), ..StageContext::default() };
+        lower(&params, &context)
+    }
+
+    fn wrong(name: &str, value: Value) -> String {
+        with(&[(name, value)]).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+
+    fn made(name: &str) -> Slot {
+        Slot::Unit { unit: COMPILE_UNIT, file: Some(name.to_owned()) }
+    }
+
+    #[test]
+    fn two_chains_are_joined_by_files() {
+        let lowered = with(&[("packages", list(&["libelf-dev"])), ("ccache", text("modules"))]).unwrap();
+        let [root, disk, compile, install] = lowered.actions.as_slice() else { panic!("four units") };
+        let request = lowered.request.unwrap();
+        assert_eq!(request.root, RequestRoot::Builder { image: "base".to_owned() });
+        assert!(request.install.contains(&"libelf-dev".to_owned()) && request.install.contains(&"make".to_owned()));
+        assert_eq!((&root.packages, &root.toolbox), (&Some(PackageSet::default()), &Some(Slot::Toolbox)));
+        assert_eq!(disk.inputs[TREE], Slot::Unit { unit: 0, file: None });
+        assert_eq!(compile.parent, Some(Slot::Unit { unit: 1, file: None }));
+        assert_eq!(compile.inputs[SOURCE], Slot::Local("fs".to_owned()));
+        assert_eq!(install.parent, Some(Slot::Stage("base".to_owned())));
+        assert_eq!((&install.inputs[MODULES], &install.inputs[REPORT]), (&made(MODULES), &made(REPORT)));
+        // Only what is compiled knows the source; nothing that is keyed knows the cache.
+        let know = |action: &&ActionTemplate| action.slots().any(|slot| *slot == Slot::Local("fs".to_owned()));
+        assert_eq!(lowered.actions.iter().filter(know).count(), 1);
+        assert_eq!(compile.hints.caches, ["modules"]);
+        let without = with(&[("packages", list(&["libelf-dev"]))]).unwrap();
+        assert_eq!(without.actions[COMPILE_UNIT].steps, compile.steps);
+    }
+
+    #[test]
+    fn files_only_leave_the_image_alone() {
+        let off = Value::new(Data::Bool(false));
+        let lowered = with(&[("install", off.clone())]).unwrap();
+        assert_eq!(lowered.actions.len(), 3);
+        assert!(lowered.actions.iter().all(|action| action.parent != Some(Slot::Stage("base".to_owned()))));
+        let params = Params([("install".to_owned(), off.clone())].into());
+        assert_eq!((KIND.made(&params), KIND.made(&Params::default())), (Makes::File, Makes::Disk));
+        let errors = with(&[("install", off), ("modules_load", list(&["fs"]))]).unwrap_err();
+        assert_eq!(errors[0].param, Some("modules_load"));
+    }
+
+    #[test]
+    fn a_key_is_a_secret_of_the_compilation_only() {
+        let sign = object(&[("key", text("modules")), ("certificate", text("cert.pem"))]);
+        let secrets = object(&[("modules", text("PEM"))]);
+        let lowered = with(&[("sign", sign.clone()), ("secrets", secrets)]).unwrap();
+        let knows: Vec<_> = lowered.actions.iter().map(|action| action.secrets.contains_key("modules")).collect();
+        assert_eq!(knows, [false, false, true, false]);
+        assert_eq!(lowered.actions[COMPILE_UNIT].inputs[CERTIFICATE], Slot::Local("cert.pem".to_owned()));
+        assert_eq!(wrong("sign", sign), "there is no secret \"modules\" to sign with");
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        let cases = [
+            ("directory", text("../src"), "\"../src\" is no directory below the source"),
+            ("modules", list(&["fs.ko"]), "\"fs.ko\" is no module's name"),
+            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is no kernel's release"),
+            ("make", object(&[("A B", text("1"))]), "\"A B\" is no name for a variable of make"),
+            ("ccache", text("../x"), "\"../x\" is no name for a cache"),
+            ("packages", list(&["-y"]), "\"-y\" is no package's name"),
+            ("modules_load", list(&["a b"]), "\"a b\" is no module's name"),
+        ];
+        for (name, value, message) in cases {
+            assert_eq!(wrong(name, value), message);
+        }
+    }
+
+    #[test]
+    fn modules_are_loaded_at_boot_by_a_file_of_the_stages_name() {
+        let lowered = with(&[("modules_load", list(&["impastofs"]))]).unwrap();
+        let Some(Step::WriteFile { dest, text, .. }) = lowered.actions[3].steps.last() else { panic!("a file") };
+        assert_eq!((dest.as_str(), text.as_str()), ("/etc/modules-load.d/fs.conf", "impastofs\n"));
+    }
+}
