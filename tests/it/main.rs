@@ -22,6 +22,7 @@ mod kill;
 mod laid_on;
 mod lock;
 mod mirror;
+mod offline;
 mod packages;
 mod project;
 mod random;

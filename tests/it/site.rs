@@ -19,6 +19,8 @@ const HEAD: &str = "recipe {\n  name = \"site\"\n  source_date_epoch = 170000000
 pub(crate) struct Site {
     pub(crate) project: Project,
     pub(crate) repository: Repository,
+    /// Where recipes look for the repository: its directory, where a test does not say another place.
+    pub(crate) uri: String,
 }
 
 /// What a build did.
@@ -88,7 +90,8 @@ impl Site {
         repository.add("stable", "main", &Package::new("unrelated", "1.0"));
         repository.publish();
         project.write("key.asc", &repository.key.armored());
-        Site { project, repository }
+        let uri = repository.mirror().to_string();
+        Site { project, repository, uri }
     }
 
     /// Writes the recipe: these stages upon the base.
@@ -98,7 +101,7 @@ impl Site {
 
     /// A stage that installs packages of the repository.
     pub(crate) fn packages(&self, name: &str, from: &str, lines: &str) -> String {
-        let uri = self.repository.mirror();
+        let uri = &self.uri;
         format!(
             "stage \"packages\" \"{name}\" {{\n  from = stage.{from}\n  repositories = {{ own = {{ uri = \"{uri}\", suite = \
              \"stable\", signed_by = file(\"key.asc\") }} }}\n  {lines}\n}}\n"
