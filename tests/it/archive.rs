@@ -1,7 +1,7 @@
 //! Signed archives and downloads: what is taken, what is refused and with which words, and that nothing half-written is
 //! ever handed out.
 
-mod server;
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -13,7 +13,7 @@ use crate::mirror::frozen_mirror;
 /// The release that tests use.
 pub(crate) const SUITE: &str = "bookworm";
 
-/// Packages of the frozen mirror, beside the essential ones and apt: with what these need.
+/// Packages of the frozen mirror, beside the essential ones, apt and the tools of impasto: with what these need.
 const PACKAGES: [&str; 10] = [
     "debian-archive-keyring",
     "hello",
@@ -60,7 +60,7 @@ pub(crate) fn run(line: &str, arguments: &[&Path]) -> String {
 /// The frozen mirror that the tests share.
 pub(crate) fn mirror() -> &'static Path {
     static MIRROR: OnceLock<PathBuf> = OnceLock::new();
-    MIRROR.get_or_init(|| frozen_mirror("tests", &PACKAGES))
+    MIRROR.get_or_init(|| frozen_mirror("tests-2", &PACKAGES))
 }
 
 /// A disk with a small Debian in a GPT with one ext4: the essential packages and apt, of [`mirror`]. It has no kernel.
@@ -68,7 +68,7 @@ pub(crate) fn base() -> &'static Path {
     static BASE: OnceLock<PathBuf> = OnceLock::new();
     BASE.get_or_init(|| {
         assert!(rustix::process::geteuid().is_root(), "these tests need root: they install Debian");
-        once("debian-base-tests", |dir| make_base(dir, mirror())).join("debian.qcow2")
+        once("debian-base-tests-2", |dir| make_base(dir, mirror())).join("debian.qcow2")
     })
 }
 

@@ -1,17 +1,20 @@
 //! Mirrors of Debian's archive: one frozen in a directory, and what steps see of the host's choice.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
+use impasto::deb::{closure, control};
 use impasto::mirror::MirrorChoice;
+use impasto::toolbox::TOOLS;
 
 use crate::debian::{KEYRING, SUITE, once, run};
 use crate::project::Project;
 
 /// A mirror in a directory, by name: the signed index of the host's own mirror, and of its packages those named, the
-/// essential ones and apt, with what they need.
+/// essential ones, apt and the tools of impasto, with what they need.
 pub(crate) fn frozen_mirror(name: &str, packages: &[&str]) -> PathBuf {
     once(&format!("debian-mirror-{name}"), |dir| {
         let environment: Vec<(String, String)> = std::env::vars().collect();
@@ -51,11 +54,14 @@ fn freeze(dir: &Path, url: &str, packages: &[&str]) {
         ),
         &[&config],
     );
+    let mut have = BTreeSet::new();
     // 'URI' name size SHA256:hash
     for line in uris.lines().filter(|line| line.starts_with('\'')) {
         let (uri, name) = (line.split('\'').nth(1).unwrap(), line.split(' ').nth(1).unwrap());
         let path = uri.strip_prefix(url).unwrap().trim_start_matches('/').replace("%2b", "+").replace("%7e", "~");
-        let path = dir.join(path.replace("%3a", ":"));
+        let path = path.replace("%3a", ":");
+        have.insert(path.clone());
+        let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::rename(apt.join("cache/archives").join(name), path).unwrap();
     }
@@ -63,11 +69,19 @@ fn freeze(dir: &Path, url: &str, packages: &[&str]) {
     let index = dist.join("main/binary-amd64");
     fs::create_dir_all(&index).unwrap();
     let get = |from: &str, to: PathBuf| {
-        let line = format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/dists/{SUITE}/{from} \"$2\" >&2");
+        let line = format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/{from} \"$2\" >&2");
         run(&line, &[&config, &to]);
     };
-    get("InRelease", dist.join("InRelease"));
-    get("main/binary-amd64/Packages.xz", index.join("Packages.xz"));
+    get(&format!("dists/{SUITE}/InRelease"), dist.join("InRelease"));
+    get(&format!("dists/{SUITE}/main/binary-amd64/Packages.xz"), index.join("Packages.xz"));
+    let text = run("xz -dc \"$1\"", &[&index.join("Packages.xz")]);
+    for tool in closure::closure(control::stanzas(&text), TOOLS, "amd64").unwrap() {
+        let path = tool.get("Filename").unwrap();
+        if have.insert(path.to_owned()) {
+            fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+            get(path, dir.join(path));
+        }
+    }
     fs::remove_dir_all(apt).unwrap();
 }
 

@@ -8,12 +8,16 @@ use impasto_stages::packages::{ARCHITECTURE, Repository, RequestRoot};
 
 use crate::archive::{Source, Trust};
 use crate::deb::status;
+use crate::lock::Entry;
 use crate::mirror::{Mirror, Mirrors};
 use crate::packages::places::{self, ARCHIVE, SECURITY};
 use crate::packages::{ManagerError, Question};
 
 /// Releases that get no updates of their own, and no security archive.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
+
+/// What os-release(5) calls Debian.
+const DEBIAN: &str = "debian";
 
 /// The package that tells the machine of an installation.
 const OWN: &[u8] = b"dpkg";
@@ -43,8 +47,37 @@ pub(super) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub(super) fn of(question: &Question<'a>) -> Result<Facts<'a>, ManagerError> {
+        let facts = Facts::gather(question);
+        if facts.suite.is_empty() && facts.distribution == DEBIAN {
+            return Err(ManagerError {
+                message: "the image does not say in /etc/os-release which release of Debian it is".to_owned(),
+                help: Some("say it: `suite = \"bookworm\"`".to_owned()),
+                said: Vec::new(),
+            });
+        }
+        Ok(facts)
+    }
+
+    /// The same where the answer is known, which tells what the disk's image would: nobody has to look at it.
+    pub(super) fn answered(question: &Question<'a>, entry: &Entry) -> Facts<'a> {
+        let mut facts = Facts::gather(question);
+        facts.architecture.clone_from(&entry.architecture);
+        facts.foreign.retain(|machine| *machine != entry.architecture);
+        let suites = entry.archives.iter().filter_map(|archive| archive.name.strip_prefix(ARCHIVE)?.strip_prefix('/'));
+        let added =
+            |suite: &str| facts.repositories.values().any(|(known, _)| known.uri.is_none() && known.suite == suite);
+        // Of a release and its updates the release has the shorter name.
+        match suites.min_by_key(|suite| (added(suite), suite.len())) {
+            Some(suite) if facts.suite.is_empty() => facts.suite = suite.to_owned(),
+            Some(_) => {}
+            None => facts.distribution.clear(),
+        }
+        facts
+    }
+
+    fn gather(question: &Question<'a>) -> Facts<'a> {
         let mut facts = Facts {
-            distribution: "debian".to_owned(),
+            distribution: DEBIAN.to_owned(),
             suite: String::new(),
             components: Vec::new(),
             architecture: ARCHITECTURE.to_owned(),
@@ -77,20 +110,13 @@ impl<'a> Facts<'a> {
         if facts.components.is_empty() {
             facts.components.push("main".to_owned());
         }
-        if facts.suite.is_empty() && facts.distribution == "debian" {
-            return Err(ManagerError {
-                message: "the image does not say in /etc/os-release which release of Debian it is".to_owned(),
-                help: Some("say it: `suite = \"bookworm\"`".to_owned()),
-                said: Vec::new(),
-            });
-        }
-        Ok(facts)
+        facts
     }
 
     /// A release of Debian on the machine that impasto runs on.
     pub(super) fn plain(suite: &str) -> Facts<'static> {
         Facts {
-            distribution: "debian".to_owned(),
+            distribution: DEBIAN.to_owned(),
             suite: suite.to_owned(),
             components: vec!["main".to_owned()],
             architecture: ARCHITECTURE.to_owned(),
@@ -117,7 +143,7 @@ impl<'a> Facts<'a> {
     /// The archives to ask: each with whether it may be missing.
     pub(super) fn sources(&self, mirrors: &Mirrors) -> Result<Vec<(Source, bool)>, ManagerError> {
         let mut sources = Vec::new();
-        if self.distribution == "debian" {
+        if self.distribution == DEBIAN {
             sources = self.debian(mirrors)?;
         } else if self.repositories.is_empty() {
             return Err(ManagerError {

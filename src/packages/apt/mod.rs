@@ -113,8 +113,7 @@ impl PackageManager for Apt<'_> {
     }
 
     fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError> {
-        let mut facts = Facts::of(question)?;
-        facts.architecture.clone_from(&entry.architecture);
+        let facts = Facts::answered(question, entry);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         // Who asked for a version does not want another.
         let pinned = |name: &str| {
