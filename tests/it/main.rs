@@ -19,6 +19,7 @@ mod diff;
 mod disk_assembly;
 mod failures;
 mod guest_ext4;
+mod hosts;
 mod kernel_module;
 mod kill;
 mod laid_on;
