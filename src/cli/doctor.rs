@@ -13,6 +13,13 @@ use crate::{ui, vm};
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
 
+/// The mirror that packages come from.
+fn mirror(session: &Session) -> Result<String, String> {
+    let mirrors = session.mirrors(None).map_err(|error| error.to_string())?;
+    let mirrors = mirrors.resolve().map_err(|error| error.to_string())?;
+    mirrors.archive.map(|mirror| mirror.to_string()).ok_or_else(|| "this host's apt knows none".to_owned())
+}
+
 /// One thing that was looked at.
 struct Check {
     name: &'static str,
@@ -56,17 +63,11 @@ impl Doctor {
                 found: present("/dev/loop-control"),
                 help: "modprobe loop; in a container, pass the device in",
             },
-            Check { name: "packages", found: program("mmdebstrap"), help: "apt-get install mmdebstrap" },
+            Check { name: "disk tools", found: program("qemu-img"), help: "apt-get install qemu-utils" },
             Check {
-                name: "Debian's keys",
-                found: present("/usr/share/keyrings/debian-archive-keyring.gpg"),
-                help: "apt-get install debian-archive-keyring",
-            },
-            Check { name: "file systems", found: program("mke2fs"), help: "apt-get install e2fsprogs" },
-            Check {
-                name: "EFI partitions",
-                found: program("mkfs.vfat").and_then(|_| program("mcopy")),
-                help: "apt-get install dosfstools mtools",
+                name: "Debian's mirror",
+                found: mirror(session),
+                help: "name one with --mirror URL or IMPASTO_MIRROR: packages come from there, and the tools that impasto uses",
             },
             Check { name: "machine", found: program(vm::QEMU), help: hint::QEMU_PACKAGES },
             Check {

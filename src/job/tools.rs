@@ -40,16 +40,9 @@ impl Job {
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
-        let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
-        let mut log = LogFile::create(self, &secrets);
-        let job = ToolJob {
-            work: &work,
-            toolbox: Some(&tools),
-            task,
-            network: action.network,
-            timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
-        };
+        let mut log = LogFile::create(self, &[]);
+        let job =
+            ToolJob { work: &work, toolbox: &tools, task, timeout: action.hints.timeout, cancel: self.cancel.clone() };
         let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
         let last_lines = log.finish();
         let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
@@ -72,7 +65,7 @@ impl Job {
             result,
             sandbox,
             isolation,
-            facts: record(&facts, action.network),
+            facts: record(&facts, false),
             stored_bytes,
             published: Vec::new(),
             same_as,

@@ -297,10 +297,8 @@ pub struct ToolJob<'a> {
     pub work: &'a Path,
     /// What to do.
     pub task: Task,
-    /// The directory whose programs do it: nothing else of the host is seen but its kernel. `None`: the host's own `/`.
-    pub toolbox: Option<&'a Path>,
-    /// Whether the programs can reach the network.
-    pub network: bool,
+    /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
+    pub toolbox: &'a Path,
     /// Longest duration.
     pub timeout: Option<Duration>,
     /// Ends it early.

@@ -166,18 +166,10 @@ impl Sandbox for NamespaceSandbox {
         demand_root()?;
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let after = job.timeout.unwrap_or_default();
-        let host = self.host_view(job.network)?;
         let scratch = job.work.parent().unwrap_or(job.work);
         let mut supervisor = Supervisor::start(&self.executable, scratch)?;
         let mut link = supervisor.link(deadline, job.cancel)?;
-        let plan = ToolPlan {
-            work: job.work.to_path_buf(),
-            toolbox: job.toolbox.map(Path::to_path_buf),
-            network: job.network,
-            policy: host.policy,
-            trees: host.trees,
-            task: job.task,
-        };
+        let plan = ToolPlan { work: job.work.to_path_buf(), toolbox: job.toolbox.to_path_buf(), task: job.task };
         let result = hold_tools(&mut link, plan, log);
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = result.is_ok().then_some(link);

@@ -25,14 +25,8 @@ pub(super) enum Order {
 pub(super) struct ToolPlan {
     /// The one directory that can be written, beside memory.
     pub(super) work: PathBuf,
-    /// The tree of programs that is the room's root; the host's `/` where there is none.
-    pub(super) toolbox: Option<PathBuf>,
-    /// Share the host's network.
-    pub(super) network: bool,
-    /// Files below [`RUN_DIR`](super::protocol::RUN_DIR): path, permission bits and content.
-    pub(super) policy: Vec<(String, u32, ByteBuf)>,
-    /// Directories of the host to be seen below it: path there, and path on the host.
-    pub(super) trees: Vec<(String, String)>,
+    /// The tree of programs that is the room's root.
+    pub(super) toolbox: PathBuf,
     /// What to do.
     pub(super) task: Task,
 }

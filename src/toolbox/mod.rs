@@ -10,7 +10,6 @@
 
 mod apt;
 mod bootstrap;
-mod mmdebstrap;
 mod program;
 mod resolve;
 mod tools;
@@ -41,13 +40,6 @@ pub enum Task {
     /// Makes a root out of the packages of the directory [`PACKAGES`]: the tar archive [`TREE`].
     Bootstrap {
         /// What was asked for; the packages are those that the directory has.
-        spec: Box<BootstrapSpec>,
-        /// Seconds since 1970 that stand for "now".
-        epoch: u64,
-    },
-    /// The same by the host's mmdebstrap, over the network. Goes when every bootstrap has its packages.
-    Mmdebstrap {
-        /// What is installed.
         spec: Box<BootstrapSpec>,
         /// Seconds since 1970 that stand for "now".
         epoch: u64,
@@ -109,7 +101,6 @@ pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(
     match task {
         Task::Resolve { request } => resolve::resolve(request, work, log),
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
-        Task::Mmdebstrap { spec, epoch } => mmdebstrap::mmdebstrap(spec, *epoch, work, log),
         Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log),
     }
 }

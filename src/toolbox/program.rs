@@ -56,11 +56,6 @@ impl Program {
         self
     }
 
-    pub(super) fn dir(mut self, dir: &Path) -> Self {
-        self.command.current_dir(dir);
-        self
-    }
-
     /// Gives it a file to read.
     pub(super) fn stdin(mut self, file: impl Into<Stdio>) -> Self {
         self.command.stdin(file);

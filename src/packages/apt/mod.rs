@@ -54,10 +54,10 @@ impl<'a> Apt<'a> {
     }
 
     /// The tree of tools.
-    fn tools(&self, entry: &Entry) -> Result<Option<std::path::PathBuf>, ManagerError> {
+    fn tools(&self, entry: &Entry) -> Result<std::path::PathBuf, ManagerError> {
         let fetcher = || (self.get)(entry);
         let root = tools(self.store, &entry.set(), &fetcher, &CancelToken::new());
-        root.map(Some).map_err(|error| {
+        root.map_err(|error| {
             let help = match &error {
                 ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
                 _ => None,

@@ -143,9 +143,8 @@ impl Asked<'_, '_> {
         let toolbox = self.apt.tools(self.question.tools)?;
         let job = ToolJob {
             work,
-            toolbox: toolbox.as_deref(),
+            toolbox: &toolbox,
             task: Task::Resolve { request: Box::new(request) },
-            network: false,
             timeout: None,
             cancel: CancelToken::new(),
         };
