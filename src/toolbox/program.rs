@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::ToolFailure;

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use impasto::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::sandbox::{CancelToken, Sandbox, SandboxError, ToolEnd, ToolJob};
 use impasto::toolbox::{
-    DISK, EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource,
+    EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource,
     TOOLS, TREE, Task, ToolFailure, Variant,
 };
 use impasto_stages::bootstrap::BootstrapSpec;

@@ -2,7 +2,7 @@
 //! Knows stanzas; chooses no version.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use impasto_stages::packages::LockedPackage;
 use impasto_store::{Scratch, Store};
@@ -63,7 +63,7 @@ pub(super) struct Archives<'a> {
     mirrors: &'a Mirrors,
     now: u64,
     known: Mutex<HashMap<String, Option<Arc<Archive>>>>,
-    client: Mutex<Option<(Client, Scratch)>>,
+    client: OnceLock<Result<(Client, Scratch), String>>,
 }
 
 /// Keeps texts of indexes in the store, as files by their SHA-256.
@@ -95,48 +95,48 @@ impl Cache for Kept<'_> {
 
 impl<'a> Archives<'a> {
     pub(super) fn new(store: &'a Store, mirrors: &'a Mirrors, now: u64) -> Self {
-        Archives { store, mirrors, now, known: Mutex::default(), client: Mutex::default() }
+        Archives { store, mirrors, now, known: Mutex::default(), client: OnceLock::new() }
     }
 
     /// The archives of some sources, in their order. What may be missing, and is, is left out.
     pub(super) fn get(&self, sources: &[(Source, bool)]) -> Result<Vec<Arc<Archive>>, ManagerError> {
-        let mut archives = Vec::new();
-        for (source, optional) in sources {
-            let key = format!("{source:?}");
-            let known = self.lock(&self.known).get(&key).cloned();
-            let found = match known {
-                Some(found) => found,
-                None => {
-                    let found = match self.ask(source) {
-                        Ok(archive) => Some(Arc::new(archive)),
-                        Err(error) if *optional && is_missing(&error) => None,
-                        Err(error) => return Err(explain(source, &error)),
-                    };
-                    self.lock(&self.known).insert(key, found.clone());
-                    found
-                }
-            };
-            archives.extend(found);
+        let found: Vec<_> = std::thread::scope(|scope| {
+            // What they wait for is the network.
+            let asked: Vec<_> = sources.iter().map(|source| scope.spawn(|| self.find(source))).collect();
+            asked.into_iter().map(|asked| asked.join().expect("BUG: asking an archive panicked")).collect()
+        });
+        found.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    fn find(&self, (source, optional): &(Source, bool)) -> Result<Option<Arc<Archive>>, ManagerError> {
+        let key = format!("{source:?}");
+        let known = self.lock().get(&key).cloned();
+        if let Some(known) = known {
+            return Ok(known);
         }
-        Ok(archives)
+        let found = match self.ask(source) {
+            Ok(archive) => Some(Arc::new(archive)),
+            Err(error) if *optional && is_missing(&error) => None,
+            Err(error) => return Err(explain(source, &error)),
+        };
+        self.lock().insert(key, found.clone());
+        Ok(found)
     }
 
     fn ask(&self, source: &Source) -> Result<Archive, ArchiveError> {
-        let mut slot = self.lock(&self.client);
-        if slot.is_none() {
-            let failed = |error: String| ArchiveError::unready(&source.name, error);
-            let scratch = self.store.scratch().map_err(|error| failed(error.to_string()))?;
+        let made = self.client.get_or_init(|| {
+            let scratch = self.store.scratch().map_err(|error| error.to_string())?;
             let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), Options::default());
-            *slot = Some((client.map_err(|error| failed(error.to_string()))?, scratch));
-        }
-        let Some((client, _)) = &*slot else { panic!("BUG: the client is gone") };
+            Ok((client.map_err(|error| error.to_string())?, scratch))
+        });
+        let (client, _) = made.as_ref().map_err(|reason| ArchiveError::unready(&source.name, reason.clone()))?;
         let release = client.release(source, self.now)?;
         let indexes = client.indexes(source, &release, &Kept { store: self.store, now: self.now })?;
         Ok(Archive { source: source.clone(), release, indexes })
     }
 
-    fn lock<'m, T>(&self, mutex: &'m Mutex<T>) -> std::sync::MutexGuard<'m, T> {
-        mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Archive>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
