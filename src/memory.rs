@@ -119,13 +119,21 @@ pub struct UsedPackages {
     pub trees: BTreeSet<String>,
 }
 
+/// The names of the recipes that a store has a state of.
+fn recipes(store: &Store) -> Result<Vec<String>, impasto_store::Error> {
+    let mut names = store.state_list(&[])?;
+    // These are the store's own.
+    names.retain(|name| !matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs" | "trees" | "caches"));
+    Ok(names)
+}
+
 /// What of packages the recipes of a store use.
 ///
 /// # Errors
 /// The store cannot be read.
 pub fn used_packages(store: &Store) -> Result<UsedPackages, impasto_store::Error> {
     let mut all = UsedPackages::default();
-    for name in store.state_list(&[])? {
+    for name in recipes(store)? {
         if store.state_list(&[&name])?.iter().any(|file| file == PACKAGES) {
             let bytes = store.state_read(&[&name, PACKAGES])?;
             // What cannot be read keeps nothing: it is fetched again.

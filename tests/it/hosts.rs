@@ -33,8 +33,8 @@ fn user_land(project: &Project, suite: &str) {
     let recipe = format!(
         "recipe {{\n  source_date_epoch = 1700000000\n}}\n\nstage \"bootstrap\" \"{suite}\" {{\n  suite = \"{suite}\"\n}}\n"
     );
-    project.write(&format!("{suite}.hcl"), &recipe);
-    project.ok(&["build", &format!("{suite}.hcl")]);
+    project.write(&format!("lands/{suite}.hcl"), &recipe);
+    project.ok(&["build", &format!("lands/{suite}.hcl")]);
     let root = project.path(suite);
     std::fs::create_dir(&root).unwrap();
     let tree = project.path("out").join(suite);
@@ -49,7 +49,7 @@ fn build(project: &Project, suite: &str, mirror: &Path) -> (String, String) {
     }
     std::fs::copy(env!("CARGO_BIN_EXE_impasto"), root.join("usr/bin/impasto")).unwrap();
     for file in ["impasto.hcl", "impasto.lock"] {
-        std::fs::copy(project.path(file), root.join("work").join(file)).unwrap();
+        std::fs::copy(project.path("same").join(file), root.join("work").join(file)).unwrap();
     }
     // A root must be a mount point, for the sandbox to leave it.
     let line = "mount --bind \"$1\" \"$1\"; cd \"$1\"
@@ -69,8 +69,8 @@ fn hosts_of_two_distributions_make_the_same_tree_and_disk() {
     let mirror = debian::mirror();
     let project = Project::empty();
     ["bookworm", "trixie"].iter().for_each(|suite| user_land(&project, suite));
-    project.write("impasto.hcl", RECIPE);
-    project.ok(&["update", "--mirror", &format!("file:{}", mirror.display())]);
+    project.write("same/impasto.hcl", RECIPE);
+    project.ok(&["update", "same", "--mirror", &format!("file:{}", mirror.display())]);
     let twelve = build(&project, "bookworm", mirror);
     let thirteen = build(&project, "trixie", mirror);
     assert_eq!(twelve, thirteen);
