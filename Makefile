@@ -8,12 +8,15 @@ SHELL := /bin/bash
 .PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench fuzz clean
 
 NEXTEST_VERSION := 0.9.143
-# Package, and a file that tells whether it is there.
+# Package, and a file that tells whether it is there: what impasto itself needs, and a linker.
 HOST_PACKAGES := \
 	qemu-utils:/usr/bin/qemu-img \
 	qemu-system-common:/usr/bin/qemu-storage-daemon \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64 \
 	ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
+	gcc:/usr/bin/gcc
+# What only the tests need: to make small disks and repositories, and to compare.
+TEST_PACKAGES := \
 	mmdebstrap:/usr/bin/mmdebstrap \
 	debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg \
 	mtools:/usr/bin/mcopy \
@@ -24,8 +27,7 @@ HOST_PACKAGES := \
 	fdisk:/usr/sbin/sfdisk \
 	busybox-static:/bin/busybox \
 	dosfstools:/usr/sbin/mkfs.vfat \
-	strace:/usr/bin/strace \
-	gcc:/usr/bin/gcc
+	strace:/usr/bin/strace
 # Made from one source; across versions they break each other, and apt would rather remove one than change its version.
 QEMU_PACKAGES := qemu-utils qemu-system-common qemu-system-x86
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -38,6 +40,7 @@ demo: host-tools build
 recipes/tiny/base.qcow2: | host-tools
 	recipes/tiny/make-base.sh recipes/tiny
 
+test: ALSO = $(TEST_PACKAGES)
 test: host-tools nextest build fmt clippy unit doc recipes
 	@echo 'make test: everything passed'
 
@@ -48,7 +51,7 @@ toolchain:
 
 host-tools: toolchain
 	@missing=(); \
-	for pair in $(HOST_PACKAGES); do [ -e "$${pair#*:}" ] || missing+=("$${pair%%:*}"); done; \
+	for pair in $(HOST_PACKAGES) $(ALSO); do [ -e "$${pair#*:}" ] || missing+=("$${pair%%:*}"); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 		echo "installing $${missing[*]}"; \
 		$(SUDO) apt-get update -qq; \

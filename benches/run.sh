@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo trees.
+# Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo trees
+# packages.
 # Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap; `trees` also casync, restic and diffoscope-minimal,
 # and says so where they are missing. Writes to target/bench/ only.
 set -euo pipefail

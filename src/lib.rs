@@ -20,6 +20,7 @@
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
 //! * [`toolbox`] is our own work with a distribution's programs: roots out of packages.
+//! * [`sbom`] lists a disk's packages, with origins and licences.
 //! * [`deb`] reads Debian's formats, and lays packages out as a tree of tools.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`audit`] tells two builds of a recipe apart.
@@ -52,6 +53,7 @@ pub mod publish;
 pub mod reason;
 pub mod recipe;
 pub mod sandbox;
+pub mod sbom;
 pub mod schedule;
 pub mod shell;
 pub mod toolbox;

@@ -2,7 +2,7 @@
 //! Knows names and digests; decides nothing.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use impasto_store::Store;
@@ -108,6 +108,35 @@ pub struct RecipeState<'a> {
 
 const FILE: &str = "memory";
 
+const PACKAGES: &str = "packages";
+
+/// What of packages a recipe uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedPackages {
+    /// SHA-256 of files, in hexadecimal.
+    pub files: BTreeSet<String>,
+    /// Names of the toolbox' trees.
+    pub trees: BTreeSet<String>,
+}
+
+/// What of packages the recipes of a store use.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn used_packages(store: &Store) -> Result<UsedPackages, impasto_store::Error> {
+    let mut all = UsedPackages::default();
+    for name in store.state_list(&[])? {
+        if store.state_list(&[&name])?.iter().any(|file| file == PACKAGES) {
+            let bytes = store.state_read(&[&name, PACKAGES])?;
+            // What cannot be read keeps nothing: it is fetched again.
+            let used = bytes.and_then(|bytes| rmp_serde::from_slice::<UsedPackages>(&bytes).ok()).unwrap_or_default();
+            all.files.extend(used.files);
+            all.trees.extend(used.trees);
+        }
+    }
+    Ok(all)
+}
+
 impl<'a> RecipeState<'a> {
     /// The state of a recipe: it goes by the recipe's name and the hash of its path.
     pub fn new(store: &'a Store, recipe: &Recipe) -> Self {
@@ -129,9 +158,13 @@ impl<'a> RecipeState<'a> {
         self.store.state_write(&[&self.name, FILE], &bytes)
     }
 
-    /// The name under which the store keeps what it fetched.
-    pub fn root_name(&self) -> String {
-        format!("packages-{}", self.name)
+    /// Remembers what of packages the recipe uses: the collector keeps it.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn keep_packages(&self, used: &UsedPackages) -> Result<(), impasto_store::Error> {
+        let bytes = rmp_serde::to_vec(used).expect("BUG: names cannot be encoded");
+        self.store.state_write(&[&self.name, PACKAGES], &bytes)
     }
 
     /// The directory of its logs; made where it is missing.

@@ -6,8 +6,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use impasto_stages::UnitFiles;
-use impasto_stages::packages::PackageSet;
 use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
+use impasto_stages::packages::PackageSet;
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
 use impasto_store::index::ClaimSummary;

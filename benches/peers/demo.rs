@@ -88,6 +88,17 @@ fn cold_by_hand(dir: &Path) -> Duration {
     let text = std::fs::read_to_string("recipes/debian-12/recipe.hcl").expect("the recipe");
     let list = text.split_once("packages = concat([").and_then(|(_, rest)| rest.split_once(']')).expect("packages").0;
     let packages: Vec<_> = list.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(quoted).collect();
+    let mut command = site::program("benches/peers/by-hand.sh");
+    command.arg(&at).args(["bookworm", "4G", &packages.join(",")]);
+    command.args(sources());
+    let time = site::time(&mut command);
+    site::remove(&at);
+    site::settle();
+    time
+}
+
+/// Lines of sources for the host's own mirrors.
+pub(crate) fn sources() -> [String; 3] {
     let environment: Vec<(String, String)> = std::env::vars().collect();
     let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let mirrors = MirrorChoice::read(None, variable).expect("a mirror").resolve().expect("a mirror");
@@ -96,17 +107,11 @@ fn cold_by_hand(dir: &Path) -> Duration {
     let deb = |url: &str, suite: &str| {
         format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {url} {suite} main")
     };
-    let mut command = site::program("benches/peers/by-hand.sh");
-    command.arg(&at).args(["bookworm", "4G", &packages.join(",")]);
-    command.args([deb(&archive, "bookworm"), deb(&archive, "bookworm-updates"), deb(&security, "bookworm-security")]);
-    let time = site::time(&mut command);
-    site::remove(&at);
-    site::settle();
-    time
+    [deb(&archive, "bookworm"), deb(&archive, "bookworm-updates"), deb(&security, "bookworm-security")]
 }
 
 /// The texts between quotes.
-fn quoted(line: &str) -> Vec<String> {
+pub(crate) fn quoted(line: &str) -> Vec<String> {
     line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }
 

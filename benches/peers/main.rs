@@ -12,6 +12,7 @@ mod inputs;
 mod measure;
 mod noop;
 mod oneline;
+mod packages;
 mod seal;
 mod site;
 mod trees;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 9] = [
+const ROWS: [(&str, Comparison); 10] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -31,6 +32,7 @@ const ROWS: [(&str, Comparison); 9] = [
     ("chain", chain::rows),
     ("demo", demo::rows),
     ("trees", trees::rows),
+    ("packages", packages::rows),
 ];
 
 fn main() -> ExitCode {

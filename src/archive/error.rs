@@ -221,7 +221,9 @@ impl ArchiveError {
     pub fn help(&self) -> Option<String> {
         Some(match self {
             ArchiveError::Download { source, .. } => match source.cause {
-                Cause::Gone => "correct `suite`, or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR".to_owned(),
+                Cause::Gone => {
+                    "correct `suite`, or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR".to_owned()
+                }
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
             },
             ArchiveError::Signature { .. } => {

@@ -41,7 +41,7 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &selection, self.locked)?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         let needed = loaded.graph.closure(&selection.nodes);
@@ -69,6 +69,9 @@ impl Build {
         // What is drawn is taken away before an error is told.
         drop(reporter);
         let summary = summary?;
+        if summary.built > 0 && !loaded.lock.stages.is_empty() {
+            super::fetch::keep(&loaded, &store)?;
+        }
         // The process ends here: see `plan`.
         std::mem::forget(loaded);
         Ok(if summary.interrupted {

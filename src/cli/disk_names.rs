@@ -15,8 +15,11 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::graph::NodeId;
+use crate::lock::{LockState, below};
 use crate::memory::NodeMemory;
+use crate::packages::places::repository;
 use crate::plan::{Planner, State};
+use crate::sbom::{self, Origins};
 
 /// How the names are explained in help texts.
 pub(crate) const HELP: &str = "\
@@ -143,6 +146,42 @@ impl<'s> DiskNames<'s> {
         }
         chain.reverse();
         Ok(chain)
+    }
+
+    /// Seconds since 1970 that stand for "now" in the recipe of a name; none for what no recipe made, or one that does not
+    /// say.
+    pub(crate) fn epoch(&mut self, name: &str) -> Result<Option<u64>, CliError> {
+        match self.meaning(name)? {
+            Meaning::Stage { recipe, selector, .. } => {
+                Ok(self.stage(&recipe, &selector)?.loaded.recipe.source_date_epoch)
+            }
+            Meaning::File(_) | Meaning::Digest(_) => Ok(None),
+        }
+    }
+
+    /// Where the packages of a stage's disk came from, as the lock of its recipe has it; nothing for other disks.
+    pub(crate) fn origins(&mut self, name: &str) -> Result<Origins, CliError> {
+        let Meaning::Stage { recipe, selector, .. } = self.meaning(name)? else { return Ok(Origins::new()) };
+        let found = self.stage(&recipe, &selector)?;
+        let Loaded { graph, lock, locks, .. } = found.loaded;
+        let mut origins = Origins::new();
+        let mut at = Some(found.id);
+        while let Some(id) = at {
+            let entry = match &locks[id.index()] {
+                LockState::Locked(place) => Some(&lock.stages[*place]),
+                _ => None,
+            };
+            for package in entry.iter().flat_map(|entry| &entry.packages) {
+                let key = (package.name.clone(), package.version.clone(), package.architecture.clone());
+                let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
+                // Which mirror of the host's was asked says nothing about the image.
+                let archive =
+                    place.map(|name| repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string()));
+                origins.entry(key).or_insert(sbom::Origin { sha256, archive, path: Some(package.path.clone()) });
+            }
+            at = below(graph.node(id));
+        }
+        Ok(origins)
     }
 
     /// The layer of a name.

@@ -97,9 +97,10 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
             CliError::Sandbox(error) => hint::sandbox_help(error),
-            CliError::Lock(LockError::Syntax { path, .. }) => {
-                Some(format!("take the last good one, or remove it and lock anew: rm {}; impasto update", path.display()))
-            }
+            CliError::Lock(LockError::Syntax { path, .. }) => Some(format!(
+                "take the last good one, or remove it and lock anew: rm {}; impasto update",
+                path.display()
+            )),
             CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
             _ => None,

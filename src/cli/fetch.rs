@@ -1,19 +1,22 @@
 //! `impasto fetch`: brings everything that a build needs from elsewhere into the store; the build then needs no network.
 //! Knows which inputs come from elsewhere, not how they come.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
-use impasto_store::refs::Root;
+use impasto_store::Store;
 
 use super::build::engine_config;
 use super::error::CliError;
-use super::session::Session;
+use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::engine::Engine;
 use crate::event::{Event, EventKind};
 use crate::graph::Selection;
+use crate::memory::UsedPackages;
 use crate::packages::fetch::DemandError;
-use crate::packages::files;
+use crate::packages::tools;
 use crate::sandbox::CancelToken;
 use crate::ui;
 
@@ -35,7 +38,7 @@ impl Fetch {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &selection, self.locked)?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
         let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
@@ -44,7 +47,7 @@ impl Fetch {
         let sets: Vec<_> = tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect();
         fetcher.begin(sets.iter().copied());
         let (mut count, mut bytes) = (0, 0);
-        let mut digests = std::collections::BTreeSet::new();
+        let mut digests = BTreeSet::new();
         for set in &sets {
             fetcher.demand(set, &CancelToken::new()).map_err(package_error)?;
             for package in &set.install {
@@ -54,9 +57,7 @@ impl Fetch {
                 }
             }
         }
-        let name = loaded.state(&store).root_name();
-        let roots: Vec<Root> = files::roots(&store, digests.iter().copied())?;
-        store.put_root(&name, &roots)?;
+        keep(&loaded, &store)?;
         // Images and files that stages name by URL and checksum.
         let fetched = needed.iter().copied().filter(|id| loaded.graph.node(*id).kind.name == "fetch");
         let selection = Selection { nodes: fetched.collect(), images: Vec::new() };
@@ -84,7 +85,15 @@ impl Fetch {
     }
 }
 
-pub(super) fn package_error(error: DemandError) -> CliError {
+/// Keeps the package files of a recipe's lock from the collector.
+pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
+    let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
+    let files = entries.flat_map(|entry| &entry.packages).map(|package| package.sha256.clone()).collect();
+    let trees = loaded.graph.toolbox.iter().map(|set| tools::name(set).to_string()).collect();
+    Ok(loaded.state(store).keep_packages(&UsedPackages { files, trees })?)
+}
+
+fn package_error(error: DemandError) -> CliError {
     match error {
         DemandError::Package(error) => {
             CliError::Other { message: error.to_string(), help: error.help.clone(), code: exit::STAGE }

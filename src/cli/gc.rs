@@ -11,7 +11,8 @@ use impasto_store::refs::Root;
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
-use crate::memory;
+use crate::memory::{self, UsedPackages};
+use crate::packages::files;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -25,6 +26,9 @@ pub(crate) struct Gc {
     /// Deletes also the trees that disks were made of; they are made again when such a disk must be
     #[arg(long)]
     trees: bool,
+    /// Deletes also package files and the tools out of them; they are fetched again when they are needed
+    #[arg(long)]
+    packages: bool,
     /// Only says what would be deleted
     #[arg(long)]
     dry_run: bool,
@@ -54,6 +58,8 @@ impl Gc {
             let is_tree = self.trees && store.claim(&action, &claim).is_ok_and(|claim| claim.kind == "bootstrap");
             if is_tree { bare.push((action, claim)) } else { whole.push(Root::Claim(action, claim)) }
         }
+        let used = if self.packages { UsedPackages::default() } else { memory::used_packages(&store)? };
+        whole.extend(files::roots(&store, used.files.iter().map(String::as_str))?);
         let options = GcOptions { dry_run: self.dry_run, min_age_secs: min_age.as_secs() };
         let report = store.gc(&whole, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
@@ -62,6 +68,7 @@ impl Gc {
             let help = Some("collect when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
         }
+        store.collect_trees(&used.trees, min_age.as_secs(), self.dry_run)?;
         let verb = if self.dry_run { "would delete" } else { "deleted" };
         let mut text = format!("{verb} {} objects, {}", report.removed.len(), ui::bytes(report.freed_bytes));
         text += &format!("; kept {} that are needed", report.kept_needed);

@@ -1,16 +1,76 @@
 //! The files of a fetched disk image that tell which packages it has: read without mounting, by our own code.
 //! Knows where the image comes from; a package manager knows what the files mean.
 
-use std::collections::BTreeMap;
+use impasto_store::qcow2::ChunkSource;
 
+use super::build::engine_config;
 use super::error::CliError;
 use super::session::Loaded;
 use super::settle::Surveyor;
-use crate::graph::NodeId;
+use super::{RecipeArgs, RunArgs, exit};
+use crate::diff::contents::{Contents, OnDisk};
+use crate::engine::Engine;
+use crate::event::{Event, EventKind};
+use crate::graph::{NodeId, Selection};
+use crate::job::load_tree;
 use crate::lock::ImageFiles;
+use crate::packages::apt::STATE_FILES;
+use crate::plan::State;
+
+/// Longest file that is read, in bytes.
+const LIMIT: u64 = 64 << 20;
 
 /// Reads them; the image is fetched, or taken into the store, where it is not there.
-pub(super) fn read(_surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Result<ImageFiles, CliError> {
-    let _ = (loaded, id);
-    Ok(BTreeMap::new())
+pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Result<ImageFiles, CliError> {
+    let store = surveyor.store;
+    let label = &loaded.graph.node(id).label;
+    let failed = |message: String| CliError::Other { message, help: None, code: exit::STAGE };
+    let known = || -> Result<_, CliError> {
+        let mut states = loaded.planner(store, &[])?.plan(&[id])?;
+        Ok(match states.swap_remove(id.index()) {
+            Some(State::Cached(hit)) => Some(hit),
+            _ => None,
+        })
+    };
+    let mut hit = known()?;
+    if hit.is_none() {
+        let packages = || surveyor.fetcher(loaded);
+        let sandbox = surveyor.sandbox.clone();
+        let (recipe, run) = (RecipeArgs::default(), RunArgs::default());
+        let config = engine_config(surveyor.session, &recipe, &run, loaded, sandbox, &packages);
+        let mut reason = None;
+        let mut events = |event: &Event| {
+            if let EventKind::StageFailed { error, causes, .. } = &event.kind {
+                reason = Some(std::iter::once(error).chain(causes).cloned().collect::<Vec<_>>().join(": "));
+            }
+        };
+        let selection = Selection { nodes: vec![id], images: Vec::new() };
+        let (planner, state, start) = (loaded.planner(store, &[])?, loaded.state(store), surveyor.session.start);
+        Engine::new(planner, &selection, config, state, start, &mut events)?.run()?;
+        if let Some(reason) = reason {
+            return Err(failed(reason));
+        }
+        hit = known()?;
+    }
+    let hit = hit.ok_or_else(|| failed(format!("{label} cannot be fetched")))?;
+    let disk = hit.result.disk.ok_or_else(|| failed(format!("{label} is no disk")))?;
+    let tree = match &hit.result.tree {
+        Some(blob) => load_tree(store, blob)?,
+        None => None,
+    };
+    let tree = tree.ok_or_else(|| failed(format!("the files of {label} cannot be listed")))?;
+    let open = || {
+        let reader = store.disk_reader(&disk.layer).map_err(std::io::Error::other)?;
+        Ok(Box::new(reader) as Box<dyn ChunkSource>)
+    };
+    let contents = OnDisk { open: &open, tree: &tree };
+    for volume in &tree.volumes {
+        let wanted: Vec<_> = STATE_FILES.iter().map(|path| (volume.partition, path.as_bytes())).collect();
+        let found = contents.files(&wanted, LIMIT).map_err(|source| CliError::Disk { label: label.clone(), source })?;
+        if found[0].is_some() {
+            let paths = STATE_FILES.iter().map(|path| (*path).to_owned());
+            return Ok(paths.zip(found).filter_map(|(path, file)| Some((path, file?))).collect());
+        }
+    }
+    Err(failed(format!("{label} has no {}: it knows no packages", STATE_FILES[0])))
 }

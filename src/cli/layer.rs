@@ -11,6 +11,7 @@ use impasto_store::layer::{LayerRef, Place};
 use super::blame::Blame;
 use super::disk_names::{self, DiskNames};
 use super::error::CliError;
+use super::packages::Packages;
 use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::publish::Draft;
@@ -26,6 +27,8 @@ pub(crate) enum Layer {
     Export(Export),
     /// Tells which stage brought the bytes that a disk holds
     Blame(Blame),
+    /// Lists the packages of a disk, as a table, JSON or a bill of materials
+    Packages(Packages),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +71,7 @@ impl Layer {
                 export.run(session, &store, &layer)
             }
             Layer::Blame(blame) => blame.run(session),
+            Layer::Packages(packages) => packages.run(session),
         }
     }
 }

@@ -20,6 +20,7 @@ mod init;
 mod layer;
 mod log;
 mod outdated;
+mod packages;
 mod plan;
 mod recipe;
 mod session;
@@ -105,7 +106,7 @@ pub(crate) struct RecipeArgs {
 }
 
 /// Where and how stages run.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RunArgs {
     /// Where an image's files go
     #[arg(long, value_name = "DIR", default_value = "out")]
@@ -124,8 +125,9 @@ pub(crate) struct RunArgs {
     keep_going: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SandboxChoice {
+    #[default]
     /// The best that works here
     Auto,
     /// Namespaces of this host's kernel; needs root

@@ -91,10 +91,9 @@ impl Outdated {
                 keep: Keep::Nothing,
                 tools: entry,
             };
-            let mut newer = manager.newer(&question, entry).map_err(|source| lock::RenewError::Manager {
-                stage: node.label.clone(),
-                source,
-            })?;
+            let mut newer = manager
+                .newer(&question, entry)
+                .map_err(|source| lock::RenewError::Manager { stage: node.label.clone(), source })?;
             newer.retain(|newer| newer.security || !self.security);
             dirty[id.index()] |= !newer.is_empty();
             let images = images(&loaded, id);
@@ -148,8 +147,12 @@ fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<
 
 fn text(document: &Document, security: bool) -> String {
     if document.packages.is_empty() {
-        return if security { "no security update is newer than the lock\n" } else { "everything locked is up to date\n" }
-            .to_owned();
+        return if security {
+            "no security update is newer than the lock\n"
+        } else {
+            "everything locked is up to date\n"
+        }
+        .to_owned();
     }
     let mut by_images: BTreeMap<&[String], Vec<Vec<String>>> = BTreeMap::new();
     for row in &document.packages {

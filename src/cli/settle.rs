@@ -9,8 +9,8 @@ use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
 
 use super::error::CliError;
-use super::exit;
 use super::session::{Loaded, Session};
+use super::{RecipeArgs, exit};
 use crate::graph::{NodeId, Selection};
 use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal};
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
@@ -56,10 +56,8 @@ impl<'a> Surveyor<'a> {
             reason: error.to_string(),
             help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
         });
-        let supply = supply.map(|mirrors| Supply {
-            mirrors: mirrors.clone(),
-            wanted: wanted(&Places { mirrors, snapshot, dir }),
-        });
+        let supply = supply
+            .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
         Fetcher::new(self.store.clone(), supply, self.session.host.now())
     }
 
@@ -106,7 +104,13 @@ impl<'a> Surveyor<'a> {
 
     /// Sees to it that every node that a selection needs has its packages settled: what the lock has nothing for is
     /// settled now, unless `locked` forbids it; what is stale is an error.
-    pub(crate) fn ensure(&self, loaded: &mut Loaded, selection: &Selection, locked: bool) -> Result<(), CliError> {
+    pub(crate) fn ensure(
+        &self,
+        loaded: &mut Loaded,
+        recipe: &RecipeArgs,
+        selection: &Selection,
+        locked: bool,
+    ) -> Result<(), CliError> {
         let needed = loaded.graph.closure(&selection.nodes);
         let open = |loaded: &Loaded| -> Vec<NodeId> {
             let unsettled = |id: &NodeId| needed[id.index()] && !loaded.locks[id.index()].is_settled();
@@ -142,7 +146,7 @@ impl<'a> Surveyor<'a> {
         let help = if locked && !stale {
             "build once without --locked, which writes it, and keep the file with the recipe".to_owned()
         } else {
-            format!("settle them again: impasto update {}", names.join(" "))
+            format!("settle them again: impasto update {}{}", names.join(" "), self.session.place(recipe))
         };
         Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
     }

@@ -86,7 +86,8 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool), CliError> {
             let known = loaded.lock.stages.iter().flat_map(|entry| &entry.packages);
             let known: BTreeSet<String> = known.map(|package| package.name.clone()).chain(stages).collect();
             let nearest = suggest::nearest(name, known.iter().map(String::as_str));
-            let help = nearest.map_or("name a stage or a locked package".to_owned(), |name| format!("did you mean `{name}`?"));
+            let help =
+                nearest.map_or("name a stage or a locked package".to_owned(), |name| format!("did you mean `{name}`?"));
             return Err(CliError::usage(format!("`{name}` is no stage, and no locked package"), help));
         }
     }

@@ -7,7 +7,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -158,8 +159,7 @@ pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
     order.sort_by_key(|source| &source.identity);
     let directory = |path: &str| {
         let path = root.join(path);
-        let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&path);
-        made.map_err(UnpackError::io("make", &path))
+        fs::create_dir_all(&path).map_err(UnpackError::io("make", &path))
     };
     for name in MERGED {
         directory(&format!("usr/{name}"))?;
@@ -194,7 +194,7 @@ pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
         }
         Ok(())
     })?;
-    finish(root)
+    finish(root, &tree)
 }
 
 type Piece = Result<Vec<u8>, UnpackError>;
@@ -377,8 +377,8 @@ fn merged(path: Vec<u8>) -> Vec<u8> {
     if MERGED.iter().any(|name| name.as_bytes() == first) { [b"usr/", path.as_slice()].concat() } else { path }
 }
 
-/// What maintainer scripts would have done, and the times of directories.
-fn finish(root: &Path) -> Result<(), UnpackError> {
+/// What maintainer scripts would have done, and the modes and times of directories.
+fn finish(root: &Path, tree: &Tree) -> Result<(), UnpackError> {
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
     for (link, target) in LINKS {
         let link = root.join(link);
@@ -399,6 +399,12 @@ fn finish(root: &Path) -> Result<(), UnpackError> {
     for entry in walkdir::WalkDir::new(root).contents_first(true) {
         let entry = entry.map_err(|error| UnpackError::io("list", root)(error.into()))?;
         let path = entry.path();
+        // The modes of those that no package names are the umask's.
+        let below = path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes();
+        if entry.file_type().is_dir() && !tree.files.contains_key(below) {
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(path, mode).map_err(UnpackError::io("set the mode of", path))?;
+        }
         let set = utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
         set.map_err(|errno| UnpackError::io("set the time of", path)(errno.into()))?;
     }
@@ -407,7 +413,7 @@ fn finish(root: &Path) -> Result<(), UnpackError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::MetadataExt;
 
     use super::super::package::tests::deb;
     use super::*;

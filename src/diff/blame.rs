@@ -110,13 +110,13 @@ fn has(tree: &Tree, volume: &Volume, entry: &Entry) -> bool {
 }
 
 /// Symbolic links to directories, through which packages list files: `/lib` is `usr/lib`.
-struct Directories {
+pub(crate) struct Directories {
     /// Links in `/` and where they lead, both as absolute paths.
     links: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Directories {
-    fn new(volume: &Volume) -> Self {
+    pub(crate) fn new(volume: &Volume) -> Self {
         let link = |entry: &Entry| match &entry.kind {
             Kind::Symlink { target } if !entry.path[1..].contains(&b'/') => {
                 let target = target.strip_prefix(b"/").unwrap_or(target);
@@ -128,7 +128,7 @@ impl Directories {
     }
 
     /// The names by which a file can be called.
-    fn names<'p>(&'p self, path: &'p [u8]) -> impl Iterator<Item = Vec<u8>> + 'p {
+    pub(crate) fn names<'p>(&'p self, path: &'p [u8]) -> impl Iterator<Item = Vec<u8>> + 'p {
         let through = move |(link, target): &(Vec<u8>, Vec<u8>)| {
             let rest = path.strip_prefix(target.as_slice()).filter(|rest| rest.starts_with(b"/"))?;
             Some([link, rest].concat())

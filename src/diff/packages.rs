@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::contents::Contents;
 use super::plain;
+use crate::deb::status;
 use crate::guest::ext4::ReadError;
 use crate::tree::{Kind, Tree};
 
@@ -58,7 +59,7 @@ pub struct PackageState {
 }
 
 /// Partition and directory in which dpkg keeps what it knows.
-pub(super) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
+pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let status = format!("{place}/status");
         let has = |entry: &crate::tree::Entry| matches!(entry.kind, Kind::File { .. });
@@ -67,51 +68,24 @@ pub(super) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
     })
 }
 
+/// Where images without dpkg keep a file for each package.
+pub(crate) fn parts_place(tree: &Tree) -> Option<(u32, &'static str)> {
+    PLACES.into_iter().find_map(|place| {
+        let parts = format!("{place}/status.d/");
+        let has = |entry: &crate::tree::Entry| entry.path.starts_with(parts.as_bytes());
+        let volume = tree.volumes.iter().find(|volume| volume.entries.iter().any(has))?;
+        Some((volume.partition, place))
+    })
+}
+
 /// Reads a `status` file: the packages that are installed, wholly or not.
 pub fn parse(status: &[u8]) -> Packages {
-    let mut packages = Packages::new();
-    let mut stanza = Stanza::default();
-    for line in status.split(|&byte| byte == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            std::mem::take(&mut stanza).end(&mut packages);
-            continue;
-        }
-        // A line that begins with a blank goes on with the field before.
-        let Some(colon) = line.iter().position(|&byte| byte == b':').filter(|_| !line[0].is_ascii_whitespace()) else {
-            continue;
-        };
-        let value = || plain::name(line[colon + 1..].trim_ascii());
-        match line[..colon].to_ascii_lowercase().as_slice() {
-            b"package" => stanza.name = value(),
-            b"version" => stanza.version = value(),
-            b"architecture" => stanza.architecture = value(),
-            b"status" => stanza.status = value(),
-            _ => {}
-        }
-    }
-    stanza.end(&mut packages);
-    packages
-}
-
-#[derive(Default)]
-struct Stanza {
-    name: String,
-    version: String,
-    architecture: String,
-    status: String,
-}
-
-impl Stanza {
-    fn end(self, packages: &mut Packages) {
-        // "want, flag, state": deb-status of dpkg's query.
-        let state = self.status.split_ascii_whitespace().nth(2).unwrap_or("installed");
-        if self.name.is_empty() || matches!(state, "not-installed" | "config-files") {
-            return;
-        }
-        let state = (state != "installed").then(|| state.to_owned());
-        packages.insert((self.name, self.architecture), Installed { version: self.version, state });
-    }
+    let installed = |entry: status::Entry<'_>| {
+        let state = (!entry.is_installed()).then(|| plain::name(entry.state));
+        let key = (plain::name(entry.name), plain::name(entry.architecture));
+        (key, Installed { version: plain::name(entry.version), state })
+    };
+    status::entries(status).map(installed).collect()
 }
 
 /// What is different, by name.

@@ -179,7 +179,9 @@ impl JobError {
             JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
                 error.help.clone()
             }
-            JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{place}")),
+            JobError::StaleFile { stage, .. } => {
+                Some(format!("settle its packages again: impasto update {stage}{place}"))
+            }
             JobError::Gate { .. } => {
                 Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
             }

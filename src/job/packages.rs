@@ -71,18 +71,16 @@ impl Job {
             if !name.starts_with(LOCAL) {
                 continue;
             }
-            let copy: PathBuf = dir.join(name);
-            let mut file = super::create(&copy)?;
-            copy_file(path, &mut file, planned.blob.digest)?;
+            let mut bytes = Vec::new();
+            copy_file(path, &mut bytes, planned.blob.digest)?;
             let mut hash = Sha256Writer::default();
-            let mut reader = File::open(&copy).map_err(JobError::io("open", &copy))?;
-            io::copy(&mut reader, &mut hash).map_err(JobError::io("read", &copy))?;
+            io::copy(&mut bytes.as_slice(), &mut hash).map_err(JobError::io("read", path))?;
             let sha256 = hash.finish().to_string();
             let Some(package) = set.install.iter().find(|package| package.sha256 == sha256) else {
                 return Err(JobError::StaleFile { path: path.clone(), stage: self.stage.clone() });
             };
             let place = dir.join(files::file_name(package));
-            fs::rename(&copy, &place).map_err(JobError::io("rename", &copy))?;
+            fs::write(&place, bytes).map_err(JobError::io("write", &place))?;
             own.insert(sha256);
         }
         Ok(own)
@@ -98,7 +96,11 @@ fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
     let read = Package::read(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
     let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];
     if let Some((field, wanted)) = is.into_iter().find(|(field, wanted)| read.field(field) != wanted.as_str()) {
-        return Err(wrong(format!("its {} is {:?}, and the lock says {wanted:?}", field.to_lowercase(), read.field(field))));
+        return Err(wrong(format!(
+            "its {} is {:?}, and the lock says {wanted:?}",
+            field.to_lowercase(),
+            read.field(field)
+        )));
     }
     Ok(read.index_stanza(&format!("./{name}"), package.size, &package.sha256))
 }

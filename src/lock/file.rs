@@ -115,11 +115,14 @@ impl LockFile {
         }
         let entries = lock.toolbox.iter().chain(&lock.stages);
         for package in entries.flat_map(|entry| &entry.packages) {
-            let digest = package.sha256.len() == 64 && package.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+            let digest = package.sha256.len() == 64
+                && package.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
             if !digest {
                 return Err(format!("package {}: {:?} is no SHA-256", package.name, package.sha256));
             }
-            for (what, text) in [("name", &package.name), ("version", &package.version), ("architecture", &package.architecture)] {
+            for (what, text) in
+                [("name", &package.name), ("version", &package.version), ("architecture", &package.architecture)]
+            {
                 let plain = |c: char| c.is_ascii_alphanumeric() || "+-.~:_".contains(c);
                 if text.is_empty() || text.starts_with(['-', '.']) || !text.chars().all(plain) {
                     return Err(format!("package {:?}: {text:?} is no {what}", package.name));
@@ -196,7 +199,8 @@ impl fmt::Display for Entry {
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
             for Package { name, version, architecture, size, sha256, archive, path } in packages {
-                let archive = archive.as_ref().map_or(String::new(), |archive| format!("archive = {}, ", quoted(archive)));
+                let archive =
+                    archive.as_ref().map_or(String::new(), |archive| format!("archive = {}, ", quoted(archive)));
                 let (name, version) = (quoted(name), quoted(version));
                 let (architecture, sha256, path) = (quoted(architecture), quoted(sha256), quoted(path));
                 writeln!(

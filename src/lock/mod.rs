@@ -55,8 +55,7 @@ impl LockFile {
     /// It cannot be read, or is not one.
     pub fn load(path: &Path) -> Result<LockFile, LockError> {
         match std::fs::read_to_string(path) {
-            Ok(text) => LockFile::parse(&text)
-                .map_err(|reason| LockError::Syntax { path: path.to_owned(), reason }),
+            Ok(text) => LockFile::parse(&text).map_err(|reason| LockError::Syntax { path: path.to_owned(), reason }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(LockFile::default()),
             Err(source) => Err(LockError::Io { verb: "read", path: path.to_owned(), source }),
         }

@@ -2,6 +2,7 @@
 //! Knows digests and where files can be had; what an archive is, and how bytes come, is the downloader's business.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -212,15 +213,12 @@ impl Shared {
         let errors = rayon::in_place_scope(|scope| {
             let mut done = |place: usize, path: &Path| {
                 let wanted = &batch[place];
-                // The client removes what it still finds after the call.
-                let own = path.with_extension("taken");
-                let moved = std::fs::rename(path, &own);
+                // The client removes the file after the call; what is open stays.
+                let file = std::fs::File::open(path);
                 scope.spawn(move |_| {
-                    let kept = moved
-                        .map_err(|error| error.to_string())
-                        .and_then(|()| files::keep(&self.store, &wanted.package, &own, self.now).map_err(|e| e.to_string()));
-                    // A file that is in the store is not needed twice.
-                    let _ = std::fs::remove_file(&own);
+                    let keep = |file| files::keep(&self.store, &wanted.package, io::BufReader::new(file), self.now);
+                    let kept = file.map_err(|error| error.to_string());
+                    let kept = kept.and_then(|file| keep(file).map_err(|error| error.to_string()));
                     let failed = |reason| File::Failed(failed(wanted, reason, None));
                     self.set(&wanted.package.sha256, kept.map_or_else(failed, File::Here));
                 });
@@ -230,9 +228,13 @@ impl Shared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                Cause::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
-                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/",
-                Cause::Unreachable { .. } => "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+                Cause::Gone => {
+                    "settle the packages again (impasto update), or name a snapshot of the archive with \
+                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+                }
+                Cause::Unreachable { .. } => {
+                    "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR"
+                }
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
             };
             let mut causes = error.cause.to_string();

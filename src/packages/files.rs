@@ -39,25 +39,11 @@ pub fn find(store: &Store, sha256: &str) -> Result<Option<BlobRef>, StoreError> 
     Ok(None)
 }
 
-/// Takes a file into the store whose SHA-256 has been verified.
+/// Takes a file into the store whose SHA-256 has been verified. `now` is in seconds since 1970.
 ///
 /// # Errors
 /// It cannot be read, or the store cannot be written.
-pub fn keep(store: &Store, package: &LockedPackage, path: &Path, now: u64) -> Result<BlobRef, StoreError> {
-    let io = |source| StoreError::Io { verb: "read", path: path.to_owned(), source };
-    keep_bytes(store, package, io::BufReader::new(File::open(path).map_err(io)?), now)
-}
-
-/// The same for what is read.
-///
-/// # Errors
-/// It cannot be read, or the store cannot be written.
-pub fn keep_bytes(
-    store: &Store,
-    package: &LockedPackage,
-    content: impl io::Read,
-    now: u64,
-) -> Result<BlobRef, StoreError> {
+pub fn keep(store: &Store, package: &LockedPackage, content: impl io::Read, now: u64) -> Result<BlobRef, StoreError> {
     let blob = store.put_blob(content)?;
     let action = action(&package.sha256);
     let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };

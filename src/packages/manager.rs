@@ -104,7 +104,4 @@ pub trait PackageManager {
     /// # Errors
     /// An archive cannot be had or believed.
     fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError>;
-
-    /// The files of a disk that tell which packages it has.
-    fn state_files(&self) -> &'static [&'static str];
 }

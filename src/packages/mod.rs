@@ -9,8 +9,8 @@
 pub mod apt;
 pub mod fetch;
 pub mod files;
+mod manager;
 pub mod places;
 pub mod tools;
-mod manager;
 
 pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageManager, Question};

@@ -4,12 +4,13 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use impasto_stages::packages::PackageSet;
+use impasto_stages::packages::{LockedPackage, PackageSet};
 use impasto_store::Store;
+use impasto_store::digest::Digest;
 
 use super::fetch::{DemandError, Fetcher};
 use crate::deb::toolbox::{ToolboxError, Tree};
-use crate::deb::unpack::{Identity, Source};
+use crate::deb::unpack::{Identity, Source, content};
 use crate::sandbox::CancelToken;
 
 /// The tools cannot be had.
@@ -23,6 +24,21 @@ pub enum ToolsError {
     Unpack(#[from] ToolboxError),
 }
 
+/// The name of the tree of a set's tools.
+pub fn name(set: &PackageSet) -> Digest {
+    content(&identities(set))
+}
+
+fn identities(set: &PackageSet) -> Vec<Identity> {
+    let identity = |package: &LockedPackage| Identity {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        architecture: package.architecture.clone(),
+        sha256: package.sha256.clone(),
+    };
+    set.install.iter().map(identity).collect()
+}
+
 /// The root of the tree of a set's tools.
 ///
 /// # Errors
@@ -33,16 +49,7 @@ pub fn tools(
     fetcher: &dyn Fn() -> Fetcher,
     cancel: &CancelToken,
 ) -> Result<PathBuf, ToolsError> {
-    let identities: Vec<_> = set
-        .install
-        .iter()
-        .map(|package| Identity {
-            name: package.name.clone(),
-            version: package.version.clone(),
-            architecture: package.architecture.clone(),
-            sha256: package.sha256.clone(),
-        })
-        .collect();
+    let identities = identities(set);
     if let Some(tree) = Tree::open(store, &identities)? {
         return Ok(tree.path().to_owned());
     }

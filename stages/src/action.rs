@@ -389,6 +389,7 @@ impl Describe for Action<Bound> {
         field(sink, "from", parent);
         field(sink, "root", root);
         field(sink, "inputs", inputs);
+        field(sink, "packages", packages);
         field(sink, "steps", steps);
         field(sink, "env", env);
         field(sink, "secrets", secrets);
@@ -397,7 +398,6 @@ impl Describe for Action<Bound> {
         field(sink, "volatile_list", &crate::volatile::VERSION);
         field(sink, "volatile", volatile);
         field(sink, "toolbox", toolbox);
-        field(sink, "packages", packages);
         field(sink, "sandbox", sandbox);
         field(sink, "network", network);
     }

@@ -2,6 +2,8 @@
 //! caches are what programs keep for themselves.
 //! Knows how they get their names; whether what is in them is sound is for those to check who made them.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
@@ -40,6 +42,25 @@ impl Store {
         let name = crate::state::name(&["caches", name])?;
         self.fs().make_dirs(&name, &mut Vec::new())?;
         Ok(self.fs().full(&name))
+    }
+
+    /// Moves directories to the trash whose names `keep` does not hold and that were made more than `min_age_secs` ago, by
+    /// the store's own clock; with `dry_run` only tells. Gives their names.
+    pub fn collect_trees(&self, keep: &BTreeSet<String>, min_age_secs: u64, dry_run: bool) -> Result<Vec<String>> {
+        let before = self.fs().now()?.secs - min_age_secs as i64;
+        let mut gone = Vec::new();
+        for entry in self.fs().list(TREES.trim_end_matches('/'))? {
+            let name = format!("{TREES}{}", entry.name);
+            let young = self.fs().stat(&name)?.is_none_or(|stat| stat.mtime() > before);
+            if young || keep.contains(&entry.name) {
+                continue;
+            }
+            if !dry_run {
+                self.fs().trash(&name)?;
+            }
+            gone.push(entry.name);
+        }
+        Ok(gone)
     }
 }
 

@@ -5,6 +5,12 @@ use std::path::Path;
 
 use crate::random::Random;
 
+#[path = "../fuzz/src/control.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod control;
+#[path = "../fuzz/src/deb.rs"]
+#[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
+mod deb;
 #[path = "../fuzz/src/ext4.rs"]
 #[expect(unreachable_pub, reason = "a file that the fuzz targets share")]
 mod ext4;
@@ -72,4 +78,14 @@ fn seeds_of_ext_file_systems_are_replayed() {
 #[test]
 fn seeds_of_fat_file_systems_are_replayed() {
     replay("fat", 2, fat::run);
+}
+
+#[test]
+fn seeds_of_packages_are_replayed() {
+    replay("deb", 4, deb::run);
+}
+
+#[test]
+fn seeds_of_control_files_are_replayed() {
+    replay("control", 4, control::run);
 }

@@ -121,7 +121,10 @@ impl<'a> Facts<'a> {
             sources = self.debian(mirrors)?;
         } else if self.repositories.is_empty() {
             return Err(ManagerError {
-                message: format!("the image is {}, not Debian, and the recipe names no archive for it", self.distribution),
+                message: format!(
+                    "the image is {}, not Debian, and the recipe names no archive for it",
+                    self.distribution
+                ),
                 help: Some("name one in `repositories`".to_owned()),
                 said: Vec::new(),
             });

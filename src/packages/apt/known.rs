@@ -87,7 +87,7 @@ impl Cache for Kept<'_> {
             size: text.len() as u64,
         };
         // It is fetched again where it cannot be kept.
-        if let Err(error) = files::keep_bytes(self.store, &package, text, self.now) {
+        if let Err(error) = files::keep(self.store, &package, text, self.now) {
             tracing::debug!(%error, "an index is not kept");
         }
     }

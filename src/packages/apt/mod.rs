@@ -27,6 +27,9 @@ use crate::mirror::Mirrors;
 use crate::sandbox::{CancelToken, Sandbox};
 use crate::toolbox::{EMULATOR, SUITE, TOOLS};
 
+/// The files of a disk that tell which packages it has; without the first it has none.
+pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
+
 /// apt on this host.
 pub struct Apt<'a> {
     store: &'a Store,
@@ -114,7 +117,13 @@ impl PackageManager for Apt<'_> {
         facts.architecture.clone_from(&entry.architecture);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         // Who asked for a version does not want another.
-        let pinned = |name: &str| question.request.install.iter().any(|wanted| wanted.split_once('=').is_some_and(|(package, _)| package == name));
+        let pinned = |name: &str| {
+            question
+                .request
+                .install
+                .iter()
+                .any(|wanted| wanted.split_once('=').is_some_and(|(package, _)| package == name))
+        };
         let locked = entry.packages.iter().filter(|package| package.archive.is_some() && !pinned(&package.name));
         let locked: BTreeMap<(&str, &str), &str> = locked
             .map(|package| ((package.name.as_str(), package.architecture.as_str()), package.version.as_str()))
@@ -131,7 +140,11 @@ impl PackageManager for Apt<'_> {
                 }
                 let Some(have) = locked.get(&(name, architecture)) else { continue };
                 // An archive of that kind is followed only by what came from it.
-                let from = entry.packages.iter().find(|package| package.name == name).and_then(|package| package.archive.as_ref());
+                let from = entry
+                    .packages
+                    .iter()
+                    .find(|package| package.name == name)
+                    .and_then(|package| package.archive.as_ref());
                 if on_demand && from != Some(&archive.source.name) {
                     continue;
                 }
@@ -154,10 +167,6 @@ impl PackageManager for Apt<'_> {
         });
         Ok(newer.collect())
     }
-
-    fn state_files(&self) -> &'static [&'static str] {
-        &[STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE]
-    }
 }
 
 /// Where each stanza of an archive lies, by its address in memory: stanzas that others chose are found again.
@@ -171,7 +180,9 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
         .iter()
         .map(|archive| lock::Archive {
             name: archive.source.name.clone(),
-            date: jiff::Timestamp::from_second(archive.release.date as i64).map(|date| date.to_string()).unwrap_or_default(),
+            date: jiff::Timestamp::from_second(archive.release.date as i64)
+                .map(|date| date.to_string())
+                .unwrap_or_default(),
             release: archive.release.sha256.clone(),
             trusted: archive.source.trust == crate::archive::Trust::Unsigned,
         })

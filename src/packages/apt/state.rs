@@ -120,19 +120,32 @@ impl State {
             let own;
             let stanza = match (&installed.stanza, &installed.file) {
                 (Some(stanza), _) => stanza.as_slice(),
-                (None, Some(file)) => match found.get(&(name.as_str(), architecture.as_str(), installed.version.as_str())) {
-                    Some(found) => found.stanza.text(),
-                    None => {
-                        own = read(file)?;
-                        own.as_slice()
+                (None, Some(file)) => {
+                    match found.get(&(name.as_str(), architecture.as_str(), installed.version.as_str())) {
+                        Some(found) => found.stanza.text(),
+                        None => {
+                            own = read(file)?;
+                            own.as_slice()
+                        }
                     }
-                },
+                }
                 (None, None) => continue,
             };
             let Some(stanza) = crate::deb::control::Stanza::only(stanza) else { continue };
             let want = if installed.held { "hold" } else { "install" };
             text.field("Package", name).field("Status", format!("{want} ok installed"));
-            let except = ["Package", "Status", "Filename", "Size", "SHA256", "MD5sum", "SHA1", "Description", "Description-md5", "Tag"];
+            let except = [
+                "Package",
+                "Status",
+                "Filename",
+                "Size",
+                "SHA256",
+                "MD5sum",
+                "SHA1",
+                "Description",
+                "Description-md5",
+                "Tag",
+            ];
             text.fields_of(&stanza, &except);
             text.end();
         }
@@ -151,7 +164,8 @@ pub(super) fn find<'a>(
     }
     for archive in archives {
         for stanza in archive.packages() {
-            let [Some(name), Some(architecture), Some(version)] = stanza.get_all(["Package", "Architecture", "Version"])
+            let [Some(name), Some(architecture), Some(version)] =
+                stanza.get_all(["Package", "Architecture", "Version"])
             else {
                 continue;
             };

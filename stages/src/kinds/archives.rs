@@ -123,7 +123,10 @@ fn repository(
         wrong("its key is no armored public key".to_owned(), help);
     }
     if *trusted && signed_by.is_some() {
-        wrong("it has a key, and is trusted without any signature".to_owned(), "leave one of `signed_by` and `trusted` out");
+        wrong(
+            "it has a key, and is trusted without any signature".to_owned(),
+            "leave one of `signed_by` and `trusted` out",
+        );
     }
     if let Some(login) = login.as_ref().filter(|login| !secrets.contains_key(*login)) {
         wrong(format!("there is no secret {login:?}"), "name one of the stage's `secrets`");

@@ -118,7 +118,9 @@ if [ -s "$offered/install" ] || [ -s "$offered/remove" ]; then
         stale
     }
     apt-mark showmanual | sort >"$work/manual"
+    began=$(date +%s%3N)
     apt -qq --purge install "$@" || fail 'apt could not do it: what it says is above'
+    say "apt took $(($(date +%s%3N) - began)) ms"
     # Packages that came for others are not kept for their own sake.
     for name in $wanted; do printf '%s\n' "${name%%:*}"; done | sort -u - "$work/manual" >"$work/kept"
     while read -r name architecture version; do

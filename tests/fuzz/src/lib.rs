@@ -1,6 +1,8 @@
 //! What each fuzz target does with its bytes. Knows no fuzzer, so that tests can replay seeds.
 
 pub mod archive;
+pub mod control;
+pub mod deb;
 pub mod ext4;
 pub mod fat;
 pub mod frame;

@@ -1,0 +1,274 @@
+//! What a disk is made of: its packages, where they came from, and their licences.
+//!
+//! Knows what dpkg left on a disk; mounts nothing and runs nothing. Equal disks and origins give equal bytes. Does not know
+//! recipes or stores: who asks says where packages came from.
+//!
+//! * [`Bill`] is the list of packages; [`text`] and [`json`] show it.
+//! * [`copyright`] reads a package's copyright file; [`licenses`] says it in SPDX's words.
+//! * [`spdx`] writes the document.
+
+pub mod copyright;
+pub mod licenses;
+pub mod spdx;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::deb::relation;
+use crate::deb::status::{self, Entry};
+use crate::diff::blame::Directories;
+use crate::diff::contents::Contents;
+use crate::diff::packages::{self, STATUS_LIMIT};
+use crate::diff::plain;
+use crate::guest::ext4::ReadError;
+use crate::tree::{Kind, Tree, Volume};
+use crate::ui;
+
+/// Largest copyright file that is read, in bytes.
+const COPYRIGHT_LIMIT: u64 = 4 << 20;
+/// Links that are followed on the way to one file.
+const MOST_LINKS: usize = 16;
+
+/// Where a package came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// SHA-256 of the `.deb`, in hexadecimal.
+    pub sha256: Option<String>,
+    /// The archive's address.
+    pub archive: Option<String>,
+    /// The path of the `.deb` there.
+    pub path: Option<String>,
+}
+
+/// Origins by name, version and architecture.
+pub type Origins = BTreeMap<(String, String, String), Origin>;
+
+/// The packages of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bill {
+    /// The packages, by name and architecture.
+    pub packages: Vec<Package>,
+    /// The system, as its `os-release` names it.
+    pub system: System,
+    /// Files that no package lists, where dpkg has lists of files.
+    pub unlisted: Option<Unlisted>,
+    /// When dpkg last wrote: seconds since 1970.
+    pub written: i64,
+}
+
+/// A package of a disk. Texts are neutralised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its architecture, or `all`.
+    pub architecture: String,
+    /// How far its installation went, such as `half-configured`; `null` where it is done.
+    pub state: Option<String>,
+    /// Bytes that it says its files take.
+    pub size: Option<u64>,
+    /// Whether it is there only because others need it.
+    pub automatic: bool,
+    /// Its source package.
+    pub source: SourcePackage,
+    /// Where it came from; `null` where that is not known.
+    pub origin: Option<Origin>,
+}
+
+/// What a package was built from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourcePackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// What a system calls itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct System {
+    /// `ID`, such as `debian`.
+    pub id: Option<String>,
+    /// `VERSION_ID`, such as `12`; `VERSION_CODENAME` where there is none.
+    pub version: Option<String>,
+    /// `PRETTY_NAME`.
+    pub name: Option<String>,
+}
+
+/// Files that no package lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// All of them, links among them and directories not.
+    pub files: u64,
+    /// The kernel modules among them.
+    pub kernel_modules: u64,
+}
+
+/// What dpkg tells of a disk; none where it has no dpkg.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn read(tree: &Tree, contents: &dyn Contents, origins: &Origins) -> Result<Option<Bill>, ReadError> {
+    let Some((partition, dir)) = packages::place(tree).or_else(|| packages::parts_place(tree)) else { return Ok(None) };
+    let Some(volume) = tree.volume(partition) else { return Ok(None) };
+    let status = format!("{dir}/status").into_bytes();
+    // Images without dpkg have a file for each package.
+    let parts = format!("{dir}/status.d/").into_bytes();
+    let is_status = |path: &[u8]| path == status || (path.starts_with(&parts) && !path.ends_with(b".md5sums"));
+    let found: Vec<_> = volume.entries.iter().filter(|entry| is_status(&entry.path)).collect();
+    let written = found.iter().map(|entry| entry.mtime.0).max().unwrap_or(0);
+    let mut wanted: Vec<_> = found.iter().map(|entry| (partition, entry.path.as_slice())).collect();
+    let states = format!("{}/apt/extended_states", dir.strip_suffix("/dpkg").unwrap_or(dir)).into_bytes();
+    wanted.push((partition, &states));
+    let mut texts = contents.files(&wanted, STATUS_LIMIT)?;
+    let states = texts.pop().flatten().unwrap_or_default();
+    let texts: Vec<Vec<u8>> = texts.into_iter().flatten().collect();
+    let entries: Vec<Entry<'_>> = texts.iter().flat_map(|text| status::entries(text)).collect();
+    let automatic = status::automatic(&states);
+    // Dpkg's own package is never for all architectures.
+    let native = entries.iter().find(|entry| entry.name == b"dpkg").map_or(&b""[..], |entry| entry.architecture);
+    let mut list: Vec<_> = entries
+        .iter()
+        .map(|entry| Package::of(entry, status::is_automatic(entry, &automatic, native), origins))
+        .collect();
+    list.sort_by(|a, b| (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version)));
+    list.dedup_by(|b, a| (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version));
+    let listed = packages::listed_files(tree, contents)?;
+    let unlisted = listed.map(|(_, owners)| unlisted(volume, &owners));
+    Ok(Some(Bill { packages: list, system: system(tree, contents)?, unlisted, written }))
+}
+
+impl Package {
+    fn of(entry: &Entry<'_>, automatic: bool, origins: &Origins) -> Package {
+        let [name, version, architecture] = [entry.name, entry.version, entry.architecture].map(plain::name);
+        let (source, source_version) = entry.source();
+        let size = entry.stanza.get("Installed-Size").and_then(|size| size.parse::<u64>().ok());
+        let origin = origins.get(&(name.clone(), version.clone(), architecture.clone())).cloned();
+        Package {
+            state: (!entry.is_installed()).then(|| plain::name(entry.state)),
+            size: size.and_then(|kib| kib.checked_mul(1024)),
+            automatic,
+            source: SourcePackage { name: plain::name(source), version: plain::name(source_version) },
+            origin,
+            name,
+            version,
+            architecture,
+        }
+    }
+}
+
+fn unlisted(volume: &Volume, owners: &BTreeMap<Vec<u8>, String>) -> Unlisted {
+    let directories = Directories::new(volume);
+    let mut counts = Unlisted::default();
+    for entry in volume.entries.iter().filter(|entry| entry.kind != Kind::Dir) {
+        if !directories.names(&entry.path).any(|path| owners.contains_key(&path)) {
+            counts.files += 1;
+            let module = [&b".ko"[..], b".ko.xz", b".ko.zst", b".ko.gz"].iter().any(|end| entry.path.ends_with(end));
+            counts.kernel_modules += u64::from(module);
+        }
+    }
+    counts
+}
+
+/// What `os-release` says (os-release(5)).
+fn system(tree: &Tree, contents: &dyn Contents) -> Result<System, ReadError> {
+    let places: [&[u8]; 2] = [b"/etc/os-release", b"/usr/lib/os-release"];
+    let found = places.into_iter().find_map(|path| locate(tree, path));
+    let Some((partition, path)) = found else { return Ok(System::default()) };
+    let text = contents.files(&[(partition, &path)], 1 << 16)?.pop().flatten().unwrap_or_default();
+    let field = |name: &str| {
+        let value = text
+            .split(|&byte| byte == b'\n')
+            .find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::trim_ascii))?;
+        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        (!value.is_empty()).then(|| plain::name(value))
+    };
+    let version = field("VERSION_ID").or_else(|| field("VERSION_CODENAME"));
+    Ok(System { id: field("ID"), version, name: field("PRETTY_NAME") })
+}
+
+/// The copyright files of packages, in their order; none where there is none.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn copyrights(
+    tree: &Tree,
+    contents: &dyn Contents,
+    packages: &[Package],
+) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+    let places: Vec<_> = packages
+        .iter()
+        .map(|package| {
+            // What is no name of a package is no part of a path either.
+            let name = Some(&package.name).filter(|name| relation::is_name(name))?;
+            locate(tree, format!("/usr/share/doc/{name}/copyright").as_bytes())
+        })
+        .collect();
+    let wanted: Vec<_> = places.iter().flatten().map(|(partition, path)| (*partition, path.as_slice())).collect();
+    let mut texts = contents.files(&wanted, COPYRIGHT_LIMIT)?.into_iter();
+    Ok(places.iter().map(|place| place.as_ref().and_then(|_| texts.next().flatten())).collect())
+}
+
+/// Partition and true path of a file, through the links of its file system.
+fn locate(tree: &Tree, path: &[u8]) -> Option<(u32, Vec<u8>)> {
+    tree.volumes.iter().find_map(|volume| Some((volume.partition, resolve(volume, path)?)))
+}
+
+fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
+    let parts = |path: &[u8]| path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (mut rest, mut done, mut links) = (parts(path), Vec::new(), 0);
+    while let Some(part) = rest.pop() {
+        match part.as_slice() {
+            b"" | b"." => continue,
+            b".." => {
+                done.truncate(done.iter().rposition(|&byte| byte == b'/').unwrap_or(0));
+                continue;
+            }
+            _ => {}
+        }
+        let next = [&done, &b"/"[..], &part].concat();
+        match &volume.find(&next)?.kind {
+            Kind::Symlink { target } => {
+                links += 1;
+                if links > MOST_LINKS {
+                    return None;
+                }
+                if target.starts_with(b"/") {
+                    done.clear();
+                }
+                rest.extend(parts(target));
+            }
+            _ => done = next,
+        }
+    }
+    let is_file = matches!(volume.find(&done)?.kind, Kind::File { .. });
+    is_file.then_some(done)
+}
+
+/// The table.
+pub fn text(bill: &Bill) -> String {
+    let mut rows = vec![["PACKAGE", "VERSION", "ARCHITECTURE", "SIZE", "ORIGIN"].map(str::to_owned).to_vec()];
+    for package in &bill.packages {
+        let state = package.state.as_ref().map(|state| format!(" ({state})")).unwrap_or_default();
+        let origin = package.origin.as_ref().and_then(|origin| origin.archive.clone());
+        rows.push(vec![
+            package.name.clone(),
+            format!("{}{state}", package.version),
+            package.architecture.clone(),
+            package.size.map_or("-".to_owned(), ui::bytes),
+            origin.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    ui::columns(&rows)
+}
+
+/// One array; names do not change, new ones may come.
+pub fn json(bill: &Bill) -> String {
+    serde_json::to_string(&bill.packages).expect("BUG: packages are not JSON") + "\n"
+}
+
+#[cfg(test)]
+mod tests;
