@@ -194,11 +194,7 @@ impl<'a> RecipeState<'a> {
 /// The store cannot be read.
 pub fn all(store: &Store) -> Result<Vec<Result<Memory, String>>, impasto_store::Error> {
     let mut memories = Vec::new();
-    for name in store.state_list(&[])? {
-        // These are the store's own.
-        if matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs" | "trees" | "caches") {
-            continue;
-        }
+    for name in recipes(store)? {
         if store.state_list(&[&name])?.iter().any(|file| file == FILE) {
             let bytes = store.state_read(&[&name, FILE])?;
             let memory = bytes.and_then(|bytes| rmp_serde::from_slice::<Memory>(&bytes).ok());
