@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use impasto::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::sandbox::{CancelToken, Sandbox, SandboxError, ToolEnd, ToolJob};
 use impasto::toolbox::{
-    EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource,
-    TOOLS, TREE, Task, ToolFailure, Variant,
+    EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS,
+    TREE, Task, ToolFailure, Variant,
 };
 use impasto_stages::bootstrap::BootstrapSpec;
 use tempfile::TempDir;
@@ -117,7 +117,7 @@ fn with_mirror(work: &Work) -> ResolveSource {
     run("xz -dc \"$1\" > \"$2\"", &[&dists.join("main/binary-amd64/Packages.xz"), &packages]);
     ResolveSource {
         directory: "debian".to_owned(),
-        site: Some("deb.debian.org".to_owned()),
+        site: Some("deb.example.org".to_owned()),
         suite: SUITE.to_owned(),
         components: vec!["main".to_owned()],
         flat: false,
