@@ -238,6 +238,9 @@ impl ArchiveError {
     }
 }
 
+/// The way out where a server wants to know who asks.
+pub const LOGIN: &str = "give name and password: as `login` in `repositories`, or in the address of the mirror";
+
 fn listed(words: &[String]) -> String {
     if words.is_empty() { "not named".to_owned() } else { words.join(", ") }
 }

@@ -24,7 +24,7 @@ mod unpack;
 
 pub use cleartext::Cleartext;
 pub use download::{Client, Options, Place, Wanted};
-pub use error::{ArchiveError, Cause, DownloadError};
+pub use error::{ArchiveError, Cause, DownloadError, LOGIN};
 pub use index::{Cache, Index, NoCache};
 pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
 pub use release::{Entry, Release, ReleaseError};

@@ -13,7 +13,7 @@ use impasto_store::{Error as StoreError, Store};
 
 use super::files;
 pub use crate::archive::Place;
-use crate::archive::{Cause, Client, Options};
+use crate::archive::{Cause, Client, LOGIN, Options};
 use crate::mirror::Mirrors;
 use crate::sandbox::CancelToken;
 
@@ -235,6 +235,7 @@ impl Shared {
                 Cause::Unreachable { .. } => {
                     "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR"
                 }
+                Cause::Status { code: 401, .. } => LOGIN,
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
             };
             let mut causes = error.cause.to_string();

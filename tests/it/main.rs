@@ -6,6 +6,7 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
+mod apt;
 mod archive;
 mod audit;
 mod base;
@@ -31,6 +32,7 @@ mod project;
 mod random;
 mod recipe;
 mod recipes;
+mod refused;
 mod replay;
 mod repository;
 mod sandbox;

@@ -105,7 +105,11 @@ fn answer(visitor: &mut TcpStream, dir: &Path, login: Option<&str>) -> std::io::
         BufReader::new(&mut *visitor).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
     let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("/").trim_start_matches('/');
     let path = dir.join(path.split_once('/').map_or("", |(_, rest)| rest).replace("%2b", "+").replace("%7e", "~"));
-    let known = login.is_none_or(|login| lines.iter().any(|line| *line == format!("Authorization: Basic {login}")));
+    let header = |line: &String| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("Authorization").then(|| value.to_owned())
+    };
+    let known = login.is_none_or(|login| lines.iter().find_map(header) == Some(format!("Basic {login}")));
     let (status, body) = match fs::read(path) {
         _ if !known => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", Vec::new()),
         Ok(body) => ("200 OK", body),

@@ -117,7 +117,7 @@ impl<'a> Archives<'a> {
         let found = match self.ask(source) {
             Ok(archive) => Some(Arc::new(archive)),
             Err(error) if *optional && is_missing(&error) => None,
-            Err(error) => return Err(explain(source, &error)),
+            Err(error) => return Err(explain(&error)),
         };
         self.lock().insert(key, found.clone());
         Ok(found)
@@ -144,8 +144,8 @@ fn is_missing(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, Cause::Gone))
 }
 
-fn explain(source: &Source, error: &ArchiveError) -> ManagerError {
-    let mut message = format!("the archive {}: {error}", source.name);
+fn explain(error: &ArchiveError) -> ManagerError {
+    let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         message += &format!(": {inner}");

@@ -1,7 +1,7 @@
 //! A question in apt's own words, and apt's answer as an entry of the lock.
 //! Knows the files that a resolution reads (`crate::toolbox`); apt's solver decides.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -174,16 +174,21 @@ impl Asked<'_, '_> {
     fn unknown(&self, packages: &[String]) -> ManagerError {
         let names: Vec<_> =
             packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
-        let known: HashSet<&str> = self
-            .archives
-            .iter()
-            .flat_map(|archive| archive.packages())
-            .filter_map(|stanza| stanza.get("Package"))
-            .collect();
+        let mut known: HashMap<&str, BTreeSet<String>> = HashMap::new();
+        for stanza in self.archives.iter().flat_map(|archive| archive.packages()) {
+            let [Some(name), Some(version), Some(machine)] = stanza.get_all(["Package", "Version", "Architecture"])
+            else {
+                continue;
+            };
+            let versions = known.entry(name).or_default();
+            if names.contains(&name) {
+                versions.insert(format!("{name} {version} ({machine})"));
+            }
+        }
         let near: Vec<_> = names
             .iter()
-            .filter(|name| !known.contains(**name))
-            .filter_map(|name| suggest::nearest(name, known.iter().copied()))
+            .filter(|name| !known.contains_key(**name))
+            .filter_map(|name| suggest::nearest(name, known.keys().copied()))
             .map(|name| format!("`{name}`"))
             .collect();
         let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
