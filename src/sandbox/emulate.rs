@@ -103,10 +103,10 @@ impl Machine {
 /// Moves this process, inside the room, into a user name space in which programs of `architecture` run.
 pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let lacks = |what: String| Problem::new(ProblemKind::HostLacks, what);
-    let machine =
-        Machine::of(architecture).ok_or_else(|| lacks(format!("an emulator for programs of {architecture}")))?;
+    let machine = Machine::of(architecture)
+        .ok_or_else(|| lacks(format!("no emulator is known for programs of {architecture}")))?;
     if !Path::new(machine.emulator).exists() {
-        return Err(lacks(format!("the emulator {} in the toolbox", machine.emulator)));
+        return Err(lacks(format!("the toolbox lacks the emulator {}", machine.emulator)));
     }
     sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
         .map_err(|error| Problem::io("create", "a user name space", &error))?;
@@ -121,7 +121,7 @@ pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("binfmt_misc", REGISTRY, "binfmt_misc", flags, None).map_err(|error| {
         lacks(format!(
-            "a kernel that runs programs of {architecture}: it registers no emulator for a user name space ({error}); \
+            "this kernel runs no programs of {architecture}: it takes no emulator for a user name space ({error}); \
              Linux 6.7 and later do, where they are built with binfmt_misc"
         ))
     })?;

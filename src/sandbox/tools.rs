@@ -125,7 +125,7 @@ fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
         // A link would lead out of the room.
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         if !is_dir {
-            return Err(Problem::new(ProblemKind::HostLacks, format!("the directory {name} in the toolbox")));
+            return Err(Problem::new(ProblemKind::HostLacks, format!("the toolbox lacks the directory {name}")));
         }
     }
     mount_bind(toolbox, room).map_err(failed("bind", toolbox))?;

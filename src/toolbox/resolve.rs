@@ -270,6 +270,7 @@ fn explain(output: &Output) -> ResolveOutcome {
         let at = lines.iter().position(|line| *line == begin)?;
         let providers = lines[at + 1..].iter().take_while(|line| line.starts_with(' ')).map(|line| line.trim());
         let mut providers: Vec<_> = providers.filter_map(|line| line.split(' ').next()).collect();
+        providers.sort_unstable();
         providers.dedup();
         Some(format!("{name} is no package, but a name for any of these: {}", providers.join(", ")))
     };
@@ -297,7 +298,11 @@ fn explain(output: &Output) -> ResolveOutcome {
     }
     let block = |title: &str| {
         let at = lines.iter().position(|line| line.starts_with(title))?;
-        let block = lines[at + 1..].iter().take_while(|line| line.starts_with(' ') && !line.trim().is_empty());
+        let warning = |line: &&&str| line.starts_with("This should NOT be done");
+        let block = lines[at + 1..]
+            .iter()
+            .skip_while(warning)
+            .take_while(|line| line.starts_with(' ') && !line.trim().is_empty());
         let block: Vec<_> = block.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
         (!block.is_empty()).then_some(block)
     };

@@ -18,7 +18,7 @@ const EPOCH: u64 = 1_700_000_000;
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
 
 /// A tree that has all that a disk needs.
-fn tree() -> TempDir {
+pub(crate) fn tree() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let put = |path: &str, content: &str| {
         let path = dir.path().join(path);
@@ -79,7 +79,7 @@ fn tree() -> TempDir {
 }
 
 /// The tree as a stream of bytes. Times are fixed, as a stage that makes trees fixes them.
-fn pack(tree: &Path) -> Vec<u8> {
+pub(crate) fn pack(tree: &Path) -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     let (to, from) = (file.path().to_str().unwrap(), tree.to_str().unwrap());
     let options = ["--format=pax", "--xattrs", "--xattrs-include=*", "--sort=name", "--numeric-owner"];
@@ -87,7 +87,7 @@ fn pack(tree: &Path) -> Vec<u8> {
     fs::read(file.path()).unwrap()
 }
 
-fn spec() -> DiskSpec {
+pub(crate) fn spec() -> DiskSpec {
     let admin = UserSpec {
         ssh_keys: vec![KEY.to_owned()],
         sudo: true,

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use impasto::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::sandbox::{CancelToken, Sandbox, SandboxError, ToolEnd, ToolJob};
 use impasto::toolbox::{
-    MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, Task,
-    ToolFailure, Variant,
+    DISK, EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource,
+    TOOLS, TREE, Task, ToolFailure, Variant,
 };
 use impasto_stages::bootstrap::BootstrapSpec;
 use tempfile::TempDir;
@@ -84,16 +85,14 @@ impl Work {
     }
 
     fn try_perform(&self, toolbox: &Path, task: Task) -> (Result<ToolEnd, SandboxError>, String) {
+        self.attempt(Some(toolbox), task)
+    }
+
+    /// The same with the host's `/` where there is no toolbox.
+    fn attempt(&self, toolbox: Option<&Path>, task: Task) -> (Result<ToolEnd, SandboxError>, String) {
         let mut log = Vec::new();
         let work = self.path("");
-        let job = ToolJob {
-            work: &work,
-            task,
-            toolbox: Some(toolbox),
-            network: false,
-            timeout: None,
-            cancel: CancelToken::new(),
-        };
+        let job = ToolJob { work: &work, task, toolbox, network: false, timeout: None, cancel: CancelToken::new() };
         let end = sandbox().run_tools(job, &mut |bytes| log.extend_from_slice(bytes));
         (end, String::from_utf8_lossy(&log).into_owned())
     }
@@ -221,4 +220,239 @@ fn a_root_is_made_of_packages_that_apt_chose() {
         assert!(cat("./etc/apt/sources.list").contains(SUITE));
     }
     assert_eq!(digests[0], digests[1]);
+}
+
+/// A stanza of an index: name, version, architecture, and further fields.
+fn stanza(name: &str, version: &str, architecture: &str, more: &str) -> String {
+    let file = format!("pool/{name}_{version}_{architecture}.deb");
+    format!(
+        "Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: x <x@example.org>\n{more}\
+         Filename: {file}\nSize: 1000\nSHA256: {}\nDescription: x\n\n",
+        "ab".repeat(32)
+    )
+}
+
+/// The same in dpkg's status text.
+fn installed(name: &str, version: &str, status: &str, more: &str) -> String {
+    format!(
+        "Package: {name}\nStatus: {status} ok installed\nVersion: {version}\nArchitecture: all\n\
+         Maintainer: x <x@example.org>\n{more}Description: x\n\n"
+    )
+}
+
+/// An archive of a few packages and the state of a machine that is to be changed.
+fn small() -> (Work, ResolveRequest) {
+    let work = Work::new();
+    let release = |suite: &str, origin: &str| {
+        format!("Origin: {origin}\nSuite: {suite}\nCodename: {suite}\nComponents: main\nArchitectures: amd64 arm64\n")
+    };
+    work.write("apt/sources/stable/Release", release("stable", "Debian"));
+    work.write("apt/sources/next/Release", release("next", "Debian"));
+    let stable = [
+        stanza("old", "2.0", "all", "Depends: lib-new\n"),
+        stanza("lib-new", "1:1.0~rc+1", "amd64", "Multi-Arch: same\n"),
+        stanza("tool", "1.0", "all", "Recommends: nice\n"),
+        stanza("nice", "1.0", "all", ""),
+        stanza("held", "2.0", "all", ""),
+        stanza("gone", "1.0", "all", ""),
+        stanza("impossible", "1.0", "all", "Depends: lib-new (>= 2:0), nowhere\n"),
+        stanza("against", "1.0", "all", "Conflicts: held\n"),
+        stanza("mail-1", "1.0", "all", "Provides: mail\n"),
+        stanza("mail-2", "1.0", "all", "Provides: mail\n"),
+    ];
+    work.write("apt/sources/stable/main/binary-amd64/Packages", stable.concat());
+    let foreign = stanza("lib-new", "1:1.0~rc+1", "arm64", "Multi-Arch: same\n");
+    work.write("apt/sources/stable/main/binary-arm64/Packages", foreign);
+    work.write("apt/sources/next/main/binary-amd64/Packages", stanza("tool", "3.0", "all", ""));
+    work.write("apt/sources/local/Packages", stanza("own", "1.0", "all", ""));
+    let status = [
+        installed("old", "1.0", "install", "Depends: lib-old\n"),
+        installed("lib-old", "1.0", "install", ""),
+        installed("gone", "1.0", "install", ""),
+        installed("held", "1.0", "hold", ""),
+        installed("base", "1.0", "install", "Essential: yes\n"),
+    ];
+    work.write("apt/status", status.concat());
+    work.write("apt/extended_states", "Package: lib-old\nArchitecture: amd64\nAuto-Installed: 1\n\n");
+    work.write("apt/preferences", "Package: *\nPin: release n=next\nPin-Priority: 100\n");
+    let source = |name: &str, site: &str| ResolveSource {
+        directory: name.to_owned(),
+        site: Some(site.to_owned()),
+        suite: name.to_owned(),
+        components: names(&["main"]),
+        flat: false,
+    };
+    let local = ResolveSource { directory: "local".to_owned(), flat: true, ..ResolveSource::default() };
+    let sources = vec![source("stable", "deb.example.org"), source("next", "next.example.org"), local];
+    let request = ResolveRequest { architecture: "amd64".to_owned(), sources, ..ResolveRequest::default() };
+    (work, request)
+}
+
+/// What would be installed and removed, in short.
+fn short(result: &ResolveResult) -> String {
+    let installed = result.install.iter().map(|p| format!("+{} {} {} {}", p.name, p.version, p.architecture, p.source));
+    let removed = result.remove.iter().map(|(name, architecture, version)| format!("-{name} {version} {architecture}"));
+    installed.chain(removed).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn upgrading_installing_and_removing_lead_to_one_state() {
+    let (work, request) = small();
+    let ask = |request: ResolveRequest| short(&work.resolved(&request));
+    let all = ResolveRequest { install: names(&["tool", "gone-"]), upgrade: true, autoremove: true, ..request.clone() };
+    let expected = "+lib-new 1:1.0~rc+1 amd64 stable\n+old 2.0 all stable\n+tool 1.0 all stable\n\
+                    -gone 1.0 all\n-lib-old 1.0 all";
+    assert_eq!(ask(all.clone()), expected);
+    let result = work.resolved(&all);
+    assert_eq!(result.install[0].path, "pool/lib-new_1:1.0~rc+1_amd64.deb");
+    assert_eq!(result.install[0].sha256.as_deref(), Some("ab".repeat(32).as_str()));
+    assert_eq!(result.install[0].size, 1000);
+
+    let install = |packages: &[&str]| ResolveRequest { install: names(packages), ..request.clone() };
+    assert_eq!(ask(install(&["own"])), "+own 1.0 all local");
+    assert_eq!(ask(install(&["tool=3.0"])), "+tool 3.0 all next");
+    assert_eq!(ask(install(&["tool/next"])), "+tool 3.0 all next");
+    assert_eq!(
+        ask(ResolveRequest { recommends: true, ..install(&["tool"]) }),
+        "+nice 1.0 all stable\n+tool 1.0 all stable"
+    );
+    let foreign = ResolveRequest { foreign: names(&["arm64"]), ..install(&["lib-new:arm64"]) };
+    assert_eq!(ask(foreign), "+lib-new 1:1.0~rc+1 arm64 stable");
+    assert_eq!(ask(install(&["gone"])), "", "it is there already");
+    work.write("apt/preferences", "Package: *\nPin: origin next.example.org\nPin-Priority: 1001\n");
+    assert_eq!(ask(install(&["tool"])), "+tool 3.0 all next", "a pin by the archive's host");
+}
+
+#[test]
+fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
+    let (work, request) = small();
+    let mut text = String::new();
+    for packages in [
+        &["no-such", "nor-this", "tool"][..],
+        &["tool=9"],
+        &["tool/never"],
+        &["impossible"],
+        &["against"],
+        &["base-"],
+        &["mail"],
+    ] {
+        let outcome = work.resolve(&ResolveRequest { install: names(packages), ..request.clone() });
+        text += &format!("{}\n  ", packages.join(" "));
+        text += &match outcome {
+            ResolveOutcome::Resolved(result) => panic!("{packages:?}: {result:?}"),
+            ResolveOutcome::Unknown { packages } => format!("unknown: {}\n\n", packages.join(", ")),
+            ResolveOutcome::Refused { reason } => format!("refused: {}\n\n", reason.replace('\n', "\n  ")),
+        };
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_root_of_another_machine_is_made_by_an_emulator_of_the_rooms_own() {
+    let registry = || fs::read_dir("/proc/sys/fs/binfmt_misc").map(|list| list.count()).unwrap_or_default();
+    let before = registry();
+    let mirror = foreign_mirror();
+    let (release, packages) = (mirror.join("Release"), mirror.join("Packages"));
+    let work = Work::new();
+    work.write("apt/sources/debian/Release", fs::read(release).unwrap());
+    work.write("apt/sources/debian/main/binary-arm64/Packages", fs::read(&packages).unwrap());
+    let source = ResolveSource {
+        directory: "debian".to_owned(),
+        suite: SUITE.to_owned(),
+        components: names(&["main"]),
+        ..ResolveSource::default()
+    };
+    let wanted = ["apt", "hello"];
+    let asked = ResolveRequest {
+        architecture: "arm64".to_owned(),
+        variant: Some(Variant::Essential),
+        ..request(source, &wanted)
+    };
+    let result = work.resolved(&asked);
+    for package in &result.install {
+        fetch(&mirror, &package.path);
+    }
+    lay_out(&work, &packages, &mirror, &result);
+    let spec = BootstrapSpec { architecture: "arm64".to_owned(), ..spec(&wanted) };
+    let task = Task::Bootstrap { spec: Box::new(spec), epoch: EPOCH };
+
+    let (end, _) = work.try_perform(toolbox(), task.clone());
+    assert!(end.unwrap_err().to_string().contains("emulator"), "this toolbox has none");
+
+    let emulating = make_toolbox("toolbox-1-emulator", &[EMULATOR]);
+    for name in ["plan", "plain", "root"] {
+        let _ = fs::remove_dir_all(work.path(name));
+    }
+    let log = work.perform(&emulating, task).unwrap();
+    println!("{}", log.lines().filter(|line| line.starts_with("impasto: ")).collect::<Vec<_>>().join("\n"));
+    let tree = work.path(TREE);
+    let cat = |name: &str| tool("tar", &["-xOf", tree.to_str().unwrap(), name]);
+    let status = cat("./var/lib/dpkg/status");
+    let installed = status.lines().filter(|line| *line == "Status: install ok installed").count();
+    assert_eq!(installed, result.install.len());
+    let kind = run("tar -xOf \"$1\" ./usr/bin/hello | od -An -tx1 -j18 -N1", &[&tree]);
+    assert_eq!(kind.trim(), "b7", "a program for arm64");
+    assert!(cat("./etc/passwd").contains("_apt:"), "scripts have run");
+    let list = tool("tar", &["--numeric-owner", "-tvf", tree.to_str().unwrap()]);
+    assert!(
+        list.lines().any(|line| line.contains(" 0/42 ") && line.ends_with("./etc/shadow")),
+        "owners are as they were set"
+    );
+    assert_eq!(registry(), before, "the host's registry is as it was");
+}
+
+/// An arm64 index of the host's mirror: files that are fetched from there, below its base.
+fn foreign_mirror() -> PathBuf {
+    once("debian-arm64-1", |dir| {
+        let index = format!("dists/{SUITE}/main/binary-arm64/Packages.xz");
+        fetch(dir, &index);
+        fetch(dir, &format!("dists/{SUITE}/Release"));
+        run("xz -dc \"$1\" > \"$2\"", &[&dir.join(index), &dir.join("Packages")]);
+        fs::copy(dir.join("dists").join(SUITE).join("Release"), dir.join("Release")).unwrap();
+    })
+}
+
+/// Fetches a file of the host's mirror into a directory of the same names, unless it is there.
+fn fetch(dir: &Path, path: &str) {
+    let to = dir.join(path);
+    if to.exists() {
+        return;
+    }
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let variable = std::env::var(ARCHIVE_VARIABLE).ok();
+    let choice = MirrorChoice::read(None, |name| variable.as_deref().filter(|_| name == ARCHIVE_VARIABLE)).unwrap();
+    let url = format!("{}/{path}", choice.resolve().unwrap().archive.expect("a mirror of Debian is known"));
+    let part = to.with_extension("part");
+    run("/usr/lib/apt/apt-helper download-file \"$1\" \"$2\" >&2", &[Path::new(&url), &part]);
+    fs::rename(part, to).unwrap();
+}
+
+#[test]
+fn a_disk_has_the_same_bytes_by_the_toolboxs_tools_as_by_the_hosts() {
+    let tree = crate::disk_assembly::tree();
+    let tar = crate::disk_assembly::pack(tree.path());
+    let mut digests = Vec::new();
+    for toolbox in [Some(toolbox()), None] {
+        let work = Work::new();
+        work.write(TREE, &tar);
+        let spec = Box::new(crate::disk_assembly::spec());
+        let (end, log) = work.attempt(toolbox, Task::AssembleDisk { spec, epoch: EPOCH, reordered: false });
+        assert!(matches!(end.unwrap(), ToolEnd::Done), "{log}");
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(fs::File::open(work.path(DISK)).unwrap()).unwrap();
+        digests.push(hasher.finalize());
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[test]
+fn a_tree_that_is_no_toolbox_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in &MOUNT_POINTS[1..] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("/tmp", dir.path().join(MOUNT_POINTS[0])).unwrap();
+    let (work, request) = small();
+    let (end, _) = work.try_perform(dir.path(), Task::Resolve { request: Box::new(request) });
+    insta::assert_snapshot!(end.unwrap_err().to_string(), @"the host cannot serve as a sandbox: the toolbox lacks the directory proc");
 }

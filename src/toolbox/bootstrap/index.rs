@@ -12,6 +12,10 @@ pub(super) struct Package {
     pub(super) name: String,
     /// Its file in the directory.
     pub(super) file: String,
+    /// Whether every system has it.
+    pub(super) essential: bool,
+    /// Whether its priority is `required`.
+    pub(super) required: bool,
     /// All its fields, without the line break at the end.
     stanza: String,
 }
@@ -34,7 +38,13 @@ impl Index {
             if file.is_empty() || file.contains('/') || file == ".." {
                 return Err(ToolFailure::new(format!("the index of packages has {file:?} for a file")));
             }
-            let package = Package { name: name.to_owned(), file: file.to_owned(), stanza: stanza.to_owned() };
+            let package = Package {
+                name: name.to_owned(),
+                file: file.to_owned(),
+                essential: field("Essential") == Some("yes"),
+                required: field("Priority") == Some("required"),
+                stanza: stanza.to_owned(),
+            };
             if packages.insert(name.to_owned(), package).is_some() {
                 return Err(ToolFailure::new(format!("the index of packages has {name} more than once")));
             }

@@ -1,5 +1,5 @@
-//! A root file system out of packages that lie there, by the toolbox's dpkg, as a tar archive that tells nothing of this
-//! host. Knows the steps; apt plans their order, dpkg does them.
+//! A root file system out of packages that lie there, as a tar archive that tells nothing of this
+//! host. Knows the steps; apt plans their order, the root's own dpkg does them.
 //!
 //! ```text
 //! work/packages/Packages   the index: exactly the packages that are installed, `Filename` is a name in this directory
@@ -15,6 +15,7 @@ mod order;
 mod plain;
 mod root;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -61,12 +62,12 @@ pub(super) fn bootstrap(
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| plains.work());
         }
-        let result = install(&order, &plains, &root, &mut clock, log);
+        let result = install(&order, &plains, &root, &plain, &mut clock, log);
         plains.give_up();
         result
     });
     installed?;
-    mark_automatic(&index, &order.first, spec, &root)?;
+    mark_automatic(&index, spec, &root)?;
     root.make_initramfs(log)?;
     clock.lap("initramfs", log);
     root.allow_services()?;
@@ -80,16 +81,17 @@ fn install(
     order: &Order,
     plains: &Plains<'_>,
     root: &Root,
+    place: &Path,
     clock: &mut Clock,
     log: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ToolFailure> {
     let first = 0..order.first.len();
     lay_out(plains, first.clone(), root)?;
     clock.lap("essential files", log);
-    root.furnish()?;
+    root.furnish(place)?;
     let paths = first.map(|index| Ok(plains.wait(index)?.path)).collect::<Result<Vec<_>, ToolFailure>>()?;
     // Each of them needs some other; all their files are there.
-    root.dpkg().args(["--force-depends", "--install"]).args(&paths).succeed(log)?;
+    root.dpkg().args(["--force-depends", "--install"]).args(inside(&paths)).succeed(log)?;
     remove(&paths)?;
     clock.lap("essential packages", log);
     let mut next = order.first.len();
@@ -100,7 +102,7 @@ fn install(
                 for names in names.chunks(MOST_AT_ONCE) {
                     let paths = (next..next + names.len()).map(|index| Ok(plains.wait(index)?.path));
                     let paths = paths.collect::<Result<Vec<_>, ToolFailure>>()?;
-                    root.dpkg().args(["--no-triggers", "--unpack"]).args(&paths).succeed(log)?;
+                    root.dpkg().args(["--no-triggers", "--unpack"]).args(inside(&paths)).succeed(log)?;
                     remove(&paths)?;
                     next += names.len();
                 }
@@ -147,19 +149,27 @@ fn lay_out(plains: &Plains<'_>, range: std::ops::Range<usize>, root: &Root) -> R
     if status.success() { Ok(()) } else { Err(ToolFailure::new("`tar` cannot lay out the essential packages")) }
 }
 
+/// Where the root's dpkg finds packages.
+fn inside(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    paths.iter().filter_map(|path| Some(Path::new(root::PACKAGES).join(path.file_name()?)))
+}
+
 /// What is installed takes no room any more.
 fn remove(paths: &[PathBuf]) -> Result<(), ToolFailure> {
     paths.iter().try_for_each(|path| fs::remove_file(path).map_err(ToolFailure::io("remove", path)))
 }
 
-/// Tells apt which packages nobody asked for by name, so that it can remove them when nothing needs them any more.
-fn mark_automatic(index: &Index, first: &[String], spec: &BootstrapSpec, root: &Root) -> Result<(), ToolFailure> {
-    let asked = |name: &String| {
-        first.contains(name) || spec.packages.iter().any(|asked| asked.split([':', '=', '/']).next() == Some(name))
-    };
+/// Tells apt which packages nobody asked for, so that it can remove them when nothing needs them any more.
+fn mark_automatic(index: &Index, spec: &BootstrapSpec, root: &Root) -> Result<(), ToolFailure> {
+    let named: BTreeSet<_> = spec.packages.iter().filter_map(|asked| asked.split([':', '=', '/']).next()).collect();
+    let minbase = spec.variant == "minbase";
     let mut text = String::new();
-    for package in index.packages().filter(|package| !asked(&package.name)) {
-        text += &format!("Package: {}\nArchitecture: {}\nAuto-Installed: 1\n\n", package.name, spec.architecture);
+    for package in index.packages() {
+        let asked = package.essential || minbase && package.required || named.contains(package.name.as_str());
+        if !asked {
+            let (name, architecture) = (&package.name, &spec.architecture);
+            text += &format!("Package: {name}\nArchitecture: {architecture}\nAuto-Installed: 1\n\n");
+        }
     }
     root.write("var/lib/apt/extended_states", &text, 0o644)
 }

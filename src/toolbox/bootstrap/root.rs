@@ -13,8 +13,8 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
 use crate::toolbox::ToolFailure;
 use crate::toolbox::program::Program;
 
-/// Inside: programs that come before those of the packages. In memory.
-const PROGRAMS: &str = "/run/impasto";
+/// Inside: where dpkg finds packages.
+pub(super) const PACKAGES: &str = "/run/impasto/packages";
 
 /// Where the root is seen without what is mounted on it.
 const BARE: &str = "/run/root";
@@ -56,8 +56,8 @@ impl Root {
         Ok(root)
     }
 
-    /// Mounts what programs need, once the root has its directories.
-    pub(super) fn furnish(&self) -> Result<(), ToolFailure> {
+    /// Mounts what programs need, once the root has its directories; the files of `packages` at [`PACKAGES`].
+    pub(super) fn furnish(&self, packages: &Path) -> Result<(), ToolFailure> {
         let failed = |path: &Path| {
             let path = path.to_path_buf();
             move |error: rustix::io::Errno| ToolFailure::io("mount", &path)(error.into())
@@ -74,11 +74,12 @@ impl Root {
             fs::create_dir_all(&to).map_err(ToolFailure::io("make", &to))?;
             mount("tmpfs", &to, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(mode)).map_err(failed(&to))?;
         }
-        let programs = self.path.join(PROGRAMS.trim_start_matches('/'));
-        // Packages that know the lock of services, and of mounts, look for its directory.
-        for dir in [programs, self.path.join("run/lock")] {
-            fs::create_dir(&dir).map_err(ToolFailure::io("make", &dir))?;
+        let place = self.path.join(PACKAGES.trim_start_matches('/'));
+        // Scripts that take a lock look for its directory.
+        for dir in [&place, &self.path.join("run/lock")] {
+            fs::create_dir_all(dir).map_err(ToolFailure::io("make", dir))?;
         }
+        mount_bind(packages, &place).map_err(failed(&place))?;
         self.write("run/impasto/update-initramfs", LATER, 0o755)?;
         self.write("usr/sbin/policy-rc.d", POLICY, 0o755)
     }
@@ -93,21 +94,23 @@ impl Root {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(ToolFailure::io("change", &path))
     }
 
-    /// A program of the toolbox that works on the root, in the environment of packages' scripts.
+    /// A program of the root, in the environment of packages' scripts.
     pub(super) fn program(&self, name: &str) -> Program {
-        Program::new(name)
+        Program::new("chroot")
+            .args([self.path.as_os_str(), name.as_ref()])
             .env("PATH", PATH)
             .env("LC_ALL", "C.UTF-8")
             .env("SOURCE_DATE_EPOCH", self.epoch.to_string())
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("DEBCONF_NONINTERACTIVE_SEEN", "true")
             .env("DEBCONF_NOWARNINGS", "yes")
+            // What is compiled by chance, in passing, would be kept.
+            .env("PYTHONDONTWRITEBYTECODE", "1")
     }
 
-    /// dpkg of the toolbox, for the root: its scripts run inside.
+    /// The root's own dpkg, which knows what its release and its machine are.
     pub(super) fn dpkg(&self) -> Program {
-        let root = format!("--root={}", self.path.display());
-        self.program("dpkg").args([root.as_str(), "--force-unsafe-io", "--log=/dev/null"])
+        self.program("dpkg").args(["--force-unsafe-io", "--log=/dev/null"])
     }
 
     /// Makes the initramfs that hooks asked for: of every kernel, once.
@@ -122,9 +125,8 @@ impl Root {
             }
         }
         for version in versions {
-            let root = self.path.as_os_str();
-            let program = self.program("chroot").args([root]).args(["/usr/sbin/update-initramfs", "-c", "-k", version]);
-            program.env("PATH", PATH.trim_start_matches("/run/impasto:")).succeed(log)?;
+            // Not the one that only takes notes.
+            self.program("/usr/sbin/update-initramfs").args(["-c", "-k", version]).succeed(log)?;
         }
         Ok(())
     }
