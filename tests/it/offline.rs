@@ -59,7 +59,7 @@ reach("ipv6 of the host", PF_INET6, SOCK_STREAM, $v6->("::1", $tcp));
 reach("link-local", PF_INET, SOCK_STREAM, $v4->("169.254.169.254", 80));
 reach("link-local ipv6", PF_INET6, SOCK_STREAM, $v6->("fe80::1", 80, 2));
 reach("abstract socket", PF_UNIX, SOCK_STREAM, pack("S a*", AF_UNIX, "\0$name"));
-attempt("dns", sub { my ($error) = Socket::getaddrinfo("www.example.org", "http"); die "$error\n" if $error; 1 });
+attempt("dns", sub { my ($error) = Socket::getaddrinfo("www.example.org", "80", { socktype => SOCK_STREAM }); die "$error\n" if $error; 1 });
 # What is sent to nobody is not refused: the host looks whether it came.
 attempt("udp of the host", sub {
     my $socket;
