@@ -60,6 +60,8 @@ impl Gc {
         }
         let used = if self.packages { UsedPackages::default() } else { memory::used_packages(&store)? };
         whole.extend(files::roots(&store, used.files.iter().map(String::as_str))?);
+        // What goes to the trash is gone when the rest is collected, and stays there where a build is running.
+        store.collect_trees(&used.trees, min_age.as_secs(), self.dry_run)?;
         let options = GcOptions { dry_run: self.dry_run, min_age_secs: min_age.as_secs() };
         let report = store.gc(&whole, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
@@ -68,7 +70,6 @@ impl Gc {
             let help = Some("collect when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
         }
-        store.collect_trees(&used.trees, min_age.as_secs(), self.dry_run)?;
         let verb = if self.dry_run { "would delete" } else { "deleted" };
         let mut text = format!("{verb} {} objects, {}", report.removed.len(), ui::bytes(report.freed_bytes));
         text += &format!("; kept {} that are needed", report.kept_needed);

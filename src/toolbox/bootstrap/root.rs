@@ -113,20 +113,21 @@ impl Root {
         self.program("dpkg").args(["--force-unsafe-io", "--log=/dev/null"])
     }
 
-    /// Makes the initramfs that hooks asked for: of every kernel, once.
+    /// Makes the initramfs that hooks asked for: of every kernel, once. Not every release's hooks say of which.
     pub(super) fn make_initramfs(&self, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
-        let asked = fs::read_to_string(self.path.join("run/impasto/initramfs")).unwrap_or_default();
-        let mut versions = Vec::new();
-        for line in asked.lines() {
-            let words: Vec<_> = line.split_whitespace().collect();
-            let version = words.iter().position(|word| *word == "-k").and_then(|at| words.get(at + 1));
-            if let Some(version) = version.filter(|version| **version != "all" && !versions.contains(*version)) {
-                versions.push(*version);
-            }
+        if !self.path.join("run/impasto/initramfs").exists() {
+            return Ok(());
         }
+        let boot = self.path.join("boot");
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&boot).map_err(ToolFailure::io("list", &boot))? {
+            let name = entry.map_err(ToolFailure::io("list", &boot))?.file_name();
+            versions.extend(name.to_str().and_then(|name| name.strip_prefix("vmlinuz-")).map(str::to_owned));
+        }
+        versions.sort_unstable();
         for version in versions {
             // Not the one that only takes notes.
-            self.program("/usr/sbin/update-initramfs").args(["-c", "-k", version]).succeed(log)?;
+            self.program("/usr/sbin/update-initramfs").args(["-c", "-k", &version]).succeed(log)?;
         }
         Ok(())
     }
