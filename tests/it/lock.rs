@@ -295,3 +295,41 @@ fn an_image_that_is_not_what_was_locked_is_refused() {
     }
     insta::assert_snapshot!("prediction", all);
 }
+
+#[test]
+fn a_chain_is_locked_on_what_is_below_without_building_any_of_it() {
+    let mut site = Site::new();
+    let own = format!(
+        "repositories = {{ own = {{ uri = \"{}\", suite = \"stable\", signed_by = file(\"key.asc\") }} }}",
+        site.uri
+    );
+    site.recipe(&format!(
+        "stage \"bootstrap\" \"root\" {{\n  suite = \"bookworm\"\n  packages = [\"library\"]\n  {own}\n}}\n\
+         stage \"disk\" \"system\" {{\n  tree = stage.root\n  size = \"2GiB\"\n  growpart = false\n}}\n\
+         stage \"packages\" \"first\" {{\n  from = stage.system\n  install = [\"program\", \"hello\"]\n}}\n\
+         stage \"packages\" \"second\" {{\n  from = stage.first\n  install = [\"library\", \"small\"]\n}}\n"
+    ));
+    site.ok(&["update", "root", "first", "second"]);
+    let names = |stage: &str| -> Vec<String> {
+        let lock = site.lock();
+        let entry = lock.split("\n[[stage]]").find(|entry| entry.contains(&format!("\nname = \"{stage}\"\n"))).unwrap();
+        let lines = entry.lines().filter_map(|line| line.strip_prefix("  { name = \"")?.split_once("\", version"));
+        lines.map(|(name, _)| name.to_owned()).collect()
+    };
+    let root = names("root");
+    assert!(["library", "apt", "dpkg"].iter().all(|name| root.iter().any(|other| other == name)), "{root:?}");
+    assert_eq!(names("first"), ["hello", "program"], "what is below is not installed again");
+    assert_eq!(names("second"), ["small"]);
+    let plan = site.ok(&["plan"]);
+    assert!(plan.ends_with("1 dirty, 3 pending, 1 cached\n"), "{plan}");
+    site.publish(&library("2.0"));
+    let ran = site.run(&["outdated", "second"]);
+    assert_eq!(ran.code, 10, "{}", ran.stderr);
+    assert!(ran.stdout.starts_with("library  1.0 → 2.0  root  own\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("an update runs root, system, first, second again\n"), "{}", ran.stdout);
+    let said = site.ok(&["update", "library"]);
+    assert_eq!(said, "root: library 1.0 → 2.0\n");
+    // What stands on it was settled again, as it was.
+    let ran = site.run(&["outdated"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
+}

@@ -48,7 +48,7 @@ stage "run" "image" {
 stage "packages" "tools" {
   from    = stage.image
   install = ["hello", "tzdata", "cron"]
-  remove  = ["hello-traditional"]
+  remove  = ["nano"]
   debconf = ["tzdata tzdata/Areas select Europe", "tzdata tzdata/Zones/Europe select Berlin"]
 }
 stage "packages" "fewer" {
@@ -59,9 +59,10 @@ stage "packages" "fewer" {
 "#,
     );
     let ran = built(&project, &[]);
-    let log = project.ok(&["log", "tools"]);
-    assert!(log.contains("impasto: packages of bookworm (main) from file:/run/impasto/apt/archive"), "{log}");
-    assert!(log.contains("impasto: the mirror has no suite bookworm-updates"), "{log}");
+    assert!(
+        project.read("impasto.lock").contains("  { name = \"debian/bookworm\", date = \""),
+        "no further suite is there"
+    );
     assert!(ran.stderr.contains("built  fewer"), "{}", ran.stderr);
     let guest = |line: &str| project.in_guest("tools", line);
     assert_eq!(guest("hello; readlink /etc/localtime"), "Hello, world!\n/usr/share/zoneinfo/Europe/Berlin\n");
@@ -83,26 +84,39 @@ stage "packages" "fewer" {
 }
 
 #[test]
-fn what_cannot_be_installed_is_an_error_that_names_it() {
+fn what_cannot_be_locked_is_an_error_that_names_it() {
     let project = project(
         r#"
 stage "packages" "unknown" {
   from    = stage.base
-  install = ["no-such-package", "hello", "nor-this1.0", "hello=99"]
+  install = ["helo", "cron", "nor-this1.0", "hello=99"]
 }
 stage "packages" "release" {
   from    = stage.base
   install = ["hello"]
   suite   = "trixie"
 }
-stage "run" "bare" {
-  from     = stage.base
-  commands = ["rm /usr/share/keyrings/debian-archive-keyring.gpg"]
+"#,
+    );
+    let said = |stage: &str| {
+        let ran = build(&project, &[stage]);
+        assert_eq!(ran.code, 4, "{}", ran.stderr);
+        ran.stderr
+    };
+    let unknown = said("unknown");
+    assert!(unknown.contains("there are no packages hello=99, helo, nor-this1.0 in debian/bookworm\n"), "{unknown}");
+    assert!(unknown.contains("\n  help: did you mean `hello`"), "{unknown}");
+    let release = said("release");
+    assert!(release.contains("the archive debian/trixie cannot be read"), "{release}");
+    assert!(release.contains("\n  help: correct `suite`"), "{release}");
+    // Nothing is locked by halves.
+    assert!(!project.path("impasto.lock").exists());
 }
-stage "packages" "keyless" {
-  from    = stage.bare
-  install = ["hello"]
-}
+
+#[test]
+fn an_image_that_would_not_boot_its_kernel_is_refused() {
+    let project = project(
+        r#"
 stage "run" "kernel" {
   from     = stage.base
   commands = ["mkdir /boot/grub && touch /boot/vmlinuz-6.1.0-9 /boot/vmlinuz-6.1.0-10 && printf 'menuentry x {\n linux /boot/vmlinuz-6.1.0-9 root=UUID=x\n}\n' >/boot/grub/grub.cfg"]
@@ -113,38 +127,29 @@ stage "packages" "unbootable" {
 }
 "#,
     );
-    let ran = build(&project, &["--keep-going"]);
+    let ran = build(&project, &[]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    let said = |stage: &str, text: &str| {
-        let log = project.ok(&["log", stage]);
-        assert!(log.contains(&format!("\nimpasto: {text}\n  help: ")), "{stage}: {log}");
-        assert!(ran.stderr.contains(text), "{}", ran.stderr);
-    };
-    said("unknown", "there are no packages hello=99 no-such-package nor-this1.0 here");
-    let archive = "file:/run/impasto/apt/archive";
-    let log = project.ok(&["log", "release"]);
-    assert!(log.starts_with(&format!("impasto: the mirror {archive} has no suite trixie\n  help: ")), "{log}");
-    let log = project.ok(&["log", "keyless"]);
-    assert!(log.contains("it has no package debian-archive-keyring\n"), "{log}");
-    said(
-        "unbootable",
-        "the image would not boot its newest kernel: /boot/grub/grub.cfg has no entry for /boot/vmlinuz-6.1.0-10",
-    );
+    let text =
+        "the image would not boot its newest kernel: /boot/grub/grub.cfg has no entry for /boot/vmlinuz-6.1.0-10";
+    let log = project.ok(&["log", "unbootable"]);
+    assert!(log.contains(&format!("\nimpasto: {text}\n  help: ")), "{log}");
+    assert!(ran.stderr.contains(text), "{}", ran.stderr);
     // Nothing half-made is kept: a failed stage runs again.
-    let again = build(&project, &["unknown"]);
+    let again = build(&project, &["unbootable"]);
     assert_eq!(again.code, 4);
-    assert!(again.stderr.contains("run  unknown"), "{}", again.stderr);
+    assert!(again.stderr.contains("run  unbootable"), "{}", again.stderr);
 }
 
 #[test]
-fn mirrors_that_do_not_answer_and_images_without_apt_are_errors() {
+fn mirrors_that_do_not_answer_and_images_without_packages_are_errors() {
     let text = "stage \"packages\" \"tools\" {\n  from = stage.base\n  install = [\"hello\"]\n}\n";
     let project = project(text);
     // Nobody listens on this port (RFC 863's is long out of use).
     let ran = ran(project.command(&["build", "--mirror", "http://me:geheim@127.0.0.1:9/debian"]));
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("impasto: the mirror http://127.0.0.1:9/debian cannot be reached"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--mirror URL or IMPASTO_MIRROR"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("http://127.0.0.1:9/debian"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the server cannot be reached"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--mirror URL, or IMPASTO_MIRROR"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
 
     let small = Project::new();
@@ -152,9 +157,9 @@ fn mirrors_that_do_not_answer_and_images_without_apt_are_errors() {
         "impasto.hcl",
         &format!("recipe {{ name = \"p\" }}\nstage \"fetch\" \"base\" {{ path = \"base.qcow2\" }}\n{text}"),
     );
-    let ran = small.run(&["build"]);
+    let ran = build(&small, &[]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("impasto: this image has no apt-get and dpkg"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("base has no /var/lib/dpkg/status: it knows no packages"), "{}", ran.stderr);
 }
 
 #[test]
@@ -195,14 +200,10 @@ fn a_mirror_behind_a_password_serves_and_further_archives_stay_in_the_image() {
 stage "packages" "tools" {{
   from         = stage.base
   install      = ["hello"]
-  repositories = {{ vendor = {{ uri = "{vendor}", suite = "bookworm", key = file("vendor.asc") }} }}
+  repositories = {{ vendor = {{ uri = "{vendor}", suite = "bookworm", signed_by = file("vendor.asc") }} }}
 }}
-stage "run" "other" {{
-  from     = stage.tools
-  commands = ["sed -i s/^ID=.*/ID=other/ /etc/os-release && rm /etc/apt/sources.list"]
-}}
-stage "packages" "derived" {{
-  from    = stage.other
+stage "packages" "more" {{
+  from    = stage.tools
   install = ["cron"]
 }}
 "#
@@ -214,98 +215,21 @@ stage "packages" "derived" {{
     command.env("IMPASTO_SECURITY_MIRROR", format!("http://me:s3same@127.0.0.1:{port}/security"));
     let ran = ran(command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let log = project.ok(&["log", "tools"]);
-    let archive = format!("http://127.0.0.1:{port}/debian");
-    assert!(log.contains(&format!("impasto: packages of bookworm (main) from {archive} and ")), "{log}");
-    assert!(log.contains("impasto: the mirror has no suite bookworm-updates\n"), "{log}");
-    assert!(log.contains("impasto: the mirror of security updates has no suite bookworm-security\n"), "{log}");
-    assert!(log.contains(&format!(" {vendor} bookworm InRelease")), "{log}");
+    let lock = project.read("impasto.lock");
+    // The mirror has neither updates nor security updates, and needs none. What is added is there for what comes after.
+    for stage in ["more", "tools"] {
+        let entry =
+            lock.split("\n[[stage]]").find(|entry| entry.starts_with(&format!("\nname = \"{stage}\""))).unwrap();
+        let archives: Vec<_> =
+            entry.lines().filter_map(|line| line.strip_prefix("  { name = \"")?.split_once("\", date")).collect();
+        assert_eq!(archives.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["debian/bookworm", "vendor"]);
+    }
     let source = format!(
         "Types: deb\nURIs: {vendor}\nSuites: bookworm\nComponents: main\nSigned-By: /etc/apt/keyrings/vendor.asc\n"
     );
-    let guest = |line: &str| project.in_guest("tools", line);
+    let guest = |line: &str| project.in_guest("more", line);
     assert_eq!(guest("cat /etc/apt/sources.list.d/vendor.sources"), source);
     assert_eq!(guest(&format!("grep -rlF -e s3same -e 127.0.0.1:{port} /etc /var /usr /root || true")), "");
-    assert!(!format!("{log}{}{}", ran.stderr, project.claims()).contains("s3same"), "{log}");
-    // What is not Debian has the sources that it brings, and nothing of the host's mirror.
-    let log = project.ok(&["log", "derived"]);
-    assert!(
-        log.starts_with("impasto: the image is other, not Debian: its own sources of packages are used as they are\n"),
-        "{log}"
-    );
-    assert!(log.contains(&format!(" {vendor} bookworm InRelease")) && !log.contains(&archive), "{log}");
-}
-
-#[test]
-fn of_the_images_sources_debians_own_are_replaced_and_others_stay() {
-    use impasto_stages::action::Step;
-    use impasto_stages::{Data, Params, Registry, StageContext, Value};
-    let list = Value::new(Data::List(vec![Value::string("hello")]));
-    let params = Params([("install".to_owned(), list)].into());
-    let kind = *Registry::default().get("packages").unwrap();
-    let lowered = (kind.lower)(&params, &StageContext::default()).unwrap();
-    let Some(Step::Script { text }) = lowered.actions[0].steps.last() else { panic!("the last step is the script") };
-    let begin = text.find("others() {").unwrap();
-    let others = &text[begin..begin + text[begin..].find("\n}\n").unwrap() + 3];
-
-    let project = Project::empty();
-    let kept = [
-        ("docker.list", "deb [arch=amd64] https://tool.example.org/linux/debian bookworm stable\n"),
-        ("keyed.list", "deb [signed-by=/etc/apt/keyrings/tool.asc] https://tool.example.org/debian bookworm main\n"),
-        ("zabbix.list", "# own\ndeb https://tool.example.org/6.0/debian bookworm main\n"),
-        (
-            "vendor.sources",
-            "Types: deb\nURIs: https://tool.example.org/debian\nSuites: bookworm\nComponents: main\nSigned-By:\n -----BEGIN\n .\n\n",
-        ),
-    ];
-    let own = [
-        (
-            "sources.list",
-            "deb http://a.example.org/debian/ bookworm main non-free-firmware # near\n#deb x\n\ndeb-src y z\n",
-        ),
-        ("sources.list.d/b.list", "deb http://security.debian.example.org/ bookworm-security main contrib\n"),
-        (
-            "sources.list.d/c.list",
-            "deb [ signed-by=/usr/share/keyrings/debian-archive-keyring.gpg ] copy:/m bookworm main\n",
-        ),
-        (
-            "sources.list.d/d.sources",
-            "# of the cloud\nTypes: deb deb-src\nURIs: mirror+file:///etc/apt/mirrors/debian.list\n\
-             suites: bookworm bookworm-backports\nComponents: main\n\n\
-             Types: deb\nEnabled: no\nURIs: http://a.example.org/debian\nSuites: bookworm\nComponents: non-free\n",
-        ),
-    ];
-    for (name, text) in kept {
-        project.write(&format!("apt/sources.list.d/{name}"), text);
-    }
-    for (name, text) in own {
-        project.write(&format!("apt/{name}"), text);
-    }
-    let others = others.replace("/etc/apt", project.path("apt").to_str().unwrap());
-    project.write(
-        "others",
-        &format!("set -eu\nsuite=bookworm work=$1\nmkdir -p $1/parts; : >$1/found\n{others}\nothers\n"),
-    );
-    let work = project.path("work");
-    crate::base::tool("sh", &[project.path("others").to_str().unwrap(), work.to_str().unwrap()]);
-    for (name, text) in kept {
-        assert_eq!(project.read(&format!("work/parts/{name}")), text, "{name}");
-    }
-    let lines = |name: &str| project.read(&format!("work/parts/{name}"));
-    assert_eq!(lines("00-image.list"), "#deb x\n\ndeb-src y z\n");
-    assert_eq!(format!("{}{}", lines("b.list"), lines("c.list")), "");
-    // What is switched off stays so.
-    assert!(lines("d.sources").starts_with("Types: deb\nEnabled: no\n"), "{}", lines("d.sources"));
-    let mut found: Vec<_> = project.read("work/found").lines().map(str::to_owned).collect();
-    found.sort();
-    found.dedup();
-    let expected = [
-        "component contrib",
-        "component main",
-        "component non-free-firmware",
-        "suite bookworm",
-        "suite bookworm-backports",
-        "suite bookworm-security",
-    ];
-    assert_eq!(found, expected);
+    let log = project.ok(&["log", "tools"]);
+    assert!(!format!("{log}{lock}{}{}", ran.stderr, project.claims()).contains("s3same"), "{log}");
 }

@@ -83,6 +83,9 @@ fn help_and_reference() {
         &["layer", "blame", "-h"],
         &["store", "-h"],
         &["gc", "-h"],
+        &["fetch", "-h"],
+        &["update", "-h"],
+        &["outdated", "-h"],
         &["stages"],
         &["stages", "fetch"],
         &["stages", "run"],
@@ -90,6 +93,8 @@ fn help_and_reference() {
         &["stages", "convert"],
         &["stages", "disk"],
         &["stages", "kernel_module"],
+        &["stages", "packages"],
+        &["stages", "bootstrap"],
         &["stages", "rum"],
     ] {
         text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));
