@@ -102,6 +102,9 @@ impl CliError {
                 path.display()
             )),
             CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
+            CliError::Renew(RenewError::Below { stage, below }) => {
+                Some(format!("settle both: impasto update {below} {stage}"))
+            }
             CliError::Vm(error) => hint::vm_help(error),
             _ => None,
         }

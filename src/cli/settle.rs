@@ -77,6 +77,7 @@ impl<'a> Surveyor<'a> {
         loaded: &mut Loaded,
         choices: Vec<Option<Choice>>,
         tools: bool,
+        prune: bool,
         dry_run: bool,
     ) -> Result<Vec<String>, CliError> {
         let before = loaded.lock.clone();
@@ -90,6 +91,7 @@ impl<'a> Surveyor<'a> {
             dir: &dir,
             choices,
             tools,
+            prune,
             image: &|id| self.image_files(loaded, id),
             progress: &|stage| ui::message(&format!("locking the packages of {stage}")),
         };
@@ -122,7 +124,7 @@ impl<'a> Surveyor<'a> {
         let stale = open(loaded).iter().any(|id| matches!(loaded.locks[id.index()], LockState::Stale { .. }));
         if !locked && !stale {
             let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
-            for change in self.renew(loaded, choices, false, false)? {
+            for change in self.renew(loaded, choices, false, false, false)? {
                 ui::message(&format!("locked {change}"));
             }
         }

@@ -33,10 +33,11 @@ impl Update {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools) = choose(&loaded)?;
+        let prune = loaded.selectors().is_empty() && self.recipe.only.is_empty();
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
-        let changes = surveyor.renew(&mut loaded, choices, tools, self.dry_run)?;
+        let changes = surveyor.renew(&mut loaded, choices, tools, prune, self.dry_run)?;
         let text = match changes.as_slice() {
             [] => "nothing is newer: the lock stays as it is\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),

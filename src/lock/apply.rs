@@ -57,13 +57,17 @@ pub fn below(node: &Node) -> Option<NodeId> {
 pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState> {
     let mut walk = Walk::default();
     let mut states = Vec::with_capacity(graph.len());
-    let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine);
+    // Tools are never taken out of a recipe's directory.
+    let from_archives = |entry: &&Entry| entry.packages.iter().all(|package| package.archive.is_some());
+    let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine).filter(from_archives);
     for id in graph.ids() {
         let (state, against) = walk.look(graph, lock, id);
         walk.pass(graph, lock, id, &state, &against);
         let node = graph.node(id);
         let needs_tools = node.lowered.actions.iter().any(|action| action.toolbox.is_some());
-        let state = if needs_tools && toolbox.is_none() { LockState::NoToolbox } else { state };
+        let emulator = node.lowered.request.as_ref().and_then(|request| emulator(request, machine));
+        let lacks = |entry: &Entry| emulator.as_ref().is_some_and(|line| !entry.request.contains(line));
+        let state = if needs_tools && toolbox.is_none_or(lacks) { LockState::NoToolbox } else { state };
         if let LockState::Locked(entry) = &state {
             graph.fill(id, &lock.stages[*entry].set());
         }
@@ -71,6 +75,14 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState
     }
     graph.toolbox = toolbox.map(Entry::set);
     states
+}
+
+/// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
+pub(super) fn emulator(request: &PackageRequest, machine: &str) -> Option<String> {
+    match &request.root {
+        RequestRoot::Own { architecture, .. } if architecture != machine => Some(format!("emulator {architecture}")),
+        _ => None,
+    }
 }
 
 /// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.
@@ -144,12 +156,27 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
     let node = graph.node(id);
     let of_stage = || lock.stages.iter().enumerate().filter(|(_, entry)| *entry.name == *node.stage);
     let right = |entry: &Entry| entry.request == lines && entry.against == against;
-    if let Some((place, _)) = of_stage().find(|(_, entry)| right(entry)) {
-        return LockState::Locked(place);
-    }
     let own: Vec<_> = node.combinations.iter().map(|place| graph.combination_name(*place)).collect();
     let mine =
         |entry: &Entry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
+    // Its own first: others may want the same today, and something else tomorrow.
+    let fits = of_stage().find(|(_, entry)| right(entry) && mine(entry));
+    if let Some((place, entry)) = fits.or_else(|| of_stage().find(|(_, entry)| right(entry))) {
+        let files = node.lowered.request.iter().flat_map(|request| &request.files);
+        let files: Vec<_> = files.map(|file| file.trim_start_matches("./")).collect();
+        let foreign =
+            entry.packages.iter().find(|package| package.archive.is_none() && !files.contains(&&*package.path));
+        return match foreign {
+            None => LockState::Locked(place),
+            Some(package) => LockState::Stale {
+                entry: place,
+                why: format!(
+                    "the lock takes {} from the file {}, which the recipe does not name",
+                    package.name, package.path
+                ),
+            },
+        };
+    }
     let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else { return LockState::Missing };
     LockState::Stale { entry: place, why: difference(entry, lines) }
 }

@@ -113,30 +113,44 @@ impl LockFile {
             Some(other) => return Err(format!("its version is {other}, and this impasto knows version {VERSION}")),
             None => return Err("it does not say its version".to_owned()),
         }
-        let entries = lock.toolbox.iter().chain(&lock.stages);
-        for package in entries.flat_map(|entry| &entry.packages) {
-            let digest = package.sha256.len() == 64
-                && package.sha256.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-            if !digest {
-                return Err(format!("package {}: {:?} is no SHA-256", package.name, package.sha256));
-            }
-            for (what, text) in
-                [("name", &package.name), ("version", &package.version), ("architecture", &package.architecture)]
-            {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "+-.~:_".contains(c);
-                if text.is_empty() || text.starts_with(['-', '.']) || !text.chars().all(plain) {
-                    return Err(format!("package {:?}: {text:?} is no {what}", package.name));
-                }
-            }
-            if package.path.starts_with('/') || package.path.split('/').any(|part| part == "..") {
-                return Err(format!("package {}: the path {:?} leads out of its archive", package.name, package.path));
-            }
+        for entry in lock.toolbox.iter().chain(&lock.stages) {
+            entry.check()?;
         }
         Ok(lock)
     }
 }
 
+/// Name, version and architecture are arguments of programs.
+fn check_words(name: &str, version: &str, architecture: &str) -> Result<(), String> {
+    for (what, text) in [("name", name), ("version", version), ("architecture", architecture)] {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "+-.~:_".contains(c);
+        if text.is_empty() || text.starts_with(['-', '.']) || !text.chars().all(plain) {
+            return Err(format!("package {name:?}: {text:?} is no {what}"));
+        }
+    }
+    Ok(())
+}
+
 impl Entry {
+    /// Whoever offers a change of a recipe offers one of its lock: nothing in it is believed.
+    fn check(&self) -> Result<(), String> {
+        let texts = [&self.name, &self.architecture, &self.against].into_iter().chain(&self.combinations);
+        if let Some(text) = texts.chain(&self.request).find(|text| text.contains(char::is_control)) {
+            return Err(format!("{text:?} holds a control character"));
+        }
+        for package in &self.packages {
+            let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            if package.sha256.len() != 64 || !package.sha256.bytes().all(hexadecimal) {
+                return Err(format!("package {}: {:?} is no SHA-256", package.name, package.sha256));
+            }
+            check_words(&package.name, &package.version, &package.architecture)?;
+            if package.path.starts_with('/') || package.path.split('/').any(|part| part == "..") {
+                return Err(format!("package {}: the path {:?} leads out of its archive", package.name, package.path));
+            }
+        }
+        self.removed.iter().try_for_each(|package| check_words(&package.name, &package.version, &package.architecture))
+    }
+
     /// What an Action is given.
     pub fn set(&self) -> PackageSet {
         let install = self.packages.iter().map(|package| LockedPackage {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use impasto_stages::packages::RequestRoot;
 
-use super::apply::{LockState, Walk, below};
+use super::apply::{LockState, Walk, below, emulator};
 use super::file::{Entry, LockFile, TOOLBOX};
 use crate::graph::{Graph, NodeId};
 use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
@@ -39,6 +39,8 @@ pub struct Renewal<'a> {
     pub choices: Vec<Option<Choice>>,
     /// Whether the tools of impasto itself are settled anew.
     pub tools: bool,
+    /// Whether entries of stages go that the recipe does not have any more.
+    pub prune: bool,
     /// Reads the state files of the disk image that a `fetch` node makes.
     pub image: &'a dyn Fn(NodeId) -> Result<ImageFiles, RenewError>,
     /// Told before a stage is settled: its label.
@@ -55,6 +57,14 @@ pub enum RenewError {
         stage: String,
         /// Why not.
         source: ManagerError,
+    },
+    /// A stage below is not settled itself.
+    #[error("the packages of stage {stage} stand on those of stage {below}, which are not settled any more")]
+    Below {
+        /// The stage.
+        stage: String,
+        /// The one below it.
+        below: String,
     },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
@@ -73,13 +83,17 @@ impl Renewal<'_> {
     /// # Errors
     /// A stage cannot be settled; then `lock` is changed as far as was done.
     pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
-        let foreign = self.foreign();
         let needed = self.needs_tools();
         let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
-        let lines: Vec<_> = foreign.iter().map(|machine| format!("emulator {machine}")).collect();
+        let mut lines = self.emulators();
         let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
         if needed && (self.tools || !known) {
             (self.progress)(TOOLBOX);
+            // What other variants of the recipe need stays.
+            lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
+            lines.sort_unstable();
+            lines.dedup();
+            let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
             let entry = self.manager.settle_toolbox(&foreign);
             let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), source })?;
             let entry =
@@ -91,6 +105,8 @@ impl Renewal<'_> {
         }
         let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
         let mut settled = vec![false; self.graph.len()];
+        // Stages that are not settled, and what stands on them.
+        let mut open: Vec<Option<NodeId>> = vec![None; self.graph.len()];
         let mut walk = Walk::default();
         for id in self.graph.ids() {
             let node = self.graph.node(id);
@@ -113,7 +129,13 @@ impl Renewal<'_> {
                 (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
                 _ => Some(Keep::Nothing),
             };
+            let own = node.lowered.request.as_ref().is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
+            let open_below = below(node).and_then(|below| open[below.index()]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
+                if let Some(below) = open_below {
+                    let (stage, below) = (node.label.clone(), self.graph.node(below).stage.to_string());
+                    return Err(RenewError::Below { stage, below });
+                }
                 (self.progress)(&node.label);
                 if !matches!(request.root, RequestRoot::Own { .. })
                     && let Some(image) = self.image_of(id)
@@ -139,7 +161,12 @@ impl Renewal<'_> {
                 settled[id.index()] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
+            open[id.index()] = if state.is_settled() { open_below } else { Some(id) };
             walk.pass(self.graph, lock, id, &state, &against);
+        }
+        if self.prune {
+            let known = |entry: &Entry| self.graph.ids().any(|id| *self.graph.node(id).stage == *entry.name);
+            lock.stages.retain(known);
         }
         lock.sort();
         Ok(())
@@ -162,18 +189,10 @@ impl Renewal<'_> {
         nodes.iter().any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
     }
 
-    /// Machines whose programs must be emulated.
-    fn foreign(&self) -> Vec<String> {
+    /// Lines of the tools' request: whose programs must be emulated.
+    fn emulators(&self) -> Vec<String> {
         let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
-        let mut foreign: Vec<_> = asked
-            .filter_map(|id| match &self.graph.node(id).lowered.request.as_ref()?.root {
-                RequestRoot::Own { architecture, .. } if architecture != self.machine => Some(architecture.clone()),
-                _ => None,
-            })
-            .collect();
-        foreign.sort_unstable();
-        foreign.dedup();
-        foreign
+        asked.filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{Entry, LockFile};
+use super::file::{Entry, LockFile, TOOLBOX};
 
 /// The differences of two locks, a line each: the entry, then what was added, changed and left out of it.
 pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
@@ -27,6 +27,9 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
 }
 
 fn label(entry: &Entry) -> String {
+    if entry.name == TOOLBOX {
+        return format!("{TOOLBOX} ({})", entry.architecture);
+    }
     match entry.combinations.as_slice() {
         [] => entry.name.clone(),
         [only] => format!("{}[{only}]", entry.name),

@@ -24,6 +24,8 @@ pub struct Wanted {
     pub package: LockedPackage,
     /// Places, in the order to try.
     pub places: Vec<Place>,
+    /// Whether it is the user's own: stages have it beside the recipe.
+    pub own: bool,
 }
 
 /// A package file that cannot be had.
@@ -80,14 +82,14 @@ impl Fetcher {
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
     pub fn begin<'a>(&self, sets: impl Iterator<Item = &'a PackageSet>) {
-        let batch = match self.claim(sets.flat_map(|set| &set.install)) {
-            Ok(batch) if batch.is_empty() => return,
-            Ok(batch) => batch,
-            // Whoever needs a file is told.
-            Err(_) => return,
-        };
-        let shared = self.shared.clone();
-        std::thread::spawn(move || shared.get(&batch));
+        let Ok(supply) = &self.shared.supply else { return };
+        let own = |package: &&LockedPackage| supply.wanted.get(&package.sha256).is_some_and(|wanted| wanted.own);
+        // Whoever needs a file asks again where this fails.
+        let Ok(batch) = self.claim(sets.flat_map(|set| &set.install).filter(|package| !own(package))) else { return };
+        if !batch.is_empty() {
+            let shared = self.shared.clone();
+            std::thread::spawn(move || shared.get(&batch, false));
+        }
     }
 
     /// The files of a set, which are waited for.
@@ -97,7 +99,7 @@ impl Fetcher {
     pub fn demand(&self, set: &PackageSet, cancel: &CancelToken) -> Result<Vec<BlobRef>, DemandError> {
         let batch = self.claim(set.install.iter())?;
         if !batch.is_empty() {
-            self.shared.get(&batch);
+            self.shared.get(&batch, true);
         }
         let mut blobs = Vec::with_capacity(set.install.len());
         for package in &set.install {
@@ -111,7 +113,15 @@ impl Fetcher {
                         let waited = self.shared.changed.wait_timeout(files, Duration::from_millis(100));
                         files = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(files, _)| files);
                     }
-                    None => return Err(DemandError::Cancelled),
+                    // What came ahead was given up for the sake of another file.
+                    None => {
+                        drop(files);
+                        let batch = self.claim(std::iter::once(package))?;
+                        if !batch.is_empty() {
+                            self.shared.get(&batch, true);
+                        }
+                        files = self.shared.lock();
+                    }
                 }
             }
         }
@@ -131,7 +141,11 @@ impl Fetcher {
             if matches!(files.get(&package.sha256), Some(File::Coming | File::Here(_))) {
                 continue;
             }
-            let state = match files::find(&self.shared.store, &package.sha256)? {
+            let found = files::find(&self.shared.store, &package.sha256).inspect_err(|_| {
+                // Nobody will get what was claimed so far.
+                batch.iter().for_each(|wanted: &Wanted| drop(files.remove(&wanted.package.sha256)));
+            })?;
+            let state = match found {
                 Some(blob) => File::Here(blob),
                 None => match self.shared.supply.as_ref().map(|supply| supply.wanted.get(&package.sha256)) {
                     Ok(Some(wanted)) => {
@@ -177,13 +191,19 @@ impl Shared {
     }
 
     /// Gets a batch into the store: files are taken in on other threads while the next ones come.
-    fn get(&self, batch: &[Wanted]) {
+    ///
+    /// What did not come any more after one failed has no reason of its own. Where it is `needed` together, that is the
+    /// reason; else whoever needs it asks again.
+    fn get(&self, batch: &[Wanted], needed: bool) {
         if let Err(reason) = self.try_get(batch) {
-            // What did not come any more after one failed has no reason of its own.
             let mut files = self.lock();
             for wanted in batch {
-                if let Some(file @ File::Coming) = files.get_mut(&wanted.package.sha256) {
-                    *file = File::Failed(reason.clone());
+                let key = &wanted.package.sha256;
+                if let Some(File::Coming) = files.get(key) {
+                    match needed {
+                        true => drop(files.insert(key.clone(), File::Failed(reason.clone()))),
+                        false => drop(files.remove(key)),
+                    }
                 }
             }
         }
@@ -203,7 +223,7 @@ impl Shared {
         let client = client.map_err(|error| failed(first, error.to_string(), None))?;
         let files: Vec<_> = batch
             .iter()
-            .map(|Wanted { package, places }| crate::archive::Wanted {
+            .map(|Wanted { package, places, own: _ }| crate::archive::Wanted {
                 name: title(package),
                 size: package.size,
                 sha256: package.sha256.clone(),

@@ -70,7 +70,8 @@ impl Places<'_> {
                     bases.map(|mirror| Place { mirror, path: package.path.clone() }).collect()
                 }
             };
-            wanted.entry(file.sha256.clone()).or_insert(Wanted { package: file, places });
+            let own = package.archive.is_none();
+            wanted.entry(file.sha256.clone()).or_insert(Wanted { package: file, places, own });
         }
     }
 

@@ -37,6 +37,10 @@ impl Store {
     /// Moves directories to the trash whose names `keep` does not hold and that were made more than `min_age_secs` ago, by
     /// the store's own clock; with `dry_run` only tells. Gives their names.
     pub fn collect_trees(&self, keep: &BTreeSet<String>, min_age_secs: u64, dry_run: bool) -> Result<Vec<String>> {
+        // Who is building may be about to use one.
+        if !dry_run && !self.live_leases(None)?.is_empty() {
+            return Ok(Vec::new());
+        }
         let before = self.fs().now()?.secs - min_age_secs as i64;
         let mut gone = Vec::new();
         for entry in self.fs().list(TREES.trim_end_matches('/'))? {

@@ -114,25 +114,25 @@ impl<'a> Archives<'a> {
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = match self.ask(source) {
-            Ok(archive) => Some(Arc::new(archive)),
-            Err(error) if *optional && is_missing(&error) => None,
-            Err(error) => return Err(explain(&error)),
-        };
+        let found = self.ask(source, *optional).map_err(|error| explain(&error))?.map(Arc::new);
         self.lock().insert(key, found.clone());
         Ok(found)
     }
 
-    fn ask(&self, source: &Source) -> Result<Archive, ArchiveError> {
+    /// None where it has no Release and may be missing. What a Release names must be there.
+    fn ask(&self, source: &Source, optional: bool) -> Result<Option<Archive>, ArchiveError> {
         let made = self.client.get_or_init(|| {
             let scratch = self.store.scratch().map_err(|error| error.to_string())?;
             let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), Options::default());
             Ok((client.map_err(|error| error.to_string())?, scratch))
         });
         let (client, _) = made.as_ref().map_err(|reason| ArchiveError::unready(&source.name, reason.clone()))?;
-        let release = client.release(source, self.now)?;
+        let release = match client.release(source, self.now) {
+            Err(error) if optional && is_missing(&error) => return Ok(None),
+            other => other?,
+        };
         let indexes = client.indexes(source, &release, &Kept { store: self.store, now: self.now })?;
-        Ok(Archive { source: source.clone(), release, indexes })
+        Ok(Some(Archive { source: source.clone(), release, indexes }))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Archive>>>> {

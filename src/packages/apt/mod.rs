@@ -117,11 +117,10 @@ impl PackageManager for Apt<'_> {
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         // Who asked for a version does not want another.
         let pinned = |name: &str| {
-            question
-                .request
-                .install
-                .iter()
-                .any(|wanted| wanted.split_once('=').is_some_and(|(package, _)| package == name))
+            question.request.install.iter().any(|wanted| {
+                wanted.split_once('=').is_some_and(|(package, _)| package.split(':').next() == Some(name))
+            }) || question.request.hold.iter().any(|held| held == name)
+                || question.request.pins.iter().any(|pin| pin.package == name)
         };
         let locked = entry.packages.iter().filter(|package| package.archive.is_some() && !pinned(&package.name));
         let locked: BTreeMap<(&str, &str), &str> = locked

@@ -42,8 +42,8 @@ impl Apt<'_> {
         let asked = Asked { apt: self, question, facts, archives };
         let pinned = asked.answer(true);
         match (pinned, question.keep) {
-            // What stayed may be what others cannot go with.
-            (Err(_), Keep::AllBut(..)) => asked.answer(false),
+            // What stayed may be what others cannot go with: apt says so.
+            (Err(error), Keep::AllBut(..)) if !error.said.is_empty() => asked.answer(false),
             (answer, _) => answer,
         }
     }
@@ -112,8 +112,10 @@ impl Asked<'_, '_> {
         for package in result.install {
             let key = (package.name.clone(), package.architecture.clone());
             packages.push(match package.source.as_str() {
-                OWN => own[&key].clone(),
-                KEPT => kept[&key].clone(),
+                OWN => own.get(&key).cloned().ok_or_else(|| failed(format!("apt names a file of {}", package.name)))?,
+                KEPT => {
+                    kept.get(&key).cloned().ok_or_else(|| failed(format!("apt names a file of {}", package.name)))?
+                }
                 place => {
                     let archive = place.parse().ok().and_then(|place: usize| self.archives.get(place));
                     let archive = archive.ok_or_else(|| failed(format!("apt names an archive {place:?}")))?;
@@ -236,6 +238,7 @@ impl Asked<'_, '_> {
         let mut own = BTreeMap::new();
         let mut index = Vec::new();
         for path in &self.question.request.files {
+            let path = path.trim_start_matches("./");
             let full = self.question.dir.join(path);
             let failed = |reason: String| failed(format!("the package file {path}: {reason}"));
             let bytes = fs::read(&full).map_err(|error| failed(error.to_string()))?;
@@ -254,9 +257,11 @@ impl Asked<'_, '_> {
                 size,
                 sha256,
                 archive: None,
-                path: path.clone(),
+                path: path.to_owned(),
             };
-            own.insert((name, architecture), package);
+            if own.insert((name, architecture), package).is_some() {
+                return Err(failed("another file of `files` is of the same package".to_owned()));
+            }
         }
         if !own.is_empty() {
             sources.push(flat(OWN, dir, &index)?);
@@ -286,6 +291,9 @@ impl Asked<'_, '_> {
             let Ok(Some(blob)) = crate::packages::files::find(self.apt.store, &package.sha256) else { continue };
             let Ok(reader) = self.apt.store.open_blob(&blob.digest) else { continue };
             let Ok(deb) = Deb::read(reader) else { continue };
+            if deb.field("Package") != package.name || deb.field("Architecture") != package.architecture {
+                continue;
+            }
             index.extend(deb.index_stanza(&package.path, package.size, &package.sha256));
             kept.insert((package.name.clone(), package.architecture.clone()), package.clone());
         }

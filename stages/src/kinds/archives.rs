@@ -15,8 +15,8 @@ pub(crate) const REPOSITORIES: ParamSpec = ParamSpec::optional(
     "repositories",
     Type::Map(&Type::Object(REPOSITORY)),
     "Further archives, by a name: NAME = { uri, suite, components, signed_by }. They are used in this stage and in those \
-     that build on it, and stay in the image, as /etc/apt/sources.list.d/NAME.sources and /etc/apt/keyrings/NAME.asc. \
-     Without `uri` it is another suite of the host's mirror, such as backports.",
+     that build on it. A stage `packages` leaves them in the image, as /etc/apt/sources.list.d/NAME.sources and \
+     /etc/apt/keyrings/NAME.asc. Without `uri` it is another suite of the host's mirror, such as backports.",
 );
 
 const REPOSITORY: &[ParamSpec] = &[
@@ -26,7 +26,8 @@ const REPOSITORY: &[ParamSpec] = &[
     ParamSpec::optional(
         "signed_by",
         Type::Text,
-        "The keys that may sign it, armored, such as file(\"keys/vendor.asc\"). Default: those of Debian's archive.",
+        "The keys that may sign it, armored, such as file(\"keys/vendor.asc\"). With `uri` they are needed; without, they \
+         are those of Debian's archive.",
     ),
     ParamSpec::optional(
         "trusted",

@@ -99,7 +99,7 @@ if [ -s "$offered/install" ] || [ -s "$offered/remove" ]; then
         fail 'this image is not what the lock was made for: what apt says is above' \
             'a stage below has changed packages by itself: let a `packages` stage do that, then lock again: impasto update'
     }
-    LC_ALL=C apt -s --purge install "$@" >"$work/said" 2>&1 || {
+    LC_ALL=C apt -s --purge install -- "$@" >"$work/said" 2>&1 || {
         cat "$work/said"
         stale
     }
@@ -111,15 +111,13 @@ if [ -s "$offered/install" ] || [ -s "$offered/remove" ]; then
         while read -r name architecture version; do printf -- '- %s\n' "$name"; done <"$offered/remove"
     } | sort -u >"$work/shall"
     cmp -s "$work/would" "$work/shall" || {
-        say 'what apt would do here, and the lock does not know of:'
-        comm -23 "$work/would" "$work/shall"
-        say 'what the lock says, and apt would not do here:'
-        comm -13 "$work/would" "$work/shall"
+        comm -23 "$work/would" "$work/shall" | sed 's/^/impasto: apt would do here, and the lock does not know of: /'
+        comm -13 "$work/would" "$work/shall" | sed 's/^/impasto: the lock says, and apt would not do here: /'
         stale
     }
     apt-mark showmanual | sort >"$work/manual"
     began=$(date +%s%3N)
-    apt -qq --purge install "$@" || fail 'apt could not do it: what it says is above'
+    apt -qq --purge install -- "$@" || fail 'apt could not do it: what it says is above'
     say "apt took $(($(date +%s%3N) - began)) ms"
     # Packages that came for others are not kept for their own sake.
     for name in $wanted; do printf '%s\n' "${name%%:*}"; done | sort -u - "$work/manual" >"$work/kept"
