@@ -10,7 +10,6 @@ use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, ImportAs, St
 use impasto_stages::packages::LockedPackage;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Cost, FileContent, Isolation, OutputFile, Outputs, capped};
-use impasto_store::digest::ActionDigest;
 use impasto_store::refs::Root;
 use impasto_store::{Error as StoreError, Store};
 
@@ -99,9 +98,4 @@ pub fn roots<'a>(store: &Store, digests: impl Iterator<Item = &'a str>) -> Resul
 pub fn file_name(package: &LockedPackage) -> String {
     let version = package.version.replace(':', "%3a");
     format!("{}_{version}_{}.deb", package.name, package.architecture)
-}
-
-/// The Actions that keep package files, by the digests of the files.
-pub fn key(sha256: &str) -> ActionDigest {
-    action(sha256).digest()
 }
