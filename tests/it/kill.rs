@@ -1,6 +1,6 @@
 //! SIGKILL of whole builds at random moments: the next build succeeds, nothing is left, the store is right.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::base::leftovers;
 use crate::project::Project;
@@ -28,27 +28,21 @@ image "it" {
 }
 "#;
 
-const KILLS: u32 = 100;
-
 #[test]
-fn a_hundred_kills_leave_nothing_and_lose_nothing() {
-    let seed = match std::env::var("IMPASTO_TEST_SEED") {
-        Ok(seed) => seed.parse().expect("IMPASTO_TEST_SEED is a number"),
-        Err(_) => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1,
-    };
-    println!("IMPASTO_TEST_SEED={seed}");
+fn torture_a_hundred_kills_leave_nothing_and_lose_nothing() {
+    let (kills, seed) = (crate::torture::count("kills", 100), crate::torture::seed());
     let mut random = Random::new(seed);
     let project = Project::with(RECIPE);
     let start = Instant::now();
     project.build(&["--var", "round=warm"]);
     // A build as long as the first is hit anywhere, its very end and beyond among it.
     let length = start.elapsed().as_micros() as u64 * 11 / 10;
-    let mut hit = 0;
-    for round in 0..KILLS {
+    let mut hit = 0u64;
+    for round in 0..kills {
         let var = format!("round={round}");
         let mut child = project.command(&["build", "--var", &var]).stderr(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_micros(random.below(length)));
-        hit += u32::from(child.try_wait().unwrap().is_none());
+        hit += u64::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
         let killed = Instant::now();
@@ -74,7 +68,7 @@ fn a_hundred_kills_leave_nothing_and_lose_nothing() {
             assert_eq!(project.run(&["store", "verify"]).code, 0, "round {round}, seed {seed}");
         }
     }
-    assert!(hit > KILLS / 2, "only {hit} of {KILLS} builds were still running when they were killed");
+    assert!(hit > kills / 2, "only {hit} of {kills} builds were still running when they were killed");
     // What the kills left is debris, and the collector's.
     project.ok(&["gc", "--min-age", "0s"]);
     for debris in ["tmp", "leases"] {

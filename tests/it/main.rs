@@ -43,6 +43,7 @@ mod settle;
 mod site;
 mod store;
 mod toolbox;
+mod torture;
 mod tree_index;
 mod units;
 mod vm;
