@@ -6,14 +6,15 @@ mod jobs;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
+use crate::interrupt::Interrupt;
 use crate::job::{Job, JobError, Message, Success};
 use crate::memory::{Memory, NodeMemory, RecipeState};
 use crate::packages::fetch::Fetcher;
@@ -43,6 +44,8 @@ pub struct RunConfig<'a> {
     pub place: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
+    /// What the user may ask while it runs.
+    pub interrupt: Interrupt,
 }
 
 /// How a run ended.
@@ -58,25 +61,16 @@ pub struct Summary {
     pub cancelled: usize,
     /// Whether the user stopped it.
     pub interrupted: bool,
+    /// Whether the host failed (a full disk, an I/O error), not a stage.
+    pub host_failed: bool,
 }
 
-/// A run that could not begin or go on.
+/// A run that could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The plan could not be made.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] impasto_store::Error),
-    /// The system refused a thread or a signal handler.
-    #[error("cannot {verb}")]
-    Io {
-        /// What was tried.
-        verb: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
 }
 
 /// One run.
@@ -112,11 +106,16 @@ pub struct Engine<'a> {
     /// Results that were missed in this run, each told once.
     missed: BTreeSet<PathBuf>,
     cancel: CancelToken,
-    sender: Sender<Message>,
+    /// Set where the run has to end early: until when it waits for the jobs that were told to stop.
+    deadline: Option<Instant>,
+    sender: SyncSender<Message>,
     receiver: Receiver<Message>,
     events: &'a mut dyn FnMut(&Event),
     start: Instant,
     interrupted: bool,
+    host_failed: bool,
+    /// Whether it was told that caches cannot be written.
+    cache_told: bool,
     /// Whether some result was not there when the run began: else it says as little, as fast, as it can.
     has_work: bool,
 }
@@ -125,6 +124,11 @@ pub struct Engine<'a> {
 const REBINDS: u32 = 5;
 /// How many messages may wait to be told: a stage that writes faster than they are read waits.
 const MESSAGES: usize = 1024;
+/// How soon an interrupt is noticed.
+const TICK: Duration = Duration::from_millis(20);
+/// How long jobs that were told to stop are waited for. What does not end by then (a file being converted, a call that
+/// hangs in the kernel) ends with the process, and its sandbox with it. Below [`crate::interrupt::GRACE`].
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often what is remembered is written while a run goes on: losing it costs explanations, not results.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
@@ -156,7 +160,7 @@ impl<'a> Engine<'a> {
                 Some(State::Pending { .. }) | None => {}
             }
         }
-        let (sender, receiver) = channel(MESSAGES);
+        let (sender, receiver) = sync_channel(MESSAGES);
         Ok(Engine {
             planner,
             config,
@@ -178,41 +182,30 @@ impl<'a> Engine<'a> {
             rebinds: vec![0; count],
             missed: BTreeSet::new(),
             cancel: CancelToken::new(),
+            deadline: None,
             sender,
             receiver,
             events,
             start,
             interrupted: false,
+            host_failed: false,
+            cache_told: false,
             has_work: false,
         })
     }
 
-    /// Runs to the end.
-    ///
-    /// # Errors
-    /// The run could not go on; a stage that fails is no error but part of the summary.
-    pub fn run(mut self) -> Result<Summary, EngineError> {
+    /// Runs to the end. What fails, stages or the host, is part of the summary.
+    pub fn run(mut self) -> Summary {
         let known = self.results.iter().flatten().count();
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.begin_packages();
-        self.start_ready()?;
-        if self.schedule.running() > 0 {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|source| EngineError::Io { verb: "start the event loop", source })?;
-            let outcome = runtime.block_on(self.event_loop());
-            if let Err(error) = outcome {
-                // What runs still must come to its end: sandboxes are torn down by their own threads.
-                self.cancel.cancel();
-                while self.schedule.running() > 0 {
-                    match self.receiver.blocking_recv() {
-                        Some(Message::Done { id, .. }) => self.schedule.cancelled(TaskId(id.0)),
-                        Some(Message::Log { .. } | Message::Warning { .. }) => {}
-                        None => break,
-                    }
-                }
-                return Err(error);
+        let interrupt = self.config.interrupt.listen();
+        while !self.schedule.is_finished() {
+            self.start_ready();
+            if self.schedule.running() > 0 {
+                self.wait(&interrupt.token());
             }
         }
         if let Some(packages) = &self.packages {
@@ -227,61 +220,64 @@ impl<'a> Engine<'a> {
         if !self.has_work {
             return;
         }
-        let packages = (self.config.packages)();
         let graph = self.planner.graph;
         let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
         let open = graph.ids().filter(|id| !unwanted(id) && self.results[id.index()].is_none());
         let actions: Vec<_> = open.flat_map(|id| &graph.node(id).lowered.actions).collect();
         let tools = graph.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        packages.begin(tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())));
-        self.packages = Some(packages);
+        let sets: Vec<_> = tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect();
+        // Who needs none does not ask the host's apt where its mirrors are.
+        if !sets.is_empty() {
+            let packages = (self.config.packages)();
+            packages.begin(sets.into_iter());
+            self.packages = Some(packages);
+        }
     }
 
-    async fn event_loop(&mut self) -> Result<(), EngineError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let handler = |kind| signal(kind).map_err(|source| EngineError::Io { verb: "handle signals", source });
-        let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
-        while !self.schedule.is_finished() {
-            self.start_ready()?;
-            if self.schedule.running() == 0 {
-                continue;
+    /// Takes the next message of a job, or notices that there is no more time for any.
+    fn wait(&mut self, interrupt: &CancelToken) {
+        match self.receiver.recv_timeout(TICK) {
+            Ok(Message::Log { id, line }) => {
+                let stage = self.label(id);
+                self.tell(EventKind::Log { stage, line });
             }
-            tokio::select! {
-                message = self.receiver.recv() => match message.expect("BUG: the engine holds a sender itself") {
-                    Message::Log { id, line } => {
-                        let stage = self.label(id);
-                        self.tell(EventKind::Log { stage, line });
-                    }
-                    Message::Warning { id, message } => self.warn(Some(id), message),
-                    Message::Done { id, result } => self.take(id, *result)?,
-                },
-                _ = interrupt.recv() => self.interrupt(),
-                _ = terminate.recv() => self.interrupt(),
+            Ok(Message::Warning { id, message }) => self.warn(Some(id), message),
+            Ok(Message::Done { id, result }) => self.take(id, *result),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => panic!("BUG: the engine holds a sender itself"),
+        }
+        if interrupt.is_cancelled() && !self.interrupted {
+            self.interrupted = true;
+            self.stop();
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            for id in self.schedule.ids() {
+                if self.schedule.state(id) == TaskState::Running {
+                    self.schedule.cancelled(id);
+                }
             }
         }
-        Ok(())
     }
 
-    fn interrupt(&mut self) {
-        if self.interrupted {
-            // Asked twice: what is left (a file being converted) is not waited for. Sandboxes end with the process.
-            std::process::exit(130);
-        }
-        self.interrupted = true;
+    /// Ends the run early: nothing starts any more, and what runs is told to stop.
+    fn stop(&mut self) {
         self.schedule.stop();
         self.cancel.cancel();
+        if let Some(packages) = &self.packages {
+            packages.stop();
+        }
+        self.deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
     }
 
-    fn start_ready(&mut self) -> Result<(), EngineError> {
+    fn start_ready(&mut self) {
         while self.schedule.running() < self.config.jobs {
             let Some(task) = self.schedule.start() else { break };
-            self.start_node(NodeId(task.0))?;
+            self.start_node(NodeId(task.0));
         }
-        Ok(())
     }
 
     /// Starts a node that has all it needs: takes its result where it is there, else starts a job.
-    fn start_node(&mut self, id: NodeId) -> Result<(), EngineError> {
+    fn start_node(&mut self, id: NodeId) {
         let index = id.index();
         if self.results[index].is_none() {
             let results = &self.results;
@@ -296,11 +292,7 @@ impl<'a> Engine<'a> {
                     return self.start_job(id, action, reason);
                 }
                 Ok((_, state)) => panic!("BUG: a node that has all it needs is {}", state.word()),
-                Err(PlanError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    self.fail(id, JobError::plan(error));
-                    return Ok(());
-                }
+                Err(error) => return self.fail(id, JobError::plan(error)),
             }
         }
         let hit = self.results[index].as_ref().expect("BUG: just found");
@@ -312,11 +304,11 @@ impl<'a> Engine<'a> {
             return self.finish_cached(id);
         }
         let job = self.publish_job(id, missing);
-        self.spawn(job)
+        self.spawn(job);
     }
 
     /// A node's result was found, and its files are there.
-    fn finish_cached(&mut self, id: NodeId) -> Result<(), EngineError> {
+    fn finish_cached(&mut self, id: NodeId) {
         for target in self.config.targets.get(&id).into_iter().flatten() {
             if let Some(file) = self.planner.memory.get().files.get(&*target.path.to_string_lossy()) {
                 let (bytes, sha256) = (file.size, file.sha256.clone());
@@ -327,17 +319,11 @@ impl<'a> Engine<'a> {
         self.how[id.index()] = Some(How::Cached);
         self.schedule.done(TaskId(id.0));
         let stage = self.label(id);
-        let result_bytes = if self.has_work { self.result_bytes(id)? } else { None };
+        let result_bytes = if self.has_work { self.result_bytes(id) } else { None };
         self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes: 0, result_bytes });
-        Ok(())
     }
 
-    fn start_job(
-        &mut self,
-        id: NodeId,
-        action: impasto_stages::Action<impasto_stages::action::Bound>,
-        reason: Reason,
-    ) -> Result<(), EngineError> {
+    fn start_job(&mut self, id: NodeId, action: impasto_stages::Action<impasto_stages::action::Bound>, reason: Reason) {
         let node = self.planner.graph.node(id);
         let index = id.index();
         if self.started[index].is_none() {
@@ -351,29 +337,31 @@ impl<'a> Engine<'a> {
             job.targets = self.config.targets.get(&id).cloned().unwrap_or_default();
         }
         job.action = Some(action);
-        self.spawn(job)
+        self.spawn(job);
     }
 
-    fn spawn(&mut self, job: Job) -> Result<(), EngineError> {
+    fn spawn(&mut self, job: Job) {
+        let id = job.id;
         if self.lease.is_none() {
-            self.lease = Some(self.planner.store.lease()?);
+            match self.planner.store.lease() {
+                Ok(lease) => self.lease = Some(lease),
+                Err(error) => return self.fail(id, error.into()),
+            }
         }
         self.ticks += 1;
-        self.spawned[job.id.index()] = self.ticks;
+        self.spawned[id.index()] = self.ticks;
         let name = job.label.clone();
         // A thread of its own, which lives as long as the sandbox: the kernel ends the sandbox with it.
-        let thread = std::thread::Builder::new().name(name).spawn(move || job.run());
-        thread.map(drop).map_err(|source| EngineError::Io { verb: "start a thread", source })
+        if let Err(source) = std::thread::Builder::new().name(name).spawn(move || job.run()) {
+            self.fail(id, JobError::Thread { source });
+        }
     }
 
     /// Takes what a job came to.
-    fn take(&mut self, id: NodeId, result: Result<Success, JobError>) -> Result<(), EngineError> {
+    fn take(&mut self, id: NodeId, result: Result<Success, JobError>) {
         match result {
             Ok(success) => self.succeed(id, success),
-            Err(JobError::Miss { from, miss }) => {
-                self.miss(id, from, &miss);
-                Ok(())
-            }
+            Err(JobError::Miss { from, miss }) => self.miss(id, from, &miss),
             Err(JobError::Changed { path, .. }) if self.rebinds[id.index()] < REBINDS => {
                 self.rebinds[id.index()] += 1;
                 let paths: Vec<_> = crate::graph::local_paths(self.planner.graph.node(id)).map(str::to_owned).collect();
@@ -383,20 +371,14 @@ impl<'a> Engine<'a> {
                 let message = format!("`{}` changed while it was read; reading it again", path.display());
                 self.warn(Some(id), message);
                 self.results[id.index()] = None;
-                self.start_node(id)
+                self.start_node(id);
             }
-            Err(JobError::Cancelled) => {
-                self.schedule.cancelled(TaskId(id.0));
-                Ok(())
-            }
-            Err(error) => {
-                self.fail(id, error);
-                Ok(())
-            }
+            Err(JobError::Cancelled) => self.schedule.cancelled(TaskId(id.0)),
+            Err(error) => self.fail(id, error),
         }
     }
 
-    fn succeed(&mut self, id: NodeId, success: Success) -> Result<(), EngineError> {
+    fn succeed(&mut self, id: NodeId, success: Success) {
         let index = id.index();
         let wall_ms = self.wall_ms(id);
         let stage = self.label(id);
@@ -417,11 +399,7 @@ impl<'a> Engine<'a> {
             let unit = units.done();
             completed = match self.planner.complete(id, units, success.hit) {
                 Ok(completed) => completed,
-                Err(PlanError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    self.fail(id, JobError::plan(error));
-                    return Ok(());
-                }
+                Err(error) => return self.fail(id, JobError::plan(error)),
             };
             for name in self.names(id) {
                 let name = unit_name(name, unit);
@@ -433,12 +411,12 @@ impl<'a> Engine<'a> {
         }
         // The result is durable already; this is what `why` and the next plan's choice remember.
         if self.saved.elapsed() > SAVE_EVERY {
-            self.save()?;
+            self.save();
         }
         let Completed::Node(hit) = completed else {
             // Further units: it goes on as soon as a place is free.
             self.schedule.expand(TaskId(id.0), Vec::new());
-            return Ok(());
+            return;
         };
         self.planner.again[index] = false;
         self.results[index] = Some(*hit);
@@ -446,21 +424,21 @@ impl<'a> Engine<'a> {
         self.how[index] = Some(how);
         self.schedule.done(TaskId(id.0));
         let stored_bytes = self.stored_bytes[index];
-        let result_bytes = self.result_bytes(id)?;
+        let result_bytes = self.result_bytes(id);
         self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes });
-        Ok(())
     }
 
-    /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened.
-    fn result_bytes(&self, id: NodeId) -> Result<Option<u64>, EngineError> {
-        let Some(hit) = &self.results[id.index()] else { return Ok(None) };
+    /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened. None where the
+    /// store does not say: a number in a report is not worth a build.
+    fn result_bytes(&self, id: NodeId) -> Option<u64> {
+        let hit = self.results[id.index()].as_ref()?;
         let size = |file: &OutputFile| match &file.content {
             FileContent::Blob(blob) => blob.size,
             FileContent::Derived(derived) => derived.size,
         };
         match &hit.result.disk {
-            Some(disk) => Ok(self.planner.store.layer_length(&disk.layer)?),
-            None => Ok(Some(hit.result.files.values().map(size).sum())),
+            Some(disk) => self.planner.store.layer_length(&disk.layer).ok()?,
+            None => Some(hit.result.files.values().map(size).sum()),
         }
     }
 
@@ -504,7 +482,12 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// A node gives no result. Where that is the host's failure the whole run ends: the next stage would meet it too.
     fn fail(&mut self, id: NodeId, error: JobError) {
+        if error.is_host_failure() {
+            self.host_failed = true;
+            self.stop();
+        }
         let stage = self.label(id);
         let wall_ms = self.wall_ms(id);
         let help = error.help(&stage, &self.config.place);
@@ -513,23 +496,33 @@ impl<'a> Engine<'a> {
         self.schedule.failed(TaskId(id.0));
     }
 
-    fn save(&mut self) -> Result<(), EngineError> {
+    fn save(&mut self) {
         if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
-            self.state.add(std::mem::take(&mut self.news))?;
+            match self.state.add(&self.news) {
+                Ok(()) => self.news = Memory::default(),
+                Err(error) => self.cache_lost(&error),
+            }
         }
         self.saved = Instant::now();
-        Ok(())
     }
 
-    fn finish(mut self) -> Result<Summary, EngineError> {
-        self.save()?;
-        // Caches: without them the next run takes longer, that is all.
-        match self.planner.store.flush() {
-            Ok(()) => {}
-            Err(error @ impasto_store::Error::ReadOnly { .. }) => tracing::debug!(%error, "caches are not kept"),
-            Err(error) => self.warn(None, format!("what was hashed is not remembered: {error}")),
+    /// Caches: without them the next run takes longer and explains less, that is all.
+    fn cache_lost(&mut self, error: &impasto_store::Error) {
+        tracing::debug!(%error, "a cache cannot be written");
+        let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
+        if !read_only && !std::mem::replace(&mut self.cache_told, true) {
+            let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+            self.warn(None, format!("what this build learned is not remembered: {error}{cause}"));
         }
-        let mut summary = Summary { interrupted: self.interrupted, ..Summary::default() };
+    }
+
+    fn finish(mut self) -> Summary {
+        self.save();
+        if let Err(error) = self.planner.store.flush() {
+            self.cache_lost(&error);
+        }
+        let mut summary =
+            Summary { interrupted: self.interrupted, host_failed: self.host_failed, ..Summary::default() };
         for id in self.planner.graph.ids() {
             match self.schedule.state(TaskId(id.0)) {
                 TaskState::Done if self.how[id.index()] == Some(How::Built) => summary.built += 1,
@@ -549,7 +542,7 @@ impl<'a> Engine<'a> {
         let Summary { built, cached, failed, cancelled, .. } = summary;
         let wall_ms = self.start.elapsed().as_millis() as u64;
         self.tell(EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
-        Ok(summary)
+        summary
     }
 
     fn names(&self, id: NodeId) -> Vec<String> {

@@ -27,6 +27,7 @@
 //! * [`vm`] boots disks in QEMU.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`archive`] gets signed indexes and packages from Debian's archives.
+//! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
 
 pub mod archive;
@@ -42,6 +43,7 @@ pub mod graph;
 pub mod guest;
 pub mod host;
 pub mod inputs;
+pub mod interrupt;
 pub mod job;
 pub mod lock;
 pub mod log;

@@ -9,5 +9,6 @@ fn main() -> ExitCode {
     if let Some(code) = impasto::sandbox::supervisor_main() {
         return code;
     }
-    ExitCode::from(impasto::cli::main(std::env::args_os(), start))
+    let interrupt = impasto::interrupt::Interrupt::watch();
+    ExitCode::from(impasto::cli::main(std::env::args_os(), start, interrupt))
 }

@@ -158,10 +158,10 @@ impl<'a> RecipeState<'a> {
     }
 
     /// Remembers more. What another build of the recipe remembered meanwhile stays.
-    pub fn add(&self, news: Memory) -> Result<(), impasto_store::Error> {
+    pub fn add(&self, news: &Memory) -> Result<(), impasto_store::Error> {
         let mut memory = self.load()?;
-        memory.nodes.extend(news.nodes);
-        memory.files.extend(news.files);
+        memory.nodes.extend(news.nodes.clone());
+        memory.files.extend(news.files.clone());
         let bytes = rmp_serde::to_vec(&memory).expect("BUG: memory cannot be encoded");
         self.store.state_write(&[&self.name, FILE], &bytes)
     }

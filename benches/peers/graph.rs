@@ -206,7 +206,7 @@ fn claim_all(dir: &Path, store: &Path) {
             hits[id.index()] = Some(hit);
         }
     });
-    state.add(std::mem::take(planner.memory.get_mut())).expect("remembered");
+    state.add(planner.memory.get()).expect("remembered");
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");

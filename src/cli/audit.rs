@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use clap::Args;
 use impasto_store::Store;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::Build;
-use super::error::CliError;
+use super::error::{CliError, with_causes};
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
 use crate::audit::causes::Run;
@@ -35,6 +37,8 @@ pub(crate) struct Audit {
     elsewhere: Option<PathBuf>,
 }
 
+/// How soon the end of the second build, or an interrupt, is noticed.
+const TICK: Duration = Duration::from_millis(20);
 /// Umask of the second build.
 const UMASK: u32 = 0o077;
 
@@ -138,9 +142,21 @@ impl Audit {
         let mut command = Command::new(&session.host.exe);
         command.args(arguments).env("TZ", other.timezone).env("LANG", &other.lang).env("LC_ALL", other.lang);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        crate::sandbox::die_with_parent(&mut command, rustix::process::Signal::TERM);
-        let status = command.status().map_err(CliError::io("start", &session.host.exe))?;
-        Ok(status.code().unwrap_or(exit::INTERNAL.into()))
+        crate::sandbox::die_with_parent(&mut command, Signal::TERM);
+        let interrupt = session.interrupt.listen();
+        let failed = || CliError::io("start", &session.host.exe);
+        let mut build = command.spawn().map_err(failed())?;
+        let mut told = false;
+        loop {
+            if let Some(status) = build.try_wait().map_err(failed())? {
+                return Ok(status.code().unwrap_or(exit::INTERNAL.into()));
+            }
+            // Where it got the terminal's signal too it ends at once; what it leaves is in our scratch directory.
+            if interrupt.token().is_cancelled() && !std::mem::replace(&mut told, true) {
+                let _ = kill_process(Pid::from_child(&build), Signal::TERM);
+            }
+            std::thread::sleep(TICK);
+        }
     }
 
     /// Puts this process under other conditions: host name, umask, and the whole machine's files below another directory.
@@ -193,16 +209,6 @@ fn changed(which: &str) -> CliError {
         help: Some("were the recipe or its files changed meanwhile? run the audit again".to_owned()),
         code: exit::INTERNAL,
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 fn compare(

@@ -16,7 +16,7 @@ use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::plan::State;
-use crate::sandbox::{CancelToken, SavedTerminal};
+use crate::sandbox::SavedTerminal;
 use crate::ui;
 use crate::vm::machine::{Machine, Seen};
 use crate::vm::seed::{self, SeedError, SeedFile};
@@ -114,6 +114,7 @@ impl Boot {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let timeout = self.timeout()?;
         let store = session.store()?;
+        let interrupt = session.interrupt.listen();
         // Keeps the collector off the layers, and off the overlay.
         let _lease = store.lease()?;
         let disk = self.disk(session, &store)?;
@@ -124,8 +125,7 @@ impl Boot {
         let spec = self.spec(session, disk, work, interactive)?;
         self.announce(&label, &spec, interactive);
 
-        let cancel = CancelToken::new();
-        cancel_on_signals(&cancel)?;
+        let cancel = interrupt.token();
         // This thread lives as long as the machine, which gets its death signal.
         let saved = interactive.then(SavedTerminal::new);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -350,27 +350,6 @@ fn seed_error(error: SeedError, what: &str) -> CliError {
 fn show(bytes: &[u8]) {
     // Nobody reads it any more; what waits for a text goes on.
     let _ = ui::output_bytes(bytes);
-}
-
-/// Cancels when the user, or the system, wants this process to end.
-fn cancel_on_signals(cancel: &CancelToken) -> Result<(), CliError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = || CliError::io("handle", "signals");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed())?;
-    let cancel = cancel.clone();
-    let mut signals = {
-        let _inside = runtime.enter();
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>().map_err(failed())?
-    };
-    let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let [interrupt, terminate, hangup] = signals.as_mut_slice() else { panic!("BUG: three signals") };
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
-        });
-        cancel.cancel();
-    });
-    thread.map(drop).map_err(failed())
 }
 
 fn random() -> u64 {

@@ -12,7 +12,7 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{Progress, RecipeArgs, RunArgs, exit};
-use crate::engine::{Engine, RunConfig};
+use crate::engine::{Engine, RunConfig, Summary};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
 use crate::packages::fetch::Fetcher;
@@ -66,21 +66,24 @@ impl Build {
         let state = loaded.state(&store);
         let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
         let summary = engine.run();
-        // What is drawn is taken away before an error is told.
+        // What is drawn is taken away before anything else is told.
         drop(reporter);
-        let summary = summary?;
         if summary.built > 0 && !loaded.lock.stages.is_empty() {
-            super::fetch::keep(&loaded, &store)?;
+            super::fetch::keep(&loaded, &store);
         }
         // The process ends here: see `plan`.
         std::mem::forget(loaded);
-        Ok(if summary.interrupted {
-            exit::INTERRUPTED
-        } else if summary.failed > 0 {
-            exit::STAGE
-        } else {
-            exit::OK
-        })
+        Ok(exit_code(&summary))
+    }
+}
+
+/// The exit code of a run.
+pub(super) fn exit_code(summary: &Summary) -> u8 {
+    match summary {
+        Summary { interrupted: true, .. } => exit::INTERRUPTED,
+        Summary { host_failed: true, .. } => exit::INTERNAL,
+        Summary { failed: 0, .. } => exit::OK,
+        _ => exit::STAGE,
     }
 }
 
@@ -103,6 +106,7 @@ pub(super) fn engine_config<'a>(
         now: session.host.now(),
         place: session.place(recipe),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        interrupt: session.interrupt.clone(),
     }
 }
 

@@ -74,12 +74,11 @@ impl CliError {
                 PlanError::Kind { .. } | PlanError::NoFile { .. } | PlanError::Expand { .. } => exit::STAGE,
                 PlanError::Store(error) => store_code(error),
             },
-            CliError::Store(error) | CliError::Engine(EngineError::Store(error)) => store_code(error),
+            CliError::Store(error) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
             CliError::Lock(LockError::Syntax { .. }) => exit::RECIPE,
             CliError::Renew(_) => exit::STAGE,
-            CliError::Engine(_)
-            | CliError::Lock(_)
+            CliError::Lock(_)
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
@@ -93,7 +92,6 @@ impl CliError {
             CliError::Usage { help, .. } | CliError::Other { help, .. } => help.clone(),
             CliError::Selector(error) => hint::selector_help(error),
             CliError::Store(error)
-            | CliError::Engine(EngineError::Store(error))
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
             CliError::Sandbox(error) => hint::sandbox_help(error),
@@ -106,7 +104,7 @@ impl CliError {
                 Some(format!("settle both: impasto update {below} {stage}"))
             }
             CliError::Vm(error) => hint::vm_help(error),
-            _ => None,
+            error => hint::host_help(error),
         }
     }
 
@@ -137,4 +135,15 @@ impl CliError {
 
 fn store_code(error: &impasto_store::Error) -> u8 {
     if error.is_store_damage() { exit::STORE } else { exit::INTERNAL }
+}
+
+/// A message and its causes on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
 }

@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use clap::Args;
 use impasto_store::Store;
 
-use super::build::engine_config;
-use super::error::CliError;
+use super::build::{engine_config, exit_code};
+use super::error::{CliError, with_causes};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
-use crate::engine::Engine;
+use crate::engine::{Engine, Summary};
 use crate::event::{Event, EventKind};
 use crate::graph::Selection;
 use crate::memory::UsedPackages;
@@ -57,11 +57,11 @@ impl Fetch {
                 }
             }
         }
-        keep(&loaded, &store)?;
+        keep(&loaded, &store);
         // Images and files that stages name by URL and checksum.
         let fetched = needed.iter().copied().filter(|id| loaded.graph.node(*id).kind.name == "fetch");
         let selection = Selection { nodes: fetched.collect(), images: Vec::new() };
-        let mut failed = 0;
+        let mut summary = Summary::default();
         if !selection.nodes.is_empty() {
             let packages = || fetcher.clone();
             let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
@@ -73,7 +73,7 @@ impl Fetch {
                 }
             };
             let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
-            failed = engine.run()?.failed;
+            summary = engine.run();
         }
         let images = match selection.nodes.len() {
             0 => String::new(),
@@ -81,16 +81,21 @@ impl Fetch {
             more => format!(", and {more} files that stages name"),
         };
         ui::output(&format!("{count} packages, {}{images} are in the store\n", ui::bytes(bytes)));
-        Ok(if failed > 0 { exit::STAGE } else { exit::OK })
+        Ok(exit_code(&summary))
     }
 }
 
-/// Keeps the package files of a recipe's lock from the collector.
-pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
+/// Keeps the package files of a recipe's lock from the collector. Those that it takes all the same are fetched again.
+pub(super) fn keep(loaded: &Loaded, store: &Store) {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
     let files = entries.flat_map(|entry| &entry.packages).map(|package| package.sha256.clone()).collect();
     let trees = loaded.graph.toolbox.iter().map(|set| tools::name(set).to_string()).collect();
-    Ok(loaded.state(store).keep_packages(&UsedPackages { files, trees })?)
+    if let Err(error) = loaded.state(store).keep_packages(&UsedPackages { files, trees }) {
+        ui::message(&format!(
+            "warning: `impasto gc` may delete the package files of this recipe: {}",
+            with_causes(&error)
+        ));
+    }
 }
 
 fn package_error(error: DemandError) -> CliError {

@@ -2,6 +2,7 @@
 //! Knows errors' fields; decides no exit code.
 
 use impasto_store::Error as StoreError;
+use rustix::io::Errno;
 
 use crate::graph::SelectorError;
 use crate::recipe::suggest;
@@ -33,8 +34,21 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             "name a store that you may write to with --store".to_owned()
         }
-        _ => return None,
+        error => return host_help(error),
     })
+}
+
+/// The way out of what the system refused.
+pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let help = match crate::job::host_failure(error)? {
+        Errno::NOSPC => "free some space there (`impasto gc` deletes what no recent build uses)",
+        Errno::DQUOT => "raise the quota, or free some space there",
+        Errno::ROFS => "that file system is mounted read-only: name another place, with --store or --out",
+        Errno::MFILE | Errno::NFILE => "allow more open files (ulimit -n), or run fewer --jobs",
+        Errno::STALE => "the file system over the network has lost the file: run it again",
+        _ => "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify",
+    };
+    Some(help.to_owned())
 }
 
 /// The way out of a sandbox's error.
@@ -48,7 +62,7 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
              its number, \"LABEL=…\" or \"UUID=…\""
                 .to_owned()
         }
-        _ => return None,
+        error => return host_help(error),
     })
 }
 

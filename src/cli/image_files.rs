@@ -46,7 +46,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
         };
         let selection = Selection { nodes: vec![id], images: Vec::new() };
         let (planner, state, start) = (loaded.planner(store, &[])?, loaded.state(store), surveyor.session.start);
-        Engine::new(planner, &selection, config, state, start, &mut events)?.run()?;
+        Engine::new(planner, &selection, config, state, start, &mut events)?.run();
         if let Some(reason) = reason {
             return Err(failed(reason));
         }

@@ -36,10 +36,11 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::host::Host;
+use crate::interrupt::{self, Interrupt};
 use crate::sandbox::Surroundings;
 use crate::ui;
 
-pub(crate) use hint::{sandbox_help, store_help};
+pub(crate) use hint::{host_help, sandbox_help, store_help};
 
 /// Builds disk images in layers: every stage is cached, only dirty stages run again.
 #[derive(Debug, Parser)]
@@ -195,11 +196,11 @@ pub(crate) mod exit {
     pub(crate) const STORE: u8 = 5;
     /// `diff` and `audit` found differences.
     pub(crate) const DIFFERENT: u8 = 10;
-    pub(crate) const INTERRUPTED: u8 = 130;
+    pub(crate) const INTERRUPTED: u8 = super::interrupt::EXIT_CODE;
 }
 
 /// Runs the command that the arguments name and gives the exit code.
-pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant) -> u8 {
+pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant, interrupt: Interrupt) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -216,7 +217,8 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         }
     };
     start_developer_log(&host);
-    let mut session = session::Session { host, global: cli.global, start, surroundings: Surroundings::default() };
+    let surroundings = Surroundings::default();
+    let mut session = session::Session { host, global: cli.global, start, surroundings, interrupt };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
@@ -246,6 +248,10 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant)
         }
     };
     outcome.unwrap_or_else(|error| {
+        // What an interrupted command has to say is that it was interrupted.
+        if session.interrupt.is_interrupted() {
+            return exit::INTERRUPTED;
+        }
         ui::message(&error.render(&session.host));
         error.exit_code()
     })

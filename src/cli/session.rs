@@ -15,6 +15,7 @@ use super::{Global, RecipeArgs, SandboxChoice};
 use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
+use crate::interrupt::Interrupt;
 use crate::lock::{self, LockFile, LockState};
 use crate::memory::{LazyMemory, RecipeState};
 use crate::mirror::MirrorChoice;
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     pub(crate) start: Instant,
     /// What stages see of the place where they run.
     pub(crate) surroundings: Surroundings,
+    /// What the process is asked by signals.
+    pub(crate) interrupt: Interrupt,
 }
 
 /// A recipe with its graph, and the selectors that were given.
@@ -61,14 +64,14 @@ impl Session {
         let path = self.store_path();
         std::thread::scope(|scope| {
             // A store that is not there yet is made when the recipe is known to be right.
-            let early = path.join("format").exists().then(|| {
-                scope.spawn(|| {
-                    let store = Store::open(&path)?;
-                    // Looking anything up reads the index; what is found, or fails, is the planner's business.
-                    drop(store.lookup(&ActionDigest::of(b"")));
-                    Ok::<_, impasto_store::Error>(store)
-                })
-            });
+            let open = || {
+                let store = Store::open(&path)?;
+                // Looking anything up reads the index; what is found, or fails, is the planner's business.
+                drop(store.lookup(&ActionDigest::of(b"")));
+                Ok::<_, impasto_store::Error>(store)
+            };
+            let exists = path.join("format").exists();
+            let early = exists.then(|| std::thread::Builder::new().spawn_scoped(scope, open).ok()).flatten();
             let loaded = self.load(args)?;
             let store = match early {
                 Some(thread) => thread.join().expect("BUG: opening the store panicked")?,

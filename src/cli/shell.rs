@@ -62,6 +62,7 @@ impl Shell {
         if self.line.is_none() {
             ui::message(&format!("{}: {what}. What you change is thrown away when the shell ends.", node.label));
         }
+        let interrupt = session.interrupt.listen();
         let scratch = store.scratch()?;
         let code = sandbox.shell(ShellJob {
             work: scratch.path(),
@@ -71,6 +72,7 @@ impl Shell {
             line: self.line,
             env: node.lowered.actions[0].env.clone().into_iter().collect(),
             network: self.network,
+            cancel: interrupt.token(),
         })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::qcow2::GateError;
 use impasto_store::{Error as StoreError, Miss};
+use rustix::io::Errno;
 
 use crate::fetch::FetchError;
 use crate::graph::NodeId;
@@ -122,12 +123,34 @@ pub enum JobError {
         /// Why not.
         source: io::Error,
     },
+    /// The system refused a thread.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
     /// A bug of impasto's.
     #[error("BUG: {message}")]
     Bug {
         /// What happened.
         message: String,
     },
+}
+
+/// What the system refused somewhere among an error's causes, where that is the host's failure: no space, no quota, no
+/// more open files, a read-only or vanished file system, a disk that fails.
+pub(crate) fn host_failure(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let errno = error.downcast_ref().and_then(Errno::from_io_error);
+        match errno {
+            Some(
+                Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::STALE | Errno::MFILE | Errno::NFILE,
+            ) => return errno,
+            _ => next = error.source(),
+        }
+    }
+    None
 }
 
 impl From<StoreError> for JobError {
@@ -148,7 +171,17 @@ impl From<InputError> for JobError {
 impl JobError {
     /// An Action that could not be bound.
     pub fn plan(error: PlanError) -> Self {
-        JobError::Plan(Box::new(error))
+        match error {
+            PlanError::Store(error) => JobError::Store(error),
+            error => JobError::Plan(Box::new(error)),
+        }
+    }
+
+    /// Whether the host failed, not the stage: a full or failing disk, or no more of what the kernel gives.
+    pub fn is_host_failure(&self) -> bool {
+        use StoreError::{NoSpace, Quota, ReadOnly};
+        matches!(self, JobError::Thread { .. } | JobError::Store(NoSpace { .. } | Quota { .. } | ReadOnly { .. }))
+            || host_failure(self).is_some()
     }
 
     pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
@@ -187,7 +220,7 @@ impl JobError {
             }
             JobError::Store(error) => crate::cli::store_help(error),
             JobError::Sandbox(error) => crate::cli::sandbox_help(error),
-            _ => None,
+            error => crate::cli::host_help(error),
         }
     }
 

@@ -16,6 +16,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use impasto_stages::Secret;
@@ -27,9 +28,9 @@ use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::layer::DiskRef;
 use impasto_store::{Error as StoreError, Store};
-use tokio::sync::mpsc::Sender;
 
 pub use error::JobError;
+pub(crate) use error::host_failure;
 pub(crate) use known::load_tree;
 
 use crate::graph::NodeId;
@@ -167,7 +168,7 @@ pub struct Job {
     /// Stops it.
     pub cancel: CancelToken,
     /// Where it tells.
-    pub events: Sender<Message>,
+    pub events: SyncSender<Message>,
 }
 
 /// What came of the steps, before it is claimed.
@@ -193,14 +194,16 @@ impl Made {
 impl Job {
     /// Runs the job and tells the engine, whatever happens.
     pub fn run(self) {
-        let (id, events) = (self.id, self.events.clone());
+        let (id, events, cancel) = (self.id, self.events.clone(), self.cancel.clone());
         let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<String>().cloned();
             let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Err(JobError::Bug { message: message.unwrap_or_else(|| "a job panicked".to_owned()) })
         });
+        // Whatever a job that was stopped stumbled over, it was stopped.
+        let result = if cancel.is_cancelled() { result.map_err(|_| JobError::Cancelled) } else { result };
         // The engine is gone only where the process is about to end.
-        let _ = events.blocking_send(Message::Done { id, result: Box::new(result) });
+        let _ = events.send(Message::Done { id, result: Box::new(result) });
     }
 
     fn work(self) -> Result<Success, JobError> {
@@ -308,11 +311,11 @@ impl Job {
     }
 
     fn warn(&self, message: String) {
-        let _ = self.events.blocking_send(Message::Warning { id: self.id, message });
+        let _ = self.events.send(Message::Warning { id: self.id, message });
     }
 
     fn line(&self, line: String) {
-        let _ = self.events.blocking_send(Message::Log { id: self.id, line });
+        let _ = self.events.send(Message::Log { id: self.id, line });
     }
 
     /// A line that may be left out where nobody keeps up with reading: it comes from an event loop, which cannot wait.

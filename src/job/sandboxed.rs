@@ -78,13 +78,14 @@ impl Job {
         };
         let (finished, below) = std::thread::scope(|scope| {
             // What the disk contains is needed when the steps are done.
-            let below = scope.spawn(|| load_tree(&self.store, &self.below?).ok().flatten());
+            let load = || load_tree(&self.store, &self.below?).ok().flatten();
+            let below = std::thread::Builder::new().spawn_scoped(scope, load).ok();
             let finished = sandbox.run(job, &mut |event| {
                 if let SandboxEvent::Log { bytes, .. } = event {
                     log.bytes(bytes);
                 }
             });
-            (finished, below.join().expect("BUG: reading a tree panicked"))
+            (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
         });
         let last_lines = log.finish();
         let finished = finished?;

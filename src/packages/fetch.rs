@@ -86,9 +86,15 @@ impl Fetcher {
         let own = |package: &&LockedPackage| supply.wanted.get(&package.sha256).is_some_and(|wanted| wanted.own);
         // Whoever needs a file asks again where this fails.
         let Ok(batch) = self.claim(sets.flat_map(|set| &set.install).filter(|package| !own(package))) else { return };
-        if !batch.is_empty() {
-            let shared = self.shared.clone();
-            std::thread::spawn(move || shared.get(&batch, false));
+        if batch.is_empty() {
+            return;
+        }
+        let (shared, names) = (self.shared.clone(), batch.iter().map(|wanted| wanted.package.sha256.clone()));
+        let names: Vec<_> = names.collect();
+        if std::thread::Builder::new().spawn(move || shared.get(&batch, false)).is_err() {
+            // Nobody gets them: whoever needs one does.
+            let mut files = self.shared.lock();
+            names.iter().for_each(|name| drop(files.remove(name)));
         }
     }
 

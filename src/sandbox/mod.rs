@@ -337,6 +337,8 @@ pub struct ShellJob<'a> {
     pub env: Vec<(String, String)>,
     /// Whether the network can be reached.
     pub network: bool,
+    /// Ends it early.
+    pub cancel: CancelToken,
 }
 
 /// Why a job could not be run. Nothing of it may be kept.

@@ -141,7 +141,7 @@ impl Sandbox for NamespaceSandbox {
         let plan =
             Plan { work: job.work.to_path_buf(), overlay, chain: job.chain, network: job.network, terminal: true };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
-        let mut link = supervisor.link(None, super::CancelToken::new())?;
+        let mut link = supervisor.link(None, job.cancel)?;
         let mut talk =
             Talk { surroundings: &self.surroundings, link: &mut link, timings: Vec::new(), last: Instant::now() };
         let saved = Saved::new();
@@ -156,9 +156,8 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => {
-                Err(supervisor.broken("it stopped without cause".to_owned()))
-            }
+            Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::interrupt::EXIT_CODE.into()),
+            Err(Trouble::Stop(Stop::TimedOut)) => Err(supervisor.broken("it stopped without cause".to_owned())),
         }
     }
 

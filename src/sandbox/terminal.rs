@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -57,6 +58,9 @@ pub(super) fn receive(socket: &File) -> io::Result<Terminal> {
 /// How the user's terminal was before a shell had it.
 pub(crate) struct Saved(Option<(Pid, Termios)>);
 
+/// What was saved last and is not restored yet, for a process that has to end at once.
+static LAST: Mutex<Option<(Pid, Termios)>> = Mutex::new(None);
+
 impl Saved {
     /// Looks at standard input; what is no terminal needs no saving.
     pub(crate) fn new() -> Self {
@@ -64,15 +68,29 @@ impl Saved {
         if !isatty(&stdin) {
             return Self(None);
         }
-        Self(tcgetpgrp(&stdin).ok().zip(tcgetattr(&stdin).ok()))
+        let saved = tcgetpgrp(&stdin).ok().zip(tcgetattr(&stdin).ok());
+        LAST.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&saved);
+        Self(saved)
     }
 
     /// Takes the terminal back. What cannot be restored is left: the user's own shell puts it right as well.
     pub(crate) fn restore(self) {
-        if let Some((group, attributes)) = self.0 {
-            sys::ignore_background_output();
-            let _ = tcsetpgrp(io::stdin(), group);
-            let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &attributes);
+        put_back(self.0, OptionalActions::Drain);
+        LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Takes back a terminal that somebody still has. Waits for nothing.
+    pub(crate) fn restore_last() {
+        if let Ok(mut last) = LAST.try_lock() {
+            put_back(last.take(), OptionalActions::Now);
         }
+    }
+}
+
+fn put_back(saved: Option<(Pid, Termios)>, when: OptionalActions) {
+    if let Some((group, attributes)) = saved {
+        sys::ignore_background_output();
+        let _ = tcsetpgrp(io::stdin(), group);
+        let _ = tcsetattr(io::stdin(), when, &attributes);
     }
 }

@@ -230,7 +230,7 @@ impl Store {
         }
         let name = claim_name(&claim.action, &id);
         self.put_record(&name, &bytes, || self.claim(&claim.action, &id).map(|_| ()))?;
-        self.index_add(claim, id)?;
+        self.index_add(claim, id);
         Ok(id)
     }
 

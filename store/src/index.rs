@@ -78,15 +78,17 @@ impl Store {
         Ok(found)
     }
 
-    pub(crate) fn index_add(&self, claim: &Claim, id: ClaimId) -> Result<()> {
-        // What other claims there are must not be hidden by an entry that knows only this one.
-        self.lookup(&claim.action)?;
+    pub(crate) fn index_add(&self, claim: &Claim, id: ClaimId) {
+        // What other claims there are must not be hidden by an entry that knows only this one. Without an entry the claims
+        // themselves are read.
+        if self.lookup(&claim.action).is_err() {
+            return;
+        }
         self.with_index(|index| {
             index.removed.remove(&id);
             index.add(claim.action, ClaimSummary::of(claim, id));
             index.dirty = true;
         });
-        Ok(())
     }
 
     pub(crate) fn index_remove(&self, action: &ActionDigest, id: &ClaimId) {

@@ -89,9 +89,8 @@ impl Store {
 
     /// Writes the caches (index, stamps, digests of inputs) that changed. Losing them costs time only.
     pub fn flush(&self) -> Result<()> {
-        self.flush_index()?;
-        self.flush_stamps()?;
-        self.flush_inputs()
+        // One that cannot be written is no reason to lose the others.
+        self.flush_index().and(self.flush_stamps()).and(self.flush_inputs())
     }
 
     /// The same store, which leaves damaged objects where they are, or not.

@@ -79,6 +79,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         now: 0,
         place: String::new(),
         facts: BTreeMap::new(),
+        interrupt: impasto::interrupt::Interrupt::default(),
     };
     let mut reasons = Vec::new();
     let mut events = |event: &Event| match &event.kind {
@@ -87,7 +88,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         _ => {}
     };
     let engine = Engine::new(planner, &graph.everything(), config, state, Instant::now(), &mut events).unwrap();
-    (engine.run().unwrap(), reasons)
+    (engine.run(), reasons)
 }
 
 #[test]

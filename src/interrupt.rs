@@ -1,0 +1,113 @@
+//! What the user's interrupt does: the first asks for an orderly end where there is something to put in order, the second
+//! ends the process at once.
+//! Knows signals and time; what is put in order is the listener's business.
+//!
+//! A kill at any moment loses nothing, so where nobody listens the first interrupt ends the process too. A listener has
+//! [`GRACE`]: sandboxes and machines die with the process, whatever it is that does not end.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::sandbox::{CancelToken, SavedTerminal};
+
+/// How long listeners have for an orderly end.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// The exit code of an interrupted process.
+pub const EXIT_CODE: u8 = 130;
+
+/// What the process was asked by signals. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt {
+    cancel: CancelToken,
+    listeners: Arc<AtomicUsize>,
+}
+
+/// Somebody who ends in order when the process is interrupted; until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    interrupt: Interrupt,
+}
+
+impl Interrupt {
+    /// Watches SIGINT, SIGTERM and SIGHUP on a thread of its own, but for those that the process was started to ignore
+    /// (`nohup`). Where there cannot be such a thread, a signal does what it does to any program.
+    pub fn watch() -> Interrupt {
+        let interrupt = Interrupt::default();
+        let watched = interrupt.clone();
+        let thread = std::thread::Builder::new().name("signals".to_owned());
+        if let Err(error) = thread.spawn(move || watched.run()) {
+            tracing::debug!(%error, "signals are not watched");
+        }
+        interrupt
+    }
+
+    /// From now on an interrupt cancels the listener's token, which has to be looked at.
+    pub fn listen(&self) -> Listener {
+        self.listeners.fetch_add(1, Ordering::SeqCst);
+        Listener { interrupt: self.clone() }
+    }
+
+    /// Whether the process was interrupted while somebody listened.
+    pub fn is_interrupted(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Waits for signals, on the thread that is theirs.
+    fn run(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.and_then(|runtime| runtime.block_on(self.handle()));
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "signals are not watched");
+        }
+    }
+
+    async fn handle(&self) -> std::io::Result<()> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let ignored = ignored();
+        let watched = kinds.into_iter().filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
+        let mut signals = watched.map(signal).collect::<Result<Vec<_>, _>>()?;
+        next(&mut signals).await;
+        if self.listeners.load(Ordering::SeqCst) > 0 {
+            self.cancel.cancel();
+            // The second one, or the end of patience.
+            let _ = tokio::time::timeout(GRACE, next(&mut signals)).await;
+        }
+        // Nothing that may wait is done here: another thread may hold the streams' locks.
+        SavedTerminal::restore_last();
+        std::process::exit(EXIT_CODE.into());
+    }
+}
+
+impl Listener {
+    /// Is cancelled when the process is interrupted.
+    pub fn token(&self) -> CancelToken {
+        self.interrupt.cancel.clone()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.interrupt.listeners.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Waits for any of the signals.
+async fn next(signals: &mut [Signal]) {
+    poll_fn(|context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
+}
+
+/// The signals that this process was started to ignore, a bit each (proc(5)); none where the kernel does not say.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
