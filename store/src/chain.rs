@@ -49,6 +49,11 @@ impl DiskMap {
         DiskMap { manifests: Vec::new(), chunks: Vec::new(), tree: DiskTree::zero(0) }
     }
 
+    /// The disk that so many layers of this one's chain make, from the bottom.
+    pub(crate) fn lower(&self, layers: usize) -> DiskMap {
+        DiskMap::new(self.manifests[..layers].to_vec())
+    }
+
     fn new(manifests: Vec<Manifest>) -> DiskMap {
         let mut chunks: Vec<Found> = Vec::new();
         let mut virtual_size = 0;
@@ -135,12 +140,17 @@ impl Store {
     /// What a disk consists of, according to its manifests, which are found to make the disk they should.
     pub(crate) fn disk_map(&self, layer: &LayerRef) -> Result<DiskMap> {
         let map = DiskMap::new(self.manifests(layer)?);
-        let disk = map.tree.digest();
-        if disk != layer.disk {
-            let reason = format!("it makes disk {}", disk.short());
-            return Err(self.damaged(Kind::Manifest, &layer.manifest_name(), reason));
-        }
+        self.check_disk(layer, &map)?;
         Ok(map)
+    }
+
+    /// Whether a layer's chain makes the disk that the layer promises. If not, a miss.
+    pub(crate) fn check_disk(&self, layer: &LayerRef, map: &DiskMap) -> Result<()> {
+        let disk = map.tree.digest();
+        if disk == layer.disk {
+            return Ok(());
+        }
+        Err(self.damaged(Kind::Manifest, &layer.manifest_name(), format!("it makes disk {}", disk.short())))
     }
 
     /// The files of a disk, verified: hashed now, or unchanged since they were hashed after the machine last started.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::base::{cheapest, find_chunk};
+use crate::base::{choose, find_chunk};
 use crate::chain::{DiskMap, DiskReader};
 use crate::crash;
 use crate::digest::{Digest, DiskDigest, Hasher, domain};
@@ -133,8 +133,8 @@ impl Store {
         self.write_layer(&Plan { source, known: &[], base: &map, items }, parent)
     }
 
-    /// Hashes everything first, so that the base can be chosen: the parent or the previous disk, and of a chain that is
-    /// full its bottom. What is in one of these already is copied frame by frame.
+    /// Hashes everything first, so that the base can be chosen: any layer of the parent's chain or of the previous disk's.
+    /// What is in one of these two disks already is copied frame by frame.
     fn seal_hashed(
         &self,
         parent: Option<&LayerRef>,
@@ -152,18 +152,12 @@ impl Store {
             let disk = DiskRef { layer, virtual_size: source.virtual_size() };
             return Ok(Sealed { disk, new: false, changed_chunks: changes.len() as u64, stored_bytes: 0 });
         }
-        for at in 0..known.len() {
-            let manifests = &known[at].map().manifests;
-            if manifests.len() as u32 > MAX_DEPTH {
-                let bottom = manifests[0].layer_ref();
-                known.push(self.disk_reader(&bottom)?);
-            }
-        }
-        let nothing = DiskMap::nothing();
-        let base = cheapest(&tree, &disk, &known).unwrap_or(&nothing);
+        let chosen = choose(&tree, &disk, &known);
+        let base = known[chosen.disk].map().lower(chosen.layers);
         if let Some(top) = base.manifests.last() {
+            self.check_disk(&top.layer_ref(), &base)?;
             // Nobody may have looked at the files of the previous disk yet.
-            self.verified_chain(&top.layer_ref(), base)?;
+            self.verified_chain(&top.layer_ref(), &base)?;
         }
         let item = |(index, digest)| match find_chunk(&known, index, &digest) {
             _ if digest == Digest::ZERO => Item::Zero(index),
@@ -171,7 +165,7 @@ impl Store {
             None => Item::Read(index, Some(digest)),
         };
         let items = tree.changes_from(&base.tree).into_iter().map(item).collect();
-        let sealed = self.write_layer(&Plan { source, known: &known, base, items }, parent)?;
+        let sealed = self.write_layer(&Plan { source, known: &known, base: &base, items }, parent)?;
         Ok(Sealed { changed_chunks: changes.len() as u64, ..sealed })
     }
 

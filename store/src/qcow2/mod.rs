@@ -24,7 +24,6 @@ pub use header::{Compression, HEADER_AREA, Header, MAGIC, MAX_VIRTUAL_SIZE};
 pub use overlay::create_overlay;
 pub use raw::RawFile;
 pub use reader::Qcow2;
-pub(crate) use writer::ENTRIES_PER_TABLE as CHUNKS_PER_TABLE;
 pub use writer::{FrameAt, Layout, Writer};
 
 /// Bytes of a chunk, the unit of disks: 64 KiB of guest disk, aligned. Changing this is a format break.

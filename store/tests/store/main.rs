@@ -9,6 +9,7 @@ mod concurrent;
 mod convert;
 mod crash;
 mod damage;
+mod edits;
 mod fixture;
 mod full;
 mod previous;

@@ -114,7 +114,8 @@ fn a_deep_chain_is_shortened_and_reads_the_same() {
         depths.push(store.manifest(&layer).unwrap().depth);
     }
     assert_eq!(depths.iter().max(), Some(&MAX_DEPTH));
-    assert_eq!(depths.iter().filter(|depth| **depth == 1).count(), 3, "{depths:?}");
+    let squashed = depths.windows(2).filter(|pair| pair[1] <= pair[0]).count();
+    assert_eq!(squashed, 2, "of layers that are about as large as each other, all at once: {depths:?}");
     let expected: Vec<_> = expected.chunks.into_iter().filter_map(|(index, data)| Some((index, data?))).collect();
     assert!(read_disk(&store, &layer).unwrap() == expected);
     assert_eq!(store.verify(false).unwrap().findings, []);
