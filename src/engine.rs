@@ -2,6 +2,7 @@
 //! Knows nodes and results; prints nothing, and knows no sandbox from another.
 
 mod jobs;
+mod keep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::packages::fetch::Fetcher;
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
+use crate::roots::UsedPackages;
 use crate::sandbox::{CancelToken, Sandbox};
 use crate::schedule::{Schedule, State as TaskState, TaskId};
 
@@ -43,6 +45,10 @@ pub struct RunConfig<'a> {
     pub place: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
+    /// What of packages the recipe's lock names.
+    pub used: UsedPackages,
+    /// Whether everything that the recipe names is to be built.
+    pub whole: bool,
 }
 
 /// How a run ended.
@@ -107,6 +113,8 @@ pub struct Engine<'a> {
     /// What this run has to add to what is remembered, and when that was last done.
     news: Memory,
     saved: Instant,
+    /// Whether something came since then.
+    unsaved: bool,
     /// How often a node was bound again because its inputs changed under it.
     rebinds: Vec<u32>,
     /// Results that were missed in this run, each told once.
@@ -125,7 +133,8 @@ pub struct Engine<'a> {
 const REBINDS: u32 = 5;
 /// How many messages may wait to be told: a stage that writes faster than they are read waits.
 const MESSAGES: usize = 1024;
-/// How often what is remembered is written while a run goes on: losing it costs explanations, not results.
+/// How often what is used and remembered is written while a run goes on: what a run that is killed lost of it, the
+/// collector may delete.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 impl<'a> Engine<'a> {
@@ -175,6 +184,7 @@ impl<'a> Engine<'a> {
             lease: None,
             news: Memory::default(),
             saved: Instant::now(),
+            unsaved: false,
             rebinds: vec![0; count],
             missed: BTreeSet::new(),
             cancel: CancelToken::new(),
@@ -196,6 +206,7 @@ impl<'a> Engine<'a> {
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
+        self.begin()?;
         self.begin_packages();
         self.start_ready()?;
         if self.schedule.running() > 0 {
@@ -212,13 +223,15 @@ impl<'a> Engine<'a> {
                         None => break,
                     }
                 }
+                if let Err(error) = self.save(false) {
+                    tracing::debug!(%error, "what was built since the last second is not kept");
+                }
                 return Err(error);
             }
         }
         if let Some(packages) = &self.packages {
             packages.stop();
         }
-        self.lease = None;
         self.finish()
     }
 
@@ -246,6 +259,7 @@ impl<'a> Engine<'a> {
             if self.schedule.running() == 0 {
                 continue;
             }
+            let save_at = self.saved + SAVE_EVERY;
             tokio::select! {
                 message = self.receiver.recv() => match message.expect("BUG: the engine holds a sender itself") {
                     Message::Log { id, line } => {
@@ -257,6 +271,7 @@ impl<'a> Engine<'a> {
                 },
                 _ = interrupt.recv() => self.interrupt(),
                 _ = terminate.recv() => self.interrupt(),
+                () = tokio::time::sleep_until(save_at.into()), if self.unsaved => self.save(false)?,
             }
         }
         Ok(())
@@ -355,9 +370,7 @@ impl<'a> Engine<'a> {
     }
 
     fn spawn(&mut self, job: Job) -> Result<(), EngineError> {
-        if self.lease.is_none() {
-            self.lease = Some(self.planner.store.lease()?);
-        }
+        self.hold()?;
         self.ticks += 1;
         self.spawned[job.id.index()] = self.ticks;
         let name = job.label.clone();
@@ -431,9 +444,10 @@ impl<'a> Engine<'a> {
             }
             self.stored_bytes[index] += success.stored_bytes;
         }
-        // The result is durable already; this is what `why` and the next plan's choice remember.
+        self.unsaved = true;
+        // The result is durable already; this keeps it, and is what `why` and the next plan's choice remember.
         if self.saved.elapsed() > SAVE_EVERY {
-            self.save()?;
+            self.save(false)?;
         }
         let Completed::Node(hit) = completed else {
             // Further units: it goes on as soon as a place is free.
@@ -513,16 +527,17 @@ impl<'a> Engine<'a> {
         self.schedule.failed(TaskId(id.0));
     }
 
-    fn save(&mut self) -> Result<(), EngineError> {
-        if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
+    /// Writes what is to be kept and remembered.
+    fn save(&mut self, whole: bool) -> Result<(), EngineError> {
+        if self.keep(whole)? && (!self.news.nodes.is_empty() || !self.news.files.is_empty()) {
             self.state.add(std::mem::take(&mut self.news))?;
         }
-        self.saved = Instant::now();
         Ok(())
     }
 
     fn finish(mut self) -> Result<Summary, EngineError> {
-        self.save()?;
+        self.save(self.is_whole())?;
+        self.release();
         // Caches: without them the next run takes longer, that is all.
         match self.planner.store.flush() {
             Ok(()) => {}

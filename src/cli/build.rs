@@ -53,7 +53,8 @@ impl Build {
         }
         let packages = || surveyor.fetcher(&loaded);
         let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
-        let config = RunConfig { targets, ..config };
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let config = RunConfig { targets, whole, ..config };
         let host = &session.host;
         let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
         let mut reporter: Box<dyn Reporter> = match session.global.progress {
@@ -69,9 +70,6 @@ impl Build {
         // What is drawn is taken away before an error is told.
         drop(reporter);
         let summary = summary?;
-        if summary.built > 0 && !loaded.lock.stages.is_empty() {
-            super::fetch::keep(&loaded, &store)?;
-        }
         // The process ends here: see `plan`.
         std::mem::forget(loaded);
         Ok(if summary.interrupted {
@@ -103,6 +101,8 @@ pub(super) fn engine_config<'a>(
         now: session.host.now(),
         place: session.place(recipe),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+        used: super::fetch::used_packages(loaded),
+        whole: false,
     }
 }
 

@@ -244,6 +244,7 @@ impl Loaded {
             memory: LazyMemory::new(self.state(store)),
             locks: &self.locks,
             again: forced,
+            used: vec![Vec::new(); self.graph.len()],
         })
     }
 }
