@@ -22,6 +22,7 @@ TEST_PACKAGES := \
 	mtools:/usr/bin/mcopy \
 	openssh-client:/usr/bin/ssh-keygen \
 	e2fsprogs:/usr/sbin/mke2fs \
+	xfsprogs:/usr/sbin/mkfs.xfs \
 	acl:/usr/bin/setfacl \
 	libcap2-bin:/usr/sbin/setcap \
 	fdisk:/usr/sbin/sfdisk \

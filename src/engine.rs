@@ -2,6 +2,7 @@
 //! Knows nodes and results; prints nothing, and knows no sandbox from another.
 
 mod jobs;
+mod keep;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use crate::packages::fetch::Fetcher;
 use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
 use crate::publish::{Target, is_current};
 use crate::reason::Reason;
+use crate::roots::UsedPackages;
 use crate::sandbox::{CancelToken, Sandbox};
 use crate::schedule::{Schedule, State as TaskState, TaskId};
 
@@ -46,6 +48,10 @@ pub struct RunConfig<'a> {
     pub facts: std::collections::BTreeMap<String, String>,
     /// What the user may ask while it runs.
     pub interrupt: Interrupt,
+    /// What of packages the recipe's lock names.
+    pub used: UsedPackages,
+    /// Whether everything that the recipe names is to be built.
+    pub whole: bool,
 }
 
 /// How a run ended.
@@ -101,6 +107,8 @@ pub struct Engine<'a> {
     /// What this run has to add to what is remembered, and when that was last done.
     news: Memory,
     saved: Instant,
+    /// Whether something came since then.
+    unsaved: bool,
     /// How often a node was bound again because its inputs changed under it.
     rebinds: Vec<u32>,
     /// Results that were missed in this run, each told once.
@@ -129,7 +137,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// How long jobs that were told to stop are waited for. What does not end by then (a file being converted, a call that
 /// hangs in the kernel) ends with the process, and its sandbox with it. Below [`crate::interrupt::GRACE`].
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often what is remembered is written while a run goes on: losing it costs explanations, not results.
+/// How often what is used and remembered is written while a run goes on: what a run that is killed lost of it, the
+/// collector may delete.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 impl<'a> Engine<'a> {
@@ -179,6 +188,7 @@ impl<'a> Engine<'a> {
             lease: None,
             news: Memory::default(),
             saved: Instant::now(),
+            unsaved: false,
             rebinds: vec![0; count],
             missed: BTreeSet::new(),
             cancel: CancelToken::new(),
@@ -200,6 +210,7 @@ impl<'a> Engine<'a> {
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.has_work = known < nodes;
         self.tell(EventKind::RunStarted { nodes, cached: known });
+        self.begin();
         self.begin_packages();
         let interrupt = self.config.interrupt.listen();
         while !self.schedule.is_finished() {
@@ -211,7 +222,6 @@ impl<'a> Engine<'a> {
         if let Some(packages) = &self.packages {
             packages.stop();
         }
-        self.lease = None;
         self.finish()
     }
 
@@ -245,6 +255,9 @@ impl<'a> Engine<'a> {
             Ok(Message::Done { id, result }) => self.take(id, *result),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => panic!("BUG: the engine holds a sender itself"),
+        }
+        if self.unsaved && self.saved.elapsed() > SAVE_EVERY {
+            self.save(false);
         }
         if interrupt.is_cancelled() && !self.interrupted {
             self.interrupted = true;
@@ -342,11 +355,8 @@ impl<'a> Engine<'a> {
 
     fn spawn(&mut self, job: Job) {
         let id = job.id;
-        if self.lease.is_none() {
-            match self.planner.store.lease() {
-                Ok(lease) => self.lease = Some(lease),
-                Err(error) => return self.fail(id, error.into()),
-            }
+        if let Err(error) = self.hold() {
+            return self.fail(id, error.into());
         }
         self.ticks += 1;
         self.spawned[id.index()] = self.ticks;
@@ -409,9 +419,10 @@ impl<'a> Engine<'a> {
             }
             self.stored_bytes[index] += success.stored_bytes;
         }
-        // The result is durable already; this is what `why` and the next plan's choice remember.
+        self.unsaved = true;
+        // The result is durable already; this keeps it, and is what `why` and the next plan's choice remember.
         if self.saved.elapsed() > SAVE_EVERY {
-            self.save();
+            self.save(false);
         }
         let Completed::Node(hit) = completed else {
             // Further units: it goes on as soon as a place is free.
@@ -496,14 +507,22 @@ impl<'a> Engine<'a> {
         self.schedule.failed(TaskId(id.0));
     }
 
-    fn save(&mut self) {
-        if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
-            match self.state.add(&self.news) {
-                Ok(()) => self.news = Memory::default(),
-                Err(error) => self.cache_lost(&error),
+    /// Writes what is to be kept and remembered. What cannot be kept the collector may delete, so the run ends there.
+    fn save(&mut self, whole: bool) {
+        match self.keep(whole) {
+            Ok(true) if !self.news.nodes.is_empty() || !self.news.files.is_empty() => {
+                match self.state.add(&self.news) {
+                    Ok(()) => self.news = Memory::default(),
+                    Err(error) => self.cache_lost(&error),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.warn(None, format!("what this build uses cannot be kept from `gc`: {}", with_cause(&error)));
+                self.host_failed = true;
+                self.stop();
             }
         }
-        self.saved = Instant::now();
     }
 
     /// Caches: without them the next run takes longer and explains less, that is all.
@@ -511,13 +530,13 @@ impl<'a> Engine<'a> {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
         if !read_only && !std::mem::replace(&mut self.cache_told, true) {
-            let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-            self.warn(None, format!("what this build learned is not remembered: {error}{cause}"));
+            self.warn(None, format!("what this build learned is not remembered: {}", with_cause(error)));
         }
     }
 
     fn finish(mut self) -> Summary {
-        self.save();
+        self.save(self.is_whole());
+        self.release();
         if let Err(error) = self.planner.store.flush() {
             self.cache_lost(&error);
         }
@@ -566,4 +585,9 @@ impl<'a> Engine<'a> {
     fn tell(&mut self, kind: EventKind) {
         (self.events)(&Event { at: self.start.elapsed(), kind });
     }
+}
+
+/// An error and its cause.
+fn with_cause(error: &impasto_store::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

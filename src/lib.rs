@@ -15,6 +15,7 @@
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`graph`] makes equal stages of different combinations one node.
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
+//! * [`memory`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
@@ -54,6 +55,7 @@ pub mod plan;
 pub mod publish;
 pub mod reason;
 pub mod recipe;
+pub mod roots;
 pub mod sandbox;
 pub mod sbom;
 pub mod schedule;

@@ -2,7 +2,7 @@
 //! Knows names and digests; decides nothing.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use impasto_store::Store;
@@ -24,12 +24,12 @@ pub struct NodeMemory {
     pub at: u64,
     /// How long it took, in milliseconds.
     pub wall_ms: u64,
-    /// Earlier runs, the newest first: what `gc --keep` counts.
+    /// Earlier runs, the newest first.
     pub earlier: Vec<(ActionDigest, ClaimId)>,
 }
 
 /// How many earlier runs of a node are remembered.
-const EARLIER: usize = 32;
+pub(crate) const EARLIER: usize = 32;
 
 impl NodeMemory {
     /// Remembers `before` as the run before this one.
@@ -102,47 +102,20 @@ impl<'a> LazyMemory<'a> {
 /// The memory of one recipe, in a store.
 #[derive(Clone)]
 pub struct RecipeState<'a> {
-    store: &'a Store,
-    name: String,
+    pub(crate) store: &'a Store,
+    /// The name of its state, and of its root.
+    pub(crate) name: String,
 }
 
-const FILE: &str = "memory";
-
-const PACKAGES: &str = "packages";
-
-/// What of packages a recipe uses.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsedPackages {
-    /// SHA-256 of files, in hexadecimal.
-    pub files: BTreeSet<String>,
-    /// Names of the toolbox' trees.
-    pub trees: BTreeSet<String>,
-}
+/// The state file of what is remembered.
+pub(crate) const MEMORY: &str = "memory";
 
 /// The names of the recipes that a store has a state of.
-fn recipes(store: &Store) -> Result<Vec<String>, impasto_store::Error> {
+pub(crate) fn recipes(store: &Store) -> Result<Vec<String>, impasto_store::Error> {
     let mut names = store.state_list(&[])?;
     // These are the store's own.
     names.retain(|name| !matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs" | "trees" | "caches"));
     Ok(names)
-}
-
-/// What of packages the recipes of a store use.
-///
-/// # Errors
-/// The store cannot be read.
-pub fn used_packages(store: &Store) -> Result<UsedPackages, impasto_store::Error> {
-    let mut all = UsedPackages::default();
-    for name in recipes(store)? {
-        if store.state_list(&[&name])?.iter().any(|file| file == PACKAGES) {
-            let bytes = store.state_read(&[&name, PACKAGES])?;
-            // What cannot be read keeps nothing: it is fetched again.
-            let used = bytes.and_then(|bytes| rmp_serde::from_slice::<UsedPackages>(&bytes).ok()).unwrap_or_default();
-            all.files.extend(used.files);
-            all.trees.extend(used.trees);
-        }
-    }
-    Ok(all)
 }
 
 impl<'a> RecipeState<'a> {
@@ -153,7 +126,14 @@ impl<'a> RecipeState<'a> {
 
     /// What is remembered; nothing where it was lost or is of another version.
     pub fn load(&self) -> Result<Memory, impasto_store::Error> {
-        let bytes = self.store.state_read(&[&self.name, FILE])?;
+        let bytes = match self.store.state_look(&[&self.name, MEMORY])? {
+            Some(Ok(bytes)) => Some(bytes),
+            // Where there is no root yet, it must not pass as nothing: see `roots`.
+            Some(Err(_)) if !self.store.has_root(&self.name)? => None,
+            // Moved away, so that it is found damaged once.
+            Some(Err(_)) => self.store.state_read(&[&self.name, MEMORY])?,
+            None => None,
+        };
         Ok(bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
@@ -163,16 +143,7 @@ impl<'a> RecipeState<'a> {
         memory.nodes.extend(news.nodes.clone());
         memory.files.extend(news.files.clone());
         let bytes = rmp_serde::to_vec(&memory).expect("BUG: memory cannot be encoded");
-        self.store.state_write(&[&self.name, FILE], &bytes)
-    }
-
-    /// Remembers what of packages the recipe uses: the collector keeps it.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn keep_packages(&self, used: &UsedPackages) -> Result<(), impasto_store::Error> {
-        let bytes = rmp_serde::to_vec(used).expect("BUG: names cannot be encoded");
-        self.store.state_write(&[&self.name, PACKAGES], &bytes)
+        self.store.state_write(&[&self.name, MEMORY], &bytes)
     }
 
     /// The directory of its logs; made where it is missing.
@@ -184,24 +155,6 @@ impl<'a> RecipeState<'a> {
     pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
         self.store.log_dir(&[&self.name, "failed"])
     }
-}
-
-/// The memories of all recipes in a store.
-///
-/// One that cannot be read is the name of its recipe's state instead: what it would have kept is not known.
-///
-/// # Errors
-/// The store cannot be read.
-pub fn all(store: &Store) -> Result<Vec<Result<Memory, String>>, impasto_store::Error> {
-    let mut memories = Vec::new();
-    for name in recipes(store)? {
-        if store.state_list(&[&name])?.iter().any(|file| file == FILE) {
-            let bytes = store.state_read(&[&name, FILE])?;
-            let memory = bytes.and_then(|bytes| rmp_serde::from_slice::<Memory>(&bytes).ok());
-            memories.push(memory.ok_or(name));
-        }
-    }
-    Ok(memories)
 }
 
 /// A file name for a node: readable, and one for each stable name.

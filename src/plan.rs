@@ -167,6 +167,8 @@ pub struct Planner<'a> {
     pub locks: &'a [LockState],
     /// Nodes that run even where their results are known, by place.
     pub again: Vec<bool>,
+    /// What the units of each node came to, made or found, as far as that is known, by place: what is in use.
+    pub used: Vec<Vec<(ActionDigest, ClaimId)>>,
 }
 
 impl Planner<'_> {
@@ -236,7 +238,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// What the unit made cannot be expanded, or the store failed.
-    pub fn complete(&self, id: NodeId, units: &mut Units<'_>, hit: Hit) -> Result<Completed, PlanError> {
+    pub fn complete(&mut self, id: NodeId, units: &mut Units<'_>, hit: Hit) -> Result<Completed, PlanError> {
         let node = self.graph.node(id);
         if let Some(expand) = node.kind.expand {
             let mut files = UnitFiles::new();
@@ -256,6 +258,9 @@ impl Planner<'_> {
                 units.templates.to_mut().splice(place + 1..place + 1, further);
             }
         }
+        let used = &mut self.used[id.index()];
+        used.truncate(units.hits.len());
+        used.push((hit.action, hit.claim));
         if units.hits.len() + 1 == units.templates.len() {
             return Ok(Completed::Node(Box::new(hit)));
         }

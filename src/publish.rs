@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::claim::FileContent;
 use impasto_store::digest::Digest;
+use impasto_store::owner::{FOREIGN_SECS, Owner};
 use tempfile::NamedTempFile;
 
 use crate::memory::{FileMemory, Memory};
@@ -72,8 +73,9 @@ impl Draft {
         if std::fs::metadata(path).is_ok_and(|stat| !stat.is_file()) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no regular file"));
         }
-        remove_stale(dir)?;
-        Ok(Draft { temp: part(dir)?, path: path.to_owned() })
+        let temp = part(dir)?;
+        remove_stale(dir, temp.as_file().metadata()?.mtime())?;
+        Ok(Draft { temp, path: path.to_owned() })
     }
 
     /// The file to write to.
@@ -108,17 +110,24 @@ const SUFFIX: &str = ".part";
 
 /// A file in the making, which names its process.
 fn part(dir: &Path) -> io::Result<NamedTempFile> {
-    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let prefix = format!("{PREFIX}{}", Owner::prefix());
     tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(dir)
 }
 
-/// Removes what processes left that were killed while they wrote.
-fn remove_stale(dir: &Path) -> io::Result<()> {
+/// Removes what processes left that were killed while they wrote; of a process that cannot be looked at, or of an
+/// earlier version, what was not written for a day. `now` is in seconds by the clock of the file system.
+fn remove_stale(dir: &Path, now: i64) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split('-').next());
-        if process.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        let Some(part) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)) else {
+            continue;
+        };
+        let stale = match Owner::of_name(part).and_then(|owner| owner.is_alive()) {
+            Some(alive) => !alive,
+            None => entry.metadata().is_ok_and(|stat| now - stat.mtime() >= FOREIGN_SECS),
+        };
+        if stale {
             // Somebody else may be as quick.
             let _ = std::fs::remove_file(entry.path());
         }

@@ -194,6 +194,7 @@ impl Boot {
 
     fn stage(&self, session: &Session, store: &Store) -> Result<Disk, CliError> {
         let loaded = session.load(&self.recipe)?;
+        loaded.state(store).touch(session.host.now());
         let selector = loaded.one_selector()?;
         let id = one_disk(&loaded, selector)?;
         let node = loaded.graph.node(id);

@@ -53,7 +53,8 @@ impl Build {
         }
         let packages = || surveyor.fetcher(&loaded);
         let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
-        let config = RunConfig { targets, ..config };
+        let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let config = RunConfig { targets, whole, ..config };
         let host = &session.host;
         let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
         let mut reporter: Box<dyn Reporter> = match session.global.progress {
@@ -68,9 +69,6 @@ impl Build {
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.
         drop(reporter);
-        if summary.built > 0 && !loaded.lock.stages.is_empty() {
-            super::fetch::keep(&loaded, &store);
-        }
         // The process ends here: see `plan`.
         std::mem::forget(loaded);
         Ok(exit_code(&summary))
@@ -107,6 +105,8 @@ pub(super) fn engine_config<'a>(
         place: session.place(recipe),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
+        used: super::fetch::used_packages(loaded),
+        whole: false,
     }
 }
 

@@ -7,16 +7,16 @@ use clap::Args;
 use impasto_store::Store;
 
 use super::build::{engine_config, exit_code};
-use super::error::{CliError, with_causes};
+use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::engine::{Engine, Summary};
 use crate::event::{Event, EventKind};
 use crate::graph::Selection;
-use crate::memory::UsedPackages;
 use crate::packages::fetch::DemandError;
 use crate::packages::tools;
+use crate::roots::{InUse, UsedPackages};
 use crate::sandbox::CancelToken;
 use crate::ui;
 
@@ -39,6 +39,9 @@ impl Fetch {
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
         surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
+        // Named before they come, so that they are kept should this be interrupted.
+        let _lease = store.lease()?;
+        keep(&loaded, &store)?;
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
         let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
@@ -57,7 +60,6 @@ impl Fetch {
                 }
             }
         }
-        keep(&loaded, &store);
         // Images and files that stages name by URL and checksum.
         let fetched = needed.iter().copied().filter(|id| loaded.graph.node(*id).kind.name == "fetch");
         let selection = Selection { nodes: fetched.collect(), images: Vec::new() };
@@ -85,17 +87,18 @@ impl Fetch {
     }
 }
 
-/// Keeps the package files of a recipe's lock from the collector. Those that it takes all the same are fetched again.
-pub(super) fn keep(loaded: &Loaded, store: &Store) {
+/// What of packages a recipe's lock names.
+pub(super) fn used_packages(loaded: &Loaded) -> UsedPackages {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
     let files = entries.flat_map(|entry| &entry.packages).map(|package| package.sha256.clone()).collect();
     let trees = loaded.graph.toolbox.iter().map(|set| tools::name(set).to_string()).collect();
-    if let Err(error) = loaded.state(store).keep_packages(&UsedPackages { files, trees }) {
-        ui::message(&format!(
-            "warning: `impasto gc` may delete the package files of this recipe: {}",
-            with_causes(&error)
-        ));
-    }
+    UsedPackages { files, trees }
+}
+
+/// Keeps the package files of a recipe's lock from the collector.
+pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
+    let packages = used_packages(loaded);
+    Ok(loaded.state(store).keep(&InUse { packages: Some(&packages), ..InUse::default() })?)
 }
 
 fn package_error(error: DemandError) -> CliError {

@@ -1,18 +1,20 @@
-//! `impasto gc`: deletes what no recent build uses.
-//! Knows which results are recent; the store knows what they need.
+//! `impasto gc`: deletes what no checkout of a recipe uses.
+//! Knows what the user wants to be without; the store knows what needs what.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use clap::Args;
 use impasto_stages::parse_duration;
+use impasto_store::Store;
+use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::gc::GcOptions;
-use impasto_store::refs::Root;
+use impasto_store::refs::{Checkouts, Root};
 
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
-use crate::memory::{self, UsedPackages};
 use crate::packages::files;
+use crate::roots;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -20,9 +22,12 @@ pub(crate) struct Gc {
     /// How many results of every stage to keep
     #[arg(long, value_name = "N", default_value = "1")]
     keep: usize,
-    /// Keeps everything that was made or used within this time
-    #[arg(long, value_name = "TIME", default_value = "1h")]
+    /// Keeps also everything that was made or used within this time
+    #[arg(long, value_name = "TIME", default_value = "0s")]
     min_age: String,
+    /// Keeps nothing for recipes that were not built or used for this time
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    expire: String,
     /// Deletes also the trees that disks were made of; they are made again when such a disk must be
     #[arg(long)]
     trees: bool,
@@ -36,39 +41,30 @@ pub(crate) struct Gc {
 
 impl Gc {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
-        let Some(min_age) = parse_duration(&self.min_age) else {
-            let message = format!("`--min-age {}` is no time", self.min_age);
-            return Err(CliError::usage(message, "write it as 90s, 15m or 1h30m"));
+        let options = GcOptions {
+            dry_run: self.dry_run,
+            min_age_secs: time("--min-age", &self.min_age)?.as_secs(),
+            keep: self.keep,
+            expire_secs: time("--expire", &self.expire)?.as_secs(),
         };
         let store = session.store()?;
-        let mut keep = BTreeSet::new();
-        for memory in memory::all(&store)? {
-            let memory = memory.map_err(|name| CliError::Other {
-                message: format!("what state/{name} remembers cannot be read: what to keep is not known"),
-                help: Some("build that recipe once, which remembers anew, and collect then".to_owned()),
-                code: exit::INTERNAL,
-            })?;
-            for node in memory.nodes.values() {
-                keep.extend(node.runs().take(self.keep));
-            }
-        }
-        let (mut whole, mut bare) = (Vec::new(), Vec::new());
-        for (action, claim) in keep {
-            // A claim that cannot be read keeps nothing, whichever it is.
-            let is_tree = self.trees && store.claim(&action, &claim).is_ok_and(|claim| claim.kind == "bootstrap");
-            if is_tree { bare.push((action, claim)) } else { whole.push(Root::Claim(action, claim)) }
-        }
-        let used = if self.packages { UsedPackages::default() } else { memory::used_packages(&store)? };
-        whole.extend(files::roots(&store, used.files.iter().map(String::as_str))?);
+        roots::adopt(&store)?;
+        let (checkouts, _) = store.checkouts(options.expire_secs)?;
+        let used = || checkouts.values().filter(|_| !self.packages);
+        let packages = files::roots(&store, used().flat_map(|checkout| &checkout.packages).map(String::as_str))?;
+        let trees = used().flat_map(|checkout| &checkout.trees).cloned().collect();
+        let bare = if self.trees { bootstraps(&store, &checkouts, self.keep) } else { Vec::new() };
         // What goes to the trash is gone when the rest is collected, and stays there where a build is running.
-        store.collect_trees(&used.trees, min_age.as_secs(), self.dry_run)?;
-        let options = GcOptions { dry_run: self.dry_run, min_age_secs: min_age.as_secs() };
-        let report = store.gc(&whole, &bare, None, options)?;
+        store.collect_trees(&trees, options.min_age_secs, self.dry_run)?;
+        let report = store.gc(&packages, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
             let message =
                 format!("{} still running on this store; nothing more is deleted", builds(report.leases.len()));
             let help = Some("collect when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
+        }
+        if !self.dry_run {
+            report.expired.iter().try_for_each(|root| roots::forget(&store, root))?;
         }
         let verb = if self.dry_run { "would delete" } else { "deleted" };
         let mut text = format!("{verb} {} objects, {}", report.removed.len(), ui::bytes(report.freed_bytes));
@@ -76,12 +72,35 @@ impl Gc {
         if report.kept_young > 0 {
             text += &format!(", {} that are younger than {}", report.kept_young, self.min_age);
         }
+        if !report.expired.is_empty() {
+            let recipes = match report.expired.len() {
+                1 => "1 recipe that was".to_owned(),
+                count => format!("{count} recipes that were"),
+            };
+            text += &format!(", nothing for {recipes} not used for {}", self.expire);
+        }
         if report.kept_unknown > 0 {
             text += &format!(", {} files that this version does not know", report.kept_unknown);
         }
         ui::output(&(text + "\n"));
         Ok(exit::OK)
     }
+}
+
+fn time(option: &str, text: &str) -> Result<Duration, CliError> {
+    let wrong =
+        || CliError::usage(format!("`{option} {text}` is not a valid time"), "write it as 90s, 15m, 1h30m or 30d");
+    parse_duration(text).ok_or_else(wrong)
+}
+
+/// The claims of trees that disks were made of.
+fn bootstraps(store: &Store, checkouts: &Checkouts, keep: usize) -> Vec<(ActionDigest, ClaimId)> {
+    let claims = checkouts.values().flat_map(|checkout| checkout.last(keep)).filter_map(|root| match root {
+        Root::Claim(action, claim) => Some((action, claim)),
+        _ => None,
+    });
+    // A claim that cannot be read keeps nothing, whichever it is.
+    claims.filter(|(action, id)| store.claim(action, id).is_ok_and(|claim| claim.kind == "bootstrap")).collect()
 }
 
 fn builds(count: usize) -> String {

@@ -17,7 +17,7 @@ pub(super) const OVMF_PACKAGES: &str = "apt-get install ovmf";
 /// The way out of a store's error.
 pub(crate) fn store_help(error: &StoreError) -> Option<String> {
     Some(match error {
-        StoreError::NoSpace { .. } => "free some space (`impasto gc` deletes what no recent build uses), \
+        StoreError::NoSpace { .. } => "free some space (`impasto gc` deletes what no recipe uses), \
              or name a store on another disk with --store"
             .to_owned(),
         StoreError::Quota { .. } => "raise the quota, or name a store elsewhere with --store".to_owned(),
@@ -29,6 +29,11 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
             let dir = path.parent().unwrap_or(path);
             format!("remove the store (rm -r {}), or name another with --store", dir.display())
         }
+        StoreError::RootDamaged { path, .. } => format!(
+            "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if there is \
+             no such recipe any more, delete the file: rm {}",
+            path.display()
+        ),
         StoreError::NotAStore { .. } => "name an empty or missing directory, or a store, with --store".to_owned(),
         StoreError::WorldWritable { path } => format!("take the right away: chmod o-w {}", path.display()),
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

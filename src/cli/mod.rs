@@ -175,7 +175,7 @@ enum Command {
     /// Checks and measures the store
     #[command(subcommand)]
     Store(store::StoreCommand),
-    /// Deletes what no recent build uses
+    /// Deletes what no recipe uses
     Gc(gc::Gc),
     /// Checks what this host can do
     Doctor(doctor::Doctor),

@@ -247,6 +247,7 @@ impl Loaded {
             memory: LazyMemory::new(self.state(store)),
             locks: &self.locks,
             again: forced,
+            used: vec![Vec::new(); self.graph.len()],
         })
     }
 }

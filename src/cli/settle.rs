@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
+use impasto_store::lease::Lease;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
@@ -28,6 +29,8 @@ pub(crate) struct Surveyor<'a> {
     pub(crate) sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Read when something is to be asked of them: a build of nothing does not ask.
     mirrors: OnceLock<Result<Mirrors, MirrorError>>,
+    /// Keeps the collector off indexes and package files that come.
+    lease: OnceLock<Option<Lease>>,
 }
 
 impl<'a> Surveyor<'a> {
@@ -37,7 +40,7 @@ impl<'a> Surveyor<'a> {
         choice: MirrorChoice,
         sandbox: Result<Arc<dyn Sandbox>, String>,
     ) -> Self {
-        Surveyor { session, store, choice, sandbox, mirrors: OnceLock::new() }
+        Surveyor { session, store, choice, sandbox, mirrors: OnceLock::new(), lease: OnceLock::new() }
     }
 
     fn mirrors(&self) -> Result<&Mirrors, MirrorError> {
@@ -67,6 +70,7 @@ impl<'a> Surveyor<'a> {
             let help = "name another with --mirror or IMPASTO_MIRROR";
             CliError::usage(format!("the mirror cannot be used: {error}"), help)
         })?;
+        self.lease.get_or_init(|| self.store.lease().inspect_err(|error| tracing::debug!(%error, "no lease")).ok());
         let get = move |entry: &Entry| self.fetcher_of(dir, |places| places.of_entry(entry));
         Ok(Apt::new(self.store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
     }
@@ -101,6 +105,9 @@ impl<'a> Surveyor<'a> {
             after.save(&loaded.lock_path)?;
         }
         loaded.take_lock(after);
+        if !dry_run && let Err(error) = super::fetch::keep(loaded, self.store) {
+            tracing::debug!(%error, "packages are not kept: they are fetched again");
+        }
         Ok(changes)
     }
 

@@ -36,6 +36,7 @@ impl Shell {
         let store = session.store()?;
         // Keeps the collector off the layers that the shell stands on, and off its overlay.
         let _lease = store.lease()?;
+        loaded.state(&store).touch(session.host.now());
         let node = loaded.graph.node(id);
         let mut planner = loaded.planner(&store, &[])?;
         let state = planner.plan(&[id])?.swap_remove(id.index());

@@ -96,7 +96,7 @@ impl Params {
     }
 }
 
-/// Reads `90s`, `15m`, `2h` or `1h30m`.
+/// Reads `90s`, `15m`, `2h`, `1h30m` or `30d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut seconds = 0u64;
     let mut rest = text;
@@ -110,6 +110,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
             b's' => 1,
             b'm' => 60,
             b'h' => 3600,
+            b'd' => 86400,
             _ => return None,
         };
         seconds = seconds.checked_add(number.checked_mul(factor)?)?;

@@ -24,7 +24,7 @@ pub(crate) fn point(name: &str) {
 }
 
 /// Every point, in the order in which a build comes to them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 10] = [
     "temp.created",
     "seal.frames-written",
     "publish.before-sync",
@@ -32,6 +32,7 @@ pub const POINTS: [&str; 9] = [
     "publish.linked",
     "publish.half-linked",
     "claim.before",
+    "root.before-rename",
     "state.before-rename",
     "gc.before-unlink",
 ];

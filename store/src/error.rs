@@ -183,8 +183,8 @@ pub enum Error {
         /// The largest that is allowed.
         limit: u64,
     },
-    /// A root cannot be read: what it keeps is unknown, so nothing may be collected.
-    #[error("root `{}` is damaged: {reason}", path.display())]
+    /// A root, or what stands for one, cannot be read: what it keeps is unknown, so nothing may be collected.
+    #[error("`{}`, which tells what to keep, is damaged: {reason}", path.display())]
     RootDamaged {
         /// Its file.
         path: PathBuf,

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::crash;
 use crate::error::{Error, Kind, Result};
+use crate::owner::Owner;
 
 /// Store directories are the user's own.
 const DIR_MODE: Mode = Mode::RWXU;
@@ -20,6 +21,9 @@ const DIR_MODE: Mode = Mode::RWXU;
 const FILE_MODE: Mode = Mode::from_raw_mode(0o444);
 /// At most this much of a file system is left free, in bytes; of a small one 3 %.
 const RESERVE_MAX: u64 = 1 << 30;
+
+/// How often a directory is made again that a collector removed before it was used, and a lock is asked for again.
+const RACES: u32 = 100;
 
 /// How often the store did what, for tests that assert on I/O.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -298,7 +302,7 @@ impl StoreFs {
     /// A new file in `tmp/`, open for reading and writing.
     pub(crate) fn temp(self: &Arc<Self>) -> Result<Temp> {
         self.make_dirs("tmp", &mut Vec::new())?;
-        let name = format!("tmp/{}", random_name());
+        let name = temp_name();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
         let dir = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
         let fd = rustix::fs::openat(&dir, split(&name).1, flags, Mode::RUSR | Mode::WUSR)
@@ -310,9 +314,27 @@ impl StoreFs {
 
     /// A new directory in `tmp/`: its name.
     pub(crate) fn temp_dir(&self) -> Result<String> {
-        let name = format!("tmp/{}", random_name());
+        let name = temp_name();
         self.make_dirs(&name, &mut Vec::new())?;
         Ok(name)
+    }
+
+    /// Keeps other processes from what is done under the same lock, until it is dropped. Where there are no such locks,
+    /// or another process does not give it up in a second, nothing is kept from anybody.
+    pub(crate) fn lock_dir(&self, name: &str) -> Result<OwnedFd> {
+        self.make_dirs(name, &mut Vec::new())?;
+        let dir = self.open_dir(name).map_err(|errno| self.error("open", name, errno))?;
+        for _ in 0..RACES {
+            match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Err(errno) => {
+                    tracing::debug!(%errno, name, "no lock");
+                    break;
+                }
+                Ok(()) => break,
+            }
+        }
+        Ok(dir)
     }
 
     fn sync_dir(&self, name: &str) -> Result<()> {
@@ -338,22 +360,8 @@ impl StoreFs {
             if !new.is_empty() {
                 crash::point("publish.half-linked");
             }
-            let (parent, last) = split(name);
-            self.make_dirs(parent, &mut touched)?;
-            let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
-            let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-            let linked = rustix::fs::linkat(&tmp, split(&temp.name).1, &dir, last, AtFlags::empty());
-            new.push(match linked {
-                Ok(()) => true,
-                // A file system over a network may have done it and lost the answer: then it is our own inode.
-                Err(rustix::io::Errno::EXIST) => {
-                    let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
-                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", name, source))?;
-                    there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.dev(), ours.ino()))
-                }
-                Err(errno) => return Err(self.error("publish", name, errno)),
-            });
-            touched.push(parent.to_owned());
+            new.push(self.link(temp, name, &mut touched)?);
+            touched.push(split(name).0.to_owned());
         }
         crash::point("publish.linked");
         touched.sort_unstable();
@@ -362,10 +370,38 @@ impl StoreFs {
         Ok(new)
     }
 
+    /// Gives a file its name, in a directory that is made where it is missing. Whether the name was free, or is the
+    /// file's own already.
+    fn link(&self, temp: &Temp, name: &str, touched: &mut Vec<String>) -> Result<bool> {
+        let (parent, last) = split(name);
+        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        // A collector may remove the directory between the calls, while it is empty.
+        for _ in 0..RACES {
+            self.make_dirs(parent, touched)?;
+            let dir = match self.open_dir(parent) {
+                Err(rustix::io::Errno::NOENT) => continue,
+                other => other.map_err(|errno| self.error("open", parent, errno))?,
+            };
+            match rustix::fs::linkat(&tmp, split(&temp.name).1, &dir, last, AtFlags::empty()) {
+                Ok(()) => return Ok(true),
+                // A file system over a network may have done it and lost the answer: then it is our own inode.
+                Err(rustix::io::Errno::EXIST) => {
+                    let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
+                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", name, source))?;
+                    return Ok(there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.dev(), ours.ino())));
+                }
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(self.error("publish", name, errno)),
+            }
+        }
+        Err(self.error("publish", name, rustix::io::Errno::NOENT))
+    }
+
     /// Puts a file in the place of another, or in a free one, at once and durably.
     pub(crate) fn publish_over(&self, temp: Temp, name: &str) -> Result<()> {
         self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
         rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
+        crash::point("root.before-rename");
         let mut touched = Vec::new();
         let (parent, last) = split(name);
         self.make_dirs(parent, &mut touched)?;
@@ -518,6 +554,11 @@ impl Drop for Temp {
     fn drop(&mut self) {
         self.unlink();
     }
+}
+
+/// A new name in `tmp/`, which says whose it is: what a process that lives has there is its own.
+fn temp_name() -> String {
+    format!("tmp/{}{}", Owner::prefix(), &random_name()[16..])
 }
 
 /// 128 random bits, in hexadecimal.

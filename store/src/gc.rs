@@ -1,5 +1,5 @@
-//! The collector: deletes what no root, recent result or young object needs.
-//! Knows what needs what; which results are recent is the caller's knowledge.
+//! The collector: deletes what no root needs, and nothing else that is kept.
+//! Knows what needs what; what is kept besides the roots is the caller's knowledge.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use crate::digest::{ActionDigest, ClaimId, DiskDigest};
 use crate::error::{Kind, Result};
 use crate::fs::FsTime;
 use crate::lease::Lease;
-use crate::refs::Root;
+use crate::refs::{Root, RootFile};
 use crate::store::Store;
 use crate::walk::{Object, ObjectId};
 
@@ -20,11 +20,18 @@ pub struct GcOptions {
     pub dry_run: bool,
     /// What was made or used within so many seconds, by the store's own clock, is kept.
     pub min_age_secs: u64,
+    /// How many of the last results of each unit of work of a checkout are kept.
+    pub keep: usize,
+    /// A checkout that was not used for so many seconds, by the store's own clock, keeps nothing: its root is deleted.
+    pub expire_secs: u64,
 }
+
+/// How long a checkout keeps its results after it was last used, in seconds: 30 days.
+pub const EXPIRE_SECS: u64 = 30 * 24 * 3600;
 
 impl Default for GcOptions {
     fn default() -> Self {
-        GcOptions { dry_run: false, min_age_secs: 3600 }
+        GcOptions { dry_run: false, min_age_secs: 0, keep: 1, expire_secs: EXPIRE_SECS }
     }
 }
 
@@ -35,7 +42,9 @@ pub struct GcReport {
     pub removed: Vec<(Kind, String, u64)>,
     /// Bytes that this freed, with debris.
     pub freed_bytes: u64,
-    /// Objects kept because a root or a recent result needs them.
+    /// Roots of checkouts that were not used for too long, by their names.
+    pub expired: Vec<String>,
+    /// Objects kept because a root needs them.
     pub kept_needed: u64,
     /// Objects kept because they are young.
     pub kept_young: u64,
@@ -53,11 +62,11 @@ struct Marks {
 }
 
 impl Store {
-    /// Deletes what neither `keep`, a root nor youth keeps, unless a lease other than `own` lives. Any error while the
+    /// Deletes what neither a root nor `keep` nor youth keeps, unless a lease other than `own` lives. Any error while the
     /// store is listed or marked ends it before anything is deleted.
     ///
-    /// Of the claims `bare` only the claim itself is kept, not what it names: whoever has the results that were made of
-    /// it needs no more, and who does will miss it and make it again.
+    /// Of the claims `bare` only the claim itself is kept, not what it names, whatever root names it: whoever has the
+    /// results that were made of it needs no more, and who does will miss it and make it again.
     pub fn gc(
         &self,
         keep: &[Root],
@@ -80,19 +89,25 @@ impl Store {
         if !report.leases.is_empty() && !options.dry_run {
             return Ok(report);
         }
-        let before = self.fs().now()?.secs - options.min_age_secs as i64;
+        let before = self.fs().now()?.secs.saturating_sub(i64::try_from(options.min_age_secs).unwrap_or(i64::MAX));
         let old = |modified: FsTime| modified.secs <= before;
         let objects = self.objects()?;
         let mut marks = Marks::default();
+        // Marked before any root is followed, so that nothing goes further from them.
+        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
+        let (checkouts, expired) = self.checkouts(options.expire_secs)?;
+        report.expired = expired;
+        for checkout in checkouts.values() {
+            checkout.last(options.keep).try_for_each(|target| self.mark(&mut marks, &target))?;
+        }
         for root in self.roots()? {
-            for target in self.root(&root)?.unwrap_or_default() {
-                self.mark(&mut marks, &target)?;
+            if let Some(RootFile::Targets(targets)) = self.root_file(&root)? {
+                targets.iter().try_for_each(|target| self.mark(&mut marks, target))?;
             }
         }
         for target in keep {
             self.mark(&mut marks, target)?;
         }
-        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
         let needed = marks.objects.clone();
         for object in objects.iter().filter(|object| !old(object.modified)) {
             self.mark_object(&mut marks, object.id)?;
@@ -140,49 +155,14 @@ impl Store {
             report.removed.push((object.id.kind(), object.name.clone(), object.bytes));
         }
         if !options.dry_run && report.leases.is_empty() {
-            self.sweep_debris(&mut report, old)?;
+            for root in &report.expired {
+                self.remove_root(root)?;
+            }
+            report.freed_bytes += self.sweep_tmp()? + self.sweep_trash()?;
             self.remove_empty_dirs()?;
             self.flush_index()?;
         }
         Ok(report)
-    }
-
-    /// Deletes what is left in `tmp/` and `trash/`: nobody works any more, as there is no lease.
-    fn sweep_debris(&self, report: &mut GcReport, old: impl Fn(FsTime) -> bool) -> Result<()> {
-        for (top, any_age) in [("tmp", false), ("trash", true)] {
-            for entry in self.fs().list(top)? {
-                let name = format!("{top}/{}", entry.name);
-                let (mut bytes, mut young) = (0, false);
-                let mut look = |_: String, size, modified| {
-                    bytes += size;
-                    young |= !any_age && !old(modified);
-                };
-                if entry.is_dir {
-                    self.files_below(&name, &mut look)?;
-                }
-                match self.fs().stat(&name)? {
-                    Some(stat) => {
-                        use std::os::unix::fs::MetadataExt;
-                        look(
-                            String::new(),
-                            if entry.is_dir { 0 } else { stat.len() },
-                            FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() },
-                        );
-                    }
-                    None => continue,
-                }
-                if young {
-                    continue;
-                }
-                if entry.is_dir {
-                    self.fs().remove_tree(&name)?
-                } else {
-                    self.fs().remove(&name, false)?
-                }
-                report.freed_bytes += bytes;
-            }
-        }
-        Ok(())
     }
 
     fn remove_empty_dirs(&self) -> Result<()> {

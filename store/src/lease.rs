@@ -4,29 +4,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Kind, Result};
 use crate::fs::{StoreFs, random_name};
+use crate::owner::{FOREIGN_SECS, Owner};
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
-use crate::stamp::boot_id;
 use crate::store::Store;
 
 const MAGIC: &[u8; MAGIC_LEN] = b"impaLSE1";
-/// A lease whose holder cannot be looked at counts for so long after it was last renewed, in seconds.
-const FOREIGN_SECS: i64 = 24 * 3600;
-
-/// Who holds a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Holder {
-    boot: String,
-    /// Process ids mean something in their namespace only, of which one boot has many.
-    pid_namespace: u64,
-    pid: u32,
-    /// When the process started, in ticks since the boot: process ids are used again.
-    started: u64,
-}
-
 /// A lease of this process; given up when dropped.
 #[derive(Debug)]
 pub struct Lease {
@@ -53,18 +37,13 @@ impl Drop for Lease {
 }
 
 impl Store {
-    /// Takes a lease. What was looked up before must be looked up again, as it may just have been collected.
+    /// Takes a lease, and deletes those of the dead. What was looked up before must be looked up again, as it may just
+    /// have been collected.
     pub fn lease(&self) -> Result<Lease> {
-        let pid = std::process::id();
-        let holder = Holder {
-            boot: boot_id().unwrap_or_default(),
-            pid_namespace: pid_namespace(),
-            pid,
-            started: process_start(pid).unwrap_or(0),
-        };
+        self.live_leases(None)?;
         let name = format!("leases/{}", random_name());
         let mut temp = self.fs().temp()?;
-        temp.write_all(&frame(MAGIC, &encode(&holder)))?;
+        temp.write_all(&frame(MAGIC, &encode(&Owner::this())))?;
         self.fs().publish(&[(&temp, &name)])?;
         Ok(Lease { fs: self.fs().clone(), name })
     }
@@ -84,11 +63,11 @@ impl Store {
                 Err(Error::TooLarge { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
-            let holder = unframe(MAGIC, &bytes).and_then(decode::<Holder>).ok();
-            let alive = match &holder {
-                Some(holder) if holder.can_be_looked_at() => process_start(holder.pid) == Some(holder.started),
+            let owner = unframe(MAGIC, &bytes).and_then(decode::<Owner>).ok();
+            let alive = match owner.and_then(|owner| owner.is_alive()) {
+                Some(alive) => alive,
                 // Of another boot or container, or damaged: nobody knows, so it counts for a day.
-                _ => match self.fs().stat(&name)? {
+                None => match self.fs().stat(&name)? {
                     Some(stat) => self.fs().now()?.secs - stat.mtime() < FOREIGN_SECS,
                     None => false,
                 },
@@ -99,37 +78,11 @@ impl Store {
     }
 }
 
-impl Holder {
-    fn can_be_looked_at(&self) -> bool {
-        !self.boot.is_empty()
-            && self.started != 0
-            && Some(&self.boot) == boot_id().as_ref()
-            && self.pid_namespace == pid_namespace()
-    }
-}
-
-fn pid_namespace() -> u64 {
-    std::fs::metadata("/proc/self/ns/pid").map_or(0, |stat| stat.ino())
-}
-
-/// When a process started, in ticks since the boot; `None` where there is no such process.
-fn process_start(pid: u32) -> Option<u64> {
-    // proc(5): the command in parentheses may hold anything; the 22nd field is the 20th after it.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after = &stat[stat.rfind(')')? + 1..];
-    let mut fields = after.split_ascii_whitespace();
-    // A zombie does nothing any more.
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn put(store: &Store, holder: &Holder) -> String {
+    fn put(store: &Store, holder: &Owner) -> String {
         let name = format!("leases/{}", random_name());
         let mut temp = store.fs().temp().unwrap();
         temp.write_all(&frame(MAGIC, &encode(holder))).unwrap();
@@ -152,15 +105,10 @@ mod tests {
     fn a_dead_holder_is_seen_and_an_unknown_one_counts_for_a_day() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let me = Holder {
-            boot: boot_id().unwrap(),
-            pid_namespace: pid_namespace(),
-            pid: std::process::id(),
-            started: process_start(std::process::id()).unwrap(),
-        };
-        let used_again = put(&store, &Holder { started: me.started + 1, ..me.clone() });
-        let other_boot = put(&store, &Holder { boot: "another".to_owned(), ..me.clone() });
-        let other_container = put(&store, &Holder { pid_namespace: 1, pid: 4_000_000, ..me });
+        let me = Owner::this();
+        let used_again = put(&store, &Owner { started: me.started + 1, ..me.clone() });
+        let other_boot = put(&store, &Owner { boot: "another".to_owned(), ..me.clone() });
+        let other_container = put(&store, &Owner { pid_namespace: 1, pid: 4_000_000, ..me });
         let mut expected = vec![other_boot.clone(), other_container];
         expected.sort();
         assert_eq!(store.live_leases(None).unwrap(), expected);

@@ -9,7 +9,8 @@
 //!   [`derived`] remembers the digests;
 //! * [`blob`] holds files, [`inputs`] hashes the user's own;
 //! * [`claim`] says what an Action gave, [`index`] says it fast;
-//! * [`refs`] and [`lease`] keep things, [`gc`] deletes the others, [`verify`] checks every byte;
+//! * [`refs`] and [`lease`] keep things, [`gc`] deletes the others, `debris` what dead processes left, whose files
+//!   [`owner`] tells; [`verify`] checks every byte;
 //! * [`qcow2`] reads foreign images strictly and writes layer files; it knows nothing of the rest.
 //!
 //! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
@@ -22,6 +23,7 @@ pub mod claim;
 pub mod convert;
 pub mod crash;
 mod cut;
+mod debris;
 pub mod derived;
 pub mod digest;
 pub mod disk;
@@ -34,6 +36,7 @@ pub mod inputs;
 pub mod key;
 pub mod layer;
 pub mod lease;
+pub mod owner;
 pub mod qcow2;
 mod record;
 pub mod refs;

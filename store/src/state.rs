@@ -37,6 +37,17 @@ impl Store {
         self.cache_read(&name(components)?, MAGIC)
     }
 
+    /// What was last written under this name, which stays where it is where it is damaged: `None` where there is nothing,
+    /// and within why it cannot be read.
+    pub fn state_look(&self, components: &[&str]) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
+        let name = name(components)?;
+        match self.fs().read(Kind::State, &name, LIMIT) {
+            Ok(bytes) => Ok(bytes.map(|bytes| unframe(MAGIC, &bytes).map(<[u8]>::to_vec).map_err(|e| e.to_string()))),
+            Err(Error::TooLarge { .. }) => Ok(Some(Err("it is too large".to_owned()))),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Remembers bytes under a name. They replace what was there at once, but a crash may lose them.
     pub fn state_write(&self, components: &[&str], bytes: &[u8]) -> Result<()> {
         self.fs().replace(&name(components)?, &frame(MAGIC, bytes))

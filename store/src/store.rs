@@ -38,7 +38,8 @@ pub(crate) struct Inner {
     pub(crate) inputs: Mutex<Option<InputCache>>,
 }
 
-/// A directory in `tmp/` for work in progress, deleted with all that is in it when dropped.
+/// A directory in `tmp/` for work in progress, deleted with all that is in it when dropped. Where the process is killed
+/// instead, [`Store::sweep_tmp`] deletes it.
 #[derive(Debug)]
 pub struct Scratch {
     fs: Arc<StoreFs>,
@@ -154,13 +155,6 @@ impl Scratch {
     /// Its name in the store.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Leaves the directory for the collector instead of deleting it.
-    pub fn keep(self) -> PathBuf {
-        let path = self.path.clone();
-        std::mem::forget(self);
-        path
     }
 }
 

@@ -50,6 +50,10 @@ impl Store {
                 continue;
             }
             if !dry_run {
+                // A build may have begun since, and have found just this.
+                if !self.live_leases(None)?.is_empty() {
+                    break;
+                }
                 self.fs().trash(&name)?;
             }
             gone.push(entry.name);

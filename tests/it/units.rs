@@ -67,6 +67,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         inputs: Inputs::new(store.clone(), recipe.dir.clone()),
         memory: LazyMemory::new(state.clone()),
         again: vec![false; graph.len()],
+        used: vec![Vec::new(); graph.len()],
     };
     let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
@@ -80,6 +81,8 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         place: String::new(),
         facts: BTreeMap::new(),
         interrupt: impasto::interrupt::Interrupt::default(),
+        used: Default::default(),
+        whole: true,
     };
     let mut reasons = Vec::new();
     let mut events = |event: &Event| match &event.kind {

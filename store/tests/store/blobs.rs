@@ -120,7 +120,7 @@ fn a_family_of_small_files_costs_little_more_than_what_changes() {
     assert!(sizes[0] * 10 < whole * 12, "pieces cost a fifth at most");
     assert!(sizes[1..].iter().all(|size| size * 7 < whole), "{sizes:?} of {whole}");
     assert_eq!(store.verify(false).unwrap().findings, []);
-    let now = impasto_store::gc::GcOptions { dry_run: false, min_age_secs: 0 };
+    let now = impasto_store::gc::GcOptions::default();
     store.gc(&[impasto_store::refs::Root::Blob(family[2])], &[], None, now).unwrap();
     assert!(read_blob(&store, &family[2]).unwrap() == list(2), "with the pieces that the others have");
     assert_eq!(store.verify(false).unwrap().findings, []);

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use impasto_store::crash::{POINTS, arm};
 use impasto_store::gc::GcOptions;
+use impasto_store::refs::Checkout;
 use impasto_store::seal::Absent;
 use impasto_store::{Error, Store};
 
@@ -33,13 +34,19 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
     let last_id = store.put_claim(&last)?;
     store.state_write(&["recipe", "last"], b"2")?;
     store.flush()?;
+    let enter =
+        |checkout: &mut Checkout| checkout.results.insert("last".to_owned(), vec![(last.action, last_id)]).is_none();
+    store.update_checkout("recipe", || Ok(Checkout::default()), enter)?;
     drop(lease);
-    let keep = [impasto_store::refs::Root::Claim(last.action, last_id)];
     // Everything is old enough a second later.
     for entry in crate::support::files(dir) {
         let _ = std::fs::File::open(entry).and_then(|file| file.set_modified(std::time::UNIX_EPOCH));
     }
-    store.gc(&keep, &[], None, GcOptions::default())?;
+    let now =
+        std::fs::File::open(dir.join("roots/recipe")).and_then(|file| file.set_modified(std::time::SystemTime::now()));
+    assert!(now.is_ok());
+    store.gc(&[], &[], None, GcOptions::default())?;
+    assert!(store.claim(&last.action, &last_id).is_ok());
     assert!(!store.has_blob(&garbage.digest)?);
     Ok(())
 }

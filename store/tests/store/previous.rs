@@ -243,7 +243,7 @@ fn runs_without_end_keep_the_chain_short() {
 fn the_collector_keeps_what_a_kept_layer_is_a_delta_to() {
     let rebuilt = Rebuilt::new();
     let layer = rebuilt.seal().disk.layer;
-    let now = GcOptions { dry_run: false, min_age_secs: 0 };
+    let now = GcOptions::default();
     let report = rebuilt.store.gc(&[Root::Layer(layer)], &[], None, now).unwrap();
     assert_eq!(report.removed, []);
     assert!(read_disk(&rebuilt.store, &layer).unwrap() == chunks(&rebuilt.model));
