@@ -61,6 +61,7 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
         VmError::Gate { .. } => "impasto boots qcow2 files that need no other file: \
              `qemu-img convert -O qcow2` makes one of an image that you trust"
             .to_owned(),
+        VmError::Format { format, .. } => format.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
             "boot with --accel tcg, which works everywhere".to_owned()
         }

@@ -46,7 +46,7 @@ impl Job {
         let job = sandbox::Job {
             work: &work,
             overlay: &overlay,
-            chain: chain.paths,
+            chain: chain.paths(),
             virtual_size: disk.virtual_size,
             root: root(&action.root),
             steps: staged.steps,

@@ -22,6 +22,7 @@ mod disk_assembly;
 mod failures;
 mod guest_ext4;
 mod hosts;
+mod images;
 mod kernel_module;
 mod kill;
 mod laid_on;
