@@ -53,7 +53,7 @@ impl Session {
 
     /// Opens the store.
     pub(crate) fn store(&self) -> Result<Store, CliError> {
-        Ok(Store::open(self.store_path())?)
+        Ok(Store::open_for(self.store_path(), &self.host.owner())?)
     }
 
     /// Loads the recipe and opens the store, whose index is read meanwhile.
@@ -63,7 +63,7 @@ impl Session {
             // A store that is not there yet is made when the recipe is known to be right.
             let early = path.join("format").exists().then(|| {
                 scope.spawn(|| {
-                    let store = Store::open(&path)?;
+                    let store = Store::open_for(&path, &self.host.owner())?;
                     // Looking anything up reads the index; what is found, or fails, is the planner's business.
                     drop(store.lookup(&ActionDigest::of(b"")));
                     Ok::<_, impasto_store::Error>(store)

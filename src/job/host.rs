@@ -132,7 +132,7 @@ impl Job {
         let (record, published) = match self.targets.first() {
             Some(target) => {
                 let path = &target.path;
-                let draft = Draft::new(path).map_err(JobError::io("write", path))?;
+                let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
                 (record, vec![draft.map_err(JobError::io("write", path))?])

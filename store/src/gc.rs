@@ -141,6 +141,7 @@ impl Store {
         }
         if !options.dry_run && report.leases.is_empty() {
             self.sweep_debris(&mut report, old)?;
+            self.sweep_private(old)?;
             self.remove_empty_dirs()?;
             self.flush_index()?;
         }
@@ -180,6 +181,22 @@ impl Store {
                     self.fs().remove(&name, false)?
                 }
                 report.freed_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same in root's own directory, where that is another: whole entries by their own age.
+    fn sweep_private(&self, old: impl Fn(FsTime) -> bool) -> Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(private) = self.private_apart() else { return Ok(()) };
+        for (top, any_age) in [("tmp", false), ("trash", true)] {
+            for entry in private.list(top)? {
+                let name = format!("{top}/{}", entry.name);
+                let Some(stat) = private.stat(&name)? else { continue };
+                if any_age || old(FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() }) {
+                    if entry.is_dir { private.remove_tree(&name)? } else { private.remove(&name, false)? }
+                }
             }
         }
         Ok(())

@@ -34,6 +34,7 @@ pub mod inputs;
 pub mod key;
 pub mod layer;
 pub mod lease;
+mod owner;
 pub mod qcow2;
 mod record;
 pub mod refs;
@@ -47,5 +48,6 @@ mod walk;
 
 pub use error::{Error, Miss, Result};
 pub use fs::{FsTime, IoSnapshot};
+pub use owner::Owner;
 pub use stamp::boot_id;
 pub use store::{FORMAT_FEATURES, FORMAT_VERSION, Scratch, Store};

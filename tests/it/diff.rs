@@ -121,6 +121,7 @@ fn every_user_may_compare_what_they_can_read() {
     project.write("impasto.hcl", "recipe {\n  name = \"nobody\"\n}\n\nstage \"fetch\" \"a\" {\n  path = \"a.raw\"\n}\n\nstage \"fetch\" \"b\" {\n  path = \"b.raw\"\n}\n");
     project.build(&[]);
     tool("chmod", &["-R", "a+rX", &text(&project, "")]);
+    tool("chown", &["-R", "65534", project.store().to_str().unwrap()]);
     let nobody = |arguments: &[&str]| -> Ran {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);

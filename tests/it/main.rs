@@ -29,6 +29,7 @@ mod laid_on;
 mod lock;
 mod mirror;
 mod offline;
+mod owners;
 mod packages;
 mod project;
 mod random;
