@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use impasto_store::Owner;
+
 /// What the process knows of the machine and the user, read once.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -16,6 +18,8 @@ pub struct Host {
     pub cpus: usize,
     /// Whether the process runs as root.
     pub root: bool,
+    /// The user who called sudo, where root works for them.
+    pub sudo: Option<SudoCaller>,
     /// Whether standard input is a terminal.
     pub stdin_is_terminal: bool,
     /// Whether standard error is a terminal.
@@ -37,14 +41,18 @@ impl Host {
     /// The current directory or the path of the program cannot be told.
     #[expect(clippy::disallowed_methods, reason = "this is their one home")]
     pub fn read() -> std::io::Result<Host> {
-        let env = std::env::vars_os()
+        let env: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
+        // Only root was started by sudo: from others it is a variable like any other.
+        let root = rustix::process::geteuid().is_root();
+        let sudo = if root { SudoCaller::of(&env) } else { None };
         Ok(Host {
             env,
+            sudo,
             cwd: std::env::current_dir()?,
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
-            root: rustix::process::geteuid().is_root(),
+            root,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
@@ -66,8 +74,24 @@ impl Host {
         }
         // A relative XDG path is to be ignored (XDG Base Directory Specification).
         let cache = self.var("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let home = || PathBuf::from(self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root"));
+        let home = || {
+            // Whose `HOME` is sudo's configuration to decide.
+            let called = self.sudo.as_ref().and_then(|caller| caller.home.clone());
+            let home = || self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root").into();
+            called.unwrap_or_else(home)
+        };
         cache.unwrap_or_else(|| home().join(".cache")).join("impasto")
+    }
+
+    /// For whom files are written.
+    pub fn owner(&self) -> Owner {
+        match &self.sudo {
+            None => Owner::caller(),
+            Some(caller) => {
+                let home = User::by_uid(0).map_or("/root".into(), |root| root.home);
+                Owner::behind_root(caller.uid, caller.gid, home.join(".cache/impasto-sudo"))
+            }
+        }
     }
 
     /// Whether messages may be coloured when they go to standard error.
@@ -79,6 +103,48 @@ impl Host {
     #[expect(clippy::disallowed_methods, reason = "this is its one home")]
     pub fn now(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// Who called sudo, as sudo(8) tells: by `SUDO_UID` and `SUDO_GID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SudoCaller {
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: Option<u32>,
+    /// Where the user lives, if `/etc/passwd` knows.
+    pub home: Option<PathBuf>,
+}
+
+impl SudoCaller {
+    /// `None` where it was root that called, or nobody.
+    fn of(env: &[(String, String)]) -> Option<SudoCaller> {
+        let number = |name| env.iter().find(|(key, _)| key == name)?.1.parse().ok();
+        let uid = number("SUDO_UID").filter(|uid| *uid != 0)?;
+        Some(SudoCaller { uid, gid: number("SUDO_GID"), home: User::by_uid(uid).map(|user| user.home) })
+    }
+}
+
+/// A user of `/etc/passwd` (passwd(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The home directory.
+    pub home: PathBuf,
+}
+
+impl User {
+    /// The user of a number; `None` also for users that only a directory service knows.
+    pub fn by_uid(uid: u32) -> Option<User> {
+        let text = std::fs::read_to_string("/etc/passwd").ok()?;
+        text.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [name, _, number, _, _, home, _] = fields[..] else { return None };
+            let is_it = number.parse() == Ok(uid) && home.starts_with('/');
+            is_it.then(|| User { name: name.to_owned(), home: home.into() })
+        })
     }
 }
 

@@ -25,7 +25,7 @@
 //! * [`deb`] reads Debian's formats, and lays packages out as a tree of tools.
 //! * [`assemble`] makes a disk of a tree, inside the sandbox.
 //! * [`audit`] tells two builds of a recipe apart.
-//! * [`vm`] boots disks in QEMU.
+//! * [`vm`] boots disks in QEMU; [`image`] tells what a file is as a disk image.
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`archive`] gets signed indexes and packages from Debian's archives.
 //! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
@@ -43,6 +43,7 @@ pub mod fetch;
 pub mod graph;
 pub mod guest;
 pub mod host;
+pub mod image;
 pub mod inputs;
 pub mod interrupt;
 pub mod job;

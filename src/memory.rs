@@ -153,7 +153,7 @@ impl<'a> RecipeState<'a> {
 
     /// The directory of the states in which stages failed; made where it is missing.
     pub fn failed(&self) -> Result<PathBuf, impasto_store::Error> {
-        self.store.log_dir(&[&self.name, "failed"])
+        self.store.private_dir(&[&self.name, "failed"])
     }
 }
 

@@ -14,6 +14,7 @@ use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
 use crate::graph::{Graph, Node, NodeId};
+use crate::image::{self, Format};
 use crate::inputs::{InputError, Inputs};
 use crate::lock::LockState;
 use crate::memory::{LazyMemory, NodeMemory};
@@ -122,7 +123,7 @@ pub enum PlanError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A stage made something else than what is needed.
-    #[error("stage {stage}: {parent} made {made}, where {needed} is needed")]
+    #[error("stage {stage}: {parent} made {made}, where {needed} is needed{}", is(.format))]
     Kind {
         /// The node's label.
         stage: String,
@@ -132,6 +133,8 @@ pub enum PlanError {
         made: &'static str,
         /// What is needed.
         needed: &'static str,
+        /// What the file is, where it is a disk to others.
+        format: Option<Format>,
     },
     /// What a stage is to do next cannot be told.
     #[error("stage {stage}: {reason}")]
@@ -151,6 +154,35 @@ pub enum PlanError {
         /// The file's name.
         file: String,
     },
+}
+
+impl PlanError {
+    /// What to do about it, for the user.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            PlanError::Kind { format, .. } => format.map(Format::help),
+            _ => None,
+        }
+    }
+}
+
+/// What a file is, as the end of a message.
+pub(crate) fn is(format: &Option<Format>) -> String {
+    format.map_or(String::new(), |format| format!(": it is {format}"))
+}
+
+/// Which format the one file of a result has that is not a disk here; its bytes are read.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn file_format(store: &Store, result: &Outputs) -> Result<Option<Format>, StoreError> {
+    let Some(FileContent::Blob(blob)) = result.files.values().next().map(|file| &file.content) else { return Ok(None) };
+    match store.open_blob(&blob.digest) {
+        Ok(reader) => {
+            image::format_of(reader).map_err(|source| StoreError::Io { verb: "read", path: "a file".into(), source })
+        }
+        Err(error) => error.into_miss().map(|_| None),
+    }
 }
 
 /// Binds nodes and looks them up.
@@ -316,14 +348,18 @@ impl Planner<'_> {
             Slot::Unit { unit, file: None } => units.hits[*unit].result.disk.is_some(),
             _ => false,
         };
-        let wrong = |made, needed, slot: &Slot| {
-            Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed })
+        let wrong = |made, needed, slot: &Slot, format| {
+            Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed, format })
         };
         if let Some(slot) = template.parent.iter().find(|slot| !is_disk(slot)) {
-            return wrong("a file", "a disk", slot);
+            let format = match slot {
+                Slot::Stage(stage) => file_format(self.store, &result(node.parent(stage)).result)?,
+                _ => None,
+            };
+            return wrong("a file", "a disk", slot, format);
         }
         if let Some(slot) = template.inputs.values().find(|slot| is_disk(slot)) {
-            return wrong("a disk", "a file", slot);
+            return wrong("a disk", "a file", slot, None);
         }
         Ok(action)
     }

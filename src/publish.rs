@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use impasto_store::Owner;
 use impasto_store::claim::FileContent;
 use impasto_store::digest::Digest;
-use impasto_store::owner::{FOREIGN_SECS, Owner};
+use impasto_store::holder::{FOREIGN_SECS, Holder};
 use tempfile::NamedTempFile;
 
 use crate::memory::{FileMemory, Memory};
@@ -60,22 +61,23 @@ fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
 pub struct Draft {
     temp: NamedTempFile,
     path: PathBuf,
+    owner: Owner,
 }
 
 impl Draft {
-    /// Begins a file; makes the directory where it is missing.
+    /// Begins a file of a user's; makes the directory where it is missing.
     ///
     /// # Errors
     /// The directory or the file cannot be made.
-    pub fn new(path: &Path) -> io::Result<Draft> {
+    pub fn new(path: &Path, owner: &Owner) -> io::Result<Draft> {
         let dir = path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(dir)?;
+        owner.create_dirs(dir, 0o777)?;
         if std::fs::metadata(path).is_ok_and(|stat| !stat.is_file()) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no regular file"));
         }
-        let temp = part(dir)?;
+        let temp = part(dir, owner)?;
         remove_stale(dir, temp.as_file().metadata()?.mtime())?;
-        Ok(Draft { temp, path: path.to_owned() })
+        Ok(Draft { temp, path: path.to_owned(), owner: owner.clone() })
     }
 
     /// The file to write to.
@@ -93,7 +95,7 @@ impl Draft {
         file.sync_all()?;
         self.temp.persist(&self.path).map_err(|error| error.error)?;
         let dir = self.path.parent().unwrap_or(Path::new("/"));
-        let mut checksum = part(dir)?;
+        let mut checksum = part(dir, &self.owner)?;
         checksum.write_all(checksum_line(&self.path, sha256).as_bytes())?;
         checksum.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         checksum.as_file().sync_all()?;
@@ -109,9 +111,11 @@ const PREFIX: &str = ".impasto-";
 const SUFFIX: &str = ".part";
 
 /// A file in the making, which names its process.
-fn part(dir: &Path) -> io::Result<NamedTempFile> {
-    let prefix = format!("{PREFIX}{}", Owner::prefix());
-    tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(dir)
+fn part(dir: &Path, owner: &Owner) -> io::Result<NamedTempFile> {
+    let prefix = format!("{PREFIX}{}", Holder::prefix());
+    let part = tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(dir)?;
+    owner.give(&part)?;
+    Ok(part)
 }
 
 /// Removes what processes left that were killed while they wrote; of a process that cannot be looked at, or of an
@@ -123,7 +127,7 @@ fn remove_stale(dir: &Path, now: i64) -> io::Result<()> {
         let Some(part) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)) else {
             continue;
         };
-        let stale = match Owner::of_name(part).and_then(|owner| owner.is_alive()) {
+        let stale = match Holder::of_name(part).and_then(|holder| holder.is_alive()) {
             Some(alive) => !alive,
             None => entry.metadata().is_ok_and(|stat| now - stat.mtime() >= FOREIGN_SECS),
         };

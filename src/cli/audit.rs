@@ -76,7 +76,7 @@ impl Audit {
             let code = u8::try_from(code).unwrap_or(exit::INTERNAL);
             return Err(CliError::Other { message, help: Some(help.to_owned()), code });
         }
-        let other = Store::open(scratch.path().join("store"))?;
+        let other = Store::open_for(scratch.path().join("store"), &session.host.owner())?;
         let again = hits(&loaded, &other, &nodes)?.ok_or_else(|| changed("the second"))?;
         let place = session.recipe_path(&self.recipe).0.display().to_string();
         let run = |surroundings: Surroundings, path: String, started, ended| Run {

@@ -1,6 +1,7 @@
 //! `impasto boot`: starts an image in a virtual machine; what that writes is thrown away.
 //! Knows which disk is meant and what the user asked for; [`crate::vm`] does the rest.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use impasto_stages::parse_duration;
 use impasto_store::Store;
+use impasto_store::chain::VerifiedChain;
 use impasto_store::claim::FileContent;
 use impasto_store::layer::LayerRef;
 
-use super::disk_names::{not_built, one_disk};
+use super::disk_names::{no_disk, not_built, one_disk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
@@ -20,7 +22,7 @@ use crate::sandbox::SavedTerminal;
 use crate::ui;
 use crate::vm::machine::{Machine, Seen};
 use crate::vm::seed::{self, SeedError, SeedFile};
-use crate::vm::{self, Accel, Backing, Console, Firmware, Network, Spec};
+use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, Network, Spec};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -108,6 +110,15 @@ struct Disk {
     backing: Backing,
     /// Bytes.
     size: u64,
+    /// What keeps the backing's paths good.
+    opened: Opened,
+}
+
+/// Files that were checked, and that QEMU opens once more.
+#[expect(dead_code, reason = "to be open is all that they are for")]
+enum Opened {
+    Image(File),
+    Chain(VerifiedChain),
 }
 
 impl Boot {
@@ -121,8 +132,8 @@ impl Boot {
         let scratch = store.scratch()?;
         let work = scratch.path();
         let interactive = session.host.stdin_is_terminal && self.wait_for.is_none();
-        let label = disk.label.clone();
-        let spec = self.spec(session, disk, work, interactive)?;
+        let Disk { label, backing, size, opened } = disk;
+        let spec = self.spec(session, (backing, size), work, interactive)?;
         self.announce(&label, &spec, interactive);
 
         let cancel = interrupt.token();
@@ -141,9 +152,12 @@ impl Boot {
             other => other,
         };
         machine.kill()?;
+        drop(opened);
         if let Some(saved) = saved {
             saved.restore();
         }
+        // QEMU knows the image by its descriptor only.
+        let ended = ended.map_err(|error| error.naming(&spec.backing, &label));
         Ok(match (ended?, &self.wait_for) {
             (Seen::Cancelled, _) => exit::INTERRUPTED,
             (Seen::Text, Some(text)) => {
@@ -186,8 +200,8 @@ impl Boot {
         let looks_like_image = path.extension().and_then(|extension| extension.to_str()).is_some_and(is_image);
         let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
         if is_file || looks_like_image {
-            let (backing, size) = vm::examine(&path)?;
-            return Ok(Disk { label: name.clone(), backing, size });
+            let Examined { backing, size, file } = vm::examine(&path)?;
+            return Ok(Disk { label: name.clone(), backing, size, opened: Opened::Image(file) });
         }
         self.stage(session, store)
     }
@@ -208,9 +222,7 @@ impl Boot {
             // A converted file is the same disk in another form.
             None => match hit.result.files.values().next().map(|file| &file.content) {
                 Some(FileContent::Derived(derived)) => store.representation(&derived.key.disk)?,
-                _ => {
-                    return Err(CliError::usage(format!("{} made no disk", node.label), "name a stage that makes one"));
-                }
+                _ => return Err(no_disk(store, &node.label, &hit.result)?),
             },
         };
         let chain = match layer.map(|layer| store.chain(&layer)) {
@@ -222,13 +234,19 @@ impl Boot {
             Some(Err(error)) => return Err(error.into()),
             None => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
         };
-        let size = chain.disk.virtual_size;
-        Ok(Disk { label: node.label.clone(), backing: Backing::Layers(chain.paths), size })
+        let (backing, size) = (Backing::Layers(chain.paths()), chain.disk.virtual_size);
+        Ok(Disk { label: node.label.clone(), backing, size, opened: Opened::Chain(chain) })
     }
 
-    fn spec(&self, session: &Session, disk: Disk, work: &Path, interactive: bool) -> Result<Spec, CliError> {
+    fn spec(
+        &self,
+        session: &Session,
+        (backing, size): (Backing, u64),
+        work: &Path,
+        interactive: bool,
+    ) -> Result<Spec, CliError> {
         let cwd = &session.host.cwd;
-        let overlay = vm::overlay(work, disk.size, self.disk_size.map(|size| size.next_multiple_of(512)))?;
+        let overlay = vm::overlay(work, size, self.disk_size.map(|size| size.next_multiple_of(512)))?;
         let firmware = match (self.firmware, self.secure_boot) {
             (FirmwareChoice::Bios, false) => Firmware::Bios,
             (_, secure) => vm::uefi(work, secure)?,
@@ -256,7 +274,7 @@ impl Boot {
             firmware,
             memory: self.memory,
             cpus: self.cpus,
-            backing: disk.backing,
+            backing,
             overlay,
             seed,
             network: self.network()?,

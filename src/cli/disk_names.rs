@@ -15,10 +15,11 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::graph::NodeId;
+use crate::image::Format;
 use crate::lock::{LockState, below};
 use crate::memory::NodeMemory;
 use crate::packages::places::repository;
-use crate::plan::{Planner, State};
+use crate::plan::{Planner, State, file_format, is};
 use crate::sbom::{self, Origins};
 
 /// How the names are explained in help texts.
@@ -305,7 +306,7 @@ impl Found<'_> {
     /// The disk among what came out.
     fn outputs(&self, outputs: &Outputs, label: &str) -> Result<NamedDisk, CliError> {
         let Some(disk) = outputs.disk else {
-            return Err(CliError::usage(format!("{label} made no disk"), "name a stage that makes one"));
+            return Err(no_disk(&self.store, label, outputs)?);
         };
         if !self.store.has_layer(&disk.layer)? {
             return Err(self.collected(label));
@@ -397,6 +398,13 @@ fn converts(loaded: &Loaded, id: NodeId) -> bool {
 /// The node whose disk a node means: a converted file is another node's disk in another form.
 fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
     from(loaded, id).filter(|_| converts(loaded, id)).unwrap_or(id)
+}
+
+/// The error that the result of a node is not a disk.
+pub(crate) fn no_disk(store: &Store, label: &str, result: &Outputs) -> Result<CliError, impasto_store::Error> {
+    let format = file_format(store, result)?;
+    let help = format.map_or("name a stage that makes one".to_owned(), Format::help);
+    Ok(CliError::usage(format!("{label} made no disk{}", is(&format)), help))
 }
 
 /// The one node of a selector that makes a disk, or converts one.

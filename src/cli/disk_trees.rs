@@ -2,9 +2,7 @@
 //!
 //! Knows where a disk is and how it is opened; compares nothing.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -17,6 +15,7 @@ use super::error::CliError;
 use super::exit;
 use crate::diff::plain;
 use crate::guest::View;
+use crate::image::{self, Image};
 use crate::job::load_tree;
 use crate::tree::{Tree, make};
 use crate::ui;
@@ -27,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The tree of a disk. `store` is the one that its origin is in.
 ///
 /// # Errors
-/// It cannot be read, or its file is no disk image that may be opened.
+/// It cannot be read, or its file is not a disk image that may be opened.
 pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliError> {
     if let (Origin::Store { tree: Some(blob), .. }, Some(store)) = (&disk.origin, store)
         && let Some(tree) = load_tree(store, blob)?
@@ -48,12 +47,9 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
         made
     })
     .map_err(|source| unreadable(disk, source))?;
-    for make::Unread { place, reason } in unread {
-        let reason = plain::line(reason.as_bytes());
-        ui::message(&format!(
-            "warning: the files of {place} of {} cannot be listed: {reason}; it is compared by its bytes",
-            disk.label
-        ));
+    for unread in unread {
+        let unread = plain::line(unread.to_string().as_bytes());
+        ui::message(&format!("warning: {}: {unread}; it is compared by its bytes", disk.label));
     }
     Ok(tree)
 }
@@ -61,7 +57,7 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
 /// A disk to be read chunk by chunk.
 ///
 /// # Errors
-/// It cannot be opened, or its file is no disk image that may be opened.
+/// It cannot be opened, or its file is not a disk image that may be opened.
 pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn ChunkSource>, CliError> {
     match &disk.origin {
         Origin::Store { layer, .. } => {
@@ -75,27 +71,24 @@ pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn Ch
 /// The first bytes decide what a file is. A qcow2 passes the gate before anything of it is believed.
 fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError> {
     let read = || CliError::io("read", label);
-    let file = File::open(path).map_err(read())?;
-    let stat = file.metadata().map_err(read())?;
-    let none = |reason: String| CliError::Other {
-        message: format!("`{label}` is no disk image that can be read: {reason}"),
-        help: Some("`qemu-img convert` makes a qcow2 or raw image of an image that you trust".to_owned()),
+    let none = |reason: String, help: Option<String>| CliError::Other {
+        message: format!("`{label}` is not a disk image that can be read: {reason}"),
+        help: help
+            .or_else(|| Some("`qemu-img convert` makes a qcow2 or raw image of an image that you trust".to_owned())),
         code: exit::INTERNAL,
     };
-    if !stat.is_file() {
-        return Err(none("it is no regular file".to_owned()));
+    let (file, image) = image::open(path).map_err(read())?;
+    let length = file.metadata().map_err(read())?.len();
+    match image {
+        Image::Qcow2 => Ok(Box::new(Qcow2::open(file).map_err(|error| none(error.to_string(), None))?)),
+        Image::Other(format) => Err(none(format!("it is {format}"), Some(format.help()))),
+        Image::Raw | Image::Iso | Image::Unknown if length > 0 && length.is_multiple_of(512) => {
+            Ok(Box::new(RawFile::new(file).map_err(read())?))
+        }
+        Image::Raw | Image::Iso | Image::Unknown => {
+            Err(none("it has no qcow2 header, and its length is not a number of sectors".to_owned(), None))
+        }
     }
-    let mut first = [0; 4];
-    if stat.len() >= 512 {
-        file.read_exact_at(&mut first, 0).map_err(read())?;
-    }
-    if Qcow2::has_magic(&first) {
-        return Ok(Box::new(Qcow2::open(file).map_err(|error| none(error.to_string()))?));
-    }
-    if stat.len() == 0 || !stat.len().is_multiple_of(512) {
-        return Err(none("it has no qcow2 header, and its length is no number of sectors".to_owned()));
-    }
-    Ok(Box::new(RawFile::new(file).map_err(read())?))
 }
 
 /// A disk's bytes cannot be read.

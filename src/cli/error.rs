@@ -94,6 +94,7 @@ impl CliError {
             CliError::Store(error)
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
+            CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => error.help(),
             CliError::Sandbox(error) => hint::sandbox_help(error),
             CliError::Lock(LockError::Syntax { path, .. }) => Some(format!(
                 "take the last good one, or remove it and lock anew: rm {}; impasto update",

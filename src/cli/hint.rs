@@ -5,6 +5,7 @@ use impasto_store::Error as StoreError;
 use rustix::io::Errno;
 
 use crate::graph::SelectorError;
+use crate::host::User;
 use crate::recipe::suggest;
 use crate::sandbox::SandboxError;
 use crate::vm::VmError;
@@ -35,6 +36,16 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
             path.display()
         ),
         StoreError::NotAStore { .. } => "name an empty or missing directory, or a store, with --store".to_owned(),
+        StoreError::NotYours { path, owner, caller } => {
+            let name = |uid: &u32| User::by_uid(*uid).map_or(format!("'#{uid}'"), |user| user.name);
+            let path = path.display();
+            format!(
+                "name a store of {} with --store, or run impasto as {} (sudo keeps that user's store)\n\
+                 if its files came here with another owner, as caches of CI do: chown -R {caller} {path}",
+                name(caller),
+                name(owner),
+            )
+        }
         StoreError::WorldWritable { path } => format!("take the right away: chmod o-w {}", path.display()),
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             "name a store that you may write to with --store".to_owned()
@@ -80,6 +91,7 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
         VmError::Gate { .. } => "impasto boots qcow2 files that need no other file: \
              `qemu-img convert -O qcow2` makes one of an image that you trust"
             .to_owned(),
+        VmError::Format { format, .. } => format.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
             "boot with --accel tcg, which works everywhere".to_owned()
         }

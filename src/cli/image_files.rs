@@ -4,6 +4,7 @@
 use impasto_store::qcow2::ChunkSource;
 
 use super::build::engine_config;
+use super::disk_names::no_disk;
 use super::error::CliError;
 use super::session::Loaded;
 use super::settle::Surveyor;
@@ -53,7 +54,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
         hit = known()?;
     }
     let hit = hit.ok_or_else(|| failed(format!("{label} cannot be fetched")))?;
-    let disk = hit.result.disk.ok_or_else(|| failed(format!("{label} is no disk")))?;
+    let Some(disk) = hit.result.disk else { return Err(no_disk(store, label, &hit.result)?) };
     let tree = match &hit.result.tree {
         Some(blob) => load_tree(store, blob)?,
         None => None,

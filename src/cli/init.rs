@@ -24,11 +24,16 @@ impl Init {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         use std::io::Write;
         let dir = session.host.cwd.join(&self.dir);
-        std::fs::create_dir_all(&dir).map_err(CliError::io("make", &dir))?;
+        let owner = session.host.owner();
+        owner.create_dirs(&dir, 0o777).map_err(CliError::io("make", &dir))?;
         let path = dir.join(FILE);
         let name = shown(&path, &session.host.cwd).display().to_string();
         let file = std::fs::File::options().write(true).create_new(true).open(&path);
-        match file.and_then(|mut file| file.write_all(STARTER.as_bytes())) {
+        let written = file.and_then(|mut file| {
+            file.write_all(STARTER.as_bytes())?;
+            owner.give(file)
+        });
+        match written {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let help = Some("remove it, or name another directory".to_owned());

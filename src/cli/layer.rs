@@ -140,7 +140,7 @@ impl Export {
             return Err(write(std::io::ErrorKind::NotFound.into()));
         }
         let _lease = store.lease()?;
-        let draft = Draft::new(&path).map_err(write)?;
+        let draft = Draft::new(&path, store.owner()).map_err(write)?;
         let options = ConvertOptions { compression_level: None, fsync: false, digest: true, sha256: true };
         let raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
         let converted = if raw {

@@ -86,8 +86,14 @@ fn hcl_files(path: &Path) -> Result<Vec<PathBuf>, CliError> {
 
 /// Replaces a file's text at once, with its permissions kept.
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let known = std::fs::metadata(path)?;
     let mut temp = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
     temp.write_all(text.as_bytes())?;
-    temp.as_file().set_permissions(std::fs::metadata(path)?.permissions())?;
+    // Root formats a file of somebody else's, who keeps it.
+    if temp.as_file().metadata()?.uid() != known.uid() {
+        std::os::unix::fs::fchown(temp.as_file(), Some(known.uid()), Some(known.gid()))?;
+    }
+    temp.as_file().set_permissions(known.permissions())?;
     temp.persist(path).map(drop).map_err(|error| error.error)
 }

@@ -56,7 +56,7 @@ impl Session {
 
     /// Opens the store.
     pub(crate) fn store(&self) -> Result<Store, CliError> {
-        Ok(Store::open(self.store_path())?)
+        Ok(Store::open_for(self.store_path(), &self.host.owner())?)
     }
 
     /// Loads the recipe and opens the store, whose index is read meanwhile.
@@ -65,7 +65,7 @@ impl Session {
         std::thread::scope(|scope| {
             // A store that is not there yet is made when the recipe is known to be right.
             let open = || {
-                let store = Store::open(&path)?;
+                let store = Store::open_for(&path, &self.host.owner())?;
                 // Looking anything up reads the index; what is found, or fails, is the planner's business.
                 drop(store.lookup(&ActionDigest::of(b"")));
                 Ok::<_, impasto_store::Error>(store)

@@ -102,7 +102,7 @@ impl<'a> Surveyor<'a> {
         renewal.renew(&mut after)?;
         let changes = lock::changes(&before, &after);
         if after != before && !dry_run {
-            after.save(&loaded.lock_path)?;
+            after.save(&loaded.lock_path, self.store.owner())?;
         }
         loaded.take_lock(after);
         if !dry_run && let Err(error) = super::fetch::keep(loaded, self.store) {

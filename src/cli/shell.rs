@@ -1,8 +1,14 @@
 //! `impasto shell`: a shell in a stage's disk, or in the state in which it failed.
 //! Knows which disk is meant; the sandbox opens the shell.
 
-use clap::Args;
+use std::fs::File;
+use std::path::Path;
 
+use clap::Args;
+use impasto_store::chain::open_file_path;
+use impasto_store::qcow2::Qcow2;
+
+use super::disk_names::no_disk;
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, SandboxChoice, exit};
@@ -10,6 +16,7 @@ use crate::plan::State;
 use crate::sandbox::ShellJob;
 use crate::shell::{FailedState, StoredRoot};
 use crate::ui;
+use crate::vm::VmError;
 
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
@@ -41,22 +48,21 @@ impl Shell {
         let mut planner = loaded.planner(&store, &[])?;
         let state = planner.plan(&[id])?.swap_remove(id.index());
         let failed_dir = loaded.state(&store).failed()?;
-        let (chain, disk, root, what) = match state {
+        // Both stay open until the shell has ended.
+        let (chain, failed, disk, root, what) = match state {
             Some(State::Cached(hit)) => {
                 let Some(disk) = hit.result.disk else {
-                    let message = format!("{} made no disk", node.label);
-                    return Err(CliError::usage(message, "name a stage that makes one"));
+                    return Err(no_disk(&store, &node.label, &hit.result)?);
                 };
-                (store.chain(&disk.layer)?.paths, disk, StoredRoot::from(&node.root), "its result")
+                (store.chain(&disk.layer)?, None, disk, StoredRoot::from(&node.root), "its result")
             }
             Some(State::Dirty { action, .. }) => {
                 let failed = loaded.names(id).find_map(|name| FailedState::find(&failed_dir, &name));
                 let Some((overlay, state)) = failed.filter(|(_, state)| state.action == action) else {
                     return Err(not_built(&node.label));
                 };
-                let mut chain = store.chain(&state.disk.layer)?.paths;
-                chain.push(overlay);
-                (chain, state.disk, state.root, "the state in which it failed")
+                let chain = store.chain(&state.disk.layer)?;
+                (chain, Some(checked(&overlay)?), state.disk, state.root, "the state in which it failed")
             }
             _ => return Err(not_built(&node.label)),
         };
@@ -67,7 +73,7 @@ impl Shell {
         let scratch = store.scratch()?;
         let code = sandbox.shell(ShellJob {
             work: scratch.path(),
-            chain,
+            chain: chain.paths().into_iter().chain(failed.iter().map(open_file_path)).collect(),
             virtual_size: disk.virtual_size,
             root: root.into(),
             line: self.line,
@@ -77,6 +83,15 @@ impl Shell {
         })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
     }
+}
+
+/// The overlay of a failed stage, which nothing has checked since it was kept.
+fn checked(overlay: &Path) -> Result<File, CliError> {
+    let read = || CliError::io("read", overlay);
+    let file = File::open(overlay).map_err(read())?;
+    let gate = |source| VmError::Gate { path: overlay.to_owned(), source: Box::new(source) };
+    Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
+    Ok(file)
 }
 
 fn not_built(label: &str) -> CliError {

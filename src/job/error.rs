@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::fetch::FetchError;
 use crate::graph::NodeId;
+use crate::image::Format;
 use crate::inputs::InputError;
 use crate::packages::fetch::{DemandError, PackageFetchError};
 use crate::packages::tools::ToolsError;
@@ -102,8 +103,16 @@ pub enum JobError {
         /// The node's label.
         label: String,
     },
-    /// A file is no disk.
-    #[error("{what} is no disk: {reason}")]
+    /// A file shall be a disk, and has a format that is not read here.
+    #[error("{what} is not taken as a disk: it is {format}")]
+    Format {
+        /// The file.
+        what: String,
+        /// What it is.
+        format: Format,
+    },
+    /// A file is not a disk.
+    #[error("{what} is not a disk: {reason}")]
     NoDisk {
         /// The file.
         what: String,
@@ -218,6 +227,8 @@ impl JobError {
             JobError::Gate { .. } => {
                 Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
             }
+            JobError::Format { format, .. } => Some(format.help()),
+            JobError::Plan(error) => error.help(),
             JobError::Store(error) => crate::cli::store_help(error),
             JobError::Sandbox(error) => crate::cli::sandbox_help(error),
             error => crate::cli::host_help(error),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
@@ -16,7 +16,7 @@ use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 use super::{Job, JobError, JobInput, Made, create};
 use crate::fetch::{FetchError, fetch};
 use crate::graph::NodeId;
-use crate::guest;
+use crate::image::{self, Image};
 use crate::inputs::{Input, copy_file};
 use crate::publish::Draft;
 
@@ -84,13 +84,17 @@ impl Job {
         as_a: ImportAs,
     ) -> Result<Made, JobError> {
         let io = JobError::io("read", Path::new(name));
-        let image = classify(&file).map_err(io)?;
+        let image = image::recognize(&file).map_err(io)?;
         let what = || format!("`{name}`");
         let image = match (as_a, image) {
             (ImportAs::File, _) => None,
-            (_, Some(image)) => Some(image),
-            (ImportAs::Auto, None) => None,
-            (ImportAs::Disk, None) => {
+            (_, Image::Raw | Image::Qcow2) => Some(image),
+            // A qcow2 to one program and an ISO to the next is nobody's honest file.
+            (_, Image::Other(format @ image::Format::Polyglot)) | (ImportAs::Disk, Image::Other(format)) => {
+                return Err(JobError::Format { what: what(), format });
+            }
+            (ImportAs::Auto, Image::Other(_) | Image::Iso | Image::Unknown) => None,
+            (ImportAs::Disk, Image::Iso | Image::Unknown) => {
                 let reason = "it holds no qcow2 header, no partition table and no file system that impasto knows";
                 return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
             }
@@ -109,7 +113,7 @@ impl Job {
                 let gate = |source| JobError::Gate { what: what(), source: Box::new(source) };
                 keep(&Qcow2::open(file).map_err(gate)?)?
             }
-            Some(Image::Raw) => {
+            Some(_) => {
                 let reason =
                     |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
                 keep(&RawFile::new(file).map_err(|error| reason(&error))?)?
@@ -128,7 +132,7 @@ impl Job {
         let (record, published) = match self.targets.first() {
             Some(target) => {
                 let path = &target.path;
-                let draft = Draft::new(path).map_err(JobError::io("write", path))?;
+                let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
                 (record, vec![draft.map_err(JobError::io("write", path))?])
@@ -166,34 +170,4 @@ impl Job {
         let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
         Ok(DerivedRecord { key: key.clone(), digest, sha256, size: converted.length })
     }
-}
-
-/// What a file is, by its first bytes.
-enum Image {
-    Qcow2,
-    Raw,
-}
-
-/// Whether a file is a disk image: qcow2, or raw with a partition table or a file system.
-fn classify(file: &File) -> io::Result<Option<Image>> {
-    use std::os::unix::fs::FileExt;
-    let mut magic = [0; 4];
-    let size = file.metadata()?.len();
-    if size >= 4 {
-        file.read_exact_at(&mut magic, 0)?;
-    }
-    if magic == *b"QFI\xfb" {
-        return Ok(Some(Image::Qcow2));
-    }
-    // ISO 9660 images carry partition tables too, for sticks; what they are is files (ECMA-119, 8.1.2).
-    let mut iso = [0; 5];
-    if size > 0x8006 {
-        file.read_exact_at(&mut iso, 0x8001)?;
-    }
-    if iso == *b"CD001" || size % 512 != 0 || size == 0 {
-        return Ok(None);
-    }
-    let layout = guest::read_layout(&guest::DiskFile::new(file.try_clone()?)?)?;
-    let is_disk = !layout.partitions.is_empty() || layout.bare.is_some();
-    Ok(is_disk.then_some(Image::Raw))
 }

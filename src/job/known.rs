@@ -176,10 +176,10 @@ impl Job {
 
     /// Tells what is compared by its bytes from here on; what already was, was told before.
     fn tell_unread(&self, unread: &[Unread], below: Option<&Tree>) {
-        for Unread { place, reason } in unread {
-            if below.is_none_or(|below| below.volume(place.0).is_some()) {
+        for unread in unread {
+            if below.is_none_or(|below| !unread.listed && below.volume(unread.place.0).is_some()) {
                 let consequence = "it is compared by its bytes, so what builds on this stage runs again after it";
-                self.warn(format!("the files of {place} cannot be listed: {reason}; {consequence}"));
+                self.warn(format!("{unread}; {consequence}"));
             }
         }
     }

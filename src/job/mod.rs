@@ -287,7 +287,7 @@ impl Job {
                 return Err(JobError::NotAFile { label: self.label.clone() });
             };
             let path = &target.path;
-            let draft = Draft::new(path).map_err(JobError::io("write", path))?;
+            let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
             let sha256 = match &file.content {
                 FileContent::Blob(blob) => {
                     let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(self.id))?;

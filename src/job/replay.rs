@@ -81,7 +81,7 @@ impl Job {
         let job = sandbox::Job {
             work: &work,
             overlay: &overlay,
-            chain: chain.paths,
+            chain: chain.paths(),
             virtual_size: replay.earlier.virtual_size,
             root: root(&action.root),
             steps,

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use impasto_stages::action::{Action, Bound, Executor, RootSpec, SandboxRoot, Step};
@@ -46,7 +47,7 @@ impl Job {
         let job = sandbox::Job {
             work: &work,
             overlay: &overlay,
-            chain: chain.paths,
+            chain: chain.paths(),
             virtual_size: disk.virtual_size,
             root: root(&action.root),
             steps: staged.steps,
@@ -284,7 +285,13 @@ impl<'a> LogFile<'a> {
             }
             let mut open = File::options();
             open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
+            // Root writes here for whoever owns the directory, and through no link of theirs.
+            open.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
             let file = open.open(&path).ok()?;
+            let stat = file.metadata().ok()?;
+            if stat.nlink() == 1 && stat.uid() != job.store.owner().uid() {
+                job.store.owner().give(&file).ok()?;
+            }
             for other in &job.names[1..] {
                 let link = dir.join(format!("{}.log", file_name(other)));
                 let _ = std::fs::remove_file(&link);

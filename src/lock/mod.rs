@@ -13,6 +13,8 @@ mod report;
 
 use std::path::{Path, PathBuf};
 
+use impasto_store::Owner;
+
 pub use apply::{LockState, apply, below};
 pub use file::{Archive, Entry, LockFile, Package, Removed, TOOLBOX};
 pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
@@ -61,15 +63,16 @@ impl LockFile {
         }
     }
 
-    /// Writes it, whole or not at all.
+    /// Writes it, whole or not at all, as a file of its user.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), LockError> {
+    pub fn save(&self, path: &Path, owner: &Owner) -> Result<(), LockError> {
         let failed = |source| LockError::Io { verb: "write", path: path.to_owned(), source };
         let dir = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".impasto.lock.").tempfile_in(dir).map_err(failed)?;
         std::io::Write::write_all(&mut file, self.to_string().as_bytes()).map_err(failed)?;
+        owner.give(&file).map_err(failed)?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         file.as_file().set_permissions(mode).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;

@@ -105,7 +105,7 @@ pub struct Job<'a> {
     pub work: &'a Path,
     /// Where the overlay shall be made.
     pub overlay: &'a Path,
-    /// Layer files, bottom first, verified by the caller; none is a blank disk.
+    /// Layer files, bottom first, verified by the caller and kept open until the job has ended; none is a blank disk.
     pub chain: Vec<PathBuf>,
     /// Size of the disk in bytes.
     pub virtual_size: u64,

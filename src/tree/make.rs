@@ -49,6 +49,10 @@ const MEMORY: u64 = 4 << 30;
 const MAX_PATH: usize = 16 << 10;
 /// Attributes that `chattr` can set, of those that the kernel shows: the others say how a file is stored.
 const SETTABLE: u32 = 0x6213_c0ff;
+/// The fact that holds the features that a reader may ignore, in hexadecimal.
+const RO_COMPAT: &str = "ro-compat";
+/// One of them: metadata has checksums.
+const METADATA_CSUM: u32 = 0x400;
 /// The first two sectors of an ext file system, which are a boot loader's.
 const BOOT_BLOCK: u64 = 1024;
 
@@ -65,8 +69,19 @@ pub struct Below<'a> {
 pub struct Unread {
     /// Where.
     pub place: Place,
-    /// Why its files cannot be read.
+    /// Why its files cannot be listed, or what cannot be vouched for.
     pub reason: String,
+    /// Whether its files are listed all the same.
+    pub listed: bool,
+}
+
+impl std::fmt::Display for Unread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unread { place, reason, listed: false } => write!(f, "the files of {place} cannot be listed: {reason}"),
+            Unread { place, reason, listed: true } => write!(f, "{place} {reason}"),
+        }
+    }
 }
 
 /// The tree of a disk, and what of it could not be read. `below` may only save work.
@@ -94,7 +109,13 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
         let bytes = match volume {
             Ok(Some(volume)) => {
                 // FAT is never mounted by a sandbox: whoever reads it reads bytes.
-                let bytes = if volume.kind == FsKind::Vfat.to_string() {
+                let is_fat = volume.kind == FsKind::Vfat.to_string();
+                let bytes = if is_fat {
+                    leaf.start..leaf.end
+                } else if !has_sums(&volume) {
+                    let kind = &volume.kind;
+                    let reason = format!("is an {kind} without checksums of its metadata (metadata_csum)");
+                    unread.push(Unread { place: Place(leaf.number), reason, listed: true });
                     leaf.start..leaf.end
                 } else {
                     behind = Some(leaf.start.saturating_add(volume.size()).min(leaf.end)..leaf.end);
@@ -106,7 +127,7 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             Ok(None) => leaf.start..leaf.end,
             Err(ReadError::Io(error)) => return Err(error),
             Err(error) => {
-                unread.push(Unread { place: Place(leaf.number), reason: error.to_string() });
+                unread.push(Unread { place: Place(leaf.number), reason: error.to_string(), listed: false });
                 leaf.start..leaf.end
             }
         };
@@ -118,6 +139,14 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
     tree.areas.extend(area(disk, below, None, end..disk.size())?);
     tree.volumes.sort_by_key(|volume| volume.partition);
     Ok((tree, unread))
+}
+
+/// Whether the metadata that the files of an ext file system were read from has checksums. Without them what reads well
+/// may be damage, and bitmaps and counts can be wrong unseen.
+fn has_sums(volume: &Volume) -> bool {
+    let fact = volume.facts.iter().find(|(name, _)| name == RO_COMPAT);
+    let bits = fact.and_then(|(_, bits)| u32::from_str_radix(bits, 16).ok());
+    bits.is_some_and(|bits| bits & METADATA_CSUM != 0)
 }
 
 /// A partition that holds no other, or the disk itself.
@@ -224,6 +253,7 @@ fn read_volume(
                 Some(Old { fs: Ext4::open(window).ok()?, volume, paths: paths(volume) })
             });
             let fs = Ext4::open(&window)?;
+            fs.check_allocation()?;
             let present = |range: Range<u64>| disk.is_written(leaf.start + range.start..leaf.start + range.end);
             let left = AtomicU64::new(MEMORY);
             Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present, left: &left }
@@ -546,7 +576,7 @@ fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
         fact("reserved", identity.reserved_blocks.to_string()),
         fact("compat", format!("{:x}", identity.compat)),
         fact("incompat", format!("{:x}", identity.incompat)),
-        fact("ro-compat", format!("{:x}", identity.ro_compat)),
+        fact(RO_COMPAT, format!("{:x}", identity.ro_compat)),
         fact("mount-options", format!("{:x}", identity.mount_options)),
         fact("more-options", identity.mount_option_text.escape_ascii().to_string()),
     ]

@@ -42,7 +42,8 @@ pub enum Firmware {
     },
 }
 
-/// What lies below the overlay; never written.
+/// What lies below the overlay; never written. Its paths are those of open files that were checked
+/// ([`impasto_store::chain::open_file_path`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backing {
     /// Verified layer files of the store, the bottom first.

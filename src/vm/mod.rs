@@ -13,7 +13,10 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
+
+use crate::image::{self, Format, Image};
 
 pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
 pub use machine::{Machine, Seen};
@@ -49,13 +52,21 @@ pub enum VmError {
         /// What is wrong.
         source: Box<GateError>,
     },
-    /// A file that is no disk image.
-    #[error("`{}` is no disk image: {reason}", path.display())]
+    /// A file that is not a disk image.
+    #[error("`{}` is not a disk image: {reason}", path.display())]
     NoImage {
         /// The file.
         path: PathBuf,
         /// What speaks against it.
         reason: &'static str,
+    },
+    /// A format that is not read here.
+    #[error("`{}` cannot be booted: it is {format}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: Format,
     },
     /// A disk that would be smaller than its image.
     #[error("the disk cannot have {asked} bytes: the image has {least}")]
@@ -114,44 +125,61 @@ pub enum VmError {
 }
 
 impl VmError {
+    /// The same, with the image's name in QEMU's words.
+    pub fn naming(self, backing: &Backing, name: &str) -> Self {
+        match (self, backing) {
+            (VmError::Failed { status, words }, Backing::Qcow2(path) | Backing::Raw(path)) => {
+                VmError::Failed { status, words: words.replace(&*path.to_string_lossy(), name) }
+            }
+            (error, _) => error,
+        }
+    }
+
     pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| VmError::Io { verb, path, source }
     }
 }
 
-/// What a file is as a disk, and how many bytes the disk has. A qcow2 has passed the gate.
+/// An image file that may be booted: what was examined is what QEMU opens, whatever the file's name stands for by then.
+#[derive(Debug)]
+pub struct Examined {
+    /// What lies below the overlay; it holds for as long as `file`.
+    pub backing: Backing,
+    /// Bytes of the disk.
+    pub size: u64,
+    /// The file itself, open: to be kept until the machine has ended.
+    pub file: File,
+}
+
+/// What a file is as a disk. A qcow2 has passed the gate.
 ///
 /// The first bytes decide, here: QEMU never probes.
 ///
 /// # Errors
 /// It cannot be read, or is no image that may be booted.
-pub fn examine(path: &Path) -> Result<(Backing, u64), VmError> {
+pub fn examine(path: &Path) -> Result<Examined, VmError> {
     let read = || VmError::io("read", path);
-    let file = File::open(path).map_err(read())?;
-    let stat = file.metadata().map_err(read())?;
     let none = |reason| VmError::NoImage { path: path.to_owned(), reason };
-    if !stat.is_file() {
-        return Err(none("it is no regular file"));
-    }
-    let mut first = [0; 4];
-    if stat.len() >= 512 {
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).map_err(read())?;
-    }
-    if Qcow2::has_magic(&first) {
-        let gate = |source| VmError::Gate { path: path.to_owned(), source: Box::new(source) };
-        let image = Qcow2::open(file).map_err(gate)?;
-        return Ok((Backing::Qcow2(path.to_owned()), image.header().virtual_size));
-    }
-    if stat.len() == 0 || !stat.len().is_multiple_of(512) {
-        return Err(none("it has no qcow2 header, and its length is no number of sectors"));
-    }
-    let disk = crate::guest::DiskFile::new(file).map_err(read())?;
-    let layout = crate::guest::read_layout(&disk).map_err(read())?;
-    if layout.partitions.is_empty() && layout.bare.is_none() {
-        return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));
-    }
-    Ok((Backing::Raw(path.to_owned()), stat.len()))
+    let (file, image) = image::open(path).map_err(read())?;
+    let length = file.metadata().map_err(read())?.len();
+    let (backing, size): (fn(PathBuf) -> Backing, u64) = match image {
+        Image::Qcow2 => {
+            let gate = |source| VmError::Gate { path: path.to_owned(), source: Box::new(source) };
+            let checked = Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
+            (Backing::Qcow2, checked.header().virtual_size)
+        }
+        Image::Raw => (Backing::Raw, length),
+        Image::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
+        Image::Other(format) => return Err(VmError::Format { path: path.to_owned(), format }),
+        Image::Iso | Image::Unknown if length == 0 || !length.is_multiple_of(512) => {
+            return Err(none("it has no qcow2 header, and its length is not a number of sectors"));
+        }
+        Image::Iso | Image::Unknown => {
+            return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));
+        }
+    };
+    Ok(Examined { backing: backing(open_file_path(&file)), size, file })
 }
 
 /// Makes the overlay that takes all writes: as large as the image, or larger where that is asked for.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -14,13 +15,27 @@ use crate::layer::{DiskRef, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, Place, 
 use crate::qcow2::{ChunkSource, Content, SourceError, decode_frame};
 use crate::store::Store;
 
-/// The files of a disk, each of them found to hold what its manifest promises.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The files of a disk, each of them found to hold what its manifest promises, and open.
+#[derive(Debug)]
 pub struct VerifiedChain {
     /// The disk.
     pub disk: DiskRef,
-    /// Its layer files, absolute, the bottom first. Each is a qcow2 without backing path over the one before.
-    pub paths: Vec<PathBuf>,
+    files: Vec<File>,
+}
+
+impl VerifiedChain {
+    /// Paths of its layer files for other programs, the bottom first. Each is a qcow2 without backing path over the one
+    /// before. They are [`open_file_path`]s: they hold for as long as the chain does.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(open_file_path).collect()
+    }
+}
+
+/// The path by which another program of the same user opens this very file, whatever its name stands for by now; it holds
+/// until `file` is closed. A file that was checked is given to other programs in this way only (proc(5), `/proc/PID/fd`).
+pub fn open_file_path(file: &File) -> PathBuf {
+    // `self` would be the other program.
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
 }
 
 /// Where the content of a disk's chunk lies.
@@ -160,36 +175,39 @@ impl Store {
     }
 
     pub(crate) fn verified_chain(&self, layer: &LayerRef, map: &DiskMap) -> Result<VerifiedChain> {
-        let mut paths = Vec::with_capacity(map.manifests.len());
-        for manifest in &map.manifests {
-            self.verify_layer_file(manifest)?;
-            paths.push(self.fs().full(&manifest.layer_ref().file_name()));
-        }
+        let files = map.manifests.iter().map(|manifest| self.verified_layer_file(manifest)).collect::<Result<_>>()?;
         let disk = DiskRef { layer: *layer, virtual_size: map.tree.virtual_size() };
-        Ok(VerifiedChain { disk, paths })
+        Ok(VerifiedChain { disk, files })
     }
 
-    fn verify_layer_file(&self, manifest: &Manifest) -> Result<()> {
+    fn verified_layer_file(&self, manifest: &Manifest) -> Result<File> {
         let name = manifest.layer_ref().file_name();
-        let stat = self.fs().stat(&name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        let file = self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        // Of what is open: the name may stand for another file in a moment.
+        let stat = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?;
         if stat.len() != manifest.file_length {
             let reason = format!("it is {} bytes long instead of {}", stat.len(), manifest.file_length);
             return Err(self.damaged(Kind::Layer, &name, reason));
         }
-        if self.has_stamp(&stat, &manifest.file_digest) {
-            return Ok(());
+        if !self.has_stamp(&stat, &manifest.file_digest) {
+            self.hash_open_layer(manifest, &file)?;
         }
-        self.hash_layer_file(manifest)
+        Ok(file)
     }
 
     /// Hashes a layer file, whether it has a stamp or not.
     pub(crate) fn hash_layer_file(&self, manifest: &Manifest) -> Result<()> {
         let name = manifest.layer_ref().file_name();
-        let read_error = |source| self.fs().io_error("read", &name, source);
         let file = self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        self.hash_open_layer(manifest, &file)
+    }
+
+    fn hash_open_layer(&self, manifest: &Manifest, file: &File) -> Result<()> {
+        let name = manifest.layer_ref().file_name();
+        let read_error = |source| self.fs().io_error("read", &name, source);
         let stat = file.metadata().map_err(read_error)?;
         let mut hasher = Hasher::new(domain::LAYER_FILE);
-        match hash_range(&file, 0..stat.len(), &mut hasher) {
+        match hash_range(file, 0..stat.len(), &mut hasher) {
             Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => return Err(read_error(source)),
             _ => {}
         }

@@ -2,10 +2,11 @@
 //! Knows whose something is by its name; what is in it matters to nobody any more.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fs::FsTime;
-use crate::owner::{FOREIGN_SECS, Owner};
+use crate::fs::StoreFs;
+use crate::holder::{FOREIGN_SECS, Holder};
 use crate::store::Store;
 
 impl Store {
@@ -16,10 +17,12 @@ impl Store {
     /// The directory cannot be read, or something in it cannot be deleted.
     pub fn sweep_tmp(&self) -> Result<u64> {
         let mut freed = 0;
-        for entry in self.fs().list("tmp")? {
-            let alive = Owner::of_name(&entry.name).and_then(|owner| owner.is_alive());
-            if alive != Some(true) {
-                freed += self.sweep(&format!("tmp/{}", entry.name), entry.is_dir, alive.is_none())?;
+        for fs in self.all_fs() {
+            for entry in fs.list("tmp")? {
+                let alive = Holder::of_name(&entry.name).and_then(|holder| holder.is_alive());
+                if alive != Some(true) {
+                    freed += sweep(fs, &format!("tmp/{}", entry.name), entry.is_dir, alive.is_none())?;
+                }
             }
         }
         Ok(freed)
@@ -28,36 +31,43 @@ impl Store {
     /// Empties `trash/`, for as long as nobody takes a lease: a tree may lie there that is still used.
     pub(crate) fn sweep_trash(&self) -> Result<u64> {
         let mut freed = 0;
-        for entry in self.fs().list("trash")? {
-            if !self.live_leases(None)?.is_empty() {
-                break;
+        for fs in self.all_fs() {
+            for entry in fs.list("trash")? {
+                if !self.live_leases(None)?.is_empty() {
+                    return Ok(freed);
+                }
+                freed += sweep(fs, &format!("trash/{}", entry.name), entry.is_dir, false)?;
             }
-            freed += self.sweep(&format!("trash/{}", entry.name), entry.is_dir, false)?;
         }
         Ok(freed)
     }
 
-    /// Deletes one thing, but not what is `foreign` and young: the bytes that this freed.
-    fn sweep(&self, name: &str, is_dir: bool, foreign: bool) -> Result<u64> {
-        let Some(stat) = self.fs().stat(name)? else { return Ok(0) };
-        let mut bytes = if is_dir { 0 } else { stat.len() };
-        let mut newest = stat.mtime();
-        if is_dir {
-            self.files_below(name, &mut |_, size, modified: FsTime| {
-                bytes += size;
-                newest = newest.max(modified.secs);
-            })?;
-        }
-        if foreign && self.fs().now()?.secs - newest < FOREIGN_SECS {
-            return Ok(0);
-        }
-        if is_dir {
-            self.fs().remove_tree(name)?
-        } else {
-            self.fs().remove(name, false)?
-        }
-        Ok(bytes)
+    /// The store's directory and, where root works for its owner, root's own.
+    fn all_fs(&self) -> impl Iterator<Item = &Arc<StoreFs>> {
+        std::iter::once(self.fs()).chain(self.private_apart())
     }
+}
+
+/// Deletes one thing, but not what is `foreign` and young: the bytes that this freed.
+fn sweep(fs: &Arc<StoreFs>, name: &str, is_dir: bool, foreign: bool) -> Result<u64> {
+    let Some(stat) = fs.stat(name)? else { return Ok(0) };
+    let mut bytes = if is_dir { 0 } else { stat.len() };
+    let mut newest = stat.mtime();
+    if is_dir {
+        fs.files_below(name, &mut |_, size, modified| {
+            bytes += size;
+            newest = newest.max(modified.secs);
+        })?;
+    }
+    if foreign && fs.now()?.secs - newest < FOREIGN_SECS {
+        return Ok(0);
+    }
+    if is_dir {
+        fs.remove_tree(name)?
+    } else {
+        fs.remove(name, false)?
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -72,16 +82,16 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let scratch = store.scratch().unwrap();
         std::fs::write(scratch.path().join("overlay"), "x").unwrap();
-        let mine = Owner::this();
+        let mine = Holder::this();
         // This process' number, but of another start, boot, and machine.
-        let named = |owner: &Owner| {
-            let boot: String = owner.boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-            let (namespace, pid, started) = (owner.pid_namespace, owner.pid, owner.started);
+        let named = |holder: &Holder| {
+            let boot: String = holder.boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+            let (namespace, pid, started) = (holder.pid_namespace, holder.pid, holder.started);
             dir.path().join(format!("tmp/{boot}-{namespace:x}-{pid:x}-{started:x}-0123"))
         };
-        let dead = named(&Owner { started: mine.started + 1, ..mine.clone() });
-        let foreign = named(&Owner { pid_namespace: 1, ..mine.clone() });
-        let foreign_old = named(&Owner { pid_namespace: 2, ..mine });
+        let dead = named(&Holder { started: mine.started + 1, ..mine.clone() });
+        let foreign = named(&Holder { pid_namespace: 1, ..mine.clone() });
+        let foreign_old = named(&Holder { pid_namespace: 2, ..mine });
         let earlier_version = dir.path().join("tmp/0123456789abcdef0123456789abcdef");
         for path in [&dead, &foreign, &foreign_old, &earlier_version] {
             std::fs::create_dir_all(path.join("sub")).unwrap();

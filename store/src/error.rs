@@ -133,6 +133,16 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The store's directory is another user's than the one for whom it was opened.
+    #[error("the store `{}` belongs to user {owner}, and not to user {caller}", path.display())]
+    NotYours {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who called: the user, or the one for whom root works.
+        caller: u32,
+    },
     /// Every user may write the store's directory.
     #[error("every user may write the store's directory `{}`", path.display())]
     WorldWritable {

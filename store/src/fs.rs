@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::crash;
 use crate::error::{Error, Kind, Result};
+use crate::holder::Holder;
 use crate::owner::Owner;
 
 /// Store directories are the user's own.
@@ -63,6 +64,8 @@ struct Counters {
 pub(crate) struct StoreFs {
     root: OwnedFd,
     path: PathBuf,
+    /// Whose files these are.
+    owner: Owner,
     counters: Counters,
 }
 
@@ -100,17 +103,14 @@ pub(crate) struct Entry {
 }
 
 impl StoreFs {
-    /// Opens the directory, creating it where it is missing.
-    pub(crate) fn open(path: &Path) -> Result<StoreFs> {
+    /// Opens the directory of a user, creating it where it is missing. Another user's is refused: what it holds would be
+    /// believed, and what is written to it would be theirs.
+    pub(crate) fn open(path: &Path, owner: &Owner) -> Result<StoreFs> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let opened = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) => {
-                use std::os::unix::fs::DirBuilderExt;
-                std::fs::DirBuilder::new()
-                    .recursive(true)
-                    .mode(DIR_MODE.as_raw_mode())
-                    .create(path)
-                    .map_err(|source| Error::io("create", path, source))?;
+                let created = owner.create_dirs(path, DIR_MODE.as_raw_mode());
+                created.map_err(|source| Error::io("create", path, source))?;
                 rustix::fs::open(path, flags, Mode::empty())
             }
             other => other,
@@ -122,7 +122,15 @@ impl StoreFs {
         if stat.st_mode & 0o002 != 0 {
             return Err(Error::WorldWritable { path });
         }
-        Ok(StoreFs { root, path, counters: Counters::default() })
+        if stat.st_uid != owner.uid() {
+            return Err(Error::NotYours { path, owner: stat.st_uid, caller: owner.uid() });
+        }
+        Ok(StoreFs { root, path, owner: owner.clone(), counters: Counters::default() })
+    }
+
+    /// Whose it is.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// The store's directory.
@@ -292,8 +300,13 @@ impl StoreFs {
         }
         let parent_fd = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
         match rustix::fs::mkdirat(&parent_fd, last, DIR_MODE) {
+            Ok(()) => {
+                let given = self.owner.give_dir(&parent_fd, last);
+                given.map_err(|source| self.io_error("change the owner of", name, source))?;
+                touched.push(parent.to_owned());
+            }
             // Another process made it: its entry is made durable all the same.
-            Ok(()) | Err(rustix::io::Errno::EXIST) => touched.push(parent.to_owned()),
+            Err(rustix::io::Errno::EXIST) => touched.push(parent.to_owned()),
             Err(errno) => return Err(self.error("create", name, errno)),
         }
         Ok(())
@@ -309,7 +322,10 @@ impl StoreFs {
             .map_err(|errno| self.error("create", &name, errno))?;
         self.counters.creates.fetch_add(1, Ordering::Relaxed);
         crash::point("temp.created");
-        Ok(Temp { fs: self.clone(), file: File::from(fd), name })
+        let temp = Temp { fs: self.clone(), file: File::from(fd), name };
+        let given = self.owner.give(&temp.file);
+        given.map_err(|source| self.io_error("change the owner of", &temp.name, source))?;
+        Ok(temp)
     }
 
     /// A new directory in `tmp/`: its name.
@@ -558,7 +574,7 @@ impl Drop for Temp {
 
 /// A new name in `tmp/`, which says whose it is: what a process that lives has there is its own.
 fn temp_name() -> String {
-    format!("tmp/{}{}", Owner::prefix(), &random_name()[16..])
+    format!("tmp/{}{}", Holder::prefix(), &random_name()[16..])
 }
 
 /// 128 random bits, in hexadecimal.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::{StoreFs, random_name};
-use crate::owner::{FOREIGN_SECS, Owner};
+use crate::holder::{FOREIGN_SECS, Holder};
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
 use crate::store::Store;
 
@@ -43,7 +43,7 @@ impl Store {
         self.live_leases(None)?;
         let name = format!("leases/{}", random_name());
         let mut temp = self.fs().temp()?;
-        temp.write_all(&frame(MAGIC, &encode(&Owner::this())))?;
+        temp.write_all(&frame(MAGIC, &encode(&Holder::this())))?;
         self.fs().publish(&[(&temp, &name)])?;
         Ok(Lease { fs: self.fs().clone(), name })
     }
@@ -63,8 +63,8 @@ impl Store {
                 Err(Error::TooLarge { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
-            let owner = unframe(MAGIC, &bytes).and_then(decode::<Owner>).ok();
-            let alive = match owner.and_then(|owner| owner.is_alive()) {
+            let holder = unframe(MAGIC, &bytes).and_then(decode::<Holder>).ok();
+            let alive = match holder.and_then(|holder| holder.is_alive()) {
                 Some(alive) => alive,
                 // Of another boot or container, or damaged: nobody knows, so it counts for a day.
                 None => match self.fs().stat(&name)? {
@@ -82,7 +82,7 @@ impl Store {
 mod tests {
     use super::*;
 
-    fn put(store: &Store, holder: &Owner) -> String {
+    fn put(store: &Store, holder: &Holder) -> String {
         let name = format!("leases/{}", random_name());
         let mut temp = store.fs().temp().unwrap();
         temp.write_all(&frame(MAGIC, &encode(holder))).unwrap();
@@ -105,10 +105,10 @@ mod tests {
     fn a_dead_holder_is_seen_and_an_unknown_one_counts_for_a_day() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let me = Owner::this();
-        let used_again = put(&store, &Owner { started: me.started + 1, ..me.clone() });
-        let other_boot = put(&store, &Owner { boot: "another".to_owned(), ..me.clone() });
-        let other_container = put(&store, &Owner { pid_namespace: 1, pid: 4_000_000, ..me });
+        let me = Holder::this();
+        let used_again = put(&store, &Holder { started: me.started + 1, ..me.clone() });
+        let other_boot = put(&store, &Holder { boot: "another".to_owned(), ..me.clone() });
+        let other_container = put(&store, &Holder { pid_namespace: 1, pid: 4_000_000, ..me });
         let mut expected = vec![other_boot.clone(), other_container];
         expected.sort();
         assert_eq!(store.live_leases(None).unwrap(), expected);

@@ -1,125 +1,91 @@
-//! Which process something belongs to that nobody else may touch while it lives: a lease, a file in the making.
-//! Knows processes, process namespaces and boots, not what belongs to them.
+//! Whose a store is, and whose the files are that are written for them: the caller's, also where root works for them.
+//!
+//! Knows users by number; who called whom is for the program to know.
 
-use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 
-use crate::stamp::boot_id;
-
-/// What belongs to a process that cannot be looked at (of another boot, machine or container) counts as used for so
-/// long after it was last written, in seconds.
-pub const FOREIGN_SECS: i64 = 24 * 3600;
-
-/// Hexadecimal digits of the boot's id in a file name.
-const BOOT_DIGITS: usize = 12;
-
-/// A process, so that it is not taken for a later one of the same number. Leases hold it: changing the fields is a
-/// format break.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The user for whom files are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    pub(crate) boot: String,
-    /// Process ids mean something in their namespace only, of which one boot has many.
-    pub(crate) pid_namespace: u64,
-    pub(crate) pid: u32,
-    /// When the process started, in ticks since the boot: process ids are used again.
-    pub(crate) started: u64,
+    uid: Uid,
+    /// Root that works for this user: their group, and where root keeps what it executes or believes.
+    root: Option<(Option<Gid>, PathBuf)>,
 }
 
 impl Owner {
-    /// This process.
-    pub(crate) fn this() -> Owner {
-        let pid = std::process::id();
-        Owner {
-            boot: boot_id().unwrap_or_default(),
-            pid_namespace: pid_namespace(),
-            pid,
-            started: process_start(pid).unwrap_or(0),
+    /// The user as whom this process runs.
+    pub fn caller() -> Owner {
+        Owner { uid: rustix::process::geteuid(), root: None }
+    }
+
+    /// The user for whom this process works as root, as under sudo: what it writes for them is theirs. What root executes
+    /// or believes (trees of programs, which files were hashed, work in progress) stays in `private`, a directory of
+    /// root's own.
+    pub fn behind_root(uid: u32, gid: Option<u32>, private: PathBuf) -> Owner {
+        Owner { uid: Uid::from_raw(uid), root: Some((gid.map(Gid::from_raw), private)) }
+    }
+
+    /// The user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
+    /// Root's own directory, where it works for another user.
+    pub(crate) fn private(&self) -> Option<&Path> {
+        self.root.as_ref().map(|(_, private)| private.as_path())
+    }
+
+    /// Makes an open file that this process has just created the user's.
+    ///
+    /// # Errors
+    /// Its owner cannot be changed.
+    pub fn give(&self, file: impl AsFd) -> io::Result<()> {
+        match &self.root {
+            None => Ok(()),
+            Some((gid, _)) => Ok(rustix::fs::fchown(file, Some(self.uid), *gid)?),
         }
     }
 
-    /// What the names of this process' files in the making begin with.
-    pub fn prefix() -> &'static str {
-        static PREFIX: OnceLock<String> = OnceLock::new();
-        PREFIX.get_or_init(|| {
-            let Owner { boot, pid_namespace, pid, started } = Owner::this();
-            let boot = digits(&boot);
-            let boot = boot.get(..BOOT_DIGITS).unwrap_or("unknown");
-            format!("{boot}-{pid_namespace:x}-{pid:x}-{started:x}-")
-        })
-    }
-
-    /// The process that a file name begins with; none where it begins with none.
-    pub fn of_name(name: &str) -> Option<Owner> {
-        let mut parts = name.split('-');
-        let boot = parts.next()?.to_owned();
-        let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-        let (pid_namespace, pid, started) = (number()?, number()?, number()?);
-        parts.next()?;
-        Some(Owner { boot, pid_namespace, pid: pid.try_into().ok()?, started })
-    }
-
-    /// Whether the process lives; `None` where it cannot be looked at.
-    pub fn is_alive(&self) -> Option<bool> {
-        let boot = digits(&self.boot);
-        let here = boot.len() >= BOOT_DIGITS
-            && self.started != 0
-            && digits(&boot_id()?).starts_with(&boot)
-            && self.pid_namespace == pid_namespace();
-        here.then(|| process_start(self.pid) == Some(self.started))
-    }
-}
-
-fn digits(boot: &str) -> String {
-    boot.chars().filter(char::is_ascii_hexdigit).collect()
-}
-
-fn pid_namespace() -> u64 {
-    std::fs::metadata("/proc/self/ns/pid").map_or(0, |stat| stat.ino())
-}
-
-/// When a process started, in ticks since the boot; `None` where there is no such process.
-fn process_start(pid: u32) -> Option<u64> {
-    // proc(5): the command in parentheses may hold anything; the 22nd field is the 20th after it.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after = &stat[stat.rfind(')')? + 1..];
-    let mut fields = after.split_ascii_whitespace();
-    // A zombie does nothing any more.
-    if matches!(fields.next()?, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_tells_whose_it_is() {
-        let name = format!("{}0123", Owner::prefix());
-        assert!(name.len() < 64, "{name}: sockets lie below such names");
-        let owner = Owner::of_name(&name).unwrap();
-        assert_eq!(owner.is_alive(), Some(true));
-        let used_again = Owner { started: owner.started + 1, ..owner.clone() };
-        assert_eq!(used_again.is_alive(), Some(false));
-        assert_eq!(Owner { boot: "0123456789ab".to_owned(), ..owner.clone() }.is_alive(), None);
-        assert_eq!(Owner { boot: String::new(), ..owner.clone() }.is_alive(), None);
-        assert_eq!(Owner { pid_namespace: 1, ..owner }.is_alive(), None);
-        for other in ["", "dead", "0123456789abcdef0123456789abcdef", "a-b-c-d", "a-1-2-x-4"] {
-            assert_eq!(Owner::of_name(other), None, "{other}");
+    /// The same for a directory, by its name in another one.
+    pub(crate) fn give_dir(&self, parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+        if self.root.is_none() {
+            return Ok(());
         }
+        // Whoever owns the parent may have put something else there: only a directory is given away, and no link followed.
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir: OwnedFd = rustix::fs::openat(parent, name.as_ref().as_bytes(), flags, Mode::empty())?;
+        self.give(dir)
     }
 
-    #[test]
-    fn a_process_that_ended_is_dead() {
-        #[expect(clippy::disallowed_methods, reason = "a process that ends")]
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let owner = Owner { pid: child.id(), started: process_start(child.id()).unwrap(), ..Owner::this() };
-        assert_eq!(owner.is_alive(), Some(true));
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        assert_eq!(owner.is_alive(), Some(false));
+    /// Makes a directory and those above it that are missing, all of them the user's.
+    ///
+    /// # Errors
+    /// One cannot be made, or given to the user.
+    pub fn create_dirs(&self, path: &Path, mode: u32) -> io::Result<()> {
+        match std::fs::metadata(path) {
+            Ok(stat) if stat.is_dir() => return Ok(()),
+            Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        self.create_dirs(parent, mode)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+        match rustix::fs::mkdirat(&parent, name.as_bytes(), Mode::from_raw_mode(mode)) {
+            Ok(()) => self.give_dir(&parent, name),
+            // Another process was first.
+            Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }

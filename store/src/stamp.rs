@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::Result;
-use crate::record::{MAGIC_LEN, decode_unchecked, encode, frame};
+use crate::error::{Kind, Result};
+use crate::record::{MAGIC_LEN, decode_unchecked, encode, frame, unframe};
+use crate::state::LIMIT;
 use crate::store::{Store, lock};
 
 const NAME: &str = "state/stamps";
@@ -59,7 +60,14 @@ impl Store {
 
     fn load_stamps(&self) -> Stamps {
         let boot = boot_id();
-        let body = self.cache_read(NAME, MAGIC).ok().flatten();
+        // Whose files may be executed as root has no say in which of them were found sound.
+        let body = match self.private_apart() {
+            None => self.cache_read(NAME, MAGIC).ok().flatten(),
+            Some(private) => {
+                let bytes = private.read(Kind::State, NAME, LIMIT).ok().flatten();
+                bytes.and_then(|bytes| unframe(MAGIC, &bytes).ok().map(<[u8]>::to_vec))
+            }
+        };
         let saved: Option<Saved> = body.and_then(|body| decode_unchecked(&body).ok());
         let by_inode = match saved {
             Some((saved_boot, list)) if Some(&saved_boot) == boot.as_ref() => list.into_iter().collect(),
@@ -75,7 +83,7 @@ impl Store {
         };
         let mut list: Vec<_> = stamps.by_inode.iter().map(|(inode, stamp)| (*inode, *stamp)).collect();
         list.sort_unstable_by_key(|(inode, _)| *inode);
-        self.fs().replace(NAME, &frame(MAGIC, &encode(&(&stamps.boot, list))))?;
+        self.private().replace(NAME, &frame(MAGIC, &encode(&(&stamps.boot, list))))?;
         stamps.dirty = false;
         Ok(())
     }

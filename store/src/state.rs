@@ -9,7 +9,7 @@ use crate::store::Store;
 
 const MAGIC: &[u8; MAGIC_LEN] = b"impaSTAT";
 /// Largest state file, in bytes.
-const LIMIT: u64 = 1 << 30;
+pub(crate) const LIMIT: u64 = 1 << 30;
 
 /// Where files without checksums lie.
 pub(crate) const LOGS: &str = "state/logs/";
@@ -70,6 +70,13 @@ impl Store {
         let name = name(&[&["logs"], components].concat())?;
         self.fs().make_dirs(&name, &mut Vec::new())?;
         Ok(self.fs().full(&name))
+    }
+
+    /// The path of a directory like [`Store::log_dir`]'s for what is given to other programs later on.
+    pub fn private_dir(&self, components: &[&str]) -> Result<PathBuf> {
+        let name = name(&[&["logs"], components].concat())?;
+        self.private().make_dirs(&name, &mut Vec::new())?;
+        Ok(self.private().full(&name))
     }
 
     /// Says what is wrong with a state file of any sort.

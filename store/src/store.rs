@@ -1,6 +1,7 @@
 //! The store as a whole: opening it, its `format`, and what all of its parts share.
 //! Knows the gate of versions; what lies behind it is known by the module of each kind of object.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,7 @@ use crate::error::{Error, Kind, Miss, MissReason, Result};
 use crate::fs::{FsTime, IoSnapshot, StoreFs};
 use crate::index::Index;
 use crate::inputs::InputCache;
+use crate::owner::Owner;
 use crate::stamp::Stamps;
 
 /// Version of the format that this code reads and writes; see `FORMAT.md`.
@@ -33,6 +35,8 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) fs: Arc<StoreFs>,
+    /// Where root keeps what it executes or believes, while it works for the store's owner; else the store itself.
+    private: Option<Arc<StoreFs>>,
     pub(crate) stamps: Mutex<Option<Stamps>>,
     pub(crate) index: Mutex<Option<Index>>,
     pub(crate) inputs: Mutex<Option<InputCache>>,
@@ -50,13 +54,25 @@ pub struct Scratch {
 impl Store {
     /// Opens the store in a directory, or makes one where the directory is missing or empty.
     /// An existing store is not written to. A store of another format is refused, and never changed.
+    ///
+    /// # Errors
+    /// It cannot be read or made, is of another format, or belongs to another user than the one as whom this process runs.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
-        let fs = Arc::new(StoreFs::open(path.as_ref())?);
+        Store::open_for(path, &Owner::caller())
+    }
+
+    /// The same for a user whom this process may work for.
+    ///
+    /// # Errors
+    /// As for [`Store::open`], of that user.
+    pub fn open_for(path: impl AsRef<Path>, owner: &Owner) -> Result<Store> {
+        let fs = Arc::new(StoreFs::open(path.as_ref(), owner)?);
         match read_format(&fs)? {
             Some(bytes) => check_format(&fs, &bytes)?,
             None => create_format(&fs)?,
         }
-        let inner = Inner { fs, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
+        let private = owner.private().map(|parent| open_private(parent, &fs)).transpose()?.map(Arc::new);
+        let inner = Inner { fs, private, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
         Ok(Store { inner: Arc::new(inner), look_only: false })
     }
 
@@ -77,12 +93,19 @@ impl Store {
 
     /// Refuses what would take the file system below the reserve that the store leaves free.
     pub fn reserve(&self, bytes: u64) -> Result<()> {
-        self.inner.fs.reserve(bytes)
+        self.inner.fs.reserve(bytes)?;
+        // Work in progress lies there.
+        self.private().reserve(bytes)
     }
 
-    /// A new directory for work in progress, on the store's file system.
+    /// Whose the store is, and what is written for them.
+    pub fn owner(&self) -> &Owner {
+        self.inner.fs.owner()
+    }
+
+    /// A new directory for work in progress, on the store's file system, or root's own where root works for another user.
     pub fn scratch(&self) -> Result<Scratch> {
-        let fs = self.fs().clone();
+        let fs = self.private().clone();
         let name = fs.temp_dir()?;
         let path = fs.full(&name);
         Ok(Scratch { fs, name, path })
@@ -101,6 +124,16 @@ impl Store {
 
     pub(crate) fn fs(&self) -> &Arc<StoreFs> {
         &self.inner.fs
+    }
+
+    /// Where things lie that are executed, or believed without another look.
+    pub(crate) fn private(&self) -> &Arc<StoreFs> {
+        self.inner.private.as_ref().unwrap_or(&self.inner.fs)
+    }
+
+    /// Root's own directory, where this is not the store itself.
+    pub(crate) fn private_apart(&self) -> Option<&Arc<StoreFs>> {
+        self.inner.private.as_ref()
     }
 
     /// The miss that a damaged object is; it is moved away so that a good one can take its place.
@@ -164,6 +197,13 @@ impl Drop for Scratch {
             tracing::debug!(%error, "left in tmp/");
         }
     }
+}
+
+/// Root's own directory for a store of another user: named by the store, whose leases protect what is in it.
+fn open_private(parent: &Path, fs: &StoreFs) -> Result<StoreFs> {
+    let path = fs.path().canonicalize().map_err(|source| Error::io("resolve", fs.path(), source))?;
+    let name = Hasher::new(domain::STATE).update(path.as_os_str().as_bytes()).finish();
+    StoreFs::open(&parent.join(&name.to_string()[..16]), &Owner::caller())
 }
 
 /// A lock whose data is a cache: what a panicking thread left in it is used all the same.

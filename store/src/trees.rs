@@ -1,5 +1,6 @@
 //! `state/trees/` and `state/caches/`: directories that may be lost. Trees are made of something else, and never change;
 //! caches are what programs keep for themselves.
+//! Under sudo they are root's, not in the user's store: what lies in them is executed.
 //! Knows how they get their names; whether what is in them is sound is for those to check who made them.
 
 use std::collections::BTreeSet;
@@ -23,15 +24,15 @@ fn name(digest: &Digest) -> String {
 impl Store {
     /// Where the directory of this name is, or would be.
     pub fn tree_path(&self, digest: &Digest) -> PathBuf {
-        self.fs().full(&name(digest))
+        self.private().full(&name(digest))
     }
 
     /// Gives a directory this name, in the place of the one that has it: at once, so that there is one at any time. What it
     /// takes the place of goes to the trash, where those who use it still have it until the next collection.
     pub fn publish_tree(&self, scratch: Scratch, digest: &Digest) -> Result<PathBuf> {
         let name = name(digest);
-        self.fs().publish_dir(scratch.name(), &name)?;
-        Ok(self.fs().full(&name))
+        self.private().publish_dir(scratch.name(), &name)?;
+        Ok(self.private().full(&name))
     }
 
     /// Moves directories to the trash whose names `keep` does not hold and that were made more than `min_age_secs` ago, by
@@ -41,11 +42,11 @@ impl Store {
         if !dry_run && !self.live_leases(None)?.is_empty() {
             return Ok(Vec::new());
         }
-        let before = self.fs().now()?.secs - min_age_secs as i64;
+        let before = self.private().now()?.secs - min_age_secs as i64;
         let mut gone = Vec::new();
-        for entry in self.fs().list(TREES.trim_end_matches('/'))? {
+        for entry in self.private().list(TREES.trim_end_matches('/'))? {
             let name = format!("{TREES}{}", entry.name);
-            let young = self.fs().stat(&name)?.is_none_or(|stat| stat.mtime() > before);
+            let young = self.private().stat(&name)?.is_none_or(|stat| stat.mtime() > before);
             if young || keep.contains(&entry.name) {
                 continue;
             }
@@ -54,7 +55,7 @@ impl Store {
                 if !self.live_leases(None)?.is_empty() {
                     break;
                 }
-                self.fs().trash(&name)?;
+                self.private().trash(&name)?;
             }
             gone.push(entry.name);
         }
@@ -67,8 +68,8 @@ impl Store {
     /// The name is no plain file name, or the directory cannot be made.
     pub fn cache_dir(&self, name: &str) -> Result<PathBuf> {
         let name = crate::state::name(&["caches", name])?;
-        self.fs().make_dirs(&name, &mut Vec::new())?;
-        Ok(self.fs().full(&name))
+        self.private().make_dirs(&name, &mut Vec::new())?;
+        Ok(self.private().full(&name))
     }
 }
 

@@ -204,7 +204,7 @@ impl Store {
             }
         }
         let mut names = Vec::new();
-        self.files_below("state", &mut |name, _, _| names.push(name))?;
+        self.fs().files_below("state", &mut |name, _, _| names.push(name))?;
         let unchecked = [crate::state::LOGS, crate::trees::TREES, crate::trees::CACHES];
         for name in names.iter().filter(|name| !unchecked.iter().any(|place| name.starts_with(place))) {
             if let Err(reason) = self.check_state(name)? {
@@ -233,9 +233,9 @@ impl Store {
             }
         }
         usage.by_layer.sort_unstable();
-        self.files_below("state", &mut |_, bytes, _| usage.state += bytes)?;
+        self.fs().files_below("state", &mut |_, bytes, _| usage.state += bytes)?;
         for debris in ["tmp", "trash"] {
-            self.files_below(debris, &mut |_, bytes, _| usage.debris += bytes)?;
+            self.fs().files_below(debris, &mut |_, bytes, _| usage.debris += bytes)?;
         }
         Ok(usage)
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::digest::{ActionDigest, BlobDigest, ClaimId, Digest};
 use crate::error::Result;
-use crate::fs::FsTime;
+use crate::fs::{FsTime, StoreFs};
 use crate::layer::LayerRef;
 use crate::store::Store;
 
@@ -36,24 +36,26 @@ impl Store {
     pub(crate) fn objects(&self) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
         for top in ["claims", "disks", "blobs"] {
-            self.files_below(top, &mut |name, bytes, modified| {
+            self.fs().files_below(top, &mut |name, bytes, modified| {
                 objects.push(Object { id: identify(&name), name, bytes, modified });
             })?;
         }
         Ok(objects)
     }
+}
 
+impl StoreFs {
     /// Every file below a directory: name, bytes, time of its last change.
     pub(crate) fn files_below(&self, top: &str, each: &mut dyn FnMut(String, u64, FsTime)) -> Result<()> {
         let mut stack = vec![(top.to_owned(), true)];
         while let Some((name, is_dir)) = stack.pop() {
             if is_dir {
-                let entries = self.fs().list(&name)?;
+                let entries = self.list(&name)?;
                 stack.extend(entries.into_iter().rev().map(|entry| (format!("{name}/{}", entry.name), entry.is_dir)));
                 continue;
             }
             // It may just have been deleted, or be a symbolic link, which is nothing of ours.
-            match self.fs().stat(&name) {
+            match self.stat(&name) {
                 Ok(Some(stat)) => {
                     each(name, stat.len(), FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() });
                 }

@@ -92,6 +92,7 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     validate(&project.path("document.spdx.json"));
 
     tool("chmod", &["-R", "a+rX", project.path("").to_str().unwrap()]);
+    tool("chown", &["-R", "65534", project.store().to_str().unwrap()]);
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_impasto")]);
     command.args(["layer", "packages", "more", "--format", "spdx", "--store", project.store().to_str().unwrap()]);
@@ -99,6 +100,7 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     let nobody = ran(command);
     assert_eq!((nobody.code, nobody.stderr.as_str()), (0, ""));
     assert!(nobody.stdout == document, "another user gets another document");
+    tool("chown", &["-R", "0", project.store().to_str().unwrap()]);
 
     // A file has no recipe, and a disk without packages says so.
     let file = project.ok(&["layer", "packages", "./debian.qcow2", "--format", "spdx"]);

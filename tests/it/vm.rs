@@ -190,7 +190,7 @@ const CODE: [u8; 103] = *b"\xfa\x31\xc0\x8e\xd8\x8e\xc0\x8e\xd0\xbc\x00\x7c\xfb\
 \xc3boots\r\n\0written\r\n\0";
 
 /// The base disk with that code in its boot sector, raw.
-fn talking_disk(dir: &Path) -> PathBuf {
+pub(crate) fn talking_disk(dir: &Path) -> PathBuf {
     let path = dir.join("talking.raw");
     std::fs::copy(&base().raw, &path).unwrap();
     let mut file = std::fs::File::options().write(true).open(&path).unwrap();
@@ -272,8 +272,8 @@ fn a_boot_that_is_ended_leaves_no_machine() {
 #[test]
 fn a_machine_is_talked_to_and_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let (image, size) = impasto::vm::examine(&talking_disk(dir.path())).unwrap();
-    assert!(matches!(image, Backing::Raw(_)));
+    let image = impasto::vm::examine(&talking_disk(dir.path())).unwrap();
+    assert!(matches!(image.backing, Backing::Raw(_)));
     let work = dir.path().join("work");
     std::fs::create_dir(&work).unwrap();
     let spec = Spec {
@@ -281,8 +281,8 @@ fn a_machine_is_talked_to_and_stopped() {
         firmware: MachineFirmware::Bios,
         memory: 64 << 20,
         cpus: 1,
-        backing: image,
-        overlay: impasto::vm::overlay(&work, size, None).unwrap(),
+        backing: image.backing,
+        overlay: impasto::vm::overlay(&work, image.size, None).unwrap(),
         seed: None,
         network: Network::None,
         guest_agent: Some(Machine::agent_socket()),

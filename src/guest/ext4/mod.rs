@@ -7,6 +7,7 @@
 //!
 //! Source of the format: <https://docs.kernel.org/filesystems/ext4/>, and the kernel's `fs/ext4` where that is silent.
 
+mod allocation;
 mod content;
 mod directory;
 pub(in crate::guest) mod inode;
@@ -145,6 +146,11 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     /// Takes what has been read and found without fault.
     pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
         Self { disk, superblock, groups }
+    }
+
+    /// Whether its metadata has checksums: without them a wrong byte of it can look right.
+    pub fn has_sums(&self) -> bool {
+        self.superblock.has_sums()
     }
 
     /// What it says of itself.

@@ -60,6 +60,8 @@ pub(in crate::guest) struct Superblock {
     pub(in crate::guest) first_block: u64,
     /// Blocks of a group.
     pub(in crate::guest) blocks_per_group: u64,
+    /// Clusters of a group, which are blocks without `bigalloc`: bits of its bitmap.
+    pub(in crate::guest) clusters_per_group: u64,
     /// Inodes of a group.
     pub(in crate::guest) inodes_per_group: u32,
     /// Size of an inode in bytes.
@@ -124,6 +126,7 @@ impl Superblock {
             blocks: identity.blocks,
             first_block: u64::from(le32(sb, 0x14)),
             blocks_per_group: u64::from(le32(sb, 0x20)),
+            clusters_per_group: u64::from(le32(sb, 0x24)),
             inodes_per_group: le32(sb, 0x28),
             inode_size,
             journal_inode: if compat & COMPAT_HAS_JOURNAL != 0 { le32(sb, 0xe0) } else { 0 },
@@ -158,6 +161,11 @@ impl Superblock {
     /// Whether numbers of blocks have more than 32 bits.
     pub(in crate::guest) fn is_wide(&self) -> bool {
         self.incompat(INCOMPAT_64BIT)
+    }
+
+    /// Whether group descriptors have their second half.
+    pub(in crate::guest) fn has_wide_groups(&self) -> bool {
+        self.descriptor_size >= 64
     }
 
     /// A feature of it that is not understood here. Those that only a writer must know do not matter.
@@ -298,6 +306,9 @@ impl Superblock {
             inode_table: high(0x28) | u64::from(le32(bytes, 8)),
             free_blocks: count(0xc, 0x2c),
             free_inodes: count(0xe, 0x2e),
+            unused_inodes: count(0x1c, 0x32),
+            block_bitmap_sum: count(0x18, 0x38),
+            inode_bitmap_sum: count(0x1a, 0x3a),
             flags: le16(bytes, 0x12),
             sum_is_right: self.group_sum(number, bytes).is_none_or(|sum| sum == le16(bytes, 0x1e)),
         }
@@ -331,6 +342,12 @@ pub(in crate::guest) struct Group {
     pub(in crate::guest) free_blocks: u32,
     /// How many of its inodes are free.
     pub(in crate::guest) free_inodes: u32,
+    /// How many inodes at the end of its table were never used.
+    pub(in crate::guest) unused_inodes: u32,
+    /// Checksum of its bitmap of blocks; only the lower half in a short descriptor.
+    pub(in crate::guest) block_bitmap_sum: u32,
+    /// Checksum of its bitmap of inodes; only the lower half in a short descriptor.
+    pub(in crate::guest) inode_bitmap_sum: u32,
     /// Whether tables were never written.
     pub(in crate::guest) flags: u16,
     /// Whether its checksum is right, or it needs none.

@@ -79,7 +79,7 @@ fn a_read_only_store_is_read_and_says_so_when_written() {
     let store = Store::open(small.path()).unwrap();
     assert_eq!(store.lookup(&crate::support::action(1)).unwrap().len(), 1);
     assert_eq!(read_disk(&store, &base.layer).unwrap(), [(0, text(1))]);
-    assert_eq!(store.chain(&base.layer).unwrap().paths.len(), 1);
+    assert_eq!(store.chain(&base.layer).unwrap().paths().len(), 1);
     assert_eq!(store.open_blob(&blob.digest).unwrap().into_bytes().unwrap(), b"blob");
     assert_eq!(store.put_blob(&b"blob"[..]).unwrap(), blob, "what is there need not be written");
     for error in [

@@ -76,7 +76,8 @@ fn chain(store: &Store, layer: &LayerRef) -> Vec<LayerRef> {
 }
 
 fn layer_file(store: &Store, layer: &LayerRef) -> PathBuf {
-    store.chain(layer).unwrap().paths.pop().unwrap()
+    let hex = layer.disk.to_string();
+    store.path().join("disks").join(&hex[..2]).join(hex).join(format!("{}.qcow2", layer.layer))
 }
 
 /// A parent of 30 chunks, a stage that changes 20 of them, and a second run that differs from the first in one.
