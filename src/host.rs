@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::bounded;
+
 /// What the process knows of the machine and the user, read once.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -59,15 +61,27 @@ impl Host {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The store's directory where the user names none: in the user's cache directory.
+    /// The store's directory where nobody names one: in the user's cache directory.
     pub fn default_store(&self) -> PathBuf {
-        if let Some(dir) = self.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
-            return self.cwd.join(dir);
-        }
+        self.xdg("XDG_CACHE_HOME", ".cache").join("impasto")
+    }
+
+    /// The directory of the user's settings, of all programs.
+    pub fn config_dir(&self) -> PathBuf {
+        self.xdg("XDG_CONFIG_HOME", ".config")
+    }
+
+    fn xdg(&self, name: &str, default: &str) -> PathBuf {
         // A relative XDG path is to be ignored (XDG Base Directory Specification).
-        let cache = self.var("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let dir = self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
         let home = || PathBuf::from(self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root"));
-        cache.unwrap_or_else(|| home().join(".cache")).join("impasto")
+        dir.unwrap_or_else(|| home().join(default))
+    }
+
+    /// The user's home directory, without links; none where the environment names none that is there.
+    pub fn home(&self) -> Option<PathBuf> {
+        let home = PathBuf::from(self.var("HOME")?);
+        if home.is_absolute() { std::fs::canonicalize(home).ok() } else { None }
     }
 
     /// Whether messages may be coloured when they go to standard error.
@@ -83,5 +97,5 @@ impl Host {
 }
 
 fn read_line(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+    bounded::read_text(path, bounded::LINES).unwrap_or_default().trim_end().to_owned()
 }

@@ -2,7 +2,6 @@
 //!
 //! Knows where a disk is and how it is opened; compares nothing.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,6 +14,7 @@ use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 use super::disk_names::{NamedDisk, Origin};
 use super::error::CliError;
 use super::exit;
+use crate::bounded;
 use crate::diff::plain;
 use crate::guest::View;
 use crate::job::load_tree;
@@ -75,16 +75,13 @@ pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn Ch
 /// The first bytes decide what a file is. A qcow2 passes the gate before anything of it is believed.
 fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError> {
     let read = || CliError::io("read", label);
-    let file = File::open(path).map_err(read())?;
+    let file = bounded::open(path).map_err(read())?;
     let stat = file.metadata().map_err(read())?;
     let none = |reason: String| CliError::Other {
         message: format!("`{label}` is no disk image that can be read: {reason}"),
         help: Some("`qemu-img convert` makes a qcow2 or raw image of an image that you trust".to_owned()),
         code: exit::INTERNAL,
     };
-    if !stat.is_file() {
-        return Err(none("it is no regular file".to_owned()));
-    }
     let mut first = [0; 4];
     if stat.len() >= 512 {
         file.read_exact_at(&mut first, 0).map_err(read())?;

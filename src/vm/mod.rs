@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
+use crate::bounded;
+
 pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
 pub use machine::{Machine, Seen};
 
@@ -128,12 +130,9 @@ impl VmError {
 /// It cannot be read, or is no image that may be booted.
 pub fn examine(path: &Path) -> Result<(Backing, u64), VmError> {
     let read = || VmError::io("read", path);
-    let file = File::open(path).map_err(read())?;
+    let file = bounded::open(path).map_err(read())?;
     let stat = file.metadata().map_err(read())?;
     let none = |reason| VmError::NoImage { path: path.to_owned(), reason };
-    if !stat.is_file() {
-        return Err(none("it is no regular file"));
-    }
     let mut first = [0; 4];
     if stat.len() >= 512 {
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).map_err(read())?;
