@@ -7,6 +7,8 @@ use std::time::SystemTime;
 
 use impasto_store::Owner;
 
+use crate::bounded;
+
 /// What the process knows of the machine and the user, read once.
 #[derive(Debug, Clone)]
 pub struct Host {
@@ -67,20 +69,32 @@ impl Host {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The store's directory where the user names none: in the user's cache directory.
+    /// The store's directory where nobody names one: in the user's cache directory.
     pub fn default_store(&self) -> PathBuf {
-        if let Some(dir) = self.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
-            return self.cwd.join(dir);
-        }
+        self.xdg("XDG_CACHE_HOME", ".cache").join("impasto")
+    }
+
+    /// The directory of the user's settings, of all programs.
+    pub fn config_dir(&self) -> PathBuf {
+        self.xdg("XDG_CONFIG_HOME", ".config")
+    }
+
+    fn xdg(&self, name: &str, default: &str) -> PathBuf {
         // A relative XDG path is to be ignored (XDG Base Directory Specification).
-        let cache = self.var("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let home = || {
-            // Whose `HOME` is sudo's configuration to decide.
-            let called = self.sudo.as_ref().and_then(|caller| caller.home.clone());
-            let home = || self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root").into();
-            called.unwrap_or_else(home)
-        };
-        cache.unwrap_or_else(|| home().join(".cache")).join("impasto")
+        let dir = self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let home = || PathBuf::from(self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root"));
+        dir.unwrap_or_else(|| self.caller_home().unwrap_or_else(home).join(default))
+    }
+
+    /// Where the user lives who called sudo: what `HOME` is then is sudo's configuration to decide.
+    fn caller_home(&self) -> Option<PathBuf> {
+        self.sudo.as_ref().and_then(|caller| caller.home.clone())
+    }
+
+    /// The user's home directory, without links; none where nothing names one that is there.
+    pub fn home(&self) -> Option<PathBuf> {
+        let home = self.caller_home().or_else(|| self.var("HOME").map(PathBuf::from))?;
+        if home.is_absolute() { std::fs::canonicalize(home).ok() } else { None }
     }
 
     /// For whom files are written.
@@ -138,7 +152,7 @@ pub struct User {
 impl User {
     /// The user of a number; `None` also for users that only a directory service knows.
     pub fn by_uid(uid: u32) -> Option<User> {
-        let text = std::fs::read_to_string("/etc/passwd").ok()?;
+        let text = bounded::read_text("/etc/passwd", bounded::LINES).ok()?;
         text.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, _, number, _, _, home, _] = fields[..] else { return None };
@@ -149,5 +163,5 @@ impl User {
 }
 
 fn read_line(path: &str) -> String {
-    std::fs::read_to_string(path).unwrap_or_default().trim_end().to_owned()
+    bounded::read_text(path, bounded::LINES).unwrap_or_default().trim_end().to_owned()
 }

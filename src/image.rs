@@ -7,11 +7,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use impasto_store::qcow2::Qcow2;
 
+use crate::bounded;
 use crate::guest::{self, DiskFile};
 
 /// Bytes at a file's beginning that tell its format: the second copy of VHDX's header begins 128 KiB from its start.
@@ -151,11 +152,7 @@ impl Format {
 /// # Errors
 /// It cannot be opened or read, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<(File, Image)> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
+    let file = bounded::open(path)?;
     let image = recognize(&file)?;
     Ok((file, image))
 }

@@ -3,13 +3,20 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use impasto_stages::action::Bound;
 use impasto_store::digest::{BlobDigest, ContentDigest};
-use impasto_store::inputs::{InputFile, TreeEntry, TreeNode, tree_digest};
+use impasto_store::inputs::{Access, InputFile, TreeEntry, TreeNode, tree_digest};
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
+
+use crate::scope::{Outside, Scope};
+
+/// Most entries of a directory that is an input, with all that is below it.
+const MAX_ENTRIES: usize = 1_000_000;
 
 /// An input that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +46,12 @@ pub enum InputError {
         /// The file.
         path: PathBuf,
     },
+    /// A directory with too much in it.
+    #[error("`{}` holds more than {MAX_ENTRIES} files and directories", path.display())]
+    TooMany {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The file changed between planning and use.
     #[error("`{}` changes while it is read", path.display())]
     Changed {
@@ -48,6 +61,16 @@ pub enum InputError {
 }
 
 impl InputError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            InputError::Io { source, .. } | InputError::Store(StoreError::Io { source, .. }) => {
+                Outside::of(source).map(Outside::help)
+            }
+            _ => None,
+        }
+    }
+
     fn io(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         InputError::Io { verb, path: path.to_owned(), source: source.into() }
     }
@@ -83,13 +106,19 @@ impl Input {
 pub struct Inputs {
     store: Store,
     dir: PathBuf,
+    scope: Arc<Scope>,
     known: HashMap<String, Input>,
 }
 
 impl Inputs {
-    /// The inputs of a recipe whose relative paths start from `dir`.
-    pub fn new(store: Store, dir: PathBuf) -> Self {
-        Inputs { store, dir, known: HashMap::new() }
+    /// The inputs of a recipe whose relative paths start from `dir`, and which may read what is in `scope`.
+    pub fn new(store: Store, dir: PathBuf, scope: Arc<Scope>) -> Self {
+        Inputs { store, dir, scope, known: HashMap::new() }
+    }
+
+    /// What the recipe may read.
+    pub fn scope(&self) -> &Arc<Scope> {
+        &self.scope
     }
 
     /// The absolute path of an input.
@@ -111,9 +140,10 @@ impl Inputs {
         let mut files: Vec<&str> = names.filter(|name| !self.known.contains_key(*name)).collect();
         files.sort_unstable();
         files.dedup();
-        files.retain(|name| self.path(name).is_file());
+        // What this gives for a directory is an error, and no answer.
         let paths: Vec<_> = files.iter().map(|name| self.path(name)).collect();
-        for (name, result) in files.iter().zip(self.store.hash_inputs(&paths)) {
+        for (name, result) in files.iter().zip(self.store.hash_inputs(&paths, &|path, access| self.open(path, access)))
+        {
             if let Ok(file) = result {
                 self.known.insert((*name).to_owned(), Input::File(file));
             }
@@ -127,9 +157,11 @@ impl Inputs {
 
     fn hash(&self, name: &str) -> Result<Input, InputError> {
         let path = self.path(name);
-        let stat = std::fs::metadata(&path).map_err(|error| InputError::io("read", &path, error))?;
+        let open = |path: &Path, access| self.open(path, access);
+        let stat = open(&path, Access::Examine).and_then(|file| file.metadata());
+        let stat = stat.map_err(|error| InputError::io("read", &path, error))?;
         if stat.is_file() {
-            return Ok(Input::File(self.store.hash_input(&path)?));
+            return Ok(Input::File(self.store.hash_input(&path, &open)?));
         }
         if !stat.is_dir() {
             return Err(InputError::Special { path });
@@ -141,14 +173,16 @@ impl Inputs {
                 let at = error.path().unwrap_or(&path).to_owned();
                 InputError::io("read", &at, error)
             })?;
+            if entries.len() + files.len() >= MAX_ENTRIES {
+                return Err(InputError::TooMany { path });
+            }
             let name =
                 |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
             let below = name(entry.path().strip_prefix(&path).unwrap_or(entry.path()))?;
             let kind = entry.file_type();
             if kind.is_dir() || entry.depth() == 0 {
-                use std::os::unix::fs::MetadataExt;
-                let stat =
-                    std::fs::metadata(entry.path()).map_err(|error| InputError::io("read", entry.path(), error))?;
+                let stat = open(entry.path(), Access::Examine).and_then(|file| file.metadata());
+                let stat = stat.map_err(|error| InputError::io("read", entry.path(), error))?;
                 entries.push(TreeEntry { path: below, node: TreeNode::Dir(stat.mode() & 0o7777) });
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).map_err(|e| InputError::io("read", entry.path(), e))?;
@@ -160,21 +194,28 @@ impl Inputs {
             }
         }
         let paths: Vec<_> = files.iter().map(|(_, path)| path).collect();
-        for ((below, _), result) in files.iter().zip(self.store.hash_inputs(&paths)) {
+        for ((below, _), result) in files.iter().zip(self.store.hash_inputs(&paths, &open)) {
             entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(result?) });
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None, made_by: None };
         Ok(Input::Tree { entries, bound })
     }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<std::fs::File> {
+        match access {
+            Access::Examine => self.scope.open(path, access),
+            Access::Read => self.scope.open_file(path),
+        }
+    }
 }
 
 /// Copies a file while hashing it, and compares with what the plan says it holds.
 ///
 /// # Errors
-/// [`InputError::Changed`] where the copy is another file than was planned.
-pub fn copy_file(from: &Path, to: &mut impl Write, planned: BlobDigest) -> Result<u64, InputError> {
-    let mut file = std::fs::File::open(from).map_err(|error| InputError::io("open", from, error))?;
+/// [`InputError::Changed`] where the copy is another file than was planned; it lies out of the scope.
+pub fn copy_file(scope: &Scope, from: &Path, to: &mut impl Write, planned: BlobDigest) -> Result<u64, InputError> {
+    let mut file = scope.open_file(from).map_err(|error| InputError::io("open", from, error))?;
     let mut hasher = BlobDigest::hasher();
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
@@ -198,7 +239,12 @@ pub fn copy_file(from: &Path, to: &mut impl Write, planned: BlobDigest) -> Resul
 ///
 /// # Errors
 /// [`InputError::Changed`] where a file is another one than was planned.
-pub fn pack_tree(root: &Path, entries: &[TreeEntry], out: &mut (impl Write + Seek)) -> Result<(), InputError> {
+pub fn pack_tree(
+    scope: &Scope,
+    root: &Path,
+    entries: &[TreeEntry],
+    out: &mut (impl Write + Seek),
+) -> Result<(), InputError> {
     let mut tar = tar::Builder::new(out);
     for entry in entries {
         let path = root.join(&entry.path);
@@ -225,7 +271,7 @@ pub fn pack_tree(root: &Path, entries: &[TreeEntry], out: &mut (impl Write + See
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_mode(planned.mode);
                 header.set_size(planned.blob.size);
-                let file = std::fs::File::open(&path).map_err(fail)?;
+                let file = scope.open_file(&path).map_err(fail)?;
                 let mut reader = HashingReader { inner: file.take(planned.blob.size), hasher: BlobDigest::hasher() };
                 tar.append_data(&mut header, name, &mut reader).map_err(fail)?;
                 let whole = reader.inner.limit() == 0 && reader.inner.into_inner().read(&mut [0]).map_err(fail)? == 0;

@@ -29,12 +29,18 @@
 //! * [`event`] is what happens; [`ui`] alone prints it; [`cli`] is one file per command.
 //! * [`archive`] gets signed indexes and packages from Debian's archives.
 //! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
+//! * [`config`] reads settings.
+//! * [`bounded`] alone opens files to read them; [`scope`] says which of them a recipe may read.
 //! * [`mirror`] is where the host gets Debian's packages; [`host`] alone reads the environment and the clock.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests run programs and edit files"))]
 
 pub mod archive;
 pub mod assemble;
 pub mod audit;
+pub mod bounded;
 pub mod cli;
+pub mod config;
 pub mod deb;
 pub mod diff;
 pub mod engine;
@@ -60,6 +66,7 @@ pub mod roots;
 pub mod sandbox;
 pub mod sbom;
 pub mod schedule;
+pub mod scope;
 pub mod shell;
 pub mod toolbox;
 pub mod tree;

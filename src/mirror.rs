@@ -22,6 +22,8 @@ use std::process::Command;
 
 use sources::{Entry, choose, parse_list, parse_sources};
 
+use crate::bounded;
+
 /// Where stages with network find the host's policy.
 pub const DIR: &str = "/run/impasto/apt";
 
@@ -229,7 +231,8 @@ impl MirrorChoice {
     /// A mirror that is a directory is not there.
     pub fn resolve(&self) -> Result<Mirrors, MirrorError> {
         let apt = Path::new("/etc/apt");
-        let (archive, security) = self.with_sources(&read_sources(apt), &|path| std::fs::read_to_string(path).ok());
+        let (archive, security) =
+            self.with_sources(&read_sources(apt), &|path| bounded::read_text(path, bounded::TEXT).ok());
         for path in [&archive, &security].into_iter().flatten().filter_map(Mirror::directory) {
             if std::fs::read_dir(path).is_err() {
                 return Err(MirrorError::NoDirectory { path: path.to_owned() });
@@ -295,7 +298,7 @@ fn mirror_of_list(uri: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<M
 
 fn read_sources(apt: &Path) -> Vec<Entry> {
     // What cannot be read is what the host does not tell.
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let read = |path: &Path| bounded::read_text(path, bounded::TEXT).unwrap_or_default();
     let mut entries = parse_list(&read(&apt.join("sources.list")));
     let parts = std::fs::read_dir(apt.join("sources.list.d")).into_iter().flatten().flatten();
     let mut parts: Vec<_> = parts.map(|part| part.path()).collect();

@@ -12,6 +12,7 @@ use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
 use tempfile::NamedTempFile;
 
+use crate::bounded;
 use crate::memory::{FileMemory, Memory};
 use crate::plan::Hit;
 
@@ -47,7 +48,7 @@ pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
     let Some(known) = memory.files.get(&*target.path.to_string_lossy()) else { return false };
     known.content == content_digest(&file.content)
         && stamp(&target.path).ok() == Some(known.stamp)
-        && std::fs::read(checksum_path(&target.path))
+        && bounded::read(checksum_path(&target.path), bounded::LINES)
             .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())
 }
 
@@ -100,7 +101,7 @@ impl Draft {
         checksum.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
         checksum.as_file().sync_all()?;
         checksum.persist(checksum_path(&self.path)).map_err(|error| error.error)?;
-        File::open(dir)?.sync_all()?;
+        bounded::open_directory(dir)?.sync_all()?;
         let size = std::fs::metadata(&self.path)?.len();
         let memory = FileMemory { content, size, sha256: sha256.to_owned(), stamp: stamp(&self.path)? };
         Ok(Published { path: self.path, memory })

@@ -1,7 +1,6 @@
 //! The state in which a stage failed: its overlay, kept beside the recipe's logs so that a shell can be opened in it.
 //! Knows files and layers; the sandbox opens the shell.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use impasto_store::digest::ActionDigest;
 use impasto_store::layer::DiskRef;
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
 use crate::memory::file_name;
 
 /// Which file system is `/`, in the form that is kept.
@@ -79,9 +79,9 @@ impl FailedState {
     /// The overlay and the state in which the node of this name failed, if it did when it last ran.
     pub fn find(dir: &Path, name: &str) -> Option<(PathBuf, FailedState)> {
         let (disk, state) = Self::paths(dir, name);
-        let bytes = std::fs::read(state).ok()?;
+        let bytes = bounded::read(state, bounded::TEXT).ok()?;
         let state = rmp_serde::from_slice(&bytes).ok()?;
-        File::open(&disk).ok()?;
+        bounded::open(&disk).ok()?;
         Some((disk, state))
     }
 

@@ -136,12 +136,14 @@ fn claim_all(dir: &Path, store: &Path) {
         env: Vec::new(),
         host_env: BTreeMap::new(),
         only: Vec::new(),
+        home: None,
+        allow_paths: Vec::new(),
     };
     let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(store).expect("a store");
     let state = RecipeState::new(&store, &recipe);
-    let inputs = Inputs::new(store.clone(), recipe.dir.clone());
+    let inputs = Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone());
     let memory = LazyMemory::new(state.clone());
     let locks = vec![impasto::lock::LockState::NotNeeded; graph.len()];
     let mut planner =

@@ -70,7 +70,8 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 fn hash(store: &Store, tree: &Path) -> String {
-    let mut inputs = Inputs::new(store.clone(), tree.to_owned());
+    let scope = impasto::scope::Scope::new(tree, None, &[]).expect("a directory").into();
+    let mut inputs = Inputs::new(store.clone(), tree.to_owned(), scope);
     let input = inputs.get(".").expect("inputs");
     assert!(matches!(input, Input::Tree { .. }));
     format!("{:?}", input.bound())

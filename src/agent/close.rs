@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, syncfs, utimens
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, pivot_root};
 
+use crate::bounded;
 use crate::mounts::{Made, Trace, World, modified};
 use crate::protocol::{Problem, ProblemKind};
 
@@ -44,7 +45,7 @@ pub(crate) fn close(world: World) -> Result<(), Problem> {
             Trace::Mounted { path, .. } if !mounts.contains(path) => {}
             Trace::Mounted { path, .. } => {
                 let path = below_old(path);
-                let directory = File::open(&path).map_err(|e| failed("open", &path, e))?;
+                let directory = bounded::open_directory(&path).map_err(|e| failed("open", &path, e))?;
                 write_out(directory, &path)?;
                 unmount_at(&path, false)?;
             }
@@ -89,7 +90,7 @@ fn unmount_at(path: &Path, lazily: bool) -> Result<(), Problem> {
 /// Mount points in the order of mounting, without the root's.
 fn mount_points() -> Result<Vec<PathBuf>, Problem> {
     let path = Path::new("/proc/self/mountinfo");
-    let text = fs::read(path).map_err(|e| failed("read", path, e))?;
+    let text = bounded::read(path, bounded::TEXT).map_err(|e| failed("read", path, e))?;
     let points = text.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
     Ok(points.map(unescape).filter(|path| path != Path::new("/")).collect())
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, openat2, utimensat};
 use serde_bytes::ByteBuf;
 
+use crate::bounded;
 use crate::mounts::World;
 use crate::protocol::{AgentStep, Answer, InputKind, MAX_DATA, Owner, Place, Problem, ProblemKind, RUN_DIR};
 use crate::serve::Channel;
@@ -81,7 +82,7 @@ fn copy_file(
     owner: Option<(u32, u32)>,
     epoch: Option<u64>,
 ) -> Result<(), Problem> {
-    let mut file = File::open(source).map_err(|e| failed("open", source, e))?;
+    let mut file = bounded::open(source).map_err(|e| failed("open", source, e))?;
     let own = file.metadata().map_err(|e| failed("examine", source, e))?.permissions().mode();
     place(dest, &mut file, mode.unwrap_or(own), owner, epoch)
 }
@@ -136,7 +137,7 @@ fn set_modified(path: &Path, seconds: u64) -> io::Result<()> {
 fn extract(source: &Path, dest: &Path, owner: Option<(u32, u32)>) -> Result<(), Problem> {
     let unpack = || -> io::Result<()> {
         fs::create_dir_all(dest)?;
-        let mut archive = tar::Archive::new(File::open(source)?);
+        let mut archive = tar::Archive::new(bounded::open(source)?);
         archive.set_preserve_permissions(true);
         archive.set_preserve_ownerships(owner.is_none());
         archive.set_preserve_mtime(true);
@@ -189,7 +190,7 @@ fn resolve_id(database: &str, name: &str) -> Result<u32, Problem> {
     if let Ok(id) = name.parse() {
         return Ok(id);
     }
-    let text = fs::read(database).map_err(|e| failed("read", Path::new(database), e))?;
+    let text = bounded::read(database, bounded::TEXT).map_err(|e| failed("read", Path::new(database), e))?;
     let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines().map(|line| line.split(':'));
     let id = lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten());

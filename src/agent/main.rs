@@ -4,6 +4,9 @@
 //! requests come on standard input, answers go back the same way. Its one argument, where there is one, is the number of
 //! the file descriptor that a shell shall read from.
 
+#[path = "../bounded.rs"]
+#[allow(dead_code, unreachable_pub, reason = "impasto uses the rest; for impasto it is public")]
+mod bounded;
 mod close;
 mod files;
 mod mounts;

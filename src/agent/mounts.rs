@@ -16,6 +16,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root, umask};
 
+use crate::bounded;
 use crate::nodes;
 use crate::protocol::{CACHES, DiskNode, Problem, ProblemKind, RUN_DIR, Setup};
 use crate::sys;
@@ -81,7 +82,7 @@ impl World {
         let disk = Path::new("/disk");
         mount_disk(root, disk, false)?;
         enter(disk)?;
-        let directory = File::open("/").map_err(io_problem("open", Path::new("/")))?;
+        let directory = bounded::open_directory("/").map_err(io_problem("open", Path::new("/")))?;
         let mut world = Self { root: root.number, directory, trail: Vec::new(), setup: setup.clone() };
         world.mount_kernel()?;
         world.mount_fstab()?;
@@ -168,7 +169,7 @@ impl World {
     /// File systems of the image's own disk that its fstab names.
     fn mount_fstab(&mut self) -> Result<(), Problem> {
         let path = Path::new("/etc/fstab");
-        let text = match fs::read(path) {
+        let text = match bounded::read(path, bounded::TEXT) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_problem("read", path)(error)),
@@ -403,7 +404,7 @@ fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
 /// `/bin/sh` below a directory that is not the root: links stay inside, and a dangling one counts.
 fn has_shell(root: &Path) -> bool {
     use rustix::fs::{OFlags, ResolveFlags, openat2};
-    let Ok(dir) = File::open(root) else { return false };
+    let Ok(dir) = bounded::open_directory(root) else { return false };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(&dir, "bin/sh", flags, Mode::empty(), inside).is_ok()

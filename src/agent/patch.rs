@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
+use crate::bounded;
 use crate::files::job_path;
 use crate::mounts::World;
 use crate::protocol::{self, Change, Node, Place, Problem, ProblemKind, Put, RUN_DIR};
@@ -28,7 +29,7 @@ pub(crate) fn apply(world: &World, partition: u32, input: &str) -> Result<(), Pr
     let bare = Path::new(RUN_DIR).join("bare");
     fs::create_dir_all(&bare).map_err(|e| failed("make", &bare, e))?;
     mount_bind(mounted, &bare).map_err(|e| failed("bind", mounted, e.into()))?;
-    let result = File::open(&source)
+    let result = bounded::open(&source)
         .map_err(|e| failed("open", &source, e))
         .and_then(|file| patch(&mut BufReader::with_capacity(1 << 20, file), &bare));
     unmount(&bare, UnmountFlags::DETACH).map_err(|e| failed("unmount", &bare, e.into()))?;

@@ -3,7 +3,7 @@
 //! Knows processes, not the image's content. The agent is pid 1 of the guest's name space, so every orphan is its child.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -22,6 +22,7 @@ use rustix::termios::tcsetpgrp;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use serde_bytes::ByteBuf;
 
+use crate::bounded;
 use crate::files;
 use crate::mounts::World;
 use crate::protocol::{AgentStep, Answer, MAX_LOG, Place, Problem, ProblemKind, Stream};
@@ -211,7 +212,7 @@ fn reap(wanted: Option<Pid>) -> Option<WaitStatus> {
 fn script(name: &str) -> Result<Vec<OsString>, Problem> {
     let path = files::job_path(Place::Scripts, name)?;
     let mut start = [0; 2];
-    let mut file = File::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
+    let mut file = bounded::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
     let has_shebang = file.read_exact(&mut start).is_ok() && &start == b"#!";
     Ok(if has_shebang { vec![path.into()] } else { vec![SHELL.into(), "-e".into(), path.into()] })
 }

@@ -11,6 +11,8 @@ use super::signed::download;
 use super::transfer::{Expected, sha256};
 use super::unpack::{FORMATS, Format, UnpackError, unpack};
 
+use crate::bounded;
+
 /// An index of packages, as the Release states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
@@ -114,7 +116,9 @@ impl Client {
     fn packed(&self, source: &Source, jobs: Vec<Job>) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
         let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
         let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
-        let failed = self.run(jobs, &mut |index, path| packed[index] = Some(std::fs::read(path)), &mut |_, _| {});
+        // How long each may be was checked while it was downloaded.
+        let failed =
+            self.run(jobs, &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)), &mut |_, _| {});
         let (gone, other): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, e)| matches!(e.cause, Cause::Gone));
         if let Some((_, error)) = other.into_iter().next() {
             return Err(download(source, error));

@@ -8,6 +8,7 @@ use super::openpgp::{Keyring, SignatureError, Verified};
 use super::release::Release;
 use super::transfer::Expected;
 use super::{Source, Trust};
+use crate::bounded;
 use crate::mirror::Mirror;
 
 /// Bytes of a signed file, at most: Debian's own has 150 kB.
@@ -104,8 +105,11 @@ impl Client {
         let job =
             Job { name: format!("{name} of {}", source.name), expected: Expected::AtMost(limit), places: vec![place] };
         let mut read = None;
-        let failed =
-            self.run(vec![job], &mut |_, path| read = Some((std::fs::read(path), path.to_owned())), &mut |_, _| {});
+        let failed = self.run(
+            vec![job],
+            &mut |_, path| read = Some((bounded::read(path, limit), path.to_owned())),
+            &mut |_, _| {},
+        );
         if let Some((_, error)) = failed.into_iter().next() {
             return Err(error);
         }

@@ -1,7 +1,6 @@
 //! One attempt to get one file from one place, on top of what earlier attempts have left of it.
 //! Knows HTTP and checksums; does not know when to try again.
 
-use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +15,8 @@ use tempfile::NamedTempFile;
 
 use super::access::shown;
 use super::error::Cause;
+
+use crate::bounded;
 
 /// Redirections that are followed.
 const REDIRECTS: u32 = 5;
@@ -267,14 +268,13 @@ fn broken_off(received: u64, source: impl Into<Box<dyn std::error::Error + Send 
 pub(super) async fn copy(path: &Path, part: &mut Part<'_>, expected: &Expected) -> Result<(), Cause> {
     part.reset()?;
     let read = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Cause::Gone,
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => {
+            Cause::Gone
+        }
         _ => Cause::Read { source },
     };
-    let mut file = File::open(path).map_err(read)?;
+    let mut file = bounded::open(path).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
-    if !metadata.is_file() {
-        return Err(Cause::Gone);
-    }
     check_announced(Some(metadata.len()), expected)?;
     let mut block = vec![0; BLOCK];
     loop {

@@ -115,7 +115,7 @@ impl Audit {
 
     /// How many jobs the second build has at once: another number than the first.
     fn other_jobs(&self, session: &Session) -> usize {
-        let jobs = self.run.jobs.map_or(session.host.cpus, usize::from);
+        let jobs = session.jobs(self.run.jobs, &session.settings);
         if jobs > 1 { jobs - 1 } else { 2 }
     }
 
@@ -132,6 +132,10 @@ impl Audit {
         self.recipe.vars.iter().for_each(|var| option("--var", var.into()));
         self.recipe.var_files.iter().for_each(|file| option("--var-file", session.host.cwd.join(file).into()));
         self.recipe.only.iter().for_each(|only| option("--only", only.into()));
+        // Settings too name directories that the recipe may read; they are moved with everything else.
+        let settings = session.settings.allow_paths.iter().map(|setting| setting.value.clone());
+        let allowed = self.recipe.allow_paths.iter().map(|path| session.host.cwd.join(path)).chain(settings);
+        allowed.for_each(|path| option("--allow-path", path.into()));
         self.run.mirror.iter().for_each(|mirror| option("--mirror", mirror.into()));
         if session.global.progress.is_json() {
             option("--progress", "plain".into());
@@ -167,14 +171,15 @@ impl Audit {
         session.surroundings = other;
         let moved = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
         self.recipe.recipe = self.recipe.recipe.as_deref().map(moved);
-        self.recipe.var_files.iter_mut().for_each(|file| *file = moved(file));
+        self.recipe.var_files.iter_mut().chain(&mut self.recipe.allow_paths).for_each(|file| *file = moved(file));
+        session.settings.allow_paths.clear();
         Ok(())
     }
 
     /// What differs between the builds' conditions, for the report.
     fn varied(&self, session: &Session, runs: &[Run; 2]) -> Vec<(String, String, String)> {
         let [first, second] = runs;
-        let jobs = self.run.jobs.map_or(session.host.cpus, usize::from);
+        let jobs = session.jobs(self.run.jobs, &session.settings);
         let row = |name: &str, first: &str, second: &str| (name.to_owned(), first.to_owned(), second.to_owned());
         vec![
             row("host name", &first.host_name, &second.host_name),

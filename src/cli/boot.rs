@@ -17,6 +17,7 @@ use super::disk_names::{no_disk, not_built, one_disk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
+use crate::bounded;
 use crate::plan::State;
 use crate::sandbox::SavedTerminal;
 use crate::ui;
@@ -318,7 +319,7 @@ impl Boot {
     fn seed_files(&self, cwd: &Path) -> Result<Option<Vec<SeedFile>>, CliError> {
         if let Some(key) = &self.ssh_key {
             let path = cwd.join(key);
-            let text = std::fs::read_to_string(&path).map_err(CliError::io("read", key))?;
+            let text = bounded::read_text(&path, bounded::LINES).map_err(CliError::io("read", key))?;
             let keys = seed::public_keys(&text).map_err(|error| seed_error(error, &format!("`{}`", key.display())))?;
             let boot = format!("impasto-{:016x}", random());
             return Ok(Some(seed::for_keys(&keys, &self.user, &boot)));
@@ -327,7 +328,7 @@ impl Boot {
         let mut files = Vec::new();
         for (index, name) in seed::NAMES.iter().enumerate() {
             let path = cwd.join(dir).join(name);
-            match std::fs::read(&path) {
+            match bounded::read(&path, bounded::LINES) {
                 Ok(content) => files.push(SeedFile { name: (*name).to_owned(), content }),
                 // cloud-init takes no disk for a seed that lacks one of the first two.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && index >= 2 => {}

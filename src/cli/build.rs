@@ -96,7 +96,7 @@ pub(super) fn engine_config<'a>(
 ) -> RunConfig<'a> {
     RunConfig {
         recipe: loaded.recipe.name.clone(),
-        jobs: run.jobs.map_or(session.host.cpus, usize::from),
+        jobs: session.jobs(run.jobs, &loaded.settings),
         keep_going: run.keep_going,
         targets: HashMap::new(),
         sandbox,

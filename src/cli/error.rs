@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::{exit, hint};
+use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::graph::SelectorError;
 use crate::host::Host;
@@ -38,6 +39,9 @@ pub(crate) enum CliError {
     /// The lock cannot be renewed.
     #[error(transparent)]
     Renew(#[from] crate::lock::RenewError),
+    /// A file of settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
@@ -67,7 +71,7 @@ impl CliError {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            CliError::Usage { .. } | CliError::Selector(_) => exit::USAGE,
+            CliError::Usage { .. } | CliError::Selector(_) | CliError::Config(_) => exit::USAGE,
             CliError::Recipe(_) => exit::RECIPE,
             CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => match error {
                 PlanError::Input { .. } => exit::RECIPE,
@@ -94,6 +98,8 @@ impl CliError {
             CliError::Store(error)
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => hint::store_help(error),
+            CliError::Plan(PlanError::Input { source, .. })
+            | CliError::Engine(EngineError::Plan(PlanError::Input { source, .. })) => source.help(),
             CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => error.help(),
             CliError::Sandbox(error) => hint::sandbox_help(error),
             CliError::Lock(LockError::Syntax { path, .. }) => Some(format!(
@@ -104,6 +110,7 @@ impl CliError {
             CliError::Renew(RenewError::Below { stage, below }) => {
                 Some(format!("settle both: impasto update {below} {stage}"))
             }
+            CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
             error => hint::host_help(error),
         }

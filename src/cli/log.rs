@@ -6,6 +6,7 @@ use clap::Args;
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
+use crate::bounded;
 use crate::memory::file_name;
 use crate::ui;
 
@@ -14,6 +15,9 @@ pub(crate) struct Log {
     #[command(flatten)]
     recipe: RecipeArgs,
 }
+
+/// Most bytes of a log that are shown: more than a stage may write.
+const MAX_LOG: u64 = 1 << 30;
 
 impl Log {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
@@ -26,7 +30,7 @@ impl Log {
             let node = loaded.graph.node(*id);
             let paths = loaded.names(*id).map(|name| dir.join(format!("{}.log", file_name(&name))));
             let Some(path) = paths.into_iter().find(|path| path.exists()) else { continue };
-            match std::fs::read(&path) {
+            match bounded::read(&path, MAX_LOG) {
                 Ok(bytes) => {
                     found = true;
                     if picked.nodes.len() > 1 {

@@ -5,6 +5,7 @@ mod audit;
 mod blame;
 mod boot;
 mod build;
+mod config;
 mod diff;
 mod disk_names;
 mod disk_trees;
@@ -35,10 +36,13 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::Settings;
 use crate::host::Host;
 use crate::interrupt::{self, Interrupt};
 use crate::sandbox::Surroundings;
 use crate::ui;
+
+use error::CliError;
 
 pub(crate) use hint::{host_help, sandbox_help, store_help};
 
@@ -104,6 +108,9 @@ pub(crate) struct RecipeArgs {
     /// Picks combinations of the matrix
     #[arg(long, value_name = "AXIS=VALUE[,VALUE…]")]
     only: Vec<String>,
+    /// Lets the recipe read this directory too, beside its repository
+    #[arg(long = "allow-path", value_name = "DIR")]
+    allow_paths: Vec<PathBuf>,
 }
 
 /// Where and how stages run.
@@ -112,7 +119,7 @@ pub(crate) struct RunArgs {
     /// Where an image's files go
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
-    /// How many stages may run at once [default: the number of CPUs]
+    /// How many stages may run at once [default: the setting `jobs`, else the number of CPUs]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Which sandbox to use
@@ -177,6 +184,8 @@ enum Command {
     Store(store::StoreCommand),
     /// Deletes what no recipe uses
     Gc(gc::Gc),
+    /// Prints which settings hold, and where they come from
+    Config(config::Config),
     /// Checks what this host can do
     Doctor(doctor::Doctor),
     /// Prints the completions of a shell
@@ -217,8 +226,16 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         }
     };
     start_developer_log(&host);
+    let settings = match Settings::read(&host) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let error = CliError::from(error);
+            ui::message(&error.render(&host));
+            return error.exit_code();
+        }
+    };
     let surroundings = Surroundings::default();
-    let mut session = session::Session { host, global: cli.global, start, surroundings, interrupt };
+    let mut session = session::Session { host, global: cli.global, start, settings, surroundings, interrupt };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
@@ -239,6 +256,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         Command::Layer(command) => command.run(&session),
         Command::Store(command) => command.run(&session),
         Command::Gc(command) => command.run(&session),
+        Command::Config(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -88,6 +88,7 @@ impl Outdated {
                 below: lock::below_of(&loaded.graph, &loaded.lock, id, |_| None),
                 secrets: &node.lowered.secrets,
                 dir: &loaded.recipe.dir,
+                scope: &loaded.recipe.scope,
                 keep: Keep::Nothing,
                 tools: entry,
             };

@@ -9,6 +9,7 @@ use clap::Args;
 use super::error::CliError;
 use super::session::{Session, shown};
 use super::{RecipeArgs, exit};
+use crate::bounded;
 use crate::recipe;
 use crate::ui;
 
@@ -47,10 +48,18 @@ impl Fmt {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let mut unformatted = false;
         for path in &self.paths {
-            for file in hcl_files(&session.host.cwd.join(path))? {
+            let path = session.host.cwd.join(path);
+            // A link in a directory leads where the recipe's author says; a file that is named is the user's choice.
+            let scope = path.is_dir().then(|| session.scope_of(&path)).transpose()?;
+            for file in hcl_files(&path)? {
                 // Where it is a symbolic link, what it points at is formatted.
                 let file = std::fs::canonicalize(&file).map_err(CliError::io("read", &file))?;
-                let bytes = std::fs::read(&file).map_err(CliError::io("read", &file))?;
+                let opened = match &scope {
+                    Some(scope) => scope.open_file(&file),
+                    None => bounded::open(&file),
+                };
+                let bytes = opened.and_then(|file| bounded::read_open(file, bounded::TEXT));
+                let bytes = bytes.map_err(CliError::io("read", &file))?;
                 let text = String::from_utf8(bytes).map_err(|_| CliError::Other {
                     message: format!("{} is not UTF-8", file.display()),
                     help: Some("save it in UTF-8".to_owned()),

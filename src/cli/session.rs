@@ -12,6 +12,7 @@ use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
 use super::{Global, RecipeArgs, SandboxChoice};
+use crate::config::{Origin, Setting, Settings};
 use crate::graph::{Graph, NodeId, Selection};
 use crate::host::Host;
 use crate::inputs::Inputs;
@@ -22,12 +23,15 @@ use crate::mirror::MirrorChoice;
 use crate::plan::Planner;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
+use crate::scope::Scope;
 
 /// One invocation.
 pub(crate) struct Session {
     pub(crate) host: Host,
     pub(crate) global: Global,
     pub(crate) start: Instant,
+    /// What the user's and the system's files say.
+    pub(crate) settings: Settings,
     /// What stages see of the place where they run.
     pub(crate) surroundings: Surroundings,
     /// What the process is asked by signals.
@@ -38,6 +42,8 @@ pub(crate) struct Session {
 pub(crate) struct Loaded {
     pub(crate) recipe: Recipe,
     pub(crate) graph: Graph,
+    /// The settings, its repository's among them.
+    pub(crate) settings: Settings,
     /// Where its lock lies.
     pub(crate) lock_path: PathBuf,
     pub(crate) lock: LockFile,
@@ -47,11 +53,39 @@ pub(crate) struct Loaded {
 }
 
 impl Session {
-    fn store_path(&self) -> PathBuf {
-        match &self.global.store {
-            Some(path) => self.host.cwd.join(path),
-            None => self.host.default_store(),
+    /// The store's directory, and who named it.
+    pub(crate) fn store_setting(&self) -> Setting<PathBuf> {
+        if let Some(path) = &self.global.store {
+            return Setting { value: self.host.cwd.join(path), origin: Origin::Flag("--store") };
         }
+        if let Some(dir) = self.host.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
+            return Setting { value: self.host.cwd.join(dir), origin: Origin::Environment("IMPASTO_STORE") };
+        }
+        let default = || Setting { value: self.host.default_store(), origin: Origin::Default };
+        self.settings.store.clone().unwrap_or_else(default)
+    }
+
+    fn store_path(&self) -> PathBuf {
+        self.store_setting().value
+    }
+
+    /// How many stages may run at once where nobody says.
+    pub(crate) fn default_jobs(&self) -> u16 {
+        u16::try_from(self.host.cpus).unwrap_or(u16::MAX)
+    }
+
+    /// How many stages may run at once.
+    pub(crate) fn jobs(&self, flag: Option<u16>, settings: &Settings) -> usize {
+        let setting = settings.jobs.as_ref().map(|setting| setting.value);
+        flag.or(setting).unwrap_or_else(|| self.default_jobs()).into()
+    }
+
+    /// What a recipe at a path may read where nothing more is allowed.
+    pub(crate) fn scope_of(&self, path: &Path) -> Result<Scope, CliError> {
+        let full = std::fs::canonicalize(path).map_err(CliError::io("find", path))?;
+        let dir = if full.is_dir() { &full } else { full.parent().unwrap_or(&full) };
+        let scope = Scope::new(dir, self.host.home().as_deref(), &[]);
+        scope.map_err(|(path, error)| CliError::io("open", path)(error))
     }
 
     /// Opens the store.
@@ -108,6 +142,7 @@ impl Session {
         args.vars.iter().for_each(|pair| add("--var", pair));
         args.var_files.iter().for_each(|file| add("--var-file", &file.display().to_string()));
         args.only.iter().for_each(|only| add("--only", only));
+        args.allow_paths.iter().for_each(|path| add("--allow-path", &path.display().to_string()));
         if let Some(store) = &self.global.store {
             add("--store", &store.display().to_string());
         }
@@ -136,17 +171,26 @@ impl Session {
             env: variables.collect(),
             host_env: self.host.env.iter().cloned().collect(),
             only: args.only.clone(),
+            home: self.host.home(),
+            allow_paths: args
+                .allow_paths
+                .iter()
+                .map(|path| self.host.cwd.join(path))
+                .chain(self.settings.allow_paths.iter().map(|setting| setting.value.clone()))
+                .collect(),
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
         if !recipe.warnings.is_empty() {
             crate::ui::message(recipe.warnings.render(self.host.colour()).trim_end());
         }
+        let mut settings = self.settings.clone();
+        settings.add_repository(recipe.scope.repository(), &self.host)?;
         let mut graph = Graph::new(&recipe, &registry);
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
         let locks = lock::apply(&mut graph, &lock, ARCHITECTURE);
-        Ok(Loaded { recipe, graph, lock_path, lock, locks, selectors })
+        Ok(Loaded { recipe, graph, settings, lock_path, lock, locks, selectors })
     }
 
     /// The mirrors that the user chose, by `--mirror` or the environment.
@@ -243,7 +287,7 @@ impl Loaded {
         Ok(Planner {
             graph: &self.graph,
             store,
-            inputs: Inputs::new(store.clone(), self.recipe.dir.clone()),
+            inputs: Inputs::new(store.clone(), self.recipe.dir.clone(), self.recipe.scope.clone()),
             memory: LazyMemory::new(self.state(store)),
             locks: &self.locks,
             again: forced,

@@ -86,13 +86,14 @@ impl<'a> Surveyor<'a> {
     ) -> Result<Vec<String>, CliError> {
         let before = loaded.lock.clone();
         let mut after = before.clone();
-        let dir = loaded.recipe.dir.clone();
+        let (dir, scope) = (loaded.recipe.dir.clone(), loaded.recipe.scope.clone());
         let manager = self.manager(&dir)?;
         let renewal = Renewal {
             graph: &loaded.graph,
             machine: ARCHITECTURE,
             manager: &manager,
             dir: &dir,
+            scope: &scope,
             choices,
             tools,
             prune,

@@ -6,8 +6,8 @@
 //! tools do.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::unpack::{Identity, Source, UnpackError, content, unpack};
+
+use crate::bounded;
 
 /// The tree, and its index, in the directory of its name.
 const ROOT: &str = "root";
@@ -163,8 +165,7 @@ fn frame(index: &[Record]) -> (Vec<u8>, Digest) {
 
 /// An index and its digest; none where there is none, or it is damaged.
 fn read_index(path: &Path) -> Option<(Vec<Record>, Digest)> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(INDEX_LIMIT).read_to_end(&mut bytes).ok()?;
+    let bytes = bounded::read(path, INDEX_LIMIT).ok()?;
     let (name, body) = bytes.split_first_chunk()?;
     let name = Digest::from_bytes(*name);
     let sound = Hasher::new(domain::STATE).update(body).finish() == name;
@@ -196,7 +197,7 @@ fn holds(root: &Path, stat: &Stat) -> io::Result<Digest> {
     const KIND: u32 = 0o170_000;
     let path = root.join(OsStr::from_bytes(&stat.path));
     Ok(match stat.mode & KIND {
-        0o100_000 => BlobDigest::of(&fs::read(path)?).0,
+        0o100_000 => BlobDigest::of(&bounded::read(path, stat.size)?).0,
         0o120_000 => BlobDigest::of(fs::read_link(path)?.as_os_str().as_bytes()).0,
         _ => Digest::ZERO,
     })
@@ -224,6 +225,7 @@ fn stamp(index: &Digest) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};

@@ -52,7 +52,8 @@ impl Engine<'_> {
                 Slot::Local(path) => {
                     let full = self.planner.inputs.path(path);
                     if let Ok(input) = self.planner.inputs.get(path) {
-                        inputs.push((name.clone(), JobInput::Local { path: full, input: input.clone() }));
+                        let (input, scope) = (input.clone(), self.planner.inputs.scope().clone());
+                        inputs.push((name.clone(), JobInput::Local { path: full, input, scope }));
                     }
                     continue;
                 }

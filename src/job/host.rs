@@ -25,7 +25,7 @@ impl Job {
         let [step] = action.steps.as_slice() else { panic!("BUG: the host carries out one step, not several") };
         match step {
             Step::Import { input, as_a } => {
-                let Some((_, JobInput::Local { path, input: Input::File(planned) })) =
+                let Some((_, JobInput::Local { path, input: Input::File(planned), scope })) =
                     self.inputs.iter().find(|(name, _)| name == input)
                 else {
                     let reason = "it is a directory".to_owned();
@@ -35,7 +35,7 @@ impl Job {
                 let copy = scratch.path().join("import");
                 let mut file = create(&copy)?;
                 self.store.reserve(planned.blob.size)?;
-                copy_file(path, &mut file, planned.blob.digest)?;
+                copy_file(scope, path, &mut file, planned.blob.digest)?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }

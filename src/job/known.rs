@@ -3,7 +3,6 @@
 //! Knows trees, claims and the store; not how the disk was made. Where an earlier result that may be believed has the same
 //! tree, its disk is the result: nothing is stored, and what builds on the node is what it was (early cutoff).
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Instant;
@@ -21,6 +20,7 @@ use impasto_store::{Error as StoreError, Store};
 
 use super::replay::Replay;
 use super::{Job, JobError};
+use crate::bounded;
 use crate::guest::View;
 use crate::plan::Asked;
 use crate::sandbox::{Finished, Scrubbed};
@@ -130,7 +130,7 @@ impl Job {
         below: &DiskReader,
         use_it: impl FnOnce(&dyn ChunkSource) -> Result<T, JobError>,
     ) -> Result<T, JobError> {
-        let source = Qcow2::open(File::open(overlay).map_err(JobError::io("open", overlay))?);
+        let source = Qcow2::open(bounded::open(overlay).map_err(JobError::io("open", overlay))?);
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
         let patches = self.settled(&source, finished, action, below)?;

@@ -40,6 +40,7 @@ use crate::packages::fetch::Fetcher;
 use crate::plan::Hit;
 use crate::publish::{Draft, Published, Target, content_digest};
 use crate::sandbox::{CancelToken, Sandbox};
+use crate::scope::Scope;
 
 /// What a job tells the engine.
 pub enum Message {
@@ -88,6 +89,8 @@ pub enum JobInput {
         path: PathBuf,
         /// What it was when the plan was made.
         input: Input,
+        /// What the recipe may read: asked again when the file is.
+        scope: Arc<Scope>,
     },
     /// A stage's.
     Blob {

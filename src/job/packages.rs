@@ -2,7 +2,7 @@
 //! Knows files and lists, not how they are installed.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use impasto_store::blob::Sha256Writer;
 use rayon::prelude::*;
 
 use super::{Job, JobError, JobInput};
+use crate::bounded;
 use crate::deb::package::Package;
 use crate::inputs::{Input, copy_file};
 use crate::packages::fetch::{DemandError, title};
@@ -67,12 +68,12 @@ impl Job {
     fn own_packages(&self, set: &PackageSet, dir: &Path) -> Result<HashSet<String>, JobError> {
         let mut own = HashSet::new();
         for (name, input) in &self.inputs {
-            let JobInput::Local { path, input: Input::File(planned) } = input else { continue };
+            let JobInput::Local { path, input: Input::File(planned), scope } = input else { continue };
             if !name.starts_with(LOCAL) {
                 continue;
             }
             let mut bytes = Vec::new();
-            copy_file(path, &mut bytes, planned.blob.digest)?;
+            copy_file(scope, path, &mut bytes, planned.blob.digest)?;
             let mut hash = Sha256Writer::default();
             io::copy(&mut bytes.as_slice(), &mut hash).map_err(JobError::io("read", path))?;
             let sha256 = hash.finish().to_string();
@@ -91,7 +92,7 @@ impl Job {
 fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
     let name = files::file_name(package);
     let path = dir.join(&name);
-    let file = File::open(&path).map_err(JobError::io("open", &path))?;
+    let file = bounded::open(&path).map_err(JobError::io("open", &path))?;
     let wrong = |reason: String| JobError::NoPackage { package: title(package), reason };
     let read = Package::read(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
     let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];

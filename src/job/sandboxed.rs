@@ -17,6 +17,7 @@ use impasto_store::layer::DiskRef;
 
 use super::known::{Start, load_tree};
 use super::{Job, JobError, JobInput, Made, create};
+use crate::bounded;
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
@@ -111,7 +112,7 @@ impl Job {
         let mut stored_bytes = kept.as_ref().map_or(0, |kept| kept.stored_bytes);
         let mut files = BTreeMap::new();
         for output in finished.outputs {
-            let file = File::open(&output.path).map_err(JobError::io("open", &output.path))?;
+            let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
             let blob = self.store.put_blob(file)?;
             stored_bytes += blob.size;
             files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
@@ -136,11 +137,11 @@ impl Job {
     /// Copies an input to where nobody else writes: its permission bits, and what it is there.
     pub(super) fn lay_out(&self, input: &JobInput, file: &mut File, path: &Path) -> Result<(u32, InputKind), JobError> {
         Ok(match input {
-            JobInput::Local { path: from, input: Input::File(planned) } => {
-                copy_file(from, file, planned.blob.digest)?;
+            JobInput::Local { path: from, input: Input::File(planned), scope } => {
+                copy_file(scope, from, file, planned.blob.digest)?;
                 (planned.mode, InputKind::File)
             }
-            JobInput::Local { path: from, input: Input::Tree { entries, .. } } => {
+            JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
                 if self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
                     // Directories come before what they hold.
@@ -148,7 +149,7 @@ impl Job {
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
                     entries.to_mut()[files..].reverse();
                 }
-                pack_tree(from, &entries, &mut io::BufWriter::new(file))?;
+                pack_tree(scope, from, &entries, &mut io::BufWriter::new(file))?;
                 (0o755, InputKind::Tar)
             }
             JobInput::Blob { from, blob, mode } => {

@@ -2,7 +2,6 @@
 //! Knows what goes into the sandbox's room and what comes out, not how the work is done.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -13,6 +12,7 @@ use impasto_store::qcow2::RawFile;
 
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, create};
+use crate::bounded;
 use crate::sandbox::{ToolEnd, ToolJob};
 use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
@@ -73,7 +73,7 @@ impl Job {
     }
 
     fn take_tree(&self, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
-        let file = File::open(path).map_err(JobError::io("open", path))?;
+        let file = bounded::open(path).map_err(JobError::io("open", path))?;
         // An earlier tree that is gone shares nothing.
         let previous = self.previous.first().and_then(|(action, claim)| self.store.claim(action, claim).ok());
         let previous = previous.and_then(|claim| match claim.result.files.get(NAME)?.content {
@@ -94,7 +94,7 @@ impl Job {
     }
 
     fn take_disk(&self, action: &Action<Bound>, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
-        let file = File::open(path).map_err(JobError::io("open", path))?;
+        let file = bounded::open(path).map_err(JobError::io("open", path))?;
         let source =
             RawFile::new(file).map_err(|error| JobError::Bug { message: format!("the disk made: {error}") })?;
         let kept = self.keep(action, &source, None)?;

@@ -20,6 +20,7 @@ pub use file::{Archive, Entry, LockFile, Package, Removed, TOOLBOX};
 pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
 pub use report::changes;
 
+use crate::bounded;
 use crate::recipe::Recipe;
 
 /// The lock cannot be used.
@@ -56,7 +57,7 @@ impl LockFile {
     /// # Errors
     /// It cannot be read, or is not one.
     pub fn load(path: &Path) -> Result<LockFile, LockError> {
-        match std::fs::read_to_string(path) {
+        match bounded::read_text(path, bounded::TEXT) {
             Ok(text) => LockFile::parse(&text).map_err(|reason| LockError::Syntax { path: path.to_owned(), reason }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(LockFile::default()),
             Err(source) => Err(LockError::Io { verb: "read", path: path.to_owned(), source }),

@@ -10,6 +10,7 @@ use super::apply::{LockState, Walk, below, emulator};
 use super::file::{Entry, LockFile, TOOLBOX};
 use crate::graph::{Graph, NodeId};
 use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
+use crate::scope::Scope;
 
 /// What happens to a node's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Renewal<'a> {
     pub manager: &'a dyn PackageManager,
     /// The recipe's directory.
     pub dir: &'a Path,
+    /// What the recipe may read.
+    pub scope: &'a Scope,
     /// What to do with each node's entry, by the node's place; none for nodes that are not asked for.
     pub choices: Vec<Option<Choice>>,
     /// Whether the tools of impasto itself are settled anew.
@@ -147,7 +150,8 @@ impl Renewal<'_> {
                 let tools = lock.toolbox.iter().find(|entry| entry.architecture == self.machine);
                 let tools = tools.expect("BUG: packages are settled without tools");
                 let (stage, secrets) = (&*node.label, &node.lowered.secrets);
-                let question = Question { stage, request, below, secrets, dir: self.dir, keep, tools };
+                let question =
+                    Question { stage, request, below, secrets, dir: self.dir, scope: self.scope, keep, tools };
                 let settled_entry = self.manager.settle(&question);
                 let entry =
                     settled_entry.map_err(|source| RenewError::Manager { stage: node.label.clone(), source })?;

@@ -14,6 +14,7 @@ use impasto_store::{Error as StoreError, Store};
 use super::files;
 pub use crate::archive::Place;
 use crate::archive::{Cause, Client, LOGIN, Options};
+use crate::bounded;
 use crate::mirror::Mirrors;
 use crate::sandbox::CancelToken;
 
@@ -240,7 +241,7 @@ impl Shared {
             let mut done = |place: usize, path: &Path| {
                 let wanted = &batch[place];
                 // The client removes the file after the call; what is open stays.
-                let file = std::fs::File::open(path);
+                let file = bounded::open(path);
                 scope.spawn(move |_| {
                     let keep = |file| files::keep(&self.store, &wanted.package, io::BufReader::new(file), self.now);
                     let kept = file.map_err(|error| error.to_string());

@@ -8,6 +8,7 @@ use impasto_stages::Secret;
 use impasto_stages::packages::PackageRequest;
 
 use crate::lock::Entry;
+use crate::scope::Scope;
 
 /// What is to be settled.
 pub struct Question<'a> {
@@ -21,6 +22,8 @@ pub struct Question<'a> {
     pub secrets: &'a BTreeMap<String, Secret>,
     /// Where the user's own package files lie.
     pub dir: &'a Path,
+    /// What the recipe may read.
+    pub scope: &'a Scope,
     /// What of an earlier answer is to stay.
     pub keep: Keep<'a>,
     /// The tools to settle it with.

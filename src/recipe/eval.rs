@@ -3,7 +3,7 @@
 //!
 //! A part that fails reports itself and gives [`Failed`]; its neighbours are still evaluated, so that one run finds all.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Number, Value};
@@ -35,6 +35,20 @@ pub(super) enum LocalValue {
     Failed,
 }
 
+/// What `env()` may read of the environment: anything in the default of a variable, which the user sees and can set; else
+/// what the recipe names at its top.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    pub(super) named: BTreeSet<String>,
+    pub(super) in_default: bool,
+}
+
+impl Environment {
+    pub(super) fn allows(&self, name: &str) -> bool {
+        self.in_default || self.named.contains(name)
+    }
+}
+
 /// Walks expressions. One for a recipe, across all combinations.
 pub(super) struct Evaluator {
     /// What was reported.
@@ -47,6 +61,8 @@ pub(super) struct Evaluator {
     pub(super) axes: Vec<Value>,
     /// Files that functions read.
     pub(super) files: Files,
+    /// What `env()` may read.
+    pub(super) environment: Environment,
     /// Texts that spans point into.
     pub(super) sources: Sources,
     pub(super) scope: Vec<Value>,
@@ -64,6 +80,7 @@ impl Evaluator {
             locals: Vec::new(),
             axes: Vec::new(),
             files,
+            environment: Environment::default(),
             sources,
             scope: Vec::new(),
             template_depth: 0,

@@ -6,9 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::syntax::MAX_TEXT;
+use impasto_store::inputs::Access;
 
-/// Most files that `dir()` lists.
+use crate::bounded;
+use crate::scope::{Outside, Scope};
+
+/// Most files and directories that `dir()` looks at.
 const MAX_FILES: usize = 100_000;
 
 /// A problem with a path: what is wrong, and the way out.
@@ -16,6 +19,14 @@ const MAX_FILES: usize = 100_000;
 pub(super) struct Problem {
     pub(super) message: String,
     pub(super) help: Option<String>,
+    /// Whether the recipe may not know what is there.
+    pub(super) outside: bool,
+}
+
+impl Problem {
+    fn new(message: String, help: Option<String>) -> Self {
+        Problem { message, help, outside: false }
+    }
 }
 
 /// What a path is.
@@ -32,6 +43,7 @@ pub(super) struct Files {
     dir: PathBuf,
     /// The same directory as the user would type it; empty for the current one.
     shown: PathBuf,
+    scope: Arc<Scope>,
     env: std::collections::BTreeMap<String, String>,
     texts: HashMap<String, Result<Arc<str>, Problem>>,
     lists: HashMap<String, Result<Arc<[String]>, Problem>>,
@@ -39,8 +51,13 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(dir: PathBuf, shown: PathBuf, env: std::collections::BTreeMap<String, String>) -> Self {
-        Files { dir, shown, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
+    pub(super) fn new(
+        dir: PathBuf,
+        shown: PathBuf,
+        scope: Arc<Scope>,
+        env: std::collections::BTreeMap<String, String>,
+    ) -> Self {
+        Files { dir, shown, scope, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
     }
 
     /// A path below the recipe's directory as the user would type it.
@@ -65,25 +82,19 @@ impl Files {
 
     fn read(&self, path: &str) -> Result<Arc<str>, Problem> {
         let full = self.full(path)?;
-        let size = std::fs::metadata(&full).map(|meta| (meta.is_dir(), meta.is_file(), meta.len()));
-        match size.map_err(|error| self.problem(path, &error))? {
-            (true, _, _) => {
-                let message = format!("{path:?} is a directory");
-                return Err(Problem { message, help: Some("`dir(PATH)` lists the files of a directory".into()) });
-            }
-            (_, false, _) => return Err(Problem { message: format!("{path:?} is no regular file"), help: None }),
-            (_, _, size) if size > MAX_TEXT as u64 => {
-                let message = format!("{path:?} is larger than {} MiB", MAX_TEXT >> 20);
-                let help = "pass its path to a parameter that takes a file, such as `inputs` of `run`";
-                return Err(Problem { message, help: Some(help.into()) });
-            }
-            _ => {}
-        }
-        let bytes = std::fs::read(&full).map_err(|error| self.problem(path, &error))?;
-        String::from_utf8(bytes).map(Arc::from).map_err(|_| Problem {
-            message: format!("{path:?} is not UTF-8 text"),
-            help: Some("pass its path to a parameter that takes a file, such as `inputs` of `run`".into()),
-        })
+        let bytes = self.scope.open_file(&full).and_then(|file| bounded::read_open(file, bounded::TEXT));
+        let whole = "pass its path to a parameter that takes a file, such as `inputs` of `run`";
+        let bytes = bytes.map_err(|error| {
+            let help = match error.kind() {
+                io::ErrorKind::IsADirectory => "`dir(PATH)` lists the files of a directory",
+                io::ErrorKind::FileTooLarge => whole,
+                _ => return self.problem(path, &error),
+            };
+            Problem::new(format!("cannot read {path:?}: {error}"), Some(help.into()))
+        })?;
+        String::from_utf8(bytes)
+            .map(Arc::from)
+            .map_err(|_| Problem::new(format!("{path:?} is not UTF-8 text"), Some(whole.into())))
     }
 
     /// The files below a directory, as paths relative to it, sorted.
@@ -98,26 +109,26 @@ impl Files {
 
     fn walk(&self, path: &str) -> Result<Arc<[String]>, Problem> {
         let full = self.full(path)?;
-        let is_dir = std::fs::metadata(&full).map(|meta| meta.is_dir()).map_err(|error| self.problem(path, &error))?;
-        if !is_dir {
-            return Err(Problem { message: format!("{path:?} is no directory"), help: None });
+        let is_dir = self.scope.open(&full, Access::Examine).and_then(|file| file.metadata());
+        if !is_dir.map_err(|error| self.problem(path, &error))?.is_dir() {
+            return Err(Problem::new(format!("{path:?} is not a directory"), None));
         }
         let mut found = Vec::new();
-        for entry in walkdir::WalkDir::new(&full) {
-            let entry =
-                entry.map_err(|error| Problem { message: format!("cannot list {path:?}: {error}"), help: None })?;
+        for (count, entry) in walkdir::WalkDir::new(&full).into_iter().enumerate() {
+            let entry = entry.map_err(|error| Problem::new(format!("cannot list {path:?}: {error}"), None))?;
+            if count > MAX_FILES {
+                let message = format!("{path:?} holds more than {MAX_FILES} files and directories");
+                return Err(Problem::new(message, None));
+            }
             if entry.file_type().is_dir() {
                 continue;
             }
             let relative = entry.path().strip_prefix(&full).unwrap_or(entry.path());
             let Some(text) = relative.to_str() else {
                 let message = format!("{path:?} holds a file whose name is not UTF-8: {}", relative.display());
-                return Err(Problem { message, help: None });
+                return Err(Problem::new(message, None));
             };
             found.push(text.to_owned());
-            if found.len() > MAX_FILES {
-                return Err(Problem { message: format!("{path:?} holds more than {MAX_FILES} files"), help: None });
-            }
         }
         found.sort_unstable();
         Ok(found.into())
@@ -129,7 +140,8 @@ impl Files {
             return known.clone();
         }
         let result = self.full(path).and_then(|full| {
-            let meta = std::fs::metadata(full).map_err(|error| self.problem(path, &error))?;
+            let meta = self.scope.open(&full, Access::Examine).and_then(|file| file.metadata());
+            let meta = meta.map_err(|error| self.problem(path, &error))?;
             Ok(match () {
                 () if meta.is_file() => Is::File,
                 () if meta.is_dir() => Is::Directory,
@@ -142,12 +154,16 @@ impl Files {
 
     fn full(&self, path: &str) -> Result<PathBuf, Problem> {
         if path.is_empty() || path.contains('\0') {
-            return Err(Problem { message: format!("{path:?} is no path"), help: None });
+            return Err(Problem::new(format!("{path:?} is not a path"), None));
         }
         Ok(self.dir.join(path))
     }
 
     fn problem(&self, path: &str, error: &io::Error) -> Problem {
+        if let Some(outside) = Outside::of(error) {
+            let message = format!("{path:?} is outside of what the recipe may read: {outside}");
+            return Problem { message, help: Some(outside.help()), outside: true };
+        }
         let message = match error.kind() {
             io::ErrorKind::NotFound => format!("there is no file {path:?}"),
             _ => format!("cannot read {path:?}: {error}"),
@@ -159,7 +175,7 @@ impl Files {
         } else {
             "paths are relative to the recipe's directory".to_owned()
         };
-        Problem { message, help: Some(help) }
+        Problem::new(message, Some(help))
     }
 
     /// A file beside the missing one with nearly its name.

@@ -23,6 +23,9 @@ use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageText, State};
 use super::syntax;
 use super::vars::Variables;
 
+use crate::bounded;
+use crate::scope::{Outside, Scope};
+
 /// What to load, and the values from outside.
 #[derive(Debug, Clone, Default)]
 pub struct LoadRequest {
@@ -38,6 +41,10 @@ pub struct LoadRequest {
     pub host_env: BTreeMap<String, String>,
     /// `--only AXIS=VALUE,VALUE`.
     pub only: Vec<String>,
+    /// The user's home directory, absolute and without links: neither it nor a directory above it is a repository.
+    pub home: Option<PathBuf>,
+    /// Directories beside its repository that the recipe may read.
+    pub allow_paths: Vec<PathBuf>,
 }
 
 /// Loads a recipe.
@@ -51,9 +58,13 @@ pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagno
         Ok(place) => place,
         Err(diagnostic) => return Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
     };
+    let scope = Scope::new(&place.dir, request.home.as_deref(), &request.allow_paths).map_err(|(path, error)| {
+        let message = format!("cannot open the directory {}, which the recipe may read: {error}", path.display());
+        Diagnostics::new(vec![Diagnostic::error(message)], Arc::new(Sources::default()))
+    })?;
     let mut bodies = Vec::new();
-    for file in &place.files {
-        match read(file, &place.dir, &mut sources) {
+    for (shown, full) in &place.files {
+        match read(shown, full, &scope, &mut sources) {
             Ok(body) => bodies.push(body),
             Err(diagnostic) => problems.push(diagnostic),
         }
@@ -61,7 +72,7 @@ pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagno
     if !problems.is_empty() {
         return Err(Diagnostics::new(problems, Arc::new(sources)));
     }
-    evaluate(request, registry, place, &bodies, sources)
+    evaluate(request, registry, place, Arc::new(scope), &bodies, sources)
 }
 
 /// Parses and evaluates bytes as a recipe of one file, without any other file. For tests and fuzzing.
@@ -78,7 +89,8 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
             let dir = PathBuf::from("/dev/null/recipe");
             let (path, name) = (dir.join("recipe.hcl"), "recipe".to_owned());
             let place = Place { path, dir, shown: PathBuf::new(), files: Vec::new(), name };
-            evaluate(&LoadRequest::default(), registry, place, &[(file, body)], sources)
+            let scope = Arc::new(Scope::nothing());
+            evaluate(&LoadRequest::default(), registry, place, scope, &[(file, body)], sources)
         }
         Err(diagnostic) => Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
     }
@@ -90,7 +102,8 @@ struct Place {
     dir: PathBuf,
     /// `dir` as the user would type it.
     shown: PathBuf,
-    files: Vec<PathBuf>,
+    /// Its files: as the user would type them, and absolute.
+    files: Vec<(PathBuf, PathBuf)>,
     name: String,
 }
 
@@ -116,14 +129,15 @@ impl Place {
                 stem => stem.to_owned(),
             };
             let shown = path.parent().unwrap_or(Path::new("")).to_owned();
-            return Ok(Place { path: full, dir, shown, files: vec![path.to_owned()], name });
+            return Ok(Place { path: full.clone(), dir, shown, files: vec![(path.to_owned(), full)], name });
         }
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&full).map_err(cannot)? {
             let name = entry.map_err(cannot)?.file_name();
             let Some(name) = name.to_str() else { continue };
             if name.ends_with(".hcl") && !name.starts_with('.') && !name.ends_with(".vars.hcl") {
-                files.push(if path == Path::new(".") { PathBuf::from(name) } else { path.join(name) });
+                let shown = if path == Path::new(".") { PathBuf::from(name) } else { path.join(name) };
+                files.push((shown, full.join(name)));
             }
         }
         files.sort_unstable();
@@ -143,20 +157,13 @@ fn directory_name(dir: &Path) -> String {
     dir.file_name().and_then(|name| name.to_str()).unwrap_or("recipe").to_owned()
 }
 
-fn read(path: &Path, dir: &Path, sources: &mut Sources) -> Result<(u32, Body), Diagnostic> {
+fn read(path: &Path, full: &Path, scope: &Scope, sources: &mut Sources) -> Result<(u32, Body), Diagnostic> {
     let shown = path.display().to_string();
-    let meta = std::fs::metadata(path);
-    let bytes = match meta {
-        Ok(meta) if meta.is_dir() => return Err(Diagnostic::error(format!("{shown} is a directory"))),
-        Ok(meta) if meta.len() > syntax::MAX_TEXT as u64 => {
-            return Err(Diagnostic::error(format!("{shown} is larger than {} MiB", syntax::MAX_TEXT >> 20)));
-        }
-        Ok(_) => std::fs::read(path),
-        Err(error) => Err(error),
-    };
-    let bytes = bytes.map_err(|error| Diagnostic::error(format!("cannot read {shown}: {error}")))?;
-    let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let short = full.strip_prefix(dir).unwrap_or(path).display().to_string();
+    let bytes = scope.open_file(full).and_then(|file| bounded::read_open(file, bounded::TEXT)).map_err(|error| {
+        let diagnostic = Diagnostic::error(format!("cannot read {shown}: {error}"));
+        diagnostic.maybe_help(Outside::of(&error).map(Outside::help))
+    })?;
+    let short = full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned();
     let (file, checked) = syntax::add(sources, &shown, &short, bytes);
     checked?;
     let text = sources.get(file).map(|text| text.text.clone()).unwrap_or_default();
@@ -167,6 +174,7 @@ fn evaluate(
     request: &LoadRequest,
     registry: &Registry,
     place: Place,
+    scope: Arc<Scope>,
     bodies: &[(u32, Body)],
     sources: Sources,
 ) -> Result<Recipe, Diagnostics> {
@@ -175,8 +183,8 @@ fn evaluate(
         collector.file(*file, body);
     }
     let Collector { found, names, diagnostics, .. } = collector;
-    let mut eval =
-        Evaluator::new(Files::new(place.dir.clone(), place.shown.clone(), request.host_env.clone()), sources);
+    let files = Files::new(place.dir.clone(), place.shown.clone(), scope.clone(), request.host_env.clone());
+    let mut eval = Evaluator::new(files, sources);
     eval.diagnostics = diagnostics;
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
@@ -186,13 +194,14 @@ fn evaluate(
         eval.diagnostics.push(diagnostic);
     }
     Variables { request, decls: &found.variables, names: &names, eval: &mut eval, unsure: false }.run();
-    let loader = Loader { registry, place, found: &found, names: &names, request };
+    let loader = Loader { registry, place, scope, found: &found, names: &names, request };
     loader.run(eval)
 }
 
 struct Loader<'r, 't> {
     registry: &'r Registry,
     place: Place,
+    scope: Arc<Scope>,
     found: &'r Declarations<'t>,
     names: &'r Names,
     request: &'r LoadRequest,
@@ -207,6 +216,7 @@ struct Local {
 
 impl Loader<'_, '_> {
     fn run(self, mut eval: Evaluator) -> Result<Recipe, Diagnostics> {
+        self.environment(&mut eval);
         eval.locals = vec![LocalValue::Unset; self.found.locals.len()];
         let locals = self.locals(&mut eval);
         let mut local_axes = vec![0; self.found.locals.len()];
@@ -236,6 +246,7 @@ impl Loader<'_, '_> {
             cutoff: head.cutoff,
             path: self.place.path,
             dir: self.place.dir,
+            scope: self.scope,
             axes: matrix.axes(),
             combinations,
             sources,
@@ -299,11 +310,35 @@ impl Loader<'_, '_> {
         };
     }
 
+    /// Which names of the environment the recipe reads: known before anything else is evaluated.
+    fn environment(&self, eval: &mut Evaluator) {
+        let Some(decl) = &self.found.recipe else { return };
+        let Some(attr) = decl.attr("environment") else { return };
+        let Ok((value, span)) = self.early(decl, attr.value, Allowed::ENVIRONMENT, &[], eval) else { return };
+        let names = match &value.data {
+            Data::List(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            _ => None,
+        };
+        match names {
+            Some(names) => eval.environment.named = names,
+            None => {
+                let message = format!("`environment` is {}, not a list of names", convert::show(&value));
+                eval.diagnostics.push(Diagnostic::at(span, message).help("write `environment = [\"NAME\"]`"));
+            }
+        }
+    }
+
     fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> Head {
         let mut head = Head::default();
         let Some(decl) = &self.found.recipe else { return head };
-        Collector::known(&mut eval.diagnostics, "the recipe", decl, &["name", "source_date_epoch", "cutoff"]);
-        for attr in &decl.attrs {
+        Collector::known(
+            &mut eval.diagnostics,
+            "the recipe",
+            decl,
+            &["name", "source_date_epoch", "cutoff", "environment"],
+        );
+        // What `environment` says was taken before anything else.
+        for attr in decl.attrs.iter().filter(|attr| attr.name != "environment") {
             let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval) else { continue };
             match attr.name {
                 "name" => match value.as_str() {

@@ -36,6 +36,7 @@ impl Allowed {
     pub(super) const VALIDATION: Self = Allowed { what: "a validation", variables: true, ..Self::NOTHING };
     pub(super) const MATRIX: Self = Allowed { what: "the matrix", variables: true, locals: true, ..Self::NOTHING };
     pub(super) const RECIPE: Self = Allowed { what: "the recipe block", ..Self::MATRIX };
+    pub(super) const ENVIRONMENT: Self = Allowed { what: "`environment`", variables: true, ..Self::NOTHING };
     pub(super) const WHEN: Self = Allowed { what: "`when`", stages: false, ..Self::ALL };
 }
 

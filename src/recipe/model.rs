@@ -8,6 +8,7 @@ use impasto_stages::Params;
 use impasto_stages::action::Cutoff;
 
 use super::diagnostic::{Diagnostics, Sources, Span};
+use crate::scope::Scope;
 
 /// A recipe, evaluated once for every chosen combination of its matrix.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Recipe {
     pub path: PathBuf,
     /// The directory that its relative paths start from, absolute.
     pub dir: PathBuf,
+    /// What it may read.
+    pub scope: Arc<Scope>,
     /// The matrix' axes in declared order, each with all of its values.
     pub axes: Vec<Axis>,
     /// The chosen combinations, in declared order; one without values where there is no matrix.

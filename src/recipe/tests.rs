@@ -11,6 +11,7 @@ use super::expr::Names;
 use super::files::Files;
 use super::lower::{Allowed, Lowering};
 use super::syntax;
+use crate::scope::Scope;
 
 fn eval(text: &str) -> Result<Value, Vec<Diagnostic>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recipes");
@@ -19,7 +20,9 @@ fn eval(text: &str) -> Result<Value, Vec<Diagnostic>> {
     let expr = syntax::parse_expr(text.trim_end(), file).map_err(|diagnostic| vec![diagnostic])?;
     let source = sources.get(file).cloned().expect("it was added");
     let env = BTreeMap::from([("HOME_OF_TESTS".to_owned(), "here".to_owned())]);
-    let mut eval = Evaluator::new(Files::new(dir.clone(), dir, env), sources);
+    let scope = Scope::new(&dir, None, &[]).expect("the fixtures");
+    let mut eval = Evaluator::new(Files::new(dir.clone(), dir, scope.into(), env), sources);
+    eval.environment.in_default = true;
     let names = Names::default();
     let mut found = Vec::new();
     let root = Lowering::new(file, source, &names, &mut found).root(&expr, Allowed::ALL);

@@ -20,6 +20,8 @@ use super::suggest::did_you_mean;
 use super::syntax;
 use super::types::VarType;
 
+use crate::bounded;
+
 /// A value that a variable was given.
 struct Given {
     value: Value,
@@ -123,7 +125,12 @@ impl Variables<'_, '_> {
             sensitive = self.eval.truth(span, &value)?;
         }
         let default = match decl.attr("default") {
-            Some(attr) => Some(self.constant(attr.value, decl.file, Allowed::DEFAULT)?),
+            Some(attr) => {
+                self.eval.environment.in_default = true;
+                let default = self.constant(attr.value, decl.file, Allowed::DEFAULT);
+                self.eval.environment.in_default = false;
+                Some(default?)
+            }
             None => None,
         };
         let declared = match decl.attr("type") {
@@ -254,7 +261,7 @@ impl Variables<'_, '_> {
     /// Reads a file of values.
     fn file(&mut self, path: &Path, out: &mut BTreeMap<String, Given>) {
         let shown = path.display().to_string();
-        let bytes = match std::fs::read(path) {
+        let bytes = match bounded::read(path, bounded::TEXT) {
             Ok(bytes) => bytes,
             Err(error) => {
                 let message = format!("cannot read the file of variables {shown}: {error}");

@@ -18,6 +18,8 @@ use super::protocol::{Problem, ProblemKind};
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::sys;
 
+use crate::bounded;
+
 /// Second argument that makes a supervisor the process that tells the kernel the room's ids.
 pub(super) const MAP_IDS: &str = "map-ids";
 
@@ -50,7 +52,7 @@ impl Mapper {
 /// What that process does: waits for its parent, pid 1, to have left for its name space; then ids are there what they are
 /// here.
 pub(super) fn map_ids() -> io::Result<bool> {
-    let here = |name: &str| fs::read_to_string(format!("/proc/self/{name}"));
+    let here = |name: &str| bounded::read_text(format!("/proc/self/{name}"), bounded::LINES);
     if io::stdin().read(&mut [0])? == 0 {
         return Ok(false);
     }

@@ -1,7 +1,6 @@
 //! What steps with the host's network see of the host: its resolver, its hosts, and its policy of mirrors.
 //! Knows files, not who reads them.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use serde_bytes::ByteBuf;
 use super::SandboxError;
 use super::process::io_error;
 use super::protocol::RUN_DIR;
+use crate::bounded;
 use crate::mirror::{self, MirrorError, Mirrors};
 
 /// The host's files that steps with network see in place of the image's.
@@ -71,7 +71,7 @@ fn host_files(host_name: &str) -> Result<Vec<(String, ByteBuf)>, SandboxError> {
 /// A file of the host, up to a length in bytes; none where there is none.
 fn read_host_file(path: &str, limit: u64) -> Result<Option<Vec<u8>>, SandboxError> {
     let mut content = Vec::new();
-    match File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)) {
+    match bounded::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)) {
         Ok(_) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read", Path::new(path), error)),

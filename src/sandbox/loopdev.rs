@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
 use super::protocol::{Device, Problem, ProblemKind};
 use super::sys;
+use crate::bounded;
 use crate::guest::Partition;
 
 const LOOP_MAJOR: u32 = 7;
@@ -159,13 +160,14 @@ fn scanned(dir: &Path, name: &str) -> Vec<u32> {
 
 /// Whether the kernel's partition lies where ours does. It counts in 512 bytes.
 fn is_same(path: &Path, partition: &Partition) -> bool {
-    let number = |name| fs::read_to_string(path.join(name)).ok()?.trim().parse::<u64>().ok();
+    let number = |name| bounded::read_text(path.join(name), bounded::LINES).ok()?.trim().parse::<u64>().ok();
     number("start") == Some(partition.start / 512) && number("size") == Some(partition.size / 512)
 }
 
 fn read_device(dir: &Path) -> Result<Device, Problem> {
     let path = dir.join("dev");
-    let text = fs::read_to_string(&path).map_err(|e| Problem::io("read", path.to_string_lossy(), &e))?;
+    let text =
+        bounded::read_text(&path, bounded::LINES).map_err(|e| Problem::io("read", path.to_string_lossy(), &e))?;
     let parsed = text
         .trim()
         .split_once(':')

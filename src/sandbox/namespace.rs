@@ -26,6 +26,7 @@ use super::{
     AgentStep, Content, Finished, Input, Job, Outcome, Output, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
     ShellJob, Surroundings, ToolEnd, ToolJob, agent_digest,
 };
+use crate::bounded;
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 
@@ -445,7 +446,7 @@ impl Talk<'_> {
                 Content::Bytes(mut bytes) => self.put(Place::Inputs, &name, mode, &mut bytes)?,
                 Content::Reader(mut reader) => self.put(Place::Inputs, &name, mode, &mut reader)?,
                 Content::Path(path) => {
-                    let mut file = File::open(path).map_err(|e| io_error("open", path, e))?;
+                    let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
                     self.put(Place::Inputs, &name, mode, &mut file)?;
                 }
             }

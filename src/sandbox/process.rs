@@ -14,6 +14,8 @@ use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::{CancelToken, SandboxError};
 
+use crate::bounded;
+
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -65,7 +67,7 @@ impl Supervisor {
 
     pub(super) fn broken(&self, reason: String) -> SandboxError {
         let mut log = Vec::new();
-        if let Ok(file) = File::open(&self.log) {
+        if let Ok(file) = bounded::open(&self.log) {
             // What can be read of it is enough.
             let _ = file.take(4096).read_to_end(&mut log);
         }

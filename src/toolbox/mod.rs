@@ -15,13 +15,15 @@ mod resolve;
 mod tools;
 
 use std::error::Error;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use impasto_stages::bootstrap::BootstrapSpec;
 use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
+
+use crate::bounded;
 
 pub use bootstrap::PACKAGES;
 pub use resolve::{
@@ -116,7 +118,7 @@ fn disk(
     let dir = path.parent().expect("BUG: the disk lies in a directory");
     fs::create_dir(dir).map_err(ToolFailure::io("make", dir))?;
     let tree = work.join(TREE);
-    let mut tree = File::open(&tree).map_err(ToolFailure::io("read", &tree))?;
+    let mut tree = bounded::open(&tree).map_err(ToolFailure::io("read", &tree))?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
     let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line).map_err(|error| {
         let mut message = error.to_string();

@@ -18,6 +18,8 @@ use super::ToolFailure;
 use super::apt::{Apt, Archive};
 use super::program::Output;
 
+use crate::bounded;
+
 /// The directory that a resolution reads.
 pub const APT: &str = "apt";
 
@@ -180,7 +182,7 @@ fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
 /// Names and architectures of the packages that dpkg's status text lists.
 fn installed(dir: &Path) -> Result<Vec<(String, String)>, ToolFailure> {
     let path = dir.join("status");
-    let text = fs::read_to_string(&path).map_err(ToolFailure::io("read", &path))?;
+    let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
     let mut packages = Vec::new();
     for stanza in text.split("\n\n") {
         let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));

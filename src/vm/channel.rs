@@ -1,7 +1,6 @@
 //! Questions and answers as lines of JSON over a socket: the guest's agent and QEMU's control protocol speak so.
 //! Knows lines and time, not what is asked.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -9,6 +8,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::bounded;
 
 /// The most bytes of a line that are read: the other side may be a hostile guest.
 const MAX_LINE: u64 = 1 << 20;
@@ -22,7 +23,7 @@ pub(super) struct Channel {
 impl Channel {
     /// Connects to a socket in `dir`, however long the path to that is: a socket's own must fit into 108 bytes.
     pub(super) fn connect(dir: &Path, name: &str, deadline: Instant) -> io::Result<Channel> {
-        let dir = File::open(dir)?;
+        let dir = bounded::open_directory(dir)?;
         let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
         Ok(Channel { reader: BufReader::new(UnixStream::connect(path)?), deadline })
     }

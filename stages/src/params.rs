@@ -110,7 +110,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
             b's' => 1,
             b'm' => 60,
             b'h' => 3600,
-            b'd' => 86400,
+            b'd' => 86_400,
             _ => return None,
         };
         seconds = seconds.checked_add(number.checked_mul(factor)?)?;

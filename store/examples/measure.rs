@@ -1,5 +1,6 @@
 //! Seals a raw image twice and converts it: `measure STORE IMAGE [once]`, to be compared with `zstd -1 -T0`. Or hashes the files
 //! of a directory: `measure STORE DIR`, to be compared with `b3sum`. Prints seconds.
+#![allow(clippy::disallowed_methods, reason = "a tool for developers")]
 #![allow(clippy::print_stdout, reason = "a tool for people")]
 
 use std::fs::File;
@@ -21,7 +22,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let paths = entries.collect::<std::io::Result<Vec<_>>>()?;
         for what in ["hash inputs, cold", "hash inputs, warm"] {
             let start = Instant::now();
-            let hashed = store.hash_inputs(&paths).into_iter().collect::<Result<Vec<_>, _>>()?;
+            let hashed = store
+                .hash_inputs(&paths, &impasto_store::inputs::open_any)
+                .into_iter()
+                .collect::<Result<Vec<_>, _>>()?;
             time(what, start);
             println!("{} files, {} read so far", hashed.len(), store.io().input_opens);
         }

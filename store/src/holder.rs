@@ -82,6 +82,7 @@ fn pid_namespace() -> u64 {
 /// When a process started, in ticks since the boot; `None` where there is no such process.
 fn process_start(pid: u32) -> Option<u64> {
     // proc(5): the command in parentheses may hold anything; the 22nd field is the 20th after it.
+    #[expect(clippy::disallowed_methods, reason = "a file of the kernel, of one line")]
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after = &stat[stat.rfind(')')? + 1..];
     let mut fields = after.split_ascii_whitespace();

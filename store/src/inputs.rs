@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rayon::prelude::*;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobRef;
@@ -60,6 +61,30 @@ pub(crate) struct InputCache {
     dirty: bool,
 }
 
+/// What one of the user's files is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// To be examined only: `O_PATH` is enough.
+    Examine,
+    /// To be read. Opening must wait for nobody, not even where a FIFO lies.
+    Read,
+}
+
+/// Opens one of the user's files.
+pub type Open<'a> = dyn Fn(&Path, Access) -> io::Result<File> + Sync + 'a;
+
+/// Opens any file, following symbolic links.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_any(path: &Path, access: Access) -> io::Result<File> {
+    let flags = match access {
+        Access::Examine => OFlags::PATH,
+        Access::Read => OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+    };
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
 /// One entry of a tree of input files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeEntry {
@@ -110,16 +135,24 @@ pub fn tree_digest(entries: &[TreeEntry]) -> TreeDigest {
 }
 
 impl Store {
-    /// The content and mode of one of the user's files, following symbolic links.
-    pub fn hash_input(&self, path: &Path) -> Result<InputFile> {
-        let mut results = self.hash_inputs(&[path]);
+    /// The content and mode of one of the user's files; as [`Store::hash_inputs`].
+    pub fn hash_input(&self, path: &Path, open: &Open<'_>) -> Result<InputFile> {
+        let mut results = self.hash_inputs(&[path], open);
         results.pop().expect("BUG: one path gives one result")
     }
 
-    /// The content and mode of each of the user's files, in the order of `paths`, following symbolic links. A file that
-    /// did not change since it was last hashed is not opened.
-    pub fn hash_inputs<P: AsRef<Path> + Sync>(&self, paths: &[P]) -> Vec<Result<InputFile>> {
-        let stat = |path: &P| std::fs::metadata(path).map_err(|source| Error::io("stat", path, source));
+    /// The content and mode of each of the user's files, in the order of `paths`. A file that did not change since it was
+    /// last hashed is examined and not read. `open` is the only way to them: it decides which may be opened.
+    pub fn hash_inputs<P: AsRef<Path> + Sync>(&self, paths: &[P], open: &Open<'_>) -> Vec<Result<InputFile>> {
+        let stat = |path: &P| {
+            let found = open(path.as_ref(), Access::Examine).and_then(|file| file.metadata());
+            match found {
+                Ok(stat) if stat.is_file() => Ok(stat),
+                Ok(_) => Err(io::Error::other("it is not a regular file")),
+                Err(error) => Err(error),
+            }
+            .map_err(|source| Error::io("stat", path, source))
+        };
         let stats: Vec<_> = paths.par_iter().with_min_len(64).map(stat).collect();
         // The lock is not held while other threads work: one of them may come here.
         let known: Vec<_> =
@@ -133,7 +166,7 @@ impl Store {
                 None => {
                     stat?;
                     self.fs().count_input();
-                    let (stat, digest) = hash(path.as_ref())?;
+                    let (stat, digest) = hash(path.as_ref(), open)?;
                     Ok((stat, digest, true))
                 }
             })
@@ -205,21 +238,20 @@ impl InputCache {
 }
 
 /// Reads and hashes one file. A file that changed meanwhile is read again.
-fn hash(path: &Path) -> Result<(Metadata, BlobDigest)> {
+fn hash(path: &Path, open: &Open<'_>) -> Result<(Metadata, BlobDigest)> {
     const ATTEMPTS: u32 = 5;
     let error = |source| Error::Io { verb: "read", path: path.to_owned(), source };
-    // Opening a pipe would wait for its writer, and a device has no content.
-    let kind = std::fs::metadata(path).map_err(error)?.file_type();
-    if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() {
-        return Err(error(io::Error::other("it is not a regular file")));
-    }
-    let mut file = File::open(path).map_err(error)?;
     for _ in 0..ATTEMPTS {
+        let file = open(path, Access::Read).map_err(error)?;
         let before = file.metadata().map_err(error)?;
+        if !before.is_file() {
+            return Err(error(io::Error::other("it is not a regular file")));
+        }
         let mut hasher = BlobDigest::hasher();
         let length = if before.len() <= SMALL {
             let mut bytes = Vec::with_capacity(before.len() as usize + 1);
-            file.read_to_end(&mut bytes).map_err(error)?;
+            // It may grow, or be a file of the kernel, whose size tells nothing.
+            (&file).take(before.len() + 1).read_to_end(&mut bytes).map_err(error)?;
             hasher.update(&bytes);
             bytes.len() as u64
         } else {
@@ -233,7 +265,6 @@ fn hash(path: &Path) -> Result<(Metadata, BlobDigest)> {
         if length == before.len() && same(&before) == same(&after) {
             return Ok((after, BlobDigest(hasher.finish())));
         }
-        file = File::open(path).map_err(error)?;
     }
     Err(error(io::Error::other("it changes while it is read")))
 }
@@ -259,10 +290,10 @@ mod tests {
         let (dir, store) = store();
         let path = dir.path().join("x");
         std::fs::write(&path, "one").unwrap();
-        let first = store.hash_input(&path).unwrap();
+        let first = store.hash_input(&path, &open_any).unwrap();
         std::fs::write(&path, "two").unwrap();
         age(&path);
-        let second = store.hash_input(&path).unwrap();
+        let second = store.hash_input(&path, &open_any).unwrap();
         assert_eq!(first.blob, BlobRef { digest: BlobDigest::of(b"one"), size: 3 });
         assert_eq!(second.blob.digest, BlobDigest::of(b"two"));
         assert_eq!(store.io().input_opens, 2);
@@ -280,10 +311,10 @@ mod tests {
         *lock(&store.inner.inputs) = Some(cache);
         store.flush().unwrap();
         let again = Store::open(dir.path().join("store")).unwrap();
-        assert_eq!(again.hash_input(&path).unwrap().blob.digest, BlobDigest::of(b"one"));
+        assert_eq!(again.hash_input(&path, &open_any).unwrap().blob.digest, BlobDigest::of(b"one"));
         assert_eq!(again.io().input_opens, 0);
         std::fs::write(&path, "two").unwrap();
-        assert_eq!(again.hash_input(&path).unwrap().blob.digest, BlobDigest::of(b"two"));
+        assert_eq!(again.hash_input(&path, &open_any).unwrap().blob.digest, BlobDigest::of(b"two"));
     }
 
     #[test]
@@ -292,7 +323,7 @@ mod tests {
         let (large, missing) = (dir.path().join("large"), dir.path().join("missing"));
         let bytes = vec![7; 3 << 20];
         std::fs::write(&large, &bytes).unwrap();
-        let results = store.hash_inputs(&[missing, large, dir.path().to_owned()]);
+        let results = store.hash_inputs(&[missing, large, dir.path().to_owned()], &open_any);
         assert!(matches!(&results[0], Err(Error::Io { verb: "stat", .. })));
         assert_eq!(results[1].as_ref().unwrap().blob.digest, BlobDigest::of(&bytes));
         assert!(results[2].is_err(), "a directory is no file");

@@ -16,6 +16,8 @@
 //! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
 //! [`crash`]. Calls block, work on rayon's current pool, and can be made from any number of threads and processes.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests edit files"))]
+
 mod base;
 pub mod blob;
 pub mod chain;

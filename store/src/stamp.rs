@@ -36,6 +36,7 @@ pub(crate) struct Stamps {
 
 /// Names the time since the machine started; `None` where the system does not say.
 pub fn boot_id() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "a file of the kernel, of one line")]
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }

@@ -64,7 +64,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         locks: &locks,
         graph: &graph,
         store: &store,
-        inputs: Inputs::new(store.clone(), recipe.dir.clone()),
+        inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
         memory: LazyMemory::new(state.clone()),
         again: vec![false; graph.len()],
         used: vec![Vec::new(); graph.len()],

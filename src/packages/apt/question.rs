@@ -13,12 +13,16 @@ use super::facts::Facts;
 use super::known::Archive;
 use super::state::{State, find};
 use super::{Apt, entry};
+use crate::bounded;
 use crate::deb::package::Package as Deb;
 use crate::lock::{Entry, Package, Removed};
 use crate::packages::{Keep, ManagerError, Question};
 use crate::recipe::suggest;
 use crate::sandbox::{CancelToken, ToolEnd, ToolJob};
 use crate::toolbox::{APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant};
+
+/// Most bytes of a package file of the user's own.
+const MAX_OWN: u64 = 1 << 30;
 
 /// The archive of the user's own files.
 const OWN: &str = "own";
@@ -161,7 +165,7 @@ impl Asked<'_, '_> {
             ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => return Err(failed("it was stopped".to_owned())),
         }
         let path = work.join(RESULT);
-        let text = fs::read(&path).map_err(|error| failed(error.to_string()))?;
+        let text = bounded::read(&path, bounded::TEXT).map_err(|error| failed(error.to_string()))?;
         match serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))? {
             ResolveOutcome::Resolved(result) => Ok(result),
             ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
@@ -241,7 +245,8 @@ impl Asked<'_, '_> {
             let path = path.trim_start_matches("./");
             let full = self.question.dir.join(path);
             let failed = |reason: String| failed(format!("the package file {path}: {reason}"));
-            let bytes = fs::read(&full).map_err(|error| failed(error.to_string()))?;
+            let bytes = self.question.scope.open_file(&full).and_then(|file| bounded::read_open(file, MAX_OWN));
+            let bytes = bytes.map_err(|error| failed(error.to_string()))?;
             let mut hash = impasto_store::blob::Sha256Writer::default();
             io::copy(&mut bytes.as_slice(), &mut hash).map_err(|error| failed(error.to_string()))?;
             let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());

@@ -63,12 +63,21 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "env",
         "env(name)",
         exactly(1),
-        "A variable of the environment in which impasto was started; an empty text where it is not set.",
+        "A variable of the environment in which impasto was started; an empty text where it is not set. In the `default` of \
+         a variable, or for names in `recipe { environment = [...] }`.",
         |eval, _, args| {
-            Ok(text_arg(&args, 0).map(|name| {
+            Ok(text_arg(&args, 0).and_then(|name| {
+                if !eval.environment.allows(&name) {
+                    return Err(Fail::arg(0, format!("a recipe may not read {name:?} of the environment here")).help(
+                        format!(
+                            "read it in the `default` of a variable, or name it in \
+                             `recipe {{ environment = [{name:?}] }}`"
+                        ),
+                    ));
+                }
                 let mut value = Value::string(eval.files.env(&name).unwrap_or_default());
                 value.marks = Marks::from_source(Source::Environment(name.to_string()));
-                value
+                Ok(value)
             }))
         },
     ),
@@ -89,10 +98,16 @@ pub(super) static FUNCTIONS: &[Function] = &[
         },
     ),
     host("fileexists", "fileexists(path)", exactly(1), "Whether there is a file at a path.", |eval, _, args| {
-        Ok(text_arg(&args, 0).map(|path| {
-            let mut value = truth(eval.files.is(&path).is_ok());
+        Ok(text_arg(&args, 0).and_then(|path| {
+            let found = eval.files.is(&path);
+            if let Err(outside) = &found
+                && outside.outside
+            {
+                return Err(problem(outside.clone()));
+            }
+            let mut value = truth(found.is_ok());
             value.marks = Marks::from_source(Source::File(path.to_string()));
-            value
+            Ok(value)
         }))
     }),
     host(

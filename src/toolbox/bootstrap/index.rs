@@ -2,9 +2,9 @@
 //! Knows the few fields that are needed here (deb-control(5)), and dpkg's status text of packages that are installed.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
+use crate::bounded;
 use crate::toolbox::ToolFailure;
 
 /// One package.
@@ -27,7 +27,7 @@ impl Index {
     /// Reads the file `Packages` of a directory.
     pub(super) fn read(dir: &Path) -> Result<Index, ToolFailure> {
         let path = dir.join("Packages");
-        let text = fs::read_to_string(&path).map_err(ToolFailure::io("read", &path))?;
+        let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
         let mut packages = BTreeMap::new();
         for stanza in text.split("\n\n").map(|stanza| stanza.trim_matches('\n')).filter(|stanza| !stanza.is_empty()) {
             let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));

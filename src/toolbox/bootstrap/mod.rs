@@ -16,7 +16,7 @@ mod plain;
 mod root;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -30,6 +30,8 @@ use index::Index;
 use order::{Batch, Order};
 use plain::Plains;
 use root::Root;
+
+use crate::bounded;
 
 /// The directory that holds a bootstrap's packages.
 pub const PACKAGES: &str = "packages";
@@ -136,7 +138,7 @@ fn lay_out(plains: &Plains<'_>, range: std::ops::Range<usize>, root: &Root) -> R
         for index in range {
             let plain = plains.wait(index)?;
             let read = ToolFailure::io;
-            let mut file = File::open(&plain.path).map_err(read("read", &plain.path))?;
+            let mut file = bounded::open(&plain.path).map_err(read("read", &plain.path))?;
             file.seek(SeekFrom::Start(plain.start)).map_err(read("read", &plain.path))?;
             io::copy(&mut file.take(plain.length), &mut writer).map_err(read("lay out", &plain.path))?;
         }

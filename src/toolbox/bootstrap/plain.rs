@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use crate::bounded;
 use crate::toolbox::ToolFailure;
 use crate::toolbox::program::Program;
 
@@ -80,7 +81,7 @@ const MAX_CONTROL: u64 = 64 << 20;
 fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
     let wrong = |what: &str| ToolFailure::new(format!("{} is no Debian package: {what}", from.display()));
     let read = ToolFailure::io;
-    let mut input = File::open(from).map_err(read("read", from))?;
+    let mut input = bounded::open(from).map_err(read("read", from))?;
     let mut output = File::create_new(to).map_err(read("make", to))?;
     let mut magic = [0; MAGIC.len()];
     input.read_exact(&mut magic).map_err(read("read", from))?;

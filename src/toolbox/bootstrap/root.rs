@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
 
+use crate::bounded;
 use crate::toolbox::ToolFailure;
 use crate::toolbox::program::Program;
 
@@ -145,7 +146,7 @@ impl Root {
     /// Takes away the policy about services, unless a package put its own there.
     pub(super) fn allow_services(&self) -> Result<(), ToolFailure> {
         let path = self.bare.join("usr/sbin/policy-rc.d");
-        if fs::read_to_string(&path).is_ok_and(|text| text == POLICY) {
+        if bounded::read_text(&path, bounded::LINES).is_ok_and(|text| text == POLICY) {
             fs::remove_file(&path).map_err(ToolFailure::io("remove", &path))?;
         }
         Ok(())

@@ -83,6 +83,29 @@ fn defaults_may_read_the_environment() {
     assert_eq!(shown(&project), "me");
 }
 
+#[test]
+fn elsewhere_the_environment_is_read_only_by_the_names_that_the_recipe_declares() {
+    let names = |names: &str| format!("recipe {{ environment = {names} }}\n");
+    let with = |head: &str, expression: &str| {
+        let mut project = showing(head, expression);
+        project.request.host_env.extend([("WHO".into(), "me".into()), ("TOKEN".into(), "secret".into())]);
+        project
+    };
+    assert_eq!(shown(&with(&names("[\"WHO\"]"), "env(\"WHO\")")), "me");
+    for head in [String::new(), names("[\"WHO\"]")] {
+        let errors = with(&head, "env(\"TOKEN\")").errors();
+        assert!(errors.contains("a recipe may not read \"TOKEN\" of the environment here"), "{errors}");
+        assert!(errors.contains("`default` of a variable"), "{errors}");
+        assert!(errors.contains("recipe { environment = [\"TOKEN\"] }"), "{errors}");
+        assert!(!errors.contains("secret"), "{errors}");
+    }
+    // Locals are evaluated before the rest of the block `recipe`.
+    let head = names("[\"WHO\"]") + "locals { x = env(\"WHO\") }\n";
+    assert_eq!(shown(&with(&head, "local.x")), "me");
+    let errors = with(&names("\"WHO\""), "1").errors();
+    assert!(errors.contains("not a list of names"), "{errors}");
+}
+
 fn param<'r>(recipe: &'r impasto::recipe::Recipe, combination: usize, stage: &str, param: &str) -> &'r Value {
     let stages = &recipe.combinations[combination].stages;
     let stage = stages.iter().find(|other| &*other.name == stage).expect("the stage is there");
@@ -92,7 +115,7 @@ fn param<'r>(recipe: &'r impasto::recipe::Recipe, combination: usize, stage: &st
 #[test]
 fn values_know_what_they_were_made_from() {
     let project = Project::new(&format!(
-        "variable \"name\" {{ default = \"n\" }}\nlocals {{ text = template(\"t.tpl\", {{ name = var.name }}) }}\n{BASE}\n\
+        "recipe {{ environment = [\"E\"] }}\nvariable \"name\" {{ default = \"n\" }}\nlocals {{ text = template(\"t.tpl\", {{ name = var.name }}) }}\n{BASE}\n\
          stage \"run\" \"a\" {{\n  from = stage.base\n  script = local.text\n}}\n\
          stage \"run\" \"b\" {{\n  from = stage.base\n  script = var.name == \"n\" ? file(\"s.sh\") : \"\"\n  \
          commands = null\n  env = {{ FILES = join(\" \", dir(\"d\")), E = \"x${{env(\"E\")}}\" }}\n}}\n"
