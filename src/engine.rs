@@ -511,8 +511,7 @@ impl<'a> Engine<'a> {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
         if !read_only && !std::mem::replace(&mut self.cache_told, true) {
-            let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
-            self.warn(None, format!("what this build learned is not remembered: {error}{cause}"));
+            self.warn(None, format!("what this build learned is not remembered: {}", crate::ui::with_causes(error)));
         }
     }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use impasto_store::Store;
 
 use super::build::{engine_config, exit_code};
-use super::error::{CliError, with_causes};
+use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
@@ -93,7 +93,7 @@ pub(super) fn keep(loaded: &Loaded, store: &Store) {
     if let Err(error) = loaded.state(store).keep_packages(&UsedPackages { files, trees }) {
         ui::message(&format!(
             "warning: `impasto gc` may delete the package files of this recipe: {}",
-            with_causes(&error)
+            ui::with_causes(&error)
         ));
     }
 }
