@@ -105,7 +105,8 @@ torture: host-tools nextest
 	env IMPASTO_TORTURE=$(TORTURE) $(TORTURE_COUNTS:%=IMPASTO_TORTURE_%) \
 		cargo nextest run --workspace --locked --profile torture --test-threads 1 -E 'test(torture)'
 
-fuzz: nextest
+fuzz: ALSO = $(TEST_PACKAGES)
+fuzz: host-tools nextest
 	tests/fuzz/run.sh
 
 clean:
