@@ -114,8 +114,8 @@ pub struct Engine<'a> {
     start: Instant,
     interrupted: bool,
     host_failed: bool,
-    /// Whether it was told that caches cannot be written.
-    cache_told: bool,
+    /// Whether the user was warned that caches cannot be written.
+    cache_warned: bool,
     /// Whether some result was not there when the run began: else it says as little, as fast, as it can.
     has_work: bool,
 }
@@ -189,7 +189,7 @@ impl<'a> Engine<'a> {
             start,
             interrupted: false,
             host_failed: false,
-            cache_told: false,
+            cache_warned: false,
             has_work: false,
         })
     }
@@ -510,7 +510,7 @@ impl<'a> Engine<'a> {
     fn cache_lost(&mut self, error: &impasto_store::Error) {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
-        if !read_only && !std::mem::replace(&mut self.cache_told, true) {
+        if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
             self.warn(None, format!("what this build learned is not remembered: {}", crate::ui::with_causes(error)));
         }
     }
