@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench fuzz clean
+.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench bench-small torture fuzz clean
 
 NEXTEST_VERSION := 0.9.143
 # Package, and a file that tells whether it is there: what impasto itself needs, and a linker.
@@ -42,7 +42,7 @@ recipes/tiny/base.qcow2: | host-tools
 	recipes/tiny/make-base.sh recipes/tiny
 
 test: ALSO = $(TEST_PACKAGES)
-test: host-tools nextest build fmt clippy unit doc recipes
+test: host-tools nextest build fmt clippy unit doc recipes bench-small
 	@echo 'make test: everything passed'
 
 toolchain:
@@ -90,10 +90,24 @@ recipes: build recipes/tiny/base.qcow2
 	for recipe in recipes/*/; do target/release/impasto validate "$$recipe"; done
 	target/release/impasto fmt --check recipes/*/
 
+# Every row, and then the README's table of them: all of one commit.
 bench: host-tools build
-	benches/run.sh
+	benches/run.sh || missed=$$?; benches/run.sh --readme; exit $${missed:-0}
 
-fuzz: toolchain
+# Every row still runs: once, on tiny data.
+bench-small: host-tools
+	benches/run.sh --small
+
+# Rounds of the tests that are called torture…; those that are not named here do $(TORTURE) times what `make test` does.
+TORTURE := 20
+TORTURE_COUNTS := KILLS=300 FAULTS=300 SANDBOX_FAULTS=40
+torture: ALSO = $(TEST_PACKAGES)
+torture: host-tools nextest
+	env IMPASTO_TORTURE=$(TORTURE) $(TORTURE_COUNTS:%=IMPASTO_TORTURE_%) \
+		cargo nextest run --workspace --locked --profile torture --test-threads 1 -E 'test(torture)'
+
+fuzz: ALSO = $(TEST_PACKAGES)
+fuzz: host-tools nextest
 	tests/fuzz/run.sh
 
 clean:

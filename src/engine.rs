@@ -122,8 +122,8 @@ pub struct Engine<'a> {
     start: Instant,
     interrupted: bool,
     host_failed: bool,
-    /// Whether it was told that caches cannot be written.
-    cache_told: bool,
+    /// Whether the user was warned that caches cannot be written.
+    cache_warned: bool,
     /// Whether some result was not there when the run began: else it says as little, as fast, as it can.
     has_work: bool,
 }
@@ -199,7 +199,7 @@ impl<'a> Engine<'a> {
             start,
             interrupted: false,
             host_failed: false,
-            cache_told: false,
+            cache_warned: false,
             has_work: false,
         })
     }
@@ -518,7 +518,7 @@ impl<'a> Engine<'a> {
             }
             Ok(_) => {}
             Err(error) => {
-                self.warn(None, format!("what this build uses cannot be kept from `gc`: {}", with_cause(&error)));
+                self.warn(None, format!("what this build uses cannot be kept from `gc`: {}", crate::ui::with_causes(&error)));
                 self.host_failed = true;
                 self.stop();
             }
@@ -529,8 +529,8 @@ impl<'a> Engine<'a> {
     fn cache_lost(&mut self, error: &impasto_store::Error) {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
-        if !read_only && !std::mem::replace(&mut self.cache_told, true) {
-            self.warn(None, format!("what this build learned is not remembered: {}", with_cause(error)));
+        if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
+            self.warn(None, format!("what this build learned is not remembered: {}", crate::ui::with_causes(error)));
         }
     }
 
@@ -585,9 +585,4 @@ impl<'a> Engine<'a> {
     fn tell(&mut self, kind: EventKind) {
         (self.events)(&Event { at: self.start.elapsed(), kind });
     }
-}
-
-/// An error and its cause.
-fn with_cause(error: &impasto_store::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

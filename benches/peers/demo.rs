@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use impasto::mirror::MirrorChoice;
 
-use crate::measure::{Goal, Row, detail, interleaved, median, quiet, seconds};
+use crate::measure::{Goal, Row, detail, interleaved, median, quiet, seconds, sized, small};
 use crate::site;
 
 /// A cold build takes about a minute.
@@ -27,7 +27,7 @@ pub(crate) fn rows() -> Vec<Row> {
     println!("demo: a Debian 12, cold and after an edit");
     let dir = site::fresh("demo");
     let recipe = dir.join("recipe");
-    site::run(site::program("cp").args(["-rL", "recipes/debian-12"]).arg(&recipe));
+    recipe_at(&recipe);
     let store = dir.join("store");
     quiet();
     let [ours, by_hand] = interleaved(COLD_RUNS, |which, _| match which {
@@ -37,13 +37,14 @@ pub(crate) fn rows() -> Vec<Row> {
             site::settle();
             time
         }
+        _ if small() => Duration::ZERO,
         _ => cold_by_hand(&dir),
     });
     detail("impasto build, cold", &ours);
     detail("by hand, cold", &by_hand);
     let mut rows = vec![Row::against("cold build of Debian 12", median(&ours), median(&by_hand), Goal::AtMost(1.2))];
 
-    let script = recipe.join("scripts/configure.sh");
+    let script = recipe.join(sized("scripts/configure.sh", "scripts/users.sh"));
     let text = std::fs::read_to_string(&script).expect("the script");
     let edit =
         |round: usize| std::fs::write(&script, format!("{text}\necho {round} > /etc/edit\n")).expect("the script");
@@ -59,8 +60,9 @@ pub(crate) fn rows() -> Vec<Row> {
     println!("  {} for the edit", seconds(ours.as_secs_f64()));
     let image = recipe.join("out/debian-12-minimal.qcow2");
     for (peer, package, goal) in [("packer", "packer", 20.0), ("mkosi", "mkosi", 1.0)] {
-        if Command::new(peer).arg("--version").output().is_err() {
-            println!("  {peer} is left out: apt-get install {package}");
+        // They take minutes.
+        if small() || Command::new(peer).arg("--version").output().is_err() {
+            println!("  {peer} is left out: {}", sized(&*format!("apt-get install {package}"), "it takes minutes"));
             continue;
         }
         let [times] = interleaved(PEER_RUNS, |_, round| {
@@ -72,6 +74,15 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.push(Row::against(&what, ours, median(&times), Goal::AtLeast(goal)));
     }
     rows
+}
+
+/// The recipe that is measured: Debian 12, or where everything is tiny `recipes/tiny` with its base.
+pub(crate) fn recipe_at(dir: &Path) {
+    let from = sized("recipes/debian-12", "recipes/tiny");
+    site::run(site::program("cp").args(["-rL", from]).arg(dir));
+    if small() {
+        std::fs::copy(site::tiny(), dir.join("base.qcow2")).expect("the base");
+    }
 }
 
 fn build(recipe: &Path, store: &Path) -> Command {

@@ -1,7 +1,8 @@
 //! Our numbers beside those of installed programs, measured in one run: `benches/run.sh [ROW…]`.
 //!
-//! Each module is one comparison and says what is compared, and with which state of the page cache. Exit 1 where a goal
-//! is missed.
+//! Each module is one comparison and says what is compared, and with which state of the page cache. What a row came to is
+//! printed and kept (`target/bench/results.json`) when it is measured. Exit 1 where a goal is missed. `--readme` puts the
+//! table of this commit into the README; `--small` runs every row once on tiny data, and judges no figure.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "a program for measuring")]
 
 mod chain;
@@ -13,11 +14,14 @@ mod measure;
 mod noop;
 mod oneline;
 mod packages;
+mod results;
 mod seal;
 mod site;
 mod trees;
 
 use std::process::ExitCode;
+
+use results::Results;
 
 type Comparison = fn() -> Vec<measure::Row>;
 
@@ -36,18 +40,37 @@ const ROWS: [(&str, Comparison); 10] = [
 ];
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--small") {
+        measure::make_small();
+    }
+    let names = ROWS.map(|(row, _)| row);
+    let mut results = Results::open();
+    if arguments.iter().any(|argument| argument == "--readme") {
+        return match results.write_readme(&names) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                println!("{message}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // cargo adds options of its own.
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    if let Some(unknown) = wanted.iter().find(|name| ROWS.iter().all(|(row, _)| row != name)) {
-        println!("no such row: {unknown}. There are: {}", ROWS.map(|(row, _)| row).join(" "));
+    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
+        println!("no such row: {unknown}. There are: {}", names.join(" "));
         return ExitCode::from(2);
     }
-    let mut rows = Vec::new();
-    for (_, measure) in ROWS.iter().filter(|(row, _)| wanted.is_empty() || wanted.iter().any(|name| name == row)) {
-        rows.extend(measure());
+    let mut all = Vec::new();
+    for (name, measure) in ROWS.iter().filter(|(row, _)| wanted.is_empty() || wanted.iter().any(|name| name == row)) {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default().to_owned();
+        // One that fails does not keep the others from being measured.
+        let rows = std::panic::catch_unwind(measure).unwrap_or_else(|_| vec![measure::Row::failed(name)]);
+        println!("\n{}", measure::table(&rows));
+        results.add(name, &load, &rows);
+        all.extend(rows);
     }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!("\n{cpus} CPUs, load {}\n\n{}", load.trim(), measure::table(&rows));
-    if rows.iter().all(measure::Row::ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", measure::table(&all));
+    if all.iter().all(measure::Row::ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -5,14 +5,14 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::measure::{Goal, Row, detail, interleaved, median, quiet};
+use crate::measure::{Goal, Row, detail, interleaved, median, quiet, sized};
 use crate::site;
 
 const RUNS: usize = 40;
-const STAGES: u64 = 20;
 
 pub(crate) fn rows() -> Vec<Row> {
-    println!("noop: {STAGES} stages");
+    let stages = sized(20, 5);
+    println!("noop: {stages} stages");
     let (dir, store) = (site::fresh("noop"), site::fresh("noop-store"));
     std::fs::create_dir(dir.join("scripts")).expect("a directory");
     let mut text = format!(
@@ -21,7 +21,7 @@ pub(crate) fn rows() -> Vec<Row> {
         site::tiny().display()
     );
     let mut from = "base".to_owned();
-    for stage in 1..=STAGES - 2 {
+    for stage in 1..=stages - 2 {
         let what = if stage % 2 == 0 {
             std::fs::write(dir.join(format!("scripts/{stage}.sh")), format!("echo {stage} > /root/file-{stage}\n"))
                 .expect("a script");
@@ -37,9 +37,9 @@ pub(crate) fn rows() -> Vec<Row> {
     std::fs::write(dir.join("impasto.hcl"), text).expect("a recipe");
 
     let output = site::run(build(&dir, &store).args(["--progress", "json"]));
-    assert_eq!(site::summary(&output), (STAGES, 0));
+    assert_eq!(site::summary(&output), (stages, 0));
     let output = site::run(build(&dir, &store).args(["--progress", "json"]));
-    assert_eq!(site::summary(&output), (0, STAGES));
+    assert_eq!(site::summary(&output), (0, stages));
 
     let opened = opened_layers(&dir, &store);
     site::settle();

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, RawFile};
 
-use crate::measure::timed;
+use crate::measure::{sized, small, timed};
 
 /// The directory that all is written to.
 pub(crate) fn dir() -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name(sized("bench", "bench-small"));
     std::fs::create_dir_all(&dir).expect("target/bench can be made");
     dir
 }
@@ -58,6 +58,15 @@ pub(crate) fn run(command: &mut Command) -> Output {
     output
 }
 
+/// Whether a peer is there. One that is not is left out where everything is tiny; else it is needed.
+pub(crate) fn has(peer: &str, package: &str) -> bool {
+    let found = program(peer).arg("--version").output().is_ok();
+    if !found && small() {
+        println!("  {peer} is left out: it is not installed (apt-get install {package})");
+    }
+    found || !small()
+}
+
 /// How long a program takes from its start to its end.
 pub(crate) fn time(command: &mut Command) -> Duration {
     timed(|| run(command)).0
@@ -71,7 +80,7 @@ pub(crate) fn summary(output: &Output) -> (u64, u64) {
     (last["built"].as_u64().expect("a number"), last["cached"].as_u64().expect("a number"))
 }
 
-/// A disk of Debian, made once.
+/// A disk of Debian, made once; where everything is tiny, the small disk of `recipes/tiny`.
 pub(crate) struct Debian {
     /// A raw image with holes.
     pub(crate) raw: PathBuf,
@@ -84,7 +93,18 @@ pub(crate) struct Debian {
 /// The Debian disk.
 pub(crate) fn debian() -> Debian {
     let at = dir().join("debian");
-    script("benches/peers/make-base.sh", &at);
+    if small() {
+        std::fs::create_dir_all(&at).expect("a directory");
+        let image = |from: &Path, to: &str, format| {
+            let (mut convert, to) = (program("qemu-img"), at.join(to));
+            run(convert.args(["convert", "-q", "-O", format]).arg(from).arg(to));
+        };
+        image(&tiny(), "base.raw", "raw");
+        image(&tiny(), "base.qcow2", "qcow2");
+        remove(&at.join("base.data"));
+    } else {
+        script("benches/peers/make-base.sh", &at);
+    }
     let debian = Debian { raw: at.join("base.raw"), qcow2: at.join("base.qcow2"), data: at.join("base.data") };
     if !debian.data.exists() {
         let source = RawFile::new(File::open(&debian.raw).expect("the base")).expect("the base");
@@ -130,5 +150,8 @@ pub(crate) fn settle() {
 /// Empties the page cache.
 pub(crate) fn drop_caches() {
     settle();
+    if small() {
+        return;
+    }
     std::fs::write("/proc/sys/vm/drop_caches", "3").expect("root can empty the page cache");
 }

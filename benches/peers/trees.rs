@@ -16,7 +16,7 @@ mod sixty;
 
 use std::process::Command;
 
-use crate::measure::Row;
+use crate::measure::{Row, sized, small};
 
 pub(crate) fn rows() -> Vec<Row> {
     println!("trees: indexes of trees, and what follows from them");
@@ -28,9 +28,10 @@ pub(crate) fn rows() -> Vec<Row> {
 
 /// The row of a peer that cannot be started, which names its package.
 fn missing(program: &str, package: &str) -> Option<Row> {
-    if Command::new(program).arg("--help").output().is_ok() {
+    if !small() && Command::new(program).arg("--help").output().is_ok() {
         return None;
     }
-    println!("  {program} is missing: apt-get install {package}");
-    Some(Row::fact(&format!("comparison with {program}"), "not installed".to_owned(), "installed", false))
+    let why = sized("not installed", "left out");
+    println!("  {program} is {why}: apt-get install {package}");
+    Some(Row::fact(&format!("comparison with {program}"), why.to_owned(), "installed", small()))
 }

@@ -12,7 +12,7 @@ use impasto_store::Store;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::Build;
-use super::error::{CliError, with_causes};
+use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
 use crate::audit::causes::Run;
@@ -232,7 +232,7 @@ fn compare(
         let second = Given { store: other, outputs: &second[id].result };
         let compared = stage(&node.label, first, second, &inputs, runs);
         let (stage, differs) = compared.map_err(|error| CliError::Other {
-            message: with_causes(&error),
+            message: ui::with_causes(&error),
             help: Some("check the store: impasto store verify".to_owned()),
             code: exit::INTERNAL,
         })?;

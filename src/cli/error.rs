@@ -144,14 +144,3 @@ impl CliError {
 fn store_code(error: &impasto_store::Error) -> u8 {
     if error.is_store_damage() { exit::STORE } else { exit::INTERNAL }
 }
-
-/// A message and its causes on one line.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
-}

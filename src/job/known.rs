@@ -19,7 +19,7 @@ use impasto_store::seal::{Absent, Sealed};
 use impasto_store::{Error as StoreError, Store};
 
 use super::replay::Replay;
-use super::{Job, JobError};
+use super::{Job, JobError, host_failure};
 use crate::bounded;
 use crate::guest::View;
 use crate::plan::Asked;
@@ -186,14 +186,18 @@ impl Job {
 
     /// A disk that cannot be read: its own chunks or those below.
     pub(super) fn broken(&self, error: io::Error) -> JobError {
-        let (kind, text) = (error.kind(), error.to_string());
+        let (kind, text, errno) = (error.kind(), error.to_string(), host_failure(&error));
         let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
             SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),
             _ => None,
         });
         match store {
             Some(error) => self.missed_below(error),
-            None => JobError::io("read", Path::new("the disk"))(io::Error::new(kind, text)),
+            // What the system said counts for more than where in the disk it said so.
+            None => {
+                let cause = errno.map_or_else(|| io::Error::new(kind, text), io::Error::from);
+                JobError::io("read", Path::new("the disk"))(cause)
+            }
         }
     }
 

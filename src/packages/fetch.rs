@@ -17,6 +17,7 @@ use crate::archive::{Cause, Client, LOGIN, Options};
 use crate::bounded;
 use crate::mirror::Mirrors;
 use crate::sandbox::CancelToken;
+use crate::ui::with_causes;
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
@@ -225,9 +226,9 @@ impl Shared {
             help,
         };
         let first = &batch[0];
-        let scratch = self.store.scratch().map_err(|error| failed(first, error.to_string(), None))?;
+        let scratch = self.store.scratch().map_err(|error| failed(first, with_causes(&error), None))?;
         let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, Options::default());
-        let client = client.map_err(|error| failed(first, error.to_string(), None))?;
+        let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()
             .map(|Wanted { package, places, own: _ }| crate::archive::Wanted {
@@ -244,8 +245,8 @@ impl Shared {
                 let file = bounded::open(path);
                 scope.spawn(move |_| {
                     let keep = |file| files::keep(&self.store, &wanted.package, io::BufReader::new(file), self.now);
-                    let kept = file.map_err(|error| error.to_string());
-                    let kept = kept.and_then(|file| keep(file).map_err(|error| error.to_string()));
+                    let kept = file.map_err(|error| with_causes(&error));
+                    let kept = kept.and_then(|file| keep(file).map_err(|error| with_causes(&error)));
                     let failed = |reason| File::Failed(failed(wanted, reason, None));
                     self.set(&wanted.package.sha256, kept.map_or_else(failed, File::Here));
                 });
@@ -265,12 +266,7 @@ impl Shared {
                 Cause::Status { code: 401, .. } => LOGIN,
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
             };
-            let mut causes = error.cause.to_string();
-            let mut source = std::error::Error::source(&error.cause);
-            while let Some(cause) = source {
-                causes += &format!(": {cause}");
-                source = cause.source();
-            }
+            let causes = with_causes(&error.cause);
             let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help.to_owned()));
             told.get_or_insert_with(|| error.clone());
             self.set(&batch[place].package.sha256, File::Failed(error));

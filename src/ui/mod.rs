@@ -48,6 +48,17 @@ pub fn message(text: &str) {
     let _ = writeln!(err, "{text}");
 }
 
+/// An error and its causes on one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}
+
 /// A text without its colours.
 fn strip(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()

@@ -1,7 +1,17 @@
 #!/usr/bin/env bash
-# Fuzzes every parser for SECONDS_EACH (default 60) seconds. Needs a nightly toolchain.
+# First the tests' own generators, run long: CASES (default 5,000) of each property, CHANGES (default 20,000) of each seed.
+# Then every parser under libFuzzer for SECONDS_EACH (default 60) seconds, where there is a nightly toolchain.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/../.."
+export PROPTEST_CASES=${CASES:-5000} IMPASTO_TORTURE_REPLAY=${CHANGES:-20000}
+echo "PROPTEST_CASES=$PROPTEST_CASES IMPASTO_TORTURE_REPLAY=$IMPASTO_TORTURE_REPLAY"
+cargo nextest run --workspace --locked --profile torture \
+  -E 'test(/replay|seeds_of|hostile|mutant|mutated|damage|nothing_panics|no_bytes|any_bytes|any_conditions|any_text|arbitrary|random|the_order_is_one|is_written_the_same|comes_back|never_shows/)'
+cd tests/fuzz
+if ! cargo +nightly --version >/dev/null 2>&1; then
+  echo 'no libFuzzer: it needs a nightly toolchain (rustup toolchain install nightly)'
+  exit
+fi
 cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 # libdeflate is linked twice under the sanitizer: no violation of ours.
 export ASAN_OPTIONS=detect_odr_violation=0

@@ -108,7 +108,9 @@ fn torture_faults_end_a_build_soon_and_the_next_one_is_right() {
         let linker = ended.code == 127 && ended.stderr.contains("shared libraries");
         assert!(linker || [0, 1, 3, 4, 5].contains(&ended.code), "{}", story());
         assert!(!ended.stderr.contains("panicked") && !ended.stderr.contains("BUG"), "{}", story());
-        assert!(ended.code == 0 || linker || said_where(&ended, &project), "{}", story());
+        // Every thread counts for itself: the write that fails may be that of the message too.
+        let mute = call == "write";
+        assert!(ended.code == 0 || linker || mute || said_where(&ended, &project), "{}", story());
         hit += u64::from(ended.code != 0 || ended.stderr.contains("warning"));
         *codes.entry(ended.code).or_insert(0) += 1;
         let verified = project.run(&["store", "verify"]);
@@ -116,6 +118,9 @@ fn torture_faults_end_a_build_soon_and_the_next_one_is_right() {
         let next = project.run(&["build"]);
         assert_eq!(next.code, 0, "{}\nthe next build: {}", story(), next.stderr);
         assert_eq!(sums(&project), format!("{images} {notes}"), "{}", story());
+        if round % 50 == 49 {
+            println!("{} faults: exit codes {codes:?}; {hit} were noticed", round + 1);
+        }
     }
     println!("{rounds} faults: exit codes {codes:?}; {hit} were noticed");
     assert!(hit > 0, "no fault was met at all");

@@ -34,12 +34,13 @@ fn replay(target: &str, least: usize, run: fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
     let mut paths: Vec<_> = std::fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
+    let (rounds, from) = (crate::torture::count("replay", 100), crate::torture::seed());
     assert!(paths.len() >= least, "{} seeds in {}", paths.len(), seeds.display());
     for path in paths {
         let seed = std::fs::read(&path).unwrap();
         run(&seed);
-        let mut random = Random::new(seed.len() as u64);
-        for _ in 0..100 {
+        let mut random = Random::new(from);
+        for _ in 0..rounds {
             run(&seed[..random.below(seed.len() as u64) as usize]);
             let mut changed = seed.clone();
             for _ in 0..1 + random.below(4) {

@@ -5,13 +5,15 @@
 
 use std::time::SystemTime;
 
-/// The rounds of a test: the variable `IMPASTO_TORTURE_<NAME>`, or `small`. Printed.
+/// The rounds of a test: the variable `IMPASTO_TORTURE_<NAME>`; else `small`, so many times more as the variable
+/// `IMPASTO_TORTURE` says. Printed.
 pub(crate) fn count(name: &str, small: u64) -> u64 {
     let variable = format!("IMPASTO_TORTURE_{}", name.to_uppercase());
-    let count = match std::env::var(&variable) {
-        Ok(count) => count.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {count}")),
-        Err(_) => small,
+    let number = |variable: &str| {
+        let text = std::env::var(variable).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
     };
+    let count = number(&variable).unwrap_or_else(|| small * number("IMPASTO_TORTURE").unwrap_or(1));
     println!("{variable}={count}");
     count
 }

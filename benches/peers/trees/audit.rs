@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::measure::{Goal, Row, detail, median, quiet, timed};
+use crate::demo::recipe_at;
+use crate::measure::{Goal, Row, detail, median, quiet, sized, timed};
 use crate::site;
 
 /// A run of both takes some minutes.
@@ -16,10 +17,10 @@ const RUNS: usize = 2;
 pub(super) fn rows() -> [Row; 2] {
     let dir = site::fresh("audit");
     let recipe = dir.join("recipe");
-    site::run(site::program("cp").args(["-rL", "recipes/debian-12"]).arg(&recipe));
+    recipe_at(&recipe);
     let store = dir.join("store");
     let (mut builds, mut audits, mut codes) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..RUNS {
+    for _ in 0..sized(RUNS, 1) {
         site::remove(&store);
         quiet();
         builds.push(site::time(&mut command("build", &recipe, &store)));

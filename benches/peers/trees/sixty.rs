@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use super::{diffoscope, growth};
-use crate::measure::{Goal, Row, detail, interleaved, median, megabytes, quiet, seconds, timed};
+use crate::measure::{Goal, Row, detail, interleaved, median, megabytes, quiet, seconds, sized, small, timed};
 use crate::site;
 
 const DIFF_RUNS: usize = 9;
@@ -37,7 +37,11 @@ pub(super) struct Sixty {
 impl Sixty {
     fn new() -> Sixty {
         let dir = site::fresh("sixty");
-        site::run(site::program("cp").arg("benches/peers/sixty.hcl").arg(dir.join("impasto.hcl")));
+        let recipe = sized("benches/peers/sixty.hcl", "benches/peers/small.hcl");
+        site::run(site::program("cp").arg(recipe).arg(dir.join("impasto.hcl")));
+        if small() {
+            std::fs::copy(site::tiny(), dir.join("base.qcow2")).expect("the base");
+        }
         Sixty { store: dir.join("store"), dir }
     }
 
