@@ -13,16 +13,19 @@ impl Store {
     /// cannot be looked at is left until it was not written for a day.
     ///
     /// # Errors
-    /// The directory cannot be read, or something in it cannot be deleted.
+    /// The directory cannot be read, or something in it cannot be deleted: the rest is, all the same.
     pub fn sweep_tmp(&self) -> Result<u64> {
-        let mut freed = 0;
+        let (mut freed, mut first) = (0, Ok(()));
         for entry in self.fs().list("tmp")? {
             let alive = Owner::of_name(&entry.name).and_then(|owner| owner.is_alive());
             if alive != Some(true) {
-                freed += self.sweep(&format!("tmp/{}", entry.name), entry.is_dir, alive.is_none())?;
+                match self.sweep(&format!("tmp/{}", entry.name), entry.is_dir, alive.is_none()) {
+                    Ok(bytes) => freed += bytes,
+                    Err(error) => first = first.and(Err(error)),
+                }
             }
         }
-        Ok(freed)
+        first.map(|()| freed)
     }
 
     /// Empties `trash/`, for as long as nobody takes a lease: a tree may lie there that is still used.
