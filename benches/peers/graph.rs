@@ -156,8 +156,15 @@ fn claim_all(dir: &Path, store: &Path) {
     let inputs = Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone());
     let memory = LazyMemory::new(state.clone());
     let locks = vec![impasto::lock::LockState::NotNeeded; graph.len()];
-    let mut planner =
-        Planner { graph: &graph, store: &store, inputs, memory, again: vec![false; graph.len()], locks: &locks };
+    let mut planner = Planner {
+        graph: &graph,
+        store: &store,
+        inputs,
+        memory,
+        again: vec![false; graph.len()],
+        used: vec![Vec::new(); graph.len()],
+        locks: &locks,
+    };
     let mut hits: Vec<Option<Hit>> = vec![None; graph.len()];
     let mut made = 0;
     let (time, ()) = timed(|| {

@@ -14,18 +14,21 @@ impl Store {
     /// cannot be looked at is left until it was not written for a day.
     ///
     /// # Errors
-    /// The directory cannot be read, or something in it cannot be deleted.
+    /// The directory cannot be read, or something in it cannot be deleted: the rest is, all the same.
     pub fn sweep_tmp(&self) -> Result<u64> {
-        let mut freed = 0;
+        let (mut freed, mut first) = (0, Ok(()));
         for fs in self.all_fs() {
             for entry in fs.list("tmp")? {
                 let alive = Holder::of_name(&entry.name).and_then(|holder| holder.is_alive());
                 if alive != Some(true) {
-                    freed += sweep(fs, &format!("tmp/{}", entry.name), entry.is_dir, alive.is_none())?;
+                    match sweep(fs, &format!("tmp/{}", entry.name), entry.is_dir, alive.is_none()) {
+                        Ok(bytes) => freed += bytes,
+                        Err(error) => first = first.and(Err(error)),
+                    }
                 }
             }
         }
-        Ok(freed)
+        first.map(|()| freed)
     }
 
     /// Empties `trash/`, for as long as nobody takes a lease: a tree may lie there that is still used.

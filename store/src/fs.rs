@@ -182,7 +182,11 @@ impl StoreFs {
     }
 
     fn open_at(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        self.open_resolved(name, flags, ResolveFlags::empty())
+    }
+
+    fn open_resolved(&self, name: &str, flags: OFlags, more: ResolveFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
         // BENEATH answers EAGAIN when a rename anywhere on the system raced with it.
         loop {
             match rustix::fs::openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
@@ -247,6 +251,10 @@ impl StoreFs {
             Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
             Err(errno) => return Err(self.error("list", name, errno)),
         };
+        self.entries(name, fd)
+    }
+
+    fn entries(&self, name: &str, fd: OwnedFd) -> Result<Vec<Entry>> {
         let list = || -> rustix::io::Result<Vec<Entry>> {
             let mut entries = Vec::new();
             for entry in rustix::fs::Dir::read_from(&fd)? {
@@ -497,7 +505,8 @@ impl StoreFs {
         }
     }
 
-    /// Deletes a directory with all that is in it, without recursion and through no symbolic link.
+    /// Deletes a directory with all that is in it, without recursion and through no symbolic link. What is mounted in it
+    /// is an error: it may be the machine's own files.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         let mut stack = vec![(name.to_owned(), false)];
         while let Some((dir, emptied)) = stack.pop() {
@@ -505,8 +514,12 @@ impl StoreFs {
                 self.remove(&dir, true)?;
                 continue;
             }
+            let fd = match self.open_resolved(&dir, OFlags::DIRECTORY | OFlags::RDONLY, ResolveFlags::NO_XDEV) {
+                Err(rustix::io::Errno::NOENT) => continue,
+                other => other.map_err(|errno| self.error("delete", &dir, errno))?,
+            };
             stack.push((dir.clone(), true));
-            for entry in self.list(&dir)? {
+            for entry in self.entries(&dir, fd)? {
                 let path = format!("{dir}/{}", entry.name);
                 if entry.is_dir { stack.push((path, false)) } else { self.remove(&path, false)? }
             }

@@ -92,3 +92,22 @@ fn a_read_only_store_is_read_and_says_so_when_written() {
         assert!(matches!(error, Error::ReadOnly { .. }), "{error:?}");
     }
 }
+
+#[test]
+fn what_is_mounted_in_debris_is_never_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (mounted, debris) = (dir.path().join("tmp/a/mounted"), dir.path().join("tmp/b"));
+    std::fs::create_dir_all(&mounted).unwrap();
+    std::fs::create_dir_all(&debris).unwrap();
+    mount(&["-t", "tmpfs", "tmpfs"], &mounted);
+    std::fs::write(mounted.join("precious"), "x").unwrap();
+    for path in [mounted.join("precious"), mounted.clone(), dir.path().join("tmp/a"), debris.clone()] {
+        std::fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    let swept = store.sweep_tmp();
+    let left = mounted.join("precious").exists();
+    Command::new("umount").arg(&mounted).status().unwrap();
+    assert!(matches!(swept, Err(Error::Io { .. })), "{swept:?}");
+    assert!(left && !debris.exists(), "the rest is deleted");
+}
