@@ -41,6 +41,8 @@ pub(crate) fn program(name: &str) -> Command {
 /// The measured program, with a store.
 pub(crate) fn impasto(store: &Path) -> Command {
     let mut command = program(env!("CARGO_BIN_EXE_impasto"));
+    // Under sudo, too, what is measured is root's.
+    command.env_remove("SUDO_UID");
     command.arg("--store").arg(store);
     command
 }

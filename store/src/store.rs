@@ -95,7 +95,7 @@ impl Store {
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         self.inner.fs.reserve(bytes)?;
         // Work in progress lies there.
-        self.private().reserve(bytes)
+        self.private_apart().map_or(Ok(()), |private| private.reserve(bytes))
     }
 
     /// Whose the store is, and what is written for them.

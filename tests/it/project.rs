@@ -78,6 +78,8 @@ impl Project {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
         command.args(arguments).arg("--store").arg(self.store()).current_dir(self.dir.path());
         command.env_remove("IMPASTO_LOG").env("NO_COLOR", "1").stdin(Stdio::null());
+        // Tests that run under sudo look into stores as root.
+        command.env_remove("SUDO_UID");
         command
     }
 
