@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::digest::{Digest, DiskDigest, Hasher, domain};
 use crate::disk::{CHUNK, DiskTree, chunk_digest};
 use crate::error::{Kind, Result};
+use crate::fs::Wanted;
 use crate::hash_file::hash_range;
 use crate::layer::{DiskRef, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, Place, disk_dir};
 use crate::qcow2::{ChunkSource, Content, SourceError, decode_frame};
@@ -132,7 +133,7 @@ impl Store {
 
     /// The representations of a disk whose manifests are there, sorted; nothing is read.
     pub(crate) fn layers_of(&self, disk: &DiskDigest) -> Result<Vec<LayerRef>> {
-        let entries = self.fs().list(&disk_dir(disk))?;
+        let entries = self.entries(&disk_dir(disk))?;
         let layer = |name: &str| Some(LayerRef { disk: *disk, layer: name.strip_suffix(".manifest")?.parse().ok()? });
         Ok(entries.iter().filter_map(|entry| layer(&entry.name)).collect())
     }
@@ -172,6 +173,9 @@ impl Store {
     fn verify_layer_file(&self, manifest: &Manifest) -> Result<()> {
         let name = manifest.layer_ref().file_name();
         let stat = self.fs().stat(&name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        if let Some(error) = self.fs().wrong_type(&name, &stat, Wanted::File) {
+            return Err(self.as_damage(Kind::Layer, error));
+        }
         if stat.len() != manifest.file_length {
             let reason = format!("it is {} bytes long instead of {}", stat.len(), manifest.file_length);
             return Err(self.damaged(Kind::Layer, &name, reason));
@@ -186,7 +190,7 @@ impl Store {
     pub(crate) fn hash_layer_file(&self, manifest: &Manifest) -> Result<()> {
         let name = manifest.layer_ref().file_name();
         let read_error = |source| self.fs().io_error("read", &name, source);
-        let file = self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        let file = self.open_object(Kind::Layer, &name)?;
         let stat = file.metadata().map_err(read_error)?;
         let mut hasher = Hasher::new(domain::LAYER_FILE);
         match hash_range(&file, 0..stat.len(), &mut hasher) {
@@ -219,7 +223,7 @@ impl Store {
             Err(error) => return error.into_miss().map(|_| false),
         };
         for manifest in &manifests {
-            let stat = self.fs().stat(&manifest.layer_ref().file_name())?;
+            let stat = self.fs().stat_file(&manifest.layer_ref().file_name())?;
             if stat.is_none_or(|stat| stat.len() != manifest.file_length) {
                 return Ok(false);
             }
@@ -229,7 +233,7 @@ impl Store {
 
     /// Bytes of a layer's own file, without those of the layers below; none where it is not there.
     pub fn layer_length(&self, layer: &LayerRef) -> Result<Option<u64>> {
-        Ok(self.fs().stat(&layer.file_name())?.map(|stat| stat.len()))
+        Ok(self.fs().stat_file(&layer.file_name())?.map(|stat| stat.len()))
     }
 
     /// A disk to be read chunk by chunk, each of which is verified. Absent or damaged: a miss.
@@ -238,10 +242,7 @@ impl Store {
     }
 
     pub(crate) fn open_disk(&self, map: DiskMap) -> Result<DiskReader> {
-        let open = |manifest: &Manifest| {
-            let name = manifest.layer_ref().file_name();
-            self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))
-        };
+        let open = |manifest: &Manifest| self.open_object(Kind::Layer, &manifest.layer_ref().file_name());
         let files = map.manifests.iter().map(open).collect::<Result<_>>()?;
         Ok(DiskReader { store: self.clone(), map, files })
     }

@@ -150,6 +150,8 @@ impl Store {
     /// Deletes what is left in `tmp/` and `trash/`: nobody works any more, as there is no lease.
     fn sweep_debris(&self, report: &mut GcReport, old: impl Fn(FsTime) -> bool) -> Result<()> {
         for (top, any_age) in [("tmp", false), ("trash", true)] {
+            // What else has the name is out of the way then.
+            self.fs().make_dirs(top, &mut Vec::new())?;
             for entry in self.fs().list(top)? {
                 let name = format!("{top}/{}", entry.name);
                 let (mut bytes, mut young) = (0, false);
@@ -187,7 +189,7 @@ impl Store {
 
     fn remove_empty_dirs(&self) -> Result<()> {
         for top in ["claims", "disks"] {
-            for prefix in self.fs().list(top)? {
+            for prefix in self.fs().list(top)?.into_iter().filter(|entry| entry.is_dir) {
                 let prefix = format!("{top}/{}", prefix.name);
                 for entry in self.fs().list(&prefix)?.into_iter().filter(|entry| entry.is_dir) {
                     // One that is not empty stays.

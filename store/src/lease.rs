@@ -81,7 +81,7 @@ impl Store {
             let bytes = match self.fs().read(Kind::Other, &name, 1 << 16) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => continue,
-                Err(Error::TooLarge { .. }) => Vec::new(),
+                Err(Error::TooLarge { .. } | Error::WrongType { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
             let holder = unframe(MAGIC, &bytes).and_then(decode::<Holder>).ok();
@@ -93,7 +93,12 @@ impl Store {
                     None => false,
                 },
             };
-            if alive { live.push(name) } else { self.fs().remove(&name, false)? }
+            match (alive, &holder) {
+                (true, _) => live.push(name),
+                (false, Some(_)) => self.fs().remove(&name, false)?,
+                // It may be a directory.
+                (false, None) => self.fs().trash(&name)?,
+            }
         }
         Ok(live)
     }

@@ -37,6 +37,7 @@ pub mod lease;
 pub mod qcow2;
 mod record;
 pub mod refs;
+mod repair;
 pub mod seal;
 mod stamp;
 mod state;
