@@ -26,13 +26,17 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
         StoreError::UnknownFormat { path, .. } => {
             format!("remove it (rm -r {}), or name another with --store", path.display())
         }
-        StoreError::FormatDamaged { path } => {
-            let dir = path.parent().unwrap_or(path);
-            format!("remove the store (rm -r {}), or name another with --store", dir.display())
+        StoreError::FormatDamaged { path } => format_help(path.parent().unwrap_or(path)),
+        StoreError::FormatMissing { path } => format_help(path),
+        StoreError::NotSound { path, .. } => {
+            format!("remove the store (rm -r {}), or name another with --store", path.display())
+        }
+        StoreError::WrongType { .. } => {
+            "`impasto store verify --repair` moves it to the store's trash; what was below it is built again".to_owned()
         }
         StoreError::RootDamaged { path, .. } => format!(
             "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if there is \
-             no such recipe any more, delete the file: rm {}",
+             no such recipe any more, delete it: rm -r {}",
             path.display()
         ),
         StoreError::NotAStore { .. } => "name an empty or missing directory, or a store, with --store".to_owned(),
@@ -65,6 +69,15 @@ pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<Str
         _ => "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify",
     };
     Some(help.to_owned())
+}
+
+/// What to do about a store without a valid `format`.
+fn format_help(store: &std::path::Path) -> String {
+    let store = store.display();
+    format!(
+        "remove the store (rm -r {store}), or name another with --store\n\
+         if its objects are sound, `impasto store verify --repair --new-format --store {store}` makes `format` again"
+    )
 }
 
 /// The way out of a sandbox's error.

@@ -93,6 +93,11 @@ impl Session {
         Ok(Store::open_for(self.store_path(), &self.host.owner())?)
     }
 
+    /// Makes the store's `format` again where it is lost.
+    pub(crate) fn renew_store_format(&self) -> Result<(), CliError> {
+        Ok(Store::renew_format(self.store_path(), &self.host.owner())?)
+    }
+
     /// Loads the recipe and opens the store, whose index is read meanwhile.
     pub(crate) fn load_with_store(&self, args: &RecipeArgs) -> Result<(Loaded, Store), CliError> {
         let path = self.store_path();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
+use impasto_store::verify::{Code, Finding};
 use serde::Serialize;
 
 use super::error::CliError;
@@ -21,9 +22,13 @@ pub(crate) enum StoreCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Moves what is damaged to the store's trash, so that it is built again
+    /// Moves what is damaged to the store's trash, so that it is built again when it is needed, and repairs the file `format`
+    /// from a copy that is left; a damaged root stays, as it says that something must be kept
     #[arg(long)]
     repair: bool,
+    /// Makes the file `format` again where no copy of it is left, if most of the store's objects are sound
+    #[arg(long, requires = "repair")]
+    new_format: bool,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -63,6 +68,9 @@ impl StoreCommand {
 
 impl Verify {
     fn run(self, session: &Session) -> Result<u8, CliError> {
+        if self.new_format {
+            session.renew_store_format()?;
+        }
         let store = session.store()?;
         let report = store.verify(self.repair)?;
         let rows: Vec<_> = report
@@ -76,17 +84,31 @@ impl Verify {
             })
             .collect();
         let damaged = rows.iter().filter(|row| row.damage).count();
+        let incomplete = rows.iter().filter(|row| row.code == Code::Incomplete.text()).count();
+        // A repaired `format` is there, of course.
+        let stays = |finding: &&Finding| {
+            let moves = finding.code.is_damage() && finding.code != Code::FormatCopyDamaged;
+            moves && std::fs::symlink_metadata(&finding.path).is_ok()
+        };
+        let left = report.findings.iter().filter(stays).count();
         if self.json {
             let document = VerifyDocument { v: 1, objects: report.objects, bytes: report.bytes, findings: rows };
             ui::output(&(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"));
         } else {
             let table = rows.iter().map(|row| vec![row.code.to_owned(), row.path.clone(), row.detail.clone()]);
             let table: Vec<_> = table.collect();
-            let verdict = match damaged {
+            let mut verdict = match damaged {
                 0 => "no damage".to_owned(),
                 count if self.repair => format!("{count} damaged, moved to trash/: they are built again when needed"),
                 count => format!("{count} damaged: `impasto store verify --repair` moves them away"),
             };
+            if self.repair && left > 0 {
+                verdict +=
+                    &format!("; {left} of them stay: remove them by hand, a root when nobody needs what it kept");
+            }
+            if incomplete > 0 {
+                verdict += &format!("; {incomplete} incomplete: what is missing is built again when needed");
+            }
             let (objects, bytes) = (report.objects, ui::bytes(report.bytes));
             ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", ui::columns(&table)));
         }

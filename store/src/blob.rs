@@ -370,19 +370,19 @@ impl Store {
 
     /// Whether a blob's file is there; nothing is read.
     pub fn has_blob(&self, digest: &BlobDigest) -> Result<bool> {
-        Ok(self.fs().stat(&blob_name(digest))?.is_some())
+        Ok(self.fs().stat_file(&blob_name(digest))?.is_some())
     }
 
     /// Bytes of a blob's own file, without those of blobs that it shares pieces of; none where it is not there.
     pub fn blob_length(&self, digest: &BlobDigest) -> Result<Option<u64>> {
-        Ok(self.fs().stat(&blob_name(digest))?.map(|stat| stat.len()))
+        Ok(self.fs().stat_file(&blob_name(digest))?.map(|stat| stat.len()))
     }
 
     /// Opens a blob to be read, after all of it was verified. Absent or damaged: a miss.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<BlobReader> {
         let name = blob_name(digest);
         let damaged = |reason: String| self.damaged(Kind::Blob, &name, reason);
-        let file = self.fs().open_read(Kind::Blob, &name)?.ok_or_else(|| self.absent(Kind::Blob, &name))?;
+        let file = self.open_object(Kind::Blob, &name)?;
         let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
         let mut magic = [0; MAGIC_LEN];
         match file.read_exact_at(&mut magic, 0) {
@@ -446,10 +446,10 @@ impl Store {
         let mut files = vec![file];
         for other in &table.others {
             let other_name = blob_name(other);
-            match self.fs().open_read(Kind::Blob, &other_name)? {
-                Some(file) if other != digest => files.push(file),
-                _ => return Err(self.absent(Kind::Blob, &other_name)),
+            if other == digest {
+                return Err(self.absent(Kind::Blob, &other_name));
             }
+            files.push(self.open_object(Kind::Blob, &other_name)?);
         }
         Ok(Pieces { table, files })
     }
@@ -457,7 +457,7 @@ impl Store {
     /// Other blobs that hold pieces of a blob: they must be kept with it. Absent or damaged: a miss.
     pub(crate) fn blob_references(&self, digest: &BlobDigest) -> Result<Vec<BlobDigest>> {
         let name = blob_name(digest);
-        let file = self.fs().open_read(Kind::Blob, &name)?.ok_or_else(|| self.absent(Kind::Blob, &name))?;
+        let file = self.open_object(Kind::Blob, &name)?;
         let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
         let mut magic = [0; MAGIC_LEN];
         if file.read_exact_at(&mut magic, 0).is_err() || magic != *CHUNKED {

@@ -147,7 +147,7 @@ impl Store {
 
     /// The representations of a disk whose manifests are there, sorted; nothing is read.
     pub(crate) fn layers_of(&self, disk: &DiskDigest) -> Result<Vec<LayerRef>> {
-        let entries = self.fs().list(&disk_dir(disk))?;
+        let entries = self.entries(&disk_dir(disk))?;
         let layer = |name: &str| Some(LayerRef { disk: *disk, layer: name.strip_suffix(".manifest")?.parse().ok()? });
         Ok(entries.iter().filter_map(|entry| layer(&entry.name)).collect())
     }
@@ -182,7 +182,7 @@ impl Store {
 
     fn verified_layer_file(&self, manifest: &Manifest) -> Result<File> {
         let name = manifest.layer_ref().file_name();
-        let file = self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        let file = self.open_object(Kind::Layer, &name)?;
         // Of what is open: the name may stand for another file in a moment.
         let stat = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?;
         if stat.len() != manifest.file_length {
@@ -198,7 +198,7 @@ impl Store {
     /// Hashes a layer file, whether it has a stamp or not.
     pub(crate) fn hash_layer_file(&self, manifest: &Manifest) -> Result<()> {
         let name = manifest.layer_ref().file_name();
-        let file = self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))?;
+        let file = self.open_object(Kind::Layer, &name)?;
         self.hash_open_layer(manifest, &file)
     }
 
@@ -237,7 +237,7 @@ impl Store {
             Err(error) => return error.into_miss().map(|_| false),
         };
         for manifest in &manifests {
-            let stat = self.fs().stat(&manifest.layer_ref().file_name())?;
+            let stat = self.fs().stat_file(&manifest.layer_ref().file_name())?;
             if stat.is_none_or(|stat| stat.len() != manifest.file_length) {
                 return Ok(false);
             }
@@ -247,7 +247,7 @@ impl Store {
 
     /// Bytes of a layer's own file, without those of the layers below; none where it is not there.
     pub fn layer_length(&self, layer: &LayerRef) -> Result<Option<u64>> {
-        Ok(self.fs().stat(&layer.file_name())?.map(|stat| stat.len()))
+        Ok(self.fs().stat_file(&layer.file_name())?.map(|stat| stat.len()))
     }
 
     /// A disk to be read chunk by chunk, each of which is verified. Absent or damaged: a miss.
@@ -256,10 +256,7 @@ impl Store {
     }
 
     pub(crate) fn open_disk(&self, map: DiskMap) -> Result<DiskReader> {
-        let open = |manifest: &Manifest| {
-            let name = manifest.layer_ref().file_name();
-            self.fs().open_read(Kind::Layer, &name)?.ok_or_else(|| self.absent(Kind::Layer, &name))
-        };
+        let open = |manifest: &Manifest| self.open_object(Kind::Layer, &manifest.layer_ref().file_name());
         let files = map.manifests.iter().map(open).collect::<Result<_>>()?;
         Ok(DiskReader { store: self.clone(), map, files })
     }

@@ -248,7 +248,7 @@ impl Store {
 
     /// The ids of all claims about an Action, sorted.
     pub fn claim_ids(&self, action: &ActionDigest) -> Result<Vec<ClaimId>> {
-        let entries = self.fs().list(&claim_dir(action))?;
+        let entries = self.entries(&claim_dir(action))?;
         Ok(entries.iter().filter_map(|entry| entry.name.parse::<Digest>().ok()).map(ClaimId).collect())
     }
 

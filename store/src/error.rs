@@ -24,6 +24,8 @@ pub enum Kind {
     Claim,
     /// A checksummed file of `state/`.
     State,
+    /// A directory of the store's own.
+    Directory,
     /// `format`, leases, roots.
     Other,
 }
@@ -38,6 +40,7 @@ impl Kind {
             Kind::BlobNote => "blob record",
             Kind::Claim => "claim",
             Kind::State => "state file",
+            Kind::Directory => "directory",
             Kind::Other => "store file",
         }
     }
@@ -126,6 +129,32 @@ pub enum Error {
     FormatDamaged {
         /// The `format` file.
         path: PathBuf,
+    },
+    /// Something else lies where a file or a directory of the store should be, such as a symbolic link or a FIFO.
+    #[error("`{}` is {found}, not {wanted}", path.display())]
+    WrongType {
+        /// Where.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The directory holds what a store holds, but no `format`.
+    #[error("the store `{}` has lost its file `format`", path.display())]
+    FormatMissing {
+        /// The store.
+        path: PathBuf,
+    },
+    /// `format` is not made again, as most of what the directory holds is not what a store of this version holds.
+    #[error("`{}` gets no new `format`: of its {objects} objects only {sound} are sound", path.display())]
+    NotSound {
+        /// The store.
+        path: PathBuf,
+        /// Its objects.
+        objects: u64,
+        /// Those that are as this version writes them.
+        sound: u64,
     },
     /// The directory holds something, but no `format`.
     #[error("`{}` is not a store: it is not empty and has no file `format`", path.display())]
@@ -250,8 +279,30 @@ impl Error {
         }
     }
 
+    /// Whether a file cannot be read whoever asks again: the medium is broken, or permissions forbid it. Not where the
+    /// process or the machine lacks something, such as memory or descriptors.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        // EUCLEAN and EBADMSG are what ext4, xfs and btrfs say of damage of their own.
+        const CODES: [rustix::io::Errno; 5] = [
+            rustix::io::Errno::IO,
+            rustix::io::Errno::ACCESS,
+            rustix::io::Errno::PERM,
+            rustix::io::Errno::UCLEAN,
+            rustix::io::Errno::BADMSG,
+        ];
+        matches!(self, Error::Io { source, .. } if CODES.iter().any(|code| source.raw_os_error() == Some(code.raw_os_error())))
+    }
+
     /// Whether the store itself is damaged or of an unknown format (exit code 5), not the request.
     pub fn is_store_damage(&self) -> bool {
-        matches!(self, Error::UnknownFormat { .. } | Error::FormatDamaged { .. } | Error::NotAStore { .. })
+        matches!(
+            self,
+            Error::UnknownFormat { .. }
+                | Error::FormatDamaged { .. }
+                | Error::FormatMissing { .. }
+                | Error::NotSound { .. }
+                | Error::NotAStore { .. }
+                | Error::WrongType { .. }
+        )
     }
 }

@@ -93,6 +93,22 @@ impl FsTime {
     }
 }
 
+/// What should be at a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    File,
+    Directory,
+}
+
+impl Wanted {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Wanted::File => "a regular file",
+            Wanted::Directory => "a directory",
+        }
+    }
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
@@ -200,21 +216,54 @@ impl StoreFs {
         self.open_at(if name.is_empty() { "." } else { name }, OFlags::DIRECTORY | OFlags::RDONLY)
     }
 
-    /// Opens a file to be read; `None` where there is none.
+    /// The error that names what is in the way to `name`: the first directory above it that is none, or what lies there
+    /// itself and is not `wanted`. None where nothing is.
+    fn obstacle(&self, name: &str, wanted: Wanted) -> Result<Option<Error>> {
+        let ends = name.match_indices('/').map(|(end, _)| (end, Wanted::Directory));
+        for (end, wanted) in ends.chain([(name.len(), wanted)]) {
+            let Some(stat) = self.stat(&name[..end])? else { return Ok(None) };
+            if let Some(error) = self.wrong_type(&name[..end], &stat, wanted) {
+                return Ok(Some(error));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The error that something is not what it should be, if that is so.
+    pub(crate) fn wrong_type(&self, name: &str, stat: &std::fs::Metadata, wanted: Wanted) -> Option<Error> {
+        let right = match wanted {
+            Wanted::File => stat.is_file(),
+            Wanted::Directory => stat.is_dir(),
+        };
+        let (path, wanted) = (self.full(name), wanted.word());
+        (!right).then(|| Error::WrongType { path, found: type_word(stat), wanted })
+    }
+
+    /// Opens a file to be read; `None` where there is none. What is not a regular file is not read from, and no opening
+    /// waits.
     pub(crate) fn open_read(&self, kind: Kind, name: &str) -> Result<Option<File>> {
         let counter = match kind {
             Kind::Layer => &self.counters.layer,
             Kind::Manifest => &self.counters.manifest,
             Kind::Blob | Kind::BlobNote => &self.counters.blob,
             Kind::Claim => &self.counters.claim,
-            Kind::State | Kind::Other => &self.counters.state,
+            Kind::State | Kind::Directory | Kind::Other => &self.counters.state,
         };
         match self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => {
                 counter.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(File::from(fd)))
+                let file = File::from(fd);
+                let stat = file.metadata().map_err(|source| self.io_error("stat", name, source))?;
+                self.wrong_type(name, &stat, Wanted::File).map_or(Ok(Some(file)), Err)
             }
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            // A symbolic link, a socket, a device without driver; or one of these in the place of a directory.
+            Err(
+                rustix::io::Errno::NOTDIR
+                | rustix::io::Errno::LOOP
+                | rustix::io::Errno::NXIO
+                | rustix::io::Errno::NODEV,
+            ) => self.obstacle(name, Wanted::File)?.map_or(Ok(None), Err),
             Err(errno) => Err(self.error("open", name, errno)),
         }
     }
@@ -231,7 +280,7 @@ impl StoreFs {
         Ok(Some(bytes))
     }
 
-    /// Size in bytes and times of a file; `None` where there is none.
+    /// Type, size in bytes and times of what has a name; `None` where nothing has.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
         // Of a symbolic link, which is none of the store's, the link itself.
         match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
@@ -239,16 +288,25 @@ impl StoreFs {
                 let file = File::from(fd);
                 file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))
             }
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+            // Below a symbolic link there is nothing of ours either.
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(None),
             Err(errno) => Err(self.error("stat", name, errno)),
         }
     }
 
-    /// The entries of a directory, sorted; none where there is no directory. Any other error is one.
+    /// Like [`StoreFs::stat`] of what is a regular file; `None` for all else.
+    pub(crate) fn stat_file(&self, name: &str) -> Result<Option<std::fs::Metadata>> {
+        Ok(self.stat(name)?.filter(std::fs::Metadata::is_file))
+    }
+
+    /// The entries of a directory, sorted; none where nothing has the name. Any other error is one.
     pub(crate) fn list(&self, name: &str) -> Result<Vec<Entry>> {
         let fd = match self.open_dir(name) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                return self.obstacle(name, Wanted::Directory)?.map_or(Ok(Vec::new()), Err);
+            }
             Err(errno) => return Err(self.error("list", name, errno)),
         };
         self.entries(name, fd)
@@ -295,11 +353,17 @@ impl StoreFs {
         Ok(())
     }
 
-    /// Makes a directory and those above it. The names of those that got a new entry are added to `touched`.
+    /// Makes a directory and those above it. The names of those that got a new entry are added to `touched`. What is not
+    /// a directory, but has the name of one, goes to the trash.
     pub(crate) fn make_dirs(&self, name: &str, touched: &mut Vec<String>) -> Result<()> {
         match self.open_at(if name.is_empty() { "." } else { name }, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                if let Some(error) = self.obstacle(name, Wanted::Directory)? {
+                    self.clear(error)?;
+                }
+            }
             Err(errno) => return Err(self.error("open", name, errno)),
         }
         let (parent, last) = split(name);
@@ -427,12 +491,10 @@ impl StoreFs {
         rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
         crash::point("root.before-rename");
         let mut touched = Vec::new();
-        let (parent, last) = split(name);
+        let parent = split(name).0;
         self.make_dirs(parent, &mut touched)?;
         let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
-        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
-            .map_err(|errno| self.error("replace", name, errno))?;
+        self.rename_over(&temp, &dir, name)?;
         touched.push(parent.to_owned());
         touched.iter().try_for_each(|dir| self.sync_dir(dir))
     }
@@ -442,13 +504,24 @@ impl StoreFs {
         let mut temp = self.temp()?;
         temp.write_all(bytes)?;
         crash::point("state.before-rename");
-        let (parent, last) = split(name);
+        let parent = split(name).0;
         self.make_dirs(parent, &mut Vec::new())?;
         let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        self.rename_over(&temp, &dir, name)
+    }
+
+    /// Gives a temporary file its name, in `dir`, in the place of any other. A directory that has the name goes to the trash.
+    fn rename_over(&self, temp: &Temp, dir: &OwnedFd, name: &str) -> Result<()> {
         let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
-        rustix::fs::renameat(&tmp, split(&temp.name).1, &dir, last)
-            .map_err(|errno| self.error("replace", name, errno))?;
-        Ok(())
+        let rename = || rustix::fs::renameat(&tmp, split(&temp.name).1, dir, split(name).1);
+        let renamed = match rename() {
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {
+                self.trash(name)?;
+                rename()
+            }
+            other => other,
+        };
+        renamed.map_err(|errno| self.error("replace", name, errno))
     }
 
     /// Puts a directory in the place of another, or in a free one, at once but not durably: for caches. The other one goes
@@ -489,6 +562,25 @@ impl StoreFs {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.error("move to the trash", name, errno)),
         }
+    }
+
+    /// Moves what is in the way to the trash, which may be in the way itself.
+    fn clear(&self, error: Error) -> Result<()> {
+        let Error::WrongType { path, .. } = &error else { return Err(error) };
+        tracing::warn!(%error, "moved to the trash");
+        let name = path.strip_prefix(&self.path).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+        if name != "trash" {
+            return self.trash(&name);
+        }
+        let aside = random_name();
+        let moved = |from: &str, to: &OwnedFd, new: &str| {
+            rustix::fs::renameat(&self.root, from, to, new)
+                .map_err(|errno| self.error("move to the trash", from, errno))
+        };
+        moved("trash", &self.root, &aside)?;
+        self.make_dirs("trash", &mut Vec::new())?;
+        let trash = self.open_dir("trash").map_err(|errno| self.error("open", "trash", errno))?;
+        moved(&aside, &trash, &format!("{aside}-trash"))
     }
 
     /// Deletes a file or an empty directory; one that is gone, or a directory that is not empty, is left alone.
@@ -588,6 +680,20 @@ impl Drop for Temp {
 /// A new name in `tmp/`, which says whose it is: what a process that lives has there is its own.
 fn temp_name() -> String {
     format!("tmp/{}{}", Holder::prefix(), &random_name()[16..])
+}
+
+/// The word for what a file is.
+fn type_word(stat: &std::fs::Metadata) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    let file_type = stat.file_type();
+    match () {
+        () if file_type.is_file() => "a regular file",
+        () if file_type.is_dir() => "a directory",
+        () if file_type.is_symlink() => "a symbolic link",
+        () if file_type.is_fifo() => "a FIFO",
+        () if file_type.is_socket() => "a socket",
+        () => "a device",
+    }
 }
 
 /// 128 random bits, in hexadecimal.

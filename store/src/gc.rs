@@ -167,7 +167,7 @@ impl Store {
 
     fn remove_empty_dirs(&self) -> Result<()> {
         for top in ["claims", "disks"] {
-            for prefix in self.fs().list(top)? {
+            for prefix in self.fs().list(top)?.into_iter().filter(|entry| entry.is_dir) {
                 let prefix = format!("{top}/{}", prefix.name);
                 for entry in self.fs().list(&prefix)?.into_iter().filter(|entry| entry.is_dir) {
                     // One that is not empty stays.

@@ -60,11 +60,11 @@ impl Store {
             let bytes = match self.fs().read(Kind::Other, &name, 1 << 16) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => continue,
-                Err(Error::TooLarge { .. }) => Vec::new(),
+                Err(Error::TooLarge { .. } | Error::WrongType { .. }) => Vec::new(),
                 Err(error) => return Err(error),
             };
             let holder = unframe(MAGIC, &bytes).and_then(decode::<Holder>).ok();
-            let alive = match holder.and_then(|holder| holder.is_alive()) {
+            let alive = match holder.as_ref().and_then(Holder::is_alive) {
                 Some(alive) => alive,
                 // Of another boot or container, or damaged: nobody knows, so it counts for a day.
                 None => match self.fs().stat(&name)? {
@@ -72,7 +72,12 @@ impl Store {
                     None => false,
                 },
             };
-            if alive { live.push(name) } else { self.fs().remove(&name, false)? }
+            match (alive, &holder) {
+                (true, _) => live.push(name),
+                (false, Some(_)) => self.fs().remove(&name, false)?,
+                // It may be a directory.
+                (false, None) => self.fs().trash(&name)?,
+            }
         }
         Ok(live)
     }

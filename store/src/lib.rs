@@ -43,6 +43,7 @@ mod owner;
 pub mod qcow2;
 mod record;
 pub mod refs;
+mod repair;
 pub mod seal;
 mod stamp;
 mod state;

@@ -88,7 +88,7 @@ impl Store {
         // A damaged root protects what nobody can name any more: it must not pass as none.
         let damaged = |reason: String| Error::RootDamaged { path: self.fs().full(&name), reason };
         let bytes = match self.fs().read(Kind::Other, &name, LIMIT) {
-            Err(error @ Error::TooLarge { .. }) => return Err(damaged(error.to_string())),
+            Err(error @ (Error::TooLarge { .. } | Error::WrongType { .. })) => return Err(damaged(error.to_string())),
             other => other?,
         };
         let Some(bytes) = bytes else { return Ok(None) };

@@ -1,13 +1,14 @@
 //! The store as a whole: opening it, its `format`, and what all of its parts share.
 //! Knows the gate of versions; what lies behind it is known by the module of each kind of object.
 
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::{Hasher, domain};
 use crate::error::{Error, Kind, Miss, MissReason, Result};
-use crate::fs::{FsTime, IoSnapshot, StoreFs};
+use crate::fs::{Entry, FsTime, IoSnapshot, StoreFs, Wanted};
 use crate::index::Index;
 use crate::inputs::InputCache;
 use crate::owner::Owner;
@@ -72,8 +73,13 @@ impl Store {
             None => create_format(&fs)?,
         }
         let private = owner.private().map(|parent| open_private(parent, &fs)).transpose()?.map(Arc::new);
+        Ok(Store::without_format(fs, private))
+    }
+
+    /// The store in a directory whose `format` was not looked at.
+    pub(crate) fn without_format(fs: Arc<StoreFs>, private: Option<Arc<StoreFs>>) -> Store {
         let inner = Inner { fs, private, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
-        Ok(Store { inner: Arc::new(inner), look_only: false })
+        Store { inner: Arc::new(inner), look_only: false }
     }
 
     /// The store's directory, absolute.
@@ -149,13 +155,43 @@ impl Store {
         Miss { kind, path: self.fs().full(name), reason }.into()
     }
 
-    /// A whole object of at most `limit` bytes. Absent, or larger: a miss.
+    /// The miss that an object is which is not a regular file, or lies below what is not a directory; other errors as they are.
+    pub(crate) fn as_damage(&self, kind: Kind, error: Error) -> Error {
+        match error {
+            Error::WrongType { path, found, wanted } => {
+                let name = path.strip_prefix(self.path()).ok().and_then(Path::to_str).unwrap_or_default();
+                let kind = if wanted == Wanted::File.word() { kind } else { Kind::Directory };
+                self.damaged(kind, name, format!("it is {found}, not {wanted}"))
+            }
+            other => other,
+        }
+    }
+
+    /// Opens an object's file. Absent, or not a regular file: a miss.
+    pub(crate) fn open_object(&self, kind: Kind, name: &str) -> Result<File> {
+        match self.fs().open_read(kind, name) {
+            Ok(file) => file.ok_or_else(|| self.absent(kind, name)),
+            Err(error) => Err(self.as_damage(kind, error)),
+        }
+    }
+
+    /// The entries of a directory; none where it is absent, or damaged and moved away.
+    pub(crate) fn entries(&self, name: &str) -> Result<Vec<Entry>> {
+        match self.fs().list(name) {
+            Err(error @ Error::WrongType { .. }) if !self.look_only => {
+                self.as_damage(Kind::Directory, error).into_miss().map(|_| Vec::new())
+            }
+            other => other,
+        }
+    }
+
+    /// A whole object of at most `limit` bytes. Absent, larger, or not a regular file: a miss.
     pub(crate) fn read_object(&self, kind: Kind, name: &str, limit: u64) -> Result<Vec<u8>> {
         match self.fs().read(kind, name, limit) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(self.absent(kind, name)),
             Err(Error::TooLarge { .. }) => Err(self.damaged(kind, name, "it is too large")),
-            Err(error) => Err(error),
+            Err(error) => Err(self.as_damage(kind, error)),
         }
     }
 
@@ -237,10 +273,10 @@ fn parse_copy(copy: &[u8]) -> Option<(u32, Vec<String>)> {
     Some((version, features))
 }
 
-/// The bytes of `format`; none of a file that is much too large.
+/// The bytes of `format`; none of a file that is much too large, or not a regular one.
 pub(crate) fn read_format(fs: &StoreFs) -> Result<Option<Vec<u8>>> {
     match fs.read(Kind::Other, "format", 1 << 16) {
-        Err(Error::TooLarge { .. }) => Ok(Some(Vec::new())),
+        Err(Error::TooLarge { .. } | Error::WrongType { .. }) => Ok(Some(Vec::new())),
         other => other,
     }
 }
@@ -267,17 +303,38 @@ fn check_format(fs: &StoreFs, bytes: &[u8]) -> Result<()> {
 
 fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
     // `tmp` alone is what a kill between the two steps below leaves.
-    if fs.list("")?.iter().any(|entry| entry.name != "tmp") {
+    let entries = fs.list("")?;
+    if entries.iter().any(|entry| entry.name != "tmp") {
         // Another process may just have finished the same.
         return match read_format(fs)? {
             Some(bytes) => check_format(fs, &bytes),
+            None if looks_like_a_store(&entries) => Err(Error::FormatMissing { path: fs.path().to_owned() }),
             None => Err(Error::NotAStore { path: fs.path().to_owned() }),
         };
     }
     let mut temp = fs.temp()?;
-    temp.write_all(&format_copy(FORMAT_VERSION, FORMAT_FEATURES).repeat(COPIES))?;
+    temp.write_all(&new_format())?;
     fs.publish(&[(&temp, "format")])?;
     Ok(())
+}
+
+/// Whether a directory holds what stores hold, and nothing else.
+fn looks_like_a_store(entries: &[Entry]) -> bool {
+    const OBJECTS: [&str; 3] = ["claims", "disks", "blobs"];
+    const OTHERS: [&str; 6] = ["format", "roots", "leases", "state", "tmp", "trash"];
+    let is = |names: &[&str], entry: &Entry| names.contains(&entry.name.as_str());
+    entries.iter().any(|entry| is(&OBJECTS, entry))
+        && entries.iter().all(|entry| is(&OBJECTS, entry) || is(&OTHERS, entry))
+}
+
+/// A `format` of this version.
+pub(crate) fn new_format() -> Vec<u8> {
+    format_copy(FORMAT_VERSION, FORMAT_FEATURES).repeat(COPIES)
+}
+
+/// Three times the first valid copy among the bytes of `format`, if there is one.
+pub(crate) fn whole_format(bytes: &[u8]) -> Option<Vec<u8>> {
+    bytes.chunks(COPY_LEN).find(|copy| parse_copy(copy).is_some()).map(|copy| copy.repeat(COPIES))
 }
 
 /// How many of the three copies of `format` are valid.

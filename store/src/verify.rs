@@ -3,11 +3,13 @@
 
 use rayon::prelude::*;
 
-use crate::blob::{SHA256_LIMIT, decode_sha256};
-use crate::claim::{LIMIT as CLAIM_LIMIT, decode_claim};
+use crate::blob::{SHA256_LIMIT, blob_name, decode_sha256};
+use crate::claim::{FileContent, LIMIT as CLAIM_LIMIT, decode_claim};
 use crate::derived::{RECORD_LIMIT, decode_derived};
+use crate::digest::{ActionDigest, ClaimId};
 use crate::disk::chunk_buffer;
 use crate::error::{Error, Kind, Miss, MissReason, Result};
+use crate::fs::Wanted;
 use crate::layer::{LayerRef, Place};
 use crate::store::{Store, read_format, valid_format_copies};
 use crate::walk::{Object, ObjectId};
@@ -42,6 +44,10 @@ pub enum Code {
     RootDamaged,
     /// A state file is damaged: a cache, which costs time only.
     StateDamaged,
+    /// What is not a directory has the name of one.
+    DirectoryDamaged,
+    /// Something cannot be read: the medium is broken, or permissions forbid it.
+    Unreadable,
     /// What an object needs is not there: it is a miss, no damage.
     Incomplete,
     /// A file whose name means nothing to this version.
@@ -60,6 +66,8 @@ impl Code {
             Code::RecordDamaged => "record-damaged",
             Code::RootDamaged => "root-damaged",
             Code::StateDamaged => "state-damaged",
+            Code::DirectoryDamaged => "directory-damaged",
+            Code::Unreadable => "unreadable",
             Code::Incomplete => "incomplete",
             Code::Unknown => "unknown-file",
         }
@@ -70,6 +78,22 @@ impl Code {
         !matches!(self, Code::Incomplete | Code::Unknown)
     }
 
+    /// Whether an object itself is not as this version writes it.
+    pub(crate) fn is_object_damage(self) -> bool {
+        use Code::*;
+        matches!(
+            self,
+            ClaimDamaged
+                | ManifestDamaged
+                | LayerDamaged
+                | BlobDamaged
+                | RecordDamaged
+                | DirectoryDamaged
+                | Unreadable
+                | Unknown
+        )
+    }
+
     fn of(kind: Kind) -> Code {
         match kind {
             Kind::Claim => Code::ClaimDamaged,
@@ -77,6 +101,7 @@ impl Code {
             Kind::Layer => Code::LayerDamaged,
             Kind::Blob => Code::BlobDamaged,
             Kind::BlobNote => Code::RecordDamaged,
+            Kind::Directory => Code::DirectoryDamaged,
             Kind::State | Kind::Other => Code::StateDamaged,
         }
     }
@@ -113,45 +138,82 @@ pub struct Usage {
 }
 
 impl Store {
-    /// Checks every byte of the store. With `quarantine` what is damaged is moved to `trash/`, so that it is built again.
-    pub fn verify(&self, quarantine: bool) -> Result<VerifyReport> {
-        let looking = self.without_quarantine(!quarantine);
-        let objects = looking.objects()?;
+    /// Checks every byte of the store, and whether what its objects need is there; goes on after what it finds.
+    ///
+    /// With `repair` what is damaged is moved to `trash/`, so that it is built again, and `format` is made whole of the copy
+    /// that is left. A damaged root stays: the collector must know that something was kept.
+    ///
+    /// # Errors
+    /// What is no damage, such as a lack of memory or of descriptors, ends it.
+    pub fn verify(&self, repair: bool) -> Result<VerifyReport> {
+        let looking = self.without_quarantine(!repair);
+        let mut findings = Vec::new();
+        let objects = looking.readable_objects(&mut |name, error| {
+            // One that cannot be listed stays: all that is in it may be sound.
+            findings.push(looking.finding(name, looking.as_damage(Kind::Directory, error), false)?);
+            Ok(())
+        })?;
         let mut report = VerifyReport { objects: objects.len() as u64, ..VerifyReport::default() };
         report.bytes = objects.iter().map(|object| object.bytes).sum();
-        for object in &objects {
-            if let Err(error) = looking.verify_object(object) {
-                let finding = looking.finding(object, error)?;
-                report.findings.push(finding);
+        for Object { id, wrong, name, .. } in objects {
+            let checked = match wrong {
+                Some((kind, error)) => Err(looking.as_damage(kind, error)),
+                None => looking.verify_object(id, &name),
+            };
+            if let Err(error) = checked {
+                findings.push(looking.finding(&name, error, repair)?);
+            } else if id == ObjectId::Unknown {
+                let detail = "its name means nothing to this version".to_owned();
+                findings.push(Finding { code: Code::Unknown, path: self.fs().full(&name), detail });
+            } else if let ObjectId::Claim(action, claim) = id {
+                for missing in looking.missing_of(&action, &claim)? {
+                    findings.push(looking.finding(&name, missing, repair)?);
+                }
             }
         }
-        looking.verify_small(&mut report)?;
-        report.findings.sort_by(|a, b| a.path.cmp(&b.path));
-        report.findings.dedup();
+        looking.verify_small(&mut findings, repair)?;
+        findings.sort_by(|a, b| a.path.cmp(&b.path));
+        findings.dedup();
+        report.findings = findings;
         Ok(report)
     }
 
-    fn finding(&self, object: &Object, error: Error) -> Result<Finding> {
+    /// The finding that an error in checking the object `name` is. An error that says nothing of the store is returned.
+    fn finding(&self, name: &str, error: Error, repair: bool) -> Result<Finding> {
+        let own = self.fs().full(name);
         match error {
-            Error::Miss(Miss { kind, path, reason }) => {
-                let code = if reason == MissReason::Absent { Code::Incomplete } else { Code::of(kind) };
-                let own = path == self.fs().full(&object.name);
-                let detail = if own || reason != MissReason::Absent {
-                    reason.to_string()
-                } else {
-                    format!("needs `{}`, which is not there", path.display())
+            Error::Miss(Miss { path, reason: MissReason::Absent, .. }) => {
+                let detail = match path == own {
+                    true => MissReason::Absent.to_string(),
+                    false => format!("needs `{}`, which is not there", path.display()),
                 };
-                let path = if reason == MissReason::Absent { self.fs().full(&object.name) } else { path };
-                Ok(Finding { code, path, detail })
+                Ok(Finding { code: Code::Incomplete, path: own, detail })
+            }
+            Error::Miss(Miss { kind, path, reason }) => {
+                Ok(Finding { code: Code::of(kind), path, detail: reason.to_string() })
+            }
+            error if error.is_unreadable() => {
+                let (path, detail) = match error {
+                    Error::Io { verb, path, source } => (path, format!("cannot {verb} it: {source}")),
+                    other => (own, other.to_string()),
+                };
+                // Where this fails, it is found again the next time.
+                if repair
+                    && let Some(name) = path.strip_prefix(self.path()).ok().and_then(std::path::Path::to_str)
+                    && let Err(error) = self.fs().trash(name)
+                {
+                    tracing::debug!(%error, "quarantine failed");
+                }
+                Ok(Finding { code: Code::Unreadable, path, detail })
             }
             other => Err(other),
         }
     }
 
-    fn verify_object(&self, object: &Object) -> Result<()> {
-        let damaged = |kind, reason: String| Err(self.damaged(kind, &object.name, reason));
-        let read = |kind, limit| self.read_object(kind, &object.name, limit);
-        match object.id {
+    fn verify_object(&self, id: ObjectId, name: &str) -> Result<()> {
+        let damaged = |kind, reason: String| Err(self.damaged(kind, name, reason));
+        let read = |kind, limit| self.read_object(kind, name, limit);
+        match id {
             ObjectId::Claim(action, id) => match decode_claim(&read(Kind::Claim, CLAIM_LIMIT)?, &action, &id) {
                 Ok(_) => Ok(()),
                 Err(reason) => damaged(Kind::Claim, reason),
@@ -174,6 +236,31 @@ impl Store {
         }
     }
 
+    /// What a claim names and the store does not have: a miss each. Nothing but manifests is read.
+    fn missing_of(&self, action: &ActionDigest, id: &ClaimId) -> Result<Vec<Error>> {
+        let claim = self.claim(action, id)?;
+        let mut missing = Vec::new();
+        if let Some(disk) = &claim.result.disk
+            && !self.has_layer(&disk.layer)?
+        {
+            let names = [(Kind::Manifest, disk.layer.manifest_name()), (Kind::Layer, disk.layer.file_name())];
+            let own = names.into_iter().find(|(_, name)| !matches!(self.fs().stat(name), Ok(Some(_))));
+            // Where its own files are there, one of a layer below is missing: a finding of the layer above that one.
+            missing.extend(own.map(|(kind, name)| self.absent(kind, &name)));
+        }
+        let files = claim.result.files.values().map(|file| match &file.content {
+            FileContent::Blob(blob) => (Kind::Blob, blob_name(&blob.digest)),
+            FileContent::Derived(derived) => (Kind::BlobNote, derived.key.name()),
+        });
+        let blobs = claim.result.tree.iter().chain(&claim.log).map(|blob| (Kind::Blob, blob_name(&blob.digest)));
+        for (kind, name) in blobs.chain(files) {
+            if self.fs().stat(&name)?.is_none() {
+                missing.push(self.absent(kind, &name));
+            }
+        }
+        Ok(missing)
+    }
+
     /// Manifest, layer file as a whole, every chunk by its digest, and the disk that the chain makes.
     fn verify_layer(&self, layer: &LayerRef) -> Result<()> {
         let manifest = self.manifest(layer)?;
@@ -188,31 +275,52 @@ impl Store {
         })
     }
 
-    fn verify_small(&self, report: &mut VerifyReport) -> Result<()> {
-        let mut push = |code, name: &str, detail: String| {
-            report.findings.push(Finding { code, path: self.fs().full(name), detail });
+    /// `format`, roots, leases, state files, and the directories that they lie in.
+    fn verify_small(&self, findings: &mut Vec<Finding>, repair: bool) -> Result<()> {
+        let push = |findings: &mut Vec<Finding>, code, name: &str, detail: String| {
+            findings.push(Finding { code, path: self.fs().full(name), detail });
         };
         let format = read_format(self.fs())?.unwrap_or_default();
         match valid_format_copies(&format) {
             3 => {}
-            valid => push(Code::FormatCopyDamaged, "format", format!("{valid} of 3 copies are valid")),
-        }
-        for root in self.roots()? {
-            match self.root(&root) {
-                Err(Error::RootDamaged { reason, .. }) => push(Code::RootDamaged, &format!("roots/{root}"), reason),
-                other => drop(other?),
+            valid => {
+                push(findings, Code::FormatCopyDamaged, "format", format!("{valid} of 3 copies are valid"));
+                if repair {
+                    self.repair_format(&format)?;
+                }
             }
         }
-        let mut names = Vec::new();
-        self.fs().files_below("state", &mut |name, _, _| names.push(name))?;
+        for top in ["roots", "leases", "state", "tmp", "trash"] {
+            if let Some(stat) = self.fs().stat(top)?
+                && let Some(error) = self.fs().wrong_type(top, &stat, Wanted::Directory)
+            {
+                findings.push(self.finding(top, self.as_damage(Kind::Directory, error), repair)?);
+            }
+        }
+        for root in self.fs().list("roots").or_else(not_a_directory)? {
+            match self.root(&root.name) {
+                Ok(_) => {}
+                Err(Error::RootDamaged { reason, .. }) => {
+                    push(findings, Code::RootDamaged, &format!("roots/{}", root.name), reason);
+                }
+                // It stays, as one that is damaged does.
+                Err(error) => findings.push(self.finding(&format!("roots/{}", root.name), error, false)?),
+            }
+        }
+        let mut names = ["index", "inputs", "stamps"].map(|cache| format!("state/{cache}")).to_vec();
+        if let Err(error) = self.fs().files_below("state", &mut |name, _, _| names.push(name)).or_else(not_a_directory)
+        {
+            findings.push(self.finding("state", error, repair)?);
+        }
+        names.sort_unstable();
+        names.dedup();
         let unchecked = [crate::state::LOGS, crate::trees::TREES, crate::trees::CACHES];
         for name in names.iter().filter(|name| !unchecked.iter().any(|place| name.starts_with(place))) {
-            if let Err(reason) = self.check_state(name)? {
-                push(Code::StateDamaged, name, reason);
+            match self.check_state(name) {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => push(findings, Code::StateDamaged, name, reason),
+                Err(error) => findings.push(self.finding(name, error, repair)?),
             }
-        }
-        for object in self.objects()?.iter().filter(|object| object.id == ObjectId::Unknown) {
-            push(Code::Unknown, &object.name, "its name means nothing to this version".to_owned());
         }
         Ok(())
     }
@@ -220,7 +328,8 @@ impl Store {
     /// Where the store's bytes are.
     pub fn du(&self) -> Result<Usage> {
         let mut usage = Usage::default();
-        for object in self.objects()? {
+        // What cannot be listed is for `verify` to report.
+        for object in self.readable_objects(&mut |_, _| Ok(()))? {
             match object.id {
                 ObjectId::LayerFile(layer) => {
                     usage.layers += object.bytes;
@@ -233,10 +342,18 @@ impl Store {
             }
         }
         usage.by_layer.sort_unstable();
-        self.fs().files_below("state", &mut |_, bytes, _| usage.state += bytes)?;
+        self.fs().files_below("state", &mut |_, bytes, _| usage.state += bytes).or_else(not_a_directory)?;
         for debris in ["tmp", "trash"] {
-            self.fs().files_below(debris, &mut |_, bytes, _| usage.debris += bytes)?;
+            self.fs().files_below(debris, &mut |_, bytes, _| usage.debris += bytes).or_else(not_a_directory)?;
         }
         Ok(usage)
+    }
+}
+
+/// Of what is not a directory: that there is nothing in it.
+fn not_a_directory<T: Default>(error: Error) -> Result<T> {
+    match error {
+        Error::WrongType { .. } => Ok(T::default()),
+        other => Err(other),
     }
 }

@@ -4,8 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::digest::{ActionDigest, BlobDigest, ClaimId, Digest};
-use crate::error::Result;
-use crate::fs::{FsTime, StoreFs};
+use crate::error::{Error, Kind, Result};
+use crate::fs::{FsTime, StoreFs, Wanted};
 use crate::layer::LayerRef;
 use crate::store::Store;
 
@@ -21,9 +21,12 @@ pub(crate) enum ObjectId {
     Unknown,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Object {
+    /// Unknown where what has an object's name is not a regular file.
     pub(crate) id: ObjectId,
+    /// What is wrong with it, as far as that is known without opening it.
+    pub(crate) wrong: Option<(Kind, Error)>,
     /// Its name in the store.
     pub(crate) name: String,
     /// Bytes that its content takes.
@@ -32,13 +35,43 @@ pub(crate) struct Object {
 }
 
 impl Store {
-    /// Every file below `claims/`, `disks/` and `blobs/`, in this order, each sorted by name. Any error in listing is one.
+    /// Every file below `claims/`, `disks/` and `blobs/`, in this order, each sorted by name. Any error in listing is one, as
+    /// is something else in the place of a directory.
     pub(crate) fn objects(&self) -> Result<Vec<Object>> {
+        self.readable_objects(&mut |_, error| Err(error))
+    }
+
+    /// Like [`Store::objects`], but goes on after an error in listing, where `failed`, which is given the name, lets it.
+    pub(crate) fn readable_objects(&self, failed: &mut dyn FnMut(&str, Error) -> Result<()>) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
-        for top in ["claims", "disks", "blobs"] {
-            self.fs().files_below(top, &mut |name, bytes, modified| {
-                objects.push(Object { id: identify(&name), name, bytes, modified });
-            })?;
+        let mut stack: Vec<_> = ["blobs", "disks", "claims"].map(str::to_owned).into();
+        while let Some(name) = stack.pop() {
+            // It may just have been deleted.
+            let stat = match self.fs().stat(&name) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => continue,
+                Err(error) => {
+                    failed(&name, error)?;
+                    continue;
+                }
+            };
+            let id = identify(&name);
+            if id == ObjectId::Unknown && (stat.is_dir() || is_directory(&name)) {
+                match self.fs().list(&name) {
+                    Ok(entries) => {
+                        stack.extend(entries.into_iter().rev().map(|entry| format!("{name}/{}", entry.name)))
+                    }
+                    Err(error) => failed(&name, error)?,
+                }
+                continue;
+            }
+            let wrong = match id {
+                ObjectId::Unknown => None,
+                id => self.fs().wrong_type(&name, &stat, Wanted::File).map(|error| (id.kind(), error)),
+            };
+            let id = if wrong.is_some() { ObjectId::Unknown } else { id };
+            let modified = FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() };
+            objects.push(Object { id, wrong, name, bytes: stat.len(), modified });
         }
         Ok(objects)
     }
@@ -64,6 +97,18 @@ impl StoreFs {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a directory of the store has this name.
+fn is_directory(name: &str) -> bool {
+    let parts: Vec<_> = name.split('/').collect();
+    let prefix = |part: &str| part.len() == 2 && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match parts[..] {
+        ["claims" | "disks" | "blobs"] => true,
+        ["claims" | "disks" | "blobs", ab] => prefix(ab),
+        ["claims" | "disks", ab, digest] => prefix(ab) && digest.starts_with(ab) && digest.parse::<Digest>().is_ok(),
+        _ => false,
     }
 }
 

@@ -103,6 +103,53 @@ fn a_damaged_format_is_served_by_its_copies_until_none_is_left() {
     assert_eq!(build.code, 5);
     assert!(build.stderr.contains("none of its three copies is valid"), "{}", build.stderr);
     assert!(build.stderr.contains("help: remove the store (rm -r "), "{}", build.stderr);
+    let again = format!("`impasto store verify --repair --new-format --store {}`", project.store().display());
+    assert!(build.stderr.contains(&again), "{}", build.stderr);
+    assert_eq!(project.run(&["store", "verify", "--new-format"]).code, 2, "a request of its own");
+    project.ok(&["store", "verify", "--repair", "--new-format"]);
+    assert_eq!(project.build(&[]), (0, 4));
+    std::fs::remove_file(&path).unwrap();
+    let build = project.run(&["build"]);
+    assert_eq!(build.code, 5);
+    assert!(build.stderr.contains("has lost its file `format`") && build.stderr.contains(&again), "{}", build.stderr);
+    project.ok(&["store", "verify", "--repair", "--new-format"]);
+    assert_eq!(project.build(&[]), (0, 4));
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_made_again_with_one_warning_and_collected_around() {
+    let project = Project::with(RECIPE);
+    project.build(&[]);
+    let recipe = project.read("impasto.hcl");
+    let names =
+        files(&project, |name| ["disks/", "blobs/", "claims/", "state/index"].iter().any(|top| name.starts_with(top)));
+    let directories = ["claims", "disks", "blobs", "state", "tmp"].map(|name| project.store().join(name));
+    for (word, path) in names.iter().chain(&directories).enumerate() {
+        if !path.exists() {
+            // What an edit before made superfluous.
+            continue;
+        }
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        tool("mkfifo", &[path.to_str().unwrap()]);
+        let name = path.strip_prefix(project.store()).unwrap().display().to_string();
+        let found = project.run(&["store", "verify", "--json"]);
+        assert_eq!(found.code, 5, "{name}: {}", found.stdout);
+        assert!(found.stdout.contains(&format!("{name}\"")), "{name} is not in {}", found.stdout);
+        // It neither waits nor deletes what is needed.
+        project.run(&["gc"]);
+        project.write("impasto.hcl", &recipe.replace("echo b >", &format!("echo {word} >")));
+        let build = project.run(&["build"]);
+        assert_eq!(build.code, 0, "{name}: {}", build.stderr);
+        let warnings = build.stderr.lines().filter(|line| line.contains("warning")).count();
+        assert!(warnings <= 1, "{name}: {}", build.stderr);
+        assert_eq!(project.in_guest("b", "cat /root/a /root/b"), format!("a\n{word}\n"), "{name}");
+        project.run(&["store", "verify", "--repair"]);
+        assert_eq!(project.run(&["store", "verify"]).code, 0, "{name}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use impasto_store::{Error, Store};
 use crate::support::{Full, SMALL, TREE, files, large, overwrite, read_blob, read_disk, sharing, top_chunks};
 
 /// Everything that the store holds, asked for: each answer is right, or a miss.
-fn read_all(full: &Full, store: &Store) -> Vec<Error> {
+pub(crate) fn read_all(full: &Full, store: &Store) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut note = |error: Error| errors.push(error);
     match read_disk(store, &full.top) {

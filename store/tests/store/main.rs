@@ -15,3 +15,4 @@ mod full;
 mod previous;
 mod seal;
 mod support;
+mod wrong_type;
