@@ -263,8 +263,7 @@ fn debians_own_packages_take_the_place_of_those_that_they_conflict_with() {
     // Nobody listens there.
     let offline = project.run(&["build", "chrony", "--locked", "--mirror", "http://127.0.0.1:9/debian"]);
     assert_eq!(offline.code, 0, "{}", offline.stderr);
-    let shown =
-        project.in_guest("chrony", "chronyd --version; dpkg-query -W -f '${Status}' systemd-timesyncd 2>&1 || true");
-    assert!(shown.starts_with("chronyd (chrony) version ") && !shown.contains("installed\n"), "{shown}");
-    assert!(shown.contains("no packages found matching systemd-timesyncd"), "{shown}");
+    let shown = project.in_guest("chrony", "chronyd --version; dpkg-query -W -f '${Status}' systemd-timesyncd");
+    assert!(shown.starts_with("chronyd (chrony) version "), "{shown}");
+    assert!(shown.trim_end().ends_with("\nunknown ok not-installed"), "{shown}");
 }
