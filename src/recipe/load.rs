@@ -238,6 +238,7 @@ impl Loader<'_, '_> {
             dir: self.place.dir,
             axes: matrix.axes(),
             combinations,
+            stage_names: self.names.stages.keys().cloned().collect(),
             sources,
             warnings: all,
         })
