@@ -13,6 +13,7 @@ mod base;
 mod bootstrap;
 mod chain;
 mod cleanup;
+mod copy_times;
 mod cutoff;
 mod deb;
 mod debian;
