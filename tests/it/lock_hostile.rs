@@ -143,8 +143,8 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
 
     // The tools are an entry like any other.
     site.project.write("impasto.lock", &lock.replacen("name = \"toolbox\"\n", "name = \"toolbox\"\ncolour = 1\n", 1));
-    let said = site.said(&["build", "one", "--progress", "plain"]);
-    assert!(said.contains("for the toolbox: line 6: unknown field `colour`"), "{said}");
+    let said = site.said(&["build", "one", "--locked", "--progress", "plain"]);
+    assert!(said.contains("for the toolbox: line 7: unknown field `colour`"), "{said}");
     assert!(said.contains("impasto update toolbox"), "{said}");
     site.ok(&["update", "toolbox"]);
     assert_eq!(site.lock(), lock);
