@@ -154,7 +154,8 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
     for ghost in [ghost.clone(), ghost.replace("size = ", "size = x")] {
         site.project.write("impasto.lock", &format!("{lock}\n{ghost}"));
         assert_eq!(site.build(&[]).ok().built, Vec::<String>::new(), "nobody needs it");
-        assert_eq!(site.ok(&["update", "ghost"]), "ghost: not in the recipe any more\n");
+        let said = site.ok(&["update", "ghost"]);
+        assert!(said.starts_with("ghost") && said.ends_with(": not in the recipe any more\n"), "{said}");
         assert_eq!(site.lock(), lock);
     }
 }
