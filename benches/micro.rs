@@ -64,8 +64,13 @@ fn tree_of_20_000_entries_is_hashed(bencher: Bencher<'_, '_>) {
     let file = |at: u32| InputFile {
         blob: impasto_store::blob::BlobRef { digest: BlobDigest::of(&at.to_le_bytes()), size: 4 },
         mode: 0o644,
+        modified: 0,
     };
-    let entry = |at: u32| TreeEntry { path: format!("d{:03}/file-{at}.bin", at / 100), node: TreeNode::File(file(at)) };
+    let entry = |at: u32| TreeEntry {
+        path: format!("d{:03}/file-{at}.bin", at / 100),
+        node: TreeNode::File(file(at)),
+        modified: 0,
+    };
     let entries: Vec<_> = (0..20_000).map(entry).collect();
     bencher.counter(ItemsCount::new(entries.len())).bench(|| tree_digest(black_box(&entries)));
 }

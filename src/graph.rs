@@ -450,7 +450,7 @@ fn order(names: &HashMap<&str, usize>, references: &[Vec<Arc<str>>]) -> Vec<usiz
 /// The slots of a node's first unit of work that local files fill.
 pub fn local_paths(node: &Node) -> impl Iterator<Item = &str> {
     node.lowered.actions.iter().flat_map(|action| action.slots()).filter_map(|slot| match slot {
-        Slot::Local(path) => Some(path.as_str()),
+        Slot::Local(path) | Slot::LocalWithTimes(path) => Some(path.as_str()),
         _ => None,
     })
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use impasto_stages::action::Bound;
 use impasto_store::digest::{BlobDigest, ContentDigest};
-use impasto_store::inputs::{Access, InputFile, TreeEntry, TreeNode, tree_digest};
+use impasto_store::inputs::{Access, InputFile, TreeEntry, TreeNode, modified, timed_tree_digest, tree_digest};
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
@@ -100,6 +100,26 @@ impl Input {
             Input::Tree { bound, .. } => *bound,
         }
     }
+
+    /// What stands for it in keys where the times of its files go into the image. A file is a tree of itself.
+    pub fn bound_with_times(&self) -> Bound {
+        let digest = match self {
+            Input::File(file) => {
+                let (path, node) = (String::new(), TreeNode::File(*file));
+                timed_tree_digest(&[TreeEntry { path, node, modified: file.modified }])
+            }
+            Input::Tree { entries, .. } => timed_tree_digest(entries),
+        };
+        Bound { content: ContentDigest::Tree(digest), mode: None, made_by: None }
+    }
+
+    /// The times of its files, each in seconds since 1970.
+    pub fn times(&self) -> Vec<u64> {
+        match self {
+            Input::File(file) => vec![file.modified],
+            Input::Tree { entries, .. } => entries.iter().map(|entry| entry.modified).collect(),
+        }
+    }
 }
 
 /// The inputs of one run, each hashed once.
@@ -180,13 +200,16 @@ impl Inputs {
                 |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
             let below = name(entry.path().strip_prefix(&path).unwrap_or(entry.path()))?;
             let kind = entry.file_type();
+            let failed = |error| InputError::io("read", entry.path(), error);
             if kind.is_dir() || entry.depth() == 0 {
-                let stat = open(entry.path(), Access::Examine).and_then(|file| file.metadata());
-                let stat = stat.map_err(|error| InputError::io("read", entry.path(), error))?;
-                entries.push(TreeEntry { path: below, node: TreeNode::Dir(stat.mode() & 0o7777) });
+                let stat = open(entry.path(), Access::Examine).and_then(|file| file.metadata()).map_err(failed)?;
+                let node = TreeNode::Dir(stat.mode() & 0o7777);
+                entries.push(TreeEntry { path: below, node, modified: modified(&stat) });
             } else if kind.is_symlink() {
-                let target = std::fs::read_link(entry.path()).map_err(|e| InputError::io("read", entry.path(), e))?;
-                entries.push(TreeEntry { path: below, node: TreeNode::Symlink(name(&target)?) });
+                let target = std::fs::read_link(entry.path()).map_err(failed)?;
+                let stat = std::fs::symlink_metadata(entry.path()).map_err(failed)?;
+                let node = TreeNode::Symlink(name(&target)?);
+                entries.push(TreeEntry { path: below, node, modified: modified(&stat) });
             } else if kind.is_file() {
                 files.push((below, entry.into_path()));
             } else {
@@ -195,7 +218,8 @@ impl Inputs {
         }
         let paths: Vec<_> = files.iter().map(|(_, path)| path).collect();
         for ((below, _), result) in files.iter().zip(self.store.hash_inputs(&paths, &open)) {
-            entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(result?) });
+            let file = result?;
+            entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(file), modified: file.modified });
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None, made_by: None };
@@ -234,8 +258,8 @@ pub fn copy_file(scope: &Scope, from: &Path, to: &mut impl Write, planned: BlobD
     Ok(size)
 }
 
-/// Packs a directory's planned entries as a tar stream of fixed form: sorted, owned by root, times zero. Every file is
-/// compared with what the plan says it holds.
+/// Packs a directory's planned entries as a tar stream of fixed form: sorted, owned by root, of the time `epoch` (seconds
+/// since 1970), or of their own times where that is none. Every file is compared with what the plan says it holds.
 ///
 /// # Errors
 /// [`InputError::Changed`] where a file is another one than was planned.
@@ -243,6 +267,7 @@ pub fn pack_tree(
     scope: &Scope,
     root: &Path,
     entries: &[TreeEntry],
+    epoch: Option<u64>,
     out: &mut (impl Write + Seek),
 ) -> Result<(), InputError> {
     let mut tar = tar::Builder::new(out);
@@ -252,7 +277,7 @@ pub fn pack_tree(
         let mut header = tar::Header::new_gnu();
         header.set_uid(0);
         header.set_gid(0);
-        header.set_mtime(0);
+        header.set_mtime(epoch.unwrap_or(entry.modified));
         let fail = |error| InputError::io("pack", &path, error);
         match &entry.node {
             TreeNode::Dir(mode) => {

@@ -313,10 +313,14 @@ impl Planner<'_> {
         let template = units.next();
         let action = template.clone().bind(|slot| {
             let (hit, file, cutoff) = match &slot {
-                Slot::Local(path) => {
-                    let input = inputs.get(path);
-                    return input
-                        .map(crate::inputs::Input::bound)
+                Slot::Local(path) | Slot::LocalWithTimes(path) => {
+                    let bound = match slot {
+                        Slot::LocalWithTimes(_) => crate::inputs::Input::bound_with_times,
+                        _ => crate::inputs::Input::bound,
+                    };
+                    return inputs
+                        .get(path)
+                        .map(bound)
                         .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
                 }
                 Slot::Toolbox => {
@@ -515,7 +519,7 @@ pub fn unit_name(node: String, unit: usize) -> String {
 fn slot_name(slot: &Slot) -> String {
     match slot {
         Slot::Stage(stage) | Slot::StageFile { stage, .. } => format!("stage {stage}"),
-        Slot::Local(path) => path.clone(),
+        Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
         Slot::Unit { unit, .. } => format!("its step {}", unit + 1),
         Slot::Toolbox => "the toolbox".to_owned(),
     }

@@ -61,7 +61,7 @@ impl<'a> Names<'a> {
         match slot {
             Slot::Stage(stage) => format!("stage {stage}"),
             Slot::StageFile { stage, file } => format!("file {file:?} of stage {stage}"),
-            Slot::Local(path) => path.clone(),
+            Slot::Local(path) | Slot::LocalWithTimes(path) => path.clone(),
             Slot::Toolbox => "the toolbox".to_owned(),
             Slot::Unit { unit, .. } => format!("step {} of this stage", unit + 1),
         }

@@ -37,6 +37,12 @@ impl Upload {
         self.file.write_all(bytes).map_err(|e| failed("write", &self.path, e))?;
         Ok(self)
     }
+
+    /// Gives it the time that all files of a job have, so that steps that copy it with its time copy no other.
+    pub(crate) fn end(self, epoch: Option<u64>) -> Result<(), Problem> {
+        let set = epoch.map_or(Ok(()), |epoch| set_modified(&self.path, epoch));
+        set.map_err(|e| failed("set the time of", &self.path, e))
+    }
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> Problem {
@@ -55,11 +61,11 @@ pub(crate) fn job_path(place: Place, name: &str) -> Result<PathBuf, Problem> {
 pub(crate) fn apply(world: &World, step: &AgentStep) -> Result<(), Problem> {
     let epoch = world.setup.source_date_epoch;
     match step {
-        AgentStep::CopyIn { input, dest, mode, owner, kind } => {
+        AgentStep::CopyIn { input, dest, mode, owner, kind, modified } => {
             let source = job_path(Place::Inputs, input)?;
             let owner = owner.as_ref().map(resolve_owner).transpose()?;
             match kind {
-                InputKind::File => copy_file(&source, Path::new(dest), *mode, owner, epoch),
+                InputKind::File => copy_file(&source, Path::new(dest), *mode, owner, modified.or(epoch)),
                 InputKind::Tar => extract(&source, Path::new(dest), owner),
             }
         }
@@ -140,7 +146,8 @@ fn extract(source: &Path, dest: &Path, owner: Option<(u32, u32)>) -> Result<(), 
         let mut archive = tar::Archive::new(bounded::open(source)?);
         archive.set_preserve_permissions(true);
         archive.set_preserve_ownerships(owner.is_none());
-        archive.set_preserve_mtime(true);
+        // The library takes 0 for 1, so the times are set here.
+        archive.set_preserve_mtime(false);
         archive.set_overwrite(true);
         let mut directories = Vec::new();
         for entry in archive.entries()? {
@@ -161,6 +168,8 @@ fn extract(source: &Path, dest: &Path, owner: Option<(u32, u32)>) -> Result<(), 
             }
             if kind.is_dir() {
                 directories.push((path, modified));
+            } else {
+                set_modified(&path, modified)?;
             }
         }
         // Filling a directory changes its time.

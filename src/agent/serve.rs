@@ -77,7 +77,10 @@ fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result
                 upload = upload.map(|upload| upload.and_then(|upload| upload.write(&bytes)));
                 continue;
             }
-            Request::End => upload.take().unwrap_or_else(|| Err(unexpected())).map(|_| Answer::Ok),
+            Request::End => {
+                let upload = upload.take().unwrap_or_else(|| Err(unexpected()));
+                upload.and_then(|upload| upload.end(world.setup.source_date_epoch)).map(|()| Answer::Ok)
+            }
             Request::Step(step) => runner.run(channel, world, &step)?,
             Request::Shell { line } => runner.shell(world, line.as_deref()),
             Request::Settle => {

@@ -106,7 +106,14 @@ impl CliError {
                 "take the last good one, or remove it and lock anew: rm {}; impasto update",
                 path.display()
             )),
+            CliError::Lock(LockError::Link { path }) => {
+                Some(format!("a lock is a file beside its recipe: rm {}; impasto update", path.display()))
+            }
             CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
+            CliError::Renew(RenewError::Unusable { .. }) => Some(
+                "that is what the archive says: choose another version or another archive, or tell whoever keeps it"
+                    .to_owned(),
+            ),
             CliError::Renew(RenewError::Below { stage, below }) => {
                 Some(format!("settle both: impasto update {below} {stage}"))
             }

@@ -13,7 +13,7 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::graph::{NodeId, Selection};
-use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal};
+use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal, TOOLBOX};
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 use crate::packages::apt::Apt;
 use crate::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
@@ -96,7 +96,7 @@ impl<'a> Surveyor<'a> {
             scope: &scope,
             choices,
             tools,
-            prune,
+            prune: prune.then_some(&loaded.recipe.stage_names),
             image: &|id| self.image_files(loaded, id),
             progress: &|stage| ui::message(&format!("locking the packages of {stage}")),
         };
@@ -113,7 +113,8 @@ impl<'a> Surveyor<'a> {
     }
 
     /// Sees to it that every node that a selection needs has its packages settled: what the lock has nothing for is
-    /// settled now, unless `locked` forbids it; what is stale is an error.
+    /// settled now, unless `locked` forbids it; what is stale or cannot be used is an error. With `locked` all of the lock
+    /// must be usable, whatever of it is needed.
     pub(crate) fn ensure(
         &self,
         loaded: &mut Loaded,
@@ -126,10 +127,14 @@ impl<'a> Surveyor<'a> {
             let unsettled = |id: &NodeId| needed[id.index()] && !loaded.locks[id.index()].is_settled();
             loaded.graph.ids().filter(unsettled).collect()
         };
+        if locked {
+            self.check_whole(loaded, recipe)?;
+        }
         if open(loaded).is_empty() {
             return Ok(());
         }
-        let stale = open(loaded).iter().any(|id| matches!(loaded.locks[id.index()], LockState::Stale { .. }));
+        let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
+        let stale = open(loaded).iter().any(|id| wrong(&loaded.locks[id.index()]));
         if !locked && !stale {
             let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
             for change in self.renew(loaded, choices, false, false, false)? {
@@ -138,20 +143,28 @@ impl<'a> Surveyor<'a> {
         }
         let open = open(loaded);
         let Some(first) = open.first() else { return Ok(()) };
-        let lock = super::session::shown(&loaded.lock_path, &self.session.host.cwd).display().to_string();
+        let lock = self.shown_lock(loaded);
         let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
         let mut message = match &loaded.locks[first.index()] {
             LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
+            LockState::Refused { name, why } => refusal(&lock, name, why),
             LockState::NoToolbox => format!("{lock} does not name the tools that stage {} needs", label(first)),
             _ => format!("{lock} has no packages for stage {}", label(first)),
         };
         for id in &open[1..] {
-            if let LockState::Stale { why, .. } = &loaded.locks[id.index()] {
-                message += &format!("\n  stage {}: {why}", label(id));
+            match &loaded.locks[id.index()] {
+                LockState::Stale { why, .. } => message += &format!("\n  stage {}: {why}", label(id)),
+                LockState::Refused { name, why } if name != TOOLBOX => message += &format!("\n  stage {name}: {why}"),
+                _ => {}
             }
         }
-        let stages: Vec<_> = open.iter().map(|id| loaded.graph.node(*id).stage.to_string()).collect();
-        let mut names = stages.clone();
+        let mut names: Vec<_> = open
+            .iter()
+            .map(|id| match &loaded.locks[id.index()] {
+                LockState::Refused { name, .. } => name.clone(),
+                _ => loaded.graph.node(*id).stage.to_string(),
+            })
+            .collect();
         names.dedup();
         let help = if locked && !stale {
             "build once without --locked, which writes it, and keep the file with the recipe".to_owned()
@@ -161,11 +174,37 @@ impl<'a> Surveyor<'a> {
         Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
     }
 
+    /// Whether every entry can be used and is of a stage of the recipe, needed or not.
+    fn check_whole(&self, loaded: &Loaded, recipe: &RecipeArgs) -> Result<(), CliError> {
+        let lock = self.shown_lock(loaded);
+        let ghost = loaded.lock.stages.iter().find(|entry| !loaded.recipe.stage_names.contains(entry.name.as_str()));
+        let (name, message) = match (loaded.lock.refused.first(), ghost) {
+            (Some(entry), _) => (&entry.name, refusal(&lock, &entry.name, &entry.reason)),
+            (None, Some(entry)) => {
+                (&entry.name, format!("{lock} has packages for stage {}, which the recipe does not have", entry.name))
+            }
+            (None, None) => return Ok(()),
+        };
+        let help = format!("settle them again: impasto update {name}{}", self.session.place(recipe));
+        Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
+    }
+
+    /// The lock's path, as messages show it.
+    fn shown_lock(&self, loaded: &Loaded) -> String {
+        super::session::shown(&loaded.lock_path, &self.session.host.cwd).display().to_string()
+    }
+
     /// The files of a fetched disk image that tell which packages it has; the image is fetched where it is not there.
     fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<lock::ImageFiles, lock::RenewError> {
         let failed = |reason: String| lock::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
         super::image_files::read(self, loaded, id).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// Says which entry of a lock cannot be used, and why.
+fn refusal(lock: &str, name: &str, why: &str) -> String {
+    let whose = if name == TOOLBOX { "the toolbox".to_owned() } else { format!("stage {name}") };
+    format!("{lock} cannot be used for {whose}: {why}")
 }
 
 impl Loaded {

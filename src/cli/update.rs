@@ -17,6 +17,7 @@ use crate::ui;
 #[command(after_help = "\
 Names after the recipe are stages, packages, or `toolbox` for the tools that impasto uses itself.
 A stage is settled wholly anew. A package gets its newest version wherever it is locked, and the others stay.
+The entry of a stage that the recipe does not have any more is removed.
 Without names everything is settled anew.")]
 pub(crate) struct Update {
     #[command(flatten)]
@@ -32,8 +33,8 @@ pub(crate) struct Update {
 impl Update {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
-        let (choices, tools) = choose(&loaded)?;
-        let prune = loaded.selectors().is_empty() && self.recipe.only.is_empty();
+        let (choices, tools, gone) = choose(&loaded)?;
+        let prune = gone || (loaded.selectors().is_empty() && self.recipe.only.is_empty());
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
@@ -47,18 +48,25 @@ impl Update {
     }
 }
 
-/// What the names mean for every node, and whether the tools are settled anew.
-fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool), CliError> {
+/// What the names mean for every node, whether the tools are settled anew, and whether entries go whose stage is gone.
+fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError> {
     let names = loaded.selectors();
     let everything = if names.is_empty() { Choice::All } else { Choice::Stay };
     let mut choices = vec![Some(everything); loaded.graph.len()];
     let mut tools = names.is_empty();
+    let mut gone = false;
+    let entries = || {
+        let refused = loaded.lock.refused.iter().map(|entry| &entry.name);
+        loaded.lock.stages.iter().map(|entry| &entry.name).chain(refused)
+    };
     let mut packages = BTreeSet::new();
     for name in names {
         if name == TOOLBOX {
             tools = true;
         } else if let Ok(selection) = loaded.graph.select(name) {
             selection.nodes.iter().for_each(|id| choices[id.index()] = Some(Choice::All));
+        } else if entries().any(|entry| entry == name) && !loaded.recipe.stage_names.contains(name.as_str()) {
+            gone = true;
         } else {
             packages.insert(name.clone());
         }
@@ -92,5 +100,5 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool), CliError> {
             return Err(CliError::usage(format!("`{name}` is no stage, and no locked package"), help));
         }
     }
-    Ok((choices, tools))
+    Ok((choices, tools, gone))
 }

@@ -49,7 +49,7 @@ impl Engine<'_> {
         let mut inputs = Vec::new();
         for (name, slot) in &template.inputs {
             let (parent, hit, file) = match slot {
-                Slot::Local(path) => {
+                Slot::Local(path) | Slot::LocalWithTimes(path) => {
                     let full = self.planner.inputs.path(path);
                     if let Ok(input) = self.planner.inputs.get(path) {
                         let (input, scope) = (input.clone(), self.planner.inputs.scope().clone());

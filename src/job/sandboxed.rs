@@ -134,8 +134,15 @@ impl Job {
         })
     }
 
-    /// Copies an input to where nobody else writes: its permission bits, and what it is there.
-    pub(super) fn lay_out(&self, input: &JobInput, file: &mut File, path: &Path) -> Result<(u32, InputKind), JobError> {
+    /// Copies an input to where nobody else writes: its permission bits, and what it is there. The files of a tree get the
+    /// time `epoch`, in seconds since 1970, or keep their own where that is none.
+    pub(super) fn lay_out(
+        &self,
+        input: &JobInput,
+        epoch: Option<u64>,
+        file: &mut File,
+        path: &Path,
+    ) -> Result<(u32, InputKind), JobError> {
         Ok(match input {
             JobInput::Local { path: from, input: Input::File(planned), scope } => {
                 copy_file(scope, from, file, planned.blob.digest)?;
@@ -149,7 +156,7 @@ impl Job {
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
                     entries.to_mut()[files..].reverse();
                 }
-                pack_tree(scope, from, &entries, &mut io::BufWriter::new(file))?;
+                pack_tree(scope, from, &entries, epoch, &mut io::BufWriter::new(file))?;
                 (0o755, InputKind::Tar)
             }
             JobInput::Blob { from, blob, mode } => {
@@ -174,7 +181,9 @@ impl Job {
         for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
-            let (mode, kind) = self.lay_out(input, &mut file, &path)?;
+            let kept = keeps_times(action, name);
+            let epoch = (!kept).then(|| action.source_date_epoch.unwrap_or_default());
+            let (mode, kind) = self.lay_out(input, epoch, &mut file, &path)?;
             kinds.insert(name.clone(), kind);
             let used_by_step =
                 action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
@@ -183,7 +192,8 @@ impl Job {
                 InputKind::Tar if !used_by_step => {
                     // No user's name begins like this.
                     let (input, dest) = (format!("-tree-{place}"), format!("/run/impasto/inputs/{name}"));
-                    let step = AgentStep::CopyIn { input: input.clone(), dest, mode: None, owner: None, kind };
+                    let step =
+                        AgentStep::CopyIn { input: input.clone(), dest, mode: None, owner: None, kind, modified: None };
                     staged.steps.push(step);
                     staged.unpacked += 1;
                     input
@@ -200,12 +210,16 @@ impl Job {
                     AgentStep::Script { name }
                 }
                 Step::Command { line } => AgentStep::Command { line: line.clone() },
-                Step::CopyIn { input, dest, mode, owner } => AgentStep::CopyIn {
+                Step::CopyIn { input, dest, mode, owner, keep_times } => AgentStep::CopyIn {
                     input: input.clone(),
                     dest: dest.clone(),
                     mode: *mode,
                     owner: owner.as_deref().map(parse_owner),
                     kind: kinds[input],
+                    modified: self.inputs.iter().find(|(name, _)| name == input).and_then(|(_, found)| match found {
+                        JobInput::Local { input: Input::File(file), .. } if *keep_times => Some(file.modified),
+                        _ => None,
+                    }),
                 },
                 Step::WriteFile { dest, text, mode, owner } => {
                     let input = format!("text-{index}");
@@ -213,7 +227,7 @@ impl Job {
                     create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
                     staged.inputs.push((input.clone(), *mode, path));
                     let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
-                    AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File }
+                    AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File, modified: None }
                 }
                 Step::Import { .. }
                 | Step::Fetch { .. }
@@ -378,4 +392,9 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
         Outcome::Damaged { problem } => format!("the disk was damaged: {problem}"),
         Outcome::Ok | Outcome::Cancelled => panic!("BUG: {outcome:?} is no failure"),
     }
+}
+
+/// Whether files of an input keep their times in the image.
+pub(super) fn keeps_times(action: &Action<Bound>, name: &str) -> bool {
+    action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, keep_times: true, .. } if input == name))
 }

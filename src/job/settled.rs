@@ -2,6 +2,7 @@
 //!
 //! Knows the overlay and the disk below it; what is settled in a file system is `guest`'s.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Instant;
 
@@ -9,7 +10,8 @@ use impasto_stages::action::{Action, Bound};
 use impasto_store::chain::DiskReader;
 use impasto_store::qcow2::ChunkSource;
 
-use super::{Job, JobError};
+use super::sandboxed::keeps_times;
+use super::{Job, JobError, JobInput};
 use crate::guest::{Patch, Settle, View, read_layout};
 use crate::sandbox::Finished;
 
@@ -30,10 +32,20 @@ impl Job {
             let layout = read_layout(&after)?;
             let is_present = |chunk| after.is_present(chunk);
             let (before, after, mounted) = (&before, &after, &finished.mounted);
-            Settle { before, after, layout: &layout, mounted, is_present: &is_present, epoch }.patches()
+            let kept = self.inputs.iter().filter(|(name, _)| keeps_times(action, name));
+            let kept: BTreeSet<u64> = kept.flat_map(|(_, input)| times(input)).collect();
+            Settle { before, after, layout: &layout, mounted, is_present: &is_present, epoch, kept: &kept }.patches()
         };
         let patches = patches().map_err(|error| self.broken(error))?;
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), patches = patches.len(), "settled");
         Ok(patches)
+    }
+}
+
+/// The times of an input's files, each in seconds since 1970; stages' files have none.
+fn times(input: &JobInput) -> Vec<u64> {
+    match input {
+        JobInput::Local { input, .. } => input.times(),
+        JobInput::Blob { .. } | JobInput::Derived { .. } => Vec::new(),
     }
 }

@@ -35,7 +35,7 @@ impl Job {
                 Task::Bootstrap { spec: spec.clone(), epoch }
             }
             Step::AssembleDisk { input, spec } => {
-                self.lay_out_tree(input, &work.join(TREE))?;
+                self.lay_out_tree(input, epoch, &work.join(TREE))?;
                 Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
@@ -87,9 +87,9 @@ impl Job {
     }
 
     /// Copies the tree to where nobody else writes.
-    fn lay_out_tree(&self, input: &str, path: &Path) -> Result<(), JobError> {
+    fn lay_out_tree(&self, input: &str, epoch: u64, path: &Path) -> Result<(), JobError> {
         let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
-        self.lay_out(input, &mut create(path)?, path)?;
+        self.lay_out(input, Some(epoch), &mut create(path)?, path)?;
         Ok(())
     }
 

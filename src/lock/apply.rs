@@ -5,8 +5,9 @@ use impasto_stages::action::{Slot, Step};
 use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
-use super::file::{Entry, LockFile};
+use super::file::{Entry, LockFile, Package, TOOLBOX, Table};
 use crate::graph::{Graph, Node, NodeId};
+use crate::packages::places::{ARCHIVE, SECURITY};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,13 @@ pub enum LockState {
     },
     /// The lock does not say which tools the node needs.
     NoToolbox,
+    /// The lock's entry for it, or for the tools that it needs, cannot be used.
+    Refused {
+        /// Whose entry it is: the stage, or [`TOOLBOX`].
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 impl LockState {
@@ -67,7 +75,13 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState
         let needs_tools = node.lowered.actions.iter().any(|action| action.toolbox.is_some());
         let emulator = node.lowered.request.as_ref().and_then(|request| emulator(request, machine));
         let lacks = |entry: &Entry| emulator.as_ref().is_some_and(|line| !entry.request.contains(line));
-        let state = if needs_tools && toolbox.is_none_or(lacks) { LockState::NoToolbox } else { state };
+        let state = match state {
+            LockState::Refused { .. } => state,
+            _ if needs_tools && toolbox.is_none_or(lacks) => {
+                refused(lock, Table::Toolbox, TOOLBOX).unwrap_or(LockState::NoToolbox)
+            }
+            _ => state,
+        };
         if let LockState::Locked(entry) = &state {
             graph.fill(id, &lock.stages[*entry].set());
         }
@@ -75,6 +89,12 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState
     }
     graph.toolbox = toolbox.map(Entry::set);
     states
+}
+
+/// The state of a node whose entry cannot be used.
+fn refused(lock: &LockFile, table: Table, name: &str) -> Option<LockState> {
+    let entry = lock.refused.iter().find(|entry| entry.table == table && entry.name == name)?;
+    Some(LockState::Refused { name: name.to_owned(), why: entry.reason.clone() })
 }
 
 /// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
@@ -98,7 +118,8 @@ impl Walk {
         let Some(request) = &node.lowered.request else { return (LockState::NotNeeded, self.before(graph, id)) };
         let own = matches!(request.root, RequestRoot::Own { .. });
         let against = if own { String::new() } else { self.before(graph, id) };
-        (find(graph, id, lock, &request.lines(), &against), against)
+        let state = refused(lock, Table::Stage, &node.stage);
+        (state.unwrap_or_else(|| find(graph, id, lock, &request.lines(), &against)), against)
     }
 
     /// Goes on to the node after this one, which is in this state.
@@ -162,23 +183,52 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
     // Its own first: others may want the same today, and something else tomorrow.
     let fits = of_stage().find(|(_, entry)| right(entry) && mine(entry));
     if let Some((place, entry)) = fits.or_else(|| of_stage().find(|(_, entry)| right(entry))) {
-        let files = node.lowered.request.iter().flat_map(|request| &request.files);
-        let files: Vec<_> = files.map(|file| file.trim_start_matches("./")).collect();
-        let foreign =
-            entry.packages.iter().find(|package| package.archive.is_none() && !files.contains(&&*package.path));
-        return match foreign {
+        return match misfit(graph, id, entry) {
             None => LockState::Locked(place),
-            Some(package) => LockState::Stale {
-                entry: place,
-                why: format!(
-                    "the lock takes {} from the file {}, which the recipe does not name",
-                    package.name, package.path
-                ),
-            },
+            Some(why) => LockState::Stale { entry: place, why },
         };
     }
     let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else { return LockState::Missing };
     LockState::Stale { entry: place, why: difference(entry, lines) }
+}
+
+/// What of an entry nobody asked for, though it is for the same request: somebody wrote it into the lock.
+fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
+    let request = graph.node(id).lowered.request.as_ref()?;
+    let chain = || std::iter::successors(Some(id), |at| below(graph.node(*at))).map(|at| &graph.node(at).lowered);
+    let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
+    let named = |archive: &str| {
+        matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
+            || requests().any(|request| request.repositories.iter().any(|known| known.name == archive))
+    };
+    if let Some(archive) = entry.archives.iter().find(|archive| !named(&archive.name)) {
+        return Some(format!(
+            "the lock takes packages from the archive {}, which the recipe does not name",
+            archive.name
+        ));
+    }
+    let own = requests().find_map(|request| match &request.root {
+        RequestRoot::Own { architecture, .. } => Some(architecture),
+        _ => None,
+    });
+    if let Some(own) = own.filter(|own| **own != entry.architecture) {
+        return Some(format!("the lock is for the architecture {}, and the root for {own}", entry.architecture));
+    }
+    let fits = |architecture: &String| {
+        architecture == "all"
+            || *architecture == entry.architecture
+            || requests().any(|request| request.architectures.contains(architecture))
+    };
+    entry.packages.iter().find_map(|package| {
+        let Package { name, architecture, archive, path, .. } = package;
+        let file = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
+        if archive.is_none() && !file() {
+            return Some(format!("the lock takes {name} from the file {path}, which the recipe does not name"));
+        }
+        let foreign = !fits(architecture);
+        foreign
+            .then(|| format!("the lock takes {name} for {architecture}, an architecture that the recipe does not name"))
+    })
 }
 
 /// What is not any more as it was asked for.

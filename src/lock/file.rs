@@ -1,6 +1,10 @@
 //! The lock's text: TOML, sorted, a package a line, so that a difference of two locks reads well.
 //! Knows the format, not what is in it.
+//!
+//! It is read entry by entry: each begins at a line with its title, `[[toolbox]]` or `[[stage]]`. An entry that cannot be used
+//! takes no other with it, and stays in the text as it is until its stage is locked again.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use impasto_stages::packages::{LockedPackage, PackageName, PackageSet};
@@ -13,16 +17,43 @@ const VERSION: u32 = 1;
 pub const TOOLBOX: &str = "toolbox";
 
 /// A recipe's lock.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockFile {
-    version: Option<u32>,
     /// The tools that impasto uses, by the machine that it runs on.
-    #[serde(default)]
     pub toolbox: Vec<Entry>,
     /// The stages' packages.
-    #[serde(default, rename = "stage")]
     pub stages: Vec<Entry>,
+    /// Entries that cannot be used, in the order of the text.
+    pub refused: Vec<RefusedEntry>,
+}
+
+/// An entry that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEntry {
+    /// Whose packages it names.
+    pub table: Table,
+    /// The stage; [`TOOLBOX`] for the tools.
+    pub name: String,
+    /// What is wrong: with which field of which package, or at which line.
+    pub reason: String,
+    /// Its text, title included.
+    text: String,
+}
+
+/// What an entry is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// The tools of impasto itself.
+    Toolbox,
+    /// A stage.
+    Stage,
+}
+
+/// What stands before the entries.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    version: Option<u32>,
 }
 
 /// The packages of one stage.
@@ -102,53 +133,122 @@ pub struct Removed {
 }
 
 impl LockFile {
-    /// Reads a lock's text.
+    /// Reads a lock's text. Entries that cannot be used are [`LockFile::refused`].
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// What is wrong, and at which line, where that concerns the whole lock or nobody knows whose entry it is in.
     pub fn parse(text: &str) -> Result<LockFile, String> {
-        let lock: LockFile = toml::from_str(text).map_err(|error| error.to_string().trim().replace('\n', "\n  "))?;
-        match lock.version {
+        let (head, blocks) = split(text)?;
+        let head: Head = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
+        match head.version {
             Some(VERSION) => {}
             Some(other) => return Err(format!("its version is {other}, and this impasto knows version {VERSION}")),
             None => return Err("it does not say its version".to_owned()),
         }
-        for entry in lock.toolbox.iter().chain(&lock.stages) {
-            entry.check()?;
+        let mut lock = LockFile::default();
+        let mut known = HashSet::new();
+        for block in blocks {
+            let Block { table, line, text } = block;
+            let read = read_entry(block.body(), line + 1).and_then(|entry| match entry.doubled(table, &mut known) {
+                Some(problem) => Err(problem),
+                None => Ok(entry),
+            });
+            match read {
+                Ok(entry) if table == Table::Toolbox => lock.toolbox.push(entry),
+                Ok(entry) => lock.stages.push(entry),
+                Err(reason) => {
+                    let Some(name) = block.name() else { return Err(reason) };
+                    lock.refused.push(RefusedEntry { table, name, reason, text: text.trim_end().to_owned() });
+                }
+            }
         }
         Ok(lock)
     }
 }
 
-/// Name, version and architecture are arguments of programs.
-fn check_words(name: &str, version: &str, architecture: &str) -> Result<(), String> {
-    for (what, text) in [("name", name), ("version", version), ("architecture", architecture)] {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "+-.~:_".contains(c);
-        if text.is_empty() || text.starts_with(['-', '.']) || !text.chars().all(plain) {
-            return Err(format!("package {name:?}: {text:?} is no {what}"));
-        }
+/// The text of an entry.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    table: Table,
+    /// The title's line, from 1.
+    line: usize,
+    text: &'a str,
+}
+
+impl<'a> Block<'a> {
+    /// What follows the title.
+    fn body(&self) -> &'a str {
+        self.text.split_once('\n').map_or("", |(_, body)| body)
     }
-    Ok(())
+
+    /// Whose entry it is, which is found where the rest of it cannot be read.
+    fn name(&self) -> Option<String> {
+        if self.table == Table::Toolbox {
+            return Some(TOOLBOX.to_owned());
+        }
+        let value = |line: &'a str| line.trim().strip_prefix("name")?.trim_start().strip_prefix('=');
+        let (name, _) = self.body().lines().find_map(value)?.trim_start().strip_prefix('"')?.split_once('"')?;
+        (!name.is_empty() && !name.contains(char::is_control)).then(|| name.to_owned())
+    }
+}
+
+/// What stands before the entries, and the entries.
+fn split(text: &str) -> Result<(&str, Vec<Block<'_>>), String> {
+    let mut titles = Vec::new();
+    let mut at = 0;
+    for (line, content) in text.split_inclusive('\n').enumerate() {
+        if content.trim_start().starts_with("[[") {
+            let title = content.split('#').next().unwrap_or(content).trim();
+            let table = match title {
+                "[[toolbox]]" => Table::Toolbox,
+                "[[stage]]" => Table::Stage,
+                _ => return Err(format!("line {}: {title:?} is not a table of a lock", line + 1)),
+            };
+            titles.push((table, line + 1, at));
+        }
+        at += content.len();
+    }
+    let ends = titles.iter().skip(1).map(|(.., start)| *start).chain([text.len()]);
+    let blocks =
+        titles.iter().zip(ends).map(|(&(table, line, start), end)| Block { table, line, text: &text[start..end] });
+    Ok((&text[..titles.first().map_or(text.len(), |(.., start)| *start)], blocks.collect()))
+}
+
+/// Reads an entry and checks it. `line` is the line of the lock that the text begins at.
+fn read_entry(text: &str, line: usize) -> Result<Entry, String> {
+    let entry: Entry = toml::from_str(text).map_err(|error| explain(&error, text, line))?;
+    entry.check()?;
+    Ok(entry)
+}
+
+/// What is wrong with a text that begins at a line of the lock, and at which line.
+fn explain(error: &toml::de::Error, text: &str, line: usize) -> String {
+    let at = error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
+    format!("line {}: {}", line + at, error.message().trim().replace('\n', " "))
 }
 
 impl Entry {
-    /// Whoever offers a change of a recipe offers one of its lock: nothing in it is believed.
-    fn check(&self) -> Result<(), String> {
-        let texts = [&self.name, &self.architecture, &self.against].into_iter().chain(&self.combinations);
-        if let Some(text) = texts.chain(&self.request).find(|text| text.contains(char::is_control)) {
-            return Err(format!("{text:?} holds a control character"));
+    /// Checks that the next run can use it: it is checked, written, and read as a lock is read.
+    ///
+    /// # Errors
+    /// What the next run would refuse.
+    pub fn check_written(&self) -> Result<(), String> {
+        self.check()?;
+        match read_entry(&self.to_string(), 1)? == *self {
+            true => Ok(()),
+            false => Err("it would not be read as it was written".to_owned()),
         }
-        for package in &self.packages {
-            let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-            if package.sha256.len() != 64 || !package.sha256.bytes().all(hexadecimal) {
-                return Err(format!("package {}: {:?} is no SHA-256", package.name, package.sha256));
-            }
-            check_words(&package.name, &package.version, &package.architecture)?;
-            if package.path.starts_with('/') || package.path.split('/').any(|part| part == "..") {
-                return Err(format!("package {}: the path {:?} leads out of its archive", package.name, package.path));
-            }
-        }
-        self.removed.iter().try_for_each(|package| check_words(&package.name, &package.version, &package.architecture))
+    }
+
+    /// What an earlier entry is for as well, where one is: nothing would say which of them counts.
+    fn doubled(&self, table: Table, known: &mut HashSet<(Table, String, String)>) -> Option<String> {
+        let whose: &[String] = match (table, self.combinations.as_slice()) {
+            (Table::Toolbox, _) => std::slice::from_ref(&self.architecture),
+            (Table::Stage, []) => &[String::new()],
+            (Table::Stage, combinations) => combinations,
+        };
+        let twice = whose.iter().find(|whose| !known.insert((table, self.name.clone(), (*whose).clone())))?;
+        Some(if twice.is_empty() { "it has two entries".to_owned() } else { format!("it has two entries for {twice}") })
     }
 
     /// What an Action is given.
@@ -245,6 +345,6 @@ impl fmt::Display for LockFile {
         for (table, entries) in [("toolbox", &self.toolbox), ("stage", &self.stages)] {
             entries.iter().try_for_each(|entry| write!(f, "\n[[{table}]]\n{entry}"))?;
         }
-        Ok(())
+        self.refused.iter().try_for_each(|entry| write!(f, "\n{}\n", entry.text))
     }
 }

@@ -4,19 +4,22 @@
 //! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::packages::PackageRequest)); the lock's entry says
 //! which files that came to, what it was asked, and what it was settled against: the packages that the stages below put
 //! into the disk. An entry that was asked something else, or settled against something else, is stale, and nothing of it
-//! is used.
+//! is used. What is written is read back before, by the code that reads it in the next run.
 
 mod apply;
+mod check;
 mod file;
 mod renew;
 mod report;
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
 
 pub use apply::{LockState, apply, below};
-pub use file::{Archive, Entry, LockFile, Package, Removed, TOOLBOX};
+pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
 pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
 pub use report::changes;
 
@@ -35,6 +38,12 @@ pub enum LockError {
         path: PathBuf,
         /// Why not.
         source: std::io::Error,
+    },
+    /// It is a link: who writes to it would write somewhere else, or would put a file in its place.
+    #[error("cannot write the lock {}: it is a symbolic link", path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
     },
     /// It is none.
     #[error("the lock {} cannot be understood: {reason}", path.display())]
@@ -64,20 +73,31 @@ impl LockFile {
         }
     }
 
-    /// Writes it, whole or not at all, as a file of its user.
+    /// Writes it durably, whole or not at all, as a file of its user. A file that is there keeps its permissions, and its
+    /// owner where the caller may give files away.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or is a symbolic link.
     pub fn save(&self, path: &Path, owner: &Owner) -> Result<(), LockError> {
         let failed = |source| LockError::Io { verb: "write", path: path.to_owned(), source };
+        let before = match std::fs::symlink_metadata(path) {
+            Ok(found) if found.is_symlink() => return Err(LockError::Link { path: path.to_owned() }),
+            Ok(found) => Some(found),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
         let dir = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".impasto.lock.").tempfile_in(dir).map_err(failed)?;
         std::io::Write::write_all(&mut file, self.to_string().as_bytes()).map_err(failed)?;
+        if let Some(before) = &before {
+            // Only root may give files away, and a lock of another owner is as good.
+            let _ = std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
+        }
         owner.give(&file).map_err(failed)?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(mode).map_err(failed)?;
+        let mode = before.map_or(0o644, |before| before.permissions().mode() & 0o777);
+        file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
-        Ok(())
+        bounded::open_directory(dir).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 }

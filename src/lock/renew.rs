@@ -1,13 +1,14 @@
 //! Settles what the lock lacks, or what is to be settled anew: stage by stage, each on what those below it install.
 //! Knows stages and entries; asks a [`PackageManager`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use impasto_stages::packages::RequestRoot;
 
 use super::apply::{LockState, Walk, below, emulator};
-use super::file::{Entry, LockFile, TOOLBOX};
+use super::file::{Entry, LockFile, TOOLBOX, Table};
 use crate::graph::{Graph, NodeId};
 use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
 use crate::scope::Scope;
@@ -42,8 +43,8 @@ pub struct Renewal<'a> {
     pub choices: Vec<Option<Choice>>,
     /// Whether the tools of impasto itself are settled anew.
     pub tools: bool,
-    /// Whether entries of stages go that the recipe does not have any more.
-    pub prune: bool,
+    /// The recipe's stages, also those that are not built now, where entries of others are to go.
+    pub prune: Option<&'a BTreeSet<Arc<str>>>,
     /// Reads the state files of the disk image that a `fetch` node makes.
     pub image: &'a dyn Fn(NodeId) -> Result<ImageFiles, RenewError>,
     /// Told before a stage is settled: its label.
@@ -60,6 +61,14 @@ pub enum RenewError {
         stage: String,
         /// Why not.
         source: ManagerError,
+    },
+    /// What an archive says of a package cannot be locked: the next run would refuse it.
+    #[error("the packages of stage {stage} cannot be locked: {problem}")]
+    Unusable {
+        /// The stage.
+        stage: String,
+        /// What the next run would refuse: which field of which package of which archive.
+        problem: String,
     },
     /// A stage below is not settled itself.
     #[error("the packages of stage {stage} stand on those of stage {below}, which are not settled any more")]
@@ -101,6 +110,8 @@ impl Renewal<'_> {
             let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), source })?;
             let entry =
                 Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+            check(&entry, TOOLBOX)?;
+            lock.refused.retain(|refused| refused.table != Table::Toolbox);
             match place {
                 Some(place) => lock.toolbox[place] = entry,
                 None => lock.toolbox.push(entry),
@@ -128,7 +139,7 @@ impl Renewal<'_> {
                 (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
                     Some(Keep::AllBut(before, &[]))
                 }
-                (Some(Choice::Stay), LockState::Stale { .. }, _) => None,
+                (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
                 (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
                 _ => Some(Keep::Nothing),
             };
@@ -159,6 +170,7 @@ impl Renewal<'_> {
                 let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
                 let (name, request) = (node.stage.to_string(), request.lines());
                 let entry = Entry { name, combinations, request, against: against.clone(), ..entry };
+                check(&entry, &node.label)?;
                 let same = before
                     .as_ref()
                     .is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
@@ -168,9 +180,9 @@ impl Renewal<'_> {
             open[id.index()] = if state.is_settled() { open_below } else { Some(id) };
             walk.pass(self.graph, lock, id, &state, &against);
         }
-        if self.prune {
-            let known = |entry: &Entry| self.graph.ids().any(|id| *self.graph.node(id).stage == *entry.name);
-            lock.stages.retain(known);
+        if let Some(stages) = self.prune {
+            lock.stages.retain(|entry| stages.contains(entry.name.as_str()));
+            lock.refused.retain(|entry| entry.table == Table::Toolbox || stages.contains(entry.name.as_str()));
         }
         lock.sort();
         Ok(())
@@ -229,8 +241,15 @@ pub fn below_of<'q>(
     found
 }
 
+/// Checks before anything is written that the next run will read it.
+fn check(entry: &Entry, stage: &str) -> Result<(), RenewError> {
+    entry.check_written().map_err(|problem| RenewError::Unusable { stage: stage.to_owned(), problem })
+}
+
 /// Puts an entry into the place of what the lock has for its stage and combinations.
 fn put(lock: &mut LockFile, entry: Entry) -> usize {
+    // Nobody knows which combinations those are for.
+    lock.refused.retain(|refused| refused.table != Table::Stage || refused.name != entry.name);
     for other in lock.stages.iter_mut().filter(|other| other.name == entry.name) {
         other.combinations.retain(|name| !entry.combinations.contains(name));
     }

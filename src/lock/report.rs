@@ -23,6 +23,9 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
     }
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     lines.extend(gone.map(|name| format!("{name}: not in the recipe any more")));
+    let renewed = |name: &str| after.toolbox.iter().chain(&after.stages).any(|entry| entry.name == name);
+    let gone = before.refused.iter().filter(|entry| !after.refused.contains(entry) && !renewed(&entry.name));
+    lines.extend(gone.map(|entry| format!("{}: not in the recipe any more", entry.name)));
     lines
 }
 

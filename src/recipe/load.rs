@@ -249,6 +249,7 @@ impl Loader<'_, '_> {
             scope: self.scope,
             axes: matrix.axes(),
             combinations,
+            stage_names: self.names.stages.keys().cloned().collect(),
             sources,
             warnings: all,
         })

@@ -1,6 +1,7 @@
 //! An evaluated recipe: for each combination of the matrix its stages and images, as plain values.
 //! Knows names and values; knows no syntax, and no meaning of a stage kind.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub struct Recipe {
     pub axes: Vec<Axis>,
     /// The chosen combinations, in declared order; one without values where there is no matrix.
     pub combinations: Vec<Combination>,
+    /// The names of all stages of the text, also of those whose `when` does not hold.
+    pub stage_names: BTreeSet<Arc<str>>,
     /// The texts that spans point into.
     pub sources: Arc<Sources>,
     /// What is probably not meant so, but does no harm.

@@ -238,6 +238,8 @@ pub enum AgentStep {
         owner: Option<Owner>,
         /// What the input is.
         kind: InputKind,
+        /// Time of the file, in seconds since 1970; `None` is the job's `source_date_epoch`. A tar stream carries its own.
+        modified: Option<u64>,
     },
     /// Writes a small file.
     WriteFile {

@@ -15,6 +15,7 @@ fn a_message_survives_its_frame() {
         mode: Some(0o755),
         owner: Some(Owner { user: "root".to_owned(), group: "0".to_owned() }),
         kind: InputKind::Tar,
+        modified: Some(7),
     };
     let frame = encode(&Request::Step(step.clone())).unwrap();
     let (decoded, length) = decode::<Request>(&frame).unwrap().unwrap();

@@ -179,34 +179,41 @@ fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
     patterns.iter().map(one).collect()
 }
 
-/// Names and architectures of the packages that dpkg's status text lists.
-fn installed(dir: &Path) -> Result<Vec<(String, String)>, ToolFailure> {
-    let path = dir.join("status");
-    let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
-    let mut packages = Vec::new();
-    for stanza in text.split("\n\n") {
-        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        if let (Some(name), Some(architecture)) = (field("Package"), field("Architecture")) {
-            packages.push((name.to_owned(), architecture.to_owned()));
-        }
-    }
-    Ok(packages)
+/// A package that dpkg's status text lists.
+struct Installed {
+    name: String,
+    architecture: String,
+    version: String,
 }
 
-fn read_answer(
-    request: &ResolveRequest,
-    text: &str,
-    installed: &[(String, String)],
-) -> Result<ResolveResult, ToolFailure> {
-    let strange = |line: &str| ToolFailure::new(format!("apt-get says what is not understood: {line:?}"));
+fn installed(dir: &Path) -> Result<Vec<Installed>, ToolFailure> {
+    let path = dir.join("status");
+    let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
+    let package = |stanza: &str| {
+        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let (name, architecture, version) = (field("Package")?, field("Architecture")?, field("Version")?);
+        Some(Installed { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() })
+    };
+    Ok(text.split("\n\n").filter_map(package).collect())
+}
+
+/// Reads what apt-get prints for `--print-uris --verbose-versions`: addresses, each on a line that begins with a quote, and
+/// lists of packages under titles, each on a line that is indented by three blanks (apt's `private-install.cc` and
+/// `private-output.h`). Of the lists only what is removed counts, and of the other lines none.
+fn read_answer(request: &ResolveRequest, text: &str, installed: &[Installed]) -> Result<ResolveResult, ToolFailure> {
+    let strange = |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
     let mut result = ResolveResult::default();
     let mut removing = false;
     for line in text.lines() {
         if line.starts_with('\'') {
-            result.install.push(read_uri(request, line).ok_or_else(|| strange(line))?);
+            let package = read_uri(request, line);
+            result.install.push(package.ok_or_else(|| strange("names a package's file in an unknown form", line))?);
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
-            let package = read_removed(entry, &request.architecture, installed);
-            result.remove.push(package.ok_or_else(|| strange(line))?);
+            let Some(package) = read_removed(entry, &request.architecture, installed) else {
+                return Err(strange("removes a package that is not installed", line));
+            };
+            let Installed { name, architecture, version } = package;
+            result.remove.push((name.clone(), architecture.clone(), version.clone()));
         } else {
             removing = line.starts_with("The following packages will be REMOVED:");
         }
@@ -233,18 +240,16 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     Some(ResolvedPackage { name, architecture, version, source, path, size, sha256 })
 }
 
-/// Reads `NAME (VERSION)`, `NAME:ARCHITECTURE (VERSION)`, and the same with a `*` for what is purged.
-fn read_removed(entry: &str, native: &str, installed: &[(String, String)]) -> Option<(String, String, String)> {
-    let (name, version) = entry.split_once(" (")?;
-    let version = version.strip_suffix(')')?.to_owned();
-    let name = name.trim_end_matches('*');
-    if let Some((name, architecture)) = name.split_once(':') {
-        return Some((name.to_owned(), architecture.to_owned(), version));
-    }
-    // Apt calls what is for all machines by the name of this one.
-    let architectures = installed.iter().filter(|(known, _)| known == name).map(|(_, architecture)| architecture);
-    let own = architectures.into_iter().find(|architecture| *architecture == native || *architecture == "all")?;
-    Some((name.to_owned(), own.clone(), version))
+/// Reads `NAME[:ARCHITECTURE][*][ (VERSION)]`, with the asterisk where it is purged, and finds what is meant. The version is
+/// not believed: apt 2.6 prints the one that could be installed, and none where a conflict has ruled out all of them.
+fn read_removed<'i>(entry: &str, native: &str, installed: &'i [Installed]) -> Option<&'i Installed> {
+    let name = entry.split_once(" (").map_or(entry, |(name, _)| name).trim_end_matches('*');
+    let (name, architecture) = name.split_once(':').map_or((name, None), |(name, own)| (name, Some(own)));
+    installed.iter().find(|package| {
+        let own = package.architecture.as_str();
+        // Apt calls what is for all machines by the name of this one.
+        package.name == name && architecture.map_or(own == native || own == "all", |architecture| own == architecture)
+    })
 }
 
 /// Decodes what is percent-encoded.
@@ -326,4 +331,53 @@ fn explain(output: &Output) -> ResolveOutcome {
     let reason = unmet.or_else(held).or_else(essential).unwrap_or(errors).join("\n");
     let reason = if reason.is_empty() { format!("apt-get ended with {}", output.status) } else { reason };
     ResolveOutcome::Refused { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A package that dpkg's status text lists.
+    fn known(name: &str, architecture: &str, version: &str) -> Installed {
+        Installed { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() }
+    }
+
+    #[test]
+    fn removals_are_read_in_every_form_that_apt_prints_them_in() {
+        let request = ResolveRequest { architecture: "amd64".to_owned(), ..ResolveRequest::default() };
+        let installed = [
+            known("timesyncd", "amd64", "252.36-1"),
+            known("docs", "all", "1:2.0~rc1-1"),
+            known("lib", "i386", "1.0"),
+            known("lib", "amd64", "1.0"),
+        ];
+        let answer = |removed: &str| {
+            let text = format!(
+                "Reading package lists...\nBuilding dependency tree...\nReading state information...\n\
+                 The following packages were automatically installed and are no longer required:\n   other (9)\n   more\n\
+                 Use 'apt autoremove' to remove them.\nThe following packages will be REMOVED:\n{removed}\
+                 The following NEW packages will be installed:\n   chrony (4.3-2)\n   nothing\n\
+                 0 upgraded, 1 newly installed, 4 to remove and 0 not upgraded.\nNeed to get 0 B/291 kB of archives.\n\
+                 After this operation, 1 B of additional disk space will be used.\n"
+            );
+            read_answer(&request, &text, &installed).map(|result| result.remove).map_err(|failure| failure.message)
+        };
+        let all: Vec<_> = [
+            ("docs", "all", "1:2.0~rc1-1"),
+            ("lib", "amd64", "1.0"),
+            ("lib", "i386", "1.0"),
+            ("timesyncd", "amd64", "252.36-1"),
+        ]
+        .map(|(name, architecture, version)| (name.to_owned(), architecture.to_owned(), version.to_owned()))
+        .into();
+        // Apt 3.0 prints what is installed, 2.6 what could be, or nothing.
+        for removed in [
+            "   docs (1:2.0~rc1-1)\n   lib (1.0)\n   lib:i386 (1.0)\n   timesyncd (252.36-1)\n",
+            "   docs* (1:2.0-1)\n   lib\n   lib:i386* (2.0)\n   timesyncd*\n",
+        ] {
+            assert_eq!(answer(removed).unwrap(), all, "{removed}");
+        }
+        let refused = "apt-get's answer removes a package that is not installed: \"   lib:arm64 (1.0)\"";
+        assert_eq!(answer("   lib:arm64 (1.0)\n").unwrap_err(), refused);
+    }
 }

@@ -85,6 +85,8 @@ pub enum Slot {
     },
     /// A file or directory of the user's, relative to the recipe's directory.
     Local(String),
+    /// The same where the times of its files count.
+    LocalWithTimes(String),
     /// The tree of tools that the lock names.
     Toolbox,
     /// What an earlier unit of work of the same stage made: its disk, its single file, or its file of this name.
@@ -203,6 +205,8 @@ pub enum Step {
         mode: Option<u32>,
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
+        /// Whether files keep their own times; else they get the Action's `source_date_epoch`.
+        keep_times: bool,
     },
     /// Writes a text into a file of the guest.
     WriteFile {
@@ -485,8 +489,8 @@ impl Describe for Step {
                 sink.put(Atom::Variant(1, "command"));
                 field(sink, "command", line);
             }
-            Step::CopyIn { input, dest, mode, owner } => {
-                sink.put(Atom::Variant(2, "copy"));
+            Step::CopyIn { input, dest, mode, owner, keep_times } => {
+                sink.put(if *keep_times { Atom::Variant(9, "copy with times") } else { Atom::Variant(2, "copy") });
                 field(sink, "source", input);
                 field(sink, "dest", dest);
                 field(sink, "mode", mode);

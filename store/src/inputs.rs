@@ -35,6 +35,8 @@ pub struct InputFile {
     pub blob: BlobRef,
     /// Its permission bits.
     pub mode: u32,
+    /// When it was last written: whole seconds since 1970, not before.
+    pub modified: u64,
 }
 
 /// What is remembered of one file.
@@ -92,9 +94,11 @@ pub struct TreeEntry {
     pub path: String,
     /// What it is.
     pub node: TreeNode,
+    /// When it was last changed: whole seconds since 1970, not before. Enters digests only where it is asked for.
+    pub modified: u64,
 }
 
-/// What an entry of a tree is. Times and owners do not enter.
+/// What an entry of a tree is. Owners do not enter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeNode {
     /// A directory, with its permission bits.
@@ -107,14 +111,14 @@ pub enum TreeNode {
 
 impl Describe for TreeEntry {
     fn describe(&self, sink: &mut dyn Sink) {
-        let TreeEntry { path, node } = self;
+        let TreeEntry { path, node, modified: _ } = self;
         field(sink, "path", path);
         match node {
             TreeNode::Dir(mode) => {
                 sink.put(Atom::Variant(0, "dir"));
                 field(sink, "mode", mode);
             }
-            TreeNode::File(InputFile { blob, mode }) => {
+            TreeNode::File(InputFile { blob, mode, modified: _ }) => {
                 sink.put(Atom::Variant(1, "file"));
                 field(sink, "content", &blob.digest.0);
                 field(sink, "mode", mode);
@@ -132,6 +136,28 @@ pub fn tree_digest(entries: &[TreeEntry]) -> TreeDigest {
     let mut sorted = entries.to_vec();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
     TreeDigest(key::digest(Hasher::new(domain::TREE), &sorted))
+}
+
+/// An entry whose time counts.
+struct Timed(TreeEntry);
+
+impl Describe for Timed {
+    fn describe(&self, sink: &mut dyn Sink) {
+        self.0.describe(sink);
+        field(sink, "modified", &self.0.modified);
+    }
+}
+
+/// The digest of a tree of files where the times at which they were changed count as well.
+pub fn timed_tree_digest(entries: &[TreeEntry]) -> TreeDigest {
+    let mut sorted: Vec<_> = entries.iter().cloned().map(Timed).collect();
+    sorted.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+    TreeDigest(key::digest(Hasher::new(domain::TREE), &sorted))
+}
+
+/// When a file was last written, in whole seconds since 1970: what no file system and no archive rounds.
+pub fn modified(stat: &Metadata) -> u64 {
+    u64::try_from(stat.mtime()).unwrap_or(0)
 }
 
 impl Store {
@@ -178,7 +204,8 @@ impl Store {
             let remember = |result: Result<(Metadata, BlobDigest, bool)>| {
                 let (stat, digest, read) = result?;
                 cache.remember(&stat, digest, read, now);
-                Ok(InputFile { blob: BlobRef { digest, size: stat.len() }, mode: stat.mode() & 0o7777 })
+                let blob = BlobRef { digest, size: stat.len() };
+                Ok(InputFile { blob, mode: stat.mode() & 0o7777, modified: modified(&stat) })
             };
             results.into_iter().map(remember).collect()
         })
@@ -331,11 +358,12 @@ mod tests {
 
     #[test]
     fn tree_digests_are_pinned_and_do_not_depend_on_order() {
-        let file = InputFile { blob: BlobRef { digest: BlobDigest::of(b"x"), size: 1 }, mode: 0o644 };
-        let entries = [
-            TreeEntry { path: "b".to_owned(), node: TreeNode::File(file) },
-            TreeEntry { path: "a".to_owned(), node: TreeNode::Dir(0o755) },
-            TreeEntry { path: "c".to_owned(), node: TreeNode::Symlink("b".to_owned()) },
+        let file = InputFile { blob: BlobRef { digest: BlobDigest::of(b"x"), size: 1 }, mode: 0o644, modified: 7 };
+        let entry = |path: &str, node| TreeEntry { path: path.to_owned(), node, modified: 7 };
+        let mut entries = [
+            entry("b", TreeNode::File(file)),
+            entry("a", TreeNode::Dir(0o755)),
+            entry("c", TreeNode::Symlink("b".to_owned())),
         ];
         let digest = tree_digest(&entries);
         let mut reversed = entries.to_vec();
@@ -343,5 +371,12 @@ mod tests {
         assert_eq!(tree_digest(&reversed), digest);
         // A change here is a format break: bump the store's format version.
         assert_eq!(digest.short(), "f7e779206f54");
+        // Times count only where they are asked for.
+        let timed = timed_tree_digest(&entries);
+        assert_eq!(timed_tree_digest(&reversed), timed);
+        entries[2].modified = 8;
+        assert_eq!(tree_digest(&entries), digest);
+        assert_ne!(timed_tree_digest(&entries), timed);
+        assert_ne!(timed, digest);
     }
 }

@@ -109,6 +109,34 @@ fn packages_are_held_upgraded_removed_and_not_left_behind() {
 }
 
 #[test]
+fn a_package_takes_the_place_of_one_that_it_conflicts_with() {
+    let mut site = Site::new();
+    let clock = |name: &str| {
+        let package = Package::new(name, "1.0").field("Provides", "clock").field("Conflicts", "clock");
+        package.field("Replaces", "clock").file("usr/share/clock", &format!("{name}\n"))
+    };
+    site.repository.add("stable", "main", &clock("clock-1"));
+    site.repository.add("stable", "main", &Package::new("needs-first", "1.0").depends("clock-1"));
+    site.repository.add("stable", "main", &Package::new("against", "1.0").field("Conflicts", "small (<< 2)"));
+    site.publish(&clock("clock-2"));
+    let first = site.packages("first", "base", "install = [\"clock-1\", \"needs-first\", \"small\"]");
+    site.recipe(&first);
+    site.build(&[]).ok();
+    // What is installed is in no archive any more as it is.
+    site.publish(&Package::new("small", "1.1"));
+    let then = "stage \"packages\" \"second\" {\n  from = stage.first\n  install = [\"clock-2\", \"against\"]\n}\n";
+    site.recipe(&format!("{first}{then}"));
+    site.build(&[]).ok();
+    let lock = site.lock();
+    let (_, removed) = lock.split_once("removed = [\n").unwrap();
+    let line = |name: &str| format!("  {{ name = \"{name}\", version = \"1.0\", architecture = \"all\" }},\n");
+    assert_eq!(removed, ["clock-1", "needs-first", "small"].map(line).concat() + "]\n");
+    assert_eq!(installed(&site, "second", "clock-1 clock-2 needs-first against"), "against 1.0\nclock-2 1.0\n");
+    assert_eq!(site.project.in_guest("second", "cat /usr/share/clock; ls /usr/share/small* || true"), "clock-2\n");
+    assert_eq!(site.ok(&["update", "second"]), "nothing is newer: the lock stays as it is\n");
+}
+
+#[test]
 fn questions_are_answered() {
     let mut site = Site::new();
     let postinst = ". /usr/share/debconf/confmodule\ndb_get asks/colour\necho \"$RET\" >/colour";

@@ -233,3 +233,37 @@ stage "packages" "more" {{
     let log = project.ok(&["log", "tools"]);
     assert!(!format!("{log}{lock}{}{}", ran.stderr, project.claims()).contains("s3same"), "{log}");
 }
+
+#[test]
+fn debians_own_packages_take_the_place_of_those_that_they_conflict_with() {
+    let install = |name: &str, from: &str, package: &str| {
+        format!("stage \"packages\" \"{name}\" {{\n  from = stage.{from}\n  install = [\"{package}\"]\n}}\n")
+    };
+    let project = project(
+        &[
+            install("timesyncd", "base", "systemd-timesyncd"),
+            install("chrony", "timesyncd", "chrony"),
+            install("ntpsec", "timesyncd", "ntpsec"),
+            install("postfix", "base", "postfix"),
+            install("exim", "postfix", "exim4-daemon-light"),
+        ]
+        .concat(),
+    );
+    // From the host's own mirror: what the tests' frozen one has does not conflict.
+    project.ok(&["update"]);
+    let lock = project.read("impasto.lock");
+    for (stage, gone) in [("chrony", "systemd-timesyncd"), ("ntpsec", "systemd-timesyncd"), ("exim", "postfix")] {
+        let entry =
+            lock.split("\n[[stage]]").find(|entry| entry.starts_with(&format!("\nname = \"{stage}\""))).unwrap();
+        let removed = entry.split_once("removed = [\n").expect(stage).1;
+        let version = removed.strip_prefix(&format!("  {{ name = \"{gone}\", version = \"")).expect(stage);
+        assert!(version.contains("\", architecture = \"amd64\" },\n]"), "{removed}");
+    }
+    project.ok(&["fetch", "chrony"]);
+    // Nobody listens there.
+    let offline = project.run(&["build", "chrony", "--locked", "--mirror", "http://127.0.0.1:9/debian"]);
+    assert_eq!(offline.code, 0, "{}", offline.stderr);
+    let shown = project.in_guest("chrony", "chronyd --version; dpkg-query -W -f '${Status}' systemd-timesyncd");
+    assert!(shown.starts_with("chronyd (chrony) version "), "{shown}");
+    assert!(shown.trim_end().ends_with("\nunknown ok not-installed"), "{shown}");
+}

@@ -174,6 +174,11 @@ impl Repository {
         path
     }
 
+    /// Adds a paragraph as it is, of a package that need not exist; `name` only tells it from others.
+    pub(crate) fn add_paragraph(&mut self, suite: &str, component: &str, name: &str, paragraph: String) {
+        self.component(suite, component).insert((name.to_owned(), "all".to_owned()), paragraph);
+    }
+
     /// Leaves packages of a name out from now on; their files stay.
     pub(crate) fn remove(&mut self, suite: &str, component: &str, name: &str) {
         self.component(suite, component).retain(|(other, _), _| other != name);

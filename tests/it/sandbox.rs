@@ -228,6 +228,7 @@ fn inputs_are_copied_with_mode_and_owner() {
         mode,
         owner,
         kind,
+        modified: None,
     };
     let builder = || Some(Owner { user: "builder".to_owned(), group: "1000".to_owned() });
     let steps = vec![
@@ -272,6 +273,7 @@ fn a_tar_stream_cannot_lead_out_of_its_directory() {
         mode: None,
         owner: None,
         kind: InputKind::Tar,
+        modified: None,
     };
     let inputs = vec![Input { name: "tree".to_owned(), mode: 0o644, content: Content::Bytes(&tar) }];
     let finished = bench.run(Job { steps: vec![step], inputs, ..bench.job() }).unwrap();

@@ -319,6 +319,48 @@ fn upgrading_installing_and_removing_lead_to_one_state() {
 }
 
 #[test]
+fn what_a_conflict_removes_is_known_whatever_version_apt_prints() {
+    let (work, request) = small();
+    let clock = "Provides: clock\nConflicts: clock\nReplaces: clock\n";
+    let same = "Multi-Arch: same\n";
+    let stable = [
+        // As chrony and systemd-timesyncd: each is what the other cannot be beside.
+        stanza("clock-1", "1.0", "all", clock),
+        stanza("clock-2", "1.0", "all", clock),
+        stanza("newer", "2.0", "all", ""),
+        stanza("against-newer", "1.0", "all", "Conflicts: newer\n"),
+        stanza("breaks-newer", "1.0", "all", "Breaks: newer (<< 3)\n"),
+        stanza("against-local", "1.0", "all", "Conflicts: local\n"),
+        stanza("against-both", "1.0", "amd64", "Conflicts: lib\n"),
+        stanza("lib", "1.0", "amd64", same),
+    ];
+    work.write("apt/sources/stable/main/binary-amd64/Packages", stable.concat());
+    work.write("apt/sources/stable/main/binary-arm64/Packages", stanza("lib", "1.0", "arm64", same));
+    let lib = installed("lib", "1.0", "install", same);
+    let status = [
+        installed("clock-1", "1.0", "install", clock),
+        installed("newer", "1.0", "install", ""),
+        installed("local", "0~odd", "install", ""),
+        installed("needs-local", "1.0", "install", "Depends: local\n"),
+        lib.replace("Architecture: all", "Architecture: amd64"),
+        lib.replace("Architecture: all", "Architecture: arm64"),
+    ];
+    work.write("apt/status", status.concat());
+    work.write("apt/extended_states", "");
+    let ask = |packages: &[&str]| {
+        let foreign = names(&["arm64"]);
+        short(&work.resolved(&ResolveRequest { install: names(packages), foreign, ..request.clone() }))
+    };
+    assert_eq!(ask(&["clock-2"]), "+clock-2 1.0 all stable\n-clock-1 1.0 all");
+    assert_eq!(ask(&["against-newer"]), "+against-newer 1.0 all stable\n-newer 1.0 all");
+    assert_eq!(ask(&["breaks-newer"]), "+breaks-newer 1.0 all stable\n-newer 1.0 all");
+    assert_eq!(ask(&["newer-"]), "-newer 1.0 all", "what is installed, and not what could be");
+    assert_eq!(ask(&["against-local"]), "+against-local 1.0 all stable\n-local 0~odd all\n-needs-local 1.0 all");
+    assert_eq!(ask(&["against-both"]), "+against-both 1.0 amd64 stable\n-lib 1.0 amd64\n-lib 1.0 arm64");
+    assert_eq!(ask(&["lib:arm64-"]), "-lib 1.0 arm64");
+}
+
+#[test]
 fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
     let (work, request) = small();
     let mut text = String::new();

@@ -119,6 +119,13 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         Ok(())
     }
 
+    /// Whether an inode's modification time is one that files were to keep.
+    fn is_kept(&self, raw: &[u8]) -> bool {
+        let more = field(raw, MTIME_EXTRA).unwrap_or(0);
+        let second = u64::try_from(decode(le32(raw, MTIME), more));
+        more >> 2 == 0 && second.is_ok_and(|second| self.kept.contains(&second))
+    }
+
     /// The parts of a table of things of `size` bytes that lie wholly in chunks that may differ.
     fn present_pieces(&self, table: Range<u64>, size: u64) -> Vec<Range<u64>> {
         let mut pieces: Vec<Range<u64>> = Vec::new();
@@ -153,8 +160,14 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         }
         let mut settled = raw.to_vec();
         let epoch = i64::try_from(self.epoch).ok()?;
+        // What this run did not write is of the time of who did.
+        let unwritten =
+            |old: &[u8]| le32(old, MTIME) == le32(raw, MTIME) && field(old, MTIME_EXTRA) == field(raw, MTIME_EXTRA);
+        let keeps_mtime = old.is_some_and(unwritten) || self.is_kept(raw);
         for (low, extra) in TIMES {
-            clamp(&mut settled, low, extra, epoch);
+            if low != MTIME || !keeps_mtime {
+                clamp(&mut settled, low, extra, epoch);
+            }
         }
         // Such as a directory in which a file was for a while.
         if let Some(old) = old.filter(|old| same_but_for_bookkeeping(&settled, old)) {

@@ -8,6 +8,7 @@ mod inodes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 
@@ -51,6 +52,9 @@ pub struct Settle<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
     pub is_present: &'a dyn Fn(u64) -> bool,
     /// The last time that a changed inode may have, in seconds since 1970.
     pub epoch: u64,
+    /// Modification times that stay although they are later, in whole seconds since 1970: those of files that were to keep
+    /// theirs. What is written in the run itself has fractions of a second.
+    pub kept: &'a BTreeSet<u64>,
 }
 
 impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
@@ -68,7 +72,8 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
             let before = Window::new(self.before, start, size);
             if let Some(now) = Volume::read(&after)? {
                 let was = Volume::read_before(&before, &now)?;
-                let pair = Pair { now: &now, was: was.as_ref(), start, is_present: self.is_present, epoch: self.epoch };
+                let Settle { is_present, epoch, kept, .. } = *self;
+                let pair = Pair { now: &now, was: was.as_ref(), start, is_present, epoch, kept };
                 pair.patches(&mut patches)?;
             }
         }
@@ -146,6 +151,7 @@ struct Pair<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
     start: u64,
     is_present: &'a dyn Fn(u64) -> bool,
     epoch: u64,
+    kept: &'a BTreeSet<u64>,
 }
 
 impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {

@@ -78,7 +78,9 @@ fn check(image: &Path) {
 
 fn patches(before: &[u8], after: &[u8], epoch: u64, is_present: &dyn Fn(u64) -> bool) -> Vec<Patch> {
     let layout = read_layout(after).unwrap();
-    Settle { before, after, layout: &layout, mounted: &[0], is_present, epoch }.patches().unwrap()
+    Settle { before, after, layout: &layout, mounted: &[0], is_present, epoch, kept: &BTreeSet::new() }
+        .patches()
+        .unwrap()
 }
 
 fn apply(disk: &mut [u8], patches: &[Patch]) {

@@ -129,7 +129,7 @@ impl Asked<'_, '_> {
                         version: package.version,
                         architecture: package.architecture,
                         size: package.size,
-                        sha256,
+                        sha256: sha256.to_ascii_lowercase(),
                         archive: Some(archive.source.name.clone()),
                         path: package.path.trim_start_matches("./").to_owned(),
                     }

@@ -48,7 +48,20 @@ const ENTRY: &[ParamSpec] = &[
         Type::Text,
         "`user`, `user:group` or numbers, as the image knows them. Default: root.",
     ),
+    ParamSpec::optional(
+        "mtime",
+        Type::OneOf(MTIMES),
+        "The time of the files in the image: \"epoch\" is the recipe's source_date_epoch, \"keep\" each file's own in whole \
+         seconds, which is then part of the stage's key. Default: \"epoch\". Web servers make `ETag` and `Last-Modified` of \
+         time and length: with \"epoch\" browsers do not see an edit that leaves the length.",
+    ),
 ];
+
+/// Values of `mtime`.
+const MTIMES: &[&str] = &["epoch", KEEP];
+
+/// The value of `mtime` with which files keep their times.
+const KEEP: &str = "keep";
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
@@ -69,13 +82,26 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         };
         let mode = entry("mode").and_then(Value::as_str).and_then(parse_mode);
         let owner = entry("owner").and_then(Value::as_str).map(str::to_owned);
+        let keep_times = entry("mtime").and_then(Value::as_str) == Some(KEEP);
         let source = if let Data::Object(_) = value.data { entry("source") } else { Some(value) };
         let index = action.steps.len();
         match (source.and_then(common::file_slot), entry("content")) {
+            (Some(Slot::Stage(_) | Slot::StageFile { .. }), None) if keep_times => errors.push(
+                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: what stages make has no time"))
+                    .help("leave `mtime` out: the file gets the recipe's source_date_epoch"),
+            ),
+            (None, Some(_)) if keep_times => errors.push(
+                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: a text has no time"))
+                    .help("leave `mtime` out: the file gets the recipe's source_date_epoch"),
+            ),
             (Some(slot), None) => {
+                let slot = match slot {
+                    Slot::Local(path) if keep_times => Slot::LocalWithTimes(path),
+                    slot => slot,
+                };
                 let input = format!("{index:04}-{}", name_of(&slot));
                 action.inputs.insert(input.clone(), slot);
-                action.steps.push(Step::CopyIn { input, dest: dest.clone(), mode, owner });
+                action.steps.push(Step::CopyIn { input, dest: dest.clone(), mode, owner, keep_times });
             }
             (None, Some(content)) => {
                 if let Some(origin) = &content.origin {
@@ -103,7 +129,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
 /// A short name for people: the last part of a path, or the file's name.
 fn name_of(slot: &Slot) -> &str {
     let path = match slot {
-        Slot::Local(path) => path,
+        Slot::Local(path) | Slot::LocalWithTimes(path) => path,
         Slot::StageFile { file, .. } => file,
         Slot::Stage(stage) => stage,
         Slot::Unit { .. } => "unit",
