@@ -361,9 +361,14 @@ fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem
     // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
     if (kind, probe) == ("ext4", false) {
         // Inode tables that mke2fs left to the kernel would be zeroed as far as the job's time allows.
-        let mount = |options| mount_at(&source, target, kind, flags, &format!("noinit_itable,{options}"));
-        let [with_journal, without] = placement::OPTIONS;
-        return mount(with_journal).or_else(|_| mount(without));
+        let mut result = Ok(());
+        for options in placement::OPTIONS {
+            result = mount_at(&source, target, kind, flags, &format!("noinit_itable,{options}"));
+            if result.is_ok() {
+                break;
+            }
+        }
+        return result;
     }
     let data = match (kind, probe) {
         ("ext4", true) => "noload",

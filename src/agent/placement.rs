@@ -5,6 +5,7 @@
 //! * `data=writeback`: blocks of a deleted file can be used again at once, not after the next commit of the journal, which
 //!   any program on the host may cause by `sync`. What it takes away is order after a crash, and no disk is kept then.
 //! * `commit`: blocks of directories and maps still wait for a commit, so none comes by itself every five seconds.
+//! * `no_prefetch_block_bitmaps`: a thread that reads bitmaps behind the mount decides which groups are looked at first.
 //! * `mb_group_prealloc`: small files share a piece of the disk with others that were written on the same CPU.
 
 use std::io::Write;
@@ -14,8 +15,14 @@ use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 
 use crate::protocol::Device;
 
-/// Mount options for a file system with and without a journal: the kernel refuses what concerns one where there is none.
-pub(crate) const OPTIONS: [&str; 2] = ["nodelalloc,data=writeback,commit=86400", "nodelalloc"];
+/// Mount options, of which the first that the kernel takes shall hold: it refuses what concerns a journal where there is
+/// none, and Linux before 5.13 does not know the last.
+pub(crate) const OPTIONS: [&str; 4] = [
+    "nodelalloc,data=writeback,commit=86400,no_prefetch_block_bitmaps",
+    "nodelalloc,no_prefetch_block_bitmaps",
+    "nodelalloc,data=writeback,commit=86400",
+    "nodelalloc",
+];
 
 /// Where the kernel's settings of mounted file systems are; to be opened while the host's `/sys` can be named.
 pub(crate) struct Settings(Option<OwnedFd>);

@@ -125,10 +125,10 @@ impl Labels {
             for number in 1..=ext.identity().inodes {
                 let Ok(place) = ext.inode_place(number) else { continue };
                 labels.add(start, place, Purpose::Inodes);
-                match ext.inode(number).and_then(|inode| labels.inode(&ext, start, &inode)) {
-                    Err(ReadError::Io(error)) => return Err(error),
-                    // Not in use, or not understood.
-                    Ok(()) | Err(_) => {}
+                // What else goes wrong: it is not in use, or not understood.
+                if let Err(ReadError::Io(error)) = ext.inode(number).and_then(|inode| labels.inode(&ext, start, &inode))
+                {
+                    return Err(error);
                 }
             }
         }
