@@ -12,6 +12,7 @@ mod files;
 mod mounts;
 mod nodes;
 mod patch;
+mod placement;
 #[path = "../sandbox/protocol.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each side uses its half; for impasto it is public")]
 mod protocol;

@@ -18,6 +18,7 @@ use rustix::process::{chdir, pivot_root, umask};
 
 use crate::bounded;
 use crate::nodes;
+use crate::placement;
 use crate::protocol::{CACHES, DiskNode, Problem, ProblemKind, RUN_DIR, Setup};
 use crate::sys;
 
@@ -77,6 +78,7 @@ impl World {
         umask(Mode::empty());
         let trees = open_trees(&setup.trees)?;
         let caches = open_trees(&setup.caches)?;
+        let settings = placement::Settings::open();
         enter_scaffold(&setup.disk)?;
         let root = choose_root(&setup)?;
         let disk = Path::new("/disk");
@@ -86,6 +88,8 @@ impl World {
         let mut world = Self { root: root.number, directory, trail: Vec::new(), setup: setup.clone() };
         world.mount_kernel()?;
         world.mount_fstab()?;
+        let mounted = world.mounted();
+        setup.disk.iter().filter(|node| mounted.contains(&node.number)).for_each(|node| settings.apply(node.device));
         for (path, content) in &setup.overlays {
             world.overlay(Path::new(path), content)?;
         }
@@ -354,10 +358,20 @@ fn enter(root: &Path) -> Result<(), Problem> {
 fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem> {
     let kind = node.mount_type.as_deref().unwrap_or_default();
     let source = format!("/dev/{}", nodes::name(node.number));
-    let data = match (kind, probe) {
-        // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
+    let flags = if probe { MountFlags::RDONLY } else { MountFlags::empty() } | MountFlags::NOATIME;
+    // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
+    if (kind, probe) == ("ext4", false) {
         // Inode tables that mke2fs left to the kernel would be zeroed as far as the job's time allows.
-        ("ext4", false) => "noinit_itable",
+        let mut result = Ok(());
+        for options in placement::OPTIONS {
+            result = mount_at(&source, target, kind, flags, &format!("noinit_itable,{options}"));
+            if result.is_ok() {
+                break;
+            }
+        }
+        return result;
+    }
+    let data = match (kind, probe) {
         ("ext4", true) => "noload",
         // Several sandboxes mount the same image, so the same UUID, at the same time.
         ("xfs", false) => "discard,nouuid",
@@ -365,8 +379,7 @@ fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem
         ("btrfs", false) => "discard",
         _ => "",
     };
-    let flags = if probe { MountFlags::RDONLY } else { MountFlags::empty() };
-    mount_at(&source, target, kind, flags | MountFlags::NOATIME, data)
+    mount_at(&source, target, kind, flags, data)
 }
 
 /// The node of the root; where several are possible the only one that holds a shell.

@@ -4,8 +4,10 @@
 //! [`Report`].
 //!
 //! * [`stage`] compares what a stage gave twice; `tar` reads the trees that stages make as archives.
+//! * [`bytes`] counts what differs where content does not.
 //! * [`causes`] knows where differences usually come from.
 
+pub mod bytes;
 pub mod causes;
 mod render;
 pub mod stage;
@@ -13,6 +15,7 @@ mod tar;
 
 use serde::Serialize;
 
+use bytes::Bytes;
 use causes::Cause;
 
 /// What an audit found. As JSON it is what `impasto audit --json` prints.
@@ -53,6 +56,9 @@ pub struct Stage {
     pub files: Vec<Difference>,
     /// How many differences an earlier stage is answerable for.
     pub inherited: usize,
+    /// Of an equal disk that is not identical: the bytes that differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Bytes>,
 }
 
 /// One thing that differs.

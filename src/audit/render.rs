@@ -2,7 +2,7 @@
 //! Knows lines; what is in them was neutralised before.
 
 use super::{Report, Stage, Verdict};
-use crate::ui::columns;
+use crate::ui::{self, columns};
 
 /// Differences of a stage that are shown; JSON has all.
 const SHOWN: usize = 40;
@@ -12,7 +12,7 @@ pub(super) fn render(report: &Report) -> String {
     for stage in &report.stages {
         let (word, note) = match stage.verdict {
             Verdict::Identical => ("identical", String::new()),
-            Verdict::Equal => ("equal", "same content, placed otherwise on the disk".to_owned()),
+            Verdict::Equal => ("equal", elsewhere(stage)),
             Verdict::Different => ("DIFFERENT", note(stage)),
         };
         rows.push(vec![format!("  {}", stage.stage), word.to_owned(), note]);
@@ -37,6 +37,17 @@ pub(super) fn render(report: &Report) -> String {
     let rows: Vec<_> = report.varied.iter().map(row).collect();
     text += &format!("\nbuilt twice, the second time under other conditions:\n{}", columns(&rows));
     text
+}
+
+/// What differs between disks of the same content, the most first.
+fn elsewhere(stage: &Stage) -> String {
+    let text = "same content, placed otherwise on the disk";
+    let Some(found) = &stage.bytes else { return text.to_owned() };
+    let mut purposes: Vec<_> = found.purposes.iter().collect();
+    purposes.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    let purposes: Vec<_> =
+        purposes.iter().map(|(purpose, bytes)| format!("{} {}", purpose.word(), ui::bytes(**bytes))).collect();
+    format!("{text}: {} in {} chunks ({})", ui::bytes(found.bytes), found.chunks, purposes.join(", "))
 }
 
 fn note(stage: &Stage) -> String {

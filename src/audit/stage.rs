@@ -11,7 +11,7 @@ use impasto_store::{Error as StoreError, Store};
 
 use super::causes::{Run, Seen, cause};
 use super::tar::Archive;
-use super::{Difference, Stage, Verdict};
+use super::{Difference, Stage, Verdict, bytes};
 use crate::diff::contents::{Contents, OnDisk};
 use crate::diff::plain;
 use crate::guest::View;
@@ -111,7 +111,15 @@ pub fn stage(
         (false, 0) => Verdict::Equal,
         _ => Verdict::Different,
     };
-    Ok((Stage { stage: name.to_owned(), verdict, files, inherited }, known))
+    let bytes = match (verdict, first.outputs.disk, second.outputs.disk) {
+        (Verdict::Equal, Some(a), Some(b)) if known.moved => {
+            let (a, b) = (first.store.disk_reader(&a.layer)?, second.store.disk_reader(&b.layer)?);
+            let unreadable = |error| CompareError::Read { stage: name.to_owned(), source: ReadError::Io(error) };
+            Some(bytes::compare(&a, &b).map_err(unreadable)?)
+        }
+        _ => None,
+    };
+    Ok((Stage { stage: name.to_owned(), verdict, files, inherited, bytes }, known))
 }
 
 struct Comparison<'a> {

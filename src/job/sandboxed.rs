@@ -135,13 +135,15 @@ impl Job {
     }
 
     /// Copies an input to where nobody else writes: its permission bits, and what it is there. The files of a tree get the
-    /// time `epoch`, in seconds since 1970, or keep their own where that is none.
+    /// time `epoch`, in seconds since 1970, or keep their own where that is none. `is_listed` is whether a program may list
+    /// a directory of it: in which order that happens differs between builds.
     pub(super) fn lay_out(
         &self,
         input: &JobInput,
         epoch: Option<u64>,
         file: &mut File,
         path: &Path,
+        is_listed: bool,
     ) -> Result<(u32, InputKind), JobError> {
         Ok(match input {
             JobInput::Local { path: from, input: Input::File(planned), scope } => {
@@ -150,7 +152,7 @@ impl Job {
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                if is_listed && self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
                     // Directories come before what they hold.
                     entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
@@ -181,12 +183,11 @@ impl Job {
         for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
-            let kept = keeps_times(action, name);
-            let epoch = (!kept).then(|| action.source_date_epoch.unwrap_or_default());
-            let (mode, kind) = self.lay_out(input, epoch, &mut file, &path)?;
-            kinds.insert(name.clone(), kind);
             let used_by_step =
                 action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
+            let epoch = (!keeps_times(action, name)).then(|| action.source_date_epoch.unwrap_or_default());
+            let (mode, kind) = self.lay_out(input, epoch, &mut file, &path, !used_by_step)?;
+            kinds.insert(name.clone(), kind);
             let name = match kind {
                 // A tree that scripts read is laid out beside the files, under its own name.
                 InputKind::Tar if !used_by_step => {

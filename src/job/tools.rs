@@ -89,7 +89,7 @@ impl Job {
     /// Copies the tree to where nobody else writes.
     fn lay_out_tree(&self, input: &str, epoch: u64, path: &Path) -> Result<(), JobError> {
         let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
-        self.lay_out(input, Some(epoch), &mut create(path)?, path)?;
+        self.lay_out(input, Some(epoch), &mut create(path)?, path, true)?;
         Ok(())
     }
 

@@ -58,6 +58,7 @@ mod store;
 mod toolbox;
 mod torture;
 mod tree_index;
+mod twins;
 mod units;
 mod vm;
 mod volatile;

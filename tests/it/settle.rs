@@ -172,6 +172,8 @@ fn every_kind_of_file_system_is_in_order_afterwards() {
         let (work, last) = (disk(&project, "work"), disk(&project, "last"));
         assert_eq!(last.cat("/w/200").trim_end_matches('\0'), "200\nmore\n", "{name}");
         for path in ["/w", "/w/0", "/w/l", "/etc"] {
+            let stat = work.debugfs(&format!("stat {path}"));
+            assert!(stat.contains("Generation: 0 "), "{name}: {path}: {stat}");
             let times = times(&work, path);
             let all = ["atime", "ctime", "mtime"].map(|word| times.get(word).map(|time| time[..10].to_owned()));
             // An inode without room for more has no nanoseconds to show.

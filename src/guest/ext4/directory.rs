@@ -107,36 +107,42 @@ fn record_length(entry: &[u8], block: usize) -> usize {
 }
 
 fn sum_is_right(directory: &Inode, block: &[u8], is_first: bool) -> bool {
-    // The index may still have the tail of the names that were there before.
-    let index = if directory.has(FLAG_INDEX) { index_sum_is_right(directory, block, is_first) } else { None };
-    index.unwrap_or_else(|| {
-        let (names, tail) = block.split_at(block.len() - TAIL);
-        let has_tail = le32(tail, 0) == 0 && le16(tail, 4) == TAIL as u16 && tail[6..8] == [0, TAIL_TYPE];
-        has_tail && crc32c(directory.seed, names) == le32(tail, 8)
-    })
+    sum_of(directory, directory.seed, block, is_first).is_some_and(|(at, sum)| le32(block, at) == sum)
 }
 
-/// The checksum of a block of the index: of its entries, and of the tail behind the room for them. `None` where this is
-/// a block of names.
-fn index_sum_is_right(directory: &Inode, block: &[u8], is_first: bool) -> Option<bool> {
+/// Where a directory's block keeps its checksum, and what it must be where it begins with `seed`; `None` where it has no
+/// room for one.
+pub(super) fn sum_of(directory: &Inode, seed: u32, block: &[u8], is_first: bool) -> Option<(usize, u32)> {
+    // The index may still have the tail of the names that were there before.
+    if directory.has(FLAG_INDEX)
+        && let Some(counts) = index_counts(block, is_first)
+    {
+        return index_sum_of(seed, block, counts);
+    }
+    let (names, tail) = block.split_at(block.len() - TAIL);
+    let has_tail = le32(tail, 0) == 0 && le16(tail, 4) == TAIL as u16 && tail[6..8] == [0, TAIL_TYPE];
+    has_tail.then(|| (block.len() - 4, crc32c(seed, names)))
+}
+
+/// Where the counts of a block of the index are; `None` where this is a block of names.
+fn index_counts(block: &[u8], is_first: bool) -> Option<usize> {
     // The root hides behind `.` and `..`, every other behind an entry without inode that fills its block.
-    let counts = if is_first {
-        if le16(block, 4) != 12 || record_length(&block[12..], block.len()) != block.len() - 12 || block[29] != 8 {
-            return None;
-        }
-        32
+    if is_first {
+        let is_root =
+            le16(block, 4) == 12 && record_length(&block[12..], block.len()) == block.len() - 12 && block[29] == 8;
+        is_root.then_some(32)
     } else {
-        if le32(block, 0) != 0 || record_length(block, block.len()) != block.len() {
-            return None;
-        }
-        8
-    };
+        (le32(block, 0) == 0 && record_length(block, block.len()) == block.len()).then_some(8)
+    }
+}
+
+/// The checksum of a block of the index: of its entries, and of the tail behind the room for them.
+fn index_sum_of(seed: u32, block: &[u8], counts: usize) -> Option<(usize, u32)> {
     let (limit, count) = (usize::from(le16(block, counts)), usize::from(le16(block, counts + 2)));
     let tail = counts + limit * INDEX_ENTRY;
     if count > limit || tail + 8 > block.len() {
-        return Some(false);
+        return None;
     }
-    let summed = crc32c(directory.seed, &block[..counts + count * INDEX_ENTRY]);
-    let sum = crc32c(crc32c(summed, &block[tail..tail + 4]), &[0; 4]);
-    Some(sum == le32(block, tail + 4))
+    let summed = crc32c(seed, &block[..counts + count * INDEX_ENTRY]);
+    Some((tail + 4, crc32c(crc32c(summed, &block[tail..tail + 4]), &[0; 4])))
 }

@@ -29,7 +29,7 @@ const REGULAR: u16 = 0x8000;
 const LINK: u16 = 0xa000;
 
 // Offsets of fields.
-const GENERATION: Range<usize> = 0x64..0x68;
+pub(in crate::guest) const GENERATION: Range<usize> = 0x64..0x68;
 const BLOCK: Range<usize> = 0x28..0x64;
 const CHECKSUM_LOW: usize = 0x7c;
 const EXTRA_SIZE: usize = 0x80;

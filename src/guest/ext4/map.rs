@@ -78,6 +78,12 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     }
 }
 
+/// Where a node of an extent tree keeps its checksum, behind the room for its entries, and what it must be.
+pub(super) fn sum_of(seed: u32, node: &[u8]) -> Option<(usize, u32)> {
+    let end = (usize::from(le16(node, 4)) + 1) * ENTRY;
+    (end + 4 <= node.len()).then(|| (end, crc32c(seed, &node[..end])))
+}
+
 /// A walk through one map.
 struct Walk<'a, 'd, D: ReadAt + ?Sized> {
     fs: &'a Ext4<'d, D>,
@@ -181,13 +187,9 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
         Ok(())
     }
 
-    /// The checksum of a node follows the room for its entries.
     fn check_sum(&self, node: &[u8]) -> Result<(), ReadError> {
-        let end = (usize::from(le16(node, 4)) + 1) * ENTRY;
         let right = !self.fs.superblock.has_sums()
-            || node
-                .get(..end)
-                .is_some_and(|summed| end + 4 <= node.len() && crc32c(self.inode.seed, summed) == le32(node, end));
+            || sum_of(self.inode.seed, node).is_some_and(|(at, sum)| le32(node, at) == sum);
         if right { Ok(()) } else { Err(self.corrupt("the checksum of its extent tree is wrong")) }
     }
 

@@ -13,6 +13,7 @@ mod directory;
 pub(in crate::guest) mod inode;
 mod map;
 mod paths;
+mod reseed;
 pub(in crate::guest) mod superblock;
 pub(crate) mod time;
 mod xattr;

@@ -20,6 +20,7 @@ const MAX_GROUPS: u64 = 1 << 18;
 pub(in crate::guest) mod feature {
     pub(in crate::guest) const COMPAT_HAS_JOURNAL: u32 = 0x4;
     pub(in crate::guest) const COMPAT_SPARSE_SUPER2: u32 = 0x200;
+    pub(in crate::guest) const COMPAT_ORPHAN_FILE: u32 = 0x1000;
     pub(in crate::guest) const INCOMPAT_COMPRESSION: u32 = 0x1;
     pub(in crate::guest) const INCOMPAT_FILETYPE: u32 = 0x2;
     pub(in crate::guest) const INCOMPAT_RECOVER: u32 = 0x4;
@@ -68,6 +69,8 @@ pub(in crate::guest) struct Superblock {
     pub(in crate::guest) inode_size: u64,
     /// The journal's inode, 0 where it has none in the file system.
     pub(in crate::guest) journal_inode: u32,
+    /// The inode that lists deleted files in use; 0 where there is none.
+    pub(in crate::guest) orphan_file: u32,
     /// What checksums of metadata begin with.
     pub(in crate::guest) seed: u32,
     /// Size of a group descriptor in bytes.
@@ -130,6 +133,7 @@ impl Superblock {
             inodes_per_group: le32(sb, 0x28),
             inode_size,
             journal_inode: if compat & COMPAT_HAS_JOURNAL != 0 { le32(sb, 0xe0) } else { 0 },
+            orphan_file: if compat & COMPAT_ORPHAN_FILE != 0 { le32(sb, 0x280) } else { 0 },
             seed,
             descriptor_size: if wide { usize::from(le16(sb, 0xfe)) } else { 32 },
             first_meta_group: u64::from(le32(sb, 0x104)),

@@ -1,5 +1,10 @@
-//! Inodes that were changed: no time later than the epoch, and nothing left of those that were deleted.
-//! Knows bitmaps and the times of inodes, not what they are of.
+//! Inodes that were changed: no time later than the epoch, no number that the kernel drew, and nothing left of those
+//! that were deleted. Knows bitmaps, and of inodes what the kernel keeps for itself; not what they are of.
+//!
+//! The kernel draws the generation of every new inode at random (only NFS asks for it), and counts versions by its clock.
+//! Programs like `mke2fs` write zero for both, and so does this: equal writes give equal bytes. Checksums of the inode and
+//! of its blocks begin with the generation, so they change with it; where one of them cannot be written the inode keeps
+//! what it has.
 
 use std::io;
 use std::ops::Range;
@@ -7,16 +12,20 @@ use std::ops::Range;
 use impasto_store::qcow2::CHUNK;
 
 use super::{Pair, Patch, Volume};
+use crate::guest::ext4::ReadError;
 use crate::guest::ext4::inode::{
-    ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, MTIME_EXTRA, OLD_SIZE, extra_size, field, own_seed, sum_is_right, sum_of,
-    sum_places,
+    ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, GENERATION, MTIME_EXTRA, OLD_SIZE, extra_size, field, own_seed,
+    sum_is_right, sum_of, sum_places,
 };
 use crate::guest::ext4::superblock::Group;
 use crate::guest::ext4::time::{decode, encode};
-use crate::guest::{ReadAt, le32};
+use crate::guest::{ReadAt, bytes_at, le32};
 
 /// Nobody has written the group's bitmap since the file system was made: none of its inodes is used.
 const INODE_UNINIT: u16 = 0x1;
+
+/// Inodes before it are the file system's own.
+const FIRST_INODE: u32 = 11;
 
 const FLAGS: usize = 0x20;
 const ATIME: usize = 0x8;
@@ -30,6 +39,9 @@ const VERSION_HIGH: usize = 0x98;
 /// Times, and the fields behind the oldest form that belong to them.
 const TIMES: [(usize, usize); 4] =
     [(ATIME, ATIME_EXTRA), (CTIME, CTIME_EXTRA), (MTIME, MTIME_EXTRA), (CRTIME, CRTIME_EXTRA)];
+
+/// The inode of an attribute has its hash and its count of users in place of the other times and of the version.
+const TIMES_OF_ATTRIBUTES: [(usize, usize); 2] = [(MTIME, MTIME_EXTRA), (CRTIME, CRTIME_EXTRA)];
 
 /// What the kernel changes although nothing that a program can set is another: change time, access time, version.
 const BOOKKEEPING: [usize; 6] = [ATIME, ATIME_EXTRA, CTIME, CTIME_EXTRA, VERSION_LOW, VERSION_HIGH];
@@ -105,7 +117,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
                     continue;
                 }
                 let settled = if used.has(index) {
-                    self.used(number as u32 * sb.inodes_per_group + index + 1, raw, old)
+                    self.used(number as u32 * sb.inodes_per_group + index + 1, raw, old, patches)?
                 } else {
                     // A file of this job alone, or one that it deleted.
                     let was_free = old_used.as_ref().is_some_and(|used| !used.has(index));
@@ -146,32 +158,58 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         pieces
     }
 
-    /// An inode in use, settled; `None` where it is not understood.
-    fn used(&self, number: u32, raw: &[u8], old: Option<&[u8]>) -> Option<Vec<u8>> {
+    /// An inode in use, normalized; `None` where it is not understood. The checksums of its blocks become patches.
+    fn used(
+        &self,
+        number: u32,
+        raw: &[u8],
+        old: Option<&[u8]>,
+        patches: &mut Vec<Patch>,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let Ok(epoch) = i64::try_from(self.epoch) else { return Ok(None) };
         let sb = &self.now.superblock;
-        let seed = own_seed(sb.seed, number, raw);
+        let mut seed = own_seed(sb.seed, number, raw);
+        let is_attribute = le32(raw, FLAGS) & FLAG_EA_INODE != 0;
         let impossible = OLD_SIZE + extra_size(raw) > raw.len();
-        // The times of an attribute's inode are none.
-        if impossible || sb.has_sums() && !sum_is_right(seed, raw) || le32(raw, FLAGS) & FLAG_EA_INODE != 0 {
-            return None;
+        // Without what was there before, an attribute may be one of Lustre's, which are found by generation and time.
+        if impossible || sb.has_sums() && !sum_is_right(seed, raw) || is_attribute && old.is_none() {
+            return Ok(None);
         }
         if let Some(old) = old.filter(|old| same_but_for_bookkeeping(raw, old)) {
-            return Some(old.to_vec());
+            return Ok(if is_attribute { None } else { Some(old.to_vec()) });
         }
         let mut settled = raw.to_vec();
-        let epoch = i64::try_from(self.epoch).ok()?;
+        // One of the same number, but not the same file, differs in this.
+        let same_file = old.filter(|old| old[GENERATION] == raw[GENERATION]);
+        if same_file.is_none() {
+            settled[GENERATION].fill(0);
+            let new_seed = own_seed(sb.seed, number, &settled);
+            match self.reseeded(number, new_seed)? {
+                Some(sums) => {
+                    patches.extend(sums);
+                    seed = new_seed;
+                }
+                None => settled[GENERATION].copy_from_slice(&raw[GENERATION]),
+            }
+        }
+        let times = if is_attribute { TIMES_OF_ATTRIBUTES.as_slice() } else { &TIMES };
         // What this run did not write is of the time of who did.
         let unwritten =
             |old: &[u8]| le32(old, MTIME) == le32(raw, MTIME) && field(old, MTIME_EXTRA) == field(raw, MTIME_EXTRA);
-        let keeps_mtime = old.is_some_and(unwritten) || self.is_kept(raw);
-        for (low, extra) in TIMES {
-            if low != MTIME || !keeps_mtime {
-                clamp(&mut settled, low, extra, epoch);
-            }
+        let keeps_mtime = !is_attribute && (same_file.is_some_and(unwritten) || self.is_kept(raw));
+        for (low, extra) in times.iter().copied().filter(|(low, _)| *low != MTIME || !keeps_mtime) {
+            clamp(&mut settled, low, extra, epoch);
         }
-        // Such as a directory in which a file was for a while.
-        if let Some(old) = old.filter(|old| same_but_for_bookkeeping(&settled, old)) {
-            return Some(old.to_vec());
+        if !is_attribute {
+            for at in [VERSION_LOW, VERSION_HIGH].into_iter().filter(|at| *at < OLD_SIZE || field(raw, *at).is_some()) {
+                let before = same_file.filter(|old| at < OLD_SIZE || field(old, at).is_some());
+                let version = before.map_or([0; 4], |old| bytes_at(old, at));
+                settled[at..at + 4].copy_from_slice(&version);
+            }
+            // Such as a directory in which a file was for a while.
+            if let Some(old) = old.filter(|old| same_but_for_bookkeeping(&settled, old)) {
+                return Ok(Some(old.to_vec()));
+            }
         }
         if sb.has_sums() {
             let sum = sum_of(seed, &settled).to_le_bytes();
@@ -181,7 +219,33 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
                 settled[high..high + 2].copy_from_slice(&sum[2..]);
             }
         }
-        Some(settled)
+        Ok(Some(settled))
+    }
+
+    /// The checksums of an inode's blocks if they begin with `seed`; `None` where not all of them can be written.
+    fn reseeded(&self, number: u32, seed: u32) -> io::Result<Option<Vec<Patch>>> {
+        // The checksums of the blocks of deleted files begin with the generation of the file that they are in.
+        if number < FIRST_INODE || number == self.now.superblock.orphan_file || self.blocks_left.get() == 0 {
+            return Ok(None);
+        }
+        let io_only = |error| if let ReadError::Io(error) = error { Err(error) } else { Ok(None) };
+        let inode = match self.now.ext.inode(number) {
+            Ok(inode) => inode,
+            Err(error) => return io_only(error),
+        };
+        // Inodes that share their blocks would be read as often, and so would those whose blocks make no sense.
+        let sums = match self.now.ext.reseeded(&inode, seed) {
+            Ok(sums) => sums,
+            Err(error) => {
+                self.blocks_left.set(0);
+                return io_only(error);
+            }
+        };
+        self.blocks_left.set(self.blocks_left.get().saturating_sub(sums.len() as u64));
+        let patch = |(at, sum): (u64, u32)| {
+            self.all_present(&(at..at + 4)).then(|| (self.start + at, sum.to_le_bytes().to_vec()))
+        };
+        Ok(sums.into_iter().map(patch).collect())
     }
 }
 

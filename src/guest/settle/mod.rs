@@ -1,5 +1,5 @@
-//! Settles the ext2, ext3 and ext4 file systems of a disk that were mounted: what tells when that was, and what mounting
-//! alone changes, becomes what it was before, or the epoch.
+//! Normalizes the ext2, ext3 and ext4 file systems of a disk that were mounted: what tells when that was, what mounting
+//! alone changes, and what the kernel drew at random becomes what it was before, or the epoch, or zero.
 //!
 //! Knows superblocks, inodes and empty journals, not files or who changed them. It reads two disks and gives patches for
 //! the second. Strict as [`unused`](super::unused()) is: what is not understood is left alone.
@@ -8,6 +8,7 @@ mod inodes;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -15,8 +16,8 @@ use std::ops::Range;
 use impasto_store::qcow2::CHUNK;
 
 use super::crc::crc32c;
-use super::ext4::ReadError;
 use super::ext4::superblock::{Group, Superblock};
+use super::ext4::{Ext4, ReadError};
 use super::unused::{JOURNAL_INODE, journal, read_superblock};
 use super::{Layout, ReadAt, Window};
 
@@ -72,8 +73,9 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
             let before = Window::new(self.before, start, size);
             if let Some(now) = Volume::read(&after)? {
                 let was = Volume::read_before(&before, &now)?;
+                let blocks_left = Cell::new(now.superblock.blocks);
                 let Settle { is_present, epoch, kept, .. } = *self;
-                let pair = Pair { now: &now, was: was.as_ref(), start, is_present, epoch, kept };
+                let pair = Pair { now: &now, was: was.as_ref(), start, is_present, epoch, kept, blocks_left };
                 pair.patches(&mut patches)?;
             }
         }
@@ -87,6 +89,8 @@ struct Volume<'a, D: ReadAt + ?Sized> {
     disk: &'a D,
     superblock: Superblock,
     groups: Vec<Group>,
+    /// The same, to find the blocks of an inode.
+    ext: Ext4<'a, D>,
 }
 
 impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
@@ -135,7 +139,8 @@ impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
                 let size =
                     (u64::from(superblock.inodes_per_group) * superblock.inode_size).div_ceil(superblock.block_size);
                 let apart = tables.windows(2).all(|pair| pair[1] - pair[0] >= size);
-                Ok(apart.then_some(Self { disk, superblock, groups }))
+                let ext = Ext4::of(disk, superblock.clone(), groups.clone());
+                Ok(apart.then_some(Self { disk, superblock, groups, ext }))
             }
             Err(ReadError::Io(error)) => Err(error),
             Err(_) => Ok(None),
@@ -152,6 +157,8 @@ struct Pair<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
     is_present: &'a dyn Fn(u64) -> bool,
     epoch: u64,
     kept: &'a BTreeSet<u64>,
+    /// Blocks whose checksums may still be looked at.
+    blocks_left: Cell<u64>,
 }
 
 impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {

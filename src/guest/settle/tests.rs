@@ -116,6 +116,26 @@ fn what_only_the_kernel_sees_is_as_before() {
 }
 
 #[test]
+fn what_the_kernel_drew_becomes_zero() {
+    let disks = Disks::new(&[]);
+    disks.settled(&["sif f generation 77", "sif f version 5"]);
+    let stat = disks.stat("f");
+    assert!(stat.contains("Generation: 0 ") && stat.contains("Version: 0x00000000:00000000"), "{stat}");
+}
+
+#[test]
+fn a_generation_whose_checksums_are_not_right_stays() {
+    let disks = Disks::new(&[]);
+    // debugfs leaves the checksums of the directory's blocks as they are.
+    let mut after = disks.debugfs(&["sif lost+found generation 77"]);
+    let found = patches(&disks.before, &after, EPOCH, &|_| true);
+    assert!(found.iter().all(|(_, bytes)| bytes.len() == 256), "{found:?}");
+    apply(&mut after, &found);
+    std::fs::write(disks.image(), &after).unwrap();
+    assert!(disks.stat("lost+found").contains("Generation: 77"));
+}
+
+#[test]
 fn deleted_files_leave_no_inode() {
     let disks = Disks::new(&[]);
     let (after, found) = disks.settled(&["rm f", "sif <13> dtime 1800000000"]);
