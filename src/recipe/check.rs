@@ -75,7 +75,7 @@ impl Check<'_> {
                 let Data::List(items) = value.data else { return self.mismatch(&value, ty, span) };
                 let mut all = Vec::with_capacity(items.len());
                 let mut failed = false;
-                for (index, item) in items.into_iter().enumerate() {
+                for (index, item) in items.into_inner().into_iter().enumerate() {
                     let part = item_of(expr, index);
                     let span = part.map_or(span, |part| part.span);
                     let length = self.enter(&format!("[{index}]"));
@@ -89,13 +89,13 @@ impl Check<'_> {
                     }
                     self.path.truncate(length);
                 }
-                return finish(failed, Value { data: Data::List(all), marks: value.marks, origin: None });
+                return finish(failed, Value { data: Data::List(all.into()), marks: value.marks, origin: None });
             }
             Type::Map(inner) => {
                 let Data::Object(items) = value.data else { return self.mismatch(&value, ty, span) };
                 let mut all = BTreeMap::new();
                 let mut failed = false;
-                for (key, item) in items {
+                for (key, item) in items.into_inner() {
                     let part = entry_of(expr, &key);
                     let span = part.map_or(span, |(_, part)| part.span);
                     let length = self.enter(&format!("[{key:?}]"));
@@ -109,7 +109,7 @@ impl Check<'_> {
                     }
                     self.path.truncate(length);
                 }
-                return finish(failed, Value { data: Data::Object(all), marks: value.marks, origin: None });
+                return finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None });
             }
             Type::Object(specs) => return self.object(value, ty, specs, span, expr),
         };
@@ -266,7 +266,7 @@ impl Check<'_> {
                 failed = true;
             }
         }
-        for (key, item) in items {
+        for (key, item) in items.into_inner() {
             let part = entry_of(expr, &key);
             let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
                 let place = part.map_or(span, |(key, _)| key.span);
@@ -284,7 +284,7 @@ impl Check<'_> {
             }
             self.path.truncate(length);
         }
-        finish(failed, Value { data: Data::Object(all), marks: value.marks, origin: None })
+        finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None })
     }
 
     /// Secrets by name: the one place that takes sensitive values; names and versions stand in keys all the same.
@@ -292,7 +292,7 @@ impl Check<'_> {
         let Data::Object(items) = value.data else { return self.mismatch(&value, &Type::Secrets, span) };
         let mut all = BTreeMap::new();
         let mut failed = false;
-        for (key, item) in items {
+        for (key, item) in items.into_inner() {
             let part = entry_of(expr, &key);
             let span = part.map_or(span, |(_, part)| part.span);
             let length = self.enter(&format!("[{key:?}]"));
@@ -302,7 +302,7 @@ impl Check<'_> {
             }
             self.path.truncate(length);
         }
-        finish(failed, Value { data: Data::Object(all), marks: value.marks, origin: None })
+        finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None })
     }
 
     fn secret(&mut self, value: Value, span: Span, expr: Option<&Expr>) -> Result<Value, Failed> {
@@ -356,6 +356,9 @@ pub(super) fn way(value: &Value, end: &str) -> String {
 fn first_sensitive(value: &Value) -> Option<Vec<String>> {
     if let Some(sensitive) = &value.marks.sensitive {
         return Some(sensitive.way.clone());
+    }
+    if !is_sensitive(value) {
+        return None;
     }
     match &value.data {
         Data::List(items) => items.iter().find_map(first_sensitive),

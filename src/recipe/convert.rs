@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Number, Value};
 
-/// Longest text that a value may hold, in bytes.
-pub(super) const MAX_TEXT: usize = 64 << 20;
-/// Most values inside one value.
-const MAX_PARTS: usize = 2_000_000;
+/// Longest text that a recipe may make, in bytes; files may be longer.
+pub(super) const MAX_TEXT: usize = 8 << 20;
 /// Deepest nesting of a value.
-const MAX_DEPTH: usize = 256;
+const MAX_DEPTH: u32 = 256;
+/// What a value takes in memory beside its text, in bytes; for an attribute with its name's place in the object.
+pub(super) const VALUE: u64 = 80;
+/// The same for an attribute of an object.
+const ATTRIBUTE: u64 = 136;
 
 pub(super) fn list(items: Vec<Value>) -> Value {
-    Value::new(Data::List(items))
+    Value::list(items)
 }
 
 pub(super) fn object(items: BTreeMap<String, Value>) -> Value {
-    Value::new(Data::Object(items))
+    Value::object(items)
 }
 
 pub(super) fn number(number: Number) -> Value {
@@ -81,9 +83,12 @@ pub(super) fn to_bool(value: &Value) -> Option<bool> {
 /// Whether two values are equal; marks do not count.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (&a.data, &b.data) {
-        (Data::List(a), Data::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Data::List(a), Data::List(b)) => {
+            a.address() == b.address() || a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b))
+        }
         (Data::Object(a), Data::Object(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|((ka, a), (kb, b))| ka == kb && same(a, b))
+            let same_pair = |((ka, a), (kb, b)): ((&String, &Value), (&String, &Value))| ka == kb && same(a, b);
+            a.address() == b.address() || a.len() == b.len() && a.iter().zip(b.iter()).all(same_pair)
         }
         (a, b) => a == b,
     }
@@ -145,44 +150,58 @@ pub(super) fn into_set(items: Vec<Value>) -> Vec<Value> {
 pub(super) fn deep_marks(value: &Value, marks: &mut Marks) {
     marks.unite(&value.marks);
     match &value.data {
-        Data::List(items) => items.iter().for_each(|item| deep_marks(item, marks)),
-        Data::Object(items) => items.values().for_each(|item| deep_marks(item, marks)),
+        Data::List(items) => marks.unite(&items.below().marks),
+        Data::Object(items) => marks.unite(&items.below().marks),
         _ => {}
     }
 }
 
 /// Whether a value or anything in it is sensitive.
 pub(super) fn is_sensitive(value: &Value) -> bool {
-    value.marks.sensitive.is_some()
-        || match &value.data {
-            Data::List(items) => items.iter().any(is_sensitive),
-            Data::Object(items) => items.values().any(is_sensitive),
-            _ => false,
-        }
+    value.is_sensitive()
 }
 
-/// Says what makes a value too large to go on with.
-pub(super) fn too_large(value: &Value) -> Option<String> {
-    fn walk(value: &Value, depth: usize, parts: &mut usize, bytes: &mut usize) -> Option<&'static str> {
-        *parts += 1;
-        if depth > MAX_DEPTH {
-            return Some("is nested too deep");
-        }
-        if *parts > MAX_PARTS {
-            return Some("has too many parts");
-        }
-        let found = match &value.data {
-            Data::String(text) => {
-                *bytes += text.len();
-                None
-            }
-            Data::List(items) => items.iter().find_map(|item| walk(item, depth + 1, parts, bytes)),
-            Data::Object(items) => items.values().find_map(|item| walk(item, depth + 1, parts, bytes)),
-            _ => None,
-        };
-        found.or((*bytes > MAX_TEXT).then_some("is too large"))
+/// Whether a value is nested too deep to go on with.
+pub(super) fn is_too_deep(value: &Value) -> bool {
+    depth_of(value) > MAX_DEPTH
+}
+
+fn depth_of(value: &Value) -> u32 {
+    match &value.data {
+        Data::List(items) => items.below().depth,
+        Data::Object(items) => items.below().depth,
+        _ => 0,
     }
-    walk(value, 0, &mut 0, &mut 0).map(str::to_owned)
+}
+
+/// How many values a value is when written out, and how long its texts are then, in bytes.
+pub(super) fn size_of(value: &Value) -> (u64, u64) {
+    match &value.data {
+        Data::List(items) => (items.below().parts, items.below().bytes),
+        Data::Object(items) => (items.below().parts, items.below().bytes),
+        Data::String(text) => (1, text.len() as u64),
+        _ => (1, 0),
+    }
+}
+
+/// What a value takes in memory when it shares nothing, in bytes.
+pub(super) fn cost_written_out(value: &Value) -> u64 {
+    let (parts, bytes) = size_of(value);
+    parts.saturating_mul(ATTRIBUTE).saturating_add(bytes)
+}
+
+/// What a value takes in memory beside what it may share with others, in bytes: lists in a list are its own.
+pub(super) fn cost_shared(value: &Value) -> u64 {
+    let own = |value: &Value| match &value.data {
+        Data::List(items) => items.len() as u64 * VALUE,
+        Data::Object(items) => items.keys().map(|key| ATTRIBUTE + key.len() as u64).sum(),
+        _ => 0,
+    };
+    let inner = match &value.data {
+        Data::List(items) => items.iter().map(own).sum(),
+        _ => 0,
+    };
+    VALUE + own(value) + inner
 }
 
 /// A value for a message: short, and never a sensitive one.

@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Number, Value};
 
+use super::budget::Budget;
 use super::convert::{self, MAX_TEXT, same, show};
 use super::diagnostic::{Diagnostic, Sources, Span};
 use super::expr::{BinaryOp, Expr, For, Node, Part, Template, UnaryOp};
 use super::files::Files;
 use super::functions::{Fail, Function, Run};
 
-/// Most expressions and elements of one local or stage: a stop for what would not end.
-const MAX_STEPS: u64 = 2_000_000;
+/// Most reports of one recipe.
+const MAX_REPORTS: usize = 1000;
 
 /// Something failed and was reported.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +70,10 @@ pub(super) struct Evaluator {
     pub(super) template_depth: u32,
     /// Template files, by path and names of their variables.
     pub(super) templates: HashMap<(String, Vec<Arc<str>>), super::functions::host::Compiled>,
-    steps: u64,
+    /// What the recipe may still cost.
+    pub(super) budget: Budget,
+    /// Regular expressions that were used, by their texts.
+    pub(super) patterns: HashMap<Arc<str>, regex::Regex>,
 }
 
 impl Evaluator {
@@ -85,39 +89,40 @@ impl Evaluator {
             scope: Vec::new(),
             template_depth: 0,
             templates: HashMap::new(),
-            steps: 0,
+            budget: Budget::new(),
+            patterns: HashMap::new(),
         }
     }
 
     pub(super) fn fail<T>(&mut self, diagnostic: Diagnostic) -> Result<T, Failed> {
-        self.diagnostics.push(diagnostic);
+        if self.diagnostics.len() < MAX_REPORTS {
+            self.diagnostics.push(diagnostic);
+        }
         Err(Failed)
     }
 
-    /// Begins another local or stage, which has steps of its own.
-    pub(super) fn begin(&mut self) {
-        self.steps = 0;
-    }
-
-    fn step(&mut self, span: Span, steps: u64) -> Result<(), Failed> {
-        let before = self.steps;
-        self.steps += steps;
-        if self.steps <= MAX_STEPS {
-            return Ok(());
+    /// Pays for a value that was made of others, which it shares.
+    fn made(&mut self, span: Span, value: Value) -> Outcome {
+        self.budget.charge(span, 0, convert::cost_shared(&value))?;
+        if convert::is_too_deep(&value) {
+            return self.fail(Diagnostic::at(span, "the value is nested too deep"));
         }
-        if before <= MAX_STEPS {
-            self.diagnostics.push(Diagnostic::at(span, "it takes too many steps to evaluate this"));
-        }
-        Err(Failed)
+        Ok(value)
     }
 
     pub(super) fn eval(&mut self, expr: &Expr) -> Outcome {
-        self.step(expr.span, 1)?;
+        self.budget.charge(expr.span, 1, 0)?;
         match &expr.node {
             Node::Const(value) => Ok(value.clone()),
-            Node::Template(template) => self.template(template),
-            Node::List(items) => self.all(items).map(convert::list),
-            Node::Object(items) => self.object(items),
+            Node::Template(template) => self.template(expr.span, template),
+            Node::List(items) => {
+                let value = self.all(items).map(convert::list)?;
+                self.made(expr.span, value)
+            }
+            Node::Object(items) => {
+                let value = self.object(items)?;
+                self.made(expr.span, value)
+            }
             Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => self.place(expr).cloned(),
             Node::Stage(stage) => Ok(Value::new(Data::Stage(stage.clone()))),
             Node::Traverse(base, steps) => self.traverse(base, steps),
@@ -125,9 +130,13 @@ impl Evaluator {
             Node::Conditional(parts) => self.conditional(parts),
             Node::Unary(op, operand) => self.unary(*op, operand),
             Node::Binary(op, operands) => self.binary(expr.span, *op, operands),
-            Node::For(parts) => self.for_expr(parts),
+            Node::For(parts) => {
+                let value = self.for_expr(parts)?;
+                self.made(expr.span, value)
+            }
             Node::Convert(operand, ty) => {
                 let value = self.eval(operand)?;
+                self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
                 let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
                     Err(_) if sensitive => {
@@ -191,7 +200,7 @@ impl Evaluator {
                 _ => failed = true,
             }
         }
-        if failed { Err(Failed) } else { Ok(Value { data: Data::Object(result), marks, origin: None }) }
+        if failed { Err(Failed) } else { Ok(Value { data: Data::Object(result.into()), marks, origin: None }) }
     }
 
     /// An object's key; its marks go to the object.
@@ -257,6 +266,7 @@ impl Evaluator {
         let data = if matches!(op, BinaryOp::Eq | BinaryOp::NotEq) {
             convert::deep_marks(&a, &mut marks);
             convert::deep_marks(&b, &mut marks);
+            self.budget.charge(span, convert::size_of(&a).0.min(convert::size_of(&b).0), 0)?;
             Data::Bool(same(&a, &b) == (op == BinaryOp::Eq))
         } else {
             marks.unite(&a.marks);
@@ -300,18 +310,20 @@ impl Evaluator {
     fn for_expr(&mut self, parts: &For) -> Outcome {
         let collection = self.eval(&parts.collection)?;
         let mut marks = collection.marks.clone();
-        let items = self.items(parts.collection.span, collection)?;
+        let items = self.items(parts.collection.span, &collection)?;
         let depth = self.scope.len();
         let mut failed = false;
         let mut values = Vec::new();
-        let mut object: BTreeMap<String, Value> = BTreeMap::new();
+        let mut object = Made::default();
         for (key, value) in items {
             self.scope.extend(parts.keyed.then_some(key));
             self.scope.push(value);
             let before = self.diagnostics.len();
             if self.for_item(parts, &mut marks, &mut values, &mut object).is_err() {
                 failed = true;
-                if self.diagnostics.len() - before > 0 && self.diagnostics.len() > 1000 {
+                if self.budget.is_exhausted()
+                    || self.diagnostics.len() >= MAX_REPORTS && self.diagnostics.len() >= before
+                {
                     self.scope.truncate(depth);
                     break;
                 }
@@ -321,7 +333,10 @@ impl Evaluator {
         if failed {
             return Err(Failed);
         }
-        let data = if parts.key.is_some() { Data::Object(object) } else { Data::List(values) };
+        let data = match parts.key.is_some() {
+            true => Data::Object(object.into_attributes().into()),
+            false => Data::List(values.into()),
+        };
         Ok(Value { data, marks, origin: None })
     }
 
@@ -330,7 +345,7 @@ impl Evaluator {
         parts: &For,
         marks: &mut Marks,
         values: &mut Vec<Value>,
-        object: &mut BTreeMap<String, Value>,
+        object: &mut Made,
     ) -> Result<(), Failed> {
         if let Some(condition) = &parts.condition {
             let value = self.eval(condition)?;
@@ -347,49 +362,61 @@ impl Evaluator {
         let value = self.eval(&parts.value)?;
         let key = self.key(key_expr.span, &key?, marks)?;
         if parts.grouping {
-            let group = object.entry(key).or_insert_with(|| convert::list(Vec::new()));
-            if let Data::List(items) = &mut group.data {
-                items.push(value);
-            }
+            object.groups.entry(key).or_default().push(value);
             return Ok(());
         }
-        if object.contains_key(&key) {
+        if object.values.contains_key(&key) {
             let message = format!("two elements give the key {}", quoted(&key, marks));
             let help = "write `...` after the value to gather the values of equal keys in lists";
             return self.fail(Diagnostic::at(key_expr.span, message).help(help));
         }
-        object.insert(key, value);
+        object.values.insert(key, value);
         Ok(())
     }
 
     /// A collection's keys and values.
-    fn items(&mut self, span: Span, collection: Value) -> Result<Vec<(Value, Value)>, Failed> {
-        match collection.data {
+    fn items<'v>(&mut self, span: Span, collection: &'v Value) -> Result<Items<'v>, Failed> {
+        match &collection.data {
             Data::List(items) => {
-                Ok(items.into_iter().enumerate().map(|(index, item)| (convert::int(index), item)).collect())
+                Ok(Box::new(items.iter().enumerate().map(|(index, item)| (convert::int(index), item.clone()))))
             }
-            Data::Object(items) => Ok(items.into_iter().map(|(key, item)| (Value::string(key), item)).collect()),
+            Data::Object(items) => {
+                Ok(Box::new(items.iter().map(|(key, item)| (Value::string(key.as_str()), item.clone()))))
+            }
             _ => {
-                self.fail(Diagnostic::at(span, format!("`for` needs a list or an object, found {}", show(&collection))))
+                self.fail(Diagnostic::at(span, format!("`for` needs a list or an object, found {}", show(collection))))
             }
         }
     }
 
-    fn template(&mut self, template: &Template) -> Outcome {
+    /// Pays for what a text has grown.
+    fn grown(&mut self, span: Span, out: &mut Writer) -> Result<(), Failed> {
+        let grown = (out.text.len() - out.paid) as u64;
+        out.paid = out.text.len();
+        self.budget.charge(span, grown / 64, grown * 2)?;
+        if out.text.len() > MAX_TEXT {
+            return self.fail(Diagnostic::at(span, format!("the text becomes larger than {} MiB", MAX_TEXT >> 20)));
+        }
+        Ok(())
+    }
+
+    fn template(&mut self, span: Span, template: &Template) -> Outcome {
         if let [Part::Value(only)] = template.parts.as_slice() {
             // "${x}" is x itself, of whatever type.
             return self.eval(only);
         }
-        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: true };
+        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: true, paid: 0 };
         self.parts(&template.parts, &mut writer)?;
+        self.grown(span, &mut writer)?;
         let origin = if writer.verbatim { template.origin.clone() } else { None };
         Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin })
     }
 
     /// A template file's text.
-    pub(super) fn template_text(&mut self, parts: &[Part]) -> Outcome {
-        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: false };
+    pub(super) fn template_text(&mut self, span: Span, parts: &[Part]) -> Outcome {
+        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: false, paid: 0 };
         self.parts(parts, &mut writer)?;
+        self.grown(span, &mut writer)?;
         Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin: None })
     }
 
@@ -419,9 +446,7 @@ impl Evaluator {
                 };
                 out.verbatim &= !text.contains('\n');
                 out.text.push_str(&text);
-                if out.text.len() > MAX_TEXT {
-                    return self.fail(Diagnostic::at(expr.span, "the text becomes too large"));
-                }
+                self.grown(expr.span, out)?;
             }
             Part::If { condition, then, otherwise } => {
                 out.verbatim = false;
@@ -436,13 +461,14 @@ impl Evaluator {
                 out.marks.unite(&value.marks);
                 let depth = self.scope.len();
                 let mut failed = false;
-                for (key, value) in self.items(collection.span, value)? {
+                for (key, value) in self.items(collection.span, &value)? {
                     self.scope.extend(keyed.then_some(key));
                     self.scope.push(value);
                     failed |= self.parts(body, out).is_err();
                     self.scope.truncate(depth);
-                    if out.text.len() > MAX_TEXT {
-                        return self.fail(Diagnostic::at(collection.span, "the text becomes too large"));
+                    self.grown(collection.span, out)?;
+                    if failed && self.budget.is_exhausted() {
+                        break;
                     }
                 }
                 if failed {
@@ -470,7 +496,10 @@ impl Evaluator {
         if expand && let (Some(last), Some(expr)) = (values.pop(), args.last()) {
             marks.unite(&last.marks);
             match last.data {
-                Data::List(items) => values.extend(items),
+                Data::List(items) => {
+                    self.budget.charge(span, items.len() as u64, items.len() as u64 * convert::VALUE)?;
+                    values.extend(items.into_inner());
+                }
                 _ => {
                     let message = format!("`...` needs a list, found {}", show(&last));
                     return self.fail(Diagnostic::at(expr.span, message));
@@ -490,6 +519,13 @@ impl Evaluator {
             }
         }
         let sensitive = values.iter().any(convert::is_sensitive);
+        if !function.structural {
+            // It looks at all of it.
+            let sizes = values.iter().map(convert::size_of);
+            let steps = sizes.fold(0u64, |all, (parts, bytes)| all.saturating_add(parts).saturating_add(bytes / 64));
+            self.budget.charge(span, steps, 0)?;
+        }
+        self.budget.charge(span, 0, (function.cost)(&values))?;
         let result = match function.run {
             Run::Pure(run) => run(values),
             Run::Host(run) => run(self, span, values)?,
@@ -497,14 +533,13 @@ impl Evaluator {
         };
         match result {
             Ok(mut value) => {
-                let made = match &value.data {
-                    Data::List(items) => items.len(),
-                    Data::Object(items) => items.len(),
-                    _ => 0,
+                let (parts, made) = match function.structural {
+                    true => (convert::cost_shared(&value) / convert::VALUE, 0),
+                    false => (convert::size_of(&value).0, convert::cost_written_out(&value)),
                 };
-                self.step(span, made as u64)?;
+                self.budget.charge(span, parts, made)?;
                 value.marks.unite(&marks);
-                Ok(value)
+                self.made(span, value)
             }
             Err(Fail { arg, message, help }) => {
                 // The reason may hold a part of the value.
@@ -547,6 +582,26 @@ struct Writer {
     marks: Marks,
     /// Whether each line so far is that line of the template.
     verbatim: bool,
+    /// How many bytes of it were paid for.
+    paid: usize,
+}
+
+/// The elements of a collection with their keys.
+type Items<'v> = Box<dyn Iterator<Item = (Value, Value)> + 'v>;
+
+/// What a `for` with keys has made so far.
+#[derive(Default)]
+struct Made {
+    values: BTreeMap<String, Value>,
+    /// Values of equal keys, where they are gathered.
+    groups: BTreeMap<String, Vec<Value>>,
+}
+
+impl Made {
+    fn into_attributes(self) -> BTreeMap<String, Value> {
+        let groups = self.groups.into_iter().map(|(key, items)| (key, convert::list(items)));
+        self.values.into_iter().chain(groups).collect()
+    }
 }
 
 /// A key for a message.

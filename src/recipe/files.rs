@@ -70,14 +70,14 @@ impl Files {
         self.env.get(name).map(String::as_str)
     }
 
-    /// The text of a file.
-    pub(super) fn text(&mut self, path: &str) -> Result<Arc<str>, Problem> {
+    /// The text of a file, and whether it was read now.
+    pub(super) fn text(&mut self, path: &str) -> Result<(Arc<str>, bool), Problem> {
         if let Some(known) = self.texts.get(path) {
-            return known.clone();
+            return known.clone().map(|text| (text, false));
         }
         let read = self.read(path);
         self.texts.insert(path.to_owned(), read.clone());
-        read
+        read.map(|text| (text, true))
     }
 
     fn read(&self, path: &str) -> Result<Arc<str>, Problem> {

@@ -186,6 +186,9 @@ fn evaluate(
     let files = Files::new(place.dir.clone(), place.shown.clone(), scope.clone(), request.host_env.clone());
     let mut eval = Evaluator::new(files, sources);
     eval.diagnostics = diagnostics;
+    let texts = bodies.iter().filter_map(|(file, _)| eval.sources.get(*file));
+    let bytes = texts.map(|text| text.text.len()).sum();
+    eval.budget.add_text(bytes);
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
         let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages").help(
@@ -235,7 +238,13 @@ impl Loader<'_, '_> {
         let expand = Expand { loader: &self, matrix: &matrix, locals: &locals, common: &common, stages, images };
         let combinations = expand.run(&chosen, &mut eval);
         let sources = Arc::new(eval.sources);
-        let all = Diagnostics::new(eval.diagnostics, sources.clone());
+        let mut found = eval.diagnostics;
+        if let Some(report) = eval.budget.into_report() {
+            // What failed for want of it need not be told.
+            found.truncate(MAX_BESIDE);
+            found.push(report);
+        }
+        let all = Diagnostics::new(found, sources.clone());
         if all.errors() > 0 {
             return Err(all);
         }
@@ -294,16 +303,12 @@ impl Loader<'_, '_> {
     /// Evaluates a local in the current combination.
     fn local(&self, local: &Local, eval: &mut Evaluator) {
         let (_, attr) = &self.found.locals[local.id];
-        eval.begin();
         let mut result = eval.eval(&local.root.expr);
-        if let Ok(value) = &mut result {
-            if let Some(problem) = convert::too_large(value) {
-                let message = format!("the local `{}` {problem}", attr.name);
-                result = eval.fail(Diagnostic::at(attr.span, message));
-            } else if convert::is_sensitive(value) {
-                let step = format!("local `{}` ({})", attr.name, eval.sources.place(attr.span));
-                extend_way(value, &step);
-            }
+        if let Ok(value) = &mut result
+            && convert::is_sensitive(value)
+        {
+            let step = format!("local `{}` ({})", attr.name, eval.sources.place(attr.span));
+            extend_way(value, &step, &mut HashMap::new());
         }
         eval.locals[local.id] = match result {
             Ok(value) => LocalValue::Ready(value),
@@ -412,19 +417,45 @@ struct Head {
     cutoff: Cutoff,
 }
 
-/// Adds a step to the way of all sensitive values in a value.
-fn extend_way(value: &mut Value, step: &str) {
-    if let Some(sensitive) = &mut value.marks.sensitive {
-        let sensitive = Arc::make_mut(sensitive);
-        if sensitive.way.last().is_none_or(|last| last != step) {
-            sensitive.way.push(step.to_owned());
+/// Most steps of a way that are told.
+const MAX_WAY: usize = 16;
+
+/// Adds a step to the way of all sensitive values in a value. What is shared is changed once, and stays shared: `done` has
+/// what became of it, by its address, together with what it was, so that the address stays its own.
+fn extend_way(value: &mut Value, step: &str, done: &mut HashMap<usize, (Data, Data)>) {
+    if let Some(sensitive) = &mut value.marks.sensitive
+        && sensitive.way.len() < MAX_WAY
+        && sensitive.way.last().is_none_or(|last| last != step)
+    {
+        Arc::make_mut(sensitive).way.push(step.to_owned());
+    }
+    let (address, below) = match &value.data {
+        Data::List(items) => (items.address(), items.below()),
+        Data::Object(items) => (items.address(), items.below()),
+        _ => return,
+    };
+    if below.marks.sensitive.is_none() {
+        return;
+    }
+    if let Some((_, known)) = done.get(&address) {
+        value.data = known.clone();
+        return;
+    }
+    let before = value.data.clone();
+    value.data = match &before {
+        Data::List(items) => {
+            let mut items = items.to_vec();
+            items.iter_mut().for_each(|item| extend_way(item, step, done));
+            Data::List(items.into())
         }
-    }
-    match &mut value.data {
-        Data::List(items) => items.iter_mut().for_each(|item| extend_way(item, step)),
-        Data::Object(items) => items.values_mut().for_each(|item| extend_way(item, step)),
-        _ => {}
-    }
+        Data::Object(items) => {
+            let mut items = BTreeMap::clone(items);
+            items.values_mut().for_each(|item| extend_way(item, step, done));
+            Data::Object(items.into())
+        }
+        other => other.clone(),
+    };
+    done.insert(address, (before, value.data.clone()));
 }
 
 /// An order in which each comes after those that it uses, without those in circles; and the first circle.
@@ -470,6 +501,12 @@ fn order(uses: &[Vec<u32>]) -> (Vec<usize>, Option<Vec<usize>>) {
     (order, circle)
 }
 
+/// What each stage and image costs in each combination, even where it is known already.
+const COMBINED_STEPS: u64 = 2;
+const COMBINED_BYTES: u64 = 96;
+/// Most reports beside the one that the budget is used up.
+const MAX_BESIDE: usize = 20;
+
 /// Evaluates the recipe for each combination; what combinations share is evaluated once.
 struct Expand<'x, 'r, 't> {
     loader: &'x Loader<'r, 't>,
@@ -488,6 +525,12 @@ impl Expand<'_, '_, '_> {
         let mut names = ImageNames::default();
         let mut combinations = Vec::with_capacity(chosen.len());
         for combination in chosen {
+            let (stages, images) = (self.stages.len() as u64, self.images.len() as u64);
+            let head = self.stages.first().map_or_else(Span::default, |stage| stage.head);
+            let count = 1 + stages + images;
+            if eval.budget.charge(head, count * COMBINED_STEPS, count * COMBINED_BYTES).is_err() {
+                break;
+            }
             eval.axes = self.matrix.values(combination);
             for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
                 let key = self.matrix.projection(combination, local.axes);

@@ -1,6 +1,8 @@
 //! The matrix: its axes and values, the chosen combinations, and which of them look alike to an expression.
 //! Knows axes and values; evaluates no stage.
 
+use std::collections::HashSet;
+
 use impasto_stages::Value;
 
 use super::check::way;
@@ -162,6 +164,7 @@ fn axis(name: &str, value: Value, span: Span, eval: &mut Evaluator) -> Result<Va
             .fail(Diagnostic::at(span, message).note("with it the matrix has no combination, and nothing is built"));
     }
     let mut texts: Vec<String> = Vec::with_capacity(values.len());
+    let mut seen = HashSet::new();
     for value in &values {
         let Some(text) = convert::to_text(value) else {
             let message = format!("a value of the axis `{name}` is {}, not a text", convert::show(value));
@@ -172,12 +175,12 @@ fn axis(name: &str, value: Value, span: Span, eval: &mut Evaluator) -> Result<Va
             let help = "selectors are written `STAGE[axis=value,…]`: use a text without `,`, `=`, `[` and `]`";
             return eval.fail(Diagnostic::at(span, message).help(help));
         }
-        if texts.iter().any(|known| **known == *text) {
+        if !seen.insert(text.clone()) {
             return eval.fail(Diagnostic::at(span, format!("the axis `{name}` has the value {:?} twice", &*text)));
         }
         texts.push(text.to_string());
     }
-    Ok(Values { name: name.to_owned(), texts, values })
+    Ok(Values { name: name.to_owned(), texts, values: values.into_inner() })
 }
 
 /// Evaluates what comes before the matrix. Nothing there may be sensitive, or depend on a combination.

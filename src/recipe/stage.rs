@@ -16,6 +16,10 @@ use super::lower::{Allowed, Lowering};
 use super::model::{Image, Stage};
 use super::suggest::did_you_mean;
 
+/// What a stage or an image costs beside its parameters, in one combination.
+const STAGE_STEPS: u64 = 20;
+const STAGE_BYTES: u64 = 512;
+
 /// An attribute, ready to be evaluated.
 pub(super) struct Lowered {
     name: &'static str,
@@ -167,7 +171,9 @@ impl Common<'_> {
 
     /// Evaluates and checks a stage in the evaluator's combination.
     pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> State {
-        eval.begin();
+        if eval.budget.charge(text.head, STAGE_STEPS, STAGE_BYTES).is_err() {
+            return unknown();
+        }
         if let Some(when) = &text.when {
             let Ok(value) = eval.eval(&when.root.expr) else { return unknown() };
             if convert::is_sensitive(&value) {
@@ -212,6 +218,12 @@ impl Common<'_> {
                 continue;
             }
             check.path = spec.name.to_owned();
+            // The kind takes it as it is written out, and copies its texts.
+            let (parts, cost) = (convert::size_of(&value).0, convert::cost_written_out(&value));
+            if check.eval.budget.charge(expr.span, parts, cost.saturating_mul(2)).is_err() {
+                failed = true;
+                continue;
+            }
             match check.value(value, &spec.ty, expr.span, Some(expr)) {
                 Ok(value) => drop(params.0.insert(spec.name.to_owned(), value)),
                 Err(Failed) => failed = true,
@@ -252,7 +264,7 @@ impl Common<'_> {
 
     /// Evaluates and checks an image in the evaluator's combination.
     pub(super) fn build_image(&self, text: &ImageText, eval: &mut Evaluator) -> Option<Arc<BuiltImage>> {
-        eval.begin();
+        eval.budget.charge(text.head, STAGE_STEPS, STAGE_BYTES).ok()?;
         let name = match &text.name {
             Some(name) => image_name(name, text, eval),
             None => Ok(text.label.to_string()),
@@ -266,6 +278,7 @@ impl Common<'_> {
             eval.diagnostics.push(Diagnostic::at(expr.span, message).note(note));
             return None;
         }
+        eval.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value)).ok()?;
         let Data::List(items) = value.data else {
             let message = format!("`files` of image `{}` is a list of stages and their files", text.label);
             eval.diagnostics.push(Diagnostic::at(expr.span, message).help("write it in brackets: `[stage.NAME]`"));
@@ -279,7 +292,7 @@ impl Common<'_> {
             Check { eval, path: String::new(), owner: format!("image `{}`", text.label), references: Vec::new() };
         let mut all: Vec<Value> = Vec::with_capacity(items.len());
         let mut failed = text.broken || items.is_empty();
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, item) in items.into_inner().into_iter().enumerate() {
             let part = match &expr.node {
                 super::expr::Node::List(parts) => parts.get(index),
                 _ => None,

@@ -31,20 +31,29 @@ impl Evaluator {
             });
         }
         let owned;
+        let before = self.budget.values_left(convert::VALUE);
+        let mut left = before;
         let found = match &base.node {
-            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => walk(self.place(base)?, &known),
+            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => {
+                walk(self.place(base)?, &known, &mut left)
+            }
             _ => {
                 owned = self.eval(base)?;
-                walk(&owned, &known)
+                walk(&owned, &known, &mut left)
             }
         };
+        // Where none are left there were too few.
+        let made = if left == 0 { u64::MAX / convert::VALUE } else { before - left };
+        self.budget.charge(base.span, made, made * convert::VALUE)?;
         found.or_else(|diagnostic| self.fail(*diagnostic))
     }
 }
 
 type Found = Result<Value, Box<Diagnostic>>;
 
-fn walk(base: &Value, steps: &[Known]) -> Found {
+/// Goes into a value. `left` is how many elements splats may still make; at none
+/// what is given is nothing that may be used.
+fn walk(base: &Value, steps: &[Known], left: &mut u64) -> Found {
     let mut marks = Marks::default();
     let mut at = base;
     let mut rest = steps;
@@ -68,12 +77,12 @@ fn walk(base: &Value, steps: &[Known]) -> Found {
             Known::AttrSplat(_) => {
                 let attrs = after.iter().take_while(|step| matches!(step, Known::Attr(..))).count();
                 let (each, then) = after.split_at(attrs);
-                let mut list = splat(at, each)?;
+                let mut list = splat(at, each, left)?;
                 list.marks.unite(&marks);
-                return walk(&list, then);
+                return walk(&list, then, left);
             }
             Known::FullSplat(_) => {
-                let mut list = splat(at, after)?;
+                let mut list = splat(at, after, left)?;
                 list.marks.unite(&marks);
                 return Ok(list);
             }
@@ -84,13 +93,23 @@ fn walk(base: &Value, steps: &[Known]) -> Found {
     Ok(value)
 }
 
-fn splat(at: &Value, each: &[Known]) -> Found {
+fn splat(at: &Value, each: &[Known], left: &mut u64) -> Found {
+    let count = match &at.data {
+        Data::List(items) => items.len() as u64,
+        _ => 1,
+    };
+    if *left < count {
+        *left = 0;
+        return Ok(Value::new(Data::Null));
+    }
+    *left -= count;
+    let mut one = |item: &Value| walk(item, each, left);
     let items = match &at.data {
         Data::Null => Vec::new(),
-        Data::List(items) => items.iter().map(|item| walk(item, each)).collect::<Result<_, _>>()?,
-        _ => vec![walk(at, each)?],
+        Data::List(items) => items.iter().map(&mut one).collect::<Result<_, _>>()?,
+        _ => vec![one(at)?],
     };
-    Ok(Value { data: Data::List(items), marks: at.marks.clone(), origin: None })
+    Ok(Value { data: Data::List(items.into()), marks: at.marks.clone(), origin: None })
 }
 
 fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box<Diagnostic>> {

@@ -135,27 +135,30 @@ impl VarType {
             (VarType::String, data) => scalar(convert::to_text(&back(data.clone())).map(Data::String), data, path),
             (VarType::Number, data) => scalar(convert::to_number(&back(data.clone())).map(Data::Number), data, path),
             (VarType::Bool, data) => scalar(convert::to_bool(&back(data.clone())).map(Data::Bool), data, path),
-            (VarType::List(ty), Data::List(items)) => Ok(back(Data::List(each(items, path, |_| Some(ty))?))),
+            (VarType::List(ty), Data::List(items)) => {
+                Ok(back(Data::List(each(items.into_inner(), path, |_| Some(ty))?.into())))
+            }
             (VarType::Set(ty), Data::List(items)) => {
-                let items = each(items, path, |_| Some(ty))?;
-                Ok(back(Data::List(convert::into_set(items))))
+                let items = each(items.into_inner(), path, |_| Some(ty))?;
+                Ok(back(Data::List(convert::into_set(items).into())))
             }
             (VarType::Tuple(types), Data::List(items)) if types.len() != items.len() => Err(Mismatch {
                 path: path.clone(),
                 reason: format!("expected {} elements, found {}", types.len(), items.len()),
             }),
             (VarType::Tuple(types), Data::List(items)) => {
-                Ok(back(Data::List(each(items, path, |index| types.get(index))?)))
+                Ok(back(Data::List(each(items.into_inner(), path, |index| types.get(index))?.into())))
             }
             (VarType::Map(ty), Data::Object(items)) => {
                 let mut fitted = BTreeMap::new();
-                for (key, item) in items {
+                for (key, item) in items.into_inner() {
                     let item = within(path, &format!("[{key:?}]"), |path| ty.fit_at(item, path))?;
                     fitted.insert(key, item);
                 }
-                Ok(back(Data::Object(fitted)))
+                Ok(back(Data::Object(fitted.into())))
             }
-            (VarType::Object(attributes), Data::Object(mut items)) => {
+            (VarType::Object(attributes), Data::Object(items)) => {
+                let mut items = items.into_inner();
                 let mut fitted = BTreeMap::new();
                 for (key, attribute) in attributes {
                     let item = match (items.remove(key), &attribute.optional) {
@@ -176,7 +179,7 @@ impl VarType {
                     let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
                     return Err(Mismatch { path: path.clone(), reason: format!("unknown attribute `{key}`{near}") });
                 }
-                Ok(back(Data::Object(fitted)))
+                Ok(back(Data::Object(fitted.into())))
             }
             (_, data) => wrong(back(data), path),
         }

@@ -96,7 +96,6 @@ impl Variables<'_, '_> {
         let mut lowering = Lowering::new(file, self.source(file), self.names, &mut found);
         let root = lowering.root(expr, allowed);
         self.eval.diagnostics.append(&mut found);
-        self.eval.begin();
         Ok((self.eval.eval(&root.expr)?, root.expr.span))
     }
 

@@ -21,4 +21,4 @@ pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
 pub use params::{Params, Secret, parse_duration, parse_mode, parse_size};
 pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
-pub use value::{Data, Marks, Number, Origin, Sensitive, Source, Value};
+pub use value::{Below, Data, Marks, Number, Origin, Sensitive, Shared, Source, Value};

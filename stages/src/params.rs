@@ -78,7 +78,7 @@ impl Params {
     /// An object's or map's pairs, in order of their names; none where it is not given.
     pub fn pairs(&self, name: &str) -> impl Iterator<Item = (&String, &Value)> {
         let object = match self.get(name).map(|value| &value.data) {
-            Some(Data::Object(pairs)) => Some(pairs),
+            Some(Data::Object(pairs)) => Some(&**pairs),
             _ => None,
         };
         object.into_iter().flatten()

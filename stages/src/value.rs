@@ -30,9 +30,9 @@ pub enum Data {
     /// Text.
     String(Arc<str>),
     /// Elements in order.
-    List(Vec<Value>),
+    List(Shared<Vec<Value>>),
     /// Attributes by name.
-    Object(BTreeMap<String, Value>),
+    Object(Shared<BTreeMap<String, Value>>),
     /// `stage.NAME`, in the same combination of the matrix.
     Stage(Arc<str>),
     /// `stage.NAME.files["FILE"]`.
@@ -42,6 +42,116 @@ pub enum Data {
         /// Its name among that stage's outputs.
         file: Arc<str>,
     },
+}
+
+/// Elements or attributes, shared by all copies of the value that holds them, with what is known of everything below.
+///
+/// Values that refer to each other twice make a small graph that is a huge tree, so nothing may walk the tree to learn its
+/// size, or whether something in it is sensitive.
+pub struct Shared<T>(Arc<(T, Below)>);
+
+/// What is known of a value and of all that it holds.
+#[derive(Debug, Clone, Default)]
+pub struct Below {
+    /// The marks of all of it.
+    pub marks: Marks,
+    /// How many values it is when written out, itself among them.
+    pub parts: u64,
+    /// How long its texts and keys are together when written out, in bytes.
+    pub bytes: u64,
+    /// How deep it is nested; 0 for a value without others.
+    pub depth: u32,
+}
+
+impl Below {
+    fn add(&mut self, value: &Value) {
+        self.marks.unite(&value.marks);
+        let (parts, bytes, depth) = match &value.data {
+            Data::List(Shared(items)) => {
+                self.marks.unite(&items.1.marks);
+                (items.1.parts, items.1.bytes, items.1.depth)
+            }
+            Data::Object(Shared(items)) => {
+                self.marks.unite(&items.1.marks);
+                (items.1.parts, items.1.bytes, items.1.depth)
+            }
+            Data::String(text) => (1, text.len() as u64, 0),
+            _ => (1, 0, 0),
+        };
+        self.parts = self.parts.saturating_add(parts);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.depth = self.depth.max(depth.saturating_add(1));
+    }
+}
+
+impl<T> Shared<T> {
+    /// What is known of all that is in it.
+    pub fn below(&self) -> &Below {
+        &self.0.1
+    }
+
+    /// A name for this very place in memory, as long as it lives.
+    pub fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+}
+
+impl<T: Clone> Shared<T> {
+    /// The elements, copied where others share them.
+    pub fn into_inner(self) -> T {
+        Arc::try_unwrap(self.0).map_or_else(|shared| shared.0.clone(), |(items, _)| items)
+    }
+}
+
+impl From<Vec<Value>> for Shared<Vec<Value>> {
+    fn from(items: Vec<Value>) -> Self {
+        let mut below = Below { parts: 1, ..Below::default() };
+        items.iter().for_each(|item| below.add(item));
+        Shared(Arc::new((items, below)))
+    }
+}
+
+impl From<BTreeMap<String, Value>> for Shared<BTreeMap<String, Value>> {
+    fn from(items: BTreeMap<String, Value>) -> Self {
+        let mut below = Below { parts: 1, ..Below::default() };
+        for (key, item) in &items {
+            below.add(item);
+            below.bytes = below.bytes.saturating_add(key.len() as u64);
+        }
+        Shared(Arc::new((items, below)))
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<T> std::ops::Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.0
+    }
+}
+
+impl<T: PartialEq> PartialEq for Shared<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || (self.0.1.parts == other.0.1.parts && self.0.0 == other.0.0)
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Shared<T>
+where
+    &'a T: IntoIterator,
+{
+    type Item = <&'a T as IntoIterator>::Item;
+    type IntoIter = <&'a T as IntoIterator>::IntoIter;
+
+    fn into_iter(self) -> Self::IntoIter {
+        (&self.0.0).into_iter()
+    }
 }
 
 /// A number: whole where it can be, so that 9007199254740993 stays itself.
@@ -120,6 +230,9 @@ pub struct Sensitive {
     pub way: Vec<String>,
 }
 
+/// Most sources that a value remembers: they are for people to read.
+const MAX_SOURCES: usize = 64;
+
 /// Where a value came from, and whether it is sensitive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -148,8 +261,10 @@ impl Marks {
             (_, None) => {}
             (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
             (Some(mine), Some(theirs)) => {
-                if !Arc::ptr_eq(mine, theirs) && !theirs.is_subset(mine) {
-                    Arc::make_mut(mine).extend(theirs.iter().cloned());
+                if !Arc::ptr_eq(mine, theirs) && mine.len() < MAX_SOURCES && !theirs.is_subset(mine) {
+                    let more = theirs.iter().filter(|source| !mine.contains(*source)).cloned();
+                    let more: Vec<_> = more.take(MAX_SOURCES - mine.len()).collect();
+                    Arc::make_mut(mine).extend(more);
                 }
             }
         }
@@ -173,6 +288,38 @@ impl Value {
             Data::String(text) => Some(text),
             _ => None,
         }
+    }
+
+    /// A list without marks.
+    pub fn list(items: Vec<Value>) -> Self {
+        Value::new(Data::List(items.into()))
+    }
+
+    /// An object without marks.
+    pub fn object(items: BTreeMap<String, Value>) -> Self {
+        Value::new(Data::Object(items.into()))
+    }
+
+    /// What is known of the value and all that it holds. Takes the same time for every value.
+    pub fn below(&self) -> Below {
+        let mut below = match &self.data {
+            Data::List(items) => items.below().clone(),
+            Data::Object(items) => items.below().clone(),
+            Data::String(text) => Below { parts: 1, bytes: text.len() as u64, ..Below::default() },
+            _ => Below { parts: 1, ..Below::default() },
+        };
+        below.marks.unite(&self.marks);
+        below
+    }
+
+    /// Whether it or anything in it is sensitive.
+    pub fn is_sensitive(&self) -> bool {
+        let inner = match &self.data {
+            Data::List(items) => items.below().marks.sensitive.is_some(),
+            Data::Object(items) => items.below().marks.sensitive.is_some(),
+            _ => false,
+        };
+        inner || self.marks.sensitive.is_some()
     }
 
     /// What the value is, in a word for messages: `a string`, `a list`.
@@ -201,8 +348,8 @@ impl fmt::Debug for Value {
             Data::Bool(truth) => truth.fmt(f),
             Data::Number(number) => write!(f, "{number}"),
             Data::String(text) => write!(f, "{text:?}"),
-            Data::List(items) => f.debug_list().entries(items).finish(),
-            Data::Object(items) => f.debug_map().entries(items).finish(),
+            Data::List(items) => f.debug_list().entries(items.iter()).finish(),
+            Data::Object(items) => f.debug_map().entries(items.iter()).finish(),
             Data::Stage(stage) => write!(f, "stage.{stage}"),
             Data::StageFile { stage, file } => write!(f, "stage.{stage}.files[{file:?}]"),
         }

@@ -78,7 +78,6 @@ fn a_fifo_is_refused_wherever_a_file_is_read() {
         (".impasto.toml", plain.clone(), &["validate"]),
         ("config/impasto/config.toml", plain.clone(), &["validate"]),
         ("base.raw", plain.clone(), &["plan"]),
-        ("tree/inner", stage("commands = [\"true\"]\n  inputs = { t = \"tree\" }"), &["plan"]),
         ("text", stage("script = file(\"text\")"), &["validate"]),
         ("text", stage("script = template(\"text\", {})"), &["validate"]),
         ("disk", plain.clone(), &["diff", "./disk", "./disk"]),

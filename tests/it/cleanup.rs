@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use impasto_stages::action::Step;
-use impasto_stages::{Data, Kind, Params, Registry, StageContext, Type, Value};
+use impasto_stages::{Kind, Params, Registry, StageContext, Type, Value};
 
 use crate::debian;
 use crate::project::Project;
@@ -184,7 +184,7 @@ fn operations() -> &'static [&'static str] {
 
 /// The script of one operation alone.
 fn script(operation: &str) -> String {
-    let list = Value::new(Data::List(vec![Value::string(operation)]));
+    let list = Value::list(vec![Value::string(operation)]);
     let params = Params(BTreeMap::from([("operations".to_owned(), list)]));
     let lowered = (kind().lower)(&params, &StageContext::default()).unwrap();
     match &lowered.actions[0].steps[..] {

@@ -26,6 +26,7 @@ mod disk_assembly;
 mod failures;
 mod faults;
 mod guest_ext4;
+mod hostile_recipes;
 mod hosts;
 mod images;
 mod interrupt;

@@ -27,7 +27,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
             size => Ok(list(items.chunks(size).map(|chunk| list(chunk.to_vec())).collect())),
         }
     })
-    .structural(),
+    .structural()
+    .costs(super::cost_of_elements),
     function(
         "coalesce",
         "coalesce(values...)",
@@ -60,7 +61,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         }
         Ok(list(all))
     })
-    .structural(),
+    .structural()
+    .costs(super::cost_of_elements),
     function("contains", "contains(list, value)", exactly(2), "Whether a list holds a value.", |args| {
         Ok(truth(list_arg(&args, 0)?.iter().any(|item| same(item, &args[1]))))
     }),
@@ -68,7 +70,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         let mut seen = HashSet::new();
         let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
         Ok(list(kept.cloned().collect()))
-    }),
+    })
+    .costs(super::cost_of_all),
     function(
         "element",
         "element(list, index)",
@@ -89,7 +92,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         flatten(list_arg(&args, 0)?, &mut out);
         Ok(list(out))
     })
-    .structural(),
+    .structural()
+    .costs(super::cost_of_all),
     function("index", "index(list, value)", exactly(2), "The index of a value in a list.", |args| {
         let found = list_arg(&args, 0)?.iter().position(|item| same(item, &args[1]));
         found.map(int).ok_or_else(|| Fail::arg(1, format!("the list does not hold {}", show(&args[1]))))
@@ -97,7 +101,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("keys", "keys(object)", exactly(1), "An object's keys, sorted.", |args| {
         Ok(list(object_arg(&args, 0)?.keys().map(|key| Value::string(key.as_str())).collect()))
     })
-    .structural(),
+    .structural()
+    .costs(super::cost_of_elements),
     function("length", "length(value)", exactly(1), "How many elements, keys or characters there are.", |args| {
         match &args[0].data {
             Data::List(items) => Ok(int(items.len())),
@@ -133,7 +138,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
             Ok(object(all))
         },
     )
-    .structural(),
+    .structural()
+    .costs(super::cost_of_elements),
     function(
         "range",
         "range(start, limit, step)",
@@ -229,7 +235,8 @@ fn setproduct(args: Vec<Value>) -> Result<Value, Fail> {
     let mut rows: Vec<Vec<Value>> = vec![Vec::new()];
     for index in 0..args.len() {
         let items = list_arg(&args, index)?;
-        if rows.len().saturating_mul(items.len()) > MAX_MADE {
+        // So many of so many elements.
+        if rows.len().saturating_mul(items.len()).saturating_mul(index + 1) > 2 * MAX_MADE {
             return Err(Fail::new(format!("the list would have more than {MAX_MADE} elements")));
         }
         rows = rows

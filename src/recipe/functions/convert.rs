@@ -14,6 +14,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         min: 1,
         max: Some(1),
         structural: true,
+        cost: super::no_cost,
         run: Run::Can,
     },
     // The second argument is a type, not a value: the call is taken apart before it comes here.
@@ -38,14 +39,15 @@ pub(super) static FUNCTIONS: &[Function] = &[
     }),
     function("toset", "toset(value)", exactly(1), "A list's elements in order, each once.", |mut args| {
         match std::mem::replace(&mut args[0].data, Data::Null) {
-            Data::List(items) => Ok(list(into_set(items))),
+            Data::List(items) => Ok(list(into_set(items.into_inner()))),
             Data::Null => Ok(Value::new(Data::Null)),
             other => {
                 args[0].data = other;
                 Err(wrong(&args, 0, "a list"))
             }
         }
-    }),
+    })
+    .costs(super::cost_of_all),
     function("tostring", "tostring(value)", exactly(1), "A value as a text.", |args| {
         keep_null(args, |args| to_text(&args[0]).map(Value::string).ok_or_else(|| wrong(args, 0, "a text")))
     }),
@@ -56,12 +58,14 @@ pub(super) static FUNCTIONS: &[Function] = &[
         min: 1,
         max: None,
         structural: true,
+        cost: super::no_cost,
         run: Run::Try,
     },
     function("type", "type(value)", exactly(1), "The name of a value's type.", |args| {
         Ok(Value::string(VarType::of(&args[0]).to_string()))
     })
-    .structural(),
+    .structural()
+    .costs(super::cost_of_all),
 ];
 
 fn keep_null(args: Vec<Value>, run: impl Fn(&[Value]) -> Result<Value, Fail>) -> Result<Value, Fail> {

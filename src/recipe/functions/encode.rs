@@ -25,11 +25,17 @@ pub(super) static FUNCTIONS: &[Function] = &[
             // The error's text has no part of the JSON in it, only the place.
             Err(error) => Err(Fail::arg(0, format!("this is no JSON: {error}"))),
         }
+    })
+    .costs(|args| {
+        // Each of these begins or ends a value.
+        let text = args[0].as_str().unwrap_or_default();
+        text.len() as u64 + 200 * text.bytes().filter(|byte| b",:[{".contains(byte)).count() as u64
     }),
     function("jsonencode", "jsonencode(value)", exactly(1), "A value as JSON on one line, with sorted keys.", |args| {
         let json = to_json(&args[0]).ok_or_else(|| Fail::arg(0, "a stage cannot stand in JSON"))?;
         Ok(Value::string(json.to_string()))
-    }),
+    })
+    .costs(super::cost_of_all),
     function("sha256", "sha256(text)", exactly(1), "The SHA-256 of a text's bytes, in hexadecimal.", |args| {
         use std::fmt::Write;
         let digest = Sha256::digest(text_arg(&args, 0)?.as_bytes());

@@ -27,6 +27,7 @@ pub(super) fn formatlist(args: Vec<Value>) -> Result<Value, Fail> {
         }
     }
     let mut out = Vec::new();
+    let mut bytes = 0;
     for index in 0..count.unwrap_or(1) {
         let values: Vec<&Value> = args[1..]
             .iter()
@@ -35,7 +36,10 @@ pub(super) fn formatlist(args: Vec<Value>) -> Result<Value, Fail> {
                 _ => value,
             })
             .collect();
-        out.push(Value::string(apply(&spec, &values)?));
+        let text = apply(&spec, &values)?;
+        bytes += text.len();
+        bounded(bytes)?;
+        out.push(Value::string(text));
     }
     Ok(list(out))
 }

@@ -1,5 +1,6 @@
 //! Functions that look at files and the environment. What they read is an input: it stands in the marks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Origin, Source, Value};
@@ -23,7 +24,7 @@ const fn host(
     help: &'static str,
     run: Host,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, run: Run::Host(run) }
+    Function { name, signature, help, min, max, structural: false, cost: super::no_cost, run: Run::Host(run) }
 }
 
 pub(super) static FUNCTIONS: &[Function] = &[
@@ -88,7 +89,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "The text of a file; the path is relative to the recipe.",
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|path| {
-                let text = eval.files.text(&path).map_err(problem)?;
+                let (text, is_new) = eval.files.text(&path).map_err(problem)?;
+                eval.budget.add_text(if is_new { text.len() } else { 0 });
                 Ok(Value {
                     data: Data::String(text),
                     marks: Marks::from_source(Source::File(path.to_string())),
@@ -135,10 +137,13 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
         Err(fail) => return Ok(Err(fail)),
     };
     let text = match eval.files.text(&path) {
-        Ok(text) => text,
+        Ok((text, is_new)) => {
+            eval.budget.add_text(if is_new { text.len() } else { 0 });
+            text
+        }
         Err(found) => return Ok(Err(problem(found))),
     };
-    let empty = Default::default();
+    let empty: BTreeMap<String, Value> = BTreeMap::new();
     let vars = match args.len() {
         1 => &empty,
         _ => match object_arg(&args, 1) {
@@ -161,7 +166,7 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
     let scope = std::mem::replace(&mut eval.scope, vars.values().cloned().collect());
     let before = eval.diagnostics.len();
     eval.template_depth += 1;
-    let result = eval.template_text(&parts);
+    let result = eval.template_text(span, &parts);
     eval.template_depth -= 1;
     eval.scope = scope;
     for diagnostic in &mut eval.diagnostics[before..] {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Number, Value};
 
-use super::convert::{show, to_bool, to_number, to_text};
+use super::convert::{cost_shared, cost_written_out, show, to_bool, to_number, to_text};
 use super::diagnostic::Span;
 use super::eval::{Evaluator, Failed};
 
@@ -30,6 +30,8 @@ pub struct Function {
     pub(super) max: Option<usize>,
     /// Whether elements keep their own marks on the way through; else the result has those of all that went in.
     pub(super) structural: bool,
+    /// How many bytes it may take beside what it is given, where that can be much more than it gives.
+    pub(super) cost: fn(&[Value]) -> u64,
     pub(super) run: Run,
 }
 
@@ -84,7 +86,21 @@ const fn function(
     help: &'static str,
     run: fn(Vec<Value>) -> Result<Value, Fail>,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, run: Run::Pure(run) }
+    Function { name, signature, help, min, max, structural: false, cost: no_cost, run: Run::Pure(run) }
+}
+
+fn no_cost(_: &[Value]) -> u64 {
+    0
+}
+
+/// What an argument takes when nothing of it is shared, and a copy as large.
+fn cost_of_all(args: &[Value]) -> u64 {
+    args.iter().map(|arg| 2 * cost_written_out(arg).min(u64::MAX / 8)).fold(0, u64::saturating_add)
+}
+
+/// What the lists or objects among the arguments take as one.
+fn cost_of_elements(args: &[Value]) -> u64 {
+    args.iter().map(cost_shared).fold(0, u64::saturating_add)
 }
 
 const fn exactly(count: usize) -> (usize, Option<usize>) {
@@ -102,6 +118,11 @@ const fn at_least(min: usize) -> (usize, Option<usize>) {
 impl Function {
     const fn structural(mut self) -> Self {
         self.structural = true;
+        self
+    }
+
+    const fn costs(mut self, cost: fn(&[Value]) -> u64) -> Self {
+        self.cost = cost;
         self
     }
 }
@@ -194,7 +215,7 @@ fn bool_arg(args: &[Value], index: usize) -> Result<bool, Fail> {
 
 fn list_arg(args: &[Value], index: usize) -> Result<&[Value], Fail> {
     match args.get(index).map(|value| &value.data) {
-        Some(Data::List(items)) => Ok(items),
+        Some(Data::List(items)) => Ok(items.as_slice()),
         _ => Err(wrong(args, index, "a list")),
     }
 }

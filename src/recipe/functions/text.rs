@@ -7,8 +7,10 @@ use impasto_stages::{Data, Value};
 use regex::{Captures, Regex};
 
 use super::format::{format, formatlist};
-use super::{Fail, Function, at_least, exactly, function, int_arg, size_arg, text_arg, texts_arg};
-use crate::recipe::convert::{MAX_TEXT, list, object, truth};
+use super::{Fail, Function, Run, at_least, exactly, function, int_arg, size_arg, text_arg, texts_arg};
+use crate::recipe::convert::{MAX_TEXT, cost_written_out, list, object, truth};
+use crate::recipe::diagnostic::Span;
+use crate::recipe::eval::{Evaluator, Failed};
 
 pub(super) static FUNCTIONS: &[Function] = &[
     function("chomp", "chomp(text)", exactly(1), "A text without the line ends at its end.", |args| {
@@ -62,38 +64,83 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("lower", "lower(text)", exactly(1), "A text in lower case.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.to_lowercase()))
     }),
-    function(
-        "regex",
-        "regex(pattern, text)",
-        exactly(2),
-        "The first match: a text, a list of the pattern's groups, or an object of its named ones. An error without a match.",
-        |args| {
-            let (pattern, text) = (pattern(&args)?, text_arg(&args, 1)?);
+    Function {
+        name: "regex",
+        signature: "regex(pattern, text)",
+        help: "The first match: a text, a list of the pattern's groups, or an object of its named ones. An error without a match.",
+        min: 2,
+        max: Some(2),
+        structural: false,
+        cost: super::no_cost,
+        run: Run::Host(|eval, span, args| {
+            let (pattern, text) = match search(eval, span, &args, 0, 1)? {
+                Ok(found) => found,
+                Err(fail) => return Ok(Err(fail)),
+            };
             let Some(found) = pattern.captures(&text) else {
                 let help = "where there may be no match use `try(regex(…), null)` or `length(regexall(…)) > 0`";
-                return Err(Fail::arg(0, "the pattern does not match").help(help));
+                return Ok(Err(Fail::arg(0, "the pattern does not match").help(help)));
             };
-            Ok(matched(&pattern, &found))
-        },
-    ),
-    function(
-        "regex_replace",
-        "regex_replace(text, pattern, replacement)",
-        exactly(3),
-        "A text with every match of a pattern replaced; $1 and ${name} are its groups.",
-        |args| {
-            let text = text_arg(&args, 0)?;
-            let pattern = compile(&text_arg(&args, 1)?, 1)?;
-            let replacement = text_arg(&args, 2)?;
-            let matches = pattern.find_iter(&text).count();
-            bounded(matches.saturating_mul(replacement.len() + text.len()).saturating_add(text.len()))?;
-            Ok(Value::string(pattern.replace_all(&text, &*replacement)))
-        },
-    ),
-    function("regexall", "regexall(pattern, text)", exactly(2), "All matches, each as `regex` gives it.", |args| {
-        let (pattern, text) = (pattern(&args)?, text_arg(&args, 1)?);
-        Ok(list(pattern.captures_iter(&text).map(|found| matched(&pattern, &found)).collect()))
-    }),
+            Ok(Ok(matched(&pattern, &found)))
+        }),
+    },
+    Function {
+        name: "regex_replace",
+        signature: "regex_replace(text, pattern, replacement)",
+        help: "A text with every match of a pattern replaced; $1 and ${name} are its groups.",
+        min: 3,
+        max: Some(3),
+        structural: false,
+        cost: super::no_cost,
+        run: Run::Host(|eval, span, args| {
+            let (pattern, text) = match search(eval, span, &args, 1, 0)? {
+                Ok(found) => found,
+                Err(fail) => return Ok(Err(fail)),
+            };
+            let replacement = match text_arg(&args, 2) {
+                Ok(text) => text,
+                Err(fail) => return Ok(Err(fail)),
+            };
+            let groups = replacement.matches('$').count();
+            let (mut out, mut last) = (String::new(), 0);
+            for found in pattern.captures_iter(&text) {
+                let Some(whole) = found.get(0) else { continue };
+                match_step(eval, span, &text[whole.start()..])?;
+                let more = groups.saturating_mul(whole.len()).saturating_add(replacement.len());
+                out.push_str(&text[last..whole.start()]);
+                if let Err(fail) = bounded(out.len().saturating_add(more)) {
+                    return Ok(Err(fail));
+                }
+                found.expand(&replacement, &mut out);
+                last = whole.end();
+            }
+            out.push_str(&text[last..]);
+            Ok(bounded(out.len()).map(|()| Value::string(out)))
+        }),
+    },
+    Function {
+        name: "regexall",
+        signature: "regexall(pattern, text)",
+        help: "All matches, each as `regex` gives it.",
+        min: 2,
+        max: Some(2),
+        structural: false,
+        cost: super::no_cost,
+        run: Run::Host(|eval, span, args| {
+            let (pattern, text) = match search(eval, span, &args, 0, 1)? {
+                Ok(found) => found,
+                Err(fail) => return Ok(Err(fail)),
+            };
+            let mut all = Vec::new();
+            for found in pattern.captures_iter(&text) {
+                match_step(eval, span, &text[found.get(0).map_or(0, |whole| whole.start())..])?;
+                let value = matched(&pattern, &found);
+                eval.budget.charge(span, 0, cost_written_out(&value))?;
+                all.push(value);
+            }
+            Ok(Ok(list(all)))
+        }),
+    },
     function(
         "replace",
         "replace(text, part, replacement)",
@@ -114,6 +161,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
             _ => text.split(&*separator).map(Value::string).collect(),
         };
         Ok(list(parts))
+    })
+    .costs(|args| {
+        let (separator, text) = (args[0].as_str().unwrap_or_default(), args[1].as_str().unwrap_or_default());
+        100 * if separator.is_empty() { text.len() } else { text.matches(separator).count() } as u64
     }),
     function("startswith", "startswith(text, prefix)", exactly(2), "Whether a text begins with another.", |args| {
         Ok(truth(text_arg(&args, 0)?.starts_with(&*text_arg(&args, 1)?)))
@@ -177,21 +228,59 @@ pub(super) static FUNCTIONS: &[Function] = &[
 
 /// Refuses a text of so many bytes, before it is made.
 pub(super) fn bounded(bytes: usize) -> Result<(), Fail> {
-    if bytes <= MAX_TEXT { Ok(()) } else { Err(Fail::new("the result would be too large")) }
+    if bytes <= MAX_TEXT {
+        Ok(())
+    } else {
+        Err(Fail::new(format!("the result would be larger than {} MiB", MAX_TEXT >> 20)))
+    }
 }
 
-fn compile(pattern: &str, arg: usize) -> Result<Regex, Fail> {
-    let built = regex::RegexBuilder::new(pattern).size_limit(1 << 20).nest_limit(64).build();
-    built.map_err(|error| {
-        let text = error.to_string();
-        let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        Fail::arg(arg, format!("this is no regular expression: {reason}"))
-            .help("the syntax is RE2's; a backslash in quotes is written twice: \"\\\\d+\"")
-    })
+/// Longest regular expression, in bytes.
+const MAX_PATTERN: usize = 1 << 10;
+
+/// The pattern and the text among the arguments. Both are paid for: a pattern when it is compiled, by the size of the
+/// automaton that is tried, the text by its length for each search.
+fn search(
+    eval: &mut Evaluator,
+    span: Span,
+    args: &[Value],
+    pattern: usize,
+    text: usize,
+) -> Result<Result<(Regex, Arc<str>), Fail>, Failed> {
+    let (source, text) = match text_arg(args, pattern).and_then(|source| Ok((source, text_arg(args, text)?))) {
+        Ok(both) => both,
+        Err(fail) => return Ok(Err(fail)),
+    };
+    if source.len() > MAX_PATTERN {
+        return Ok(Err(Fail::arg(pattern, format!("a regular expression may have {MAX_PATTERN} bytes"))));
+    }
+    eval.budget.charge(span, text.len() as u64 / 4, 0)?;
+    if let Some(known) = eval.patterns.get(&source) {
+        return Ok(Ok((known.clone(), text)));
+    }
+    let mut size = 1 << 14;
+    loop {
+        eval.budget.charge(span, source.len() as u64 * 4 + (size as u64 >> 5), size as u64 >> 2)?;
+        let built = regex::RegexBuilder::new(&source).size_limit(size).dfa_size_limit(1 << 18).nest_limit(64).build();
+        match built {
+            Ok(found) => {
+                eval.patterns.insert(source, found.clone());
+                return Ok(Ok((found, text)));
+            }
+            Err(regex::Error::CompiledTooBig(_)) if size < 1 << 20 => size <<= 3,
+            Err(error) => {
+                let text = error.to_string();
+                let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                return Ok(Err(Fail::arg(pattern, format!("this is not a valid regular expression: {reason}"))
+                    .help("the syntax is RE2's; a backslash in quotes is written twice: \"\\\\d+\"")));
+            }
+        }
+    }
 }
 
-fn pattern(args: &[Value]) -> Result<Regex, Fail> {
-    compile(&text_arg(args, 0)?, 0)
+/// Pays for a match: the search for the next one may look at all that is left.
+fn match_step(eval: &mut Evaluator, span: Span, rest: &str) -> Result<(), Failed> {
+    eval.budget.charge(span, 1 + rest.len() as u64 / 256, 0)
 }
 
 fn matched(pattern: &Regex, found: &Captures<'_>) -> Value {

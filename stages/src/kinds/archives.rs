@@ -80,7 +80,7 @@ fn repository(
         errors.push(ParamError::new("repositories", format!("{name:?}: {problem}")).help(help));
     };
     let empty = BTreeMap::new();
-    let fields = if let Data::Object(fields) = &value.data { fields } else { &empty };
+    let fields = if let Data::Object(fields) = &value.data { &**fields } else { &empty };
     let text = |field: &str| fields.get(field).and_then(Value::as_str).map(str::to_owned);
     let repository = Repository {
         name: name.to_owned(),

@@ -434,7 +434,7 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
 
     fn object(pairs: &[(&str, Value)]) -> Value {
-        Value::new(Data::Object(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+        Value::object(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
     }
 
     fn text(text: &str) -> Value {
@@ -442,7 +442,7 @@ mod tests {
     }
 
     fn list(items: &[Value]) -> Value {
-        Value::new(Data::List(items.to_vec()))
+        Value::list(items.to_vec())
     }
 
     fn uid(number: i64) -> Value {

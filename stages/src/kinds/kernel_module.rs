@@ -285,11 +285,11 @@ mod tests {
     }
 
     fn list(texts: &[&str]) -> Value {
-        Value::new(Data::List(texts.iter().map(|text| Value::string(*text)).collect()))
+        Value::list(texts.iter().map(|text| Value::string(*text)).collect())
     }
 
     fn object(fields: &[(&str, Value)]) -> Value {
-        Value::new(Data::Object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()))
+        Value::object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
     }
 
     fn with(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
