@@ -13,7 +13,8 @@ use crate::packages::PackageSet;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
-pub const ENGINE_EPOCH: u32 = 4;
+/// Last for: limits, fewer capabilities and a filter of system calls, generations of inodes, times of copied files.
+pub const ENGINE_EPOCH: u32 = 5;
 
 /// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
 #[derive(Debug, Clone, PartialEq)]
