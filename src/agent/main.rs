@@ -5,7 +5,12 @@
 //! the file descriptor that a shell shall read from.
 
 mod close;
+#[path = "../sandbox/confine.rs"]
+mod confine;
 mod files;
+mod kernel;
+#[path = "../sandbox/memory.rs"]
+mod memory;
 mod mounts;
 mod nodes;
 mod patch;
@@ -15,6 +20,8 @@ mod protocol;
 mod serve;
 mod steps;
 mod sys;
+#[path = "../sandbox/usage.rs"]
+mod usage;
 mod volatile;
 
 use std::process::ExitCode;

@@ -71,6 +71,7 @@ impl Shell {
             line: self.line,
             env: node.lowered.actions[0].env.clone().into_iter().collect(),
             network: self.network,
+            privileged: node.lowered.actions[0].privileged,
         })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
     }

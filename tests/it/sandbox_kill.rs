@@ -53,6 +53,7 @@ fn shell_victim() {
         line: std::env::var(LINE).ok(),
         env: Vec::new(),
         network: false,
+        privileged: false,
     };
     std::process::exit(sandbox().shell(job).unwrap());
 }
