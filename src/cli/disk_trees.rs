@@ -48,7 +48,7 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
         made
     })
     .map_err(|source| unreadable(disk, source))?;
-    for make::Unread { place, reason } in unread {
+    for make::Unread { place, reason, .. } in unread {
         let reason = plain::line(reason.as_bytes());
         ui::message(&format!(
             "warning: the files of {place} of {} cannot be listed: {reason}; it is compared by its bytes",

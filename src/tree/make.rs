@@ -67,6 +67,8 @@ pub struct Unread {
     pub place: Place,
     /// Why its files cannot be read.
     pub reason: String,
+    /// It contradicts itself, or was not closed: more than something that is not understood here.
+    pub damaged: bool,
 }
 
 /// The tree of a disk, and what of it could not be read. `below` may only save work.
@@ -106,7 +108,8 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             Ok(None) => leaf.start..leaf.end,
             Err(ReadError::Io(error)) => return Err(error),
             Err(error) => {
-                unread.push(Unread { place: Place(leaf.number), reason: error.to_string() });
+                let damaged = !matches!(error, ReadError::Unsupported { .. });
+                unread.push(Unread { place: Place(leaf.number), reason: error.to_string(), damaged });
                 leaf.start..leaf.end
             }
         };

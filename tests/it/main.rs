@@ -49,4 +49,5 @@ mod tree_index;
 mod units;
 mod vm;
 mod volatile;
+mod wiped;
 mod words;
