@@ -446,8 +446,9 @@ impl Asked {
             (Executor::Sandbox(_), SandboxRequirement::Vm) => Isolation::Vm,
             (Executor::Sandbox(_), _) => Isolation::Namespace,
         };
-        let own = action.is_unlocked().then_some(Caveat::Unlocked);
-        Asked { isolation, caveats: inherited.iter().copied().chain(own).collect() }
+        let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
+        let weak = action.privileged.then_some(Caveat::WeakIsolation);
+        Asked { isolation, caveats: inherited.iter().copied().chain(unlocked).chain(weak).collect() }
     }
 
     /// Why a claim is not believed; none where it is.

@@ -7,12 +7,14 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, openat2, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, UTIME_OMIT, openat2, seek, utimensat,
+};
 use serde_bytes::ByteBuf;
 
 use crate::bounded;
 use crate::mounts::World;
-use crate::protocol::{AgentStep, Answer, InputKind, MAX_DATA, Owner, Place, Problem, ProblemKind, RUN_DIR};
+use crate::protocol::{AgentStep, Answer, InputKind, Limit, MAX_DATA, Owner, Place, Problem, ProblemKind, RUN_DIR};
 use crate::serve::Channel;
 
 /// A file of the job that is being received.
@@ -75,8 +77,8 @@ pub(crate) fn apply(world: &World, step: &AgentStep) -> Result<(), Problem> {
         }
         AgentStep::Patch { input, partition } => crate::patch::apply(world, *partition, input),
         AgentStep::Remove { path } => remove(Path::new(path)),
-        AgentStep::Script { .. } | AgentStep::Command { .. } => {
-            Err(Problem::new(ProblemKind::Protocol, "a program is no file"))
+        AgentStep::Script { .. } | AgentStep::Command { .. } | AgentStep::ShowRoot => {
+            Err(Problem::new(ProblemKind::Protocol, "this step is not about a file"))
         }
     }
 }
@@ -206,25 +208,52 @@ fn resolve_id(database: &str, name: &str) -> Result<u32, Problem> {
     id.ok_or_else(|| Problem::new(ProblemKind::Io, format!("the image's {database} knows no {name:?}")))
 }
 
-/// Sends a regular file of the guest. The outer error is a broken channel.
-pub(crate) fn collect(channel: &mut Channel, path: &str) -> io::Result<Result<Answer, Problem>> {
-    let mut file = match open_output(path) {
+/// Sends a regular file of the guest, of at most `most` bytes of data; holes are not read. The outer error is a broken
+/// channel.
+pub(crate) fn collect(channel: &mut Channel, path: &str, most: u64) -> io::Result<Result<Answer, Problem>> {
+    let file = match open_output(path) {
         Ok(file) => file,
         Err(problem) => return Ok(Err(problem)),
     };
     let found = file.metadata()?;
-    channel.send(&Answer::Output { size: found.len(), mode: found.permissions().mode() & 0o7777 })?;
-    let mut left = found.len();
+    let size = found.len();
+    channel.send(&Answer::Output { size, mode: found.permissions().mode() & 0o7777 })?;
+    let unread = |error: rustix::io::Errno| failed("read", Path::new(path), error.into());
+    let (mut at, mut sent) = (0, 0);
     let mut buffer = vec![0; MAX_DATA];
-    while left > 0 {
-        let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        match file.read(&mut buffer[..want]) {
-            Ok(0) => return Ok(Err(Problem::new(ProblemKind::Io, format!("{path} became shorter while it was read")))),
-            Ok(count) => {
-                channel.send(&Answer::Data(ByteBuf::from(&buffer[..count])))?;
-                left -= count as u64;
+    while at < size {
+        let data = match seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data.min(size),
+            // Nothing but a hole is left.
+            Err(rustix::io::Errno::NXIO) => size,
+            Err(error) => return Ok(Err(unread(error))),
+        };
+        if data > at {
+            channel.send(&Answer::Hole(data - at))?;
+            at = data;
+            continue;
+        }
+        let end = match seek(&file, SeekFrom::Hole(at)) {
+            Ok(end) => end.min(size),
+            Err(error) => return Ok(Err(unread(error))),
+        };
+        sent += end - at;
+        if sent > most {
+            return Ok(Ok(Answer::Limit(Limit::Output)));
+        }
+        while at < end {
+            let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            match rustix::io::pread(&file, &mut buffer[..want], at) {
+                Ok(0) => {
+                    return Ok(Err(Problem::new(ProblemKind::Io, format!("{path} became shorter while it was read"))));
+                }
+                Ok(count) => {
+                    channel.send(&Answer::Data(ByteBuf::from(&buffer[..count])))?;
+                    at += count as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Ok(Err(unread(error))),
             }
-            Err(error) => return Ok(Err(failed("read", Path::new(path), error))),
         }
     }
     Ok(Ok(Answer::Ok))

@@ -8,7 +8,12 @@
 #[allow(dead_code, unreachable_pub, reason = "impasto uses the rest; for impasto it is public")]
 mod bounded;
 mod close;
+#[path = "../sandbox/confine.rs"]
+mod confine;
 mod files;
+mod kernel;
+#[path = "../sandbox/memory.rs"]
+mod memory;
 mod mounts;
 mod nodes;
 mod patch;
@@ -19,6 +24,8 @@ mod protocol;
 mod serve;
 mod steps;
 mod sys;
+#[path = "../sandbox/usage.rs"]
+mod usage;
 mod volatile;
 
 use std::process::ExitCode;

@@ -17,9 +17,10 @@ use rustix::mount::{
 use rustix::process::{chdir, pivot_root, umask};
 
 use crate::bounded;
+use crate::kernel;
 use crate::nodes;
 use crate::placement;
-use crate::protocol::{CACHES, DiskNode, Problem, ProblemKind, RUN_DIR, Setup};
+use crate::protocol::{CACHES, DiskNode, Problem, ProblemKind, ROOT, RUN_DIR, Setup};
 use crate::sys;
 
 /// Symbolic links followed to find where a file would be.
@@ -53,11 +54,11 @@ pub(crate) struct Made {
     pub(crate) parent_after: (i64, i64),
 }
 
-fn io_problem(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Problem {
+pub(crate) fn io_problem(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Problem {
     move |error| Problem::io(what, path.to_string_lossy(), &error)
 }
 
-fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &str) -> Result<(), Problem> {
+pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &str) -> Result<(), Problem> {
     let data =
         std::ffi::CString::new(data).map_err(|_| Problem::new(ProblemKind::Protocol, "a mount option holds NUL"))?;
     mount(source, target, kind, flags, Some(data.as_c_str()))
@@ -67,7 +68,7 @@ fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &s
 impl World {
     /// Builds it. On an error nothing needs to be undone: the name space ends with the agent, and nothing was written.
     pub(crate) fn make(setup: Setup) -> Result<Self, Problem> {
-        sys::unshare_mounts().map_err(|e| Problem::io("create", "a mount name space", &e))?;
+        sys::unshare_own().map_err(|e| Problem::io("create", "name spaces", &e))?;
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
             .map_err(|e| Problem::io("make private", "/", &e.into()))?;
         rustix::system::sethostname(setup.host_name.as_bytes())
@@ -86,7 +87,10 @@ impl World {
         enter(disk)?;
         let directory = bounded::open_directory("/").map_err(io_problem("open", Path::new("/")))?;
         let mut world = Self { root: root.number, directory, trail: Vec::new(), setup: setup.clone() };
-        world.mount_kernel()?;
+        for path in kernel::MOUNT_POINTS.map(Path::new) {
+            world.make_dir(path)?;
+        }
+        kernel::mount_all(&world.setup)?;
         world.mount_fstab()?;
         let mounted = world.mounted();
         setup.disk.iter().filter(|node| mounted.contains(&node.number)).for_each(|node| settings.apply(node.device));
@@ -131,43 +135,6 @@ impl World {
             Trace::Made(_) => None,
         });
         std::iter::once(self.root).chain(others).collect()
-    }
-
-    /// `/dev`, `/proc`, `/sys`, and what shall never be in a layer.
-    fn mount_kernel(&mut self) -> Result<(), Problem> {
-        let safe = MountFlags::NOSUID | MountFlags::NODEV;
-        let kernel = safe | MountFlags::NOEXEC;
-        for path in ["/proc", "/sys", "/dev", "/run", "/tmp"] {
-            self.make_dir(Path::new(path))?;
-        }
-        mount_at("proc", Path::new("/proc"), "proc", kernel, "")?;
-        // The kernel's settings are the host's. What a host's kernel does not have needs no guard.
-        for path in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(Path::new) {
-            if path.exists() {
-                mount_bind(path, path).map_err(|e| io_problem("bind", path)(e.into()))?;
-                mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | kernel, "")
-                    .map_err(|e| io_problem("make read-only", path)(e.into()))?;
-            }
-        }
-        mount_at("sysfs", Path::new("/sys"), "sysfs", kernel | MountFlags::RDONLY, "")?;
-        mount_at("devtmpfs", Path::new("/dev"), "tmpfs", MountFlags::NOSUID, "mode=0755")?;
-        nodes::make_all(Path::new("/dev"), &self.setup.disk)?;
-        for (path, mode) in [("/dev/pts", 0o755), ("/dev/shm", 0o1777)] {
-            fs::DirBuilder::new().mode(mode).create(path).map_err(io_problem("make", Path::new(path)))?;
-        }
-        let pts = "newinstance,ptmxmode=0666,mode=0620,gid=5";
-        mount_at("devpts", Path::new("/dev/pts"), "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, pts)?;
-        mount_at("tmpfs", Path::new("/dev/shm"), "tmpfs", safe, "mode=1777")?;
-        mount_at("tmpfs", Path::new("/run"), "tmpfs", safe, "mode=0755")?;
-        mount_at("tmpfs", Path::new("/tmp"), "tmpfs", safe, "mode=1777")?;
-        let run = Path::new(RUN_DIR);
-        for dir in [run.to_path_buf(), run.join("inputs"), run.join("scripts"), run.join("secrets")] {
-            let mode = if dir.ends_with("secrets") { 0o700 } else { 0o755 };
-            fs::DirBuilder::new().mode(mode).create(&dir).map_err(io_problem("make", &dir))?;
-        }
-        // Unlike tmpfs, ramfs never goes to swap.
-        let secrets = run.join("secrets");
-        mount_at("ramfs", &secrets, "ramfs", safe | MountFlags::NOEXEC, "mode=0700")
     }
 
     /// File systems of the image's own disk that its fstab names.
@@ -270,6 +237,13 @@ impl World {
         self.remember(path, true, |path| fs::DirBuilder::new().mode(0o755).create(path))
     }
 
+    /// Mounts the root once more, without what is mounted on it. Closing the guest unmounts it.
+    pub(crate) fn show_root(&self) -> Result<(), Problem> {
+        let path = Path::new(RUN_DIR).join(ROOT);
+        fs::DirBuilder::new().mode(0o755).create(&path).map_err(io_problem("make", &path))?;
+        mount_bind("/", &path).map_err(|e| io_problem("bind the root at", &path)(e.into()))
+    }
+
     fn remember(
         &mut self,
         path: &Path,
@@ -358,7 +332,9 @@ fn enter(root: &Path) -> Result<(), Problem> {
 fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem> {
     let kind = node.mount_type.as_deref().unwrap_or_default();
     let source = format!("/dev/{}", nodes::name(node.number));
-    let flags = if probe { MountFlags::RDONLY } else { MountFlags::empty() } | MountFlags::NOATIME;
+    let access = if probe { MountFlags::RDONLY } else { MountFlags::empty() };
+    // A device file of the image would be a device of the host.
+    let flags = access | MountFlags::NOATIME | MountFlags::NODEV;
     // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
     if (kind, probe) == ("ext4", false) {
         // Inode tables that mke2fs left to the kernel would be zeroed as far as the job's time allows.

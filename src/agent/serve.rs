@@ -10,6 +10,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_paren
 
 use crate::close;
 use crate::files::{self, Upload};
+use crate::kernel;
 use crate::mounts::World;
 use crate::protocol::{self, Answer, Problem, ProblemKind, Request, VERSION};
 use crate::steps::Runner;
@@ -87,12 +88,13 @@ fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result
                 runner.settle();
                 Ok(Answer::Ok)
             }
-            Request::Note { volatile: paths } => Volatile::note(world, &paths).map(|noted| {
-                volatile = noted;
-                Answer::Ok
+            // Everything for the steps is there now.
+            Request::Note { volatile: paths } => kernel::close_secrets().and_then(|()| {
+                volatile = Volatile::note(world, &paths)?;
+                Ok(Answer::Ok)
             }),
             Request::PutBack => volatile.put_back().map(|()| Answer::Ok),
-            Request::Collect { path } => files::collect(channel, &path)?,
+            Request::Collect { path, most } => files::collect(channel, &path, most)?,
             Request::Hello { .. } | Request::Setup(_) => Err(unexpected()),
         };
         channel.send(&answer.unwrap_or_else(Answer::Problem))?;

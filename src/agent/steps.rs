@@ -19,35 +19,27 @@ use rustix::process::{
     umask, wait,
 };
 use rustix::termios::tcsetpgrp;
-use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use serde_bytes::ByteBuf;
 
 use crate::bounded;
+use crate::confine;
 use crate::files;
+use crate::memory;
 use crate::mounts::World;
-use crate::protocol::{AgentStep, Answer, MAX_LOG, Place, Problem, ProblemKind, Stream};
+use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Place, Problem, ProblemKind, Stream};
 use crate::serve::Channel;
 use crate::sys;
+use crate::usage::Watcher;
 
 /// First argument of the agent when it turns itself into a step's process.
 pub(crate) const LAUNCH: &str = "launch";
 
-/// What no build needs and the host would suffer from. `SYS_PTRACE` guards the agent itself: without it a process can
-/// still trace its equals, but not one with more capabilities.
-const DROPPED: [CapabilitySet; 12] = [
-    CapabilitySet::SYS_MODULE,
-    CapabilitySet::SYS_RAWIO,
-    CapabilitySet::SYS_BOOT,
-    CapabilitySet::SYS_TIME,
-    CapabilitySet::SYS_PTRACE,
-    CapabilitySet::SYS_PACCT,
-    CapabilitySet::SYSLOG,
-    CapabilitySet::WAKE_ALARM,
-    CapabilitySet::BLOCK_SUSPEND,
-    CapabilitySet::MAC_ADMIN,
-    CapabilitySet::PERFMON,
-    CapabilitySet::BPF,
-];
+/// Argument after it: the step may mount, make devices and make name spaces, or not.
+const PRIVILEGED: &str = "privileged";
+const CONFINED: &str = "confined";
+
+/// What the kernel shall end first where the host itself runs out of memory (proc_pid_oom_score_adj(5)).
+const FIRST_TO_GO: &str = "500";
 
 /// How often orphans are reaped while a step runs.
 const REAP_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -87,19 +79,32 @@ impl Runner {
         world: &World,
         step: &AgentStep,
     ) -> io::Result<Result<Answer, Problem>> {
+        let answer = self.run_unlimited(channel, world, step)?;
+        Ok(if tmpfs_is_full() { Ok(Answer::Limit(Limit::Tmpfs)) } else { answer })
+    }
+
+    fn run_unlimited(
+        &self,
+        channel: &mut Channel,
+        world: &World,
+        step: &AgentStep,
+    ) -> io::Result<Result<Answer, Problem>> {
         let arguments = match step {
             AgentStep::Script { name } => match script(name) {
                 Ok(arguments) => arguments,
                 Err(problem) => return Ok(Err(problem)),
             },
             AgentStep::Command { line } => vec![SHELL.into(), "-ec".into(), line.into()],
+            AgentStep::ShowRoot => {
+                return Ok(world.show_root().map(|()| Answer::Exited { code: Some(0), signal: None }));
+            }
             other => return Ok(files::apply(world, other).map(|()| Answer::Exited { code: Some(0), signal: None })),
         };
         if let Err(problem) = demand_shell(&arguments) {
             return Ok(Err(problem));
         }
         match self.spawn(world, &arguments) {
-            Ok(pid) => self.follow(channel, pid),
+            Ok(pid) => self.follow(channel, world, pid),
             Err(error) => Ok(Err(Problem::io("start", arguments[0].to_string_lossy(), &error))),
         }
     }
@@ -108,7 +113,12 @@ impl Runner {
         let executable = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
         #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
         let mut command = Command::new(executable);
-        command.arg(LAUNCH).args(arguments).env_clear().envs(world.setup.env.iter().map(|(name, value)| (name, value)));
+        let confinement = if world.setup.privileged { PRIVILEGED } else { CONFINED };
+        command
+            .args([LAUNCH, confinement])
+            .args(arguments)
+            .env_clear()
+            .envs(world.setup.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -123,7 +133,8 @@ impl Runner {
     }
 
     /// Passes on output until the process has ended.
-    fn follow(&self, channel: &mut Channel, pid: Pid) -> io::Result<Result<Answer, Problem>> {
+    fn follow(&self, channel: &mut Channel, world: &World, pid: Pid) -> io::Result<Result<Answer, Problem>> {
+        let mut watcher = world.setup.watch.map(Watcher::new);
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         loop {
             let mut fds = [
@@ -141,6 +152,11 @@ impl Runner {
             if let Some(status) = status {
                 let answer = Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() };
                 return Ok(Ok(answer));
+            }
+            let full = tmpfs_is_full().then_some(Limit::Tmpfs);
+            if let Some(limit) = full.or_else(|| watcher.as_mut()?.look()) {
+                self.settle();
+                return Ok(Ok(Answer::Limit(limit)));
             }
         }
     }
@@ -231,10 +247,10 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
         let _ = writeln!(io::stderr(), "impasto: cannot {what}: {error}");
         ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
     };
-    let Some((program, rest)) = arguments.split_first() else {
+    let [confinement, program, rest @ ..] = arguments.as_slice() else {
         return complain("start nothing", io::ErrorKind::InvalidInput.into());
     };
-    if let Err(error) = prepare() {
+    if let Err(error) = prepare(confinement == PRIVILEGED) {
         return complain("prepare the process", error);
     }
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
@@ -242,14 +258,7 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
     complain(&format!("start {}", Path::new(program).display()), error)
 }
 
-fn prepare() -> io::Result<()> {
-    for capability in DROPPED {
-        match remove_capability_from_bounding_set(capability) {
-            // An older kernel does not have it.
-            Err(rustix::io::Errno::INVAL) => {}
-            result => result?,
-        }
-    }
+fn prepare(privileged: bool) -> io::Result<()> {
     let stdin = io::stdin();
     if rustix::termios::isatty(stdin.as_fd()) {
         // In front of the terminal in a group of its own, as a shell expects that wants to control jobs.
@@ -262,5 +271,15 @@ fn prepare() -> io::Result<()> {
         setsid()?;
     }
     umask(Mode::WGRP | Mode::WOTH);
-    Ok(chdir("/")?)
+    chdir("/")?;
+    // Where somebody else has decided it, that stands.
+    let _ = fs::write("/proc/self/oom_score_adj", FIRST_TO_GO);
+    confine::drop_capabilities(privileged)?;
+    // The right to install a filter ends with the program that is started now.
+    sys::filter_calls(&confine::filter(privileged))
+}
+
+/// Whether the files in memory have come to their limit.
+fn tmpfs_is_full() -> bool {
+    memory::is_full(Path::new("/run"))
 }

@@ -8,10 +8,37 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::UnshareFlags;
 
-/// Gives the process a mount name space of its own.
-pub(crate) fn unshare_mounts() -> io::Result<()> {
-    // SAFETY: NEWNS does not touch file descriptors, the one thing that makes the call unsound.
-    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
+use crate::confine::Instruction;
+
+/// Gives the process name spaces of its own for mounts and for control groups.
+pub(crate) fn unshare_own() -> io::Result<()> {
+    // SAFETY: neither touches file descriptors, the one thing that makes the call unsound.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP) }?)
+}
+
+/// `struct sock_fprog` of linux/filter.h.
+#[repr(C)]
+struct Program {
+    length: u16,
+    instructions: *const Instruction,
+}
+
+/// Lets this process, and those that it starts, make only the system calls that the filter allows.
+pub(crate) fn filter_calls(filter: &[Instruction]) -> io::Result<()> {
+    const PR_SET_SECCOMP: i32 = 22;
+    const SECCOMP_MODE_FILTER: usize = 2;
+    unsafe extern "C" {
+        fn prctl(option: i32, mode: usize, filter: *const Program) -> i32;
+    }
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = Program { length, instructions: filter.as_ptr() };
+    // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the instructions that it
+    // points to, which outlive the call.
+    if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Takes a file descriptor that the parent left open under this number; `None` where there is none.

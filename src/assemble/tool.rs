@@ -32,6 +32,7 @@ impl Tool {
         command.env_clear().stdin(Stdio::null()).current_dir("/");
         let fixed = [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/")];
         command.envs(fixed).env("SOURCE_DATE_EPOCH", epoch.to_string());
+        crate::sandbox::confine(&mut command);
         Tool { program, command }
     }
 

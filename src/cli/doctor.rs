@@ -8,7 +8,7 @@ use clap::Args;
 use super::error::CliError;
 use super::session::Session;
 use super::{exit, hint};
-use crate::{ui, vm};
+use crate::{sandbox, ui, vm};
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {}
@@ -74,6 +74,14 @@ impl Doctor {
                 name: "UEFI firmware",
                 found: present(&format!("{}/OVMF_CODE_4M.fd", vm::OVMF)),
                 help: hint::OVMF_PACKAGES,
+            },
+            Check { name: "limits", found: Ok(sandbox::describe_limits()), help: "" },
+            Check {
+                name: "sandbox",
+                found: Ok("namespaces of this kernel: for recipes and images that you trust; no mounts, devices or \
+                           keys for steps, but the kernel is the host's own"
+                    .to_owned()),
+                help: "",
             },
             Check { name: "kernel", found: Ok(host.kernel.clone()), help: "" },
             Check { name: "CPUs", found: Ok(host.cpus.to_string()), help: "" },

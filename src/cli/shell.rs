@@ -80,6 +80,7 @@ impl Shell {
             env: node.lowered.actions[0].env.clone().into_iter().collect(),
             network: self.network,
             cancel: interrupt.token(),
+            privileged: node.lowered.actions[0].privileged,
         })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
     }

@@ -64,6 +64,7 @@ impl Job {
             }
             Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
             Step::Script { .. }
+            | Step::ShowRoot
             | Step::Command { .. }
             | Step::CopyIn { .. }
             | Step::WriteFile { .. }

@@ -58,6 +58,7 @@ impl Job {
         let view = self.view(source, base)?;
         let below = start.and_then(|start| start.tree);
         let (tree, unread) = self.tree_of(&view, base.zip(below))?;
+        self.demand_undamaged(&unread, below)?;
         self.tell_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
@@ -172,6 +173,20 @@ impl Job {
     /// The claims of the node's earlier runs that are still there, the last run first.
     fn earlier(&self) -> impl Iterator<Item = (ClaimId, Claim)> {
         self.previous.iter().filter_map(|(action, id)| Some((*id, self.store.claim(action, id).ok()?)))
+    }
+
+    /// A file system that could be read before the stage, and is damaged after it, is no result.
+    fn demand_undamaged(&self, unread: &[Unread], below: Option<&Tree>) -> Result<(), JobError> {
+        let was_read = |unread: &&Unread| below.is_some_and(|below| below.volume(unread.place.0).is_some());
+        let Some(Unread { place, reason, .. }) = unread.iter().filter(|unread| unread.damaged).find(was_read) else {
+            return Ok(());
+        };
+        Err(JobError::Stage {
+            message: format!("the file system of {place} is damaged after the steps: {reason}"),
+            help: Some("a step that writes to the disk it runs on (/dev/vda and its partitions) does that".to_owned()),
+            last_lines: Vec::new(),
+            shell: false,
+        })
     }
 
     /// Tells what is compared by its bytes from here on; what already was, was told before.

@@ -225,7 +225,7 @@ impl Job {
         if action.is_unlocked() {
             caveats.insert(Caveat::Unlocked);
         }
-        if made.isolation == Isolation::Weak {
+        if made.isolation == Isolation::Weak || action.privileged {
             caveats.insert(Caveat::WeakIsolation);
         }
         let digest = action.digest();

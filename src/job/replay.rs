@@ -95,6 +95,8 @@ impl Job {
             volatile: Vec::new(),
             source_date_epoch: None,
             network: false,
+            privileged: false,
+            limits: action.hints.limits,
             timeout: action.hints.timeout,
             cancel: self.cancel.clone(),
         };

@@ -22,7 +22,7 @@ use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
 use crate::memory::file_name;
-use crate::sandbox::{self, AgentStep, Content, InputKind, Outcome, Owner, SandboxEvent};
+use crate::sandbox::{self, AgentStep, Content, Culprit, InputKind, Outcome, Owner, SandboxEvent};
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
@@ -75,6 +75,8 @@ impl Job {
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             source_date_epoch: action.source_date_epoch,
             network: action.network,
+            privileged: action.privileged,
+            limits: action.hints.limits,
             timeout: action.hints.timeout,
             cancel: self.cancel.clone(),
         };
@@ -98,7 +100,11 @@ impl Job {
             }
             let shell = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action).is_ok();
             let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
-            return Err(JobError::Stage { message, help: None, last_lines, shell });
+            let help = match &finished.outcome {
+                Outcome::LimitReached(reached) => Some(reached.help()),
+                _ => None,
+            };
+            return Err(JobError::Stage { message, help, last_lines, shell });
         }
         let kept = match action.executor {
             Executor::Sandbox(SandboxRoot::Scratch) => None,
@@ -210,6 +216,7 @@ impl Job {
                     staged.scripts.push((name.clone(), text.clone().into_bytes()));
                     AgentStep::Script { name }
                 }
+                Step::ShowRoot => AgentStep::ShowRoot,
                 Step::Command { line } => AgentStep::Command { line: line.clone() },
                 Step::CopyIn { input, dest, mode, owner, keep_times } => AgentStep::CopyIn {
                     input: input.clone(),
@@ -281,12 +288,7 @@ pub(super) struct LogFile<'a> {
     lines: Lines,
     tail: Tail,
     file: Option<io::BufWriter<File>>,
-    /// Bytes that are in the file.
-    kept: usize,
 }
-
-/// Longer logs are cut, in bytes.
-const LOG_LIMIT: usize = 64 << 20;
 
 impl<'a> LogFile<'a> {
     /// `more` are secrets that the job does not know of.
@@ -319,7 +321,7 @@ impl<'a> LogFile<'a> {
             [] => job.redactor.clone(),
             more => Redactor::new(job.secrets.values().chain(more)),
         };
-        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), file, kept: 0 }
+        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), file }
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -330,13 +332,10 @@ impl<'a> LogFile<'a> {
 
     fn take(&mut self, line: String) {
         self.tail.push(&line);
-        if let Some(file) = &mut self.file {
-            let cut = self.kept + line.len() > LOG_LIMIT;
-            let line = if cut { "… the log is longer, and is cut here" } else { &line };
-            self.kept += line.len() + 1;
-            if writeln!(file, "{line}").is_err() || cut {
-                self.file = None;
-            }
+        if let Some(file) = &mut self.file
+            && writeln!(file, "{line}").is_err()
+        {
+            self.file = None;
         }
         self.job.line(line);
     }
@@ -390,6 +389,11 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
         Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
         Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be taken out: {problem}"),
         Outcome::TimedOut { after } => format!("it was stopped after its time-out of {}", crate::ui::seconds(*after)),
+        Outcome::LimitReached(reached) => match &reached.by {
+            Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),
+            Some(Culprit::Named(name)) => format!("{name:?} reached the {reached}"),
+            None => format!("it reached the {reached}"),
+        },
         Outcome::Damaged { problem } => format!("the disk was damaged: {problem}"),
         Outcome::Ok | Outcome::Cancelled => panic!("BUG: {outcome:?} is no failure"),
     }

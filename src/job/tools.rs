@@ -41,8 +41,8 @@ impl Job {
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
         let mut log = LogFile::create(self, &[]);
-        let job =
-            ToolJob { work: &work, toolbox: &tools, task, timeout: action.hints.timeout, cancel: self.cancel.clone() };
+        let (limits, timeout) = (action.hints.limits, action.hints.timeout);
+        let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
         let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
         let last_lines = log.finish();
         let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
@@ -51,6 +51,9 @@ impl Job {
             ToolEnd::Cancelled => return Err(JobError::Cancelled),
             ToolEnd::TimedOut { after } => {
                 return failed(format!("it was stopped after its time-out of {}", crate::ui::seconds(after)), None);
+            }
+            ToolEnd::LimitReached(reached) => {
+                return failed(format!("it reached the {reached}"), Some(reached.help()));
             }
             ToolEnd::Failed(failure) => return failed(failure.message, failure.help),
         }

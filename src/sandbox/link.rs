@@ -10,11 +10,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{self, MAX_FRAME};
+use super::limits::Group;
+use super::protocol::{self, Limit, MAX_FRAME};
 use super::{CancelToken, terminal};
 
 /// How soon a cancelled job notices.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How often the job's control groups are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why no frame came or went.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(super) enum Stop {
     TimedOut,
     /// Somebody said so.
     Cancelled,
+    /// The job's control groups have come to a limit.
+    Limit(Limit),
     /// The other side has gone, or speaks garbage.
     Broken(String),
 }
@@ -33,12 +39,37 @@ pub(super) struct Link {
     inbox: Vec<u8>,
     deadline: Option<Instant>,
     cancel: CancelToken,
+    group: Option<Group>,
+    next_look: Instant,
 }
 
 impl Link {
-    pub(super) fn new(socket: UnixStream, deadline: Option<Instant>, cancel: CancelToken) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: UnixStream,
+        deadline: Option<Instant>,
+        cancel: CancelToken,
+        group: Option<Group>,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, inbox: Vec::new(), deadline, cancel })
+        Ok(Self { socket, inbox: Vec::new(), deadline, cancel, group, next_look: Instant::now() + LOOK_INTERVAL })
+    }
+
+    /// The limit that the job's control groups have come to.
+    pub(super) fn reached(&self) -> Option<Limit> {
+        self.group.as_ref()?.reached()
+    }
+
+    /// The control groups, to be kept until everything has ended that is in them.
+    pub(super) fn take_group(&mut self) -> Option<Group> {
+        self.group.take()
+    }
+
+    fn look(&mut self) -> Result<(), Stop> {
+        if Instant::now() < self.next_look {
+            return Ok(());
+        }
+        self.next_look = Instant::now() + LOOK_INTERVAL;
+        self.reached().map_or(Ok(()), |limit| Err(Stop::Limit(limit)))
     }
 
     /// Sends one message, whole.
@@ -69,6 +100,7 @@ impl Link {
             match protocol::decode(&self.inbox) {
                 Ok(Some((message, length))) => {
                     self.inbox.drain(..length);
+                    self.look()?;
                     return Ok(message);
                 }
                 Ok(None) => {}
@@ -85,11 +117,12 @@ impl Link {
         }
     }
 
-    fn wait(&self, flags: PollFlags) -> Result<(), Stop> {
+    fn wait(&mut self, flags: PollFlags) -> Result<(), Stop> {
         loop {
             if self.cancel.is_cancelled() {
                 return Err(Stop::Cancelled);
             }
+            self.look()?;
             let now = Instant::now();
             let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
             if left.is_some_and(|left| left.is_zero()) {

@@ -2,11 +2,14 @@
 //!
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
+mod confine;
 mod emulate;
 mod export;
 mod host_view;
+mod limits;
 mod link;
 mod loopdev;
+mod memory;
 mod namespace;
 mod plan;
 mod process;
@@ -17,8 +20,10 @@ mod scrub;
 mod supervisor;
 mod surroundings;
 mod sys;
+mod talk;
 mod terminal;
 mod tools;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,15 +34,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub use limits::{Culprit, Reached, describe as describe_limits};
 pub use namespace::NamespaceSandbox;
-pub use protocol::{AgentStep, InputKind, Owner, Problem, Stream};
+pub use protocol::{AgentStep, InputKind, Limit, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub use surroundings::Surroundings;
-pub(crate) use sys::{die_with_parent, move_elsewhere};
+pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
 
-use impasto_stages::Secret;
+use impasto_stages::{Limits, Secret};
 
 use crate::guest::{RootError, RootSpec};
 use crate::mirror::MirrorError;
@@ -136,6 +142,10 @@ pub struct Job<'a> {
     pub source_date_epoch: Option<u64>,
     /// Whether steps can reach the network.
     pub network: bool,
+    /// Whether steps may mount, make devices and make name spaces, with which they could change the host.
+    pub privileged: bool,
+    /// How much of the machine it may use.
+    pub limits: Limits,
     /// Longest duration of the whole job.
     pub timeout: Option<Duration>,
     /// Ends the job early.
@@ -267,6 +277,8 @@ pub enum Outcome {
         /// [`Job::timeout`].
         after: Duration,
     },
+    /// A limit of [`Job::limits`] was reached.
+    LimitReached(Reached),
     /// [`CancelToken::cancel`] was called.
     Cancelled,
     /// Guest data was lost: an error while writing, or a file system that is not clean.
@@ -286,7 +298,7 @@ impl Outcome {
     pub fn leaves_a_disk(&self) -> bool {
         match self {
             Self::Ok | Self::StepFailed { .. } | Self::StepRefused { .. } | Self::OutputRefused { .. } => true,
-            Self::TimedOut { .. } | Self::Cancelled | Self::Damaged { .. } => false,
+            Self::TimedOut { .. } | Self::LimitReached(_) | Self::Cancelled | Self::Damaged { .. } => false,
         }
     }
 }
@@ -299,6 +311,8 @@ pub struct ToolJob<'a> {
     pub task: Task,
     /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
     pub toolbox: &'a Path,
+    /// How much of the machine it may use.
+    pub limits: Limits,
     /// Longest duration.
     pub timeout: Option<Duration>,
     /// Ends it early.
@@ -317,6 +331,8 @@ pub enum ToolEnd {
         /// [`ToolJob::timeout`].
         after: Duration,
     },
+    /// A limit of [`ToolJob::limits`] was reached.
+    LimitReached(Reached),
     /// [`CancelToken::cancel`] was called.
     Cancelled,
 }
@@ -339,6 +355,8 @@ pub struct ShellJob<'a> {
     pub network: bool,
     /// Ends it early.
     pub cancel: CancelToken,
+    /// Whether it may mount, make devices and make name spaces.
+    pub privileged: bool,
 }
 
 /// Why a job could not be run. Nothing of it may be kept.

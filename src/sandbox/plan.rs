@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::protocol::{Device, Problem};
+use super::protocol::{Ceiling, Device, Limit, Problem};
 use crate::guest::Layout;
 use crate::toolbox::{Task, ToolFailure};
 
@@ -29,6 +29,12 @@ pub(super) struct ToolPlan {
     pub(super) toolbox: PathBuf,
     /// What to do.
     pub(super) task: Task,
+    /// Files to which a process writes `0` to be in the control groups of the job.
+    pub(super) groups: Vec<PathBuf>,
+    /// Most bytes of files in memory.
+    pub(super) tmpfs: u64,
+    /// What the supervisor watches, where no control group does.
+    pub(super) watch: Option<Ceiling>,
 }
 
 /// What comes back from it: any number of `Log`, then one of the others.
@@ -40,6 +46,8 @@ pub(super) enum ToolReport {
     Done,
     /// The work could not be done.
     Failed(ToolFailure),
+    /// The job has reached a limit. The last message.
+    Limit(Limit),
     /// The sandbox could not be made.
     Problem(Problem),
 }
@@ -57,6 +65,8 @@ pub(super) struct Plan {
     pub(super) network: bool,
     /// The agent gets the supervisor's terminal.
     pub(super) terminal: bool,
+    /// Files to which a process writes `0` to be in the control groups of the job.
+    pub(super) groups: Vec<PathBuf>,
 }
 
 /// Ranges of one message, so that it fits into a frame.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::limits::Group;
 use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::{CancelToken, SandboxError};
@@ -44,9 +45,14 @@ impl Supervisor {
         Ok(Self { child, socket: Some(ours), log })
     }
 
-    pub(super) fn link(&mut self, deadline: Option<Instant>, cancel: CancelToken) -> Result<Link, SandboxError> {
+    pub(super) fn link(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: CancelToken,
+        group: Option<Group>,
+    ) -> Result<Link, SandboxError> {
         let socket = self.socket.take().expect("BUG: the link is taken once");
-        Link::new(socket, deadline, cancel).map_err(|e| io_error("use", Path::new("a socket"), e))
+        Link::new(socket, deadline, cancel, group).map_err(|e| io_error("use", Path::new("a socket"), e))
     }
 
     /// Waits for the end of everything; the channel must be closed. True after exit 0.

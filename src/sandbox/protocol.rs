@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Bumped when a message changes its meaning; both sides are built together, so a difference is a broken build.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Longest frame in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -27,6 +27,9 @@ pub const MAX_LOG: usize = 32 << 10;
 
 /// Where the agent keeps what belongs to the job, inside the guest. A tmpfs.
 pub const RUN_DIR: &str = "/run/impasto";
+
+/// Below [`RUN_DIR`]: the root file system once more, after [`AgentStep::ShowRoot`].
+pub const ROOT: &str = "root";
 
 /// Below [`RUN_DIR`]: directories of the host that steps can write to.
 pub const CACHES: &str = "caches";
@@ -74,6 +77,8 @@ pub enum Request {
     Collect {
         /// Its absolute path in the guest.
         path: String,
+        /// Most bytes of data; holes do not count.
+        most: u64,
     },
     /// Empty or remove the files that are at the noted paths and were not there before, or not like this. To be asked
     /// after `Settle`.
@@ -110,7 +115,9 @@ pub enum Answer {
         /// The signal.
         signal: Option<i32>,
     },
-    /// A collected file begins; `Data` and `Ok` follow.
+    /// The job has reached a limit, and is worth nothing.
+    Limit(Limit),
+    /// A collected file begins; `Data`, `Hole` and `Ok` follow.
     Output {
         /// Its length in bytes.
         size: u64,
@@ -119,6 +126,8 @@ pub enum Answer {
     },
     /// A piece of it.
     Data(ByteBuf),
+    /// So many zeros of it, in bytes.
+    Hole(u64),
     /// Everything is unmounted; the last frame.
     Done {
         /// The nonce of `Hello`.
@@ -211,6 +220,38 @@ pub struct Setup {
     pub caches: Vec<(String, String)>,
     /// Modification time of the files that the agent writes, in seconds.
     pub source_date_epoch: Option<u64>,
+    /// Whether steps may mount, make devices and make name spaces.
+    pub privileged: bool,
+    /// Most bytes of files in memory.
+    pub tmpfs: u64,
+    /// What the agent watches, where no control group does.
+    pub watch: Option<Ceiling>,
+}
+
+/// What all processes of a job may use together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// Processes and threads.
+    pub processes: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    /// Processes and threads.
+    Processes,
+    /// Memory.
+    Memory,
+    /// Files in memory.
+    Tmpfs,
+    /// The length of a secret.
+    Secret,
+    /// What steps print.
+    Log,
+    /// The data of an output.
+    Output,
 }
 
 /// One primitive that the agent does. Closed: a new one is a change of the engine epoch.
@@ -257,6 +298,8 @@ pub enum AgentStep {
         /// The partition's number, 0 is the disk itself.
         partition: u32,
     },
+    /// Mounts the root once more at [`ROOT`] below [`RUN_DIR`], without what is mounted on it.
+    ShowRoot,
     /// Removes a file or a directory with all below it; fine if it is not there. Symbolic links are not followed.
     Remove {
         /// Absolute path in the guest.

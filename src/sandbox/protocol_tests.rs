@@ -58,7 +58,7 @@ fn garbage_on_the_channel_breaks_it() {
     for garbage in [&[4, 0, 0, 0, 1, 2, 3, 4][..], &[0xff; 64], &[1, 0, 0, 0, 0xc1]] {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.write_all(garbage).unwrap();
-        let mut link = Link::new(ours, None, CancelToken::new()).unwrap();
+        let mut link = Link::new(ours, None, CancelToken::new(), None).unwrap();
         assert!(matches!(link.receive::<Answer>(), Err(Stop::Broken(_))), "{garbage:?}");
     }
 }
@@ -67,12 +67,12 @@ fn garbage_on_the_channel_breaks_it() {
 fn a_silent_channel_stops_at_its_deadline_or_when_cancelled() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_millis(30);
-    let mut link = Link::new(ours, Some(deadline), CancelToken::new()).unwrap();
+    let mut link = Link::new(ours, Some(deadline), CancelToken::new(), None).unwrap();
     assert!(matches!(link.receive::<Answer>(), Err(Stop::TimedOut)));
     let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let cancel = CancelToken::new();
     cancel.cancel();
-    let mut link = Link::new(ours, None, cancel).unwrap();
+    let mut link = Link::new(ours, None, cancel, None).unwrap();
     // A receiver that never reads must not hold the sender either.
     assert!(matches!(link.receive::<Answer>(), Err(Stop::Cancelled)));
     let full = Request::Data(ByteBuf::from(vec![0; MAX_DATA]));

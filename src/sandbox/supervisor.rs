@@ -33,7 +33,7 @@ use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
 use super::{AGENT, emulate, sys, tools};
-use crate::guest::{self, DiskFile, Layout};
+use crate::guest::{self, DiskFile, FileSystem, Layout};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
 pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";
@@ -92,6 +92,7 @@ fn outer_main() -> io::Result<bool> {
     // The user's would decide what a toolbox's programs may read of each other's.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS)?;
+    sys::leave_keyring()?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let mut inner = Command::new("/proc/self/exe").arg0("impasto").args([SUPERVISOR_ARGUMENT, INNER]).spawn()?;
@@ -159,15 +160,21 @@ fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Resu
     let backing = disk.try_clone().map_err(|e| Problem::io("duplicate", "the disk", &e))?;
     let mut device = LoopDevice::attach(&backing)?;
     let partitions = device.set_partitions(&layout.partitions)?;
-    let ready = Report::Ready { layout, disk: device.device()?, partitions, phases: std::mem::take(&mut clock.phases) };
+    let ready = Report::Ready {
+        layout: layout.clone(),
+        disk: device.device()?,
+        partitions,
+        phases: std::mem::take(&mut clock.phases),
+    };
     clock.lap("loop device");
     protocol::write(socket, &ready).map_err(|e| Problem::io("write to", "impasto", &e))?;
-    run_agent(&export, terminal, socket)?;
+    run_agent(plan, &export, terminal, socket)?;
     clock.lap("agent");
     device.detach()?;
     clock.lap("loop detach");
+    let before = layout;
     let layout = read_layout(&disk)?;
-    let dirty = dirty(&layout);
+    let dirty = dirty(&before, &layout);
     report_unused(&disk, &layout, socket)?;
     // The daemon unmounts its export, which open files would keep.
     drop((disk, backing));
@@ -206,10 +213,10 @@ fn read_layout(disk: &File) -> Result<Layout, Problem> {
 }
 
 /// Starts the agent on the socket and waits for its success, watching daemon and socket.
-fn run_agent(export: &Export, terminal: Option<Terminal>, socket: &File) -> Result<(), Problem> {
+fn run_agent(plan: &Plan, export: &Export, terminal: Option<Terminal>, socket: &File) -> Result<(), Problem> {
     sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a pid name space", &e))?;
     let failed = |what: &str, error: &io::Error| Problem::io(what, "the agent", error);
-    let mut agent = spawn_agent(terminal, socket).map_err(|e| failed("start", &e))?;
+    let mut agent = spawn_agent(plan, terminal, socket).map_err(|e| failed("start", &e))?;
     let watch = |pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
     let agent_fd = watch(Pid::from_child(&agent)).map_err(|e| failed("watch", &e))?;
     let daemon_fd = watch(export.pid()).map_err(|e| Problem::io("watch", DAEMON, &e))?;
@@ -235,7 +242,7 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// The agent out of our own executable: a file in memory, so nothing needs to be installed.
-fn spawn_agent(terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
+fn spawn_agent(plan: &Plan, terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
     let memory = memfd_create("impasto-agent", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
     io::Write::write_all(&mut file, AGENT)?;
@@ -243,6 +250,7 @@ fn spawn_agent(terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let mut command = Command::new(path);
     command.arg0("impasto-agent").env_clear().stdin(Stdio::from(socket.try_clone()?));
+    sys::start_in_groups(&mut command, open_groups(&plan.groups)?);
     match terminal {
         None => command.spawn(),
         Some(Terminal { stdin, stdout, stderr }) => {
@@ -253,9 +261,28 @@ fn spawn_agent(terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
     }
 }
 
-/// File systems that say of themselves that something is wrong.
-fn dirty(layout: &Layout) -> Vec<(u32, String)> {
-    layout.file_systems().filter_map(|(number, _, fs)| Some((number, fs.dirty.clone()?))).collect()
+/// The files of control groups that name their processes.
+pub(super) fn open_groups(groups: &[PathBuf]) -> io::Result<Vec<File>> {
+    groups.iter().map(|path| File::options().write(true).open(path)).collect()
+}
+
+/// File systems with which something is wrong: they say so themselves, or are not the ones that were there before.
+fn dirty(before: &Layout, now: &Layout) -> Vec<(u32, String)> {
+    let wrong = |(number, _, was): (u32, u64, &FileSystem)| {
+        let Some((.., is)) = now.file_systems().find(|(other, ..)| *other == number) else {
+            return Some((number, format!("is gone: nothing known is where {} was", was.kind)));
+        };
+        // An ext3 that becomes an ext4 is still the same.
+        if is.kind != was.kind && is.kind.mount_type() != was.kind.mount_type() {
+            return Some((number, format!("is gone: it was {}, and is {}", was.kind, is.kind)));
+        }
+        if is.uuid != was.uuid {
+            let name = |fs: &FileSystem| fs.uuid.clone().unwrap_or_else(|| "none".to_owned());
+            return Some((number, format!("is another one: its UUID was {}, and is {}", name(was), name(is))));
+        }
+        Some((number, is.dirty.clone()?))
+    };
+    before.file_systems().filter_map(wrong).collect()
 }
 
 /// Tells what sealing may drop. The guest's file systems are closed, so what is free now stays so.

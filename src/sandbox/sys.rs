@@ -3,7 +3,8 @@
 //! The one module of this crate with unsafe code; each call says why it is sound. Knows no policy.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -11,6 +12,8 @@ use std::process::Command;
 use rustix::ioctl::{self, Setter};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
+
+use super::confine::{self, Instruction};
 
 const LOOP_CLR_FD: ioctl::Opcode = 0x4c01;
 const LOOP_CONFIGURE: ioctl::Opcode = 0x4c0a;
@@ -230,61 +233,78 @@ pub(super) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
     Ok(unsafe { ioctl::ioctl(socket, Setter::<SIOCSIFFLAGS, InterfaceFlags>::new(request)) }?)
 }
 
-/// `struct sock_filter` of linux/filter.h.
-#[repr(C)]
-struct FilterStep {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    value: u32,
-}
-
 /// `struct sock_fprog` of linux/filter.h.
 #[repr(C)]
-struct Filter {
+struct Program {
     length: u16,
-    steps: *const FilterStep,
+    instructions: *const Instruction,
 }
 
-/// The kernel's number of this architecture, and its calls that wait for the disk: msync, fsync, fdatasync, sync,
-/// sync_file_range, syncfs (linux/audit.h, asm/unistd_64.h, asm-generic/unistd.h).
-#[cfg(target_arch = "x86_64")]
-const SYNC_CALLS: (u32, [u32; 6]) = (0xc000_003e, [26, 74, 75, 162, 277, 306]);
-#[cfg(target_arch = "aarch64")]
-const SYNC_CALLS: (u32, [u32; 6]) = (0xc000_00b7, [227, 82, 83, 81, 84, 267]);
+/// Lets this thread, and what it starts, make only the system calls that the filter allows. Nothing is allocated.
+fn filter_calls(filter: &[Instruction]) -> io::Result<()> {
+    const PR_SET_SECCOMP: i32 = 22;
+    const SECCOMP_MODE_FILTER: usize = 2;
+    unsafe extern "C" {
+        fn prctl(option: i32, mode: usize, filter: *const Program) -> i32;
+    }
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = Program { length, instructions: filter.as_ptr() };
+    // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the instructions that it
+    // points to, which outlive the call.
+    if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
 
 /// Makes every call of this process, and of those it starts, that waits for the disk succeed at once.
 ///
 /// For work whose files are worth nothing until somebody else has read them: dpkg waits several times for each package.
 pub(super) fn ignore_syncs() -> io::Result<()> {
-    const PR_SET_SECCOMP: i32 = 22;
-    const SECCOMP_MODE_FILTER: usize = 2;
-    const LOAD: u16 = 0x20;
-    const EQUALS: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const ALLOW: u32 = 0x7fff_0000;
-    // SECCOMP_RET_ERRNO with error 0 is success.
-    const SUCCEED: u32 = 0x0005_0000;
+    filter_calls(&confine::without_syncs())
+}
+
+/// Keeps a program that will be started, and what it starts, to what programs in a sandbox may do.
+pub(crate) fn confine(command: &mut Command) {
+    let filter = confine::filter(false);
+    let arm = move || {
+        confine::drop_capabilities(false)?;
+        filter_calls(&filter)
+    };
+    // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.
+    unsafe { command.pre_exec(arm) };
+}
+
+/// Puts a program that will be started into control groups, given by their files of processes.
+pub(super) fn start_in_groups(command: &mut Command, groups: Vec<File>) {
+    // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.
+    unsafe { command.pre_exec(move || groups.iter().try_for_each(enter_group)) };
+}
+
+/// Moves this process into a control group, given by its file of processes.
+pub(super) fn enter_group(mut group: &File) -> io::Result<()> {
+    group.write_all(b"0")
+}
+
+/// Leaves the keys of whoever started impasto for a keyring of this process's own.
+pub(super) fn leave_keyring() -> io::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const KEYCTL: i64 = 250;
+    #[cfg(target_arch = "aarch64")]
+    const KEYCTL: i64 = 219;
+    const JOIN_SESSION_KEYRING: usize = 1;
     unsafe extern "C" {
-        fn prctl(option: i32, mode: usize, filter: *const Filter) -> i32;
+        fn syscall(number: i64, ...) -> i64;
     }
-    let (architecture, calls) = SYNC_CALLS;
-    let step = |code, if_true, if_false, value| FilterStep { code, if_true, if_false, value };
-    // `struct seccomp_data`: the call's number at 0, the architecture at 4. Calls of another architecture pass.
-    let mut steps =
-        vec![step(LOAD, 0, 0, 4), step(EQUALS, 0, calls.len() as u8 + 1, architecture), step(LOAD, 0, 0, 0)];
-    for (index, call) in calls.into_iter().enumerate() {
-        steps.push(step(EQUALS, (calls.len() - index) as u8, 0, call));
+    // SAFETY: KEYCTL_JOIN_SESSION_KEYRING with a null name makes an anonymous keyring; it reads no memory of ours.
+    if unsafe { syscall(KEYCTL, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) } >= 0 {
+        return Ok(());
     }
-    steps.push(step(RETURN, 0, 0, ALLOW));
-    steps.push(step(RETURN, 0, 0, SUCCEED));
-    let filter = Filter { length: steps.len() as u16, steps: steps.as_ptr() };
-    // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the steps that it points to,
-    // which outlive the call.
-    if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const filter) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+    match io::Error::last_os_error() {
+        // A kernel without keys, or a container that keeps them away.
+        error if matches!(error.raw_os_error(), Some(1 | 38)) => Ok(()),
+        error => Err(error),
     }
 }
 

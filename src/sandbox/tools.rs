@@ -7,50 +7,94 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
+use rustix::thread::UnshareFlags;
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
+use super::memory::{self, Place};
 use super::plan::{ToolPlan, ToolReport};
-use super::protocol::{self, MAX_LOG, Problem, ProblemKind};
-use super::supervisor::isolate;
+use super::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
+use super::supervisor::{isolate, open_groups};
 use super::sys;
+use super::usage::Watcher;
 use crate::toolbox::{self, MOUNT_POINTS};
 
 /// Where the directory that can be written is.
 const WORK: &str = "/work";
+
+/// How often the room is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Devices that programs may expect.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the room, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
-    if let Err(problem) = isolate(false).and_then(|()| enter(plan)) {
+    if let Err(problem) = join(plan).and_then(|()| isolate(false)).and_then(|()| enter(plan)) {
         protocol::write(socket, &ToolReport::Problem(problem))?;
         return Ok(false);
     }
+    let socket = Mutex::new(socket.try_clone()?);
+    let report = |report: &ToolReport| {
+        let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        protocol::write(&mut *socket, report)
+    };
     let mut broken = None;
-    let result = toolbox::perform(&plan.task, Path::new(WORK), &mut |bytes| {
-        for piece in bytes.chunks(MAX_LOG) {
-            if let Err(error) = protocol::write(socket, &ToolReport::Log(ByteBuf::from(piece))) {
-                broken.get_or_insert(error);
+    let (done, watched) = std::sync::mpsc::channel::<()>();
+    let result = std::thread::scope(|scope| {
+        let report = &report;
+        scope.spawn(move || watch(plan.watch, &watched, report));
+        let result = toolbox::perform(&plan.task, Path::new(WORK), &mut |bytes| {
+            for piece in bytes.chunks(MAX_LOG) {
+                if let Err(error) = report(&ToolReport::Log(ByteBuf::from(piece))) {
+                    broken.get_or_insert(error);
+                }
             }
-        }
+        });
+        drop(done);
+        result
     });
     if let Some(error) = broken {
         return Err(error);
     }
-    let report = match result {
+    report(&match result {
+        _ if memory::is_full(Path::new("/run")) => ToolReport::Limit(Limit::Tmpfs),
         Ok(()) => ToolReport::Done,
         Err(failure) => ToolReport::Failed(failure),
-    };
-    protocol::write(socket, &report)?;
+    })?;
     // A failure that was told is no failure of the supervisor.
     Ok(true)
+}
+
+/// Ends the room when a limit is reached; returns when the work is done.
+fn watch(ceiling: Option<Ceiling>, done: &Receiver<()>, report: &dyn Fn(&ToolReport) -> io::Result<()>) {
+    let mut watcher = ceiling.map(Watcher::new);
+    while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(LOOK_INTERVAL) {
+        let full = memory::is_full(Path::new("/run")).then_some(Limit::Tmpfs);
+        if let Some(limit) = full.or_else(|| watcher.as_mut()?.look()) {
+            // impasto sees the end in either case; with this it knows why.
+            let _ = report(&ToolReport::Limit(limit));
+            // This process is the first of its name space: all others end with it.
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Joins the job's control groups, which become the root of those that the room sees.
+fn join(plan: &ToolPlan) -> Result<(), Problem> {
+    let enter = || {
+        open_groups(&plan.groups)?.iter().try_for_each(sys::enter_group)?;
+        sys::unshare(UnshareFlags::NEWCGROUP)
+    };
+    enter().map_err(|error| Problem::io("enter", "the job's control groups", &error))
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(rustix::io::Errno) -> Problem {
@@ -63,10 +107,6 @@ fn file_failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Pro
 
 fn make_dir(path: &Path) -> Result<(), Problem> {
     fs::create_dir_all(path).map_err(file_failed("make", path))
-}
-
-fn memory(target: &Path, mode: &std::ffi::CStr, flags: MountFlags) -> Result<(), Problem> {
-    mount("tmpfs", target, "tmpfs", flags, Some(mode)).map_err(failed("mount a tmpfs at", target))
 }
 
 /// Leaves the host's `/` for the room.
@@ -82,10 +122,12 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
     mount("proc", inside("/proc"), "proc", safe | MountFlags::NOEXEC, None)
         .map_err(failed("mount", Path::new("/proc")))?;
-    memory(&inside("/run"), c"mode=0755", safe)?;
-    // Programs unpack devices and set-user-id files there.
-    memory(&inside("/tmp"), c"mode=1777", MountFlags::empty())?;
     make_devices(&inside("/dev"))?;
+    // Programs unpack devices and set-user-id files below /tmp.
+    let places = [("/run", 0o755, safe), ("/tmp", 0o1777, MountFlags::empty()), ("/dev/shm", 0o1777, safe)];
+    let paths = places.map(|(path, ..)| inside(path));
+    let places: Vec<_> = paths.iter().zip(places).map(|(path, (_, mode, flags))| Place { path, mode, flags }).collect();
+    memory::share(plan.tmpfs, &places)?;
     mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
     chdir(&room).map_err(failed("enter", &room))?;
     // The old root is put over the new one and taken away again: no directory is needed for it (pivot_root(2)).
@@ -118,7 +160,8 @@ fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
 
 /// Private devices: the few that every program may use, none of the host's disks.
 fn make_devices(dev: &Path) -> Result<(), Problem> {
-    memory(dev, c"mode=0755", MountFlags::NOSUID)?;
+    mount("tmpfs", dev, "tmpfs", MountFlags::NOSUID, Some(c"mode=0755,size=1m"))
+        .map_err(failed("mount a tmpfs at", dev))?;
     for name in DEVICES {
         let (from, to) = (Path::new("/dev").join(name), dev.join(name));
         if from.exists() {
@@ -136,6 +179,5 @@ fn make_devices(dev: &Path) -> Result<(), Problem> {
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    mount("devpts", dev.join("pts"), "devpts", flags, Some(options)).map_err(failed("mount", Path::new("/dev/pts")))?;
-    memory(&dev.join("shm"), c"mode=1777", MountFlags::NOSUID | MountFlags::NODEV)
+    mount("devpts", dev.join("pts"), "devpts", flags, Some(options)).map_err(failed("mount", Path::new("/dev/pts")))
 }

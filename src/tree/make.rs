@@ -73,13 +73,15 @@ pub struct Unread {
     pub reason: String,
     /// Whether its files are listed all the same.
     pub listed: bool,
+    /// It contradicts itself, or was not closed: more than something that is not understood here.
+    pub damaged: bool,
 }
 
 impl std::fmt::Display for Unread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unread { place, reason, listed: false } => write!(f, "the files of {place} cannot be listed: {reason}"),
-            Unread { place, reason, listed: true } => write!(f, "{place} {reason}"),
+            Unread { place, reason, listed: false, .. } => write!(f, "the files of {place} cannot be listed: {reason}"),
+            Unread { place, reason, listed: true, .. } => write!(f, "{place} {reason}"),
         }
     }
 }
@@ -115,7 +117,7 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
                 } else if !has_sums(&volume) {
                     let kind = &volume.kind;
                     let reason = format!("is an {kind} without checksums of its metadata (metadata_csum)");
-                    unread.push(Unread { place: Place(leaf.number), reason, listed: true });
+                    unread.push(Unread { place: Place(leaf.number), reason, listed: true, damaged: false });
                     leaf.start..leaf.end
                 } else {
                     behind = Some(leaf.start.saturating_add(volume.size()).min(leaf.end)..leaf.end);
@@ -127,7 +129,8 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             Ok(None) => leaf.start..leaf.end,
             Err(ReadError::Io(error)) => return Err(error),
             Err(error) => {
-                unread.push(Unread { place: Place(leaf.number), reason: error.to_string(), listed: false });
+                let damaged = !matches!(error, ReadError::Unsupported { .. });
+                unread.push(Unread { place: Place(leaf.number), reason: error.to_string(), listed: false, damaged });
                 leaf.start..leaf.end
             }
         };

@@ -9,11 +9,13 @@ use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
+use crate::limits::Limits;
 use crate::packages::PackageSet;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
-pub const ENGINE_EPOCH: u32 = 4;
+/// Last for: limits, fewer capabilities and a filter of system calls, generations of inodes, times of copied files.
+pub const ENGINE_EPOCH: u32 = 5;
 
 /// One unit of work over inputs of type `I`: [`Slot`]s before, [`Bound`] contents after binding.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,8 @@ pub struct Action<I> {
     pub sandbox: SandboxRequirement,
     /// Whether the steps may use the network.
     pub network: bool,
+    /// Whether the steps may mount, make devices and make name spaces, which weakens the sandbox.
+    pub privileged: bool,
     /// What does not change the result.
     pub hints: Hints,
 }
@@ -64,6 +68,8 @@ pub struct Hints {
     pub origins: BTreeMap<String, Origin>,
     /// How long it may run.
     pub timeout: Option<Duration>,
+    /// How much of the machine it may use.
+    pub limits: Limits,
     /// Where a fetched file can be had, in the order to try.
     pub urls: Vec<String>,
     /// Directories of the store that the steps can write to and find again, by name, at `/run/impasto/caches/NAME`. They
@@ -219,6 +225,8 @@ pub enum Step {
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
     },
+    /// Shows the root file system once more at `/run/impasto/root`, without what is mounted on it.
+    ShowRoot,
     /// Takes a file of the user's into the store: as a disk, where it is one.
     Import {
         /// The input's name.
@@ -307,6 +315,7 @@ impl<I> Action<I> {
             packages: None,
             sandbox: SandboxRequirement::Any,
             network: false,
+            privileged: false,
             hints: Hints::default(),
         }
     }
@@ -340,6 +349,7 @@ impl<I> Action<I> {
             packages: self.packages,
             sandbox: self.sandbox,
             network: self.network,
+            privileged: self.privileged,
             hints: self.hints,
         })
     }
@@ -384,6 +394,7 @@ impl Describe for Action<Bound> {
             packages,
             sandbox,
             network,
+            privileged,
             hints: _,
         } = self;
         field(sink, "engine_epoch", &ENGINE_EPOCH);
@@ -404,6 +415,7 @@ impl Describe for Action<Bound> {
         field(sink, "toolbox", toolbox);
         field(sink, "sandbox", sandbox);
         field(sink, "network", network);
+        field(sink, "privileged", privileged);
     }
 }
 
@@ -529,6 +541,7 @@ impl Describe for Step {
                 sink.put(Atom::Variant(8, "bootstrap"));
                 spec.describe(sink);
             }
+            Step::ShowRoot => sink.put(Atom::Variant(9, "show root")),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod disk;
 mod error;
 mod kinds;
+mod limits;
 pub mod packages;
 mod params;
 mod registry;
@@ -19,6 +20,7 @@ pub mod volatile;
 
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
+pub use limits::Limits;
 pub use params::{Params, Secret, parse_duration, parse_mode, parse_size};
 pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
 pub use value::{Below, Data, Marks, Number, Origin, Sensitive, Shared, Source, Value};

@@ -19,7 +19,7 @@ enum Left {
 use Left::{Nothing, Text};
 
 /// Where `/` can be seen without the memory that lies over its `/tmp` and `/run` while a stage runs.
-const UNDER: &str = "/dev/shm/under";
+const UNDER: &str = "/run/impasto/root";
 
 /// A file, what it holds before, and what operations leave of it; others leave it alone.
 type Planted = (&'static str, &'static str, &'static [(&'static str, Left)]);
@@ -54,8 +54,8 @@ const PLANTED: &[Planted] = &[
     ("/var/lib/apt/lists/mirror.example.org_InRelease", "x\n", &[("package-manager-cache", Nothing)]),
     ("/var/cache/apt/archives/hello_1_all.deb", "x\n", &[("package-manager-cache", Nothing)]),
     ("/var/cache/apt/pkgcache.bin", "x\n", &[("package-manager-cache", Nothing)]),
-    ("/dev/shm/under/tmp/left", "x\n", &[("tmp-files", Nothing)]),
-    ("/dev/shm/under/run/left/pid", "x\n", &[("tmp-files", Nothing)]),
+    ("/run/impasto/root/tmp/left", "x\n", &[("tmp-files", Nothing)]),
+    ("/run/impasto/root/run/left/pid", "x\n", &[("tmp-files", Nothing)]),
     ("/var/tmp/left", "x\n", &[("tmp-files", Nothing)]),
     ("/var/crash/app.crash", "x\n", &[("crash-data", Nothing)]),
     ("/var/lib/systemd/coredump/core.app", "x\n", &[("crash-data", Nothing)]),
@@ -188,7 +188,7 @@ fn script(operation: &str) -> String {
     let params = Params(BTreeMap::from([("operations".to_owned(), list)]));
     let lowered = (kind().lower)(&params, &StageContext::default()).unwrap();
     match &lowered.actions[0].steps[..] {
-        [Step::Script { text }] => text.clone(),
+        [Step::ShowRoot, Step::Script { text }] => text.clone(),
         other => panic!("{other:?}"),
     }
 }
@@ -238,10 +238,11 @@ fn run_each() -> BTreeMap<String, BTreeMap<String, String>> {
 recipe { name = "cleanup" }
 stage "fetch" "base" { path = "debian.qcow2" }
 stage "run" "each" {
-  from   = stage.base
-  script = file("work/driver")
-  inputs = { work = "work" }
-  output = { report = "/tmp/report" }
+  from       = stage.base
+  script     = file("work/driver")
+  privileged = true # mounts the root once more, as the agent does for a cleanup stage
+  inputs     = { work = "work" }
+  output     = { report = "/tmp/report" }
 }
 image "report" { files = [stage.each.files["report"]] }
 "#,

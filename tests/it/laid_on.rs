@@ -26,8 +26,9 @@ fn recipe(order: &str, more: &str) -> String {
         recipe {{ source_date_epoch = 1700000000 }}
         stage "fetch" "base" {{ path = "base.qcow2" }}
         stage "run" "many" {{
-          from     = stage.base
-          commands = {lines:?}
+          from       = stage.base
+          privileged = true # for device files
+          commands   = {lines:?}
         }}
         stage "convert" "raw" {{
           from   = stage.many

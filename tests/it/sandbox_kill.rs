@@ -54,6 +54,7 @@ fn shell_victim() {
         env: Vec::new(),
         network: false,
         cancel: impasto::sandbox::CancelToken::new(),
+        privileged: false,
     };
     std::process::exit(sandbox().shell(job).unwrap());
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use impasto::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
-use impasto::sandbox::{CancelToken, Sandbox, SandboxError, ToolEnd, ToolJob};
+use impasto::sandbox::{CancelToken, Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolJob};
 use impasto::toolbox::{
     EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS,
     TREE, Task, ToolFailure, Variant,
 };
+use impasto_stages::Limits;
 use impasto_stages::bootstrap::BootstrapSpec;
 use tempfile::TempDir;
 
@@ -85,10 +86,20 @@ impl Work {
     }
 
     fn try_perform(&self, toolbox: &Path, task: Task) -> (Result<ToolEnd, SandboxError>, String) {
+        self.try_perform_within(toolbox, task, &sandbox(), Limits::default())
+    }
+
+    fn try_perform_within(
+        &self,
+        toolbox: &Path,
+        task: Task,
+        sandbox: &NamespaceSandbox,
+        limits: Limits,
+    ) -> (Result<ToolEnd, SandboxError>, String) {
         let mut log = Vec::new();
         let work = self.path("");
-        let job = ToolJob { work: &work, task, toolbox, timeout: None, cancel: CancelToken::new() };
-        let end = sandbox().run_tools(job, &mut |bytes| log.extend_from_slice(bytes));
+        let job = ToolJob { work: &work, task, toolbox, limits, timeout: None, cancel: CancelToken::new() };
+        let end = sandbox.run_tools(job, &mut |bytes| log.extend_from_slice(bytes));
         (end, String::from_utf8_lossy(&log).into_owned())
     }
 
@@ -382,6 +393,22 @@ fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
         };
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn work_with_the_toolbox_has_the_limits_of_its_stage() {
+    let (work, request) = small();
+    let defaults = Limits::default();
+    for (sandbox, limits, limit) in [
+        (sandbox(), Limits { processes: 1, ..defaults }, Limit::Processes),
+        (sandbox().without_groups(), Limits { memory: Some(4096), ..defaults }, Limit::Memory),
+    ] {
+        let _ = fs::remove_dir_all(work.path("apt/lists"));
+        let task = Task::Resolve { request: Box::new(request.clone()) };
+        let (end, log) = work.try_perform_within(toolbox(), task, &sandbox, limits);
+        let Ok(ToolEnd::LimitReached(reached)) = end else { panic!("{limit:?}: {end:?}: {log}") };
+        assert_eq!(reached.limit, limit, "{reached}");
+    }
 }
 
 #[test]

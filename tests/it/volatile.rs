@@ -15,6 +15,8 @@ fn changed(volatile: &[&str], before: &[&str], lines: &[&str]) -> (Flat, Bench, 
     let job = Job {
         chain: vec![base().qcow2.clone(), below.overlay()],
         steps: commands(lines),
+        // For device files and mounts.
+        privileged: true,
         volatile: volatile.iter().map(|path| (*path).to_owned()).collect(),
         ..above.job()
     };

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use impasto_stages::Limits;
 use impasto_stages::packages::{ARCHITECTURE, RequestRoot};
 
 use super::facts::Facts;
@@ -151,6 +152,7 @@ impl Asked<'_, '_> {
             work,
             toolbox: &toolbox,
             task: Task::Resolve { request: Box::new(request) },
+            limits: Limits::default(),
             timeout: None,
             cancel: CancelToken::new(),
         };
@@ -162,6 +164,7 @@ impl Asked<'_, '_> {
             ToolEnd::Failed(failure) => {
                 return Err(ManagerError { message: failure.message, help: failure.help, said: Vec::new() });
             }
+            ToolEnd::LimitReached(reached) => return Err(failed(format!("apt reached the {reached}"))),
             ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => return Err(failed("it was stopped".to_owned())),
         }
         let path = work.join(RESULT);

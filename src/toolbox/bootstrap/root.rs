@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, mount, mount_bind, mount_bind_recursive};
+use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
 use crate::bounded;
 use crate::toolbox::ToolFailure;
@@ -70,10 +70,17 @@ impl Root {
             fs::create_dir_all(&to).map_err(ToolFailure::io("make", &to))?;
             mount_bind_recursive(Path::new("/").join(name), &to).map_err(failed(&to))?;
         }
-        for (name, mode) in [("run", c"mode=0755"), ("tmp", c"mode=1777")] {
-            let to = self.path.join(name);
-            fs::create_dir_all(&to).map_err(ToolFailure::io("make", &to))?;
-            mount("tmpfs", &to, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(mode)).map_err(failed(&to))?;
+        // Of the one memory that this place has.
+        let memory = Path::new("/tmp/impasto-root");
+        for (name, mode) in [("run", 0o755), ("tmp", 0o1777)] {
+            let (from, to) = (memory.join(name), self.path.join(name));
+            for dir in [&from, &to] {
+                fs::create_dir_all(dir).map_err(ToolFailure::io("make", dir))?;
+            }
+            fs::set_permissions(&from, fs::Permissions::from_mode(mode)).map_err(ToolFailure::io("change", &from))?;
+            mount_bind(&from, &to).map_err(failed(&to))?;
+            let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+            mount_remount(&to, flags, "").map_err(failed(&to))?;
         }
         let place = self.path.join(PACKAGES.trim_start_matches('/'));
         // Scripts that take a lock look for its directory.

@@ -5,6 +5,7 @@ use crate::action::{ActionTemplate, Executor, SandboxRoot, Slot, Step};
 use crate::bootstrap::BootstrapSpec;
 use crate::error::ParamError;
 use crate::kinds::{archives, common};
+use crate::limits::{LIMITS, limits};
 use crate::packages::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
@@ -56,6 +57,7 @@ const PARAMS: &[ParamSpec] = &[
         Type::Duration,
         "Stops the stage after this time, such as \"15m\". Not part of the key.",
     ),
+    LIMITS,
 ];
 
 const ARCHIVES: &[ParamSpec] = &[archives::REPOSITORIES, archives::PINS, common::SECRETS];
@@ -122,6 +124,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     action.packages = Some(PackageSet::default());
     action.toolbox = Some(Slot::Toolbox);
     action.hints.timeout = params.duration("timeout");
+    action.hints.limits = limits(params, &mut errors);
     action.steps.push(Step::Bootstrap { spec: Box::new(spec) });
     if errors.is_empty() {
         Ok(Lowered { actions: vec![action], secrets: secrets.values, request: Some(request) })

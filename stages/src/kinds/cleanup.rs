@@ -148,20 +148,9 @@ gone /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
     on "tmp-files" "Removes what lies in /tmp, /var/tmp and /run of the image, which are hidden while it is built."
 r#"
 below /var/tmp
-# While a stage runs, memory lies over /tmp and /run; below a second mount of the root nothing does.
-under=/run/impasto/cleanup/root
-mkdir -p "$under"
-case $(uname -m) in x86_64) calls='165 166' ;; aarch64 | riscv64) calls='40 39' ;; *) calls='21 52' ;; esac
-if has mount; then
-    mount --bind / "$under"
-else
-    # mount(2) with MS_BIND; perl takes no constants here.
-    perl -e 'my ($root, $none) = ("/", ""); syscall($ARGV[0] + 0, $root, $ARGV[1], $none, 4096, $none) == 0 or die "cannot bind /: $!\n"' \
-        "${calls% *}" "$under"
-fi
-below "$under/tmp"
-below "$under/run"
-if has umount; then umount "$under"; else perl -e 'syscall($ARGV[0] + 0, $ARGV[1], 0)' "${calls#* }" "$under" || :; fi
+# While a stage runs, memory lies over /tmp and /run; below the root that the agent shows once more nothing does.
+below /run/impasto/root/tmp
+below /run/impasto/root/run
 "#
     on "crash-data" "Removes crash reports and core dumps."
 r#"
@@ -392,6 +381,6 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let error = ParamError::stage("there is nothing to do: no operation is left");
         errors.push(error.help("leave `operations` out for all of them, or name some"));
     }
-    action.steps.push(Step::Script { text });
+    action.steps.extend([Step::ShowRoot, Step::Script { text }]);
     if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
 }

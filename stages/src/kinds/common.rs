@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
 use crate::error::ParamError;
+use crate::limits::{LIMITS, limits};
 use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, StageContext, Type};
 use crate::value::{Data, Number, Value};
@@ -56,6 +57,13 @@ const TIMEOUT: ParamSpec = ParamSpec::optional(
     "Stops the stage after this time, such as \"90s\" or \"1h30m\". Not part of the key.",
 );
 
+const PRIVILEGED: ParamSpec = ParamSpec::optional(
+    "privileged",
+    Type::Bool,
+    "Lets the steps mount, make device files and make name spaces, as `mount`, `losetup`, `unshare` and container tools do. \
+     They could then change the host: the result, and all that is built on it, counts as weakly isolated. Default: false.",
+);
+
 const VOLATILE: ParamSpec = ParamSpec::optional(
     "volatile",
     Type::List(&Type::Text),
@@ -65,13 +73,13 @@ const VOLATILE: ParamSpec = ParamSpec::optional(
 );
 
 /// What every stage in a sandbox takes whose steps are the recipe's.
-pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, TIMEOUT, VOLATILE];
+pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, PRIVILEGED, TIMEOUT, LIMITS, VOLATILE];
 
 /// What every stage in a sandbox takes whose kind decides about the network.
-pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT, VOLATILE];
+pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT, LIMITS, VOLATILE];
 
 /// What a stage takes that works in a sandbox and runs nothing of the recipe's there.
-pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT];
+pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT, LIMITS];
 
 /// An Action of a kind in a sandbox, with the common parameters in it, and the secrets' values.
 pub(crate) fn sandboxed(
@@ -99,6 +107,8 @@ pub(crate) fn sandboxed(
         errors.push(ParamError::new("env", format!("{name:?} is no name for an environment variable")));
     }
     action.network = params.flag("network");
+    action.privileged = params.flag("privileged");
+    action.hints.limits = limits(params, errors);
     action.hints.timeout = params.duration("timeout");
     if action.hints.timeout == Some(Duration::ZERO) {
         errors.push(ParamError::new("timeout", "no stage ends in no time").help("leave `timeout` out for no limit"));

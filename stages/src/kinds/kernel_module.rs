@@ -149,7 +149,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     };
     let request =
         PackageRequest { root: RequestRoot::Builder { image }, install: packages.clone(), ..PackageRequest::default() };
-    let timeout = common.hints.timeout;
+    let (timeout, limits) = (common.hints.timeout, common.hints.limits);
     let with_tools = |step| {
         let executor = Executor::Sandbox(SandboxRoot::Toolbox);
         let mut action = ActionTemplate::new(KIND.name, KIND.version, executor);
@@ -157,6 +157,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         action.toolbox = Some(Slot::Toolbox);
         action.sandbox = common.sandbox;
         action.hints.timeout = timeout;
+        action.hints.limits = limits;
         action.steps.push(step);
         action
     };

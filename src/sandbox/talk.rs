@@ -1,0 +1,517 @@
+//! The conversation of impasto with supervisor and agent, from the order to the end of a job.
+//!
+//! Knows requests, answers and their order, not how processes are started.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde_bytes::ByteBuf;
+
+use super::host_view::HostView;
+use super::limits::{Bounds, Culprit, Reached};
+use super::link::{Link, Stop};
+use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
+use super::process::io_error;
+use super::protocol::{
+    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION,
+};
+use super::{AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd};
+use crate::bounded;
+use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
+
+/// Where steps look for programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A conversation that came to its end.
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) outputs: Vec<Output>,
+    pub(super) unused: Vec<Range<u64>>,
+    pub(super) mounted: Vec<u32>,
+}
+
+/// Why a conversation ended early.
+pub(super) enum Trouble {
+    Stop(Stop),
+    Limit(Reached),
+    Problem(Problem),
+    Error(SandboxError),
+}
+
+impl From<Stop> for Trouble {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+impl From<SandboxError> for Trouble {
+    fn from(error: SandboxError) -> Self {
+        Self::Error(error)
+    }
+}
+
+fn unexpected() -> Trouble {
+    Trouble::Stop(Stop::Broken("an answer came out of order".to_owned()))
+}
+
+/// The conversation with supervisor and agent.
+pub(super) struct Talk<'a> {
+    surroundings: &'a Surroundings,
+    link: &'a mut Link,
+    bounds: &'a Bounds,
+    /// What the agent watches.
+    watch: Option<Ceiling>,
+    /// The step that runs.
+    step: Option<usize>,
+    timings: Vec<(String, Duration)>,
+    last: Instant,
+}
+
+impl<'a> Talk<'a> {
+    pub(super) fn new(
+        surroundings: &'a Surroundings,
+        link: &'a mut Link,
+        bounds: &'a Bounds,
+        watch: Option<Ceiling>,
+        begun: Instant,
+    ) -> Self {
+        Talk { surroundings, link, bounds, watch, step: None, timings: Vec::new(), last: begun }
+    }
+
+    /// Where the time went.
+    pub(super) fn timings(self) -> Vec<(String, Duration)> {
+        self.timings
+    }
+
+    /// Holds a job's conversation to its end.
+    pub(super) fn hold(
+        &mut self,
+        plan: Plan,
+        job: Job<'_>,
+        host: HostView,
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<End, Trouble> {
+        let end = self.hold_unlimited(plan, job, host, events);
+        // Control groups also count what a step did not notice, or what ended the agent itself.
+        let stopped = match &end {
+            Err(Trouble::Stop(Stop::Limit(limit))) => Some(*limit),
+            Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => None,
+            _ => self.link.reached(),
+        };
+        match stopped {
+            Some(limit) => Err(self.reached(limit)),
+            None => end,
+        }
+    }
+
+    fn reached(&self, limit: Limit) -> Trouble {
+        Trouble::Limit(self.bounds.reached(limit, self.step.map(Culprit::Step)))
+    }
+
+    fn lap(&mut self, phase: &str) {
+        let now = Instant::now();
+        self.timings.push((phase.to_owned(), now - self.last));
+        self.last = now;
+    }
+
+    fn note(&mut self, phases: Vec<(String, f64)>) {
+        let valid = phases.into_iter().filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
+        self.timings
+            .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
+    }
+
+    fn hold_unlimited(
+        &mut self,
+        plan: Plan,
+        job: Job<'_>,
+        host: HostView,
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<End, Trouble> {
+        let (tmpfs, watch) = (self.bounds.tmpfs, self.watch);
+        let surroundings = self.surroundings;
+        let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: surroundings.host_name.clone(),
+                cpus: surroundings.cpus,
+                env: environment(surroundings, job.source_date_epoch, &job.env),
+                overlays: host.overlays,
+                policy: host.policy,
+                trees: host.trees,
+                caches: host.caches,
+                source_date_epoch: job.source_date_epoch,
+                privileged: job.privileged,
+                tmpfs,
+                watch,
+            })
+        })?;
+        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
+        self.lap("inputs");
+        self.demand_ok(&Request::Note { volatile: job.volatile })?;
+        self.lap("volatile files noted");
+        let mut outcome = self.run_steps(&job.steps, events)?;
+        self.lap("steps");
+        self.demand_ok(&Request::Settle)?;
+        let mut outputs = Vec::new();
+        if outcome.is_ok() {
+            (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
+        }
+        self.lap("outputs");
+        // Who looks at a failed state wants its logs.
+        if outcome.is_ok() {
+            self.demand_ok(&Request::PutBack)?;
+        }
+        self.lap("volatile files");
+        let unused = self.finish(nonce, &mounted)?;
+        Ok(End { outcome, outputs, unused, mounted })
+    }
+
+    /// A shell's conversation: the exit code.
+    pub(super) fn hold_shell(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        env: &[(String, String)],
+        host: HostView,
+        line: Option<String>,
+        privileged: bool,
+    ) -> Result<i32, Trouble> {
+        let tmpfs = self.bounds.tmpfs;
+        let surroundings = self.surroundings;
+        self.begin(plan, root, |disk, root| {
+            Ok(Setup {
+                disk,
+                root,
+                host_name: surroundings.host_name.clone(),
+                cpus: surroundings.cpus,
+                env: environment(surroundings, None, env),
+                overlays: host.overlays,
+                policy: host.policy,
+                trees: host.trees,
+                caches: host.caches,
+                source_date_epoch: None,
+                privileged,
+                tmpfs,
+                watch: None,
+            })
+        })?;
+        match self.ask(&Request::Shell { line })? {
+            Answer::Exited { code: Some(code), .. } => Ok(code),
+            Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
+    fn begin(
+        &mut self,
+        plan: &Plan,
+        root: &RootSpec,
+        setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
+    ) -> Result<([u8; 16], Vec<u32>), Trouble> {
+        self.link.send(&Order::Guest(plan.clone()))?;
+        if plan.terminal {
+            self.link.send_terminal()?;
+        }
+        let (layout, disk, partitions) = match self.link.receive()? {
+            Report::Ready { layout, disk, partitions, phases } => {
+                self.note(phases);
+                (layout, disk, partitions)
+            }
+            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
+        };
+        self.lap("disk");
+        let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
+            RootChoice::Whole => vec![0],
+            RootChoice::Partition(number) => vec![number],
+            RootChoice::Probe(numbers) => numbers,
+        };
+        let nonce = self.greet()?;
+        let mounted = self.set_up(setup(disk_nodes(&layout, disk, &partitions), root)?)?;
+        self.lap("mount");
+        Ok((nonce, mounted))
+    }
+
+    fn greet(&mut self) -> Result<[u8; 16], Trouble> {
+        let mut nonce = [0; 16];
+        getrandom(&mut nonce, GetRandomFlags::empty())
+            .map_err(|e| io_error("read", Path::new("random bytes"), e.into()))?;
+        self.demand_ok(&Request::Hello { version: VERSION, nonce })?;
+        Ok(nonce)
+    }
+
+    fn set_up(&mut self, setup: Setup) -> Result<Vec<u32>, Trouble> {
+        match self.ask(&Request::Setup(setup))? {
+            Answer::Made { mounted, .. } => Ok(mounted),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// One request, one answer.
+    fn ask(&mut self, request: &Request) -> Result<Answer, Trouble> {
+        self.link.send(request)?;
+        Ok(self.link.receive()?)
+    }
+
+    fn demand_ok(&mut self, request: &Request) -> Result<(), Trouble> {
+        match self.ask(request)? {
+            Answer::Ok => Ok(()),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn put_all(
+        &mut self,
+        inputs: Vec<Input<'_>>,
+        scripts: &[(String, Vec<u8>)],
+        secrets: &[(String, Vec<u8>)],
+    ) -> Result<(), Trouble> {
+        for (name, bytes) in scripts {
+            self.put(Place::Scripts, name, 0o755, &mut bytes.as_slice())?;
+        }
+        for (name, bytes) in secrets {
+            if bytes.len() as u64 > self.bounds.limits.secret {
+                return Err(self.reached_by(Limit::Secret, name));
+            }
+            self.put(Place::Secrets, name, 0o400, &mut bytes.as_slice())?;
+        }
+        for Input { name, mode, content } in inputs {
+            match content {
+                Content::Bytes(mut bytes) => self.put(Place::Inputs, &name, mode, &mut bytes)?,
+                Content::Reader(mut reader) => self.put(Place::Inputs, &name, mode, &mut reader)?,
+                Content::Path(path) => {
+                    let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
+                    self.put(Place::Inputs, &name, mode, &mut file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reached_by(&self, limit: Limit, name: &str) -> Trouble {
+        Trouble::Limit(self.bounds.reached(limit, Some(Culprit::Named(name.to_owned()))))
+    }
+
+    fn put(&mut self, place: Place, name: &str, mode: u32, content: &mut dyn Read) -> Result<(), Trouble> {
+        self.link.send(&Request::PutFile { place, name: name.to_owned(), mode })?;
+        let mut buffer = vec![0; MAX_DATA];
+        loop {
+            match content.read(&mut buffer) {
+                Ok(0) => {
+                    return self.demand_ok(&Request::End).map_err(|trouble| match trouble {
+                        // Files for the job lie in memory too.
+                        Trouble::Problem(problem) if problem.errno == Some(Errno::NOSPC.raw_os_error()) => {
+                            self.reached_by(Limit::Tmpfs, name)
+                        }
+                        other => other,
+                    });
+                }
+                Ok(count) => self.link.send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(io_error("read", Path::new(name), error).into()),
+            }
+        }
+    }
+
+    fn run_steps(&mut self, steps: &[AgentStep], events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Outcome, Trouble> {
+        let mut printed = 0;
+        for (index, step) in steps.iter().enumerate() {
+            self.step = Some(index);
+            events(SandboxEvent::StepStarted { index });
+            self.link.send(&Request::Step(step.clone()))?;
+            loop {
+                match self.link.receive()? {
+                    Answer::Log { stream, bytes } => {
+                        events(SandboxEvent::Log { stream, bytes: &bytes });
+                        printed += bytes.len() as u64;
+                        if printed > self.bounds.limits.log {
+                            return Err(self.reached(Limit::Log));
+                        }
+                    }
+                    Answer::Limit(limit) => return Err(self.reached(limit)),
+                    Answer::Exited { code: Some(0), .. } => break,
+                    Answer::Exited { code, signal } => return Ok(Outcome::StepFailed { index, code, signal }),
+                    // The supervisor speaks where the agent should: the disk itself has failed.
+                    Answer::Problem(problem) if problem.kind == ProblemKind::WriteBack => {
+                        return Err(Trouble::Problem(problem));
+                    }
+                    Answer::Problem(problem) => return Ok(Outcome::StepRefused { index, problem }),
+                    _ => return Err(unexpected()),
+                }
+            }
+            events(SandboxEvent::StepFinished { index });
+        }
+        self.step = None;
+        Ok(Outcome::Ok)
+    }
+
+    fn collect_all(&mut self, outputs: &[(String, String)], work: &Path) -> Result<(Outcome, Vec<Output>), Trouble> {
+        let mut collected = Vec::with_capacity(outputs.len());
+        for (index, (name, path)) in outputs.iter().enumerate() {
+            let file = work.join(format!("output-{index}"));
+            match self.collect(name, path, &file)? {
+                Ok(output) => collected.push(output),
+                Err(problem) => return Ok((Outcome::OutputRefused { name: name.clone(), problem }, Vec::new())),
+            }
+        }
+        Ok((Outcome::Ok, collected))
+    }
+
+    fn collect(&mut self, name: &str, path: &str, to: &Path) -> Result<Result<Output, Problem>, Trouble> {
+        let (size, mode) =
+            match self.ask(&Request::Collect { path: path.to_owned(), most: self.bounds.limits.output })? {
+                Answer::Output { size, mode } => (size, mode),
+                Answer::Problem(problem) => return Ok(Err(problem)),
+                _ => return Err(unexpected()),
+            };
+        let mut file = File::create_new(to).map_err(|e| io_error("create", to, e))?;
+        let mut left = size;
+        loop {
+            match self.link.receive()? {
+                Answer::Data(bytes) if bytes.len() as u64 <= left => {
+                    file.write_all(&bytes).map_err(|e| io_error("write", to, e))?;
+                    left -= bytes.len() as u64;
+                }
+                Answer::Hole(count) if count <= left => {
+                    file.seek_relative(count.cast_signed()).map_err(|e| io_error("write", to, e))?;
+                    left -= count;
+                }
+                Answer::Limit(limit) => return Err(self.reached_by(limit, name)),
+                Answer::Ok if left == 0 => break,
+                Answer::Problem(problem) => return Ok(Err(problem)),
+                _ => return Err(unexpected()),
+            }
+        }
+        // A hole at the end is not written.
+        file.set_len(size).map_err(|e| io_error("write", to, e))?;
+        Ok(Ok(Output { name: name.to_owned(), path: to.to_path_buf(), size, mode }))
+    }
+
+    /// Nothing counts as success before this is through.
+    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, Trouble> {
+        match self.ask(&Request::Finish)? {
+            Answer::Done { nonce: repeated } if repeated == nonce => {}
+            Answer::Problem(problem) => return Err(Trouble::Problem(problem)),
+            _ => return Err(unexpected()),
+        }
+        self.lap("unmount");
+        let mut unused = Vec::new();
+        let dirty = loop {
+            match self.link.receive()? {
+                Report::Unused { number, ranges } if mounted.contains(&number) => {
+                    unused.extend(ranges.into_iter().map(|(start, end)| start..end));
+                }
+                Report::Unused { .. } => {}
+                Report::Closed { dirty, phases } => {
+                    self.note(phases);
+                    break dirty;
+                }
+                Report::Problem(problem) => return Err(Trouble::Problem(problem)),
+                Report::Ready { .. } => return Err(unexpected()),
+            }
+        };
+        self.lap("close");
+        // What was dirty before and is not ours stays as it was.
+        match dirty.into_iter().find(|(number, _)| mounted.contains(number)) {
+            None => {
+                unused.sort_unstable_by_key(|range| range.start);
+                Ok(unused)
+            }
+            Some((number, reason)) => {
+                let device = if number == 0 { "/dev/vda".to_owned() } else { format!("/dev/vda{number}") };
+                let what = format!(
+                    "the file system on {device} {reason}, after it was unmounted; did a step write to its own disk?"
+                );
+                Err(Trouble::Problem(Problem::new(ProblemKind::Dirty, what)))
+            }
+        }
+    }
+}
+
+/// From the order to the end of work with the toolbox's programs.
+pub(super) fn hold_tools(
+    link: &mut Link,
+    plan: ToolPlan,
+    bounds: &Bounds,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<ToolEnd, Trouble> {
+    let end = hold_tools_unlimited(link, plan, bounds, log);
+    let stopped = match &end {
+        Err(Trouble::Stop(Stop::Limit(limit))) => Some(*limit),
+        Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => None,
+        _ => link.reached(),
+    };
+    match stopped {
+        Some(limit) => Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
+        None => end,
+    }
+}
+
+fn hold_tools_unlimited(
+    link: &mut Link,
+    plan: ToolPlan,
+    bounds: &Bounds,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<ToolEnd, Trouble> {
+    link.send(&Order::Tools(plan))?;
+    let mut printed = 0;
+    loop {
+        match link.receive()? {
+            ToolReport::Log(bytes) => {
+                log(&bytes);
+                printed += bytes.len() as u64;
+                if printed > bounds.limits.log {
+                    return Ok(ToolEnd::LimitReached(bounds.reached(Limit::Log, None)));
+                }
+            }
+            ToolReport::Limit(limit) => return Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
+            ToolReport::Done => return Ok(ToolEnd::Done),
+            ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),
+            ToolReport::Problem(problem) => return Err(Trouble::Problem(problem)),
+        }
+    }
+}
+
+/// Environment of every step; what a job adds comes after.
+fn environment(
+    surroundings: &Surroundings,
+    source_date_epoch: Option<u64>,
+    more: &[(String, String)],
+) -> Vec<(String, String)> {
+    let Surroundings { lang, timezone, .. } = surroundings;
+    let fixed = [("PATH", PATH), ("HOME", "/root"), ("LANG", lang), ("TZ", timezone)];
+    let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
+    fixed.chain(epoch).chain(more.iter().cloned()).collect()
+}
+
+fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {
+    let node = |number, device, fs: Option<&FileSystem>, part_uuid| DiskNode {
+        number,
+        device,
+        mount_type: fs.and_then(|fs| fs.kind.mount_type()).map(str::to_owned),
+        describe: fs.map_or_else(|| "partition without file system".to_owned(), |fs| fs.kind.to_string()),
+        is_container: fs.is_some_and(|fs| fs.kind.is_container()),
+        uuid: fs.and_then(|fs| fs.uuid.clone()),
+        label: fs.and_then(|fs| fs.label.clone()),
+        part_uuid,
+    };
+    let mut nodes = vec![node(0, disk, layout.bare.as_ref(), None)];
+    for partition in &layout.partitions {
+        let device = partitions.iter().find(|(number, _)| *number == partition.number);
+        if let Some((_, device)) = device {
+            nodes.push(node(partition.number, *device, partition.fs.as_ref(), Some(partition.uuid.clone())));
+        }
+    }
+    nodes
+}
