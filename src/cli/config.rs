@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use impasto_stages::print_duration;
 use serde_json::{Value, json};
 
 use super::error::CliError;
@@ -48,7 +49,7 @@ impl Config {
             })
             .collect();
         if let Some(Setting { value, origin }) = settings.gc_expire {
-            rows.push(Row { key: "gc.expire", value: json!(format!("{}s", value.as_secs())), origin });
+            rows.push(Row { key: "gc.expire", value: json!(print_duration(value)), origin });
         }
         rows.push(Row { key: "jobs", value: json!(jobs.value), origin: jobs.origin });
         rows.push(Row { key: "store", value: json!(store.value.display().to_string()), origin: store.origin });

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use clap::Args;
-use impasto_stages::parse_duration;
+use impasto_stages::{parse_duration, print_duration};
 use impasto_store::Store;
 use impasto_store::digest::{ActionDigest, ClaimId};
-use impasto_store::gc::GcOptions;
+use impasto_store::gc::{EXPIRE_SECS, GcOptions};
 use impasto_store::refs::{Checkouts, Root};
 
 use super::error::CliError;
@@ -25,9 +25,9 @@ pub(crate) struct Gc {
     /// Keeps also everything that was made or used within this time
     #[arg(long, value_name = "TIME", default_value = "0s")]
     min_age: String,
-    /// Keeps nothing for recipes that were not built or used for this time
-    #[arg(long, value_name = "TIME", default_value = "30d")]
-    expire: String,
+    /// Keeps nothing for recipes that were not built or used for this time: 30d, or what the setting gc.expire says
+    #[arg(long, value_name = "TIME")]
+    expire: Option<String>,
     /// Deletes also the trees that disks were made of; they are made again when such a disk must be
     #[arg(long)]
     trees: bool,
@@ -45,7 +45,7 @@ impl Gc {
             dry_run: self.dry_run,
             min_age_secs: time("--min-age", &self.min_age)?.as_secs(),
             keep: self.keep,
-            expire_secs: time("--expire", &self.expire)?.as_secs(),
+            expire_secs: self.expire(session)?.as_secs(),
         };
         let store = session.store()?;
         roots::adopt(&store)?;
@@ -77,13 +77,24 @@ impl Gc {
                 1 => "1 recipe that was".to_owned(),
                 count => format!("{count} recipes that were"),
             };
-            text += &format!(", nothing for {recipes} not used for {}", self.expire);
+            text += &format!(
+                ", nothing for {recipes} not used for {}",
+                print_duration(Duration::from_secs(options.expire_secs))
+            );
         }
         if report.kept_unknown > 0 {
             text += &format!(", {} files that this version does not know", report.kept_unknown);
         }
         ui::output(&(text + "\n"));
         Ok(exit::OK)
+    }
+}
+
+impl Gc {
+    fn expire(&self, session: &Session) -> Result<Duration, CliError> {
+        let setting = session.settings.gc_expire.as_ref().map(|setting| setting.value);
+        let default = setting.unwrap_or(Duration::from_secs(EXPIRE_SECS));
+        self.expire.as_ref().map_or(Ok(default), |text| time("--expire", text))
     }
 }
 

@@ -12,6 +12,7 @@ use super::disk_names::no_disk;
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, SandboxChoice, exit};
+use crate::bounded;
 use crate::plan::State;
 use crate::sandbox::ShellJob;
 use crate::shell::{FailedState, StoredRoot};
@@ -89,7 +90,7 @@ impl Shell {
 /// The overlay of a failed stage, which nothing has checked since it was kept.
 fn checked(overlay: &Path) -> Result<File, CliError> {
     let read = || CliError::io("read", overlay);
-    let file = File::open(overlay).map_err(read())?;
+    let file = bounded::open(overlay).map_err(read())?;
     let gate = |source| VmError::Gate { path: overlay.to_owned(), source: Box::new(source) };
     Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
     Ok(file)

@@ -21,6 +21,6 @@ pub mod volatile;
 pub use action::{Action, ActionTemplate, Slot};
 pub use error::ParamError;
 pub use limits::Limits;
-pub use params::{Params, Secret, parse_duration, parse_mode, parse_size};
+pub use params::{Params, Secret, parse_duration, parse_mode, parse_size, print_duration};
 pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
 pub use value::{Below, Data, Marks, Number, Origin, Sensitive, Shared, Source, Value};

@@ -96,8 +96,8 @@ mod tests {
     use super::*;
 
     fn read(fields: &[(&str, Value)]) -> (Limits, Vec<String>) {
-        let object = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let params = Params(BTreeMap::from([("limits".to_owned(), Value::new(Data::Object(object)))]));
+        let object: BTreeMap<_, _> = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let params = Params(BTreeMap::from([("limits".to_owned(), Value::object(object))]));
         let mut errors = Vec::new();
         let limits = limits(&params, &mut errors);
         (limits, errors.into_iter().map(|error| error.message).collect())

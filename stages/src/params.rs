@@ -139,6 +139,19 @@ pub fn parse_mode(text: &str) -> Option<u32> {
     ((3..=5).contains(&text.len()) && mode <= 0o7777 && !text.starts_with('+')).then_some(mode)
 }
 
+/// Writes a duration as [`parse_duration`] reads it, in whole seconds.
+pub fn print_duration(duration: Duration) -> String {
+    let mut rest = duration.as_secs();
+    let mut text = String::new();
+    for (unit, factor) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
+        if rest >= factor {
+            text += &format!("{}{unit}", rest / factor);
+            rest %= factor;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

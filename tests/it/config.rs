@@ -66,11 +66,11 @@ fn a_flag_comes_before_the_environment_before_the_user_before_the_repository() {
     assert_eq!(case.setting("store", &["--store", "/of/flag"], &env), ("/of/flag".into(), "--store".into()));
     let repository = case.path("repository/.impasto.toml").display().to_string();
     assert_eq!(case.setting("jobs", &[], &[]), (3.into(), repository));
-    assert_eq!(case.setting("gc.expire", &[], &[]), ("2592000s".into(), user.clone()));
+    assert_eq!(case.setting("gc.expire", &[], &[]), ("30d".into(), user.clone()));
     let case = Case::new(Some("jobs = 2\n[gc]\nexpire = \"12h\"\n"), Some("jobs = 3\n"));
     let user = case.path("home/.config/impasto/config.toml").display().to_string();
     assert_eq!(case.setting("jobs", &[], &[]), (2.into(), user.clone()));
-    assert_eq!(case.setting("gc.expire", &[], &[]), ("43200s".into(), user));
+    assert_eq!(case.setting("gc.expire", &[], &[]), ("12h".into(), user));
     // The store that they name is the one that is used.
     let case = Case::new(Some("store = \"~/cache\"\n"), None);
     assert_eq!(case.run(&["plan"], &[]).code, 0);

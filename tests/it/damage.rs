@@ -92,7 +92,7 @@ fn metadata(made: &Made, image: &Path, bytes: &[u8]) -> Vec<Vec<Range<usize>>> {
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let block = 1024 << word(1024 + 0x18);
     let descriptors = (1024 / block + 1) * block;
-    let bitmap = |at: usize| Vec::from([word(at) * block..word(at) * block + 256]);
+    let bitmap = |at: usize| std::iter::once(word(at) * block..word(at) * block + 256).collect::<Vec<_>>();
     let inodes = word(descriptors + 8) * block;
     let of_directories = ["/", "/large", "/a", "/a/b", "/lost+found"].map(|path| debugfs(&format!("blocks {path}")));
     let numbers = of_directories.iter().flat_map(|list| list.split_whitespace());
