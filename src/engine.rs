@@ -518,11 +518,10 @@ impl<'a> Engine<'a> {
             }
             Ok(_) => {}
             Err(error) => {
-                self.warn(
-                    None,
-                    format!("what this build uses cannot be kept from `gc`: {}", crate::ui::with_causes(&error)),
-                );
-                self.host_failed = true;
+                let causes = crate::ui::with_causes(&error);
+                if !std::mem::replace(&mut self.host_failed, true) {
+                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}"));
+                }
                 self.stop();
             }
         }

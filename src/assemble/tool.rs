@@ -32,7 +32,8 @@ impl Tool {
         command.env_clear().stdin(Stdio::null()).current_dir("/");
         let fixed = [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/")];
         command.envs(fixed).env("SOURCE_DATE_EPOCH", epoch.to_string());
-        crate::sandbox::confine(&mut command);
+        // It copies the attributes of a tree's files.
+        crate::sandbox::confine(&mut command, start == "mke2fs");
         Tool { program, command }
     }
 

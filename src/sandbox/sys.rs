@@ -265,11 +265,12 @@ pub(super) fn ignore_syncs() -> io::Result<()> {
     filter_calls(&confine::without_syncs())
 }
 
-/// Keeps a program that will be started, and what it starts, to what programs in a sandbox may do.
-pub(crate) fn confine(command: &mut Command) {
+/// Keeps a program that will be started, and what it starts, to what programs in a sandbox may do. With `trusted` it may
+/// also read the extended attributes of that class, which takes a capability (xattr(7)).
+pub(crate) fn confine(command: &mut Command, trusted: bool) {
     let filter = confine::filter(false);
     let arm = move || {
-        confine::drop_capabilities(false)?;
+        confine::drop_capabilities(trusted)?;
         filter_calls(&filter)
     };
     // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.

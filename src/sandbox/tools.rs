@@ -31,7 +31,7 @@ use crate::toolbox::{self, MOUNT_POINTS};
 const WORK: &str = "/work";
 
 /// How often the room is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Devices that programs may expect.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

@@ -42,7 +42,7 @@ impl Program {
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
             .stdin(Stdio::null());
-        crate::sandbox::confine(&mut command);
+        crate::sandbox::confine(&mut command, false);
         Program { name: name.to_owned(), command }
     }
 

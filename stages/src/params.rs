@@ -160,7 +160,11 @@ mod tests {
     fn durations_are_read() {
         assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
         assert_eq!(parse_duration("90s"), Some(Duration::from_secs(90)));
-        for wrong in ["", "10", "s", "1d", "-1s", "99999999999999999999s", "9999999999999999h"] {
+        assert_eq!(parse_duration("30d"), Some(Duration::from_secs(2_592_000)));
+        for text in ["0s", "45s", "1h30m", "30d", "1d1s"] {
+            assert_eq!(print_duration(parse_duration(text).unwrap()), text);
+        }
+        for wrong in ["", "10", "s", "1y", "-1s", "99999999999999999999s", "9999999999999999h"] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
     }

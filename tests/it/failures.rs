@@ -422,7 +422,8 @@ fn a_lost_layer_below_a_converted_file_is_made_again() {
     std::fs::remove_dir_all(dir.path()).unwrap();
     // Two stages find the same loss, one of them through a file that is not kept.
     project.write("impasto.hcl", &recipe("b"));
-    assert_eq!(project.build(&[]).0, 4, "one, what is made of it, and the two that were edited");
+    // The stage writes the same bytes again, so what was converted is the same as well.
+    assert_eq!(project.build(&[]).0, 3, "one, and the two that were edited");
     assert_eq!(project.in_guest("two", "cat /root/b"), "QFI");
     assert_eq!(project.in_guest("three", "cat /root/one /root/three"), "one\nb\n");
     assert_eq!(project.build(&[]), (0, 5));

@@ -50,12 +50,14 @@ const FAULTS: [(&str, &[&str]); 14] = [
     ("getdents64", &["EIO", "ESTALE"]),
 ];
 
-/// The same command, with system calls that fail or wait: strace(1), `-e inject=`.
-fn under_strace(command: &Command, injected: &[&str]) -> Command {
+/// The same command, with system calls that fail or wait, all of them or `only` those with one of these paths: strace(1),
+/// `-e inject=` and `-P`.
+fn under_strace(command: &Command, injected: &[&str], only: &[String]) -> Command {
     let mut strace = Command::new("strace");
     let calls: Vec<_> = injected.iter().filter_map(|inject| inject.split(':').next()).collect();
     strace.args(["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", &format!("trace={}", calls.join(","))]);
     strace.args(injected.iter().map(|inject| format!("--inject={inject}")));
+    strace.args(only.iter().flat_map(|path| ["-P", path]));
     strace.arg(command.get_program()).args(command.get_args()).current_dir(command.get_current_dir().unwrap());
     strace.env("NO_COLOR", "1").stdin(std::process::Stdio::null());
     strace
@@ -64,7 +66,7 @@ fn under_strace(command: &Command, injected: &[&str]) -> Command {
 fn build(project: &Project, arguments: &[&str], injected: &[&str]) -> (Ran, Duration) {
     let start = Instant::now();
     let command = project.command(&[&["build"], arguments].concat());
-    let ran = ran(under_strace(&command, injected));
+    let ran = ran(under_strace(&command, injected, &[]));
     (ran, start.elapsed())
 }
 
@@ -136,20 +138,41 @@ fn said_where(ended: &Ran, project: &Project) -> bool {
         || cause && (["`", "impasto.hcl", dir.trim_end_matches('/')].iter().any(|place| ended.stderr.contains(place)))
 }
 
-/// Caches are replaced by `renameat`, as the user's files are, of which there are none here; what counts is linked.
+/// Caches and roots are replaced by `renameat`, as the user's files are, of which there are none here; what counts is linked.
 #[test]
 fn a_cache_that_cannot_be_written_is_one_warning() {
     let project = Project::new();
     project.write("impasto.hcl", RECIPE);
     project.write("notes.txt", "notes\n");
-    // Long enough that what is remembered is written while jobs run.
-    let (ran, time) = build(&project, &["base"], &["renameat:error=EIO", "fsync:delay_enter=150000"]);
+    project.build(&["notes"]);
+    // The directories into which caches are renamed; that of roots is another.
+    let state = project.store().join("state");
+    let of_recipe = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    let of_recipe = of_recipe.filter(|path| path.join("memory").exists());
+    let only: Vec<_> = of_recipe.chain([state.clone()]).map(|path| path.display().to_string()).collect();
+    assert_eq!(only.len(), 2, "{only:?}");
+    let command = project.command(&["build", "base"]);
+    let ran = ran(under_strace(&command, &["renameat:error=EIO"], &only));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(time < Duration::from_secs(60), "{time:?}");
     assert_eq!(ran.stderr.matches("warning").count(), 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("what this build learned is not remembered: cannot replace `"), "{}", ran.stderr);
     assert!(ran.stderr.contains("Input/output error"), "{}", ran.stderr);
     assert_eq!(project.build(&["base"]), (0, 1), "what it made is there all the same");
+}
+
+/// What no root names the collector may delete, so that is no cache.
+#[test]
+fn a_root_that_cannot_be_written_ends_the_build() {
+    let project = Project::new();
+    project.write("impasto.hcl", RECIPE);
+    project.write("notes.txt", "notes\n");
+    // Long enough that roots are written while jobs run.
+    let (ran, time) = build(&project, &["base"], &["renameat:error=EIO", "fsync:delay_enter=150000"]);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(time < Duration::from_secs(60), "{time:?}");
+    assert_eq!(ran.stderr.matches("cannot be kept from `impasto gc`: cannot replace `").count(), 1, "{}", ran.stderr);
+    project.build(&["base"]);
+    assert_eq!(project.build(&["base"]), (0, 1), "the next one is right");
 }
 
 #[test]
@@ -199,7 +222,7 @@ fn torture_sandbox_faults_leave_nothing() {
         let var = format!("round={round}");
         let command = project.command(&["build", "--var", &var]);
         let start = Instant::now();
-        let ended = ran(under_strace(&command, &[&fault]));
+        let ended = ran(under_strace(&command, &[&fault], &[]));
         let story = || format!("seed {seed}, round {round}, {fault}: code {}\n{}", ended.code, ended.stderr);
         assert!(start.elapsed() < time + LIMIT, "{:?}: {}", start.elapsed(), story());
         assert!(ended.code == 127 || [0, 1, 3, 4, 5].contains(&ended.code), "{}", story());

@@ -254,7 +254,7 @@ fn an_unreadable_root_stops_the_collector_until_its_recipe_is_built() {
     assert_eq!(project.build(&[]), (0, NODES));
     assert_eq!(project.run(&["store", "verify"]).code, 0);
     refused(&project, &root, |said| {
-        assert!(said.contains(&format!("rm {}", root.display())), "{said}");
+        assert!(said.contains(&format!("rm -r {}", root.display())), "{said}");
         tool("rm", &[root.to_str().unwrap()]);
     });
     project.ok(&["gc"]);
