@@ -4,8 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use crate::error::Result;
-use crate::fs::StoreFs;
+use crate::error::{Error, Result};
+use crate::fs::{Entry, StoreFs};
 use crate::holder::{FOREIGN_SECS, Holder};
 use crate::store::Store;
 
@@ -18,7 +18,7 @@ impl Store {
     pub fn sweep_tmp(&self) -> Result<u64> {
         let (mut freed, mut first) = (0, Ok(()));
         for fs in self.all_fs() {
-            for entry in fs.list("tmp")? {
+            for entry in entries(fs, "tmp")? {
                 let alive = Holder::of_name(&entry.name).and_then(|holder| holder.is_alive());
                 if alive != Some(true) {
                     match sweep(fs, &format!("tmp/{}", entry.name), entry.is_dir, alive.is_none()) {
@@ -35,7 +35,7 @@ impl Store {
     pub(crate) fn sweep_trash(&self) -> Result<u64> {
         let mut freed = 0;
         for fs in self.all_fs() {
-            for entry in fs.list("trash")? {
+            for entry in entries(fs, "trash")? {
                 if !self.live_leases(None)?.is_empty() {
                     return Ok(freed);
                 }
@@ -48,6 +48,14 @@ impl Store {
     /// The store's directory and, where root works for its owner, root's own.
     fn all_fs(&self) -> impl Iterator<Item = &Arc<StoreFs>> {
         std::iter::once(self.fs()).chain(self.private_apart())
+    }
+}
+
+/// What a directory holds. What else has its name is moved out of the way.
+fn entries(fs: &Arc<StoreFs>, top: &str) -> Result<Vec<Entry>> {
+    match fs.list(top) {
+        Err(Error::WrongType { .. }) => fs.make_dirs(top, &mut Vec::new()).map(|()| Vec::new()),
+        other => other,
     }
 }
 
