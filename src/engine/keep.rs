@@ -26,7 +26,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Keeps the collector off until [`Engine::keep_last`].
+    /// Keeps the collector off until [`Engine::release`].
     pub(super) fn hold(&mut self) -> Result<(), StoreError> {
         if self.lease.is_none() {
             self.lease = Some(self.planner.store.lease()?);

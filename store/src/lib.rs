@@ -10,7 +10,7 @@
 //! * [`blob`] holds files, [`inputs`] hashes the user's own;
 //! * [`claim`] says what an Action gave, [`index`] says it fast;
 //! * [`refs`] and [`lease`] keep things, [`gc`] deletes the others, `debris` what dead processes left, whose files
-//!   [`owner`] tells; [`verify`] checks every byte;
+//!   [`holder`] tells; [`verify`] checks every byte; an [`Owner`] is the user whose store it is;
 //! * [`qcow2`] reads foreign images strictly and writes layer files; it knows nothing of the rest.
 //!
 //! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
