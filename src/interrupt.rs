@@ -5,13 +5,15 @@
 //! A kill at any moment loses nothing, so where nobody listens the first interrupt ends the process too. A listener has
 //! [`GRACE`]: sandboxes and machines die with the process, whatever it is that does not end.
 
-use std::future::poll_fn;
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+use signal_hook::low_level::pipe;
 
 use crate::sandbox::{CancelToken, SavedTerminal};
 
@@ -59,23 +61,24 @@ impl Interrupt {
 
     /// Waits for signals, on the thread that is theirs.
     fn run(&self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.and_then(|runtime| runtime.block_on(self.handle()));
-        if let Err(error) = outcome {
+        if let Err(error) = self.handle() {
             tracing::debug!(%error, "signals are not watched");
         }
     }
 
-    async fn handle(&self) -> std::io::Result<()> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    fn handle(&self) -> io::Result<()> {
+        let (arrived, writer) = UnixStream::pair()?;
         let ignored = ignored();
-        let watched = kinds.into_iter().filter(|kind| ignored & (1 << (kind.as_raw_value() - 1)) == 0);
-        let mut signals = watched.map(signal).collect::<Result<Vec<_>, _>>()?;
-        next(&mut signals).await;
+        for signal in [Signal::INT, Signal::TERM, Signal::HUP].map(Signal::as_raw) {
+            if ignored & (1 << (signal - 1)) == 0 {
+                pipe::register(signal, writer.try_clone()?)?;
+            }
+        }
+        next(&arrived, None)?;
         if self.listeners.load(Ordering::SeqCst) > 0 {
             self.cancel.cancel();
             // The second one, or the end of patience.
-            let _ = tokio::time::timeout(GRACE, next(&mut signals)).await;
+            next(&arrived, Some(GRACE))?;
         }
         // Nothing that may wait is done here: another thread may hold the streams' locks.
         SavedTerminal::restore_last();
@@ -96,13 +99,17 @@ impl Drop for Listener {
     }
 }
 
-/// Waits for any of the signals.
-async fn next(signals: &mut [Signal]) {
-    poll_fn(|context| match signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
+/// Waits for the next signal, of which each writes a byte, or until the time is over.
+fn next(mut arrived: &UnixStream, time: Option<Duration>) -> io::Result<()> {
+    let time = time.map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 });
+    loop {
+        match poll(&mut [PollFd::new(arrived, PollFlags::IN)], time.as_ref()) {
+            Ok(0) => return Ok(()),
+            Ok(_) => return io::Read::read(&mut arrived, &mut [0]).map(drop),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The signals that this process was started to ignore, a bit each (proc(5)); none where the kernel does not say.
