@@ -16,6 +16,9 @@ pub const LINES: u64 = 1 << 20;
 /// Most bytes of a text or a record that is held in memory.
 pub const TEXT: u64 = 64 << 20;
 
+/// For how many bytes of a file there is room at first that does not say its size: such a file of `/proc` is seldom larger.
+const UNSIZED: usize = 4096;
+
 /// How every file is opened that others may have written: no waiting for the other end of a FIFO, no terminal that
 /// becomes ours.
 pub const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -25,7 +28,14 @@ pub const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::N
 /// # Errors
 /// It cannot be opened; it is not a regular file (of kind `IsADirectory` for a directory, else `InvalidInput`).
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
-    regular(rustix::fs::open(path.as_ref(), FLAGS, Mode::empty())?.into())
+    opened(path.as_ref()).map(|(file, _)| file)
+}
+
+/// The file and the size that it says to have.
+fn opened(path: &Path) -> io::Result<(File, u64)> {
+    let file = File::from(rustix::fs::open(path, FLAGS, Mode::empty())?);
+    let size = regular_size(&file)?;
+    Ok((file, size))
 }
 
 /// Opens a directory, to make it durable or to stand for its path.
@@ -41,11 +51,13 @@ pub fn open_directory(path: impl AsRef<Path>) -> io::Result<File> {
 /// # Errors
 /// As those of [`open`].
 pub fn regular(file: File) -> io::Result<File> {
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
-        return Ok(file);
-    }
-    Err(not_regular(kind))
+    regular_size(&file)?;
+    Ok(file)
+}
+
+fn regular_size(file: &File) -> io::Result<u64> {
+    let stat = file.metadata()?;
+    if stat.is_file() { Ok(stat.len()) } else { Err(not_regular(stat.file_type())) }
 }
 
 /// The error for what stands where a regular file is needed.
@@ -68,7 +80,8 @@ pub fn not_regular(kind: std::fs::FileType) -> io::Error {
 /// # Errors
 /// As those of [`open`]; it cannot be read; it is larger (of kind `FileTooLarge`).
 pub fn read(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
-    read_open(open(path)?, limit)
+    let (file, size) = opened(path.as_ref())?;
+    read_sized(file, size, limit)
 }
 
 /// Reads a text of at most `limit` bytes.
@@ -85,12 +98,16 @@ pub fn read_text(path: impl AsRef<Path>, limit: u64) -> io::Result<String> {
 /// # Errors
 /// It cannot be read; it is larger (of kind `FileTooLarge`).
 pub fn read_open(file: File, limit: u64) -> io::Result<Vec<u8>> {
-    // Its size is a hint only: a file of `/proc` has none, and another may grow.
     let size = file.metadata()?.len();
+    read_sized(file, size, limit)
+}
+
+/// The size is a hint only: a file of `/proc` has none, and another may grow.
+fn read_sized(file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
     if size > limit {
         return Err(too_large(limit));
     }
-    let mut bytes = Vec::with_capacity(size as usize + 1);
+    let mut bytes = Vec::with_capacity(if size == 0 { UNSIZED } else { size as usize + 1 });
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }

@@ -212,10 +212,11 @@ impl<'a> Engine<'a> {
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.begin();
         self.begin_packages();
-        let interrupt = self.config.interrupt.listen();
+        let mut interrupt = None;
         while !self.schedule.is_finished() {
             self.start_ready();
             if self.schedule.running() > 0 {
+                let interrupt = interrupt.get_or_insert_with(|| self.config.interrupt.listen());
                 self.wait(&interrupt.token());
             }
         }

@@ -2,13 +2,14 @@
 //! ends the process at once.
 //! Knows signals and time; what is put in order is the listener's business.
 //!
-//! A kill at any moment loses nothing, so where nobody listens the first interrupt ends the process too. A listener has
+//! A kill at any moment loses nothing, so where nobody listens the first interrupt ends the process too: until the first
+//! listener there is neither a handler nor a thread, and a signal does what it does to any program. A listener has
 //! [`GRACE`]: sandboxes and machines die with the process, whatever it is that does not end.
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,6 +28,8 @@ pub const EXIT_CODE: u8 = 130;
 pub struct Interrupt {
     cancel: CancelToken,
     listeners: Arc<AtomicUsize>,
+    /// Set when signals are watched.
+    watched: Arc<OnceLock<()>>,
 }
 
 /// Somebody who ends in order when the process is interrupted; until it is dropped.
@@ -36,22 +39,21 @@ pub struct Listener {
 }
 
 impl Interrupt {
-    /// Watches SIGINT, SIGTERM and SIGHUP on a thread of its own, but for those that the process was started to ignore
-    /// (`nohup`). Where there cannot be such a thread, a signal does what it does to any program.
-    pub fn watch() -> Interrupt {
-        let interrupt = Interrupt::default();
-        let watched = interrupt.clone();
-        let thread = std::thread::Builder::new().name("signals".to_owned());
-        if let Err(error) = thread.spawn(move || watched.run()) {
-            tracing::debug!(%error, "signals are not watched");
-        }
-        interrupt
-    }
-
     /// From now on an interrupt cancels the listener's token, which has to be looked at.
+    ///
+    /// The first one has SIGINT, SIGTERM and SIGHUP watched, but for those that the process was started to ignore
+    /// (`nohup`).
     pub fn listen(&self) -> Listener {
         self.listeners.fetch_add(1, Ordering::SeqCst);
+        self.watched.get_or_init(|| self.watch());
         Listener { interrupt: self.clone() }
+    }
+
+    /// Where signals cannot be watched they do what they do to any program.
+    fn watch(&self) {
+        if let Err(error) = self.handle() {
+            tracing::debug!(%error, "signals are not watched");
+        }
     }
 
     /// Whether the process was interrupted while somebody listened.
@@ -59,13 +61,7 @@ impl Interrupt {
         self.cancel.is_cancelled()
     }
 
-    /// Waits for signals, on the thread that is theirs.
-    fn run(&self) {
-        if let Err(error) = self.handle() {
-            tracing::debug!(%error, "signals are not watched");
-        }
-    }
-
+    /// Watches signals on a thread of their own. They are handled when this returns.
     fn handle(&self) -> io::Result<()> {
         let (arrived, writer) = UnixStream::pair()?;
         let ignored = ignored();
@@ -74,11 +70,26 @@ impl Interrupt {
                 pipe::register(signal, writer.try_clone()?)?;
             }
         }
-        next(&arrived, None)?;
+        let watched = self.clone();
+        let wait = move || {
+            // Where all signals are ignored nothing else holds this end, and its being closed would pass for a signal.
+            let _held = writer;
+            watched.obey(&arrived)
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        Ok(())
+    }
+
+    /// Waits for signals, on the thread that is theirs.
+    fn obey(&self, arrived: &UnixStream) {
+        if let Err(error) = next(arrived, None) {
+            tracing::debug!(%error, "signals are not watched");
+            return;
+        }
         if self.listeners.load(Ordering::SeqCst) > 0 {
             self.cancel.cancel();
             // The second one, or the end of patience.
-            next(&arrived, Some(GRACE))?;
+            let _ = next(arrived, Some(GRACE));
         }
         // Nothing that may wait is done here: another thread may hold the streams' locks.
         SavedTerminal::restore_last();

@@ -9,6 +9,6 @@ fn main() -> ExitCode {
     if let Some(code) = impasto::sandbox::supervisor_main() {
         return code;
     }
-    let interrupt = impasto::interrupt::Interrupt::watch();
+    let interrupt = impasto::interrupt::Interrupt::default();
     ExitCode::from(impasto::cli::main(std::env::args_os(), start, interrupt))
 }

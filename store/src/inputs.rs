@@ -27,6 +27,8 @@ const SETTLED_NANOS: i128 = 2_000_000_000;
 const MAX_ENTRIES: usize = 1_000_000;
 /// Files up to this size are read at once, in bytes.
 const SMALL: u64 = 1 << 20;
+/// Fewer files than this are examined on the calling thread.
+const FEW: usize = 128;
 
 /// An input file, as it was when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,24 +181,26 @@ impl Store {
             }
             .map_err(|source| Error::io("stat", path, source))
         };
-        let stats: Vec<_> = paths.par_iter().with_min_len(64).map(stat).collect();
+        // To start rayon's threads takes longer than to examine a few files.
+        let stats: Vec<_> =
+            if paths.len() < FEW { paths.iter().map(stat).collect() } else { paths.par_iter().map(stat).collect() };
         // The lock is not held while other threads work: one of them may come here.
         let known: Vec<_> =
             self.with_inputs(|cache| stats.iter().map(|stat| cache.find(stat.as_ref().ok()?)).collect());
-        let results: Vec<Result<_>> = stats
-            .into_par_iter()
-            .zip(known)
-            .zip(paths)
-            .map(|((stat, known), path)| match known {
-                Some(digest) => Ok((stat?, digest, false)),
-                None => {
-                    stat?;
-                    self.fs().count_input();
-                    let (stat, digest) = hash(path.as_ref(), open)?;
-                    Ok((stat, digest, true))
-                }
-            })
-            .collect();
+        let digest = |((stat, known), path): ((Result<Metadata>, Option<BlobDigest>), &P)| match known {
+            Some(digest) => Ok((stat?, digest, false)),
+            None => {
+                stat?;
+                self.fs().count_input();
+                let (stat, digest) = hash(path.as_ref(), open)?;
+                Ok((stat, digest, true))
+            }
+        };
+        let results: Vec<Result<_>> = if known.iter().all(Option::is_some) {
+            stats.into_iter().zip(known).zip(paths).map(digest).collect()
+        } else {
+            stats.into_par_iter().zip(known).zip(paths).map(digest).collect()
+        };
         // Asked for after the files were looked at, so that none of them can be newer.
         let any_read = results.iter().flatten().any(|(_, _, read)| *read);
         let now = if any_read { self.fs().now().ok() } else { None };
