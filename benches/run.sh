@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs all benchmarks, or those named: `benches/run.sh [ROW…]`. Rows: noop oneline plan seal convert inputs chain demo trees
-# packages.
+# packages exchanges.
 # `--readme` puts the rows of this commit into README.md, where all are measured. `--small` runs every row once on tiny data,
 # in the profile of the tests and without the peers that are missing: `make test` does that.
-# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap; `trees` also casync, restic and diffoscope-minimal,
+# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap; `trees` and `exchanges` also casync, restic and diffoscope-minimal,
 # and says so where they are missing. Writes to target/bench/ only.
 set -euo pipefail
 cd "$(dirname "$0")/.."

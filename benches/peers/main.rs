@@ -26,7 +26,7 @@ use results::Results;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 10] = [
+const ROWS: [(&str, Comparison); 11] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
@@ -37,6 +37,7 @@ const ROWS: [(&str, Comparison); 10] = [
     ("demo", demo::rows),
     ("trees", trees::rows),
     ("packages", packages::rows),
+    ("exchanges", trees::exchanges),
 ];
 
 fn main() -> ExitCode {

@@ -26,6 +26,12 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
+/// Many exchanges of one package, which take long: a group of its own.
+pub(crate) fn exchanges() -> Vec<Row> {
+    println!("exchanges: thirty times one package of sixty is another");
+    sixty::exchanges()
+}
+
 /// The row of a peer that cannot be started, which names its package.
 fn missing(program: &str, package: &str) -> Option<Row> {
     if !small() && Command::new(program).arg("--help").output().is_ok() {

@@ -1,7 +1,7 @@
 //! What casync's chunk store and restic's repository take for a disk, and what they grow by for the next one. Both cut
 //! files by content and compress, with the settings that they have by themselves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::missing;
@@ -64,40 +64,56 @@ fn restic(at: &Path, verb: &str) -> Command {
     command
 }
 
-/// The peers' growth beside ours. `export` writes the raw disk of the run before the last one (1), or of the last (0); both
-/// are kept under one path, as a new version of one file.
-pub(super) fn of_peers(dir: &Path, ours: u64, export: impl Fn(usize, &Path)) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut there = Vec::new();
-    for peer in PEERS {
-        match missing(peer.name, peer.name) {
-            None => there.push((peer, Vec::new())),
-            Some(row) => rows.push(row),
-        }
-    }
-    let disk = dir.join("disk.raw");
-    for back in [1, 0] {
-        site::remove(&disk);
-        export(back, &disk);
-        for (peer, sizes) in &mut there {
-            let at = dir.join(peer.name);
-            if back == 1 {
-                std::fs::create_dir_all(&at).expect("a directory");
-                if let Some(begin) = peer.begin {
-                    site::run(&mut begin(&at));
-                }
+/// The peers that are installed, each with its repository.
+pub(super) struct Peers {
+    dir: PathBuf,
+    /// Each with what its repository took after each disk, in bytes.
+    there: Vec<(Peer, Vec<u64>)>,
+    missing: Vec<Row>,
+}
+
+impl Peers {
+    /// Empty repositories below a directory.
+    pub(super) fn begin(dir: &Path) -> Peers {
+        let (mut there, mut rows) = (Vec::new(), Vec::new());
+        for peer in PEERS {
+            match missing(peer.name, peer.name) {
+                None => there.push((peer, Vec::new())),
+                Some(row) => rows.push(row),
             }
-            site::run(&mut (peer.keep)(&at, &disk, &format!("disk~{back}")));
+        }
+        for (peer, _) in &there {
+            let at = dir.join(peer.name);
+            std::fs::create_dir_all(&at).expect("a directory");
+            if let Some(begin) = peer.begin {
+                site::run(&mut begin(&at));
+            }
+        }
+        Peers { dir: dir.to_owned(), there, missing: rows }
+    }
+
+    /// Has each of them keep the next disk, which `export` writes. All are kept under one path, as versions of one file.
+    pub(super) fn keep(&mut self, export: impl FnOnce(&Path)) {
+        let disk = self.dir.join("disk.raw");
+        export(&disk);
+        for (peer, sizes) in &mut self.there {
+            let at = self.dir.join(peer.name);
+            site::run(&mut (peer.keep)(&at, &disk, &format!("disk-{}", sizes.len())));
             site::settle();
             sizes.push(bytes(&at));
         }
+        site::remove(&disk);
     }
-    for (peer, sizes) in there {
-        let (first, growth) = (sizes[0], sizes[1] - sizes[0]);
-        told(peer.name, first, growth);
-        rows.push(Row::fewer_bytes(&format!("the same growth, against {}", peer.name), ours, growth));
-        site::remove(&dir.join(peer.name));
+
+    /// Our growth beside theirs from the first disk to the last.
+    pub(super) fn rows(self, what: &str, ours: u64) -> Vec<Row> {
+        let mut rows = self.missing;
+        for (peer, sizes) in self.there {
+            let (first, growth) = (sizes[0], sizes[sizes.len() - 1] - sizes[0]);
+            told(peer.name, first, growth);
+            rows.push(Row::fewer_bytes(&format!("{what}, against {}", peer.name), ours, growth));
+            site::remove(&self.dir.join(peer.name));
+        }
+        rows
     }
-    site::remove(&disk);
-    rows
 }

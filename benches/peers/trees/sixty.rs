@@ -18,6 +18,47 @@ const DIFF_RUNS: usize = 9;
 const FIRST: &str = "one=gdb";
 const SECOND: &str = "one=ltrace";
 
+/// What takes the place of one another: small ones and larger ones, none of which the others need.
+const EXCHANGED: [&str; 30] = [
+    "ltrace",
+    "tree",
+    "hdparm",
+    "smartmontools",
+    "nmap",
+    "zsh",
+    "fish",
+    "ncdu",
+    "pv",
+    "telnet",
+    "whois",
+    "iperf3",
+    "fio",
+    "stress",
+    "lshw",
+    "hwinfo",
+    "ipset",
+    "nftables",
+    "conntrack",
+    "arping",
+    "fping",
+    "bmon",
+    "nload",
+    "moreutils",
+    "sqlite3",
+    "rlwrap",
+    "pwgen",
+    "lzop",
+    "zip",
+    "p7zip",
+];
+
+pub(super) fn exchanges() -> Vec<Row> {
+    let sixty = Sixty::new();
+    let rows = sixty.exchanges();
+    site::remove(&sixty.dir);
+    rows
+}
+
 pub(super) fn rows() -> Vec<Row> {
     let sixty = Sixty::new();
     let mut rows = sixty.growth();
@@ -57,8 +98,29 @@ impl Sixty {
         println!("  (all before that: {})", megabytes(zero as f64));
         let what = "store growth, one package of sixty is another";
         let mut rows = vec![Row::absolute(what, share, Goal::AtMost(15.0), |value| format!("{value:.1} %"))];
-        rows.extend(growth::of_peers(&self.dir, growth, |back, path| self.export(&format!("clean~{back}"), path)));
+        let mut peers = growth::Peers::begin(&self.dir);
+        peers.keep(|disk| self.export("clean~1", disk));
+        peers.keep(|disk| self.export("clean~0", disk));
+        rows.extend(peers.rows("the same growth", growth));
         rows
+    }
+
+    /// The same growth over many exchanges, one after the other, each built on the store that the last one left.
+    fn exchanges(&self) -> Vec<Row> {
+        let packages = sized(&EXCHANGED[..], &EXCHANGED[..2]);
+        self.build(FIRST, None);
+        let first = growth::bytes(&self.store);
+        let mut last = first;
+        let mut peers = growth::Peers::begin(&self.dir);
+        peers.keep(|disk| self.export("clean~0", disk));
+        for package in packages {
+            self.build(&format!("one={package}"), None);
+            let now = growth::bytes(&self.store);
+            println!("  {package}: {}", megabytes(now as f64 - last as f64));
+            last = now;
+            peers.keep(|disk| self.export("clean~0", disk));
+        }
+        peers.rows(&format!("store growth over {} exchanges of one package of sixty", packages.len()), last - first)
     }
 
     fn diff_time(&self) -> Row {
