@@ -11,6 +11,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::event::Event;
+use crate::log::without_commands;
 
 pub use json::Json;
 pub use live::Live;
@@ -42,10 +43,11 @@ pub fn output_bytes(bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Writes a message to standard error.
+/// Writes a message to standard error. Whatever its words are and whoever chose them, no line is a command to a CI service.
 pub fn message(text: &str) {
+    let lines: Vec<_> = text.split('\n').map(without_commands).collect();
     let mut err = anstream::stderr().lock();
-    let _ = writeln!(err, "{text}");
+    let _ = writeln!(err, "{}", lines.join("\n"));
 }
 
 /// An error and its causes on one line.
