@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use limits::{Culprit, Reached, describe as describe_limits};
 pub use namespace::NamespaceSandbox;
@@ -227,7 +227,9 @@ pub struct Finished {
     pub unused: Vec<Range<u64>>,
     /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
     pub mounted: Vec<u32>,
-    /// Where the time went, in order: phase and duration.
+    /// When it began.
+    pub begun: Instant,
+    /// Where the time went since then, in order: phase and duration. Those of the supervisor lie within others.
     pub timings: Vec<(String, Duration)>,
 }
 

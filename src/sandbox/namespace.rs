@@ -129,6 +129,7 @@ impl Sandbox for NamespaceSandbox {
             outputs: Vec::new(),
             unused: Vec::new(),
             mounted: Vec::new(),
+            begun,
             timings: Vec::new(),
         };
         let finished = match result {

@@ -28,7 +28,7 @@ impl Plain {
         self.report.event(&event.kind);
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
-            EventKind::RunStarted { .. } => return None,
+            EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
             EventKind::StageStarted { stage, kind, reason } => {
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
