@@ -1,11 +1,16 @@
 //! What the user sees: subscribers of the run's events, and the output of commands. The only place that prints.
 //! Knows events, not how they come about.
 
+mod ci;
 mod json;
 mod live;
 mod plain;
+mod record;
 mod report;
+mod stage_logs;
 mod style;
+mod summary;
+mod trace;
 
 use std::io::Write;
 use std::time::Duration;
@@ -13,9 +18,11 @@ use std::time::Duration;
 use crate::event::Event;
 use crate::log::without_commands;
 
+pub use ci::{Level, Place, Service, place as ci_place};
 pub use json::Json;
 pub use live::Live;
 pub use plain::Plain;
+pub use record::{Ending, RecordError, RecordPaths, Records, Verdict};
 
 /// A subscriber of a run's events.
 pub trait Reporter {
@@ -50,6 +57,11 @@ pub fn message(text: &str) {
     let _ = writeln!(err, "{}", lines.join("\n"));
 }
 
+/// Writes commands to the CI service that reads standard error, as they are.
+pub fn commands(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// An error and its causes on one line.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -62,7 +74,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// A text without its colours.
-fn strip(text: &str) -> String {
+pub fn strip(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
 
