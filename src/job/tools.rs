@@ -14,7 +14,7 @@ use impasto_store::qcow2::RawFile;
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, create};
 use crate::bounded;
-use crate::sandbox::{ToolEnd, ToolJob};
+use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
 /// What a tree is called among its node's files.
@@ -45,7 +45,15 @@ impl Job {
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
         let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
         let begun = Instant::now();
-        let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
+        let mut last = begun;
+        let end = sandbox.run_tools(job, &mut |event| match event {
+            ToolEvent::Log(bytes) => log.bytes(bytes),
+            ToolEvent::Phase(name) => {
+                let now = Instant::now();
+                self.phase_was(name, last, now);
+                last = now;
+            }
+        });
         self.phase_was("run the tools", begun, Instant::now());
         let last_lines = log.finish();
         let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });

@@ -73,7 +73,7 @@ pub trait Sandbox: Send + Sync {
 
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
-    fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError>;
+    fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError>;
 
     /// What steps see of the place where they run.
     fn surroundings(&self) -> &Surroundings;
@@ -319,6 +319,15 @@ pub struct ToolJob<'a> {
     pub timeout: Option<Duration>,
     /// Ends it early.
     pub cancel: CancelToken,
+}
+
+/// What such work tells while it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolEvent<'a> {
+    /// Bytes that a program printed, as they came.
+    Log(&'a [u8]),
+    /// A part of the work is over, which began where the one before it ended.
+    Phase(&'a str),
 }
 
 /// How such work ended.
