@@ -222,6 +222,9 @@ impl<'a> Engine<'a> {
         }
         if let Some(packages) = &self.packages {
             packages.stop();
+            for (name, start, end) in packages.take_downloads() {
+                self.tell_phase(None, name, start, end);
+            }
         }
         self.finish()
     }
@@ -253,6 +256,10 @@ impl<'a> Engine<'a> {
                 self.tell(EventKind::Log { stage, line });
             }
             Ok(Message::Warning { id, message }) => self.warn(Some(id), message),
+            Ok(Message::Phase { id, name, start, end }) => {
+                let stage = Some(self.label(id));
+                self.tell_phase(stage, name, start, end);
+            }
             Ok(Message::Done { id, result }) => self.take(id, *result),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => panic!("BUG: the engine holds a sender itself"),
@@ -334,7 +341,8 @@ impl<'a> Engine<'a> {
         self.schedule.done(TaskId(id.0));
         let stage = self.label(id);
         let result_bytes = if self.has_work { self.result_bytes(id) } else { None };
-        self.tell(EventKind::StageFinished { stage, how: How::Cached, wall_ms: 0, stored_bytes: 0, result_bytes });
+        let (how, caveats) = (How::Cached, self.caveats(id));
+        self.tell(EventKind::StageFinished { stage, how, wall_ms: 0, stored_bytes: 0, result_bytes, caveats });
     }
 
     fn start_job(&mut self, id: NodeId, action: impasto_stages::Action<impasto_stages::action::Bound>, reason: Reason) {
@@ -437,7 +445,14 @@ impl<'a> Engine<'a> {
         self.schedule.done(TaskId(id.0));
         let stored_bytes = self.stored_bytes[index];
         let result_bytes = self.result_bytes(id);
-        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes });
+        let caveats = self.caveats(id);
+        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats });
+    }
+
+    /// With what a node's result is to be believed.
+    fn caveats(&self, id: NodeId) -> Vec<String> {
+        let hit = self.results[id.index()].as_ref();
+        hit.map_or(Vec::new(), |hit| hit.caveats.iter().map(ToString::to_string).collect())
     }
 
     /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened. None where the
@@ -583,6 +598,11 @@ impl<'a> Engine<'a> {
     fn warn(&mut self, id: Option<NodeId>, message: String) {
         let stage = id.map(|id| self.label(id));
         self.tell(EventKind::Warning { stage, message });
+    }
+
+    fn tell_phase(&mut self, stage: Option<String>, name: String, start: Instant, end: Instant) {
+        let wall = end.saturating_duration_since(start);
+        self.tell(EventKind::Phase { stage, name, start: start.saturating_duration_since(self.start), wall });
     }
 
     fn tell(&mut self, kind: EventKind) {

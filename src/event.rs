@@ -55,6 +55,24 @@ pub enum EventKind {
         /// Bytes of its layer's file, or of its files where it made no disk; not looked at where nothing ran.
         #[serde(skip_serializing_if = "Option::is_none")]
         result_bytes: Option<u64>,
+        /// With what its result is to be believed: `unlocked`, `weak isolation`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        caveats: Vec<String>,
+    },
+    /// A part of the work is over: of a stage's, or of what the run does beside them. Parts of one stage may lie in each
+    /// other, and come when they end.
+    Phase {
+        /// The node's label, where it is a stage's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stage: Option<String>,
+        /// What was done.
+        name: String,
+        /// When it began, since the start of the run.
+        #[serde(rename = "start_ms", serialize_with = "millis")]
+        start: Duration,
+        /// How long it took.
+        #[serde(rename = "wall_ms", serialize_with = "millis")]
+        wall: Duration,
     },
     /// A stage gave no result.
     StageFailed {
@@ -108,6 +126,11 @@ pub enum EventKind {
         /// How long the run took.
         wall_ms: u64,
     },
+}
+
+/// A duration in whole milliseconds.
+fn millis<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_millis() as u64)
 }
 
 /// A path as text, whatever its bytes are.

@@ -1,6 +1,7 @@
 //! From a stage's bytes to lines that are safe to show and to keep: secrets redacted, control characters neutralised,
 //! lengths capped. Knows no event and no terminal.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -187,11 +188,36 @@ pub fn neutralise(bytes: &[u8]) -> String {
             c => out.push(c),
         }
     }
-    // Lines that begin like this are commands to a CI service that reads the log.
-    if out.trim_start().starts_with("::") || out.trim_start().starts_with("##") {
-        out.insert(out.len() - out.trim_start().len(), '\u{a0}');
+    let changed = match without_commands(&out) {
+        Cow::Owned(changed) => Some(changed),
+        Cow::Borrowed(_) => None,
+    };
+    changed.unwrap_or(out)
+}
+
+/// A line that no CI service takes for a command to it: `::name::` after any blanks (GitHub Actions), `##[name]` anywhere
+/// (GitHub Actions, Azure Pipelines), `##name[` (Azure Pipelines, TeamCity). The first character of each such mark is
+/// written as its number: a blank before it would be trimmed away by the services, also one that is not ASCII.
+pub fn without_commands(line: &str) -> Cow<'_, str> {
+    let is_mark = |rest: &str| {
+        rest.strip_prefix("##").is_some_and(|rest| {
+            rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.".contains(c)).starts_with('[')
+        })
+    };
+    let start = line.find(|c: char| c.is_ascii_graphic()).unwrap_or(line.len());
+    let command = line[start..].starts_with("::").then_some(start);
+    let marks = line.match_indices('#').map(|(at, _)| at).filter(|at| is_mark(&line[*at..]));
+    let mut places = command.into_iter().chain(marks).peekable();
+    if places.peek().is_none() {
+        return Cow::Borrowed(line);
     }
-    out
+    let (mut out, mut from) = (String::with_capacity(line.len() + 5), 0);
+    for at in places {
+        out.push_str(&line[from..at]);
+        out.extend(line[at..].chars().next().into_iter().flat_map(char::escape_unicode));
+        from = at + 1;
+    }
+    Cow::Owned(out + &line[from..])
 }
 
 /// The last lines of a log.
@@ -251,8 +277,35 @@ mod tests {
         assert_eq!(shown(b" 10%\r 50%\r100%\r\n"), "100%");
         assert_eq!(shown("a\u{202e}b".as_bytes()), r"a\u{202e}b");
         assert_eq!(shown(b"\xff\xfe"), "\u{fffd}\u{fffd}");
-        assert_eq!(shown(b"::set-env name=X::y"), "\u{a0}::set-env name=X::y");
-        assert_eq!(shown(b"##vso[task.setvariable]"), "\u{a0}##vso[task.setvariable]");
+    }
+
+    /// What actions/runner's `ActionCommand` and azure-pipelines-agent's `Command` look for.
+    fn is_command(line: &str) -> bool {
+        // .NET's `TrimStart` takes all white space of Unicode, as Rust's does.
+        line.trim_start().starts_with("::") || line.contains("##[") || line.contains("##vso[")
+    }
+
+    #[test]
+    fn no_line_is_a_command_to_a_ci_service() {
+        let lines: [&[u8]; 9] = [
+            b"::set-env name=X::y",
+            b"  \t::error::x",
+            "\u{a0}\u{3000}::add-mask::a".as_bytes(),
+            b"\x1b[1m::stop-commands::x",
+            b"10%\r::warning::x",
+            b"##vso[task.setvariable]",
+            b"harmless ##[add-matcher]/x.json and ###[error]",
+            b"##teamcity[buildStatus]",
+            b"#\x1b[0m#[debug]x",
+        ];
+        for line in lines {
+            let shown = neutralise(line);
+            assert!(!is_command(&shown), "{shown:?}");
+            assert!(shown.contains(r"\u{3a}:") || shown.contains(r"\u{23}#"), "{shown:?}");
+        }
+        for line in ["# title", "## title", "a::b", "std::fs", "##", "## [x]", ":x:"] {
+            assert_eq!(neutralise(line.as_bytes()), line);
+        }
     }
 
     #[test]
@@ -298,6 +351,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_text_becomes_a_command(line in "[ \t\u{a0}:#\\[\\]a-z\u{1b}\r\u{2003}0]{0,24}") {
+            prop_assert!(!is_command(&neutralise(line.as_bytes())));
+            prop_assert!(!is_command(&without_commands(&line)));
+        }
+
         #[test]
         fn a_secret_never_shows_wherever_the_stream_is_cut(
             before in "[a-z]{0,40}", after in "[a-z]{0,40}", cuts in proptest::collection::vec(0usize..60, 0..5),

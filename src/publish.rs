@@ -81,9 +81,24 @@ impl Draft {
         Ok(Draft { temp, path: path.to_owned(), owner: owner.clone() })
     }
 
+    /// Where it is going to be.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file to write to.
     pub fn file(&self) -> &File {
         self.temp.as_file()
+    }
+
+    /// Makes the file visible under its name, in place of what was there.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn place(self, mode: u32) -> io::Result<()> {
+        self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        self.temp.persist(&self.path).map_err(|error| error.error)?;
+        Ok(())
     }
 
     /// Makes the file, and its checksum beside it, durable and visible.
@@ -106,6 +121,16 @@ impl Draft {
         let memory = FileMemory { content, size, sha256: sha256.to_owned(), stamp: stamp(&self.path)? };
         Ok(Published { path: self.path, memory })
     }
+}
+
+/// Makes a directory of a user's where it is missing, and tries to write there.
+///
+/// # Errors
+/// It cannot be made, is not a directory, or cannot be written.
+pub fn writable_dir(dir: &Path, owner: &Owner) -> io::Result<()> {
+    owner.create_dirs(dir, 0o777)?;
+    let temp = part(dir, owner)?;
+    remove_stale(dir, temp.as_file().metadata()?.mtime())
 }
 
 const PREFIX: &str = ".impasto-";

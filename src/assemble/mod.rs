@@ -28,7 +28,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Role};
 
@@ -41,7 +40,8 @@ use tree::Tree;
 
 /// Makes the disk that `spec` describes of `tree`, a tar stream, below `work`, an empty directory of the caller's.
 /// Its directories list their files in another order where `reordered` says so: the same tree all the same.
-/// Gives the path of the disk: a raw file, sparse where nothing was written. `log` takes lines for the stage's log.
+/// Gives the path of the disk: a raw file, sparse where nothing was written. `log` takes lines for the stage's log, `phase`
+/// which part of the work is over.
 ///
 /// Programs that it runs: `mke2fs`; `mkfs.vfat`, `mmd` and `mcopy` for UEFI; `chroot` and the tree's `grub-mkimage` for
 /// BIOS.
@@ -55,16 +55,16 @@ pub fn assemble(
     reordered: bool,
     work: &Path,
     log: &mut dyn FnMut(&str),
+    phase: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, AssembleError> {
     let ids = Ids { seed: &spec.seed };
     let parts = plan::parts(spec, &ids, reordered)?;
     let root = parts.last().expect("BUG: a layout without root");
-    let mut clock = Clock { last: Instant::now(), phases: Vec::new() };
 
     let directory = unpack::make_root(work)?;
     let unpacked = unpack::unpack(tree, &directory)?;
     log(&format!("laid out {} entries, {} MiB", unpacked.entries, unpacked.bytes / MIB));
-    clock.phase("unpack");
+    phase("unpack");
 
     let tree = Tree::open(&directory, epoch)?;
     let machine = Machine::of(&tree)?;
@@ -75,7 +75,7 @@ pub fn assemble(
     }
     let bios = if spec.bios { Some(grub::bios_images(&tree, machine, root)?) } else { None };
     let efi = if spec.efi { Some(esp::efi_files(&tree, machine, root)?) } else { None };
-    clock.phase("configure");
+    phase("configure");
 
     let moved = move_out(&tree, spec, work)?;
     check_room(spec, root, &directory, &moved)?;
@@ -102,14 +102,13 @@ pub fn assemble(
                 }
             }
             Role::Root => {
-                clock.phase("boot loaders");
+                phase("boot loaders");
                 log(&format!("making the root file system, {} MiB", part.size / MIB));
                 ext4::make(&path, part, Some(&spec.label), Some(&directory), epoch, work)?;
-                clock.phase("root file system");
+                phase("root file system");
             }
         }
     }
-    tracing::debug!(phases = ?clock.phases, "assemble");
     Ok(path)
 }
 
@@ -162,17 +161,4 @@ fn check_room(
     // The table's backup lies behind the root.
     let needed = (root.start + needs + MIB).next_multiple_of(64 * MIB);
     Err(AssembleError::TooSmall { content: content.bytes(), needed, size: spec.size })
-}
-
-/// Milliseconds by phase.
-struct Clock {
-    last: Instant,
-    phases: Vec<(&'static str, u128)>,
-}
-
-impl Clock {
-    fn phase(&mut self, name: &'static str) {
-        self.phases.push((name, self.last.elapsed().as_millis()));
-        self.last = Instant::now();
-    }
 }

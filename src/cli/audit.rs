@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::build::Build;
 use super::error::CliError;
+use super::record::RecordArgs;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
 use crate::audit::causes::Run;
@@ -104,7 +105,8 @@ impl Audit {
     }
 
     fn build(&self) -> Build {
-        Build { recipe: self.recipe.clone(), run: self.run.clone(), again: Vec::new(), locked: false }
+        let (recipe, run) = (self.recipe.clone(), self.run.clone());
+        Build { recipe, run, again: Vec::new(), locked: false, record: RecordArgs::default() }
     }
 
     /// The nodes that are compared, in the order of the graph.

@@ -9,16 +9,17 @@ use clap::Args;
 use impasto_stages::Makes;
 
 use super::error::CliError;
+use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{Progress, RecipeArgs, RunArgs, exit};
+use super::{RecipeArgs, RunArgs, exit};
 use crate::engine::{Engine, RunConfig, Summary};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
 use crate::packages::fetch::Fetcher;
 use crate::publish::Target;
 use crate::sandbox::Sandbox;
-use crate::ui::{Json, Live, Plain, Reporter};
+use crate::ui::Records;
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {
@@ -32,16 +33,29 @@ pub(crate) struct Build {
     /// Fails where the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
+    #[command(flatten)]
+    pub(super) record: RecordArgs,
 }
 
 impl Build {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let mut records = self.record.open(session)?;
+        let mut recipe = None;
+        let outcome = self.build(session, &mut records, &mut recipe);
+        close(session, records, recipe, outcome)
+    }
+
+    /// Builds, and gives the recipe's name as soon as it is known.
+    fn build(self, session: &Session, records: &mut Records, recipe: &mut Option<String>) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
+        *recipe = Some(loaded.recipe.name.clone());
+        records.lap("read the recipe", session.start.elapsed());
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
         surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
+        records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         let needed = loaded.graph.closure(&selection.nodes);
@@ -55,15 +69,11 @@ impl Build {
         let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
         let config = RunConfig { targets, whole, ..config };
-        let host = &session.host;
-        let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
-        let mut reporter: Box<dyn Reporter> = match session.global.progress {
-            Progress::Json => Box::new(Json),
-            Progress::Auto | Progress::Live if terminal => Box::new(Live::new(&host.cwd, host.colour(), session.start)),
-            // There is nothing to draw on.
-            Progress::Auto | Progress::Live | Progress::Plain => Box::new(Plain::new(&host.cwd)),
+        let mut reporter = view(session, &self.record, &loaded);
+        let mut events = |event: &Event| {
+            reporter.event(event);
+            records.event(event);
         };
-        let mut events = |event: &Event| reporter.event(event);
         let state = loaded.state(&store);
         let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
         let summary = engine.run();

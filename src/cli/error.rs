@@ -10,7 +10,8 @@ use crate::graph::SelectorError;
 use crate::host::Host;
 use crate::lock::{LockError, RenewError};
 use crate::plan::PlanError;
-use crate::recipe::Diagnostics;
+use crate::recipe::{Diagnostics, Severity};
+use crate::ui::{self, Level, Place, RecordError, Service};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub(crate) enum CliError {
     /// The lock cannot be renewed.
     #[error(transparent)]
     Renew(#[from] crate::lock::RenewError),
+    /// A file that a flag names cannot be written.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// A file of settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -86,6 +90,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
+            | CliError::Record(_)
             | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
         }
@@ -120,6 +125,30 @@ impl CliError {
             CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
             error => hint::host_help(error),
+        }
+    }
+
+    /// Writes the error to standard error, and for a CI service where in which file it is.
+    pub(crate) fn show(&self, host: &Host) {
+        ui::message(&self.render(host));
+        let Some(service) = Service::of(host) else { return };
+        let annotate = |level, place: Option<&Place>, message: &str| {
+            service.annotation(level, "", place, message).iter().for_each(|text| ui::commands(text));
+        };
+        let CliError::Recipe(diagnostics) = self else {
+            return annotate(Level::Error, None, &ui::with_causes(self));
+        };
+        for diagnostic in &diagnostics.list {
+            let level = match diagnostic.severity {
+                Severity::Error => Level::Error,
+                Severity::Warning => Level::Warning,
+            };
+            let place = diagnostic.primary.as_ref().and_then(|label| {
+                let text = diagnostics.sources.get(label.span.file)?;
+                ui::ci_place(&text.name, diagnostics.sources.position(label.span).0, &host.cwd)
+            });
+            let more = diagnostic.notes.iter().chain(&diagnostic.help).map(|text| format!("\n{text}"));
+            annotate(level, place.as_ref(), &format!("{}{}", diagnostic.message, more.collect::<String>()));
         }
     }
 

@@ -24,6 +24,7 @@ mod outdated;
 mod packages;
 mod plan;
 mod recipe;
+mod record;
 mod session;
 mod settle;
 mod shell;
@@ -230,7 +231,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         Ok(settings) => settings,
         Err(error) => {
             let error = CliError::from(error);
-            ui::message(&error.render(&host));
+            error.show(&host);
             return error.exit_code();
         }
     };
@@ -270,7 +271,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         if session.interrupt.is_interrupted() {
             return exit::INTERRUPTED;
         }
-        ui::message(&error.render(&session.host));
+        error.show(&session.host);
         error.exit_code()
     })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
+use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
@@ -35,7 +36,7 @@ impl Job {
                 let copy = scratch.path().join("import");
                 let mut file = create(&copy)?;
                 self.store.reserve(planned.blob.size)?;
-                copy_file(scope, path, &mut file, planned.blob.digest)?;
+                self.phase("copy the input", || copy_file(scope, path, &mut file, planned.blob.digest))?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
@@ -45,7 +46,8 @@ impl Job {
                 let url = action.hints.urls.first().expect("BUG: nowhere to fetch from");
                 let mut last_tenth = 0;
                 let timeout = action.hints.timeout;
-                fetch(url, sha256, &mut file, timeout, &self.cancel, &mut |so_far, total| {
+                let begun = Instant::now();
+                let fetched = fetch(url, sha256, &mut file, timeout, &self.cancel, &mut |so_far, total| {
                     let tenth = total.filter(|total| *total > 0).map_or(0, |total| so_far * 10 / total);
                     if tenth > last_tenth {
                         last_tenth = tenth;
@@ -55,8 +57,9 @@ impl Job {
                             crate::ui::bytes(total.unwrap_or(0))
                         ));
                     }
-                })
-                .map_err(|error| match error {
+                });
+                self.phase_was("download", begun, Instant::now());
+                fetched.map_err(|error| match error {
                     FetchError::Cancelled => JobError::Cancelled,
                     other => JobError::Fetch(other),
                 })?;
@@ -104,7 +107,7 @@ impl Job {
         let kept = match image {
             None => {
                 file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
-                let blob = self.store.put_blob(&mut file)?;
+                let blob = self.phase("store the file", || self.store.put_blob(&mut file))?;
                 let file = OutputFile { content: FileContent::Blob(blob), mode };
                 // Under one name always: what the file was called is in no key.
                 let files = BTreeMap::from([("file".to_owned(), file)]);
@@ -161,12 +164,14 @@ impl Job {
         file: &File,
     ) -> Result<DerivedRecord, JobError> {
         let path = Path::new("the converted file");
+        let begun = Instant::now();
         let level = key.options.get("compression_level").and_then(|level| level.parse().ok());
         let options = ConvertOptions { compression_level: level, fsync: false, digest: true, sha256: true };
         let converted = match key.format.as_str() {
             "raw" => self.store.convert_raw(&disk.layer, file, path, options),
             _ => self.store.convert_qcow2(&disk.layer, file, path, options),
         };
+        self.phase_was("convert", begun, Instant::now());
         let converted = converted.map_err(Self::missed(from))?;
         let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
         Ok(DerivedRecord { key: key.clone(), digest, sha256, size: converted.length })

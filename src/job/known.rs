@@ -57,7 +57,7 @@ impl Job {
         let base = start.map(|start| start.reader as &dyn ChunkSource);
         let view = self.view(source, base)?;
         let below = start.and_then(|start| start.tree);
-        let (tree, unread) = self.tree_of(&view, base.zip(below))?;
+        let (tree, unread) = self.phase("index the disk", || self.tree_of(&view, base.zip(below)))?;
         self.demand_undamaged(&unread, below)?;
         self.tell_unread(&unread, below);
         let text = text::write(&tree);
@@ -66,7 +66,8 @@ impl Job {
         // Nearer than the disk below, of which a stage may have changed much.
         let like = earlier.iter().find_map(|(_, claim)| claim.result.tree).or(self.below);
         let is_new = !self.store.has_blob(&digest)?;
-        let blob = self.store.put_blob_like(text.as_slice(), like.map(|blob| blob.digest).as_ref())?;
+        let like = like.map(|blob| blob.digest);
+        let blob = self.phase("store the index", || self.store.put_blob_like(text.as_slice(), like.as_ref()))?;
         let index_bytes = if is_new { self.store.blob_length(&digest)?.unwrap_or(0) } else { 0 };
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
@@ -83,7 +84,7 @@ impl Job {
         {
             let earlier_tree = &earlier_tree;
             let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
-            match self.replay(action, &replay) {
+            match self.phase("lay onto the previous disk", || self.replay(action, &replay)) {
                 Ok(Some(sealed)) => return Ok(kept(sealed)),
                 Ok(None) => {}
                 Err(JobError::Cancelled) => return Err(JobError::Cancelled),
@@ -94,7 +95,8 @@ impl Job {
         let absent = if start.is_some() { Absent::AsParent } else { Absent::Zero };
         let parent = start.map(|start| start.disk.layer);
         let previous = previous.map(|(disk, _)| disk.layer);
-        let sealed = self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent);
+        let seal = || self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent);
+        let sealed = self.phase("seal the layer", seal);
         Ok(kept(sealed.map_err(|error| self.missed_below(error))?))
     }
 

@@ -58,6 +58,17 @@ pub enum Message {
         /// What.
         message: String,
     },
+    /// A part of its work is over.
+    Phase {
+        /// The node.
+        id: NodeId,
+        /// What was done.
+        name: String,
+        /// When it began.
+        start: Instant,
+        /// When it ended.
+        end: Instant,
+    },
     /// It is over. The last message of a job.
     Done {
         /// The node.
@@ -257,7 +268,7 @@ impl Job {
             },
             extra: made.same_as.iter().map(|claim| ("disk_of_claim".to_owned(), claim.to_string())).collect(),
         };
-        let id = self.store.put_claim(&claim)?;
+        let id = self.phase("write the claim", || self.store.put_claim(&claim))?;
         let (result, isolation) = (made.result, made.isolation);
         let hit = Hit { action: digest, claim: id, result, caveats, isolation, wall_ms };
         let mut published = made.published;
@@ -281,11 +292,17 @@ impl Job {
 
     /// Writes the node's files for the user, but for those that are written already.
     fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
+        let open = self.targets.iter().filter(|target| !done.iter().any(|done| done.path == target.path));
+        let open: Vec<_> = open.collect();
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.phase("write files", || self.publish_all(hit, &open))
+    }
+
+    fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<Published>, JobError> {
         let mut published = Vec::new();
-        for target in &self.targets {
-            if done.iter().any(|done| done.path == target.path) {
-                continue;
-            }
+        for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
                 return Err(JobError::NotAFile { label: self.label.clone() });
             };
@@ -311,6 +328,18 @@ impl Job {
             published.push(draft.map_err(JobError::io("write", path))?);
         }
         Ok(published)
+    }
+
+    /// Does a part of the work, and tells how long it took.
+    fn phase<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.phase_was(name, start, Instant::now());
+        result
+    }
+
+    fn phase_was(&self, name: &str, start: Instant, end: Instant) {
+        let _ = self.events.send(Message::Phase { id: self.id, name: name.to_owned(), start, end });
     }
 
     fn warn(&self, message: String) {

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Executor, RootSpec, SandboxRoot, Step};
 use impasto_stages::{Secret, volatile};
@@ -34,11 +35,11 @@ impl Job {
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let overlay = scratch.path().join("overlay.qcow2");
         let mut staged = Staged::default();
-        self.stage_inputs(action, scratch.path(), &mut staged)?;
+        self.phase("copy the inputs", || self.stage_inputs(action, scratch.path(), &mut staged))?;
         let mut trees = Vec::new();
         if let Some(set) = &action.packages {
             let dir = scratch.path().join(super::packages::TREE);
-            self.lay_out_packages(set, &dir)?;
+            self.phase("get the packages", || self.lay_out_packages(set, &dir))?;
             trees.push((super::packages::TREE.to_owned(), dir));
         }
         let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
@@ -84,16 +85,31 @@ impl Job {
             // What the disk contains is needed when the steps are done.
             let load = || load_tree(&self.store, &self.below?).ok().flatten();
             let below = std::thread::Builder::new().spawn_scoped(scope, load).ok();
-            let finished = sandbox.run(job, &mut |event| {
-                if let SandboxEvent::Log { bytes, .. } = event {
-                    log.bytes(bytes);
+            let mut step = None;
+            let end = |step: &mut Option<(usize, Instant)>| {
+                if let Some((index, begun)) = step.take() {
+                    self.phase_was(&step_name(&action.steps, staged.unpacked, index), begun, Instant::now());
                 }
+            };
+            let finished = sandbox.run(job, &mut |event| match event {
+                SandboxEvent::Log { bytes, .. } => log.bytes(bytes),
+                SandboxEvent::StepStarted { index } => step = Some((index, Instant::now())),
+                SandboxEvent::StepFinished { .. } => end(&mut step),
             });
+            // One that failed did not finish.
+            end(&mut step);
             (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
         });
         let last_lines = log.finish();
         let finished = finished?;
         tracing::debug!(stage = self.label, timings = ?finished.timings, "sandbox");
+        let mut at = finished.begun;
+        // What the supervisor says of itself lies within these, as does every step within `steps`.
+        let is_lap = |phase: &str| !phase.starts_with("supervisor: ") && phase != "all";
+        for (phase, wall) in finished.timings.iter().filter(|(phase, _)| is_lap(phase)) {
+            self.phase_was(phase, at, at + *wall);
+            at += *wall;
+        }
         if !finished.outcome.is_ok() {
             if matches!(finished.outcome, Outcome::Cancelled) {
                 return Err(JobError::Cancelled);
@@ -119,7 +135,7 @@ impl Job {
         let mut files = BTreeMap::new();
         for output in finished.outputs {
             let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
-            let blob = self.store.put_blob(file)?;
+            let blob = self.phase("store an output", || self.store.put_blob(file))?;
             stored_bytes += blob.size;
             files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
         }
@@ -373,14 +389,19 @@ fn parse_owner(owner: &str) -> Owner {
     Owner { user: user.to_owned(), group: group.to_owned() }
 }
 
-fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
-    let step = |index: usize| match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
+/// How messages call a step of an Action; the first ones, of the sandbox alone, lay out inputs.
+fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
+    match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
         None => "laying out the inputs".to_owned(),
         Some(Step::Script { .. }) => "the script".to_owned(),
         Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
         Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => format!("copying to {dest}"),
         Some(_) => format!("step {}", index - unpacked + 1),
-    };
+    }
+}
+
+fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
+    let step = |index: usize| step_name(steps, unpacked, index);
     match outcome {
         Outcome::StepFailed { index, code: Some(code), .. } => format!("{} ended with exit code {code}", step(*index)),
         Outcome::StepFailed { index, signal, .. } => {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
@@ -13,7 +14,7 @@ use impasto_store::qcow2::RawFile;
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, create};
 use crate::bounded;
-use crate::sandbox::{ToolEnd, ToolJob};
+use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
 /// What a tree is called among its node's files.
@@ -26,16 +27,16 @@ impl Job {
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
-        let tools = self.tools()?;
+        let tools = self.phase("get the tools", || self.tools())?;
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
             Step::Bootstrap { spec } => {
                 let set = action.packages.as_ref().expect("BUG: a bootstrap without packages");
-                self.lay_out_packages(set, &work.join(PACKAGES))?;
+                self.phase("get the packages", || self.lay_out_packages(set, &work.join(PACKAGES)))?;
                 Task::Bootstrap { spec: spec.clone(), epoch }
             }
             Step::AssembleDisk { input, spec } => {
-                self.lay_out_tree(input, epoch, &work.join(TREE))?;
+                self.phase("copy the input", || self.lay_out_tree(input, epoch, &work.join(TREE)))?;
                 Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
@@ -43,7 +44,17 @@ impl Job {
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
         let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
-        let end = sandbox.run_tools(job, &mut |bytes| log.bytes(bytes));
+        let begun = Instant::now();
+        let mut last = begun;
+        let end = sandbox.run_tools(job, &mut |event| match event {
+            ToolEvent::Log(bytes) => log.bytes(bytes),
+            ToolEvent::Phase(name) => {
+                let now = Instant::now();
+                self.phase_was(name, last, now);
+                last = now;
+            }
+        });
+        self.phase_was("run the tools", begun, Instant::now());
         let last_lines = log.finish();
         let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
         match end? {
@@ -83,7 +94,8 @@ impl Job {
             FileContent::Blob(blob) => Some(blob.digest),
             FileContent::Derived(_) => None,
         });
-        let blob = self.store.put_blob_like(io::BufReader::new(file), previous.as_ref())?;
+        let store = || self.store.put_blob_like(io::BufReader::new(file), previous.as_ref());
+        let blob = self.phase("store the tree", store)?;
         let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
         let files = BTreeMap::from([(NAME.to_owned(), file)]);
         Ok((Outputs { files, ..Outputs::default() }, blob.size, None))

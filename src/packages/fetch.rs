@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use impasto_stages::packages::{LockedPackage, PackageSet};
 use impasto_store::blob::BlobRef;
@@ -55,7 +55,11 @@ struct Shared {
     cancel: CancelToken,
     files: Mutex<HashMap<String, File>>,
     changed: Condvar,
+    downloads: Mutex<Vec<Download>>,
 }
+
+/// What came together, when that began and when it ended.
+type Download = (String, Instant, Instant);
 
 /// Where package files come from.
 #[derive(Default)]
@@ -79,7 +83,8 @@ impl Fetcher {
     /// seconds since 1970, for records.
     pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
         let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
-        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed }) }
+        let downloads = Mutex::default();
+        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed, downloads }) }
     }
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
@@ -134,6 +139,11 @@ impl Fetcher {
             }
         }
         Ok(blobs)
+    }
+
+    /// The downloads that came to their end since this was last asked.
+    pub fn take_downloads(&self) -> Vec<(String, Instant, Instant)> {
+        std::mem::take(&mut *self.shared.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Stops what comes.
@@ -203,6 +213,18 @@ impl Shared {
     /// What did not come any more after one failed has no reason of its own. Where it is `needed` together, that is the
     /// reason; else whoever needs it asks again.
     fn get(&self, batch: &[Wanted], needed: bool) {
+        let begun = Instant::now();
+        self.get_all(batch, needed);
+        let bytes = batch.iter().map(|wanted| wanted.package.size).sum();
+        let name = match batch {
+            [only] => format!("{}, {}", title(&only.package), crate::ui::bytes(bytes)),
+            _ => format!("{} packages, {}", batch.len(), crate::ui::bytes(bytes)),
+        };
+        let mut downloads = self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        downloads.push((name, begun, Instant::now()));
+    }
+
+    fn get_all(&self, batch: &[Wanted], needed: bool) {
         if let Err(reason) = self.try_get(batch) {
             let mut files = self.lock();
             for wanted in batch {

@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use limits::{Culprit, Reached, describe as describe_limits};
 pub use namespace::NamespaceSandbox;
@@ -73,7 +73,7 @@ pub trait Sandbox: Send + Sync {
 
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
-    fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError>;
+    fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError>;
 
     /// What steps see of the place where they run.
     fn surroundings(&self) -> &Surroundings;
@@ -227,7 +227,9 @@ pub struct Finished {
     pub unused: Vec<Range<u64>>,
     /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
     pub mounted: Vec<u32>,
-    /// Where the time went, in order: phase and duration.
+    /// When it began.
+    pub begun: Instant,
+    /// Where the time went since then, in order: phase and duration. Those of the supervisor lie within others.
     pub timings: Vec<(String, Duration)>,
 }
 
@@ -317,6 +319,15 @@ pub struct ToolJob<'a> {
     pub timeout: Option<Duration>,
     /// Ends it early.
     pub cancel: CancelToken,
+}
+
+/// What such work tells while it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolEvent<'a> {
+    /// Bytes that a program printed, as they came.
+    Log(&'a [u8]),
+    /// A part of the work is over, which began where the one before it ended.
+    Phase(&'a str),
 }
 
 /// How such work ended.

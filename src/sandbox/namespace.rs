@@ -23,7 +23,7 @@ use super::talk::{End, Talk, Trouble, hold_tools};
 use super::terminal::Saved;
 use super::{
     Finished, Job, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, ShellJob, Surroundings, ToolEnd,
-    ToolJob, agent_digest,
+    ToolEvent, ToolJob, agent_digest,
 };
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 
@@ -129,6 +129,7 @@ impl Sandbox for NamespaceSandbox {
             outputs: Vec::new(),
             unused: Vec::new(),
             mounted: Vec::new(),
+            begun,
             timings: Vec::new(),
         };
         let finished = match result {
@@ -181,7 +182,7 @@ impl Sandbox for NamespaceSandbox {
         }
     }
 
-    fn run_tools(&self, job: ToolJob<'_>, log: &mut dyn FnMut(&[u8])) -> Result<ToolEnd, SandboxError> {
+    fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError> {
         demand_root()?;
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let after = job.timeout.unwrap_or_default();
@@ -197,7 +198,7 @@ impl Sandbox for NamespaceSandbox {
             watch,
         };
         let mut link = supervisor.link(deadline, job.cancel, group)?;
-        let result = hold_tools(&mut link, plan, &bounds, log);
+        let result = hold_tools(&mut link, plan, &bounds, events);
         let group = link.take_group();
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = matches!(result, Ok(ToolEnd::Done | ToolEnd::Failed(_))).then_some(link);

@@ -37,11 +37,13 @@ pub(super) struct ToolPlan {
     pub(super) watch: Option<Ceiling>,
 }
 
-/// What comes back from it: any number of `Log`, then one of the others.
+/// What comes back from it: any number of `Log` and `Phase`, then one of the others.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToolReport {
     /// Bytes that programs printed.
     Log(ByteBuf),
+    /// A part of the work is over.
+    Phase(String),
     /// It is done.
     Done,
     /// The work could not be done.

@@ -20,7 +20,9 @@ use super::process::io_error;
 use super::protocol::{
     Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION,
 };
-use super::{AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd};
+use super::{
+    AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd, ToolEvent,
+};
 use crate::bounded;
 use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 
@@ -443,9 +445,9 @@ pub(super) fn hold_tools(
     link: &mut Link,
     plan: ToolPlan,
     bounds: &Bounds,
-    log: &mut dyn FnMut(&[u8]),
+    events: &mut dyn FnMut(ToolEvent<'_>),
 ) -> Result<ToolEnd, Trouble> {
-    let end = hold_tools_unlimited(link, plan, bounds, log);
+    let end = hold_tools_unlimited(link, plan, bounds, events);
     let stopped = match &end {
         Err(Trouble::Stop(Stop::Limit(limit))) => Some(*limit),
         Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => None,
@@ -461,19 +463,20 @@ fn hold_tools_unlimited(
     link: &mut Link,
     plan: ToolPlan,
     bounds: &Bounds,
-    log: &mut dyn FnMut(&[u8]),
+    events: &mut dyn FnMut(ToolEvent<'_>),
 ) -> Result<ToolEnd, Trouble> {
     link.send(&Order::Tools(plan))?;
     let mut printed = 0;
     loop {
         match link.receive()? {
             ToolReport::Log(bytes) => {
-                log(&bytes);
+                events(ToolEvent::Log(&bytes));
                 printed += bytes.len() as u64;
                 if printed > bounds.limits.log {
                     return Ok(ToolEnd::LimitReached(bounds.reached(Limit::Log, None)));
                 }
             }
+            ToolReport::Phase(name) => events(ToolEvent::Phase(&name)),
             ToolReport::Limit(limit) => return Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
             ToolReport::Done => return Ok(ToolEnd::Done),
             ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),

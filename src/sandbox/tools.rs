@@ -3,6 +3,7 @@
 //!
 //! Knows mounts and name spaces, not the work. Runs as pid 1 of its pid name space: nothing of it outlives it.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
@@ -47,22 +48,24 @@ pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
         let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
         protocol::write(&mut *socket, report)
     };
-    let mut broken = None;
+    let broken = RefCell::new(None);
+    let tell = |event: &ToolReport| {
+        if let Err(error) = report(event) {
+            broken.borrow_mut().get_or_insert(error);
+        }
+    };
     let (done, watched) = std::sync::mpsc::channel::<()>();
     let result = std::thread::scope(|scope| {
         let report = &report;
         scope.spawn(move || watch(plan.watch, &watched, report));
-        let result = toolbox::perform(&plan.task, Path::new(WORK), &mut |bytes| {
-            for piece in bytes.chunks(MAX_LOG) {
-                if let Err(error) = report(&ToolReport::Log(ByteBuf::from(piece))) {
-                    broken.get_or_insert(error);
-                }
-            }
-        });
+        let mut log =
+            |bytes: &[u8]| bytes.chunks(MAX_LOG).for_each(|piece| tell(&ToolReport::Log(ByteBuf::from(piece))));
+        let mut phase = |name: &str| tell(&ToolReport::Phase(name.to_owned()));
+        let result = toolbox::perform(&plan.task, Path::new(WORK), &mut log, &mut phase);
         drop(done);
         result
     });
-    if let Some(error) = broken {
+    if let Some(error) = broken.into_inner() {
         return Err(error);
     }
     report(&match result {

@@ -95,15 +95,20 @@ impl ToolFailure {
     }
 }
 
-/// Does a task in a directory.
+/// Does a task in a directory. `phase` is told which part of the work is over.
 ///
 /// # Errors
 /// It cannot be done.
-pub fn perform(task: &Task, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+pub fn perform(
+    task: &Task,
+    work: &Path,
+    log: &mut dyn FnMut(&[u8]),
+    phase: &mut dyn FnMut(&str),
+) -> Result<(), ToolFailure> {
     match task {
         Task::Resolve { request } => resolve::resolve(request, work, log),
-        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log),
-        Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log),
+        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log, phase),
+        Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log, phase),
     }
 }
 
@@ -113,6 +118,7 @@ fn disk(
     reordered: bool,
     work: &Path,
     log: &mut dyn FnMut(&[u8]),
+    phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
     let path = work.join(DISK);
     let dir = path.parent().expect("BUG: the disk lies in a directory");
@@ -120,15 +126,16 @@ fn disk(
     let tree = work.join(TREE);
     let mut tree = bounded::open(&tree).map_err(ToolFailure::io("read", &tree))?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
-    let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line).map_err(|error| {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message += &format!(": {cause}");
-            source = cause.source();
-        }
-        ToolFailure { message, help: error.help() }
-    })?;
+    let made =
+        crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line, phase).map_err(|error| {
+            let mut message = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                message += &format!(": {cause}");
+                source = cause.source();
+            }
+            ToolFailure { message, help: error.help() }
+        })?;
     assert_eq!(made, path, "BUG: the disk lies elsewhere");
     Ok(())
 }

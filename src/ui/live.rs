@@ -161,6 +161,7 @@ impl View {
                 self.end(stage);
                 self.failed += 1;
             }
+            EventKind::Phase { .. } => return,
             EventKind::RunFinished { .. } => self.finish(),
             EventKind::StageCancelled { stage } => self.end(stage),
             EventKind::Warning { .. } | EventKind::Published { .. } => {}
@@ -288,7 +289,10 @@ mod tests {
         fn finish(&mut self, stage: &str, how: How) {
             let (stage, result_bytes) = (stage.to_owned(), Some(1_500_000));
             let (wall_ms, stored_bytes) = (2500, 1_500_000);
-            self.event(100, EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes });
+            self.event(
+                100,
+                EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats: Vec::new() },
+            );
         }
 
         /// What a reader sees a second later.

@@ -1,20 +1,28 @@
 //! What the user sees: subscribers of the run's events, and the output of commands. The only place that prints.
 //! Knows events, not how they come about.
 
+mod ci;
 mod json;
 mod live;
 mod plain;
+mod record;
 mod report;
+mod stage_logs;
 mod style;
+mod summary;
+mod trace;
 
 use std::io::Write;
 use std::time::Duration;
 
 use crate::event::Event;
+use crate::log::without_commands;
 
+pub use ci::{Level, Place, Service, place as ci_place};
 pub use json::Json;
 pub use live::Live;
 pub use plain::Plain;
+pub use record::{Ending, RecordError, RecordPaths, Records, Verdict};
 
 /// A subscriber of a run's events.
 pub trait Reporter {
@@ -42,10 +50,16 @@ pub fn output_bytes(bytes: &[u8]) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Writes a message to standard error.
+/// Writes a message to standard error. Whatever its words are and whoever chose them, no line is a command to a CI service.
 pub fn message(text: &str) {
+    let lines: Vec<_> = text.split('\n').map(without_commands).collect();
     let mut err = anstream::stderr().lock();
-    let _ = writeln!(err, "{text}");
+    let _ = writeln!(err, "{}", lines.join("\n"));
+}
+
+/// Writes commands to the CI service that reads standard error, as they are.
+pub fn commands(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// An error and its causes on one line.
@@ -60,7 +74,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// A text without its colours.
-fn strip(text: &str) -> String {
+pub fn strip(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
 }
 

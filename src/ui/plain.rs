@@ -1,12 +1,17 @@
 //! Events as lines of text, on standard error: for logs, pipes and CI.
 //! Knows events, not terminals.
+//!
+//! What a stage writes is kept in its log, and not shown again unless that is asked for; a CI service that can fold lines
+//! away gets it folded.
 
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::ci::{Fold, Level, Place, Service};
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
-use super::{Reporter, bytes, message, seconds};
+use super::{Reporter, bytes, commands, message, seconds};
 use crate::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
@@ -15,12 +20,56 @@ pub struct Plain {
     /// Paths below it are shown relative to it.
     cwd: PathBuf,
     report: Report,
+    /// Whether what stages write is shown as it comes.
+    verbose: bool,
+    folds: Option<Folds>,
+    /// When something was last shown.
+    shown: Duration,
+}
+
+/// After so long without a line of ours one says that a stage still runs, if it writes anything.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Most bytes of a stage's log that are folded away, the last ones.
+const FOLDED: usize = 1 << 20;
+
+/// What stages wrote, for a service that folds lines away.
+#[derive(Debug)]
+struct Folds {
+    service: Service,
+    /// When the run's clock began, in seconds since 1970.
+    epoch: u64,
+    /// Where stages are defined, by their names.
+    places: HashMap<String, Place>,
+    running: HashMap<String, Written>,
+}
+
+/// What a stage wrote.
+#[derive(Debug, Default)]
+struct Written {
+    begun: Duration,
+    lines: VecDeque<String>,
+    bytes: usize,
+    /// Lines that were dropped.
+    dropped: usize,
 }
 
 impl Plain {
     /// Paths below `cwd` are shown relative to it.
     pub fn new(cwd: &Path) -> Self {
-        Plain { cwd: cwd.to_owned(), report: Report::default() }
+        Plain { cwd: cwd.to_owned(), report: Report::default(), verbose: false, folds: None, shown: Duration::ZERO }
+    }
+
+    /// Shows what stages write as it comes.
+    pub fn verbose(mut self) -> Self {
+        self.verbose = true;
+        self
+    }
+
+    /// Writes for a CI service. `epoch` is when the run's clock began, in seconds since 1970; `places` are where the stages
+    /// are defined, by their names.
+    pub fn for_service(mut self, service: Service, epoch: u64, places: HashMap<String, Place>) -> Self {
+        self.folds = Some(Folds { service, epoch, places, running: HashMap::new() });
+        self
     }
 
     /// The event's lines, without the last line feed; none where there is nothing to say.
@@ -28,11 +77,15 @@ impl Plain {
         self.report.event(&event.kind);
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
-            EventKind::RunStarted { .. } => return None,
+            EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
             EventKind::StageStarted { stage, kind, reason } => {
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
-            EventKind::Log { stage, line } => format!("{FAINT}          {stage} |{FAINT:#} {line}"),
+            EventKind::Log { stage, line } if self.verbose => format!("{FAINT}          {stage} |{FAINT:#} {line}"),
+            EventKind::Log { stage, line } if event.at.saturating_sub(self.shown) >= SILENCE => {
+                format!("{BUSY}     run{BUSY:#}  {stage}  {FAINT}still: {line}{FAINT:#}")
+            }
+            EventKind::Log { .. } => return None,
             // What was found needs no line: the last one counts it.
             EventKind::StageFinished { how: How::Cached, .. } => return None,
             EventKind::StageFinished { stage, how: How::Built, wall_ms, stored_bytes, .. } => {
@@ -84,8 +137,126 @@ impl Plain {
 
 impl Reporter for Plain {
     fn event(&mut self, event: &Event) {
-        if let Some(lines) = self.lines(event) {
+        let lines = self.lines(event);
+        if lines.is_some() {
+            self.shown = event.at;
+        }
+        let lines = match &mut self.folds {
+            Some(folds) if !self.verbose => folds.event(event, lines),
+            Some(folds) => folds.annotate(&event.kind, lines),
+            None => lines,
+        };
+        if let Some(lines) = lines {
             message(&lines);
         }
+    }
+}
+
+impl Folds {
+    /// Writes what is to be folded, and gives the lines that remain to be shown of those of an event.
+    fn event(&mut self, event: &Event, lines: Option<String>) -> Option<String> {
+        match &event.kind {
+            EventKind::StageStarted { stage, .. } => {
+                self.running.insert(stage.clone(), Written { begun: event.at, ..Written::default() });
+            }
+            EventKind::Log { stage, line } => {
+                if let Some(written) = self.running.get_mut(stage) {
+                    written.push(line);
+                }
+            }
+            EventKind::StageFinished { stage, .. } => {
+                let title = lines.as_deref().unwrap_or_default();
+                return if self.close(stage, title, event.at) { None } else { lines };
+            }
+            EventKind::StageFailed { stage, .. } => {
+                self.close(stage, &format!("what {stage} wrote"), event.at);
+            }
+            EventKind::StageCancelled { stage } => {
+                self.close(stage, &format!(" stopped  {stage}"), event.at);
+            }
+            _ => {}
+        }
+        self.annotate(&event.kind, lines)
+    }
+
+    /// Writes a stage's fold; false where it has nothing to fold.
+    fn close(&mut self, stage: &str, title: &str, at: Duration) -> bool {
+        let Some(written) = self.running.remove(stage).filter(|written| written.bytes > 0) else { return false };
+        let time = |at: Duration| self.epoch + at.as_secs();
+        let time = (time(written.begun), time(at));
+        let lines = written.into_lines();
+        commands(&self.service.fold(&Fold { title, name: stage, lines: &lines, time }));
+        true
+    }
+
+    /// Writes an event's annotation, and gives the lines that remain to be shown.
+    fn annotate(&self, kind: &EventKind, lines: Option<String>) -> Option<String> {
+        let place = |stage: &str| self.places.get(stage.split('[').next().unwrap_or(stage));
+        let (level, stage, text) = match kind {
+            EventKind::StageFailed { stage, error, causes, .. } => {
+                let causes: String = causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
+                (Level::Error, Some(stage), format!("{error}{causes}"))
+            }
+            EventKind::Warning { stage, message } => (Level::Warning, stage.as_ref(), message.clone()),
+            _ => return lines,
+        };
+        let title = stage.map_or("", String::as_str);
+        let annotation = self.service.annotation(level, title, stage.and_then(|stage| place(stage)), &text);
+        let Some(annotation) = annotation else { return lines };
+        // The service shows a warning's words where it stands.
+        let lines = lines.filter(|_| level == Level::Error);
+        lines.iter().for_each(|lines| message(lines));
+        commands(&annotation);
+        None
+    }
+}
+
+impl Written {
+    fn push(&mut self, line: &str) {
+        self.bytes += line.len() + 1;
+        self.lines.push_back(line.to_owned());
+        while self.bytes > FOLDED {
+            let Some(line) = self.lines.pop_front() else { break };
+            self.bytes -= line.len() + 1;
+            self.dropped += 1;
+        }
+    }
+
+    fn into_lines(self) -> Vec<String> {
+        let dropped = match self.dropped {
+            0 => None,
+            count => Some(format!("… {count} earlier lines: `impasto log`, or `--logs DIR`")),
+        };
+        dropped.into_iter().chain(self.lines).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::strip;
+
+    #[test]
+    fn what_stages_write_is_left_to_their_logs_unless_it_is_asked_for() {
+        let log = |at: u64| {
+            let (stage, line) = ("root".to_owned(), "Unpacking zlib1g".to_owned());
+            Event { at: Duration::from_secs(at), kind: EventKind::Log { stage, line } }
+        };
+        let mut plain = Plain::new(Path::new("/"));
+        assert_eq!(plain.lines(&log(59)), None);
+        let still = plain.lines(&log(60)).unwrap();
+        assert_eq!(strip(&still), "     run  root  still: Unpacking zlib1g", "nobody takes it for dead");
+        let mut verbose = Plain::new(Path::new("/")).verbose();
+        assert_eq!(strip(&verbose.lines(&log(1)).unwrap()), "          root | Unpacking zlib1g");
+    }
+
+    #[test]
+    fn of_a_long_log_the_end_is_folded() {
+        let mut written = Written::default();
+        (0..300_000).for_each(|number| written.push(&format!("line {number}")));
+        assert!(written.lines.iter().map(|line| line.len() + 1).sum::<usize>() == written.bytes);
+        let lines = written.into_lines();
+        assert!(lines[0].starts_with("… 2") && lines[0].contains("earlier lines"), "{}", lines[0]);
+        assert_eq!(lines.last().unwrap(), "line 299999");
     }
 }

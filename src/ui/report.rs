@@ -130,7 +130,7 @@ mod tests {
 
     fn built(stage: &str, how: How, wall_ms: u64, result_bytes: u64) -> EventKind {
         let (stage, result_bytes) = (stage.to_owned(), Some(result_bytes));
-        EventKind::StageFinished { stage, how, wall_ms, stored_bytes: 0, result_bytes }
+        EventKind::StageFinished { stage, how, wall_ms, stored_bytes: 0, result_bytes, caveats: Vec::new() }
     }
 
     fn published(path: &str, written: bool) -> EventKind {

@@ -132,7 +132,7 @@ struct Disk {
 
 fn make(spec: &DiskSpec, tar: &[u8]) -> Result<Disk, AssembleError> {
     let work = tempfile::tempdir().unwrap();
-    let path = assemble(spec, &mut &*tar, EPOCH, false, work.path(), &mut |_| {})?;
+    let path = assemble(spec, &mut &*tar, EPOCH, false, work.path(), &mut |_| {}, &mut |_| {})?;
     Ok(Disk { work, path, spec: spec.clone() })
 }
 

@@ -112,7 +112,7 @@ fn an_interrupt_stops_the_build_and_keeps_what_is_finished() {
         }}
         "#
     ));
-    let mut command = project.command(&["build"]);
+    let mut command = project.command(&["build", "--verbose"]);
     let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut stderr = child.stderr.take().unwrap();
     let mut text = String::new();

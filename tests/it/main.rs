@@ -46,6 +46,7 @@ mod project;
 mod random;
 mod recipe;
 mod recipes;
+mod records;
 mod refused;
 mod replay;
 mod repository;

@@ -80,6 +80,8 @@ impl Project {
         command.env_remove("IMPASTO_LOG").env("NO_COLOR", "1").stdin(Stdio::null());
         // Tests that run under sudo look into stores as root.
         command.env_remove("SUDO_UID");
+        // And on CI services, whose logs have another form.
+        command.env_remove("GITHUB_ACTIONS").env_remove("GITLAB_CI");
         command
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use impasto::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
-use impasto::sandbox::{CancelToken, Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolJob};
+use impasto::sandbox::{CancelToken, Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolJob};
 use impasto::toolbox::{
     EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS,
     TREE, Task, ToolFailure, Variant,
@@ -99,7 +99,11 @@ impl Work {
         let mut log = Vec::new();
         let work = self.path("");
         let job = ToolJob { work: &work, task, toolbox, limits, timeout: None, cancel: CancelToken::new() };
-        let end = sandbox.run_tools(job, &mut |bytes| log.extend_from_slice(bytes));
+        let end = sandbox.run_tools(job, &mut |event| {
+            if let ToolEvent::Log(bytes) = event {
+                log.extend_from_slice(bytes);
+            }
+        });
         (end, String::from_utf8_lossy(&log).into_owned())
     }
 

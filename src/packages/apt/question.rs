@@ -19,7 +19,7 @@ use crate::deb::package::Package as Deb;
 use crate::lock::{Entry, Package, Removed};
 use crate::packages::{Keep, ManagerError, Question};
 use crate::recipe::suggest;
-use crate::sandbox::{CancelToken, ToolEnd, ToolJob};
+use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
 use crate::toolbox::{APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant};
 
 /// Most bytes of a package file of the user's own.
@@ -156,8 +156,10 @@ impl Asked<'_, '_> {
             timeout: None,
             cancel: CancelToken::new(),
         };
-        let end = sandbox.run_tools(job, &mut |bytes| {
-            tracing::debug!(said = %String::from_utf8_lossy(bytes), "apt");
+        let end = sandbox.run_tools(job, &mut |event| {
+            if let ToolEvent::Log(bytes) = event {
+                tracing::debug!(said = %String::from_utf8_lossy(bytes), "apt");
+            }
         });
         match end.map_err(|error| failed(error.to_string()))? {
             ToolEnd::Done => {}

@@ -47,8 +47,9 @@ pub(super) fn bootstrap(
     epoch: u64,
     work: &Path,
     log: &mut dyn FnMut(&[u8]),
+    phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    let mut clock = Clock::new();
+    let mut clock = Clock { last: Instant::now(), phase };
     let packages = work.join(PACKAGES);
     let index = Index::read(&packages)?;
     let order = order::plan(&index, &packages, &work.join("plan"), &spec.architecture, spec.recommends)?;
@@ -84,7 +85,7 @@ fn install(
     plains: &Plains<'_>,
     root: &Root,
     place: &Path,
-    clock: &mut Clock,
+    clock: &mut Clock<'_>,
     log: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ToolFailure> {
     let first = 0..order.first.len();
@@ -201,16 +202,16 @@ fn pack(root: &Root, epoch: u64, to: &Path, log: &mut dyn FnMut(&[u8])) -> Resul
 }
 
 /// Says in the log how long each part took, in seconds.
-struct Clock(Instant);
+struct Clock<'a> {
+    last: Instant,
+    phase: &'a mut dyn FnMut(&str),
+}
 
-impl Clock {
-    fn new() -> Self {
-        Clock(Instant::now())
-    }
-
+impl Clock<'_> {
     fn lap(&mut self, part: &str, log: &mut dyn FnMut(&[u8])) {
-        let seconds = self.0.elapsed().as_secs_f64();
+        let seconds = self.last.elapsed().as_secs_f64();
         log(format!("impasto: {part}: {seconds:.1} s\n").as_bytes());
-        self.0 = Instant::now();
+        (self.phase)(part);
+        self.last = Instant::now();
     }
 }
