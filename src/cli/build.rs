@@ -56,10 +56,11 @@ impl Build {
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
         let config = RunConfig { targets, whole, ..config };
         let host = &session.host;
-        let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
         let mut reporter: Box<dyn Reporter> = match session.global.progress {
             Progress::Json => Box::new(Json),
-            Progress::Auto | Progress::Live if terminal => Box::new(Live::new(&host.cwd, host.colour(), session.start)),
+            Progress::Auto | Progress::Live if host.draws() => {
+                Box::new(Live::new(&host.cwd, host.colour(), session.start))
+            }
             // There is nothing to draw on.
             Progress::Auto | Progress::Live | Progress::Plain => Box::new(Plain::new(&host.cwd)),
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use impasto_stages::packages::{LockedPackage, PackageSet};
 use impasto_store::blob::BlobRef;
+use impasto_store::meter::Meter;
 use impasto_store::{Error as StoreError, Store};
 
 use super::files;
@@ -55,6 +56,7 @@ struct Shared {
     cancel: CancelToken,
     files: Mutex<HashMap<String, File>>,
     changed: Condvar,
+    meter: Arc<Meter>,
 }
 
 /// Where package files come from.
@@ -79,7 +81,8 @@ impl Fetcher {
     /// seconds since 1970, for records.
     pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
         let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
-        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed }) }
+        let meter = store.meter().cloned().unwrap_or_default();
+        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed, meter }) }
     }
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
@@ -134,6 +137,11 @@ impl Fetcher {
             }
         }
         Ok(blobs)
+    }
+
+    /// How much has come of what is to come.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.shared.meter
     }
 
     /// Stops what comes.
@@ -227,7 +235,8 @@ impl Shared {
         };
         let first = &batch[0];
         let scratch = self.store.scratch().map_err(|error| failed(first, with_causes(&error), None))?;
-        let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, Options::default());
+        let options = Options { meter: Some(self.meter.clone()), ..Options::default() };
+        let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, options);
         let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()

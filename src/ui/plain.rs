@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
-use super::{Reporter, bytes, message, seconds};
+use super::{Reporter, message, seconds};
 use crate::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
@@ -15,12 +15,14 @@ pub struct Plain {
     /// Paths below it are shown relative to it.
     cwd: PathBuf,
     report: Report,
+    /// Whether the user ended the run.
+    interrupted: bool,
 }
 
 impl Plain {
     /// Paths below `cwd` are shown relative to it.
     pub fn new(cwd: &Path) -> Self {
-        Plain { cwd: cwd.to_owned(), report: Report::default() }
+        Plain { cwd: cwd.to_owned(), report: Report::default(), interrupted: false }
     }
 
     /// The event's lines, without the last line feed; none where there is nothing to say.
@@ -29,18 +31,21 @@ impl Plain {
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
             EventKind::RunStarted { .. } => return None,
+            // For who watches.
+            EventKind::Estimate { .. } | EventKind::Expected { .. } | EventKind::Progress { .. } => return None,
+            EventKind::Interrupted => {
+                self.interrupted = true;
+                return None;
+            }
             EventKind::StageStarted { stage, kind, reason } => {
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
             EventKind::Log { stage, line } => format!("{FAINT}          {stage} |{FAINT:#} {line}"),
             // What was found needs no line: the last one counts it.
             EventKind::StageFinished { how: How::Cached, .. } => return None,
-            EventKind::StageFinished { stage, how: How::Built, wall_ms, stored_bytes, .. } => {
-                let stored = match stored_bytes {
-                    0 => String::new(),
-                    size => format!(", {} stored", bytes(*size)),
-                };
-                format!("{GOOD}   built{GOOD:#}  {stage}  in {}{stored}", wall(*wall_ms))
+            // The report has its size.
+            EventKind::StageFinished { stage, how: How::Built, wall_ms, .. } => {
+                format!("{GOOD}   built{GOOD:#}  {stage}  in {}", wall(*wall_ms))
             }
             EventKind::StageFailed { stage, error, causes, help, last_lines, wall_ms } => {
                 let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {}: {error}", wall(*wall_ms));
@@ -73,8 +78,12 @@ impl Plain {
                 if *cancelled > 0 {
                     parts.push(format!("{cancelled} not run"));
                 }
-                let verdict = if *failed + *cancelled == 0 && *built == 0 { "nothing to do" } else { "done" };
-                let verdict = if *failed + *cancelled > 0 { "stopped" } else { verdict };
+                let verdict = if *built == 0 { "nothing to do" } else { "done" };
+                let verdict = match *failed + *cancelled {
+                    _ if self.interrupted => "interrupted",
+                    0 => verdict,
+                    _ => "stopped",
+                };
                 let report = self.report.text(&self.cwd);
                 format!("{report}{verdict}: {} in {}", parts.join(", "), wall(*wall_ms))
             }
