@@ -14,7 +14,8 @@ HOST_PACKAGES := \
 	qemu-system-common:/usr/bin/qemu-storage-daemon \
 	qemu-system-x86:/usr/bin/qemu-system-x86_64 \
 	ovmf:/usr/share/OVMF/OVMF_CODE_4M.fd \
-	gcc:/usr/bin/gcc
+	gcc:/usr/bin/gcc \
+	libc6-dev:/usr/include/stdlib.h
 # What only the tests need: to make small disks and repositories, and to compare.
 TEST_PACKAGES := \
 	mmdebstrap:/usr/bin/mmdebstrap \

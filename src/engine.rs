@@ -3,6 +3,7 @@
 
 mod jobs;
 mod keep;
+mod progress;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -96,6 +97,9 @@ pub struct Engine<'a> {
     /// Why each node that runs does.
     reasons: Vec<Option<Reason>>,
     started: Vec<Option<Instant>>,
+    /// How far the running nodes are, and what is told of that.
+    meters: HashMap<NodeId, progress::Shown>,
+    progress: progress::Progress,
     /// Bytes that each node added to the store.
     stored_bytes: Vec<u64>,
     /// When each node's last job began, and when each node's result was last lost: counted, so that the two compare.
@@ -181,6 +185,8 @@ impl<'a> Engine<'a> {
             how: vec![None; count],
             reasons,
             started: vec![None; count],
+            meters: HashMap::new(),
+            progress: progress::Progress::default(),
             stored_bytes: vec![0; count],
             spawned: vec![0; count],
             lost: vec![0; count],
@@ -212,6 +218,7 @@ impl<'a> Engine<'a> {
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.begin();
         self.begin_packages();
+        self.begin_forecast();
         let mut interrupt = None;
         while !self.schedule.is_finished() {
             self.start_ready();
@@ -237,9 +244,7 @@ impl<'a> Engine<'a> {
         let graph = self.planner.graph;
         let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
         let open = graph.ids().filter(|id| !unwanted(id) && self.results[id.index()].is_none());
-        let actions: Vec<_> = open.flat_map(|id| &graph.node(id).lowered.actions).collect();
-        let tools = graph.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        let sets: Vec<_> = tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect();
+        let sets = graph.package_sets(open);
         // Who needs none does not ask the host's apt where its mirrors are.
         if !sets.is_empty() {
             let packages = (self.config.packages)();
@@ -264,11 +269,13 @@ impl<'a> Engine<'a> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => panic!("BUG: the engine holds a sender itself"),
         }
+        self.look();
         if self.unsaved && self.saved.elapsed() > SAVE_EVERY {
             self.save(false);
         }
         if interrupt.is_cancelled() && !self.interrupted {
             self.interrupted = true;
+            self.tell(EventKind::Interrupted);
             self.stop();
         }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -352,6 +359,7 @@ impl<'a> Engine<'a> {
             self.started[index] = Some(Instant::now());
             let (stage, kind) = (node.label.clone(), node.kind.name);
             self.tell(EventKind::StageStarted { stage, kind, reason: reason.to_string() });
+            self.tell_expected(id);
         }
         let mut job = self.job(id);
         // The node's files are those of its last unit.
@@ -378,6 +386,7 @@ impl<'a> Engine<'a> {
 
     /// Takes what a job came to.
     fn take(&mut self, id: NodeId, result: Result<Success, JobError>) {
+        self.meters.remove(&id);
         match result {
             Ok(success) => self.succeed(id, success),
             Err(JobError::Miss { from, miss }) => self.miss(id, from, &miss),
@@ -442,6 +451,9 @@ impl<'a> Engine<'a> {
         self.results[index] = Some(*hit);
         self.units.remove(&id);
         self.how[index] = Some(how);
+        if how == How::Built {
+            self.learn(id, wall_ms);
+        }
         self.schedule.done(TaskId(id.0));
         let stored_bytes = self.stored_bytes[index];
         let result_bytes = self.result_bytes(id);
@@ -554,6 +566,7 @@ impl<'a> Engine<'a> {
 
     fn finish(mut self) -> Summary {
         self.save(self.is_whole());
+        self.save_durations();
         self.release();
         if let Err(error) = self.planner.store.flush() {
             self.cache_lost(&error);

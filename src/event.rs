@@ -35,6 +35,34 @@ pub enum EventKind {
         /// Why it runs.
         reason: String,
     },
+    /// How long what is left of the run takes, judged by earlier runs; comes again when that changes.
+    Estimate {
+        /// Until the end, as if nothing had to be downloaded; none where no stage that is left was ever timed.
+        remaining_ms: Option<u64>,
+        /// Stages that are left and of which no earlier run is known: `remaining_ms` is without them.
+        unknown: usize,
+    },
+    /// How long a stage took before; comes after its start, where that is known.
+    Expected {
+        /// The node's label.
+        stage: String,
+        /// How long it took.
+        wall_ms: u64,
+    },
+    /// How far something long is: a download, or a disk or file that is read, written or checked.
+    Progress {
+        /// The node's label; none where it is for several stages, as the download of packages is.
+        stage: Option<String>,
+        /// What is done, such as `download`, `sealing` or `converting`.
+        what: &'static str,
+        /// Bytes so far.
+        done_bytes: u64,
+        /// Bytes in all, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total_bytes: Option<u64>,
+    },
+    /// The user asked the run to end: what runs is being stopped.
+    Interrupted,
     /// A stage wrote a line.
     Log {
         /// The node's label.

@@ -329,6 +329,13 @@ impl Graph {
         needed
     }
 
+    /// The packages that some nodes need to run, and those of the tools where one of them uses tools.
+    pub fn package_sets(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<&PackageSet> {
+        let actions: Vec<_> = nodes.flat_map(|id| &self.node(id).lowered.actions).collect();
+        let tools = self.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
+        tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect()
+    }
+
     /// What to build where the user names nothing: every image, or every node where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {

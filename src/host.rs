@@ -113,6 +113,11 @@ impl Host {
         self.stderr_is_terminal && self.var("NO_COLOR").is_none_or(str::is_empty) && self.var("TERM") != Some("dumb")
     }
 
+    /// Whether lines can be drawn again and again on standard error.
+    pub fn draws(&self) -> bool {
+        self.stderr_is_terminal && self.var("TERM") != Some("dumb")
+    }
+
     /// Seconds since 1970, for records that tell when they were made.
     #[expect(clippy::disallowed_methods, reason = "this is its one home")]
     pub fn now(&self) -> u64 {

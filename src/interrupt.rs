@@ -93,6 +93,7 @@ impl Interrupt {
         }
         // Nothing that may wait is done here: another thread may hold the streams' locks.
         SavedTerminal::restore_last();
+        crate::ui::clear_at_exit();
         std::process::exit(EXIT_CODE.into());
     }
 }

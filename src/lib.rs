@@ -16,6 +16,7 @@
 //! * [`graph`] makes equal stages of different combinations one node.
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`memory`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
+//! * [`forecast`] tells how long a run will take, from how long its stages took before.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
@@ -46,6 +47,7 @@ pub mod diff;
 pub mod engine;
 pub mod event;
 pub mod fetch;
+pub mod forecast;
 pub mod graph;
 pub mod guest;
 pub mod host;

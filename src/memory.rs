@@ -9,6 +9,7 @@ use impasto_store::Store;
 use impasto_store::digest::{ActionDigest, ClaimId, Digest, Hasher, domain};
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::Durations;
 use crate::recipe::Recipe;
 
 /// The last run of a node.
@@ -109,6 +110,8 @@ pub struct RecipeState<'a> {
 
 /// The state file of what is remembered.
 pub(crate) const MEMORY: &str = "memory";
+/// The state file of how long stages took.
+const DURATIONS: &str = "durations";
 
 /// The names of the recipes that a store has a state of.
 pub(crate) fn recipes(store: &Store) -> Result<Vec<String>, impasto_store::Error> {
@@ -144,6 +147,21 @@ impl<'a> RecipeState<'a> {
         memory.files.extend(news.files.clone());
         let bytes = rmp_serde::to_vec(&memory).expect("BUG: memory cannot be encoded");
         self.store.state_write(&[&self.name, MEMORY], &bytes)
+    }
+
+    /// How long stages took when they last ran; nothing where that was lost.
+    pub fn durations(&self) -> Durations {
+        let read = self.store.state_read(&[&self.name, DURATIONS]);
+        let bytes = read.inspect_err(|error| tracing::debug!(%error, "no durations are known")).ok().flatten();
+        bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Remembers how long stages took. What another build of the recipe remembered meanwhile stays.
+    pub fn add_durations(&self, news: &Durations) -> Result<(), impasto_store::Error> {
+        let mut durations = self.durations();
+        durations.work_ms.extend(news.work_ms.clone());
+        let bytes = rmp_serde::to_vec(&durations).expect("BUG: durations cannot be encoded");
+        self.store.state_write(&[&self.name, DURATIONS], &bytes)
     }
 
     /// The directory of its logs; made where it is missing.

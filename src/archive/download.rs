@@ -8,6 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use impasto_store::meter::Meter;
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -61,6 +62,8 @@ pub struct Options {
     pub per_host: usize,
     /// Certificates (PEM) of authorities that are believed beside the public ones.
     pub authorities: Vec<u8>,
+    /// Is told how much has come.
+    pub meter: Option<Arc<Meter>>,
 }
 
 impl Default for Options {
@@ -73,6 +76,7 @@ impl Default for Options {
             parallel: 8,
             per_host: 6,
             authorities: Vec::new(),
+            meter: None,
         }
     }
 }
@@ -182,6 +186,8 @@ impl Client {
             Expected::AtMost(_) => total,
         });
         let Some(runtime) = &self.runtime else { return Vec::new() };
+        let meter = self.shared.options.meter.as_ref();
+        meter.inspect(|meter| meter.extend("download", total));
         let (sender, receiver) = channel();
         let (mut bytes, mut failed) = (0_u64, Vec::new());
         std::thread::scope(|scope| {
@@ -191,6 +197,7 @@ impl Client {
                 match event {
                     Event::Bytes(change) => {
                         bytes = bytes.saturating_add_signed(change);
+                        meter.inspect(|meter| meter.change(change));
                         progress(bytes, total);
                     }
                     Event::Done(index, file) => done(index, file.path()),

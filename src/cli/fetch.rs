@@ -45,10 +45,9 @@ impl Fetch {
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
         let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
-        let actions: Vec<_> = needed.iter().flat_map(|id| &loaded.graph.node(*id).lowered.actions).collect();
-        let tools = loaded.graph.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        let sets: Vec<_> = tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect();
+        let sets = loaded.graph.package_sets(needed.iter().copied());
         fetcher.begin(sets.iter().copied());
+        let wait = ui::Wait::new(&session.host, "fetch", "packages", fetcher.meter());
         let (mut count, mut bytes) = (0, 0);
         let mut digests = BTreeSet::new();
         for set in &sets {
@@ -69,6 +68,7 @@ impl Fetch {
             let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
             let planner = loaded.planner(&store, &[])?;
             let mut events = |event: &Event| {
+                ui::follow(fetcher.meter(), event);
                 if let EventKind::StageFailed { stage, error, causes, .. } = &event.kind {
                     ui::message(&format!("error: {stage}: {error}"));
                     causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
@@ -77,6 +77,7 @@ impl Fetch {
             let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
             summary = engine.run();
         }
+        drop(wait);
         let images = match selection.nodes.len() {
             0 => String::new(),
             1 => ", and 1 file that a stage names".to_owned(),

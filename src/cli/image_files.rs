@@ -41,6 +41,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
         let config = engine_config(surveyor.session, &recipe, &run, loaded, sandbox, &packages);
         let mut reason = None;
         let mut events = |event: &Event| {
+            crate::ui::follow(surveyor.meter(), event);
             if let EventKind::StageFailed { error, causes, .. } = &event.kind {
                 reason = Some(std::iter::once(error).chain(causes).cloned().collect::<Vec<_>>().join(": "));
             }

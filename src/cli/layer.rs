@@ -2,11 +2,13 @@
 //! Knows how layers are shown.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use impasto_store::Store;
 use impasto_store::convert::ConvertOptions;
 use impasto_store::layer::{LayerRef, Place};
+use impasto_store::meter::Meter;
 
 use super::blame::Blame;
 use super::disk_names::{self, DiskNames};
@@ -143,6 +145,9 @@ impl Export {
         let draft = Draft::new(&path, store.owner()).map_err(write)?;
         let options = ConvertOptions { compression_level: None, fsync: false, digest: true, sha256: true };
         let raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
+        let meter = Arc::<Meter>::default();
+        let wait = ui::Wait::new(&session.host, "export", &self.output.display().to_string(), &meter);
+        let store = store.metered(meter);
         let converted = if raw {
             store.convert_raw(layer, draft.file(), &path, options)?
         } else {
@@ -150,6 +155,7 @@ impl Export {
         };
         let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
         draft.publish(digest.0, &sha256.to_string(), 0o644).map_err(write)?;
+        drop(wait);
         ui::message(&format!("wrote {} ({})", self.output.display(), ui::bytes(converted.length)));
         Ok(exit::OK)
     }

@@ -70,6 +70,7 @@ impl Outdated {
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
         let manager = surveyor.manager(&loaded.recipe.dir)?;
+        let wait = ui::Wait::new(&session.host, "asking", "the archives", surveyor.meter());
         let mut rows = Vec::new();
         let mut dirty = vec![false; loaded.graph.len()];
         let mut unlocked = Vec::new();
@@ -100,6 +101,7 @@ impl Outdated {
             let images = images(&loaded, id);
             rows.extend(newer.into_iter().map(|newer| row(&node.label, &images, newer)));
         }
+        drop(wait);
         let rebuild: Vec<_> = loaded
             .graph
             .ids()

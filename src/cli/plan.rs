@@ -1,14 +1,19 @@
-//! `impasto plan`: what a build would run, and why.
+//! `impasto plan`: what a build would run, why, and what that costs.
 //! Knows how a plan is shown.
 
 use clap::Args;
+use impasto_stages::ActionTemplate;
+use impasto_store::Store;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
+use crate::forecast::{Durations, Rest, left};
 use crate::graph::NodeId;
+use crate::packages::files;
 use crate::plan::State;
 use crate::ui;
 
@@ -27,7 +32,24 @@ pub(crate) struct Plan {
 #[derive(Serialize)]
 struct Document<'a> {
     v: u32,
+    cost: &'a Cost,
     nodes: Vec<Row<'a>>,
+}
+
+/// What a build costs: at most, as what builds on a stage that comes out as before does not run.
+#[derive(Serialize, Default)]
+struct Cost {
+    /// How long it takes without downloads, as far as that is known from earlier runs; none where nothing is.
+    wall_ms: Option<u64>,
+    /// Stages of which no earlier run is known.
+    unknown: Vec<String>,
+    /// Bytes of packages that the store lacks.
+    download_bytes: u64,
+    /// Files of which the recipe names no size.
+    downloads_of_unknown_size: usize,
+    /// How long each stage took, by its place.
+    #[serde(skip)]
+    stages: BTreeMap<NodeId, Duration>,
 }
 
 #[derive(Serialize)]
@@ -40,6 +62,9 @@ struct Row<'a> {
     state: &'static str,
     reason: Option<String>,
     caveats: Vec<String>,
+    /// How long it took when it last ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_ms: Option<u64>,
 }
 
 impl Plan {
@@ -54,7 +79,8 @@ impl Plan {
         }
         let planned: Vec<_> =
             loaded.graph.ids().zip(&states).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
-        ui::output(&if self.json { json(&loaded, &planned) } else { text(&loaded, &planned) });
+        let cost = cost(session, &loaded, &store, &planned)?;
+        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) });
         // The process ends here: giving back the memory of 10,000 nodes piece by piece would take a tenth of the time.
         std::mem::forget((states, planner));
         std::mem::forget((loaded, store));
@@ -79,20 +105,90 @@ fn caveats(state: &State) -> Vec<String> {
     }
 }
 
-fn text(loaded: &Loaded, planned: &[(NodeId, &State)]) -> String {
+/// What carrying out a plan costs. Of a plan in which nothing is to run nothing is read.
+fn cost(session: &Session, loaded: &Loaded, store: &Store, planned: &[(NodeId, &State)]) -> Result<Cost, CliError> {
+    let graph = &loaded.graph;
+    let open: Vec<_> =
+        planned.iter().filter(|(_, state)| !matches!(state, State::Cached(_))).map(|(id, _)| *id).collect();
+    if open.is_empty() {
+        return Ok(Cost { wall_ms: Some(0), ..Cost::default() });
+    }
+    let durations: Durations = loaded.state(store).durations();
+    let mut rest = vec![Rest::Nothing; graph.len()];
+    let mut cost = Cost::default();
+    for id in &open {
+        let time = durations.of(graph, *id);
+        rest[id.index()] = time.map_or(Rest::Unknown, Rest::Known);
+        match time {
+            Some(time) => drop(cost.stages.insert(*id, time)),
+            None => cost.unknown.push(graph.node(*id).label.clone()),
+        }
+        let from_elsewhere = |action: &&ActionTemplate| !action.hints.urls.is_empty();
+        cost.downloads_of_unknown_size += graph.node(*id).lowered.actions.iter().filter(from_elsewhere).count();
+    }
+    let time = left(graph, &rest, session.jobs(None, &loaded.settings)).time;
+    cost.wall_ms = time.map(|time| time.as_millis() as u64);
+    // The user's own files come from nowhere.
+    let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages).flat_map(|entry| &entry.packages);
+    let mut here: BTreeSet<_> =
+        entries.filter(|package| package.archive.is_none()).map(|package| package.sha256.as_str()).collect();
+    for package in graph.package_sets(open.iter().copied()).iter().flat_map(|set| &set.install) {
+        if here.insert(&package.sha256) && files::find(store, &package.sha256)?.is_none() {
+            cost.download_bytes += package.size;
+        }
+    }
+    Ok(cost)
+}
+
+impl Cost {
+    /// All of it as a sentence; none where there is nothing to tell.
+    fn sentence(&self, nodes: usize) -> Option<String> {
+        let unknown = self.unknown.len();
+        let time = self.wall_ms.map(|ms| ui::about(Duration::from_millis(ms)));
+        let time = match (time, unknown) {
+            (None, _) => "how long a build takes is not known: no stage of it was timed yet".to_owned(),
+            (Some(time), 0) => format!("a build takes {time}"),
+            (Some(time), 1) => format!("a build takes {time} and one stage that was never timed"),
+            (Some(time), more) => format!("a build takes {time} and {more} stages that were never timed"),
+        };
+        let mut downloads = Vec::new();
+        if self.download_bytes > 0 {
+            downloads.push(format!("{} of packages", ui::bytes(self.download_bytes)));
+        }
+        match self.downloads_of_unknown_size {
+            0 => {}
+            1 => downloads.push("a file of unknown size".to_owned()),
+            more => downloads.push(format!("{more} files of unknown size")),
+        }
+        let downloads = match downloads.as_slice() {
+            [] => String::new(),
+            some => format!("; to download: {}", some.join(", ")),
+        };
+        (nodes > 0).then(|| format!("{time}{downloads}\n"))
+    }
+}
+
+fn text(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
     let mut rows = Vec::new();
     let mut counts = [("dirty", 0), ("pending", 0), ("cached", 0)];
     for (id, state) in planned {
         let node = loaded.graph.node(*id);
         let reason = reason(loaded, state).unwrap_or_else(|| caveats(state).join(", "));
-        rows.push(vec![state.word().to_owned(), node.kind.name.to_owned(), node.label.clone(), reason]);
+        let time = cost.stages.get(id).map_or(String::new(), |time| ui::about(*time));
+        let mut row = vec![state.word().to_owned(), node.kind.name.to_owned(), node.label.clone(), time, reason];
+        if cost.stages.is_empty() {
+            row.remove(3);
+        }
+        rows.push(row);
         counts.iter_mut().filter(|(word, _)| *word == state.word()).for_each(|(_, count)| *count += 1);
     }
     let counts: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    format!("{}\n{}\n", ui::columns(&rows), counts.join(", "))
+    let open = planned.len() - planned.iter().filter(|(_, state)| matches!(state, State::Cached(_))).count();
+    let cost = cost.sentence(open).unwrap_or_default();
+    format!("{}\n{}\n{cost}", ui::columns(&rows), counts.join(", "))
 }
 
-fn json(loaded: &Loaded, planned: &[(NodeId, &State)]) -> String {
+fn json(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
     let graph = &loaded.graph;
     let nodes = planned.iter().map(|(id, state)| {
         let node = graph.node(*id);
@@ -107,8 +203,9 @@ fn json(loaded: &Loaded, planned: &[(NodeId, &State)]) -> String {
             state: state.word(),
             reason: reason(loaded, state),
             caveats: caveats(state),
+            expected_ms: cost.stages.get(id).map(|time| time.as_millis() as u64),
         }
     });
-    let document = Document { v: 1, nodes: nodes.collect() };
+    let document = Document { v: 1, cost, nodes: nodes.collect() };
     serde_json::to_string(&document).expect("BUG: a plan is not JSON") + "\n"
 }

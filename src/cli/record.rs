@@ -46,10 +46,9 @@ impl RecordArgs {
 /// What shows a run on standard error, or as JSON on standard output.
 pub(super) fn view(session: &Session, args: &RecordArgs, loaded: &Loaded) -> Box<dyn Reporter> {
     let host = &session.host;
-    let terminal = host.stderr_is_terminal && host.var("TERM") != Some("dumb");
     match session.global.progress {
         Progress::Json => return Box::new(Json),
-        Progress::Auto | Progress::Live if terminal && !args.verbose => {
+        Progress::Auto | Progress::Live if host.draws() && !args.verbose => {
             return Box::new(Live::new(&host.cwd, host.colour(), session.start));
         }
         // There is nothing to draw on, or it would be drawn over what is to be read.

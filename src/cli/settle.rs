@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::lease::Lease;
+use impasto_store::meter::Meter;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
@@ -31,6 +32,8 @@ pub(crate) struct Surveyor<'a> {
     mirrors: OnceLock<Result<Mirrors, MirrorError>>,
     /// Keeps the collector off indexes and package files that come.
     lease: OnceLock<Option<Lease>>,
+    /// The store, with what tells how much has come of archives.
+    metered: OnceLock<(Store, Arc<Meter>)>,
 }
 
 impl<'a> Surveyor<'a> {
@@ -40,7 +43,8 @@ impl<'a> Surveyor<'a> {
         choice: MirrorChoice,
         sandbox: Result<Arc<dyn Sandbox>, String>,
     ) -> Self {
-        Surveyor { session, store, choice, sandbox, mirrors: OnceLock::new(), lease: OnceLock::new() }
+        let (mirrors, lease, metered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Surveyor { session, store, choice, sandbox, mirrors, lease, metered }
     }
 
     fn mirrors(&self) -> Result<&Mirrors, MirrorError> {
@@ -61,7 +65,8 @@ impl<'a> Surveyor<'a> {
         });
         let supply = supply
             .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
-        Fetcher::new(self.store.clone(), supply, self.session.host.now())
+        let store = self.metered.get().map_or(self.store, |(store, _)| store);
+        Fetcher::new(store.clone(), supply, self.session.host.now())
     }
 
     /// The package manager, with what it needs.
@@ -72,7 +77,21 @@ impl<'a> Surveyor<'a> {
         })?;
         self.lease.get_or_init(|| self.store.lease().inspect_err(|error| tracing::debug!(%error, "no lease")).ok());
         let get = move |entry: &Entry| self.fetcher_of(dir, |places| places.of_entry(entry));
-        Ok(Apt::new(self.store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
+        let (store, _) = self.metered();
+        Ok(Apt::new(store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
+    }
+
+    /// The store whose meter tells how much has come of what a manager asked for.
+    fn metered(&self) -> &(Store, Arc<Meter>) {
+        self.metered.get_or_init(|| {
+            let meter = Arc::<Meter>::default();
+            (self.store.metered(meter.clone()), meter)
+        })
+    }
+
+    /// That meter.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.metered().1
     }
 
     /// Settles what the choices name, and writes the lock where that changed it. Gives the changes.
@@ -88,6 +107,7 @@ impl<'a> Surveyor<'a> {
         let mut after = before.clone();
         let (dir, scope) = (loaded.recipe.dir.clone(), loaded.recipe.scope.clone());
         let manager = self.manager(&dir)?;
+        let wait = ui::Wait::new(&self.session.host, "locking", "packages", self.meter());
         let renewal = Renewal {
             graph: &loaded.graph,
             machine: ARCHITECTURE,
@@ -98,9 +118,11 @@ impl<'a> Surveyor<'a> {
             tools,
             prune: prune.then_some(&loaded.recipe.stage_names),
             image: &|id| self.image_files(loaded, id),
-            progress: &|stage| ui::message(&format!("locking the packages of {stage}")),
+            progress: &|stage| wait.next("locking", &format!("the packages of {stage}")),
         };
         renewal.renew(&mut after)?;
+        drop(renewal);
+        drop(wait);
         let changes = lock::changes(&before, &after);
         if after != before && !dry_run {
             after.save(&loaded.lock_path, self.store.owner())?;

@@ -2,8 +2,10 @@
 //! Knows how findings and sizes are shown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use impasto_store::meter::Meter;
 use impasto_store::verify::{Code, Finding};
 use serde::Serialize;
 
@@ -72,7 +74,10 @@ impl Verify {
             session.renew_store_format()?;
         }
         let store = session.store()?;
-        let report = store.verify(self.repair)?;
+        let meter = Arc::<Meter>::default();
+        let wait = ui::Wait::new(&session.host, "verify", "the store", &meter);
+        let report = store.metered(meter).verify(self.repair)?;
+        drop(wait);
         let rows: Vec<_> = report
             .findings
             .iter()

@@ -30,6 +30,7 @@ impl Engine<'_> {
 
     /// What every job of a node knows.
     pub(super) fn job(&mut self, id: NodeId) -> Job {
+        let meter = self.meters.entry(id).or_default().meter.clone();
         let graph = self.planner.graph;
         let node = graph.node(id);
         let units = self.units.get(&id);
@@ -81,7 +82,8 @@ impl Engine<'_> {
         }
         Job {
             id,
-            store: self.planner.store.clone(),
+            store: self.planner.store.metered(meter.clone()),
+            meter,
             recipe: self.config.recipe.clone(),
             stage: node.stage.to_string(),
             label: node.label.clone(),

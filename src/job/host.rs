@@ -12,6 +12,7 @@ use impasto_store::claim::{FileContent, OutputFile, Outputs};
 use impasto_store::convert::ConvertOptions;
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
+use impasto_store::meter::Metered;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 
 use super::{Job, JobError, JobInput, Made, create};
@@ -36,7 +37,9 @@ impl Job {
                 let copy = scratch.path().join("import");
                 let mut file = create(&copy)?;
                 self.store.reserve(planned.blob.size)?;
-                self.phase("copy the input", || copy_file(scope, path, &mut file, planned.blob.digest))?;
+                self.meter.begin("copying", Some(planned.blob.size));
+                let mut copied = Metered::new(&mut file, &self.meter);
+                self.phase("copy the input", || copy_file(scope, path, &mut copied, planned.blob.digest))?;
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
@@ -44,19 +47,14 @@ impl Job {
                 let scratch = self.store.scratch()?;
                 let mut file = create(&scratch.path().join("fetch"))?;
                 let url = action.hints.urls.first().expect("BUG: nowhere to fetch from");
-                let mut last_tenth = 0;
+                let mut before = None;
                 let timeout = action.hints.timeout;
                 let begun = Instant::now();
                 let fetched = fetch(url, sha256, &mut file, timeout, &self.cancel, &mut |so_far, total| {
-                    let tenth = total.filter(|total| *total > 0).map_or(0, |total| so_far * 10 / total);
-                    if tenth > last_tenth {
-                        last_tenth = tenth;
-                        self.progress(format!(
-                            "{} of {}",
-                            crate::ui::bytes(so_far),
-                            crate::ui::bytes(total.unwrap_or(0))
-                        ));
+                    if before.is_none() {
+                        self.meter.begin("download", total);
                     }
+                    self.meter.add(so_far - before.replace(so_far).unwrap_or(0));
                 });
                 self.phase_was("download", begun, Instant::now());
                 fetched.map_err(|error| match error {
@@ -107,7 +105,9 @@ impl Job {
         let kept = match image {
             None => {
                 file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
-                let blob = self.phase("store the file", || self.store.put_blob(&mut file))?;
+                self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+                let reader = Metered::new(&mut file, &self.meter);
+                let blob = self.phase("store the file", || self.store.put_blob(reader))?;
                 let file = OutputFile { content: FileContent::Blob(blob), mode };
                 // Under one name always: what the file was called is in no key.
                 let files = BTreeMap::from([("file".to_owned(), file)]);

@@ -12,9 +12,11 @@ use impasto_store::blob::BlobRef;
 use impasto_store::chain::DiskReader;
 use impasto_store::claim::Claim;
 use impasto_store::digest::{BlobDigest, ClaimId};
+use impasto_store::disk::CHUNK;
 use impasto_store::index::ClaimSummary;
 use impasto_store::layer::DiskRef;
-use impasto_store::qcow2::{ChunkSource, Qcow2, SourceError};
+use impasto_store::meter::Meter;
+use impasto_store::qcow2::{ChunkSource, Content, Qcow2, SourceError};
 use impasto_store::seal::{Absent, Sealed};
 use impasto_store::{Error as StoreError, Store};
 
@@ -55,7 +57,9 @@ impl Job {
     ) -> Result<Kept, JobError> {
         let begun = Instant::now();
         let base = start.map(|start| start.reader as &dyn ChunkSource);
-        let view = self.view(source, base)?;
+        self.meter.begin("listing files", None);
+        let counted = Counted { source, meter: &self.meter };
+        let view = self.view(&counted, base)?;
         let below = start.and_then(|start| start.tree);
         let (tree, unread) = self.phase("index the disk", || self.tree_of(&view, base.zip(below)))?;
         self.demand_undamaged(&unread, below)?;
@@ -224,6 +228,27 @@ impl Job {
             Some((node, _)) => Self::missed(node)(error),
             None => error.into(),
         }
+    }
+}
+
+/// A disk of which a meter counts what is read.
+struct Counted<'a> {
+    source: &'a dyn ChunkSource,
+    meter: &'a Meter,
+}
+
+impl ChunkSource for Counted<'_> {
+    fn virtual_size(&self) -> u64 {
+        self.source.virtual_size()
+    }
+
+    fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
+        self.source.next_present(from)
+    }
+
+    fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
+        self.meter.add(CHUNK as u64);
+        self.source.read_chunk(index, buffer)
     }
 }
 

@@ -27,11 +27,13 @@ use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs,
 use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::digest::{ActionDigest, ClaimId};
 use impasto_store::layer::DiskRef;
+use impasto_store::meter::{Meter, Metered};
 use impasto_store::{Error as StoreError, Store};
 
 pub use error::JobError;
 pub(crate) use error::host_failure;
 pub(crate) use known::load_tree;
+pub(crate) use packages::WAITING;
 
 use crate::graph::NodeId;
 use crate::inputs::Input;
@@ -129,8 +131,10 @@ pub enum JobInput {
 pub struct Job {
     /// The node.
     pub id: NodeId,
-    /// The store.
+    /// The store, which tells the meter.
     pub store: Store,
+    /// How far it is where something takes long.
+    pub meter: Arc<Meter>,
     /// The recipe's name.
     pub recipe: String,
     /// The stage's name.
@@ -311,7 +315,9 @@ impl Job {
             let sha256 = match &file.content {
                 FileContent::Blob(blob) => {
                     let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(self.id))?;
-                    io::copy(&mut reader, &mut draft.file()).map_err(JobError::io("write", path))?;
+                    self.meter.begin("writing", Some(blob.size));
+                    io::copy(&mut reader, &mut Metered::new(draft.file(), &self.meter))
+                        .map_err(JobError::io("write", path))?;
                     self.store.blob_sha256(&blob.digest).map_err(Self::missed(self.id))?.to_string()
                 }
                 FileContent::Derived(derived) => {
@@ -348,11 +354,6 @@ impl Job {
 
     fn line(&self, line: String) {
         let _ = self.events.send(Message::Log { id: self.id, line });
-    }
-
-    /// A line that may be left out where nobody keeps up with reading: it comes from an event loop, which cannot wait.
-    fn progress(&self, line: String) {
-        let _ = self.events.try_send(Message::Log { id: self.id, line });
     }
 }
 

@@ -21,6 +21,9 @@ use crate::packages::tools::{ToolsError, tools};
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";
 
+/// What a job does that needs packages which are not there yet: it counts as no work of the stage.
+pub(crate) const WAITING: &str = "waiting for packages";
+
 /// The directory with them, among the trees of a sandbox.
 pub(super) const TREE: &str = "packages";
 
@@ -33,11 +36,13 @@ impl Job {
         let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
         let rest = PackageSet { install: rest, remove: Vec::new() };
         let fetcher = self.packages.as_ref().expect("BUG: a run without packages");
+        self.meter.begin(WAITING, None);
         let blobs = fetcher.demand(&rest, &self.cancel).map_err(|error| match error {
             DemandError::Package(error) => JobError::Package(error),
             DemandError::Store(error) => JobError::Store(error),
             DemandError::Cancelled => JobError::Cancelled,
         })?;
+        self.meter.end();
         rest.install.par_iter().zip(&blobs).try_for_each(|(package, blob)| {
             files::write(&self.store, blob, &dir.join(files::file_name(package))).map_err(Self::missed(self.id))
         })?;
@@ -57,6 +62,7 @@ impl Job {
     /// The root of the tree of tools.
     pub(super) fn tools(&self) -> Result<PathBuf, JobError> {
         let set = self.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
+        self.meter.begin(WAITING, None);
         let fetcher = || self.packages.clone().expect("BUG: a run without packages");
         tools(&self.store, set, &fetcher, &self.cancel).map_err(|error| match error {
             ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,

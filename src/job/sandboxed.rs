@@ -15,6 +15,7 @@ use impasto_store::Error as StoreError;
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
+use impasto_store::meter::Metered;
 
 use super::known::{Start, load_tree};
 use super::{Job, JobError, JobInput, Made, create};
@@ -45,6 +46,7 @@ impl Job {
         let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
         let caches = caches.collect::<Result<_, StoreError>>()?;
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
+        self.meter.end();
         let mut log = LogFile::create(self, &secrets);
         let job = sandbox::Job {
             work: &work,
@@ -135,7 +137,9 @@ impl Job {
         let mut files = BTreeMap::new();
         for output in finished.outputs {
             let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
-            let blob = self.phase("store an output", || self.store.put_blob(file))?;
+            self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+            let reader = Metered::new(file, &self.meter);
+            let blob = self.phase("store an output", || self.store.put_blob(reader))?;
             stored_bytes += blob.size;
             files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
         }
@@ -185,7 +189,8 @@ impl Job {
             }
             JobInput::Blob { from, blob, mode } => {
                 let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
-                io::copy(&mut reader, file).map_err(JobError::io("write", path))?;
+                self.meter.begin("copying", Some(blob.size));
+                io::copy(&mut reader, &mut Metered::new(file, &self.meter)).map_err(JobError::io("write", path))?;
                 (*mode, InputKind::File)
             }
             JobInput::Derived { from, disk, derived, mode } => {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use impasto_stages::action::{Action, Bound, Step};
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::digest::ClaimId;
+use impasto_store::meter::Metered;
 use impasto_store::qcow2::RawFile;
 
 use super::sandboxed::{LogFile, record};
@@ -28,6 +29,7 @@ impl Job {
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let tools = self.phase("get the tools", || self.tools())?;
+        self.meter.end();
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
             Step::Bootstrap { spec } => {
@@ -41,6 +43,7 @@ impl Job {
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
+        self.meter.end();
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
         let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
@@ -94,7 +97,9 @@ impl Job {
             FileContent::Blob(blob) => Some(blob.digest),
             FileContent::Derived(_) => None,
         });
-        let store = || self.store.put_blob_like(io::BufReader::new(file), previous.as_ref());
+        self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+        let reader = Metered::new(io::BufReader::new(file), &self.meter);
+        let store = || self.store.put_blob_like(reader, previous.as_ref());
         let blob = self.phase("store the tree", store)?;
         let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
         let files = BTreeMap::from([(NAME.to_owned(), file)]);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use impasto_stages::packages::{LockedPackage, PackageSet};
 use impasto_store::blob::BlobRef;
+use impasto_store::meter::Meter;
 use impasto_store::{Error as StoreError, Store};
 
 use super::files;
@@ -56,6 +57,7 @@ struct Shared {
     files: Mutex<HashMap<String, File>>,
     changed: Condvar,
     downloads: Mutex<Vec<Download>>,
+    meter: Arc<Meter>,
 }
 
 /// What came together, when that began and when it ended.
@@ -83,8 +85,9 @@ impl Fetcher {
     /// seconds since 1970, for records.
     pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
         let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
+        let meter = store.meter().cloned().unwrap_or_default();
         let downloads = Mutex::default();
-        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed, downloads }) }
+        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed, downloads, meter }) }
     }
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
@@ -144,6 +147,11 @@ impl Fetcher {
     /// The downloads that came to their end since this was last asked.
     pub fn take_downloads(&self) -> Vec<(String, Instant, Instant)> {
         std::mem::take(&mut *self.shared.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// How much has come of what is to come.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.shared.meter
     }
 
     /// Stops what comes.
@@ -249,7 +257,8 @@ impl Shared {
         };
         let first = &batch[0];
         let scratch = self.store.scratch().map_err(|error| failed(first, with_causes(&error), None))?;
-        let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, Options::default());
+        let options = Options { meter: Some(self.meter.clone()), ..Options::default() };
+        let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, options);
         let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()

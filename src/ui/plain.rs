@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::ci::{Fold, Level, Place, Service};
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
-use super::{Reporter, bytes, commands, message, seconds};
+use super::{Reporter, commands, message, seconds};
 use crate::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
@@ -25,6 +25,8 @@ pub struct Plain {
     folds: Option<Folds>,
     /// When something was last shown.
     shown: Duration,
+    /// Whether the user ended the run.
+    interrupted: bool,
 }
 
 /// After so long without a line of ours one says that a stage still runs, if it writes anything.
@@ -56,7 +58,8 @@ struct Written {
 impl Plain {
     /// Paths below `cwd` are shown relative to it.
     pub fn new(cwd: &Path) -> Self {
-        Plain { cwd: cwd.to_owned(), report: Report::default(), verbose: false, folds: None, shown: Duration::ZERO }
+        let report = Report::default();
+        Plain { cwd: cwd.to_owned(), report, verbose: false, folds: None, shown: Duration::ZERO, interrupted: false }
     }
 
     /// Shows what stages write as it comes.
@@ -78,6 +81,12 @@ impl Plain {
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
             EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
+            // For who watches.
+            EventKind::Estimate { .. } | EventKind::Expected { .. } | EventKind::Progress { .. } => return None,
+            EventKind::Interrupted => {
+                self.interrupted = true;
+                return None;
+            }
             EventKind::StageStarted { stage, kind, reason } => {
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
@@ -88,12 +97,9 @@ impl Plain {
             EventKind::Log { .. } => return None,
             // What was found needs no line: the last one counts it.
             EventKind::StageFinished { how: How::Cached, .. } => return None,
-            EventKind::StageFinished { stage, how: How::Built, wall_ms, stored_bytes, .. } => {
-                let stored = match stored_bytes {
-                    0 => String::new(),
-                    size => format!(", {} stored", bytes(*size)),
-                };
-                format!("{GOOD}   built{GOOD:#}  {stage}  in {}{stored}", wall(*wall_ms))
+            // The report has its size.
+            EventKind::StageFinished { stage, how: How::Built, wall_ms, .. } => {
+                format!("{GOOD}   built{GOOD:#}  {stage}  in {}", wall(*wall_ms))
             }
             EventKind::StageFailed { stage, error, causes, help, last_lines, wall_ms } => {
                 let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {}: {error}", wall(*wall_ms));
@@ -126,8 +132,12 @@ impl Plain {
                 if *cancelled > 0 {
                     parts.push(format!("{cancelled} not run"));
                 }
-                let verdict = if *failed + *cancelled == 0 && *built == 0 { "nothing to do" } else { "done" };
-                let verdict = if *failed + *cancelled > 0 { "stopped" } else { verdict };
+                let verdict = if *built == 0 { "nothing to do" } else { "done" };
+                let verdict = match *failed + *cancelled {
+                    _ if self.interrupted => "interrupted",
+                    0 => verdict,
+                    _ => "stopped",
+                };
                 let report = self.report.text(&self.cwd);
                 format!("{report}{verdict}: {} in {}", parts.join(", "), wall(*wall_ms))
             }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::style::{BAD, BUSY, FAINT, GOOD};
-use super::{bytes, seconds};
+use super::{bytes, screen, seconds};
 use crate::event::{EventKind, How};
 
 /// More cached stages than these are counted, not listed: what ran is easier to see then.
 pub(super) const MANY_CACHED: usize = 30;
 /// Digits of a checksum that are shown; the whole of it lies beside the file.
 const SHORT: usize = 12;
+/// Columns of a line of files that no terminal wraps; without its checksum a longer one is shorter.
+const COLUMNS: usize = 80;
 
 /// What the run's events say about its stages and files.
 #[derive(Debug, Default)]
@@ -81,10 +83,13 @@ impl Report {
             .map(|file| file.path.strip_prefix(cwd).unwrap_or(&file.path).display().to_string())
             .collect();
         let width = widest(shown.iter());
+        let fits = "   wrote  ".len() + width + "  123 MB  sha256 …".chars().count() + SHORT <= COLUMNS;
         for (file, path) in self.files.iter().zip(&shown) {
             let verb = if file.written { "   wrote" } else { "      is" };
             let (size, digest) = (bytes(file.bytes), file.sha256.get(..SHORT).unwrap_or(&file.sha256));
-            text += &format!("{GOOD}{verb}{GOOD:#}  {path:<width$}  {size:>7}  sha256 {digest}…\n");
+            let digest = if fits { format!("  sha256 {digest}…") } else { String::new() };
+            let blanks = " ".repeat(width - screen::width(path));
+            text += &format!("{GOOD}{verb}{GOOD:#}  {path}{blanks}  {size:>7}{digest}\n");
         }
         text
     }
@@ -108,7 +113,8 @@ impl Report {
             };
             let time = wall_ms.map_or(String::new(), |ms| seconds(Duration::from_millis(ms)));
             let size = result_bytes.map_or(String::new(), bytes);
-            let line = format!("{style}{word:>8}{style:#}  {stage:<width$}  {time:>12}  {size:>8}");
+            let blanks = " ".repeat(width - screen::width(stage));
+            let line = format!("{style}{word:>8}{style:#}  {stage}{blanks}  {time:>12}  {size:>8}");
             text += line.trim_end();
             text.push('\n');
         }
@@ -120,7 +126,7 @@ impl Report {
 }
 
 fn widest<'t>(texts: impl Iterator<Item = &'t String>) -> usize {
-    texts.map(|text| text.chars().count()).max().unwrap_or(0)
+    texts.map(|text| screen::width(text)).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -163,6 +169,16 @@ mod tests {
             published("/srv/other.qcow2", false),
             EventKind::StageCancelled { stage: "last".to_owned() },
         ]));
+    }
+
+    #[test]
+    fn files_with_long_names_fit_a_terminal_without_their_checksums() {
+        let long = format!("/home/me/out/{}.txt", "long-".repeat(8));
+        let text = shown([published("/home/me/out/漢字.qcow2", true), published(&long, true)]);
+        assert!(text.lines().all(|line| screen::width(line) <= COLUMNS) && !text.contains("sha256"), "{text}");
+        let ends: Vec<_> = text.lines().map(screen::width).collect();
+        assert_eq!(ends[0], ends[1], "{text}");
+        assert!(shown([published("/home/me/out/a.qcow2", true)]).contains("  sha256 0123456789ab…\n"));
     }
 
     #[test]

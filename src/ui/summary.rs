@@ -93,6 +93,10 @@ impl Summary {
             EventKind::RunStarted { .. }
             | EventKind::StageStarted { .. }
             | EventKind::Log { .. }
+            | EventKind::Estimate { .. }
+            | EventKind::Expected { .. }
+            | EventKind::Progress { .. }
+            | EventKind::Interrupted
             | EventKind::Phase { .. } => {}
         }
     }

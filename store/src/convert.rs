@@ -89,6 +89,7 @@ impl Store {
         let write_error = |error| Error::write(path, error);
         let mut writer = Writer::new(out, disk.virtual_size()).map_err(write_error)?;
         let mut raw = Vec::new();
+        self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
         for run in runs(&disk, wanted) {
             match run {
                 Run::Copy(found, start, length) => {
@@ -98,12 +99,15 @@ impl Store {
                         let at = (offset - start) as usize;
                         writer.push_frame(found.index, &bytes[at..at + length as usize]).map_err(write_error)?;
                     }
+                    self.count((found.len() * CHUNK) as u64);
                 }
                 Run::Encode(found) => {
                     let encode = |found: &Found| {
                         let (mut data, mut back) = (chunk_buffer(), chunk_buffer());
                         disk.read_found(found, &mut data)?;
-                        compress_at(found.index, &data, &mut back, level)
+                        let encoded = compress_at(found.index, &data, &mut back, level);
+                        self.count(CHUNK as u64);
+                        encoded
                     };
                     let frames: Vec<_> = found.par_iter().map(encode).collect::<Result<_>>()?;
                     for (found, frame) in found.iter().zip(frames) {
@@ -114,7 +118,10 @@ impl Store {
                         }
                     }
                 }
-                Run::Raw(found) => raw.extend(found),
+                Run::Raw(found) => {
+                    self.count((found.len() * CHUNK) as u64);
+                    raw.extend(found);
+                }
             }
         }
         for batch in raw.chunks(BATCH) {
@@ -129,7 +136,7 @@ impl Store {
             }
         }
         let length = writer.finish().map_err(write_error)?.file_length;
-        finish(out, path, length, options)
+        self.finish(out, path, length, options)
     }
 
     /// Writes a disk as a raw image with holes where it is zero into `out`, which must be empty and open for reading and
@@ -138,6 +145,7 @@ impl Store {
         let disk = self.disk_reader(layer)?;
         let size = disk.virtual_size();
         out.set_len(size).map_err(|source| Error::io("extend", path, source))?;
+        self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
         disk.map().chunks.par_chunks(16).try_for_each(|batch| {
             let mut data = chunk_buffer();
             for found in batch {
@@ -146,9 +154,42 @@ impl Store {
                 let length = (size - at).min(CHUNK as u64) as usize;
                 out.write_all_at(&data[..length], at).map_err(|source| Error::io("write", path, source))?;
             }
+            self.count((batch.len() * CHUNK) as u64);
             Ok::<_, Error>(())
         })?;
-        finish(out, path, size, options)
+        self.finish(out, path, size, options)
+    }
+
+    /// The file's checksums, as asked for.
+    fn finish(&self, out: &File, path: &Path, length: u64, options: ConvertOptions) -> Result<Converted> {
+        // Both digests read all of the file at once: the slower one is shown.
+        self.begin("checksums", length);
+        let digest = || {
+            let mut hasher = BlobDigest::hasher();
+            hash_range(out, 0..length, &mut hasher)?;
+            Ok::<_, io::Error>(BlobDigest(hasher.finish()))
+        };
+        let sha256 = || {
+            let mut sha256 = Sha256Writer::default();
+            let mut reader = ReadAt { file: out, at: 0 }.take(length);
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                match reader.read(&mut buffer)? {
+                    0 => return Ok::<_, io::Error>(sha256.finish()),
+                    count => {
+                        io::Write::write_all(&mut sha256, &buffer[..count])?;
+                        self.count(count as u64);
+                    }
+                }
+            }
+        };
+        let sync = || if options.fsync { out.sync_all() } else { Ok(()) };
+        let (synced, (digest, sha256)) = rayon::join(sync, || {
+            rayon::join(|| options.digest.then(digest).transpose(), || options.sha256.then(sha256).transpose())
+        });
+        synced.map_err(|source| Error::io("sync", path, source))?;
+        let read_error = |source| Error::io("read", path, source);
+        Ok(Converted { length, digest: digest.map_err(read_error)?, sha256: sha256.map_err(read_error)? })
     }
 
     fn read_run(&self, disk: &DiskReader, layer: u32, start: u64, length: u64) -> Result<Vec<u8>> {
@@ -211,32 +252,6 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Run<'
         rest = after;
         Some(run)
     })
-}
-
-fn finish(out: &File, path: &Path, length: u64, options: ConvertOptions) -> Result<Converted> {
-    let digest = || {
-        let mut hasher = BlobDigest::hasher();
-        hash_range(out, 0..length, &mut hasher)?;
-        Ok::<_, io::Error>(BlobDigest(hasher.finish()))
-    };
-    let sha256 = || {
-        let mut sha256 = Sha256Writer::default();
-        let mut reader = ReadAt { file: out, at: 0 }.take(length);
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match reader.read(&mut buffer)? {
-                0 => return Ok::<_, io::Error>(sha256.finish()),
-                count => io::Write::write_all(&mut sha256, &buffer[..count])?,
-            }
-        }
-    };
-    let sync = || if options.fsync { out.sync_all() } else { Ok(()) };
-    let (synced, (digest, sha256)) = rayon::join(sync, || {
-        rayon::join(|| options.digest.then(digest).transpose(), || options.sha256.then(sha256).transpose())
-    });
-    synced.map_err(|source| Error::io("sync", path, source))?;
-    let read_error = |source| Error::io("read", path, source);
-    Ok(Converted { length, digest: digest.map_err(read_error)?, sha256: sha256.map_err(read_error)? })
 }
 
 struct ReadAt<'f> {

@@ -39,6 +39,7 @@ pub mod inputs;
 pub mod key;
 pub mod layer;
 pub mod lease;
+pub mod meter;
 mod owner;
 pub mod qcow2;
 mod record;

@@ -145,7 +145,7 @@ impl Store {
     ) -> Result<Sealed> {
         let mut known = vec![self.open_disk(map)?];
         known.extend(previous.map(|layer| self.disk_reader(layer)).transpose()?);
-        let changes = hash_changes(source, items, known[0].map())?;
+        let changes = self.hash_changes(source, items, known[0].map())?;
         let tree = known[0].map().tree.with(source.virtual_size(), &changes);
         let disk = tree.digest();
         if let Some(layer) = self.stored(parent, &disk)? {
@@ -239,6 +239,23 @@ impl Store {
         Ok(sealed(layer, true, file_length + bytes.len() as u64))
     }
 
+    /// Which of `items` are not as on the disk `below`: index and digest, ascending.
+    fn hash_changes(&self, source: &dyn ChunkSource, items: &[Item], below: &DiskMap) -> Result<Vec<(u64, Digest)>> {
+        self.begin("comparing", (items.len() * CHUNK) as u64);
+        let hash = |item: &Item| {
+            let index = item.index();
+            let digest = match item {
+                Item::Read(..) => BUFFERS.with_borrow_mut(|[data, _]| read_and_hash(source, index, data))?,
+                _ => Digest::ZERO,
+            };
+            self.count(CHUNK as u64);
+            Ok((index, digest))
+        };
+        let mut changes: Vec<_> = items.par_iter().map(hash).collect::<Result<_>>()?;
+        changes.retain(|(index, digest)| below.find(*index).map_or(Digest::ZERO, |found| found.digest) != *digest);
+        Ok(changes)
+    }
+
     /// Writes the layer file: the changed chunks with their places, and the file's length.
     fn write_chunks(&self, plan: &Plan<'_>, temp: &Temp) -> Result<(Vec<ChunkEntry>, u64)> {
         let write_error = |error| Error::write(temp.path(), error);
@@ -247,6 +264,7 @@ impl Store {
         let mut raw = Vec::new();
         let mut ready: Vec<Changed> = Vec::new();
         let (mut started, mut end) = (0, 0);
+        self.begin("sealing", (plan.items.len() * CHUNK) as u64);
         // One batch is written while the next is compressed.
         for batch in plan.items.chunks(BATCH).map(Some).chain([None]) {
             let write = || {
@@ -278,6 +296,7 @@ impl Store {
                 let Some(batch) = batch else { return Ok(Vec::new()) };
                 self.fs().reserve((batch.len() * CHUNK) as u64)?;
                 let all: Vec<_> = batch.par_iter().map(|item| plan.encode(*item)).collect::<Result<_>>()?;
+                self.count((batch.len() * CHUNK) as u64);
                 Ok(all.into_iter().flatten().collect())
             };
             let (written, encoded) = rayon::join(write, encode);
@@ -316,21 +335,6 @@ fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Ve
         items.sort_unstable_by_key(|item| item.index());
     }
     Ok(items)
-}
-
-/// Which of `items` are not as on the disk `below`: index and digest, ascending.
-fn hash_changes(source: &dyn ChunkSource, items: &[Item], below: &DiskMap) -> Result<Vec<(u64, Digest)>> {
-    let hash = |item: &Item| {
-        let index = item.index();
-        let digest = match item {
-            Item::Read(..) => BUFFERS.with_borrow_mut(|[data, _]| read_and_hash(source, index, data))?,
-            _ => Digest::ZERO,
-        };
-        Ok((index, digest))
-    };
-    let mut changes: Vec<_> = items.par_iter().map(hash).collect::<Result<_>>()?;
-    changes.retain(|(index, digest)| below.find(*index).map_or(Digest::ZERO, |found| found.digest) != *digest);
-    Ok(changes)
 }
 
 fn read_and_hash(source: &dyn ChunkSource, index: u64, data: &mut [u8; CHUNK]) -> Result<Digest> {

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Miss, MissReason, Result};
 use crate::fs::{Entry, FsTime, IoSnapshot, StoreFs, Wanted};
 use crate::index::Index;
 use crate::inputs::InputCache;
+use crate::meter::Meter;
 use crate::owner::Owner;
 use crate::stamp::Stamps;
 
@@ -31,6 +32,8 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
     /// Whether what is found damaged is left where it is.
     look_only: bool,
+    /// Counts the bytes of what takes long.
+    meter: Option<Arc<Meter>>,
 }
 
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl Store {
     /// The store in a directory whose `format` was not looked at.
     pub(crate) fn without_format(fs: Arc<StoreFs>, private: Option<Arc<StoreFs>>) -> Store {
         let inner = Inner { fs, private, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
-        Store { inner: Arc::new(inner), look_only: false }
+        Store { inner: Arc::new(inner), look_only: false, meter: None }
     }
 
     /// The store's directory, absolute.
@@ -125,7 +128,31 @@ impl Store {
 
     /// The same store, which leaves damaged objects where they are, or not.
     pub(crate) fn without_quarantine(&self, look_only: bool) -> Store {
-        Store { inner: self.inner.clone(), look_only }
+        Store { look_only, ..self.clone() }
+    }
+
+    /// The same store, which tells a meter how far it is where something takes long: sealing, converting, verifying.
+    pub fn metered(&self, meter: Arc<Meter>) -> Store {
+        Store { meter: Some(meter), ..self.clone() }
+    }
+
+    /// What is told how far long work is.
+    pub fn meter(&self) -> Option<&Arc<Meter>> {
+        self.meter.as_ref()
+    }
+
+    /// A phase of long work begins, of so many bytes.
+    pub(crate) fn begin(&self, what: &'static str, bytes: u64) {
+        if let Some(meter) = &self.meter {
+            meter.begin(what, Some(bytes));
+        }
+    }
+
+    /// So many bytes of it are done.
+    pub(crate) fn count(&self, bytes: u64) {
+        if let Some(meter) = &self.meter {
+            meter.add(bytes);
+        }
     }
 
     pub(crate) fn fs(&self) -> &Arc<StoreFs> {

@@ -155,11 +155,16 @@ impl Store {
         })?;
         let mut report = VerifyReport { objects: objects.len() as u64, ..VerifyReport::default() };
         report.bytes = objects.iter().map(|object| object.bytes).sum();
-        for Object { id, wrong, name, .. } in objects {
+        self.begin("checking", report.bytes);
+        for Object { id, wrong, name, bytes, .. } in objects {
             let checked = match wrong {
                 Some((kind, error)) => Err(looking.as_damage(kind, error)),
                 None => looking.verify_object(id, &name),
             };
+            // A layer's file is counted while it is read, with its manifest.
+            if !matches!(id, ObjectId::LayerFile(_)) {
+                self.count(bytes);
+            }
             if let Err(error) = checked {
                 findings.push(looking.finding(&name, error, repair)?);
             } else if id == ObjectId::Unknown {
@@ -265,12 +270,17 @@ impl Store {
     fn verify_layer(&self, layer: &LayerRef) -> Result<()> {
         let manifest = self.manifest(layer)?;
         self.hash_layer_file(&manifest)?;
+        // It is read twice: as a whole, and chunk by chunk.
+        let half = manifest.file_length / 2;
+        self.count(half);
         let map = self.disk_map(layer)?;
         let own = map.manifests.len() as u32 - 1;
         let disk = self.open_disk(map)?;
+        let share = half / (disk.map().chunks.len() as u64).max(1);
         disk.map().chunks.par_chunks(64).try_for_each(|batch| {
             let mut data = chunk_buffer();
             let own = batch.iter().filter(|found| found.layer == own && found.place != Place::Zero);
+            self.count(share * batch.len() as u64);
             own.into_iter().try_for_each(|found| disk.read_found(found, &mut data).map(|_| ()))
         })
     }

@@ -13,6 +13,7 @@ fn shown(project: &Project, ran: &Ran) -> String {
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b[0-9a-f]{12}\b", "DIGEST"),
         (r"\b\d+(\.\d+)? (min \d+ )?s\b", "TIME"),
+        (r"[~<]TIME", "TIME"),
         (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
         // Numbers are flush right.
         (r" {2,}(TIME|SIZE)\b", "  $1"),

@@ -123,7 +123,8 @@ impl<'a> Archives<'a> {
     fn ask(&self, source: &Source, optional: bool) -> Result<Option<Archive>, ArchiveError> {
         let made = self.client.get_or_init(|| {
             let scratch = self.store.scratch().map_err(|error| error.to_string())?;
-            let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), Options::default());
+            let options = Options { meter: self.store.meter().cloned(), ..Options::default() };
+            let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), options);
             Ok((client.map_err(|error| error.to_string())?, scratch))
         });
         let (client, _) = made.as_ref().map_err(|reason| ArchiveError::unready(&source.name, reason.clone()))?;

@@ -1,0 +1,174 @@
+//! What a run tells of how far it is: bytes of what takes long, and how long the rest will take.
+//! Knows meters and durations; nothing here decides what runs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use impasto_store::meter::{Meter, Reading};
+
+use super::Engine;
+use crate::event::EventKind;
+use crate::forecast::{Durations, Left, Rest, left};
+use crate::graph::NodeId;
+use crate::job::WAITING;
+use crate::schedule::{State, TaskId};
+
+/// How often meters are read.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it is judged how long the rest takes.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+/// Work that took less says nothing of how fast the machine is now.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// A meter, and what was last told of it.
+#[derive(Default)]
+pub(super) struct Shown {
+    pub(super) meter: Arc<Meter>,
+    told: Option<Reading>,
+}
+
+/// What a run knows of time.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// How long each node took before, by place; empty where nothing runs.
+    before: Vec<Option<Duration>>,
+    /// What this run has to add to that.
+    news: Durations,
+    /// Work that was done in this run, and how long it took before.
+    took: Duration,
+    expected: Duration,
+    /// How long nodes waited for downloads.
+    waited: HashMap<NodeId, Duration>,
+    /// What was last told of the packages that come.
+    packages: Option<Reading>,
+    looked: Option<Instant>,
+    judged: Option<Instant>,
+    told: Option<(Instant, Left)>,
+}
+
+impl Engine<'_> {
+    /// Reads how long stages took before, where something is to run.
+    pub(super) fn begin_forecast(&mut self) {
+        if self.has_work {
+            let (graph, durations) = (self.planner.graph, self.state.durations());
+            self.progress.before = graph.ids().map(|id| durations.of(graph, id)).collect();
+            self.judge();
+        }
+    }
+
+    /// Tells how long a node that starts took before.
+    pub(super) fn tell_expected(&mut self, id: NodeId) {
+        if let Some(time) = self.progress.before(id) {
+            let (stage, wall_ms) = (self.label(id), time.as_millis() as u64);
+            self.tell(EventKind::Expected { stage, wall_ms });
+        }
+    }
+
+    /// Takes note of how long a node took.
+    pub(super) fn learn(&mut self, id: NodeId, wall_ms: u64) {
+        let work = Duration::from_millis(wall_ms).saturating_sub(self.waited(id));
+        let progress = &mut self.progress;
+        if let Some(time) = progress.before(id).filter(|time| *time >= TELLING) {
+            progress.expected += time;
+            progress.took += work;
+        }
+        for name in self.names(id) {
+            self.progress.news.work_ms.insert(name, work.as_millis() as u64);
+        }
+    }
+
+    /// Remembers how long stages took.
+    pub(super) fn save_durations(&mut self) {
+        if !self.progress.news.work_ms.is_empty()
+            && let Err(error) = self.state.add_durations(&self.progress.news)
+        {
+            self.cache_lost(&error);
+        }
+    }
+
+    /// Tells, now and then, how far all is.
+    pub(super) fn look(&mut self) {
+        let since = self.progress.looked.map(|looked| looked.elapsed());
+        if since.is_some_and(|since| since < LOOK_EVERY) {
+            return;
+        }
+        self.progress.looked = Some(Instant::now());
+        let mut news = Vec::new();
+        for (id, shown) in &mut self.meters {
+            let reading = shown.meter.read();
+            if reading.is_some_and(|reading| reading.what == WAITING) {
+                *self.progress.waited.entry(*id).or_default() += since.unwrap_or_default();
+            }
+            if reading.is_some() && reading != shown.told {
+                shown.told = reading;
+                news.extend(reading.map(|reading| (Some(*id), reading)));
+            }
+        }
+        let packages = self.packages.as_ref().and_then(|packages| packages.meter().read());
+        if packages.is_some() && packages != self.progress.packages {
+            self.progress.packages = packages;
+            news.extend(packages.map(|reading| (None, reading)));
+        }
+        for (id, Reading { what, done: done_bytes, total: total_bytes }) in news {
+            let stage = id.map(|id| self.label(id));
+            self.tell(EventKind::Progress { stage, what, done_bytes, total_bytes });
+        }
+        if self.progress.judged.is_none_or(|judged| judged.elapsed() >= JUDGE_EVERY) {
+            self.judge();
+        }
+    }
+
+    /// Judges how long the rest takes, and tells it where that is news.
+    fn judge(&mut self) {
+        let now = Instant::now();
+        self.progress.judged = Some(now);
+        if self.progress.before.is_empty() {
+            return;
+        }
+        let graph = self.planner.graph;
+        let rest = |id: NodeId| match self.schedule.state(TaskId(id.0)) {
+            State::Unwanted | State::Done | State::Failed | State::Cancelled => Rest::Nothing,
+            // Only its files are written.
+            _ if self.results[id.index()].is_some() => Rest::Known(Duration::ZERO),
+            _ => match self.progress.before(id) {
+                Some(time) => {
+                    let done = self.started[id.index()].map_or(Duration::ZERO, |start| start.elapsed());
+                    Rest::Known(self.progress.now(time).saturating_sub(done.saturating_sub(self.waited(id))))
+                }
+                None => Rest::Unknown,
+            },
+        };
+        let rest: Vec<_> = graph.ids().map(rest).collect();
+        let left = left(graph, &rest, self.config.jobs);
+        let is_news = self.progress.told.as_ref().is_none_or(|(then, told)| {
+            let passed = told.time.map(|time| time.saturating_sub(now.saturating_duration_since(*then)));
+            let moved = left.time.zip(passed).map(|(time, passed)| time.abs_diff(passed));
+            told.unknown != left.unknown || moved.is_none_or(|moved| moved >= JUDGE_EVERY)
+        });
+        if is_news {
+            self.progress.told = Some((now, left));
+            let remaining_ms = left.time.map(|time| time.as_millis() as u64);
+            self.tell(EventKind::Estimate { remaining_ms, unknown: left.unknown });
+        }
+    }
+
+    fn waited(&self, id: NodeId) -> Duration {
+        self.progress.waited.get(&id).copied().unwrap_or_default()
+    }
+}
+
+impl Progress {
+    /// How long a node took before.
+    fn before(&self, id: NodeId) -> Option<Duration> {
+        *self.before.get(id.index())?
+    }
+
+    /// How long work takes now that took so long before: the machine may be faster or slower than it was then.
+    fn now(&self, before: Duration) -> Duration {
+        if self.expected.is_zero() {
+            return before;
+        }
+        before.mul_f64((self.took.as_secs_f64() / self.expected.as_secs_f64()).clamp(0.25, 4.0))
+    }
+}

@@ -1,0 +1,182 @@
+//! How long what is left of a run will take, judged by how long its stages took before.
+//! Knows a graph and durations; knows no clock, and never how long something takes of which nothing is known.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{Graph, NodeId};
+
+/// How long a recipe's stages took when they last ran, by stable name: without what they waited for downloads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durations {
+    /// Milliseconds.
+    pub work_ms: BTreeMap<String, u64>,
+}
+
+impl Durations {
+    /// How long a node took; where it never ran, how long the other combinations of its stage took on average.
+    pub fn of(&self, graph: &Graph, id: NodeId) -> Option<Duration> {
+        let node = graph.node(id);
+        let own = node.combinations.iter().find_map(|place| {
+            let name = graph.stable_name(&node.stage, *place);
+            self.work_ms.get(&name)
+        });
+        let stage = &*node.stage;
+        let is_sibling =
+            |name: &str| name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        let average = || {
+            let names = self.work_ms.range(stage.to_owned()..).take_while(|(name, _)| name.starts_with(stage));
+            let siblings: Vec<_> = names.filter(|(name, _)| is_sibling(name)).map(|(_, ms)| *ms).collect();
+            siblings.iter().sum::<u64>().checked_div(siblings.len() as u64)
+        };
+        own.copied().or_else(average).map(Duration::from_millis)
+    }
+}
+
+/// What is to be done of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing.
+    Nothing,
+    /// Work of so long.
+    Known(Duration),
+    /// Work of which nobody knows how long it takes.
+    Unknown,
+}
+
+/// What is left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Left {
+    /// How long all takes whose duration is known; none where nothing is known of any node that is left.
+    pub time: Option<Duration>,
+    /// How many nodes are left of which nothing is known.
+    pub unknown: usize,
+}
+
+/// How long it takes to do `rest`, by node, `jobs` nodes at a time, each after those that it needs, in the order in which
+/// a run would.
+pub fn left(graph: &Graph, rest: &[Rest], jobs: usize) -> Left {
+    let unknown = rest.iter().filter(|rest| **rest == Rest::Unknown).count();
+    if !rest.iter().any(|rest| matches!(rest, Rest::Known(_))) {
+        let time = (unknown == 0).then_some(Duration::ZERO);
+        return Left { time, unknown };
+    }
+    let is_open = |id: NodeId| rest[id.index()] != Rest::Nothing;
+    let mut needs = vec![0_usize; rest.len()];
+    let mut dependents: Vec<Vec<NodeId>> = vec![Vec::new(); rest.len()];
+    for id in graph.ids().filter(|id| is_open(*id)) {
+        for parent in graph.node(id).parents.iter().map(|(_, parent)| *parent).filter(|parent| is_open(*parent)) {
+            needs[id.index()] += 1;
+            dependents[parent.index()].push(id);
+        }
+    }
+    let mut ready: BTreeSet<NodeId> = graph.ids().filter(|id| is_open(*id) && needs[id.index()] == 0).collect();
+    // The first to end comes first.
+    let mut running = BinaryHeap::new();
+    let mut now = Duration::ZERO;
+    loop {
+        while running.len() < jobs
+            && let Some(id) = ready.pop_first()
+        {
+            let Rest::Known(takes) = rest[id.index()] else {
+                running.push(Reverse((now, id)));
+                continue;
+            };
+            running.push(Reverse((now + takes, id)));
+        }
+        let Some(Reverse((end, id))) = running.pop() else { break };
+        now = end;
+        for next in &dependents[id.index()] {
+            needs[next.index()] -= 1;
+            if needs[next.index()] == 0 {
+                ready.insert(*next);
+            }
+        }
+    }
+    Left { time: Some(now), unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{LoadRequest, load};
+
+    fn graph(text: &str) -> Graph {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("impasto.hcl"), text).expect("a recipe");
+        let registry = impasto_stages::Registry::default();
+        let request = LoadRequest { path: dir.path().to_owned(), ..LoadRequest::default() };
+        let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        Graph::new(&recipe, &registry)
+    }
+
+    fn seconds(seconds: u64) -> Rest {
+        Rest::Known(Duration::from_secs(seconds))
+    }
+
+    /// a ← b ← d, a ← c ← d.
+    fn diamond() -> Graph {
+        graph(
+            r#"
+            stage "fetch" "a" {
+              url    = "http://localhost/a"
+              checksum = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            }
+            stage "run" "b" {
+              from     = stage.a
+              commands = ["true"]
+            }
+            stage "run" "c" {
+              from     = stage.a
+              commands = ["true"]
+              output   = { c = "/c" }
+            }
+            stage "run" "d" {
+              from     = stage.b
+              commands = ["true"]
+              inputs   = { c = stage.c.files["c"] }
+            }
+            "#,
+        )
+    }
+
+    #[test]
+    fn what_is_left_is_as_long_as_the_schedule_makes_it() {
+        let graph = diamond();
+        let takes = |rest: [Rest; 4], jobs| left(&graph, &rest, jobs);
+        let known = |time| Left { time: Some(Duration::from_secs(time)), unknown: 0 };
+        let all = [seconds(10), seconds(5), seconds(7), seconds(1)];
+        assert_eq!(takes(all, 1), known(23));
+        assert_eq!(takes(all, 2), known(18));
+        assert_eq!(takes([Rest::Nothing, seconds(5), seconds(7), seconds(1)], 2), known(8));
+        assert_eq!(takes([Rest::Nothing; 4], 2), known(0));
+        let some = [Rest::Nothing, Rest::Unknown, seconds(7), Rest::Unknown];
+        assert_eq!(takes(some, 2), Left { time: Some(Duration::from_secs(7)), unknown: 2 });
+        assert_eq!(takes([Rest::Unknown; 4], 2), Left { time: None, unknown: 4 });
+    }
+
+    #[test]
+    fn a_combination_that_never_ran_takes_as_long_as_the_others() {
+        let recipe = r#"
+            matrix { size = ["small", "large", "new"] }
+            stage "fetch" "a" {
+              url    = "http://localhost/${matrix.size}"
+              checksum = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            }
+            stage "fetch" "ab" {
+              url    = "http://localhost/ab"
+              checksum = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            }
+            "#;
+        let graph = graph(recipe);
+        let id = |label: &str| graph.ids().find(|id| graph.node(*id).label == label).expect(label);
+        let work = [("a[size=small]", 1000), ("a[size=large]", 3000), ("ab", 9000)];
+        let durations = Durations { work_ms: work.map(|(name, ms)| (name.to_owned(), ms)).into() };
+        let of = |label| durations.of(&graph, id(label)).map(|time| time.as_millis());
+        assert_eq!([of("a[size=large]"), of("a[size=new]")], [Some(3000), Some(2000)]);
+        assert_eq!(Durations::default().of(&graph, id("a[size=new]")), None);
+    }
+}

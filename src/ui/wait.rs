@@ -1,0 +1,119 @@
+//! One line that says what is waited for, how long, and how far it is: for commands that are no run of stages.
+//! Knows a meter and a terminal; where there is none, it says what begins, once.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use impasto_store::meter::Meter;
+
+use super::live::EVERY;
+use super::pace::Pace;
+use super::screen::{Screen, Stderr};
+use super::style::BUSY;
+use super::{message, seconds};
+use crate::event::{Event, EventKind};
+use crate::host::Host;
+
+/// What is waited for, until it is dropped.
+#[derive(Debug)]
+pub struct Wait {
+    shared: Option<Arc<Shared>>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    now: Mutex<Now>,
+    over: Condvar,
+    meter: Arc<Meter>,
+}
+
+#[derive(Debug)]
+struct Now {
+    /// A word for it, and of what.
+    word: &'static str,
+    what: String,
+    since: Instant,
+    over: bool,
+}
+
+/// How long it must take before it is worth a line.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+impl Wait {
+    /// Waits for something of which `meter` tells how far it is. On a terminal a line says so while it takes.
+    pub fn new(host: &Host, word: &'static str, what: &str, meter: &Arc<Meter>) -> Wait {
+        if !host.draws() {
+            return Wait { shared: None, ticker: None };
+        }
+        let now = Now { word, what: what.to_owned(), since: Instant::now(), over: false };
+        let shared = Arc::new(Shared { now: Mutex::new(now), over: Condvar::new(), meter: meter.clone() });
+        let (drawn, colour) = (shared.clone(), host.colour());
+        let draw = move || drawn.draw(Screen::new(Stderr, colour));
+        let ticker = std::thread::Builder::new().name("view".to_owned()).spawn(draw).ok();
+        Wait { shared: Some(shared), ticker }
+    }
+
+    /// Waits for something else now; the clock begins again. Where nothing is drawn, says so as a line.
+    pub fn next(&self, word: &'static str, what: &str) {
+        match &self.shared {
+            Some(shared) => {
+                let mut now = shared.lock();
+                (now.word, now.since) = (word, Instant::now());
+                what.clone_into(&mut now.what);
+                shared.meter.end();
+            }
+            None => message(&format!("{word} {what}")),
+        }
+    }
+}
+
+/// Lets a meter show how far a stage's long work is.
+pub fn follow(meter: &Meter, event: &Event) {
+    match &event.kind {
+        EventKind::Progress { stage: Some(_), what, done_bytes, total_bytes } => {
+            meter.begin(what, *total_bytes);
+            meter.add(*done_bytes);
+        }
+        EventKind::StageFinished { .. } | EventKind::StageFailed { .. } => meter.end(),
+        _ => {}
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, mut screen: Screen<Stderr>) {
+        let mut pace = Pace::default();
+        let mut now = self.lock();
+        while !now.over {
+            let took = now.since.elapsed();
+            if took >= PATIENCE {
+                let mut line = format!("{BUSY}{:>8}{BUSY:#}  {}", now.word, now.what);
+                line += &format!("  {}", seconds(took));
+                if let Some(reading) = self.meter.read() {
+                    line += &format!("  {}", pace.text(reading.what, reading.done, reading.total, took));
+                }
+                screen.draw(&[line]);
+            }
+            now = self.over.wait_timeout(now, EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        screen.draw(&[]);
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.lock().over = true;
+            shared.over.notify_all();
+        }
+        if let Some(ticker) = self.ticker.take() {
+            // A line that could not be drawn is no reason to fail.
+            let _ = ticker.join();
+        }
+    }
+}
