@@ -144,6 +144,7 @@ impl Job {
             files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
         }
         self.forget_failed();
+        self.phase("clean up", || drop(scratch));
         let facts = sandbox.facts();
         Ok(Made {
             result: Outputs {
@@ -399,6 +400,7 @@ fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
     match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
         None => "laying out the inputs".to_owned(),
         Some(Step::Script { .. }) => "the script".to_owned(),
+        Some(Step::ShowRoot) => "showing the root".to_owned(),
         Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
         Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => format!("copying to {dest}"),
         Some(_) => format!("step {}", index - unpacked + 1),

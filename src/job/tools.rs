@@ -76,6 +76,8 @@ impl Job {
             Step::AssembleDisk { .. } => self.take_disk(action, &work.join(DISK))?,
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
+        // A tree of ten thousand files takes its time.
+        self.phase("clean up", || drop(scratch));
         let facts = sandbox.facts();
         let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
         Ok(Made {

@@ -27,6 +27,8 @@ pub struct Plain {
     shown: Duration,
     /// Whether the user ended the run.
     interrupted: bool,
+    /// When each stage began.
+    begun: HashMap<String, Duration>,
 }
 
 /// After so long without a line of ours one says that a stage still runs, if it writes anything.
@@ -58,8 +60,15 @@ struct Written {
 impl Plain {
     /// Paths below `cwd` are shown relative to it.
     pub fn new(cwd: &Path) -> Self {
-        let report = Report::default();
-        Plain { cwd: cwd.to_owned(), report, verbose: false, folds: None, shown: Duration::ZERO, interrupted: false }
+        Plain {
+            cwd: cwd.to_owned(),
+            report: Report::default(),
+            verbose: false,
+            folds: None,
+            shown: Duration::ZERO,
+            interrupted: false,
+            begun: HashMap::new(),
+        }
     }
 
     /// Shows what stages write as it comes.
@@ -88,11 +97,14 @@ impl Plain {
                 return None;
             }
             EventKind::StageStarted { stage, kind, reason } => {
+                self.begun.insert(stage.clone(), event.at);
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
             EventKind::Log { stage, line } if self.verbose => format!("{FAINT}          {stage} |{FAINT:#} {line}"),
             EventKind::Log { stage, line } if event.at.saturating_sub(self.shown) >= SILENCE => {
-                format!("{BUSY}     run{BUSY:#}  {stage}  {FAINT}still: {line}{FAINT:#}")
+                let begun = self.begun.get(stage).copied().unwrap_or_default();
+                let time = seconds(event.at.saturating_sub(begun));
+                format!("{BUSY}     run{BUSY:#}  {stage}  for {time}: {FAINT}{line}{FAINT:#}")
             }
             EventKind::Log { .. } => return None,
             // What was found needs no line: the last one counts it.
@@ -255,7 +267,7 @@ mod tests {
         let mut plain = Plain::new(Path::new("/"));
         assert_eq!(plain.lines(&log(59)), None);
         let still = plain.lines(&log(60)).unwrap();
-        assert_eq!(strip(&still), "     run  root  still: Unpacking zlib1g", "nobody takes it for dead");
+        assert_eq!(strip(&still), "     run  root  for 60.0 s: Unpacking zlib1g", "nobody takes it for dead");
         let mut verbose = Plain::new(Path::new("/")).verbose();
         assert_eq!(strip(&verbose.lines(&log(1)).unwrap()), "          root | Unpacking zlib1g");
     }

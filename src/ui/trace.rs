@@ -262,33 +262,37 @@ mod tests {
     /// What the format demands of every event (its sections "Complete Events" and "Metadata Events"), and of those of one
     /// track that they lie in or beside each other; the tracks' names with their slices as `name start+length`.
     fn checked(trace: &Value) -> Vec<(String, Vec<String>)> {
-        let mut tracks: Vec<(u64, String, Vec<String>, Vec<(u64, u64)>)> = Vec::new();
+        let mut tracks: Vec<(String, Vec<String>)> = Vec::new();
+        // Of each track the slices that are open, as start and end.
+        let mut open: Vec<Vec<(u64, u64)>> = Vec::new();
         for event in trace["traceEvents"].as_array().unwrap() {
             let field = |name: &str| event[name].as_u64().unwrap_or_else(|| panic!("{name} of {event}"));
-            let (tid, ts, name) = (field("tid"), field("ts"), event["name"].as_str().unwrap());
+            let (tid, ts, name) = (field("tid") as usize, field("ts"), event["name"].as_str().unwrap());
             assert_eq!(field("pid"), 1);
             match event["ph"].as_str().unwrap() {
                 "M" if name == "thread_name" => {
-                    tracks.push((tid, event["args"]["name"].as_str().unwrap().to_owned(), Vec::new(), Vec::new()));
+                    assert_eq!(tid, tracks.len() + 1, "{event}");
+                    tracks.push((event["args"]["name"].as_str().unwrap().to_owned(), Vec::new()));
+                    open.push(Vec::new());
                 }
                 "M" => assert!(["process_name", "thread_sort_index"].contains(&name), "{event}"),
                 "X" => {
                     let end = ts + field("dur");
                     assert!(end > ts, "{event}");
-                    let (_, _, slices, around) = tracks.iter_mut().find(|track| track.0 == tid).expect("a named track");
-                    while around.last().is_some_and(|(_, outer)| *outer <= ts) {
-                        around.pop();
+                    let open = &mut open[tid - 1];
+                    while open.last().is_some_and(|(_, outer)| *outer <= ts) {
+                        open.pop();
                     }
-                    if let Some((start, outer)) = around.last() {
+                    if let Some((start, outer)) = open.last() {
                         assert!(*start <= ts && end <= *outer, "{event} leaves {start}..{outer}");
                     }
-                    around.push((ts, end));
-                    slices.push(format!("{name} {}+{}", ts / 1000, (end - ts) / 1000));
+                    open.push((ts, end));
+                    tracks[tid - 1].1.push(format!("{name} {}+{}", ts / 1000, (end - ts) / 1000));
                 }
                 other => panic!("{other}"),
             }
         }
-        tracks.into_iter().map(|(_, name, slices, _)| (name, slices)).collect()
+        tracks
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn a_bootstrap_that_is_killed_leaves_nothing_behind() {
     use std::io::BufRead;
     let project = project();
     for (signal, code) in [("KILL", None), ("TERM", Some(130))] {
-        let mut command = project.command(&["build", "root", "--progress", "plain"]);
+        let mut command = project.command(&["build", "root", "--verbose"]);
         command.env("IMPASTO_MIRROR", format!("file:{}", mirror().display())).stderr(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
