@@ -257,6 +257,7 @@ impl<'a> Engine<'a> {
     fn wait(&mut self, interrupt: &CancelToken) {
         match self.receiver.recv_timeout(TICK) {
             Ok(Message::Log { id, line }) => {
+                self.note_line(id);
                 let stage = self.label(id);
                 self.tell(EventKind::Log { stage, line });
             }

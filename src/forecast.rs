@@ -9,30 +9,68 @@ use serde::{Deserialize, Serialize};
 
 use crate::graph::{Graph, NodeId};
 
-/// How long a recipe's stages took when they last ran, by stable name: without what they waited for downloads.
+/// What a recipe's stages did when they last ran, by stable name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Durations {
-    /// Milliseconds.
-    pub work_ms: BTreeMap<String, u64>,
+    /// The last run of each.
+    pub stages: BTreeMap<String, Work>,
+}
+
+/// How long a stage took, and when it wrote lines: how many lines there are says how far it is, also where the machine is
+/// slower or faster than it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Milliseconds, without what it waited for downloads.
+    pub work_ms: u64,
+    /// How many lines it had written after each of [`PARTS`] equal parts of that time; nothing where it wrote none.
+    lines: Vec<u32>,
+}
+
+/// Into how many parts a stage's time is cut.
+const PARTS: usize = 32;
+
+impl Work {
+    /// A stage that took so long and wrote a line at each of some times, ascending.
+    pub fn new(work: Duration, lines: &[Duration]) -> Work {
+        let until =
+            |part: usize| lines.partition_point(|line| *line <= work.mul_f64(part as f64 / PARTS as f64)) as u32;
+        let parts = if lines.is_empty() { Vec::new() } else { (1..=PARTS).map(until).collect() };
+        Work { work_ms: work.as_millis() as u64, lines: parts }
+    }
+
+    /// How long it took.
+    pub fn time(&self) -> Duration {
+        Duration::from_millis(self.work_ms)
+    }
+
+    /// How far it was then where it is now, having run for `took` and written so many lines: never beyond its end.
+    pub fn reached(&self, took: Duration, lines: usize) -> Duration {
+        let after = |part: usize| self.time().mul_f64(part.min(PARTS) as f64 / PARTS as f64);
+        let with = |lines: usize| self.lines.partition_point(|known| (*known as usize) < lines);
+        let (first, last) = match self.lines.is_empty() {
+            true => (Duration::ZERO, self.time()),
+            // The line after these came in this part, if it came.
+            false => (after(with(lines)), after(with(lines + 1) + 1)),
+        };
+        took.clamp(first, last)
+    }
 }
 
 impl Durations {
-    /// How long a node took; where it never ran, how long the other combinations of its stage took on average.
-    pub fn of(&self, graph: &Graph, id: NodeId) -> Option<Duration> {
+    /// What a node did; where it never ran, how long the other combinations of its stage took on average.
+    pub fn of(&self, graph: &Graph, id: NodeId) -> Option<Work> {
         let node = graph.node(id);
-        let own = node.combinations.iter().find_map(|place| {
-            let name = graph.stable_name(&node.stage, *place);
-            self.work_ms.get(&name)
-        });
+        let own = node.combinations.iter().find_map(|place| self.stages.get(&graph.stable_name(&node.stage, *place)));
         let stage = &*node.stage;
         let is_sibling =
             |name: &str| name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
         let average = || {
-            let names = self.work_ms.range(stage.to_owned()..).take_while(|(name, _)| name.starts_with(stage));
-            let siblings: Vec<_> = names.filter(|(name, _)| is_sibling(name)).map(|(_, ms)| *ms).collect();
-            siblings.iter().sum::<u64>().checked_div(siblings.len() as u64)
+            let names = self.stages.range(stage.to_owned()..).take_while(|(name, _)| name.starts_with(stage));
+            let siblings: Vec<_> = names.filter(|(name, _)| is_sibling(name)).map(|(_, work)| work.work_ms).collect();
+            let work_ms = siblings.iter().sum::<u64>().checked_div(siblings.len() as u64)?;
+            Some(Work { work_ms, lines: Vec::new() })
         };
-        own.copied().or_else(average).map(Duration::from_millis)
+        own.cloned().or_else(average)
     }
 }
 
@@ -173,10 +211,29 @@ mod tests {
             "#;
         let graph = graph(recipe);
         let id = |label: &str| graph.ids().find(|id| graph.node(*id).label == label).expect(label);
-        let work = [("a[size=small]", 1000), ("a[size=large]", 3000), ("ab", 9000)];
-        let durations = Durations { work_ms: work.map(|(name, ms)| (name.to_owned(), ms)).into() };
-        let of = |label| durations.of(&graph, id(label)).map(|time| time.as_millis());
+        let took = [("a[size=small]", 1000), ("a[size=large]", 3000), ("ab", 9000)];
+        let work = |ms| Work::new(Duration::from_millis(ms), &[]);
+        let durations = Durations { stages: took.map(|(name, ms)| (name.to_owned(), work(ms))).into() };
+        let of = |label| durations.of(&graph, id(label)).map(|work| work.work_ms);
         assert_eq!([of("a[size=large]"), of("a[size=new]")], [Some(3000), Some(2000)]);
         assert_eq!(Durations::default().of(&graph, id("a[size=new]")), None);
+    }
+
+    #[test]
+    fn lines_say_how_far_a_stage_is_on_a_machine_of_another_speed() {
+        let seconds = Duration::from_secs;
+        // A line a second for sixteen seconds, then sixteen silent ones.
+        let lines: Vec<_> = (1..=16).map(seconds).collect();
+        let work = Work::new(seconds(32), &lines);
+        // As fast as before, half as fast, twice as fast.
+        assert_eq!(work.reached(seconds(8), 8), seconds(8));
+        assert_eq!(work.reached(seconds(16), 8), seconds(9));
+        assert_eq!(work.reached(seconds(4), 8), seconds(7));
+        // Where it is silent nothing but the clock says how far it is.
+        assert_eq!(work.reached(seconds(20), 16), seconds(20));
+        assert_eq!(work.reached(seconds(99), 16), seconds(32));
+        // More lines than ever.
+        assert_eq!(work.reached(seconds(99), 40), seconds(32));
+        assert_eq!(Work::new(seconds(5), &[]).reached(seconds(3), 7), seconds(3));
     }
 }

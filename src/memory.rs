@@ -159,7 +159,7 @@ impl<'a> RecipeState<'a> {
     /// Remembers how long stages took. What another build of the recipe remembered meanwhile stays.
     pub fn add_durations(&self, news: &Durations) -> Result<(), impasto_store::Error> {
         let mut durations = self.durations();
-        durations.work_ms.extend(news.work_ms.clone());
+        durations.stages.extend(news.stages.clone());
         let bytes = rmp_serde::to_vec(&durations).expect("BUG: durations cannot be encoded");
         self.store.state_write(&[&self.name, DURATIONS], &bytes)
     }

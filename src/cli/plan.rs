@@ -117,7 +117,7 @@ fn cost(session: &Session, loaded: &Loaded, store: &Store, planned: &[(NodeId, &
     let mut rest = vec![Rest::Nothing; graph.len()];
     let mut cost = Cost::default();
     for id in &open {
-        let time = durations.of(graph, *id);
+        let time = durations.of(graph, *id).map(|work| work.time());
         rest[id.index()] = time.map_or(Rest::Unknown, Rest::Known);
         match time {
             Some(time) => drop(cost.stages.insert(*id, time)),

@@ -9,7 +9,7 @@ use impasto_store::meter::{Meter, Reading};
 
 use super::Engine;
 use crate::event::EventKind;
-use crate::forecast::{Durations, Left, Rest, left};
+use crate::forecast::{Durations, Left, Rest, Work, left};
 use crate::graph::NodeId;
 use crate::job::WAITING;
 use crate::schedule::{State, TaskId};
@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Work that took less says nothing of how fast the machine is now.
 const TELLING: Duration = Duration::from_secs(1);
+/// How many lines of a stage are counted.
+const LINES: usize = 100_000;
 
 /// A meter, and what was last told of it.
 #[derive(Default)]
@@ -31,8 +33,10 @@ pub(super) struct Shown {
 /// What a run knows of time.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// How long each node took before, by place; empty where nothing runs.
-    before: Vec<Option<Duration>>,
+    /// What each node did before, by place; empty where nothing runs.
+    before: Vec<Option<Work>>,
+    /// When in its work each node wrote lines.
+    lines: HashMap<NodeId, Vec<Duration>>,
     /// What this run has to add to that.
     news: Durations,
     /// Work that was done in this run, and how long it took before.
@@ -59,8 +63,8 @@ impl Engine<'_> {
 
     /// Tells how long a node that starts took before.
     pub(super) fn tell_expected(&mut self, id: NodeId) {
-        if let Some(time) = self.progress.before(id) {
-            let (stage, wall_ms) = (self.label(id), time.as_millis() as u64);
+        if let Some(wall_ms) = self.progress.before(id).map(|work| work.work_ms) {
+            let stage = self.label(id);
             self.tell(EventKind::Expected { stage, wall_ms });
         }
     }
@@ -69,21 +73,31 @@ impl Engine<'_> {
     pub(super) fn learn(&mut self, id: NodeId, wall_ms: u64) {
         let work = Duration::from_millis(wall_ms).saturating_sub(self.waited(id));
         let progress = &mut self.progress;
-        if let Some(time) = progress.before(id).filter(|time| *time >= TELLING) {
+        if let Some(time) = progress.before(id).map(Work::time).filter(|time| *time >= TELLING) {
             progress.expected += time;
             progress.took += work;
         }
+        let work = Work::new(work, &progress.lines.remove(&id).unwrap_or_default());
         for name in self.names(id) {
-            self.progress.news.work_ms.insert(name, work.as_millis() as u64);
+            self.progress.news.stages.insert(name, work.clone());
         }
     }
 
     /// Remembers how long stages took.
     pub(super) fn save_durations(&mut self) {
-        if !self.progress.news.work_ms.is_empty()
+        if !self.progress.news.stages.is_empty()
             && let Err(error) = self.state.add_durations(&self.progress.news)
         {
             self.cache_lost(&error);
+        }
+    }
+
+    /// Takes note that a node wrote a line.
+    pub(super) fn note_line(&mut self, id: NodeId) {
+        let at = self.worked(id);
+        let lines = self.progress.lines.entry(id).or_default();
+        if lines.len() < LINES {
+            lines.push(at);
         }
     }
 
@@ -100,9 +114,11 @@ impl Engine<'_> {
             if reading.is_some_and(|reading| reading.what == WAITING) {
                 *self.progress.waited.entry(*id).or_default() += since.unwrap_or_default();
             }
-            if reading.is_some() && reading != shown.told {
+            if reading != shown.told {
+                // What is over is all there, however little of it was seen.
+                let over = shown.told.filter(|_| reading.is_none()).map(Reading::finished);
                 shown.told = reading;
-                news.extend(reading.map(|reading| (Some(*id), reading)));
+                news.extend(reading.or(over).map(|reading| (Some(*id), reading)));
             }
         }
         let packages = self.packages.as_ref().and_then(|packages| packages.meter().read());
@@ -127,19 +143,39 @@ impl Engine<'_> {
             return;
         }
         let graph = self.planner.graph;
-        let rest = |id: NodeId| match self.schedule.state(TaskId(id.0)) {
-            State::Unwanted | State::Done | State::Failed | State::Cancelled => Rest::Nothing,
-            // Only its files are written.
-            _ if self.results[id.index()].is_some() => Rest::Known(Duration::ZERO),
-            _ => match self.progress.before(id) {
-                Some(time) => {
-                    let done = self.started[id.index()].map_or(Duration::ZERO, |start| start.elapsed());
-                    Rest::Known(self.progress.now(time).saturating_sub(done.saturating_sub(self.waited(id))))
-                }
+        // What runs says by its lines, too, how fast the machine is.
+        let (mut took, mut expected) = (self.progress.took, self.progress.expected);
+        let mut rest = vec![Rest::Nothing; graph.len()];
+        for id in graph.ids() {
+            let state = self.schedule.state(TaskId(id.0));
+            if matches!(state, State::Unwanted | State::Done | State::Failed | State::Cancelled) {
+                continue;
+            }
+            rest[id.index()] = match self.progress.before(id) {
+                // Only its files are written.
+                _ if self.results[id.index()].is_some() => Rest::Known(Duration::ZERO),
                 None => Rest::Unknown,
-            },
-        };
-        let rest: Vec<_> = graph.ids().map(rest).collect();
+                Some(before) => {
+                    let worked = self.worked(id);
+                    let lines = self.progress.lines.get(&id).map_or(0, Vec::len);
+                    let reached = before.reached(worked, lines);
+                    if reached >= TELLING {
+                        took += worked;
+                        expected += reached;
+                    }
+                    Rest::Known(before.time().saturating_sub(reached))
+                }
+            };
+        }
+        if !expected.is_zero() {
+            // The machine may be faster or slower than it was then.
+            let factor = (took.as_secs_f64() / expected.as_secs_f64()).clamp(0.25, 4.0);
+            rest.iter_mut().for_each(|rest| {
+                if let Rest::Known(time) = rest {
+                    *time = time.mul_f64(factor);
+                }
+            });
+        }
         let left = left(graph, &rest, self.config.jobs);
         let is_news = self.progress.told.as_ref().is_none_or(|(then, told)| {
             let passed = told.time.map(|time| time.saturating_sub(now.saturating_duration_since(*then)));
@@ -156,19 +192,16 @@ impl Engine<'_> {
     fn waited(&self, id: NodeId) -> Duration {
         self.progress.waited.get(&id).copied().unwrap_or_default()
     }
+
+    /// How long a node works.
+    fn worked(&self, id: NodeId) -> Duration {
+        self.started[id.index()].map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.waited(id)))
+    }
 }
 
 impl Progress {
-    /// How long a node took before.
-    fn before(&self, id: NodeId) -> Option<Duration> {
-        *self.before.get(id.index())?
-    }
-
-    /// How long work takes now that took so long before: the machine may be faster or slower than it was then.
-    fn now(&self, before: Duration) -> Duration {
-        if self.expected.is_zero() {
-            return before;
-        }
-        before.mul_f64((self.took.as_secs_f64() / self.expected.as_secs_f64()).clamp(0.25, 4.0))
+    /// What a node did before.
+    fn before(&self, id: NodeId) -> Option<&Work> {
+        self.before.get(id.index())?.as_ref()
     }
 }

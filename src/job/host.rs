@@ -138,6 +138,7 @@ impl Job {
                 let path = &target.path;
                 let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
+                self.meter.begin("syncing", None);
                 let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
                 (record, vec![draft.map_err(JobError::io("write", path))?])
             }

@@ -330,6 +330,7 @@ impl Job {
                 }
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) { 0o644 } else { file.mode | 0o600 };
+            self.meter.begin("syncing", None);
             let draft = draft.publish(content_digest(&file.content), &sha256, mode);
             published.push(draft.map_err(JobError::io("write", path))?);
         }

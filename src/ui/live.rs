@@ -233,8 +233,8 @@ impl<T: Terminal> View<T> {
         };
         let mut pace = place.take().map(|far| far.pace).unwrap_or_default();
         pace.note(what, done, at);
-        // All of what is common being there is nothing to watch.
-        if stage.is_some() || total.is_none_or(|total| done < total) {
+        // What is all there is not what is waited for.
+        if total != Some(done) {
             *place = Some(Far { what, done, total, pace });
         }
     }
@@ -566,6 +566,9 @@ mod tests {
             sight.progress(Some("root"), "sealing", step * 10_000_000, 524_000_000);
         }
         sight.look("every stage is known");
+        sight.log("root", "a line");
+        sight.progress(Some("root"), "sealing", 524_000_000, 524_000_000);
+        sight.look("what is over is not shown any more");
         sight.at += Duration::from_secs(30);
         sight.look("it takes longer than before");
         sight.event(0, EventKind::Interrupted);

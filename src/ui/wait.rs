@@ -94,7 +94,8 @@ impl Shared {
             if took >= PATIENCE {
                 let mut line = format!("{BUSY}{:>8}{BUSY:#}  {}", now.word, now.what);
                 line += &format!("  {}", seconds(took));
-                if let Some(reading) = self.meter.read() {
+                // What is all there is not what is waited for.
+                if let Some(reading) = self.meter.read().filter(|reading| reading.total != Some(reading.done)) {
                     line += &format!("  {}", pace.text(reading.what, reading.done, reading.total, took));
                 }
                 screen.draw(&[line]);

@@ -28,6 +28,14 @@ pub struct Reading {
     pub total: Option<u64>,
 }
 
+impl Reading {
+    /// The same when all is done.
+    pub fn finished(self) -> Reading {
+        let all = self.total.unwrap_or(self.done);
+        Reading { done: all, total: Some(all), ..self }
+    }
+}
+
 impl Meter {
     /// A new phase begins; the one before it, if any, is over.
     pub fn begin(&self, what: &'static str, total: Option<u64>) {
@@ -129,6 +137,8 @@ mod tests {
         meter.add(15);
         meter.change(-5);
         assert_eq!(meter.read(), Some(Reading { what: "packages", done: 10, total: Some(30) }));
+        let all = meter.read().map(Reading::finished);
+        assert_eq!(all, Some(Reading { what: "packages", done: 30, total: Some(30) }));
         meter.end();
         assert_eq!(meter.read(), None);
     }

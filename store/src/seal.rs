@@ -223,6 +223,7 @@ impl Store {
         manifest.write_all(&bytes)?;
         let (file_name, manifest_name) = (layer.file_name(), layer.manifest_name());
         let files = [(&temp, file_name.as_str()), (&manifest, manifest_name.as_str())];
+        self.begin_sync();
         if self.fs().publish(&files)? != [true, true] {
             // Another process was faster, or left half of it: looking moves away what is damaged.
             if let Err(error) = self.chain(&layer) {

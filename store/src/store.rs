@@ -148,6 +148,13 @@ impl Store {
         }
     }
 
+    /// What was written is made durable from here on: nobody knows how far that is.
+    pub(crate) fn begin_sync(&self) {
+        if let Some(meter) = &self.meter {
+            meter.begin("syncing", None);
+        }
+    }
+
     /// So many bytes of it are done.
     pub(crate) fn count(&self, bytes: u64) {
         if let Some(meter) = &self.meter {
