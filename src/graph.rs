@@ -123,6 +123,8 @@ pub enum SelectorError {
         name: String,
         /// The values, as written.
         filter: String,
+        /// An axis that does not have the value that was asked for, and the values that it has.
+        values: Option<(String, Vec<String>)>,
     },
 }
 
@@ -352,7 +354,18 @@ impl Graph {
         Selection { nodes, images }
     }
 
-    /// Reads a selector: `STAGE` or `image.NAME`, with an optional `[axis=value,…]`.
+    /// The images of a label; where there are none, those whose files are called so.
+    fn images_named(&self, name: &str, is_label: bool) -> Vec<usize> {
+        let all = || 0..self.images.len();
+        let labelled: Vec<_> = all().filter(|image| &*self.images[*image].label == name).collect();
+        if is_label || !labelled.is_empty() {
+            return labelled;
+        }
+        all().filter(|image| self.images[*image].name == name).collect()
+    }
+
+    /// Reads a selector: `STAGE`, `image.LABEL` or an image's label or name, with an optional `[axis=value,…]`. What is
+    /// not said otherwise is a stage.
     ///
     /// # Errors
     /// It cannot be read, or names nothing.
@@ -383,19 +396,32 @@ impl Graph {
         };
         let nothing = || {
             let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
-            SelectorError::Combination { name: name.to_owned(), filter: pairs.join(",") }
+            let unknown = wanted.iter().find_map(|(axis, value)| {
+                let mut known = Vec::new();
+                for combination in &self.combinations {
+                    if !known.contains(&combination[*axis]) {
+                        known.push(combination[*axis].clone());
+                    }
+                }
+                let is_unknown = known.iter().all(|known| known != value);
+                is_unknown.then(|| (self.axes[*axis].clone(), known))
+            });
+            SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
         };
-        if let Some(label) = name.strip_prefix("image.") {
-            let named: Vec<_> = (0..self.images.len()).filter(|image| &*self.images[*image].label == label).collect();
-            if named.is_empty() {
-                let mut known: Vec<_> = self.images.iter().map(|image| image.label.to_string()).collect();
-                known.dedup();
-                return Err(SelectorError::Image { name: label.to_owned(), known });
-            }
+        let is_stage = self.stages.iter().any(|stage| &**stage == name);
+        let label = name.strip_prefix("image.");
+        let named = self.images_named(label.unwrap_or(name), label.is_some());
+        if let Some(label) = label.filter(|_| named.is_empty()) {
+            let mut known: Vec<_> = self.images.iter().map(|image| image.label.to_string()).collect();
+            known.dedup();
+            return Err(SelectorError::Image { name: label.to_owned(), known });
+        }
+        // An image of a stage's name needs its prefix.
+        if !is_stage && !named.is_empty() {
             let images: Vec<_> = named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
             return if images.is_empty() { Err(nothing()) } else { Ok(self.with_images(images)) };
         }
-        if !self.stages.iter().any(|stage| &**stage == name) {
+        if !is_stage {
             let known = self.stages.iter().map(|stage| stage.to_string()).collect();
             return Err(SelectorError::Stage { name: name.to_owned(), known });
         }

@@ -1,13 +1,32 @@
 //! The only reader of the environment, the current directory, the clock, the CPU count and the user's identity.
 //! Knows no recipe and no store.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use impasto_store::Owner;
 
 use crate::bounded;
+
+/// What cannot be found out of the process itself.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The current directory.
+    #[error("cannot find the current directory: {}", if .0.kind() == io::ErrorKind::NotFound { "it was deleted".to_owned() } else { .0.to_string() })]
+    Directory(io::Error),
+    /// The path of the program.
+    #[error("cannot find the path of this program: {0}")]
+    Program(io::Error),
+}
+
+impl HostError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        let HostError::Directory(error) = self else { return None };
+        (error.kind() == io::ErrorKind::NotFound).then(|| "change to a directory that is there".to_owned())
+    }
+}
 
 /// What the process knows of the machine and the user, read once.
 #[derive(Debug, Clone)]
@@ -42,7 +61,7 @@ impl Host {
     /// # Errors
     /// The current directory or the path of the program cannot be told.
     #[expect(clippy::disallowed_methods, reason = "this is their one home")]
-    pub fn read() -> std::io::Result<Host> {
+    pub fn read() -> Result<Host, HostError> {
         let env: Vec<(String, String)> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
@@ -52,13 +71,13 @@ impl Host {
         Ok(Host {
             env,
             sudo,
-            cwd: std::env::current_dir()?,
+            cwd: std::env::current_dir().map_err(HostError::Directory)?,
             cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get()),
             root,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
-            exe: std::env::current_exe()?,
+            exe: std::env::current_exe().map_err(HostError::Program)?,
             boot_id: read_line("/proc/sys/kernel/random/boot_id"),
             kernel: read_line("/proc/sys/kernel/osrelease"),
         })
@@ -82,19 +101,24 @@ impl Host {
     fn xdg(&self, name: &str, default: &str) -> PathBuf {
         // A relative XDG path is to be ignored (XDG Base Directory Specification).
         let dir = self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let home = || PathBuf::from(self.var("HOME").filter(|home| !home.is_empty()).unwrap_or("/root"));
-        dir.unwrap_or_else(|| self.caller_home().unwrap_or_else(home).join(default))
+        // Debian's word for a user without a home: nothing can be made there, and the error has the path.
+        let home = || self.home_path().unwrap_or_else(|| PathBuf::from("/nonexistent"));
+        dir.unwrap_or_else(|| home().join(default))
     }
 
-    /// Where the user lives who called sudo: what `HOME` is then is sudo's configuration to decide.
-    fn caller_home(&self) -> Option<PathBuf> {
-        self.sudo.as_ref().and_then(|caller| caller.home.clone())
+    /// Where the user lives: for root the user who called sudo, as what `HOME` is then is sudo's configuration to decide;
+    /// else `HOME`, or what `/etc/passwd` says where that is no absolute path.
+    fn home_path(&self) -> Option<PathBuf> {
+        if let Some(home) = self.sudo.as_ref().and_then(|caller| caller.home.clone()) {
+            return Some(home);
+        }
+        let home = self.var("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        home.or_else(|| User::by_uid(rustix::process::geteuid().as_raw()).map(|user| user.home))
     }
 
     /// The user's home directory, without links; none where nothing names one that is there.
     pub fn home(&self) -> Option<PathBuf> {
-        let home = self.caller_home().or_else(|| self.var("HOME").map(PathBuf::from))?;
-        if home.is_absolute() { std::fs::canonicalize(home).ok() } else { None }
+        std::fs::canonicalize(self.home_path()?).ok()
     }
 
     /// For whom files are written.

@@ -12,6 +12,7 @@ use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
 use crate::diff::blame::{self, By};
 use crate::diff::contents::OnDisk;
+use crate::diff::mounts::Mounts;
 use crate::diff::packages;
 use crate::tree::Tree;
 use crate::ui;
@@ -61,7 +62,15 @@ impl Blame {
             }
             _ => By::Directory(self.depth),
         };
-        let blame = blame::blame(&trees, &by);
+        let mounts = match chain.last().zip(trees.last()) {
+            Some((disk, (_, tree))) => {
+                let open = || disk_trees::open(disk, store).map_err(io::Error::other);
+                let found = Mounts::read(tree, &OnDisk { open: &open, tree });
+                found.map_err(|source| CliError::Disk { label: disk.label.clone(), source })?
+            }
+            None => Mounts::default(),
+        };
+        let blame = blame::blame(&trees, &by, &mounts);
         if self.json {
             ui::output(&(serde_json::to_string(&blame).expect("BUG: a blame is not JSON") + "\n"));
         } else {

@@ -13,7 +13,7 @@ use impasto_store::chain::VerifiedChain;
 use impasto_store::claim::FileContent;
 use impasto_store::layer::LayerRef;
 
-use super::disk_names::{no_disk, not_built, one_disk};
+use super::disk_names::{looks_like_image, no_disk, not_built, one_disk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
@@ -127,9 +127,10 @@ impl Boot {
         let timeout = self.timeout()?;
         let store = session.store()?;
         let interrupt = session.interrupt.listen();
-        // Keeps the collector off the layers, and off the overlay.
-        let _lease = store.lease()?;
+        // Keeps the collector off the layers until they are open; what it deletes then stays there for the machine.
+        let lease = store.lease()?;
         let disk = self.disk(session, &store)?;
+        drop(lease);
         let scratch = store.scratch()?;
         let work = scratch.path();
         let interactive = session.host.stdin_is_terminal && self.wait_for.is_none();
@@ -197,12 +198,11 @@ impl Boot {
             return self.stage(session, store);
         };
         let path = session.host.cwd.join(name);
-        let is_image = |extension: &str| ["qcow2", "raw", "img"].contains(&extension);
-        let looks_like_image = path.extension().and_then(|extension| extension.to_str()).is_some_and(is_image);
+        let name = name.to_string_lossy();
         let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
-        if is_file || looks_like_image {
+        if is_file || looks_like_image(&name) {
             let Examined { backing, size, file } = vm::examine(&path)?;
-            return Ok(Disk { label: name.clone(), backing, size, opened: Opened::Image(file) });
+            return Ok(Disk { label: name.into_owned(), backing, size, opened: Opened::Image(file) });
         }
         self.stage(session, store)
     }

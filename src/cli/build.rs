@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use impasto_stages::Makes;
 
+use super::disk_names::converts;
 use super::error::CliError;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
@@ -121,7 +122,8 @@ pub(super) fn engine_config<'a>(
 }
 
 /// Where the selection's files go (D12): those of images under the images' names; of files that are no image's, those
-/// that were asked for by their stage, under the stage's name.
+/// that were asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages
+/// converted: what they only hand on to others stays in the store.
 fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
     let graph = &loaded.graph;
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
@@ -154,7 +156,9 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
     }
     for id in &selection.nodes {
         let node = graph.node(*id);
-        if node.kind.makes != Makes::File || imaged.contains(id) {
+        let named = !loaded.selectors().is_empty();
+        let wanted = node.kind.makes == Makes::File && (named || converts(loaded, *id));
+        if !wanted || imaged.contains(id) {
             continue;
         }
         let extension = extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
@@ -164,11 +168,12 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
     Ok(targets)
 }
 
-/// The extension of a file that a `convert` stage makes.
+/// The extension of a file that a stage makes, if it has a form of its own.
 fn extension(loaded: &Loaded, id: NodeId) -> Option<&'static str> {
     use impasto_stages::action::Step;
     loaded.graph.node(id).lowered.actions.iter().flat_map(|action| &action.steps).find_map(|step| match step {
         Step::Convert { format, .. } => Some(format.extension()),
+        Step::Bootstrap { .. } => Some("tar"),
         _ => None,
     })
 }

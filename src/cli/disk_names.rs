@@ -2,6 +2,8 @@
 //!
 //! Knows names, recipes and what is remembered of runs; opens disks, and does not look into them.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::action::{Slot, Step};
@@ -12,7 +14,7 @@ use impasto_store::layer::LayerRef;
 use impasto_store::lease::Lease;
 
 use super::error::CliError;
-use super::session::{Loaded, Session};
+use super::session::{Loaded, Session, texts};
 use super::{RecipeArgs, exit};
 use crate::graph::NodeId;
 use crate::image::Format;
@@ -20,6 +22,7 @@ use crate::lock::{LockState, below};
 use crate::memory::NodeMemory;
 use crate::packages::places::repository;
 use crate::plan::{Planner, State, file_format, is};
+use crate::recipe::recipe_files;
 use crate::sbom::{self, Origins};
 
 /// How the names are explained in help texts.
@@ -72,11 +75,14 @@ impl<'s> DiskNames<'s> {
     pub(crate) fn new(session: &'s Session, args: &'s RecipeArgs, most: usize) -> (Self, Vec<String>) {
         let cwd = &session.host.cwd;
         // Unlike a selector, a disk may be a path: only what a recipe can be is one.
-        let is_recipe = |name: &str| args.names.len() > most || name.ends_with(".hcl") || cwd.join(name).is_dir();
+        let ends_as_recipe = |name: &OsStr| name.as_encoded_bytes().ends_with(b".hcl");
+        let is_recipe = |name: &OsStr| {
+            args.names.len() > most || ends_as_recipe(name) || !name.is_empty() && cwd.join(name).is_dir()
+        };
         let (recipe, names) = match (&args.recipe, args.names.split_first()) {
-            (Some(path), _) => (cwd.join(path), args.names.clone()),
-            (None, Some((first, rest))) if is_recipe(first) => (cwd.join(first), rest.to_vec()),
-            (None, _) => (cwd.clone(), args.names.clone()),
+            (Some(path), _) => (cwd.join(path), texts(&args.names)),
+            (None, Some((first, rest))) if is_recipe(first) => (cwd.join(first), texts(rest)),
+            (None, _) => (cwd.clone(), texts(&args.names)),
         };
         (DiskNames { session, args, recipe, store: None, recipes: Vec::new() }, names)
     }
@@ -197,7 +203,7 @@ impl<'s> DiskNames<'s> {
 
     fn meaning(&mut self, name: &str) -> Result<Meaning, CliError> {
         let cwd = &self.session.host.cwd;
-        let is_recipe = |path: &str| path.ends_with(".hcl") || cwd.join(path).is_dir();
+        let is_recipe = |path: &str| path.ends_with(".hcl") || !path.is_empty() && cwd.join(path).is_dir();
         // Values in a selector's brackets may hold any character.
         let plain = name.split('[').next().unwrap_or(name);
         let parts = plain.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
@@ -205,24 +211,21 @@ impl<'s> DiskNames<'s> {
             Some((path, selector)) => (cwd.join(path), selector),
             None => {
                 let path = cwd.join(name);
-                if plain.contains('/') || path.is_file() {
+                if plain.contains('/') || path.is_file() || looks_like_image(plain) {
                     return Ok(Meaning::File(path));
                 }
                 if let Some(layer) = self.digest(name)? {
                     return Ok(Meaning::Digest(layer));
                 }
+                if self.recipe == *cwd && recipe_files(cwd).is_empty() {
+                    let message = format!("`{name}` is not a file, and there is no recipe here that has such a stage");
+                    return Err(CliError::usage(message, "name a file that is there, or the recipe by --recipe PATH"));
+                }
                 (self.recipe.clone(), name)
             }
         };
-        let (selector, earlier) = match selector.rsplit_once('~').filter(|(_, back)| !back.contains(']')) {
-            Some((selector, back)) => {
-                let wrong =
-                    || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
-                (selector, Some(back.parse().map_err(|_| wrong())?))
-            }
-            None => (selector, None),
-        };
-        Ok(Meaning::Stage { recipe, selector: selector.to_owned(), earlier })
+        let (selector, earlier) = earlier_run(name, selector)?;
+        Ok(Meaning::Stage { recipe, selector, earlier })
     }
 
     /// The layer whose digest, or whose disk's, begins so.
@@ -257,7 +260,7 @@ impl<'s> DiskNames<'s> {
             }
         };
         let loaded = &self.recipes[place].1;
-        let id = disk_of(loaded, one_disk(loaded, selector)?);
+        let id = disk_node(loaded, selector)?;
         let mut planner = loaded.planner(&store, &[])?;
         let states = planner.plan(&[id])?;
         let memory = remembered(&planner, id).cloned();
@@ -372,6 +375,29 @@ impl Found<'_> {
     }
 }
 
+/// A selector without its `~N`, which may stand before its brackets or after them, and the number.
+fn earlier_run(name: &str, selector: &str) -> Result<(String, Option<usize>), CliError> {
+    // Values in the brackets may hold any character.
+    let (stage, filter) = selector.split_at(selector.find('[').unwrap_or(selector.len()));
+    let (filter, after) = filter.split_at(filter.rfind(']').map_or(filter.len(), |end| end + 1));
+    let (stage, back) = match (stage.split_once('~'), after.strip_prefix('~')) {
+        (Some((stage, back)), None) if after.is_empty() => (stage, back),
+        (None, Some(back)) => (stage, back),
+        _ => return Ok((selector.to_owned(), None)),
+    };
+    let wrong = || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
+    Ok((format!("{stage}{filter}"), Some(back.parse().map_err(|_| wrong())?)))
+}
+
+/// Whether a name can only be meant as a file: no stage's name has a point.
+pub(crate) fn looks_like_image(name: &str) -> bool {
+    if name.starts_with("image.") {
+        return false;
+    }
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| ["qcow2", "raw", "img", "iso"].contains(&extension))
+}
+
 fn stored(name: &str, layer: LayerRef) -> NamedDisk {
     NamedDisk { label: name.to_owned(), origin: Origin::Store { layer, tree: None } }
 }
@@ -390,7 +416,8 @@ fn from(loaded: &Loaded, id: NodeId) -> Option<NodeId> {
     })
 }
 
-fn converts(loaded: &Loaded, id: NodeId) -> bool {
+/// Whether a node writes another's disk as a file.
+pub(crate) fn converts(loaded: &Loaded, id: NodeId) -> bool {
     let action = loaded.graph.node(id).lowered.actions.last();
     action.is_some_and(|action| action.steps.iter().any(|step| matches!(step, Step::Convert { .. })))
 }
@@ -407,23 +434,49 @@ pub(crate) fn no_disk(store: &Store, label: &str, result: &Outputs) -> Result<Cl
     Ok(CliError::usage(format!("{label} made no disk{}", is(&format)), help))
 }
 
-/// The one node of a selector that makes a disk, or converts one.
+/// The one node of a selector that makes a disk, or converts one. An image's disk is the one that its files are converted
+/// from; what a stage wrote beside its disk is published without meaning that disk.
 pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
     let graph = &loaded.graph;
-    let is_disk =
-        |id: &NodeId| graph.node(*id).kind.makes.disk() || (converts(loaded, *id) && from(loaded, *id).is_some());
-    // An image may publish the same disk in several forms, and files beside them.
-    let mut disks: Vec<_> = graph.select(selector)?.nodes.into_iter().filter(is_disk).collect();
-    disks.dedup_by_key(|id| disk_of(loaded, *id));
-    match disks.as_slice() {
-        [id] => Ok(*id),
-        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
-        several => {
-            let labels: Vec<_> = several.iter().map(|id| graph.node(*id).label.clone()).collect();
-            let message = format!("{selector} names several disks: {}", labels.join(", "));
-            Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
+    let picked = graph.select(selector)?;
+    let label = |id: NodeId| graph.node(id).label.clone();
+    let is_converted = |id: &NodeId| converts(loaded, *id) && from(loaded, *id).is_some();
+    let is_disk = |id: &NodeId| graph.node(*id).kind.makes.disk() || is_converted(id);
+    // Each with a selector that names it alone.
+    let mut disks: Vec<(NodeId, String)> = Vec::new();
+    for image in picked.images.iter().map(|image| &graph.images()[*image]) {
+        let mut own: Vec<_> =
+            image.files.iter().filter(|(_, file)| file.is_none()).map(|(id, _)| *id).filter(is_converted).collect();
+        if own.is_empty() {
+            own = image.files.iter().map(|(id, _)| *id).filter(is_disk).collect();
+        }
+        own.sort_unstable_by_key(|id| disk_of(loaded, *id));
+        // The same disk may be published in several forms.
+        own.dedup_by_key(|id| disk_of(loaded, *id));
+        match own.as_slice() {
+            [id] => disks.push((*id, graph.stable_name(&format!("image.{}", image.label), image.combination))),
+            several => disks.extend(several.iter().map(|id| (*id, label(*id)))),
         }
     }
+    if picked.images.is_empty() {
+        disks = picked.nodes.into_iter().filter(is_disk).map(|id| (id, label(id))).collect();
+    }
+    let mut seen = HashSet::new();
+    disks.retain(|(id, _)| seen.insert(disk_of(loaded, *id)));
+    match disks.as_slice() {
+        [(id, _)] => Ok(*id),
+        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
+        several => {
+            let names: Vec<_> = several.iter().map(|(_, name)| name.as_str()).collect();
+            let message = format!("{selector} names several disks: {}", names.join(", "));
+            Err(CliError::usage(message, format!("name one of them, such as '{}'", names[0])))
+        }
+    }
+}
+
+/// The node of the disk that a selector means.
+pub(crate) fn disk_node(loaded: &Loaded, selector: &str) -> Result<NodeId, CliError> {
+    Ok(disk_of(loaded, one_disk(loaded, selector)?))
 }
 
 /// A stage must be built first.

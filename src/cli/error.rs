@@ -152,6 +152,12 @@ impl CliError {
         }
     }
 
+    /// The message where nothing is known of the host.
+    pub(crate) fn render_plain(&self) -> String {
+        let help = self.help().map_or(String::new(), |help| format!("\n  help: {help}"));
+        format!("error: {self}{help}")
+    }
+
     /// The message with its causes and the way out, as it goes to standard error.
     pub(crate) fn render(&self, host: &Host) -> String {
         if let CliError::Recipe(diagnostics) = self {

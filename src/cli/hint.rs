@@ -127,7 +127,10 @@ pub(crate) fn selector_help(error: &SelectorError) -> Option<String> {
         SelectorError::Stage { name, known } => (name, known, "stages"),
         SelectorError::Image { name, known } => (name, known, "images"),
         SelectorError::Axis { axis, known } => (axis, known, "axes"),
-        SelectorError::Combination { .. } => return Some("`impasto plan` lists what exists".to_owned()),
+        SelectorError::Combination { values: Some((axis, known)), .. } => {
+            return Some(format!("the values of `{axis}` are: {}", known.join(", ")));
+        }
+        SelectorError::Combination { values: None, .. } => return Some("`impasto plan` lists what exists".to_owned()),
     };
     if known.is_empty() {
         return Some(format!("the recipe has no {what}"));

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::error::CliError;
-use super::session::{Session, shown};
+use super::session::{Session, quoted, shown};
 use super::{exit, exit::USAGE};
+use crate::recipe::recipe_files;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -24,6 +25,18 @@ impl Init {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         use std::io::Write;
         let dir = session.host.cwd.join(&self.dir);
+        let shown_dir = self.dir.display();
+        if self.dir.extension().is_some_and(|extension| extension == "hcl") {
+            let help = format!("name the directory, or make it one: impasto init {shown_dir}/");
+            if !self.dir.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(CliError::usage(format!("`{shown_dir}` is the name of a recipe's file"), help));
+            }
+        }
+        // All files of a directory are one recipe.
+        if let Some(name) = recipe_files(&dir).iter().find(|name| *name != FILE) {
+            let message = format!("{} is a recipe already", shown(&dir.join(name), &session.host.cwd).display());
+            return Err(CliError::usage(message, "name another directory: impasto init DIR"));
+        }
         let owner = session.host.owner();
         owner.create_dirs(&dir, 0o777).map_err(CliError::io("make", &dir))?;
         let path = dir.join(FILE);
@@ -41,8 +54,10 @@ impl Init {
             }
             Err(error) => return Err(CliError::io("write", &path)(error)),
         }
+        let enter =
+            if dir == session.host.cwd { String::new() } else { format!("cd {}; ", quoted(&shown_dir.to_string())) };
         ui::output(&format!(
-            "wrote {name}\nbuild it, then boot it: impasto build; impasto boot out/starter.qcow2 --ssh-key ~/.ssh/id_ed25519.pub\n"
+            "wrote {name}\nbuild it, then boot it: {enter}impasto build; impasto boot out/starter.qcow2 --ssh-key ~/.ssh/id_ed25519.pub\n"
         ));
         Ok(exit::OK)
     }

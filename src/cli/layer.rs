@@ -1,12 +1,14 @@
 //! `impasto layer`: lists, shows and exports layers.
 //! Knows how layers are shown.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use impasto_store::Store;
 use impasto_store::convert::ConvertOptions;
+use impasto_store::digest::LayerId;
 use impasto_store::layer::{LayerRef, Place};
 use impasto_store::meter::Meter;
 
@@ -79,7 +81,9 @@ impl Layer {
 }
 
 fn list(store: &Store) -> Result<u8, CliError> {
-    let mut rows = vec![["LAYER", "DISK", "PARENT", "DISK SIZE", "FILE"].map(str::to_owned).to_vec()];
+    let head = ["LAYER", "DISK", "PARENT", "DISK SIZE", "FILE", "STAGE", "RECIPE"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let makers = makers(store)?;
     for (layer, _) in store.du()?.by_layer {
         let manifest = match store.manifest(&layer) {
             Ok(manifest) => manifest,
@@ -96,9 +100,37 @@ fn list(store: &Store) -> Result<u8, CliError> {
             ui::bytes(manifest.virtual_size),
             ui::bytes(manifest.file_length),
         ]);
+        let maker = makers.get(&layer.layer);
+        rows.last_mut().expect("BUG: just pushed").extend(maker.map_or(["-", "-"].map(str::to_owned), Clone::clone));
     }
     ui::output(&ui::columns(&rows));
     Ok(exit::OK)
+}
+
+/// The stage and the recipe that each layer is the result of: of those of today first, then of earlier runs, which are
+/// written `STAGE~N`.
+fn makers(store: &Store) -> Result<HashMap<LayerId, [String; 2]>, CliError> {
+    let mut makers = HashMap::new();
+    let (checkouts, _) = store.checkouts(u64::MAX)?;
+    let mut runs: Vec<_> = Vec::new();
+    for (root, checkout) in &checkouts {
+        // A state is called after the recipe's name, and the digest of its path.
+        let recipe = root.rsplit_once('-').map_or(root.as_str(), |(name, _)| name);
+        for (name, results) in &checkout.results {
+            let stage = name.split_once('#').map_or(name.as_str(), |(stage, _)| stage);
+            runs.extend(results.iter().enumerate().map(|(back, run)| (back, stage, recipe, run)));
+        }
+    }
+    runs.sort();
+    for (back, stage, recipe, (action, claim)) in runs {
+        // A claim that cannot be read tells nothing.
+        let Ok(claim) = store.claim(action, claim) else { continue };
+        let Some(disk) = claim.result.disk else { continue };
+        let (name, filter) = stage.split_at(stage.find('[').unwrap_or(stage.len()));
+        let stage = if back == 0 { stage.to_owned() } else { format!("{name}~{back}{filter}") };
+        makers.entry(disk.layer.layer).or_insert([stage, recipe.to_owned()]);
+    }
+    Ok(makers)
 }
 
 fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
@@ -139,7 +171,7 @@ impl Export {
         let path = session.host.cwd.join(&self.output);
         let write = |error| CliError::io("write", &path)(error);
         if !path.parent().is_some_and(std::path::Path::is_dir) {
-            return Err(write(std::io::ErrorKind::NotFound.into()));
+            return Err(write(rustix::io::Errno::NOENT.into()));
         }
         let _lease = store.lease()?;
         let draft = Draft::new(&path, store.owner()).map_err(write)?;

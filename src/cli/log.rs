@@ -1,16 +1,22 @@
 //! `impasto log`: what a stage wrote when it last ran.
 //! Knows where logs lie.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use impasto_store::Store;
 
 use super::error::CliError;
-use super::session::Session;
+use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::bounded;
+use crate::graph::NodeId;
 use crate::memory::file_name;
+use crate::shell::FailedState;
 use crate::ui;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Without a selector it is the stage that failed, or the one that ran last.")]
 pub(crate) struct Log {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -22,21 +28,26 @@ const MAX_LOG: u64 = 1 << 30;
 impl Log {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let loaded = session.load(&self.recipe)?;
-        let picked = loaded.graph.select(loaded.one_selector()?)?;
         let store = session.store()?;
         let dir = loaded.state(&store).logs()?;
+        let path = |id: NodeId| {
+            let mut paths = loaded.names(id).map(|name| dir.join(format!("{}.log", file_name(&name))));
+            paths.find(|path| path.exists())
+        };
+        let nodes = match loaded.selectors() {
+            [] => latest(&loaded, &store, path)?.into_iter().collect(),
+            _ => loaded.graph.select(loaded.one_selector()?)?.nodes,
+        };
         let mut found = false;
-        for id in &picked.nodes {
-            let node = loaded.graph.node(*id);
-            let paths = loaded.names(*id).map(|name| dir.join(format!("{}.log", file_name(&name))));
-            let Some(path) = paths.into_iter().find(|path| path.exists()) else { continue };
+        for id in &nodes {
+            let Some(path) = path(*id) else { continue };
             match bounded::read(&path, MAX_LOG) {
                 Ok(bytes) => {
                     found = true;
-                    if picked.nodes.len() > 1 {
-                        ui::output(&format!("==> {} <==\n", node.label));
+                    if nodes.len() > 1 {
+                        ui::output(&format!("==> {} <==\n", loaded.graph.node(*id).label));
                     }
-                    ui::output_bytes(&bytes).map_err(CliError::io("write", "standard output"))?;
+                    ui::output_file(&bytes);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(CliError::io("read", path)(error)),
@@ -45,11 +56,34 @@ impl Log {
         if found {
             return Ok(exit::OK);
         }
-        let labels: Vec<_> = picked.nodes.iter().map(|id| loaded.graph.node(*id).label.clone()).collect();
+        let labels: Vec<_> = nodes.iter().map(|id| loaded.graph.node(*id).label.clone()).collect();
+        let whose = if labels.is_empty() { "any stage of this recipe".to_owned() } else { labels.join(", ") };
         Err(CliError::Other {
-            message: format!("there is no log of {}", labels.join(", ")),
+            message: format!("there is no log of {whose}"),
             help: Some("a stage has a log once it ran here".to_owned()),
             code: exit::INTERNAL,
         })
     }
+}
+
+/// The stage that failed, if one did when it last ran, else the one that ran last; it is told which that is.
+fn latest(
+    loaded: &Loaded,
+    store: &Store,
+    path: impl Fn(NodeId) -> Option<PathBuf>,
+) -> Result<Option<NodeId>, CliError> {
+    let failed = loaded.state(store).failed()?;
+    let has_failed = |id: NodeId| loaded.names(id).any(|name| FailedState::find(&failed, &name).is_some());
+    let written = |id: NodeId| Some((std::fs::metadata(path(id)?).ok()?.modified().ok()?, id));
+    let logs: Vec<_> = loaded.graph.ids().filter_map(written).collect();
+    let newest = |wanted: &dyn Fn(NodeId) -> bool| logs.iter().filter(|(_, id)| wanted(*id)).max().map(|(_, id)| *id);
+    let (id, what) = match newest(&has_failed) {
+        Some(id) => (id, "which failed"),
+        None => match newest(&|_| true) {
+            Some(id) => (id, "which ran last"),
+            None => return Ok(None),
+        },
+    };
+    ui::message(&format!("the log of {}, {what}:", loaded.graph.node(id).label));
+    Ok(Some(id))
 }

@@ -15,6 +15,7 @@ mod explain;
 mod fetch;
 mod gc;
 mod graph;
+mod help;
 mod hint;
 mod image_files;
 mod init;
@@ -31,7 +32,9 @@ mod shell;
 mod stages;
 mod store;
 mod update;
+mod version;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -49,10 +52,11 @@ pub(crate) use hint::{host_help, sandbox_help, store_help};
 
 /// Builds disk images in layers: every stage is cached, only dirty stages run again.
 #[derive(Debug, Parser)]
-#[command(name = "impasto", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "impasto", version = version::line(), propagate_version = true, disable_help_subcommand = true)]
 #[command(after_help = "\
 RECIPE is a directory or an .hcl file, by default the current directory.
 SELECTOR is STAGE or image.NAME, with an optional [axis=value,…].
+`impasto help TOPIC` explains selectors, variables and more.
 
 Begin with `impasto init`, then `impasto build`.")]
 pub struct Cli {
@@ -96,7 +100,7 @@ impl Progress {
 pub(crate) struct RecipeArgs {
     /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
     #[arg(value_name = "RECIPE|SELECTOR")]
-    names: Vec<String>,
+    names: Vec<OsString>,
     /// The recipe, whatever its name looks like
     #[arg(long, value_name = "PATH")]
     recipe: Option<PathBuf>,
@@ -189,6 +193,8 @@ enum Command {
     Config(config::Config),
     /// Checks what this host can do
     Doctor(doctor::Doctor),
+    /// Explains a command, a stage kind or a topic
+    Help(help::Help),
     /// Prints the completions of a shell
     Completions {
         /// Which shell
@@ -210,19 +216,24 @@ pub(crate) mod exit {
 }
 
 /// Runs the command that the arguments name and gives the exit code.
-pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant, interrupt: Interrupt) -> u8 {
+pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt: Interrupt) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to standard output.
-            let _ = error.print();
-            return if error.use_stderr() { exit::USAGE } else { exit::OK };
+            let printed = error.print();
+            if error.use_stderr() {
+                return exit::USAGE;
+            }
+            ui::written(printed);
+            return exit::OK;
         }
     };
     let host = match Host::read() {
         Ok(host) => host,
         Err(error) => {
-            ui::message(&format!("error: cannot read this process's surroundings\n  caused by: {error}"));
+            let error = CliError::Other { message: error.to_string(), help: error.help(), code: exit::INTERNAL };
+            ui::message(&error.render_plain());
             return exit::INTERNAL;
         }
     };
@@ -259,6 +270,7 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         Command::Gc(command) => command.run(&session),
         Command::Config(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
+        Command::Help(command) => command.run(&session),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "impasto", &mut script);

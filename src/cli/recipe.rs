@@ -1,16 +1,17 @@
 //! `impasto validate` and `impasto fmt`: a recipe as text.
 //! Knows files; the recipe modules know the language.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use super::error::CliError;
 use super::session::{Session, shown};
 use super::{RecipeArgs, exit};
 use crate::bounded;
-use crate::recipe;
+use crate::recipe::{self, Diagnostic, Diagnostics, Severity};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -21,6 +22,9 @@ pub(crate) struct Validate {
 
 impl Validate {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        if session.global.progress.is_json() {
+            return self.json(session);
+        }
         let loaded = session.load(&self.recipe)?;
         // A selector that names nothing is an error here too.
         loaded.selection()?;
@@ -34,9 +38,73 @@ impl Validate {
     }
 }
 
+/// What is wrong with a recipe, or its sizes where nothing is: one line of `validate --progress json`.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    Problem {
+        severity: Severity,
+        message: &'a str,
+        file: Option<String>,
+        line: Option<u32>,
+        column: Option<u32>,
+        label: &'a str,
+        notes: &'a [String],
+        help: &'a [String],
+    },
+    Valid {
+        recipe: &'a str,
+        nodes: usize,
+        images: usize,
+        combinations: usize,
+    },
+}
+
+fn print(line: &Line<'_>) {
+    #[derive(Serialize)]
+    struct Versioned<'l, 'a> {
+        v: u32,
+        #[serde(flatten)]
+        line: &'l Line<'a>,
+    }
+    ui::output(&(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON") + "\n"));
+}
+
+fn print_problems(problems: &Diagnostics, cwd: &Path) {
+    for Diagnostic { severity, message, primary, notes, help, .. } in &problems.list {
+        let place = primary.as_ref().map(|primary| {
+            let name = problems.sources.get(primary.span.file).map(|text| Path::new(&text.name));
+            let name = name.map(|name| shown(name, cwd).display().to_string());
+            (name, problems.sources.position(primary.span))
+        });
+        let label = primary.as_ref().map_or("", |primary| &primary.text);
+        let (line, column) = place.as_ref().map(|(_, position)| *position).unzip();
+        let file = place.and_then(|(file, _)| file);
+        print(&Line::Problem { severity: *severity, message, file, line, column, label, notes, help });
+    }
+}
+
+impl Validate {
+    fn json(self, session: &Session) -> Result<u8, CliError> {
+        let loaded = match session.load_quietly(&self.recipe) {
+            Ok(loaded) => loaded,
+            Err(CliError::Recipe(problems)) => {
+                print_problems(&problems, &session.host.cwd);
+                return Ok(exit::RECIPE);
+            }
+            Err(error) => return Err(error),
+        };
+        loaded.selection()?;
+        print_problems(&loaded.recipe.warnings, &session.host.cwd);
+        let (nodes, combinations) = (loaded.graph.len(), loaded.recipe.combinations.len());
+        print(&Line::Valid { recipe: &loaded.recipe.name, nodes, images: loaded.graph.images().len(), combinations });
+        Ok(exit::OK)
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Fmt {
-    /// Recipes: files, or directories whose .hcl files are meant
+    /// Recipes: files, or directories whose .hcl files are meant; `-` is standard input, and goes to standard output
     #[arg(default_value = ".")]
     paths: Vec<PathBuf>,
     /// Changes nothing; exits with 1 where a file is not formatted
@@ -48,6 +116,10 @@ impl Fmt {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let mut unformatted = false;
         for path in &self.paths {
+            if path.as_os_str() == "-" {
+                unformatted |= self.standard_input()?;
+                continue;
+            }
             let path = session.host.cwd.join(path);
             // A link in a directory leads where the recipe's author says; a file that is named is the user's choice.
             let scope = path.is_dir().then(|| session.scope_of(&path)).transpose()?;
@@ -60,12 +132,8 @@ impl Fmt {
                 };
                 let bytes = opened.and_then(|file| bounded::read_open(file, bounded::TEXT));
                 let bytes = bytes.map_err(CliError::io("read", &file))?;
-                let text = String::from_utf8(bytes).map_err(|_| CliError::Other {
-                    message: format!("{} is not UTF-8", file.display()),
-                    help: Some("save it in UTF-8".to_owned()),
-                    code: exit::RECIPE,
-                })?;
                 let name = shown(&file, &session.host.cwd).display().to_string();
+                let text = utf8(bytes, &name)?;
                 let formatted = recipe::format(&name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
                 if formatted == text {
                     continue;
@@ -79,6 +147,30 @@ impl Fmt {
         }
         Ok(if self.check && unformatted { exit::INTERNAL } else { exit::OK })
     }
+
+    /// Formats standard input, and tells whether it was not.
+    fn standard_input(&self) -> Result<bool, CliError> {
+        let name = "standard input";
+        let mut bytes = Vec::new();
+        std::io::stdin().take(bounded::TEXT + 1).read_to_end(&mut bytes).map_err(CliError::io("read", name))?;
+        if bytes.len() as u64 > bounded::TEXT {
+            return Err(CliError::usage("standard input is too long for a recipe", "name a file"));
+        }
+        let text = utf8(bytes, name)?;
+        let formatted = recipe::format(name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+        if !self.check {
+            ui::output(&formatted);
+        }
+        Ok(formatted != text)
+    }
+}
+
+fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, CliError> {
+    String::from_utf8(bytes).map_err(|_| CliError::Other {
+        message: format!("{name} is not UTF-8"),
+        help: Some("save it in UTF-8".to_owned()),
+        code: exit::RECIPE,
+    })
 }
 
 fn hcl_files(path: &Path) -> Result<Vec<PathBuf>, CliError> {

@@ -1,6 +1,7 @@
 //! What commands share: the recipe that the arguments name, the store, the graph, a planner.
 //! Knows no single command.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,22 +123,23 @@ impl Session {
 
     /// Splits positional arguments into the recipe's path and selectors (D1).
     pub(crate) fn recipe_path(&self, args: &RecipeArgs) -> (PathBuf, Vec<String>) {
-        let looks_like_path =
-            |name: &str| name.contains('/') || name.ends_with(".hcl") || self.host.cwd.join(name).exists();
+        let looks_like_path = |name: &OsStr| {
+            let bytes = name.as_encoded_bytes();
+            // An empty name is that of no path, also where a script's variable should have been one.
+            if bytes.is_empty() {
+                return false;
+            }
+            bytes.contains(&b'/') || bytes.ends_with(b".hcl") || self.host.cwd.join(name).exists()
+        };
         match (&args.recipe, args.names.split_first()) {
-            (Some(path), _) => (self.host.cwd.join(path), args.names.clone()),
-            (None, Some((first, rest))) if looks_like_path(first) => (self.host.cwd.join(first), rest.to_vec()),
-            (None, _) => (self.host.cwd.clone(), args.names.clone()),
+            (Some(path), _) => (self.host.cwd.join(path), texts(&args.names)),
+            (None, Some((first, rest))) if looks_like_path(first) => (self.host.cwd.join(first), texts(rest)),
+            (None, _) => (self.host.cwd.clone(), texts(&args.names)),
         }
     }
 
     /// What another command needs to find the same recipe, variables and store: as typed, quoted for a shell.
     pub(crate) fn place(&self, args: &RecipeArgs) -> String {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
-        let quoted = |text: &str| match text.chars().all(plain) {
-            true if !text.is_empty() => text.to_owned(),
-            _ => format!("'{}'", text.replace('\'', r"'\''")),
-        };
         let (path, _) = self.recipe_path(args);
         let mut place = String::new();
         let mut add = |option: &str, value: &str| place += &format!(" {option} {}", quoted(value));
@@ -154,8 +156,17 @@ impl Session {
         place
     }
 
-    /// Reads, evaluates and checks the recipe.
+    /// Reads, evaluates and checks the recipe; tells its warnings.
     pub(crate) fn load(&self, args: &RecipeArgs) -> Result<Loaded, CliError> {
+        let loaded = self.load_quietly(args)?;
+        if !loaded.recipe.warnings.is_empty() {
+            crate::ui::message(loaded.recipe.warnings.render(self.host.colour()).trim_end());
+        }
+        Ok(loaded)
+    }
+
+    /// The same without a word.
+    pub(crate) fn load_quietly(&self, args: &RecipeArgs) -> Result<Loaded, CliError> {
         let (path, selectors) = self.recipe_path(args);
         let mut vars = Vec::new();
         for pair in &args.vars {
@@ -186,9 +197,6 @@ impl Session {
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
-        if !recipe.warnings.is_empty() {
-            crate::ui::message(recipe.warnings.render(self.host.colour()).trim_end());
-        }
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
         let mut graph = Graph::new(&recipe, &registry);
@@ -257,19 +265,6 @@ impl Loaded {
         }
     }
 
-    /// The single node that a command needs.
-    pub(crate) fn one_node(&self) -> Result<NodeId, CliError> {
-        let selector = self.one_selector()?;
-        match self.graph.select(selector)?.nodes.as_slice() {
-            [id] => Ok(*id),
-            several => {
-                let labels: Vec<_> = several.iter().map(|id| self.graph.node(*id).label.clone()).collect();
-                let message = format!("{selector} names several: {}", labels.join(", "));
-                Err(CliError::usage(message, "name one of them, such as STAGE[axis=value]"))
-            }
-        }
-    }
-
     /// The stable names of a node: under one of them it is remembered.
     pub(crate) fn names(&self, id: NodeId) -> impl Iterator<Item = String> {
         let node = self.graph.node(id);
@@ -298,6 +293,20 @@ impl Loaded {
             again: forced,
             used: vec![Vec::new(); self.graph.len()],
         })
+    }
+}
+
+/// Names as texts. One of other bytes names no stage, and is told with a stand-in for them.
+pub(crate) fn texts(names: &[OsString]) -> Vec<String> {
+    names.iter().map(|name| name.to_string_lossy().into_owned()).collect()
+}
+
+/// A text as one word of a shell's line.
+pub(crate) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+    match text.chars().all(plain) {
+        true if !text.is_empty() => text.to_owned(),
+        _ => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 

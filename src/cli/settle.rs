@@ -153,6 +153,9 @@ impl<'a> Surveyor<'a> {
             self.check_whole(loaded, recipe)?;
         }
         if open(loaded).is_empty() {
+            if !locked {
+                self.tidy(loaded, recipe);
+            }
             return Ok(());
         }
         let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
@@ -164,7 +167,10 @@ impl<'a> Surveyor<'a> {
             }
         }
         let open = open(loaded);
-        let Some(first) = open.first() else { return Ok(()) };
+        let Some(first) = open.first() else {
+            self.tidy(loaded, recipe);
+            return Ok(());
+        };
         let lock = self.shown_lock(loaded);
         let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
         let mut message = match &loaded.locks[first.index()] {
@@ -194,6 +200,18 @@ impl<'a> Surveyor<'a> {
             format!("settle them again: impasto update {}{}", names.join(" "), self.session.place(recipe))
         };
         Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
+    }
+
+    /// Makes the lock what a build of all combinations writes: parts of the matrix that were built alone leave entries
+    /// that name only themselves, or that nothing uses any more.
+    fn tidy(&self, loaded: &mut Loaded, recipe: &RecipeArgs) {
+        let tidied = || lock::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
+        let Some(tidied) = recipe.only.is_empty().then(tidied).flatten() else { return };
+        match tidied.save(&loaded.lock_path, self.store.owner()) {
+            Ok(()) => loaded.take_lock(tidied),
+            // It serves as it is.
+            Err(error) => tracing::debug!(%error, "the lock is not tidied"),
+        }
     }
 
     /// Whether every entry can be used and is of a stage of the recipe, needed or not.

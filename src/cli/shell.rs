@@ -8,7 +8,7 @@ use clap::Args;
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::Qcow2;
 
-use super::disk_names::no_disk;
+use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, SandboxChoice, exit};
@@ -34,7 +34,7 @@ pub(crate) struct Shell {
 impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let loaded = session.load(&self.recipe)?;
-        let id = loaded.one_node()?;
+        let id = disk_node(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors).map_err(|message| CliError::Other {
             message,
@@ -42,8 +42,8 @@ impl Shell {
             code: exit::INTERNAL,
         })?;
         let store = session.store()?;
-        // Keeps the collector off the layers that the shell stands on, and off its overlay.
-        let _lease = store.lease()?;
+        // Keeps the collector off the layers until they are open; what it deletes then stays there for the shell.
+        let lease = store.lease()?;
         loaded.state(&store).touch(session.host.now());
         let node = loaded.graph.node(id);
         let mut planner = loaded.planner(&store, &[])?;
@@ -67,6 +67,7 @@ impl Shell {
             }
             _ => return Err(not_built(&node.label)),
         };
+        drop(lease);
         if self.line.is_none() {
             ui::message(&format!("{}: {what}. What you change is thrown away when the shell ends.", node.label));
         }

@@ -46,6 +46,11 @@ struct ParamRow {
 }
 
 impl Stages {
+    /// The command that explains a kind.
+    pub(crate) fn explaining(kind: &str) -> Stages {
+        Stages { kind: Some(kind.to_owned()), json: false }
+    }
+
     pub(crate) fn run(self, _: &Session) -> Result<u8, CliError> {
         let registry = Registry::default();
         let kinds: Vec<&Kind> = match &self.kind {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 
+use super::mounts::Mounts;
 use super::{plain, stat};
 use crate::tree::{Entry, Kind, Tree, Volume};
 use crate::ui;
@@ -65,7 +66,8 @@ pub enum By<'a> {
 }
 
 /// Finds out for a chain of disks, the bottom first, where the files of the last one come from.
-pub fn blame(chain: &[(String, Tree)], by: &By<'_>) -> Blame {
+/// `mounts` are those of the last one.
+pub fn blame(chain: &[(String, Tree)], by: &By<'_>, mounts: &Mounts) -> Blame {
     let mut blame = Blame { v: 1, bytes: 0, files: 0, stages: Vec::new() };
     let Some(((_, last), below)) = chain.split_last() else { return blame };
     let mut parts: Vec<HashMap<Option<String>, Part>> = vec![HashMap::new(); chain.len()];
@@ -76,10 +78,14 @@ pub fn blame(chain: &[(String, Tree)], by: &By<'_>) -> Blame {
             let Kind::File { size, .. } = &entry.kind else { continue };
             let stage = (0..below.len()).rev().find(|at| !has(&below[*at].1, volume, entry)).map_or(0, |at| at + 1);
             let name = match by {
-                By::Directory(depth) => Some(match (several, plain::name(&entry.path)) {
-                    (false, path) => stat::directory(&path, *depth).to_owned(),
-                    (true, path) => format!("partition {}: {}", volume.partition, stat::directory(&path, *depth)),
-                }),
+                By::Directory(depth) => {
+                    let path = plain::name(&entry.path);
+                    Some(match mounts.path(volume.partition, &path) {
+                        Some(path) => stat::directory(&path, *depth).to_owned(),
+                        None if !several => stat::directory(&path, *depth).to_owned(),
+                        None => format!("partition {}: {}", volume.partition, stat::directory(&path, *depth)),
+                    })
+                }
                 By::Package { partition, owners } if *partition == volume.partition => {
                     directories.names(&entry.path).find_map(|path| owners.get(&path).cloned())
                 }
@@ -213,7 +219,7 @@ mod tests {
 
     #[test]
     fn bytes_belong_to_the_last_stage_that_changed_them() {
-        let blame = blame(&chain(), &By::Directory(2));
+        let blame = blame(&chain(), &By::Directory(2), &Mounts::default());
         assert_eq!((blame.bytes, blame.files), (19, 4));
         insta::assert_snapshot!(render(&blame));
     }
@@ -223,7 +229,7 @@ mod tests {
         let lists: [(String, &[u8]); 2] =
             [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
         let owners = super::super::packages::owners(lists);
-        let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners });
+        let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners }, &Mounts::default());
         insta::assert_snapshot!(render(&blame));
         insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap());
     }
@@ -237,7 +243,7 @@ mod tests {
                 .iter()
                 .map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 })
                 .sum();
-            let blame = blame(chain, &By::Directory(1));
+            let blame = blame(chain, &By::Directory(1), &Mounts::default());
             assert_eq!((blame.bytes, blame.stages.iter().map(|stage| stage.bytes).sum::<u64>()), (sum, sum));
         }
     }

@@ -16,7 +16,7 @@ use crate::tree::{Entry, Kind, Tree};
 pub struct FileChange {
     /// Number of the partition that its file system is on; 0 is the disk itself.
     pub partition: u32,
-    /// Path in its file system.
+    /// Path in the guest; in its file system, where the report's `mounts` do not have its partition.
     pub path: String,
     /// Whether it is there at all.
     pub change: Change,

@@ -7,6 +7,7 @@
 //! * [`layout`] describes partition table, boot areas and file systems; [`files`] files; [`packages`] Debian's packages;
 //!   [`text`] the lines of text files.
 //! * [`contents`] reads files out of disks without mounting them.
+//! * [`mounts`] tells where a guest mounts its file systems.
 //! * [`blame`] gives every file's bytes to the stage that brought them.
 //! * [`plain`] makes a guest's bytes fit for a terminal; `features` and `xattr` know the names of bits.
 
@@ -15,12 +16,15 @@ pub mod contents;
 mod features;
 pub mod files;
 pub mod layout;
+pub mod mounts;
 pub mod packages;
 pub mod plain;
 pub mod render;
 pub mod stat;
 pub mod text;
 mod xattr;
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -31,6 +35,7 @@ use crate::tree::compare::compare;
 use contents::Contents;
 use files::FileChange;
 use layout::{AreaChange, VolumeChange};
+use mounts::Mounts;
 use packages::{PackageChange, Packages};
 use text::{Budget, TextDiff};
 
@@ -66,6 +71,9 @@ pub struct Report {
     pub file_systems: Vec<VolumeChange>,
     /// Debian's packages, by name.
     pub packages: Vec<PackageChange>,
+    /// Where the guest mounts the file systems of these partitions; empty where there is one file system, or no fstab.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<u32, String>,
     /// Files, by partition and path.
     pub files: Vec<FileChange>,
     /// Changed text files that were not compared line by line, as there are too many.
@@ -146,13 +154,33 @@ pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<Report
         areas: layout::areas(before, after, &changes)?,
         file_systems: layout::volumes(&changes),
         packages: changed_packages(before, after)?,
+        mounts: BTreeMap::new(),
         files: changes.files.iter().map(|change| files::describe(before.tree, after.tree, change)).collect(),
         texts_left_out: 0,
     };
     if texts {
         compare_texts(before, after, &changes.files, &mut report)?;
     }
+    mount(before, after, &mut report)?;
     Ok(report)
+}
+
+/// Gives files the paths by which the guest knows them.
+fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut Report) -> Result<(), ReadError> {
+    if report.files.is_empty() {
+        return Ok(());
+    }
+    let read = |side: &Side<'_>| Mounts::read(side.tree, side.contents);
+    let (a, b) = rayon::join(|| read(before), || read(after));
+    let (a, b) = (a?, b?);
+    for file in &mut report.files {
+        let sides = if file.change == Change::Removed { [&a, &b] } else { [&b, &a] };
+        if let Some(path) = sides.iter().find_map(|mounts| mounts.path(file.partition, &file.path)) {
+            file.path = path;
+        }
+    }
+    report.mounts = a.0.into_iter().chain(b.0).collect();
+    Ok(())
 }
 
 fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageChange>, ReadError> {

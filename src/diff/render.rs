@@ -34,12 +34,16 @@ pub fn render(report: &Report, all: bool) -> String {
     }
     section(&mut out, "packages", report.packages.iter().map(package));
     let several = report.files.iter().any(|file| file.partition != report.files[0].partition);
-    for files in report.files.chunk_by(|a, b| a.partition == b.partition) {
-        let title = if several { format!("files on {}", Place(files[0].partition)) } else { "files".to_owned() };
-        section(&mut out, &title, lines(files, all).into_iter());
+    // A path that is the guest's needs no partition.
+    let is_clear = |file: &FileChange| !several || report.mounts.contains_key(&file.partition);
+    let parts: Vec<_> = report.files.chunk_by(|a, b| a.partition == b.partition).collect();
+    let clear = parts.iter().filter(|files| is_clear(&files[0])).flat_map(|files| lines(files, all));
+    section(&mut out, "files", clear);
+    for files in parts.iter().filter(|files| !is_clear(&files[0])) {
+        section(&mut out, &format!("files on {}", Place(files[0].partition)), lines(files, all).into_iter());
     }
     for file in &report.files {
-        texts(&mut out, file, several);
+        texts(&mut out, file, !is_clear(file));
     }
     if report.texts_left_out > 0 {
         out += &format!("\n{} more files that may be texts were not compared line by line\n", report.texts_left_out);
@@ -285,9 +289,9 @@ fn sizes(before: u64, after: u64) -> String {
     }
 }
 
-fn texts(out: &mut String, file: &FileChange, several: bool) {
+fn texts(out: &mut String, file: &FileChange, with_place: bool) {
     let Some(text) = &file.text else { return };
-    let place = if several { format!("{}: ", Place(file.partition)) } else { String::new() };
+    let place = if with_place { format!("{}: ", Place(file.partition)) } else { String::new() };
     *out += &format!("\n{place}{}\n", file.path);
     text.lines.iter().for_each(|line| *out += &format!("{line}\n"));
     match text.lines_left_out {

@@ -41,7 +41,8 @@ pub fn render(report: &Report) -> String {
     }
     let mut table = vec![["DIRECTORY", "ADDED", "REMOVED", "CHANGED", "BYTES"].map(str::to_owned).to_vec()];
     for ((partition, path), row) in &rows {
-        let place = if several { format!("partition {partition}: {path}") } else { (*path).to_owned() };
+        let with_place = several && !report.mounts.contains_key(partition);
+        let place = if with_place { format!("partition {partition}: {path}") } else { (*path).to_owned() };
         table.push(line(place, row));
     }
     table.push(line("all".to_owned(), &total));

@@ -1,6 +1,8 @@
 //! Whether a lock is right for a recipe's graph, and what its entries give to the graph's Actions.
 //! Knows requests and entries; asks nobody.
 
+use std::collections::HashSet;
+
 use impasto_stages::action::{Slot, Step};
 use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
@@ -89,6 +91,38 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState
     }
     graph.toolbox = toolbox.map(Entry::set);
     states
+}
+
+/// The lock with every entry of a stage for the combinations that use it today, and without those that none uses; nothing
+/// where it is so already. `states` are of all combinations; a stage of which one is not locked stays as it is.
+pub fn tidied(graph: &Graph, lock: &LockFile, states: &[LockState]) -> Option<LockFile> {
+    let mut uses: Vec<Option<Vec<String>>> = vec![None; lock.stages.len()];
+    let mut open = HashSet::new();
+    let mut locked = HashSet::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        match &states[id.index()] {
+            LockState::Locked(place) => {
+                locked.insert(&*node.stage);
+                let names = node.combinations.iter().map(|place| graph.combination_name(*place));
+                uses[*place].get_or_insert_default().extend(names.filter(|name| !name.is_empty()));
+            }
+            LockState::NotNeeded => {}
+            _ => drop(open.insert(&*node.stage)),
+        }
+    }
+    let mut tidied = lock.clone();
+    tidied.stages.clear();
+    for (entry, used) in lock.stages.iter().zip(uses) {
+        let is_known = locked.contains(entry.name.as_str()) && !open.contains(entry.name.as_str());
+        match used {
+            _ if !is_known => tidied.stages.push(entry.clone()),
+            Some(combinations) => tidied.stages.push(Entry { combinations, ..entry.clone() }),
+            None => {}
+        }
+    }
+    tidied.sort();
+    (tidied != *lock).then_some(tidied)
 }
 
 /// The state of a node whose entry cannot be used.

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
 
-pub use apply::{LockState, apply, below};
+pub use apply::{LockState, apply, below, tidied};
 pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
 pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
 pub use report::changes;

@@ -10,6 +10,7 @@ use hcl_edit::structure::{Attribute, Block, Body, Structure};
 
 use super::diagnostic::{Diagnostic, Span};
 use super::expr::Names;
+use super::packer;
 use super::suggest::{did_you_mean, nearest};
 
 /// Most axes of a matrix.
@@ -99,15 +100,18 @@ impl<'t> Collector<'t> {
             "variable" | "image" => 1,
             "stage" => 2,
             _ => {
+                let label = block.labels.first().map(|label| label.as_str());
                 let help = match word {
-                    "source" | "build" | "packer" | "provisioner" => Some(
-                        "this is a block of Packer; in impasto every step is a `stage \"KIND\" \"NAME\"`".to_owned(),
-                    ),
+                    _ if packer::block(word, label).is_some() => packer::block(word, label),
                     "local" => Some("write `locals { … }`".to_owned()),
                     "variables" => Some("declare each: `variable \"NAME\" { … }`".to_owned()),
                     _ => did_you_mean("blocks", word, BLOCKS),
                 };
                 self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
+                // Of a build's steps each has something in its place.
+                for inner in block.body.blocks().filter(|_| word == "build") {
+                    self.nested(file, word, inner);
+                }
                 return;
             }
         };
@@ -155,7 +159,9 @@ impl<'t> Collector<'t> {
     fn nested(&mut self, file: u32, outer: &str, inner: &Block) {
         let word = inner.ident.as_str();
         let diagnostic = Diagnostic::at(place(file, inner.ident.span()), format!("a block cannot stand in `{outer}`"));
+        let label = inner.labels.first().map(|label| label.as_str());
         let help = match outer {
+            _ if packer::block(word, label).is_some() => packer::block(word, label),
             "variable" => did_you_mean("blocks of a variable", word, ["validation"]),
             _ => Some(format!("write it as an attribute: `{word} = {{ … }}`")),
         };

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use impasto_stages::{Data, Marks, Number, Value};
+use impasto_stages::{Data, Marks, Number, NumberError, Value};
 
 /// Longest text that a recipe may make, in bytes; files may be longer.
 pub(super) const MAX_TEXT: usize = 8 << 20;
@@ -49,22 +49,16 @@ pub(super) fn to_text(value: &Value) -> Option<Arc<str>> {
 pub(super) fn to_number(value: &Value) -> Option<Number> {
     match &value.data {
         Data::Number(number) => Some(*number),
-        Data::String(text) => parse_number(text),
+        Data::String(text) => Number::parse(text).ok(),
         _ => None,
     }
 }
 
-/// Reads a decimal number, as HCL spells it; a sign may stand before it.
-pub(super) fn parse_number(text: &str) -> Option<Number> {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-        return None;
-    }
-    if let Ok(whole) = text.parse::<i64>() {
-        return Some(Number::Int(whole));
-    }
-    let float: f64 = text.parse().ok()?;
-    float.is_finite().then(|| Number::from_f64(float))
+/// What to say of a text that would be a number if it had fewer digits.
+pub(super) fn too_long(value: &Value) -> Option<String> {
+    let text = value.as_str().filter(|_| !is_sensitive(value))?;
+    let error = Number::parse(text).err().filter(|error| *error == NumberError::TooLong)?;
+    Some(format!("as a number it {error}; it can stay a text"))
 }
 
 /// The truth value that a truth value or the text `true` or `false` is.
@@ -138,7 +132,7 @@ fn write_identity(value: &Value, out: &mut String) {
 pub(super) fn into_set(items: Vec<Value>) -> Vec<Value> {
     let mut keyed: Vec<(String, Value)> = items.into_iter().map(|item| (identity(&item), item)).collect();
     keyed.sort_by(|(ka, a), (kb, b)| match (&a.data, &b.data) {
-        (Data::Number(a), Data::Number(b)) => a.as_f64().total_cmp(&b.as_f64()),
+        (Data::Number(a), Data::Number(b)) => a.cmp(b),
         (Data::String(a), Data::String(b)) => a.cmp(b),
         _ => ka.cmp(kb),
     });

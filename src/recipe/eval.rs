@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use impasto_stages::{Data, Marks, Number, Value};
+use impasto_stages::{Data, Marks, Number, NumberError, Value};
 
 use super::budget::Budget;
 use super::convert::{self, MAX_TEXT, same, show};
@@ -231,7 +231,10 @@ impl Evaluator {
     fn number(&mut self, span: Span, value: &Value) -> Result<Number, Failed> {
         match convert::to_number(value) {
             Some(number) => Ok(number),
-            None => self.fail(Diagnostic::at(span, format!("expected a number, found {}", show(value)))),
+            None => {
+                let diagnostic = Diagnostic::at(span, format!("expected a number, found {}", show(value)));
+                self.fail(diagnostic.maybe_help(convert::too_long(value)))
+            }
         }
     }
 
@@ -239,10 +242,7 @@ impl Evaluator {
         let value = self.eval(operand)?;
         let data = match op {
             UnaryOp::Not => Data::Bool(!self.truth(operand.span, &value)?),
-            UnaryOp::Neg => Data::Number(match self.number(operand.span, &value)? {
-                Number::Int(whole) => whole.checked_neg().map_or(Number::Float(-(whole as f64)), Number::Int),
-                Number::Float(float) => Number::Float(-float),
-            }),
+            UnaryOp::Neg => Data::Number(self.number(operand.span, &value)?.negated()),
         };
         Ok(Value { data, marks: value.marks, origin: None })
     }
@@ -277,10 +277,10 @@ impl Evaluator {
                 Err(Failed) => return self.explain_plus(op, &a, &b),
             };
             match op {
-                BinaryOp::Less => Data::Bool(x.as_f64() < y.as_f64()),
-                BinaryOp::LessEq => Data::Bool(x.as_f64() <= y.as_f64()),
-                BinaryOp::Greater => Data::Bool(x.as_f64() > y.as_f64()),
-                BinaryOp::GreaterEq => Data::Bool(x.as_f64() >= y.as_f64()),
+                BinaryOp::Less => Data::Bool(x < y),
+                BinaryOp::LessEq => Data::Bool(x <= y),
+                BinaryOp::Greater => Data::Bool(x > y),
+                BinaryOp::GreaterEq => Data::Bool(x >= y),
                 _ => match arithmetic(op, x, y) {
                     Ok(number) => Data::Number(number),
                     Err(problem) => return self.fail(Diagnostic::at(span, problem)),
@@ -609,30 +609,16 @@ fn quoted(key: &str, marks: &Marks) -> String {
     if marks.sensitive.is_some() { "(sensitive)".to_owned() } else { format!("{key:?}") }
 }
 
-fn arithmetic(op: BinaryOp, x: Number, y: Number) -> Result<Number, &'static str> {
-    if let (Number::Int(a), Number::Int(b)) = (x, y) {
-        let exact = match op {
-            BinaryOp::Plus => a.checked_add(b),
-            BinaryOp::Minus => a.checked_sub(b),
-            BinaryOp::Mul => a.checked_mul(b),
-            BinaryOp::Div => a.checked_rem(b).filter(|rest| *rest == 0).and_then(|_| a.checked_div(b)),
-            BinaryOp::Mod => a.checked_rem(b),
-            _ => None,
-        };
-        if let Some(whole) = exact {
-            return Ok(Number::Int(whole));
-        }
-    }
-    let (a, b) = (x.as_f64(), y.as_f64());
-    if b == 0.0 && matches!(op, BinaryOp::Div | BinaryOp::Mod) {
-        return Err("division by zero");
-    }
+fn arithmetic(op: BinaryOp, x: Number, y: Number) -> Result<Number, String> {
     let result = match op {
-        BinaryOp::Plus => a + b,
-        BinaryOp::Minus => a - b,
-        BinaryOp::Mul => a * b,
-        BinaryOp::Div => a / b,
-        _ => a % b,
+        BinaryOp::Plus => x.plus(y),
+        BinaryOp::Minus => x.minus(y),
+        BinaryOp::Mul => x.times(y),
+        BinaryOp::Div => x.over(y),
+        _ => x.rest(y),
     };
-    if result.is_finite() { Ok(Number::from_f64(result)) } else { Err("the result is too large for a number") }
+    result.map_err(|error| match error {
+        NumberError::Zero => "division by zero".to_owned(),
+        error => format!("the result {error}"),
+    })
 }

@@ -19,6 +19,7 @@ use super::graph::Fit;
 use super::lower::{Allowed, Lowering};
 use super::matrix::{Chosen, Matrix};
 use super::model::{Combination, Recipe};
+use super::packer;
 use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageText, State};
 use super::syntax;
 use super::vars::Variables;
@@ -29,7 +30,8 @@ use crate::scope::{Outside, Scope};
 /// What to load, and the values from outside.
 #[derive(Debug, Clone, Default)]
 pub struct LoadRequest {
-    /// An `.hcl` file, or a directory whose `*.hcl` files are read as one recipe (not `*.vars.hcl`, not hidden ones).
+    /// An `.hcl` file, or a directory whose `*.hcl` files are read as one recipe (not `*.vars.hcl`, not Packer's files, not
+    /// hidden ones).
     pub path: PathBuf,
     /// `--var NAME=VALUE`; of equal names the last one counts.
     pub vars: Vec<(String, String)>,
@@ -88,7 +90,7 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
             // Nothing lies below a path that no file system has.
             let dir = PathBuf::from("/dev/null/recipe");
             let (path, name) = (dir.join("recipe.hcl"), "recipe".to_owned());
-            let place = Place { path, dir, shown: PathBuf::new(), files: Vec::new(), name };
+            let place = Place { path, dir, shown: PathBuf::new(), files: Vec::new(), values: Vec::new(), name };
             let scope = Arc::new(Scope::nothing());
             evaluate(&LoadRequest::default(), registry, place, scope, &[(file, body)], sources)
         }
@@ -104,6 +106,8 @@ struct Place {
     shown: PathBuf,
     /// Its files: as the user would type them, and absolute.
     files: Vec<(PathBuf, PathBuf)>,
+    /// Names of files beside them that hold values for Packer.
+    values: Vec<String>,
     name: String,
 }
 
@@ -129,28 +133,60 @@ impl Place {
                 stem => stem.to_owned(),
             };
             let shown = path.parent().unwrap_or(Path::new("")).to_owned();
-            return Ok(Place { path: full.clone(), dir, shown, files: vec![(path.to_owned(), full)], name });
+            return Ok(Place {
+                path: full.clone(),
+                dir,
+                shown,
+                files: vec![(path.to_owned(), full)],
+                values: Vec::new(),
+                name,
+            });
         }
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&full).map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.ends_with(".hcl") && !name.starts_with('.') && !name.ends_with(".vars.hcl") {
-                let shown = if path == Path::new(".") { PathBuf::from(name) } else { path.join(name) };
+        let (mut files, mut packer_files) = (Vec::new(), Vec::new());
+        for name in list(&full).map_err(cannot)? {
+            if packer::is_file(&name) {
+                packer_files.push(name);
+            } else if is_recipe_file(&name) {
+                let shown = if path == Path::new(".") { PathBuf::from(&name) } else { path.join(&name) };
                 files.push((shown, full.join(name)));
             }
         }
-        files.sort_unstable();
         if files.is_empty() {
-            let diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
+            let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
                 .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold variables)")
                 .help("`impasto init` makes a first one");
+            if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
+                diagnostic =
+                    diagnostic.note(format!("`{template}` is a template of Packer, which impasto does not read"));
+            }
             return Err(diagnostic);
         }
         let name = directory_name(&full);
+        let values = packer_files.into_iter().filter(|name| packer::is_values(name)).collect();
         let shown = if path == Path::new(".") { PathBuf::new() } else { path.to_owned() };
-        Ok(Place { path: full.clone(), dir: full, shown, files, name })
+        Ok(Place { path: full.clone(), dir: full, shown, files, values, name })
     }
+}
+
+/// The names of a directory's files that are not hidden, in order.
+fn list(dir: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        names.extend(entry?.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn is_recipe_file(name: &str) -> bool {
+    name.ends_with(".hcl") && !name.ends_with(".vars.hcl") && !packer::is_file(name)
+}
+
+/// The names of a directory's files that are read as a recipe; none where it cannot be read.
+pub fn recipe_files(dir: &Path) -> Vec<String> {
+    let mut names = list(dir).unwrap_or_default();
+    names.retain(|name| is_recipe_file(name));
+    names
 }
 
 fn directory_name(dir: &Path) -> String {
@@ -195,6 +231,13 @@ fn evaluate(
             "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds",
         );
         eval.diagnostics.push(diagnostic);
+    }
+    // Who names a file of variables knows how they are given.
+    if let Some(name) = place.values.first().filter(|_| request.var_files.is_empty()) {
+        let path = place.shown.join(name);
+        let message = format!("`{}` is not read by itself", path.display());
+        let help = format!("give it with --var-file {}", path.display());
+        eval.diagnostics.push(Diagnostic::error(message).warning().help(help));
     }
     Variables { request, decls: &found.variables, names: &names, eval: &mut eval, unsure: false }.run();
     let loader = Loader { registry, place, scope, found: &found, names: &names, request };

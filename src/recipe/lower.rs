@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
+use hcl_edit::Formatted;
 use hcl_edit::Span as _;
 use hcl_edit::expr::{self as hcl, Expression, ObjectKey, TraversalOperator};
-use impasto_stages::{Data, Number, Origin, Value};
+use impasto_stages::{Data, Number, NumberError, Origin, Value};
 
 use super::diagnostic::{Diagnostic, Span, Text};
 use super::expr::{Expr, For, Names, Node, Root, Step, Template, UnaryOp, Uses};
 use super::functions;
+use super::packer;
 use super::suggest::did_you_mean;
 use super::types::VarType;
 
@@ -105,7 +107,14 @@ impl<'a> Lowering<'a> {
         let node = match expr {
             Expression::Null(_) => Node::Const(Value::new(Data::Null)),
             Expression::Bool(truth) => Node::Const(Value::new(Data::Bool(*truth.value()))),
-            Expression::Number(number) => Node::Const(Value::new(Data::Number(number_of(number.value())))),
+            Expression::Number(number) => match number_of(number, &self.text.text) {
+                Ok(number) => Node::Const(Value::new(Data::Number(number))),
+                Err(message) => {
+                    let help = "write it in quotes where it is only shown";
+                    self.diagnostics.push(Diagnostic::at(span, message).help(help));
+                    Node::Broken
+                }
+            },
             Expression::String(text) => Node::Const(self.text_value(text.value(), span.start)),
             Expression::Array(items) => Node::List(items.iter().map(|item| self.expr(item)).collect()),
             Expression::Object(items) => {
@@ -166,10 +175,11 @@ impl<'a> Lowering<'a> {
             "var" | "local" | "matrix" | "stage" => {
                 (format!("`{name}` alone is no value"), Some(format!("name what you mean: `{name}.NAME`")))
             }
-            _ => (format!("unknown name `{name}`"), self.meant(name)),
+            _ => (format!("unknown name `{name}`"), packer::name(name).or_else(|| self.meant(name))),
         };
         let mut diagnostic = Diagnostic::at(span, message).maybe_help(help);
-        if self.templates > 0 && !matches!(name, "var" | "local" | "matrix" | "stage") {
+        let known = matches!(name, "var" | "local" | "matrix" | "stage") || packer::name(name).is_some();
+        if self.templates > 0 && !known {
             let shell = format!("if `{name}` is a variable of the shell, write `$${{{name}}}`");
             let capitals = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
             if capitals {
@@ -203,7 +213,7 @@ impl<'a> Lowering<'a> {
         let given: Vec<&Expression> = call.args.iter().collect();
         if let ("convert", [value, ty]) = (name, given.as_slice()) {
             let value = self.expr(value);
-            return match VarType::parse(ty) {
+            return match VarType::parse(ty, &self.text.text) {
                 Ok(ty) => Node::Convert(Box::new(value), ty),
                 Err(reason) => {
                     let span = self.expr_span(ty);
@@ -392,11 +402,14 @@ impl<'a> Lowering<'a> {
     }
 }
 
-pub(super) fn number_of(number: &hcl_edit::Number) -> Number {
-    match number.as_i64() {
-        Some(whole) => Number::Int(whole),
-        None => Number::from_f64(number.as_f64().unwrap_or(f64::MAX)),
-    }
+/// A number as it is written in `text`: the parser has rounded its value already. The error is a message.
+pub(super) fn number_of(number: &Formatted<hcl_edit::Number>, text: &str) -> Result<Number, String> {
+    let written = number.span().and_then(|range| text.get(range)).unwrap_or_default().trim();
+    let written = match Number::parse(written) {
+        Err(NumberError::Text) => number.value().to_string(),
+        _ => written.to_owned(),
+    };
+    Number::parse(&written).map_err(|error| format!("the number {written} {error}"))
 }
 
 /// Whether a text can be written as a name in a reference.

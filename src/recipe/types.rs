@@ -41,8 +41,8 @@ pub(super) struct Mismatch {
 }
 
 impl VarType {
-    /// Reads a type, such as `list(string)`. The error is a fragment for a message.
-    pub(super) fn parse(expr: &Expression) -> Result<VarType, String> {
+    /// Reads a type, such as `list(string)`, which stands in `text`. The error is a fragment for a message.
+    pub(super) fn parse(expr: &Expression, text: &str) -> Result<VarType, String> {
         match expr {
             Expression::Variable(name) => match name.as_str() {
                 "any" => Ok(VarType::Any),
@@ -60,21 +60,23 @@ impl VarType {
                     return Err(format!("`{}` takes one type", call.name.name.as_str()));
                 };
                 match call.name.name.as_str() {
-                    "list" => Ok(VarType::List(Box::new(VarType::parse(arg)?))),
-                    "set" => Ok(VarType::Set(Box::new(VarType::parse(arg)?))),
-                    "map" => Ok(VarType::Map(Box::new(VarType::parse(arg)?))),
+                    "list" => Ok(VarType::List(Box::new(VarType::parse(arg, text)?))),
+                    "set" => Ok(VarType::Set(Box::new(VarType::parse(arg, text)?))),
+                    "map" => Ok(VarType::Map(Box::new(VarType::parse(arg, text)?))),
                     "tuple" => match arg {
-                        Expression::Array(items) => {
-                            items.iter().map(VarType::parse).collect::<Result<_, _>>().map(VarType::Tuple)
-                        }
+                        Expression::Array(items) => items
+                            .iter()
+                            .map(|item| VarType::parse(item, text))
+                            .collect::<Result<_, _>>()
+                            .map(VarType::Tuple),
                         _ => Err("`tuple` takes a list of types: `tuple([string, number])`".to_owned()),
                     },
-                    "object" => object_type(arg),
+                    "object" => object_type(arg, text),
                     "optional" => Err("`optional` stands only in `object({…})`".to_owned()),
                     word => Err(unknown(word)),
                 }
             }
-            Expression::String(text) => Err(format!("a type is not quoted: write `{}`", text.value())),
+            Expression::String(quoted) => Err(format!("a type is not quoted: write `{}`", quoted.value())),
             _ => Err(unknown("this")),
         }
     }
@@ -123,7 +125,11 @@ impl VarType {
         let Value { data, marks, origin } = value;
         let back = |data| Value { data, marks: marks.clone(), origin: origin.clone() };
         let wrong = |value: Value, path: &str| {
-            Err(Mismatch { path: path.to_owned(), reason: format!("expected {self}, found {}", show(&value)) })
+            let mut reason = format!("expected {self}, found {}", show(&value));
+            if let (VarType::Number, Some(why)) = (self, convert::too_long(&value)) {
+                reason += &format!("; {why}");
+            }
+            Err(Mismatch { path: path.to_owned(), reason })
         };
         let scalar = |data: Option<Data>, old: Data, path: &str| match data {
             Some(new) => Ok(back(new)),
@@ -209,7 +215,8 @@ fn each<'t>(
 
 fn unknown(word: &str) -> String {
     let known = ["string", "number", "bool", "any", "list", "set", "map", "object", "tuple"];
-    match super::suggest::nearest(word, known) {
+    let near = super::packer::type_word(word).or_else(|| super::suggest::nearest(word, known));
+    match near {
         Some(near) => format!("`{word}` is no type; did you mean `{near}`?"),
         None => format!(
             "`{word}` is no type; there are string, number, bool, any, list(…), set(…), map(…), object({{…}}) and tuple([…])"
@@ -217,7 +224,7 @@ fn unknown(word: &str) -> String {
     }
 }
 
-fn object_type(arg: &Expression) -> Result<VarType, String> {
+fn object_type(arg: &Expression, text: &str) -> Result<VarType, String> {
     let Expression::Object(items) = arg else {
         return Err("`object` takes attributes and their types: `object({ name = string })`".to_owned());
     };
@@ -232,15 +239,15 @@ fn object_type(arg: &Expression) -> Result<VarType, String> {
             Expression::FuncCall(call) if call.name.name.as_str() == "optional" => {
                 let args: Vec<&Expression> = call.args.iter().collect();
                 let (ty, default) = match args.as_slice() {
-                    [ty] => (VarType::parse(ty)?, Value::new(Data::Null)),
-                    [ty, default] => (VarType::parse(ty)?, literal(default)?),
+                    [ty] => (VarType::parse(ty, text)?, Value::new(Data::Null)),
+                    [ty, default] => (VarType::parse(ty, text)?, literal(default, text)?),
                     _ => return Err("`optional` takes a type and, if wanted, a default".to_owned()),
                 };
                 let default =
                     ty.fit(default).map_err(|mismatch| format!("the default of `{key}`: {}", mismatch.reason))?;
                 Attribute { ty, optional: Some(default) }
             }
-            other => Attribute { ty: VarType::parse(other)?, optional: None },
+            other => Attribute { ty: VarType::parse(other, text)?, optional: None },
         };
         attributes.insert(key, attribute);
     }
@@ -248,13 +255,15 @@ fn object_type(arg: &Expression) -> Result<VarType, String> {
 }
 
 /// A default within a type: a literal.
-fn literal(expr: &Expression) -> Result<Value, String> {
+fn literal(expr: &Expression, text: &str) -> Result<Value, String> {
     Ok(match expr {
         Expression::Null(_) => Value::new(Data::Null),
         Expression::Bool(truth) => convert::truth(*truth.value()),
-        Expression::Number(number) => convert::number(super::lower::number_of(number.value())),
-        Expression::String(text) => Value::string(text.value().as_str()),
-        Expression::Array(items) => convert::list(items.iter().map(literal).collect::<Result<_, _>>()?),
+        Expression::Number(number) => convert::number(super::lower::number_of(number, text)?),
+        Expression::String(quoted) => Value::string(quoted.value().as_str()),
+        Expression::Array(items) => {
+            convert::list(items.iter().map(|item| literal(item, text)).collect::<Result<_, _>>()?)
+        }
         Expression::Object(items) => {
             let mut all = BTreeMap::new();
             for (key, value) in items.iter() {
@@ -263,7 +272,7 @@ fn literal(expr: &Expression) -> Result<Value, String> {
                     ObjectKey::Expression(Expression::String(name)) => name.value().clone(),
                     ObjectKey::Expression(_) => return Err("the default of `optional` must be a literal".to_owned()),
                 };
-                all.insert(key, literal(value.expr())?);
+                all.insert(key, literal(value.expr(), text)?);
             }
             convert::object(all)
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hcl_edit::expr::Expression;
-use impasto_stages::{Data, Marks, Sensitive, Source, Value};
+use impasto_stages::{Data, Marks, NumberError, Sensitive, Source, Value};
 
 use super::collect::{Collector, Decl};
 use super::convert::show;
@@ -133,7 +133,7 @@ impl Variables<'_, '_> {
             None => None,
         };
         let declared = match decl.attr("type") {
-            Some(attr) => match VarType::parse(attr.value) {
+            Some(attr) => match VarType::parse(attr.value, &self.source(decl.file).text) {
                 Ok(ty) => Some(ty),
                 Err(reason) => {
                     let mut found = Vec::new();
@@ -296,9 +296,16 @@ impl Variables<'_, '_> {
                 continue;
             }
             let allowed = Allowed { what: "a file of variables", ..Allowed::NOTHING };
-            if let Ok((value, span)) = self.constant(&attr.value, file, allowed) {
-                let from = format!("the value in {}", self.eval.sources.place(key));
-                out.insert(name.to_owned(), Given { value, span: Some(span), from });
+            let from = format!("the value in {}", self.eval.sources.place(key));
+            let before = self.eval.diagnostics.len();
+            match self.constant(&attr.value, file, allowed) {
+                Ok((value, span)) => drop(out.insert(name.to_owned(), Given { value, span: Some(span), from })),
+                Err(Failed) if self.may_be_sensitive(name) => {
+                    // What was said may hold a part of the value.
+                    self.eval.diagnostics.truncate(before);
+                    self.eval.diagnostics.push(Diagnostic::error(format!("{from} of `{name}` cannot be evaluated")));
+                }
+                Err(Failed) => {}
             }
         }
     }
@@ -323,15 +330,27 @@ impl Variables<'_, '_> {
                 continue;
             }
             match from_json(json) {
-                Some(value) => {
+                Ok(value) => {
                     out.insert(name, Given { value, span: None, from: format!("the value in {shown}") });
                 }
-                None => {
-                    let message = format!("the value of `{name}` in {shown} holds a number that is out of range");
+                Err(_) if self.may_be_sensitive(&name) => {
+                    let message = format!("a number of `{name}` in {shown} {}", NumberError::TooLong);
                     self.eval.diagnostics.push(Diagnostic::error(message));
+                }
+                Err(number) => {
+                    let start = text.find(&number).unwrap_or_default() as u32;
+                    let span = Span { file, start, end: start + number.len() as u32 };
+                    let message = format!("the number {number} in `{name}` {}", NumberError::TooLong);
+                    let help = "write it in quotes where it is only shown";
+                    self.eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                 }
             }
         }
+    }
+
+    /// Whether nothing of a variable's value may be shown, as far as that is known before it is evaluated.
+    fn may_be_sensitive(&self, name: &str) -> bool {
+        self.decls.iter().any(|decl| &*decl.name == name && decl.attr("sensitive").is_some())
     }
 
     /// A file may serve several recipes, so that a name that this one lacks is a warning only.

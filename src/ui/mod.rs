@@ -40,7 +40,17 @@ pub trait Reporter {
 /// program, as nobody would see that the output is not whole.
 pub fn output(text: &str) {
     let mut out = anstream::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Writes a file's bytes to standard output as they are; as [`output`] otherwise.
+pub fn output_file(bytes: &[u8]) {
+    written(output_bytes(bytes));
+}
+
+/// Ends the program where standard output could not be written, for another reason than that nobody reads it any more.
+pub fn written(result: std::io::Result<()>) {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             message(&format!("error: cannot write standard output\n  caused by: {error}"));
             std::process::exit(1);

@@ -2,9 +2,10 @@
 //! Knows numbers, not how they are enforced. They are in no key: what a limit stops has no result.
 
 use crate::error::ParamError;
+use crate::number::Number;
 use crate::params::{Params, parse_size};
 use crate::registry::{ParamSpec, Type};
-use crate::value::{Data, Number, Value};
+use crate::value::{Data, Value};
 
 /// Limits of one stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::value::{Data, Number, Origin, Value};
+use crate::number::Number;
+use crate::value::{Data, Origin, Value};
 
 /// A stage's parameters by name, of the types that its kind declares.
 #[derive(Debug, Clone, Default, PartialEq)]

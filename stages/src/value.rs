@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use impasto_store::key::{Atom, Describe, Sink, field, list, map};
 
+use crate::number::Number;
+
 /// A value of a recipe with its marks.
 #[derive(Clone, PartialEq)]
 pub struct Value {
@@ -151,53 +153,6 @@ where
 
     fn into_iter(self) -> Self::IntoIter {
         (&self.0.0).into_iter()
-    }
-}
-
-/// A number: whole where it can be, so that 9007199254740993 stays itself.
-#[derive(Debug, Clone, Copy)]
-pub enum Number {
-    /// A whole number.
-    Int(i64),
-    /// Any other finite number.
-    Float(f64),
-}
-
-impl Number {
-    /// The number as a float.
-    pub fn as_f64(self) -> f64 {
-        match self {
-            Number::Int(whole) => whole as f64,
-            Number::Float(float) => float,
-        }
-    }
-
-    /// Takes a float, as a whole number where it is one.
-    pub fn from_f64(float: f64) -> Self {
-        // Beyond 2^53 a float no longer tells one whole number from the next.
-        if float.fract() == 0.0 && float.abs() <= 9_007_199_254_740_992.0 {
-            Number::Int(float as i64)
-        } else {
-            Number::Float(float)
-        }
-    }
-}
-
-impl PartialEq for Number {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Number::Int(a), Number::Int(b)) => a == b,
-            (a, b) => a.as_f64() == b.as_f64(),
-        }
-    }
-}
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Number::Int(whole) => whole.fmt(f),
-            Number::Float(float) => float.fmt(f),
-        }
     }
 }
 
@@ -366,9 +321,9 @@ impl Describe for Value {
                 sink.put(Atom::Variant(1, "number"));
                 sink.put(Atom::U64(*whole as u64));
             }
-            Data::Number(Number::Float(float)) => {
+            Data::Number(number @ Number::Decimal(_)) => {
                 sink.put(Atom::Variant(2, "number"));
-                sink.put(Atom::U64(float.to_bits()));
+                sink.put(Atom::Str(&number.to_string()));
             }
             Data::String(text) => sink.put(Atom::Str(text)),
             Data::List(items) => list(sink, items.iter()),

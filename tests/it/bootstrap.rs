@@ -73,7 +73,7 @@ fn two_cold_builds_give_the_same_disk_which_tells_nothing_of_the_host() {
     // The tree itself.
     let ran = build(&first, mirror(), &["root"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let tree = first.path("out/root");
+    let tree = first.path("out/root.tar");
     let list = tool("tar", &["--numeric-owner", "-tvf", tree.to_str().unwrap()]);
     assert!(list.contains("./bin -> usr/bin"), "it is a root");
     for name in ["./etc/hostname", "./etc/resolv.conf", "ssh_host_", "99mmdebstrap", "lib/systemd/random-seed"] {

@@ -55,7 +55,7 @@ fn build(project: &Project, suite: &str, mirror: &Path) -> (String, String) {
     let line = "mount --bind \"$1\" \"$1\"; cd \"$1\"
         mount --rbind /proc proc; mount --rbind /dev dev; mount --rbind /sys sys; mount --bind \"$2\" mirror
         exec chroot . /bin/sh -euc 'cd /work; export HOME=/root NO_COLOR=1 IMPASTO_MIRROR=file:/mirror
-            impasto build --locked --store store root base >&2; cat out/root.sha256; impasto layer show --store store base'";
+            impasto build --locked --store store root base >&2; cat out/root.tar.sha256; impasto layer show --store store base'";
     let (root, mirror) = (root.to_str().unwrap(), mirror.to_str().unwrap());
     let said = tool("unshare", &["--mount", "--propagation", "private", "sh", "-euc", line, "sh", root, mirror]);
     let tree = said.split_whitespace().next().unwrap().to_owned();

@@ -251,7 +251,7 @@ fn a_chain_of_three_reads_as_one() {
 }
 
 /// A disk of three partitions: data, the root, an ESP; the table as `sfdisk` makes it.
-fn three_partitions(dir: &Path, label: &str, data: bool) -> PathBuf {
+pub(crate) fn three_partitions(dir: &Path, label: &str, data: bool) -> PathBuf {
     let raw = dir.join("three.raw");
     File::create(&raw).unwrap().set_len(64 << 20).unwrap();
     let raw = raw.to_str().unwrap();

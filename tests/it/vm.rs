@@ -68,7 +68,7 @@ pub(crate) fn boots(image: &Path, firmware: Firmware) -> BootedGuest {
 }
 
 /// Starts a boot and reads its console.
-fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
+pub(crate) fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let console = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
@@ -83,7 +83,7 @@ fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
     (child, console)
 }
 
-fn shows(console: &Transcript, text: &str, patience: Duration) -> bool {
+pub(crate) fn shows(console: &Transcript, text: &str, patience: Duration) -> bool {
     let misses = |bytes: &mut Vec<u8>| !bytes.windows(text.len()).any(|window| window == text.as_bytes());
     !console.1.wait_timeout_while(console.0.lock().unwrap(), patience, misses).unwrap().1.timed_out()
 }
@@ -198,7 +198,7 @@ pub(crate) fn talking_disk(dir: &Path) -> PathBuf {
     path
 }
 
-fn quick(project: &Project, image: &str, arguments: &[&str]) -> Command {
+pub(crate) fn quick(project: &Project, image: &str, arguments: &[&str]) -> Command {
     let all = [&["boot", image, "--network", "none", "--memory", "64MiB", "--cpus", "1"], arguments].concat();
     project.command(&all)
 }

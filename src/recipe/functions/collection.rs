@@ -214,21 +214,24 @@ fn range(args: Vec<Value>) -> Result<Value, Fail> {
         1 => (Number::Int(0), number_arg(&args, 0)?),
         _ => (number_arg(&args, 0)?, number_arg(&args, 1)?),
     };
-    let down = limit.as_f64() < start.as_f64();
+    let down = limit < start;
     let step = match args.len() {
         3 => number_arg(&args, 2)?,
         _ => Number::Int(if down { -1 } else { 1 }),
     };
-    let (first, end, by) = (start.as_f64(), limit.as_f64(), step.as_f64());
-    if by == 0.0 || (first != end && (by < 0.0) != down) {
+    let zero = Number::Int(0);
+    if step == zero || (start != limit && (step < zero) != down) {
         return Err(Fail::arg(args.len() - 1, "the step does not lead from start to limit"));
     }
-    let count = ((end - first) / by).ceil();
-    if count > MAX_MADE as f64 {
-        return Err(Fail::new(format!("the list would have more than {MAX_MADE} elements")));
+    let (mut items, mut next) = (Vec::new(), start);
+    while if down { next > limit } else { next < limit } {
+        if items.len() == MAX_MADE {
+            return Err(Fail::new(format!("the list would have more than {MAX_MADE} elements")));
+        }
+        items.push(number(next));
+        next = next.plus(step).map_err(|error| Fail::new(format!("an element {error}")))?;
     }
-    let count = count.max(0.0) as usize;
-    Ok(list((0..count).map(|index| number(Number::from_f64(first + by * index as f64))).collect()))
+    Ok(list(items))
 }
 
 fn setproduct(args: Vec<Value>) -> Result<Value, Fail> {

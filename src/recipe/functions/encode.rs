@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use impasto_stages::{Data, Number, Value};
+use impasto_stages::{Data, Number, NumberError, Value};
 use sha2::{Digest, Sha256};
 
 use super::{Fail, Function, exactly, function, text_arg};
@@ -21,7 +21,9 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("jsondecode", "jsondecode(text)", exactly(1), "The value that a JSON text spells.", |args| {
         let text = text_arg(&args, 0)?;
         match serde_json::from_str(&text) {
-            Ok(json) => from_json(json).ok_or_else(|| Fail::arg(0, "a number is out of range")),
+            Ok(json) => {
+                from_json(json).map_err(|number| Fail::arg(0, format!("the number {number} {}", NumberError::TooLong)))
+            }
             // The error's text has no part of the JSON in it, only the place.
             Err(error) => Err(Fail::arg(0, format!("this is no JSON: {error}"))),
         }
@@ -84,20 +86,22 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A value of a JSON document; nothing where a number is out of range.
-pub(in crate::recipe) fn from_json(json: serde_json::Value) -> Option<Value> {
-    Some(match json {
+/// A value of a JSON document.
+///
+/// # Errors
+/// It holds a number that would have to be rounded: its text.
+pub(in crate::recipe) fn from_json(json: serde_json::Value) -> Result<Value, String> {
+    Ok(match json {
         serde_json::Value::Null => Value::new(Data::Null),
         serde_json::Value::Bool(truth) => convert::truth(truth),
-        serde_json::Value::Number(number) => convert::number(match number.as_i64() {
-            Some(whole) => Number::Int(whole),
-            None => Number::from_f64(number.as_f64().filter(|float| float.is_finite())?),
-        }),
+        serde_json::Value::Number(number) => {
+            convert::number(Number::parse(number.as_str()).map_err(|_| number.as_str().to_owned())?)
+        }
         serde_json::Value::String(text) => Value::string(text),
-        serde_json::Value::Array(items) => convert::list(items.into_iter().map(from_json).collect::<Option<_>>()?),
+        serde_json::Value::Array(items) => convert::list(items.into_iter().map(from_json).collect::<Result<_, _>>()?),
         serde_json::Value::Object(items) => {
-            let items = items.into_iter().map(|(key, item)| Some((key, from_json(item)?)));
-            convert::object(items.collect::<Option<BTreeMap<_, _>>>()?)
+            let items = items.into_iter().map(|(key, item)| Ok((key, from_json(item)?)));
+            convert::object(items.collect::<Result<BTreeMap<_, _>, String>>()?)
         }
     })
 }
@@ -106,8 +110,7 @@ fn to_json(value: &Value) -> Option<serde_json::Value> {
     Some(match &value.data {
         Data::Null => serde_json::Value::Null,
         Data::Bool(truth) => (*truth).into(),
-        Data::Number(Number::Int(whole)) => (*whole).into(),
-        Data::Number(Number::Float(float)) => (*float).into(),
+        Data::Number(number) => serde_json::Value::Number(number.to_string().parse().ok()?),
         Data::String(text) => text.as_ref().into(),
         Data::List(items) => items.iter().map(to_json).collect::<Option<Vec<_>>>()?.into(),
         Data::Object(items) => {

@@ -123,11 +123,8 @@ fn digits(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Option
 
 fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize) -> Result<(), Fail> {
     let wrong = |wanted: &str| Fail::arg(arg, format!("`%{letter}` needs {wanted}, found {}", show(value)));
-    let whole = || match to_number(value) {
-        Some(Number::Int(whole)) => Ok(whole),
-        _ => Err(wrong("a whole number")),
-    };
-    let float = || to_number(value).map(Number::as_f64).ok_or_else(|| wrong("a number"));
+    let whole = || to_number(value).and_then(Number::as_whole).ok_or_else(|| wrong("a whole number"));
+    let number = || to_number(value).ok_or_else(|| wrong("a number"));
     let mut numeric = true;
     let body = match letter {
         'd' => whole()?.to_string(),
@@ -142,12 +139,12 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
             };
             if letter == 'X' { text.to_uppercase() } else { text }
         }
-        'f' | 'F' => format!("{:.*}", verb.precision.unwrap_or(6), float()?),
+        'f' | 'F' => number()?.fixed(verb.precision.unwrap_or(6)),
         'e' | 'E' => {
-            let text = exponent(float()?, verb.precision.unwrap_or(6));
+            let text = exponent(number()?.as_f64(), verb.precision.unwrap_or(6));
             if letter == 'E' { text.to_uppercase() } else { text }
         }
-        'g' | 'G' => Number::from_f64(float()?).to_string(),
+        'g' | 'G' => number()?.to_string(),
         't' => {
             numeric = false;
             to_bool(value).ok_or_else(|| wrong("true or false"))?.to_string()
@@ -190,7 +187,7 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
     Ok(())
 }
 
-fn radix(number: i64, verb: &Verb, prefix: &str, spell: fn(u64) -> String) -> String {
+fn radix(number: i128, verb: &Verb, prefix: &str, spell: fn(u128) -> String) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}{}", if verb.sharp { prefix } else { "" }, spell(number.unsigned_abs()))
 }

@@ -1,31 +1,27 @@
 //! Functions of numbers.
 
-use impasto_stages::{Data, Number, Value};
+use impasto_stages::{Number, NumberError, Value};
 
 use super::{Fail, Function, at_least, exactly, function, int_arg, list_arg, number_arg, text_arg};
 use crate::recipe::convert::{number, to_number};
 
 pub(super) static FUNCTIONS: &[Function] = &[
     function("abs", "abs(number)", exactly(1), "The number without its sign.", |args| {
-        Ok(number(match number_arg(&args, 0)? {
-            Number::Int(whole) => whole.checked_abs().map_or(Number::Float((whole as f64).abs()), Number::Int),
-            Number::Float(float) => Number::Float(float.abs()),
-        }))
+        let value = number_arg(&args, 0)?;
+        Ok(number(if value < Number::Int(0) { value.negated() } else { value }))
     }),
     function("ceil", "ceil(number)", exactly(1), "The nearest whole number that is not smaller.", |args| {
-        Ok(round(number_arg(&args, 0)?, f64::ceil))
+        Ok(number(number_arg(&args, 0)?.negated().floor().negated()))
     }),
     function("floor", "floor(number)", exactly(1), "The nearest whole number that is not larger.", |args| {
-        Ok(round(number_arg(&args, 0)?, f64::floor))
+        Ok(number(number_arg(&args, 0)?.floor()))
     }),
     function("log", "log(number, base)", exactly(2), "The logarithm of a number to a base.", |args| {
-        finite(number_arg(&args, 0)?.as_f64().log(number_arg(&args, 1)?.as_f64()))
+        result(Number::from_f64(number_arg(&args, 0)?.as_f64().log(number_arg(&args, 1)?.as_f64())))
     }),
-    function("max", "max(numbers...)", at_least(1), "The largest of the numbers.", |args| {
-        extreme(&args, |a, b| a.as_f64() > b.as_f64())
-    }),
+    function("max", "max(numbers...)", at_least(1), "The largest of the numbers.", |args| extreme(&args, |a, b| a > b)),
     function("min", "min(numbers...)", at_least(1), "The smallest of the numbers.", |args| {
-        extreme(&args, |a, b| a.as_f64() < b.as_f64())
+        extreme(&args, |a, b| a < b)
     }),
     function(
         "parseint",
@@ -35,54 +31,51 @@ pub(super) static FUNCTIONS: &[Function] = &[
         parseint,
     ),
     function("pow", "pow(number, power)", exactly(2), "A number to a power.", |args| {
-        let (base, power) = (number_arg(&args, 0)?, number_arg(&args, 1)?);
-        if let (Number::Int(base), Number::Int(power)) = (base, power)
-            && let Some(whole) = u32::try_from(power).ok().and_then(|power| base.checked_pow(power))
-        {
-            return Ok(number(Number::Int(whole)));
-        }
-        finite(base.as_f64().powf(power.as_f64()))
+        let (base, exponent) = (number_arg(&args, 0)?, number_arg(&args, 1)?);
+        result(match exponent {
+            Number::Int(exponent) if exponent >= 0 => power(base, exponent),
+            Number::Int(exponent) => {
+                power(base, exponent.saturating_neg()).and_then(|value| Number::Int(1).over(value))
+            }
+            exponent => Number::from_f64(base.as_f64().powf(exponent.as_f64())),
+        })
     }),
     function("signum", "signum(number)", exactly(1), "-1, 0 or 1: the sign of a number.", |args| {
-        let float = number_arg(&args, 0)?.as_f64();
-        Ok(number(Number::Int(if float > 0.0 {
-            1
-        } else if float < 0.0 {
-            -1
-        } else {
-            0
-        })))
+        Ok(number(Number::Int(number_arg(&args, 0)?.cmp(&Number::Int(0)) as i64)))
     }),
     function("sum", "sum(list)", exactly(1), "The sum of a list's numbers.", |args| {
-        let mut whole = Some(0i64);
-        let mut float = 0.0;
+        let mut sum = Number::Int(0);
         for item in list_arg(&args, 0)? {
             let Some(next) = to_number(item) else {
                 return Err(Fail::arg(0, "the list holds something that is no number"));
             };
-            whole = match next {
-                Number::Int(next) => whole.and_then(|sum| sum.checked_add(next)),
-                Number::Float(_) => None,
-            };
-            float += next.as_f64();
+            sum = result_of(sum.plus(next))?;
         }
-        whole.map_or_else(|| finite(float), |whole| Ok(number(Number::Int(whole))))
+        Ok(number(sum))
     }),
 ];
 
-fn round(value: Number, by: fn(f64) -> f64) -> Value {
-    number(match value {
-        Number::Int(whole) => Number::Int(whole),
-        Number::Float(float) => Number::from_f64(by(float)),
-    })
+fn power(base: Number, exponent: i64) -> Result<Number, NumberError> {
+    let (mut product, mut square, mut left) = (Number::Int(1), base, exponent);
+    // Square and multiply: what is too long is so after few steps.
+    while left > 0 {
+        if left & 1 == 1 {
+            product = product.times(square)?;
+        }
+        left >>= 1;
+        if left > 0 {
+            square = square.times(square)?;
+        }
+    }
+    Ok(product)
 }
 
-fn finite(float: f64) -> Result<Value, Fail> {
-    if float.is_finite() {
-        Ok(number(Number::from_f64(float)))
-    } else {
-        Err(Fail::new("the result is no finite number"))
-    }
+fn result_of(number: Result<Number, NumberError>) -> Result<Number, Fail> {
+    number.map_err(|error| Fail::new(format!("the result {error}")))
+}
+
+fn result(found: Result<Number, NumberError>) -> Result<Value, Fail> {
+    result_of(found).map(number)
 }
 
 fn extreme(args: &[Value], better: fn(Number, Number) -> bool) -> Result<Value, Fail> {
@@ -106,6 +99,6 @@ fn parseint(args: Vec<Value>) -> Result<Value, Fail> {
     if text.starts_with('+') {
         return Err(wrong());
     }
-    let whole = i64::from_str_radix(&text, base).map_err(|_| wrong())?;
-    Ok(Value::new(Data::Number(Number::Int(whole))))
+    let whole = i128::from_str_radix(&text, base).map_err(|_| wrong())?;
+    result(Number::parse(&whole.to_string()))
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use crate::action::Step;
 use crate::error::ParamError;
+use crate::number::Number;
 use crate::packages::{Pin, Repository};
 use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, Type};
-use crate::value::{Data, Number, Value};
+use crate::value::{Data, Value};
 
 /// Further archives.
 pub(crate) const REPOSITORIES: ParamSpec = ParamSpec::optional(

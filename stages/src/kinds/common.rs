@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
 use crate::error::ParamError;
 use crate::limits::{LIMITS, limits};
+use crate::number::Number;
 use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, StageContext, Type};
-use crate::value::{Data, Number, Value};
+use crate::value::{Data, Value};
 
 /// The time that stands for now where a recipe says none: 1980-01-01, the first day that FAT and zip can tell. In seconds
 /// since 1970.

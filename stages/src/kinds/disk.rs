@@ -5,10 +5,11 @@ use crate::action::{Executor, SandboxRoot, Slot, Step};
 use crate::disk::{DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem, UserSpec};
 use crate::error::ParamError;
 use crate::kinds::common;
+use crate::number::Number;
 use crate::params::{Params, parse_size};
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 use crate::ssh_key;
-use crate::value::{Data, Number, Value};
+use crate::value::{Data, Value};
 
 pub(crate) const KIND: Kind = Kind {
     name: "disk",

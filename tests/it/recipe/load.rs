@@ -245,6 +245,113 @@ fn a_directory_is_one_recipe() {
 }
 
 #[test]
+fn numbers_are_exact_or_refused() {
+    for (value, expected) in [
+        ("18446744073709551616", "18446744073709551616"),
+        ("-18446744073709551616", "-18446744073709551616"),
+        ("0.1 + 0.2", "0.3"),
+        ("tostring(0.1 + 0.2 == 0.3)", "true"),
+        ("9007199254740993 + 0", "9007199254740993"),
+        ("tostring(9007199254740993 == 9007199254740992.0)", "false"),
+        ("tostring(9007199254740993.5 > 9007199254740993)", "true"),
+        ("9223372036854775807 + 1", "9223372036854775808"),
+        ("pow(2, 64)", "18446744073709551616"),
+        ("pow(2, -1)", "0.5"),
+        ("pow(2, 0.5)", "1.4142135623730951"),
+        ("\"${18446744073709551616}\"", "18446744073709551616"),
+        ("\"${ 1.10 }\"", "1.1"),
+        ("1e3", "1000"),
+        ("1.5E-3", "0.0015"),
+        ("10 / 4", "2.5"),
+        ("7 % 2.5", "2"),
+        ("sum([0.1, 0.2, 18446744073709551616])", "18446744073709551616.3"),
+        ("max(9007199254740992, 9007199254740993)", "9007199254740993"),
+        ("join(\",\", range(0, 0.5, 0.1))", "0,0.1,0.2,0.3,0.4"),
+        ("parseint(\"ffffffffffffffff\", 16)", "18446744073709551615"),
+        (
+            "format(\"%d %x %.2f\", 18446744073709551616, 18446744073709551616, 0.1)",
+            "18446744073709551616 10000000000000000 0.10",
+        ),
+        ("jsonencode(jsondecode(\"[18446744073709551616,0.10]\"))", "[18446744073709551616,0.1]"),
+        ("tostring(floor(-2.5) + ceil(2.1) + abs(-0.5))", "0.5"),
+        ("convert({}, object({ a = optional(number, 18446744073709551616) })).a", "18446744073709551616"),
+    ] {
+        assert_eq!(shown(&showing("", value)), expected, "{value}");
+    }
+    let typed = |text: &str| showing("variable \"v\" { type = number }", "var.v + 0").var("v", text);
+    assert_eq!(shown(&typed("18446744073709551616")), "18446744073709551616");
+    let json = showing("variable \"v\" {}", "var.v.a").var_file("x.json", "{\"v\": {\"a\": 18446744073709551616}}");
+    assert_eq!(shown(&json), "18446744073709551616");
+
+    let long = "123456789012345678901234567890";
+    for (project, places) in [
+        (showing("", long), &["recipe.hcl:7:15", "the number 123456789012345678901234567890 has more digits"][..]),
+        (
+            showing("", "\"a ${0.1234567890123456789012345678901}\""),
+            &["recipe.hcl:7:20", "the number 0.1234567890123456789012345678901"],
+        ),
+        (
+            showing("", "79228162514264337593543950335 + 1"),
+            &["recipe.hcl:7:15", "the result has more digits than the 28"],
+        ),
+        (showing("", "0.00000000000000000001 * 0.00000000000000000001"), &["the result has more digits"]),
+        (showing("", "1 / 0"), &["division by zero"]),
+        (
+            showing("", &format!("jsondecode(\"[{long}]\")[0]")),
+            &["jsondecode: the number 123456789012345678901234567890"],
+        ),
+        (
+            showing("", &format!("convert({{}}, object({{ a = optional(number, {long}) }})).a")),
+            &["the number 123456789012345678901234567890"],
+        ),
+        (showing("", &format!("\"{long}\" + 1")), &["as a number it has more digits"]),
+        (typed(long), &["expected number", "as a number it has more digits"]),
+        (
+            showing("variable \"v\" {}", "var.v.a").var_file("x.json", &format!("{{\n  \"v\": {{\"a\": {long}}}\n}}")),
+            &["x.json:2:14", long],
+        ),
+        (
+            showing("variable \"v\" {}", "var.v").var_file("x.vars.hcl", &format!("v = {long}\n")),
+            &["x.vars.hcl:1:5", long],
+        ),
+    ] {
+        let errors = project.errors();
+        for place in places {
+            assert!(errors.contains(place), "`{place}` is not in:\n{errors}");
+        }
+    }
+    // What is secret is not shown.
+    let secret = "variable \"v\" {\n  sensitive = true\n}";
+    for (name, text) in [("x.json", format!("{{\"v\": {long}}}")), ("x.vars.hcl", format!("v = {long}\n"))] {
+        let errors = showing(secret, "1").var_file(name, &text).errors();
+        assert!(!errors.contains("1234567890") && errors.contains("`v`"), "{errors}");
+    }
+}
+
+#[test]
+fn files_of_packer_are_no_recipe() {
+    let project = Project::new(BASE)
+        .file("x.pkr.hcl", "source \"qemu\" \"x\" {}\nbuild {}\n")
+        .file("x.pkrvars.hcl", "size = 5\n")
+        .file("y.auto.pkrvars.hcl", "size = 6\n");
+    let warnings = project.load().warnings.render(false);
+    assert_eq!(warnings.matches("warning:").count(), 1, "{warnings}");
+    assert!(warnings.contains("x.pkrvars.hcl` is not read by itself"), "{warnings}");
+    assert!(warnings.contains("--var-file") && warnings.contains("x.pkrvars.hcl"), "{warnings}");
+    let given = showing("variable \"size\" { type = number }", "var.size").var_file("x.pkrvars.hcl", "size = 5\n");
+    assert_eq!(shown(&given), "5");
+    assert!(given.load().warnings.is_empty(), "who gives one knows how");
+
+    let only_packer = Project::new("").file("x.pkr.hcl", "build {}\n");
+    std::fs::remove_file(only_packer.request.path.join("recipe.hcl")).expect("it is there");
+    let errors = only_packer.errors();
+    assert!(
+        errors.contains("there is no recipe") && errors.contains("`x.pkr.hcl` is a template of Packer"),
+        "{errors}"
+    );
+}
+
+#[test]
 fn references_are_values() {
     let project = Project::new(&format!(
         "locals {{\n  from = true ? stage.base : stage.x\n  all = [stage.made, stage.x.files[\"v\"]]\n}}\n{BASE}\n\
