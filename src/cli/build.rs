@@ -41,7 +41,7 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         let needed = loaded.graph.closure(&selection.nodes);

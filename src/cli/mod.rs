@@ -24,6 +24,7 @@ mod outdated;
 mod packages;
 mod plan;
 mod recipe;
+mod root;
 mod session;
 mod settle;
 mod shell;
@@ -210,7 +211,8 @@ pub(crate) mod exit {
 
 /// Runs the command that the arguments name and gives the exit code.
 pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant, interrupt: Interrupt) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to standard output.
@@ -235,7 +237,9 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         }
     };
     let surroundings = Surroundings::default();
-    let mut session = session::Session { host, global: cli.global, start, settings, surroundings, interrupt };
+    let arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let global = cli.global;
+    let mut session = session::Session { host, global, start, settings, surroundings, interrupt, arguments };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),

@@ -36,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) surroundings: Surroundings,
     /// What the process is asked by signals.
     pub(crate) interrupt: Interrupt,
+    /// The command line, the program's name first.
+    pub(crate) arguments: Vec<String>,
 }
 
 /// A recipe with its graph, and the selectors that were given.
@@ -133,11 +135,6 @@ impl Session {
 
     /// What another command needs to find the same recipe, variables and store: as typed, quoted for a shell.
     pub(crate) fn place(&self, args: &RecipeArgs) -> String {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
-        let quoted = |text: &str| match text.chars().all(plain) {
-            true if !text.is_empty() => text.to_owned(),
-            _ => format!("'{}'", text.replace('\'', r"'\''")),
-        };
         let (path, _) = self.recipe_path(args);
         let mut place = String::new();
         let mut add = |option: &str, value: &str| place += &format!(" {option} {}", quoted(value));
@@ -298,6 +295,15 @@ impl Loaded {
             again: forced,
             used: vec![Vec::new(); self.graph.len()],
         })
+    }
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+    match text.chars().all(plain) {
+        true if !text.is_empty() => text.to_owned(),
+        _ => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
 
