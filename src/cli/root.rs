@@ -73,7 +73,7 @@ impl Session {
     }
 
     /// How to run this command as root.
-    fn as_root(&self) -> String {
+    pub(super) fn as_root(&self) -> String {
         match sudo_line(&self.host, &self.arguments) {
             Some(line) => format!("{line}\n(with sudo the store, what is written and the lock stay yours)"),
             None => "run it as root".to_owned(),

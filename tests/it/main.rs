@@ -23,6 +23,7 @@ mod debian;
 mod debris;
 mod diff;
 mod disk_assembly;
+mod doctor;
 mod doors;
 mod failures;
 mod faults;
