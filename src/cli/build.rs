@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use impasto_stages::Makes;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{Progress, RecipeArgs, RunArgs, exit};
+use super::{Progress, RecipeArgs, RunArgs, complete, exit};
 use crate::engine::{Engine, RunConfig, Summary};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
@@ -27,7 +28,7 @@ pub(crate) struct Build {
     #[command(flatten)]
     pub(super) run: RunArgs,
     /// Runs a stage although its result is known
-    #[arg(long, value_name = "SELECTOR")]
+    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
     pub(super) again: Vec<String>,
     /// Fails where the lock would have to change
     #[arg(long)]

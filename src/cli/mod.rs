@@ -5,6 +5,7 @@ mod audit;
 mod blame;
 mod boot;
 mod build;
+mod complete;
 mod config;
 mod diff;
 mod disk_names;
@@ -20,6 +21,7 @@ mod image_files;
 mod init;
 mod layer;
 mod log;
+mod man;
 mod outdated;
 mod packages;
 mod plan;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::config::Settings;
 use crate::host::Host;
@@ -45,6 +48,7 @@ use crate::ui;
 
 use error::CliError;
 
+pub use complete::complete;
 pub(crate) use hint::{host_help, sandbox_help, store_help};
 
 /// Builds disk images in layers: every stage is cached, only dirty stages run again.
@@ -95,7 +99,7 @@ impl Progress {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
     /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
-    #[arg(value_name = "RECIPE|SELECTOR")]
+    #[arg(value_name = "RECIPE|SELECTOR", add = ArgValueCompleter::new(complete::names))]
     names: Vec<String>,
     /// The recipe, whatever its name looks like
     #[arg(long, value_name = "PATH")]
@@ -189,12 +193,23 @@ enum Command {
     Config(config::Config),
     /// Checks what this host can do
     Doctor(doctor::Doctor),
-    /// Prints the completions of a shell
+    /// Prints the completions of a shell, which know the stages of recipes
+    #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Writes the pages of the manual
+    #[command(hide = true)]
+    ManPages(man::ManPages),
 }
+
+const COMPLETIONS_HELP: &str = "\
+Where impasto was installed by its Makefile or as a package they are there already. Else, for
+  bash: source <(impasto completions bash)
+  zsh:  source <(impasto completions zsh)
+  fish: impasto completions fish | source
+in the shell's own file of commands (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
 /// Exit codes (design §10).
 pub(crate) mod exit {
@@ -263,11 +278,11 @@ pub fn main(arguments: impl Iterator<Item = std::ffi::OsString>, start: Instant,
         Command::Config(command) => command.run(&session),
         Command::Doctor(command) => command.run(&session),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "impasto", &mut script);
+            let script = complete::script(shell).expect("BUG: a vector takes every byte");
             ui::output(&String::from_utf8_lossy(&script));
             Ok(exit::OK)
         }
+        Command::ManPages(command) => command.run(),
     };
     outcome.unwrap_or_else(|error| {
         // What an interrupted command has to say is that it was interrupted.

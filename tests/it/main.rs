@@ -14,6 +14,7 @@ mod bootstrap;
 mod bounded;
 mod chain;
 mod cleanup;
+mod completion;
 mod config;
 mod copy_times;
 mod cutoff;
