@@ -2,7 +2,7 @@
 //! Knows no recipe and no store.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use impasto_store::Owner;
@@ -86,6 +86,11 @@ impl Host {
     /// A variable of the environment.
     pub fn var(&self, name: &str) -> Option<&str> {
         self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The directories in which programs are looked for.
+    pub fn path_dirs(&self) -> impl Iterator<Item = &Path> {
+        self.var("PATH").unwrap_or_default().split(':').filter(|dir| !dir.is_empty()).map(Path::new)
     }
 
     /// The store's directory where nobody names one: in the user's cache directory.

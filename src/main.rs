@@ -9,6 +9,9 @@ fn main() -> ExitCode {
     if let Some(code) = impasto::sandbox::supervisor_main() {
         return code;
     }
+    if impasto::cli::complete(std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     let interrupt = impasto::interrupt::Interrupt::default();
     ExitCode::from(impasto::cli::main(std::env::args_os(), start, interrupt))
 }

@@ -49,11 +49,7 @@ impl Audit {
             self.move_elsewhere(session, &root)?;
             return self.build().run(session);
         }
-        if !session.host.root {
-            let message = "an audit builds under other conditions, which takes root".to_owned();
-            let help = Some("run it as root, for example with sudo".to_owned());
-            return Err(CliError::Other { message, help, code: exit::INTERNAL });
-        }
+        session.demand_root("an audit builds under other conditions")?;
         let (loaded, store) = session.load_with_store(&self.recipe)?;
         let nodes = self.needed(&loaded)?;
         if hits(&loaded, &store, &nodes)?.is_none() {

@@ -2,7 +2,6 @@
 //! Knows which disk is meant and what the user asked for; [`crate::vm`] does the rest.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -301,8 +300,7 @@ impl Boot {
             None => None,
             Some("auto") => {
                 // Free now: another program may take it before QEMU does, which then says so.
-                let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-                Some(free.map_err(CliError::io("find a free port on", "127.0.0.1"))?.port())
+                Some(vm::probe::free_port().map_err(CliError::io("find a free port on", "127.0.0.1"))?)
             }
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => Some(port),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use impasto_stages::Makes;
 
 use super::disk_names::converts;
@@ -13,7 +14,7 @@ use super::error::CliError;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{RecipeArgs, RunArgs, exit};
+use super::{RecipeArgs, RunArgs, complete, exit};
 use crate::engine::{Engine, RunConfig, Summary};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
@@ -29,7 +30,7 @@ pub(crate) struct Build {
     #[command(flatten)]
     pub(super) run: RunArgs,
     /// Runs a stage although its result is known
-    #[arg(long, value_name = "SELECTOR")]
+    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
     pub(super) again: Vec<String>,
     /// Fails where the lock would have to change
     #[arg(long)]
@@ -55,7 +56,7 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;

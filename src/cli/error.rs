@@ -96,7 +96,7 @@ impl CliError {
         }
     }
 
-    fn help(&self) -> Option<String> {
+    pub(super) fn help(&self) -> Option<String> {
         match self {
             CliError::Usage { help, .. } | CliError::Other { help, .. } => help.clone(),
             CliError::Selector(error) => hint::selector_help(error),

@@ -38,7 +38,7 @@ impl Fetch {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked)?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, None)?;
         // Named before they come, so that they are kept should this be interrupted.
         let _lease = store.lease()?;
         keep(&loaded, &store)?;

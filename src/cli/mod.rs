@@ -5,6 +5,7 @@ mod audit;
 mod blame;
 mod boot;
 mod build;
+mod complete;
 mod config;
 mod diff;
 mod disk_names;
@@ -21,11 +22,13 @@ mod image_files;
 mod init;
 mod layer;
 mod log;
+mod man;
 mod outdated;
 mod packages;
 mod plan;
 mod recipe;
 mod record;
+mod root;
 mod session;
 mod settle;
 mod shell;
@@ -39,6 +42,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::config::Settings;
 use crate::host::Host;
@@ -48,6 +52,7 @@ use crate::ui;
 
 use error::CliError;
 
+pub use complete::complete;
 pub(crate) use hint::{host_help, sandbox_help, store_help};
 
 /// Builds disk images in layers: every stage is cached, only dirty stages run again.
@@ -99,7 +104,7 @@ impl Progress {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
     /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
-    #[arg(value_name = "RECIPE|SELECTOR")]
+    #[arg(value_name = "RECIPE|SELECTOR", add = ArgValueCompleter::new(complete::names))]
     names: Vec<OsString>,
     /// The recipe, whatever its name looks like
     #[arg(long, value_name = "PATH")]
@@ -195,12 +200,23 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Explains a command, a stage kind or a topic
     Help(help::Help),
-    /// Prints the completions of a shell
+    /// Prints the completions of a shell, which know the stages of recipes
+    #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Writes the pages of the manual
+    #[command(hide = true)]
+    ManPages(man::ManPages),
 }
+
+const COMPLETIONS_HELP: &str = "\
+Where impasto was installed by its Makefile or as a package they are there already. Else, for
+  bash: source <(impasto completions bash)
+  zsh:  source <(impasto completions zsh)
+  fish: impasto completions fish | source
+in the shell's own file of commands (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
 /// Exit codes (design §10).
 pub(crate) mod exit {
@@ -217,7 +233,8 @@ pub(crate) mod exit {
 
 /// Runs the command that the arguments name and gives the exit code.
 pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt: Interrupt) -> u8 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and go to standard output.
@@ -247,7 +264,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
         }
     };
     let surroundings = Surroundings::default();
-    let mut session = session::Session { host, global: cli.global, start, settings, surroundings, interrupt };
+    let arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let global = cli.global;
+    let mut session = session::Session { host, global, start, settings, surroundings, interrupt, arguments };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
@@ -272,11 +291,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
         Command::Doctor(command) => command.run(&session),
         Command::Help(command) => command.run(&session),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "impasto", &mut script);
+            let script = complete::script(shell).expect("BUG: a vector takes every byte");
             ui::output(&String::from_utf8_lossy(&script));
             Ok(exit::OK)
         }
+        Command::ManPages(command) => command.run(),
     };
     outcome.unwrap_or_else(|error| {
         // What an interrupted command has to say is that it was interrupted.

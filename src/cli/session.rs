@@ -37,6 +37,8 @@ pub(crate) struct Session {
     pub(crate) surroundings: Surroundings,
     /// What the process is asked by signals.
     pub(crate) interrupt: Interrupt,
+    /// The command line, the program's name first.
+    pub(crate) arguments: Vec<String>,
 }
 
 /// A recipe with its graph, and the selectors that were given.
@@ -301,7 +303,7 @@ pub(crate) fn texts(names: &[OsString]) -> Vec<String> {
     names.iter().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
-/// A text as one word of a shell's line.
+/// A word as a shell takes it.
 pub(crate) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
     match text.chars().all(plain) {

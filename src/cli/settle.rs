@@ -137,12 +137,15 @@ impl<'a> Surveyor<'a> {
     /// Sees to it that every node that a selection needs has its packages settled: what the lock has nothing for is
     /// settled now, unless `locked` forbids it; what is stale or cannot be used is an error. With `locked` all of the lock
     /// must be usable, whatever of it is needed.
+    ///
+    /// Root, where locking needs it, is demanded first; and with `again`, of a build, also where running stages does.
     pub(crate) fn ensure(
         &self,
         loaded: &mut Loaded,
         recipe: &RecipeArgs,
         selection: &Selection,
         locked: bool,
+        again: Option<&[String]>,
     ) -> Result<(), CliError> {
         let needed = loaded.graph.closure(&selection.nodes);
         let open = |loaded: &Loaded| -> Vec<NodeId> {
@@ -152,14 +155,19 @@ impl<'a> Surveyor<'a> {
         if locked {
             self.check_whole(loaded, recipe)?;
         }
-        if open(loaded).is_empty() {
+        let to_lock = open(loaded);
+        let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
+        let stale = to_lock.iter().any(|id| wrong(&loaded.locks[id.index()]));
+        // What is wrong with the lock is said by whoever runs it.
+        if to_lock.is_empty() || (!locked && !stale) {
+            self.session.demand_root_for_stages(loaded, self.store, selection, &to_lock, again)?;
+        }
+        if to_lock.is_empty() {
             if !locked {
                 self.tidy(loaded, recipe);
             }
             return Ok(());
         }
-        let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
-        let stale = open(loaded).iter().any(|id| wrong(&loaded.locks[id.index()]));
         if !locked && !stale {
             let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
             for change in self.renew(loaded, choices, false, false, false)? {

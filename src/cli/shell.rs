@@ -33,6 +33,7 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        session.demand_root("a shell runs programs on a stage's disk")?;
         let loaded = session.load(&self.recipe)?;
         let id = disk_node(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;

@@ -9,6 +9,7 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
+use crate::graph::NodeId;
 use crate::lock::{Choice, LockState, TOOLBOX};
 use crate::recipe::suggest;
 use crate::ui;
@@ -34,6 +35,13 @@ impl Update {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools, gone) = choose(&loaded)?;
+        let asks_apt = |id: &NodeId| {
+            let open = !matches!(choices[id.index()], Some(Choice::Stay)) || !loaded.locks[id.index()].is_settled();
+            open && loaded.graph.node(*id).lowered.request.is_some()
+        };
+        if loaded.graph.ids().any(|id| asks_apt(&id)) {
+            session.demand_root("an update runs apt")?;
+        }
         let prune = gone || (loaded.selectors().is_empty() && self.recipe.only.is_empty());
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());

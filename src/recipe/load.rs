@@ -99,20 +99,20 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
 }
 
 /// Where a recipe lies.
-struct Place {
+pub(super) struct Place {
     path: PathBuf,
     dir: PathBuf,
     /// `dir` as the user would type it.
     shown: PathBuf,
     /// Its files: as the user would type them, and absolute.
-    files: Vec<(PathBuf, PathBuf)>,
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
     /// Names of files beside them that hold values for Packer.
     values: Vec<String>,
     name: String,
 }
 
 impl Place {
-    fn new(path: &Path) -> Result<Place, Diagnostic> {
+    pub(super) fn new(path: &Path) -> Result<Place, Diagnostic> {
         let shown = path.display();
         let cannot = |error: std::io::Error| {
             let diagnostic = Diagnostic::error(format!("cannot read the recipe {shown}: {error}"));

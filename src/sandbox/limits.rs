@@ -204,17 +204,11 @@ impl Drop for Group {
     }
 }
 
-/// How this host keeps stages within `processes` and `memory`, in words.
-pub fn describe() -> String {
-    let ceiling = Bounds::new(Limits::default()).ceiling;
-    match Group::make(&ceiling) {
-        Some(group) => {
-            let parents = group.dirs.iter().filter_map(|dir| dir.path.parent());
-            let parents: Vec<_> = parents.map(|path| path.display().to_string()).collect();
-            format!("control groups in {}", parents.join(" and "))
-        }
-        None => "no control group can be had: processes and memory are counted 20 times a second".to_owned(),
-    }
+/// The directories in which this host lets control groups be made that keep stages within `processes` and `memory`; none
+/// where these are counted instead.
+pub fn control_groups() -> Option<Vec<PathBuf>> {
+    let group = Group::make(&Bounds::new(Limits::default()).ceiling)?;
+    Some(group.dirs.iter().filter_map(|dir| Some(dir.path.parent()?.to_path_buf())).collect())
 }
 
 fn unique_name() -> Option<String> {

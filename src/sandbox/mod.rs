@@ -12,6 +12,7 @@ mod loopdev;
 mod memory;
 mod namespace;
 mod plan;
+mod probe;
 mod process;
 pub mod protocol;
 #[cfg(test)]
@@ -34,8 +35,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-pub use limits::{Culprit, Reached, describe as describe_limits};
-pub use namespace::NamespaceSandbox;
+pub use limits::{Culprit, Reached, control_groups};
+pub use namespace::{NamespaceSandbox, storage_version};
+pub use probe::{Piece, UserNameSpace, probe, probe_user_namespace};
 pub use protocol::{AgentStep, InputKind, Limit, Owner, Problem, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};

@@ -244,7 +244,7 @@ fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, San
     named.iter().map(text).collect()
 }
 
-fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
+pub(super) fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
     let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
     impasto_store::qcow2::create_overlay(&file, virtual_size)
         .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
@@ -264,7 +264,8 @@ fn problem_error(problem: Problem) -> SandboxError {
     }
 }
 
-fn storage_version() -> Option<String> {
+/// What the program that serves disks says of its version; `None` where it cannot be asked.
+pub fn storage_version() -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let output = Command::new(DAEMON).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -18,6 +18,8 @@ pub(super) enum Order {
     Guest(Plan),
     /// Do our own work with the toolbox's programs.
     Tools(ToolPlan),
+    /// Try what the sandbox needs, on an empty disk.
+    Probe(Plan),
 }
 
 /// Work with the toolbox's programs.

@@ -13,7 +13,7 @@
 //! space with a file system on that export: unmounting would wait for itself. So the guest's are in B only.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ use super::loopdev::LoopDevice;
 use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
-use super::{AGENT, emulate, sys, tools};
+use super::{AGENT, emulate, probe, sys, tools};
 use crate::guest::{self, DiskFile, FileSystem, Layout};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
@@ -51,9 +51,13 @@ pub fn supervisor_main() -> Option<ExitCode> {
     let result = match arguments.next() {
         Some(argument) if argument == INNER => inner_main(),
         Some(argument) if argument == MAP_IDS => emulate::map_ids(),
+        Some(argument) if argument == probe::USER_NAMESPACE => probe::user_namespace(),
         _ => outer_main(),
     };
-    // Nobody is left to tell: impasto sees the exit code, and the socket carried the reason where there was one.
+    if let Err(error) = &result {
+        // It is kept beside the job; the socket carried the reason where there was somebody to tell.
+        let _ = writeln!(io::stderr(), "{error}");
+    }
     Some(if matches!(result, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -91,7 +95,8 @@ fn outer_main() -> io::Result<bool> {
     sys::close_inherited_on_exec()?;
     // The user's would decide what a toolbox's programs may read of each other's.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
-    sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS)?;
+    let name_spaces = sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS);
+    name_spaces.map_err(|error| io::Error::other(format!("cannot make name spaces: {error}")))?;
     sys::leave_keyring()?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
@@ -112,6 +117,10 @@ fn inner_main() -> io::Result<bool> {
         Some(Order::Tools(plan)) => {
             setsid()?;
             return tools::serve(&plan, &mut socket);
+        }
+        Some(Order::Probe(plan)) => {
+            setsid()?;
+            return probe::serve(&plan, &mut socket);
         }
     };
     if !plan.terminal {
@@ -245,7 +254,7 @@ fn describe(status: ExitStatus) -> String {
 fn spawn_agent(plan: &Plan, terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
     let memory = memfd_create("impasto-agent", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
-    io::Write::write_all(&mut file, AGENT)?;
+    file.write_all(AGENT)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
     let mut command = Command::new(path);

@@ -2,11 +2,13 @@
 //! Knows disks, firmware and devices; knows no recipe and no stage, and never writes the image.
 //!
 //! [`command`] is the whole of QEMU's command line as a pure function of a [`Spec`]; [`seed`] makes the small disk that
-//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto.
+//! cloud-init reads; [`machine`] starts the process, talks to it, and makes sure that it ends with impasto; [`probe`]
+//! tries on a disk of one sector whether all that works here.
 
 mod channel;
 pub mod command;
 pub mod machine;
+pub mod probe;
 pub mod seed;
 
 use std::fs::File;

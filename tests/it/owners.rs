@@ -186,3 +186,38 @@ fn recipes_that_root_writes_stay_the_callers() {
     assert_eq!(fs::read_to_string(&recipe).unwrap(), text);
     assert_eq!(of_others(&sudo.project.path("new"), ALICE), "");
 }
+
+#[test]
+fn what_needs_root_is_said_before_anything_starts() {
+    let sudo = Sudo::new();
+    let kept = || {
+        of_others(&sudo.store(), 0).lines().filter(|path| path.contains("/disks/") || path.contains("/blobs/")).count()
+    };
+    let said = |ran: Ran, message: &str| {
+        assert_eq!(ran.code, 1, "{}", ran.stderr);
+        assert!(ran.stderr.starts_with(&format!("error: {message}, which needs root\n")), "{message}: {}", ran.stderr);
+        assert!(ran.stderr.contains("sudo") || ran.stderr.contains("as root"), "{}", ran.stderr);
+    };
+    // The stage that only fetches does not begin; by itself it needs nobody.
+    said(sudo.user(ALICE, &["build"]), "programs are to be run for stage run");
+    assert_eq!(kept(), 0);
+    said(sudo.user(ALICE, &["shell", "run"]), "a shell runs programs on a stage's disk");
+    said(sudo.user(ALICE, &["audit"]), "an audit builds under other conditions");
+    assert_eq!(sudo.user(ALICE, &["build", "base"]).code, 0);
+    assert_ne!(kept(), 0);
+    // Nobody asks a mirror that is not there.
+    let recipe = sudo.project.read("impasto.hcl").replace(
+        "stage \"convert\"",
+        "stage \"packages\" \"tools\" {\n  from    = stage.base\n  install = [\"vim\"]\n}\n\nstage \"convert\"",
+    );
+    sudo.project.write("impasto.hcl", &recipe.replace("from   = stage.run", "from   = stage.tools"));
+    let mirror = ["--mirror", "http://127.0.0.1:9/debian"];
+    let build = [&["build", "image.it"], &mirror[..]].concat();
+    said(sudo.user(ALICE, &build), "packages are to be locked for stage tools, and programs to be run for stage tools");
+    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages are to be locked for stage tools");
+    said(sudo.user(ALICE, &[&["update"], &mirror[..]].concat()), "an update runs apt");
+    // What is known needs no root.
+    sudo.project.write("impasto.hcl", &recipe);
+    assert_eq!(sudo.sudo(ALICE, &["build", "run"]).code, 0);
+    assert_eq!(sudo.user(ALICE, &["build", "run"]).code, 0);
+}

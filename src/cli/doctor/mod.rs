@@ -1,0 +1,168 @@
+//! `impasto doctor`: tries what impasto needs of this host, and says what mends what does not work.
+//! Knows how findings are shown; the checks are in [`checks`].
+
+mod checks;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::error::CliError;
+use super::exit;
+use super::session::Session;
+use crate::ui;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Everything is tried, not only looked at: a disk is served and attached, name spaces are made, small machines are booted,
+and the mirror is asked. It takes a few seconds and leaves nothing behind. As another user than root it skips what only
+root can try.
+
+Exit codes: 0 stages can run here (there may be warnings), 1 something that they need does not work.
+
+--json prints one object. Names are not changed or removed while `v` is 1, and unknown ones may come:
+  v         1
+  ok        whether there is no error
+  checks    a list of { check, status, found, needed_for, help }
+            check: root, disk-server, name-spaces, fuse, loop, user-name-spaces, emulators, limits, mirror, store,
+            out, qemu, ports, kvm, ovmf, qemu-img, kernel; status: ok, warning, error, skipped; help: a list of lines
+  sandboxes a list of { sandbox, works, why, good_for, not_for }; works: true, false, or null where it was not tried")]
+pub(crate) struct Doctor {
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    /// It works.
+    Ok,
+    /// Something works less well, or only some commands do not.
+    Warning,
+    /// Stages cannot run.
+    Error,
+    /// It could not be tried.
+    Skipped,
+}
+
+impl Status {
+    fn word(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Error => "error",
+            Status::Skipped => "skipped",
+        }
+    }
+}
+
+/// One thing that was tried.
+#[derive(Debug, Serialize)]
+struct Check {
+    /// Its stable name.
+    check: &'static str,
+    status: Status,
+    /// What was found, or why it does not work.
+    found: String,
+    /// Who needs it.
+    needed_for: &'static str,
+    /// What mends it, a line each.
+    help: Vec<String>,
+}
+
+/// A sandbox of this version.
+#[derive(Debug, Serialize)]
+struct SandboxRow {
+    sandbox: &'static str,
+    /// `None` where it was not tried.
+    works: Option<bool>,
+    /// Why it does not, or was not tried.
+    why: Option<String>,
+    good_for: &'static str,
+    not_for: &'static str,
+}
+
+#[derive(Serialize)]
+struct Document {
+    v: u32,
+    ok: bool,
+    checks: Vec<Check>,
+    sandboxes: Vec<SandboxRow>,
+}
+
+/// What the only sandbox of this version needs.
+const SANDBOX_NEEDS: [&str; 5] = ["root", "disk-server", "name-spaces", "fuse", "loop"];
+
+impl Doctor {
+    pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        let mut checks = Vec::new();
+        let interrupt = session.interrupt.listen();
+        let cancel = interrupt.token();
+        checks::all(session, &cancel, &mut |check| {
+            // Some take seconds, so each is shown when it is known.
+            if !self.json {
+                ui::output(&text(&check));
+            }
+            checks.push(check);
+        });
+        if cancel.is_cancelled() {
+            return Ok(exit::INTERRUPTED);
+        }
+        let sandbox = sandbox(&checks);
+        let count = |status| checks.iter().filter(|check| check.status == status).count();
+        let (errors, warnings, skipped) = (count(Status::Error), count(Status::Warning), count(Status::Skipped));
+        if self.json {
+            let document = Document { v: 1, ok: errors == 0, checks, sandboxes: vec![sandbox] };
+            ui::output(&(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"));
+        } else {
+            ui::output(&summary(&sandbox, errors, warnings, skipped));
+        }
+        Ok(if errors == 0 { exit::OK } else { exit::INTERNAL })
+    }
+}
+
+/// Whether the namespace sandbox works: if all that it needs does.
+fn sandbox(checks: &[Check]) -> SandboxRow {
+    let needs = || checks.iter().filter(|check| SANDBOX_NEEDS.contains(&check.check));
+    let of = |status| needs().find(|check| check.status == status);
+    let (works, why) = match (of(Status::Error), of(Status::Skipped)) {
+        // Without root the others were not tried.
+        (Some(check), Some(_)) if check.check == "root" => (None, Some(check.found.clone())),
+        (Some(check), _) => (Some(false), Some(format!("{}: {}", check.check, check.found))),
+        (None, Some(check)) => (None, Some(check.found.clone())),
+        (None, None) => (Some(true), None),
+    };
+    SandboxRow {
+        sandbox: "namespace",
+        works,
+        why,
+        good_for: "recipes and images that you trust: it keeps mistakes and careless scripts from the host",
+        not_for: "recipes or images of strangers: steps use the host's own kernel, which also mounts the image",
+    }
+}
+
+fn text(check: &Check) -> String {
+    let mut text = format!("{:<8} {:<17} {}\n", check.status.word(), check.check, check.found);
+    for line in &check.help {
+        text += &format!("{:<26} help: {line}\n", "");
+    }
+    text
+}
+
+fn summary(sandbox: &SandboxRow, errors: usize, warnings: usize, skipped: usize) -> String {
+    let works = match (sandbox.works, &sandbox.why) {
+        (Some(true), _) => "works here".to_owned(),
+        (Some(false), why) => format!("does not work here: {}", why.as_deref().unwrap_or_default()),
+        (None, why) => format!("was not tried: {}", why.as_deref().unwrap_or_default()),
+    };
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "\nsandbox {}: {works}\n  good for: {}\n  not for:  {}\n\n{}, {}, {skipped} skipped\n",
+        sandbox.sandbox,
+        sandbox.good_for,
+        sandbox.not_for,
+        plural(errors, "error"),
+        plural(warnings, "warning"),
+    )
+}
