@@ -188,6 +188,7 @@ impl Session {
         let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
         if !recipe.warnings.is_empty() {
             crate::ui::message(recipe.warnings.render(self.host.colour()).trim_end());
+            super::error::annotate(&recipe.warnings, &self.host);
         }
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
