@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::lock::{LockError, RenewError};
 use crate::plan::PlanError;
 use crate::recipe::{Diagnostics, Severity};
-use crate::ui::{self, Level, Place, RecordError, Service};
+use crate::ui::{self, Level, RecordError, Service};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -131,24 +131,11 @@ impl CliError {
     /// Writes the error to standard error, and for a CI service where in which file it is.
     pub(crate) fn show(&self, host: &Host) {
         ui::message(&self.render(host));
-        let Some(service) = Service::of(host) else { return };
-        let annotate = |level, place: Option<&Place>, message: &str| {
-            service.annotation(level, "", place, message).iter().for_each(|text| ui::commands(text));
-        };
-        let CliError::Recipe(diagnostics) = self else {
-            return annotate(Level::Error, None, &ui::with_causes(self));
-        };
-        for diagnostic in &diagnostics.list {
-            let level = match diagnostic.severity {
-                Severity::Error => Level::Error,
-                Severity::Warning => Level::Warning,
-            };
-            let place = diagnostic.primary.as_ref().and_then(|label| {
-                let text = diagnostics.sources.get(label.span.file)?;
-                ui::ci_place(&text.name, diagnostics.sources.position(label.span).0, &host.cwd)
-            });
-            let more = diagnostic.notes.iter().chain(&diagnostic.help).map(|text| format!("\n{text}"));
-            annotate(level, place.as_ref(), &format!("{}{}", diagnostic.message, more.collect::<String>()));
+        if let CliError::Recipe(diagnostics) = self {
+            annotate(diagnostics, host);
+        } else if let Some(service) = Service::of(host) {
+            let annotation = service.annotation(Level::Error, "", None, &ui::with_causes(self));
+            annotation.iter().for_each(|text| ui::commands(text));
         }
     }
 
@@ -180,6 +167,24 @@ impl CliError {
             text += &format!("\n  {note}help:{note:#} {line}");
         }
         text
+    }
+}
+
+/// Tells a CI service where in which file something is wrong.
+pub(super) fn annotate(diagnostics: &Diagnostics, host: &Host) {
+    let Some(service) = Service::of(host) else { return };
+    for diagnostic in &diagnostics.list {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::Error,
+            Severity::Warning => Level::Warning,
+        };
+        let place = diagnostic.primary.as_ref().and_then(|label| {
+            let text = diagnostics.sources.get(label.span.file)?;
+            ui::ci_place(&text.name, diagnostics.sources.position(label.span).0, &host.cwd)
+        });
+        let more = diagnostic.notes.iter().chain(&diagnostic.help).map(|text| format!("\n{text}"));
+        let message = format!("{}{}", diagnostic.message, more.collect::<String>());
+        service.annotation(level, "", place.as_ref(), &message).iter().for_each(|text| ui::commands(text));
     }
 }
 

@@ -163,6 +163,7 @@ impl Session {
         let loaded = self.load_quietly(args)?;
         if !loaded.recipe.warnings.is_empty() {
             crate::ui::message(loaded.recipe.warnings.render(self.host.colour()).trim_end());
+            super::error::annotate(&loaded.recipe.warnings, &self.host);
         }
         Ok(loaded)
     }

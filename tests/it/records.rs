@@ -252,6 +252,21 @@ fn github_gets_folds_and_annotations_and_no_command_of_a_guest() {
     assert_eq!(code, 3, "{log}");
     let annotation = log.lines().find(|line| line.starts_with("::error ")).expect("an annotation");
     assert!(annotation.starts_with("::error file=impasto.hcl,line=2::"), "{annotation}");
+
+    // Nor of a recipe.
+    let evil = r#"
+        variable "x" {
+          default = "a"
+          validation {
+            condition     = var.x == "b"
+            error_message = "no\n::add-mask::x\n \u00a0::stop-commands::y\n##[add-mask]z"
+          }
+        }
+        stage "fetch" "base" { path = "base.qcow2" }
+        "#;
+    project.write("impasto.hcl", evil);
+    let (code, log) = on(&project, "GITHUB_ACTIONS", &["validate"]);
+    assert_eq!((code, commands(&log)), (3, vec!["error".to_owned()]), "{log}");
 }
 
 #[test]
