@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// Work that took less says nothing of how fast the machine is now.
 const TELLING: Duration = Duration::from_secs(1);
+/// For so much work the machine is taken to be as fast as before, whatever it says: the first seconds say little.
+const AS_BEFORE: Duration = Duration::from_secs(10);
 /// How many lines of a stage are counted.
 const LINES: usize = 100_000;
 
@@ -167,15 +169,13 @@ impl Engine<'_> {
                 }
             };
         }
-        if !expected.is_zero() {
-            // The machine may be faster or slower than it was then.
-            let factor = (took.as_secs_f64() / expected.as_secs_f64()).clamp(0.25, 4.0);
-            rest.iter_mut().for_each(|rest| {
-                if let Rest::Known(time) = rest {
-                    *time = time.mul_f64(factor);
-                }
-            });
-        }
+        // The machine may be faster or slower than it was then.
+        let factor = (took + AS_BEFORE).as_secs_f64() / (expected + AS_BEFORE).as_secs_f64();
+        rest.iter_mut().for_each(|rest| {
+            if let Rest::Known(time) = rest {
+                *time = time.mul_f64(factor);
+            }
+        });
         let left = left(graph, &rest, self.config.jobs);
         let is_news = self.progress.told.as_ref().is_none_or(|(then, told)| {
             let passed = told.time.map(|time| time.saturating_sub(now.saturating_duration_since(*then)));

@@ -146,7 +146,7 @@ pub fn bytes(bytes: u64) -> String {
 }
 
 /// Texts in columns, two spaces apart; the last column is not padded. On a terminal that is narrower than a line, the last
-/// column goes on below itself.
+/// column goes on below itself, and what has no room at all goes onto a line of its own.
 pub fn columns(rows: &[Vec<String>]) -> String {
     columns_within(rows, screen::output_width())
 }
@@ -163,28 +163,47 @@ fn columns_within(rows: &[Vec<String>], terminal: Option<usize>) -> String {
     let mut out = String::new();
     for row in rows {
         let mut line = String::new();
-        let Some((last, cells)) = row.split_last() else { continue };
-        for (text, column) in cells.iter().zip(&widths) {
-            line.push_str(text);
-            line.extend(std::iter::repeat_n(' ', column - screen::width(text) + 2));
-        }
-        let indent = screen::width(&line);
-        let room = terminal.map(|terminal| terminal.saturating_sub(indent));
-        for (place, part) in wrap(last, room).into_iter().enumerate() {
-            if place > 0 {
-                line = " ".repeat(indent);
+        let mut below = false;
+        for (column, text) in row.iter().enumerate() {
+            let is_last = column + 1 == row.len();
+            let (used, needed) = (screen::width(&line), screen::width(text));
+            let room = terminal.map(|terminal| terminal.saturating_sub(used));
+            let wraps = is_last && room.is_some_and(|room| room >= LEAST);
+            if room.is_some_and(|room| room < needed) && !wraps && !line.trim().is_empty() {
+                // What does not fit beside the others goes below them.
+                out.push_str(line.trim_end());
+                out.push('\n');
+                line = "    ".to_owned();
+                below = true;
             }
-            out.push_str((line.clone() + part).trim_end());
-            out.push('\n');
+            if !is_last {
+                line.push_str(text);
+                let width = if below { needed } else { widths[column] };
+                line.extend(std::iter::repeat_n(' ', width - needed + 2));
+                continue;
+            }
+            let indent = screen::width(&line);
+            let room = terminal.map(|terminal| terminal.saturating_sub(indent));
+            for (place, part) in wrap(text, room).into_iter().enumerate() {
+                if place > 0 {
+                    out.push_str(line.trim_end());
+                    out.push('\n');
+                    line = " ".repeat(indent);
+                }
+                line.push_str(part);
+            }
         }
+        out.push_str(line.trim_end());
+        out.push('\n');
     }
     out
 }
 
+/// Columns below which a column of a table would be one word a line.
+const LEAST: usize = 16;
+
 /// A text as lines of so many columns, cut at blanks; as it is where there is no room worth using, or no bound.
 fn wrap(text: &str, room: Option<usize>) -> Vec<&str> {
-    /// Columns below which a column would be one word a line.
-    const LEAST: usize = 16;
     let Some(room) = room.filter(|room| *room >= LEAST) else { return vec![text] };
     let mut lines = Vec::new();
     let mut rest = text;
@@ -229,6 +248,17 @@ mod tests {
         );
         let word = "a-word-that-is-longer-than-the-terminal-is-wide";
         assert_eq!(columns_within(&[row(&["a", word])], Some(30)), format!("a  {word}\n"));
-        assert_eq!(columns_within(&[row(&["a", "b c"])], Some(2)), "a  b c\n");
+        // Where there is no room beside it, it goes below.
+        let row = row(&[
+            "openssl",
+            "3.0.15-1~deb12u1 → 3.0.17-1~deb12u2",
+            "tools",
+            "debian-security/bookworm-security",
+            "security",
+        ]);
+        assert_eq!(
+            columns_within(&[row], Some(80)),
+            "openssl  3.0.15-1~deb12u1 → 3.0.17-1~deb12u2  tools\n    debian-security/bookworm-security  security\n"
+        );
     }
 }
