@@ -5,7 +5,15 @@ export PATH := $(PATH):/usr/sbin:/sbin
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench bench-small torture fuzz clean
+.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes package bench bench-small torture fuzz clean \
+	install uninstall deb
+
+# The compiler of rust-toolchain.toml may be here under another name, such as stable: then that is it, and rustup does not
+# fetch it once more.
+PINNED := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+ifeq ($(origin RUSTUP_TOOLCHAIN) $(shell cd / && rustc --version 2>/dev/null | cut -d' ' -f2),undefined $(PINNED))
+export RUSTUP_TOOLCHAIN := $(shell cd / && rustup show active-toolchain 2>/dev/null | cut -d' ' -f1)
+endif
 
 NEXTEST_VERSION := 0.9.143
 # Package, and a file that tells whether it is there: what impasto itself needs, and a linker.
@@ -43,7 +51,7 @@ recipes/tiny/base.qcow2: | host-tools
 	recipes/tiny/make-base.sh recipes/tiny
 
 test: ALSO = $(TEST_PACKAGES)
-test: host-tools nextest build fmt clippy unit doc recipes bench-small
+test: host-tools nextest build fmt clippy unit doc recipes package bench-small
 	@echo 'make test: everything passed'
 
 toolchain:
@@ -90,6 +98,22 @@ doc:
 recipes: build recipes/tiny/base.qcow2
 	for recipe in recipes/*/; do target/release/impasto validate "$$recipe"; done
 	target/release/impasto fmt --check recipes/*/
+
+# What `make install` and `make deb` do, in a directory that is thrown away.
+package: build
+	src/package/package.sh check
+
+# As the caller: sudo finds no cargo, and what it builds would be root's.
+PREFIX := /usr/local
+install:
+	@if [ -z "$${SUDO_UID:-}" ]; then $(MAKE) --no-print-directory build; fi
+	@src/package/package.sh install '$(DESTDIR)' '$(PREFIX)'
+
+uninstall:
+	@src/package/package.sh uninstall '$(DESTDIR)' '$(PREFIX)'
+
+deb: build
+	@src/package/package.sh deb target/deb
 
 # Every row, and then the README's table of them: all of one commit.
 bench: host-tools build
