@@ -19,6 +19,8 @@ use crate::sandbox::{CancelToken, SavedTerminal};
 
 /// How long listeners have for an orderly end.
 pub const GRACE: Duration = Duration::from_secs(5);
+/// Sent to who writes beyond the limit of file sizes.
+const XFSZ: i32 = Signal::XFSZ.as_raw();
 /// The exit code of an interrupted process.
 pub const EXIT_CODE: u8 = 130;
 
@@ -38,7 +40,13 @@ pub struct Listener {
 impl Interrupt {
     /// Watches SIGINT, SIGTERM and SIGHUP on a thread of its own, but for those that the process was started to ignore
     /// (`nohup`). Where there cannot be such a thread, a signal does what it does to any program.
+    ///
+    /// A write beyond the limit of file sizes (RLIMIT_FSIZE) is an error from then on, and ends no process.
     pub fn watch() -> Interrupt {
+        // A handler, unlike what is ignored, is not inherited by the programs that are started.
+        if let Err(error) = signal_hook::flag::register(XFSZ, Arc::default()) {
+            tracing::debug!(%error, "SIGXFSZ is not handled");
+        }
         let interrupt = Interrupt::default();
         let watched = interrupt.clone();
         let thread = std::thread::Builder::new().name("signals".to_owned());

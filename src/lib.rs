@@ -17,6 +17,7 @@
 //! * [`plan`] binds a node's inputs to contents and looks the key up; [`reason`] tells why it must run.
 //! * [`memory`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
+//! * [`cause`] finds out why something failed, and what to do about it.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
@@ -39,6 +40,7 @@ pub mod archive;
 pub mod assemble;
 pub mod audit;
 pub mod bounded;
+pub mod cause;
 pub mod cli;
 pub mod config;
 pub mod deb;

@@ -87,12 +87,14 @@ impl<'a> Surveyor<'a> {
         let before = loaded.lock.clone();
         let mut after = before.clone();
         let (dir, scope) = (loaded.recipe.dir.clone(), loaded.recipe.scope.clone());
+        let shown_dir = self.session.shown_dir(loaded);
         let manager = self.manager(&dir)?;
         let renewal = Renewal {
             graph: &loaded.graph,
             machine: ARCHITECTURE,
             manager: &manager,
             dir: &dir,
+            shown_dir: &shown_dir,
             scope: &scope,
             choices,
             tools,
