@@ -32,6 +32,7 @@ TEST_PACKAGES := \
 	openssh-client:/usr/bin/ssh-keygen \
 	e2fsprogs:/usr/sbin/mke2fs \
 	xfsprogs:/usr/sbin/mkfs.xfs \
+	btrfs-progs:/usr/sbin/mkfs.btrfs \
 	acl:/usr/bin/setfacl \
 	libcap2-bin:/usr/sbin/setcap \
 	fdisk:/usr/sbin/sfdisk \

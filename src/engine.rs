@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
 
+use crate::cause::About;
 use crate::event::{Event, EventKind, How};
 use crate::graph::{NodeId, Selection};
 use crate::interrupt::Interrupt;
@@ -45,6 +46,8 @@ pub struct RunConfig<'a> {
     pub now: u64,
     /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
     pub place: String,
+    /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
+    pub dir: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
     /// What the user may ask while it runs.
@@ -251,6 +254,28 @@ impl<'a> Engine<'a> {
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
+    }
+
+    /// The job that would run next for a node that has all it needs, to be entered instead; none where nothing of it is
+    /// left to run.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub fn job_of(mut self, id: NodeId) -> Result<Option<Job>, EngineError> {
+        let actions = &self.planner.graph.node(id).lowered.actions;
+        let sets: Vec<_> = actions.iter().filter_map(|action| action.packages.as_ref()).collect();
+        if !sets.is_empty() {
+            let packages = (self.config.packages)();
+            packages.begin(sets.into_iter());
+            self.packages = Some(packages);
+        }
+        let results = &self.results;
+        let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let units = self.units.entry(id).or_insert_with(|| Units::new(self.planner.graph.node(id)));
+        let (Some(action), _) = self.planner.advance(id, units, result)? else { return Ok(None) };
+        let mut job = self.job(id);
+        job.action = Some(action);
+        Ok(Some(job))
     }
 
     /// Takes the next message of a job, or notices that there is no more time for any.
@@ -530,9 +555,9 @@ impl<'a> Engine<'a> {
         }
         let stage = self.label(id);
         let wall_ms = self.wall_ms(id);
-        let help = error.help(&stage, &self.config.place);
-        let (message, causes, last_lines) = error.into_parts();
-        self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, wall_ms });
+        let help = error.help(&stage, &self.about(id));
+        let (message, causes, last_lines, diagnosis) = error.into_parts();
+        self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
         self.schedule.failed(TaskId(id.0));
     }
 
@@ -549,7 +574,14 @@ impl<'a> Engine<'a> {
             Err(error) => {
                 let causes = crate::ui::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
-                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}"));
+                    let cause = crate::cause::of_error(&error);
+                    let help = cause.map_or(String::new(), |cause| {
+                        format!(
+                            "\n          caused by: {cause}\n          help: {}",
+                            cause.help(&About::default()).join("\n          help: ")
+                        )
+                    });
+                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}{help}"));
                 }
                 self.stop();
             }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cause::Diagnosis;
+
 /// Something that happened, and when.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -114,6 +116,9 @@ pub enum EventKind {
         help: Option<String>,
         /// The last lines that it wrote.
         last_lines: Vec<String>,
+        /// What is known of the cause, and where it stands.
+        #[serde(flatten)]
+        diagnosis: Diagnosis,
         /// How long it took.
         wall_ms: u64,
     },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, RootSpec, Slot};
 use impasto_stages::packages::PackageSet;
-use impasto_stages::{Data, Kind, Lowered, Params, Registry, StageContext, Value};
+use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
@@ -34,6 +34,8 @@ pub struct Node {
     pub stage: Arc<str>,
     /// Its kind.
     pub kind: &'static Kind,
+    /// Where its block begins.
+    pub place: Option<Origin>,
     /// The combinations that it stands for, as places in the recipe, ascending.
     pub combinations: Vec<u32>,
     /// How messages call it: the stage's name, with the values of the matrix that set it apart.
@@ -197,6 +199,10 @@ impl Graph {
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
+                        place: recipe
+                            .sources
+                            .get(stage.span.file)
+                            .map(|text| Origin { path: text.short.clone(), line: text.line(stage.span.start) }),
                         combinations: Vec::new(),
                         label: String::new(),
                         parents,

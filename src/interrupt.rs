@@ -20,6 +20,8 @@ use crate::sandbox::{CancelToken, SavedTerminal};
 
 /// How long listeners have for an orderly end.
 pub const GRACE: Duration = Duration::from_secs(5);
+/// Sent to who writes beyond the limit of file sizes.
+const XFSZ: i32 = Signal::XFSZ.as_raw();
 /// The exit code of an interrupted process.
 pub const EXIT_CODE: u8 = 130;
 
@@ -42,7 +44,7 @@ impl Interrupt {
     /// From now on an interrupt cancels the listener's token, which has to be looked at.
     ///
     /// The first one has SIGINT, SIGTERM and SIGHUP watched, but for those that the process was started to ignore
-    /// (`nohup`).
+    /// (`nohup`). And a write beyond the limit of file sizes (RLIMIT_FSIZE) is an error from then on, and ends no process.
     pub fn listen(&self) -> Listener {
         self.listeners.fetch_add(1, Ordering::SeqCst);
         self.watched.get_or_init(|| self.watch());
@@ -65,6 +67,8 @@ impl Interrupt {
     fn handle(&self) -> io::Result<()> {
         let (arrived, writer) = UnixStream::pair()?;
         let ignored = ignored();
+        // A handler, unlike what is ignored, is not inherited by the programs that are started.
+        signal_hook::flag::register(XFSZ, Arc::default())?;
         for signal in [Signal::INT, Signal::TERM, Signal::HUP].map(Signal::as_raw) {
             if ignored & (1 << (signal - 1)) == 0 {
                 pipe::register(signal, writer.try_clone()?)?;

@@ -18,6 +18,7 @@
 //! * [`memory`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`forecast`] tells how long a run will take, from how long its stages took before.
 //! * [`schedule`] is a pure state machine; [`engine`] is the one loop around it; [`job`] is one unit of work.
+//! * [`cause`] finds out why something failed, and what to do about it.
 //! * [`sandbox`] runs steps on a disk; [`guest`] reads partition tables and file systems.
 //! * [`tree`] is the list of a disk's files, whose digest children bind to.
 //! * [`diff`] tells what differs between two disks, and which stage a disk's bytes come from.
@@ -40,6 +41,7 @@ pub mod archive;
 pub mod assemble;
 pub mod audit;
 pub mod bounded;
+pub mod cause;
 pub mod cli;
 pub mod config;
 pub mod deb;

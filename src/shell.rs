@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::bounded;
 use crate::memory::file_name;
 
+/// In a stage that is entered: runs the step that failed again.
+pub const AGAIN: &str = "/run/impasto/again";
+
 /// Which file system is `/`, in the form that is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoredRoot {
@@ -56,6 +59,9 @@ pub struct FailedState {
     pub disk: DiskRef,
     /// Which of its file systems is `/`.
     pub root: StoredRoot,
+    /// Which of the Action's steps failed, from 0; none where that is not known.
+    #[serde(default)]
+    pub step: Option<u32>,
 }
 
 impl FailedState {

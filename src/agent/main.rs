@@ -10,6 +10,7 @@ mod bounded;
 mod close;
 #[path = "../sandbox/confine.rs"]
 mod confine;
+mod facts;
 mod files;
 mod kernel;
 #[path = "../sandbox/memory.rs"]

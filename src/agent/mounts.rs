@@ -128,6 +128,15 @@ impl World {
         })
     }
 
+    /// Where the file systems of the disk are mounted, the root first.
+    pub(crate) fn mount_points(&self) -> impl Iterator<Item = &Path> {
+        let others = self.trail.iter().filter_map(|trace| match trace {
+            Trace::Mounted { path, .. } => Some(path.as_path()),
+            Trace::Made(_) => None,
+        });
+        std::iter::once(Path::new("/")).chain(others)
+    }
+
     /// Numbers of all nodes that are mounted.
     pub(crate) fn mounted(&self) -> Vec<u32> {
         let others = self.trail.iter().filter_map(|trace| match trace {

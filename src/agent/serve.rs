@@ -84,6 +84,7 @@ fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result
             }
             Request::Step(step) => runner.run(channel, world, &step)?,
             Request::Shell { line } => runner.shell(world, line.as_deref()),
+            Request::Examine { files } => Ok(Answer::Facts(runner.facts(world, &files))),
             Request::Settle => {
                 runner.settle();
                 Ok(Answer::Ok)

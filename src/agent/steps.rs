@@ -23,10 +23,11 @@ use serde_bytes::ByteBuf;
 
 use crate::bounded;
 use crate::confine;
+use crate::facts::Gauge;
 use crate::files;
 use crate::memory;
 use crate::mounts::World;
-use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Place, Problem, ProblemKind, Stream};
+use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Place, Problem, ProblemKind, StepFacts, Stream};
 use crate::serve::Channel;
 use crate::sys;
 use crate::usage::Watcher;
@@ -54,6 +55,8 @@ pub(crate) struct Runner {
     inputs: [OwnedFd; 2],
     /// What a shell reads from.
     terminal: Option<OwnedFd>,
+    /// How full the disk becomes.
+    gauge: Gauge,
 }
 
 impl Runner {
@@ -69,7 +72,7 @@ impl Runner {
             fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
         let outputs = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in], terminal })
+        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in], terminal, gauge: Gauge::new() })
     }
 
     /// Does one step. The outer error is a broken channel.
@@ -146,6 +149,7 @@ impl Runner {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.gauge.look(world);
             // Exit is looked at before output: what was printed before it is then in the pipes.
             let status = reap(Some(pid));
             self.pass_on(channel)?;
@@ -202,6 +206,11 @@ impl Runner {
         };
         let status = run().map_err(|e| Problem::io("run", SHELL, &e))?;
         Ok(Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() })
+    }
+
+    /// What there is to see of the step that has just failed.
+    pub(crate) fn facts(&self, world: &World, files: &[String]) -> StepFacts {
+        self.gauge.facts(world, files)
     }
 
     /// Kills every process but the agent, and waits until they are gone.

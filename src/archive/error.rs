@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::openpgp::SignatureError;
 use super::release::ReleaseError;
+use crate::recipe::suggest;
 
 /// A file that could not be had.
 #[derive(Debug)]
@@ -220,10 +221,8 @@ impl ArchiveError {
     /// The way out.
     pub fn help(&self) -> Option<String> {
         Some(match self {
-            ArchiveError::Download { source, .. } => match source.cause {
-                Cause::Gone => {
-                    "correct `suite`, or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR".to_owned()
-                }
+            ArchiveError::Download { archive, source } => match source.cause {
+                Cause::Gone => gone(archive, &source.url),
                 _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
             },
             ArchiveError::Signature { .. } => {
@@ -236,6 +235,31 @@ impl ArchiveError {
             }
         })
     }
+}
+
+/// Debian's releases whose archive's keys are built in, and the names that move from one to the next.
+const RELEASES: [&str; 8] = ["bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing"];
+
+/// The way out where an archive has no such suite, as far as can be told.
+fn gone(archive: &str, url: &str) -> String {
+    let other = "or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR";
+    let Some((_, suite)) = archive.split_once('/').filter(|(name, _)| name.starts_with("debian")) else {
+        return format!("correct `suite`, {other}");
+    };
+    // A mirror that is a directory can be looked into.
+    let listed = url.strip_prefix("file:").and_then(|path| path.split_once("/dists/"));
+    let listed = listed.and_then(|(dir, _)| std::fs::read_dir(format!("{dir}/dists")).ok());
+    let mut there: Vec<String> = match listed {
+        Some(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+        None => RELEASES.map(str::to_owned).to_vec(),
+    };
+    there.sort();
+    if there.iter().any(|name| name == suite) {
+        return format!("correct `suite`, {other}");
+    }
+    let near = suggest::nearest(suite, there.iter().map(String::as_str));
+    let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+    format!("{near}correct `suite`: there are {}; {other}", there.join(", "))
 }
 
 /// The way out where a server wants to know who asks.

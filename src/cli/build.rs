@@ -15,13 +15,15 @@ use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, complete, exit};
+use crate::cause::{Place, What};
 use crate::engine::{Engine, RunConfig, Summary};
 use crate::event::Event;
 use crate::graph::{NodeId, Selection};
+use crate::lock::{self, TooSmall};
 use crate::packages::fetch::Fetcher;
 use crate::publish::Target;
 use crate::sandbox::Sandbox;
-use crate::ui::Records;
+use crate::ui::{self, Records};
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {
@@ -57,6 +59,7 @@ impl Build {
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
         surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
+        demand_room(session, &loaded, &selection)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
@@ -87,6 +90,27 @@ impl Build {
     }
 }
 
+/// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
+fn demand_room(session: &Session, loaded: &Loaded, selection: &Selection) -> Result<(), CliError> {
+    /// Sizes that are suggested are whole multiples of this, in bytes.
+    const STEP: u64 = 256 << 20;
+    let needed = loaded.graph.closure(&selection.nodes);
+    let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, &needed) else { return Ok(()) };
+    let TooSmall { stage, disk, place, packages, needed, size } = found;
+    let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
+    let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
+    let message = format!(
+        "the disk of stage {disk}{} is too small: its {packages} packages{with} say that they take {}, and it has {}",
+        place.unwrap_or_default(),
+        ui::bytes(needed),
+        ui::bytes(size)
+    );
+    // A file system takes some for itself, and an image is to be used.
+    let enough = (needed + needed / 2).div_ceil(STEP) * STEP >> 20;
+    let help = Some(format!("give it more, such as size = \"{enough}MiB\"; nothing was built yet"));
+    Err(CliError::Other { message, help, code: exit::RECIPE })
+}
+
 /// The exit code of a run.
 pub(super) fn exit_code(summary: &Summary) -> u8 {
     match summary {
@@ -115,6 +139,7 @@ pub(super) fn engine_config<'a>(
         packages,
         now: session.host.now(),
         place: session.place(recipe),
+        dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
         used: super::fetch::used_packages(loaded),

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::{exit, hint};
+use crate::cause;
 use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::graph::SelectorError;
@@ -145,6 +146,17 @@ impl CliError {
         format!("error: {self}{help}")
     }
 
+    /// What is wrong with the host, where that is it.
+    fn host_cause(&self) -> Option<cause::Cause> {
+        match self {
+            CliError::Store(error)
+            | CliError::Plan(PlanError::Store(error))
+            | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => cause::of_error(error),
+            CliError::Sandbox(error) => cause::of_error(error),
+            error => cause::of_error(error),
+        }
+    }
+
     /// The message with its causes and the way out, as it goes to standard error.
     pub(crate) fn render(&self, host: &Host) -> String {
         if let CliError::Recipe(diagnostics) = self {
@@ -162,6 +174,9 @@ impl CliError {
         while let Some(cause) = source {
             text += &format!("\n  caused by: {cause}");
             source = cause.source();
+        }
+        if let Some(cause) = self.host_cause() {
+            text += &format!("\n  caused by: {cause}");
         }
         for line in self.help().iter().flat_map(|help| help.lines()) {
             text += &format!("\n  {note}help:{note:#} {line}");

@@ -2,8 +2,8 @@
 //! Knows errors' fields; decides no exit code.
 
 use impasto_store::Error as StoreError;
-use rustix::io::Errno;
 
+use crate::cause::{self, About};
 use crate::graph::SelectorError;
 use crate::host::User;
 use crate::recipe::suggest;
@@ -18,10 +18,6 @@ pub(super) const OVMF_PACKAGES: &str = "apt-get install ovmf";
 /// The way out of a store's error.
 pub(crate) fn store_help(error: &StoreError) -> Option<String> {
     Some(match error {
-        StoreError::NoSpace { .. } => "free some space (`impasto gc` deletes what no recipe uses), \
-             or name a store on another disk with --store"
-            .to_owned(),
-        StoreError::Quota { .. } => "raise the quota, or name a store elsewhere with --store".to_owned(),
         StoreError::ReadOnly { .. } => "name a store that you may write to with --store".to_owned(),
         StoreError::UnknownFormat { path, .. } => {
             format!("remove it (rm -r {}), or name another with --store", path.display())
@@ -60,15 +56,7 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
 
 /// The way out of what the system refused.
 pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let help = match crate::job::host_failure(error)? {
-        Errno::NOSPC => "free some space there (`impasto gc` deletes what no recent build uses)",
-        Errno::DQUOT => "raise the quota, or free some space there",
-        Errno::ROFS => "that file system is mounted read-only: name another place, with --store or --out",
-        Errno::MFILE | Errno::NFILE => "allow more open files (ulimit -n), or run fewer --jobs",
-        Errno::STALE => "the file system over the network has lost the file: run it again",
-        _ => "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify",
-    };
-    Some(help.to_owned())
+    cause::of_error(error).map(|cause| cause.help(&About::default()).join("\n"))
 }
 
 /// What to do about a store without a valid `format`.

@@ -69,6 +69,7 @@ impl Outdated {
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
+        let shown_dir = session.shown_dir(&loaded);
         let manager = surveyor.manager(&loaded.recipe.dir)?;
         let wait = ui::Wait::new(&session.host, "asking", "the archives", surveyor.meter());
         let mut rows = Vec::new();
@@ -95,7 +96,7 @@ impl Outdated {
             };
             let mut newer = manager
                 .newer(&question, entry)
-                .map_err(|source| lock::RenewError::Manager { stage: node.label.clone(), source })?;
+                .map_err(|source| lock::RenewError::of_node(node, &shown_dir, source))?;
             newer.retain(|newer| newer.security || !self.security);
             dirty[id.index()] |= !newer.is_empty();
             let images = images(&loaded, id);

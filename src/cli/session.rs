@@ -158,6 +158,14 @@ impl Session {
         place
     }
 
+    /// The recipe's directory before the name of a file in it: with a `/` at its end, empty for the current directory.
+    pub(crate) fn shown_dir(&self, loaded: &Loaded) -> String {
+        match shown(&loaded.recipe.dir, &self.host.cwd).display().to_string() {
+            here if here.is_empty() => here,
+            dir => dir + "/",
+        }
+    }
+
     /// Reads, evaluates and checks the recipe; tells its warnings.
     pub(crate) fn load(&self, args: &RecipeArgs) -> Result<Loaded, CliError> {
         let loaded = self.load_quietly(args)?;

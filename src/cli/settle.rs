@@ -106,6 +106,7 @@ impl<'a> Surveyor<'a> {
         let before = loaded.lock.clone();
         let mut after = before.clone();
         let (dir, scope) = (loaded.recipe.dir.clone(), loaded.recipe.scope.clone());
+        let shown_dir = self.session.shown_dir(loaded);
         let manager = self.manager(&dir)?;
         let wait = ui::Wait::new(&self.session.host, "locking", "packages", self.meter());
         let renewal = Renewal {
@@ -113,6 +114,7 @@ impl<'a> Surveyor<'a> {
             machine: ARCHITECTURE,
             manager: &manager,
             dir: &dir,
+            shown_dir: &shown_dir,
             scope: &scope,
             choices,
             tools,

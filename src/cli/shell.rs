@@ -1,5 +1,5 @@
-//! `impasto shell`: a shell in a stage's disk, or in the state in which it failed.
-//! Knows which disk is meant; the sandbox opens the shell.
+//! `impasto shell`: a shell in a stage's disk, or in a stage as it was when it failed, or as it begins.
+//! Knows which of them is meant; the sandbox opens the shell.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,14 +8,21 @@ use clap::Args;
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::Qcow2;
 
+use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
 use super::session::Session;
-use super::{RecipeArgs, SandboxChoice, exit};
+use super::settle::Surveyor;
+use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::bounded;
+use crate::cause::About;
+use crate::engine::Engine;
+use crate::event::Event;
+use crate::graph::Selection;
+use crate::job::{JobError, ShellRequest};
 use crate::plan::State;
-use crate::sandbox::ShellJob;
-use crate::shell::{FailedState, StoredRoot};
+use crate::sandbox::Job;
+use crate::shell::{AGAIN, FailedState, StoredRoot};
 use crate::ui;
 use crate::vm::VmError;
 
@@ -26,9 +33,12 @@ pub(crate) struct Shell {
     /// Runs one line instead of an interactive shell
     #[arg(short = 'c', long = "command", value_name = "LINE")]
     line: Option<String>,
-    /// Lets the shell use the network
+    /// Lets the shell use the network, also where the stage does not
     #[arg(long)]
     network: bool,
+    /// Enters the stage as it was before its first step, whatever came of it
+    #[arg(long)]
+    fresh: bool,
 }
 
 impl Shell {
@@ -37,55 +47,90 @@ impl Shell {
         let loaded = session.load(&self.recipe)?;
         let id = disk_node(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;
-        let sandbox = session.sandbox(SandboxChoice::Auto, mirrors).map_err(|message| CliError::Other {
-            message,
-            help: None,
-            code: exit::INTERNAL,
-        })?;
+        let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
+        let no_sandbox =
+            |message: &String| CliError::Other { message: message.clone(), help: None, code: exit::INTERNAL };
+        sandbox.as_ref().map_err(no_sandbox)?;
         let store = session.store()?;
         // Keeps the collector off the layers until they are open; what it deletes then stays there for the shell.
         let lease = store.lease()?;
         loaded.state(&store).touch(session.host.now());
         let node = loaded.graph.node(id);
-        let mut planner = loaded.planner(&store, &[])?;
+        let again: &[String] = if self.fresh { loaded.selectors() } else { &[] };
+        let mut planner = loaded.planner(&store, again)?;
         let state = planner.plan(&[id])?.swap_remove(id.index());
-        let failed_dir = loaded.state(&store).failed()?;
-        // Both stay open until the shell has ended.
-        let (chain, failed, disk, root, what) = match state {
+        let interrupt = session.interrupt.listen();
+        let code = match state {
             Some(State::Cached(hit)) => {
                 let Some(disk) = hit.result.disk else {
                     return Err(no_disk(&store, &node.label, &hit.result)?);
                 };
-                (store.chain(&disk.layer)?, None, disk, StoredRoot::from(&node.root), "its result")
+                self.say(&format!("{}: its result.", node.label));
+                // It stays open until the shell has ended.
+                let chain = store.chain(&disk.layer)?;
+                drop(lease);
+                let scratch = store.scratch()?;
+                let overlay = scratch.path().join("overlay.qcow2");
+                let action = &node.lowered.actions[0];
+                let job = Job {
+                    work: scratch.path(),
+                    overlay: &overlay,
+                    chain: chain.paths(),
+                    virtual_size: disk.virtual_size,
+                    root: StoredRoot::from(&node.root).into(),
+                    env: action.env.clone().into_iter().collect(),
+                    network: self.network,
+                    privileged: action.privileged,
+                    cancel: interrupt.token(),
+                    ..Job::empty()
+                };
+                sandbox.as_ref().map_err(no_sandbox)?.shell(job, self.line)?
             }
             Some(State::Dirty { action, .. }) => {
+                let failed_dir = loaded.state(&store).failed()?;
                 let failed = loaded.names(id).find_map(|name| FailedState::find(&failed_dir, &name));
-                let Some((overlay, state)) = failed.filter(|(_, state)| state.action == action) else {
-                    return Err(not_built(&node.label));
+                let failed = failed.filter(|(_, state)| state.action == action && !self.fresh);
+                if failed.is_none() && !self.fresh {
+                    return Err(not_built(&node.label, &session.place(&self.recipe), true));
+                }
+                // It stays open until the shell has ended.
+                let failed = failed.map(|(path, state)| Ok::<_, CliError>((checked(&path)?, state))).transpose()?;
+                let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
+                let packages = || surveyor.fetcher(&loaded);
+                let run = RunArgs::default();
+                let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+                let selection = Selection { nodes: vec![id], images: Vec::new() };
+                let (planner, state) = (loaded.planner(&store, again)?, loaded.state(&store));
+                let mut nobody = |_: &Event| {};
+                let engine = Engine::new(planner, &selection, config, state, session.start, &mut nobody)?;
+                let job = engine.job_of(id)?.filter(|job| job.runs_in_the_image());
+                let Some(job) = job else { return Err(no_steps(&node.label)) };
+                let what =
+                    if failed.is_some() { "as it was when it failed" } else { "as it was before its first step" };
+                self.say(&format!(
+                    "{}: {what}. Its scripts, inputs and secrets are in /run/impasto; {AGAIN} runs the step again, with -x \
+                     line by line.",
+                    node.label
+                ));
+                let failed = failed.as_ref();
+                let request = ShellRequest {
+                    failed: failed.map(|(file, state)| (open_file_path(file), state.step.map(|step| step as usize))),
+                    line: self.line,
+                    network: self.network,
+                    cancel: interrupt.token(),
                 };
-                let chain = store.chain(&state.disk.layer)?;
-                (chain, Some(checked(&overlay)?), state.disk, state.root, "the state in which it failed")
+                job.shell(request).map_err(|error| failed_shell(&node.label, error))?
             }
-            _ => return Err(not_built(&node.label)),
+            _ => return Err(not_built(&node.label, &session.place(&self.recipe), false)),
         };
-        drop(lease);
-        if self.line.is_none() {
-            ui::message(&format!("{}: {what}. What you change is thrown away when the shell ends.", node.label));
-        }
-        let interrupt = session.interrupt.listen();
-        let scratch = store.scratch()?;
-        let code = sandbox.shell(ShellJob {
-            work: scratch.path(),
-            chain: chain.paths().into_iter().chain(failed.iter().map(open_file_path)).collect(),
-            virtual_size: disk.virtual_size,
-            root: root.into(),
-            line: self.line,
-            env: node.lowered.actions[0].env.clone().into_iter().collect(),
-            network: self.network,
-            cancel: interrupt.token(),
-            privileged: node.lowered.actions[0].privileged,
-        })?;
         Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
+    }
+
+    /// What somebody should know who types.
+    fn say(&self, text: &str) {
+        if self.line.is_none() {
+            ui::message(&format!("{text} What you change is thrown away when the shell ends."));
+        }
     }
 }
 
@@ -98,10 +143,32 @@ fn checked(overlay: &Path) -> Result<File, CliError> {
     Ok(file)
 }
 
-fn not_built(label: &str) -> CliError {
+/// `ready`: what it needs is built.
+fn not_built(label: &str, place: &str, ready: bool) -> CliError {
+    let fresh = if ready {
+        format!("\nor enter it as it is before its first step: impasto shell '{label}'{place} --fresh")
+    } else {
+        String::new()
+    };
     CliError::Other {
         message: format!("{label} is not built, and did not fail with what it depends on now"),
-        help: Some(format!("build it first: impasto build '{label}'")),
+        help: Some(format!("build it first: impasto build '{label}'{place}{fresh}")),
         code: exit::INTERNAL,
+    }
+}
+
+fn no_steps(label: &str) -> CliError {
+    let message = format!("{label} runs no programs in an image, so there is nothing to enter");
+    CliError::Other { message, help: None, code: exit::USAGE }
+}
+
+fn failed_shell(label: &str, error: JobError) -> CliError {
+    match error {
+        JobError::Sandbox(error) => CliError::Sandbox(error),
+        JobError::Store(error) => CliError::Store(error),
+        error => {
+            let help = error.help(label, &About::default());
+            CliError::Other { message: crate::ui::with_causes(&error), help, code: exit::INTERNAL }
+        }
     }
 }

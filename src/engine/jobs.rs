@@ -9,6 +9,7 @@ use impasto_store::claim::FileContent;
 use impasto_store::digest::{ActionDigest, ClaimId};
 
 use super::Engine;
+use crate::cause::{About, DiskMaker, Place, What};
 use crate::graph::NodeId;
 use crate::job::{Job, JobInput};
 use crate::log::Redactor;
@@ -97,6 +98,8 @@ impl Engine<'_> {
             inputs,
             secrets: node.lowered.secrets.clone(),
             redactor: Redactor::new(node.lowered.secrets.values()),
+            about: self.about(id),
+            dir: self.config.dir.clone(),
             caveats,
             targets: Vec::new(),
             sandbox: self.config.sandbox.clone(),
@@ -111,6 +114,26 @@ impl Engine<'_> {
             cancel: self.cancel.clone(),
             events: self.sender.clone(),
         }
+    }
+
+    /// What messages say of a node.
+    pub(super) fn about(&self, id: NodeId) -> About {
+        let graph = self.planner.graph;
+        let place =
+            |id: NodeId| graph.node(id).place.as_ref().map(|origin| Place::of(What::Stage, &self.config.dir, origin));
+        let disk_of = |id: &NodeId| match graph.node(*id).lowered.actions.first()?.parent.as_ref()? {
+            Slot::Stage(stage) => Some(graph.node(*id).parent(stage)),
+            _ => None,
+        };
+        let disk = std::iter::successors(disk_of(&id), disk_of).last().map(|maker| DiskMaker {
+            label: graph.node(maker).label.clone(),
+            has_size: graph.node(maker).kind.param("size").is_some(),
+            place: place(maker),
+        });
+        let origins = graph.node(id).lowered.actions.first().map(|action| &action.hints.origins);
+        let script = origins.and_then(|origins| origins.get("steps[0].script"));
+        let script = script.map(|origin| Place::of(What::Script, &self.config.dir, origin));
+        About { stage: place(id), script, disk, args: self.config.place.clone() }
     }
 
     /// What a node's unit came to when it ran before, the last run first.

@@ -8,6 +8,7 @@ use impasto_store::qcow2::GateError;
 use impasto_store::{Error as StoreError, Miss};
 use rustix::io::Errno;
 
+use crate::cause::{self, About, Cause, Diagnosis, LogLine, Place};
 use crate::fetch::FetchError;
 use crate::graph::NodeId;
 use crate::image::Format;
@@ -16,6 +17,7 @@ use crate::packages::fetch::{DemandError, PackageFetchError};
 use crate::packages::tools::ToolsError;
 use crate::plan::PlanError;
 use crate::sandbox::SandboxError;
+use crate::shell::AGAIN;
 
 /// A job without a result.
 #[derive(Debug, thiserror::Error)]
@@ -37,18 +39,9 @@ pub enum JobError {
     /// The run was stopped.
     #[error("cancelled")]
     Cancelled,
-    /// The stage itself failed.
-    #[error("{message}")]
-    Stage {
-        /// How.
-        message: String,
-        /// The way out, where it is known.
-        help: Option<String>,
-        /// What it wrote last.
-        last_lines: Vec<String>,
-        /// Whether the state in which it failed can be looked at.
-        shell: bool,
-    },
+    /// The stage itself failed, or what it ran on.
+    #[error("{}", .0.message)]
+    Stage(Box<StageFailure>),
     /// The Action could not be bound.
     #[error(transparent)]
     Plan(Box<PlanError>),
@@ -146,6 +139,37 @@ pub enum JobError {
     },
 }
 
+/// How a stage failed.
+#[derive(Debug, Default)]
+pub struct StageFailure {
+    /// How.
+    pub message: String,
+    /// What that comes of, where it is known.
+    pub cause: Option<Cause>,
+    /// The line of the log that says so.
+    pub log_line: Option<LogLine>,
+    /// Where in the recipe and its scripts, the nearest place first.
+    pub places: Vec<Place>,
+    /// The way out, where no cause has one.
+    pub help: Option<String>,
+    /// What it wrote last.
+    pub last_lines: Vec<String>,
+    /// How it can be entered.
+    pub shell: Enter,
+}
+
+/// How a stage that failed can be entered, to look around.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Enter {
+    /// Not at all: it runs no programs in an image.
+    #[default]
+    Never,
+    /// As it was when its step failed.
+    AsItFailed,
+    /// As it was before its first step: what it left is worth nothing.
+    AsItBegan,
+}
+
 /// What the system refused somewhere among an error's causes, where that is the host's failure: no space, no quota, no
 /// more open files, a read-only or vanished file system, a disk that fails.
 pub(crate) fn host_failure(error: &(dyn std::error::Error + 'static)) -> Option<Errno> {
@@ -154,7 +178,14 @@ pub(crate) fn host_failure(error: &(dyn std::error::Error + 'static)) -> Option<
         let errno = error.downcast_ref().and_then(Errno::from_io_error);
         match errno {
             Some(
-                Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO | Errno::STALE | Errno::MFILE | Errno::NFILE,
+                Errno::NOSPC
+                | Errno::DQUOT
+                | Errno::FBIG
+                | Errno::ROFS
+                | Errno::IO
+                | Errno::STALE
+                | Errno::MFILE
+                | Errno::NFILE,
             ) => return errno,
             _ => next = error.source(),
         }
@@ -189,8 +220,12 @@ impl JobError {
     /// Whether the host failed, not the stage: a full or failing disk, or no more of what the kernel gives.
     pub fn is_host_failure(&self) -> bool {
         use StoreError::{NoSpace, Quota, ReadOnly};
+        if let JobError::Stage(failure) = self {
+            return failure.cause.as_ref().is_some_and(Cause::is_host);
+        }
         matches!(self, JobError::Thread { .. } | JobError::Store(NoSpace { .. } | Quota { .. } | ReadOnly { .. }))
             || host_failure(self).is_some()
+            || cause::of_error(self).is_some()
     }
 
     pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
@@ -198,16 +233,25 @@ impl JobError {
         move |source| JobError::Io { verb, path, source }
     }
 
-    /// The way out, for the user. `place` is what commands need to find the recipe and the store.
-    pub fn help(&self, label: &str, place: &str) -> Option<String> {
+    /// The way out, for the user. `about` is the stage, called `label`.
+    pub fn help(&self, label: &str, about: &About) -> Option<String> {
+        let place = &about.args;
         match self {
-            JobError::Stage { shell, help: known, .. } => {
-                let mut help = known.as_ref().map(|known| format!("{known}\n")).unwrap_or_default();
-                help += &format!("the whole log: impasto log '{label}'{place}");
-                if *shell {
-                    help += &format!("\nlook around where it failed: impasto shell '{label}'{place}");
-                }
-                Some(help)
+            JobError::Stage(failure) => {
+                let mut lines: Vec<String> = failure.help.iter().cloned().collect();
+                lines.extend(failure.cause.iter().flat_map(|cause| cause.help(about)));
+                lines.push(format!("the whole log: impasto log '{label}'{place}"));
+                let fresh = match failure.shell {
+                    Enter::Never => None,
+                    Enter::AsItFailed => Some(""),
+                    Enter::AsItBegan => Some(" --fresh"),
+                };
+                lines.extend(fresh.map(|fresh| {
+                    format!(
+                        "enter it as it was, where {AGAIN} runs the step again: impasto shell '{label}'{place}{fresh}"
+                    )
+                }));
+                Some(lines.join("\n"))
             }
             JobError::NotAFile { label } => {
                 Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
@@ -235,8 +279,8 @@ impl JobError {
         }
     }
 
-    /// The message, its causes and the stage's last lines.
-    pub fn into_parts(self) -> (String, Vec<String>, Vec<String>) {
+    /// The message, what caused it, the stage's last lines, and what is known beside them.
+    pub fn into_parts(self) -> (String, Vec<String>, Vec<String>, Diagnosis) {
         let message = self.to_string();
         let mut causes = Vec::new();
         let mut source = std::error::Error::source(&self);
@@ -245,8 +289,19 @@ impl JobError {
             source = cause.source();
         }
         match self {
-            JobError::Stage { last_lines, .. } => (message, causes, last_lines),
-            _ => (message, causes, Vec::new()),
+            JobError::Stage(failure) => {
+                let StageFailure { cause, log_line, places, last_lines, .. } = *failure;
+                // The message says which limit.
+                let told = matches!(cause, Some(Cause::Limit(_)));
+                causes.extend(cause.as_ref().filter(|_| !told).map(ToString::to_string));
+                (message, causes, last_lines, Diagnosis { cause: cause.map(|cause| cause.code()), places, log_line })
+            }
+            other => {
+                let cause = cause::of_error(&other);
+                causes.extend(cause.as_ref().map(ToString::to_string));
+                let cause = cause.map(|cause| cause.code());
+                (message, causes, Vec::new(), Diagnosis { cause, ..Diagnosis::default() })
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use impasto_store::seal::{Absent, Sealed};
 use impasto_store::{Error as StoreError, Store};
 
 use super::replay::Replay;
-use super::{Job, JobError, host_failure};
+use super::{Job, JobError, StageFailure, host_failure};
 use crate::bounded;
 use crate::guest::View;
 use crate::plan::Asked;
@@ -187,12 +187,11 @@ impl Job {
         let Some(Unread { place, reason, .. }) = unread.iter().filter(|unread| unread.damaged).find(was_read) else {
             return Ok(());
         };
-        Err(JobError::Stage {
+        Err(JobError::Stage(Box::new(StageFailure {
             message: format!("the file system of {place} is damaged after the steps: {reason}"),
             help: Some("a step that writes to the disk it runs on (/dev/vda and its partitions) does that".to_owned()),
-            last_lines: Vec::new(),
-            shell: false,
-        })
+            ..StageFailure::default()
+        })))
     }
 
     /// Tells what is compared by its bytes from here on; what already was, was told before.

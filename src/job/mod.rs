@@ -8,6 +8,7 @@ mod packages;
 mod replay;
 mod sandboxed;
 mod settled;
+mod shell;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +31,13 @@ use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
 use impasto_store::{Error as StoreError, Store};
 
-pub use error::JobError;
 pub(crate) use error::host_failure;
+pub use error::{Enter, JobError, StageFailure};
 pub(crate) use known::load_tree;
 pub(crate) use packages::WAITING;
+pub use shell::ShellRequest;
 
+use crate::cause::About;
 use crate::graph::NodeId;
 use crate::inputs::Input;
 use crate::log::Redactor;
@@ -161,6 +164,10 @@ pub struct Job {
     pub secrets: BTreeMap<String, Secret>,
     /// Takes secrets out of what is shown.
     pub redactor: Redactor,
+    /// Where it stands in the recipe, and what commands about it need.
+    pub about: About,
+    /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
+    pub dir: String,
     /// What its inputs are to be believed with.
     pub caveats: BTreeSet<Caveat>,
     /// Files to write for the user.

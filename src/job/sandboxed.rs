@@ -18,8 +18,9 @@ use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 
 use super::known::{Start, load_tree};
-use super::{Job, JobError, JobInput, Made, create};
+use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
 use crate::bounded;
+use crate::cause::{self, Clues, Evidence, Place, What};
 use crate::guest;
 use crate::inputs::{Input, copy_file, pack_tree};
 use crate::log::{Lines, Redactor, Tail};
@@ -37,52 +38,10 @@ impl Job {
         let overlay = scratch.path().join("overlay.qcow2");
         let mut staged = Staged::default();
         self.phase("copy the inputs", || self.stage_inputs(action, scratch.path(), &mut staged))?;
-        let mut trees = Vec::new();
-        if let Some(set) = &action.packages {
-            let dir = scratch.path().join(super::packages::TREE);
-            self.phase("get the packages", || self.lay_out_packages(set, &dir))?;
-            trees.push((super::packages::TREE.to_owned(), dir));
-        }
-        let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
-        let caches = caches.collect::<Result<_, StoreError>>()?;
+        let job = self.sandbox_job(action, (&work, &overlay), chain.paths(), &staged)?;
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
         self.meter.end();
         let mut log = LogFile::create(self, &secrets);
-        let job = sandbox::Job {
-            work: &work,
-            overlay: &overlay,
-            chain: chain.paths(),
-            virtual_size: disk.virtual_size,
-            root: root(&action.root),
-            steps: staged.steps,
-            inputs: staged
-                .inputs
-                .iter()
-                .map(|(name, mode, path)| sandbox::Input {
-                    name: name.clone(),
-                    mode: *mode,
-                    content: Content::Path(path),
-                })
-                .collect(),
-            trees,
-            caches,
-            scripts: staged.scripts,
-            secrets: self
-                .secrets
-                .iter()
-                .filter(|(name, _)| action.secrets.contains_key(*name))
-                .map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec()))
-                .collect(),
-            outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
-            volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
-            env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            source_date_epoch: action.source_date_epoch,
-            network: action.network,
-            privileged: action.privileged,
-            limits: action.hints.limits,
-            timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
-        };
         let (finished, below) = std::thread::scope(|scope| {
             // What the disk contains is needed when the steps are done.
             let load = || load_tree(&self.store, &self.below?).ok().flatten();
@@ -95,15 +54,29 @@ impl Job {
             };
             let finished = sandbox.run(job, &mut |event| match event {
                 SandboxEvent::Log { bytes, .. } => log.bytes(bytes),
-                SandboxEvent::StepStarted { index } => step = Some((index, Instant::now())),
+                SandboxEvent::StepStarted { index } => {
+                    log.begin_step();
+                    step = Some((index, Instant::now()));
+                }
                 SandboxEvent::StepFinished { .. } => end(&mut step),
             });
             // One that failed did not finish.
             end(&mut step);
             (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
         });
-        let last_lines = log.finish();
-        let finished = finished?;
+        let (last_lines, clues) = log.finish();
+        let host = (scratch.path(), overlay.as_path());
+        let finished = match finished {
+            Ok(finished) => finished,
+            Err(error) => match cause::examine_host(host.0, host.1) {
+                None => return Err(error.into()),
+                cause => {
+                    let message = crate::ui::with_causes(&error);
+                    let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
+                    return Err(JobError::Stage(Box::new(failure)));
+                }
+            },
+        };
         tracing::debug!(stage = self.label, timings = ?finished.timings, "sandbox");
         let mut at = finished.begun;
         // What the supervisor says of itself lies within these, as does every step within `steps`.
@@ -116,13 +89,42 @@ impl Job {
             if matches!(finished.outcome, Outcome::Cancelled) {
                 return Err(JobError::Cancelled);
             }
-            let shell = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action).is_ok();
-            let message = outcome_text(&finished.outcome, &action.steps, staged.unpacked);
-            let help = match &finished.outcome {
-                Outcome::LimitReached(reached) => Some(reached.help()),
-                _ => None,
+            let step = failed_step(&finished.outcome).and_then(|index| index.checked_sub(staged.unpacked));
+            let evidence = Evidence {
+                outcome: &finished.outcome,
+                facts: finished.facts.as_ref(),
+                clues: &clues,
+                network: action.network,
+                privileged: action.privileged,
+                script: step.and_then(|step| match action.steps.get(step) {
+                    Some(Step::Script { text }) => Some(text.as_str()),
+                    _ => None,
+                }),
+                oom_kills: finished.oom_kills,
+                host,
             };
-            return Err(JobError::Stage { message, help, last_lines, shell });
+            let (cause, log_line) = cause::find(&evidence).map_or((None, None), |(cause, line)| (Some(cause), line));
+            let kept = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action, step).is_ok();
+            let enter = match &cause {
+                // Who enters it meets the same host.
+                Some(cause) if cause.is_host() => Enter::Never,
+                _ if kept => Enter::AsItFailed,
+                _ => Enter::AsItBegan,
+            };
+            let failure = StageFailure {
+                message: match (&finished.outcome, &cause) {
+                    // It is the host's disk that is to blame.
+                    (Outcome::Damaged { .. }, Some(_)) => "what the stage wrote could not be stored".to_owned(),
+                    (outcome, _) => outcome_text(outcome, &action.steps, staged.unpacked),
+                },
+                cause,
+                log_line,
+                places: self.places(action, step, &clues),
+                shell: enter,
+                help: None,
+                last_lines,
+            };
+            return Err(JobError::Stage(Box::new(failure)));
         }
         let kept = match action.executor {
             Executor::Sandbox(SandboxRoot::Scratch) => None,
@@ -158,6 +160,53 @@ impl Job {
             stored_bytes,
             published: Vec::new(),
             same_as: kept.and_then(|kept| kept.same_as),
+        })
+    }
+
+    /// What a sandbox is given for an Action. `place` is an empty directory, and where the overlay shall be.
+    pub(super) fn sandbox_job<'s>(
+        &self,
+        action: &Action<Bound>,
+        place: (&'s Path, &'s Path),
+        chain: Vec<PathBuf>,
+        staged: &'s Staged,
+    ) -> Result<sandbox::Job<'s>, JobError> {
+        let (_, disk) = self.disk.expect("BUG: a sandbox without a disk");
+        let (work, overlay) = place;
+        let mut trees = Vec::new();
+        if let Some(set) = &action.packages {
+            let dir = work.with_file_name(super::packages::TREE);
+            self.phase("get the packages", || self.lay_out_packages(set, &dir))?;
+            trees.push((super::packages::TREE.to_owned(), dir));
+        }
+        let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
+        let inputs = staged.inputs.iter().map(|(name, mode, path)| sandbox::Input {
+            name: name.clone(),
+            mode: *mode,
+            content: Content::Path(path),
+        });
+        let secrets = self.secrets.iter().filter(|(name, _)| action.secrets.contains_key(*name));
+        Ok(sandbox::Job {
+            work,
+            overlay,
+            chain,
+            virtual_size: disk.virtual_size,
+            root: root(&action.root),
+            steps: staged.steps.clone(),
+            inputs: inputs.collect(),
+            trees,
+            caches: caches.collect::<Result<_, StoreError>>()?,
+            scripts: staged.scripts.clone(),
+            secrets: secrets.map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec())).collect(),
+            outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
+            volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
+            env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            source_date_epoch: action.source_date_epoch,
+            network: action.network,
+            privileged: action.privileged,
+            limits: action.hints.limits,
+            timeout: action.hints.timeout,
+            cancel: self.cancel.clone(),
         })
     }
 
@@ -205,7 +254,12 @@ impl Job {
     }
 
     /// Copies everything that the steps read to where nobody else writes, and names it for the agent.
-    fn stage_inputs(&self, action: &Action<Bound>, scratch: &Path, staged: &mut Staged) -> Result<(), JobError> {
+    pub(super) fn stage_inputs(
+        &self,
+        action: &Action<Bound>,
+        scratch: &Path,
+        staged: &mut Staged,
+    ) -> Result<(), JobError> {
         let mut kinds = BTreeMap::new();
         let packages = |name: &str| action.packages.is_some() && name.starts_with(super::packages::LOCAL);
         for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
@@ -272,8 +326,32 @@ impl Job {
         Ok(())
     }
 
+    /// Where a step stands that failed: the line of its script, as far as its shell names one, or its command; and the
+    /// stage.
+    fn places(&self, action: &Action<Bound>, step: Option<usize>, clues: &Clues) -> Vec<Place> {
+        let origin = |name: &str| step.and_then(|step| action.hints.origins.get(&format!("steps[{step}].{name}")));
+        let mut places = Vec::new();
+        if let Some(origin) = origin("script") {
+            let line = clues.script_line().filter(|(script, _)| Some(*script) == step).map(|(_, line)| line);
+            let script = Place::of(What::Script, &self.dir, origin);
+            places.push(match line {
+                Some(line) => Place { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
+                None => script,
+            });
+        }
+        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.dir, origin)));
+        places.extend(self.about.stage.iter().cloned());
+        places
+    }
+
     /// Keeps the state in which the stage failed, for `shell`, until it succeeds or fails again.
-    fn keep_failed(&self, overlay: &Path, disk: &DiskRef, action: &Action<Bound>) -> Result<(), JobError> {
+    fn keep_failed(
+        &self,
+        overlay: &Path,
+        disk: &DiskRef,
+        action: &Action<Bound>,
+        step: Option<usize>,
+    ) -> Result<(), JobError> {
         let Ok(dir) = &self.failed else { return Ok(()) };
         for name in &self.names {
             let action_digest = action.digest();
@@ -281,6 +359,7 @@ impl Job {
                 action: action_digest,
                 disk: *disk,
                 root: crate::shell::StoredRoot::from(&action.root),
+                step: step.and_then(|step| u32::try_from(step).ok()),
             };
             state.keep(dir, name, overlay).map_err(JobError::io("keep the failed state in", dir))?;
         }
@@ -294,14 +373,15 @@ impl Job {
     }
 }
 
+/// What a sandbox reads of a job, copied.
 #[derive(Default)]
-struct Staged {
-    steps: Vec<AgentStep>,
+pub(super) struct Staged {
+    pub(super) steps: Vec<AgentStep>,
     /// Name, permission bits, and the copy.
     inputs: Vec<(String, u32, PathBuf)>,
     scripts: Vec<(String, Vec<u8>)>,
     /// How many steps, at the beginning, only lay out inputs.
-    unpacked: usize,
+    pub(super) unpacked: usize,
 }
 
 /// A stage's log: every line goes to its file and to the engine.
@@ -309,6 +389,7 @@ pub(super) struct LogFile<'a> {
     job: &'a Job,
     lines: Lines,
     tail: Tail,
+    clues: Clues,
     file: Option<io::BufWriter<File>>,
 }
 
@@ -343,7 +424,7 @@ impl<'a> LogFile<'a> {
             [] => job.redactor.clone(),
             more => Redactor::new(job.secrets.values().chain(more)),
         };
-        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), file }
+        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), clues: Clues::default(), file }
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -352,8 +433,14 @@ impl<'a> LogFile<'a> {
         whole.into_iter().for_each(|line| self.take(line));
     }
 
+    /// What failed before this did not fail for it.
+    pub(super) fn begin_step(&mut self) {
+        self.clues.begin_step();
+    }
+
     fn take(&mut self, line: String) {
         self.tail.push(&line);
+        self.clues.push(&line);
         if let Some(file) = &mut self.file
             && writeln!(file, "{line}").is_err()
         {
@@ -362,11 +449,12 @@ impl<'a> LogFile<'a> {
         self.job.line(line);
     }
 
-    pub(super) fn finish(mut self) -> Vec<String> {
+    /// The last lines, and what all of them hint at.
+    pub(super) fn finish(mut self) -> (Vec<String>, Clues) {
         let mut last = Vec::new();
         self.lines.finish(&mut |line| last.push(line));
         last.into_iter().for_each(|line| self.take(line));
-        self.tail.into_lines()
+        (self.tail.into_lines(), self.clues)
     }
 }
 
@@ -393,6 +481,18 @@ pub(super) fn root(root: &RootSpec) -> guest::RootSpec {
 fn parse_owner(owner: &str) -> Owner {
     let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
     Owner { user: user.to_owned(), group: group.to_owned() }
+}
+
+/// The step at which a job ended, as its index among the sandbox's.
+fn failed_step(outcome: &Outcome) -> Option<usize> {
+    match outcome {
+        Outcome::StepFailed { index, .. } | Outcome::StepRefused { index, .. } => Some(*index),
+        Outcome::LimitReached(reached) => match reached.by {
+            Some(Culprit::Step(index)) => Some(index),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// How messages call a step of an Action; the first ones, of the sandbox alone, lay out inputs.

@@ -13,8 +13,9 @@ use impasto_store::meter::Metered;
 use impasto_store::qcow2::RawFile;
 
 use super::sandboxed::{LogFile, record};
-use super::{Job, JobError, Made, create};
+use super::{Job, JobError, Made, StageFailure, create};
 use crate::bounded;
+use crate::cause::{self, Cause};
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
@@ -58,18 +59,32 @@ impl Job {
             }
         });
         self.phase_was("run the tools", begun, Instant::now());
-        let last_lines = log.finish();
-        let failed = |message, help| Err(JobError::Stage { message, help, last_lines, shell: false });
-        match end? {
-            ToolEnd::Done => {}
-            ToolEnd::Cancelled => return Err(JobError::Cancelled),
-            ToolEnd::TimedOut { after } => {
-                return failed(format!("it was stopped after its time-out of {}", crate::ui::seconds(after)), None);
+        let (last_lines, _) = log.finish();
+        // What these programs cannot write is the host's business: all that they write lies there.
+        let host = || cause::examine_host(&work, &work.join(if action.parent.is_none() { TREE } else { DISK }));
+        let failed = |message, help, cause| {
+            let places = self.about.stage.iter().cloned().collect();
+            let failure = StageFailure { message, help, cause, places, last_lines, ..StageFailure::default() };
+            Err(JobError::Stage(Box::new(failure)))
+        };
+        match end {
+            Ok(ToolEnd::Done) => {}
+            Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
+            Ok(ToolEnd::TimedOut { after }) => {
+                return failed(
+                    format!("it was stopped after its time-out of {}", crate::ui::seconds(after)),
+                    None,
+                    None,
+                );
             }
-            ToolEnd::LimitReached(reached) => {
-                return failed(format!("it reached the {reached}"), Some(reached.help()));
+            Ok(ToolEnd::LimitReached(reached)) => {
+                return failed(format!("it reached the {reached}"), None, Some(Cause::Limit(reached)));
             }
-            ToolEnd::Failed(failure) => return failed(failure.message, failure.help),
+            Ok(ToolEnd::Failed(failure)) => return failed(failure.message, failure.help, host()),
+            Err(error) => match host() {
+                None => return Err(error.into()),
+                cause => return failed(crate::ui::with_causes(&error), None, cause),
+            },
         }
         let (result, stored_bytes, same_as) = match step {
             Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,

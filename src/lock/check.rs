@@ -10,6 +10,9 @@ use crate::deb::version::Version;
 /// Largest package file, in bytes. The members of one have at most ten decimal digits (deb(5)).
 const MAX_SIZE: u64 = 32 << 30;
 
+/// Most that a package may say that it takes, in KiB.
+pub const MAX_INSTALLED: u64 = 1 << 32;
+
 impl Entry {
     /// Checks every field. Whoever offers a change of a recipe offers one of its lock, and whoever signs an archive can
     /// write anything into its index: nothing in an entry is believed.
@@ -81,10 +84,17 @@ fn check_archive(archive: &Archive) -> Result<(), String> {
 }
 
 fn check_package(package: &Package) -> Result<(), String> {
-    let Package { name, version, architecture, size, sha256, archive: _, path } = package;
+    let Package { name, version, architecture, size, installed, sha256, archive: _, path } = package;
     check_words(name, version, architecture)?;
     if !(1..=MAX_SIZE).contains(size) {
         return Err(unusable("size", &size.to_string(), "which is not the size of a package: 1 byte to 32 GiB"));
+    }
+    if let Some(installed) = installed.filter(|installed| *installed > MAX_INSTALLED) {
+        return Err(unusable(
+            "installed",
+            &installed.to_string(),
+            "which is more than a package can take: 4 TiB, in KiB",
+        ));
     }
     check_sha256("sha256", sha256)?;
     if path.is_empty() || path.contains(char::is_control) {

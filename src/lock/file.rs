@@ -111,6 +111,9 @@ pub struct Package {
     pub architecture: String,
     /// Length of the file in bytes.
     pub size: u64,
+    /// What the package says it takes when it is installed, in KiB; none where it does not say, or the lock is older.
+    #[serde(default)]
+    pub installed: Option<u64>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
     /// The archive's name; none for a file of the user's.
@@ -312,15 +315,16 @@ impl fmt::Display for Entry {
         }
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
-            for Package { name, version, architecture, size, sha256, archive, path } in packages {
+            for Package { name, version, architecture, size, installed, sha256, archive, path } in packages {
                 let archive =
                     archive.as_ref().map_or(String::new(), |archive| format!("archive = {}, ", quoted(archive)));
+                let installed = installed.map_or(String::new(), |installed| format!("installed = {installed}, "));
                 let (name, version) = (quoted(name), quoted(version));
                 let (architecture, sha256, path) = (quoted(architecture), quoted(sha256), quoted(path));
                 writeln!(
                     f,
                     "  {{ name = {name}, version = {version}, architecture = {architecture}, size = {size}, \
-                     sha256 = {sha256}, {archive}path = {path} }},"
+                     {installed}sha256 = {sha256}, {archive}path = {path} }},"
                 )?;
             }
             writeln!(f, "]")?;

@@ -11,6 +11,7 @@ mod check;
 mod file;
 mod renew;
 mod report;
+mod room;
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,9 +20,11 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 
 pub use apply::{LockState, apply, below, tidied};
+pub use check::MAX_INSTALLED;
 pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
 pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
 pub use report::changes;
+pub use room::{TooSmall, too_small};
 
 use crate::bounded;
 use crate::recipe::Recipe;

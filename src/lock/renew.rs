@@ -9,7 +9,8 @@ use impasto_stages::packages::RequestRoot;
 
 use super::apply::{LockState, Walk, below, emulator};
 use super::file::{Entry, LockFile, TOOLBOX, Table};
-use crate::graph::{Graph, NodeId};
+use crate::cause::{Place, What};
+use crate::graph::{Graph, Node, NodeId};
 use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
 use crate::scope::Scope;
 
@@ -37,6 +38,8 @@ pub struct Renewal<'a> {
     pub manager: &'a dyn PackageManager,
     /// The recipe's directory.
     pub dir: &'a Path,
+    /// How messages call that directory, with a `/` at its end; empty for the current one.
+    pub shown_dir: &'a str,
     /// What the recipe may read.
     pub scope: &'a Scope,
     /// What to do with each node's entry, by the node's place; none for nodes that are not asked for.
@@ -55,10 +58,12 @@ pub struct Renewal<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
     /// A stage's packages could not be settled.
-    #[error("the packages of stage {stage} cannot be settled")]
+    #[error("the packages of stage {stage} cannot be settled{}", at(.place.as_ref()))]
     Manager {
         /// The stage.
         stage: String,
+        /// Where the recipe says what cannot be had, or where the stage begins.
+        place: Option<Place>,
         /// Why not.
         source: ManagerError,
     },
@@ -88,6 +93,21 @@ pub enum RenewError {
     },
 }
 
+impl RenewError {
+    /// A node's packages could not be settled.
+    pub fn of_node(node: &Node, shown_dir: &str, source: ManagerError) -> RenewError {
+        let origins = node.lowered.actions.first().map(|action| &action.hints.origins);
+        let line = origins.and_then(|origins| source.about.iter().find_map(|line| origins.get(line)));
+        let place = line.or(node.place.as_ref()).map(|origin| Place::of(What::Value, shown_dir, origin));
+        RenewError::Manager { stage: node.label.clone(), place, source }
+    }
+}
+
+/// A place at the end of a message.
+fn at(place: Option<&Place>) -> String {
+    place.map_or(String::new(), |place| format!(" ({place})"))
+}
+
 impl Renewal<'_> {
     /// Changes `lock` as the choices say. Stages that are stale because one below them changed are settled again too,
     /// each package as it was where that still fits.
@@ -107,7 +127,8 @@ impl Renewal<'_> {
             lines.dedup();
             let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
             let entry = self.manager.settle_toolbox(&foreign);
-            let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), source })?;
+            let entry =
+                entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
             let entry =
                 Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
             check(&entry, TOOLBOX)?;
@@ -164,8 +185,7 @@ impl Renewal<'_> {
                 let question =
                     Question { stage, request, below, secrets, dir: self.dir, scope: self.scope, keep, tools };
                 let settled_entry = self.manager.settle(&question);
-                let entry =
-                    settled_entry.map_err(|source| RenewError::Manager { stage: node.label.clone(), source })?;
+                let entry = settled_entry.map_err(|source| RenewError::of_node(node, self.shown_dir, source))?;
                 let combinations = node.combinations.iter().map(|place| self.graph.combination_name(*place));
                 let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
                 let (name, request) = (node.stage.to_string(), request.lines());

@@ -86,6 +86,8 @@ pub struct ManagerError {
     pub help: Option<String>,
     /// What the package manager itself said of it, trimmed.
     pub said: Vec<String>,
+    /// The lines of the request that it is about, as [`PackageRequest::lines`] has them.
+    pub about: Vec<String>,
 }
 
 /// One package manager: settles what stages want, and tells what is newer. Asks archives; builds nothing.

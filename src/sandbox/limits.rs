@@ -19,6 +19,12 @@ use crate::bounded;
 /// How the names of our groups begin.
 const PREFIX: &str = "impasto-";
 
+/// More than what a group of version 1 is charged at once on all CPUs, in bytes.
+const CHARGED: u64 = 8 << 20;
+
+/// Where version 1 counts processes that ended because memory ran out.
+const OOM_CONTROL: &str = "memory.oom_control";
+
 /// A limit that a stage reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached {
@@ -164,7 +170,7 @@ impl Group {
                 group.dirs.push(Dir { path, _lock: lock, counters });
                 group.set("pids.max", ceiling.processes + 1)?;
                 let (path, lock) = make_dir(&memory, &name)?;
-                let counters = vec![("memory.oom_control", "oom_kill", Limit::Memory)];
+                let counters = vec![(OOM_CONTROL, "oom_kill", Limit::Memory)];
                 group.dirs.push(Dir { path, _lock: lock, counters });
                 group.set("memory.limit_in_bytes", ceiling.memory)?;
                 let _ = group.set("memory.memsw.limit_in_bytes", ceiling.memory);
@@ -190,8 +196,21 @@ impl Group {
             let text = bounded::read_text(dir.path.join(file), bounded::LINES).ok()?;
             let mut lines = text.lines().filter_map(|line| line.split_once(' '));
             let (_, count) = lines.find(|(name, _)| name == line)?;
-            (count.trim() != "0").then_some(*limit)
+            (count.trim() != "0" && (*file != OOM_CONTROL || dir.was_full())).then_some(*limit)
         })
+    }
+}
+
+impl Dir {
+    /// Whether a group of version 1 came to its own limit of memory: such a group also counts processes that ended
+    /// because memory ran out around it.
+    fn was_full(&self) -> bool {
+        let number = |file: &str| -> Option<u64> {
+            bounded::read_text(self.path.join(file), bounded::LINES).ok()?.trim().parse().ok()
+        };
+        let (most, limit) = (number("memory.max_usage_in_bytes"), number("memory.limit_in_bytes"));
+        // Pages are charged many at a time.
+        most.zip(limit).is_none_or(|(most, limit)| most.saturating_add(CHARGED) >= limit)
     }
 }
 

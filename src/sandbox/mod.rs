@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 pub use limits::{Culprit, Reached, control_groups};
 pub use namespace::{NamespaceSandbox, storage_version};
 pub use probe::{Piece, UserNameSpace, probe, probe_user_namespace};
-pub use protocol::{AgentStep, InputKind, Limit, Owner, Problem, Stream};
+pub use protocol::{AgentStep, InputKind, Limit, Owner, Problem, StepFacts, Stream};
 pub use scrub::Scrubbed;
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub use surroundings::Surroundings;
@@ -68,10 +68,12 @@ pub trait Sandbox: Send + Sync {
     /// overlay holds cleanly unmounted file systems; after anything else it is worth nothing.
     fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
 
-    /// Gives the process's own standard streams to a shell on a throwaway overlay; returns when that ends.
+    /// Does a job's steps, then gives the process's own standard streams to a shell: to one `line` of it, or to an
+    /// interactive one. Returns when that ends. Nothing that they write is kept, and the job's outputs, limits of processes
+    /// and memory, and time-out mean nothing here: whoever types is there to stop it.
     ///
     /// The result is its exit code, 128 and the number where a signal ended it.
-    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError>;
+    fn shell(&self, job: Job<'_>, line: Option<String>) -> Result<i32, SandboxError>;
 
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
@@ -154,6 +156,34 @@ pub struct Job<'a> {
     pub cancel: CancelToken,
 }
 
+impl Job<'_> {
+    /// A job without disk and steps, to be filled.
+    pub fn empty() -> Self {
+        Job {
+            work: Path::new(""),
+            overlay: Path::new(""),
+            chain: Vec::new(),
+            virtual_size: 0,
+            root: RootSpec::Auto,
+            steps: Vec::new(),
+            inputs: Vec::new(),
+            trees: Vec::new(),
+            caches: Vec::new(),
+            scripts: Vec::new(),
+            secrets: Vec::new(),
+            outputs: Vec::new(),
+            volatile: Vec::new(),
+            env: Vec::new(),
+            source_date_epoch: None,
+            network: false,
+            privileged: false,
+            limits: Limits::default(),
+            timeout: None,
+            cancel: CancelToken::new(),
+        }
+    }
+}
+
 /// A file for a job.
 pub struct Input<'a> {
     /// Its name: one path component.
@@ -229,6 +259,10 @@ pub struct Finished {
     pub unused: Vec<Range<u64>>,
     /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
     pub mounted: Vec<u32>,
+    /// What there was to see in the guest after a step failed.
+    pub facts: Option<StepFacts>,
+    /// How many processes the kernel ended meanwhile because memory ran out, on the whole machine.
+    pub oom_kills: u64,
     /// When it began.
     pub begun: Instant,
     /// Where the time went since then, in order: phase and duration. Those of the supervisor lie within others.
@@ -350,28 +384,6 @@ pub enum ToolEnd {
     Cancelled,
 }
 
-/// A shell for a person, on a throwaway overlay.
-pub struct ShellJob<'a> {
-    /// A private, empty directory; everything in it is worthless afterwards.
-    pub work: &'a Path,
-    /// Layer files, bottom first, verified by the caller.
-    pub chain: Vec<PathBuf>,
-    /// Size of the disk in bytes.
-    pub virtual_size: u64,
-    /// The root.
-    pub root: RootSpec,
-    /// One line for the shell; `None` is an interactive one.
-    pub line: Option<String>,
-    /// Environment beside what every step has.
-    pub env: Vec<(String, String)>,
-    /// Whether the network can be reached.
-    pub network: bool,
-    /// Ends it early.
-    pub cancel: CancelToken,
-    /// Whether it may mount, make devices and make name spaces.
-    pub privileged: bool,
-}
-
 /// Why a job could not be run. Nothing of it may be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -396,6 +408,9 @@ pub enum SandboxError {
     /// The guest could not be made.
     #[error("the sandbox failed: {0}")]
     Failed(Problem),
+    /// What a shell shall find there cannot be laid out.
+    #[error("the stage's files cannot be laid out: {0}")]
+    Prepare(String),
     /// A process of the sandbox ended, or said what it must not.
     #[error("the sandbox broke off: {reason}{}", if .log.is_empty() { String::new() } else { format!(" ({log})") })]
     Broken {

@@ -22,9 +22,10 @@ use super::protocol::{Ceiling, Problem, ProblemKind};
 use super::talk::{End, Talk, Trouble, hold_tools};
 use super::terminal::Saved;
 use super::{
-    Finished, Job, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, ShellJob, Surroundings, ToolEnd,
-    ToolEvent, ToolJob, agent_digest,
+    Finished, Job, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, Surroundings, ToolEnd, ToolEvent,
+    ToolJob, agent_digest,
 };
+use crate::bounded;
 use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
 
 /// Runs jobs by the host's kernel. Needs root.
@@ -101,6 +102,7 @@ impl Sandbox for NamespaceSandbox {
         host.trees.extend(directories(&job.trees)?);
         host.caches.extend(directories(&job.caches)?);
         let begun = Instant::now();
+        let oom_kills = oom_kills();
         make_overlay(job.overlay, job.virtual_size)?;
         let (bounds, group, watch) = self.bounds(job.limits);
         let plan = Plan {
@@ -130,11 +132,13 @@ impl Sandbox for NamespaceSandbox {
             unused: Vec::new(),
             mounted: Vec::new(),
             begun,
+            facts: None,
+            oom_kills: self::oom_kills().saturating_sub(oom_kills),
             timings: Vec::new(),
         };
         let finished = match result {
-            Ok(End { outcome, outputs, unused, mounted }) if success => {
-                Finished { outputs, unused, mounted, ..finished(outcome) }
+            Ok(End { outcome, outputs, unused, mounted, facts }) if success => {
+                Finished { outputs, unused, mounted, facts, ..finished(outcome) }
             }
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
             Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
@@ -151,20 +155,27 @@ impl Sandbox for NamespaceSandbox {
         Ok(Finished { timings, ..finished })
     }
 
-    fn shell(&self, job: ShellJob<'_>) -> Result<i32, SandboxError> {
+    fn shell(&self, job: Job<'_>, line: Option<String>) -> Result<i32, SandboxError> {
         demand_root()?;
-        let host = self.host_view(job.network)?;
-        let overlay = job.work.join("overlay.qcow2");
-        make_overlay(&overlay, job.virtual_size)?;
+        let mut host = self.host_view(job.network)?;
+        host.trees.extend(directories(&job.trees)?);
+        host.caches.extend(directories(&job.caches)?);
+        make_overlay(job.overlay, job.virtual_size)?;
         // Whoever types is there to stop it.
-        let bounds = Bounds::new(Limits::default());
-        let (chain, network, groups) = (job.chain, job.network, Vec::new());
-        let plan = Plan { work: job.work.to_path_buf(), overlay, chain, network, terminal: true, groups };
+        let bounds = Bounds::new(job.limits);
+        let plan = Plan {
+            work: job.work.to_path_buf(),
+            overlay: job.overlay.to_path_buf(),
+            chain: job.chain.clone(),
+            network: job.network,
+            terminal: true,
+            groups: Vec::new(),
+        };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
-        let mut link = supervisor.link(None, job.cancel, None)?;
+        let mut link = supervisor.link(None, job.cancel.clone(), None)?;
         let mut talk = Talk::new(&self.surroundings, &mut link, &bounds, None, Instant::now());
         let saved = Saved::new();
-        let result = talk.hold_shell(&plan, &job.root, &job.env, host, job.line, job.privileged);
+        let result = talk.hold_shell(&plan, job, host, line);
         // The overlay is thrown away, so nothing needs to be closed in order.
         drop(link);
         let ended = supervisor.end();
@@ -176,7 +187,8 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
             Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::interrupt::EXIT_CODE.into()),
-            Err(Trouble::Limit(_) | Trouble::Stop(Stop::TimedOut | Stop::Limit(_))) => {
+            Err(Trouble::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
+            Err(Trouble::Stop(Stop::TimedOut | Stop::Limit(_))) => {
                 Err(supervisor.broken("it stopped without cause".to_owned()))
             }
         }
@@ -262,6 +274,13 @@ fn problem_error(problem: Problem) -> SandboxError {
         ProblemKind::NoRoot => SandboxError::NoRoot(problem),
         _ => SandboxError::Failed(problem),
     }
+}
+
+/// How many processes the kernel has ended so far because memory ran out, whosever limit that was.
+fn oom_kills() -> u64 {
+    let text = bounded::read_text("/proc/vmstat", bounded::LINES).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// What the program that serves disks says of its version; `None` where it cannot be asked.

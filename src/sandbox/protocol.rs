@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 /// Bumped when a message changes its meaning; both sides are built together, so a difference is a broken build.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Longest frame in bytes.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -24,6 +24,9 @@ pub const MAX_DATA: usize = 256 << 10;
 
 /// Longest piece of a step's output in one `Log` message, in bytes.
 pub const MAX_LOG: usize = 32 << 10;
+
+/// Most files of one [`Request::Examine`].
+pub const MAX_EXAMINED: usize = 8;
 
 /// Where the agent keeps what belongs to the job, inside the guest. A tmpfs.
 pub const RUN_DIR: &str = "/run/impasto";
@@ -71,6 +74,11 @@ pub enum Request {
         /// The line; `None` is an interactive shell.
         line: Option<String>,
     },
+    /// What there is to see after a step failed. Files: absolute paths, or names to look for in the steps' `PATH`.
+    Examine {
+        /// At most [`MAX_EXAMINED`] of them are looked at.
+        files: Vec<String>,
+    },
     /// Kill every process that steps left behind.
     Settle,
     /// Send back a regular file.
@@ -117,6 +125,8 @@ pub enum Answer {
     },
     /// The job has reached a limit, and is worth nothing.
     Limit(Limit),
+    /// What was examined.
+    Facts(StepFacts),
     /// A collected file begins; `Data`, `Hole` and `Ok` follow.
     Output {
         /// Its length in bytes.
@@ -133,6 +143,45 @@ pub enum Answer {
         /// The nonce of `Hello`.
         nonce: [u8; 16],
     },
+}
+
+/// What the agent saw of steps of which one failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFacts {
+    /// The disk's file systems, the root first.
+    pub spaces: Vec<Space>,
+    /// The files that were asked for, those that can be told something of.
+    pub files: Vec<FileFacts>,
+}
+
+/// Room on a file system: what it has, and the least that was free while steps ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Where it is mounted.
+    pub path: String,
+    /// Bytes that it has for files.
+    pub size: u64,
+    /// Bytes that were free.
+    pub free: u64,
+    /// Inodes that it has; 0 where it makes them as they are needed.
+    pub inodes: u64,
+    /// Inodes that were free.
+    pub free_inodes: u64,
+}
+
+/// A file in the guest that a step may have failed to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    /// As it was asked for.
+    pub name: String,
+    /// Its permission bits; none where there is no such file.
+    pub mode: Option<u32>,
+    /// It is a directory.
+    pub directory: bool,
+    /// No program can be started from its file system.
+    pub noexec: bool,
+    /// The program that its first line or its header names to start it, where the guest does not have that.
+    pub lacks: Option<String>,
 }
 
 /// A directory below [`RUN_DIR`].

@@ -18,7 +18,8 @@ use super::link::{Link, Stop};
 use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
 use super::process::io_error;
 use super::protocol::{
-    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Place, Problem, ProblemKind, Request, Setup, VERSION,
+    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup,
+    StepFacts, VERSION,
 };
 use super::{
     AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd, ToolEvent,
@@ -29,12 +30,16 @@ use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 /// Where steps look for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// How much of what a step printed last is searched for files that could not be started, in bytes.
+const TAIL: usize = 4 << 10;
+
 /// A conversation that came to its end.
 pub(super) struct End {
     pub(super) outcome: Outcome,
     pub(super) outputs: Vec<Output>,
     pub(super) unused: Vec<Range<u64>>,
     pub(super) mounted: Vec<u32>,
+    pub(super) facts: Option<StepFacts>,
 }
 
 /// Why a conversation ended early.
@@ -70,6 +75,8 @@ pub(super) struct Talk<'a> {
     watch: Option<Ceiling>,
     /// The step that runs.
     step: Option<usize>,
+    /// What it printed last.
+    tail: Vec<u8>,
     timings: Vec<(String, Duration)>,
     last: Instant,
 }
@@ -82,7 +89,7 @@ impl<'a> Talk<'a> {
         watch: Option<Ceiling>,
         begun: Instant,
     ) -> Self {
-        Talk { surroundings, link, bounds, watch, step: None, timings: Vec::new(), last: begun }
+        Talk { surroundings, link, bounds, watch, step: None, tail: Vec::new(), timings: Vec::new(), last: begun }
     }
 
     /// Where the time went.
@@ -134,9 +141,58 @@ impl<'a> Talk<'a> {
         host: HostView,
         events: &mut dyn FnMut(SandboxEvent<'_>),
     ) -> Result<End, Trouble> {
+        let (nonce, mounted) = self.open(&plan, &job, host)?;
+        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
+        self.lap("inputs");
+        self.demand_ok(&Request::Note { volatile: job.volatile })?;
+        self.lap("volatile files noted");
+        let mut outcome = self.run_steps(&job.steps, events)?;
+        self.lap("steps");
+        let facts = if outcome.is_ok() { None } else { Some(self.examine(&job.steps)?) };
+        self.demand_ok(&Request::Settle)?;
+        let mut outputs = Vec::new();
+        if outcome.is_ok() {
+            (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
+        }
+        self.lap("outputs");
+        // Who looks at a failed state wants its logs.
+        if outcome.is_ok() {
+            self.demand_ok(&Request::PutBack)?;
+        }
+        self.lap("volatile files");
+        let unused = self.finish(nonce, &mounted)?;
+        Ok(End { outcome, outputs, unused, mounted, facts })
+    }
+
+    /// A shell's conversation: the exit code.
+    pub(super) fn hold_shell(
+        &mut self,
+        plan: &Plan,
+        job: Job<'_>,
+        host: HostView,
+        line: Option<String>,
+    ) -> Result<i32, Trouble> {
+        self.open(plan, &job, host)?;
+        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
+        self.demand_ok(&Request::Note { volatile: Vec::new() })?;
+        match self.run_steps(&job.steps, &mut |_| {})? {
+            Outcome::Ok => {}
+            Outcome::StepRefused { problem, .. } => return Err(Trouble::Problem(problem)),
+            outcome => return Err(SandboxError::Prepare(format!("{outcome:?}")).into()),
+        }
+        match self.ask(&Request::Shell { line })? {
+            Answer::Exited { code: Some(code), .. } => Ok(code),
+            Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Makes a job's guest: the nonce, and the numbers of what is mounted.
+    fn open(&mut self, plan: &Plan, job: &Job<'_>, host: HostView) -> Result<([u8; 16], Vec<u32>), Trouble> {
         let (tmpfs, watch) = (self.bounds.tmpfs, self.watch);
         let surroundings = self.surroundings;
-        let (nonce, mounted) = self.begin(&plan, &job.root, |disk, root| {
+        self.begin(plan, &job.root, |disk, root| {
             Ok(Setup {
                 disk,
                 root,
@@ -152,63 +208,7 @@ impl<'a> Talk<'a> {
                 tmpfs,
                 watch,
             })
-        })?;
-        self.put_all(job.inputs, &job.scripts, &job.secrets)?;
-        self.lap("inputs");
-        self.demand_ok(&Request::Note { volatile: job.volatile })?;
-        self.lap("volatile files noted");
-        let mut outcome = self.run_steps(&job.steps, events)?;
-        self.lap("steps");
-        self.demand_ok(&Request::Settle)?;
-        let mut outputs = Vec::new();
-        if outcome.is_ok() {
-            (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
-        }
-        self.lap("outputs");
-        // Who looks at a failed state wants its logs.
-        if outcome.is_ok() {
-            self.demand_ok(&Request::PutBack)?;
-        }
-        self.lap("volatile files");
-        let unused = self.finish(nonce, &mounted)?;
-        Ok(End { outcome, outputs, unused, mounted })
-    }
-
-    /// A shell's conversation: the exit code.
-    pub(super) fn hold_shell(
-        &mut self,
-        plan: &Plan,
-        root: &RootSpec,
-        env: &[(String, String)],
-        host: HostView,
-        line: Option<String>,
-        privileged: bool,
-    ) -> Result<i32, Trouble> {
-        let tmpfs = self.bounds.tmpfs;
-        let surroundings = self.surroundings;
-        self.begin(plan, root, |disk, root| {
-            Ok(Setup {
-                disk,
-                root,
-                host_name: surroundings.host_name.clone(),
-                cpus: surroundings.cpus,
-                env: environment(surroundings, None, env),
-                overlays: host.overlays,
-                policy: host.policy,
-                trees: host.trees,
-                caches: host.caches,
-                source_date_epoch: None,
-                privileged,
-                tmpfs,
-                watch: None,
-            })
-        })?;
-        match self.ask(&Request::Shell { line })? {
-            Answer::Exited { code: Some(code), .. } => Ok(code),
-            Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
-            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
-            _ => Err(unexpected()),
-        }
+        })
     }
 
     /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
@@ -329,12 +329,15 @@ impl<'a> Talk<'a> {
         let mut printed = 0;
         for (index, step) in steps.iter().enumerate() {
             self.step = Some(index);
+            self.tail.clear();
             events(SandboxEvent::StepStarted { index });
             self.link.send(&Request::Step(step.clone()))?;
             loop {
                 match self.link.receive()? {
                     Answer::Log { stream, bytes } => {
                         events(SandboxEvent::Log { stream, bytes: &bytes });
+                        self.tail.extend_from_slice(&bytes);
+                        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
                         printed += bytes.len() as u64;
                         if printed > self.bounds.limits.log {
                             return Err(self.reached(Limit::Log));
@@ -355,6 +358,20 @@ impl<'a> Talk<'a> {
         }
         self.step = None;
         Ok(Outcome::Ok)
+    }
+
+    /// Asks the agent what there is to see of the step that has just failed.
+    fn examine(&mut self, steps: &[AgentStep]) -> Result<StepFacts, Trouble> {
+        let script = match self.step.and_then(|step| steps.get(step)) {
+            Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", Place::Scripts.dir())),
+            _ => None,
+        };
+        let files = script.into_iter().chain(crate::cause::suspects(&self.tail)).collect();
+        match self.ask(&Request::Examine { files })? {
+            Answer::Facts(facts) => Ok(facts),
+            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            _ => Err(unexpected()),
+        }
     }
 
     fn collect_all(&mut self, outputs: &[(String, String)], work: &Path) -> Result<(Outcome, Vec<Output>), Trouble> {

@@ -475,7 +475,8 @@ mod tests {
         let (error, last_lines) = ("exit code 7".to_owned(), vec!["one".to_owned(), "two".to_owned()]);
         let stage = "packages[variant=debug]".to_owned();
         let help = Some("look at it".to_owned());
-        sight.event(10, EventKind::StageFailed { stage, error, causes: Vec::new(), help, last_lines, wall_ms: 61_000 });
+        let (causes, diagnosis, wall_ms) = (Vec::new(), Default::default(), 61_000);
+        sight.event(10, EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms });
         sight.look("a failure");
         let (built, cached, failed, cancelled, wall_ms) = (1, 1, 1, 2, 5000);
         sight.event(10, EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });

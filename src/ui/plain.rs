@@ -113,10 +113,13 @@ impl Plain {
             EventKind::StageFinished { stage, how: How::Built, wall_ms, .. } => {
                 format!("{GOOD}   built{GOOD:#}  {stage}  in {}", wall(*wall_ms))
             }
-            EventKind::StageFailed { stage, error, causes, help, last_lines, wall_ms } => {
+            EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms } => {
                 let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {}: {error}", wall(*wall_ms));
                 for cause in causes {
                     text += &format!("\n          caused by: {cause}");
+                }
+                for line in diagnosis.lines(last_lines) {
+                    text += &format!("\n          {line}");
                 }
                 if !last_lines.is_empty() {
                     text += "\n          its last lines:";

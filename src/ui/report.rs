@@ -158,6 +158,7 @@ mod tests {
             causes: Vec::new(),
             help: None,
             last_lines: Vec::new(),
+            diagnosis: Default::default(),
             wall_ms: 3600,
         };
         insta::assert_snapshot!(shown([

@@ -60,10 +60,11 @@ impl Summary {
                 let size = result_bytes.map_or(String::new(), bytes);
                 self.row(Row { stage: stage.clone(), state, time, size, caveats: caveats.join(", ") });
             }
-            EventKind::StageFailed { stage, error, causes, help, last_lines, wall_ms } => {
+            EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms } => {
                 self.row(Row { time: time(*wall_ms), ..Row::of(stage, "**failed**") });
                 let mut text = format!("{error}\n");
                 causes.iter().for_each(|cause| text += &format!("  caused by: {cause}\n"));
+                diagnosis.lines(last_lines).iter().for_each(|line| text += &format!("  {}\n", clipped(line)));
                 if !last_lines.is_empty() {
                     text += "  its last lines:\n";
                     last_lines.iter().for_each(|line| text += &format!("    {}\n", clipped(line)));
@@ -223,6 +224,7 @@ mod tests {
             causes: vec!["something".to_owned()],
             help: Some("one\ntwo".to_owned()),
             last_lines: vec!["```".to_owned(), "# no heading".to_owned()],
+            diagnosis: Default::default(),
             wall_ms: 100,
         });
         summary.event(&EventKind::StageCancelled { stage: "qcow2".to_owned() });

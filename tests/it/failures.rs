@@ -40,7 +40,7 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
         "bad | line 11\n",
         "bad | line 30\n",
         "help: the whole log: impasto log 'bad' --store ",
-        "help: look around where it failed: impasto shell 'bad' --store ",
+        "help: enter it as it was, where /run/impasto/again runs the step again: impasto shell 'bad' --store ",
         "stopped: 2 built, 0 cached, 1 failed, 1 not run in ",
     ];
     for text in wanted {

@@ -514,7 +514,7 @@ proptest! {
                 trusted: true,
             }],
             packages: vec![impasto::lock::Package {
-                name: text(0), version: text(1), architecture: text(2), size, sha256: text(3), archive: Some(text(4)), path: text(5),
+                name: text(0), version: text(1), architecture: text(2), size, installed: Some(size % (1 << 33)), sha256: text(3), archive: Some(text(4)), path: text(5),
             }],
             removed: vec![impasto::lock::Removed { name: text(0), version: text(1), architecture: text(2) }],
         };

@@ -12,6 +12,7 @@ mod audit;
 mod base;
 mod bootstrap;
 mod bounded;
+mod causes;
 mod chain;
 mod cleanup;
 mod cmdline;

@@ -8,8 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use impasto::guest::RootSpec;
-use impasto::sandbox::{Job, Outcome, Sandbox, SandboxError, SandboxEvent, ShellJob};
+use impasto::sandbox::{Job, Outcome, Sandbox, SandboxError, SandboxEvent};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::base::{DISK_SIZE, base, flatten, leftovers};
@@ -45,18 +44,15 @@ fn victim() {
 #[ignore = "the victim, started by other tests"]
 fn shell_victim() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
-    let job = ShellJob {
+    let overlay = dir.join("overlay.qcow2");
+    let job = Job {
         work: &dir,
+        overlay: &overlay,
         chain: vec![base().qcow2.clone()],
         virtual_size: DISK_SIZE,
-        root: RootSpec::Auto,
-        line: std::env::var(LINE).ok(),
-        env: Vec::new(),
-        network: false,
-        cancel: impasto::sandbox::CancelToken::new(),
-        privileged: false,
+        ..Job::empty()
     };
-    std::process::exit(sandbox().shell(job).unwrap());
+    std::process::exit(sandbox().shell(job, std::env::var(LINE).ok()).unwrap());
 }
 
 fn start(test: &str, dir: &Path, line: &str) -> Command {

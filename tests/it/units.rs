@@ -79,6 +79,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         sandbox: Err("the test has none".to_owned()),
         now: 0,
         place: String::new(),
+        dir: String::new(),
         facts: BTreeMap::new(),
         interrupt: impasto::interrupt::Interrupt::default(),
         used: Default::default(),

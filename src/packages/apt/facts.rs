@@ -53,6 +53,7 @@ impl<'a> Facts<'a> {
                 message: "the image does not say in /etc/os-release which release of Debian it is".to_owned(),
                 help: Some("say it: `suite = \"bookworm\"`".to_owned()),
                 said: Vec::new(),
+                about: Vec::new(),
             });
         }
         Ok(facts)
@@ -153,6 +154,7 @@ impl<'a> Facts<'a> {
                 ),
                 help: Some("name one in `repositories`".to_owned()),
                 said: Vec::new(),
+                about: Vec::new(),
             });
         }
         for (name, (repository, secrets)) in &self.repositories {
@@ -160,6 +162,7 @@ impl<'a> Facts<'a> {
                 message: format!("the address of the archive {name} cannot be used: {error}"),
                 help: Some("correct `uri` in `repositories`".to_owned()),
                 said: Vec::new(),
+                about: Vec::new(),
             })?;
             let base = match address {
                 Some(base) => base,
@@ -218,5 +221,6 @@ fn archive(mirrors: &Mirrors) -> Result<Mirror, ManagerError> {
         message: "this host knows no mirror of Debian: its apt has none configured".to_owned(),
         help: Some("name one: --mirror URL, or IMPASTO_MIRROR".to_owned()),
         said: Vec::new(),
+        about: Vec::new(),
     })
 }

@@ -41,6 +41,13 @@ impl Archive {
 }
 
 impl Found<'_> {
+    /// What the package says it takes when it is installed, in KiB.
+    pub(super) fn installed(&self) -> Option<u64> {
+        let said = self.stanza.get("Installed-Size")?.trim().parse().ok();
+        // Nonsense is no reason to refuse a package.
+        said.filter(|said| *said <= crate::lock::MAX_INSTALLED)
+    }
+
     /// The file that it names, as the lock has it; none where it names none.
     pub(super) fn package(&self) -> Option<crate::lock::Package> {
         let names = ["Package", "Version", "Architecture", "Size", "SHA256", "Filename"];
@@ -50,6 +57,7 @@ impl Found<'_> {
             version: version?.to_owned(),
             architecture: architecture?.to_owned(),
             size: size?.parse().ok()?,
+            installed: self.installed(),
             sha256: sha256?.to_ascii_lowercase(),
             archive: Some(self.archive.source.name.clone()),
             path: path?.trim_start_matches("./").to_owned(),
@@ -114,7 +122,7 @@ impl<'a> Archives<'a> {
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = self.ask(source, *optional).map_err(|error| explain(&error))?.map(Arc::new);
+        let found = self.ask(source, *optional).map_err(|error| explain(&error, &source.suite))?.map(Arc::new);
         self.lock().insert(key, found.clone());
         Ok(found)
     }
@@ -145,12 +153,12 @@ fn is_missing(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, Cause::Gone))
 }
 
-fn explain(error: &ArchiveError) -> ManagerError {
+fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         message += &format!(": {inner}");
         cause = inner.source();
     }
-    ManagerError { message, help: error.help(), said: Vec::new() }
+    ManagerError { message, help: error.help(), said: Vec::new(), about: vec![format!("suite {suite}")] }
 }

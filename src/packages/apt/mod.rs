@@ -68,7 +68,7 @@ impl<'a> Apt<'a> {
                 message += &format!(": {inner}");
                 cause = inner.source();
             }
-            ManagerError { message, help, said: Vec::new() }
+            ManagerError { message, help, said: Vec::new(), about: Vec::new() }
         })
     }
 
@@ -79,6 +79,7 @@ impl<'a> Apt<'a> {
             message: format!("package {} {}: {reason}", package.name, package.version),
             help: None,
             said: Vec::new(),
+            about: Vec::new(),
         };
         let blobs = (self.get)(&entry).demand(&entry.set(), &CancelToken::new());
         let blobs = blobs.map_err(|error| failed(error.to_string()))?;
@@ -98,12 +99,16 @@ impl PackageManager for Apt<'_> {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
             help: Some("name a mirror that has it whole: --mirror URL, or IMPASTO_MIRROR".to_owned()),
             said: Vec::new(),
+            about: Vec::new(),
         })?;
         let places: HashMap<_, _> = archives.iter().flat_map(|archive| places(archive)).collect();
         let mut packages = Vec::new();
         for stanza in tools {
             let archive = places[&stanza.text().as_ptr()];
-            packages.push(Found { archive, stanza }.package().ok_or_else(|| unusable(archive, stanza.get("Package")))?);
+            let package = Found { archive, stanza }.package();
+            // What is not put into an image needs no room there.
+            let package = package.map(|package| Package { installed: None, ..package });
+            packages.push(package.ok_or_else(|| unusable(archive, stanza.get("Package")))?);
         }
         Ok(Entry { packages, ..entry(&facts, &archives) })
     }
@@ -198,5 +203,6 @@ fn unusable(archive: &Archive, name: Option<&str>) -> ManagerError {
         ),
         help: None,
         said: Vec::new(),
+        about: Vec::new(),
     }
 }

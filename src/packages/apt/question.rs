@@ -16,7 +16,8 @@ use super::state::{State, find};
 use super::{Apt, entry};
 use crate::bounded;
 use crate::deb::package::Package as Deb;
-use crate::lock::{Entry, Package, Removed};
+use crate::deb::version;
+use crate::lock::{self, Entry, Package, Removed};
 use crate::packages::{Keep, ManagerError, Question};
 use crate::recipe::suggest;
 use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
@@ -130,6 +131,7 @@ impl Asked<'_, '_> {
                         version: package.version,
                         architecture: package.architecture,
                         size: package.size,
+                        installed: None,
                         sha256: sha256.to_ascii_lowercase(),
                         archive: Some(archive.source.name.clone()),
                         path: package.path.trim_start_matches("./").to_owned(),
@@ -137,12 +139,27 @@ impl Asked<'_, '_> {
                 }
             });
         }
+        self.measure(&mut packages);
         let removed =
             result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
         let removed: Vec<_> =
             removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
         Ok(Entry { packages, removed, ..entry(&self.facts, &self.archives) })
+    }
+
+    /// Fills in what packages of the archives say that they take when they are installed.
+    fn measure(&self, packages: &mut [Package]) {
+        let sizes: HashMap<(String, String, String), Option<u64>> = {
+            let names = packages.iter().map(|package| package.name.as_str()).collect();
+            let found = find(&self.archives, &names);
+            let owned = |(name, machine, version): (&str, &str, &str)| (name.into(), machine.into(), version.into());
+            found.into_iter().map(|(key, found)| (owned(key), found.installed())).collect()
+        };
+        for package in packages.iter_mut().filter(|package| package.installed.is_none()) {
+            let key = (package.name.clone(), package.architecture.clone(), package.version.clone());
+            package.installed = sizes.get(&key).copied().flatten();
+        }
     }
 
     fn run(&self, request: ResolveRequest, work: &Path) -> Result<ResolveResult, ManagerError> {
@@ -164,7 +181,12 @@ impl Asked<'_, '_> {
         match end.map_err(|error| failed(error.to_string()))? {
             ToolEnd::Done => {}
             ToolEnd::Failed(failure) => {
-                return Err(ManagerError { message: failure.message, help: failure.help, said: Vec::new() });
+                return Err(ManagerError {
+                    message: failure.message,
+                    help: failure.help,
+                    said: Vec::new(),
+                    about: Vec::new(),
+                });
             }
             ToolEnd::LimitReached(reached) => return Err(failed(format!("apt reached the {reached}"))),
             ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => return Err(failed("it was stopped".to_owned())),
@@ -178,6 +200,7 @@ impl Asked<'_, '_> {
                 message: "these packages cannot be installed together".to_owned(),
                 help: Some("what apt says of it is above: change the list, a version or a pin".to_owned()),
                 said: reason.lines().map(str::to_owned).collect(),
+                about: Vec::new(),
             }),
         }
     }
@@ -185,7 +208,7 @@ impl Asked<'_, '_> {
     fn unknown(&self, packages: &[String]) -> ManagerError {
         let names: Vec<_> =
             packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
-        let mut known: HashMap<&str, BTreeSet<String>> = HashMap::new();
+        let mut known: HashMap<&str, BTreeSet<(&str, &str)>> = HashMap::new();
         for stanza in self.archives.iter().flat_map(|archive| archive.packages()) {
             let [Some(name), Some(version), Some(machine)] = stanza.get_all(["Package", "Version", "Architecture"])
             else {
@@ -193,7 +216,7 @@ impl Asked<'_, '_> {
             };
             let versions = known.entry(name).or_default();
             if names.contains(&name) {
-                versions.insert(format!("{name} {version} ({machine})"));
+                versions.insert((version, machine));
             }
         }
         let near: Vec<_> = names
@@ -203,6 +226,21 @@ impl Asked<'_, '_> {
             .map(|name| format!("`{name}`"))
             .collect();
         let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
+        let archives = archives.join(", ");
+        let about = packages.iter().map(|package| format!("install {package}")).collect();
+        // The name is right, and what was asked for with it is not there.
+        let others: Option<Vec<_>> = packages
+            .iter()
+            .zip(&names)
+            .map(|(package, name)| {
+                Some(self.other(package, known.get(name).filter(|versions| !versions.is_empty())?, &archives))
+            })
+            .collect();
+        if let Some(others) = others {
+            let (messages, help): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+            let (message, help) = (messages.join("; "), Some(help.join("; ")));
+            return ManagerError { message, help, said: Vec::new(), about };
+        }
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
         let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
@@ -215,11 +253,39 @@ impl Asked<'_, '_> {
                 .to_owned(),
             near => format!("did you mean {}?", near.join(", ")),
         };
-        ManagerError {
-            message: format!("{what} {} in {}", packages.join(", "), archives.join(", ")),
-            help: Some(help),
-            said: Vec::new(),
+        let message = format!("{what} {} in {archives}", packages.join(", "));
+        ManagerError { message, help: Some(help), said: Vec::new(), about }
+    }
+
+    /// What is wrong with a package whose name is known, and the way out.
+    fn other(&self, package: &str, versions: &BTreeSet<(&str, &str)>, archives: &str) -> (String, String) {
+        let (name, wanted) = package.split_at(package.find([':', '=', '/']).unwrap_or(package.len()));
+        let mut there: Vec<&str> = versions.iter().map(|(version, _)| *version).collect();
+        there.sort_by(|a, b| version::compare(b, a));
+        there.dedup();
+        let newest = there.first().copied().unwrap_or_default();
+        let machines: BTreeSet<&str> = versions.iter().map(|(_, machine)| *machine).collect();
+        let machines = machines.into_iter().collect::<Vec<_>>().join(", ");
+        if let Some(machine) = wanted.strip_prefix(':') {
+            let machine = machine.split(['=', '/']).next().unwrap_or(machine);
+            return (
+                format!("{name} is not there for {machine} in {archives}, but for {machines}"),
+                format!("leave `:{machine}` out, or name the machine in `architectures`"),
+            );
         }
+        if let Some(version) = wanted.strip_prefix('=') {
+            let shown = there.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            let more = if there.len() > 3 { ", …" } else { "" };
+            return (
+                format!("{name} has no version {version} in {archives}; there is {shown}{more}"),
+                format!("write {name}={newest}, or leave the version out: the lock keeps the one that was taken"),
+            );
+        }
+        let suite = wanted.strip_prefix('/').unwrap_or_default();
+        (
+            format!("{name} is not there in the suite {suite}, but in {archives}"),
+            format!("leave `/{suite}` out, or name the archive that has it in `repositories`"),
+        )
     }
 
     /// Rules for versions: the recipe's, and what is locked.
@@ -265,6 +331,7 @@ impl Asked<'_, '_> {
                 version,
                 architecture: architecture.clone(),
                 size,
+                installed: deb.field("Installed-Size").trim().parse().ok().filter(|said| *said <= lock::MAX_INSTALLED),
                 sha256,
                 archive: None,
                 path: path.to_owned(),
@@ -321,6 +388,7 @@ impl Asked<'_, '_> {
                 message: format!("the image is for {machine}, and modules are compiled for {ARCHITECTURE} here"),
                 help: Some(format!("build this stage on a machine of {machine}")),
                 said: Vec::new(),
+                about: Vec::new(),
             });
         }
         let below = State::of(&self.question.below);
@@ -337,6 +405,7 @@ impl Asked<'_, '_> {
                 message: "the image that the module is for has no kernel".to_owned(),
                 help: Some("install one below this stage, such as linux-image-amd64".to_owned()),
                 said: Vec::new(),
+                about: Vec::new(),
             });
         }
         Ok(releases)
@@ -384,5 +453,5 @@ fn write(path: &Path, content: &[u8]) -> Result<(), ManagerError> {
 }
 
 fn failed(message: String) -> ManagerError {
-    ManagerError { message, help: None, said: Vec::new() }
+    ManagerError { message, help: None, said: Vec::new(), about: Vec::new() }
 }

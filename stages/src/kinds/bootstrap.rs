@@ -121,6 +121,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     };
     let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Sandbox(SandboxRoot::Toolbox));
     action.source_date_epoch = common::demand_epoch(context, &mut errors);
+    common::remember_lines(&mut action, params, "packages", "install");
+    common::remember_lines(&mut action, params, "suite", "suite");
     action.packages = Some(PackageSet::default());
     action.toolbox = Some(Slot::Toolbox);
     action.hints.timeout = params.duration("timeout");

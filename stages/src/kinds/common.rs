@@ -27,6 +27,16 @@ const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
      \"bytes\": in any byte, \"off\": in any case. Not part of the key. Default: the recipe's, which is \"tree\".",
 );
 
+/// Remembers where the texts of a parameter stand, as the lines of a request of packages that begin with `word`.
+pub(crate) fn remember_lines(action: &mut ActionTemplate, params: &Params, name: &str, word: &str) {
+    let own = params.get(name).filter(|value| value.as_str().is_some());
+    for value in own.into_iter().chain(params.list(name)) {
+        if let (Some(text), Some(origin)) = (value.as_str(), &value.origin) {
+            action.hints.origins.insert(format!("{word} {text}"), (**origin).clone());
+        }
+    }
+}
+
 /// What every stage takes that makes a disk.
 pub(crate) const CUTOFF: &[ParamSpec] = &[CUTOFF_PARAM];
 

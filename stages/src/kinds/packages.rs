@@ -140,6 +140,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let error = ParamError::stage("there is nothing to do: no packages are named, and `upgrade` is not set");
         errors.push(error.help("give `install = [\"…\"]`, `remove = [\"…\"]` or `upgrade = true`"));
     }
+    common::remember_lines(&mut action, params, "install", "install");
+    common::remember_lines(&mut action, params, "suite", "suite");
     action.packages = Some(PackageSet::default());
     action.steps.push(Step::Script { text: script(&request, &debconf) });
     if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: Some(request) }) } else { Err(errors) }

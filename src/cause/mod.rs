@@ -1,0 +1,397 @@
+//! Why a stage or the host failed, and what to do about it: one list of causes, each found from facts.
+//! Knows causes and their words; `find` draws the conclusions, `clues` reads what programs print, `host` looks at disks.
+//!
+//! ```text
+//! exit status, signal, errno ─┐
+//! free blocks and inodes      ├─ find ─→ Cause ─┐
+//! the switch `network`        │                 ├─→ Diagnosis: cause, places, line of the log
+//! lines of the log ── clues ──┘   recipe, script ┘
+//! ```
+
+mod clues;
+mod find;
+mod host;
+
+use std::fmt;
+
+use impasto_stages::Origin;
+use serde::Serialize;
+
+pub use clues::{Clues, LogLine, suspects};
+pub use find::{Evidence, find};
+pub use host::{HostDisk, Refusal, examine as examine_host, of_error};
+
+use crate::sandbox::Reached;
+use crate::ui::bytes;
+
+/// Why something failed. Paths are the guest's, but for those of the host's causes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// A name is to be resolved in a stage without network.
+    Offline {
+        /// The name, where it is known.
+        name: Option<String>,
+    },
+    /// A name cannot be resolved, though the stage has the host's network.
+    UnknownHost {
+        /// The name, where it is known.
+        name: Option<String>,
+    },
+    /// apt does not know a package.
+    UnknownPackage {
+        /// The package.
+        package: String,
+        /// Whether the stage has the network.
+        network: bool,
+    },
+    /// What starts a file is not in the image: a script's interpreter, a program's loader.
+    NoInterpreter {
+        /// The file; none for the stage's own script.
+        file: Option<String>,
+        /// What it names.
+        interpreter: String,
+    },
+    /// The script's lines end as Windows has it.
+    LineEnds,
+    /// A program is not in the image.
+    NoProgram {
+        /// Its name or path.
+        program: String,
+    },
+    /// A file may not be executed.
+    NotExecutable {
+        /// The file.
+        file: String,
+        /// Its permission bits.
+        mode: u32,
+        /// What forbids it is its file system.
+        noexec: bool,
+    },
+    /// A directory was to be executed.
+    IsDirectory {
+        /// The directory.
+        file: String,
+    },
+    /// What the step did needs `privileged`.
+    NotPrivileged,
+    /// A file system of the image's disk has no room left.
+    DiskFull {
+        /// Where it is mounted.
+        at: String,
+        /// Bytes that were free at the least.
+        free: u64,
+        /// Bytes that it has.
+        size: u64,
+    },
+    /// A file system of the image's disk has no inode left.
+    NoInodes {
+        /// Where it is mounted.
+        at: String,
+        /// Inodes that it has.
+        inodes: u64,
+    },
+    /// A quota of the image's own file system.
+    Quota,
+    /// A stage's limit.
+    Limit(Reached),
+    /// The kernel ended a process because the machine, or what impasto itself runs in, has no memory left.
+    NoMemory,
+    /// A file would become larger than the process may write.
+    FileSize {
+        /// The limit in bytes, where it is known.
+        limit: Option<u64>,
+    },
+    /// A disk of the host cannot be written.
+    Host {
+        /// What is wrong with it.
+        refusal: Refusal,
+        /// The disk, where it is known which.
+        disk: Option<HostDisk>,
+    },
+}
+
+impl Cause {
+    /// Its name for machines, which never changes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Cause::Offline { .. } => "offline",
+            Cause::UnknownHost { .. } => "unknown_host",
+            Cause::UnknownPackage { .. } => "unknown_package",
+            Cause::NoInterpreter { .. } => "no_interpreter",
+            Cause::LineEnds => "line_ends",
+            Cause::NoProgram { .. } => "no_program",
+            Cause::NotExecutable { .. } => "not_executable",
+            Cause::IsDirectory { .. } => "is_directory",
+            Cause::NotPrivileged => "not_privileged",
+            Cause::DiskFull { .. } => "image_disk_full",
+            Cause::NoInodes { .. } => "image_no_inodes",
+            Cause::Quota => "image_quota",
+            Cause::Limit(_) => "limit",
+            Cause::NoMemory => "no_memory",
+            Cause::FileSize { .. } => "file_size_limit",
+            Cause::Host { refusal, .. } => refusal.code(),
+        }
+    }
+
+    /// Whether the host failed, and the next stage would meet the same.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Cause::Host { .. } | Cause::FileSize { .. })
+    }
+
+    /// What to do, a line each. `about` is the stage that failed.
+    pub fn help(&self, about: &About) -> Vec<String> {
+        let lines: Vec<String> = match self {
+            Cause::Offline { .. } => vec![
+                "packages: name them in a `packages` stage, which is locked and cached; a file: get it with a `fetch` \
+                 stage, and name that one in `inputs`"
+                    .to_owned(),
+                format!("anything else: say network = true in the stage{}", about.at()),
+            ],
+            Cause::UnknownHost { .. } => {
+                vec!["check the name, and whether this host itself can resolve it: getent hosts NAME".to_owned()]
+            }
+            Cause::UnknownPackage { package, network: false } => vec![format!(
+                "name it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
+            )],
+            Cause::UnknownPackage { package, network: true } => vec![format!(
+                "check the name, and run `apt-get update` before it in the same stage; or name it in a `packages` stage: \
+                 install = [\"{package}\"]"
+            )],
+            Cause::LineEnds => {
+                let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
+                vec![format!("save it with Unix line ends: sed -i 's/\\r$//' {file}")]
+            }
+            Cause::NoInterpreter { interpreter, .. } if interpreter.ends_with('\r') => {
+                vec!["save the file with Unix line ends (sed -i 's/\\r$//' FILE)".to_owned()]
+            }
+            Cause::NoInterpreter { interpreter, .. } if interpreter.contains("/ld-") => vec![
+                "the program was built for another C library or another machine: take one that was built for this image"
+                    .to_owned(),
+            ],
+            Cause::NoInterpreter { interpreter, .. } => {
+                vec![install(interpreter), "or name another interpreter".to_owned()]
+            }
+            Cause::NoProgram { program } if program.contains('/') => {
+                vec!["check the path; what is not in the image comes with a `copy` or `packages` stage, or with `inputs`".to_owned()]
+            }
+            Cause::NoProgram { program } => vec![install(program)],
+            Cause::NotExecutable { file, noexec: true, .. } => {
+                vec![format!("copy it elsewhere in the step and start it there, or name its interpreter: sh {file}")]
+            }
+            Cause::NotExecutable { file, .. } => {
+                let how = match file.strip_prefix("/run/impasto/inputs/") {
+                    Some(_) => "make the file beside the recipe executable (chmod +x)",
+                    None => "say mode = \"0755\" where a `copy` stage brings it, or run chmod +x first",
+                };
+                vec![format!("{how}; or name its interpreter: sh {file}")]
+            }
+            Cause::IsDirectory { .. } => vec!["name the program in it".to_owned()],
+            Cause::NotPrivileged => vec![format!(
+                "say privileged = true in the stage{}, if the recipe is trusted: it could change the host then",
+                about.at()
+            )],
+            Cause::DiskFull { .. } | Cause::NoInodes { .. } => vec![about.larger()],
+            Cause::Quota => vec!["raise the quota in the image, or write less".to_owned()],
+            Cause::Limit(reached) => vec![reached.help()],
+            Cause::NoMemory => {
+                vec!["run fewer stages at once (--jobs 1), or give the machine or the container more memory".to_owned()]
+            }
+            Cause::FileSize { .. } => vec!["raise it where impasto is started: ulimit -f unlimited".to_owned()],
+            Cause::Host { refusal, .. } => refusal.help(&about.args),
+        };
+        lines
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Offline { name: Some(name) } => {
+                write!(f, "this stage has no network, and `{name}` was to be reached")
+            }
+            Cause::Offline { name: None } => write!(f, "this stage has no network, and something was to be reached"),
+            Cause::UnknownHost { name } => {
+                let name = name.as_ref().map_or("a host".to_owned(), |name| format!("`{name}`"));
+                write!(f, "{name} cannot be resolved, though the stage has the network")
+            }
+            Cause::UnknownPackage { package, network: false } => {
+                write!(
+                    f,
+                    "apt in the image does not know the package `{package}`, and this stage has no network to ask"
+                )
+            }
+            Cause::UnknownPackage { package, network: true } => {
+                write!(f, "apt in the image does not know the package `{package}`")
+            }
+            Cause::NoInterpreter { file, interpreter } => {
+                let file = file.as_ref().map_or("the script".to_owned(), |file| format!("`{file}`"));
+                match interpreter.strip_suffix('\r') {
+                    Some(name) => write!(f, "{file} has Windows line ends (CRLF): its first line names `{name}\\r`"),
+                    None => write!(f, "{file} is started by `{interpreter}`, which is not in the image"),
+                }
+            }
+            Cause::LineEnds => {
+                write!(f, "the script has Windows line ends (CRLF), and Linux takes the CR for a part of every line")
+            }
+            Cause::NoProgram { program } if program.contains('/') => {
+                write!(f, "there is no file `{program}` in the image")
+            }
+            Cause::NoProgram { program } => write!(f, "the program `{program}` is not in the image"),
+            Cause::NotExecutable { file, noexec: true, .. } => {
+                write!(f, "`{file}` lies where nothing can be executed (noexec)")
+            }
+            Cause::NotExecutable { file, mode, .. } => {
+                write!(f, "`{file}` has the mode {mode:04o}: it cannot be executed")
+            }
+            Cause::IsDirectory { file } => write!(f, "`{file}` is a directory, not a program"),
+            Cause::NotPrivileged => {
+                write!(f, "steps cannot mount, make devices or make name spaces unless a stage says so")
+            }
+            Cause::DiskFull { at, free, size } => {
+                write!(f, "the image's disk is full: {at} has {} free of {}", bytes(*free), bytes(*size))
+            }
+            Cause::NoInodes { at, inodes } => {
+                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one for each file")
+            }
+            Cause::Quota => write!(f, "a quota of the image's file system is used up"),
+            Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
+            Cause::NoMemory => {
+                write!(f, "memory ran out: the kernel ended a process, and not for a limit of this stage")
+            }
+            Cause::FileSize { limit } => {
+                let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));
+                write!(f, "a file would be larger than the limit{limit} that impasto was started with (ulimit -f)")
+            }
+            Cause::Host { refusal, disk } => refusal.describe(disk.as_ref(), f),
+        }
+    }
+}
+
+/// The package that a program is most likely in has its name.
+fn install(program: &str) -> String {
+    let name = program.rsplit('/').next().unwrap_or(program);
+    format!("install what has it in a `packages` stage before this one, such as install = [\"{name}\"]")
+}
+
+/// What begins, or is, at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// The very line that failed.
+    Line,
+    /// A script of which some line failed.
+    Script,
+    /// A command of the stage.
+    Command,
+    /// A stage.
+    Stage,
+    /// A parameter's value.
+    Value,
+}
+
+/// A line of a file, as messages show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// What is there.
+    pub what: What,
+    /// The file: relative to the current directory where it lies below it.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.file.starts_with("--") {
+            true => f.write_str(&self.file),
+            false => write!(f, "{}:{}", self.file, self.line),
+        }
+    }
+}
+
+/// What messages say of a stage that failed.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Where its block begins.
+    pub stage: Option<Place>,
+    /// Where its script begins, where it has one.
+    pub script: Option<Place>,
+    /// The stage whose disk it works on, in the first place.
+    pub disk: Option<DiskMaker>,
+    /// What commands need beside their name and a selector, with a blank before each.
+    pub args: String,
+}
+
+/// The stage that a disk comes from.
+#[derive(Debug, Clone)]
+pub struct DiskMaker {
+    /// How messages call it.
+    pub label: String,
+    /// Whether its recipe says how large the disk is.
+    pub has_size: bool,
+    /// Where its block begins.
+    pub place: Option<Place>,
+}
+
+impl About {
+    fn at(&self) -> String {
+        self.stage.as_ref().map_or(String::new(), |place| format!(" ({place})"))
+    }
+
+    /// How the disk can be made larger.
+    fn larger(&self) -> String {
+        let Some(DiskMaker { label, has_size, place }) = &self.disk else {
+            return "make the disk larger, or write less to it".to_owned();
+        };
+        let at = place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+        if *has_size {
+            return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
+        }
+        format!(
+            "make the image larger that stage {label}{at} takes, its file system too (virt-resize, or resize2fs after \
+             qemu-img resize); or write less to it"
+        )
+    }
+}
+
+/// What is known of a failure beside its message.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Diagnosis {
+    /// [`Cause::code`], where the cause is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<&'static str>,
+    /// Where it stands: the nearest place first (script, command), the stage's block last.
+    pub places: Vec<Place>,
+    /// The line of the log that says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_line: Option<LogLine>,
+}
+
+impl Diagnosis {
+    /// As text, a line each. `shown` are lines of the log that are shown anyway.
+    pub fn lines(&self, shown: &[String]) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.places.is_empty() {
+            let named = |place: &Place| match place.what {
+                What::Line => format!("at {place}"),
+                What::Value => format!("in {place}"),
+                What::Script => format!("in the script {place}"),
+                What::Command => format!("in the command {place}"),
+                What::Stage => format!("in the stage {place}"),
+            };
+            lines.push(self.places.iter().map(named).collect::<Vec<_>>().join(", "));
+        }
+        let hidden = self.log_line.iter().filter(|line| !shown.contains(&line.text));
+        lines.extend(hidden.map(|line| format!("line {} of its log: {}", line.number, line.text)));
+        lines
+    }
+}
+
+impl Place {
+    /// A place of a recipe whose directory messages call `dir`, with a `/` at its end; empty for the current one.
+    pub fn of(what: What, dir: &str, origin: &Origin) -> Place {
+        // A value of the command line has an option's name for a file.
+        let dir = if origin.path.starts_with("--") { "" } else { dir };
+        Place { what, file: format!("{dir}{}", origin.path), line: origin.line }
+    }
+}
