@@ -90,10 +90,7 @@ impl Summary {
                 }
                 self.counts = Some(counts);
             }
-            EventKind::RunStarted { .. }
-            | EventKind::StageStarted { .. }
-            | EventKind::Log { .. }
-            | EventKind::Phase { .. } => {}
+            _ => {}
         }
     }
 
