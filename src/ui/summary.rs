@@ -91,14 +91,7 @@ impl Summary {
                 }
                 self.counts = Some(counts);
             }
-            EventKind::RunStarted { .. }
-            | EventKind::StageStarted { .. }
-            | EventKind::Log { .. }
-            | EventKind::Estimate { .. }
-            | EventKind::Expected { .. }
-            | EventKind::Progress { .. }
-            | EventKind::Interrupted
-            | EventKind::Phase { .. } => {}
+            _ => {}
         }
     }
 

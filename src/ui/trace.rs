@@ -91,13 +91,7 @@ impl Trace {
             }
             EventKind::StageCancelled { stage } => self.close(stage, now, json!({ "state": "stopped" })),
             EventKind::RunFinished { .. } => self.lap("run", event.at),
-            EventKind::Log { .. }
-            | EventKind::Warning { .. }
-            | EventKind::Published { .. }
-            | EventKind::Estimate { .. }
-            | EventKind::Expected { .. }
-            | EventKind::Progress { .. }
-            | EventKind::Interrupted => {}
+            _ => {}
         }
     }
 
