@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench bench-small torture fuzz clean
+.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes bench bench-small torture fuzz picture clean
 
 NEXTEST_VERSION := 0.9.143
 # Package, and a file that tells whether it is there: what impasto itself needs, and a linker.
@@ -109,6 +109,12 @@ torture: host-tools nextest
 fuzz: ALSO = $(TEST_PACKAGES)
 fuzz: host-tools nextest
 	tests/fuzz/run.sh
+
+# The README's picture of the live view, out of a run of the demo.
+picture: ALSO = $(TEST_PACKAGES)
+picture: host-tools
+	mkdir -p target/picture
+	env IMPASTO_PICTURE=$(CURDIR)/target/picture cargo test --test it -- the_live_view_as_a_picture
 
 clean:
 	cargo clean
