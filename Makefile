@@ -5,8 +5,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes package bench bench-small torture fuzz clean \
-	install uninstall deb
+.PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes package bench bench-small torture fuzz picture \
+	clean 	install uninstall deb
 
 # The compiler of rust-toolchain.toml may be here under another name, such as stable: then that is it, and rustup does not
 # fetch it once more.
@@ -135,6 +135,12 @@ torture: host-tools nextest
 fuzz: ALSO = $(TEST_PACKAGES)
 fuzz: host-tools nextest
 	tests/fuzz/run.sh
+
+# The README's picture of the live view, out of a run of the demo.
+picture: ALSO = $(TEST_PACKAGES)
+picture: host-tools
+	mkdir -p target/picture
+	env IMPASTO_PICTURE=$(CURDIR)/target/picture cargo test --test it -- the_live_view_as_a_picture
 
 clean:
 	cargo clean

@@ -321,7 +321,7 @@ fn a_chain_is_locked_on_what_is_below_without_building_any_of_it() {
     assert_eq!(names("first"), ["hello", "program"], "what is below is not installed again");
     assert_eq!(names("second"), ["small"]);
     let plan = site.ok(&["plan"]);
-    assert!(plan.ends_with("1 dirty, 3 pending, 1 cached\n"), "{plan}");
+    assert!(plan.contains("\n1 dirty, 3 pending, 1 cached\n"), "{plan}");
     site.publish(&library("2.0"));
     let ran = site.run(&["outdated", "second"]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);

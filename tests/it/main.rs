@@ -46,6 +46,7 @@ mod mirror;
 mod offline;
 mod owners;
 mod packages;
+mod picture;
 mod power;
 mod project;
 mod pty;

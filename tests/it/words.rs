@@ -12,8 +12,8 @@ fn shown(project: &Project, ran: &Ran) -> String {
     for (pattern, stand_in) in [
         (r"\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b[0-9a-f]{12}\b", "DIGEST"),
+        (r"[~<]\d+ (min \d+ s|min|s)\b", "TIME"),
         (r"\b\d+(\.\d+)? (min \d+ )?s\b", "TIME"),
-        (r"[~<]TIME", "TIME"),
         (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
         // Numbers are flush right.
         (r" {2,}(TIME|SIZE)\b", "  $1"),
