@@ -77,7 +77,9 @@ impl<'s> DiskNames<'s> {
         // Unlike a selector, a disk may be a path: only what a recipe can be is one.
         let ends_as_recipe = |name: &OsStr| name.as_encoded_bytes().ends_with(b".hcl");
         let is_recipe = |name: &OsStr| {
-            args.names.len() > most || ends_as_recipe(name) || !name.is_empty() && cwd.join(name).is_dir()
+            let path = cwd.join(name);
+            let is_more = args.names.len() > most && path.exists();
+            is_more || ends_as_recipe(name) || !name.is_empty() && path.is_dir()
         };
         let (recipe, names) = match (&args.recipe, args.names.split_first()) {
             (Some(path), _) => (cwd.join(path), texts(&args.names)),

@@ -36,7 +36,7 @@ impl Log {
         };
         let nodes = match loaded.selectors() {
             [] => latest(&loaded, &store, path)?.into_iter().collect(),
-            _ => loaded.graph.select(loaded.one_selector()?)?.nodes,
+            _ => loaded.selection()?.nodes,
         };
         let mut found = false;
         for id in &nodes {

@@ -140,6 +140,17 @@ impl Session {
         }
     }
 
+    /// What to say where a name may have been meant for a stage, but is that of a path.
+    fn taken_for_recipe(&self, args: &RecipeArgs) -> Option<String> {
+        let name = args.names.first().filter(|_| args.recipe.is_none())?.to_str()?;
+        let is_plain = !name.contains('/') && !name.ends_with(".hcl") && name != "." && name != "..";
+        let is_meant =
+            is_plain && self.host.cwd.join(name).exists() && !recipe::recipe_files(&self.host.cwd).is_empty();
+        is_meant.then(|| {
+            format!("`{name}` is a path here, and so it is the recipe; for a stage of this name write `. {name}`")
+        })
+    }
+
     /// What another command needs to find the same recipe, variables and store: as typed, quoted for a shell.
     pub(crate) fn place(&self, args: &RecipeArgs) -> String {
         let (path, _) = self.recipe_path(args);
@@ -207,7 +218,12 @@ impl Session {
                 .collect(),
         };
         let registry = Registry::default();
-        let recipe = recipe::load(&request, &registry).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+        let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
+            if let (Some(help), Some(first)) = (self.taken_for_recipe(args), errors.list.first_mut()) {
+                first.help.push(help);
+            }
+            CliError::Recipe(Box::new(errors))
+        })?;
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
         let mut graph = Graph::new(&recipe, &registry);

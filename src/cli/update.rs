@@ -71,7 +71,10 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError
     for name in names {
         if name == TOOLBOX {
             tools = true;
-        } else if let Ok(selection) = loaded.graph.select(name) {
+        } else if let Ok(selection) = loaded.graph.select(name)
+            && (selection.images.is_empty() || name.starts_with("image."))
+        {
+            // A bare name of an image may be a package's, and an image itself has none.
             selection.nodes.iter().for_each(|id| choices[id.index()] = Some(Choice::All));
         } else if entries().any(|entry| entry == name) && !loaded.recipe.stage_names.contains(name.as_str()) {
             gone = true;

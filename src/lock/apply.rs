@@ -111,18 +111,19 @@ pub fn tidied(graph: &Graph, lock: &LockFile, states: &[LockState]) -> Option<Lo
             _ => drop(open.insert(&*node.stage)),
         }
     }
-    let mut tidied = lock.clone();
-    tidied.stages.clear();
-    for (entry, used) in lock.stages.iter().zip(uses) {
-        let is_known = locked.contains(entry.name.as_str()) && !open.contains(entry.name.as_str());
-        match used {
-            _ if !is_known => tidied.stages.push(entry.clone()),
-            Some(combinations) => tidied.stages.push(Entry { combinations, ..entry.clone() }),
-            None => {}
+    for (entry, used) in lock.stages.iter().zip(&mut uses) {
+        if !locked.contains(entry.name.as_str()) || open.contains(entry.name.as_str()) {
+            *used = Some(entry.combinations.clone());
         }
     }
+    if lock.stages.iter().zip(&uses).all(|(entry, used)| used.as_ref() == Some(&entry.combinations)) {
+        return None;
+    }
+    let used = lock.stages.iter().zip(uses).filter_map(|(entry, used)| Some((entry, used?)));
+    let stages = used.map(|(entry, combinations)| Entry { combinations, ..entry.clone() }).collect();
+    let mut tidied = LockFile { stages, toolbox: lock.toolbox.clone(), refused: lock.refused.clone() };
     tidied.sort();
-    (tidied != *lock).then_some(tidied)
+    Some(tidied)
 }
 
 /// The state of a node whose entry cannot be used.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -116,6 +116,7 @@ fn an_earlier_run_of_one_combination_is_named_either_way() {
         has(&ran.stdout, &["/etc/variant", "+more"]);
     }
     refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["no number of runs"]);
+    refused(project.run(&["diff", "base", "setup", "versions"]), 2, &["at most two disks"]);
     let list = project.ok(&["layer", "list"]);
     let dir = project.path("").file_name().unwrap().to_str().unwrap().replace('.', "_");
     has(&list, &["STAGE", "RECIPE", "setup[variant=small]", "setup~1[variant=small]", &dir]);
@@ -132,6 +133,7 @@ fn a_log_without_a_selector_is_that_of_the_stage_that_failed_or_ran_last() {
     has(&ran.stdout, &["said"]);
     project.write("impasto.hcl", &RECIPE.replace("echo 1 > /tmp/v", "echo wrong; exit 3"));
     assert_eq!(project.run(&["build", "--only", "variant=small"]).code, 4);
+    has(&project.ok(&["log", "setup", "versions", "--only", "variant=small"]), &["==> setup <==", "==> versions <=="]);
     let ran = project.run(&["log"]);
     has(&ran.stderr, &["the log of versions", "which failed"]);
     has(&ran.stdout, &["wrong"]);
@@ -232,6 +234,11 @@ fn names_of_no_file_and_no_stage_say_so() {
     refused(in_empty(&["diff", "../base.qcow2", "typo.img"]), 1, &["cannot read `typo.img`", "No such file"]);
     refused(in_empty(&["diff", "../base.qcow2", "typo"]), 2, &["`typo` is not a file, and there is no recipe here"]);
     refused(in_empty(&["boot", "typo.qcow2"]), 1, &["typo.qcow2", "No such file"]);
+    // A path of a stage's name is the recipe, unless one stands before it.
+    project.write("impasto.hcl", RECIPE);
+    project.write("setup/notes", "");
+    refused(project.run(&["plan", "setup"]), 3, &["there is no recipe in", "for a stage of this name write `. setup`"]);
+    has(&project.ok(&["plan", ".", "setup"]), &["setup[variant=small]"]);
 }
 
 #[test]
@@ -267,21 +274,32 @@ stage "run" "site" {
     has(&project.ok(&["layer", "blame", "site"]), &["/srv/www"]);
 }
 
+/// A process that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn the_collector_works_beside_a_machine_that_runs() {
     let project = Project::with(r#"stage "fetch" "disk" { path = "talking.raw" }"#);
     talking_disk(&project.path(""));
     project.build(&[]);
-    let (mut child, console) = spawn(quick(&project, "disk", &[]));
+    let (child, console) = spawn(quick(&project, "disk", &[]));
+    let mut child = Ended(child);
     assert!(shows(&console, "written", Duration::from_secs(120)));
     // The layers go, also those that the machine stands on.
     fs::remove_dir_all(project.store().join("roots")).unwrap();
     fs::remove_dir_all(project.store().join("state")).unwrap();
     let said = project.ok(&["gc", "--min-age", "0s"]);
     assert!(said.starts_with("deleted ") && !said.starts_with("deleted 0 "), "{said}");
-    assert!(child.try_wait().unwrap().is_none(), "it still runs");
-    crate::base::tool("kill", &["-s", "TERM", &child.id().to_string()]);
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(child.0.try_wait().unwrap().is_none(), "it still runs");
+    crate::base::tool("kill", &["-s", "TERM", &child.0.id().to_string()]);
+    assert_eq!(child.0.wait().unwrap().code(), Some(130));
 }
 
 #[test]
