@@ -87,7 +87,7 @@ clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
-	cargo nextest run --workspace --locked
+	tests/run.sh 'all()'
 	cargo test --workspace --doc --locked --quiet
 
 doc:
@@ -128,7 +128,7 @@ TORTURE_COUNTS := KILLS=300 FAULTS=300 SANDBOX_FAULTS=40
 torture: ALSO = $(TEST_PACKAGES)
 torture: host-tools nextest
 	env IMPASTO_TORTURE=$(TORTURE) $(TORTURE_COUNTS:%=IMPASTO_TORTURE_%) \
-		cargo nextest run --workspace --locked --profile torture --test-threads 1 -E 'test(torture)'
+		tests/run.sh 'test(torture)' --profile torture --test-threads 1
 
 fuzz: ALSO = $(TEST_PACKAGES)
 fuzz: host-tools nextest
