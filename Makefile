@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: demo test host-tools toolchain build fmt clippy unit doc recipes package bench bench-small torture fuzz picture \
-	clean 	install uninstall deb
+	clean install uninstall deb
 
 # The compiler of rust-toolchain.toml may be here under another name, such as stable: then that is it, and rustup does not
 # fetch it once more.
@@ -89,7 +89,7 @@ clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 unit:
-	cargo nextest run --workspace --locked
+	tests/run.sh 'all()'
 	cargo test --workspace --doc --locked --quiet
 
 doc:
@@ -130,7 +130,7 @@ TORTURE_COUNTS := KILLS=300 FAULTS=300 SANDBOX_FAULTS=40
 torture: ALSO = $(TEST_PACKAGES)
 torture: host-tools nextest
 	env IMPASTO_TORTURE=$(TORTURE) $(TORTURE_COUNTS:%=IMPASTO_TORTURE_%) \
-		cargo nextest run --workspace --locked --profile torture --test-threads 1 -E 'test(torture)'
+		tests/run.sh 'test(torture)' --profile torture --test-threads 1
 
 fuzz: ALSO = $(TEST_PACKAGES)
 fuzz: host-tools nextest

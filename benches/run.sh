@@ -3,10 +3,14 @@
 # packages exchanges.
 # `--readme` puts the rows of this commit into README.md, where all are measured. `--small` runs every row once on tiny data,
 # in the profile of the tests and without the peers that are missing: `make test` does that.
-# Needs root, and zstd, b3sum, ninja, strace, qemu-utils and mmdebstrap; `trees` and `exchanges` also casync, restic and diffoscope-minimal,
-# and says so where they are missing. Writes to target/bench/ only.
+# Needs root, for the sandbox and to empty the page cache (sudo is asked where the caller is somebody else), and zstd, b3sum,
+# ninja, strace, qemu-utils and mmdebstrap; `trees` and `exchanges` also casync, restic and diffoscope-minimal, and say so where
+# they are missing. Writes to target/bench/ only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# cargo compiles as the caller, and has what it compiled started as root.
+target=$(rustc --version --verbose | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+export "CARGO_TARGET_${target}_RUNNER=$PWD/tests/as-root.sh"
 if [ "${1:-}" = --small ]; then
   exec cargo test --locked --quiet --bench peers -- "$@"
 fi
@@ -18,5 +22,4 @@ if [ ${#missing[@]} -gt 0 ]; then
   echo "the benchmarks need: apt-get install ${missing[*]}" >&2
   exit 1
 fi
-[ "$(id -u)" = 0 ] || { echo 'the benchmarks need root: for the sandbox, and to empty the page cache' >&2; exit 1; }
 cargo bench --locked --quiet --bench peers -- "$@"

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PROPTEST_CASES=${CASES:-5000} IMPASTO_TORTURE_REPLAY=${CHANGES:-20000}
 echo "PROPTEST_CASES=$PROPTEST_CASES IMPASTO_TORTURE_REPLAY=$IMPASTO_TORTURE_REPLAY"
-cargo nextest run --workspace --locked --profile torture \
-  -E 'test(/replay|seeds_of|hostile|mutant|mutated|damage|nothing_panics|no_bytes|any_bytes|any_conditions|any_text|arbitrary|random|the_order_is_one|is_written_the_same|comes_back|never_shows/)'
+tests/run.sh 'test(/replay|seeds_of|hostile|mutant|mutated|damage|nothing_panics|no_bytes|any_bytes|any_conditions|any_text|arbitrary|random|the_order_is_one|is_written_the_same|comes_back|never_shows/)' \
+  --profile torture
 cd tests/fuzz
 if ! cargo +nightly --version >/dev/null 2>&1; then
   echo 'no libFuzzer: it needs a nightly toolchain (rustup toolchain install nightly)'

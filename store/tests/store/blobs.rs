@@ -62,7 +62,8 @@ fn a_reader_that_is_used_after_the_file_changed_gives_an_error() {
     let mut reader = full.store.open_blob(&full.large.digest).unwrap();
     let hex = full.large.digest.to_string();
     let path = full.dir.path().join("blobs").join(&hex[..2]).join(&hex);
-    // In place: the reader has the same inode.
+    // In place: the reader has the same inode. Only root may write what is read-only.
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 1 << 20).unwrap();
     let mut read = Vec::new();

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Runs tests: `tests/run.sh EXPRESSION [ARGUMENTS OF cargo nextest run]…`; the expression is one of nextest's, such as all().
+# They make disks, devices, mounts and files of other owners, so they run as root; an ordinary user compiles them, and what
+# is in target/ stays that user's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+expression=$1
+shift
+run=(--workspace --locked)
+if [ "$(id -u)" = 0 ]; then exec cargo nextest run "${run[@]}" "$@" -E "$expression"; fi
+# Root compiles nothing, and asks no cargo.
+dir=target/as-root
+mkdir -p "$dir"
+cargo metadata --format-version 1 --locked > "$dir/metadata.json"
+cargo nextest list "${run[@]}" --list-type binaries-only --message-format json > "$dir/binaries.json"
+tests/as-root.sh "$(command -v cargo-nextest)" nextest run \
+  --cargo-metadata "$dir/metadata.json" --binaries-metadata "$dir/binaries.json" "$@" -E "$expression"
