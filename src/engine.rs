@@ -256,28 +256,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The job that would run next for a node that has all it needs, to be entered instead; none where nothing of it is
-    /// left to run.
-    ///
-    /// # Errors
-    /// It cannot be bound.
-    pub fn job_of(mut self, id: NodeId) -> Result<Option<Job>, EngineError> {
-        let actions = &self.planner.graph.node(id).lowered.actions;
-        let sets: Vec<_> = actions.iter().filter_map(|action| action.packages.as_ref()).collect();
-        if !sets.is_empty() {
-            let packages = (self.config.packages)();
-            packages.begin(sets.into_iter());
-            self.packages = Some(packages);
-        }
-        let results = &self.results;
-        let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
-        let units = self.units.entry(id).or_insert_with(|| Units::new(self.planner.graph.node(id)));
-        let (Some(action), _) = self.planner.advance(id, units, result)? else { return Ok(None) };
-        let mut job = self.job(id);
-        job.action = Some(action);
-        Ok(Some(job))
-    }
-
     /// Takes the next message of a job, or notices that there is no more time for any.
     fn wait(&mut self, interrupt: &CancelToken) {
         match self.receiver.recv_timeout(TICK) {

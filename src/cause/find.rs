@@ -36,8 +36,8 @@ pub struct Evidence<'a> {
     pub script: Option<&'a str>,
     /// How many processes the kernel ended for want of memory on the whole machine while it ran.
     pub oom_kills: u64,
-    /// The job's directory on the host, and the file in it that grows.
-    pub host: (&'a Path, &'a Path),
+    /// The store on the host, the job's directory in it, and the file there that grows.
+    pub host: (&'a Path, &'a Path, &'a Path),
 }
 
 /// The cause, and the line of the log that says so. None where nothing is known beyond the message.
@@ -45,7 +45,7 @@ pub fn find(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
     let alone = |cause| (cause, None);
     match evidence.outcome {
         Outcome::LimitReached(reached) => Some(alone(Cause::Limit(reached.clone()))),
-        Outcome::Damaged { .. } => host::examine(evidence.host.0, evidence.host.1).map(alone),
+        Outcome::Damaged { .. } => host::examine(evidence.host.0, evidence.host.1, evidence.host.2).map(alone),
         Outcome::StepFailed { code, signal, .. } => {
             // What a guest cannot write because the host does not take it is an I/O error to it.
             killed(evidence, *code, *signal).or_else(|| room(evidence, None)).or_else(|| started(evidence, *code))
@@ -84,7 +84,7 @@ fn room(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Op
     let told = errno == Some(Errno::NOSPC) || clues.line(Clue::NoSpace).is_some();
     let no_inodes = |space: &&Space| space.inodes > 0 && space.free_inodes == 0;
     if let Some(space) = spaces.iter().find(no_inodes) {
-        let cause = Cause::NoInodes { at: space.path.clone(), inodes: space.inodes };
+        let cause = Cause::NoInodes { at: space.path.escape_debug().to_string(), inodes: space.inodes };
         return Some(said(clues, Clue::NoSpace, cause));
     }
     let fullest = spaces.iter().min_by_key(|space| space.free)?;
@@ -93,7 +93,7 @@ fn room(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Op
     let tight = told && fullest.free < fullest.size / ROOMY;
     (full || tight).then(|| {
         let Space { path, free, size, .. } = fullest;
-        said(clues, Clue::NoSpace, Cause::DiskFull { at: path.clone(), free: *free, size: *size })
+        said(clues, Clue::NoSpace, Cause::DiskFull { at: path.escape_debug().to_string(), free: *free, size: *size })
     })
 }
 
@@ -104,7 +104,7 @@ fn started(evidence: &Evidence<'_>, code: Option<i32>) -> Option<(Cause, Option<
         return Some((Cause::LineEnds, None));
     }
     let own_script = evidence.facts.and_then(|facts| facts.files.iter().find(|file| is_own(file)));
-    if let Some(FileFacts { lacks: Some(interpreter), .. }) = own_script
+    if let Some(interpreter) = own_script.and_then(lacking)
         && code == Some(127)
     {
         let cause = Cause::NoInterpreter { file: None, interpreter: interpreter.clone() };
@@ -151,11 +151,14 @@ fn not_started(evidence: &Evidence<'_>, code: Option<i32>, line: &LogLine) -> Op
         FileFacts { noexec: true, mode: Some(mode), .. } if denied => {
             Cause::NotExecutable { file: name(), mode: *mode, noexec: true }
         }
-        FileFacts { lacks: Some(interpreter), .. } => {
-            Cause::NoInterpreter { file: Some(name()), interpreter: interpreter.clone() }
-        }
-        FileFacts { .. } => return None,
+        file => Cause::NoInterpreter { file: Some(name()), interpreter: lacking(file)?.clone() },
     })
+}
+
+/// What a file names that starts it and is not there. A guest wrote it, so only plain names are shown.
+fn lacking(file: &FileFacts) -> Option<&String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+    file.lacks.as_ref().filter(|name| name.strip_suffix('\r').unwrap_or(name).chars().all(plain))
 }
 
 /// Names and packages that only a network knows.
@@ -170,4 +173,36 @@ fn unreachable(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
     let name = clues::host_name(&line.text);
     let cause = if evidence.network { Cause::UnknownHost { name } } else { Cause::Offline { name } };
     Some((cause, Some(line.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_wrote_is_shown_only_where_it_is_plain() {
+        let file = |lacks: &str| FileFacts {
+            name: "/run/impasto/scripts/script-0".to_owned(),
+            mode: Some(0o755),
+            directory: false,
+            noexec: false,
+            lacks: Some(lacks.to_owned()),
+        };
+        let found = |lacks: &str| {
+            let facts = StepFacts { spaces: Vec::new(), files: vec![file(lacks)] };
+            let evidence = Evidence {
+                outcome: &Outcome::StepFailed { index: 0, code: Some(127), signal: None },
+                facts: Some(&facts),
+                clues: &Clues::default(),
+                network: false,
+                privileged: false,
+                script: None,
+                oom_kills: 0,
+                host: (Path::new("/"), Path::new("/"), Path::new("/")),
+            };
+            find(&evidence).map(|(cause, _)| cause.to_string())
+        };
+        assert!(found("/bin/zsh").is_some_and(|text| text.contains("`/bin/zsh`")));
+        assert_eq!(found("/bin/\x1b]52;c;aGk=\x07"), None);
+    }
 }

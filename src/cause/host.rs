@@ -24,6 +24,8 @@ const PROBE: usize = 1 << 20;
 pub struct HostDisk {
     /// Where it is mounted.
     pub path: PathBuf,
+    /// The store on it, where it is the store's.
+    pub store: Option<PathBuf>,
     /// Bytes that this user may still write.
     pub free: u64,
     /// Bytes that it has.
@@ -62,6 +64,7 @@ impl HostDisk {
         let top = dir.ancestors().take_while(|path| device(path) == device(dir)).last();
         Some(HostDisk {
             path: top.unwrap_or(dir).to_owned(),
+            store: None,
             free: found.f_bavail * found.f_frsize,
             size: found.f_blocks * found.f_frsize,
             inodes: found.f_files,
@@ -74,9 +77,9 @@ impl HostDisk {
     }
 }
 
-/// What is wrong with a directory of the host, found by writing to it; none where it takes what is written.
+/// What is wrong with the disk of a store, found by writing to a directory of it; none where it takes what is written.
 /// `largest` is the file that grew most there.
-pub fn examine(dir: &Path, largest: &Path) -> Option<Cause> {
+pub fn examine(store: &Path, dir: &Path, largest: &Path) -> Option<Cause> {
     if let Some(limit) = getrlimit(Resource::Fsize).current
         && std::fs::metadata(largest).is_ok_and(|file| file.len().saturating_add(PROBE as u64) >= limit)
     {
@@ -88,7 +91,11 @@ pub fn examine(dir: &Path, largest: &Path) -> Option<Cause> {
         file.write_all(&[0xa5; PROBE])?;
         file.sync_data()
     };
-    of_errno(Errno::from_io_error(&write().err()?)?, Some(dir))
+    let mut cause = of_errno(Errno::from_io_error(&write().err()?)?, Some(dir))?;
+    if let Cause::Host { disk: Some(disk), .. } = &mut cause {
+        disk.store = Some(store.to_owned());
+    }
+    Some(cause)
 }
 
 /// The cause that an error of the host has, where it is one of a disk or of what the kernel gives.
@@ -169,7 +176,7 @@ impl Refusal {
     }
 
     pub(super) fn describe(self, disk: Option<&HostDisk>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(HostDisk { path, free, size, inodes, .. }) = disk else {
+        let Some(HostDisk { path, store, free, size, inodes, .. }) = disk else {
             return f.write_str(match self {
                 Refusal::Full => "a disk of this host is full",
                 Refusal::NoInodes => "a disk of this host has no inodes left",
@@ -180,13 +187,16 @@ impl Refusal {
                 Refusal::OpenFiles => "too many files are open",
             });
         };
-        let path = path.display();
+        let path = match store {
+            Some(store) if store != path => format!("{}, where the store {} lies", path.display(), store.display()),
+            _ => path.display().to_string(),
+        };
         match self {
             Refusal::Full => {
                 write!(f, "the host's disk is full: {} of {} are free in {path}", bytes(*free), bytes(*size))
             }
             Refusal::NoInodes => {
-                write!(f, "the host's disk has no inodes left: {path} has {inodes}, one for each file")
+                write!(f, "the host's disk has no inodes left: it has {inodes}, one for each file, in {path}")
             }
             Refusal::Quota => write!(f, "the quota on the host's disk is used up, in {path}"),
             Refusal::ReadOnly => write!(f, "the host's disk is mounted read-only, in {path}"),

@@ -207,18 +207,15 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Cause::Offline { name: Some(name) } => {
-                write!(f, "this stage has no network, and `{name}` was to be reached")
+                write!(f, "the stage has no network, so `{name}` cannot be reached")
             }
-            Cause::Offline { name: None } => write!(f, "this stage has no network, and something was to be reached"),
+            Cause::Offline { name: None } => write!(f, "the stage has no network, so nothing can be reached"),
             Cause::UnknownHost { name } => {
                 let name = name.as_ref().map_or("a host".to_owned(), |name| format!("`{name}`"));
                 write!(f, "{name} cannot be resolved, though the stage has the network")
             }
             Cause::UnknownPackage { package, network: false } => {
-                write!(
-                    f,
-                    "apt in the image does not know the package `{package}`, and this stage has no network to ask"
-                )
+                write!(f, "apt in the image does not know the package `{package}`, and the stage has no network to ask")
             }
             Cause::UnknownPackage { package, network: true } => {
                 write!(f, "apt in the image does not know the package `{package}`")
@@ -256,7 +253,7 @@ impl fmt::Display for Cause {
             Cause::Quota => write!(f, "a quota of the image's file system is used up"),
             Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
             Cause::NoMemory => {
-                write!(f, "memory ran out: the kernel ended a process, and not for a limit of this stage")
+                write!(f, "memory ran out: the kernel ended a process of the stage, which was within its own limit")
             }
             Cause::FileSize { limit } => {
                 let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));

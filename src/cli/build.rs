@@ -106,7 +106,7 @@ fn demand_room(session: &Session, loaded: &Loaded, selection: &Selection) -> Res
         ui::bytes(size)
     );
     // A file system takes some for itself, and an image is to be used.
-    let enough = (needed + needed / 2).div_ceil(STEP) * STEP >> 20;
+    let enough = (needed + needed / 2).div_ceil(STEP) * (STEP >> 20);
     let help = Some(format!("give it more, such as size = \"{enough}MiB\"; nothing was built yet"));
     Err(CliError::Other { message, help, code: exit::RECIPE })
 }

@@ -8,12 +8,12 @@ use impasto_stages::action::Slot;
 use impasto_store::claim::FileContent;
 use impasto_store::digest::{ActionDigest, ClaimId};
 
-use super::Engine;
+use super::{Engine, EngineError};
 use crate::cause::{About, DiskMaker, Place, What};
 use crate::graph::NodeId;
 use crate::job::{Job, JobInput};
 use crate::log::Redactor;
-use crate::plan::unit_name;
+use crate::plan::{Units, unit_name};
 use crate::publish::Target;
 
 /// How many earlier runs of a node are looked at.
@@ -27,6 +27,28 @@ impl Engine<'_> {
         job.targets = targets;
         job.found = self.results[id.index()].clone();
         job
+    }
+
+    /// The job that would run next for a node that has all it needs, to be entered instead; none where nothing of it is
+    /// left to run.
+    ///
+    /// # Errors
+    /// It cannot be bound.
+    pub fn job_of(mut self, id: NodeId) -> Result<Option<Job>, EngineError> {
+        let actions = &self.planner.graph.node(id).lowered.actions;
+        let sets: Vec<_> = actions.iter().filter_map(|action| action.packages.as_ref()).collect();
+        if !sets.is_empty() {
+            let packages = (self.config.packages)();
+            packages.begin(sets.into_iter());
+            self.packages = Some(packages);
+        }
+        let results = &self.results;
+        let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let units = self.units.entry(id).or_insert_with(|| Units::new(self.planner.graph.node(id)));
+        let (Some(action), _) = self.planner.advance(id, units, result)? else { return Ok(None) };
+        let mut job = self.job(id);
+        job.action = Some(action);
+        Ok(Some(job))
     }
 
     /// What every job of a node knows.

@@ -65,10 +65,10 @@ impl Job {
             (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
         });
         let (last_lines, clues) = log.finish();
-        let host = (scratch.path(), overlay.as_path());
+        let host = (self.store.path(), scratch.path(), overlay.as_path());
         let finished = match finished {
             Ok(finished) => finished,
-            Err(error) => match cause::examine_host(host.0, host.1) {
+            Err(error) => match cause::examine_host(host.0, host.1, host.2) {
                 None => return Err(error.into()),
                 cause => {
                     let message = crate::ui::with_causes(&error);
@@ -121,7 +121,9 @@ impl Job {
                 log_line,
                 places: self.places(action, step, &clues),
                 shell: enter,
-                help: None,
+                help: matches!(finished.outcome, Outcome::TimedOut { .. }).then(|| {
+                    "if it needs longer, say so in the stage with `timeout`, such as timeout = \"30m\"".to_owned()
+                }),
                 last_lines,
             };
             return Err(JobError::Stage(Box::new(failure)));

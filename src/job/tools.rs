@@ -61,7 +61,9 @@ impl Job {
         self.phase_was("run the tools", begun, Instant::now());
         let (last_lines, _) = log.finish();
         // What these programs cannot write is the host's business: all that they write lies there.
-        let host = || cause::examine_host(&work, &work.join(if action.parent.is_none() { TREE } else { DISK }));
+        let host = || {
+            cause::examine_host(self.store.path(), &work, &work.join(if action.parent.is_none() { TREE } else { DISK }))
+        };
         let failed = |message, help, cause| {
             let places = self.about.stage.iter().cloned().collect();
             let failure = StageFailure { message, help, cause, places, last_lines, ..StageFailure::default() };

@@ -99,6 +99,7 @@ fn a_stage_that_takes_too_long_is_stopped() {
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
     assert!(ran.stderr.contains("it was stopped after its time-out of 1.0 s"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("help: if it needs longer, say so in the stage with `timeout`"), "{}", ran.stderr);
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
