@@ -34,10 +34,10 @@ fn user_land(project: &Project, suite: &str) {
         "recipe {{\n  source_date_epoch = 1700000000\n}}\n\nstage \"bootstrap\" \"{suite}\" {{\n  suite = \"{suite}\"\n}}\n"
     );
     project.write(&format!("lands/{suite}.hcl"), &recipe);
-    project.ok(&["build", &format!("lands/{suite}.hcl")]);
+    project.ok(&["build", &format!("lands/{suite}.hcl"), suite]);
     let root = project.path(suite);
     std::fs::create_dir(&root).unwrap();
-    let tree = project.path("out").join(suite);
+    let tree = project.path("out").join(format!("{suite}.tar"));
     tool("tar", &["-xf", tree.to_str().unwrap(), "-C", root.to_str().unwrap()]);
 }
 
