@@ -10,11 +10,12 @@ if ! sudo --non-interactive true 2> /dev/null; then
 fi
 # shellcheck disable=SC2016 # it is expanded by root's shell
 as_root='
-  trap '\''chown --recursive --no-dereference "$SUDO_UID:$SUDO_GID" target/tmp target/nextest target/bench 2> /dev/null || true'\'' EXIT
+  owner=$SUDO_UID:$SUDO_GID
+  trap '\''chown --recursive --no-dereference "$owner" target/tmp target/nextest target/bench 2> /dev/null || true'\'' EXIT
   # Taken away by sudo; and where snapshots are looked for, or root would ask cargo.
   export PATH=$1:/usr/sbin:/sbin INSTA_WORKSPACE_ROOT=$PWD INSTA_UPDATE=${INSTA_UPDATE:-no}
-  # Where the caller keeps things is nothing to root.
-  unset XDG_CACHE_HOME XDG_CONFIG_HOME
+  # Stores that are made now are root'\''s, and where the caller keeps things is nothing to root.
+  unset SUDO_UID SUDO_GID SUDO_USER SUDO_COMMAND XDG_CACHE_HOME XDG_CONFIG_HOME
   shift
   "$@"'
 sudo --preserve-env --set-home \
