@@ -92,11 +92,11 @@ impl Store {
             "state/stamps" => crate::stamp::MAGIC,
             _ => MAGIC,
         };
-        if let Err(error) = unframe(magic, &bytes) {
-            self.damaged(Kind::State, name, error);
-            return Ok(Err(error.to_string()));
-        }
-        Ok(Ok(()))
+        let Err(error) = unframe(magic, &bytes) else { return Ok(Ok(())) };
+        self.damaged(Kind::State, name, error);
+        // It is not synced, and this is what a power cut leaves of such a file: lost, as may be, and not damaged.
+        let lost = bytes.iter().all(|byte| *byte == 0);
+        Ok(if lost { Ok(()) } else { Err(error.to_string()) })
     }
 
     /// The body of a checksummed cache; a damaged one is moved away and counts as none.
@@ -140,6 +140,19 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(store.state_read(&at).unwrap(), None);
         assert!(!path.exists(), "it lies in the trash");
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_of_a_file_is_not_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let path = dir.path().join("state/x");
+        for (left, is_damage) in [(&[][..], false), (&[0; 100], false), (&[0, 1], true)] {
+            store.state_write(&["x"], b"y").unwrap();
+            std::fs::write(&path, left).unwrap();
+            assert_eq!(store.check_state("state/x").unwrap().is_err(), is_damage, "{left:?}");
+            assert!(!path.exists(), "{left:?}");
+        }
     }
 
     #[test]
