@@ -91,7 +91,7 @@ impl Sixty {
         let zero = growth::bytes(&self.store);
         self.build(FIRST, None);
         let first = growth::bytes(&self.store);
-        self.build(SECOND, None);
+        self.exchange(SECOND);
         let growth = growth::bytes(&self.store) - first;
         let first = first - zero;
         let share = growth::told("impasto, from the stage base on", first, growth);
@@ -114,7 +114,7 @@ impl Sixty {
         let mut peers = growth::Peers::begin(&self.dir);
         peers.keep(|disk| self.export("clean~0", disk));
         for package in packages {
-            self.build(&format!("one={package}"), None);
+            self.exchange(&format!("one={package}"));
             let now = growth::bytes(&self.store);
             println!("  {package}: {}", megabytes(now as f64 - last as f64));
             last = now;
@@ -146,6 +146,15 @@ impl Sixty {
         let mut command = site::impasto(&self.store);
         command.args(["layer", "export"]).arg(&self.dir).args([name, "--var", SECOND]).arg("--output").arg(path);
         site::run(&mut command);
+    }
+
+    /// Locks another package in the place of the last one, and builds.
+    fn exchange(&self, variable: &str) {
+        // The small recipe installs nothing.
+        if !small() {
+            site::run(self.command("update", variable).arg("tools"));
+        }
+        self.build(variable, None);
     }
 
     fn build(&self, variable: &str, stage: Option<&str>) {
