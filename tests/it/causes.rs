@@ -102,7 +102,8 @@ fn what_fails_in_the_image_has_its_cause_its_place_and_the_way_out() {
     // As dpkg does: what was written goes before the end, and the last lines say nothing.
     project.write(
         "scripts/fill.sh",
-        "dd if=/dev/zero of=/big bs=1M count=200 || failed=yes\nrm /big\n\
+        // As a package manager it takes a while to give back what it took: the agent looks 50 times a second.
+        "dd if=/dev/zero of=/big bs=1M count=200 || failed=yes\nsleep 1\nrm /big\n\
          for i in $(seq 40); do echo \"removing part $i\"; done\ntest -z \"${failed:-}\"\n",
     );
     let arguments = ["--keep-going", "--jobs", "1"];
