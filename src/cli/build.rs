@@ -59,11 +59,11 @@ impl Build {
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
         surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
-        demand_room(session, &loaded, &selection)?;
+        let needed = loaded.graph.closure(&selection.nodes);
+        demand_room(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
-        let needed = loaded.graph.closure(&selection.nodes);
         for selector in &self.again {
             if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
                 let message = format!("--again {selector} names nothing that this build needs");
@@ -91,11 +91,11 @@ impl Build {
 }
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
-fn demand_room(session: &Session, loaded: &Loaded, selection: &Selection) -> Result<(), CliError> {
+/// `needed` are the nodes to be built, by their places.
+fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let needed = loaded.graph.closure(&selection.nodes);
-    let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, &needed) else { return Ok(()) };
+    let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
     let TooSmall { stage, disk, place, packages, needed, size } = found;
     let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
