@@ -402,6 +402,10 @@ fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
 #[test]
 fn work_with_the_toolbox_has_the_limits_of_its_stage() {
     let (work, request) = small();
+    // Without groups it is looked at now and then: the work must last longer than that.
+    let index = work.path("apt/sources/next/main/binary-amd64/Packages");
+    let many: String = (0..30_000).map(|n| stanza(&format!("many-{n}"), "1.0", "all", "Depends: tool\n")).collect();
+    fs::write(&index, fs::read_to_string(&index).unwrap() + &many).unwrap();
     let defaults = Limits::default();
     for (sandbox, limits, limit) in [
         (sandbox(), Limits { processes: 1, ..defaults }, Limit::Processes),
