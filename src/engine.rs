@@ -213,6 +213,12 @@ impl<'a> Engine<'a> {
         })
     }
 
+    /// Nodes that are wanted and whose result is not known.
+    pub fn open(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
+        self.planner.graph.ids().filter(move |id| !unwanted(id) && self.results[id.index()].is_none())
+    }
+
     /// Runs to the end. What fails, stages or the host, is part of the summary.
     pub fn run(mut self) -> Summary {
         let known = self.results.iter().flatten().count();
@@ -244,10 +250,7 @@ impl<'a> Engine<'a> {
         if !self.has_work {
             return;
         }
-        let graph = self.planner.graph;
-        let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
-        let open = graph.ids().filter(|id| !unwanted(id) && self.results[id.index()].is_none());
-        let sets = graph.package_sets(open);
+        let sets = self.planner.graph.package_sets(self.open());
         // Who needs none does not ask the host's apt where its mirrors are.
         if !sets.is_empty() {
             let packages = (self.config.packages)();

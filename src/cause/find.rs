@@ -16,6 +16,9 @@ const NO_ROOM: u64 = 128 << 10;
 /// A file system that has this much left, in parts of its size, was not full.
 const ROOMY: u64 = 8;
 
+/// What is no part of the image's disk, under the names that it has there.
+const IN_MEMORY: [&str; 7] = ["/tmp", "/run", "/dev", "/proc", "/sys", "/var/run", "/var/lock"];
+
 /// SIGKILL and SIGXFSZ, which a shell passes on as an exit code above 128.
 const KILL: i32 = 9;
 const XFSZ: i32 = 25;
@@ -91,10 +94,20 @@ fn room(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Op
     let full = fullest.free < NO_ROOM.min(fullest.size / 64);
     // One large piece that does not fit leaves the rest free.
     let tight = told && fullest.free < fullest.size / ROOMY;
-    (full || tight).then(|| {
-        let Space { path, free, size, .. } = fullest;
-        said(clues, Clue::NoSpace, Cause::DiskFull { at: path.escape_debug().to_string(), free: *free, size: *size })
-    })
+    let (space, free) =
+        if full || tight { (fullest, Some(fullest.free)) } else { (full_meanwhile(spaces, clues, problem)?, None) };
+    let cause = Cause::DiskFull { at: space.path.escape_debug().to_string(), free, size: space.size };
+    Some(said(clues, Clue::NoSpace, cause))
+}
+
+/// The file system that was full between two looks of the agent: the one of the file that could not be written.
+fn full_meanwhile<'a>(spaces: &'a [Space], clues: &Clues, problem: Option<&Problem>) -> Option<&'a Space> {
+    let line = clues.line(Clue::NoSpace).filter(|_| problem.is_none())?;
+    let file = Path::new(clues::last_path(&line.text)?);
+    if IN_MEMORY.iter().any(|dir| file.starts_with(dir)) {
+        return None;
+    }
+    spaces.iter().filter(|space| file.starts_with(&space.path)).max_by_key(|space| space.path.len())
 }
 
 /// A program that was not started, a name that was not resolved: what was printed last counts.
@@ -179,6 +192,41 @@ fn unreachable(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
 mod tests {
     use super::*;
 
+    fn evidence<'a>(outcome: &'a Outcome, facts: &'a StepFacts, clues: &'a Clues) -> Evidence<'a> {
+        Evidence {
+            outcome,
+            facts: Some(facts),
+            clues,
+            network: false,
+            privileged: false,
+            script: None,
+            oom_kills: 0,
+            host: (Path::new("/"), Path::new("/"), Path::new("/")),
+        }
+    }
+
+    #[test]
+    fn a_disk_that_was_full_between_two_looks_is_known_by_the_file() {
+        let space = |path: &str| Space { path: path.to_owned(), size: 1000, free: 900, inodes: 10, free_inodes: 9 };
+        let facts = StepFacts { spaces: vec![space("/"), space("/boot")], files: Vec::new() };
+        let outcome = Outcome::StepFailed { index: 0, code: Some(1), signal: None };
+        let found = |line: &str| {
+            let mut clues = Clues::default();
+            clues.push(line);
+            find(&evidence(&outcome, &facts, &clues)).and_then(|(cause, _)| match cause {
+                Cause::DiskFull { at, free, .. } => Some((at, free)),
+                _ => None,
+            })
+        };
+        let at = |at: &str| Some((at.to_owned(), None));
+        assert_eq!(found("dd: error writing '/big': No space left on device"), at("/"));
+        assert_eq!(found("cp: error copying '/tmp/a' to '/boot/a': No space left on device"), at("/boot"));
+        assert_eq!(found("E: You don't have enough free space in /var/cache/apt/archives/."), at("/"));
+        assert_eq!(found("dd: error writing '/tmp/big': No space left on device"), None);
+        let script = "/run/impasto/scripts/script-0: 1: echo: I/O error: No space left on device";
+        assert_eq!(found(script), None, "it is not said where");
+    }
+
     #[test]
     fn what_a_guest_wrote_is_shown_only_where_it_is_plain() {
         let file = |lacks: &str| FileFacts {
@@ -190,17 +238,8 @@ mod tests {
         };
         let found = |lacks: &str| {
             let facts = StepFacts { spaces: Vec::new(), files: vec![file(lacks)] };
-            let evidence = Evidence {
-                outcome: &Outcome::StepFailed { index: 0, code: Some(127), signal: None },
-                facts: Some(&facts),
-                clues: &Clues::default(),
-                network: false,
-                privileged: false,
-                script: None,
-                oom_kills: 0,
-                host: (Path::new("/"), Path::new("/"), Path::new("/")),
-            };
-            find(&evidence).map(|(cause, _)| cause.to_string())
+            let outcome = Outcome::StepFailed { index: 0, code: Some(127), signal: None };
+            find(&evidence(&outcome, &facts, &Clues::default())).map(|(cause, _)| cause.to_string())
         };
         assert!(found("/bin/zsh").is_some_and(|text| text.contains("`/bin/zsh`")));
         assert_eq!(found("/bin/\x1b]52;c;aGk=\x07"), None);

@@ -78,8 +78,8 @@ pub enum Cause {
     DiskFull {
         /// Where it is mounted.
         at: String,
-        /// Bytes that were free at the least.
-        free: u64,
+        /// Bytes that were free at the least; none where it was not seen to be full.
+        free: Option<u64>,
         /// Bytes that it has.
         size: u64,
     },
@@ -244,8 +244,11 @@ impl fmt::Display for Cause {
             Cause::NotPrivileged => {
                 write!(f, "steps cannot mount, make devices or make name spaces unless a stage says so")
             }
-            Cause::DiskFull { at, free, size } => {
+            Cause::DiskFull { at, free: Some(free), size } => {
                 write!(f, "the image's disk is full: {at} has {} free of {}", bytes(*free), bytes(*size))
+            }
+            Cause::DiskFull { at, free: None, size } => {
+                write!(f, "the image's disk was full for a moment: {at} has {} in all", bytes(*size))
             }
             Cause::NoInodes { at, inodes } => {
                 write!(f, "the image's disk has no inodes left: {at} has {inodes}, one for each file")

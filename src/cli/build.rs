@@ -81,6 +81,7 @@ impl Build {
         };
         let state = loaded.state(&store);
         let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
+        session.demand_root_to_run(&loaded, &engine)?;
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.
         drop(reporter);

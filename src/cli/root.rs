@@ -7,6 +7,7 @@ use impasto_store::Store;
 use super::error::CliError;
 use super::exit;
 use super::session::{Loaded, Session, quoted};
+use crate::engine::Engine;
 use crate::graph::{NodeId, Selection};
 use crate::host::Host;
 use crate::plan::State;
@@ -39,12 +40,12 @@ impl Session {
         Err(CliError::Other { message, help: Some(self.as_root()), code: exit::INTERNAL })
     }
 
-    /// Demands root where a build has to lock packages or to run programs. `again` are the selectors of nodes that a build
-    /// runs in any case; `None` is a command that locks only. Reads what `plan` reads, and starts nothing.
+    /// Demands root where packages have to be locked. `again` are the selectors of nodes that the build which asks runs in
+    /// any case: what else it needs root for is said with it. `None` is a command that locks only.
     ///
     /// # Errors
-    /// This user is not root, and something needs it; or the plan cannot be made.
-    pub(crate) fn demand_root_for_stages(
+    /// This user is not root, and there is something to lock; or the plan cannot be made.
+    pub(crate) fn demand_root_to_lock(
         &self,
         loaded: &Loaded,
         store: &Store,
@@ -52,24 +53,37 @@ impl Session {
         to_lock: &[NodeId],
         again: Option<&[String]>,
     ) -> Result<(), CliError> {
-        if self.host.root {
+        if self.host.root || to_lock.is_empty() {
             return Ok(());
         }
         let to_run = match again {
-            Some(again) => running_programs(loaded, store, selection, again)?,
+            Some(again) => {
+                let states = loaded.planner(store, again)?.plan(&selection.nodes)?;
+                let open =
+                    |id: &NodeId| matches!(&states[id.index()], Some(State::Dirty { .. } | State::Pending { .. }));
+                running_programs(loaded, loaded.graph.ids().filter(open))
+            }
             None => Vec::new(),
         };
-        let what = match (to_run.as_slice(), to_lock) {
-            ([], []) => return Ok(()),
-            ([], _) => format!("packages are to be locked for {}", names(loaded, to_lock)),
-            (_, []) => format!("programs are to be run for {}", names(loaded, &to_run)),
-            _ => format!(
-                "packages are to be locked for {}, and programs to be run for {}",
-                names(loaded, to_lock),
-                names(loaded, &to_run)
-            ),
-        };
-        self.demand_root(&what)
+        let locked = format!("packages are to be locked for {}", names(loaded, to_lock));
+        self.demand_root(&match to_run.as_slice() {
+            [] => locked,
+            ids => format!("{locked}, and programs to be run for {}", names(loaded, ids)),
+        })
+    }
+
+    /// Demands root where a build that is about to begin runs programs.
+    ///
+    /// # Errors
+    /// This user is not root, and a stage runs programs.
+    pub(crate) fn demand_root_to_run(&self, loaded: &Loaded, engine: &Engine<'_>) -> Result<(), CliError> {
+        if self.host.root {
+            return Ok(());
+        }
+        match running_programs(loaded, engine.open()).as_slice() {
+            [] => Ok(()),
+            ids => self.demand_root(&format!("programs are to be run for {}", names(loaded, ids))),
+        }
     }
 
     /// How to run this command as root.
@@ -96,20 +110,12 @@ fn names(loaded: &Loaded, ids: &[NodeId]) -> String {
     }
 }
 
-/// Nodes without a known result that run programs. What waits for another one counts too: it is better to ask for root
-/// in vain, where a stage comes out as before, than after a download.
-fn running_programs(
-    loaded: &Loaded,
-    store: &Store,
-    selection: &Selection,
-    again: &[String],
-) -> Result<Vec<NodeId>, CliError> {
-    let states = loaded.planner(store, again)?.plan(&selection.nodes)?;
-    let runs = |id: &NodeId| {
-        let open = matches!(&states[id.index()], Some(State::Dirty { .. } | State::Pending { .. }));
-        open && loaded.graph.node(*id).lowered.actions.iter().any(|action| action.executor != Executor::Host)
-    };
-    Ok(loaded.graph.ids().filter(runs).collect())
+/// Those of `open`, nodes without a known result, that run programs. What waits for another one counts too: it is better to
+/// ask for root in vain, where a stage comes out as before, than after a download.
+fn running_programs(loaded: &Loaded, open: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let runs =
+        |id: &NodeId| loaded.graph.node(*id).lowered.actions.iter().any(|action| action.executor != Executor::Host);
+    open.filter(runs).collect()
 }
 
 /// This command line with sudo before it; none where there is no sudo.

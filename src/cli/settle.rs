@@ -140,7 +140,7 @@ impl<'a> Surveyor<'a> {
     /// settled now, unless `locked` forbids it; what is stale or cannot be used is an error. With `locked` all of the lock
     /// must be usable, whatever of it is needed.
     ///
-    /// Root, where locking needs it, is demanded first; and with `again`, of a build, also where running stages does.
+    /// Root, where locking needs it, is demanded first; with `again`, of a build, what else needs it is said as well.
     pub(crate) fn ensure(
         &self,
         loaded: &mut Loaded,
@@ -161,8 +161,8 @@ impl<'a> Surveyor<'a> {
         let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
         let stale = to_lock.iter().any(|id| wrong(&loaded.locks[id.index()]));
         // What is wrong with the lock is said by whoever runs it.
-        if to_lock.is_empty() || (!locked && !stale) {
-            self.session.demand_root_for_stages(loaded, self.store, selection, &to_lock, again)?;
+        if !locked && !stale {
+            self.session.demand_root_to_lock(loaded, self.store, selection, &to_lock, again)?;
         }
         if to_lock.is_empty() {
             if !locked {

@@ -126,6 +126,17 @@ fn what_fails_in_the_image_has_its_cause_its_place_and_the_way_out() {
     insta::assert_snapshot!("image", shown(&project, &words.join("\n")));
 }
 
+#[test]
+fn a_disk_that_is_full_for_a_moment_only_is_named() {
+    let commands = r#"commands = ["dd if=/dev/zero of=/big bs=1M count=200 || { rm /big; false; }"]"#;
+    let project =
+        Project::with(&format!("{RECIPE}stage \"run\" \"full\" {{\n  from = stage.tools\n  {commands}\n}}\n"));
+    project.write("tool.sh", "#!/bin/sh\n");
+    let (code, events) = project.events(&[]);
+    assert_eq!(code, 4);
+    assert_eq!(event(&events, "full")["cause"], "image_disk_full", "{events:#?}");
+}
+
 /// What a user reads of a failure, but for the log and the two lines that every failure has.
 fn told(event: &Value) -> String {
     let texts = |name: &str| event[name].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned());
