@@ -37,8 +37,9 @@ fn main() {
     let target = variable("TARGET");
     let target_dir = PathBuf::from(variable("OUT_DIR")).join("agent");
     let shared = ["confine", "memory", "protocol", "usage"].map(|name| format!("src/sandbox/{name}.rs"));
-    for input in
-        ["src/agent", "src/bounded.rs", "Cargo.toml", "Cargo.lock"].into_iter().chain(shared.iter().map(String::as_str))
+    for input in ["src/agent", "src/base/bounded.rs", "Cargo.toml", "Cargo.lock"]
+        .into_iter()
+        .chain(shared.iter().map(String::as_str))
     {
         println!("cargo::rerun-if-changed={input}");
     }

@@ -12,6 +12,6 @@ fn main() -> ExitCode {
     if impasto::cli::complete(std::env::args_os()) {
         return ExitCode::SUCCESS;
     }
-    let interrupt = impasto::interrupt::Interrupt::default();
+    let interrupt = impasto::base::interrupt::Interrupt::default();
     ExitCode::from(impasto::cli::main(std::env::args_os(), start, interrupt))
 }

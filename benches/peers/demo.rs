@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use impasto::mirror::MirrorChoice;
+use impasto::debian::mirror::MirrorChoice;
 
 use crate::measure::{Goal, Row, detail, interleaved, median, quiet, seconds, sized, small};
 use crate::site;

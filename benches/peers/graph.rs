@@ -11,10 +11,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use impasto::graph::{Graph, NodeId};
-use impasto::inputs::Inputs;
-use impasto::memory::{LazyMemory, NodeMemory, RecipeState};
-use impasto::plan::{Completed, Hit, Planner, State, Units};
+use impasto::engine::graph::{Graph, NodeId};
+use impasto::engine::history::{LazyMemory, NodeMemory, RecipeState};
+use impasto::engine::inputs::Inputs;
+use impasto::engine::plan::{Completed, Hit, Planner, State, Units};
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::Registry;
 use impasto_stages::action::{ENGINE_EPOCH, Executor};
@@ -155,7 +155,7 @@ fn claim_all(dir: &Path, store: &Path) {
     let state = RecipeState::new(&store, &recipe);
     let inputs = Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone());
     let memory = LazyMemory::new(state.clone());
-    let locks = vec![impasto::lock::LockState::NotNeeded; graph.len()];
+    let locks = vec![impasto::engine::lock::LockState::NotNeeded; graph.len()];
     let mut planner = Planner {
         graph: &graph,
         store: &store,

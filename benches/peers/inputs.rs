@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use impasto::inputs::{Input, Inputs};
+use impasto::engine::inputs::{Input, Inputs};
 use impasto_store::Store;
 
 use crate::measure::{Goal, ROUNDS, Row, detail, interleaved, median, quiet, sized, timed};
@@ -75,7 +75,7 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 fn hash(store: &Store, tree: &Path) -> String {
-    let scope = impasto::scope::Scope::new(tree, None, &[]).expect("a directory").into();
+    let scope = impasto::recipe::scope::Scope::new(tree, None, &[]).expect("a directory").into();
     let mut inputs = Inputs::new(store.clone(), tree.to_owned(), scope);
     let input = inputs.get(".").expect("inputs");
     assert!(matches!(input, Input::Tree { .. }));

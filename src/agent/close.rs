@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, syncfs, utimens
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, pivot_root};
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::mounts::{Made, Trace, World, modified};
 use crate::protocol::{Problem, ProblemKind};
 

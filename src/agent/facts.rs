@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::mounts::World;
 use crate::protocol::{FileFacts, MAX_EXAMINED, Space, StepFacts};
 

@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 use serde_bytes::ByteBuf;
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::mounts::World;
 use crate::protocol::{AgentStep, Answer, InputKind, Limit, MAX_DATA, Owner, Place, Problem, ProblemKind, RUN_DIR};
 use crate::serve::Channel;

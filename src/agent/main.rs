@@ -4,9 +4,11 @@
 //! requests come on standard input, answers go back the same way. Its one argument, where there is one, is the number of
 //! the file descriptor that a shell shall read from.
 
-#[path = "../bounded.rs"]
-#[allow(dead_code, unreachable_pub, reason = "impasto uses the rest; for impasto it is public")]
-mod bounded;
+#[path = "../base"]
+mod base {
+    #[allow(dead_code, unreachable_pub, reason = "impasto uses the rest; for impasto it is public")]
+    pub(crate) mod bounded;
+}
 mod close;
 #[path = "../sandbox/confine.rs"]
 mod confine;

@@ -16,7 +16,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root, umask};
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::kernel;
 use crate::nodes;
 use crate::placement;

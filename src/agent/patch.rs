@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::files::job_path;
 use crate::mounts::World;
 use crate::protocol::{self, Change, Node, Place, Problem, ProblemKind, Put, RUN_DIR};

@@ -21,7 +21,7 @@ use rustix::process::{
 use rustix::termios::tcsetpgrp;
 use serde_bytes::ByteBuf;
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::confine;
 use crate::facts::Gauge;
 use crate::files;

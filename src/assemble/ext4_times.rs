@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::tree::Access;
-use crate::guest::crc::crc32c;
-use crate::guest::ext4::time::{decode, encode};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::ext4::time::{decode, encode};
 
 // Superblock, which lies at 1024.
 const SUPERBLOCK: u64 = 1024;

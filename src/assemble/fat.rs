@@ -8,7 +8,7 @@ use std::path::Path;
 use super::error::AssembleError;
 use super::plan::{Identity, Part};
 use super::tool::Tool;
-use crate::guest::SECTOR;
+use crate::disk::guest::SECTOR;
 
 /// From this size on FAT32, below it FAT16: mkfs.vfat's own rule, said aloud because the bytes depend on it.
 const FAT32_FROM: u64 = 512 << 20;

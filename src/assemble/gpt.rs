@@ -6,8 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::ids::Uuid;
-use crate::guest::SECTOR;
-use crate::guest::crc::crc32;
+use crate::disk::guest::SECTOR;
+use crate::disk::guest::crc::crc32;
 
 const ENTRIES: usize = 128;
 const ENTRY_SIZE: usize = 128;
@@ -91,7 +91,7 @@ fn protective_mbr(last: u64) -> [u8; SECTOR as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::{DiskFile, PartitionKind, Table, read_layout};
+    use crate::disk::guest::{DiskFile, PartitionKind, Table, read_layout};
 
     const KIND: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 

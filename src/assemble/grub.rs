@@ -15,7 +15,7 @@ use super::machine::Machine;
 use super::plan::Part;
 use super::tool::Tool;
 use super::tree::{Access, Tree};
-use crate::guest::SECTOR;
+use crate::disk::guest::SECTOR;
 
 const PUBLIC: Access = Access::root(0o644);
 const MODULES: &str = "/usr/lib/grub/i386-pc";

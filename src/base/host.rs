@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use impasto_store::Owner;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// What cannot be found out of the process itself.
 #[derive(Debug, thiserror::Error)]

@@ -130,7 +130,7 @@ fn next(mut arrived: &UnixStream, time: Option<Duration>) -> io::Result<()> {
 
 /// The signals that this process was started to ignore, a bit each (proc(5)); none where the kernel does not say.
 fn ignored() -> u64 {
-    let status = crate::bounded::read_text("/proc/self/status", crate::bounded::LINES).unwrap_or_default();
+    let status = crate::base::bounded::read_text("/proc/self/status", crate::base::bounded::LINES).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

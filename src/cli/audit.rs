@@ -16,11 +16,11 @@ use super::error::CliError;
 use super::record::RecordArgs;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
-use crate::audit::causes::Run;
-use crate::audit::stage::{Given, Known, stage};
-use crate::audit::{Report, Stage};
-use crate::graph::NodeId;
-use crate::plan::{Hit, State};
+use crate::engine::graph::NodeId;
+use crate::engine::plan::{Hit, State};
+use crate::inspect::audit::causes::Run;
+use crate::inspect::audit::stage::{Given, Known, stage};
+use crate::inspect::audit::{Report, Stage};
 use crate::sandbox::Surroundings;
 use crate::ui;
 

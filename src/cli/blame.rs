@@ -1,5 +1,5 @@
 //! `impasto layer blame`: which stage brought the bytes that a disk holds.
-//! Knows which disks are meant and how the answer is wanted; [`crate::diff::blame`] finds it.
+//! Knows which disks are meant and how the answer is wanted; [`crate::inspect::diff::blame`] finds it.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use super::disk_names::DiskNames;
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
-use crate::diff::blame::{self, By};
-use crate::diff::contents::OnDisk;
-use crate::diff::mounts::Mounts;
-use crate::diff::packages;
-use crate::tree::Tree;
+use crate::disk::tree::Tree;
+use crate::inspect::diff::blame::{self, By};
+use crate::inspect::diff::contents::OnDisk;
+use crate::inspect::diff::mounts::Mounts;
+use crate::inspect::diff::packages;
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -1,5 +1,5 @@
 //! `impasto config`: which settings hold, and where they come from.
-//! Knows how each setting is found; `crate::config` reads the files.
+//! Knows how each setting is found; `crate::cli::settings` reads the files.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
-use crate::config::{Origin, Setting};
+use crate::cli::settings::{Origin, Setting};
 use crate::ui;
 
 #[derive(Debug, Args)]

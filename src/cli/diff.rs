@@ -1,5 +1,5 @@
 //! `impasto diff`: what differs between two disks.
-//! Knows which disks are meant and how the answer is wanted; [`crate::diff`] compares.
+//! Knows which disks are meant and how the answer is wanted; [`crate::inspect::diff`] compares.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use super::disk_names::{self, DiskNames, NamedDisk};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
-use crate::diff::contents::OnDisk;
-use crate::diff::{self, Side, render, stat};
+use crate::inspect::diff::contents::OnDisk;
+use crate::inspect::diff::{self, Side, render, stat};
 use crate::ui;
 
 #[derive(Debug, Args)]

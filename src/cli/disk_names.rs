@@ -16,14 +16,14 @@ use impasto_store::lease::Lease;
 use super::error::CliError;
 use super::session::{Loaded, Session, texts};
 use super::{RecipeArgs, exit};
-use crate::graph::NodeId;
-use crate::image::Format;
-use crate::lock::{LockState, below};
-use crate::memory::NodeMemory;
-use crate::packages::places::repository;
-use crate::plan::{Planner, State, file_format, is};
+use crate::debian::packages::places::repository;
+use crate::disk::image::Format;
+use crate::engine::graph::NodeId;
+use crate::engine::history::NodeMemory;
+use crate::engine::lock::{LockState, below};
+use crate::engine::plan::{Planner, State, file_format, is};
+use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
-use crate::sbom::{self, Origins};
 
 /// How the names are explained in help texts.
 pub(crate) const HELP: &str = "\

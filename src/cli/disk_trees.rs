@@ -13,11 +13,11 @@ use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 use super::disk_names::{NamedDisk, Origin};
 use super::error::CliError;
 use super::exit;
-use crate::diff::plain;
-use crate::guest::View;
-use crate::image::{self, Image};
-use crate::job::load_tree;
-use crate::tree::{Tree, make};
+use crate::disk::guest::View;
+use crate::disk::image::{self, Image};
+use crate::disk::tree::{Tree, make};
+use crate::engine::job::load_tree;
+use crate::inspect::diff::plain;
 use crate::ui;
 
 /// How long a disk is read without a word.
@@ -93,5 +93,5 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
 
 /// A disk's bytes cannot be read.
 pub(crate) fn unreadable(disk: &NamedDisk, source: io::Error) -> CliError {
-    CliError::Disk { label: disk.label.clone(), source: crate::guest::ext4::ReadError::Io(source) }
+    CliError::Disk { label: disk.label.clone(), source: crate::disk::guest::ext4::ReadError::Io(source) }
 }

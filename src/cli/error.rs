@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use super::{exit, hint};
-use crate::cause;
-use crate::config::ConfigError;
-use crate::engine::EngineError;
-use crate::graph::SelectorError;
-use crate::host::Host;
-use crate::lock::{LockError, RenewError};
-use crate::plan::PlanError;
+use crate::base::host::Host;
+use crate::cli::settings::ConfigError;
+use crate::engine::cause;
+use crate::engine::graph::SelectorError;
+use crate::engine::lock::{LockError, RenewError};
+use crate::engine::plan::PlanError;
+use crate::engine::run::EngineError;
 use crate::recipe::{Diagnostics, Severity};
 use crate::ui::{self, Level, RecordError, Service};
 
@@ -37,10 +37,10 @@ pub(crate) enum CliError {
     Store(#[from] impasto_store::Error),
     /// The lock cannot be used.
     #[error(transparent)]
-    Lock(#[from] crate::lock::LockError),
+    Lock(#[from] crate::engine::lock::LockError),
     /// The lock cannot be renewed.
     #[error(transparent)]
-    Renew(#[from] crate::lock::RenewError),
+    Renew(#[from] crate::engine::lock::RenewError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -55,7 +55,7 @@ pub(crate) enum CliError {
     Vm(#[from] crate::vm::VmError),
     /// A disk cannot be read, or is not what its tree index says.
     #[error("cannot read {label}")]
-    Disk { label: String, source: crate::guest::ext4::ReadError },
+    Disk { label: String, source: crate::disk::guest::ext4::ReadError },
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io { verb: &'static str, path: PathBuf, source: std::io::Error },

@@ -8,9 +8,9 @@ use clap::Args;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
-use crate::graph::NodeId;
-use crate::plan::{Planner, State};
-use crate::reason::Reason;
+use crate::engine::graph::NodeId;
+use crate::engine::plan::{Planner, State};
+use crate::engine::reason::Reason;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id:
                 text += &format!("  disk:  {} in layer {}\n", disk.layer.disk.short(), disk.layer.layer.short());
             }
             for (name, file) in &hit.result.files {
-                let digest = crate::publish::content_digest(&file.content);
+                let digest = crate::engine::publish::content_digest(&file.content);
                 text += &format!("  file:  {name} ({})\n", digest.short());
             }
             if !hit.caveats.is_empty() {

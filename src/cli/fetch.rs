@@ -11,12 +11,12 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
-use crate::engine::{Engine, Summary};
-use crate::event::{Event, EventKind};
-use crate::graph::Selection;
-use crate::packages::fetch::DemandError;
-use crate::packages::tools;
-use crate::roots::{InUse, UsedPackages};
+use crate::debian::packages::fetch::DemandError;
+use crate::debian::packages::tools;
+use crate::engine::event::{Event, EventKind};
+use crate::engine::graph::Selection;
+use crate::engine::roots::{InUse, UsedPackages};
+use crate::engine::run::{Engine, Summary};
 use crate::sandbox::CancelToken;
 use crate::ui;
 

@@ -13,8 +13,8 @@ use impasto_store::refs::{Checkouts, Root};
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
-use crate::packages::files;
-use crate::roots;
+use crate::debian::packages::files;
+use crate::engine::roots;
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -3,9 +3,9 @@
 
 use impasto_store::Error as StoreError;
 
-use crate::cause::{self, About};
-use crate::graph::SelectorError;
-use crate::host::User;
+use crate::base::host::User;
+use crate::engine::cause::{self, About};
+use crate::engine::graph::SelectorError;
 use crate::recipe::suggest;
 use crate::sandbox::SandboxError;
 use crate::vm::VmError;

@@ -9,14 +9,14 @@ use super::error::CliError;
 use super::session::Loaded;
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
-use crate::diff::contents::{Contents, OnDisk};
-use crate::engine::Engine;
-use crate::event::{Event, EventKind};
-use crate::graph::{NodeId, Selection};
-use crate::job::load_tree;
-use crate::lock::ImageFiles;
-use crate::packages::apt::STATE_FILES;
-use crate::plan::State;
+use crate::debian::packages::apt::STATE_FILES;
+use crate::engine::event::{Event, EventKind};
+use crate::engine::graph::{NodeId, Selection};
+use crate::engine::job::load_tree;
+use crate::engine::lock::ImageFiles;
+use crate::engine::plan::State;
+use crate::engine::run::Engine;
+use crate::inspect::diff::contents::{Contents, OnDisk};
 
 /// Longest file that is read, in bytes.
 const LIMIT: u64 = 64 << 20;

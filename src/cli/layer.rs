@@ -18,7 +18,7 @@ use super::error::CliError;
 use super::packages::Packages;
 use super::session::Session;
 use super::{RecipeArgs, exit};
-use crate::publish::Draft;
+use crate::engine::publish::Draft;
 use crate::ui;
 
 #[derive(Debug, Subcommand)]

@@ -9,10 +9,10 @@ use impasto_store::Store;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
-use crate::bounded;
-use crate::graph::NodeId;
-use crate::memory::file_name;
-use crate::shell::FailedState;
+use crate::base::bounded;
+use crate::engine::failed::FailedState;
+use crate::engine::graph::NodeId;
+use crate::engine::history::file_name;
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -30,6 +30,7 @@ mod recipe;
 mod record;
 mod root;
 mod session;
+pub mod settings;
 mod settle;
 mod shell;
 mod stages;
@@ -44,9 +45,9 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
-use crate::config::Settings;
-use crate::host::Host;
-use crate::interrupt::{self, Interrupt};
+use crate::base::host::Host;
+use crate::base::interrupt::{self, Interrupt};
+use crate::cli::settings::Settings;
 use crate::sandbox::Surroundings;
 use crate::ui;
 

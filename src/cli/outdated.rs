@@ -10,10 +10,10 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
-use crate::graph::NodeId;
-use crate::lock::{self, LockState};
-use crate::packages::{Keep, Newer, PackageManager, Question};
-use crate::plan::unit_name;
+use crate::debian::packages::{Keep, Newer, PackageManager, Question};
+use crate::engine::graph::NodeId;
+use crate::engine::lock::{self, LockState};
+use crate::engine::plan::unit_name;
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -1,5 +1,5 @@
 //! `impasto layer packages`: which packages a disk has, and the bill of materials of an image.
-//! Knows which disk is meant and how the answer is wanted; [`crate::sbom`] finds it.
+//! Knows which disk is meant and how the answer is wanted; [`crate::inspect::sbom`] finds it.
 
 use std::io;
 
@@ -10,9 +10,9 @@ use super::disk_names::{self, DiskNames, Origin};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
-use crate::diff::contents::OnDisk;
-use crate::sbom::{self, spdx};
-use crate::tree::text;
+use crate::disk::tree::text;
+use crate::inspect::diff::contents::OnDisk;
+use crate::inspect::sbom::{self, spdx};
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -11,10 +11,10 @@ use std::time::Duration;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
-use crate::forecast::{Durations, Rest, left};
-use crate::graph::NodeId;
-use crate::packages::files;
-use crate::plan::State;
+use crate::debian::packages::files;
+use crate::engine::forecast::{Durations, Rest, left};
+use crate::engine::graph::NodeId;
+use crate::engine::plan::State;
 use crate::ui;
 
 #[derive(Debug, Args)]

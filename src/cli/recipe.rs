@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::CliError;
 use super::session::{Session, shown};
 use super::{RecipeArgs, exit};
-use crate::bounded;
+use crate::base::bounded;
 use crate::recipe::{self, Diagnostic, Diagnostics, Severity};
 use crate::ui;
 

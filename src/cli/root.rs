@@ -7,10 +7,10 @@ use impasto_store::Store;
 use super::error::CliError;
 use super::exit;
 use super::session::{Loaded, Session, quoted};
-use crate::engine::Engine;
-use crate::graph::{NodeId, Selection};
-use crate::host::Host;
-use crate::plan::State;
+use crate::base::host::Host;
+use crate::engine::graph::{NodeId, Selection};
+use crate::engine::plan::State;
+use crate::engine::run::Engine;
 
 /// Where sudo looks for programs, as Debian and Ubuntu configure it (`secure_path` of sudoers(5)).
 const SECURE_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

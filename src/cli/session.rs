@@ -13,18 +13,18 @@ use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
 use super::{Global, RecipeArgs, SandboxChoice};
-use crate::config::{Origin, Setting, Settings};
-use crate::graph::{Graph, NodeId, Selection};
-use crate::host::Host;
-use crate::inputs::Inputs;
-use crate::interrupt::Interrupt;
-use crate::lock::{self, LockFile, LockState};
-use crate::memory::{LazyMemory, RecipeState};
-use crate::mirror::MirrorChoice;
-use crate::plan::Planner;
+use crate::base::host::Host;
+use crate::base::interrupt::Interrupt;
+use crate::cli::settings::{Origin, Setting, Settings};
+use crate::debian::mirror::MirrorChoice;
+use crate::engine::graph::{Graph, NodeId, Selection};
+use crate::engine::history::{LazyMemory, RecipeState};
+use crate::engine::inputs::Inputs;
+use crate::engine::lock::{self, LockFile, LockState};
+use crate::engine::plan::Planner;
+use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
-use crate::scope::Scope;
 
 /// One invocation.
 pub(crate) struct Session {

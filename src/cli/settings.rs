@@ -13,8 +13,8 @@ use std::time::Duration;
 use impasto_stages::parse_duration;
 use toml::de::{DeTable, DeValue};
 
-use crate::bounded;
-use crate::host::Host;
+use crate::base::bounded;
+use crate::base::host::Host;
 use crate::recipe::suggest::did_you_mean;
 
 /// The system's file.

@@ -13,12 +13,12 @@ use impasto_store::meter::Meter;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
-use crate::graph::{NodeId, Selection};
-use crate::lock::{self, Choice, Entry, LockFile, LockState, Renewal, TOOLBOX};
-use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
-use crate::packages::apt::Apt;
-use crate::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
-use crate::packages::places::{Places, SNAPSHOT_VARIABLE};
+use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
+use crate::debian::packages::apt::Apt;
+use crate::debian::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
+use crate::debian::packages::places::{Places, SNAPSHOT_VARIABLE};
+use crate::engine::graph::{NodeId, Selection};
+use crate::engine::lock::{self, Choice, Entry, LockFile, LockState, Renewal, TOOLBOX};
 use crate::sandbox::Sandbox;
 use crate::ui;
 

@@ -9,8 +9,8 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
-use crate::graph::NodeId;
-use crate::lock::{Choice, LockState, TOOLBOX};
+use crate::engine::graph::NodeId;
+use crate::engine::lock::{Choice, LockState, TOOLBOX};
 use crate::recipe::suggest;
 use crate::ui;
 

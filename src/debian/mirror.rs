@@ -22,7 +22,7 @@ use std::process::Command;
 
 use sources::{Entry, choose, parse_list, parse_sources};
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// Where stages with network find the host's policy.
 pub const DIR: &str = "/run/impasto/apt";

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use impasto_store::qcow2::Qcow2;
 
-use crate::bounded;
-use crate::guest::{self, DiskFile};
+use crate::base::bounded;
+use crate::disk::guest::{self, DiskFile};
 
 /// Bytes at a file's beginning that tell its format: the second copy of VHDX's header begins 128 KiB from its start.
 const HEAD: usize = (128 << 10) + 4;

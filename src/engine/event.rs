@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cause::Diagnosis;
+use crate::engine::cause::Diagnosis;
 
 /// Something that happened, and when.
 #[derive(Debug, Clone)]

@@ -9,8 +9,8 @@ use impasto_store::digest::ActionDigest;
 use impasto_store::layer::DiskRef;
 use serde::{Deserialize, Serialize};
 
-use crate::bounded;
-use crate::memory::file_name;
+use crate::base::bounded;
+use crate::engine::history::file_name;
 
 /// In a stage that is entered: runs the step that failed again.
 pub const AGAIN: &str = "/run/impasto/again";
@@ -39,13 +39,13 @@ impl From<&RootSpec> for StoredRoot {
     }
 }
 
-impl From<StoredRoot> for crate::guest::RootSpec {
+impl From<StoredRoot> for crate::disk::guest::RootSpec {
     fn from(root: StoredRoot) -> Self {
         match root {
-            StoredRoot::Auto => crate::guest::RootSpec::Auto,
-            StoredRoot::Number(number) => crate::guest::RootSpec::Number(number),
-            StoredRoot::Label(label) => crate::guest::RootSpec::Label(label),
-            StoredRoot::Uuid(uuid) => crate::guest::RootSpec::Uuid(uuid),
+            StoredRoot::Auto => crate::disk::guest::RootSpec::Auto,
+            StoredRoot::Number(number) => crate::disk::guest::RootSpec::Number(number),
+            StoredRoot::Label(label) => crate::disk::guest::RootSpec::Label(label),
+            StoredRoot::Uuid(uuid) => crate::disk::guest::RootSpec::Uuid(uuid),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Graph, NodeId};
+use crate::engine::graph::{Graph, NodeId};
 
 /// What a recipe's stages did when they last ran, by stable name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use impasto_store::Store;
 use impasto_store::digest::{ActionDigest, ClaimId, Digest, Hasher, domain};
 use serde::{Deserialize, Serialize};
 
-use crate::forecast::Durations;
+use crate::engine::forecast::Durations;
 use crate::recipe::Recipe;
 
 /// The last run of a node.

@@ -13,7 +13,7 @@ use impasto_store::inputs::{Access, InputFile, TreeEntry, TreeNode, modified, ti
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
-use crate::scope::{Outside, Scope};
+use crate::recipe::scope::{Outside, Scope};
 
 /// Most entries of a directory that is an input, with all that is below it.
 const MAX_ENTRIES: usize = 1_000_000;

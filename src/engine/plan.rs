@@ -13,13 +13,13 @@ use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, Tr
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
-use crate::graph::{Graph, Node, NodeId};
-use crate::image::{self, Format};
-use crate::inputs::{InputError, Inputs};
-use crate::lock::LockState;
-use crate::memory::{LazyMemory, NodeMemory};
-use crate::publish::content_digest;
-use crate::reason::{Names, Reason, changes};
+use crate::disk::image::{self, Format};
+use crate::engine::graph::{Graph, Node, NodeId};
+use crate::engine::history::{LazyMemory, NodeMemory};
+use crate::engine::inputs::{InputError, Inputs};
+use crate::engine::lock::LockState;
+use crate::engine::publish::content_digest;
+use crate::engine::reason::{Names, Reason, changes};
 
 /// A node's result, found or made.
 #[derive(Debug, Clone)]
@@ -212,7 +212,7 @@ impl Planner<'_> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
         let nodes: Vec<_> = graph.ids().filter(|id| needed[id.index()]).collect();
-        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::graph::local_paths(graph.node(*id))));
+        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::engine::graph::local_paths(graph.node(*id))));
         let mut states: Vec<Option<State>> = vec![None; graph.len()];
         for id in nodes {
             let parents = &graph.node(id).parents;
@@ -315,8 +315,8 @@ impl Planner<'_> {
             let (hit, file, cutoff) = match &slot {
                 Slot::Local(path) | Slot::LocalWithTimes(path) => {
                     let bound = match slot {
-                        Slot::LocalWithTimes(_) => crate::inputs::Input::bound_with_times,
-                        _ => crate::inputs::Input::bound,
+                        Slot::LocalWithTimes(_) => crate::engine::inputs::Input::bound_with_times,
+                        _ => crate::engine::inputs::Input::bound,
                     };
                     return inputs
                         .get(path)

@@ -12,9 +12,9 @@ use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
 use tempfile::NamedTempFile;
 
-use crate::bounded;
-use crate::memory::{FileMemory, Memory};
-use crate::plan::Hit;
+use crate::base::bounded;
+use crate::engine::history::{FileMemory, Memory};
+use crate::engine::plan::Hit;
 
 /// A file to write for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]

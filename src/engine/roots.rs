@@ -8,7 +8,7 @@ use impasto_store::refs::Checkout;
 use impasto_store::{Error as StoreError, Store};
 use serde::{Deserialize, Serialize};
 
-use crate::memory::{EARLIER, MEMORY, Memory, RecipeState, recipes};
+use crate::engine::history::{EARLIER, MEMORY, Memory, RecipeState, recipes};
 
 /// The state file in which earlier versions, which had no roots, remembered packages.
 const PACKAGES: &str = "packages";

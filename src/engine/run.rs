@@ -14,19 +14,19 @@ use std::time::{Duration, Instant};
 use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
 
-use crate::cause::About;
-use crate::event::{Event, EventKind, How};
-use crate::graph::{NodeId, Selection};
-use crate::interrupt::Interrupt;
-use crate::job::{Job, JobError, Message, Success};
-use crate::memory::{Memory, NodeMemory, RecipeState};
-use crate::packages::fetch::Fetcher;
-use crate::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
-use crate::publish::{Target, is_current};
-use crate::reason::Reason;
-use crate::roots::UsedPackages;
+use crate::base::interrupt::Interrupt;
+use crate::debian::packages::fetch::Fetcher;
+use crate::engine::cause::About;
+use crate::engine::event::{Event, EventKind, How};
+use crate::engine::graph::{NodeId, Selection};
+use crate::engine::history::{Memory, NodeMemory, RecipeState};
+use crate::engine::job::{Job, JobError, Message, Success};
+use crate::engine::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
+use crate::engine::publish::{Target, is_current};
+use crate::engine::reason::Reason;
+use crate::engine::roots::UsedPackages;
+use crate::engine::schedule::{Schedule, State as TaskState, TaskId};
 use crate::sandbox::{CancelToken, Sandbox};
-use crate::schedule::{Schedule, State as TaskState, TaskId};
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
@@ -142,7 +142,7 @@ const MESSAGES: usize = 1024;
 /// How soon an interrupt is noticed.
 const TICK: Duration = Duration::from_millis(20);
 /// How long jobs that were told to stop are waited for. What does not end by then (a file being converted, a call that
-/// hangs in the kernel) ends with the process, and its sandbox with it. Below [`crate::interrupt::GRACE`].
+/// hangs in the kernel) ends with the process, and its sandbox with it. Below [`crate::base::interrupt::GRACE`].
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often what is used and remembered is written while a run goes on: what a run that is killed lost of it, the
 /// collector may delete.
@@ -399,7 +399,8 @@ impl<'a> Engine<'a> {
             Err(JobError::Miss { from, miss }) => self.miss(id, from, &miss),
             Err(JobError::Changed { path, .. }) if self.rebinds[id.index()] < REBINDS => {
                 self.rebinds[id.index()] += 1;
-                let paths: Vec<_> = crate::graph::local_paths(self.planner.graph.node(id)).map(str::to_owned).collect();
+                let paths: Vec<_> =
+                    crate::engine::graph::local_paths(self.planner.graph.node(id)).map(str::to_owned).collect();
                 for name in paths {
                     self.planner.inputs.forget(&name);
                 }
@@ -555,7 +556,7 @@ impl<'a> Engine<'a> {
             Err(error) => {
                 let causes = crate::ui::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
-                    let cause = crate::cause::of_error(&error);
+                    let cause = crate::engine::cause::of_error(&error);
                     let help = cause.map_or(String::new(), |cause| {
                         format!(
                             "\n          caused by: {cause}\n          help: {}",

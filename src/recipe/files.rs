@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use impasto_store::inputs::Access;
 
-use crate::bounded;
-use crate::scope::{Outside, Scope};
+use crate::base::bounded;
+use crate::recipe::scope::{Outside, Scope};
 
 /// Most files and directories that `dir()` looks at.
 const MAX_FILES: usize = 100_000;

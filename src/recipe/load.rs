@@ -24,8 +24,8 @@ use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageText, State};
 use super::syntax;
 use super::vars::Variables;
 
-use crate::bounded;
-use crate::scope::{Outside, Scope};
+use crate::base::bounded;
+use crate::recipe::scope::{Outside, Scope};
 
 /// What to load, and the values from outside.
 #[derive(Debug, Clone, Default)]

@@ -27,6 +27,7 @@ mod model;
 mod outline;
 mod packer;
 mod render;
+pub mod scope;
 mod stage;
 pub mod suggest;
 mod syntax;

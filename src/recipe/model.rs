@@ -9,7 +9,7 @@ use impasto_stages::Params;
 use impasto_stages::action::Cutoff;
 
 use super::diagnostic::{Diagnostics, Sources, Span};
-use crate::scope::Scope;
+use crate::recipe::scope::Scope;
 
 /// A recipe, evaluated once for every chosen combination of its matrix.
 #[derive(Debug)]

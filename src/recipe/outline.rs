@@ -7,7 +7,7 @@ use hcl_edit::structure::Block;
 
 use super::load::Place;
 use super::syntax;
-use crate::bounded;
+use crate::base::bounded;
 
 /// What a recipe declares, in the order in which its files say it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use impasto_store::inputs::Access;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// A file that a recipe may not read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use super::expr::Names;
 use super::files::Files;
 use super::lower::{Allowed, Lowering};
 use super::syntax;
-use crate::scope::Scope;
+use crate::recipe::scope::Scope;
 
 fn eval(text: &str) -> Result<Value, Vec<Diagnostic>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/recipes");

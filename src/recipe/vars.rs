@@ -20,7 +20,7 @@ use super::suggest::did_you_mean;
 use super::syntax;
 use super::types::VarType;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// A value that a variable was given.
 struct Given {

@@ -18,7 +18,7 @@ use super::protocol::{Problem, ProblemKind};
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::sys;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// Second argument that makes a supervisor the process that tells the kernel the room's ids.
 pub(super) const MAP_IDS: &str = "map-ids";

@@ -9,8 +9,8 @@ use serde_bytes::ByteBuf;
 use super::SandboxError;
 use super::process::io_error;
 use super::protocol::RUN_DIR;
-use crate::bounded;
-use crate::mirror::{self, MirrorError, Mirrors};
+use crate::base::bounded;
+use crate::debian::mirror::{self, MirrorError, Mirrors};
 
 /// The host's files that steps with network see in place of the image's.
 const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];

@@ -14,7 +14,7 @@ use impasto_stages::Limits;
 use rustix::fs::{FlockOperation, flock};
 
 use super::protocol::{Ceiling, Limit};
-use crate::bounded;
+use crate::base::bounded;
 
 /// How the names of our groups begin.
 const PREFIX: &str = "impasto-";

@@ -13,8 +13,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
 use super::protocol::{Device, Problem, ProblemKind};
 use super::sys;
-use crate::bounded;
-use crate::guest::Partition;
+use crate::base::bounded;
+use crate::disk::guest::Partition;
 
 const LOOP_MAJOR: u32 = 7;
 

@@ -47,9 +47,9 @@ pub(crate) use terminal::Saved as SavedTerminal;
 
 use impasto_stages::{Limits, Secret};
 
-use crate::guest::{RootError, RootSpec};
-use crate::mirror::MirrorError;
-use crate::toolbox::{Task, ToolFailure};
+use crate::debian::mirror::MirrorError;
+use crate::debian::toolbox::{Task, ToolFailure};
+use crate::disk::guest::{RootError, RootSpec};
 
 /// The agent: a static executable, built with impasto.
 static AGENT: &[u8] = include_bytes!(env!("IMPASTO_AGENT"));

@@ -25,8 +25,8 @@ use super::{
     Finished, Job, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, Surroundings, ToolEnd, ToolEvent,
     ToolJob, agent_digest,
 };
-use crate::bounded;
-use crate::mirror::{MirrorChoice, MirrorError, Mirrors};
+use crate::base::bounded;
+use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
 
 /// Runs jobs by the host's kernel. Needs root.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
             Err(Trouble::Error(error)) => Err(error),
             Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::interrupt::EXIT_CODE.into()),
+            Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::base::interrupt::EXIT_CODE.into()),
             Err(Trouble::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
             Err(Trouble::Stop(Stop::TimedOut | Stop::Limit(_))) => {
                 Err(supervisor.broken("it stopped without cause".to_owned()))

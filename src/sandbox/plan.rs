@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::protocol::{Ceiling, Device, Limit, Problem};
-use crate::guest::Layout;
-use crate::toolbox::{Task, ToolFailure};
+use crate::debian::toolbox::{Task, ToolFailure};
+use crate::disk::guest::Layout;
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use super::{CancelToken, SandboxError};
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);

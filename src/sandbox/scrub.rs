@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 
-use crate::guest::Patch;
+use crate::disk::guest::Patch;
 
 /// A job's overlay in which bytes without meaning are zeros: what sealing shall read.
 ///

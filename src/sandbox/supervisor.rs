@@ -33,7 +33,7 @@ use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
 use super::{AGENT, emulate, probe, sys, tools};
-use crate::guest::{self, DiskFile, FileSystem, Layout};
+use crate::disk::guest::{self, DiskFile, FileSystem, Layout};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
 pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";

@@ -24,8 +24,8 @@ use super::protocol::{
 use super::{
     AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd, ToolEvent,
 };
-use crate::bounded;
-use crate::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
+use crate::base::bounded;
+use crate::disk::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
 
 /// Where steps look for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -366,7 +366,7 @@ impl<'a> Talk<'a> {
             Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", Place::Scripts.dir())),
             _ => None,
         };
-        let files = script.into_iter().chain(crate::cause::suspects(&self.tail)).collect();
+        let files = script.into_iter().chain(crate::engine::cause::suspects(&self.tail)).collect();
         match self.ask(&Request::Examine { files })? {
             Answer::Facts(facts) => Ok(facts),
             Answer::Problem(problem) => Err(Trouble::Problem(problem)),

@@ -26,7 +26,7 @@ use super::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use super::supervisor::{isolate, open_groups};
 use super::sys;
 use super::usage::Watcher;
-use crate::toolbox::{self, MOUNT_POINTS};
+use crate::debian::toolbox::{self, MOUNT_POINTS};
 
 /// Where the directory that can be written is.
 const WORK: &str = "/work";

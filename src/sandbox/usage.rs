@@ -7,7 +7,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::protocol::{Ceiling, Limit};
-use crate::bounded;
+use crate::base::bounded;
 
 /// At least this long lies between two counts.
 const INTERVAL: Duration = Duration::from_millis(50);

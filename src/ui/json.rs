@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{Reporter, output};
-use crate::event::{Event, EventKind};
+use crate::engine::event::{Event, EventKind};
 
 /// Version of the lines' form; it grows only when a field changes its meaning.
 const VERSION: u32 = 1;

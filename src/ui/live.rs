@@ -13,7 +13,7 @@ use super::report::MANY_CACHED;
 use super::screen::{Screen, Stderr, Terminal, clip, width};
 use super::style::{BUSY, FAINT};
 use super::{Reporter, about, bytes, seconds};
-use crate::event::{Event, EventKind, How};
+use crate::engine::event::{Event, EventKind, How};
 
 /// How often the view is drawn. Lines of logs come faster than anybody reads.
 pub(super) const EVERY: Duration = Duration::from_millis(100);

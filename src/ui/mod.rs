@@ -18,8 +18,8 @@ mod wait;
 use std::io::Write;
 use std::time::Duration;
 
-use crate::event::Event;
-use crate::log::without_commands;
+use crate::engine::event::Event;
+use crate::engine::log::without_commands;
 
 pub use ci::{Level, Place, Service, place as ci_place};
 pub use json::Json;

@@ -12,7 +12,7 @@ use super::ci::{Fold, Level, Place, Service};
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
 use super::{Reporter, commands, message, seconds};
-use crate::event::{Event, EventKind, How};
+use crate::engine::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use impasto_store::Owner;
 use super::stage_logs::StageLogs;
 use super::summary::Summary;
 use super::trace::Trace;
-use crate::event::Event;
-use crate::publish::{Draft, writable_dir};
+use crate::engine::event::Event;
+use crate::engine::publish::{Draft, writable_dir};
 
 /// Where they go, absolute; none of what is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

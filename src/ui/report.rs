@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::style::{BAD, BUSY, FAINT, GOOD};
 use super::{bytes, screen, seconds};
-use crate::event::{EventKind, How};
+use crate::engine::event::{EventKind, How};
 
 /// More cached stages than these are counted, not listed: what ran is easier to see then.
 pub(super) const MANY_CACHED: usize = 30;

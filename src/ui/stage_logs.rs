@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 
 use super::record::{MODE, RecordError};
-use crate::event::EventKind;
-use crate::memory::file_name;
-use crate::publish::Draft;
+use crate::engine::event::EventKind;
+use crate::engine::history::file_name;
+use crate::engine::publish::Draft;
 
 /// Writes the logs of the stages that run.
 pub(super) struct StageLogs {

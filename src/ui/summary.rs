@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::record::{Ending, Verdict};
 use super::report::MANY_CACHED;
 use super::{bytes, seconds};
-use crate::event::{EventKind, How};
+use crate::engine::event::{EventKind, How};
 
 /// What a page will say.
 pub(super) struct Summary {

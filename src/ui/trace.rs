@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::record::{Ending, Verdict};
-use crate::event::{Event, EventKind, How};
+use crate::engine::event::{Event, EventKind, How};
 
 /// What a trace will hold.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use super::pace::Pace;
 use super::screen::{Screen, Stderr};
 use super::style::BUSY;
 use super::{message, seconds};
-use crate::event::{Event, EventKind};
-use crate::host::Host;
+use crate::base::host::Host;
+use crate::engine::event::{Event, EventKind};
 
 /// What is waited for, until it is dropped.
 #[derive(Debug)]

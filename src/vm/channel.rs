@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// The most bytes of a line that are read: the other side may be a hostile guest.
 const MAX_LINE: u64 = 1 << 20;

@@ -349,7 +349,7 @@ fn last_words(mut stderr: impl Read) -> String {
     let _ = stderr.by_ref().take(MAX_WORDS).read_to_end(&mut words);
     let _ = io::copy(&mut stderr, &mut io::sink());
     let text = String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ");
-    crate::log::neutralise(OsStr::new(&text).as_bytes())
+    crate::engine::log::neutralise(OsStr::new(&text).as_bytes())
 }
 
 fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {

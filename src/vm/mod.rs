@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
-use crate::image::{self, Format, Image};
+use crate::disk::image::{self, Format, Image};
 
 pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
 pub use machine::{Machine, Seen};

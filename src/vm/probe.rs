@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use impasto_store::chain::open_file_path;
 
 use super::{Accel, Backing, Console, Firmware, Machine, Network, QEMU, Seen, Spec, VmError, overlay};
-use crate::bounded;
+use crate::base::bounded;
 use crate::sandbox::CancelToken;
 
 /// What the guest writes to its serial console.

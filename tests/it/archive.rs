@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use impasto::archive::{
+use impasto::base::host::Host;
+use impasto::debian::archive::{
     Cache, Client, DEBIAN_KEYS, DownloadError, Index, Keyring, NoCache, Options, Place, Release, SignatureError,
     Source, Trust, Wanted,
 };
-use impasto::host::Host;
-use impasto::mirror::{Mirror, MirrorChoice, Mirrors};
+use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
 use impasto::sandbox::CancelToken;
 use pgp::crypto::hash::HashAlgorithm;
 use proptest::prelude::*;

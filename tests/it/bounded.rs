@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use impasto::bounded::{LINES, TEXT, open_directory, read, read_text};
+use impasto::base::bounded::{LINES, TEXT, open_directory, read, read_text};
 use rustix::fs::Mode;
 
 use crate::base::base;

@@ -7,9 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use impasto::guest::View;
-use impasto::tree::make::{Unread, tree};
-use impasto::tree::text;
+use impasto::disk::guest::View;
+use impasto::disk::tree::make::{Unread, tree};
+use impasto::disk::tree::text;
 use impasto_store::qcow2::RawFile;
 
 use crate::base::tool;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use impasto::assemble::{AssembleError, assemble};
-use impasto::guest::{DiskFile, FsKind, PartitionKind, RootChoice, RootSpec, Table, choose_root, read_layout};
+use impasto::disk::guest::{DiskFile, FsKind, PartitionKind, RootChoice, RootSpec, Table, choose_root, read_layout};
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Networking, PartitionSpec, Role, RootFileSystem, UserSpec};
 use tempfile::TempDir;
 

@@ -11,8 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use impasto::guest::ext4::{Content, Ext4, Inode, Xattrs};
-use impasto::guest::{DiskFile, ReadAt};
+use impasto::disk::guest::ext4::{Content, Ext4, Inode, Xattrs};
+use impasto::disk::guest::{DiskFile, ReadAt};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
 use crate::base::tool;

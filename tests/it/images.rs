@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use impasto::image::{self, Format, Image};
+use impasto::disk::image::{self, Format, Image};
 use impasto::sandbox::{CancelToken, Outcome};
 use impasto::vm::{Accel, Console, Firmware, Machine, Network, Seen, Spec};
 use impasto_store::chain::open_file_path;

@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use impasto::deb::{closure, control};
-use impasto::mirror::MirrorChoice;
-use impasto::toolbox::TOOLS;
+use impasto::debian::deb::{closure, control};
+use impasto::debian::mirror::MirrorChoice;
+use impasto::debian::toolbox::TOOLS;
 
 use crate::debian::{KEYRING, SUITE, once, run};
 use crate::project::Project;

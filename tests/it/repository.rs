@@ -15,9 +15,9 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use impasto::archive::{Source, Trust};
-use impasto::host::Host;
-use impasto::mirror::Mirror;
+use impasto::base::host::Host;
+use impasto::debian::archive::{Source, Trust};
+use impasto::debian::mirror::Mirror;
 use sha2::{Digest as _, Sha256};
 
 pub(crate) use key::{Key, MADE};

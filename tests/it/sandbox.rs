@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use impasto::guest::RootSpec;
+use impasto::disk::guest::RootSpec;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
     AgentStep, CancelToken, Content, Finished, Input, InputKind, Job, NamespaceSandbox, Outcome, Owner, Sandbox,

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use impasto::guest::RootSpec;
+use impasto::disk::guest::RootSpec;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{AgentStep, Finished, Job, Outcome, SandboxError, Scrubbed};
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, Qcow2};

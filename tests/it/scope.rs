@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use impasto::scope::{Outside, Scope};
+use impasto::recipe::scope::{Outside, Scope};
 use impasto_store::inputs::Access;
 
 use crate::project::{Ran, ran};

@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use impasto::guest::View;
-use impasto::tree::make::{Below, tree};
-use impasto::tree::{Kind, Tree, text};
+use impasto::disk::guest::View;
+use impasto::disk::tree::make::{Below, tree};
+use impasto::disk::tree::{Kind, Tree, text};
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 
 use crate::base::tool;

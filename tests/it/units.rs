@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use impasto::engine::{Engine, RunConfig, Summary};
-use impasto::event::{Event, EventKind};
-use impasto::graph::Graph;
-use impasto::inputs::Inputs;
-use impasto::lock::LockState;
-use impasto::memory::{LazyMemory, RecipeState};
-use impasto::packages::fetch::{Fetcher, Supply};
-use impasto::plan::Planner;
+use impasto::debian::packages::fetch::{Fetcher, Supply};
+use impasto::engine::event::{Event, EventKind};
+use impasto::engine::graph::Graph;
+use impasto::engine::history::{LazyMemory, RecipeState};
+use impasto::engine::inputs::Inputs;
+use impasto::engine::lock::LockState;
+use impasto::engine::plan::Planner;
+use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
 use impasto_stages::{Kind, Lowered, Makes, ParamError, ParamSpec, Params, Registry, StageContext, Type, UnitFiles};
@@ -81,7 +81,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         place: String::new(),
         dir: String::new(),
         facts: BTreeMap::new(),
-        interrupt: impasto::interrupt::Interrupt::default(),
+        interrupt: impasto::base::interrupt::Interrupt::default(),
         used: Default::default(),
         whole: true,
     };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use impasto::diff::plain;
+use impasto::inspect::diff::plain;
 use serde_json::Value;
 
 use super::missing;

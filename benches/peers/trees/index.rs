@@ -59,7 +59,7 @@ fn write(dir: &Path, script: &str) {
 fn build(dir: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
     command.arg("build").arg(dir).arg("--out").arg(dir.join("out"));
-    command.env("IMPASTO_LOG", "impasto::job::known=debug").env("NO_COLOR", "1");
+    command.env("IMPASTO_LOG", "impasto::engine::job::known=debug").env("NO_COLOR", "1");
     command
 }
 

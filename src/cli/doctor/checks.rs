@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 use impasto_store::Store;
 
 use super::{Check, Status};
-use crate::archive::{Client, Options, Source, Trust};
+use crate::base::bounded;
+use crate::base::host::User;
 use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
-use crate::deb::control::stanzas;
-use crate::host::User;
+use crate::debian::archive::{Client, Options, Source, Trust};
+use crate::debian::deb::control::stanzas;
 use crate::sandbox::{self, CancelToken, Piece};
+use crate::ui;
 use crate::vm::{self, Accel, VmError};
-use crate::{bounded, ui};
 
 /// Debian's suite that the mirror is asked for: that of the tools that impasto itself uses.
 const SUITE: &str = "bookworm";

@@ -1,9 +1,9 @@
-//! How a mirror is reached: URL, login and proxy, out of what [`crate::mirror`] writes for apt.
+//! How a mirror is reached: URL, login and proxy, out of what [`crate::debian::mirror`] writes for apt.
 //! Knows apt's two formats; shows no password.
 
 use reqwest::{Proxy, Url};
 
-use crate::mirror::{Mirror, Mirrors};
+use crate::debian::mirror::{Mirror, Mirrors};
 
 /// The URL of a file below a mirror, without user name and password.
 pub(super) fn url(mirror: &Mirror, path: &str) -> Option<Url> {

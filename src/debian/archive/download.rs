@@ -20,7 +20,7 @@ use super::access;
 use super::error::{Cause, DownloadError};
 use super::release::{is_below, is_sha256};
 use super::transfer::{Expected, Http, Part, copy};
-use crate::mirror::{Mirror, Mirrors};
+use crate::debian::mirror::{Mirror, Mirrors};
 use crate::sandbox::CancelToken;
 
 /// A file that is wanted.

@@ -11,7 +11,7 @@ use super::signed::download;
 use super::transfer::{Expected, sha256};
 use super::unpack::{FORMATS, Format, UnpackError, unpack};
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// An index of packages, as the Release states it.
 #[derive(Debug, Clone, PartialEq, Eq)]

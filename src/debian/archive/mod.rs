@@ -29,7 +29,7 @@ pub use index::{Cache, Index, NoCache};
 pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
 pub use release::{Entry, Release, ReleaseError};
 
-use crate::mirror::Mirror;
+use crate::debian::mirror::Mirror;
 
 /// An archive, and what of it is wanted.
 #[derive(Debug, Clone)]

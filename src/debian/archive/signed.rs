@@ -8,8 +8,8 @@ use super::openpgp::{Keyring, SignatureError, Verified};
 use super::release::Release;
 use super::transfer::Expected;
 use super::{Source, Trust};
-use crate::bounded;
-use crate::mirror::Mirror;
+use crate::base::bounded;
+use crate::debian::mirror::Mirror;
 
 /// Bytes of a signed file, at most: Debian's own has 150 kB.
 const MAX_RELEASE: u64 = 16 << 20;

@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use super::access::shown;
 use super::error::Cause;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// Redirections that are followed.
 const REDIRECTS: u32 = 5;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::unpack::{Identity, Source, UnpackError, content, unpack};
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// The tree, and its index, in the directory of its name.
 const ROOT: &str = "root";

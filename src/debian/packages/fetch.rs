@@ -13,10 +13,10 @@ use impasto_store::meter::Meter;
 use impasto_store::{Error as StoreError, Store};
 
 use super::files;
-pub use crate::archive::Place;
-use crate::archive::{Cause, Client, LOGIN, Options};
-use crate::bounded;
-use crate::mirror::Mirrors;
+use crate::base::bounded;
+pub use crate::debian::archive::Place;
+use crate::debian::archive::{Cause, Client, LOGIN, Options};
+use crate::debian::mirror::Mirrors;
 use crate::sandbox::CancelToken;
 use crate::ui::with_causes;
 
@@ -262,7 +262,7 @@ impl Shared {
         let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()
-            .map(|Wanted { package, places, own: _ }| crate::archive::Wanted {
+            .map(|Wanted { package, places, own: _ }| crate::debian::archive::Wanted {
                 name: title(package),
                 size: package.size,
                 sha256: package.sha256.clone(),

@@ -7,8 +7,8 @@ use std::path::Path;
 use impasto_stages::Secret;
 use impasto_stages::packages::PackageRequest;
 
-use crate::lock::Entry;
-use crate::scope::Scope;
+use crate::engine::lock::Entry;
+use crate::recipe::scope::Scope;
 
 /// What is to be settled.
 pub struct Question<'a> {

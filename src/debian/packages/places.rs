@@ -7,9 +7,9 @@ use std::path::Path;
 use impasto_stages::packages::{LockedPackage, Repository};
 
 use super::fetch::{Place, Wanted};
-use crate::graph::{Graph, NodeId};
-use crate::lock::{Entry, LockFile, LockState, below};
-use crate::mirror::{Mirror, MirrorError, Mirrors};
+use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
+use crate::engine::graph::{Graph, NodeId};
+use crate::engine::lock::{Entry, LockFile, LockState, below};
 
 /// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
 pub const SNAPSHOT_VARIABLE: &str = "IMPASTO_SNAPSHOT";

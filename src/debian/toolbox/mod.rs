@@ -23,7 +23,7 @@ use impasto_stages::bootstrap::BootstrapSpec;
 use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::bounded;
+use crate::base::bounded;
 
 pub use bootstrap::PACKAGES;
 pub use resolve::{

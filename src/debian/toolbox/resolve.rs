@@ -18,7 +18,7 @@ use super::ToolFailure;
 use super::apt::{Apt, Archive};
 use super::program::Output;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// The directory that a resolution reads.
 pub const APT: &str = "apt";

@@ -9,8 +9,8 @@ use std::io;
 use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
 use impasto_store::qcow2::{CHUNK, is_zero};
 
-use crate::guest::ext4::Extent;
-use crate::guest::{ReadAt, View};
+use crate::disk::guest::ext4::Extent;
+use crate::disk::guest::{ReadAt, View};
 
 /// Bytes of a piece.
 const PIECE: u64 = 1 << 20;

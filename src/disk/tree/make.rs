@@ -13,9 +13,9 @@ use impasto_store::digest::Digest;
 use rayon::prelude::*;
 
 use super::{Area, Entry, Kind, Partition, Place, Table, Tree, Volume, content};
-use crate::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
-use crate::guest::fat::Fat;
-use crate::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
+use crate::disk::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
+use crate::disk::guest::fat::Fat;
+use crate::disk::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
 
 /// Fields of an ext superblock, by offset and length, that tell of use or of placement: free counts, times, mounts, the last
 /// mount point, orphans, the seed of directory hashes, the copy of the journal's inode, errors, overhead, the checksum; or

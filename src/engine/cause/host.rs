@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Cause;
-use crate::job::{JobError, host_failure};
-use crate::plan::PlanError;
+use crate::engine::job::{JobError, host_failure};
+use crate::engine::plan::PlanError;
 use crate::sandbox::SandboxError;
 use crate::ui::bytes;
 
@@ -134,8 +134,8 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
                 errno = errno.or(problem.errno.map(Errno::from_raw_os_error));
                 None
             }
-            _ => error.downcast_ref::<crate::archive::Cause>().and_then(|cause| match cause {
-                crate::archive::Cause::Write { path, .. } => Some(path.as_path()),
+            _ => error.downcast_ref::<crate::debian::archive::Cause>().and_then(|cause| match cause {
+                crate::debian::archive::Cause::Write { path, .. } => Some(path.as_path()),
                 _ => None,
             }),
         };

@@ -8,16 +8,16 @@ use impasto_store::qcow2::GateError;
 use impasto_store::{Error as StoreError, Miss};
 use rustix::io::Errno;
 
-use crate::cause::{self, About, Cause, Diagnosis, LogLine, Place};
-use crate::fetch::FetchError;
-use crate::graph::NodeId;
-use crate::image::Format;
-use crate::inputs::InputError;
-use crate::packages::fetch::{DemandError, PackageFetchError};
-use crate::packages::tools::ToolsError;
-use crate::plan::PlanError;
+use crate::debian::packages::fetch::{DemandError, PackageFetchError};
+use crate::debian::packages::tools::ToolsError;
+use crate::disk::image::Format;
+use crate::engine::cause::{self, About, Cause, Diagnosis, LogLine, Place};
+use crate::engine::download::FetchError;
+use crate::engine::failed::AGAIN;
+use crate::engine::graph::NodeId;
+use crate::engine::inputs::InputError;
+use crate::engine::plan::PlanError;
 use crate::sandbox::SandboxError;
-use crate::shell::AGAIN;
 
 /// A job without a result.
 #[derive(Debug, thiserror::Error)]

@@ -16,11 +16,11 @@ use impasto_store::meter::Metered;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 
 use super::{Job, JobError, JobInput, Made, create};
-use crate::fetch::{FetchError, fetch};
-use crate::graph::NodeId;
-use crate::image::{self, Image};
-use crate::inputs::{Input, copy_file};
-use crate::publish::Draft;
+use crate::disk::image::{self, Image};
+use crate::engine::download::{FetchError, fetch};
+use crate::engine::graph::NodeId;
+use crate::engine::inputs::{Input, copy_file};
+use crate::engine::publish::Draft;
 
 impl Job {
     pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<Made, JobError> {

@@ -22,12 +22,12 @@ use impasto_store::{Error as StoreError, Store};
 
 use super::replay::Replay;
 use super::{Job, JobError, StageFailure, host_failure};
-use crate::bounded;
-use crate::guest::View;
-use crate::plan::Asked;
+use crate::base::bounded;
+use crate::disk::guest::View;
+use crate::disk::tree::make::{self, Below, Unread};
+use crate::disk::tree::{Tree, text};
+use crate::engine::plan::Asked;
 use crate::sandbox::{Finished, Scrubbed};
-use crate::tree::make::{self, Below, Unread};
-use crate::tree::{Tree, text};
 
 /// A disk that the store has.
 pub(super) struct Kept {

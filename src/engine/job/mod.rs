@@ -37,15 +37,15 @@ pub(crate) use known::load_tree;
 pub(crate) use packages::WAITING;
 pub use shell::ShellRequest;
 
-use crate::cause::About;
-use crate::graph::NodeId;
-use crate::inputs::Input;
-use crate::log::Redactor;
-use crate::packages::fetch::Fetcher;
-use crate::plan::Hit;
-use crate::publish::{Draft, Published, Target, content_digest};
+use crate::debian::packages::fetch::Fetcher;
+use crate::engine::cause::About;
+use crate::engine::graph::NodeId;
+use crate::engine::inputs::Input;
+use crate::engine::log::Redactor;
+use crate::engine::plan::Hit;
+use crate::engine::publish::{Draft, Published, Target, content_digest};
+use crate::recipe::scope::Scope;
 use crate::sandbox::{CancelToken, Sandbox};
-use crate::scope::Scope;
 
 /// What a job tells the engine.
 pub enum Message {

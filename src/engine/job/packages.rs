@@ -11,12 +11,12 @@ use impasto_store::blob::Sha256Writer;
 use rayon::prelude::*;
 
 use super::{Job, JobError, JobInput};
-use crate::bounded;
-use crate::deb::package::Package;
-use crate::inputs::{Input, copy_file};
-use crate::packages::fetch::{DemandError, title};
-use crate::packages::files;
-use crate::packages::tools::{ToolsError, tools};
+use crate::base::bounded;
+use crate::debian::deb::package::Package;
+use crate::debian::packages::fetch::{DemandError, title};
+use crate::debian::packages::files;
+use crate::debian::packages::tools::{ToolsError, tools};
+use crate::engine::inputs::{Input, copy_file};
 
 /// How inputs are called that are package files of the user's.
 pub(super) const LOCAL: &str = "package-";

@@ -15,12 +15,12 @@ use serde_bytes::ByteBuf;
 
 use super::sandboxed::root;
 use super::{Job, JobError, create};
-use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
-use crate::guest::{self, ReadAt, View, Window};
+use crate::disk::guest::ext4::{Content, Ext4, Paths, ReadError};
+use crate::disk::guest::{self, ReadAt, View, Window};
+use crate::disk::tree::compare::{Changes, FileChange, aspects, compare};
+use crate::disk::tree::{Entry, Kind, Tree, Volume};
 use crate::sandbox::protocol::{self, Change, Node, Put};
 use crate::sandbox::{self, AgentStep, Outcome};
-use crate::tree::compare::{Changes, FileChange, aspects, compare};
-use crate::tree::{Entry, Kind, Tree, Volume};
 
 /// A stage that changed fewer bytes than this costs little as it is.
 const WORTH: u64 = 4 << 20;
@@ -115,7 +115,7 @@ impl Job {
         self.with_overlay(action, (&overlay, &finished), &reader, |source| {
             let view = self.view(source, Some(&reader))?;
             let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
-            if crate::tree::text::write(&tree) != replay.text {
+            if crate::disk::tree::text::write(&tree) != replay.text {
                 tracing::debug!(stage = self.label, "the previous disk does not come to the same tree");
                 return Ok(None);
             }

@@ -19,12 +19,12 @@ use impasto_store::meter::Metered;
 
 use super::known::{Start, load_tree};
 use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
-use crate::bounded;
-use crate::cause::{self, Clues, Evidence, Place, What};
-use crate::guest;
-use crate::inputs::{Input, copy_file, pack_tree};
-use crate::log::{Lines, Redactor, Tail};
-use crate::memory::file_name;
+use crate::base::bounded;
+use crate::disk::guest;
+use crate::engine::cause::{self, Clues, Evidence, Place, What};
+use crate::engine::history::file_name;
+use crate::engine::inputs::{Input, copy_file, pack_tree};
+use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{self, AgentStep, Content, Culprit, InputKind, Outcome, Owner, SandboxEvent};
 
 impl Job {
@@ -357,10 +357,10 @@ impl Job {
         let Ok(dir) = &self.failed else { return Ok(()) };
         for name in &self.names {
             let action_digest = action.digest();
-            let state = crate::shell::FailedState {
+            let state = crate::engine::failed::FailedState {
                 action: action_digest,
                 disk: *disk,
-                root: crate::shell::StoredRoot::from(&action.root),
+                root: crate::engine::failed::StoredRoot::from(&action.root),
                 step: step.and_then(|step| u32::try_from(step).ok()),
             };
             state.keep(dir, name, overlay).map_err(JobError::io("keep the failed state in", dir))?;
@@ -370,7 +370,7 @@ impl Job {
 
     fn forget_failed(&self) {
         if let Ok(dir) = &self.failed {
-            self.names.iter().for_each(|name| crate::shell::FailedState::forget(dir, name));
+            self.names.iter().for_each(|name| crate::engine::failed::FailedState::forget(dir, name));
         }
     }
 }

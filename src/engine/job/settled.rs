@@ -12,7 +12,7 @@ use impasto_store::qcow2::ChunkSource;
 
 use super::sandboxed::keeps_times;
 use super::{Job, JobError, JobInput};
-use crate::guest::{Patch, Settle, View, read_layout};
+use crate::disk::guest::{Patch, Settle, View, read_layout};
 use crate::sandbox::Finished;
 
 impl Job {

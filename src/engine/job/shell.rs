@@ -7,8 +7,8 @@ use impasto_stages::action::{Action, Bound, Executor, SandboxRoot, Step};
 
 use super::sandboxed::Staged;
 use super::{Job, JobError};
+use crate::engine::failed::AGAIN;
 use crate::sandbox::{AgentStep, CancelToken};
-use crate::shell::AGAIN;
 
 /// How a stage is entered.
 pub struct ShellRequest {

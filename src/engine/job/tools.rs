@@ -14,10 +14,10 @@ use impasto_store::qcow2::RawFile;
 
 use super::sandboxed::{LogFile, record};
 use super::{Job, JobError, Made, StageFailure, create};
-use crate::bounded;
-use crate::cause::{self, Cause};
+use crate::base::bounded;
+use crate::debian::toolbox::{DISK, PACKAGES, TREE, Task};
+use crate::engine::cause::{self, Cause};
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
-use crate::toolbox::{DISK, PACKAGES, TREE, Task};
 
 /// What a tree is called among its node's files.
 const NAME: &str = "tree.tar";

@@ -8,8 +8,8 @@ use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
 use super::file::{Entry, LockFile, Package, TOOLBOX, Table};
-use crate::graph::{Graph, Node, NodeId};
-use crate::packages::places::{ARCHIVE, SECURITY};
+use crate::debian::packages::places::{ARCHIVE, SECURITY};
+use crate::engine::graph::{Graph, Node, NodeId};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
 pub use report::changes;
 pub use room::{TooSmall, too_small};
 
-use crate::bounded;
+use crate::base::bounded;
 use crate::recipe::Recipe;
 
 /// The lock cannot be used.

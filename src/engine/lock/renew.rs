@@ -9,10 +9,10 @@ use impasto_stages::packages::RequestRoot;
 
 use super::apply::{LockState, Walk, below, emulator};
 use super::file::{Entry, LockFile, TOOLBOX, Table};
-use crate::cause::{Place, What};
-use crate::graph::{Graph, Node, NodeId};
-use crate::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
-use crate::scope::Scope;
+use crate::debian::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
+use crate::engine::cause::{Place, What};
+use crate::engine::graph::{Graph, Node, NodeId};
+use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

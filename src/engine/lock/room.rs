@@ -9,7 +9,7 @@ use impasto_stages::packages::PackageRequest;
 
 use super::apply::{LockState, below};
 use super::file::{LockFile, Package};
-use crate::graph::{Graph, Node, NodeId};
+use crate::engine::graph::{Graph, Node, NodeId};
 
 /// What packages take is at least this part of what they say: sizes of files are rounded otherwise, and scripts of
 /// packages may remove what they brought.

@@ -9,12 +9,12 @@ use impasto_store::claim::FileContent;
 use impasto_store::digest::{ActionDigest, ClaimId};
 
 use super::{Engine, EngineError};
-use crate::cause::{About, DiskMaker, Place, What};
-use crate::graph::NodeId;
-use crate::job::{Job, JobInput};
-use crate::log::Redactor;
-use crate::plan::{Units, unit_name};
-use crate::publish::Target;
+use crate::engine::cause::{About, DiskMaker, Place, What};
+use crate::engine::graph::NodeId;
+use crate::engine::job::{Job, JobInput};
+use crate::engine::log::Redactor;
+use crate::engine::plan::{Units, unit_name};
+use crate::engine::publish::Target;
 
 /// How many earlier runs of a node are looked at.
 const PREVIOUS: usize = 8;

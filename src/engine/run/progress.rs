@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use impasto_store::meter::{Meter, Reading};
 
 use super::Engine;
-use crate::event::EventKind;
-use crate::forecast::{Durations, Left, Rest, Work, left};
-use crate::graph::NodeId;
-use crate::job::WAITING;
-use crate::schedule::{State, TaskId};
+use crate::engine::event::EventKind;
+use crate::engine::forecast::{Durations, Left, Rest, Work, left};
+use crate::engine::graph::NodeId;
+use crate::engine::job::WAITING;
+use crate::engine::schedule::{State, TaskId};
 
 /// How often meters are read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -8,8 +8,8 @@ use std::ops::Range;
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 use serde::Serialize;
 
-use crate::guest::ext4::{Content as FileContent, Ext4, Inode, ReadError};
-use crate::guest::{View, Window, read_layout};
+use crate::disk::guest::ext4::{Content as FileContent, Ext4, Inode, ReadError};
+use crate::disk::guest::{View, Window, read_layout};
 
 /// Differences are counted in pieces of this size, so that no piece belongs to two things.
 const SECTOR: usize = 512;

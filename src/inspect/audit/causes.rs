@@ -31,9 +31,9 @@ use std::cell::Cell;
 
 use serde::Serialize;
 
-use crate::diff::plain;
-use crate::tree::compare::{Aspects, aspects};
-use crate::tree::{Entry, Kind};
+use crate::disk::tree::compare::{Aspects, aspects};
+use crate::disk::tree::{Entry, Kind};
+use crate::inspect::diff::plain;
 
 /// Most bytes that one question may unpack, of both contents together.
 const UNPACK_LIMIT: usize = 128 << 20;

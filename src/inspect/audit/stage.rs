@@ -12,13 +12,13 @@ use impasto_store::{Error as StoreError, Store};
 use super::causes::{Run, Seen, cause};
 use super::tar::Archive;
 use super::{Difference, Stage, Verdict, bytes};
-use crate::diff::contents::{Contents, OnDisk};
-use crate::diff::plain;
-use crate::guest::View;
-use crate::guest::ext4::ReadError;
-use crate::job::load_tree;
-use crate::tree::compare::{FileChange, aspects, compare};
-use crate::tree::{Entry, Kind, Place, Tree, make};
+use crate::disk::guest::View;
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::compare::{FileChange, aspects, compare};
+use crate::disk::tree::{Entry, Kind, Place, Tree, make};
+use crate::engine::job::load_tree;
+use crate::inspect::diff::contents::{Contents, OnDisk};
+use crate::inspect::diff::plain;
 
 /// Longest file that is looked into, in bytes.
 const LIMIT: u64 = 8 << 20;

@@ -7,9 +7,9 @@ use std::io::Read;
 use impasto_store::digest::BlobDigest;
 use impasto_store::{Error as StoreError, Store};
 
-use crate::diff::contents::{Contents, Wanted};
-use crate::guest::ext4::ReadError;
-use crate::tree::{Entry, Kind, Tree, Volume, content_digest};
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::{Entry, Kind, Tree, Volume, content_digest};
+use crate::inspect::diff::contents::{Contents, Wanted};
 
 /// Longest file in an archive that is read, in bytes.
 const LARGEST: u64 = 1 << 30;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::mounts::Mounts;
 use super::{plain, stat};
-use crate::tree::{Entry, Kind, Tree, Volume};
+use crate::disk::tree::{Entry, Kind, Tree, Volume};
 use crate::ui;
 
 /// Rows of a stage that the table shows.

@@ -7,10 +7,10 @@ use std::io;
 
 use impasto_store::qcow2::ChunkSource;
 
-use crate::guest::ext4::{Content, Ext4, Paths, ReadError};
-use crate::guest::fat::Fat;
-use crate::guest::{ReadAt, View, Window};
-use crate::tree::{Tree, Volume};
+use crate::disk::guest::ext4::{Content, Ext4, Paths, ReadError};
+use crate::disk::guest::fat::Fat;
+use crate::disk::guest::{ReadAt, View, Window};
+use crate::disk::tree::{Tree, Volume};
 
 /// A file by the partition of its file system and its path there.
 pub type Wanted<'a> = (u32, &'a [u8]);

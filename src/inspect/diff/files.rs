@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::text::{self, TextDiff};
 use super::{Change, features, plain, xattr};
-use crate::tree::compare::{self, aspects};
-use crate::tree::{Entry, Kind, Tree};
+use crate::disk::tree::compare::{self, aspects};
+use crate::disk::tree::{Entry, Kind, Tree};
 
 /// A path at which two disks differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,10 +5,10 @@
 use serde::Serialize;
 
 use super::{Change, Field, Side, features, plain};
-use crate::guest::SECTOR;
-use crate::guest::ext4::ReadError;
-use crate::tree::compare::Changes;
-use crate::tree::{Area, Partition, Place, Table, Tree, Volume};
+use crate::disk::guest::SECTOR;
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::compare::Changes;
+use crate::disk::tree::{Area, Partition, Place, Table, Tree, Volume};
 use crate::ui;
 
 /// Largest area before the first partition that is taken apart, in bytes.

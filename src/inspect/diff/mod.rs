@@ -28,9 +28,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::guest::ext4::ReadError;
-use crate::tree::Tree;
-use crate::tree::compare::compare;
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::Tree;
+use crate::disk::tree::compare::compare;
 
 use contents::Contents;
 use files::FileChange;
@@ -208,7 +208,7 @@ fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageCh
 fn compare_texts(
     before: &Side<'_>,
     after: &Side<'_>,
-    changes: &[crate::tree::compare::FileChange<'_>],
+    changes: &[crate::disk::tree::compare::FileChange<'_>],
     report: &mut Report,
 ) -> Result<(), ReadError> {
     let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");

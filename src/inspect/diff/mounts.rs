@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::contents::Contents;
 use super::plain;
-use crate::guest::ext4::ReadError;
-use crate::tree::{Kind, Tree, Volume};
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::{Kind, Tree, Volume};
 
 const FSTAB: &[u8] = b"/etc/fstab";
 /// Largest fstab that is read, in bytes.
@@ -109,7 +109,7 @@ fn unescape(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Partition;
+    use crate::disk::tree::Partition;
 
     fn disk() -> Tree {
         let volume = |partition, uuid: &str, label: &str| Volume {

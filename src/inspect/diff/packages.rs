@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::contents::Contents;
 use super::plain;
-use crate::deb::status;
-use crate::guest::ext4::ReadError;
-use crate::tree::{Kind, Tree};
+use crate::debian::deb::status;
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::{Kind, Tree};
 
 /// Where dpkg keeps what it knows; where `/var` is a file system of its own, without the first part.
 const PLACES: [&str; 2] = ["/var/lib/dpkg", "/lib/dpkg"];
@@ -62,7 +62,7 @@ pub struct PackageState {
 pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let status = format!("{place}/status");
-        let has = |entry: &crate::tree::Entry| matches!(entry.kind, Kind::File { .. });
+        let has = |entry: &crate::disk::tree::Entry| matches!(entry.kind, Kind::File { .. });
         let volume = tree.volumes.iter().find(|volume| volume.find(status.as_bytes()).is_some_and(has))?;
         Some((volume.partition, place))
     })
@@ -72,7 +72,7 @@ pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
 pub(crate) fn parts_place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let parts = format!("{place}/status.d/");
-        let has = |entry: &crate::tree::Entry| entry.path.starts_with(parts.as_bytes());
+        let has = |entry: &crate::disk::tree::Entry| entry.path.starts_with(parts.as_bytes());
         let volume = tree.volumes.iter().find(|volume| volume.entries.iter().any(has))?;
         Some((volume.partition, place))
     })

@@ -8,7 +8,7 @@ use super::files::{Aspect, FileChange, FileState};
 use super::layout::AreaChange;
 use super::packages::{PackageChange, PackageState};
 use super::{Change, Field, Report, Sizes};
-use crate::tree::Place;
+use crate::disk::tree::Place;
 use crate::ui;
 
 /// The attribute that gives a program rights.

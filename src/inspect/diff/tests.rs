@@ -6,7 +6,7 @@ use impasto_store::digest::BlobDigest;
 
 use super::contents::Wanted;
 use super::*;
-use crate::tree::{Area, Entry, Kind, Partition, Table, Volume};
+use crate::disk::tree::{Area, Entry, Kind, Partition, Table, Volume};
 
 /// A tree with what its files hold.
 #[derive(Default)]

@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::deb::control::{Stanza, stanzas};
-use crate::diff::plain;
+use crate::debian::deb::control::{Stanza, stanzas};
+use crate::inspect::diff::plain;
 
 /// The licences of a package's files.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::deb::relation;
-use crate::deb::status::{self, Entry};
-use crate::diff::blame::Directories;
-use crate::diff::contents::Contents;
-use crate::diff::packages::{self, STATUS_LIMIT};
-use crate::diff::plain;
-use crate::guest::ext4::ReadError;
-use crate::tree::{Kind, Tree, Volume};
+use crate::debian::deb::relation;
+use crate::debian::deb::status::{self, Entry};
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::tree::{Kind, Tree, Volume};
+use crate::inspect::diff::blame::Directories;
+use crate::inspect::diff::contents::Contents;
+use crate::inspect::diff::packages::{self, STATUS_LIMIT};
+use crate::inspect::diff::plain;
 use crate::ui;
 
 /// Largest copyright file that is read, in bytes.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::copyright::Copyright;
 use super::licenses::{self, References};
 use super::{Bill, Origin, Package, System};
-use crate::diff::plain;
+use crate::inspect::diff::plain;
 
 /// What is not said.
 const NOTHING: &str = "NOASSERTION";

@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::spdx::{Subject, document};
 use super::*;
-use crate::tree::Entry;
+use crate::disk::tree::Entry;
 
 /// Files by path.
 struct Files(BTreeMap<Vec<u8>, Vec<u8>>);

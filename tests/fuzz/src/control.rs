@@ -1,12 +1,12 @@
 //! Bytes as Debian's texts: stanzas, versions, relations, what dpkg remembers, copyright files.
 
-use impasto::deb::closure::closure;
-use impasto::deb::control::{Writer, stanzas};
-use impasto::deb::relation::{self, Relation};
-use impasto::deb::status;
-use impasto::deb::version::{Version, compare};
-use impasto::sbom::copyright::Copyright;
-use impasto::sbom::licenses::{References, declared};
+use impasto::debian::deb::closure::closure;
+use impasto::debian::deb::control::{Writer, stanzas};
+use impasto::debian::deb::relation::{self, Relation};
+use impasto::debian::deb::status;
+use impasto::debian::deb::version::{Version, compare};
+use impasto::inspect::sbom::copyright::Copyright;
+use impasto::inspect::sbom::licenses::{References, declared};
 
 /// Must never panic; what is written must read back, and versions must have one order.
 pub fn run(data: &[u8]) {

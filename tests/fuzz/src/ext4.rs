@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use impasto::guest::ext4::{Content, Ext4};
+use impasto::disk::guest::ext4::{Content, Ext4};
 
 /// Must never panic, and what it names must lie in the file system.
 pub fn run(data: &[u8]) {

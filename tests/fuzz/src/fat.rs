@@ -1,6 +1,6 @@
 //! Bytes as a FAT file system: its files and what they hold.
 
-use impasto::guest::fat::Fat;
+use impasto::disk::guest::fat::Fat;
 
 /// Files that are read of one file system; all may share their clusters.
 const PATIENCE: usize = 16;

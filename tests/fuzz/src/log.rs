@@ -1,6 +1,6 @@
 //! Bytes as what a stage prints: cut anywhere, with a secret in it.
 
-use impasto::log::{Lines, Redactor};
+use impasto::engine::log::{Lines, Redactor};
 use impasto_stages::Secret;
 
 const SECRET: &str = "hunter2-of-the-fuzzer";

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use impasto::mirror::Mirror;
+use impasto::debian::mirror::Mirror;
 
 /// What a visitor asked.
 #[derive(Debug, Clone)]

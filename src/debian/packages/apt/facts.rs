@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use impasto_stages::Secret;
 use impasto_stages::packages::{ARCHITECTURE, Repository, RequestRoot};
 
-use crate::archive::{Source, Trust};
-use crate::deb::status;
-use crate::lock::Entry;
-use crate::mirror::{Mirror, Mirrors};
-use crate::packages::places::{self, ARCHIVE, SECURITY};
-use crate::packages::{ManagerError, Question};
+use crate::debian::archive::{Source, Trust};
+use crate::debian::deb::status;
+use crate::debian::mirror::{Mirror, Mirrors};
+use crate::debian::packages::places::{self, ARCHIVE, SECURITY};
+use crate::debian::packages::{ManagerError, Question};
+use crate::engine::lock::Entry;
 
 /// Releases that get no updates of their own, and no security archive.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];

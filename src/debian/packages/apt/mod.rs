@@ -19,13 +19,13 @@ use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use super::{ManagerError, Newer, PackageManager, Question};
-use crate::deb::closure::closure;
-use crate::deb::package::Package as Deb;
-use crate::deb::version;
-use crate::lock::{self, Entry, Package};
-use crate::mirror::Mirrors;
+use crate::debian::deb::closure::closure;
+use crate::debian::deb::package::Package as Deb;
+use crate::debian::deb::version;
+use crate::debian::mirror::Mirrors;
+use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
+use crate::engine::lock::{self, Entry, Package};
 use crate::sandbox::{CancelToken, Sandbox};
-use crate::toolbox::{EMULATOR, SUITE, TOOLS};
 
 /// The files of a disk that tell which packages it has; without the first it has none.
 pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
@@ -187,7 +187,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
                 .map(|date| date.to_string())
                 .unwrap_or_default(),
             release: archive.release.sha256.clone(),
-            trusted: archive.source.trust == crate::archive::Trust::Unsigned,
+            trusted: archive.source.trust == crate::debian::archive::Trust::Unsigned,
         })
         .collect();
     known.sort();

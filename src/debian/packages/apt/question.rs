@@ -1,5 +1,5 @@
 //! A question in apt's own words, and apt's answer as an entry of the lock.
-//! Knows the files that a resolution reads (`crate::toolbox`); apt's solver decides.
+//! Knows the files that a resolution reads (`crate::debian::toolbox`); apt's solver decides.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
@@ -14,14 +14,16 @@ use super::facts::Facts;
 use super::known::Archive;
 use super::state::{State, find};
 use super::{Apt, entry};
-use crate::bounded;
-use crate::deb::package::Package as Deb;
-use crate::deb::version;
-use crate::lock::{self, Entry, Package, Removed};
-use crate::packages::{Keep, ManagerError, Question};
+use crate::base::bounded;
+use crate::debian::deb::package::Package as Deb;
+use crate::debian::deb::version;
+use crate::debian::packages::{Keep, ManagerError, Question};
+use crate::debian::toolbox::{
+    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant,
+};
+use crate::engine::lock::{self, Entry, Package, Removed};
 use crate::recipe::suggest;
 use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
-use crate::toolbox::{APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant};
 
 /// Most bytes of a package file of the user's own.
 const MAX_OWN: u64 = 1 << 30;
@@ -365,7 +367,9 @@ impl Asked<'_, '_> {
                 continue;
             }
             // Only the store can still have it.
-            let Ok(Some(blob)) = crate::packages::files::find(self.apt.store, &package.sha256) else { continue };
+            let Ok(Some(blob)) = crate::debian::packages::files::find(self.apt.store, &package.sha256) else {
+                continue;
+            };
             let Ok(reader) = self.apt.store.open_blob(&blob.digest) else { continue };
             let Ok(deb) = Deb::read(reader) else { continue };
             if deb.field("Package") != package.name || deb.field("Architecture") != package.architecture {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::bounded;
-use crate::toolbox::ToolFailure;
+use crate::base::bounded;
+use crate::debian::toolbox::ToolFailure;
 
 /// One package.
 pub(super) struct Package {

@@ -31,7 +31,7 @@ use order::{Batch, Order};
 use plain::Plains;
 use root::Root;
 
-use crate::bounded;
+use crate::base::bounded;
 
 /// The directory that holds a bootstrap's packages.
 pub const PACKAGES: &str = "packages";

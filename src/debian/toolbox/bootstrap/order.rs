@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::index::Index;
-use crate::toolbox::ToolFailure;
-use crate::toolbox::apt::{Apt, Archive};
+use crate::debian::toolbox::ToolFailure;
+use crate::debian::toolbox::apt::{Apt, Archive};
 
 /// The archive's name in addresses.
 const ARCHIVE: &str = "packages";

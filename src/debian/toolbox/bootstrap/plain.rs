@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::bounded;
-use crate::toolbox::ToolFailure;
-use crate::toolbox::program::Program;
+use crate::base::bounded;
+use crate::debian::toolbox::ToolFailure;
+use crate::debian::toolbox::program::Program;
 
 /// A package whose `data.tar` is not compressed.
 #[derive(Debug, Clone)]

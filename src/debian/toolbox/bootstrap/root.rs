@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
-use crate::bounded;
-use crate::toolbox::ToolFailure;
-use crate::toolbox::program::Program;
+use crate::base::bounded;
+use crate::debian::toolbox::ToolFailure;
+use crate::debian::toolbox::program::Program;
 
 /// Inside: where dpkg finds packages.
 pub(super) const PACKAGES: &str = "/run/impasto/packages";

@@ -6,8 +6,8 @@
 use super::inode::{own_seed, sum_is_right};
 use super::superblock::Group;
 use super::{Ext4, ReadError, corrupt};
-use crate::guest::crc::crc32c;
-use crate::guest::{ReadAt, le16};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::{ReadAt, le16};
 
 /// Flags of a group: its bitmaps were never written, and whoever reads the group makes them up.
 const INODE_UNINIT: u16 = 1;

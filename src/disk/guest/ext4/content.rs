@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::inode::{FLAG_INLINE_DATA, Inode};
 use super::map::Map;
 use super::{Content, Ext4, Extent, ReadError, corrupt};
-use crate::guest::ReadAt;
+use crate::disk::guest::ReadAt;
 
 impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// Where a file's or a directory's content is: without holes, cut at its size.

@@ -6,8 +6,8 @@
 use super::inode::{FLAG_INDEX, FLAG_INLINE_DATA, Inode};
 use super::superblock::feature::INCOMPAT_FILETYPE;
 use super::{DirEntry, Ext4, ReadError, corrupt};
-use crate::guest::crc::crc32c;
-use crate::guest::{ReadAt, le16, le32};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::{ReadAt, le16, le32};
 
 /// Bytes of an entry before its name.
 const HEAD: usize = 8;

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use super::superblock::feature::{INCOMPAT_LARGEDIR, RO_COMPAT_METADATA_CSUM};
 use super::{Ext4, ReadError, corrupt, time, unsupported};
-use crate::guest::crc::crc32c;
-use crate::guest::{ReadAt, bytes_at, le16, le32};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::{ReadAt, bytes_at, le16, le32};
 
 /// The oldest form of an inode, in bytes; larger ones keep more fields behind it.
-pub(in crate::guest) const OLD_SIZE: usize = 128;
+pub(in crate::disk::guest) const OLD_SIZE: usize = 128;
 
 /// Attributes that are inodes of their own, and their hash instead of a time of access.
-pub(in crate::guest) const FLAG_EA_INODE: u32 = 0x20_0000;
+pub(in crate::disk::guest) const FLAG_EA_INODE: u32 = 0x20_0000;
 pub(super) const FLAG_INDEX: u32 = 0x1000;
 pub(super) const FLAG_EXTENTS: u32 = 0x8_0000;
 pub(super) const FLAG_INLINE_DATA: u32 = 0x1000_0000;
@@ -29,14 +29,14 @@ const REGULAR: u16 = 0x8000;
 const LINK: u16 = 0xa000;
 
 // Offsets of fields.
-pub(in crate::guest) const GENERATION: Range<usize> = 0x64..0x68;
+pub(in crate::disk::guest) const GENERATION: Range<usize> = 0x64..0x68;
 const BLOCK: Range<usize> = 0x28..0x64;
 const CHECKSUM_LOW: usize = 0x7c;
 const EXTRA_SIZE: usize = 0x80;
 const CHECKSUM_HIGH: usize = 0x82;
-pub(in crate::guest) const CTIME_EXTRA: usize = 0x84;
-pub(in crate::guest) const MTIME_EXTRA: usize = 0x88;
-pub(in crate::guest) const ATIME_EXTRA: usize = 0x8c;
+pub(in crate::disk::guest) const CTIME_EXTRA: usize = 0x84;
+pub(in crate::disk::guest) const MTIME_EXTRA: usize = 0x88;
+pub(in crate::disk::guest) const ATIME_EXTRA: usize = 0x8c;
 const PROJECT: usize = 0x9c;
 
 /// A file, directory or other object.
@@ -113,7 +113,7 @@ impl Inode {
 }
 
 /// How many bytes of fields an inode has behind the oldest form.
-pub(in crate::guest) fn extra_size(raw: &[u8]) -> usize {
+pub(in crate::disk::guest) fn extra_size(raw: &[u8]) -> usize {
     if raw.len() > OLD_SIZE { usize::from(le16(raw, EXTRA_SIZE)) } else { 0 }
 }
 
@@ -188,7 +188,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
 }
 
 /// A field behind the oldest form, where the inode reaches that far.
-pub(in crate::guest) fn field(raw: &[u8], at: usize) -> Option<u32> {
+pub(in crate::disk::guest) fn field(raw: &[u8], at: usize) -> Option<u32> {
     (at + 4 <= OLD_SIZE + extra_size(raw)).then(|| le32(raw, at))
 }
 
@@ -203,18 +203,18 @@ fn device(block: &[u8]) -> (u32, u32) {
 }
 
 /// What the checksums of an inode and its blocks begin with; `seed` is the file system's.
-pub(in crate::guest) fn own_seed(seed: u32, number: u32, raw: &[u8]) -> u32 {
+pub(in crate::disk::guest) fn own_seed(seed: u32, number: u32, raw: &[u8]) -> u32 {
     crc32c(crc32c(seed, &number.to_le_bytes()), &raw[GENERATION])
 }
 
 /// Where an inode keeps its checksum: the low half, and the high one where its fields reach that far.
-pub(in crate::guest) fn sum_places(raw: &[u8]) -> (usize, Option<usize>) {
+pub(in crate::disk::guest) fn sum_places(raw: &[u8]) -> (usize, Option<usize>) {
     let has_high = CHECKSUM_HIGH + 2 <= OLD_SIZE + extra_size(raw);
     (CHECKSUM_LOW, has_high.then_some(CHECKSUM_HIGH))
 }
 
 /// The checksum that an inode must have, whatever it has; `seed` is its own.
-pub(in crate::guest) fn sum_of(seed: u32, raw: &[u8]) -> u32 {
+pub(in crate::disk::guest) fn sum_of(seed: u32, raw: &[u8]) -> u32 {
     let (_, high) = sum_places(raw);
     let mut sum = crc32c(seed, &raw[..CHECKSUM_LOW]);
     sum = crc32c(crc32c(sum, &[0; 2]), &raw[CHECKSUM_LOW + 2..OLD_SIZE]);
@@ -227,7 +227,7 @@ pub(in crate::guest) fn sum_of(seed: u32, raw: &[u8]) -> u32 {
 }
 
 /// Whether an inode has the checksum that it must have; `seed` is its own.
-pub(in crate::guest) fn sum_is_right(seed: u32, raw: &[u8]) -> bool {
+pub(in crate::disk::guest) fn sum_is_right(seed: u32, raw: &[u8]) -> bool {
     let (low, high) = sum_places(raw);
     let (sum, low) = (sum_of(seed, raw), le16(raw, low));
     high.map_or(sum as u16 == low, |high| sum == u32::from(low) | u32::from(le16(raw, high)) << 16)

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::inode::{FLAG_EXTENTS, FLAG_INLINE_DATA, Inode};
 use super::{Ext4, ReadError, corrupt, unsupported};
-use crate::guest::crc::crc32c;
-use crate::guest::{ReadAt, le16, le32};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::{ReadAt, le16, le32};
 
 const EXTENT_MAGIC: u16 = 0xf30a;
 const MAX_DEPTH: u16 = 5;

@@ -10,11 +10,11 @@
 mod allocation;
 mod content;
 mod directory;
-pub(in crate::guest) mod inode;
+pub(in crate::disk::guest) mod inode;
 mod map;
 mod paths;
 mod reseed;
-pub(in crate::guest) mod superblock;
+pub(in crate::disk::guest) mod superblock;
 pub(crate) mod time;
 mod xattr;
 
@@ -145,7 +145,7 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     }
 
     /// Takes what has been read and found without fault.
-    pub(in crate::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+    pub(in crate::disk::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
         Self { disk, superblock, groups }
     }
 

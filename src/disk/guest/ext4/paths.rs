@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{Ext4, ReadError};
-use crate::guest::ReadAt;
+use crate::disk::guest::ReadAt;
 
 /// The directories of a file system that were looked into.
 pub struct Paths<'a, 'd, D: ReadAt + ?Sized> {

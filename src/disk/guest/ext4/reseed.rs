@@ -3,7 +3,7 @@
 
 use super::inode::{FLAG_EXTENTS, FLAG_INLINE_DATA, Inode};
 use super::{Ext4, ReadError, corrupt, directory, map};
-use crate::guest::{ReadAt, le16, le32};
+use crate::disk::guest::{ReadAt, le16, le32};
 
 impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// What the checksums outside of an inode become if they begin with `seed`: where each lies in the file system, in
@@ -11,7 +11,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     ///
     /// # Errors
     /// The disk cannot be read; a block is damaged, or has a wrong checksum today.
-    pub(in crate::guest) fn reseeded(&self, inode: &Inode, seed: u32) -> Result<Vec<(u64, u32)>, ReadError> {
+    pub(in crate::disk::guest) fn reseeded(&self, inode: &Inode, seed: u32) -> Result<Vec<(u64, u32)>, ReadError> {
         let has_tree = inode.has(FLAG_EXTENTS) && le16(inode.block(), 6) > 0;
         if !self.superblock.has_sums() || inode.has(FLAG_INLINE_DATA) || !inode.is_directory() && !has_tree {
             return Ok(Vec::new());

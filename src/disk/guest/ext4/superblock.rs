@@ -5,8 +5,8 @@
 use std::io;
 
 use super::{Identity, ReadError, corrupt};
-use crate::guest::crc::{crc16, crc32c};
-use crate::guest::{ReadAt, bytes_at, le16, le32, uuid_text};
+use crate::disk::guest::crc::{crc16, crc32c};
+use crate::disk::guest::{ReadAt, bytes_at, le16, le32, uuid_text};
 
 const MAGIC: u16 = 0xef53;
 
@@ -17,62 +17,62 @@ const MAX_LOG_BLOCK_SIZE: u32 = 6;
 const MAX_GROUPS: u64 = 1 << 18;
 
 /// Bits of the three feature words.
-pub(in crate::guest) mod feature {
-    pub(in crate::guest) const COMPAT_HAS_JOURNAL: u32 = 0x4;
-    pub(in crate::guest) const COMPAT_SPARSE_SUPER2: u32 = 0x200;
-    pub(in crate::guest) const COMPAT_ORPHAN_FILE: u32 = 0x1000;
-    pub(in crate::guest) const INCOMPAT_COMPRESSION: u32 = 0x1;
-    pub(in crate::guest) const INCOMPAT_FILETYPE: u32 = 0x2;
-    pub(in crate::guest) const INCOMPAT_RECOVER: u32 = 0x4;
-    pub(in crate::guest) const INCOMPAT_JOURNAL_DEV: u32 = 0x8;
-    pub(in crate::guest) const INCOMPAT_META_BG: u32 = 0x10;
-    pub(in crate::guest) const INCOMPAT_EXTENTS: u32 = 0x40;
-    pub(in crate::guest) const INCOMPAT_64BIT: u32 = 0x80;
-    pub(in crate::guest) const INCOMPAT_MMP: u32 = 0x100;
-    pub(in crate::guest) const INCOMPAT_FLEX_BG: u32 = 0x200;
-    pub(in crate::guest) const INCOMPAT_EA_INODE: u32 = 0x400;
-    pub(in crate::guest) const INCOMPAT_DIRDATA: u32 = 0x1000;
-    pub(in crate::guest) const INCOMPAT_CSUM_SEED: u32 = 0x2000;
-    pub(in crate::guest) const INCOMPAT_LARGEDIR: u32 = 0x4000;
-    pub(in crate::guest) const INCOMPAT_INLINE_DATA: u32 = 0x8000;
-    pub(in crate::guest) const INCOMPAT_ENCRYPT: u32 = 0x1_0000;
-    pub(in crate::guest) const INCOMPAT_CASEFOLD: u32 = 0x2_0000;
-    pub(in crate::guest) const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
-    pub(in crate::guest) const RO_COMPAT_HUGE_FILE: u32 = 0x8;
-    pub(in crate::guest) const RO_COMPAT_GDT_CSUM: u32 = 0x10;
-    pub(in crate::guest) const RO_COMPAT_DIR_NLINK: u32 = 0x20;
-    pub(in crate::guest) const RO_COMPAT_EXTRA_ISIZE: u32 = 0x40;
-    pub(in crate::guest) const RO_COMPAT_BIGALLOC: u32 = 0x200;
-    pub(in crate::guest) const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
-    pub(in crate::guest) const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
+pub(in crate::disk::guest) mod feature {
+    pub(in crate::disk::guest) const COMPAT_HAS_JOURNAL: u32 = 0x4;
+    pub(in crate::disk::guest) const COMPAT_SPARSE_SUPER2: u32 = 0x200;
+    pub(in crate::disk::guest) const COMPAT_ORPHAN_FILE: u32 = 0x1000;
+    pub(in crate::disk::guest) const INCOMPAT_COMPRESSION: u32 = 0x1;
+    pub(in crate::disk::guest) const INCOMPAT_FILETYPE: u32 = 0x2;
+    pub(in crate::disk::guest) const INCOMPAT_RECOVER: u32 = 0x4;
+    pub(in crate::disk::guest) const INCOMPAT_JOURNAL_DEV: u32 = 0x8;
+    pub(in crate::disk::guest) const INCOMPAT_META_BG: u32 = 0x10;
+    pub(in crate::disk::guest) const INCOMPAT_EXTENTS: u32 = 0x40;
+    pub(in crate::disk::guest) const INCOMPAT_64BIT: u32 = 0x80;
+    pub(in crate::disk::guest) const INCOMPAT_MMP: u32 = 0x100;
+    pub(in crate::disk::guest) const INCOMPAT_FLEX_BG: u32 = 0x200;
+    pub(in crate::disk::guest) const INCOMPAT_EA_INODE: u32 = 0x400;
+    pub(in crate::disk::guest) const INCOMPAT_DIRDATA: u32 = 0x1000;
+    pub(in crate::disk::guest) const INCOMPAT_CSUM_SEED: u32 = 0x2000;
+    pub(in crate::disk::guest) const INCOMPAT_LARGEDIR: u32 = 0x4000;
+    pub(in crate::disk::guest) const INCOMPAT_INLINE_DATA: u32 = 0x8000;
+    pub(in crate::disk::guest) const INCOMPAT_ENCRYPT: u32 = 0x1_0000;
+    pub(in crate::disk::guest) const INCOMPAT_CASEFOLD: u32 = 0x2_0000;
+    pub(in crate::disk::guest) const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
+    pub(in crate::disk::guest) const RO_COMPAT_HUGE_FILE: u32 = 0x8;
+    pub(in crate::disk::guest) const RO_COMPAT_GDT_CSUM: u32 = 0x10;
+    pub(in crate::disk::guest) const RO_COMPAT_DIR_NLINK: u32 = 0x20;
+    pub(in crate::disk::guest) const RO_COMPAT_EXTRA_ISIZE: u32 = 0x40;
+    pub(in crate::disk::guest) const RO_COMPAT_BIGALLOC: u32 = 0x200;
+    pub(in crate::disk::guest) const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
+    pub(in crate::disk::guest) const RO_COMPAT_ORPHAN_PRESENT: u32 = 0x1_0000;
 }
 use feature::*;
 
 /// What a superblock says. Its numbers are as stored: they may make no sense.
 #[derive(Clone, Debug)]
-pub(in crate::guest) struct Superblock {
+pub(in crate::disk::guest) struct Superblock {
     /// What users of the file system can see of it.
-    pub(in crate::guest) identity: Identity,
+    pub(in crate::disk::guest) identity: Identity,
     /// Size of a block in bytes: a power of two from 1 KiB to 64 KiB.
-    pub(in crate::guest) block_size: u64,
+    pub(in crate::disk::guest) block_size: u64,
     /// Number of blocks.
-    pub(in crate::guest) blocks: u64,
+    pub(in crate::disk::guest) blocks: u64,
     /// The first block of the first group.
-    pub(in crate::guest) first_block: u64,
+    pub(in crate::disk::guest) first_block: u64,
     /// Blocks of a group.
-    pub(in crate::guest) blocks_per_group: u64,
+    pub(in crate::disk::guest) blocks_per_group: u64,
     /// Clusters of a group, which are blocks without `bigalloc`: bits of its bitmap.
-    pub(in crate::guest) clusters_per_group: u64,
+    pub(in crate::disk::guest) clusters_per_group: u64,
     /// Inodes of a group.
-    pub(in crate::guest) inodes_per_group: u32,
+    pub(in crate::disk::guest) inodes_per_group: u32,
     /// Size of an inode in bytes.
-    pub(in crate::guest) inode_size: u64,
+    pub(in crate::disk::guest) inode_size: u64,
     /// The journal's inode, 0 where it has none in the file system.
-    pub(in crate::guest) journal_inode: u32,
+    pub(in crate::disk::guest) journal_inode: u32,
     /// The inode that lists deleted files in use; 0 where there is none.
-    pub(in crate::guest) orphan_file: u32,
+    pub(in crate::disk::guest) orphan_file: u32,
     /// What checksums of metadata begin with.
-    pub(in crate::guest) seed: u32,
+    pub(in crate::disk::guest) seed: u32,
     /// Size of a group descriptor in bytes.
     descriptor_size: usize,
     /// From this block of descriptors on they lie in the groups that they describe.
@@ -88,7 +88,7 @@ pub(in crate::guest) struct Superblock {
 
 impl Superblock {
     /// Reads the superblock of the file system that starts at the disk's first byte; `None` where there is none.
-    pub(in crate::guest) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Self>> {
+    pub(in crate::disk::guest) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Self>> {
         let mut bytes = [0; 1024];
         if disk.size() < 2048 {
             return Ok(None);
@@ -98,7 +98,7 @@ impl Superblock {
     }
 
     /// Takes a superblock apart; `None` where these 1024 bytes are none.
-    pub(in crate::guest) fn parse(sb: &[u8; 1024]) -> Option<Self> {
+    pub(in crate::disk::guest) fn parse(sb: &[u8; 1024]) -> Option<Self> {
         let log_block_size = le32(sb, 0x18);
         if le16(sb, 0x38) != MAGIC || log_block_size > MAX_LOG_BLOCK_SIZE {
             return None;
@@ -148,32 +148,32 @@ impl Superblock {
     }
 
     /// Whether a feature that everybody must know is there.
-    pub(in crate::guest) fn incompat(&self, feature: u32) -> bool {
+    pub(in crate::disk::guest) fn incompat(&self, feature: u32) -> bool {
         self.identity.incompat & feature != 0
     }
 
     /// Whether a feature that writers must know is there.
-    pub(in crate::guest) fn ro_compat(&self, feature: u32) -> bool {
+    pub(in crate::disk::guest) fn ro_compat(&self, feature: u32) -> bool {
         self.identity.ro_compat & feature != 0
     }
 
     /// Whether metadata has checksums.
-    pub(in crate::guest) fn has_sums(&self) -> bool {
+    pub(in crate::disk::guest) fn has_sums(&self) -> bool {
         self.ro_compat(RO_COMPAT_METADATA_CSUM)
     }
 
     /// Whether numbers of blocks have more than 32 bits.
-    pub(in crate::guest) fn is_wide(&self) -> bool {
+    pub(in crate::disk::guest) fn is_wide(&self) -> bool {
         self.incompat(INCOMPAT_64BIT)
     }
 
     /// Whether group descriptors have their second half.
-    pub(in crate::guest) fn has_wide_groups(&self) -> bool {
+    pub(in crate::disk::guest) fn has_wide_groups(&self) -> bool {
         self.descriptor_size >= 64
     }
 
     /// A feature of it that is not understood here. Those that only a writer must know do not matter.
-    pub(in crate::guest) fn unsupported(&self) -> Option<String> {
+    pub(in crate::disk::guest) fn unsupported(&self) -> Option<String> {
         const KNOWN: u32 = INCOMPAT_FILETYPE
             | INCOMPAT_RECOVER
             | INCOMPAT_META_BG
@@ -205,7 +205,7 @@ impl Superblock {
     }
 
     /// What it says is wrong with the file system.
-    pub(in crate::guest) fn complaint(&self) -> Option<String> {
+    pub(in crate::disk::guest) fn complaint(&self) -> Option<String> {
         if self.state & 2 != 0 || self.error_count > 0 {
             Some(format!("has {} recorded errors", self.error_count))
         } else if self.incompat(INCOMPAT_RECOVER) {
@@ -218,12 +218,12 @@ impl Superblock {
     }
 
     /// Whether files that nobody names any more wait to be deleted.
-    pub(in crate::guest) fn has_orphans(&self) -> bool {
+    pub(in crate::disk::guest) fn has_orphans(&self) -> bool {
         self.last_orphan != 0 || self.ro_compat(RO_COMPAT_ORPHAN_PRESENT)
     }
 
     /// What makes no sense in it, for a disk of `size` bytes.
-    pub(in crate::guest) fn fault(&self, size: u64) -> Option<&'static str> {
+    pub(in crate::disk::guest) fn fault(&self, size: u64) -> Option<&'static str> {
         // Clusters are at most 2 GiB; a group has a bitmap of one block for them.
         let clusters = if self.ro_compat(RO_COMPAT_BIGALLOC) { 1 << 21 } else { 1 };
         if !self.sum_is_right {
@@ -254,12 +254,12 @@ impl Superblock {
     }
 
     /// Where a block lies, in bytes; `None` where there is no such block.
-    pub(in crate::guest) fn place(&self, block: u64) -> Option<u64> {
+    pub(in crate::disk::guest) fn place(&self, block: u64) -> Option<u64> {
         (self.first_block..self.blocks).contains(&block).then(|| block * self.block_size)
     }
 
     /// Reads the group descriptors. Those of a superblock with a fault cannot be read.
-    pub(in crate::guest) fn read_groups<D: ReadAt + ?Sized>(&self, disk: &D) -> Result<Vec<Group>, ReadError> {
+    pub(in crate::disk::guest) fn read_groups<D: ReadAt + ?Sized>(&self, disk: &D) -> Result<Vec<Group>, ReadError> {
         let per_block = self.block_size / self.descriptor_size as u64;
         let mut groups = Vec::with_capacity(self.groups() as usize);
         let mut bytes = vec![0; self.block_size as usize];
@@ -335,25 +335,25 @@ impl Superblock {
 
 /// One group's descriptor.
 #[derive(Clone, Debug)]
-pub(in crate::guest) struct Group {
+pub(in crate::disk::guest) struct Group {
     /// Block of its bitmap of free blocks.
-    pub(in crate::guest) block_bitmap: u64,
+    pub(in crate::disk::guest) block_bitmap: u64,
     /// Block of its bitmap of free inodes.
-    pub(in crate::guest) inode_bitmap: u64,
+    pub(in crate::disk::guest) inode_bitmap: u64,
     /// First block of its inodes.
-    pub(in crate::guest) inode_table: u64,
+    pub(in crate::disk::guest) inode_table: u64,
     /// How many of its blocks are free.
-    pub(in crate::guest) free_blocks: u32,
+    pub(in crate::disk::guest) free_blocks: u32,
     /// How many of its inodes are free.
-    pub(in crate::guest) free_inodes: u32,
+    pub(in crate::disk::guest) free_inodes: u32,
     /// How many inodes at the end of its table were never used.
-    pub(in crate::guest) unused_inodes: u32,
+    pub(in crate::disk::guest) unused_inodes: u32,
     /// Checksum of its bitmap of blocks; only the lower half in a short descriptor.
-    pub(in crate::guest) block_bitmap_sum: u32,
+    pub(in crate::disk::guest) block_bitmap_sum: u32,
     /// Checksum of its bitmap of inodes; only the lower half in a short descriptor.
-    pub(in crate::guest) inode_bitmap_sum: u32,
+    pub(in crate::disk::guest) inode_bitmap_sum: u32,
     /// Whether tables were never written.
-    pub(in crate::guest) flags: u16,
+    pub(in crate::disk::guest) flags: u16,
     /// Whether its checksum is right, or it needs none.
-    pub(in crate::guest) sum_is_right: bool,
+    pub(in crate::disk::guest) sum_is_right: bool,
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::guest::tests::run;
+use crate::disk::guest::tests::run;
 
 const UUID: &str = "7d1f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6";
 

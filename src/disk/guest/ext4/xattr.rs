@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use super::inode::{FLAG_EA_INODE, Inode};
 use super::{Content, Ext4, ReadError, Xattrs, corrupt, unsupported};
-use crate::guest::crc::crc32c;
-use crate::guest::{ReadAt, le16, le32};
+use crate::disk::guest::crc::crc32c;
+use crate::disk::guest::{ReadAt, le16, le32};
 
 const MAGIC: u32 = 0xea02_0000;
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::guest::tests::run;
+use crate::disk::guest::tests::run;
 
 /// 2024-02-29 12:34:56.
 const TIME: i64 = 1_709_210_096;

@@ -12,14 +12,14 @@ use std::ops::Range;
 use impasto_store::qcow2::CHUNK;
 
 use super::{Pair, Patch, Volume};
-use crate::guest::ext4::ReadError;
-use crate::guest::ext4::inode::{
+use crate::disk::guest::ext4::ReadError;
+use crate::disk::guest::ext4::inode::{
     ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, GENERATION, MTIME_EXTRA, OLD_SIZE, extra_size, field, own_seed,
     sum_is_right, sum_of, sum_places,
 };
-use crate::guest::ext4::superblock::Group;
-use crate::guest::ext4::time::{decode, encode};
-use crate::guest::{ReadAt, bytes_at, le32};
+use crate::disk::guest::ext4::superblock::Group;
+use crate::disk::guest::ext4::time::{decode, encode};
+use crate::disk::guest::{ReadAt, bytes_at, le32};
 
 /// Nobody has written the group's bitmap since the file system was made: none of its inodes is used.
 const INODE_UNINIT: u16 = 0x1;

@@ -7,7 +7,7 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use super::*;
-use crate::guest::read_layout;
+use crate::disk::guest::read_layout;
 
 const EPOCH: u64 = 1_700_000_000;
 

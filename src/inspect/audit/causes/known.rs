@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{CauseKind, Found, Scope, conditions, masks, shown};
-use crate::diff::packages;
+use crate::inspect::diff::packages;
 
 /// Packages that are named.
 const NAMED: usize = 8;

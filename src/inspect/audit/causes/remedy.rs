@@ -2,7 +2,7 @@
 //! Knows what impasto and the usual tools offer, not contents.
 
 use super::CauseKind;
-use crate::diff::plain;
+use crate::inspect::diff::plain;
 
 /// What helps against a reason, for a file at this path; `packed` where the reason lies within an archive.
 pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {

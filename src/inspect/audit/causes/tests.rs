@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tree::content_digest;
+use crate::disk::tree::content_digest;
 
 /// 2026-11-20 17:21:34 UTC, when the first build ended; the second began ten minutes later.
 const NOW: u64 = 1_795_195_294;

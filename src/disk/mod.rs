@@ -1,0 +1,9 @@
+//! What is on a disk: our own readers. Knows no store, and mounts nothing.
+//!
+//! * [`guest`] reads partition tables and file systems.
+//! * [`tree`] is the list of a disk's files, whose digest children bind to.
+//! * [`image`] says what a file is as a disk image.
+
+pub mod guest;
+pub mod image;
+pub mod tree;
