@@ -8,9 +8,10 @@ use crate::base::host::Host;
 use crate::cli::settings::ConfigError;
 use crate::engine::cause;
 use crate::engine::graph::SelectorError;
-use crate::engine::lock::{LockError, RenewError};
+use crate::engine::locking::RenewError;
 use crate::engine::plan::PlanError;
 use crate::engine::run::EngineError;
+use crate::lock::LockError;
 use crate::recipe::{Diagnostics, Severity};
 use crate::ui::{self, Level, RecordError, Service};
 
@@ -37,10 +38,10 @@ pub(crate) enum CliError {
     Store(#[from] impasto_store::Error),
     /// The lock cannot be used.
     #[error(transparent)]
-    Lock(#[from] crate::engine::lock::LockError),
+    Lock(#[from] LockError),
     /// The lock cannot be renewed.
     #[error(transparent)]
-    Renew(#[from] crate::engine::lock::RenewError),
+    Renew(#[from] RenewError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),

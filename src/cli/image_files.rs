@@ -13,7 +13,7 @@ use crate::debian::packages::apt::STATE_FILES;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::job::load_tree;
-use crate::engine::lock::ImageFiles;
+use crate::engine::locking::ImageFiles;
 use crate::engine::plan::State;
 use crate::engine::run::Engine;
 use crate::inspect::diff::contents::{Contents, OnDisk};

@@ -20,8 +20,9 @@ use crate::debian::mirror::MirrorChoice;
 use crate::engine::graph::{Graph, NodeId, Selection};
 use crate::engine::history::{LazyMemory, RecipeState};
 use crate::engine::inputs::Inputs;
-use crate::engine::lock::{self, LockFile, LockState};
+use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
+use crate::lock::{self, LockFile};
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
@@ -229,7 +230,7 @@ impl Session {
         let mut graph = Graph::new(&recipe, &registry);
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
-        let locks = lock::apply(&mut graph, &lock, ARCHITECTURE);
+        let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
         Ok(Loaded { recipe, graph, settings, lock_path, lock, locks, selectors })
     }
 

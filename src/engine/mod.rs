@@ -2,13 +2,13 @@
 //! Knows no command and prints nothing; what happens is an [`event`].
 //!
 //! ```text
-//! Recipe ─ graph ─→ Graph ─ lock ─ plan ─→ cached, dirty or pending
+//! Recipe ─ graph ─→ Graph ─ locking ─ plan ─→ cached, dirty or pending
 //!                                            │ run, schedule
 //!                                            ↓
 //!    user's files ←─ publish ─ job ─→ sandbox, or our own code ─→ store
 //! ```
 //!
-//! * [`graph`] makes equal stages of different combinations one node; [`lock`] gives stages their exact packages.
+//! * [`graph`] makes equal stages of different combinations one node; [`locking`] gives stages their exact packages.
 //! * [`inputs`] hashes files; [`plan`] binds a node's inputs and looks its key up; [`reason`] says why it must run.
 //! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work.
 //! * [`history`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
@@ -25,7 +25,7 @@ pub mod graph;
 pub mod history;
 pub mod inputs;
 pub mod job;
-pub mod lock;
+pub mod locking;
 pub mod log;
 pub mod plan;
 pub mod publish;

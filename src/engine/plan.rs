@@ -17,7 +17,7 @@ use crate::disk::image::{self, Format};
 use crate::engine::graph::{Graph, Node, NodeId};
 use crate::engine::history::{LazyMemory, NodeMemory};
 use crate::engine::inputs::{InputError, Inputs};
-use crate::engine::lock::LockState;
+use crate::engine::locking::LockState;
 use crate::engine::publish::content_digest;
 use crate::engine::reason::{Names, Reason, changes};
 

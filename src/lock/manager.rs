@@ -1,5 +1,5 @@
 //! What impasto needs of a package manager.
-//! Knows requests and lock entries; a file beside this one knows the manager.
+//! Knows requests and lock entries; `crate::debian` has one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use impasto_stages::Secret;
 use impasto_stages::packages::PackageRequest;
 
-use crate::engine::lock::Entry;
+use super::Entry;
 use crate::recipe::scope::Scope;
 
 /// What is to be settled.

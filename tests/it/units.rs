@@ -8,7 +8,7 @@ use impasto::engine::event::{Event, EventKind};
 use impasto::engine::graph::Graph;
 use impasto::engine::history::{LazyMemory, RecipeState};
 use impasto::engine::inputs::Inputs;
-use impasto::engine::lock::LockState;
+use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::debian::deb::relation;
-use crate::debian::deb::status::{self, Entry};
+use crate::deb::relation;
+use crate::deb::status::{self, Entry};
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{Kind, Tree, Volume};
 use crate::inspect::diff::blame::Directories;

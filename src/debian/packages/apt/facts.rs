@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use impasto_stages::Secret;
 use impasto_stages::packages::{ARCHITECTURE, Repository, RequestRoot};
 
+use crate::deb::status;
 use crate::debian::archive::{Source, Trust};
-use crate::debian::deb::status;
 use crate::debian::mirror::{Mirror, Mirrors};
 use crate::debian::packages::places::{self, ARCHIVE, SECURITY};
-use crate::debian::packages::{ManagerError, Question};
-use crate::engine::lock::Entry;
+use crate::lock::{Entry, ManagerError, Question};
 
 /// Releases that get no updates of their own, and no security archive.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];

@@ -18,13 +18,12 @@ use known::{Archive, Archives, Found};
 use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
-use super::{ManagerError, Newer, PackageManager, Question};
-use crate::debian::deb::closure::closure;
-use crate::debian::deb::package::Package as Deb;
-use crate::debian::deb::version;
+use crate::deb::closure::closure;
+use crate::deb::package::Package as Deb;
+use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
-use crate::engine::lock::{self, Entry, Package};
+use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageManager, Question};
 use crate::sandbox::{CancelToken, Sandbox};
 
 /// The files of a disk that tell which packages it has; without the first it has none.

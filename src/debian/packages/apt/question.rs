@@ -15,13 +15,12 @@ use super::known::Archive;
 use super::state::{State, find};
 use super::{Apt, entry};
 use crate::base::bounded;
-use crate::debian::deb::package::Package as Deb;
-use crate::debian::deb::version;
-use crate::debian::packages::{Keep, ManagerError, Question};
+use crate::deb::package::Package as Deb;
+use crate::deb::version;
 use crate::debian::toolbox::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant,
 };
-use crate::engine::lock::{self, Entry, Package, Removed};
+use crate::lock::{self, Entry, Keep, ManagerError, Package, Question, Removed};
 use crate::recipe::suggest;
 use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
 
