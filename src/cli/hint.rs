@@ -72,7 +72,7 @@ fn format_help(store: &std::path::Path) -> String {
 pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
     Some(match error {
         SandboxError::NotRoot { .. } => "run impasto as root, for example with sudo".to_owned(),
-        SandboxError::Mirror(_) => "name one that is there with --mirror URL or IMPASTO_MIRROR".to_owned(),
+        SandboxError::Policy(_) => "name one that is there with --mirror URL or IMPASTO_MIRROR".to_owned(),
         SandboxError::HostLacks(_) => "`impasto doctor` tells what is missing and how to install it".to_owned(),
         SandboxError::Root(_) | SandboxError::NoRoot(_) => {
             "say which one it is with `root` on the stage that the disk comes from: \

@@ -247,7 +247,7 @@ impl Session {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(sandbox.with_mirrors(mirrors).in_surroundings(self.surroundings.clone())));
+            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.surroundings.clone())));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"

@@ -203,6 +203,7 @@ impl Job {
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
             volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
             network: action.network,
             privileged: action.privileged,

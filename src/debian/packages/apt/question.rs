@@ -169,7 +169,7 @@ impl Asked<'_, '_> {
         let job = ToolJob {
             work,
             toolbox: &toolbox,
-            task: Task::Resolve { request: Box::new(request) },
+            task: Task::Resolve { request: Box::new(request) }.packed(),
             limits: Limits::default(),
             timeout: None,
             cancel: CancelToken::new(),
