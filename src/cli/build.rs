@@ -11,6 +11,7 @@ use impasto_stages::Makes;
 
 use super::disk_names::converts;
 use super::error::CliError;
+use super::hint::CommandHints;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
@@ -139,7 +140,7 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         now: session.host.now(),
-        place: session.place(recipe),
+        hints: Box::new(CommandHints { args: session.place(recipe) }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),

@@ -13,7 +13,7 @@
 //! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work.
 //! * [`history`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`log`] keeps what stages print, [`failed`] the state in which one failed.
-//! * [`cause`] finds out why a stage failed; [`forecast`] how long a build takes.
+//! * [`cause`] finds out why a stage failed, [`hints`] is what others say of it; [`forecast`] how long a build takes.
 //! * [`download`] fetches a file by its address; [`publish`] writes files for the user.
 
 pub mod cause;
@@ -22,6 +22,7 @@ pub mod event;
 pub mod failed;
 pub mod forecast;
 pub mod graph;
+pub mod hints;
 pub mod history;
 pub mod inputs;
 pub mod job;

@@ -1,10 +1,15 @@
 //! The way out of errors that come from below the command line.
 //! Knows errors' fields; decides no exit code.
 
+mod cause;
+mod job;
+
 use impasto_store::Error as StoreError;
 
+pub(crate) use job::{CommandHints, job_help};
+
 use crate::base::host::User;
-use crate::engine::cause::{self, About};
+use crate::engine::cause::{About, of_error};
 use crate::engine::graph::SelectorError;
 use crate::recipe::suggest;
 use crate::sandbox::SandboxError;
@@ -56,7 +61,7 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
 
 /// The way out of what the system refused.
 pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    cause::of_error(error).map(|cause| cause.help(&About::default()).join("\n"))
+    of_error(error).map(|cause| cause::cause_help(&cause, &About::default(), "").join("\n"))
 }
 
 /// What to do about a store without a valid `format`.
