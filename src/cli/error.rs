@@ -116,7 +116,7 @@ impl CliError {
             CliError::Lock(LockError::Link { path }) => {
                 Some(format!("a lock is a file beside its recipe: rm {}; impasto update", path.display()))
             }
-            CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
+            CliError::Renew(RenewError::Manager { source, .. }) => source.help.as_ref().map(hint::package_help),
             CliError::Renew(RenewError::Unusable { .. }) => Some(
                 "that is what the archive says: choose another version or another archive, or tell whoever keeps it"
                     .to_owned(),

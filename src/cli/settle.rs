@@ -64,7 +64,7 @@ impl<'a> Surveyor<'a> {
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
-            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
+            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".into()),
         });
         let supply = supply
             .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });

@@ -19,7 +19,7 @@ use impasto_store::Owner;
 
 pub use check::MAX_INSTALLED;
 pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
-pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageManager, Question};
+pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageHint, PackageManager, Question};
 pub use report::changes;
 
 use crate::base::bounded;

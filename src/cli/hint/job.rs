@@ -70,7 +70,7 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
         }
         JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
         JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
-            error.help.clone()
+            error.help.as_ref().map(super::package_help)
         }
         JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{args}")),
         JobError::Gate { .. } => {

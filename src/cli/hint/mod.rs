@@ -11,6 +11,7 @@ pub(crate) use job::{CommandHints, job_help};
 use crate::base::host::User;
 use crate::engine::cause::{About, of_error};
 use crate::engine::graph::SelectorError;
+use crate::lock::PackageHint;
 use crate::recipe::suggest;
 use crate::sandbox::SandboxError;
 use crate::vm::VmError;
@@ -86,6 +87,18 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
         }
         error => return host_help(error),
     })
+}
+
+/// The way out where packages cannot be had.
+pub(crate) fn package_help(hint: &PackageHint) -> String {
+    match hint {
+        PackageHint::Text(text) => text.clone(),
+        PackageHint::Settle(text) => format!("{text}: impasto update"),
+        PackageHint::Mirror(text) => format!("{text}: --mirror URL, or IMPASTO_MIRROR"),
+        PackageHint::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
+                              IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+            .to_owned(),
+    }
 }
 
 /// The way out of a virtual machine's error.

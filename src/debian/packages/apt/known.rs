@@ -160,5 +160,5 @@ fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
         message += &format!(": {inner}");
         cause = inner.source();
     }
-    ManagerError { message, help: error.help(), said: Vec::new(), about: vec![format!("suite {suite}")] }
+    ManagerError { message, help: Some(error.help()), said: Vec::new(), about: vec![format!("suite {suite}")] }
 }

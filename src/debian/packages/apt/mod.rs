@@ -23,7 +23,7 @@ use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
-use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageManager, Question};
+use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageHint, PackageManager, Question};
 use crate::sandbox::{CancelToken, Sandbox};
 
 /// The files of a disk that tell which packages it has; without the first it has none.
@@ -96,7 +96,7 @@ impl PackageManager for Apt<'_> {
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
-            help: Some("name a mirror that has it whole: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+            help: Some(PackageHint::Mirror("name a mirror that has it whole".to_owned())),
             said: Vec::new(),
             about: Vec::new(),
         })?;
