@@ -12,6 +12,7 @@ use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
+use super::hint::recipe_help;
 use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
@@ -220,6 +221,9 @@ impl Session {
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
+            for diagnostic in &mut errors.list {
+                diagnostic.help.extend(diagnostic.lacks.map(recipe_help));
+            }
             if let (Some(help), Some(first)) = (self.taken_for_recipe(args), errors.list.first_mut()) {
                 first.help.push(help);
             }

@@ -156,3 +156,28 @@ fn arrows_are_found_wherever_a_line_names_a_room() {
     );
     assert_eq!(find("//! See [`crate::ui`].\nlet text = 1; // as crate::ui does"), Vec::<String>::new());
 }
+
+/// What a command is called is the command line's business: what is below it tells what is wrong, and hints of the
+/// command line what to do.
+#[test]
+fn nothing_below_the_command_line_names_its_commands() {
+    // The text of a lock is a format; what `audit` advises is written for a recipe's author.
+    const KNOWN: [&str; 2] = ["lock/file.rs", "inspect/audit/causes/remedy.rs"];
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for entry in WalkDir::new(&src).sort_by_file_name() {
+        let entry = entry.unwrap();
+        let path = entry.path().strip_prefix(&src).unwrap();
+        let above = path.starts_with("cli") || path.starts_with("ui");
+        if above || KNOWN.iter().any(|known| path == Path::new(known)) || !entry.file_type().is_file() {
+            continue;
+        }
+        for (number, line) in std::fs::read_to_string(entry.path()).unwrap().lines().enumerate() {
+            let is_comment = line.trim_start().starts_with("//");
+            if !is_comment && ["`impasto ", ": impasto ", "(impasto "].iter().any(|words| line.contains(words)) {
+                found.push(format!("src/{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "commands are named below the command line:\n{}", found.join("\n"));
+}

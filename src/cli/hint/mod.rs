@@ -12,7 +12,7 @@ use crate::base::host::User;
 use crate::engine::cause::{About, of_error};
 use crate::engine::graph::SelectorError;
 use crate::lock::PackageHint;
-use crate::recipe::suggest;
+use crate::recipe::{Lack, suggest};
 use crate::sandbox::SandboxError;
 use crate::vm::VmError;
 
@@ -87,6 +87,18 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
         }
         error => return host_help(error),
     })
+}
+
+/// The way out where a recipe cannot be read because something is not there yet.
+pub(crate) fn recipe_help(lacks: Lack) -> String {
+    match lacks {
+        Lack::Path => "name a directory or an `.hcl` file; `impasto init` makes a first one",
+        Lack::Recipe => "`impasto init` makes a first one",
+        Lack::Stages => {
+            "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds"
+        }
+    }
+    .to_owned()
 }
 
 /// The way out where packages cannot be had.
