@@ -169,7 +169,7 @@ fn failed_shell(label: &str, error: JobError) -> CliError {
         JobError::Store(error) => CliError::Store(error),
         error => {
             let help = job_help(&error, label, &About::default(), "");
-            CliError::Other { message: crate::ui::with_causes(&error), help, code: exit::INTERNAL }
+            CliError::Other { message: crate::base::human::with_causes(&error), help, code: exit::INTERNAL }
         }
     }
 }

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use impasto::base::cancel::CancelToken;
 use impasto::debian::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::debian::toolbox::{
     EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, Task,
     Variant,
 };
 use impasto::sandbox::{
-    CancelToken, Limit, MOUNT_POINTS, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolFailure, ToolJob,
+    Limit, MOUNT_POINTS, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolFailure, ToolJob,
 };
 use impasto_stages::Limits;
 use impasto_stages::bootstrap::BootstrapSpec;

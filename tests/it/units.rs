@@ -85,7 +85,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         hints: Box::new(NoHints),
         dir: String::new(),
         facts: BTreeMap::new(),
-        interrupt: impasto::base::interrupt::Interrupt::default(),
+        interrupt: impasto::base::interrupt::Interrupt::new(|| unreachable!("nobody interrupts it")),
         used: Default::default(),
         whole: true,
     };

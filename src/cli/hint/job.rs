@@ -6,6 +6,7 @@ use std::path::Path;
 use impasto_store::Error as StoreError;
 
 use super::cause::cause_help;
+use crate::base::human::with_causes;
 use crate::debian::packages::fetch::DemandError;
 use crate::debian::packages::tools::ToolsError;
 use crate::engine::cause::{self, About};
@@ -13,7 +14,6 @@ use crate::engine::download::FetchError;
 use crate::engine::failed::AGAIN;
 use crate::engine::hints::Hints;
 use crate::engine::job::{Enter, JobError};
-use crate::ui::with_causes;
 
 /// The engine's hints in the words of our commands.
 pub(crate) struct CommandHints {

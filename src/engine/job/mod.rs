@@ -36,6 +36,7 @@ pub use error::{Enter, JobError, StageFailure};
 pub(crate) use packages::WAITING;
 pub use shell::ShellRequest;
 
+use crate::base::cancel::CancelToken;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::About;
 use crate::engine::graph::NodeId;
@@ -44,7 +45,7 @@ use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, Published, Target};
 use crate::recipe::scope::Scope;
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// What a job tells the engine.
 pub enum Message {

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use impasto_stages::packages::LockedPackage;
 use impasto_store::{Scratch, Store};
 
+use crate::base::cancel::CancelToken;
 use crate::deb::control::{Stanza, stanzas};
 use crate::debian::archive::{ArchiveError, Cache, Cause, Client, Index, Options, Release, Source};
 use crate::debian::mirror::Mirrors;
-use crate::debian::packages::{ManagerError, files};
-use crate::sandbox::CancelToken;
+use crate::debian::packages::files;
+use crate::lock::ManagerError;
 
 /// An archive, as it was verified.
 pub(super) struct Archive {

@@ -9,22 +9,22 @@ mod state;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
 use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
-
-use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
 use known::{Archive, Archives, Found};
 
 use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
+use crate::base::cancel::CancelToken;
 use crate::deb::closure::closure;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
 use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageHint, PackageManager, Question};
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// The files of a disk that tell which packages it has; without the first it has none.
 pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];

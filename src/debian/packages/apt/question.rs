@@ -15,6 +15,7 @@ use super::known::Archive;
 use super::state::{State, find};
 use super::{Apt, entry};
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::toolbox::{
@@ -22,7 +23,7 @@ use crate::debian::toolbox::{
 };
 use crate::lock::{self, Entry, Keep, ManagerError, Package, PackageHint, Question, Removed};
 use crate::recipe::suggest;
-use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
+use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
 /// Most bytes of a package file of the user's own.
 const MAX_OWN: u64 = 1 << 30;
