@@ -19,7 +19,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("lock", &["base", "recipe", "deb"]),
     ("sandbox", &["base", "disk"]),
     ("vm", &["base", "disk", "sandbox"]),
-    ("assemble", &["base", "disk", "sandbox"]),
+    ("assemble", &["disk", "sandbox"]),
     ("debian", &["base", "recipe", "deb", "lock", "sandbox", "assemble"]),
     ("engine", &["base", "disk", "recipe", "deb", "lock", "sandbox", "debian"]),
     ("inspect", &["base", "disk", "deb"]),
