@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
@@ -27,8 +27,9 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("cli", &["base", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "engine", "inspect", "ui"]),
 ];
 
-/// What is no room: the crate's root, the program, the script that builds the agent, and the agent, a crate of its own.
-const NO_ROOMS: [&str; 4] = ["lib.rs", "main.rs", "build.rs", "agent"];
+/// What is no room: the crate's root, the program, the script that builds the agent, the agent, which is a crate of its
+/// own, and files for distributions' packages.
+const NO_ROOMS: [&str; 5] = ["lib.rs", "main.rs", "build.rs", "agent", "package"];
 
 /// Arrows by the room that they begin in and the one that they lead to: file and line of each.
 type Arrows = BTreeMap<(String, String), Vec<String>>;
@@ -72,20 +73,24 @@ fn named(text: &str) -> Vec<(usize, String)> {
     found
 }
 
+/// The Rust sources of the rooms, below `src`: room, path and text.
+fn sources(src: &Path) -> Vec<(String, PathBuf, String)> {
+    let files = WalkDir::new(src).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    let read = |path: PathBuf| {
+        let below = path.strip_prefix(src).unwrap().to_owned();
+        let room = below.iter().next().unwrap().to_str().unwrap().to_owned();
+        (!NO_ROOMS.contains(&&*room)).then(|| (room, below, std::fs::read_to_string(&path).unwrap()))
+    };
+    files.filter_map(read).collect()
+}
+
 /// All arrows between rooms of `src`.
 fn arrows(src: &Path) -> Arrows {
     let mut arrows = Arrows::new();
-    for entry in WalkDir::new(src).sort_by_file_name() {
-        let entry = entry.unwrap();
-        let path = entry.path().strip_prefix(src).unwrap();
-        let Some(room) = path.iter().next().and_then(|first| first.to_str()) else { continue };
-        if NO_ROOMS.contains(&room) || path.extension().is_none_or(|extension| extension != "rs") {
-            continue;
-        }
-        let text = std::fs::read_to_string(entry.path()).unwrap();
-        for (line, other) in named(&text).into_iter().filter(|(_, other)| other != room) {
-            let place = format!("src/{}:{line}", path.display());
-            arrows.entry((room.to_owned(), other)).or_default().push(place);
+    for (room, path, text) in sources(src) {
+        for (line, other) in named(&text).into_iter().filter(|(_, other)| *other != room) {
+            arrows.entry((room.clone(), other)).or_default().push(format!("src/{}:{line}", path.display()));
         }
     }
     arrows
@@ -124,8 +129,8 @@ fn map(arrows: &Arrows) -> String {
 #[test]
 fn rooms_use_only_those_that_the_table_allows() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for entry in std::fs::read_dir(&src).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
+    let dirs = std::fs::read_dir(&src).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+    for name in dirs.map(|dir| dir.file_name().into_string().unwrap()) {
         let known = NO_ROOMS.contains(&&*name) || ROOMS.iter().any(|(room, _)| *room == name);
         assert!(known, "src/{name} is no room of the table");
     }
@@ -165,16 +170,12 @@ fn nothing_below_the_command_line_names_its_commands() {
     const KNOWN: [&str; 2] = ["lock/file.rs", "inspect/audit/causes/remedy.rs"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    for entry in WalkDir::new(&src).sort_by_file_name() {
-        let entry = entry.unwrap();
-        let path = entry.path().strip_prefix(&src).unwrap();
-        let above = path.starts_with("cli") || path.starts_with("ui");
-        if above || KNOWN.iter().any(|known| path == Path::new(known)) || !entry.file_type().is_file() {
+    for (room, path, text) in sources(&src) {
+        if matches!(&*room, "cli" | "ui") || KNOWN.iter().any(|known| path == Path::new(known)) {
             continue;
         }
-        for (number, line) in std::fs::read_to_string(entry.path()).unwrap().lines().enumerate() {
-            let is_comment = line.trim_start().starts_with("//");
-            if !is_comment && ["`impasto ", ": impasto ", "(impasto "].iter().any(|words| line.contains(words)) {
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            if ["`impasto ", ": impasto ", "(impasto "].iter().any(|words| line.contains(words)) {
                 found.push(format!("src/{}:{}: {}", path.display(), number + 1, line.trim()));
             }
         }
