@@ -26,7 +26,7 @@ use sources::{Entry, choose, parse_list, parse_sources};
 
 use crate::base::bounded;
 use crate::sandbox::protocol::RUN_DIR;
-use crate::sandbox::{NetworkPolicy, ReadPolicy};
+use crate::sandbox::{NetworkPolicy, PolicyError, ReadPolicy};
 
 /// Where stages with network find the host's policy.
 pub const DIR: &str = "/run/impasto/apt";
@@ -255,7 +255,7 @@ impl MirrorChoice {
     pub fn policy(self) -> ReadPolicy {
         Box::new(move || match self.resolve() {
             Ok(mirrors) => Ok(mirrors.policy()),
-            Err(error) => Err(Arc::new(error)),
+            Err(error) => Err(Arc::new(error) as PolicyError),
         })
     }
 

@@ -93,7 +93,7 @@ pub fn perform(
     log: &mut dyn FnMut(&[u8]),
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    let task = rmp_serde::from_slice(body);
+    let task = rmp_serde::from_slice::<Task>(body);
     match task.map_err(|error| ToolFailure::new(format!("BUG: the task cannot be read: {error}")))? {
         Task::Resolve { request } => resolve::resolve(&request, work, log),
         Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(&spec, epoch, work, log, phase),
