@@ -155,7 +155,7 @@ fn claim_all(dir: &Path, store: &Path) {
     let state = RecipeState::new(&store, &recipe);
     let inputs = Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone());
     let memory = LazyMemory::new(state.clone());
-    let locks = vec![impasto::engine::lock::LockState::NotNeeded; graph.len()];
+    let locks = vec![impasto::engine::locking::LockState::NotNeeded; graph.len()];
     let mut planner = Planner {
         graph: &graph,
         store: &store,

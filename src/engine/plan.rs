@@ -17,8 +17,7 @@ use crate::disk::image::{self, Format};
 use crate::engine::graph::{Graph, Node, NodeId};
 use crate::engine::history::{LazyMemory, NodeMemory};
 use crate::engine::inputs::{InputError, Inputs};
-use crate::engine::lock::LockState;
-use crate::engine::publish::content_digest;
+use crate::engine::locking::LockState;
 use crate::engine::reason::{Names, Reason, changes};
 
 /// A node's result, found or made.
@@ -70,7 +69,7 @@ impl Hit {
                 Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None, made_by: None })
             }
             _ => self.file(file).map(|file| {
-                let digest = BlobDigest(content_digest(&file.content));
+                let digest = BlobDigest(file.content.digest());
                 Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode), made_by: None }
             }),
         }

@@ -17,9 +17,9 @@ use impasto_store::lease::Lease;
 use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
-use crate::engine::cause::About;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{NodeId, Selection};
+use crate::engine::hints::Hints;
 use crate::engine::history::{Memory, NodeMemory, RecipeState};
 use crate::engine::job::{Job, JobError, Message, Success};
 use crate::engine::plan::{Completed, Hit, PlanError, Planner, State, Units, unit_name};
@@ -45,8 +45,8 @@ pub struct RunConfig<'a> {
     pub packages: &'a dyn Fn() -> Fetcher,
     /// Seconds since 1970, for records.
     pub now: u64,
-    /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
-    pub place: String,
+    /// What users are told to do about failures.
+    pub hints: Box<dyn Hints>,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
     /// What claims record of the host.
@@ -538,7 +538,7 @@ impl<'a> Engine<'a> {
         }
         let stage = self.label(id);
         let wall_ms = self.wall_ms(id);
-        let help = error.help(&stage, &self.about(id));
+        let help = self.config.hints.job(&error, &stage, &self.about(id));
         let (message, causes, last_lines, diagnosis) = error.into_parts();
         self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
         self.schedule.failed(TaskId(id.0));
@@ -555,16 +555,8 @@ impl<'a> Engine<'a> {
             }
             Ok(_) => {}
             Err(error) => {
-                let causes = crate::base::human::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
-                    let cause = crate::engine::cause::of_error(&error);
-                    let help = cause.map_or(String::new(), |cause| {
-                        format!(
-                            "\n          caused by: {cause}\n          help: {}",
-                            cause.help(&About::default()).join("\n          help: ")
-                        )
-                    });
-                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}{help}"));
+                    self.warn(None, self.config.hints.not_kept(&error));
                 }
                 self.stop();
             }

@@ -86,19 +86,10 @@ impl Job {
             root: root(&action.root),
             steps,
             inputs: inputs.collect(),
-            trees: Vec::new(),
-            caches: Vec::new(),
-            scripts: Vec::new(),
-            secrets: Vec::new(),
-            outputs: Vec::new(),
-            env: Vec::new(),
-            volatile: Vec::new(),
-            source_date_epoch: None,
-            network: false,
-            privileged: false,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
             cancel: self.cancel.clone(),
+            ..sandbox::Job::empty()
         };
         let finished = sandbox.run(job, &mut |_| {})?;
         if matches!(finished.outcome, Outcome::Cancelled) {

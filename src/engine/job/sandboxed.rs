@@ -17,10 +17,11 @@ use impasto_store::inputs::TreeNode;
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 
-use super::known::{Start, load_tree};
+use super::known::Start;
 use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
 use crate::base::bounded;
 use crate::disk::guest;
+use crate::disk::tree::Tree;
 use crate::engine::cause::{self, Clues, Evidence, Place, What};
 use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
@@ -44,7 +45,7 @@ impl Job {
         let mut log = LogFile::create(self, &secrets);
         let (finished, below) = std::thread::scope(|scope| {
             // What the disk contains is needed when the steps are done.
-            let load = || load_tree(&self.store, &self.below?).ok().flatten();
+            let load = || Tree::load(&self.store, &self.below?).ok().flatten();
             let below = std::thread::Builder::new().spawn_scoped(scope, load).ok();
             let mut step = None;
             let end = |step: &mut Option<(usize, Instant)>| {
@@ -203,6 +204,7 @@ impl Job {
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
             volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
             network: action.network,
             privileged: action.privileged,
