@@ -171,10 +171,10 @@ fn claim_all(dir: &Path, store: &Path) {
         for id in graph.ids() {
             let node = graph.node(id);
             let mut units = Units::new(node);
-            let parent = |parent: NodeId| hits[parent.index()].as_ref().expect("a parent");
+            let parent = |parent: NodeId| hits[parent].as_ref().expect("a parent");
             let action = match planner.advance(id, &mut units, parent).expect("a key") {
                 (_, State::Cached(hit)) => {
-                    hits[id.index()] = Some(hit);
+                    hits[id] = Some(hit);
                     continue;
                 }
                 (action, _) => action.expect("what is dirty has an Action"),
@@ -226,7 +226,7 @@ fn claim_all(dir: &Path, store: &Path) {
             let reason = "never built".to_owned();
             let memory = NodeMemory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
             planner.memory.get_mut().nodes.insert(name, memory);
-            hits[id.index()] = Some(hit);
+            hits[id] = Some(hit);
         }
     });
     state.add(planner.memory.get()).expect("remembered");

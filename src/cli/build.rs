@@ -18,7 +18,7 @@ use super::{RecipeArgs, RunArgs, complete, exit};
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
-use crate::engine::graph::{NodeId, Selection};
+use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::lock::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
@@ -65,7 +65,7 @@ impl Build {
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         for selector in &self.again {
-            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
+            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[*id]) {
                 let message = format!("--again {selector} names nothing that this build needs");
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
@@ -92,8 +92,8 @@ impl Build {
 }
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
-/// `needed` are the nodes to be built, by their places.
-fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<(), CliError> {
+/// `needed` are the nodes to be built.
+fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
     let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };

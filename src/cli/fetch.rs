@@ -44,7 +44,7 @@ impl Fetch {
         keep(&loaded, &store)?;
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
-        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
+        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[*id]).collect();
         let sets = loaded.graph.package_sets(needed.iter().copied());
         fetcher.begin(sets.iter().copied());
         let wait = ui::Wait::new(&session.host, "fetch", "packages", fetcher.meter());

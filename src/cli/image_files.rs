@@ -27,8 +27,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
     let label = &loaded.graph.node(id).label;
     let failed = |message: String| CliError::Other { message, help: None, code: exit::STAGE };
     let known = || -> Result<_, CliError> {
-        let mut states = loaded.planner(store, &[])?.plan(&[id])?;
-        Ok(match states.swap_remove(id.index()) {
+        Ok(match loaded.planner(store, &[])?.plan(&[id])?.into_value(id) {
             Some(State::Cached(hit)) => Some(hit),
             _ => None,
         })

@@ -60,7 +60,7 @@ impl Session {
             Some(again) => {
                 let states = loaded.planner(store, again)?.plan(&selection.nodes)?;
                 let open =
-                    |id: &NodeId| matches!(&states[id.index()], Some(State::Dirty { .. } | State::Pending { .. }));
+                    |id: &NodeId| matches!(&states[*id], Some(State::Dirty { .. } | State::Pending { .. }));
                 running_programs(loaded, loaded.graph.ids().filter(open))
             }
             None => Vec::new(),

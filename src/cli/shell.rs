@@ -58,7 +58,7 @@ impl Shell {
         let node = loaded.graph.node(id);
         let again: &[String] = if self.fresh { loaded.selectors() } else { &[] };
         let mut planner = loaded.planner(&store, again)?;
-        let state = planner.plan(&[id])?.swap_remove(id.index());
+        let state = planner.plan(&[id])?.into_value(id);
         let interrupt = session.interrupt.listen();
         let code = match state {
             Some(State::Cached(hit)) => {
@@ -88,7 +88,7 @@ impl Shell {
             }
             Some(State::Dirty { action, .. }) => {
                 let failed_dir = loaded.state(&store).failed()?;
-                let failed = loaded.names(id).find_map(|name| FailedState::find(&failed_dir, &name));
+                let failed = loaded.graph.stable_names(id).find_map(|name| FailedState::find(&failed_dir, &name));
                 let failed = failed.filter(|(_, state)| state.action == action && !self.fresh);
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));

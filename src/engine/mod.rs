@@ -27,6 +27,7 @@ pub mod inputs;
 pub mod job;
 pub mod lock;
 pub mod log;
+mod node;
 pub mod plan;
 pub mod publish;
 pub mod reason;

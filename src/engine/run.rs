@@ -216,7 +216,7 @@ impl<'a> Engine<'a> {
     /// Nodes that are wanted and whose result is not known.
     pub fn open(&self) -> impl Iterator<Item = NodeId> + '_ {
         let unwanted = |id: &NodeId| self.schedule.state(TaskId(id.0)) == TaskState::Unwanted;
-        self.planner.graph.ids().filter(move |id| !unwanted(id) && self.results[id.index()].is_none())
+        self.planner.graph.ids().filter(move |id| !unwanted(id) && self.results[id].is_none())
     }
 
     /// Runs to the end. What fails, stages or the host, is part of the summary.
@@ -316,7 +316,7 @@ impl<'a> Engine<'a> {
         let index = id.index();
         if self.results[index].is_none() {
             let results = &self.results;
-            let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
+            let result = |parent: NodeId| results[parent].as_ref().expect("BUG: a parent has no result");
             let node = self.planner.graph.node(id);
             let units = self.units.entry(id).or_insert_with(|| Units::new(node));
             match self.planner.advance(id, units, result) {
@@ -351,7 +351,7 @@ impl<'a> Engine<'a> {
                 (self.events)(&Event { at: self.start.elapsed(), kind: event });
             }
         }
-        self.how[id.index()] = Some(How::Cached);
+        self.how[id] = Some(How::Cached);
         self.schedule.done(TaskId(id.0));
         let stage = self.label(id);
         let result_bytes = if self.has_work { self.result_bytes(id) } else { None };
@@ -383,7 +383,7 @@ impl<'a> Engine<'a> {
             return self.fail(id, error.into());
         }
         self.ticks += 1;
-        self.spawned[id.index()] = self.ticks;
+        self.spawned[id] = self.ticks;
         let name = job.label.clone();
         // A thread of its own, which lives as long as the sandbox: the kernel ends the sandbox with it.
         if let Err(source) = std::thread::Builder::new().name(name).spawn(move || job.run()) {
@@ -397,8 +397,8 @@ impl<'a> Engine<'a> {
         match result {
             Ok(success) => self.succeed(id, success),
             Err(JobError::Miss { from, miss }) => self.miss(id, from, &miss),
-            Err(JobError::Changed { path, .. }) if self.rebinds[id.index()] < REBINDS => {
-                self.rebinds[id.index()] += 1;
+            Err(JobError::Changed { path, .. }) if self.rebinds[id] < REBINDS => {
+                self.rebinds[id] += 1;
                 let paths: Vec<_> =
                     crate::engine::graph::local_paths(self.planner.graph.node(id)).map(str::to_owned).collect();
                 for name in paths {
@@ -406,7 +406,7 @@ impl<'a> Engine<'a> {
                 }
                 let message = format!("`{}` changed while it was read; reading it again", path.display());
                 self.warn(Some(id), message);
-                self.results[id.index()] = None;
+                self.results[id] = None;
                 self.start_node(id);
             }
             Err(JobError::Cancelled) => self.schedule.cancelled(TaskId(id.0)),
@@ -471,14 +471,14 @@ impl<'a> Engine<'a> {
 
     /// With what a node's result is to be believed.
     fn caveats(&self, id: NodeId) -> Vec<String> {
-        let hit = self.results[id.index()].as_ref();
+        let hit = self.results[id].as_ref();
         hit.map_or(Vec::new(), |hit| hit.caveats.iter().map(ToString::to_string).collect())
     }
 
     /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened. None where the
     /// store does not say: a number in a report is not worth a build.
     fn result_bytes(&self, id: NodeId) -> Option<u64> {
-        let hit = self.results[id.index()].as_ref()?;
+        let hit = self.results[id].as_ref()?;
         let size = |file: &OutputFile| match &file.content {
             FileContent::Blob(blob) => blob.size,
             FileContent::Derived(derived) => derived.size,
@@ -492,17 +492,17 @@ impl<'a> Engine<'a> {
     /// A result that was there is there no more: the node that made it runs again, then this one.
     fn miss(&mut self, id: NodeId, from: NodeId, miss: &impasto_store::Miss) {
         // A job that began before the result was lost tells nothing new.
-        let known = self.lost[from.index()] > self.spawned[id.index()];
+        let known = self.lost[from] > self.spawned[id];
         if !known {
             if self.missed.insert(miss.path.clone()) && miss.is_damage() {
                 self.warn(Some(from), format!("{miss}; it is made again"));
             }
             self.ticks += 1;
-            self.lost[from.index()] = self.ticks;
-            self.planner.again[from.index()] = true;
-            self.results[from.index()] = None;
+            self.lost[from] = self.ticks;
+            self.planner.again[from] = true;
+            self.results[from] = None;
             self.units.remove(&from);
-            self.reasons[from.index()] = Some(Reason::Collected);
+            self.reasons[from] = Some(Reason::Collected);
         }
         if from == id || (known && self.schedule.state(TaskId(from.0)) == TaskState::Done) {
             self.schedule.expand(TaskId(id.0), Vec::new());
@@ -516,14 +516,14 @@ impl<'a> Engine<'a> {
     /// is done, or runs with the old content, stays as it is.
     fn forget_dependents(&mut self, lost: NodeId) {
         let mut affected = vec![false; self.results.len()];
-        affected[lost.index()] = true;
+        affected[lost] = true;
         for id in self.planner.graph.ids().skip(lost.index() + 1) {
             let parents = &self.planner.graph.node(id).parents;
-            let depends = parents.iter().any(|(_, parent)| affected[parent.index()]);
+            let depends = parents.iter().any(|(_, parent)| affected[parent]);
             let settled = matches!(self.schedule.state(TaskId(id.0)), TaskState::Done | TaskState::Running);
             if depends && !settled {
-                affected[id.index()] = true;
-                self.results[id.index()] = None;
+                affected[id] = true;
+                self.results[id] = None;
                 self.units.remove(&id);
             }
         }
@@ -590,11 +590,11 @@ impl<'a> Engine<'a> {
             Summary { interrupted: self.interrupted, host_failed: self.host_failed, ..Summary::default() };
         for id in self.planner.graph.ids() {
             match self.schedule.state(TaskId(id.0)) {
-                TaskState::Done if self.how[id.index()] == Some(How::Built) => summary.built += 1,
+                TaskState::Done if self.how[id] == Some(How::Built) => summary.built += 1,
                 TaskState::Done => summary.cached += 1,
                 TaskState::Failed => summary.failed += 1,
                 // It was stopped before its turn came, which would have changed nothing.
-                TaskState::Cancelled if self.results[id.index()].is_some() => summary.cached += 1,
+                TaskState::Cancelled if self.results[id].is_some() => summary.cached += 1,
                 TaskState::Cancelled => {
                     summary.cancelled += 1;
                     let stage = self.label(id);
@@ -620,7 +620,7 @@ impl<'a> Engine<'a> {
     }
 
     fn wall_ms(&self, id: NodeId) -> u64 {
-        self.started[id.index()].map_or(0, |start| start.elapsed().as_millis() as u64)
+        self.started[id].map_or(0, |start| start.elapsed().as_millis() as u64)
     }
 
     fn warn(&mut self, id: Option<NodeId>, message: String) {

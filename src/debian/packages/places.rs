@@ -8,7 +8,7 @@ use impasto_stages::packages::{LockedPackage, Repository};
 
 use super::fetch::{Place, Wanted};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
-use crate::engine::graph::{Graph, NodeId};
+use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::engine::lock::{Entry, LockFile, LockState, below};
 
 /// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
@@ -32,13 +32,13 @@ pub struct Places<'a> {
 
 impl Places<'_> {
     /// Every package file that the lock names for a graph, by SHA-256.
-    pub fn wanted(&self, graph: &Graph, lock: &LockFile, states: &[LockState]) -> HashMap<String, Wanted> {
+    pub fn wanted(&self, graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> HashMap<String, Wanted> {
         let mut wanted = HashMap::new();
         for entry in &lock.toolbox {
             self.add(&mut wanted, entry, &|_| None);
         }
         for id in graph.ids() {
-            if let LockState::Locked(place) = &states[id.index()] {
+            if let LockState::Locked(place) = &states[id] {
                 self.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
             }
         }

@@ -11,7 +11,7 @@ use super::apply::{LockState, Walk, below, emulator};
 use super::file::{Entry, LockFile, TOOLBOX, Table};
 use crate::debian::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
 use crate::engine::cause::{Place, What};
-use crate::engine::graph::{Graph, Node, NodeId};
+use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
@@ -42,8 +42,8 @@ pub struct Renewal<'a> {
     pub shown_dir: &'a str,
     /// What the recipe may read.
     pub scope: &'a Scope,
-    /// What to do with each node's entry, by the node's place; none for nodes that are not asked for.
-    pub choices: Vec<Option<Choice>>,
+    /// What to do with each node's entry; none for nodes that are not asked for.
+    pub choices: NodeMap<Option<Choice>>,
     /// Whether the tools of impasto itself are settled anew.
     pub tools: bool,
     /// The recipe's stages, also those that are not built now, where entries of others are to go.
@@ -139,21 +139,21 @@ impl Renewal<'_> {
             }
         }
         let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
-        let mut settled = vec![false; self.graph.len()];
+        let mut settled = NodeMap::filled(false, self.graph.len());
         // Stages that are not settled, and what stands on them.
-        let mut open: Vec<Option<NodeId>> = vec![None; self.graph.len()];
+        let mut open: NodeMap<Option<NodeId>> = NodeMap::filled(None, self.graph.len());
         let mut walk = Walk::default();
         for id in self.graph.ids() {
             let node = self.graph.node(id);
             let (mut state, against) = walk.look(self.graph, lock, id);
-            let changed_below = below(node).is_some_and(|below| settled[below.index()]);
-            settled[id.index()] = changed_below;
+            let changed_below = below(node).is_some_and(|below| settled[below]);
+            settled[id] = changed_below;
             let place = match &state {
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => Some(*place),
                 _ => None,
             };
             let before = place.map(|place| lock.stages[place].clone());
-            let choice = self.choices[id.index()].as_ref();
+            let choice = self.choices[id].as_ref();
             let keep = match (choice, &state, &before) {
                 (None, ..) | (_, LockState::NotNeeded, _) => None,
                 (Some(Choice::Stay), LockState::Locked(_), _) => None,
@@ -165,7 +165,7 @@ impl Renewal<'_> {
                 _ => Some(Keep::Nothing),
             };
             let own = node.lowered.request.as_ref().is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
-            let open_below = below(node).and_then(|below| open[below.index()]).filter(|_| !own);
+            let open_below = below(node).and_then(|below| open[below]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
                 if let Some(below) = open_below {
                     let (stage, below) = (node.label.clone(), self.graph.node(below).stage.to_string());
@@ -194,10 +194,10 @@ impl Renewal<'_> {
                 let same = before
                     .as_ref()
                     .is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
-                settled[id.index()] |= !same;
+                settled[id] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
-            open[id.index()] = if state.is_settled() { open_below } else { Some(id) };
+            open[id] = if state.is_settled() { open_below } else { Some(id) };
             walk.pass(self.graph, lock, id, &state, &against);
         }
         if let Some(stages) = self.prune {
@@ -219,7 +219,7 @@ impl Renewal<'_> {
     }
 
     fn needs_tools(&self) -> bool {
-        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         let nodes: Vec<_> = asked.map(|id| &self.graph.node(id).lowered).collect();
         let tools = |action: &impasto_stages::ActionTemplate| action.toolbox.is_some();
         nodes.iter().any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
@@ -227,7 +227,7 @@ impl Renewal<'_> {
 
     /// Lines of the tools' request: whose programs must be emulated.
     fn emulators(&self) -> Vec<String> {
-        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         asked.filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine)).collect()
     }
 }

@@ -22,10 +22,10 @@ const PREVIOUS: usize = 8;
 impl Engine<'_> {
     /// A job that only writes a node's files again.
     pub(super) fn publish_job(&mut self, id: NodeId, targets: Vec<Target>) -> Job {
-        self.started[id.index()] = Some(Instant::now());
+        self.started[id] = Some(Instant::now());
         let mut job = self.job(id);
         job.targets = targets;
-        job.found = self.results[id.index()].clone();
+        job.found = self.results[id].clone();
         job
     }
 
@@ -43,7 +43,7 @@ impl Engine<'_> {
             self.packages = Some(packages);
         }
         let results = &self.results;
-        let result = |parent: NodeId| results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let result = |parent: NodeId| results[parent].as_ref().expect("BUG: a parent has no result");
         let units = self.units.entry(id).or_insert_with(|| Units::new(self.planner.graph.node(id)));
         let (Some(action), _) = self.planner.advance(id, units, result)? else { return Ok(None) };
         let mut job = self.job(id);
@@ -62,7 +62,7 @@ impl Engine<'_> {
             // Known from the plan: only the files of its result are to be written again.
             None => (0, &node.lowered.actions[0]),
         };
-        let result = |parent: NodeId| self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let result = |parent: NodeId| self.results[parent].as_ref().expect("BUG: a parent has no result");
         let start = match &template.parent {
             Some(Slot::Stage(stage)) => Some((node.parent(stage), &result(node.parent(stage)).result)),
             Some(Slot::Unit { unit, .. }) => units.map(|units| (id, &units.hit(*unit).result)),
@@ -172,7 +172,7 @@ impl Engine<'_> {
             panic!("BUG: {} makes a derived file without a disk", node.label)
         };
         let parent = node.parent(stage);
-        let hit = self.results[parent.index()].as_ref().expect("BUG: a parent has no result");
+        let hit = self.results[parent].as_ref().expect("BUG: a parent has no result");
         (parent, hit.result.disk.expect("BUG: a file was derived from no disk"))
     }
 }

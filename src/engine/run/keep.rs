@@ -76,7 +76,7 @@ impl Engine<'_> {
         let mut results = Vec::new();
         let mut names = HashMap::new();
         for id in self.planner.graph.ids() {
-            let used = &self.planner.used[id.index()];
+            let used = &self.planner.used[id];
             if used.is_empty() && !whole {
                 continue;
             }

@@ -153,9 +153,9 @@ impl Engine<'_> {
             if matches!(state, State::Unwanted | State::Done | State::Failed | State::Cancelled) {
                 continue;
             }
-            rest[id.index()] = match self.progress.before(id) {
+            rest[id] = match self.progress.before(id) {
                 // Only its files are written.
-                _ if self.results[id.index()].is_some() => Rest::Known(Duration::ZERO),
+                _ if self.results[id].is_some() => Rest::Known(Duration::ZERO),
                 None => Rest::Unknown,
                 Some(before) => {
                     let worked = self.worked(id);
@@ -195,7 +195,7 @@ impl Engine<'_> {
 
     /// How long a node works.
     fn worked(&self, id: NodeId) -> Duration {
-        self.started[id.index()].map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.waited(id)))
+        self.started[id].map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.waited(id)))
     }
 }
 
