@@ -79,8 +79,7 @@ impl Build {
             reporter.event(event);
             records.event(event);
         };
-        let state = loaded.state(&store);
-        let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
+        let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
         session.demand_root_to_run(&loaded, &engine)?;
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.

@@ -74,7 +74,7 @@ impl Fetch {
                     causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
                 }
             };
-            let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
+            let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
             summary = engine.run();
         }
         drop(wait);

@@ -58,9 +58,7 @@ impl Graph {
             }
             GraphFormat::Dot => {
                 let shown = graph.to_petgraph().filter_map(
-                    |_, id| {
-                        needed[*id].then(|| format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name))
-                    },
+                    |_, id| needed[*id].then(|| format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name)),
                     |_, ()| Some(()),
                 );
                 let label = |_: &_, (_, text): (_, &String)| format!("label = \"{}\"", text.replace('"', "\\\""));

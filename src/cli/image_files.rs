@@ -46,8 +46,8 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
             }
         };
         let selection = Selection { nodes: vec![id], images: Vec::new() };
-        let (planner, state, start) = (loaded.planner(store, &[])?, loaded.state(store), surveyor.session.start);
-        Engine::new(planner, &selection, config, state, start, &mut events)?.run();
+        let planner = loaded.planner(store, &[])?;
+        Engine::new(planner, &selection, config, surveyor.session.start, &mut events)?.run();
         if let Some(reason) = reason {
             return Err(failed(reason));
         }

@@ -100,9 +100,9 @@ impl Shell {
                 let run = RunArgs::default();
                 let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
                 let selection = Selection { nodes: vec![id], images: Vec::new() };
-                let (planner, state) = (loaded.planner(&store, again)?, loaded.state(&store));
+                let planner = loaded.planner(&store, again)?;
                 let mut nobody = |_: &Event| {};
-                let engine = Engine::new(planner, &selection, config, state, session.start, &mut nobody)?;
+                let engine = Engine::new(planner, &selection, config, session.start, &mut nobody)?;
                 let job = engine.job_of(id)?.filter(|job| job.runs_in_the_image());
                 let Some(job) = job else { return Err(no_steps(&node.label)) };
                 let what =

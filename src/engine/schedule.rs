@@ -47,7 +47,8 @@ impl Schedule {
     /// A schedule of tasks by what each needs (ids lower than its own), of which those that `wanted` names, and all that
     /// they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
     pub fn new(needs: NodeMap<Vec<NodeId>>, wanted: &[NodeId], keep_going: bool) -> Self {
-        let task = |needs: Vec<NodeId>| Task { state: State::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
+        let task =
+            |needs: Vec<NodeId>| Task { state: State::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
         let mut tasks = needs.map(task);
         for id in tasks.ids() {
             for place in 0..tasks[id].needs.len() {

@@ -43,7 +43,7 @@ pub(super) struct Replay<'a> {
 impl Job {
     /// Tries it; none where it is not possible, or not worth it.
     pub(super) fn replay(&self, action: &Action<Bound>, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
-        let Ok(sandbox) = &self.sandbox else { return Ok(None) };
+        let Ok(sandbox) = &self.context.sandbox else { return Ok(None) };
         let as_it_is = changed_bytes(&compare(replay.start, replay.tree));
         let changes = compare(replay.earlier_tree, replay.tree);
         let only_files =
@@ -98,7 +98,7 @@ impl Job {
             privileged: false,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
+            cancel: self.context.cancel.clone(),
         };
         let finished = sandbox.run(job, &mut |_| {})?;
         if matches!(finished.outcome, Outcome::Cancelled) {

@@ -29,7 +29,7 @@ use crate::sandbox::{self, AgentStep, Content, Culprit, InputKind, Outcome, Owne
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
-        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -208,7 +208,7 @@ impl Job {
             privileged: action.privileged,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
+            cancel: self.context.cancel.clone(),
         })
     }
 
@@ -230,7 +230,7 @@ impl Job {
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed && self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                if is_listed && self.context.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
                     // Directories come before what they hold.
                     entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
@@ -335,13 +335,13 @@ impl Job {
         let mut places = Vec::new();
         if let Some(origin) = origin("script") {
             let line = clues.script_line().filter(|(script, _)| Some(*script) == step).map(|(_, line)| line);
-            let script = Place::of(What::Script, &self.dir, origin);
+            let script = Place::of(What::Script, &self.context.dir, origin);
             places.push(match line {
                 Some(line) => Place { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
                 None => script,
             });
         }
-        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.dir, origin)));
+        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.context.dir, origin)));
         places.extend(self.about.stage.iter().cloned());
         places
     }
@@ -354,7 +354,7 @@ impl Job {
         action: &Action<Bound>,
         step: Option<usize>,
     ) -> Result<(), JobError> {
-        let Ok(dir) = &self.failed else { return Ok(()) };
+        let Ok(dir) = &self.context.failed else { return Ok(()) };
         for name in &self.names {
             let action_digest = action.digest();
             let state = crate::engine::failed::FailedState {
@@ -369,7 +369,7 @@ impl Job {
     }
 
     fn forget_failed(&self) {
-        if let Ok(dir) = &self.failed {
+        if let Ok(dir) = &self.context.failed {
             self.names.iter().for_each(|name| crate::engine::failed::FailedState::forget(dir, name));
         }
     }
@@ -399,7 +399,7 @@ impl<'a> LogFile<'a> {
     /// `more` are secrets that the job does not know of.
     pub(super) fn create(job: &'a Job, more: &[Secret]) -> Self {
         // A log that cannot be kept is no reason not to build.
-        let file = job.logs.as_ref().ok().and_then(|dir| {
+        let file = job.context.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
             // The log of a node is that of all of its units.
             if job.unit == 0 {

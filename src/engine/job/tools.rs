@@ -24,7 +24,7 @@ const NAME: &str = "tree.tar";
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
-        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
@@ -47,7 +47,7 @@ impl Job {
         self.meter.end();
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
-        let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
+        let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.context.cancel.clone() };
         let begun = Instant::now();
         let mut last = begun;
         let end = sandbox.run_tools(job, &mut |event| match event {

@@ -45,7 +45,12 @@ impl Package {
 
 /// The first disk that cannot take what stages put into it. `states` are those of the lock, `needed` the nodes that are
 /// to be built.
-pub fn too_small(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>, needed: &NodeMap<bool>) -> Option<TooSmall> {
+pub fn too_small(
+    graph: &Graph,
+    lock: &LockFile,
+    states: &NodeMap<LockState>,
+    needed: &NodeMap<bool>,
+) -> Option<TooSmall> {
     let builder = |node: &Node| node.lowered.request.as_ref().is_some_and(PackageRequest::is_builder);
     graph.ids().filter(|id| needed[*id]).find_map(|id| {
         let node = graph.node(id);
