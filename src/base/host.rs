@@ -49,8 +49,6 @@ pub struct Host {
     pub stdout_is_terminal: bool,
     /// The path of this program.
     pub exe: PathBuf,
-    /// The kernel's id of this boot.
-    pub boot_id: String,
     /// The kernel's release.
     pub kernel: String,
 }
@@ -78,7 +76,6 @@ impl Host {
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             exe: std::env::current_exe().map_err(HostError::Program)?,
-            boot_id: read_line("/proc/sys/kernel/random/boot_id"),
             kernel: read_line("/proc/sys/kernel/osrelease"),
         })
     }

@@ -93,9 +93,9 @@ impl Audit {
         let stages = compare(&loaded, &nodes, (&store, &found), (&other, &again), &runs)?;
         let report = Report::new(stages, self.varied(session, &runs));
         if self.json {
-            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"));
+            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"))?;
         } else {
-            ui::output(&report.render());
+            ui::output(&report.render())?;
         }
         Ok(if report.equal { exit::OK } else { exit::DIFFERENT })
     }

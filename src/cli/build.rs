@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{RecipeArgs, RunArgs, complete, exit};
+use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
@@ -83,9 +83,9 @@ impl Build {
         session.demand_root_to_run(&loaded, &engine)?;
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.
-        drop(reporter);
-        // The process ends here: see `plan`.
-        std::mem::forget(loaded);
+        let shown = reporter.finish();
+        leave_to_exit(loaded);
+        shown?;
         Ok(exit_code(&summary))
     }
 }

@@ -41,6 +41,9 @@ pub(crate) enum CliError {
     /// The lock cannot be renewed.
     #[error(transparent)]
     Renew(#[from] crate::engine::lock::RenewError),
+    /// What the command has to say cannot be written.
+    #[error(transparent)]
+    Output(#[from] ui::OutputError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -91,6 +94,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
+            | CliError::Output(_)
             | CliError::Record(_)
             | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
@@ -125,6 +129,7 @@ impl CliError {
             }
             CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
+            CliError::Output(_) => None,
             error => hint::host_help(error),
         }
     }
@@ -153,6 +158,8 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => cause::of_error(error),
             CliError::Sandbox(error) => cause::of_error(error),
+            // Where standard output goes is not known.
+            CliError::Output(_) => None,
             error => cause::of_error(error),
         }
     }

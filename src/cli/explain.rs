@@ -36,7 +36,7 @@ impl Why {
             }
             text += &explain(&loaded, &planner, &states, *id, session.host.now());
         }
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

@@ -83,7 +83,7 @@ impl Fetch {
             1 => ", and 1 file that a stage names".to_owned(),
             more => format!(", and {more} files that stages name"),
         };
-        ui::output(&format!("{count} packages, {}{images} are in the store\n", ui::bytes(bytes)));
+        ui::output(&format!("{count} packages, {}{images} are in the store\n", ui::bytes(bytes)))?;
         Ok(exit_code(&summary))
     }
 }

@@ -67,7 +67,7 @@ impl Graph {
                 format!("{:?}", Dot::with_attr_getters(&shown, config, &edge, &label))
             }
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

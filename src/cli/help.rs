@@ -69,7 +69,7 @@ impl Help {
                 },
             },
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

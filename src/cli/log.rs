@@ -45,9 +45,9 @@ impl Log {
                 Ok(bytes) => {
                     found = true;
                     if nodes.len() > 1 {
-                        ui::output(&format!("==> {} <==\n", loaded.graph.node(*id).label));
+                        ui::output(&format!("==> {} <==\n", loaded.graph.node(*id).label))?;
                     }
-                    ui::output_file(&bytes);
+                    ui::output_file(&bytes)?;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(CliError::io("read", path)(error)),

@@ -120,7 +120,7 @@ impl Outdated {
             serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
         } else {
             text(&document, self.security)
-        });
+        })?;
         Ok(code)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
-use super::{RecipeArgs, exit};
+use super::{RecipeArgs, exit, leave_to_exit};
 use crate::debian::packages::files;
 use crate::engine::forecast::{Durations, Rest, left};
 use crate::engine::graph::{NodeId, NodeMap};
@@ -80,10 +80,9 @@ impl Plan {
         let planned: Vec<_> =
             loaded.graph.ids().zip(states.values()).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
         let cost = cost(session, &loaded, &store, &planned)?;
-        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) });
-        // The process ends here: giving back the memory of 10,000 nodes piece by piece would take a tenth of the time.
-        std::mem::forget((states, planner));
-        std::mem::forget((loaded, store));
+        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) })?;
+        leave_to_exit((states, planner));
+        leave_to_exit((loaded, store));
         Ok(exit::OK)
     }
 }

@@ -51,7 +51,7 @@ impl Update {
             [] => "nothing is newer: the lock stays as it is\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }
