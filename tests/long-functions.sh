@@ -9,7 +9,7 @@ trap 'rm -rf "$copy"' EXIT
 git ls-files -z '*.rs' | xargs -0 cp --parents -t "$copy"
 : > "$copy/rustfmt.toml"
 # rustfmt says what it cannot shorten; it is the layout that counts.
-(cd "$copy" && find . -name '*.rs' -exec rustfmt --edition 2024 --config-path rustfmt.toml --config skip_children=true {} + > /dev/null 2>&1 || true)
+(cd "$copy" && find . -name '*.rs' -exec rustfmt --edition 2024 --config-path rustfmt.toml {} + > /dev/null 2>&1 || true)
 cd "$copy"
 find . -name '*.rs' ! -path './tests/*' ! -path '*/tests/*' ! -path './benches/*' | sort | xargs awk -v limit="$limit" '
     FNR == 1 { delete start; depth = "" }

@@ -370,44 +370,12 @@ impl Graph {
     /// # Errors
     /// It cannot be read, or names nothing.
     pub fn select(&self, text: &str) -> Result<Selection, SelectorError> {
-        let syntax = || SelectorError::Syntax { text: text.to_owned() };
-        let (name, filter) = match text.split_once('[') {
-            None => (text, Vec::new()),
-            Some((name, rest)) => {
-                let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
-                let pairs = inner.split(',').map(|pair| pair.split_once('=').ok_or_else(syntax));
-                (name, pairs.collect::<Result<Vec<_>, _>>()?)
-            }
-        };
-        if name.is_empty() {
-            return Err(syntax());
-        }
-        let mut wanted = Vec::new();
-        for (axis, value) in filter {
-            let place = self
-                .axes
-                .iter()
-                .position(|known| known == axis.trim())
-                .ok_or_else(|| SelectorError::Axis { axis: axis.trim().to_owned(), known: self.axes.clone() })?;
-            wanted.push((place, value.trim()));
-        }
+        let (name, filter) = split_selector(text)?;
+        let wanted = self.axes_of(&filter)?;
         let matches = |combination: u32| {
             wanted.iter().all(|(axis, value)| self.combinations[combination as usize][*axis] == *value)
         };
-        let nothing = || {
-            let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
-            let unknown = wanted.iter().find_map(|(axis, value)| {
-                let mut known = Vec::new();
-                for combination in &self.combinations {
-                    if !known.contains(&combination[*axis]) {
-                        known.push(combination[*axis].clone());
-                    }
-                }
-                let is_unknown = known.iter().all(|known| known != value);
-                is_unknown.then(|| (self.axes[*axis].clone(), known))
-            });
-            SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
-        };
+        let nothing = || self.no_combination(name, &wanted);
         let is_stage = self.stages.iter().any(|stage| &**stage == name);
         let label = name.strip_prefix("image.");
         let named = self.images_named(label.unwrap_or(name), label.is_some());
@@ -433,6 +401,32 @@ impl Graph {
         if nodes.is_empty() { Err(nothing()) } else { Ok(Selection { nodes, images: Vec::new() }) }
     }
 
+    /// The places of the axes that a selector's brackets name, with the values.
+    fn axes_of<'t>(&self, filter: &[(&str, &'t str)]) -> Result<Vec<(usize, &'t str)>, SelectorError> {
+        let axis_of = |(axis, value): &(&str, &'t str)| {
+            let place = self.axes.iter().position(|known| known == axis);
+            let unknown = || SelectorError::Axis { axis: (*axis).to_owned(), known: self.axes.clone() };
+            Ok((place.ok_or_else(unknown)?, *value))
+        };
+        filter.iter().map(axis_of).collect()
+    }
+
+    /// A stage or image has no combination with these values.
+    fn no_combination(&self, name: &str, wanted: &[(usize, &str)]) -> SelectorError {
+        let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
+        let unknown = wanted.iter().find_map(|(axis, value)| {
+            let mut known = Vec::new();
+            for combination in &self.combinations {
+                if !known.contains(&combination[*axis]) {
+                    known.push(combination[*axis].clone());
+                }
+            }
+            let is_unknown = known.iter().all(|known| known != value);
+            is_unknown.then(|| (self.axes[*axis].clone(), known))
+        });
+        SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
+    }
+
     /// The nodes and their needs as a petgraph graph.
     pub fn to_petgraph(&self) -> DiGraph<NodeId, ()> {
         let mut graph = DiGraph::with_capacity(self.nodes.len(), self.nodes.len());
@@ -444,6 +438,20 @@ impl Graph {
         }
         graph
     }
+}
+
+/// The name in a selector, and the axes and values in its brackets.
+fn split_selector(text: &str) -> Result<(&str, Vec<(&str, &str)>), SelectorError> {
+    let syntax = || SelectorError::Syntax { text: text.to_owned() };
+    let (name, filter) = match text.split_once('[') {
+        None => (text, Vec::new()),
+        Some((name, rest)) => {
+            let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
+            let pair = |pair: &'_ str| pair.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()));
+            (name, inner.split(',').map(pair).collect::<Option<_>>().ok_or_else(syntax)?)
+        }
+    };
+    if name.is_empty() { Err(syntax()) } else { Ok((name, filter)) }
 }
 
 /// The stage names that values refer to, sorted, each once.

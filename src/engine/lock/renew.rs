@@ -115,29 +115,7 @@ impl Renewal<'_> {
     /// # Errors
     /// A stage cannot be settled; then `lock` is changed as far as was done.
     pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
-        let needed = self.needs_tools();
-        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
-        let mut lines = self.emulators();
-        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
-        if needed && (self.tools || !known) {
-            (self.progress)(TOOLBOX);
-            // What other variants of the recipe need stays.
-            lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
-            lines.sort_unstable();
-            lines.dedup();
-            let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
-            let entry = self.manager.settle_toolbox(&foreign);
-            let entry =
-                entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
-            let entry =
-                Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
-            check(&entry, TOOLBOX)?;
-            lock.refused.retain(|refused| refused.table != Table::Toolbox);
-            match place {
-                Some(place) => lock.toolbox[place] = entry,
-                None => lock.toolbox.push(entry),
-            }
-        }
+        self.renew_toolbox(lock)?;
         let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
         let mut settled = NodeMap::filled(false, self.graph.len());
         // Stages that are not settled, and what stands on them.
@@ -153,17 +131,7 @@ impl Renewal<'_> {
                 _ => None,
             };
             let before = place.map(|place| lock.stages[place].clone());
-            let choice = self.choices[id].as_ref();
-            let keep = match (choice, &state, &before) {
-                (None, ..) | (_, LockState::NotNeeded, _) => None,
-                (Some(Choice::Stay), LockState::Locked(_), _) => None,
-                (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
-                    Some(Keep::AllBut(before, &[]))
-                }
-                (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
-                (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
-                _ => Some(Keep::Nothing),
-            };
+            let keep = keep(self.choices[id].as_ref(), &state, before.as_ref(), changed_below);
             let own = node.lowered.request.as_ref().is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
             let open_below = below(node).and_then(|below| open[below]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
@@ -208,6 +176,33 @@ impl Renewal<'_> {
         Ok(())
     }
 
+    /// Settles the tools, where something that is asked for needs them and they are not there, or are to be newer.
+    fn renew_toolbox(&self, lock: &mut LockFile) -> Result<(), RenewError> {
+        let needed = self.needs_tools();
+        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
+        let mut lines = self.emulators();
+        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
+        if !needed || (known && !self.tools) {
+            return Ok(());
+        }
+        (self.progress)(TOOLBOX);
+        // What other variants of the recipe need stays.
+        lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
+        lines.sort_unstable();
+        lines.dedup();
+        let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
+        let entry = self.manager.settle_toolbox(&foreign);
+        let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
+        let entry = Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+        check(&entry, TOOLBOX)?;
+        lock.refused.retain(|refused| refused.table != Table::Toolbox);
+        match place {
+            Some(place) => lock.toolbox[place] = entry,
+            None => lock.toolbox.push(entry),
+        }
+        Ok(())
+    }
+
     /// The node at whose disk image a node's chain begins, where that is one that was fetched.
     fn image_of(&self, id: NodeId) -> Option<NodeId> {
         let mut at = id;
@@ -229,6 +224,24 @@ impl Renewal<'_> {
     fn emulators(&self) -> Vec<String> {
         let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         asked.filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine)).collect()
+    }
+}
+
+/// What stays of a node's entry when it is settled again; none where it is not. `before` is the entry that it has, and
+/// `changed_below` whether what it stands on was settled again.
+fn keep<'e>(
+    choice: Option<&'e Choice>,
+    state: &LockState,
+    before: Option<&'e Entry>,
+    changed_below: bool,
+) -> Option<Keep<'e>> {
+    match (choice, state, before) {
+        (None, ..) | (_, LockState::NotNeeded, _) => None,
+        (Some(Choice::Stay), LockState::Locked(_), _) => None,
+        (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => Some(Keep::AllBut(before, &[])),
+        (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
+        (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
+        _ => Some(Keep::Nothing),
     }
 }
 
