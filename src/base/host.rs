@@ -45,8 +45,6 @@ pub struct Host {
     pub stdin_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
-    /// Whether standard output is a terminal.
-    pub stdout_is_terminal: bool,
     /// The path of this program.
     pub exe: PathBuf,
     /// The kernel's release.
@@ -74,7 +72,6 @@ impl Host {
             root,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
-            stdout_is_terminal: std::io::stdout().is_terminal(),
             exe: std::env::current_exe().map_err(HostError::Program)?,
             kernel: read_line("/proc/sys/kernel/osrelease"),
         })
