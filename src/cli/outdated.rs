@@ -13,7 +13,7 @@ use super::{RecipeArgs, SandboxChoice, exit};
 use crate::debian::packages::{Keep, Newer, PackageManager, Question};
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::lock::{self, LockState};
-use crate::engine::plan::unit_name;
+use crate::engine::units::unit_name;
 use crate::ui;
 
 #[derive(Debug, Args)]

@@ -1,7 +1,6 @@
 //! What a run would do: binds every node's inputs as far as they are known, and looks the keys up in the store.
 //! Decides and explains; executes nothing and writes nothing but caches.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,12 +15,13 @@ use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
 use crate::disk::image::{self, Format};
-use crate::engine::graph::{Graph, Node, NodeId, NodeMap, local_paths};
+use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
 use crate::engine::history::{FileMemory, History, NodeMemory, RecipeState};
 use crate::engine::inputs::{Input, InputError, Inputs};
 use crate::engine::lock::LockState;
 use crate::engine::publish::{Published, content_digest};
 use crate::engine::reason::{Names, Reason, changes};
+use crate::engine::units::{Units, unit_name};
 use crate::recipe::Recipe;
 use crate::recipe::scope::Scope;
 
@@ -369,20 +369,17 @@ impl<'a> Planner<'a> {
                     Err(error) => return Err(error.into()),
                 };
             }
-            let place = units.hits.len();
-            let further = expand(&units.templates[place], &files)
+            let further = expand(units.next(), &files)
                 .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
-            if !further.is_empty() {
-                units.templates.to_mut().splice(place + 1..place + 1, further);
-            }
+            units.insert(further);
         }
         let in_use = &mut self.in_use[id];
-        in_use.truncate(units.hits.len());
+        in_use.truncate(units.done());
         in_use.push((hit.action, hit.claim));
-        if units.hits.len() + 1 == units.templates.len() {
+        if units.is_last() {
             return Ok(Completed::Node(Box::new(hit)));
         }
-        units.hits.push(hit);
+        units.finish(hit);
         Ok(Completed::Unit)
     }
 
@@ -423,7 +420,7 @@ impl<'a> Planner<'a> {
                     let parent = node.parent(stage);
                     (result(parent), Some(file), graph.node(parent).cutoff)
                 }
-                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref(), Cutoff::Tree),
+                Slot::Unit { unit, file } => (units.hit(*unit), file.as_ref(), Cutoff::Tree),
             };
             let by_bytes = cutoff != Cutoff::Tree || template.reads_bytes();
             let bound = hit.content(file, by_bytes).ok_or_else(|| PlanError::NoFile {
@@ -435,7 +432,7 @@ impl<'a> Planner<'a> {
         })?;
         let is_disk = |slot: &Slot| match slot {
             Slot::Stage(stage) => result(node.parent(stage)).result.disk.is_some(),
-            Slot::Unit { unit, file: None } => units.hits[*unit].result.disk.is_some(),
+            Slot::Unit { unit, file: None } => units.hit(*unit).result.disk.is_some(),
             _ => false,
         };
         let wrong = |made, needed, slot: &Slot, format| {
@@ -469,7 +466,7 @@ impl<'a> Planner<'a> {
         if self.rebuild[id] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
-        let last = || self.remembered(id, units.hits.len());
+        let last = || self.remembered(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
         let asked = Asked::of(action, inherited);
         let refused = claims.iter().find_map(|claim| asked.objection(claim));
@@ -556,46 +553,6 @@ pub enum Completed {
     Unit,
     /// Files that decide what comes after it are not in the store any more: the unit must run again.
     Lost,
-}
-
-/// The units of work of one node, and the results of those that are done.
-#[derive(Debug, Clone)]
-pub struct Units<'g> {
-    /// The graph's own until some are added.
-    templates: Cow<'g, [ActionTemplate]>,
-    hits: Vec<Hit>,
-}
-
-impl<'g> Units<'g> {
-    /// The units of a node of which none is done.
-    pub fn new(node: &'g Node) -> Self {
-        Units { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
-    }
-
-    /// The unit that is next.
-    pub fn next(&self) -> &ActionTemplate {
-        &self.templates[self.hits.len()]
-    }
-
-    /// Whether none is known to come after the next one.
-    pub fn is_last(&self) -> bool {
-        self.hits.len() + 1 == self.templates.len()
-    }
-
-    /// How many are done, but for the last, whose result is the node's.
-    pub fn done(&self) -> usize {
-        self.hits.len()
-    }
-
-    /// The result of a unit that is done.
-    pub fn hit(&self, unit: usize) -> &Hit {
-        &self.hits[unit]
-    }
-}
-
-/// The name under which a node's unit is remembered: the node's own for the first.
-pub fn unit_name(node: String, unit: usize) -> String {
-    if unit == 0 { node } else { format!("{node}#{unit}") }
 }
 
 fn slot_name(slot: &Slot) -> String {

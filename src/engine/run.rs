@@ -22,11 +22,12 @@ use crate::engine::cause::About;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{Graph, NodeId, NodeMap, Selection};
 use crate::engine::job::{Job, JobContext, JobError, JobTask, Message};
-use crate::engine::plan::{Hit, PlanError, Planner, State, Units};
+use crate::engine::plan::{Hit, PlanError, Planner, State};
 use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, State as TaskState};
+use crate::engine::units::Units;
 use crate::sandbox::{CancelToken, Sandbox};
 
 /// What a run is told beside its plan.

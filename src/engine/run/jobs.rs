@@ -12,8 +12,8 @@ use crate::engine::cause::{About, DiskMaker, Place, What};
 use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::engine::job::{Job, JobContext, JobInput, JobTask};
 use crate::engine::log::Redactor;
-use crate::engine::plan::Units;
 use crate::engine::publish::Target;
+use crate::engine::units::Units;
 
 /// How many earlier runs of a node are looked at.
 const PREVIOUS: usize = 8;

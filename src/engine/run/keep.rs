@@ -7,9 +7,9 @@ use std::time::Instant;
 use impasto_store::Error as StoreError;
 
 use super::Engine;
-use crate::engine::plan::unit_name;
 use crate::engine::roots::InUse;
 use crate::engine::schedule::State as TaskState;
+use crate::engine::units::unit_name;
 
 impl Engine<'_> {
     /// Begins: what builds left that were killed is deleted, and the collector kept off all that this run will find and
