@@ -77,7 +77,6 @@ impl Durations {
 /// What is to be done of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Nothing.
     Nothing,
     /// Work of so long.
     Known(Duration),

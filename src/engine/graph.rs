@@ -21,7 +21,6 @@ pub use super::node::{NodeId, NodeMap};
 pub struct Node {
     /// The stage's name.
     pub stage: Arc<str>,
-    /// Its kind.
     pub kind: &'static Kind,
     /// Where its block begins.
     pub place: Option<Origin>,
@@ -54,7 +53,6 @@ pub struct ImageNode {
     pub label: Arc<str>,
     /// What its files are called.
     pub name: String,
-    /// The combination.
     pub combination: u32,
     /// The nodes that make its files, with the file's name where it is one of several.
     pub files: Vec<(NodeId, Option<Arc<str>>)>,

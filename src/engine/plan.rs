@@ -133,9 +133,7 @@ pub enum PlanError {
         stage: String,
         /// The stage that it needs.
         parent: String,
-        /// What that one made.
         made: &'static str,
-        /// What is needed.
         needed: &'static str,
         /// What the file is, where it is a disk to others.
         format: Option<Format>,

@@ -51,21 +51,14 @@ use crate::sandbox::{CancelToken, Sandbox};
 pub enum Message {
     /// Its stage wrote a line.
     Log {
-        /// The node.
         id: NodeId,
         /// The line, safe to show.
         line: String,
     },
     /// Something that the user should know.
-    Warning {
-        /// The node.
-        id: NodeId,
-        /// What.
-        message: String,
-    },
+    Warning { id: NodeId, message: String },
     /// A part of its work is over.
     Phase {
-        /// The node.
         id: NodeId,
         /// What was done.
         name: String,
@@ -76,7 +69,6 @@ pub enum Message {
     },
     /// It is over. The last message of a job.
     Done {
-        /// The node.
         id: NodeId,
         /// What it came to.
         result: Box<Result<Success, JobError>>,
@@ -121,7 +113,6 @@ pub enum JobInput {
     Derived {
         /// The node that made the disk.
         from: NodeId,
-        /// The disk.
         disk: DiskRef,
         /// How the file is made of it.
         derived: DerivedRef,
@@ -168,7 +159,6 @@ pub enum JobTask {
 pub struct Job {
     /// What it shares with others.
     pub context: Arc<JobContext>,
-    /// The node.
     pub id: NodeId,
     /// The store, which tells the meter.
     pub store: Store,
@@ -192,7 +182,6 @@ pub struct Job {
     pub below: Option<BlobRef>,
     /// What it reads, by name.
     pub inputs: Vec<(String, JobInput)>,
-    /// Its secrets.
     pub secrets: BTreeMap<String, Secret>,
     /// Takes secrets out of what is shown.
     pub redactor: Redactor,

@@ -60,7 +60,6 @@ pub enum RenewError {
     /// A stage's packages could not be settled.
     #[error("the packages of stage {stage} cannot be settled{}", at(.place.as_ref()))]
     Manager {
-        /// The stage.
         stage: String,
         /// Where the recipe says what cannot be had, or where the stage begins.
         place: Option<Place>,
@@ -70,23 +69,16 @@ pub enum RenewError {
     /// What an archive says of a package cannot be locked: the next run would refuse it.
     #[error("the packages of stage {stage} cannot be locked: {problem}")]
     Unusable {
-        /// The stage.
         stage: String,
         /// What the next run would refuse: which field of which package of which archive.
         problem: String,
     },
     /// A stage below is not settled itself.
     #[error("the packages of stage {stage} stand on those of stage {below}, which are not settled any more")]
-    Below {
-        /// The stage.
-        stage: String,
-        /// The one below it.
-        below: String,
-    },
+    Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
     Image {
-        /// The stage.
         stage: String,
         /// Why not.
         reason: String,
