@@ -250,7 +250,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
                 return exit::USAGE;
             }
             if let Err(error) = ui::OutputError::check(printed) {
-                ui::message(&format!("error: {}", ui::with_causes(&error)));
+                ui::message(&format!("error: {}", human::with_causes(&error)));
                 return exit::INTERNAL;
             }
             return exit::OK;

@@ -440,12 +440,14 @@ impl Graph {
 
 /// The name in a selector, and the axes and values in its brackets.
 fn split_selector(text: &str) -> Result<(&str, Vec<(&str, &str)>), SelectorError> {
+    fn pair(text: &str) -> Option<(&str, &str)> {
+        text.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()))
+    }
     let syntax = || SelectorError::Syntax { text: text.to_owned() };
     let (name, filter) = match text.split_once('[') {
         None => (text, Vec::new()),
         Some((name, rest)) => {
             let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
-            let pair = |pair: &'_ str| pair.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()));
             (name, inner.split(',').map(pair).collect::<Option<_>>().ok_or_else(syntax)?)
         }
     };

@@ -16,6 +16,7 @@ use impasto_stages::action::{Action, Bound};
 use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
 
+use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::About;
@@ -28,7 +29,7 @@ use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, State as TaskState};
 use crate::engine::units::Units;
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
@@ -426,7 +427,7 @@ impl<'a> Engine<'a> {
             }
             Ok(false) => {}
             Err(error) => {
-                let causes = crate::ui::with_causes(&error);
+                let causes = crate::base::human::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
                     let cause = crate::engine::cause::of_error(&error);
                     let help = cause.map_or(String::new(), |cause| {
@@ -447,7 +448,10 @@ impl<'a> Engine<'a> {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
-            self.warn(None, format!("what this build learned is not remembered: {}", crate::ui::with_causes(error)));
+            self.warn(
+                None,
+                format!("what this build learned is not remembered: {}", crate::base::human::with_causes(error)),
+            );
         }
     }
 

@@ -50,7 +50,7 @@ impl Job {
             Err(error) => match cause::examine_host(host.0, host.1, host.2) {
                 None => return Err(error.into()),
                 cause => {
-                    let (message, last_lines) = (crate::ui::with_causes(&error), ran.last_lines);
+                    let (message, last_lines) = (crate::base::human::with_causes(&error), ran.last_lines);
                     let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
                     return Err(JobError::Stage(Box::new(failure)));
                 }
@@ -572,7 +572,9 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
         }
         Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
         Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be taken out: {problem}"),
-        Outcome::TimedOut { after } => format!("it was stopped after its time-out of {}", crate::ui::seconds(*after)),
+        Outcome::TimedOut { after } => {
+            format!("it was stopped after its time-out of {}", crate::base::human::seconds(*after))
+        }
         Outcome::LimitReached(reached) => match &reached.by {
             Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),
             Some(Culprit::Named(name)) => format!("{name:?} reached the {reached}"),

@@ -96,7 +96,7 @@ impl Job {
             Ok(ToolEnd::Done) => return Ok(()),
             Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
             Ok(ToolEnd::TimedOut { after }) => {
-                (format!("it was stopped after its time-out of {}", crate::ui::seconds(after)), None, None)
+                (format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)), None, None)
             }
             Ok(ToolEnd::LimitReached(reached)) => {
                 (format!("it reached the {reached}"), None, Some(Cause::Limit(reached)))
@@ -104,7 +104,7 @@ impl Job {
             Ok(ToolEnd::Failed(failure)) => (failure.message, failure.help, host()),
             Err(error) => match host() {
                 None => return Err(error.into()),
-                cause => (crate::ui::with_causes(&error), None, cause),
+                cause => (crate::base::human::with_causes(&error), None, cause),
             },
         };
         let places = self.about.stage.iter().cloned().collect();
