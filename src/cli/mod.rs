@@ -46,6 +46,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::base::host::Host;
+use crate::base::human;
 use crate::base::interrupt::{self, Interrupt};
 use crate::cli::settings::Settings;
 use crate::sandbox::Surroundings;
