@@ -25,6 +25,10 @@
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
+#![allow(
+    missing_docs,
+    reason = "a program, whose names mostly say it: what is no more than the name again is left out"
+)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests run programs and edit files"))]
 
 pub mod assemble;

@@ -15,12 +15,12 @@ use super::hint::CommandHints;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{RecipeArgs, RunArgs, complete, exit};
+use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::base::human;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
-use crate::engine::graph::{NodeId, Selection};
+use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
@@ -67,7 +67,7 @@ impl Build {
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         for selector in &self.again {
-            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
+            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[*id]) {
                 let message = format!("--again {selector} names nothing that this build needs");
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
@@ -81,21 +81,20 @@ impl Build {
             reporter.event(event);
             records.event(event);
         };
-        let state = loaded.state(&store);
-        let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
+        let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
         session.demand_root_to_run(&loaded, &engine)?;
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.
-        drop(reporter);
-        // The process ends here: see `plan`.
-        std::mem::forget(loaded);
+        let shown = reporter.finish();
+        leave_to_exit(loaded);
+        shown?;
         Ok(exit_code(&summary))
     }
 }
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
-/// `needed` are the nodes to be built, by their places.
-fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<(), CliError> {
+/// `needed` are the nodes to be built.
+fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
     let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };

@@ -43,6 +43,9 @@ pub(crate) enum CliError {
     /// The lock cannot be renewed.
     #[error(transparent)]
     Renew(#[from] RenewError),
+    /// What the command has to say cannot be written.
+    #[error(transparent)]
+    Output(#[from] ui::OutputError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -93,6 +96,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
+            | CliError::Output(_)
             | CliError::Record(_)
             | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
@@ -127,6 +131,7 @@ impl CliError {
             }
             CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
+            CliError::Output(_) => None,
             error => hint::host_help(error),
         }
     }
@@ -155,6 +160,8 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => cause::of_error(error),
             CliError::Sandbox(error) => cause::of_error(error),
+            // Where standard output goes is not known.
+            CliError::Output(_) => None,
             error => cause::of_error(error),
         }
     }

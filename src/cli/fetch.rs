@@ -46,7 +46,7 @@ impl Fetch {
         keep(&loaded, &store)?;
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
-        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
+        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[*id]).collect();
         let sets = loaded.graph.package_sets(needed.iter().copied());
         fetcher.begin(sets.iter().copied());
         let wait = ui::Wait::new(&session.host, "fetch", "packages", fetcher.meter());
@@ -76,7 +76,7 @@ impl Fetch {
                     causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
                 }
             };
-            let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
+            let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
             summary = engine.run();
         }
         drop(wait);
@@ -85,7 +85,7 @@ impl Fetch {
             1 => ", and 1 file that a stage names".to_owned(),
             more => format!(", and {more} files that stages name"),
         };
-        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)));
+        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)))?;
         Ok(exit_code(&summary))
     }
 }

@@ -27,8 +27,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
     let label = &loaded.graph.node(id).label;
     let failed = |message: String| CliError::Other { message, help: None, code: exit::STAGE };
     let known = || -> Result<_, CliError> {
-        let mut states = loaded.planner(store, &[])?.plan(&[id])?;
-        Ok(match states.swap_remove(id.index()) {
+        Ok(match loaded.planner(store, &[])?.plan(&[id])?.into_value(id) {
             Some(State::Cached(hit)) => Some(hit),
             _ => None,
         })
@@ -47,8 +46,8 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
             }
         };
         let selection = Selection { nodes: vec![id], images: Vec::new() };
-        let (planner, state, start) = (loaded.planner(store, &[])?, loaded.state(store), surveyor.session.start);
-        Engine::new(planner, &selection, config, state, start, &mut events)?.run();
+        let planner = loaded.planner(store, &[])?;
+        Engine::new(planner, &selection, config, surveyor.session.start, &mut events)?.run();
         if let Some(reason) = reason {
             return Err(failed(reason));
         }

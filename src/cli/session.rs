@@ -18,9 +18,8 @@ use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Origin, Setting, Settings};
 use crate::debian::mirror::MirrorChoice;
-use crate::engine::graph::{Graph, NodeId, Selection};
-use crate::engine::history::{LazyMemory, RecipeState};
-use crate::engine::inputs::Inputs;
+use crate::engine::graph::{Graph, NodeMap, Selection};
+use crate::engine::history::RecipeState;
 use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
 use crate::lock::{self, LockFile};
@@ -53,7 +52,7 @@ pub(crate) struct Loaded {
     pub(crate) lock_path: PathBuf,
     pub(crate) lock: LockFile,
     /// What the lock has for each node.
-    pub(crate) locks: Vec<LockState>,
+    pub(crate) locks: NodeMap<LockState>,
     selectors: Vec<String>,
 }
 
@@ -297,12 +296,6 @@ impl Loaded {
         }
     }
 
-    /// The stable names of a node: under one of them it is remembered.
-    pub(crate) fn names(&self, id: NodeId) -> impl Iterator<Item = String> {
-        let node = self.graph.node(id);
-        node.combinations.iter().map(|place| self.graph.stable_name(&node.stage, *place))
-    }
-
     /// What is remembered of this recipe.
     pub(crate) fn state<'s>(&self, store: &'s Store) -> RecipeState<'s> {
         RecipeState::new(store, &self.recipe)
@@ -310,21 +303,11 @@ impl Loaded {
 
     /// A planner over the graph. `again` are selectors of nodes that run even where their results are known.
     pub(crate) fn planner<'a>(&'a self, store: &'a Store, again: &[String]) -> Result<Planner<'a>, CliError> {
-        let mut forced = vec![false; self.graph.len()];
+        let mut planner = Planner::new(&self.recipe, &self.graph, &self.locks, store);
         if !again.is_empty() {
-            for id in self.select(again)?.nodes {
-                forced[id.index()] = true;
-            }
+            self.select(again)?.nodes.into_iter().for_each(|id| planner.rebuild(id));
         }
-        Ok(Planner {
-            graph: &self.graph,
-            store,
-            inputs: Inputs::new(store.clone(), self.recipe.dir.clone(), self.recipe.scope.clone()),
-            memory: LazyMemory::new(self.state(store)),
-            locks: &self.locks,
-            again: forced,
-            used: vec![Vec::new(); self.graph.len()],
-        })
+        Ok(planner)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
 use crate::debian::packages::apt::Apt;
 use crate::debian::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
 use crate::debian::packages::places::{Places, SNAPSHOT_VARIABLE};
-use crate::engine::graph::{NodeId, Selection};
+use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, Choice, LockState, Renewal};
 use crate::lock::{self, Entry, LockFile, TOOLBOX};
 use crate::sandbox::Sandbox;
@@ -101,7 +101,7 @@ impl<'a> Surveyor<'a> {
     pub(crate) fn renew(
         &self,
         loaded: &mut Loaded,
-        choices: Vec<Option<Choice>>,
+        choices: NodeMap<Option<Choice>>,
         tools: bool,
         prune: bool,
         dry_run: bool,
@@ -154,7 +154,7 @@ impl<'a> Surveyor<'a> {
     ) -> Result<(), CliError> {
         let needed = loaded.graph.closure(&selection.nodes);
         let open = |loaded: &Loaded| -> Vec<NodeId> {
-            let unsettled = |id: &NodeId| needed[id.index()] && !loaded.locks[id.index()].is_settled();
+            let unsettled = |id: &NodeId| needed[*id] && !loaded.locks[*id].is_settled();
             loaded.graph.ids().filter(unsettled).collect()
         };
         if locked {
@@ -162,7 +162,7 @@ impl<'a> Surveyor<'a> {
         }
         let to_lock = open(loaded);
         let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
-        let stale = to_lock.iter().any(|id| wrong(&loaded.locks[id.index()]));
+        let stale = to_lock.iter().any(|id| wrong(&loaded.locks[*id]));
         // What is wrong with the lock is said by whoever runs it.
         if !locked && !stale {
             self.session.demand_root_to_lock(loaded, self.store, selection, &to_lock, again)?;
@@ -174,7 +174,7 @@ impl<'a> Surveyor<'a> {
             return Ok(());
         }
         if !locked && !stale {
-            let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
+            let choices = needed.values().map(|needed| needed.then_some(Choice::Stay)).collect();
             for change in self.renew(loaded, choices, false, false, false)? {
                 ui::message(&format!("locked {change}"));
             }
@@ -186,14 +186,14 @@ impl<'a> Surveyor<'a> {
         };
         let lock = self.shown_lock(loaded);
         let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
-        let mut message = match &loaded.locks[first.index()] {
+        let mut message = match &loaded.locks[*first] {
             LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
             LockState::Refused { name, why } => refusal(&lock, name, why),
             LockState::NoToolbox => format!("{lock} does not name the tools that stage {} needs", label(first)),
             _ => format!("{lock} has no packages for stage {}", label(first)),
         };
         for id in &open[1..] {
-            match &loaded.locks[id.index()] {
+            match &loaded.locks[*id] {
                 LockState::Stale { why, .. } => message += &format!("\n  stage {}: {why}", label(id)),
                 LockState::Refused { name, why } if name != TOOLBOX => message += &format!("\n  stage {name}: {why}"),
                 _ => {}
@@ -201,7 +201,7 @@ impl<'a> Surveyor<'a> {
         }
         let mut names: Vec<_> = open
             .iter()
-            .map(|id| match &loaded.locks[id.index()] {
+            .map(|id| match &loaded.locks[*id] {
                 LockState::Refused { name, .. } => name.clone(),
                 _ => loaded.graph.node(*id).stage.to_string(),
             })

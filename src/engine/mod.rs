@@ -10,7 +10,8 @@
 //!
 //! * [`graph`] makes equal stages of different combinations one node; [`locking`] gives stages their exact packages.
 //! * [`inputs`] hashes files; [`plan`] binds a node's inputs and looks its key up; [`reason`] says why it must run.
-//! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work.
+//! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work, and [`units`]
+//!   are those of a node. Whatever is known of each node is a [`graph::NodeMap`].
 //! * [`history`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`log`] keeps what stages print, [`failed`] the state in which one failed.
 //! * [`cause`] finds out why a stage failed, [`hints`] is what others say of it; [`forecast`] how long a build takes.
@@ -28,9 +29,11 @@ pub mod inputs;
 pub mod job;
 pub mod locking;
 pub mod log;
+mod node;
 pub mod plan;
 pub mod publish;
 pub mod reason;
 pub mod roots;
 pub mod run;
 pub mod schedule;
+pub mod units;

@@ -12,7 +12,7 @@ use impasto_store::holder::{FOREIGN_SECS, Holder};
 use tempfile::NamedTempFile;
 
 use crate::base::bounded;
-use crate::engine::history::{FileMemory, Memory};
+use crate::engine::history::FileMemory;
 use crate::engine::plan::Hit;
 
 /// A file to write for the user.
@@ -33,10 +33,10 @@ pub struct Published {
     pub memory: FileMemory,
 }
 
-/// Whether the target's file, and the checksum beside it, are as they were written for this result.
-pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
+/// Whether the target's file, and the checksum beside it, are as they were `written` for this result.
+pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> bool {
     let Some(file) = hit.file(target.file.as_ref()) else { return false };
-    let Some(known) = memory.files.get(&*target.path.to_string_lossy()) else { return false };
+    let Some(known) = written else { return false };
     known.content == file.content.digest()
         && stamp(&target.path).ok() == Some(known.stamp)
         && bounded::read(checksum_path(&target.path), bounded::LINES)

@@ -572,47 +572,20 @@ impl Expand<'_, '_, '_> {
             }
             eval.axes = self.matrix.values(combination);
             for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
-                let key = self.matrix.projection(combination, local.axes);
-                match local_cache[index].get(&key) {
-                    Some(known) => eval.locals[local.id] = known.clone(),
-                    None => {
-                        let before = eval.diagnostics.len();
-                        self.loader.local(local, eval);
-                        self.matrix.note(combination, local.axes, &mut eval.diagnostics[before..]);
-                        local_cache[index].insert(key, eval.locals[local.id].clone());
-                    }
-                }
+                let value = self.once(combination, local.axes, &mut local_cache[index], eval, |eval| {
+                    self.loader.local(local, eval);
+                    eval.locals[local.id].clone()
+                });
+                eval.locals[local.id] = value;
             }
-            let states: Vec<State> = self
-                .stages
-                .iter()
-                .zip(&mut stage_cache)
-                .map(|(text, cache)| {
-                    let key = self.matrix.projection(combination, text.axes);
-                    let build = || {
-                        let before = eval.diagnostics.len();
-                        let state = self.common.build(text, eval);
-                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
-                        state
-                    };
-                    cache.entry(key).or_insert_with(build).clone()
-                })
-                .collect();
-            let images: Vec<Arc<BuiltImage>> = self
-                .images
-                .iter()
-                .zip(&mut image_cache)
-                .filter_map(|(text, cache)| {
-                    let key = self.matrix.projection(combination, text.axes);
-                    let build = || {
-                        let before = eval.diagnostics.len();
-                        let image = self.common.build_image(text, eval);
-                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
-                        image
-                    };
-                    cache.entry(key).or_insert_with(build).clone()
-                })
-                .collect();
+            let states = self.stages.iter().zip(&mut stage_cache).map(|(text, cache)| {
+                self.once(combination, text.axes, cache, eval, |eval| self.common.build(text, eval))
+            });
+            let states: Vec<State> = states.collect();
+            let images = self.images.iter().zip(&mut image_cache).filter_map(|(text, cache)| {
+                self.once(combination, text.axes, cache, eval, |eval| self.common.build_image(text, eval))
+            });
+            let images: Vec<Arc<BuiltImage>> = images.collect();
             let numbers = &self.loader.names.stages;
             let before = eval.diagnostics.len();
             Fit { texts: &self.stages, numbers, states: &states, diagnostics: &mut eval.diagnostics }.run(&images);
@@ -631,6 +604,24 @@ impl Expand<'_, '_, '_> {
             });
         }
         combinations
+    }
+
+    /// What is made of a text that reads these axes: once for all combinations that have the same values on them.
+    fn once<T: Clone>(
+        &self,
+        combination: &Chosen,
+        axes: u64,
+        cache: &mut HashMap<u64, T>,
+        eval: &mut Evaluator,
+        build: impl FnOnce(&mut Evaluator) -> T,
+    ) -> T {
+        let make = || {
+            let before = eval.diagnostics.len();
+            let made = build(eval);
+            self.matrix.note(combination, axes, &mut eval.diagnostics[before..]);
+            made
+        };
+        cache.entry(self.matrix.projection(combination, axes)).or_insert_with(make).clone()
     }
 }
 

@@ -7,10 +7,8 @@ use std::time::Instant;
 use impasto::debian::packages::fetch::{Fetcher, Supply};
 use impasto::engine::cause::About;
 use impasto::engine::event::{Event, EventKind};
-use impasto::engine::graph::Graph;
+use impasto::engine::graph::{Graph, NodeMap};
 use impasto::engine::hints::Hints;
-use impasto::engine::history::{LazyMemory, RecipeState};
-use impasto::engine::inputs::Inputs;
 use impasto::engine::job::JobError;
 use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
@@ -62,17 +60,8 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(project.store()).unwrap();
-    let state = RecipeState::new(&store, &recipe);
-    let locks = vec![LockState::NotNeeded; graph.len()];
-    let planner = Planner {
-        locks: &locks,
-        graph: &graph,
-        store: &store,
-        inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
-        memory: LazyMemory::new(state.clone()),
-        again: vec![false; graph.len()],
-        used: vec![Vec::new(); graph.len()],
-    };
+    let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
+    let planner = Planner::new(&recipe, &graph, &locks, &store);
     let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
         packages: &packages,
@@ -95,7 +84,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         EventKind::StageFailed { error, .. } => reasons.push(format!("failed: {error}")),
         _ => {}
     };
-    let engine = Engine::new(planner, &graph.everything(), config, state, Instant::now(), &mut events).unwrap();
+    let engine = Engine::new(planner, &graph.everything(), config, Instant::now(), &mut events).unwrap();
     (engine.run(), reasons)
 }
 

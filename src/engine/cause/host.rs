@@ -39,7 +39,6 @@ pub struct HostDisk {
 /// Why a disk of the host does not take what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is full.
     Full,
     /// It has no inode left.
     NoInodes,

@@ -39,7 +39,6 @@ pub enum Cause {
     },
     /// apt does not know a package.
     UnknownPackage {
-        /// The package.
         package: String,
         /// Whether the stage has the network.
         network: bool,
@@ -60,7 +59,6 @@ pub enum Cause {
     },
     /// A file may not be executed.
     NotExecutable {
-        /// The file.
         file: String,
         /// Its permission bits.
         mode: u32,
@@ -213,7 +211,6 @@ pub enum What {
     Script,
     /// A command of the stage.
     Command,
-    /// A stage.
     Stage,
     /// A parameter's value.
     Value,

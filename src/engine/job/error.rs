@@ -78,7 +78,6 @@ pub enum JobError {
     StaleFile {
         /// The file.
         path: PathBuf,
-        /// The stage.
         stage: String,
     },
     /// A disk image is refused.
@@ -100,7 +99,6 @@ pub enum JobError {
     Format {
         /// The file.
         what: String,
-        /// What it is.
         format: Format,
     },
     /// A file is not a disk.

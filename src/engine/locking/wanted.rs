@@ -7,17 +7,22 @@ use super::apply::{LockState, below};
 use crate::debian::mirror::Mirror;
 use crate::debian::packages::fetch::Wanted;
 use crate::debian::packages::places::{Places, address};
-use crate::engine::graph::{Graph, NodeId};
+use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::lock::LockFile;
 
 /// Every package file that the lock names for a graph, by SHA-256.
-pub fn wanted(places: &Places<'_>, graph: &Graph, lock: &LockFile, states: &[LockState]) -> HashMap<String, Wanted> {
+pub fn wanted(
+    places: &Places<'_>,
+    graph: &Graph,
+    lock: &LockFile,
+    states: &NodeMap<LockState>,
+) -> HashMap<String, Wanted> {
     let mut wanted = HashMap::new();
     for entry in &lock.toolbox {
         places.add(&mut wanted, entry, &|_| None);
     }
     for id in graph.ids() {
-        if let LockState::Locked(place) = &states[id.index()] {
+        if let LockState::Locked(place) = &states[id] {
             places.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
         }
     }

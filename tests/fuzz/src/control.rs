@@ -23,7 +23,6 @@ pub fn run(data: &[u8]) {
             }
             for relation in relation::parse(text).into_iter().flatten().flatten() {
                 assert_eq!(Relation::parse(&relation.to_string()).as_ref(), Ok(&relation));
-                let _ = relation.counts_on("amd64");
             }
         }
     }
@@ -39,7 +38,7 @@ pub fn run(data: &[u8]) {
     let _ = closure(stanzas(data), &["a"], "amd64");
     let automatic = status::automatic(data);
     for entry in status::entries(data) {
-        let _ = (entry.source(), entry.multi_arch(), status::is_automatic(&entry, &automatic, b"amd64"));
+        let _ = (entry.source(), status::is_automatic(&entry, &automatic, b"amd64"));
     }
     if let Some(copyright) = Copyright::parse(data) {
         let mut references = References::new();
