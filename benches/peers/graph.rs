@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use impasto::engine::graph::{Graph, NodeId, NodeMap};
 use impasto::engine::history::NodeMemory;
-use impasto::engine::lock::LockState;
+use impasto::engine::locking::LockState;
 use impasto::engine::plan::{Completed, Hit, Planner, State};
 use impasto::engine::units::Units;
 use impasto::recipe::{LoadRequest, load};
@@ -51,7 +51,7 @@ pub(crate) fn rows() -> Vec<Row> {
         let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let states: Vec<_> = document["nodes"].as_array().expect("nodes").iter().map(|node| &node["state"]).collect();
         assert_eq!(states.len(), chains * length + 1);
-        assert!(states.values().all(|state| *state == "cached"), "not all is cached");
+        assert!(states.iter().all(|state| *state == "cached"), "not all is cached");
         // A small plan's output fits into the pipe that holds a large one up.
         let memory = (!small()).then(|| peak_memory(&mut plan(&dir, &store)));
         quiet();

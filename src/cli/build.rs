@@ -11,6 +11,7 @@ use impasto_stages::Makes;
 
 use super::disk_names::converts;
 use super::error::CliError;
+use super::hint::CommandHints;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
@@ -20,7 +21,7 @@ use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
-use crate::engine::lock::{self, TooSmall};
+use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
 use crate::sandbox::Sandbox;
@@ -96,7 +97,7 @@ impl Build {
 fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
+    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
     let TooSmall { stage, disk, place, packages, needed, size } = found;
     let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
@@ -139,7 +140,7 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         now: session.host.now(),
-        place: session.place(recipe),
+        hints: Box::new(CommandHints { args: session.place(recipe) }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),

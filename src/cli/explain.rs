@@ -53,7 +53,7 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State
                 text += &format!("  disk:  {} in layer {}\n", disk.layer.disk.short(), disk.layer.layer.short());
             }
             for (name, file) in &hit.result.files {
-                let digest = crate::engine::publish::content_digest(&file.content);
+                let digest = file.content.digest();
                 text += &format!("  file:  {name} ({})\n", digest.short());
             }
             if !hit.caveats.is_empty() {

@@ -8,6 +8,7 @@ use impasto_store::Store;
 
 use super::build::{engine_config, exit_code};
 use super::error::CliError;
+use super::hint::package_help;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
@@ -105,9 +106,11 @@ pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
 
 fn package_error(error: DemandError) -> CliError {
     match error {
-        DemandError::Package(error) => {
-            CliError::Other { message: error.to_string(), help: error.help.clone(), code: exit::STAGE }
-        }
+        DemandError::Package(error) => CliError::Other {
+            message: error.to_string(),
+            help: error.help.as_ref().map(package_help),
+            code: exit::STAGE,
+        },
         DemandError::Store(error) => CliError::Store(error),
         DemandError::Cancelled => {
             CliError::Other { message: "cancelled".to_owned(), help: None, code: exit::INTERRUPTED }

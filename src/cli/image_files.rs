@@ -10,10 +10,10 @@ use super::session::Loaded;
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::debian::packages::apt::STATE_FILES;
+use crate::disk::tree::Tree;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, Selection};
-use crate::engine::job::load_tree;
-use crate::engine::lock::ImageFiles;
+use crate::engine::locking::ImageFiles;
 use crate::engine::plan::State;
 use crate::engine::run::Engine;
 use crate::inspect::diff::contents::{Contents, OnDisk};
@@ -56,7 +56,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
     let hit = hit.ok_or_else(|| failed(format!("{label} cannot be fetched")))?;
     let Some(disk) = hit.result.disk else { return Err(no_disk(store, label, &hit.result)?) };
     let tree = match &hit.result.tree {
-        Some(blob) => load_tree(store, blob)?,
+        Some(blob) => Tree::load(store, blob)?,
         None => None,
     };
     let tree = tree.ok_or_else(|| failed(format!("the files of {label} cannot be listed")))?;

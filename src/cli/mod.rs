@@ -55,7 +55,6 @@ use crate::ui;
 use error::CliError;
 
 pub use complete::complete;
-pub(crate) use hint::{host_help, sandbox_help, store_help};
 
 /// Builds disk images in layers: every stage is cached, only dirty stages run again.
 #[derive(Debug, Parser)]

@@ -12,10 +12,10 @@ use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::base::human;
 use crate::base::table;
-use crate::debian::packages::{Keep, Newer, PackageManager, Question};
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::lock::{self, LockState};
+use crate::engine::locking::{self, LockState};
 use crate::engine::units::unit_name;
+use crate::lock::{Keep, Newer, PackageManager, Question};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -89,7 +89,7 @@ impl Outdated {
             let question = Question {
                 stage: &node.label,
                 request,
-                below: lock::below_of(&loaded.graph, &loaded.lock, id, |_| None),
+                below: locking::below_of(&loaded.graph, &loaded.lock, id, |_| None),
                 secrets: &node.lowered.secrets,
                 dir: &loaded.recipe.dir,
                 scope: &loaded.recipe.scope,
@@ -98,7 +98,7 @@ impl Outdated {
             };
             let mut newer = manager
                 .newer(&question, entry)
-                .map_err(|source| lock::RenewError::of_node(node, &shown_dir, source))?;
+                .map_err(|source| locking::RenewError::of_node(node, &shown_dir, source))?;
             newer.retain(|newer| newer.security || !self.security);
             dirty[id] |= !newer.is_empty();
             let images = images(&loaded, id);

@@ -12,6 +12,7 @@ use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
+use super::hint::recipe_help;
 use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
@@ -19,8 +20,9 @@ use crate::cli::settings::{Origin, Setting, Settings};
 use crate::debian::mirror::MirrorChoice;
 use crate::engine::graph::{Graph, NodeMap, Selection};
 use crate::engine::history::RecipeState;
-use crate::engine::lock::{self, LockFile, LockState};
+use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
+use crate::lock::{self, LockFile};
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
@@ -218,6 +220,9 @@ impl Session {
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
+            for diagnostic in &mut errors.list {
+                diagnostic.help.extend(diagnostic.lacks.map(recipe_help));
+            }
             if let (Some(help), Some(first)) = (self.taken_for_recipe(args), errors.list.first_mut()) {
                 first.help.push(help);
             }
@@ -228,7 +233,7 @@ impl Session {
         let mut graph = Graph::new(&recipe, &registry);
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
-        let locks = lock::apply(&mut graph, &lock, ARCHITECTURE);
+        let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
         Ok(Loaded { recipe, graph, settings, lock_path, lock, locks, selectors })
     }
 
@@ -245,7 +250,7 @@ impl Session {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(sandbox.with_mirrors(mirrors).in_surroundings(self.surroundings.clone())));
+            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.surroundings.clone())));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"

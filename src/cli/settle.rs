@@ -18,7 +18,8 @@ use crate::debian::packages::apt::Apt;
 use crate::debian::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
 use crate::debian::packages::places::{Places, SNAPSHOT_VARIABLE};
 use crate::engine::graph::{NodeId, NodeMap, Selection};
-use crate::engine::lock::{self, Choice, Entry, LockFile, LockState, Renewal, TOOLBOX};
+use crate::engine::locking::{self, Choice, LockState, Renewal};
+use crate::lock::{self, Entry, LockFile, TOOLBOX};
 use crate::sandbox::Sandbox;
 use crate::ui;
 
@@ -53,7 +54,9 @@ impl<'a> Surveyor<'a> {
 
     /// What gets package files for a recipe as its lock is now.
     pub(crate) fn fetcher(&self, loaded: &Loaded) -> Fetcher {
-        self.fetcher_of(&loaded.recipe.dir, |places| places.wanted(&loaded.graph, &loaded.lock, &loaded.locks))
+        self.fetcher_of(&loaded.recipe.dir, |places| {
+            locking::wanted(places, &loaded.graph, &loaded.lock, &loaded.locks)
+        })
     }
 
     fn fetcher_of(&self, dir: &Path, wanted: impl FnOnce(&Places<'_>) -> HashMap<String, Wanted>) -> Fetcher {
@@ -61,7 +64,7 @@ impl<'a> Surveyor<'a> {
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
-            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
+            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".into()),
         });
         let supply = supply
             .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
@@ -215,7 +218,7 @@ impl<'a> Surveyor<'a> {
     /// Makes the lock what a build of all combinations writes: parts of the matrix that were built alone leave entries
     /// that name only themselves, or that nothing uses any more.
     fn tidy(&self, loaded: &mut Loaded, recipe: &RecipeArgs) {
-        let tidied = || lock::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
+        let tidied = || locking::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
         let Some(tidied) = recipe.only.is_empty().then(tidied).flatten() else { return };
         match tidied.save(&loaded.lock_path, self.store.owner()) {
             Ok(()) => loaded.take_lock(tidied),
@@ -245,8 +248,8 @@ impl<'a> Surveyor<'a> {
     }
 
     /// The files of a fetched disk image that tell which packages it has; the image is fetched where it is not there.
-    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<lock::ImageFiles, lock::RenewError> {
-        let failed = |reason: String| lock::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
+    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<locking::ImageFiles, locking::RenewError> {
+        let failed = |reason: String| locking::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
         super::image_files::read(self, loaded, id).map_err(|error| failed(error.to_string()))
     }
 }
@@ -260,7 +263,7 @@ fn refusal(lock: &str, name: &str, why: &str) -> String {
 impl Loaded {
     /// Goes on with another lock.
     pub(crate) fn take_lock(&mut self, lock: LockFile) {
-        self.locks = lock::apply(&mut self.graph, &lock, ARCHITECTURE);
+        self.locks = locking::apply(&mut self.graph, &lock, ARCHITECTURE);
         self.lock = lock;
     }
 }

@@ -13,6 +13,7 @@ use impasto_store::qcow2::Qcow2;
 use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
+use super::hint::job_help;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
@@ -179,7 +180,7 @@ fn failed_shell(label: &str, error: JobError) -> CliError {
         JobError::Sandbox(error) => CliError::Sandbox(error),
         JobError::Store(error) => CliError::Store(error),
         error => {
-            let help = error.help(label, &About::default());
+            let help = job_help(&error, label, &About::default(), "");
             CliError::Other { message: crate::base::human::with_causes(&error), help, code: exit::INTERNAL }
         }
     }

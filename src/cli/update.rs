@@ -10,7 +10,8 @@ use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::lock::{Choice, LockState, TOOLBOX};
+use crate::engine::locking::{Choice, LockState};
+use crate::lock::TOOLBOX;
 use crate::recipe::suggest;
 use crate::ui;
 

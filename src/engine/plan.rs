@@ -18,8 +18,8 @@ use crate::disk::image::{self, Format};
 use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
 use crate::engine::history::{FileMemory, History, NodeMemory, RecipeState};
 use crate::engine::inputs::{Input, InputError, Inputs};
-use crate::engine::lock::LockState;
-use crate::engine::publish::{Published, content_digest};
+use crate::engine::locking::LockState;
+use crate::engine::publish::Published;
 use crate::engine::reason::{Names, Reason, changes};
 use crate::engine::units::{Units, unit_name};
 use crate::recipe::Recipe;
@@ -74,7 +74,7 @@ impl Hit {
                 Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None, made_by: None })
             }
             _ => self.file(file).map(|file| {
-                let digest = BlobDigest(content_digest(&file.content));
+                let digest = BlobDigest(file.content.digest());
                 Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode), made_by: None }
             }),
         }

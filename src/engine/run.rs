@@ -19,9 +19,9 @@ use impasto_store::lease::Lease;
 use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
-use crate::engine::cause::About;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{Graph, NodeId, NodeMap, Selection};
+use crate::engine::hints::Hints;
 use crate::engine::job::{Job, JobContext, JobError, JobTask, Message};
 use crate::engine::plan::{Hit, PlanError, Planner, State};
 use crate::engine::publish::{Target, is_current};
@@ -47,8 +47,8 @@ pub struct RunConfig<'a> {
     pub packages: &'a dyn Fn() -> Fetcher,
     /// Seconds since 1970, for records.
     pub now: u64,
-    /// What a command that the user is told to run needs besides its name and a selector, with a blank before each.
-    pub place: String,
+    /// What users are told to do about failures.
+    pub hints: Box<dyn Hints>,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
     /// What claims record of the host.
@@ -428,16 +428,8 @@ impl<'a> Engine<'a> {
             }
             Ok(false) => {}
             Err(error) => {
-                let causes = crate::base::human::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
-                    let cause = crate::engine::cause::of_error(&error);
-                    let help = cause.map_or(String::new(), |cause| {
-                        format!(
-                            "\n          caused by: {cause}\n          help: {}",
-                            cause.help(&About::default()).join("\n          help: ")
-                        )
-                    });
-                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}{help}"));
+                    self.warn(None, self.config.hints.not_kept(&error));
                 }
                 self.stop();
             }

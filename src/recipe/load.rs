@@ -11,7 +11,7 @@ use impasto_stages::{Data, Number, Registry, Value};
 
 use super::collect::{Collector, Decl, Declarations};
 use super::convert;
-use super::diagnostic::{Diagnostic, Diagnostics, Severity, Sources, Span};
+use super::diagnostic::{Diagnostic, Diagnostics, Lack, Severity, Sources, Span};
 use super::eval::{Evaluator, Failed, LocalValue};
 use super::expr::{Names, Root};
 use super::files::Files;
@@ -117,9 +117,7 @@ impl Place {
         let cannot = |error: std::io::Error| {
             let diagnostic = Diagnostic::error(format!("cannot read the recipe {shown}: {error}"));
             match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    diagnostic.help("name a directory or an `.hcl` file; `impasto init` makes a first one")
-                }
+                std::io::ErrorKind::NotFound => diagnostic.lacks(Lack::Path),
                 _ => diagnostic,
             }
         };
@@ -154,7 +152,7 @@ impl Place {
         if files.is_empty() {
             let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
                 .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold variables)")
-                .help("`impasto init` makes a first one");
+                .lacks(Lack::Recipe);
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
                 diagnostic =
                     diagnostic.note(format!("`{template}` is a template of Packer, which impasto does not read"));
@@ -227,10 +225,8 @@ fn evaluate(
     eval.budget.add_text(bytes);
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
-        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages").help(
-            "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds",
-        );
-        eval.diagnostics.push(diagnostic);
+        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages");
+        eval.diagnostics.push(diagnostic.lacks(Lack::Stages));
     }
     // Who names a file of variables knows how they are given.
     if let Some(name) = place.values.first().filter(|_| request.var_files.is_empty()) {

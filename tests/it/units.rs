@@ -1,12 +1,16 @@
 //! Stages of several units of work, and units that are made of what an earlier one gave: by a kind of the test's own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use impasto::debian::packages::fetch::{Fetcher, Supply};
+use impasto::engine::cause::About;
 use impasto::engine::event::{Event, EventKind};
 use impasto::engine::graph::{Graph, NodeMap};
-use impasto::engine::lock::LockState;
+use impasto::engine::hints::Hints;
+use impasto::engine::job::JobError;
+use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};
@@ -67,7 +71,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         targets: Default::default(),
         sandbox: Err("the test has none".to_owned()),
         now: 0,
-        place: String::new(),
+        hints: Box::new(NoHints),
         dir: String::new(),
         facts: BTreeMap::new(),
         interrupt: impasto::base::interrupt::Interrupt::new(|| unreachable!("nobody interrupts it")),
@@ -82,6 +86,23 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     };
     let engine = Engine::new(planner, &graph.everything(), config, Instant::now(), &mut events).unwrap();
     (engine.run(), reasons)
+}
+
+/// Nobody reads them here.
+struct NoHints;
+
+impl Hints for NoHints {
+    fn job(&self, _: &JobError, _: &str, _: &About) -> Option<String> {
+        None
+    }
+
+    fn not_kept(&self, error: &impasto_store::Error) -> String {
+        error.to_string()
+    }
+
+    fn root_damaged(&self, path: &Path) -> String {
+        path.display().to_string()
+    }
 }
 
 #[test]

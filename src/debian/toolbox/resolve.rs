@@ -14,9 +14,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ToolFailure;
 use super::apt::{Apt, Archive};
 use super::program::Output;
+use crate::sandbox::ToolFailure;
 
 use crate::base::bounded;
 

@@ -204,26 +204,4 @@ impl Refusal {
             Refusal::OpenFiles => f.write_str("too many files are open"),
         }
     }
-
-    /// `args` are those of the command that failed.
-    pub(super) fn help(self, args: &str) -> Vec<String> {
-        // The one option of all commands, and the last.
-        let store = args.find(" --store ").map_or("", |at| &args[at..]);
-        let line = match self {
-            Refusal::Full | Refusal::NoInodes => {
-                return vec![
-                    format!("free some space there: impasto gc{store} deletes what no recent build uses"),
-                    "or name another place: --store DIR for the store, --out DIR for the files".to_owned(),
-                ];
-            }
-            Refusal::Quota => "raise the quota, or name a store elsewhere with --store",
-            Refusal::ReadOnly => "name another place, with --store or --out",
-            Refusal::Failing => {
-                "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify"
-            }
-            Refusal::Stale => "run it again",
-            Refusal::OpenFiles => "allow more open files (ulimit -n), or run fewer --jobs",
-        };
-        vec![line.to_owned()]
-    }
 }

@@ -33,7 +33,6 @@ use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
 pub use error::{Enter, JobError, StageFailure};
-pub(crate) use known::load_tree;
 pub(crate) use packages::WAITING;
 pub use shell::ShellRequest;
 
@@ -44,7 +43,7 @@ use crate::engine::graph::NodeId;
 use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
-use crate::engine::publish::{Draft, Published, Target, content_digest};
+use crate::engine::publish::{Draft, Published, Target};
 use crate::recipe::scope::Scope;
 use crate::sandbox::Sandbox;
 
@@ -342,7 +341,7 @@ impl Job {
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) { 0o644 } else { file.mode | 0o600 };
             self.meter.begin("syncing", None);
-            let draft = draft.publish(content_digest(&file.content), &sha256, mode);
+            let draft = draft.publish(file.content.digest(), &sha256, mode);
             published.push(draft.map_err(JobError::io("write", path))?);
         }
         Ok(published)

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Job, JobError, JobInput};
 use crate::base::bounded;
-use crate::debian::deb::package::Package;
+use crate::deb::package::Package;
 use crate::debian::packages::fetch::{DemandError, title};
 use crate::debian::packages::files;
 use crate::debian::packages::tools::{ToolsError, tools};

@@ -16,7 +16,7 @@ use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
 use impasto_store::meter::Metered;
 
-use super::known::{Start, load_tree};
+use super::known::Start;
 use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
 use crate::base::bounded;
 use crate::disk::guest;
@@ -118,7 +118,7 @@ impl Job {
         let mut log = LogFile::create(self, secrets);
         let (finished, below) = std::thread::scope(|scope| {
             // What the disk contains is needed when the steps are done.
-            let load = || load_tree(&self.store, &self.below?).ok().flatten();
+            let load = || Tree::load(&self.store, &self.below?).ok().flatten();
             let below = std::thread::Builder::new().spawn_scoped(scope, load).ok();
             let mut step = None;
             let end = |step: &mut Option<(usize, Instant)>| {
@@ -241,6 +241,7 @@ impl Job {
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
             volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
             network: action.network,
             privileged: action.privileged,

@@ -47,7 +47,8 @@ impl Job {
         self.meter.end();
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
-        let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.context.cancel.clone() };
+        let cancel = self.context.cancel.clone();
+        let job = ToolJob { work: &work, toolbox: &tools, task: task.packed(), limits, timeout, cancel };
         let begun = Instant::now();
         let mut last = begun;
         let end = sandbox.run_tools(job, &mut |event| match event {

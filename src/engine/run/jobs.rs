@@ -144,7 +144,7 @@ impl Engine<'_> {
         let origins = graph.node(id).lowered.actions.first().map(|action| &action.hints.origins);
         let script = origins.and_then(|origins| origins.get("steps[0].script"));
         let script = script.map(|origin| Place::of(What::Script, &self.config.dir, origin));
-        About { stage: place(id), script, disk, args: self.config.place.clone() }
+        About { stage: place(id), script, disk }
     }
 }
 

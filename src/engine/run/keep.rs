@@ -45,8 +45,7 @@ impl Engine<'_> {
             Err(StoreError::RootDamaged { path, .. }) => {
                 // What it kept is not known any more, so nothing may be written in its place.
                 if self.missed.insert(path.clone()) {
-                    let what = "is damaged: `impasto gc` refuses until the whole recipe is built";
-                    self.warn(None, format!("{} {what}", path.display()));
+                    self.warn(None, self.config.hints.root_damaged(&path));
                 }
                 Ok(false)
             }

@@ -126,7 +126,7 @@ impl Engine<'_> {
         }
         let stage = self.label(id);
         let wall_ms = self.nodes[id].wall_ms();
-        let help = error.help(&stage, &self.about(id));
+        let help = self.config.hints.job(&error, &stage, &self.about(id));
         let (message, causes, last_lines, diagnosis) = error.into_parts();
         self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
         self.schedule.failed(id);

@@ -1,10 +1,10 @@
 //! Bytes as Debian's texts: stanzas, versions, relations, what dpkg remembers, copyright files.
 
-use impasto::debian::deb::closure::closure;
-use impasto::debian::deb::control::{Writer, stanzas};
-use impasto::debian::deb::relation::{self, Relation};
-use impasto::debian::deb::status;
-use impasto::debian::deb::version::{Version, compare};
+use impasto::deb::closure::closure;
+use impasto::deb::control::{Writer, stanzas};
+use impasto::deb::relation::{self, Relation};
+use impasto::deb::status;
+use impasto::deb::version::{Version, compare};
 use impasto::inspect::sbom::copyright::Copyright;
 use impasto::inspect::sbom::licenses::{References, declared};
 

@@ -8,8 +8,8 @@ use impasto_stages::action::Step;
 use impasto_stages::packages::PackageRequest;
 
 use super::apply::{LockState, below};
-use super::file::{LockFile, Package};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{LockFile, Package};
 
 /// What packages take is at least this part of what they say: sizes of files are rounded otherwise, and scripts of
 /// packages may remove what they brought.

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use impasto_stages::packages::RequestRoot;
 
 use super::apply::{LockState, Walk, below, emulator};
-use super::file::{Entry, LockFile, TOOLBOX, Table};
-use crate::debian::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
 use crate::engine::cause::{Place, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{Below, Entry, Keep, Layer, LockFile, ManagerError, PackageManager, Question, TOOLBOX, Table};
 use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
@@ -282,12 +281,4 @@ fn put(lock: &mut LockFile, entry: Entry) -> usize {
     lock.stages.retain(|other| other.name != entry.name || !other.combinations.is_empty());
     lock.stages.push(entry);
     lock.stages.len() - 1
-}
-
-impl LockFile {
-    /// Brings the entries into the order of their text.
-    pub fn sort(&mut self) {
-        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
-        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
-    }
 }

@@ -164,6 +164,12 @@ impl LockFile {
         }
         Ok(lock)
     }
+
+    /// Brings the entries into the order of their text.
+    pub fn sort(&mut self) {
+        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
+        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
+    }
 }
 
 /// The text of an entry.

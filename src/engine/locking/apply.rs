@@ -7,9 +7,9 @@ use impasto_stages::action::{Slot, Step};
 use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
-use super::file::{Entry, LockFile, Package, TOOLBOX, Table};
 use crate::debian::packages::places::{ARCHIVE, SECURITY};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{Entry, LockFile, Package, TOOLBOX, Table};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
