@@ -27,10 +27,9 @@ use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, Network, Spec
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The image is a stage or an image of a recipe that is built, or a file: `impasto boot FILE`. \
-It is never written.
+The image is a built stage or image of a recipe, or a file: `impasto boot FILE`. It is never written to.
 
-On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists more.")]
+On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.")]
 pub(crate) struct Boot {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -168,7 +167,7 @@ impl Boot {
             }
             (Seen::Ended, None) => exit::OK,
             (Seen::Ended, Some(text)) => {
-                ui::message(&format!("error: the machine ended before its console showed `{text}`"));
+                ui::message(&format!("error: the machine stopped before its console showed `{text}`"));
                 exit::STAGE
             }
             (_, Some(text)) => {
@@ -176,7 +175,7 @@ impl Boot {
                 exit::STAGE
             }
             (_, None) => {
-                ui::message(&format!("error: the machine still ran after {}", self.shown_timeout()));
+                ui::message(&format!("error: the machine was still running after {}", self.shown_timeout()));
                 exit::STAGE
             }
         })
@@ -184,7 +183,7 @@ impl Boot {
 
     fn timeout(&self) -> Result<Option<Duration>, CliError> {
         let Some(text) = &self.timeout else { return Ok(None) };
-        let wrong = || CliError::usage(format!("`--timeout {text}` is no time"), "write it as 90s, 15m or 1h30m");
+        let wrong = || CliError::usage(format!("`--timeout {text}` is not a valid time"), "write it as 90s, 15m or 1h30m");
         parse_duration(text).map(Some).ok_or_else(wrong)
     }
 
@@ -291,8 +290,8 @@ impl Boot {
         if self.network == NetworkChoice::None {
             return match &self.ssh_port {
                 Some(_) => {
-                    let message = "a machine without network has no port to log in to";
-                    Err(CliError::usage(message, "leave out --ssh-port, or --network none"))
+                    let message = "a machine without a network has no SSH port";
+                    Err(CliError::usage(message, "omit --ssh-port or --network none"))
                 }
                 None => Ok(Network::None),
             };
@@ -306,8 +305,8 @@ impl Boot {
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => Some(port),
                 _ => {
-                    let message = format!("`--ssh-port {text}` is no port");
-                    return Err(CliError::usage(message, "give a number from 1 to 65535, or `auto`"));
+                    let message = format!("`--ssh-port {text}` is not a valid port");
+                    return Err(CliError::usage(message, "use a number from 1 to 65535, or `auto`"));
                 }
             },
         };
@@ -342,9 +341,9 @@ impl Boot {
             (AccelChoice::Auto, accel) => format!("{}: slow; --accel kvm where /dev/kvm works", accel.name()),
             (_, accel) => accel.name().to_owned(),
         };
-        let mut text = format!("booting {name} ({accel}). What the machine writes is thrown away.");
+        let mut text = format!("booting {name} ({accel}). Changes to its disk are discarded.");
         if interactive {
-            text += "\nIts console is here: Ctrl-A X ends it, Ctrl-A H lists more.";
+            text += "\nThis is its console: Ctrl-A X stops it, Ctrl-A H lists more keys.";
         }
         if let Network::User { ssh_port: Some(port) } = spec.network {
             let user = if self.ssh_key.is_some() { format!("{}@", self.user) } else { String::new() };
@@ -358,8 +357,8 @@ impl Boot {
 
 fn seed_error(error: SeedError, what: &str) -> CliError {
     let help = match error {
-        SeedError::PrivateKey => "give the file beside it whose name ends in .pub",
-        SeedError::NoKey { .. } => "give a file as ssh-keygen writes it, such as ~/.ssh/id_ed25519.pub",
+        SeedError::PrivateKey => "use the file beside it whose name ends in .pub",
+        SeedError::NoKey { .. } => "use a file written by ssh-keygen, such as ~/.ssh/id_ed25519.pub",
         SeedError::TooLarge { .. } => "make user-data smaller: it can fetch the rest",
     };
     CliError::usage(format!("{what} cannot be used: {error}"), help)

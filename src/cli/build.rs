@@ -67,8 +67,8 @@ impl Build {
         let planner = loaded.planner(&store, &self.again)?;
         for selector in &self.again {
             if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
-                let message = format!("--again {selector} names nothing that this build needs");
-                return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
+                let message = format!("--rebuild {selector} matches nothing that this build needs");
+                return Err(CliError::usage(message, "add it as a selector too, or omit the selectors"));
             }
         }
         let packages = || surveyor.fetcher(&loaded);
@@ -102,14 +102,14 @@ fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<()
     let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
     let message = format!(
-        "the disk of stage {disk}{} is too small: its {packages} packages{with} say that they take {}, and it has {}",
+        "the disk of stage {disk}{} is too small: its {packages} packages{with} declare {}, and it has {}",
         place.unwrap_or_default(),
         human::bytes(needed),
         human::bytes(size)
     );
     // A file system takes some for itself, and an image is to be used.
     let enough = (needed + needed / 2).div_ceil(STEP) * (STEP >> 20);
-    let help = Some(format!("give it more, such as size = \"{enough}MiB\"; nothing was built yet"));
+    let help = Some(format!("make it larger, such as size = \"{enough}MiB\"; nothing has been built yet"));
     Err(CliError::Other { message, help, code: exit::RECIPE })
 }
 

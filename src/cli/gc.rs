@@ -60,8 +60,8 @@ impl Gc {
         let report = store.gc(&packages, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
             let message =
-                format!("{} still running on this store; nothing more is deleted", builds(report.leases.len()));
-            let help = Some("collect when it is done".to_owned());
+                format!("{} still using this store; nothing more is deleted", builds(report.leases.len()));
+            let help = Some("run gc again when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
         }
         if !self.dry_run {
@@ -84,7 +84,7 @@ impl Gc {
             );
         }
         if report.kept_unknown > 0 {
-            text += &format!(", {} files that this version does not know", report.kept_unknown);
+            text += &format!(", {} files unknown to this version", report.kept_unknown);
         }
         ui::output(&(text + "\n"));
         Ok(exit::OK)

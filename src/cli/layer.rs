@@ -142,7 +142,7 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         let manifest = store.manifest(&layer)?;
         let count = |kind: fn(&Place) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
         text += &format!(
-            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} as they are, {} zero\n",
+            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} uncompressed, {} zero\n",
             layer.layer,
             layer.disk,
             human::bytes(manifest.virtual_size),
@@ -162,7 +162,7 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
 /// The store, and the layer in it that the arguments name.
 fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef), CliError> {
     let [name] = disks else {
-        return Err(CliError::usage("which layer? one name is needed", "name one: `impasto layer list` lists them"));
+        return Err(CliError::usage("no layer was given", "name one: `impasto layer list` lists them"));
     };
     let layer = names.layer(name)?;
     Ok((names.store()?, layer))

@@ -60,11 +60,11 @@ pub(crate) use hint::{host_help, sandbox_help, store_help};
 #[derive(Debug, Parser)]
 #[command(name = "impasto", version = version::line(), propagate_version = true, disable_help_subcommand = true)]
 #[command(after_help = "\
-RECIPE is a directory or an .hcl file, by default the current directory.
+RECIPE is a directory or an .hcl file; the default is the current directory.
 SELECTOR is STAGE or image.NAME, with an optional [axis=value,…].
 `impasto help TOPIC` explains selectors, variables and more.
 
-Begin with `impasto init`, then `impasto build`.")]
+To start: `impasto init`, then `impasto build`.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -213,11 +213,11 @@ enum Command {
 }
 
 const COMPLETIONS_HELP: &str = "\
-Where impasto was installed by its Makefile or as a package they are there already. Else, for
+If impasto was installed by its Makefile or as a package, they are already in place. Otherwise, for
   bash: source <(impasto completions bash)
   zsh:  source <(impasto completions zsh)
   fish: impasto completions fish | source
-in the shell's own file of commands (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
+in the shell's startup file (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
 /// Exit codes (design §10).
 pub(crate) mod exit {

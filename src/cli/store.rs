@@ -106,15 +106,15 @@ impl Verify {
             let table: Vec<_> = table.collect();
             let mut verdict = match damaged {
                 0 => "no damage".to_owned(),
-                count if self.repair => format!("{count} damaged, moved to trash/: they are built again when needed"),
-                count => format!("{count} damaged: `impasto store verify --repair` moves them away"),
+                count if self.repair => format!("{count} damaged, moved to trash/: they are rebuilt when needed"),
+                count => format!("{count} damaged: `impasto store verify --repair` moves them to trash/"),
             };
             if self.repair && left > 0 {
                 verdict +=
-                    &format!("; {left} of them stay: remove them by hand, a root when nobody needs what it kept");
+                    &format!("; {left} of them remain: remove them by hand, roots once nobody needs what they kept");
             }
             if incomplete > 0 {
-                verdict += &format!("; {incomplete} incomplete: what is missing is built again when needed");
+                verdict += &format!("; {incomplete} incomplete: what is missing is rebuilt when needed");
             }
             let (objects, bytes) = (report.objects, human::bytes(report.bytes));
             ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)));

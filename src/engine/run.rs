@@ -496,7 +496,7 @@ impl<'a> Engine<'a> {
         let known = self.lost[from.index()] > self.spawned[id.index()];
         if !known {
             if self.missed.insert(miss.path.clone()) && miss.is_damage() {
-                self.warn(Some(from), format!("{miss}; it is made again"));
+                self.warn(Some(from), format!("{miss}; it will be rebuilt"));
             }
             self.ticks += 1;
             self.lost[from.index()] = self.ticks;
@@ -564,7 +564,7 @@ impl<'a> Engine<'a> {
                             cause.help(&About::default()).join("\n          help: ")
                         )
                     });
-                    self.warn(None, format!("what this build uses cannot be kept from `impasto gc`: {causes}{help}"));
+                    self.warn(None, format!("what this build uses cannot be protected from `impasto gc`: {causes}{help}"));
                 }
                 self.stop();
             }
@@ -578,7 +578,7 @@ impl<'a> Engine<'a> {
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
             self.warn(
                 None,
-                format!("what this build learned is not remembered: {}", crate::base::human::with_causes(error)),
+                format!("the history of this build cannot be recorded: {}", crate::base::human::with_causes(error)),
             );
         }
     }

@@ -258,7 +258,7 @@ fn a_limit_of_file_sizes_is_named_and_ends_no_process_without_a_word() {
         let ran = ran(command);
         assert_eq!(ran.code, 1, "{limit}: {}", ran.stderr);
         assert!(ran.stderr.contains("that impasto was started with (ulimit -f)"), "{limit}: {}", ran.stderr);
-        assert!(ran.stderr.contains("help: raise it where impasto is started: ulimit -f unlimited"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("help: raise it before starting impasto: ulimit -f unlimited"), "{}", ran.stderr);
     }
 }
 

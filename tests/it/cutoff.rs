@@ -124,8 +124,8 @@ fn weaker_claims_are_not_taken() {
     type Change = fn(&mut Claim);
     let weaker: [(Change, &str); 3] = [
         (|claim| claim.isolation = Isolation::Weak, "it was made with weaker isolation (emulated machine)"),
-        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, and this run would not be"),
-        (|claim| claim.writer = "mallory".to_owned(), "it is mallory's, whom nothing says to trust"),
+        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, which this run would not be"),
+        (|claim| claim.writer = "mallory".to_owned(), "it is from mallory, who is not trusted"),
     ];
     for (change, objection) in weaker {
         let project = project(r#"commands = ["echo one > /root/a"]"#);
@@ -133,7 +133,7 @@ fn weaker_claims_are_not_taken() {
         plant(&project, "b", change);
         let plan = plan(&project);
         assert_eq!(node(&plan, "b")["state"], "dirty");
-        assert_eq!(node(&plan, "b")["reason"], format!("the store's result is not taken: {objection}"));
+        assert_eq!(node(&plan, "b")["reason"], format!("the stored result is not accepted: {objection}"));
         // What was there before is gone, so that its disk cannot stand in: the image may be made again too.
         assert!(project.build(&[]).0 > 0, "{objection}");
         assert_eq!(project.build(&[]), (0, 4), "its own claim is taken");

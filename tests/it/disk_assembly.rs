@@ -377,7 +377,7 @@ fn users_of_the_tree_are_not_overwritten() {
         refusal(move |_, spec| spec.users = BTreeMap::from([(name.to_owned(), user)]))
     };
     let refused = with("builder", UserSpec::default());
-    assert!(refused.starts_with("the user \"builder\" is in the tree already, with the number 1001\n"), "{refused}");
+    assert!(refused.starts_with("the user \"builder\" is already in the tree, with the UID 1001\n"), "{refused}");
     let refused = with("staff", UserSpec::default());
     assert!(refused.contains("has one with the number 50"), "{refused}");
     let refused = with("new", UserSpec { uid: Some(1001), ..UserSpec::default() });

@@ -117,7 +117,7 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
         site.packages("tools", "base", "install = [\"program\"]")
     ));
     let said = site.ok(&["fetch"]);
-    assert!(said.ends_with(", and 1 file that a stage names are in the store\n"), "{said}");
+    assert!(said.ends_with(", and 1 file used by a stage are in the store\n"), "{said}");
     let first = build_offline(&site, &[]).ok();
     assert_eq!(first.built, ["probe", "reach", "tools"]);
     let nothing_came = |log: &str| {

@@ -199,10 +199,10 @@ fn what_needs_root_is_said_before_anything_starts() {
         assert!(ran.stderr.contains("sudo") || ran.stderr.contains("as root"), "{}", ran.stderr);
     };
     // The stage that only fetches does not begin; by itself it needs nobody.
-    said(sudo.user(ALICE, &["build"]), "programs are to be run for stage run");
+    said(sudo.user(ALICE, &["build"]), "programs must be run for stage run");
     assert_eq!(kept(), 0);
     said(sudo.user(ALICE, &["shell", "run"]), "a shell runs programs on a stage's disk");
-    said(sudo.user(ALICE, &["audit"]), "an audit builds under other conditions");
+    said(sudo.user(ALICE, &["audit"]), "an audit builds in a varied environment");
     assert_eq!(sudo.user(ALICE, &["build", "base"]).code, 0);
     assert_ne!(kept(), 0);
     // Nobody asks a mirror that is not there.
@@ -213,8 +213,8 @@ fn what_needs_root_is_said_before_anything_starts() {
     sudo.project.write("impasto.hcl", &recipe.replace("from   = stage.run", "from   = stage.tools"));
     let mirror = ["--mirror", "http://127.0.0.1:9/debian"];
     let build = [&["build", "image.it"], &mirror[..]].concat();
-    said(sudo.user(ALICE, &build), "packages are to be locked for stage tools, and programs to be run for stage tools");
-    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages are to be locked for stage tools");
+    said(sudo.user(ALICE, &build), "packages must be locked for stage tools, and programs must be run for stage tools");
+    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages must be locked for stage tools");
     said(sudo.user(ALICE, &[&["update"], &mirror[..]].concat()), "an update runs apt");
     // What is known needs no root.
     sudo.project.write("impasto.hcl", &recipe);

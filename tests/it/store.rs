@@ -188,7 +188,7 @@ fn a_read_only_store_is_named_with_the_way_out() {
     let build = project.run(&["build"]);
     assert_eq!(build.code, 1, "{}", build.stderr);
     assert!(build.stderr.contains("the store is read-only"), "{}", build.stderr);
-    assert!(build.stderr.contains("help: name a store that you may write to with --store"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: choose a store that you may write to with --store"), "{}", build.stderr);
 }
 
 #[test]

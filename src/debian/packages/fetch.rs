@@ -181,8 +181,8 @@ impl Fetcher {
                     Err(error) => File::Failed(PackageFetchError { package: title(package), ..error.clone() }),
                     Ok(None) => File::Failed(PackageFetchError {
                         package: title(package),
-                        reason: "nothing says where it can be had".to_owned(),
-                        help: Some("settle the packages again: impasto update".to_owned()),
+                        reason: "no source for it is known".to_owned(),
+                        help: Some("lock the packages again: impasto update".to_owned()),
                     }),
                 },
             };
@@ -288,14 +288,13 @@ impl Shared {
         for (place, error) in errors {
             let help = match &error.cause {
                 Cause::Gone => {
-                    "settle the packages again (impasto update), or name a snapshot of the archive with \
-                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+                    "lock the packages again (impasto update), or set IMPASTO_SNAPSHOT to a snapshot of the archive, such as https://HOST/archive/{archive}/{timestamp}/"
                 }
                 Cause::Unreachable { .. } => {
-                    "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR"
+                    "check the network, or choose another mirror: --mirror URL, or IMPASTO_MIRROR"
                 }
                 Cause::Status { code: 401, .. } => LOGIN,
-                _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+                _ => "try again, or choose another mirror: --mirror URL, or IMPASTO_MIRROR",
             };
             let causes = with_causes(&error.cause);
             let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help.to_owned()));

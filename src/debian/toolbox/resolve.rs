@@ -207,7 +207,7 @@ fn read_answer(request: &ResolveRequest, text: &str, installed: &[Installed]) ->
     for line in text.lines() {
         if line.starts_with('\'') {
             let package = read_uri(request, line);
-            result.install.push(package.ok_or_else(|| strange("names a package's file in an unknown form", line))?);
+            result.install.push(package.ok_or_else(|| strange("describes a package's file in an unknown form", line))?);
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
@@ -279,7 +279,7 @@ fn explain(output: &Output) -> ResolveOutcome {
         let mut providers: Vec<_> = providers.filter_map(|line| line.split(' ').next()).collect();
         providers.sort_unstable();
         providers.dedup();
-        Some(format!("{name} is no package, but a name for any of these: {}", providers.join(", ")))
+        Some(format!("{name} is a virtual package, provided by: {}", providers.join(", ")))
     };
     let mut unknown = Vec::new();
     for line in &lines {
@@ -318,7 +318,7 @@ fn explain(output: &Output) -> ResolveOutcome {
     let held = || {
         Some(
             [
-                vec!["it would change packages that are held:".to_owned()],
+                vec!["it would change held packages:".to_owned()],
                 block("The following held packages will be changed:")?,
             ]
             .concat(),

@@ -142,61 +142,59 @@ impl Cause {
     pub fn help(&self, about: &About) -> Vec<String> {
         let lines: Vec<String> = match self {
             Cause::Offline { .. } => vec![
-                "packages: name them in a `packages` stage, which is locked and cached; a file: get it with a `fetch` \
-                 stage, and name that one in `inputs`"
+                "for packages, use a `packages` stage, which is locked and cached; for a file, use a `fetch` stage and pass it in `inputs`"
                     .to_owned(),
-                format!("anything else: say network = true in the stage{}", about.at()),
+                format!("for anything else, set network = true in the stage{}", about.at()),
             ],
             Cause::UnknownHost { .. } => {
-                vec!["check the name, and whether this host itself can resolve it: getent hosts NAME".to_owned()]
+                vec!["check the name, and whether this host can resolve it: getent hosts NAME".to_owned()]
             }
             Cause::UnknownPackage { package, network: false } => vec![format!(
-                "name it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
+                "install it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
             )],
             Cause::UnknownPackage { package, network: true } => vec![format!(
-                "check the name, and run `apt-get update` before it in the same stage; or name it in a `packages` stage: \
-                 install = [\"{package}\"]"
+                "check the name, and run `apt-get update` first in the same stage; or install it in a `packages` stage: install = [\"{package}\"]"
             )],
             Cause::LineEnds => {
                 let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
-                vec![format!("save it with Unix line ends: sed -i 's/\\r$//' {file}")]
+                vec![format!("convert it to Unix line endings: sed -i 's/\\r$//' {file}")]
             }
             Cause::NoInterpreter { interpreter, .. } if interpreter.ends_with('\r') => {
-                vec!["save the file with Unix line ends (sed -i 's/\\r$//' FILE)".to_owned()]
+                vec!["convert the file to Unix line endings (sed -i 's/\\r$//' FILE)".to_owned()]
             }
             Cause::NoInterpreter { interpreter, .. } if interpreter.contains("/ld-") => vec![
-                "the program was built for another C library or another machine: take one that was built for this image"
+                "the program was built for another C library or architecture: use one that was built for this image"
                     .to_owned(),
             ],
             Cause::NoInterpreter { interpreter, .. } => {
-                vec![install(interpreter), "or name another interpreter".to_owned()]
+                vec![install(interpreter), "or use another interpreter".to_owned()]
             }
             Cause::NoProgram { program } if program.contains('/') => {
-                vec!["check the path; what is not in the image comes with a `copy` or `packages` stage, or with `inputs`".to_owned()]
+                vec!["check the path; to add a missing file, use a `copy` or `packages` stage, or `inputs`".to_owned()]
             }
             Cause::NoProgram { program } => vec![install(program)],
             Cause::NotExecutable { file, noexec: true, .. } => {
-                vec![format!("copy it elsewhere in the step and start it there, or name its interpreter: sh {file}")]
+                vec![format!("copy it elsewhere in the step and run it there, or call its interpreter: sh {file}")]
             }
             Cause::NotExecutable { file, .. } => {
                 let how = match file.strip_prefix("/run/impasto/inputs/") {
                     Some(_) => "make the file beside the recipe executable (chmod +x)",
-                    None => "say mode = \"0755\" where a `copy` stage brings it, or run chmod +x first",
+                    None => "set mode = \"0755\" in the `copy` stage that adds it, or run chmod +x first",
                 };
-                vec![format!("{how}; or name its interpreter: sh {file}")]
+                vec![format!("{how}; or call its interpreter: sh {file}")]
             }
-            Cause::IsDirectory { .. } => vec!["name the program in it".to_owned()],
+            Cause::IsDirectory { .. } => vec!["use the program inside it".to_owned()],
             Cause::NotPrivileged => vec![format!(
-                "say privileged = true in the stage{}, if the recipe is trusted: it could change the host then",
+                "set privileged = true in the stage{}, if you trust the recipe: it could then change the host",
                 about.at()
             )],
             Cause::DiskFull { .. } | Cause::NoInodes { .. } => vec![about.larger()],
             Cause::Quota => vec!["raise the quota in the image, or write less".to_owned()],
             Cause::Limit(reached) => vec![reached.help()],
             Cause::NoMemory => {
-                vec!["run fewer stages at once (--jobs 1), or give the machine or the container more memory".to_owned()]
+                vec!["run fewer stages at once (--jobs 1), or give this machine or container more memory".to_owned()]
             }
-            Cause::FileSize { .. } => vec!["raise it where impasto is started: ulimit -f unlimited".to_owned()],
+            Cause::FileSize { .. } => vec!["raise it before starting impasto: ulimit -f unlimited".to_owned()],
             Cause::Host { refusal, .. } => refusal.help(&about.args),
         };
         lines
@@ -212,7 +210,7 @@ impl fmt::Display for Cause {
             Cause::Offline { name: None } => write!(f, "the stage has no network, so nothing can be reached"),
             Cause::UnknownHost { name } => {
                 let name = name.as_ref().map_or("a host".to_owned(), |name| format!("`{name}`"));
-                write!(f, "{name} cannot be resolved, though the stage has the network")
+                write!(f, "{name} cannot be resolved, although the stage has network access")
             }
             Cause::UnknownPackage { package, network: false } => {
                 write!(f, "apt in the image does not know the package `{package}`, and the stage has no network to ask")
@@ -223,40 +221,40 @@ impl fmt::Display for Cause {
             Cause::NoInterpreter { file, interpreter } => {
                 let file = file.as_ref().map_or("the script".to_owned(), |file| format!("`{file}`"));
                 match interpreter.strip_suffix('\r') {
-                    Some(name) => write!(f, "{file} has Windows line ends (CRLF): its first line names `{name}\\r`"),
-                    None => write!(f, "{file} is started by `{interpreter}`, which is not in the image"),
+                    Some(name) => write!(f, "{file} has Windows line endings (CRLF): its first line names `{name}\\r`"),
+                    None => write!(f, "{file} needs the interpreter `{interpreter}`, which is not in the image"),
                 }
             }
             Cause::LineEnds => {
-                write!(f, "the script has Windows line ends (CRLF), and Linux takes the CR for a part of every line")
+                write!(f, "the script has Windows line endings (CRLF), and the shell takes the CR as a part of every line")
             }
             Cause::NoProgram { program } if program.contains('/') => {
                 write!(f, "there is no file `{program}` in the image")
             }
             Cause::NoProgram { program } => write!(f, "the program `{program}` is not in the image"),
             Cause::NotExecutable { file, noexec: true, .. } => {
-                write!(f, "`{file}` lies where nothing can be executed (noexec)")
+                write!(f, "`{file}` is on a file system mounted with noexec")
             }
             Cause::NotExecutable { file, mode, .. } => {
                 write!(f, "`{file}` has the mode {mode:04o}: it cannot be executed")
             }
             Cause::IsDirectory { file } => write!(f, "`{file}` is a directory, not a program"),
             Cause::NotPrivileged => {
-                write!(f, "steps cannot mount, make devices or make name spaces unless a stage says so")
+                write!(f, "steps cannot mount, create devices or create namespaces unless the stage is privileged")
             }
             Cause::DiskFull { at, free: Some(free), size } => {
                 write!(f, "the image's disk is full: {at} has {} free of {}", bytes(*free), bytes(*size))
             }
             Cause::DiskFull { at, free: None, size } => {
-                write!(f, "the image's disk was full for a moment: {at} has {} in all", bytes(*size))
+                write!(f, "the image's disk was full for a moment: {at} has {} in total", bytes(*size))
             }
             Cause::NoInodes { at, inodes } => {
-                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one for each file")
+                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one per file")
             }
             Cause::Quota => write!(f, "a quota of the image's file system is used up"),
             Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
             Cause::NoMemory => {
-                write!(f, "memory ran out: the kernel ended a process of the stage, which was within its own limit")
+                write!(f, "this machine ran out of memory: the kernel killed a process of the stage, which was within its own limit")
             }
             Cause::FileSize { limit } => {
                 let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));
@@ -270,7 +268,7 @@ impl fmt::Display for Cause {
 /// The package that a program is most likely in has its name.
 fn install(program: &str) -> String {
     let name = program.rsplit('/').next().unwrap_or(program);
-    format!("install what has it in a `packages` stage before this one, such as install = [\"{name}\"]")
+    format!("install its package in a `packages` stage before this one, such as install = [\"{name}\"]")
 }
 
 /// What begins, or is, at a place.
@@ -348,8 +346,7 @@ impl About {
             return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
         }
         format!(
-            "make the image larger that stage {label}{at} takes, its file system too (virt-resize, or resize2fs after \
-             qemu-img resize); or write less to it"
+            "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after qemu-img resize); or write less to it"
         )
     }
 }

@@ -31,7 +31,7 @@ pub enum JobError {
         miss: Miss,
     },
     /// An input is another one than was planned.
-    #[error("`{}` changes while it is read", path.display())]
+    #[error("`{}` changed while it was read", path.display())]
     Changed {
         /// The input.
         path: PathBuf,
@@ -75,7 +75,7 @@ pub enum JobError {
         reason: String,
     },
     /// A package file of the user's is not the one that the lock names.
-    #[error("the lock is stale: `{}` is not the file that was locked", path.display())]
+    #[error("the lock is stale: `{}` has changed since it was locked", path.display())]
     StaleFile {
         /// The file.
         path: PathBuf,
@@ -91,13 +91,13 @@ pub enum JobError {
         source: Box<GateError>,
     },
     /// An image names a stage that made a disk, where it needs a file.
-    #[error("{label} made a disk, and an image is made of files")]
+    #[error("{label} made a disk, but an image consists of files")]
     NotAFile {
         /// The node's label.
         label: String,
     },
     /// A file shall be a disk, and has a format that is not read here.
-    #[error("{what} is not taken as a disk: it is {format}")]
+    #[error("{what} cannot be used as a disk: it is {format}")]
     Format {
         /// The file.
         what: String,
@@ -240,7 +240,7 @@ impl JobError {
             JobError::Stage(failure) => {
                 let mut lines: Vec<String> = failure.help.iter().cloned().collect();
                 lines.extend(failure.cause.iter().flat_map(|cause| cause.help(about)));
-                lines.push(format!("the whole log: impasto log '{label}'{place}"));
+                lines.push(format!("full log: impasto log '{label}'{place}"));
                 let fresh = match failure.shell {
                     Enter::Never => None,
                     Enter::AsItFailed => Some(""),
@@ -248,28 +248,28 @@ impl JobError {
                 };
                 lines.extend(fresh.map(|fresh| {
                     format!(
-                        "enter it as it was, where {AGAIN} runs the step again: impasto shell '{label}'{place}{fresh}"
+                        "inspect it as it failed, where {AGAIN} runs the step again: impasto shell '{label}'{place}{fresh}"
                     )
                 }));
                 Some(lines.join("\n"))
             }
             JobError::NotAFile { label } => {
-                Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
+                Some(format!("add a `convert` stage from stage.{label}, and use that in the image"))
             }
             JobError::NoSandbox { .. } => None,
             JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
             JobError::Fetch(FetchError::Checksum { .. }) => {
-                Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
+                Some("if you want the new file, put its checksum into the recipe".to_owned())
             }
             JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
             JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
                 error.help.clone()
             }
             JobError::StaleFile { stage, .. } => {
-                Some(format!("settle its packages again: impasto update {stage}{place}"))
+                Some(format!("lock its packages again: impasto update {stage}{place}"))
             }
             JobError::Gate { .. } => {
-                Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
+                Some("if you trust it, make a plain copy of it: qemu-img convert -O qcow2 OLD NEW".to_owned())
             }
             JobError::Format { format, .. } => Some(format.help()),
             JobError::Plan(error) => error.help(),

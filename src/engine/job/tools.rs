@@ -74,7 +74,7 @@ impl Job {
             Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
             Ok(ToolEnd::TimedOut { after }) => {
                 return failed(
-                    format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)),
+                    format!("it was stopped after its timeout of {}", crate::base::human::seconds(after)),
                     None,
                     None,
                 );

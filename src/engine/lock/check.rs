@@ -21,7 +21,7 @@ impl Entry {
     /// The first field that cannot be used: of which package and archive, its value, and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
         let plain = |field: &str, text: &String| match text.contains(char::is_control) {
-            true => Err(unusable(field, text, "which holds a control character")),
+            true => Err(unusable(field, text, "which contains a control character")),
             false => Ok(()),
         };
         plain("name", &self.name)?;
@@ -93,7 +93,7 @@ fn check_package(package: &Package) -> Result<(), String> {
         return Err(unusable(
             "installed",
             &installed.to_string(),
-            "which is more than a package can take: 4 TiB, in KiB",
+            "which is more than the limit of 4 TiB, in KiB",
         ));
     }
     check_sha256("sha256", sha256)?;
@@ -101,7 +101,7 @@ fn check_package(package: &Package) -> Result<(), String> {
         return Err(unusable("path", path, "which is not a valid path"));
     }
     if path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(unusable("path", path, "which leads out of its archive"));
+        return Err(unusable("path", path, "which points outside its archive"));
     }
     Ok(())
 }

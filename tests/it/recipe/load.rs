@@ -94,7 +94,7 @@ fn elsewhere_the_environment_is_read_only_by_the_names_that_the_recipe_declares(
     assert_eq!(shown(&with(&names("[\"WHO\"]"), "env(\"WHO\")")), "me");
     for head in [String::new(), names("[\"WHO\"]")] {
         let errors = with(&head, "env(\"TOKEN\")").errors();
-        assert!(errors.contains("a recipe may not read \"TOKEN\" of the environment here"), "{errors}");
+        assert!(errors.contains("a recipe may not read the environment variable \"TOKEN\" here"), "{errors}");
         assert!(errors.contains("`default` of a variable"), "{errors}");
         assert!(errors.contains("recipe { environment = [\"TOKEN\"] }"), "{errors}");
         assert!(!errors.contains("secret"), "{errors}");

@@ -97,7 +97,7 @@ impl PackageManager for Apt<'_> {
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
-            help: Some("name a mirror that has it whole: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+            help: Some("choose a complete mirror: --mirror URL, or IMPASTO_MIRROR".to_owned()),
             said: Vec::new(),
             about: Vec::new(),
         })?;
@@ -197,7 +197,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
 fn unusable(archive: &Archive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
-            "the archive {} does not say size, SHA-256 and path of package {}",
+            "the archive {} does not give the size, SHA-256 and path of package {}",
             archive.source.name,
             name.unwrap_or_default()
         ),

@@ -295,7 +295,7 @@ fn initramfs_are_looked_into_behind_microcode_and_compression() {
         [[("init", b"x", 1), ("bin", b"y", 1)], [("bin", b"y", 1), ("init", b"x", 1)]];
     let orders = orders.each_ref().map(|members| cpio(members));
     let times = [cpio(&[("init", b"x", 1)]), cpio(&[("init", b"x", 2)])];
-    for (made, how) in [(orders, "in another order"), (times, "with other times")] {
+    for (made, how) in [(orders, "in a different order"), (times, "with different times")] {
         let packed = made.each_ref().map(|made| [gzip(made, 0), zstd::bulk::compress(made, 3).unwrap()]);
         for form in 0..2 {
             let files = packed.each_ref().map(|packed| [&early[..], &zeros, &packed[form]].concat());
