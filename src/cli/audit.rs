@@ -34,7 +34,7 @@ pub(crate) struct Audit {
     /// Prints the report as JSON
     #[arg(long)]
     json: bool,
-    /// Does the second build: the directory where this machine's files appear once more
+    /// Runs the second build: the directory where this machine's files appear again
     #[arg(long, hide = true, value_name = "DIR")]
     elsewhere: Option<PathBuf>,
 }
@@ -103,7 +103,7 @@ impl Audit {
 
     fn build(&self) -> Build {
         let (recipe, run) = (self.recipe.clone(), self.run.clone());
-        Build { recipe, run, again: Vec::new(), locked: false, record: RecordArgs::default() }
+        Build { recipe, run, rebuild: Vec::new(), locked: false, record: RecordArgs::default() }
     }
 
     /// The nodes that are compared, in the order of the graph.

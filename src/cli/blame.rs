@@ -25,10 +25,10 @@ use crate::ui;
 pub(crate) struct Blame {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Sums up by the packages that list the files, instead of by directory
+    /// Groups by package instead of by directory
     #[arg(long, conflicts_with = "depth")]
     packages: bool,
-    /// How many levels of directories are told apart
+    /// How many directory levels to distinguish
     #[arg(long, value_name = "N", default_value = "2")]
     depth: usize,
     /// Prints one JSON object with everything

@@ -33,46 +33,46 @@ On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.")]
 pub(crate) struct Boot {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// What starts the boot loader
+    /// The firmware of the machine
     #[arg(long, value_name = "KIND", default_value = "bios")]
     firmware: FirmwareChoice,
     /// UEFI with Secure Boot on, and the usual keys enrolled
     #[arg(long)]
     secure_boot: bool,
-    /// What executes the guest's instructions
+    /// How the guest's instructions are executed
     #[arg(long, value_name = "HOW", default_value = "auto")]
     accel: AccelChoice,
-    /// How much memory the machine has
+    /// Memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     memory: u64,
-    /// How many processors it has
+    /// Number of CPUs
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=255))]
     cpus: u16,
-    /// A disk larger than the image [default: as large as the image]
+    /// Size of the disk, if larger than the image [default: as large as the image]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     disk_size: Option<u64>,
     /// Lets the owner of this public key log in (by cloud-init)
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     ssh_key: Option<PathBuf>,
-    /// Who logs in with the key; may become root
+    /// The user that the key is for; may become root
     #[arg(long, value_name = "NAME", default_value = "impasto", requires = "ssh_key")]
     user: String,
-    /// Gives cloud-init the user-data, meta-data, vendor-data and network-config of a directory
+    /// Passes user-data, meta-data, vendor-data and network-config of a directory to cloud-init
     #[arg(long, value_name = "DIR")]
     seed: Option<PathBuf>,
-    /// A port of this host that leads to the machine's port 22: a number, or `auto`
+    /// A port of this host to forward to the machine's port 22: a number, or `auto`
     #[arg(long, value_name = "PORT")]
     ssh_port: Option<String>,
-    /// What the machine reaches
+    /// What network the machine has
     #[arg(long, value_name = "WHAT", default_value = "user")]
     network: NetworkChoice,
-    /// Makes a socket that the guest's agent answers on
+    /// Creates a socket connected to the QEMU guest agent
     #[arg(long, value_name = "SOCKET")]
     guest_agent: Option<PathBuf>,
-    /// Ends the machine after this time
+    /// Stops the machine after this time
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
-    /// Ends the machine when its serial console shows this; exit code 4 where that does not happen
+    /// Stops the machine when its serial console shows this text; exit code 4 if it never does
     #[arg(long, value_name = "TEXT")]
     wait_for: Option<String>,
 }
@@ -97,9 +97,9 @@ enum AccelChoice {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NetworkChoice {
-    /// Nothing
+    /// No network
     None,
-    /// What this user reaches
+    /// Whatever this user can reach
     User,
 }
 

@@ -32,10 +32,10 @@ pub(crate) struct Build {
     pub(super) recipe: RecipeArgs,
     #[command(flatten)]
     pub(super) run: RunArgs,
-    /// Runs a stage although its result is known
-    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
-    pub(super) again: Vec<String>,
-    /// Fails where the lock would have to change
+    /// Runs a stage even if its result is cached
+    #[arg(long, alias = "again", value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
+    pub(super) rebuild: Vec<String>,
+    /// Fails if the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
     #[command(flatten)]
@@ -59,13 +59,13 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.rebuild))?;
         let needed = loaded.graph.closure(&selection.nodes);
         demand_room(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
-        let planner = loaded.planner(&store, &self.again)?;
-        for selector in &self.again {
+        let planner = loaded.planner(&store, &self.rebuild)?;
+        for selector in &self.rebuild {
             if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
                 let message = format!("--rebuild {selector} matches nothing that this build needs");
                 return Err(CliError::usage(message, "add it as a selector too, or omit the selectors"));

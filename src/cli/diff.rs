@@ -24,10 +24,10 @@ use crate::ui;
 pub(crate) struct Diff {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Shows every file, also those of new directories and those that differ only in their time
+    /// Shows every file, including those of new directories and those that differ only in their time
     #[arg(long, conflicts_with = "stat")]
     all: bool,
-    /// Shows counts and bytes by directory, and nothing else
+    /// Shows only counts and bytes by directory
     #[arg(long)]
     stat: bool,
     /// Does not compare text files line by line

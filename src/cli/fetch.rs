@@ -27,7 +27,7 @@ pub(crate) struct Fetch {
     recipe: RecipeArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Fails where the lock would have to change
+    /// Fails if the lock would have to change
     #[arg(long)]
     locked: bool,
 }

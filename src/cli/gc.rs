@@ -20,22 +20,22 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
-    /// How many results of every stage to keep
+    /// How many results of each stage to keep
     #[arg(long, value_name = "N", default_value = "1")]
     keep: usize,
-    /// Keeps also everything that was made or used within this time
+    /// Also keeps everything that was created or used within this time
     #[arg(long, value_name = "TIME", default_value = "0s")]
     min_age: String,
-    /// Keeps nothing for recipes that were not built or used for this time: 30d, or what the setting gc.expire says
+    /// Keeps nothing for recipes that were not built or used for this time [default: the setting gc.expire, else 30d]
     #[arg(long, value_name = "TIME")]
     expire: Option<String>,
-    /// Deletes also the trees that disks were made of; they are made again when such a disk must be
+    /// Also deletes the trees that disks were made from; they are rebuilt when such a disk is
     #[arg(long)]
     trees: bool,
-    /// Deletes also package files and the tools out of them; they are fetched again when they are needed
+    /// Also deletes package files and the tools unpacked from them; they are fetched again when needed
     #[arg(long)]
     packages: bool,
-    /// Only says what would be deleted
+    /// Only shows what would be deleted
     #[arg(long)]
     dry_run: bool,
 }

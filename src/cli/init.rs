@@ -13,7 +13,7 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Where the recipe goes
+    /// Where to write the recipe
     #[arg(default_value = ".")]
     dir: PathBuf,
 }

@@ -27,11 +27,11 @@ use crate::ui;
 pub(crate) enum Layer {
     /// Lists the store's layers
     List,
-    /// Shows a layer, and what it stands on
+    /// Shows a layer and the layers it is based on
     Show(Name),
     /// Writes the disk of a layer as one file
     Export(Export),
-    /// Tells which stage brought the bytes that a disk holds
+    /// Shows which stage each part of a disk's content comes from
     Blame(Blame),
     /// Lists the packages of a disk, as a table, JSON or a bill of materials
     Packages(Packages),
@@ -57,7 +57,7 @@ pub(crate) struct Name {
 pub(crate) struct Export {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The file to write; raw where it ends in .raw or .img, else qcow2
+    /// The file to write; raw if it ends in .raw or .img, else qcow2
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }

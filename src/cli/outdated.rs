@@ -24,10 +24,10 @@ Exit codes: 0 if everything is up to date, 10 if something is newer.")]
 pub(crate) struct Outdated {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else the mirrors of the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// Tells only of security updates
+    /// Shows only security updates
     #[arg(long)]
     security: bool,
     /// Prints one JSON object

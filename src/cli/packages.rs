@@ -24,7 +24,7 @@ use crate::ui;
 pub(crate) struct Packages {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// How the packages are listed
+    /// How to list the packages
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 }

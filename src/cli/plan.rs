@@ -24,9 +24,9 @@ use crate::ui;
 pub(crate) struct Plan {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Plans as if these stages were to run again
-    #[arg(long, value_name = "SELECTOR")]
-    again: Vec<String>,
+    /// Plans as if these stages had to run again
+    #[arg(long, alias = "again", value_name = "SELECTOR")]
+    rebuild: Vec<String>,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -74,7 +74,7 @@ impl Plan {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (loaded, store) = session.load_with_store(&self.recipe)?;
         let selection = loaded.selection()?;
-        let mut planner = loaded.planner(&store, &self.again)?;
+        let mut planner = loaded.planner(&store, &self.rebuild)?;
         let states = planner.plan(&selection.nodes)?;
         // What was hashed is worth remembering; a store that cannot be written to loses only that.
         if let Err(error) = store.flush() {

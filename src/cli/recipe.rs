@@ -104,10 +104,10 @@ impl Validate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fmt {
-    /// Recipes: files, or directories whose .hcl files are meant; `-` is standard input, and goes to standard output
+    /// Files, or directories whose .hcl files to format; `-` formats standard input to standard output
     #[arg(default_value = ".")]
     paths: Vec<PathBuf>,
-    /// Changes nothing; exits with 1 where a file is not formatted
+    /// Changes nothing; exits with 1 if a file is not formatted
     #[arg(long)]
     check: bool,
 }

@@ -33,10 +33,10 @@ pub(crate) struct Shell {
     /// Runs one line instead of an interactive shell
     #[arg(short = 'c', long = "command", value_name = "LINE")]
     line: Option<String>,
-    /// Lets the shell use the network, also where the stage does not
+    /// Gives the shell network access even if the stage has none
     #[arg(long)]
     network: bool,
-    /// Enters the stage as it was before its first step, whatever came of it
+    /// Enters the stage as it was before its first step, even if it is built or failed
     #[arg(long)]
     fresh: bool,
 }

@@ -20,17 +20,17 @@ use crate::ui;
 pub(crate) enum StoreCommand {
     /// Checks every byte of the store
     Verify(Verify),
-    /// Tells where the store's bytes are
+    /// Shows how much space the store uses, and for what
     Du(Du),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Moves what is damaged to the store's trash, so that it is built again when it is needed, and repairs the file `format`
-    /// from a copy that is left; a damaged root stays, as it says that something must be kept
+    /// Moves damaged objects to the store's trash, so that they are rebuilt when needed, and repairs the file `format`
+    /// from an intact copy; a damaged root stays, because it says that something must be kept
     #[arg(long)]
     repair: bool,
-    /// Makes the file `format` again where no copy of it is left, if most of the store's objects are sound
+    /// Recreates the file `format` if no copy of it is left and most of the store's objects are intact
     #[arg(long, requires = "repair")]
     new_format: bool,
     /// Prints one JSON object

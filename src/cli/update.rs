@@ -23,10 +23,10 @@ Without names everything is resolved again.")]
 pub(crate) struct Update {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else the mirrors of the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// Only tells what would change
+    /// Only shows what would change
     #[arg(long)]
     dry_run: bool,
 }

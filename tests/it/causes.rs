@@ -334,8 +334,8 @@ fn a_disk_that_the_lock_knows_to_be_too_small_is_refused_before_anything_is_buil
     let needed: u64 = kib.captures_iter(needed).map(|found| found[1].parse::<u64>().unwrap()).sum();
     assert!(needed > 150_000, "{needed} KiB");
     site.recipe(&recipe(&format!("{}MiB", needed * 3 / 4 / 1024 + 1)));
-    let plan = site.run(&["build", "small", "--locked", "--again", "base"]);
-    assert!(plan.stderr.contains("--again base names nothing"), "it is not refused for its size: {}", plan.stderr);
+    let plan = site.run(&["build", "small", "--locked", "--rebuild", "base"]);
+    assert!(plan.stderr.contains("--rebuild base matches nothing"), "it is not refused for its size: {}", plan.stderr);
 }
 
 #[test]

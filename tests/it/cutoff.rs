@@ -89,7 +89,7 @@ fn a_comment_in_a_script_runs_one_stage() {
     let other = claims.iter().find_map(|claim| claim.extra.get("disk_of_claim")).expect("which claim's disk it is");
     assert!(claims.iter().any(|claim| claim.id().to_string() == *other));
     // Run again on request, it stops there too.
-    assert_eq!(project.build(&["--again", "a"]), (1, 3));
+    assert_eq!(project.build(&["--rebuild", "a"]), (1, 3));
     assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
 }
 

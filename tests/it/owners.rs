@@ -146,7 +146,7 @@ fn what_root_executes_or_believes_lies_with_root() {
     fs::remove_file(&layer).unwrap();
     fs::write(&layer, bytes).unwrap();
     tool("chown", &[&ALICE.to_string(), layer.to_str().unwrap()]);
-    let ran = sudo.sudo(ALICE, &["build", "--again", "run"]);
+    let ran = sudo.sudo(ALICE, &["build", "--rebuild", "run"]);
     assert!(ran.code == 0 && ran.stderr.contains("damaged"), "{}", ran.stderr);
     assert_eq!(of_others(&sudo.store(), ALICE), "");
     // A shell in a failed state, which lies there too.
@@ -169,7 +169,7 @@ fn root_follows_no_link_that_the_caller_put_into_the_store() {
         fs::remove_file(log).unwrap();
         symlink(&target, log).unwrap();
     }
-    assert_eq!(sudo.sudo(ALICE, &["build", "--again", "run"]).code, 0);
+    assert_eq!(sudo.sudo(ALICE, &["build", "--rebuild", "run"]).code, 0);
     assert_eq!(fs::read_to_string(&target).unwrap(), "root's own");
     assert_eq!(fs::metadata(&target).unwrap().uid(), 0);
 }

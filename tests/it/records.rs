@@ -96,7 +96,7 @@ fn a_build_shows_a_line_a_step_and_loses_nothing() {
     assert!(quiet.stderr.lines().count() < 12, "{}", quiet.stderr);
     let log = project.ok(&["log", "good"]);
     assert_eq!(log, (1..=1000).map(|number| format!("{number}\n")).collect::<String>());
-    let loud = project.run(&["build", "good", "--again", "good", "-v"]);
+    let loud = project.run(&["build", "good", "--rebuild", "good", "-v"]);
     let shown = loud.stderr.lines().filter_map(|line| Some(line.split_once("good | ")?.1));
     assert_eq!(shown.map(|line| format!("{line}\n")).collect::<String>(), log);
 }
