@@ -207,9 +207,7 @@ impl AssembleError {
             AssembleError::Hides { .. } => "use ext4, which can take the files, or mount it elsewhere".to_owned(),
             AssembleError::Tar { .. } => "`tree` takes what a `bootstrap` stage makes, or a plain tar file".to_owned(),
             // The room was estimated before; the message says what it ran out of.
-            AssembleError::Tool { program: "mke2fs", .. } => {
-                "make `size` larger if it ran out of space".to_owned()
-            }
+            AssembleError::Tool { program: "mke2fs", .. } => "make `size` larger if it ran out of space".to_owned(),
             AssembleError::Io { verb: "start", path, source } if source.kind() == io::ErrorKind::NotFound => {
                 let package = match path.to_str() {
                     Some("mke2fs") => "e2fsprogs",

@@ -138,10 +138,8 @@ impl Tree {
     /// A text file's content, empty where it is not there.
     pub(super) fn read_text(&self, path: &str) -> Result<String> {
         let bytes = self.read(path)?.unwrap_or_default();
-        String::from_utf8(bytes).map_err(|_| AssembleError::BadFile {
-            path: path.to_owned(),
-            problem: "it is not UTF-8 text".to_owned(),
-        })
+        String::from_utf8(bytes)
+            .map_err(|_| AssembleError::BadFile { path: path.to_owned(), problem: "it is not UTF-8 text".to_owned() })
     }
 
     /// Names in a directory, sorted; none where it is not there.

@@ -183,7 +183,8 @@ impl Boot {
 
     fn timeout(&self) -> Result<Option<Duration>, CliError> {
         let Some(text) = &self.timeout else { return Ok(None) };
-        let wrong = || CliError::usage(format!("`--timeout {text}` is not a valid time"), "write it as 90s, 15m or 1h30m");
+        let wrong =
+            || CliError::usage(format!("`--timeout {text}` is not a valid time"), "write it as 90s, 15m or 1h30m");
         parse_duration(text).map(Some).ok_or_else(wrong)
     }
 

@@ -26,8 +26,10 @@ use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
 
 /// How the names are explained in help texts.
-pub(crate) const HELP: &str = "\
-A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by a prefix of a layer's or disk's digest, or by the path of a qcow2 or raw image. `tools~0` is the result of the stage's last run, `tools~1` that of the run before; `PATH:STAGE` is a stage of another recipe.";
+pub(crate) const HELP: &str = "A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by a \
+                               prefix of a layer's or disk's digest, or by the path of a qcow2 or raw image. `tools~0` \
+                               is the result of the stage's last run, `tools~1` that of the run before; `PATH:STAGE` \
+                               is a stage of another recipe.";
 
 /// How an argument that names one disk is explained.
 pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
@@ -385,7 +387,8 @@ fn earlier_run(name: &str, selector: &str) -> Result<(String, Option<usize>), Cl
         (None, Some(back)) => (stage, back),
         _ => return Ok((selector.to_owned(), None)),
     };
-    let wrong = || CliError::usage(format!("`~{back}` in `{name}` is not a valid number of runs"), "write it as STAGE~1");
+    let wrong =
+        || CliError::usage(format!("`~{back}` in `{name}` is not a valid number of runs"), "write it as STAGE~1");
     Ok((format!("{stage}{filter}"), Some(back.parse().map_err(|_| wrong())?)))
 }
 
@@ -465,7 +468,9 @@ pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliErr
     disks.retain(|(id, _)| seen.insert(disk_of(loaded, *id)));
     match disks.as_slice() {
         [(id, _)] => Ok(*id),
-        [] => Err(CliError::usage(format!("{selector} does not make a disk"), "name a stage or an image that makes one")),
+        [] => {
+            Err(CliError::usage(format!("{selector} does not make a disk"), "name a stage or an image that makes one"))
+        }
         several => {
             let names: Vec<_> = several.iter().map(|(_, name)| name.as_str()).collect();
             let message = format!("{selector} names several disks: {}", names.join(", "));

@@ -59,8 +59,7 @@ impl Gc {
         store.collect_trees(&trees, options.min_age_secs, self.dry_run)?;
         let report = store.gc(&packages, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
-            let message =
-                format!("{} still using this store; nothing more is deleted", builds(report.leases.len()));
+            let message = format!("{} still using this store; nothing more is deleted", builds(report.leases.len()));
             let help = Some("run gc again when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
         }

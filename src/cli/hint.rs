@@ -31,7 +31,8 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
             "`impasto store verify --repair` moves it to the store's trash; its results are built again".to_owned()
         }
         StoreError::RootDamaged { path, .. } => format!(
-            "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if the recipe no longer exists, delete it: rm -r {}",
+            "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if the \
+             recipe no longer exists, delete it: rm -r {}",
             path.display()
         ),
         StoreError::NotAStore { .. } => "choose a store, or an empty or missing directory, with --store".to_owned(),
@@ -88,7 +89,8 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
         VmError::NoQemu => format!("install it: {}", QEMU_PACKAGES),
         VmError::NoFirmware { .. } => format!("install it: {}; or boot with --firmware bios", OVMF_PACKAGES),
         VmError::TooSmall { .. } => "make --disk-size larger, or omit it".to_owned(),
-        VmError::Gate { .. } => "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one from an image that you trust"
+        VmError::Gate { .. } => "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one \
+                                 from an image that you trust"
             .to_owned(),
         VmError::Format { format, .. } => format.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {

@@ -142,7 +142,8 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         let manifest = store.manifest(&layer)?;
         let count = |kind: fn(&Place) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
         text += &format!(
-            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} uncompressed, {} zero\n",
+            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, \
+             {} uncompressed, {} zero\n",
             layer.layer,
             layer.disk,
             human::bytes(manifest.virtual_size),

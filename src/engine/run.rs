@@ -564,7 +564,13 @@ impl<'a> Engine<'a> {
                             cause.help(&About::default()).join("\n          help: ")
                         )
                     });
-                    self.warn(None, format!("what this build uses cannot be protected from `impasto gc`: {causes}{help}"));
+                    self.warn(
+                        None,
+                        format!(
+                            "what this build uses cannot be protected from `impasto gc`: \
+                                             {causes}{help}"
+                        ),
+                    );
                 }
                 self.stop();
             }

@@ -50,7 +50,8 @@ impl Budget {
                 format!("its budget of {STEPS} steps, plus {STEPS_A_BYTE} for each byte of its source, is used up here")
             }
             (_, None) => format!(
-                "its budget of {} MiB of values, plus {BYTES_A_BYTE} bytes for each byte of its source, is used up here",
+                "its budget of {} MiB of values, plus {BYTES_A_BYTE} bytes for each byte of its source, is used up \
+                 here",
                 BYTES >> 20
             ),
         };

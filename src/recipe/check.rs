@@ -136,9 +136,10 @@ impl Check<'_> {
             (Type::List(_), Data::String(_)) => Some("put it in brackets: `[…]`".to_owned()),
             (Type::List(_), Data::Object(_)) => Some("`values(…)` returns an object's values as a list".to_owned()),
             (Type::Text, Data::List(_)) => Some("`join(\" \", …)` joins a list into one string".to_owned()),
-            (_, Data::Stage(stage)) if matches!(ty, Type::Text) => {
-                Some(format!("a stage is not a string; to use a file that `{stage}` makes, pass it to a parameter such as `inputs`"))
-            }
+            (_, Data::Stage(stage)) if matches!(ty, Type::Text) => Some(format!(
+                "a stage is not a string; to use a file that `{stage}` makes, pass it to a parameter such \
+                              as `inputs`"
+            )),
             _ => None,
         };
         self.eval.fail(diagnostic.maybe_help(help))

@@ -104,7 +104,9 @@ impl<'t> Collector<'t> {
                 let help = match word {
                     _ if packer::block(word, label).is_some() => packer::block(word, label),
                     "local" => Some("write `locals { … }`".to_owned()),
-                    "variables" => Some("declare each variable in a block of its own: `variable \"NAME\" { … }`".to_owned()),
+                    "variables" => {
+                        Some("declare each variable in a block of its own: `variable \"NAME\" { … }`".to_owned())
+                    }
                     _ => did_you_mean("blocks", word, BLOCKS),
                 };
                 self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
@@ -158,7 +160,8 @@ impl<'t> Collector<'t> {
 
     fn nested(&mut self, file: u32, outer: &str, inner: &Block) {
         let word = inner.ident.as_str();
-        let diagnostic = Diagnostic::at(place(file, inner.ident.span()), format!("a block is not allowed in `{outer}`"));
+        let diagnostic =
+            Diagnostic::at(place(file, inner.ident.span()), format!("a block is not allowed in `{outer}`"));
         let label = inner.labels.first().map(|label| label.as_str());
         let help = match outer {
             _ if packer::block(word, label).is_some() => packer::block(word, label),
@@ -261,7 +264,8 @@ impl<'t> Collector<'t> {
         if first && rest && decl.name.len() <= 128 {
             return true;
         }
-        let message = format!("{:?} is not a valid name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
+        let message =
+            format!("{:?} is not a valid name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
         let help = "use letters, digits, `_` and `-`, starting with a letter";
         self.diagnostics.push(Diagnostic::at(decl.span, message).help(help));
         false

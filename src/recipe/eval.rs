@@ -139,9 +139,13 @@ impl Evaluator {
                 self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
                 let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
-                    Err(_) if sensitive => {
-                        self.fail(Diagnostic::at(operand.span, format!("convert: a sensitive value is not a valid {ty}")))
-                    }
+                    Err(_) if sensitive => self.fail(Diagnostic::at(
+                        operand.span,
+                        format!(
+                            "convert: a sensitive value is not a valid \
+                                                                        {ty}"
+                        ),
+                    )),
                     Ok(value) => Ok(value),
                     Err(mismatch) => {
                         let at =
@@ -208,7 +212,9 @@ impl Evaluator {
         marks.unite(&key.marks);
         match convert::to_text(key) {
             Some(text) => Ok(text.as_ref().to_owned()),
-            None => self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a string is needed")),
+            None => {
+                self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a string is needed"))
+            }
         }
     }
 
@@ -440,7 +446,10 @@ impl Evaluator {
                         Data::List(_) => "use `join(\", \", …)`, or `jsonencode(…)`",
                         Data::Object(_) => "use `jsonencode(…)`, or one of its attributes",
                         Data::Null => "use `coalesce(…, \"\")` if it may be null",
-                        _ => "a stage is not a string: pass it to a parameter that takes a stage, such as `inputs` of `run`",
+                        _ => {
+                            "a stage is not a string: pass it to a parameter that takes a stage, such as `inputs` of \
+                              `run`"
+                        }
                     };
                     return self.fail(Diagnostic::at(expr.span, message).help(help));
                 };
@@ -507,8 +516,7 @@ impl Evaluator {
             }
             if values.len() < function.min || function.max.is_some_and(|max| values.len() > max) {
                 let message = format!("`{}` does not take {} arguments", function.name, values.len());
-                return self
-                    .fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
+                return self.fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
             }
         }
         for value in &values {
@@ -570,7 +578,8 @@ impl Evaluator {
             && self.diagnostics.len() > before
             && let Some(last) = self.diagnostics.last_mut()
         {
-            last.secondary.push(super::diagnostic::Label { span, text: "none of the alternatives can be evaluated".into() });
+            last.secondary
+                .push(super::diagnostic::Label { span, text: "none of the alternatives can be evaluated".into() });
         }
         Err(Failed)
     }

@@ -56,7 +56,8 @@ impl Fit<'_> {
                 let diagnostic = Diagnostic::at(*span, format!("{owner} needs the stage `{stage}`, which is dropped"))
                     .also(*when, "here its `when` is false")
                     .help(format!(
-                        "give {owner} the same `when`, or use a conditional: `from = CONDITION ? stage.{stage} : stage.OTHER`"
+                        "give {owner} the same `when`, or use a conditional: `from = CONDITION ? stage.{stage} : \
+                         stage.OTHER`"
                     ));
                 self.diagnostics.push(diagnostic);
                 return;

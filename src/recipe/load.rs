@@ -153,11 +153,13 @@ impl Place {
         }
         if files.is_empty() {
             let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
-                .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold values of variables)")
+                .note(
+                    "a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold values of \
+                       variables)",
+                )
                 .help("`impasto init` creates one to start from");
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
-                diagnostic =
-                    diagnostic.note(format!("`{template}` is a Packer template, which impasto does not read"));
+                diagnostic = diagnostic.note(format!("`{template}` is a Packer template, which impasto does not read"));
             }
             return Err(diagnostic);
         }
@@ -663,7 +665,10 @@ impl ImageNames {
                     let diagnostic = Diagnostic::at(built.name_span, message);
                     let diagnostic = if *first == built.name_span {
                         diagnostic
-                            .note("it has different content in different combinations of the matrix, and their files would overwrite each other")
+                            .note(
+                                "it has different content in different combinations of the matrix, and their files \
+                                   would overwrite each other",
+                            )
                             .help("put an axis into the name: `name = \"…-${matrix.AXIS}\"`")
                     } else {
                         diagnostic.also(*first, "the other one is named here").help("give one of them another name")

@@ -277,8 +277,7 @@ impl<'a> Lowering<'a> {
             matches!(op.value(), TraversalOperator::AttrSplat(_) | TraversalOperator::FullSplat(_))
         };
         if operators.iter().filter(splats).count() > MAX_SPLATS {
-            self.diagnostics
-                .push(Diagnostic::at(span, format!("an expression has more than {MAX_SPLATS} splats")));
+            self.diagnostics.push(Diagnostic::at(span, format!("an expression has more than {MAX_SPLATS} splats")));
             return Node::Broken;
         }
         let root_span = self.expr_span(&traversal.expr);

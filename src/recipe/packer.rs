@@ -5,8 +5,8 @@
 pub(super) fn name(name: &str) -> Option<String> {
     let help = match name {
         "path" => {
-            "`path.root` and `path.cwd` are Packer's; paths in a recipe are relative to its directory: write \"x.sh\" for \
-             \"${path.root}/x.sh\""
+            "`path.root` and `path.cwd` are Packer's; paths in a recipe are relative to its directory: write \"x.sh\" \
+             for \"${path.root}/x.sh\""
         }
         "source" | "build" => {
             "sources and builds are Packer's; a stage names the stage it builds on: `from = stage.NAME`"
@@ -22,11 +22,12 @@ pub(super) fn name(name: &str) -> Option<String> {
 pub(super) fn block(word: &str, label: Option<&str>) -> Option<String> {
     let help = match (word, label) {
         ("source", _) => {
-            "Packer's sources are stages here: `stage \"fetch\" \"base\" { path = \"base.qcow2\" }` starts from a disk image, `stage \"bootstrap\" \"root\" { … }` and `stage \"disk\" \"base\" { … }` with Debian's packages"
+            "Packer's sources are stages here: `stage \"fetch\" \"base\" { path = \"base.qcow2\" }` starts from a disk \
+             image, `stage \"bootstrap\" \"root\" { … }` and `stage \"disk\" \"base\" { … }` with Debian's packages"
         }
         ("build", _) => {
-            "Packer's builds are not needed here: every step is a `stage \"KIND\" \"NAME\" { from = stage.OTHER }`, and \
-             `image \"NAME\" { files = [stage.OTHER] }` defines what is published"
+            "Packer's builds are not needed here: every step is a `stage \"KIND\" \"NAME\" { from = stage.OTHER }`, \
+             and `image \"NAME\" { files = [stage.OTHER] }` defines what is published"
         }
         ("packer", _) => "Packer's settings are not needed here; `recipe { name = \"…\" }` names the recipe",
         ("data", _) => "Packer's data sources do not exist here; use a variable, or `jsondecode(file(…))`",

@@ -170,10 +170,10 @@ fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic
         let letter = text[..at].chars().next_back()?;
         let start = at.checked_sub(letter.len_utf8() + 1)?;
         let diagnostic = Diagnostic::at(span(start, at), format!("unknown escape `\\{letter}`"));
-        return Some(
-            diagnostic
-                .help("write `\\\\` for a backslash; valid escapes are \\n, \\r, \\t, \\\", \\\\, \\uNNNN and \\UNNNNNNNN"),
-        );
+        return Some(diagnostic.help(
+            "write `\\\\` for a backslash; valid escapes are \\n, \\r, \\t, \\\", \\\\, \\uNNNN and \
+                       \\UNNNNNNNN",
+        ));
     }
     if let Some(inner) = rest.strip_prefix("%{") {
         let word = word_at(inner.trim_start_matches(['~', ' ', '\t']), 0);
@@ -189,9 +189,7 @@ fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic
         return Some(Diagnostic::at(span(at, at + 2), found).help(help));
     }
     if rest.starts_with(':') && message.contains("structure") {
-        return Some(
-            Diagnostic::at(span(at, at + 1), "expected `=`, found a colon").help("write `name = value`"),
-        );
+        return Some(Diagnostic::at(span(at, at + 1), "expected `=`, found a colon").help("write `name = value`"));
     }
     if rest.starts_with(',') && message.contains("block body") {
         let help = "attributes are not separated by commas: write each on its own line";

@@ -117,7 +117,10 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let message = format!("{} has no attribute `{name}`", show(at));
         let mut diagnostic = Diagnostic::at(span, message);
         if matches!(at.data, Data::List(_)) {
-            diagnostic = diagnostic.help(format!("`[*].{name}` takes it from every element, `[0].{name}` from the first"));
+            diagnostic = diagnostic.help(format!(
+                "`[*].{name}` takes it from every element, `[0].{name}` from the \
+                                                  first"
+            ));
         }
         return Err(diagnostic.into());
     };
@@ -142,9 +145,10 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
                     || match items.len() {
                         0 => wrong(format!("there is no element {number}: the list is empty")),
                         1 => wrong(format!("there is no element {number}: the list has one element, [0]")),
-                        many => {
-                            wrong(format!("there is no element {number}: the list has {many} elements, [0] to [{}]", many - 1))
-                        }
+                        many => wrong(format!(
+                            "there is no element {number}: the list has {many} elements, [0] to [{}]",
+                            many - 1
+                        )),
                     },
                     Ok,
                 )

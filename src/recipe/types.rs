@@ -219,7 +219,8 @@ fn unknown(word: &str) -> String {
     match near {
         Some(near) => format!("`{word}` is not a valid type; did you mean `{near}`?"),
         None => format!(
-            "`{word}` is not a valid type; valid types are string, number, bool, any, list(…), set(…), map(…), object({{…}}) and tuple([…])"
+            "`{word}` is not a valid type; valid types are string, number, bool, any, list(…), set(…), map(…), \
+             object({{…}}) and tuple([…])"
         ),
     }
 }

@@ -167,7 +167,8 @@ impl Variables<'_, '_> {
             (None, None, None) => {
                 let diagnostic =
                     Diagnostic::at(decl.span, format!("the variable `{name}` has no value")).help(format!(
-                        "set it with `--var {name}=…`, `--var-file FILE` with `{name} = …`, IMPASTO_VAR_{name} in the environment, or `default` here"
+                        "set it with `--var {name}=…`, `--var-file FILE` with `{name} = …`, IMPASTO_VAR_{name} in the \
+                         environment, or `default` here"
                     ));
                 return self.eval.fail(diagnostic);
             }
@@ -193,9 +194,7 @@ impl Variables<'_, '_> {
         ty.fit(value).or_else(|mismatch| {
             if sensitive {
                 let message = format!("{from} is not valid for the variable `{}`, whose type is {ty}", decl.name);
-                return self
-                    .eval
-                    .fail(Diagnostic::at(decl.span, message).note("it is sensitive, so it is not shown"));
+                return self.eval.fail(Diagnostic::at(decl.span, message).note("it is sensitive, so it is not shown"));
             }
             let at =
                 if mismatch.path.is_empty() { String::new() } else { format!("`{}{}`: ", decl.name, mismatch.path) };
@@ -227,7 +226,9 @@ impl Variables<'_, '_> {
         let file = self.eval.sources.add(from, from, text);
         let parsed = syntax::parse_expr(text.trim_end(), file);
         let result = match parsed {
-            Ok(expr) => self.constant(&expr, file, Allowed { what: "a value from outside the recipe", ..Allowed::NOTHING }),
+            Ok(expr) => {
+                self.constant(&expr, file, Allowed { what: "a value from outside the recipe", ..Allowed::NOTHING })
+            }
             // `any` takes what is no expression as the text that it is.
             Err(_) if *ty == VarType::Any => return Ok(Value::string(text)),
             Err(_) if sensitive => {
@@ -314,7 +315,11 @@ impl Variables<'_, '_> {
             Ok(serde_json::Value::Object(object)) => object,
             Ok(_) => {
                 let span = Span { file, start: 0, end: 0 };
-                return self.eval.diagnostics.push(Diagnostic::at(span, "a JSON variables file must contain one object"));
+                return self.eval.diagnostics.push(Diagnostic::at(
+                    span,
+                    "a JSON variables file must contain one \
+                                                                        object",
+                ));
             }
             Err(error) => {
                 let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();

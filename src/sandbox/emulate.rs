@@ -105,8 +105,8 @@ impl Machine {
 /// Moves this process, inside the room, into a user name space in which programs of `architecture` run.
 pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let lacks = |what: String| Problem::new(ProblemKind::HostLacks, what);
-    let machine = Machine::of(architecture)
-        .ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
+    let machine =
+        Machine::of(architecture).ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
     if !Path::new(machine.emulator).exists() {
         return Err(lacks(format!("the toolbox lacks the emulator {}", machine.emulator)));
     }
@@ -123,7 +123,8 @@ pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("binfmt_misc", REGISTRY, "binfmt_misc", flags, None).map_err(|error| {
         lacks(format!(
-            "this kernel cannot run {architecture} programs: it has no emulators per user namespace ({error}); Linux 6.7 and later do if built with binfmt_misc"
+            "this kernel cannot run {architecture} programs: it has no emulators per user namespace ({error}); Linux \
+             6.7 and later do if built with binfmt_misc"
         ))
     })?;
     let register = format!("{REGISTRY}/register");

@@ -53,8 +53,8 @@ const FIELDS: &[ParamSpec] = &[
 pub(crate) const LIMITS: ParamSpec = ParamSpec::optional(
     "limits",
     Type::Object(FIELDS),
-    "What the stage may use at most: { processes = 1000, memory = \"8GiB\", tmpfs = \"4GiB\", secret = \"1MiB\", log = \"1GiB\", \
-     output = \"100GiB\" }. A stage that reaches a limit fails. Not part of the key.",
+    "What the stage may use at most: { processes = 1000, memory = \"8GiB\", tmpfs = \"4GiB\", secret = \"1MiB\", log = \
+     \"1GiB\", output = \"100GiB\" }. A stage that reaches a limit fails. Not part of the key.",
 );
 
 /// Reads the parameter.

@@ -269,7 +269,11 @@ fn a_server_that_says_no_or_is_not_there_is_named() {
     let ran = project.run(&["build"]);
     server.join().unwrap();
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains(&format!("cannot get {url}: the server responded with 404 Not Found")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("cannot get {url}: the server responded with 404 Not Found")),
+        "{}",
+        ran.stderr
+    );
     project.write("impasto.hcl", &fetch("http://127.0.0.1:9/x", &"0".repeat(64)));
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);

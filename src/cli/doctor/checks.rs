@@ -125,7 +125,8 @@ fn root(session: &Session) -> Check {
     }
     let check = ok("root", STAGES, "not running as root");
     let command = session.as_root();
-    let help: Vec<&str> = command.lines().chain(["plan, why, fetch, boot, diff and convert work without root"]).collect();
+    let help: Vec<&str> =
+        command.lines().chain(["plan, why, fetch, boot, diff and convert work without root"]).collect();
     check.bad(Status::Error, &help)
 }
 
@@ -398,5 +399,6 @@ fn package_version(name: &str) -> Option<String> {
 fn qemu_img(session: &Session) -> Check {
     let path = session.host.path_dirs().map(|dir| dir.join("qemu-img")).find(|path| path.is_file());
     let found = path.map(|path| path.display().to_string()).ok_or_else(|| "qemu-img is not in the PATH".to_owned());
-    Check::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"]).or_warning()
+    Check::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"])
+        .or_warning()
 }

@@ -288,7 +288,8 @@ impl Shared {
         for (place, error) in errors {
             let help = match &error.cause {
                 Cause::Gone => {
-                    "lock the packages again (impasto update), or set IMPASTO_SNAPSHOT to a snapshot of the archive, such as https://HOST/archive/{archive}/{timestamp}/"
+                    "lock the packages again (impasto update), or set IMPASTO_SNAPSHOT to a snapshot of the archive, \
+                     such as https://HOST/archive/{archive}/{timestamp}/"
                 }
                 Cause::Unreachable { .. } => {
                     "check the network, or choose another mirror: --mirror URL, or IMPASTO_MIRROR"

@@ -317,11 +317,8 @@ fn explain(output: &Output) -> ResolveOutcome {
     let unmet = block("The following packages have unmet dependencies:");
     let held = || {
         Some(
-            [
-                vec!["it would change held packages:".to_owned()],
-                block("The following held packages will be changed:")?,
-            ]
-            .concat(),
+            [vec!["it would change held packages:".to_owned()], block("The following held packages will be changed:")?]
+                .concat(),
         )
     };
     let essential = || {

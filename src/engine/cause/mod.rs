@@ -142,7 +142,8 @@ impl Cause {
     pub fn help(&self, about: &About) -> Vec<String> {
         let lines: Vec<String> = match self {
             Cause::Offline { .. } => vec![
-                "for packages, use a `packages` stage, which is locked and cached; for a file, use a `fetch` stage and pass it in `inputs`"
+                "for packages, use a `packages` stage, which is locked and cached; for a file, use a `fetch` stage and \
+                 pass it in `inputs`"
                     .to_owned(),
                 format!("for anything else, set network = true in the stage{}", about.at()),
             ],
@@ -150,10 +151,12 @@ impl Cause {
                 vec!["check the name, and whether this host can resolve it: getent hosts NAME".to_owned()]
             }
             Cause::UnknownPackage { package, network: false } => vec![format!(
-                "install it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
+                "install it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network \
+                 here"
             )],
             Cause::UnknownPackage { package, network: true } => vec![format!(
-                "check the name, and run `apt-get update` first in the same stage; or install it in a `packages` stage: install = [\"{package}\"]"
+                "check the name, and run `apt-get update` first in the same stage; or install it in a `packages` \
+                 stage: install = [\"{package}\"]"
             )],
             Cause::LineEnds => {
                 let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
@@ -226,7 +229,11 @@ impl fmt::Display for Cause {
                 }
             }
             Cause::LineEnds => {
-                write!(f, "the script has Windows line endings (CRLF), and the shell takes the CR as a part of every line")
+                write!(
+                    f,
+                    "the script has Windows line endings (CRLF), and the shell takes the CR as a part of every \
+                           line"
+                )
             }
             Cause::NoProgram { program } if program.contains('/') => {
                 write!(f, "there is no file `{program}` in the image")
@@ -254,7 +261,11 @@ impl fmt::Display for Cause {
             Cause::Quota => write!(f, "a quota of the image's file system is used up"),
             Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
             Cause::NoMemory => {
-                write!(f, "this machine ran out of memory: the kernel killed a process of the stage, which was within its own limit")
+                write!(
+                    f,
+                    "this machine ran out of memory: the kernel killed a process of the stage, which was within \
+                           its own limit"
+                )
             }
             Cause::FileSize { limit } => {
                 let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));
@@ -346,7 +357,8 @@ impl About {
             return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
         }
         format!(
-            "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after qemu-img resize); or write less to it"
+            "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after \
+             qemu-img resize); or write less to it"
         )
     }
 }

@@ -248,7 +248,8 @@ impl JobError {
                 };
                 lines.extend(fresh.map(|fresh| {
                     format!(
-                        "inspect it as it failed, where {AGAIN} runs the step again: impasto shell '{label}'{place}{fresh}"
+                        "inspect it as it failed, where {AGAIN} runs the step again: impasto shell \
+                         '{label}'{place}{fresh}"
                     )
                 }));
                 Some(lines.join("\n"))

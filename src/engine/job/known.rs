@@ -189,7 +189,10 @@ impl Job {
         };
         Err(JobError::Stage(Box::new(StageFailure {
             message: format!("the file system of {place} is damaged after the steps: {reason}"),
-            help: Some("a step that writes directly to the disk it runs on (/dev/vda and its partitions) causes this".to_owned()),
+            help: Some(
+                "a step that writes directly to the disk it runs on (/dev/vda and its partitions) causes this"
+                    .to_owned(),
+            ),
             ..StageFailure::default()
         })))
     }

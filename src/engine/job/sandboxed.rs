@@ -121,9 +121,8 @@ impl Job {
                 log_line,
                 places: self.places(action, step, &clues),
                 shell: enter,
-                help: matches!(finished.outcome, Outcome::TimedOut { .. }).then(|| {
-                    "if it needs longer, raise `timeout` in the stage, such as timeout = \"30m\"".to_owned()
-                }),
+                help: matches!(finished.outcome, Outcome::TimedOut { .. })
+                    .then(|| "if it needs longer, raise `timeout` in the stage, such as timeout = \"30m\"".to_owned()),
                 last_lines,
             };
             return Err(JobError::Stage(Box::new(failure)));

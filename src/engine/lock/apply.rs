@@ -237,10 +237,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
             || requests().any(|request| request.repositories.iter().any(|known| known.name == archive))
     };
     if let Some(archive) = entry.archives.iter().find(|archive| !named(&archive.name)) {
-        return Some(format!(
-            "the lock has packages from the archive {}, which is not in the recipe",
-            archive.name
-        ));
+        return Some(format!("the lock has packages from the archive {}, which is not in the recipe", archive.name));
     }
     let own = requests().find_map(|request| match &request.root {
         RequestRoot::Own { architecture, .. } => Some(architecture),
@@ -261,8 +258,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
             return Some(format!("the lock has {name} from the file {path}, which is not in the recipe"));
         }
         let foreign = !fits(architecture);
-        foreign
-            .then(|| format!("the lock has {name} for the architecture {architecture}, which is not in the recipe"))
+        foreign.then(|| format!("the lock has {name} for the architecture {architecture}, which is not in the recipe"))
     })
 }
 

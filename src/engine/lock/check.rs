@@ -90,11 +90,7 @@ fn check_package(package: &Package) -> Result<(), String> {
         return Err(unusable("size", &size.to_string(), "which is not the size of a package: 1 byte to 32 GiB"));
     }
     if let Some(installed) = installed.filter(|installed| *installed > MAX_INSTALLED) {
-        return Err(unusable(
-            "installed",
-            &installed.to_string(),
-            "which is more than the limit of 4 TiB, in KiB",
-        ));
+        return Err(unusable("installed", &installed.to_string(), "which is more than the limit of 4 TiB, in KiB"));
     }
     check_sha256("sha256", sha256)?;
     if path.is_empty() || path.contains(char::is_control) {

@@ -66,11 +66,17 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("contains", "contains(list, value)", exactly(2), "Whether a list contains a value.", |args| {
         Ok(truth(list_arg(&args, 0)?.iter().any(|item| same(item, &args[1]))))
     }),
-    function("distinct", "distinct(list)", exactly(1), "A list without duplicates, in order of first occurrence.", |args| {
-        let mut seen = HashSet::new();
-        let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
-        Ok(list(kept.cloned().collect()))
-    })
+    function(
+        "distinct",
+        "distinct(list)",
+        exactly(1),
+        "A list without duplicates, in order of first occurrence.",
+        |args| {
+            let mut seen = HashSet::new();
+            let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
+            Ok(list(kept.cloned().collect()))
+        },
+    )
     .costs(super::cost_of_all),
     function(
         "element",
@@ -87,11 +93,17 @@ pub(super) static FUNCTIONS: &[Function] = &[
         },
     )
     .structural(),
-    function("flatten", "flatten(list)", exactly(1), "A list in which nested lists are replaced by their elements.", |args| {
-        let mut out = Vec::new();
-        flatten(list_arg(&args, 0)?, &mut out);
-        Ok(list(out))
-    })
+    function(
+        "flatten",
+        "flatten(list)",
+        exactly(1),
+        "A list in which nested lists are replaced by their elements.",
+        |args| {
+            let mut out = Vec::new();
+            flatten(list_arg(&args, 0)?, &mut out);
+            Ok(list(out))
+        },
+    )
     .structural()
     .costs(super::cost_of_all),
     function("index", "index(list, value)", exactly(2), "The index of a value in a list.", |args| {
@@ -103,25 +115,36 @@ pub(super) static FUNCTIONS: &[Function] = &[
     })
     .structural()
     .costs(super::cost_of_elements),
-    function("length", "length(value)", exactly(1), "The number of elements, keys or characters.", |args| {
-        match &args[0].data {
+    function(
+        "length",
+        "length(value)",
+        exactly(1),
+        "The number of elements, keys or characters.",
+        |args| match &args[0].data {
             Data::List(items) => Ok(int(items.len())),
             Data::Object(items) => Ok(int(items.len())),
             Data::String(text) => Ok(int(text.chars().count())),
             _ => Err(wrong(&args, 0, "a list, an object or a string")),
-        }
-    })
+        },
+    )
     .structural(),
-    function("lookup", "lookup(object, key, default)", between(2, 3), "The value of a key, or the default if there is none.", |args| {
-        let key = text_arg(&args, 1)?;
-        match (object_arg(&args, 0)?.get(&*key), args.get(2)) {
-            (Some(value), _) | (None, Some(value)) => Ok(value.clone()),
-            (None, None) => {
-                let help = "add a third argument as the default for missing keys";
-                Err(Fail::arg(1, format!("the object has no key {}", show(&args[1]))).help(help))
+    function(
+        "lookup",
+        "lookup(object, key, default)",
+        between(2, 3),
+        "The value of a key, or the default if there is \
+                                                                       none.",
+        |args| {
+            let key = text_arg(&args, 1)?;
+            match (object_arg(&args, 0)?.get(&*key), args.get(2)) {
+                (Some(value), _) | (None, Some(value)) => Ok(value.clone()),
+                (None, None) => {
+                    let help = "add a third argument as the default for missing keys";
+                    Err(Fail::arg(1, format!("the object has no key {}", show(&args[1]))).help(help))
+                }
             }
-        }
-    })
+        },
+    )
     .structural(),
     function(
         "merge",
@@ -159,14 +182,20 @@ pub(super) static FUNCTIONS: &[Function] = &[
         setproduct,
     )
     .structural(),
-    function("slice", "slice(list, start, end)", exactly(3), "The elements from start up to, but not including, end.", |args| {
-        let items = list_arg(&args, 0)?;
-        let (start, end) = (size_arg(&args, 1)?, size_arg(&args, 2)?);
-        if start > end || end > items.len() {
-            return Err(Fail::new(format!("{start} to {end} is out of range for a list of {}", items.len())));
-        }
-        Ok(list(items[start..end].to_vec()))
-    })
+    function(
+        "slice",
+        "slice(list, start, end)",
+        exactly(3),
+        "The elements from start up to, but not including, end.",
+        |args| {
+            let items = list_arg(&args, 0)?;
+            let (start, end) = (size_arg(&args, 1)?, size_arg(&args, 2)?);
+            if start > end || end > items.len() {
+                return Err(Fail::new(format!("{start} to {end} is out of range for a list of {}", items.len())));
+            }
+            Ok(list(items[start..end].to_vec()))
+        },
+    )
     .structural(),
     function("sort", "sort(list)", exactly(1), "A list of strings, sorted.", |args| {
         let mut texts = texts_arg(&args, 0)?;
@@ -177,13 +206,19 @@ pub(super) static FUNCTIONS: &[Function] = &[
         Ok(list(object_arg(&args, 0)?.values().cloned().collect()))
     })
     .structural(),
-    function("zipmap", "zipmap(keys, values)", exactly(2), "An object made from a list of keys and a list of values.", |args| {
-        let (keys, values) = (texts_arg(&args, 0)?, list_arg(&args, 1)?);
-        if keys.len() != values.len() {
-            return Err(Fail::new(format!("there are {} keys and {} values", keys.len(), values.len())));
-        }
-        Ok(object(keys.iter().map(|key| key.to_string()).zip(values.iter().cloned()).collect()))
-    })
+    function(
+        "zipmap",
+        "zipmap(keys, values)",
+        exactly(2),
+        "An object made from a list of keys and a list of values.",
+        |args| {
+            let (keys, values) = (texts_arg(&args, 0)?, list_arg(&args, 1)?);
+            if keys.len() != values.len() {
+                return Err(Fail::new(format!("there are {} keys and {} values", keys.len(), values.len())));
+            }
+            Ok(object(keys.iter().map(|key| key.to_string()).zip(values.iter().cloned()).collect()))
+        },
+    )
     .structural(),
 ];
 

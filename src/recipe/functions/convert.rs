@@ -18,9 +18,13 @@ pub(super) static FUNCTIONS: &[Function] = &[
         run: Run::Can,
     },
     // The second argument is a type, not a value: the call is taken apart before it comes here.
-    function("convert", "convert(value, type)", exactly(2), "A value converted to a type, such as list(string).", |_| {
-        Err(Fail::arg(1, "a type is needed, such as `string` or `list(string)`"))
-    }),
+    function(
+        "convert",
+        "convert(value, type)",
+        exactly(2),
+        "A value converted to a type, such as list(string).",
+        |_| Err(Fail::arg(1, "a type is needed, such as `string` or `list(string)`")),
+    ),
     function("tobool", "tobool(value)", exactly(1), "A value converted to a boolean.", |args| {
         keep_null(args, |args| to_bool(&args[0]).map(truth).ok_or_else(|| wrong(args, 0, "true or false")))
     }),

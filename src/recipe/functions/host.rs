@@ -64,15 +64,16 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "env",
         "env(name)",
         exactly(1),
-        "An environment variable of the impasto process, or an empty string if it is not set. Allowed in the `default` of a variable, and for names listed in `recipe { environment = [...] }`.",
+        "An environment variable of the impasto process, or an empty string if it is not set. Allowed in the `default` \
+         of a variable, and for names listed in `recipe { environment = [...] }`.",
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|name| {
                 if !eval.environment.allows(&name) {
-                    return Err(Fail::arg(0, format!("a recipe may not read the environment variable {name:?} here")).help(
-                        format!(
-                            "read it in the `default` of a variable, or list it in `recipe {{ environment = [{name:?}] }}`"
-                        ),
-                    ));
+                    return Err(Fail::arg(0, format!("a recipe may not read the environment variable {name:?} here"))
+                        .help(format!(
+                            "read it in the `default` of a variable, or list it in `recipe {{ environment = [{name:?}] \
+                             }}`"
+                        )));
                 }
                 let mut value = Value::string(eval.files.env(&name).unwrap_or_default());
                 value.marks = Marks::from_source(Source::Environment(name.to_string()));

@@ -150,7 +150,8 @@ const MISSING: &[(&[&str], &str)] = &[
     ),
     (
         &["abspath", "pathexpand", "path"],
-        "a path of this machine would make the recipe's result differ on another machine; paths are relative to the recipe",
+        "a path of this machine would make the recipe's result differ on another machine; paths are relative to the \
+         recipe",
     ),
     (&["yamlencode", "yamldecode"], "YAML is not built in; JSON is valid YAML: use `jsonencode`"),
     (&["templatestring"], "write a template: \"…${x}…\", or `template(path, vars)`"),

@@ -67,7 +67,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
     Function {
         name: "regex",
         signature: "regex(pattern, text)",
-        help: "The first match: a string, a list of the pattern's groups, or an object of its named groups. No match is an error.",
+        help: "The first match: a string, a list of the pattern's groups, or an object of its named groups. No match \
+               is an error.",
         min: 2,
         max: Some(2),
         structural: false,
@@ -182,20 +183,26 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "A part of a string. A negative offset counts from the end; length -1 takes the rest.",
         substr,
     ),
-    function("title", "title(text)", exactly(1), "A string with the first letter of each word in upper case.", |args| {
-        let text = text_arg(&args, 0)?;
-        let mut out = String::with_capacity(text.len());
-        let mut first = true;
-        for c in text.chars() {
-            if first {
-                out.extend(c.to_uppercase())
-            } else {
-                out.push(c)
+    function(
+        "title",
+        "title(text)",
+        exactly(1),
+        "A string with the first letter of each word in upper case.",
+        |args| {
+            let text = text_arg(&args, 0)?;
+            let mut out = String::with_capacity(text.len());
+            let mut first = true;
+            for c in text.chars() {
+                if first {
+                    out.extend(c.to_uppercase())
+                } else {
+                    out.push(c)
+                }
+                first = !(c.is_alphanumeric() || matches!(c, '_' | '\''));
             }
-            first = !(c.is_alphanumeric() || matches!(c, '_' | '\''));
-        }
-        Ok(Value::string(out))
-    }),
+            Ok(Value::string(out))
+        },
+    ),
     function(
         "trim",
         "trim(text, characters)",
@@ -206,21 +213,29 @@ pub(super) static FUNCTIONS: &[Function] = &[
             Ok(Value::string(text_arg(&args, 0)?.trim_matches(|c| characters.contains(c))))
         },
     ),
-    function("trimprefix", "trimprefix(text, prefix)", exactly(2), "A string without a prefix, if it has it.", |args| {
-        let (text, prefix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
-        Ok(Value::string(text.strip_prefix(&*prefix).unwrap_or(&text)))
+    function(
+        "trimprefix",
+        "trimprefix(text, prefix)",
+        exactly(2),
+        "A string without a prefix, if it has it.",
+        |args| {
+            let (text, prefix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+            Ok(Value::string(text.strip_prefix(&*prefix).unwrap_or(&text)))
+        },
+    ),
+    function("trimspace", "trimspace(text)", exactly(1), "A string without whitespace at either end.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.trim()))
     }),
     function(
-        "trimspace",
-        "trimspace(text)",
-        exactly(1),
-        "A string without whitespace at either end.",
-        |args| Ok(Value::string(text_arg(&args, 0)?.trim())),
+        "trimsuffix",
+        "trimsuffix(text, suffix)",
+        exactly(2),
+        "A string without a suffix, if it has it.",
+        |args| {
+            let (text, suffix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+            Ok(Value::string(text.strip_suffix(&*suffix).unwrap_or(&text)))
+        },
     ),
-    function("trimsuffix", "trimsuffix(text, suffix)", exactly(2), "A string without a suffix, if it has it.", |args| {
-        let (text, suffix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
-        Ok(Value::string(text.strip_suffix(&*suffix).unwrap_or(&text)))
-    }),
     function("upper", "upper(text)", exactly(1), "A string in upper case.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.to_uppercase()))
     }),

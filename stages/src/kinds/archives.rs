@@ -15,7 +15,8 @@ use crate::value::{Data, Value};
 pub(crate) const REPOSITORIES: ParamSpec = ParamSpec::optional(
     "repositories",
     Type::Map(&Type::Object(REPOSITORY)),
-    "Further repositories: NAME = { uri, suite, components, signed_by }. This stage and those built on it use them. A `packages` stage leaves them in the image, as /etc/apt/sources.list.d/NAME.sources and \
+    "Further repositories: NAME = { uri, suite, components, signed_by }. This stage and those built on it use them. A \
+     `packages` stage leaves them in the image, as /etc/apt/sources.list.d/NAME.sources and \
      /etc/apt/keyrings/NAME.asc. Without `uri`, it is another suite of the host's mirror, such as backports.",
 );
 
@@ -26,12 +27,14 @@ const REPOSITORY: &[ParamSpec] = &[
     ParamSpec::optional(
         "signed_by",
         Type::Text,
-        "The armored keys that it may be signed with, such as file(\"keys/vendor.asc\"). Required with `uri`; without it, Debian's archive keys.",
+        "The armored keys that it may be signed with, such as file(\"keys/vendor.asc\"). Required with `uri`; without \
+         it, Debian's archive keys.",
     ),
     ParamSpec::optional(
         "trusted",
         Type::Bool,
-        "Uses it without any signature, which the lock records. Whoever controls its address controls the image. Default: false.",
+        "Uses it without any signature, which the lock records. Whoever controls its address controls the image. \
+         Default: false.",
     ),
     ParamSpec::optional(
         "login",
@@ -49,7 +52,12 @@ pub(crate) const PINS: ParamSpec = ParamSpec::optional(
 
 const PIN: &[ParamSpec] = &[
     ParamSpec::optional("package", Type::Text, "A package name or pattern. Default: \"*\"."),
-    ParamSpec::required("pin", Type::Text, "The versions to match: \"version 1.2*\", \"release n=bookworm-backports\"."),
+    ParamSpec::required(
+        "pin",
+        Type::Text,
+        "The versions to match: \"version 1.2*\", \"release \
+                                            n=bookworm-backports\".",
+    ),
     ParamSpec::required("priority", Type::Int, "Their priority: 500 is the default, 990 is preferred, -1 is never."),
 ];
 
@@ -122,10 +130,7 @@ fn repository(
         wrong("its key is not an armored public key".to_owned(), help);
     }
     if *trusted && signed_by.is_some() {
-        wrong(
-            "it has both `signed_by` and `trusted`".to_owned(),
-            "remove `signed_by` or `trusted`",
-        );
+        wrong("it has both `signed_by` and `trusted`".to_owned(), "remove `signed_by` or `trusted`");
     }
     if let Some(login) = login.as_ref().filter(|login| !secrets.contains_key(*login)) {
         wrong(format!("there is no secret {login:?}"), "name one of the stage's `secrets`");

@@ -48,7 +48,9 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "sources",
         Type::List(&Type::Text),
-        "Lines of the image's /etc/apt/sources.list. Default: those of the distribution's own example for apt. The packages come from the host's mirror (--mirror), which is not part of the key and not written into the image. impasto.lock pins their exact versions; `impasto update` resolves them again.",
+        "Lines of the image's /etc/apt/sources.list. Default: those of the distribution's own example for apt. The \
+         packages come from the host's mirror (--mirror), which is not part of the key and not written into the image. \
+         impasto.lock pins their exact versions; `impasto update` resolves them again.",
     ),
     ParamSpec::optional(
         "timeout",

@@ -61,7 +61,8 @@ r#"
 emptied /etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || gone /var/lib/dbus/machine-id
 "#
-    on "ssh-hostkeys" "Removes the host keys of the SSH server. If nothing in the image makes new ones at boot, adds a unit that does."
+    on "ssh-hostkeys" "Removes the host keys of the SSH server. If nothing in the image makes new ones at boot, adds a \
+                       unit that does."
 r#"
 gone /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
 # Without keys the server does not start, and cloud-init makes them only where it finds its data.
@@ -207,7 +208,8 @@ r#"
 gone /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- /etc/subuid- /etc/subgid- \
     /var/backups/passwd.bak /var/backups/shadow.bak /var/backups/group.bak /var/backups/gshadow.bak
 "#
-    on "backup-files" "Removes backup files of editors and packages in /etc and /root, and the contents of /var/backups."
+    on "backup-files" "Removes backup files of editors and packages in /etc and /root, and the contents of \
+                       /var/backups."
 r#"
 for top in /etc /root; do
     below "$top" -type f '(' -name '*~' -o -name '*.bak' -o -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.dpkg-new' \
@@ -255,7 +257,8 @@ for top in /var/lib/puppet /etc/puppetlabs/puppet/ssl /etc/puppet/ssl /opt/puppe
 r#"
 below /var/lib/dovecot ! -type d
 "#
-    on "cloud-init" "Removes cloud-init's state, its logs, and what it wrote for network, ssh and sudo, so that it runs again from scratch."
+    on "cloud-init" "Removes cloud-init's state, its logs, and what it wrote for network, ssh and sudo, so that it \
+                     runs again from scratch."
 r#"
 below /var/lib/cloud ! -path '/var/lib/cloud/seed*' ! -type d
 gone /var/log/cloud-init.log /var/log/cloud-init-output.log /etc/netplan/50-cloud-init.yaml \
@@ -287,14 +290,16 @@ below /etc/apt/auth.conf.d ! -type d
 edited 's#://[^/@[:space:]]+@#://#g' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources \
     /etc/apt/mirrors/*
 "#
-    on "proxies" "Removes proxies from the configuration of apt, wget and docker, from /etc/environment and /etc/profile.d."
+    on "proxies" "Removes proxies from the configuration of apt, wget and docker, from /etc/environment and \
+                  /etc/profile.d."
 r#"
 gone /etc/apt/apt.conf.d/*proxy* /etc/profile.d/*proxy*.sh /etc/systemd/system/docker.service.d/*proxy*.conf
 edited '/^[^#]*Acquire::[A-Za-z]+::[Pp]roxy/d' /etc/apt/apt.conf /etc/apt/apt.conf.d/*
 edited '/^[[:space:]]*(export[[:space:]]+)?([Hh][Tt][Tt][Pp][Ss]?|[Ff][Tt][Pp]|[Aa][Ll][Ll]|[Nn][Oo])_([Pp][Rr][Oo][Xx][Yy])[[:space:]]*=/d' \
     /etc/environment /etc/wgetrc
 "#
-    on "credentials" "Removes files with passwords and tokens from every home directory: git, npm, pip, cargo, docker, clouds, databases."
+    on "credentials" "Removes files with passwords and tokens from every home directory: git, npm, pip, cargo, docker, \
+                      clouds, databases."
 r#"
 at_home .netrc .git-credentials .config/git/credentials .config/gh/hosts.yml .config/hub .config/glab-cli/config.yml \
     .cargo/credentials .cargo/credentials.toml .pypirc .gem/credentials .docker/config.json \
@@ -309,7 +314,8 @@ each_at_home .gitconfig edited 's#://[^/@[:space:]]+@#://#g'
 edited 's#://[^/@[:space:]]+@#://#g' /etc/pip.conf /etc/gitconfig
 edited '/(_authToken|_auth|_password)[[:space:]]*=/d' /etc/npmrc
 "#
-    on "resolv-conf" "Empties /etc/resolv.conf unless it is a symbolic link: its name servers are those of the build host's network."
+    on "resolv-conf" "Empties /etc/resolv.conf unless it is a symbolic link: its name servers are those of the build \
+                      host's network."
 r#"
 emptied /etc/resolv.conf
 "#
@@ -350,7 +356,8 @@ gone /var/lib/dpkg/*-old /var/cache/debconf/*-old
 r#"
 gone /var/cache/ldconfig/aux-cache
 "#
-    off "build-users" "Removes the users packer, builder and vagrant, which other image builders leave behind, and their sudo rights."
+    off "build-users" "Removes the users packer, builder and vagrant, which other image builders leave behind, and \
+                       their sudo rights."
 r#"
 for user in packer builder vagrant; do
     gone "/etc/sudoers.d/$user" "/etc/sudoers.d/90-$user" "/etc/sudoers.d/99_$user"

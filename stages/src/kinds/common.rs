@@ -23,7 +23,8 @@ pub(crate) const FROM: &[ParamSpec] =
 const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
     "cutoff",
     Type::OneOf(Cutoff::NAMES),
-    "When stages built on this one run again after it has run: \"tree\": if the disk's files differ, \"bytes\": if any byte differs, \"off\": always. Not part of the key. Default: the recipe's, which is \"tree\".",
+    "When stages built on this one run again after it has run: \"tree\": if the disk's files differ, \"bytes\": if any \
+     byte differs, \"off\": always. Not part of the key. Default: the recipe's, which is \"tree\".",
 );
 
 /// Remembers where the texts of a parameter stand, as the lines of a request of packages that begin with `word`.
@@ -70,13 +71,17 @@ const TIMEOUT: ParamSpec = ParamSpec::optional(
 const PRIVILEGED: ParamSpec = ParamSpec::optional(
     "privileged",
     Type::Bool,
-    "Lets the steps mount, create device files and create namespaces, as `mount`, `losetup`, `unshare` and container tools do. They could then change the host: the result, and everything built on it, is marked as weakly isolated. Default: false.",
+    "Lets the steps mount, create device files and create namespaces, as `mount`, `losetup`, `unshare` and container \
+     tools do. They could then change the host: the result, and everything built on it, is marked as weakly isolated. \
+     Default: false.",
 );
 
 const VOLATILE: ParamSpec = ParamSpec::optional(
     "volatile",
     Type::List(&Type::Text),
-    "Paths in the image whose content depends on when or where the stage ran, in addition to the built-in ones, such as [\"/var/log/foo/*.log\"]. When the stage ends, files that the steps changed there are emptied, and new ones are removed. `*` matches any characters but `/`; a directory means everything under it.",
+    "Paths in the image whose content depends on when or where the stage ran, in addition to the built-in ones, such \
+     as [\"/var/log/foo/*.log\"]. When the stage ends, files that the steps changed there are emptied, and new ones \
+     are removed. `*` matches any characters but `/`; a directory means everything under it.",
 );
 
 /// What every stage in a sandbox takes whose steps are the recipe's.
@@ -118,7 +123,9 @@ pub(crate) fn sandboxed(
     action.hints.limits = limits(params, errors);
     action.hints.timeout = params.duration("timeout");
     if action.hints.timeout == Some(Duration::ZERO) {
-        errors.push(ParamError::new("timeout", "a timeout of zero would stop every stage").help("omit `timeout` for no limit"));
+        errors.push(
+            ParamError::new("timeout", "a timeout of zero would stop every stage").help("omit `timeout` for no limit"),
+        );
     }
     action.volatile = params.texts("volatile");
     errors.extend(action.volatile.iter().filter_map(|path| check_volatile(path).err()));

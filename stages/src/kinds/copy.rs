@@ -31,7 +31,8 @@ pub(crate) const KIND: Kind = Kind {
 const PARAMS: &[ParamSpec] = &[ParamSpec::required(
     "files",
     Type::Map(&Type::Either(&[Type::File, Type::Object(ENTRY)])),
-    "What to copy: the path in the image to a file, a directory, another stage's file, or an object. Missing directories are created; a directory is merged into an existing one.",
+    "What to copy: the path in the image to a file, a directory, another stage's file, or an object. Missing \
+     directories are created; a directory is merged into an existing one.",
 )];
 
 const ENTRY: &[ParamSpec] = &[
@@ -50,8 +51,10 @@ const ENTRY: &[ParamSpec] = &[
     ParamSpec::optional(
         "mtime",
         Type::OneOf(MTIMES),
-        "The modification time of the files in the image: \"epoch\" is the recipe's source_date_epoch, \"keep\" each file's own in whole \
-         seconds, which is then part of the stage's key. Default: \"epoch\". Web servers derive `ETag` and `Last-Modified` from time and length: with \"epoch\", browsers miss an edit that keeps the length.",
+        "The modification time of the files in the image: \"epoch\" is the recipe's source_date_epoch, \"keep\" each \
+         file's own in whole seconds, which is then part of the stage's key. Default: \"epoch\". Web servers derive \
+         `ETag` and `Last-Modified` from time and length: with \"epoch\", browsers miss an edit that keeps the \
+         length.",
     ),
 ];
 

@@ -44,7 +44,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "seed",
         Type::Text,
-        "The seed of every GUID and UUID of the disk. Disks attached to the same machine need different ones. Default: derived from `host_name`.",
+        "The seed of every GUID and UUID of the disk. Disks attached to the same machine need different ones. Default: \
+         derived from `host_name`.",
     ),
     ParamSpec::optional(
         "file_system",
@@ -56,7 +57,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
-        "Further partitions, placed between those of the boot loaders and the root, which stays last so that it can grow. Files of the tree under a mount point go into its partition.",
+        "Further partitions, placed between those of the boot loaders and the root, which stays last so that it can \
+         grow. Files of the tree under a mount point go into its partition.",
     ),
     ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
     ParamSpec::optional(
@@ -67,7 +69,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "networking",
         Type::OneOf(&["dhcp", "none"]),
-        "\"dhcp\": every Ethernet interface is configured by DHCP. \"none\": the tree is left as it is. Default: \"dhcp\".",
+        "\"dhcp\": every Ethernet interface is configured by DHCP. \"none\": the tree is left as it is. Default: \
+         \"dhcp\".",
     ),
     ParamSpec::optional(
         "console",
@@ -75,11 +78,7 @@ const PARAMS: &[ParamSpec] = &[
         "Whether boot loader, kernel and login also use the first serial port, at 115200 baud. Default: true.",
     ),
     ParamSpec::optional("kernel_arguments", Type::List(&Type::Text), "Further kernel arguments, one per element."),
-    ParamSpec::optional(
-        "growpart",
-        Type::Bool,
-        "Whether the root grows at boot to fill its disk. Default: true.",
-    ),
+    ParamSpec::optional("growpart", Type::Bool, "Whether the root grows at boot to fill its disk. Default: true."),
 ];
 
 const PARTITION: &[ParamSpec] = &[
@@ -95,11 +94,17 @@ const PARTITION: &[ParamSpec] = &[
 ];
 
 const USER: &[ParamSpec] = &[
-    ParamSpec::optional("ssh_keys", Type::List(&Type::Text), "Public keys that may log in, as lines of authorized_keys."),
+    ParamSpec::optional(
+        "ssh_keys",
+        Type::List(&Type::Text),
+        "Public keys that may log in, as lines of \
+                                                              authorized_keys.",
+    ),
     ParamSpec::optional(
         "password_hash",
         Type::Text,
-        "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It can be read in the recipe, the key and the image. Default: no password.",
+        "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It can be read in the recipe, the key \
+         and the image. Default: no password.",
     ),
     ParamSpec::optional("sudo", Type::Bool, "Whether the user may use sudo without a password. Default: false."),
     ParamSpec::optional("shell", Type::Text, "The login shell. Default: \"/bin/bash\"."),
@@ -199,7 +204,10 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
         let name = text(value, "name").unwrap_or_default().to_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 36 || !name.chars().all(plain) {
-            wrong(format!("{name:?} is not a valid name for a partition"), "use up to 36 letters, digits, `-`, `_` and `.`");
+            wrong(
+                format!("{name:?} is not a valid name for a partition"),
+                "use up to 36 letters, digits, `-`, `_` and `.`",
+            );
         } else if seen.contains(&name) {
             wrong(format!("there is another partition named {name:?}"), "give each partition its own name");
         }
@@ -253,7 +261,11 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
 fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     let mut wrong = |message: String, help: &str| errors.push(ParamError::new("users", message).help(help));
     if !is_user_name(name) {
-        wrong(format!("{name:?} is not a valid user name"), "use up to 32 of a-z, 0-9, `_` and `-`, starting with a letter");
+        wrong(
+            format!("{name:?} is not a valid user name"),
+            "use up to 32 of a-z, 0-9, `_` and `-`, starting with a \
+                                                             letter",
+        );
     }
     let ssh_keys: Vec<String> = texts(value, "ssh_keys").iter().map(|key| key.trim().to_owned()).collect();
     for (index, key) in ssh_keys.iter().enumerate() {
@@ -274,7 +286,10 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     }
     let shell = text(value, "shell").unwrap_or("/bin/bash").to_owned();
     if !shell.starts_with('/') || shell.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
-        wrong(format!("users[{name:?}].shell: {shell:?} is not a valid path of a shell"), "use a path such as \"/bin/bash\"");
+        wrong(
+            format!("users[{name:?}].shell: {shell:?} is not a valid path of a shell"),
+            "use a path such as \"/bin/bash\"",
+        );
     }
     let groups = texts(value, "groups");
     for group in groups.iter().filter(|group| !is_user_name(group)) {

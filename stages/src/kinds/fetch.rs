@@ -23,7 +23,12 @@ pub(crate) const KIND: Kind = Kind {
 };
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec::optional("path", Type::Path, "A file beside the recipe. Its content is part of the key, its name and time are not."),
+    ParamSpec::optional(
+        "path",
+        Type::Path,
+        "A file beside the recipe. Its content is part of the key, its name and \
+                                             time are not.",
+    ),
     ParamSpec::optional(
         "url",
         Type::Text,
@@ -33,12 +38,14 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "as",
         Type::OneOf(&["disk", "file"]),
-        "What the file is. Default: a disk if it is a qcow2 image or contains a partition table or a file system, else a file.",
+        "What the file is. Default: a disk if it is a qcow2 image or contains a partition table or a file system, else \
+         a file.",
     ),
     ParamSpec::optional(
         "root",
         Type::Either(&[Type::Int, Type::Text]),
-        "Which partition is `/` for the stages built on this disk: its number, \"LABEL=…\" or \"UUID=…\". Default: found by partition type, else the only one with /bin/sh.",
+        "Which partition is `/` for the stages built on this disk: its number, \"LABEL=…\" or \"UUID=…\". Default: \
+         found by partition type, else the only one with /bin/sh.",
     ),
     ParamSpec::optional(
         "timeout",

@@ -57,17 +57,21 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::required(
         "source",
         Type::File,
-        "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made by another stage. The stage has no network and does not run git: use a directory with a clone, or `fetch` the archive that a forge offers for a commit.",
+        "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made \
+         by another stage. The stage has no network and does not run git: use a directory with a clone, or `fetch` the \
+         archive that a forge offers for a commit.",
     ),
     ParamSpec::optional(
         "directory",
         Type::Text,
-        "The directory in the source whose Makefile or Kbuild defines the modules (`obj-m`). Default: the top of the source, or the only directory of an archive.",
+        "The directory in the source whose Makefile or Kbuild defines the modules (`obj-m`). Default: the top of the \
+         source, or the only directory of an archive.",
     ),
     ParamSpec::optional(
         "modules",
         Type::List(&Type::Text),
-        "Modules that must be built, without .ko. Default: at least one of any name. All modules that are built are kept.",
+        "Modules that must be built, without .ko. Default: at least one of any name. All modules that are built are \
+         kept.",
     ),
     ParamSpec::optional("make", Type::Map(&Type::Text), "Further variables for make, such as { CONFIG_FOO = \"m\" }."),
     ParamSpec::optional(
@@ -79,12 +83,14 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "packages",
         Type::List(&Type::Text),
-        "Further packages needed for compiling. The headers and compiler of each kernel are included automatically. None of them get into the image; impasto.lock pins their exact versions.",
+        "Further packages needed for compiling. The headers and compiler of each kernel are included automatically. \
+         None of them get into the image; impasto.lock pins their exact versions.",
     ),
     ParamSpec::optional(
         "ccache",
         Type::Text,
-        "The name of a compiler cache in the store, shared by all stages that name it. It is not part of the key and may be lost. Default: none.",
+        "The name of a compiler cache in the store, shared by all stages that name it. It is not part of the key and \
+         may be lost. Default: none.",
     ),
     ParamSpec::optional(
         "compress",
@@ -99,8 +105,9 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "install",
         Type::Bool,
-        "Whether to install the modules into the image, in /lib/modules/RELEASE/updates. Otherwise the stage makes files only, and `from` only determines the kernels: stage.NAME.files[\"modules.tar\"] contains RELEASE/NAME.ko, files[\"report.txt\"] a \
-         line for each. Default: true.",
+        "Whether to install the modules into the image, in /lib/modules/RELEASE/updates. Otherwise the stage makes \
+         files only, and `from` only determines the kernels: stage.NAME.files[\"modules.tar\"] contains \
+         RELEASE/NAME.ko, files[\"report.txt\"] a line for each. Default: true.",
     ),
     ParamSpec::optional(
         "modules_load",
@@ -110,7 +117,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "initramfs",
         Type::Bool,
-        "Rebuilds the initramfs of these kernels, for modules that are needed before the root is mounted. Default: false.",
+        "Rebuilds the initramfs of these kernels, for modules that are needed before the root is mounted. Default: \
+         false.",
     ),
 ];
 

@@ -29,12 +29,14 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "install",
         Type::List(&Type::Text),
-        "Packages to install, as NAME, NAME=VERSION, NAME/SUITE or NAME:ARCHITECTURE. impasto.lock pins the exact versions, dependencies included; `impasto update` resolves them again.",
+        "Packages to install, as NAME, NAME=VERSION, NAME/SUITE or NAME:ARCHITECTURE. impasto.lock pins the exact \
+         versions, dependencies included; `impasto update` resolves them again.",
     ),
     ParamSpec::optional(
         "remove",
         Type::List(&Type::Text),
-        "Packages to remove, with their configuration. A package that is not installed is not an error; one that does not exist is.",
+        "Packages to remove, with their configuration. A package that is not installed is not an error; one that does \
+         not exist is.",
     ),
     ParamSpec::optional(
         "upgrade",
@@ -64,17 +66,20 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "debconf",
         Type::List(&Type::Text),
-        "Answers to debconf questions, each \"PACKAGE QUESTION TYPE VALUE\", set before anything is installed. Packages that are already installed are not reconfigured.",
+        "Answers to debconf questions, each \"PACKAGE QUESTION TYPE VALUE\", set before anything is installed. \
+         Packages that are already installed are not reconfigured.",
     ),
     ParamSpec::optional(
         "suite",
         Type::Text,
-        "The Debian release. Default: the image's. Its updates and security updates are used if the mirrors have them. The mirrors are those of the host's own apt, unless --mirror or IMPASTO_MIRROR names others.",
+        "The Debian release. Default: the image's. Its updates and security updates are used if the mirrors have them. \
+         The mirrors are those of the host's own apt, unless --mirror or IMPASTO_MIRROR names others.",
     ),
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Components of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those of the stage it builds on, else main.",
+        "Components of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those of the stage it \
+         builds on, else main.",
     ),
     ParamSpec::optional(
         "architectures",
@@ -111,8 +116,9 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(ParamError::new("remove", format!("{name:?} is both in `install` and in `remove`")));
     }
     for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
-        errors
-            .push(ParamError::new("files", format!("{file:?} is not a package file")).help("name files that end in .deb"));
+        errors.push(
+            ParamError::new("files", format!("{file:?} is not a package file")).help("name files that end in .deb"),
+        );
     }
     errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
     for (param, words) in [

@@ -28,9 +28,15 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "script",
         Type::Text,
-        "The script's content, such as file(\"scripts/setup.sh\"). Run by /bin/sh -e unless its first line names an interpreter.",
+        "The script's content, such as file(\"scripts/setup.sh\"). Run by /bin/sh -e unless its first line names an \
+         interpreter.",
     ),
-    ParamSpec::optional("commands", Type::List(&Type::Text), "Commands to run one after the other, each by /bin/sh -ec."),
+    ParamSpec::optional(
+        "commands",
+        Type::List(&Type::Text),
+        "Commands to run one after the other, each by /bin/sh \
+                                                              -ec.",
+    ),
     ParamSpec::optional(
         "inputs",
         Type::Map(&Type::File),
@@ -39,7 +45,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "output",
         Type::Map(&Type::Text),
-        "Files to copy out of the image when the steps are done, as { name = path }. Other stages use them as stage.NAME.files[\"…\"].",
+        "Files to copy out of the image when the steps are done, as { name = path }. Other stages use them as \
+         stage.NAME.files[\"…\"].",
     ),
 ];
 

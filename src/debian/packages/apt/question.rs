@@ -121,13 +121,16 @@ impl Asked<'_, '_> {
         for package in result.install {
             let key = (package.name.clone(), package.architecture.clone());
             packages.push(match package.source.as_str() {
-                OWN => own.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?,
+                OWN => {
+                    own.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
+                }
                 KEPT => {
                     kept.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
                 }
                 place => {
                     let archive = place.parse().ok().and_then(|place: usize| self.archives.get(place));
-                    let archive = archive.ok_or_else(|| failed(format!("apt returned an unknown archive {place:?}")))?;
+                    let archive =
+                        archive.ok_or_else(|| failed(format!("apt returned an unknown archive {place:?}")))?;
                     let sha256 = package.sha256.ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
                     Package {
                         name: package.name,
@@ -248,11 +251,11 @@ impl Asked<'_, '_> {
         let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
             _ if gone => {
-                "the archives have these only for newer kernels: update the image's kernel, in the stage that installs it: impasto update"
+                "the archives have these only for newer kernels: update the image's kernel, in the stage that installs \
+                 it: impasto update"
                     .to_owned()
             }
-            [] => "check the names; packages from other archives need `repositories` or `components`"
-                .to_owned(),
+            [] => "check the names; packages from other archives need `repositories` or `components`".to_owned(),
             near => format!("did you mean {}?", near.join(", ")),
         };
         let message = format!("{what} {} in {archives}", packages.join(", "));

@@ -72,7 +72,8 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let mut bytes = inode.block().to_vec();
         bytes.extend_from_slice(self.inline_rest(inode)?);
         let size = usize::try_from(inode.size).ok().filter(|size| *size <= bytes.len());
-        bytes.truncate(size.ok_or_else(|| corrupt(format!("inode {}: its content is not in the inode", inode.number)))?);
+        bytes
+            .truncate(size.ok_or_else(|| corrupt(format!("inode {}: its content is not in the inode", inode.number)))?);
         Ok(bytes)
     }
 }

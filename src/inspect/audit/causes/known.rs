@@ -14,7 +14,12 @@ const PATHS: &[(&str, CauseKind, &str)] = &[
     ("/etc/machine-id", CauseKind::MachineId, "is a machine's identity, created while the image was built"),
     ("/var/lib/dbus/machine-id", CauseKind::MachineId, "is a machine's identity, created while the image was built"),
     ("/etc/ssh/ssh_host_*", CauseKind::SshHostKey, "is a key of the SSH server, created while the image was built"),
-    ("/etc/dropbear/dropbear_*", CauseKind::SshHostKey, "is a key of the SSH server, created while the image was built"),
+    (
+        "/etc/dropbear/dropbear_*",
+        CauseKind::SshHostKey,
+        "is a key of the SSH server, created while the image was \
+                                                         built",
+    ),
     ("/var/lib/systemd/credential.secret", CauseKind::RandomSeed, "is random: the key of systemd's credentials"),
     ("/var/lib/NetworkManager/secret_key", CauseKind::RandomSeed, "is random: NetworkManager's key"),
     ("/etc/localtime", CauseKind::TimeZone, "is the time zone of the build"),
