@@ -151,7 +151,7 @@ fn not_built(label: &str, place: &str, ready: bool) -> CliError {
         String::new()
     };
     CliError::Other {
-        message: format!("{label} is neither built nor failed with its current dependencies"),
+        message: format!("{label} has neither been built nor failed with its current dependencies"),
         help: Some(format!("build it first: impasto build '{label}'{place}{fresh}")),
         code: exit::INTERNAL,
     }
