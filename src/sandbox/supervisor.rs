@@ -236,7 +236,7 @@ fn run_agent(plan: &Plan, export: &Export, terminal: Option<Terminal>, socket: &
     let status = agent.wait().map_err(|e| failed("wait for", &e))?;
     match first {
         Some(0) if status.success() => Ok(()),
-        Some(0) => Err(Problem::new(ProblemKind::Io, format!("the agent ended with {}", describe(status)))),
+        Some(0) => Err(Problem::new(ProblemKind::Io, format!("the agent exited with {}", describe(status)))),
         Some(_) => Err(Problem::new(ProblemKind::WriteBack, format!("{DAEMON} died while the guest was running"))),
         None => Err(Problem::new(ProblemKind::Io, "impasto is gone")),
     }

@@ -36,7 +36,7 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
     assert_eq!(first.code, 4, "{}", first.stderr);
     let wanted = [
         "failed  bad  after ",
-        ": the script ended with exit code 3\n",
+        ": the script exited with code 3\n",
         "bad | line 11\n",
         "bad | line 30\n",
         "help: full log: impasto log 'bad' --store ",

@@ -36,7 +36,7 @@ impl std::error::Error for DownloadError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// No place has it.
-    #[error("the mirror no longer has it")]
+    #[error("the mirror does not have it")]
     Gone,
     /// The server says no.
     #[error("the server responded with {code} {reason}")]

@@ -326,7 +326,7 @@ fn explain(output: &Output) -> ResolveOutcome {
         Some([vec!["it would remove essential packages:".to_owned()], block].concat())
     };
     let reason = unmet.or_else(held).or_else(essential).unwrap_or(errors).join("\n");
-    let reason = if reason.is_empty() { format!("apt-get ended with {}", output.status) } else { reason };
+    let reason = if reason.is_empty() { format!("apt-get exited with {}", output.status) } else { reason };
     ResolveOutcome::Refused { reason }
 }
 

@@ -511,7 +511,7 @@ fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
 fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
     let step = |index: usize| step_name(steps, unpacked, index);
     match outcome {
-        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} ended with exit code {code}", step(*index)),
+        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} exited with code {code}", step(*index)),
         Outcome::StepFailed { index, signal, .. } => {
             format!("{} was killed by signal {}", step(*index), signal.unwrap_or_default())
         }
