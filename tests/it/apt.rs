@@ -169,7 +169,7 @@ fn a_file_of_the_users_is_installed_and_locked_like_any_other() {
     assert_eq!(site.run(&["outdated"]).code, 0);
     own(&mut site, "second\n");
     let stale = format!("# changed\n{}\n", site.said(&["build", "--progress", "plain"]));
-    assert_eq!(site.ok(&["update", "tools"]), "tools: mine 1.0: another file\n");
+    assert_eq!(site.ok(&["update", "tools"]), "tools: mine 1.0: different file\n");
     site.build(&["--locked"]).ok();
     assert_eq!(site.project.in_guest("tools", "cat /usr/share/mine"), "second\n");
     site.project.write("mine.deb", "no package\n");

@@ -176,6 +176,6 @@ fn a_mirror_that_is_none_is_an_error_with_the_way_out() {
     assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
     let ran = project.run(&["build", "--mirror", "file:/no/such/mirror"]);
     assert_ne!(ran.code, 0);
-    assert!(ran.stderr.contains("the mirror /no/such/mirror is no directory"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the mirror /no/such/mirror is not a readable directory"), "{}", ran.stderr);
     assert!(ran.stderr.contains("--mirror URL or IMPASTO_MIRROR"), "{}", ran.stderr);
 }

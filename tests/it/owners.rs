@@ -118,7 +118,7 @@ fn under_sudo_everything_is_the_callers_who_goes_on_without() {
     }
     for (ran, who) in [(sudo.sudo(0, &place), 0), (sudo.sudo(BOB, &place), BOB), (sudo.user(BOB, &place), BOB)] {
         assert_eq!(ran.code, 1, "{}", ran.stderr);
-        let sentence = format!("belongs to user {ALICE}, and not to user {who}");
+        let sentence = format!("belongs to user {ALICE}, not to user {who}");
         let help = format!("chown -R {who} {}", store.display());
         assert!(ran.stderr.contains(&sentence) && ran.stderr.contains(&help), "{}", ran.stderr);
         assert!(ran.stderr.contains("run impasto as alice"), "{}", ran.stderr);

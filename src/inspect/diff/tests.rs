@@ -256,7 +256,7 @@ fn many_texts_are_cut_and_told() {
     assert_eq!(report.texts_left_out, 3);
     assert_eq!(report.files.iter().filter(|file| file.text.is_some()).count(), text::MOST_FILES);
     assert!(
-        render::render(&report, false).ends_with("3 more files that may be texts were not compared line by line\n")
+        render::render(&report, false).ends_with("3 more files that may be text were not compared line by line\n")
     );
 }
 
