@@ -20,7 +20,7 @@ pub enum ClosureError {
         name: String,
     },
     /// A package that another needs is not there.
-    #[error("{needed_by} needs {relation}, which the index does not have")]
+    #[error("{needed_by} depends on {relation}, which the index does not have")]
     Missing {
         /// What is needed, with its alternatives.
         relation: String,

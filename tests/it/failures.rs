@@ -36,11 +36,11 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
     assert_eq!(first.code, 4, "{}", first.stderr);
     let wanted = [
         "failed  bad  after ",
-        ": the script ended with exit code 3\n",
+        ": the script exited with code 3\n",
         "bad | line 11\n",
         "bad | line 30\n",
-        "help: the whole log: impasto log 'bad' --store ",
-        "help: enter it as it was, where /run/impasto/again runs the step again: impasto shell 'bad' --store ",
+        "help: full log: impasto log 'bad' --store ",
+        "help: inspect it as it failed, where /run/impasto/again runs the step again: impasto shell 'bad' --store ",
         "stopped: 2 built, 0 cached, 1 failed, 1 not run in ",
     ];
     for text in wanted {
@@ -98,7 +98,7 @@ fn a_stage_that_takes_too_long_is_stopped() {
     let start = Instant::now();
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("it was stopped after its time-out of 1.0 s"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was stopped after its timeout of 1.0 s"), "{}", ran.stderr);
     assert!(ran.stderr.contains("help: if it needs longer, say so in the stage with `timeout`"), "{}", ran.stderr);
     assert!(start.elapsed() < Duration::from_secs(60));
 }
@@ -269,7 +269,11 @@ fn a_server_that_says_no_or_is_not_there_is_named() {
     let ran = project.run(&["build"]);
     server.join().unwrap();
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains(&format!("cannot get {url}: the server answers 404 Not Found")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("cannot get {url}: the server responded with 404 Not Found")),
+        "{}",
+        ran.stderr
+    );
     project.write("impasto.hcl", &fetch("http://127.0.0.1:9/x", &"0".repeat(64)));
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
@@ -464,7 +468,7 @@ fn an_image_of_a_disk_is_refused_with_the_way_out() {
     for _ in 0..2 {
         let ran = project.run(&["build"]);
         assert_eq!(ran.code, 4, "{}", ran.stderr);
-        assert!(ran.stderr.contains("base made a disk, and an image is made of files"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("base made a disk, but an image consists of files"), "{}", ran.stderr);
         assert!(ran.stderr.contains("help: add a `convert` stage"), "{}", ran.stderr);
     }
 }
@@ -475,6 +479,6 @@ fn a_device_is_never_replaced_by_a_file() {
     project.build(&[]);
     let ran = project.run(&["layer", "export", "base", "-o", "/dev/null"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("it exists and is no regular file"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it exists and is not a regular file"), "{}", ran.stderr);
     tool("test", &["-c", "/dev/null"]);
 }

@@ -455,7 +455,7 @@ fn a_blank_disk_has_no_root() {
     let error = bench.run(Job { chain: Vec::new(), ..bench.job() }).unwrap_err();
     assert_eq!(
         chain_error(&error),
-        "no root file system: the disk holds no file system that can be a root; it has no partitions"
+        "no root file system: the disk has no file system that can be the root; it has no partitions"
     );
 }
 

@@ -90,7 +90,7 @@ pub enum UnpackError {
         source: PackageError,
     },
     /// A package that is another one than it should be.
-    #[error("the package {package} is not the one that was locked: its {what} is {found}, and not {expected}")]
+    #[error("the package {package} is not the locked one: its {what} is {found}, not {expected}")]
     Other {
         /// The name of the package that was asked for.
         package: String,
@@ -110,7 +110,7 @@ pub enum UnpackError {
         source: AssembleError,
     },
     /// A device among a package's files.
-    #[error("{path:?} of {package} is a device, which no tool needs")]
+    #[error("{path:?} of {package} is a device file, which is not allowed in the toolbox")]
     Device {
         /// The package.
         package: String,
@@ -118,7 +118,7 @@ pub enum UnpackError {
         path: String,
     },
     /// A file of two packages.
-    #[error("{path:?} is in {first} and in {second}")]
+    #[error("{path:?} is both in {first} and in {second}")]
     Conflict {
         /// The file.
         path: String,
@@ -280,9 +280,9 @@ impl Read for Pieces {
                 Ok(Ok(piece)) => piece,
                 Ok(Err(error)) => {
                     self.error = Some(error);
-                    return Err(io::Error::other("the package is not sound"));
+                    return Err(io::Error::other("the package is corrupt"));
                 }
-                Err(_) => return Err(io::Error::other("the decompressor is gone")),
+                Err(_) => return Err(io::Error::other("the decompressor has stopped")),
             };
             self.start = 0;
             self.ended = self.piece.is_empty();
