@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(told(&[(r#"env["A"]"#, "1")], &[]), [r#"env["A"] was removed"#]);
         assert_eq!(
             told(&[("engine_epoch", "1")], &[("engine_epoch", "2")]),
-            ["this impasto does the work in another way (engine epoch 1 → 2)"]
+            ["this version of impasto works differently (engine epoch 1 → 2)"]
         );
         assert!(told(&[("network", "false")], &[("network", "false")]).is_empty());
     }

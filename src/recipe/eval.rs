@@ -196,7 +196,7 @@ impl Evaluator {
                 (Ok(key), Ok(value)) => {
                     if result.contains_key(&key) {
                         let message = format!("duplicate key {}", quoted(&key, &marks));
-                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("keep one of the two"));
+                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("remove one of them"));
                         failed = true;
                     }
                     result.insert(key, value);

@@ -655,7 +655,7 @@ impl ImageNames {
                             )
                             .help("put an axis into the name: `name = \"…-${matrix.AXIS}\"`")
                     } else {
-                        diagnostic.also(*first, "the other one is named here").help("give one of them another name")
+                        diagnostic.also(*first, "the other one is named here").help("rename one of them")
                     };
                     diagnostics.push(diagnostic);
                 }

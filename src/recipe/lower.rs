@@ -252,7 +252,7 @@ impl<'a> Lowering<'a> {
             };
             let message =
                 format!("`{name}` takes {wanted} argument{}, not {count}", if wanted == "1" { "" } else { "s" });
-            return fail(Diagnostic::at(span, message).help(format!("it is called as `{}`", function.signature)));
+            return fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
         }
         Node::Call(function, args, expand)
     }

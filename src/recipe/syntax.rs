@@ -147,7 +147,7 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         let word = word_at(text, at);
         let what = if message.contains("object") { "the key" } else { "" };
         let message = format!("{what} `{word}` is defined twice").trim_start().to_owned();
-        return Diagnostic::at(span(at, at + word.len()), message).help("keep one of the two");
+        return Diagnostic::at(span(at, at + word.len()), message).help("remove one of them");
     }
     if let Some(diagnostic) = special(message, text, at, file) {
         return diagnostic;

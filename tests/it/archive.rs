@@ -241,7 +241,7 @@ fn a_kept_index_is_not_got_again_and_a_damaged_one_is() {
         text[0] ^= 1;
     }
     let error = chain(&bench.client.indexes(&source, &release, &kept).unwrap_err());
-    assert!(error.contains("gone from the mirror"), "{error}");
+    assert!(error.contains("the mirror does not have it"), "{error}");
 }
 
 #[test]

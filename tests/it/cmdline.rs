@@ -72,7 +72,7 @@ fn an_image_means_the_disk_that_its_files_are_converted_from() {
     assert_eq!(ran.code, 10, "{}", ran.stderr);
     has(&ran.stdout, &["/etc/variant"]);
     let booted = ["boot", "web-small", "--network", "none", "--memory", "64MiB", "--timeout", "1s"];
-    refused(project.run(&booted), 4, &["booting qcow2[variant=small]", "still ran after 1s"]);
+    refused(project.run(&booted), 4, &["booting qcow2[variant=small]", "was still running after 1s"]);
     let several = "image.web names several disks: image.web[variant=small], image.web[variant=large]";
     for command in ["shell", "boot", "diff"] {
         refused(project.run(&[command, "image.web"]), 2, &[several, "such as 'image.web[variant=small]'"]);
@@ -115,7 +115,7 @@ fn an_earlier_run_of_one_combination_is_named_either_way() {
         assert_eq!(ran.code, 10, "{}", ran.stderr);
         has(&ran.stdout, &["/etc/variant", "+more"]);
     }
-    refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["no number of runs"]);
+    refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["not a valid number of runs"]);
     refused(project.run(&["diff", "base", "setup", "versions"]), 2, &["at most two disks"]);
     let list = project.ok(&["layer", "list"]);
     let dir = project.path("").file_name().unwrap().to_str().unwrap().replace('.', "_");
@@ -232,7 +232,7 @@ fn names_of_no_file_and_no_stage_say_so() {
         })
     };
     refused(in_empty(&["diff", "../base.qcow2", "typo.img"]), 1, &["cannot read `typo.img`", "No such file"]);
-    refused(in_empty(&["diff", "../base.qcow2", "typo"]), 2, &["`typo` is not a file, and there is no recipe here"]);
+    refused(in_empty(&["diff", "../base.qcow2", "typo"]), 2, &["`typo` is not a file, and no recipe here"]);
     refused(in_empty(&["boot", "typo.qcow2"]), 1, &["typo.qcow2", "No such file"]);
     // A path of a stage's name is the recipe, unless one stands before it.
     project.write("impasto.hcl", RECIPE);

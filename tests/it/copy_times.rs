@@ -196,5 +196,5 @@ stage "copy" "copied" {
     ] {
         assert!(ran.stderr.contains(problem), "{}", ran.stderr);
     }
-    assert!(ran.stderr.contains("leave `mtime` out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("omit `mtime`"), "{}", ran.stderr);
 }

@@ -163,7 +163,7 @@ fn a_fetched_file_of_another_format_is_a_file_until_it_is_used_as_a_disk() {
     }
     for sentence in [
         "it made no disk: it is a VHD image",
-        "it made a file, where a disk is needed: it is a VMDK image",
+        "it made a file, but a disk is needed: it is a VMDK image",
         "`xz` cannot be used as a disk: it is compressed with xz",
         "help: decompress it first: xz -d FILE",
         "help: convert it first, if you trust it: qemu-img convert -f vpc -O qcow2 FILE NEW.qcow2",

@@ -464,6 +464,6 @@ fn a_missing_layer_is_an_error_of_the_storage_daemon() {
     let bench = Bench::new();
     let chain = vec![Path::new("/no/such/layer").to_path_buf()];
     let error = bench.run(Job { chain, ..bench.job() }).unwrap_err().to_string();
-    assert!(error.contains("qemu-storage-daemon ended at once") && error.contains("/no/such/layer"), "{error}");
+    assert!(error.contains("qemu-storage-daemon exited immediately") && error.contains("/no/such/layer"), "{error}");
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }

@@ -530,7 +530,7 @@ mod tests {
         let file = |path: &str| entries(|put| put(EntryType::Regular, path, "x", 0o644));
         let (a, b) = (package("a", &file("./bin/x")), package("b", &file("./usr/bin/x")));
         let told = laid_out(&[source("a", &a), source("b", &b)]).unwrap_err();
-        assert_eq!(told, "\"usr/bin/x\" is in a and in b");
+        assert_eq!(told, "\"usr/bin/x\" is both in a and in b");
         let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
         let told = laid_out(&[source("c", &device)]).unwrap_err();
         assert_eq!(told, "\"dev/null\" of c is a device, which no tool needs");

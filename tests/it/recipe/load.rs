@@ -187,7 +187,7 @@ fn a_condition_makes_its_result_sensitive() {
         let project = showing(declared, value).file("t.tpl", "${x}");
         let said = project.errors();
         assert!(said.contains("would contain a sensitive value"), "{value}: {said}");
-        assert!(said.contains("its way: variable `t`"), "{value}: {said}");
+        assert!(said.contains("how it gets here: variable `t`"), "{value}: {said}");
     }
     // What does not look at the value is not sensitive.
     for value in ["length([var.t])", "keys({ a = var.t })[0]", "{ a = var.t, b = 1 }.b", "[1, var.t][0]"] {
@@ -304,8 +304,8 @@ fn numbers_are_exact_or_refused() {
             showing("", &format!("convert({{}}, object({{ a = optional(number, {long}) }})).a")),
             &["the number 123456789012345678901234567890"],
         ),
-        (showing("", &format!("\"{long}\" + 1")), &["as a number it has more digits"]),
-        (typed(long), &["expected number", "as a number it has more digits"]),
+        (showing("", &format!("\"{long}\" + 1")), &["as a number it has more than 28 digits"]),
+        (typed(long), &["expected number", "as a number it has more than 28 digits"]),
         (
             showing("variable \"v\" {}", "var.v.a").var_file("x.json", &format!("{{\n  \"v\": {{\"a\": {long}}}\n}}")),
             &["x.json:2:14", long],
