@@ -85,7 +85,7 @@ impl Gc {
         if report.kept_unknown > 0 {
             text += &format!(", {} files unknown to this version", report.kept_unknown);
         }
-        ui::output(&(text + "\n"));
+        ui::output(&(text + "\n"))?;
         Ok(exit::OK)
     }
 }

@@ -70,7 +70,7 @@ impl Help {
                 },
             },
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

@@ -32,7 +32,6 @@ pub enum EventKind {
     StageStarted {
         /// The node's label.
         stage: String,
-        /// Its kind.
         kind: &'static str,
         /// Why it runs.
         reason: String,
@@ -131,7 +130,6 @@ pub enum EventKind {
     Warning {
         /// The node's label, where it is about one.
         stage: Option<String>,
-        /// What.
         message: String,
     },
     /// A file was written for the user, or is there already.

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::{Reporter, output};
+use super::{OutputError, Reporter, output};
 use crate::engine::event::{Event, EventKind};
 
 /// Version of the lines' form; it grows only when a field changes its meaning.
@@ -11,7 +11,10 @@ const VERSION: u32 = 1;
 
 /// Writes every event as a line of JSON.
 #[derive(Debug, Default)]
-pub struct Json;
+pub struct Json {
+    /// Why no line is written any more.
+    broken: Option<OutputError>,
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -29,7 +32,14 @@ pub(super) fn line(event: &Event) -> String {
 
 impl Reporter for Json {
     fn event(&mut self, event: &Event) {
-        output(&(line(event) + "\n"));
+        if self.broken.is_none() {
+            self.broken = output(&(line(event) + "\n")).err();
+        }
+    }
+
+    /// A run goes on without a reader: what it makes is worth having.
+    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+        self.broken.map_or(Ok(()), Err)
     }
 }
 
