@@ -69,8 +69,8 @@ impl Audit {
         let code = self.build_elsewhere(session, scratch.path())?;
         if code != 0 {
             let message = "the second build, in a varied environment, failed".to_owned();
-            let help = "a stage that fails only there depends on the host name, locale, time zone, number of CPUs or the \
-                 order of directory entries";
+            let help = "a stage that fails only there depends on the host name, locale, time zone, number of CPUs or \
+                        the order of directory entries";
             let code = u8::try_from(code).unwrap_or(exit::INTERNAL);
             return Err(CliError::Other { message, help: Some(help.to_owned()), code });
         }

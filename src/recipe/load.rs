@@ -151,7 +151,10 @@ impl Place {
         }
         if files.is_empty() {
             let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
-                .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold values of variables)")
+                .note(
+                    "a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold values of \
+                     variables)",
+                )
                 .lacks(Lack::Recipe);
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
                 diagnostic = diagnostic.note(format!("`{template}` is a Packer template, which impasto does not read"));

@@ -345,7 +345,7 @@ impl Variables<'_, '_> {
                     let start = text.find(&number).unwrap_or_default() as u32;
                     let span = Span { file, start, end: start + number.len() as u32 };
                     let message = format!("the number {number} in `{name}` {}", NumberError::TooLong);
-                    let help = "write it in quotes where it is only shown";
+                    let help = "put it in quotes if it is only printed";
                     self.eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                 }
             }

@@ -51,7 +51,8 @@ fn what_is_locked_stays_until_it_is_renewed() {
     assert_eq!(site.lock(), lock);
     let ran = site.run(&["outdated"]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);
-    let expected = "library  1.0 → 2.0  one  own\n1 newer, 0 of them for security\nan update rebuilds one, after, which last took ";
+    let expected = "library  1.0 → 2.0  one  own\n1 newer, 0 of them for security\nan update rebuilds one, after, \
+                    which last took ";
     assert!(ran.stdout.starts_with(expected), "{}", ran.stdout);
     let ran = site.run(&["outdated", "--json"]);
     assert_eq!(ran.code, 10);

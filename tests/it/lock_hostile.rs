@@ -195,7 +195,8 @@ fn a_lock_keeps_its_permissions_and_owner_and_is_not_written_through_a_link() {
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     let before = std::fs::read(&elsewhere).unwrap();
     let said = site.said(&["update", "one"]);
-    let expected = "error: cannot write the lock DIR/impasto.lock: it is a symbolic link\n  help: the lock must be a regular file beside its recipe: ";
+    let expected = "error: cannot write the lock DIR/impasto.lock: it is a symbolic link\n  help: the lock must be a \
+                    regular file beside its recipe: ";
     assert!(said.contains(expected), "{said}");
     assert_eq!(std::fs::read(&elsewhere).unwrap(), before);
     let left: Vec<_> =

@@ -533,7 +533,7 @@ mod tests {
         assert_eq!(told, "\"usr/bin/x\" is both in a and in b");
         let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
         let told = laid_out(&[source("c", &device)]).unwrap_err();
-        assert_eq!(told, "\"dev/null\" of c is a device, which no tool needs");
+        assert_eq!(told, "\"dev/null\" of c is a device file, which is not allowed in the toolbox");
         let link = package(
             "d",
             &entries(|put| {
@@ -542,10 +542,10 @@ mod tests {
             }),
         );
         let told = laid_out(&[source("d", &link)]).unwrap_err();
-        assert!(told.contains("is below something that is no directory"), "{told}");
+        assert!(told.contains("is under something that is not a directory"), "{told}");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         let told = laid_out(&[source("other", &a)]).unwrap_err();
-        assert_eq!(told, "the package other is not the one that was locked: its Package is a, and not other");
+        assert_eq!(told, "the package other is not the locked one: its Package is a, not other");
         let mut source = source("a", &a);
         source.identity.sha256 = "0".repeat(64);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));

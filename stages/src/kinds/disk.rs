@@ -511,7 +511,7 @@ mod tests {
         let user = object(&[("ssh_keys", list(&[text(KEY), text("id_ed25519.pub")]))]);
         let refused = refusal(&[("users", object(&[("admin", user)]))]);
         assert!(
-            refused.starts_with("users[\"admin\"].ssh_keys[1] is no SSH public key: it does not begin"),
+            refused.starts_with("users[\"admin\"].ssh_keys[1] is not a valid SSH public key: it does not start"),
             "{refused}"
         );
         assert!(refused.contains("file(\"id_ed25519.pub\")"), "{refused}");
@@ -521,14 +521,14 @@ mod tests {
     fn users_are_checked() {
         let refused = |name: &str, user: Value| refusal(&[("users", object(&[(name, user)]))]);
         for name in ["Admin", "1st", "a b", "", "x:y", "../up"] {
-            assert!(refused(name, object(&[])).contains("is no user name"), "{name}");
+            assert!(refused(name, object(&[])).contains("is not a valid user name"), "{name}");
         }
         let password = refused("admin", object(&[("password_hash", text("hunter2"))]));
-        assert!(password.contains("no hash") && !password.contains("hunter2"), "{password}");
-        assert!(refused("admin", uid(0)).contains("0 is no number for a user"));
+        assert!(password.contains("is not a crypt(5) hash") && !password.contains("hunter2"), "{password}");
+        assert!(refused("admin", uid(0)).contains("0 is out of range"));
         assert!(refused("root", uid(1000)).contains("root is in the tree"));
         let two = refusal(&[("users", object(&[("a", uid(1500)), ("b", uid(1500))]))]);
-        assert!(two.starts_with("\"a\" and \"b\" both have the number 1500"), "{two}");
+        assert!(two.starts_with("\"a\" and \"b\" both have the UID 1500"), "{two}");
     }
 
     #[test]
@@ -541,10 +541,10 @@ mod tests {
             ("size", text("64MiB"), "need 83 MiB, and the disk has 64 MiB"),
             ("file_system", text("xfs"), "a root of xfs is not supported yet"),
             ("efi_size", text("8MiB"), "an EFI system partition of 8 MiB"),
-            ("label", text("seventeen-letters"), "is no label for ext4"),
-            ("host_name", text("-x"), "is no host name"),
-            ("kernel_arguments", list(&[text("a b")]), "is no single argument"),
-            ("kernel_arguments", list(&[text("root=/dev/sda")]), "named by its UUID"),
+            ("label", text("seventeen-letters"), "is not a valid label for ext4"),
+            ("host_name", text("-x"), "is not a valid host name"),
+            ("kernel_arguments", list(&[text("a b")]), "is not a single kernel argument"),
+            ("kernel_arguments", list(&[text("root=/dev/sda")]), "already set by its UUID"),
             ("seed", text(""), "the seed is empty"),
         ] {
             let refused = refusal(&[(name, value)]);
@@ -559,16 +559,16 @@ mod tests {
             refusal(&[("partitions", list(&[object(&[&base[..], pairs].concat())]))])
         };
         for (pairs, expected) in [
-            (&[("name", text("root"))][..], "another partition of the name \"root\""),
-            (&[("name", text("a b"))], "is no name for a partition"),
-            (&[("mount", text("/"))], "\"/\" is no place to mount it"),
-            (&[("mount", text("/boot/efi/"))], "/boot cannot be apart from the root"),
-            (&[("mount", text("/usr"))], "/usr cannot be apart from the root"),
-            (&[("mount", text("srv"))], "is no place to mount it"),
-            (&[("mount", text("/srv/../etc"))], "is no place to mount it"),
+            (&[("name", text("root"))][..], "another partition named \"root\""),
+            (&[("name", text("a b"))], "is not a valid name for a partition"),
+            (&[("mount", text("/"))], "\"/\" is not a valid mount point"),
+            (&[("mount", text("/boot/efi/"))], "/boot cannot be separate from the root"),
+            (&[("mount", text("/usr"))], "/usr cannot be separate from the root"),
+            (&[("mount", text("srv"))], "is not a valid mount point"),
+            (&[("mount", text("/srv/../etc"))], "is not a valid mount point"),
             (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
-            (&[("file_system", text("vfat")), ("label", text("lower"))], "is no label for FAT"),
-            (&[("size", text("4MiB"))], "4 MiB are too few"),
+            (&[("file_system", text("vfat")), ("label", text("lower"))], "is not a valid label for FAT"),
+            (&[("size", text("4MiB"))], "4 MiB is too small"),
         ] {
             let refused = refused(pairs);
             assert!(refused.starts_with("partitions[0]") && refused.contains(expected), "{pairs:?}: {refused}");

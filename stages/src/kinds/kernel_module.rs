@@ -358,13 +358,13 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         let cases = [
-            ("directory", text("../src"), "\"../src\" is no directory below the source"),
-            ("modules", list(&["fs.ko"]), "\"fs.ko\" is no module's name"),
-            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is no kernel's release"),
-            ("make", object(&[("A B", text("1"))]), "\"A B\" is no name for a variable of make"),
-            ("ccache", text("../x"), "\"../x\" is no name for a cache"),
-            ("packages", list(&["-y"]), "\"-y\" is no package's name"),
-            ("modules_load", list(&["a b"]), "\"a b\" is no module's name"),
+            ("directory", text("../src"), "\"../src\" is not a directory inside the source"),
+            ("modules", list(&["fs.ko"]), "\"fs.ko\" is not a valid module name"),
+            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is not a valid kernel release"),
+            ("make", object(&[("A B", text("1"))]), "\"A B\" is not a valid name for a make variable"),
+            ("ccache", text("../x"), "\"../x\" is not a valid name for a cache"),
+            ("packages", list(&["-y"]), "\"-y\" is not a valid package name"),
+            ("modules_load", list(&["a b"]), "\"a b\" is not a valid module name"),
         ];
         for (name, value, message) in cases {
             assert_eq!(wrong(name, value), message);
