@@ -219,7 +219,7 @@ Where impasto was installed by its Makefile or as a package they are there alrea
   fish: impasto completions fish | source
 in the shell's own file of commands (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
-/// Exit codes (design §10).
+/// Exit codes: an interface that scripts rely on. `impasto help exit-codes` lists them.
 pub(crate) mod exit {
     pub(crate) const OK: u8 = 0;
     pub(crate) const INTERNAL: u8 = 1;

@@ -29,7 +29,7 @@ pub(super) enum Clue {
 
 const CLUES: usize = 8;
 
-/// In the C locale, in which steps run (D3), but for programs that have words of their own.
+/// In English, as steps run in a C locale (`LANG=C.UTF-8`), but for programs that have words of their own.
 const WORDS: &[(&str, Clue)] = &[
     ("No space left on device", Clue::NoSpace),
     ("don't have enough free space in", Clue::NoSpace),
