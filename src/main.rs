@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use impasto::base::interrupt::{EXIT_CODE, Interrupt};
+
 fn main() -> ExitCode {
     let start = Instant::now();
     // Started by a sandbox of ours, this is its supervisor.
@@ -12,6 +14,13 @@ fn main() -> ExitCode {
     if impasto::cli::complete(std::env::args_os()) {
         return ExitCode::SUCCESS;
     }
-    let interrupt = impasto::base::interrupt::Interrupt::default();
+    let interrupt = Interrupt::new(end);
     ExitCode::from(impasto::cli::main(std::env::args_os(), start, interrupt))
+}
+
+/// Ends the process at the user's word, and leaves the terminal as it was.
+fn end() -> ! {
+    impasto::sandbox::restore_terminal();
+    impasto::ui::clear_at_exit();
+    std::process::exit(EXIT_CODE.into())
 }

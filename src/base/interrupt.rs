@@ -16,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use signal_hook::low_level::pipe;
 
-use crate::sandbox::{CancelToken, SavedTerminal};
+use super::bounded;
+use super::cancel::CancelToken;
 
 /// How long listeners have for an orderly end.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -26,12 +27,13 @@ const XFSZ: i32 = Signal::XFSZ.as_raw();
 pub const EXIT_CODE: u8 = 130;
 
 /// What the process was asked by signals. Clones are one.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Interrupt {
     cancel: CancelToken,
     listeners: Arc<AtomicUsize>,
     /// Set when signals are watched.
     watched: Arc<OnceLock<()>>,
+    end: fn() -> !,
 }
 
 /// Somebody who ends in order when the process is interrupted; until it is dropped.
@@ -41,6 +43,12 @@ pub struct Listener {
 }
 
 impl Interrupt {
+    /// `end` ends the process where an orderly end is not waited for. It may wait for nothing: another thread may hold the
+    /// standard streams' locks.
+    pub fn new(end: fn() -> !) -> Self {
+        Interrupt { cancel: CancelToken::new(), listeners: Arc::default(), watched: Arc::default(), end }
+    }
+
     /// From now on an interrupt cancels the listener's token, which has to be looked at.
     ///
     /// The first one has SIGINT, SIGTERM and SIGHUP watched, but for those that the process was started to ignore
@@ -95,10 +103,7 @@ impl Interrupt {
             // The second one, or the end of patience.
             let _ = next(arrived, Some(GRACE));
         }
-        // Nothing that may wait is done here: another thread may hold the streams' locks.
-        SavedTerminal::restore_last();
-        crate::ui::clear_at_exit();
-        std::process::exit(EXIT_CODE.into());
+        (self.end)();
     }
 }
 
@@ -130,7 +135,7 @@ fn next(mut arrived: &UnixStream, time: Option<Duration>) -> io::Result<()> {
 
 /// The signals that this process was started to ignore, a bit each (proc(5)); none where the kernel does not say.
 fn ignored() -> u64 {
-    let status = crate::base::bounded::read_text("/proc/self/status", crate::base::bounded::LINES).unwrap_or_default();
+    let status = bounded::read_text("/proc/self/status", bounded::LINES).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

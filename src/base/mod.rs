@@ -1,9 +1,15 @@
-//! What everything stands on: the process, its surroundings, files to read. Knows nothing of images.
+//! What everything stands on: the process, its surroundings, files to read, words for people. Knows nothing of images.
 //!
 //! * [`bounded`] alone opens files to read them.
+//! * [`cancel`] tells work to stop.
+//! * [`escape`] makes texts from outside safe to show; [`human`] says numbers and errors; [`table`] lines texts up.
 //! * [`host`] alone reads the environment, the clock and the current directory.
 //! * [`interrupt`] is what SIGINT, SIGTERM and SIGHUP do.
 
 pub mod bounded;
+pub mod cancel;
+pub mod escape;
 pub mod host;
+pub mod human;
 pub mod interrupt;
+pub mod table;

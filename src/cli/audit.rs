@@ -16,6 +16,7 @@ use super::error::CliError;
 use super::record::RecordArgs;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
+use crate::base::human;
 use crate::engine::graph::NodeId;
 use crate::engine::plan::{Hit, State};
 use crate::inspect::audit::causes::Run;
@@ -230,7 +231,7 @@ fn compare(
         let second = Given { store: other, outputs: &second[id].result };
         let compared = stage(&node.label, first, second, &inputs, runs);
         let (stage, differs) = compared.map_err(|error| CliError::Other {
-            message: ui::with_causes(&error),
+            message: human::with_causes(&error),
             help: Some("check the store: impasto store verify".to_owned()),
             code: exit::INTERNAL,
         })?;

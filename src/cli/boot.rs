@@ -17,6 +17,7 @@ use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::base::bounded;
+use crate::base::human;
 use crate::engine::plan::State;
 use crate::sandbox::SavedTerminal;
 use crate::ui;
@@ -162,7 +163,7 @@ impl Boot {
         Ok(match (ended?, &self.wait_for) {
             (Seen::Cancelled, _) => exit::INTERRUPTED,
             (Seen::Text, Some(text)) => {
-                ui::message(&format!("`{text}` after {}", ui::seconds(started)));
+                ui::message(&format!("`{text}` after {}", human::seconds(started)));
                 exit::OK
             }
             (Seen::Ended, None) => exit::OK,

@@ -15,6 +15,7 @@ use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, complete, exit};
+use crate::base::human;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
@@ -103,8 +104,8 @@ fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<()
     let message = format!(
         "the disk of stage {disk}{} is too small: its {packages} packages{with} say that they take {}, and it has {}",
         place.unwrap_or_default(),
-        ui::bytes(needed),
-        ui::bytes(size)
+        human::bytes(needed),
+        human::bytes(size)
     );
     // A file system takes some for itself, and an image is to be used.
     let enough = (needed + needed / 2).div_ceil(STEP) * (STEP >> 20);

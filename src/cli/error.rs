@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{exit, hint};
 use crate::base::host::Host;
+use crate::base::human;
 use crate::cli::settings::ConfigError;
 use crate::engine::cause;
 use crate::engine::graph::SelectorError;
@@ -135,7 +136,7 @@ impl CliError {
         if let CliError::Recipe(diagnostics) = self {
             annotate(diagnostics, host);
         } else if let Some(service) = Service::of(host) {
-            let annotation = service.annotation(Level::Error, "", None, &ui::with_causes(self));
+            let annotation = service.annotation(Level::Error, "", None, &human::with_causes(self));
             annotation.iter().for_each(|text| ui::commands(text));
         }
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
+use crate::base::human;
 use crate::engine::graph::NodeId;
 use crate::engine::plan::{Planner, State};
 use crate::engine::reason::Reason;
@@ -60,8 +61,8 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id:
                 text += &format!("  with:  {}\n", words.join(", "));
             }
             if let Some(last) = planner.remembered(id, 0) {
-                let took = ui::seconds(Duration::from_millis(last.wall_ms));
-                let ago = ui::seconds(Duration::from_secs(now.saturating_sub(last.at)));
+                let took = human::seconds(Duration::from_millis(last.wall_ms));
+                let ago = human::seconds(Duration::from_secs(now.saturating_sub(last.at)));
                 text += &format!("  last run: {ago} ago, in {took}, because: {}\n", last.reason);
             }
         }

@@ -11,13 +11,14 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
+use crate::base::cancel::CancelToken;
+use crate::base::human;
 use crate::debian::packages::fetch::DemandError;
 use crate::debian::packages::tools;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::Selection;
 use crate::engine::roots::{InUse, UsedPackages};
 use crate::engine::run::{Engine, Summary};
-use crate::sandbox::CancelToken;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -83,7 +84,7 @@ impl Fetch {
             1 => ", and 1 file that a stage names".to_owned(),
             more => format!(", and {more} files that stages name"),
         };
-        ui::output(&format!("{count} packages, {}{images} are in the store\n", ui::bytes(bytes)));
+        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)));
         Ok(exit_code(&summary))
     }
 }

@@ -13,6 +13,7 @@ use impasto_store::refs::{Checkouts, Root};
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
+use crate::base::human;
 use crate::debian::packages::files;
 use crate::engine::roots;
 use crate::ui;
@@ -67,7 +68,7 @@ impl Gc {
             report.expired.iter().try_for_each(|root| roots::forget(&store, root))?;
         }
         let verb = if self.dry_run { "would delete" } else { "deleted" };
-        let mut text = format!("{verb} {} objects, {}", report.removed.len(), ui::bytes(report.freed_bytes));
+        let mut text = format!("{verb} {} objects, {}", report.removed.len(), human::bytes(report.freed_bytes));
         text += &format!("; kept {} that are needed", report.kept_needed);
         if report.kept_young > 0 {
             text += &format!(", {} that are younger than {}", report.kept_young, self.min_age);

@@ -18,6 +18,8 @@ use super::error::CliError;
 use super::packages::Packages;
 use super::session::Session;
 use super::{RecipeArgs, exit};
+use crate::base::human;
+use crate::base::table;
 use crate::engine::publish::Draft;
 use crate::ui;
 
@@ -97,13 +99,13 @@ fn list(store: &Store) -> Result<u8, CliError> {
             layer.layer.short(),
             layer.disk.short(),
             manifest.parent.map_or("-".to_owned(), |parent| parent.layer.short()),
-            ui::bytes(manifest.virtual_size),
-            ui::bytes(manifest.file_length),
+            human::bytes(manifest.virtual_size),
+            human::bytes(manifest.file_length),
         ]);
         let maker = makers.get(&layer.layer);
         rows.last_mut().expect("BUG: just pushed").extend(maker.map_or(["-", "-"].map(str::to_owned), Clone::clone));
     }
-    ui::output(&ui::columns(&rows));
+    ui::output(&table::columns(&rows));
     Ok(exit::OK)
 }
 
@@ -143,8 +145,8 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
             "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} as they are, {} zero\n",
             layer.layer,
             layer.disk,
-            ui::bytes(manifest.virtual_size),
-            ui::bytes(manifest.file_length),
+            human::bytes(manifest.virtual_size),
+            human::bytes(manifest.file_length),
             manifest.chunks.len(),
             count(|place| matches!(place, Place::Frame { .. })),
             count(|place| matches!(place, Place::Raw { .. })),
@@ -188,7 +190,7 @@ impl Export {
         let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
         draft.publish(digest.0, &sha256.to_string(), 0o644).map_err(write)?;
         drop(wait);
-        ui::message(&format!("wrote {} ({})", self.output.display(), ui::bytes(converted.length)));
+        ui::message(&format!("wrote {} ({})", self.output.display(), human::bytes(converted.length)));
         Ok(exit::OK)
     }
 }

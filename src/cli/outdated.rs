@@ -10,6 +10,8 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
+use crate::base::human;
+use crate::base::table;
 use crate::debian::packages::{Keep, Newer, PackageManager, Question};
 use crate::engine::graph::NodeId;
 use crate::engine::lock::{self, LockState};
@@ -170,7 +172,7 @@ fn text(document: &Document, security: bool) -> String {
         if !images.is_empty() {
             text += &format!("{}:\n", images.join(", "));
         }
-        text += &format!("{}\n", ui::columns(&rows).trim_end());
+        text += &format!("{}\n", table::columns(&rows).trim_end());
     }
     let security = document.packages.iter().filter(|row| row.security).count();
     let cost: u64 = document.rebuild.iter().filter_map(|stage| stage.last_ms).sum();
@@ -178,7 +180,7 @@ fn text(document: &Document, security: bool) -> String {
     text += &format!("{} newer, {security} of them for security\n", document.packages.len());
     text += &format!("an update runs {} again", stages.join(", "));
     if cost > 0 {
-        text += &format!(": {} when they last ran", ui::seconds(std::time::Duration::from_millis(cost)));
+        text += &format!(": {} when they last ran", human::seconds(std::time::Duration::from_millis(cost)));
     }
     text + "\n"
 }

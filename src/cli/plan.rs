@@ -1,16 +1,19 @@
 //! `impasto plan`: what a build would run, why, and what that costs.
 //! Knows how a plan is shown.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use clap::Args;
 use impasto_stages::ActionTemplate;
 use impasto_store::Store;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
+use crate::base::human;
+use crate::base::table;
 use crate::debian::packages::files;
 use crate::engine::forecast::{Durations, Rest, left};
 use crate::engine::graph::NodeId;
@@ -144,7 +147,7 @@ impl Cost {
     /// All of it as a sentence; none where there is nothing to tell.
     fn sentence(&self, nodes: usize) -> Option<String> {
         let unknown = self.unknown.len();
-        let time = self.wall_ms.map(|ms| ui::about(Duration::from_millis(ms)));
+        let time = self.wall_ms.map(|ms| human::about(Duration::from_millis(ms)));
         let time = match (time, unknown) {
             (None, _) => "how long a build takes is not known: no stage of it was timed yet".to_owned(),
             (Some(time), 0) => format!("a build takes {time}"),
@@ -153,7 +156,7 @@ impl Cost {
         };
         let mut downloads = Vec::new();
         if self.download_bytes > 0 {
-            downloads.push(format!("{} of packages", ui::bytes(self.download_bytes)));
+            downloads.push(format!("{} of packages", human::bytes(self.download_bytes)));
         }
         match self.downloads_of_unknown_size {
             0 => {}
@@ -174,7 +177,7 @@ fn text(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
     for (id, state) in planned {
         let node = loaded.graph.node(*id);
         let reason = reason(loaded, state).unwrap_or_else(|| caveats(state).join(", "));
-        let time = cost.stages.get(id).map_or(String::new(), |time| ui::about(*time));
+        let time = cost.stages.get(id).map_or(String::new(), |time| human::about(*time));
         let mut row = vec![state.word().to_owned(), node.kind.name.to_owned(), node.label.clone(), time, reason];
         if cost.stages.is_empty() {
             row.remove(3);
@@ -185,7 +188,7 @@ fn text(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
     let counts: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
     let open = planned.len() - planned.iter().filter(|(_, state)| matches!(state, State::Cached(_))).count();
     let cost = cost.sentence(open).unwrap_or_default();
-    format!("{}\n{}\n{cost}", ui::columns(&rows), counts.join(", "))
+    format!("{}\n{}\n{cost}", table::columns(&rows), counts.join(", "))
 }
 
 fn json(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {

@@ -9,6 +9,7 @@ use clap::Args;
 use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{Progress, exit};
+use crate::base::table;
 use crate::ui::{self, Ending, Json, Live, Place, Plain, RecordPaths, Records, Reporter, Service, Verdict};
 
 /// What a build shows and leaves beside its results.
@@ -88,7 +89,7 @@ pub(super) fn close(
         Ok(exit::OK) => Verdict::Done,
         Ok(exit::INTERRUPTED) => Verdict::Interrupted,
         Ok(_) => Verdict::Failed,
-        Err(error) => Verdict::Error(ui::strip(&error.render(&session.host))),
+        Err(error) => Verdict::Error(table::strip(&error.render(&session.host))),
     };
     let errors = records.close(&Ending { recipe, verdict, at: session.start.elapsed() });
     let failed = !errors.is_empty();

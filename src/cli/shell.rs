@@ -168,7 +168,7 @@ fn failed_shell(label: &str, error: JobError) -> CliError {
         JobError::Store(error) => CliError::Store(error),
         error => {
             let help = error.help(label, &About::default());
-            CliError::Other { message: crate::ui::with_causes(&error), help, code: exit::INTERNAL }
+            CliError::Other { message: crate::base::human::with_causes(&error), help, code: exit::INTERNAL }
         }
     }
 }

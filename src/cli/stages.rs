@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
+use crate::base::table;
 use crate::recipe::suggest;
 use crate::ui;
 
@@ -75,7 +76,7 @@ impl Stages {
             kinds.into_iter().map(page).collect()
         } else {
             let rows: Vec<_> = kinds.iter().map(|kind| vec![kind.name.to_owned(), kind.summary.to_owned()]).collect();
-            format!("{}\n`impasto stages KIND` explains one.\n", ui::columns(&rows))
+            format!("{}\n`impasto stages KIND` explains one.\n", table::columns(&rows))
         };
         ui::output(&text);
         Ok(exit::OK)

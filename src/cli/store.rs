@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::error::CliError;
 use super::exit;
 use super::session::{Session, shown};
+use crate::base::human;
+use crate::base::table;
 use crate::ui;
 
 #[derive(Debug, Subcommand)]
@@ -114,8 +116,8 @@ impl Verify {
             if incomplete > 0 {
                 verdict += &format!("; {incomplete} incomplete: what is missing is built again when needed");
             }
-            let (objects, bytes) = (report.objects, ui::bytes(report.bytes));
-            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", ui::columns(&table)));
+            let (objects, bytes) = (report.objects, human::bytes(report.bytes));
+            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)));
         }
         Ok(if damaged == 0 { exit::OK } else { exit::STORE })
     }
@@ -143,15 +145,15 @@ impl Du {
             return Ok(exit::OK);
         }
         let mut rows: Vec<_> =
-            classes.iter().map(|(name, bytes)| vec![ui::bytes(*bytes), (*name).to_owned()]).collect();
-        rows.push(vec![ui::bytes(total), format!("in all, in {}", store.path().display())]);
+            classes.iter().map(|(name, bytes)| vec![human::bytes(*bytes), (*name).to_owned()]).collect();
+        rows.push(vec![human::bytes(total), format!("in all, in {}", store.path().display())]);
         let mut layers = usage.by_layer;
         layers.sort_by_key(|(layer, bytes)| (std::cmp::Reverse(*bytes), *layer));
         let largest = layers.iter().take(10);
         rows.extend(largest.map(|(layer, bytes)| {
-            vec![ui::bytes(*bytes), format!("layer {} of disk {}", layer.layer.short(), layer.disk.short())]
+            vec![human::bytes(*bytes), format!("layer {} of disk {}", layer.layer.short(), layer.disk.short())]
         }));
-        ui::output(&ui::columns(&rows));
+        ui::output(&table::columns(&rows));
         Ok(exit::OK)
     }
 }

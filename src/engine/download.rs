@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::sandbox::CancelToken;
+use crate::base::cancel::CancelToken;
 
 /// A file that could not be got.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use impasto_store::claim::{FileContent, OutputFile};
 use impasto_store::lease::Lease;
 
+use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::About;
@@ -26,7 +27,7 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, State as TaskState, TaskId};
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
@@ -554,7 +555,7 @@ impl<'a> Engine<'a> {
             }
             Ok(_) => {}
             Err(error) => {
-                let causes = crate::ui::with_causes(&error);
+                let causes = crate::base::human::with_causes(&error);
                 if !std::mem::replace(&mut self.host_failed, true) {
                     let cause = crate::engine::cause::of_error(&error);
                     let help = cause.map_or(String::new(), |cause| {
@@ -575,7 +576,10 @@ impl<'a> Engine<'a> {
         tracing::debug!(%error, "a cache cannot be written");
         let read_only = matches!(error, impasto_store::Error::ReadOnly { .. });
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
-            self.warn(None, format!("what this build learned is not remembered: {}", crate::ui::with_causes(error)));
+            self.warn(
+                None,
+                format!("what this build learned is not remembered: {}", crate::base::human::with_causes(error)),
+            );
         }
     }
 

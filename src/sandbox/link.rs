@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::limits::Group;
 use super::protocol::{self, Limit, MAX_FRAME};
-use super::{CancelToken, terminal};
+use super::terminal;
+use crate::base::cancel::CancelToken;
 
 /// How soon a cancelled job notices.
 const TICK: Duration = Duration::from_millis(20);

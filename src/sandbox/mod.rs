@@ -31,8 +31,6 @@ use std::fmt;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use limits::{Culprit, Reached, control_groups};
@@ -44,9 +42,11 @@ pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub use surroundings::Surroundings;
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
+pub use terminal::restore_terminal;
 
 use impasto_stages::{Limits, Secret};
 
+use crate::base::cancel::CancelToken;
 use crate::debian::mirror::MirrorError;
 use crate::debian::toolbox::{Task, ToolFailure};
 use crate::disk::guest::{RootError, RootSpec};
@@ -202,27 +202,6 @@ pub enum Content<'a> {
     Path(&'a Path),
     /// Read once, to its end.
     Reader(Box<dyn Read + 'a>),
-}
-
-/// Tells a running job to stop. Clones are one token.
-#[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// A token that is not cancelled.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Cancels; there is no way back.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether [`CancelToken::cancel`] was called.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
 }
 
 /// What a job tells while it runs.

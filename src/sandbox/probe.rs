@@ -20,7 +20,8 @@ use super::plan::{Order, Plan};
 use super::process::Supervisor;
 use super::protocol::{self, Problem};
 use super::supervisor::{SUPERVISOR_ARGUMENT, isolate};
-use super::{CancelToken, SandboxError, sys};
+use super::{SandboxError, sys};
+use crate::base::cancel::CancelToken;
 
 /// Second argument that makes a supervisor the process that becomes root of a user name space.
 pub(super) const USER_NAMESPACE: &str = "user-namespace";
@@ -80,7 +81,7 @@ fn hold(
     cancel: CancelToken,
     tried: &mut Vec<(Piece, Result<(), String>)>,
 ) -> Result<(), String> {
-    let said = |error: SandboxError| crate::ui::with_causes(&error);
+    let said = |error: SandboxError| crate::base::human::with_causes(&error);
     let overlay = work.join("overlay.qcow2");
     make_overlay(&overlay, DISK_SIZE).map_err(said)?;
     let mut supervisor = Supervisor::start(executable, work).map_err(said)?;

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::SandboxError;
 use super::limits::Group;
 use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
-use super::{CancelToken, SandboxError};
-
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);

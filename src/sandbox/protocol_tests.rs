@@ -5,7 +5,8 @@ use serde_bytes::ByteBuf;
 
 use super::link::{Link, Stop};
 use super::protocol::*;
-use super::{CancelToken, sys};
+use super::sys;
+use crate::base::cancel::CancelToken;
 
 #[test]
 fn a_message_survives_its_frame() {

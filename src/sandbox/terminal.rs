@@ -78,12 +78,12 @@ impl Saved {
         put_back(self.0, OptionalActions::Drain);
         LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
 
-    /// Takes back a terminal that somebody still has. Waits for nothing.
-    pub(crate) fn restore_last() {
-        if let Ok(mut last) = LAST.try_lock() {
-            put_back(last.take(), OptionalActions::Now);
-        }
+/// Takes back a terminal that a shell or a machine still has, for a process that ends at once. Waits for nothing.
+pub fn restore_terminal() {
+    if let Ok(mut last) = LAST.try_lock() {
+        put_back(last.take(), OptionalActions::Now);
     }
 }
 

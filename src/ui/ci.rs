@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::strip;
+use crate::base::escape::without_commands;
 use crate::base::host::Host;
-use crate::engine::log::without_commands;
 
 /// A CI service that shows this process's output.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,12 +7,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::Reporter;
 use super::pace::Pace;
 use super::plain::Plain;
 use super::report::MANY_CACHED;
 use super::screen::{Screen, Stderr, Terminal, clip, width};
 use super::style::{BUSY, FAINT};
-use super::{Reporter, about, bytes, seconds};
+use crate::base::human::{about, bytes, seconds};
 use crate::engine::event::{Event, EventKind, How};
 
 /// How often the view is drawn. Lines of logs come faster than anybody reads.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{about, bytes};
+use crate::base::human::{about, bytes};
 
 /// What was seen of some bytes, lately.
 #[derive(Debug, Default)]

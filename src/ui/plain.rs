@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::ci::{Fold, Level, Place, Service};
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
-use super::{Reporter, commands, message, seconds};
+use super::{Reporter, commands, message};
+use crate::base::human::seconds;
 use crate::engine::event::{Event, EventKind, How};
 
 /// Writes every event that a reader of a log wants to see as one or more lines.
@@ -259,7 +260,7 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::strip;
+    use crate::base::table::strip;
 
     #[test]
     fn what_stages_write_is_left_to_their_logs_unless_it_is_asked_for() {

@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::screen;
 use super::style::{BAD, BUSY, FAINT, GOOD};
-use super::{bytes, screen, seconds};
+use crate::base::human::{bytes, seconds};
+use crate::base::table;
 use crate::engine::event::{EventKind, How};
 
 /// More cached stages than these are counted, not listed: what ran is easier to see then.
@@ -88,7 +90,7 @@ impl Report {
             let verb = if file.written { "   wrote" } else { "      is" };
             let (size, digest) = (bytes(file.bytes), file.sha256.get(..SHORT).unwrap_or(&file.sha256));
             let digest = if fits { format!("  sha256 {digest}…") } else { String::new() };
-            let blanks = " ".repeat(width - screen::width(path));
+            let blanks = " ".repeat(width - table::width(path));
             text += &format!("{GOOD}{verb}{GOOD:#}  {path}{blanks}  {size:>7}{digest}\n");
         }
         text
@@ -113,7 +115,7 @@ impl Report {
             };
             let time = wall_ms.map_or(String::new(), |ms| seconds(Duration::from_millis(ms)));
             let size = result_bytes.map_or(String::new(), bytes);
-            let blanks = " ".repeat(width - screen::width(stage));
+            let blanks = " ".repeat(width - table::width(stage));
             let line = format!("{style}{word:>8}{style:#}  {stage}{blanks}  {time:>12}  {size:>8}");
             text += line.trim_end();
             text.push('\n');
@@ -126,13 +128,13 @@ impl Report {
 }
 
 fn widest<'t>(texts: impl Iterator<Item = &'t String>) -> usize {
-    texts.map(|text| screen::width(text)).max().unwrap_or(0)
+    texts.map(|text| table::width(text)).max().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ui::strip;
+    use crate::base::table::strip;
 
     fn built(stage: &str, how: How, wall_ms: u64, result_bytes: u64) -> EventKind {
         let (stage, result_bytes) = (stage.to_owned(), Some(result_bytes));
@@ -176,8 +178,8 @@ mod tests {
     fn files_with_long_names_fit_a_terminal_without_their_checksums() {
         let long = format!("/home/me/out/{}.txt", "long-".repeat(8));
         let text = shown([published("/home/me/out/漢字.qcow2", true), published(&long, true)]);
-        assert!(text.lines().all(|line| screen::width(line) <= COLUMNS) && !text.contains("sha256"), "{text}");
-        let ends: Vec<_> = text.lines().map(screen::width).collect();
+        assert!(text.lines().all(|line| table::width(line) <= COLUMNS) && !text.contains("sha256"), "{text}");
+        let ends: Vec<_> = text.lines().map(table::width).collect();
         assert_eq!(ends[0], ends[1], "{text}");
         assert!(shown([published("/home/me/out/a.qcow2", true)]).contains("  sha256 0123456789ab…\n"));
     }

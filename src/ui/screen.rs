@@ -7,7 +7,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthChar;
+
+use crate::base::table::width;
 
 /// What is drawn on.
 pub(super) trait Terminal {
@@ -47,15 +49,9 @@ fn size(terminal: impl std::os::fd::AsFd) -> (usize, usize) {
     }
 }
 
-/// The columns of standard output, where that is a terminal.
-pub(super) fn output_width() -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    (size.ws_col > 0).then_some(size.ws_col.into())
-}
-
 /// Takes the lines away that stand below the cursor of standard error, without waiting for anybody who draws there: for a
 /// process that ends at once.
-pub(crate) fn clear_at_exit() {
+pub fn clear_at_exit() {
     if DRAWN.load(Ordering::SeqCst) {
         let _ = rustix::io::write(std::io::stderr(), b"\r\x1b[J");
     }
@@ -125,11 +121,6 @@ impl<T: Terminal> Screen<T> {
             false => self.terminal.write(&without_colour(text)),
         }
     }
-}
-
-/// Columns of a text, which may be coloured.
-pub(super) fn width(text: &str) -> usize {
-    if text.contains('\x1b') { super::strip(text).width() } else { text.width() }
 }
 
 /// A text, which may be coloured, cut to some columns; `…` is its end then.

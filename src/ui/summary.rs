@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::record::{Ending, Verdict};
 use super::report::MANY_CACHED;
-use super::{bytes, seconds};
+use crate::base::human::{bytes, seconds};
 use crate::engine::event::{EventKind, How};
 
 /// What a page will say.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use impasto_store::meter::Meter;
 
 use super::live::EVERY;
+use super::message;
 use super::pace::Pace;
 use super::screen::{Screen, Stderr};
 use super::style::BUSY;
-use super::{message, seconds};
 use crate::base::host::Host;
+use crate::base::human::seconds;
 use crate::engine::event::{Event, EventKind};
 
 /// What is waited for, until it is dropped.

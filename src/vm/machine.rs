@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 use super::channel::Channel;
 use super::{Console, QEMU, Spec, VmError, command};
-use crate::sandbox::{CancelToken, die_with_parent};
+use crate::base::cancel::CancelToken;
+use crate::sandbox::die_with_parent;
 
 /// How soon a wait notices that it was cancelled, or that the machine ended.
 const TICK: Duration = Duration::from_millis(20);
@@ -349,7 +350,7 @@ fn last_words(mut stderr: impl Read) -> String {
     let _ = stderr.by_ref().take(MAX_WORDS).read_to_end(&mut words);
     let _ = io::copy(&mut stderr, &mut io::sink());
     let text = String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ");
-    crate::engine::log::neutralise(OsStr::new(&text).as_bytes())
+    crate::base::escape::neutralise(OsStr::new(&text).as_bytes())
 }
 
 fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {

@@ -11,7 +11,7 @@ use impasto_store::chain::open_file_path;
 
 use super::{Accel, Backing, Console, Firmware, Machine, Network, QEMU, Seen, Spec, VmError, overlay};
 use crate::base::bounded;
-use crate::sandbox::CancelToken;
+use crate::base::cancel::CancelToken;
 
 /// What the guest writes to its serial console.
 const GREETING: &str = "impasto: this machine boots";

@@ -9,20 +9,20 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use impasto::base::cancel::CancelToken;
 use impasto::base::host::Host;
 use impasto::debian::archive::{
     Cache, Client, DEBIAN_KEYS, DownloadError, Index, Keyring, NoCache, Options, Place, Release, SignatureError,
     Source, Trust, Wanted,
 };
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
-use impasto::sandbox::CancelToken;
 use pgp::crypto::hash::HashAlgorithm;
 use proptest::prelude::*;
+use server::{Answer, CERTIFICATE, Server, nobody};
 
 use crate::debian;
 use crate::random::Random;
 use crate::repository::{Key, MADE, Package, Repository, packed, sha256};
-use server::{Answer, CERTIFICATE, Server, nobody};
 
 fn now() -> u64 {
     Host::read().unwrap().now()

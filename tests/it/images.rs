@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use impasto::base::cancel::CancelToken;
 use impasto::disk::image::{self, Format, Image};
-use impasto::sandbox::{CancelToken, Outcome};
+use impasto::sandbox::Outcome;
 use impasto::vm::{Accel, Console, Firmware, Machine, Network, Seen, Spec};
 use impasto_store::chain::open_file_path;
 

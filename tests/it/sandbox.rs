@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use impasto::base::cancel::CancelToken;
 use impasto::disk::guest::RootSpec;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
-    AgentStep, CancelToken, Content, Finished, Input, InputKind, Job, NamespaceSandbox, Outcome, Owner, Sandbox,
-    SandboxError, SandboxEvent, Stream,
+    AgentStep, Content, Finished, Input, InputKind, Job, NamespaceSandbox, Outcome, Owner, Sandbox, SandboxError,
+    SandboxEvent, Stream,
 };
-
 use impasto_stages::Limits;
 
 use crate::base::{self, DISK_SIZE, base};

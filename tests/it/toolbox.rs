@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use impasto::base::cancel::CancelToken;
 use impasto::debian::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::debian::toolbox::{
     EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS,
     TREE, Task, ToolFailure, Variant,
 };
-use impasto::sandbox::{CancelToken, Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolJob};
+use impasto::sandbox::{Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolJob};
 use impasto_stages::Limits;
 use impasto_stages::bootstrap::BootstrapSpec;
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use impasto::sandbox::CancelToken;
+use impasto::base::cancel::CancelToken;
 use impasto::vm::machine::ask_agent;
 use impasto::vm::{Accel, Backing, Console, Firmware as MachineFirmware, Machine, Network, Seen, Spec};
 use serde_json::json;

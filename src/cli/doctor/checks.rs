@@ -10,14 +10,15 @@ use impasto_store::Store;
 
 use super::{Check, Status};
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
 use crate::base::host::User;
+use crate::base::human;
 use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
 use crate::debian::archive::{Client, Options, Source, Trust};
 use crate::debian::deb::control::stanzas;
-use crate::sandbox::{self, CancelToken, Piece};
-use crate::ui;
+use crate::sandbox::{self, Piece};
 use crate::vm::{self, Accel, VmError};
 
 /// Debian's suite that the mirror is asked for: that of the tools that impasto itself uses.
@@ -230,7 +231,8 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
         let scratch = scratch().map_err(silent)?;
         let second = Duration::from_secs(1);
         let options = Options { connect: 5 * second, stall: 5 * second, attempts: 1, ..Options::default() };
-        let client = Client::new(&mirrors, scratch.path(), cancel, options).map_err(|e| silent(ui::with_causes(&e)))?;
+        let client =
+            Client::new(&mirrors, scratch.path(), cancel, options).map_err(|e| silent(human::with_causes(&e)))?;
         let source = Source {
             name: "debian".to_owned(),
             bases: vec![base.clone()],
@@ -241,8 +243,8 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
             frozen: false,
         };
         let begun = Instant::now();
-        client.release(&source, session.host.now()).map_err(|e| silent(ui::with_causes(&e)))?;
-        Ok(format!("{base}, which answered in {}", ui::seconds(begun.elapsed())))
+        client.release(&source, session.host.now()).map_err(|e| silent(human::with_causes(&e)))?;
+        Ok(format!("{base}, which answered in {}", human::seconds(begun.elapsed())))
     };
     match asked() {
         Ok(found) => ok("mirror", NEEDED, found),
@@ -260,7 +262,8 @@ fn store_check(session: &Session, store: &Result<Store, CliError>) -> Check {
         Err(error) => {
             let help = error.help().unwrap_or_else(|| "name another with --store".to_owned());
             let setting = session.store_setting();
-            let found = format!("{} (set by: {}): {}", setting.value.display(), setting.origin, ui::with_causes(error));
+            let found =
+                format!("{} (set by: {}): {}", setting.value.display(), setting.origin, human::with_causes(error));
             let lines: Vec<&str> = help.lines().collect();
             ok("store", "everything", found).bad(Status::Error, &lines)
         }
@@ -280,7 +283,7 @@ fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option
         return ok(check, needed_for, found).bad(Status::Error, &[elsewhere(check)]);
     }
     let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let found = format!("{shown}, {} free", ui::bytes(bytes));
+    let found = format!("{shown}, {} free", human::bytes(bytes));
     let lines: Vec<&str> = free.into_iter().chain([elsewhere(check)]).collect();
     if bytes < SPACE {
         return ok(check, needed_for, found).bad(Status::Warning, &lines);
@@ -304,7 +307,7 @@ fn qemu(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
         return ok("qemu", NEEDED, format!("{} is not in the PATH", vm::QEMU)).bad(Status::Warning, &[QEMU_PACKAGES]);
     };
     match boot(Accel::Tcg, BOOT, scratch, cancel) {
-        Ok(took) => ok("qemu", NEEDED, format!("{version}; a small machine booted in {}", ui::seconds(took))),
+        Ok(took) => ok("qemu", NEEDED, format!("{version}; a small machine booted in {}", human::seconds(took))),
         Err(reason) => {
             let found = format!("{version}; a small machine does not boot: {reason}");
             ok("qemu", NEEDED, found).bad(Status::Warning, &["apt-get install --reinstall qemu-system-x86 seabios"])
@@ -316,7 +319,7 @@ fn boot(accel: Accel, patience: Duration, scratch: MakeScratch<'_>, cancel: &Can
     let scratch = scratch()?;
     vm::probe::try_boot(accel, scratch.path(), patience, cancel).map_err(|error| match error {
         VmError::Failed { words, .. } if !words.is_empty() => first_words(&words),
-        error => ui::with_causes(&error),
+        error => human::with_causes(&error),
     })
 }
 
@@ -368,7 +371,7 @@ fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
         return ok("kvm", NEEDED, found).bad(Status::Skipped, &[]);
     }
     match boot(Accel::Kvm, BOOT_KVM, scratch, cancel) {
-        Ok(took) => ok("kvm", NEEDED, format!("a small machine booted in {}", ui::seconds(took))),
+        Ok(took) => ok("kvm", NEEDED, format!("a small machine booted in {}", human::seconds(took))),
         Err(reason) => bad(
             format!("{DEVICE} opens, but boots nothing: {reason}"),
             "in a virtual machine, its host must pass nested virtualization on whole",

@@ -8,6 +8,7 @@ use super::error::CliError;
 use super::session::Session;
 use super::stages::Stages;
 use super::{Cli, disk_names, exit};
+use crate::base::table;
 use crate::recipe::suggest;
 use crate::ui;
 
@@ -44,7 +45,7 @@ impl Help {
             [] => {
                 let rows: Vec<_> =
                     TOPICS.iter().map(|topic| vec![format!("  {}", topic.name), topic.summary.to_owned()]).collect();
-                format!("{}\nTopics (impasto help TOPIC):\n{}", command.render_help().ansi(), ui::columns(&rows))
+                format!("{}\nTopics (impasto help TOPIC):\n{}", command.render_help().ansi(), table::columns(&rows))
             }
             [first, rest @ ..] => match command.find_subcommand_mut(first) {
                 Some(mut found) => {
@@ -141,7 +142,7 @@ fn functions() -> String {
         .into_iter()
         .map(|function| vec![function.signature.to_owned(), function.help.to_owned()])
         .collect();
-    ui::columns(&rows)
+    table::columns(&rows)
 }
 
 fn environment() -> String {

@@ -20,8 +20,8 @@ use super::access;
 use super::error::{Cause, DownloadError};
 use super::release::{is_below, is_sha256};
 use super::transfer::{Expected, Http, Part, copy};
+use crate::base::cancel::CancelToken;
 use crate::debian::mirror::{Mirror, Mirrors};
-use crate::sandbox::CancelToken;
 
 /// A file that is wanted.
 #[derive(Debug, Clone)]

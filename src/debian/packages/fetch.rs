@@ -14,11 +14,11 @@ use impasto_store::{Error as StoreError, Store};
 
 use super::files;
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
+use crate::base::human::with_causes;
 pub use crate::debian::archive::Place;
 use crate::debian::archive::{Cause, Client, LOGIN, Options};
 use crate::debian::mirror::Mirrors;
-use crate::sandbox::CancelToken;
-use crate::ui::with_causes;
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
@@ -225,8 +225,8 @@ impl Shared {
         self.get_all(batch, needed);
         let bytes = batch.iter().map(|wanted| wanted.package.size).sum();
         let name = match batch {
-            [only] => format!("{}, {}", title(&only.package), crate::ui::bytes(bytes)),
-            _ => format!("{} packages, {}", batch.len(), crate::ui::bytes(bytes)),
+            [only] => format!("{}, {}", title(&only.package), crate::base::human::bytes(bytes)),
+            _ => format!("{} packages, {}", batch.len(), crate::base::human::bytes(bytes)),
         };
         let mut downloads = self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         downloads.push((name, begun, Instant::now()));

@@ -9,9 +9,9 @@ use impasto_store::Store;
 use impasto_store::digest::Digest;
 
 use super::fetch::{DemandError, Fetcher};
+use crate::base::cancel::CancelToken;
 use crate::debian::deb::toolbox::{ToolboxError, Tree};
 use crate::debian::deb::unpack::{Identity, Source, content};
-use crate::sandbox::CancelToken;
 
 /// The tools cannot be had.
 #[derive(Debug, thiserror::Error)]

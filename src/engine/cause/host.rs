@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Cause;
+use crate::base::human::bytes;
 use crate::engine::job::{JobError, host_failure};
 use crate::engine::plan::PlanError;
 use crate::sandbox::SandboxError;
-use crate::ui::bytes;
 
 /// How much is written to learn what a disk says to it, in bytes: more than what may wait in memory for its place.
 const PROBE: usize = 1 << 20;

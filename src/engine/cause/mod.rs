@@ -21,8 +21,8 @@ pub use clues::{Clues, LogLine, suspects};
 pub use find::{Evidence, find};
 pub use host::{HostDisk, Refusal, examine as examine_host, of_error};
 
+use crate::base::human::bytes;
 use crate::sandbox::Reached;
-use crate::ui::bytes;
 
 /// Why something failed. Paths are the guest's, but for those of the host's causes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -37,6 +37,7 @@ pub(crate) use known::load_tree;
 pub(crate) use packages::WAITING;
 pub use shell::ShellRequest;
 
+use crate::base::cancel::CancelToken;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::About;
 use crate::engine::graph::NodeId;
@@ -45,7 +46,7 @@ use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, Published, Target, content_digest};
 use crate::recipe::scope::Scope;
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// What a job tells the engine.
 pub enum Message {

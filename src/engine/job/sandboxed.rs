@@ -71,7 +71,7 @@ impl Job {
             Err(error) => match cause::examine_host(host.0, host.1, host.2) {
                 None => return Err(error.into()),
                 cause => {
-                    let message = crate::ui::with_causes(&error);
+                    let message = crate::base::human::with_causes(&error);
                     let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
                     return Err(JobError::Stage(Box::new(failure)));
                 }
@@ -518,7 +518,9 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
         }
         Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
         Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be taken out: {problem}"),
-        Outcome::TimedOut { after } => format!("it was stopped after its time-out of {}", crate::ui::seconds(*after)),
+        Outcome::TimedOut { after } => {
+            format!("it was stopped after its time-out of {}", crate::base::human::seconds(*after))
+        }
         Outcome::LimitReached(reached) => match &reached.by {
             Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),
             Some(Culprit::Named(name)) => format!("{name:?} reached the {reached}"),

@@ -7,8 +7,9 @@ use impasto_stages::action::{Action, Bound, Executor, SandboxRoot, Step};
 
 use super::sandboxed::Staged;
 use super::{Job, JobError};
+use crate::base::cancel::CancelToken;
 use crate::engine::failed::AGAIN;
-use crate::sandbox::{AgentStep, CancelToken};
+use crate::sandbox::AgentStep;
 
 /// How a stage is entered.
 pub struct ShellRequest {

@@ -74,7 +74,7 @@ impl Job {
             Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
             Ok(ToolEnd::TimedOut { after }) => {
                 return failed(
-                    format!("it was stopped after its time-out of {}", crate::ui::seconds(after)),
+                    format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)),
                     None,
                     None,
                 );
@@ -85,7 +85,7 @@ impl Job {
             Ok(ToolEnd::Failed(failure)) => return failed(failure.message, failure.help, host()),
             Err(error) => match host() {
                 None => return Err(error.into()),
-                cause => return failed(crate::ui::with_causes(&error), None, cause),
+                cause => return failed(crate::base::human::with_causes(&error), None, cause),
             },
         }
         let (result, stored_bytes, same_as) = match step {

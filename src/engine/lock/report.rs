@@ -15,9 +15,11 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, entry) in &new {
         match old.get(name) {
-            None => {
-                lines.push(format!("{name}: {} packages, {}", entry.packages.len(), crate::ui::bytes(entry.bytes())))
-            }
+            None => lines.push(format!(
+                "{name}: {} packages, {}",
+                entry.packages.len(),
+                crate::base::human::bytes(entry.bytes())
+            )),
             Some(before) => lines.extend(differences(before, entry).into_iter().map(|line| format!("{name}: {line}"))),
         }
     }

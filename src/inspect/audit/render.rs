@@ -2,7 +2,8 @@
 //! Knows lines; what is in them was neutralised before.
 
 use super::{Report, Stage, Verdict};
-use crate::ui::{self, columns};
+use crate::base::human;
+use crate::base::table::columns;
 
 /// Differences of a stage that are shown; JSON has all.
 const SHOWN: usize = 40;
@@ -46,8 +47,8 @@ fn elsewhere(stage: &Stage) -> String {
     let mut purposes: Vec<_> = found.purposes.iter().collect();
     purposes.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
     let purposes: Vec<_> =
-        purposes.iter().map(|(purpose, bytes)| format!("{} {}", purpose.word(), ui::bytes(**bytes))).collect();
-    format!("{text}: {} in {} chunks ({})", ui::bytes(found.bytes), found.chunks, purposes.join(", "))
+        purposes.iter().map(|(purpose, bytes)| format!("{} {}", purpose.word(), human::bytes(**bytes))).collect();
+    format!("{text}: {} in {} chunks ({})", human::bytes(found.bytes), found.chunks, purposes.join(", "))
 }
 
 fn note(stage: &Stage) -> String {

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::mounts::Mounts;
 use super::{plain, stat};
+use crate::base::human;
+use crate::base::table;
 use crate::disk::tree::{Entry, Kind, Tree, Volume};
-use crate::ui;
 
 /// Rows of a stage that the table shows.
 const ROWS: usize = 10;
@@ -151,7 +152,7 @@ pub fn render(blame: &Blame) -> String {
         all => format!("{:.1} %", bytes as f64 * 100.0 / all as f64),
     };
     let mut row = |stage: &str, bytes: u64, files: u64, name: &str| {
-        rows.push(vec![stage.to_owned(), ui::bytes(bytes), share(bytes), files.to_string(), name.to_owned()]);
+        rows.push(vec![stage.to_owned(), human::bytes(bytes), share(bytes), files.to_string(), name.to_owned()]);
     };
     for stage in &blame.stages {
         row(&stage.stage, stage.bytes, stage.files, "");
@@ -165,7 +166,7 @@ pub fn render(blame: &Blame) -> String {
         }
     }
     row("all", blame.bytes, blame.files, "");
-    ui::columns(&rows)
+    table::columns(&rows)
 }
 
 #[cfg(test)]

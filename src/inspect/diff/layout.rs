@@ -5,11 +5,11 @@
 use serde::Serialize;
 
 use super::{Change, Field, Side, features, plain};
+use crate::base::human;
 use crate::disk::guest::SECTOR;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::compare::Changes;
 use crate::disk::tree::{Area, Partition, Place, Table, Tree, Volume};
-use crate::ui;
 
 /// Largest area before the first partition that is taken apart, in bytes.
 const TAKEN_APART: u64 = 16 << 20;
@@ -251,5 +251,5 @@ fn quoted(name: &[u8]) -> String {
 
 /// A size, and the exact number where rounding could hide something.
 fn bytes(size: u64) -> String {
-    if size < 1000 { ui::bytes(size) } else { format!("{} ({size} B)", ui::bytes(size)) }
+    if size < 1000 { human::bytes(size) } else { format!("{} ({size} B)", human::bytes(size)) }
 }

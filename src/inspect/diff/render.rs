@@ -8,8 +8,8 @@ use super::files::{Aspect, FileChange, FileState};
 use super::layout::AreaChange;
 use super::packages::{PackageChange, PackageState};
 use super::{Change, Field, Report, Sizes};
+use crate::base::human;
 use crate::disk::tree::Place;
-use crate::ui;
 
 /// The attribute that gives a program rights.
 const CAPABILITY: &str = "security.capability";
@@ -76,7 +76,7 @@ fn area(area: &AreaChange) -> String {
         Change::Removed => ", is empty now",
         Change::Changed => "",
     };
-    format!("{} {what}: {} at {start}{note}", change.sign(), ui::bytes(*size))
+    format!("{} {what}: {} at {start}{note}", change.sign(), human::bytes(*size))
 }
 
 fn package(change: &PackageChange) -> String {
@@ -190,8 +190,8 @@ fn line(file: &FileChange, inside: &[Option<Inside>; 2]) -> String {
 fn inside_text(inside: &Inside) -> String {
     match inside.files {
         0 => "nothing".to_owned(),
-        1 => format!("1 file, {}", ui::bytes(inside.bytes)),
-        files => format!("{files} files, {}", ui::bytes(inside.bytes)),
+        1 => format!("1 file, {}", human::bytes(inside.bytes)),
+        files => format!("{files} files, {}", human::bytes(inside.bytes)),
     }
 }
 
@@ -208,7 +208,7 @@ fn is_set_id(state: &FileState) -> bool {
 fn state_text(state: &FileState, inside: Option<&Inside>) -> String {
     let mut text = match (&state.hard_link_to, state.size, &state.target, state.device) {
         (Some(first), ..) => format!("hard link to {first}"),
-        (_, Some(size), ..) => ui::bytes(size),
+        (_, Some(size), ..) => human::bytes(size),
         (_, _, Some(target), _) => format!("symlink to {target}"),
         (.., Some((major, minor))) => format!("{} {major}:{minor}", state.kind),
         _ => match inside {
@@ -236,7 +236,7 @@ fn aspect_text(aspect: Aspect, a: &FileState, b: &FileState) -> String {
             format!("{} → {}", told(a), told(b))
         }
         Aspect::Content => match (a.size, b.size) {
-            (Some(a), Some(b)) if a == b => format!("content ({} as before)", ui::bytes(a)),
+            (Some(a), Some(b)) if a == b => format!("content ({} as before)", human::bytes(a)),
             (a, b) => format!("content {}", sizes(a.unwrap_or(0), b.unwrap_or(0))),
         },
         Aspect::Target => {
@@ -283,7 +283,7 @@ fn aspect_text(aspect: Aspect, a: &FileState, b: &FileState) -> String {
 
 /// Two sizes, exact where rounded ones would look equal.
 fn sizes(before: u64, after: u64) -> String {
-    match (ui::bytes(before), ui::bytes(after)) {
+    match (human::bytes(before), human::bytes(after)) {
         (a, b) if a == b => format!("{before} B → {after} B"),
         (a, b) => format!("{a} → {b}"),
     }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::{Change, Report};
-use crate::ui;
+use crate::base::human;
+use crate::base::table;
 
 #[derive(Default)]
 struct Row {
@@ -46,16 +47,16 @@ pub fn render(report: &Report) -> String {
         table.push(line(place, row));
     }
     table.push(line("all".to_owned(), &total));
-    ui::columns(&table)
+    table::columns(&table)
 }
 
 fn line(place: String, row: &Row) -> Vec<String> {
     let Row { added, removed, changed, plus, minus } = row;
     let bytes = match (plus, minus) {
         (0, 0) => "0 B".to_owned(),
-        (plus, 0) => format!("+{}", ui::bytes(*plus)),
-        (0, minus) => format!("-{}", ui::bytes(*minus)),
-        (plus, minus) => format!("+{} -{}", ui::bytes(*plus), ui::bytes(*minus)),
+        (plus, 0) => format!("+{}", human::bytes(*plus)),
+        (0, minus) => format!("-{}", human::bytes(*minus)),
+        (plus, minus) => format!("+{} -{}", human::bytes(*plus), human::bytes(*minus)),
     };
     vec![place, added.to_string(), removed.to_string(), changed.to_string(), bytes]
 }

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::base::human;
+use crate::base::table;
 use crate::debian::deb::relation;
 use crate::debian::deb::status::{self, Entry};
 use crate::disk::guest::ext4::ReadError;
@@ -23,7 +25,6 @@ use crate::inspect::diff::blame::Directories;
 use crate::inspect::diff::contents::Contents;
 use crate::inspect::diff::packages::{self, STATUS_LIMIT};
 use crate::inspect::diff::plain;
-use crate::ui;
 
 /// Largest copyright file that is read, in bytes.
 const COPYRIGHT_LIMIT: u64 = 4 << 20;
@@ -258,11 +259,11 @@ pub fn text(bill: &Bill) -> String {
             package.name.clone(),
             format!("{}{state}", package.version),
             package.architecture.clone(),
-            package.size.map_or("-".to_owned(), ui::bytes),
+            package.size.map_or("-".to_owned(), human::bytes),
             origin.unwrap_or_else(|| "-".to_owned()),
         ]);
     }
-    ui::columns(&rows)
+    table::columns(&rows)
 }
 
 /// One array; names do not change, new ones may come.

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use impasto_stages::packages::LockedPackage;
 use impasto_store::{Scratch, Store};
 
+use crate::base::cancel::CancelToken;
 use crate::debian::archive::{ArchiveError, Cache, Cause, Client, Index, Options, Release, Source};
 use crate::debian::deb::control::{Stanza, stanzas};
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::{ManagerError, files};
-use crate::sandbox::CancelToken;
 
 /// An archive, as it was verified.
 pub(super) struct Archive {

@@ -9,23 +9,23 @@ mod state;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
 use impasto_stages::packages::ARCHITECTURE;
 use impasto_store::Store;
-
-use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
 use known::{Archive, Archives, Found};
 
 use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
 use super::{ManagerError, Newer, PackageManager, Question};
+use crate::base::cancel::CancelToken;
 use crate::debian::deb::closure::closure;
 use crate::debian::deb::package::Package as Deb;
 use crate::debian::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
 use crate::engine::lock::{self, Entry, Package};
-use crate::sandbox::{CancelToken, Sandbox};
+use crate::sandbox::Sandbox;
 
 /// The files of a disk that tell which packages it has; without the first it has none.
 pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];

@@ -15,6 +15,7 @@ use super::known::Archive;
 use super::state::{State, find};
 use super::{Apt, entry};
 use crate::base::bounded;
+use crate::base::cancel::CancelToken;
 use crate::debian::deb::package::Package as Deb;
 use crate::debian::deb::version;
 use crate::debian::packages::{Keep, ManagerError, Question};
@@ -23,7 +24,7 @@ use crate::debian::toolbox::{
 };
 use crate::engine::lock::{self, Entry, Package, Removed};
 use crate::recipe::suggest;
-use crate::sandbox::{CancelToken, ToolEnd, ToolEvent, ToolJob};
+use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
 /// Most bytes of a package file of the user's own.
 const MAX_OWN: u64 = 1 << 30;
