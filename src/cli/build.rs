@@ -24,7 +24,7 @@ use crate::engine::lock::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
 use crate::sandbox::Sandbox;
-use crate::ui::{self, Records};
+use crate::ui::Records;
 
 #[derive(Debug, Args)]
 pub(crate) struct Build {

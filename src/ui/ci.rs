@@ -3,9 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::strip;
 use crate::base::escape::without_commands;
 use crate::base::host::Host;
+use crate::base::table::strip;
 
 /// A CI service that shows this process's output.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,10 @@ use super::Reporter;
 use super::pace::Pace;
 use super::plain::Plain;
 use super::report::MANY_CACHED;
-use super::screen::{Screen, Stderr, Terminal, clip, width};
+use super::screen::{Screen, Stderr, Terminal, clip};
 use super::style::{BUSY, FAINT};
 use crate::base::human::{about, bytes, seconds};
+use crate::base::table::width;
 use crate::engine::event::{Event, EventKind, How};
 
 /// How often the view is drawn. Lines of logs come faster than anybody reads.

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::screen;
 use super::style::{BAD, BUSY, FAINT, GOOD};
 use crate::base::human::{bytes, seconds};
 use crate::base::table;
