@@ -8,6 +8,7 @@ use hcl_edit::Span as _;
 use hcl_edit::expr::Expression;
 use hcl_edit::structure::{Attribute, Block, Body, Structure};
 
+use super::blocks::{BLOCKS, Block as Known};
 use super::diagnostic::{Diagnostic, Span};
 use super::expr::Names;
 use super::packer;
@@ -15,8 +16,6 @@ use super::suggest::{did_you_mean, nearest};
 
 /// Most axes of a matrix.
 const MAX_AXES: usize = 32;
-
-const BLOCKS: [&str; 6] = ["recipe", "variable", "locals", "matrix", "stage", "image"];
 
 /// `name = value`.
 #[derive(Debug, Clone, Copy)]
@@ -95,42 +94,33 @@ impl<'t> Collector<'t> {
     fn block(&mut self, file: u32, block: &'t Block) {
         let word = block.ident.as_str();
         let span = place(file, block.ident.span());
-        let labels = match word {
-            "recipe" | "locals" | "matrix" => 0,
-            "variable" | "image" => 1,
-            "stage" => 2,
-            _ => {
-                let label = block.labels.first().map(|label| label.as_str());
-                let help = match word {
-                    _ if packer::block(word, label).is_some() => packer::block(word, label),
-                    "local" => Some("write `locals { … }`".to_owned()),
-                    "variables" => Some("declare each: `variable \"NAME\" { … }`".to_owned()),
-                    _ => did_you_mean("blocks", word, BLOCKS),
-                };
-                self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
-                // Of a build's steps each has something in its place.
-                for inner in block.body.blocks().filter(|_| word == "build") {
-                    self.nested(file, word, inner);
-                }
-                return;
+        let Some(known) = Known::named(word) else {
+            let label = block.labels.first().map(|label| label.as_str());
+            let help = match word {
+                _ if packer::block(word, label).is_some() => packer::block(word, label),
+                "local" => Some("write `locals { … }`".to_owned()),
+                "variables" => Some("declare each: `variable \"NAME\" { … }`".to_owned()),
+                _ => did_you_mean("blocks", word, BLOCKS.iter().map(|block| block.name)),
+            };
+            self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
+            // Of a build's steps each has something in its place.
+            for inner in block.body.blocks().filter(|_| word == "build") {
+                self.nested(file, word, inner);
             }
+            return;
         };
+        let labels = known.labels.len();
         let texts: Vec<(&str, Span)> =
             block.labels.iter().map(|label| (label.as_str(), place(file, label.span()))).collect();
         let head = texts.last().map_or(span, |(_, last)| span.to(*last));
         if texts.len() != labels {
-            let wanted = match word {
-                "stage" => "stage \"KIND\" \"NAME\" { … }".to_owned(),
-                "variable" | "image" => format!("{word} \"NAME\" {{ … }}"),
-                _ => format!("{word} {{ … }}"),
-            };
             let found = match texts.len() {
                 0 => "no label".to_owned(),
                 1 => "1 label".to_owned(),
                 many => format!("{many} labels"),
             };
             let message = format!("`{word}` takes {labels} label{}, not {found}", if labels == 1 { "" } else { "s" });
-            self.diagnostics.push(Diagnostic::at(head, message).help(format!("write `{wanted}`")));
+            self.diagnostics.push(Diagnostic::at(head, message).help(format!("write `{} {{ … }}`", known.head())));
             return;
         }
         let (name, name_span) = texts.last().copied().unwrap_or((word, span));
@@ -268,7 +258,8 @@ impl<'t> Collector<'t> {
     }
 
     /// Reports attributes that a block does not have.
-    pub(super) fn known(diagnostics: &mut Vec<Diagnostic>, what: &str, decl: &Decl<'_>, known: &[&str]) {
+    pub(super) fn known(diagnostics: &mut Vec<Diagnostic>, what: &str, decl: &Decl<'_>, block: &Known) {
+        let known: Vec<&str> = block.attributes.iter().map(|attribute| attribute.name).collect();
         for attr in &decl.attrs {
             if !known.contains(&attr.name) {
                 let message = format!("unknown attribute `{}` of {what}", attr.name);
