@@ -230,6 +230,18 @@ pub(crate) mod exit {
     /// `diff` and `audit` found differences.
     pub(crate) const DIFFERENT: u8 = 10;
     pub(crate) const INTERRUPTED: u8 = super::interrupt::EXIT_CODE;
+
+    /// All of them, and what they mean.
+    pub(crate) const ALL: [(u8, &str); 8] = [
+        (OK, "Done."),
+        (INTERNAL, "The host failed (a full disk, an I/O error), or impasto itself did."),
+        (USAGE, "The command line is wrong."),
+        (RECIPE, "The recipe is wrong, or its lock."),
+        (STAGE, "A stage failed."),
+        (STORE, "The store is damaged."),
+        (DIFFERENT, "`impasto diff` or `impasto audit` found a difference, or `impasto outdated` something newer."),
+        (INTERRUPTED, "Interrupted while something ran. What has nothing to end in order dies of the signal instead."),
+    ];
 }
 
 /// Runs the command that the arguments name and gives the exit code.

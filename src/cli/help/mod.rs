@@ -1,15 +1,24 @@
-//! `impasto help`: a command's or a stage kind's help, and topics that belong to no single command.
-//! Knows the topics' texts; clap knows the commands.
+//! `impasto help`: a command's or a stage kind's help, topics that belong to no single command, and all of it as HTML.
+//! Knows which words name a page; what pages say stands in this directory, and beside the code that they describe.
 
-use clap::{Args, CommandFactory};
+mod generate;
+mod html;
+pub(super) mod manual;
+pub(super) mod markdown;
+pub(super) mod page;
+mod terminal;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, ValueEnum};
 use impasto_stages::Registry;
 
 use super::error::CliError;
 use super::session::Session;
 use super::stages::Stages;
-use super::{Cli, disk_names, exit};
+use super::{Cli, exit, stages};
 use crate::base::table;
-use crate::recipe::suggest;
+use crate::recipe::{self, suggest};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -17,36 +26,50 @@ pub(crate) struct Help {
     /// A command (with its subcommand), a stage kind or a topic
     #[arg(value_name = "CMD|KIND|TOPIC")]
     words: Vec<String>,
+    /// Writes the whole reference as HTML files into a directory
+    #[arg(long, value_name = "DIR", conflicts_with = "words")]
+    html: Option<PathBuf>,
+    /// Prints the JSON schema of what a command prints (topic json)
+    #[arg(long, value_name = "WHAT", conflicts_with = "html")]
+    schema: Option<Schema>,
 }
 
-/// A text that belongs to no single command.
-struct Topic {
-    name: &'static str,
-    summary: &'static str,
-    text: fn() -> String,
+/// What has a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Schema {
+    /// A line of `impasto build --progress json`
+    Events,
+    /// `impasto stages --json`
+    Stages,
 }
-
-const TOPICS: &[Topic] = &[
-    Topic { name: "recipes", summary: "what a recipe consists of", text: recipes },
-    Topic { name: "selectors", summary: "how stages and images are named", text: selectors },
-    Topic { name: "disks", summary: "how disks are named: files, stages, earlier runs", text: disks },
-    Topic { name: "variables", summary: "where the values of variables come from", text: variables },
-    Topic { name: "functions", summary: "the functions of recipes", text: functions },
-    Topic { name: "environment", summary: "the variables of the environment and files of settings", text: environment },
-    Topic { name: "exit-codes", summary: "what exit codes mean", text: exit_codes },
-];
 
 impl Help {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
+        if let Some(dir) = &self.html {
+            let dir = session.host.cwd.join(dir);
+            html::write(&page::all(), env!("CARGO_PKG_VERSION"), &dir)
+                .map_err(CliError::io("write pages into", &dir))?;
+            ui::output(&format!("{}\n", dir.join("index.html").display()));
+            return Ok(exit::OK);
+        }
+        if let Some(what) = self.schema {
+            let schema = match what {
+                Schema::Events => ui::event_schema(),
+                Schema::Stages => stages::schema(),
+            };
+            ui::output(&(serde_json::to_string_pretty(&schema).expect("BUG: a schema is not JSON") + "\n"));
+            return Ok(exit::OK);
+        }
         let mut command = Cli::command();
         command.build();
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let text = match words.as_slice() {
             [] => {
                 let rows: Vec<_> =
-                    TOPICS.iter().map(|topic| vec![format!("  {}", topic.name), topic.summary.to_owned()]).collect();
+                    page::topics().map(|(name, summary)| vec![format!("  {name}"), summary.to_owned()]).collect();
                 format!("{}\nTopics (impasto help TOPIC):\n{}", command.render_help().ansi(), table::columns(&rows))
             }
+            ["functions", names @ ..] if !names.is_empty() => functions(names)?,
             [first, rest @ ..] => match command.find_subcommand_mut(first) {
                 Some(mut found) => {
                     for word in rest {
@@ -57,12 +80,12 @@ impl Help {
                     }
                     let mut text = format!("{}", found.render_long_help().ansi());
                     if Registry::default().get(first).is_some() {
-                        text += &format!("\nThe stage kind of this name is explained by `impasto stages {first}`.\n");
+                        text += &format!("\n`impasto stages {first}` explains the stage kind of this name.\n");
                     }
                     text
                 }
-                None => match TOPICS.iter().find(|topic| topic.name == *first) {
-                    Some(topic) => (topic.text)(),
+                None => match page::topic(first) {
+                    Some(page) => terminal::render(&format!("{}\n\n{}", markdown::sentence(&page.title()), page.body)),
                     None if Registry::default().get(first).is_some() => {
                         return Stages::explaining(first).run(session);
                     }
@@ -75,102 +98,31 @@ impl Help {
     }
 }
 
+/// The help of functions by their names.
+fn functions(names: &[&str]) -> Result<String, CliError> {
+    let all = recipe::reference();
+    let mut text = String::new();
+    for name in names {
+        let Some(function) = all.iter().find(|function| function.name == *name) else {
+            let help = match suggest::nearest(name, all.iter().map(|function| function.name)) {
+                Some(near) => format!("did you mean `impasto help functions {near}`?"),
+                None => "`impasto help functions` lists them".to_owned(),
+            };
+            return Err(CliError::usage(format!("there is no function `{name}`"), help));
+        };
+        text += &generate::function(function);
+    }
+    Ok(terminal::render(&text))
+}
+
 fn unknown(word: &str, command: &clap::Command) -> CliError {
     let registry = Registry::default();
     let commands = command.get_subcommands().map(clap::Command::get_name);
     let kinds = registry.iter().map(|kind| kind.name);
-    let names: Vec<_> = commands.chain(kinds).chain(TOPICS.iter().map(|topic| topic.name)).collect();
+    let names: Vec<_> = commands.chain(kinds).chain(page::topics().map(|(name, _)| name)).collect();
     let help = match suggest::nearest(word, names) {
         Some(near) => format!("did you mean `impasto help {near}`?"),
         None => "`impasto help` lists commands and topics".to_owned(),
     };
     CliError::usage(format!("there is no command, stage kind or topic `{word}`"), help)
-}
-
-fn recipes() -> String {
-    "\
-A recipe is one or more .hcl files of a directory (not those that end in .vars.hcl). Its blocks:
-
-  recipe              name, source_date_epoch, cutoff, environment
-  variable \"NAME\"     type, default, description, sensitive, validation
-  locals              values with names: local.NAME
-  matrix              axes and their values: every stage exists for every combination
-  stage \"KIND\" \"NAME\"  a step; a reference to another stage is a dependency
-  image \"NAME\"        what is published, and under which name
-
-`impasto init` writes one with comments, `impasto stages` lists the kinds, `impasto help functions` the functions.
-"
-    .to_owned()
-}
-
-fn selectors() -> String {
-    "\
-A selector names stages or images of a recipe:
-
-  STAGE                     a stage, in all combinations of the matrix
-  STAGE[axis=value,…]       only those with these values
-  image.NAME                an image: the files that it publishes, or the disk that they are converted from
-  image.NAME[axis=value,…]  only those with these values
-
-An image's name alone, or the name of its files, is a selector too where no stage has it. In most shells brackets need
-quotes: impasto build 'image.web[variant=debug]'.
-"
-    .to_owned()
-}
-
-fn disks() -> String {
-    format!("{}\n\nSee also `impasto help selectors`.\n", disk_names::HELP)
-}
-
-fn variables() -> String {
-    "\
-A variable's value comes from the first of these that has one:
-
-  --var NAME=VALUE      the last one of a name counts
-  --var-file FILE       HCL, or JSON where the name ends in .json; the last file counts
-  IMPASTO_VAR_NAME      in the environment
-  default               in the recipe
-
-Texts, numbers and truth values are written as they are; lists and objects as in a recipe: --var 'extra=[\"vim\"]'.
-No file is read by itself.
-"
-    .to_owned()
-}
-
-fn functions() -> String {
-    let rows: Vec<_> = crate::recipe::reference()
-        .into_iter()
-        .map(|function| vec![function.signature.to_owned(), function.help.to_owned()])
-        .collect();
-    table::columns(&rows)
-}
-
-fn environment() -> String {
-    "\
-  IMPASTO_STORE            the store's directory; --store wins
-  IMPASTO_VAR_NAME         the value of a variable
-  IMPASTO_MIRROR           where Debian's packages come from; --mirror wins
-  IMPASTO_SECURITY_MIRROR  the same for the security archive, or `none`
-  IMPASTO_SNAPSHOT         an archive of archives, for packages that mirrors dropped
-  IMPASTO_LOG              logs for developers, such as impasto=debug
-  NO_COLOR                 no colours
-
-Settings are read from ~/.config/impasto/config.toml, /etc/impasto/config.toml and the repository's .impasto.toml:
-`impasto config` prints which hold.
-"
-    .to_owned()
-}
-
-fn exit_codes() -> String {
-    "\
-  0    done
-  1    the host failed (a full disk, an I/O error), or impasto did
-  2    the command line is wrong
-  3    the recipe is wrong
-  4    a stage failed
-  5    the store is damaged
-  10   `diff` or `audit` found a difference, `outdated` something newer
-  130  interrupted
-"
-    .to_owned()
 }

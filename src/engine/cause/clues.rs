@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a line of a log hints at.
@@ -88,7 +89,7 @@ const LINE: usize = 300;
 const RECENT: u64 = 10;
 
 /// A line of a stage's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LogLine {
     /// Its number in the log, from 1.
     pub number: u64,

@@ -15,6 +15,7 @@ mod host;
 use std::fmt;
 
 use impasto_stages::Origin;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use clues::{Clues, LogLine, suspects};
@@ -274,7 +275,7 @@ fn install(program: &str) -> String {
 }
 
 /// What begins, or is, at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// The very line that failed.
@@ -290,7 +291,7 @@ pub enum What {
 }
 
 /// A line of a file, as messages show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Place {
     /// What is there.
     pub what: What,
@@ -355,9 +356,9 @@ impl About {
 }
 
 /// What is known of a failure beside its message.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Diagnosis {
-    /// [`Cause::code`], where the cause is known.
+    /// A word for the cause, such as `image_disk_full`, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'static str>,
     /// Where it stands: the nearest place first (script, command), the stage's block last.
