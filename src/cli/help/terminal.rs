@@ -27,8 +27,9 @@ fn within(body: &str, width: usize) -> String {
     for block in parse(body) {
         let is_item = matches!(block, Block::Item(_));
         let is_heading = matches!(block, Block::Heading(..));
-        // What belongs to an entry stands close together.
-        if !out.is_empty() && (is_heading || !in_entry) && !(is_item && after_item) {
+        // What belongs to an entry stands close together, as do the items of a list.
+        let close = !is_heading && in_entry || is_item && after_item;
+        if !out.is_empty() && !close {
             out.push('\n');
         }
         after_item = is_item;
