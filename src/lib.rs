@@ -12,27 +12,34 @@
 //!                                                └─→ impasto_store: layer, blobs, claim
 //! ```
 //!
-//! The rooms, each knowing only those above it in this list:
+//! The rooms, each knowing only those above it in this list; `tests/it/architecture.rs` holds them to it:
 //!
 //! * [`base`]: the process and its surroundings.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
-//! * [`debian`]: archives, packages, roots made of packages.
-//! * [`assemble`] makes a disk of a tree, inside the sandbox.
+//! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.
 //! * [`sandbox`] runs steps on a disk; [`vm`] boots disks in QEMU.
+//! * [`assemble`] makes a disk of a tree, inside the sandbox.
+//! * [`debian`]: archives, apt, roots made of packages.
 //! * [`engine`]: graph, plan, schedule, and the loop that runs it.
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
+#![allow(
+    missing_docs,
+    reason = "a program, whose names mostly say it: what is no more than the name again is left out"
+)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests run programs and edit files"))]
 
 pub mod assemble;
 pub mod base;
 pub mod cli;
+pub mod deb;
 pub mod debian;
 pub mod disk;
 pub mod engine;
 pub mod inspect;
+pub mod lock;
 pub mod recipe;
 pub mod sandbox;
 pub mod ui;

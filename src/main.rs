@@ -8,7 +8,7 @@ use impasto::base::interrupt::{EXIT_CODE, Interrupt};
 fn main() -> ExitCode {
     let start = Instant::now();
     // Started by a sandbox of ours, this is its supervisor.
-    if let Some(code) = impasto::sandbox::supervisor_main() {
+    if let Some(code) = impasto::sandbox::supervisor_main(impasto::debian::toolbox::perform) {
         return code;
     }
     if impasto::cli::complete(std::env::args_os()) {

@@ -11,10 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use impasto::engine::graph::{Graph, NodeId};
-use impasto::engine::history::{LazyMemory, NodeMemory, RecipeState};
-use impasto::engine::inputs::Inputs;
-use impasto::engine::plan::{Completed, Hit, Planner, State, Units};
+use impasto::engine::graph::{Graph, NodeId, NodeMap};
+use impasto::engine::history::NodeMemory;
+use impasto::engine::locking::LockState;
+use impasto::engine::plan::{Completed, Hit, Planner, State};
+use impasto::engine::units::Units;
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::Registry;
 use impasto_stages::action::{ENGINE_EPOCH, Executor};
@@ -152,29 +153,18 @@ fn claim_all(dir: &Path, store: &Path) {
     let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(store).expect("a store");
-    let state = RecipeState::new(&store, &recipe);
-    let inputs = Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone());
-    let memory = LazyMemory::new(state.clone());
-    let locks = vec![impasto::engine::lock::LockState::NotNeeded; graph.len()];
-    let mut planner = Planner {
-        graph: &graph,
-        store: &store,
-        inputs,
-        memory,
-        again: vec![false; graph.len()],
-        used: vec![Vec::new(); graph.len()],
-        locks: &locks,
-    };
-    let mut hits: Vec<Option<Hit>> = vec![None; graph.len()];
+    let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
+    let mut planner = Planner::new(&recipe, &graph, &locks, &store);
+    let mut hits: NodeMap<Option<Hit>> = NodeMap::filled(None, graph.len());
     let mut made = 0;
     let (time, ()) = timed(|| {
         for id in graph.ids() {
             let node = graph.node(id);
             let mut units = Units::new(node);
-            let parent = |parent: NodeId| hits[parent.index()].as_ref().expect("a parent");
+            let parent = |parent: NodeId| hits[parent].as_ref().expect("a parent");
             let action = match planner.advance(id, &mut units, parent).expect("a key") {
                 (_, State::Cached(hit)) => {
-                    hits[id.index()] = Some(hit);
+                    hits[id] = Some(hit);
                     continue;
                 }
                 (action, _) => action.expect("what is dirty has an Action"),
@@ -225,15 +215,15 @@ fn claim_all(dir: &Path, store: &Path) {
             let (action, claim) = (hit.action, hit.claim);
             let reason = "never built".to_owned();
             let memory = NodeMemory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
-            planner.memory.get_mut().nodes.insert(name, memory);
-            hits[id.index()] = Some(hit);
+            planner.add_run(id, 0, &memory);
+            hits[id] = Some(hit);
         }
     });
-    state.add(planner.memory.get()).expect("remembered");
+    planner.save_history().expect("remembered");
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");
-    assert!(states.iter().all(|state| matches!(state, Some(State::Cached(_)))));
+    assert!(states.values().all(|state| matches!(state, Some(State::Cached(_)))));
     println!("  {made} claims in {:.1} s", time.as_secs_f64());
 }
 

@@ -91,12 +91,10 @@ pub fn assemble(
             Role::Efi => efi.as_ref().expect("BUG: no files for UEFI").write(&path, part, epoch, work)?,
             Role::Extra(index) => {
                 let extra = &spec.partitions[index];
-                let label = extra.label.as_deref();
+                let (label, files) = (extra.label.as_deref(), moved.get(&index).map(PathBuf::as_path));
                 match extra.file_system {
                     None => {}
-                    Some(ExtraFileSystem::Ext4) => {
-                        ext4::make(&path, part, label, moved.get(&index).map(PathBuf::as_path), epoch, work)?;
-                    }
+                    Some(ExtraFileSystem::Ext4) => ext4::make(&path, part, label, files, epoch, work)?,
                     Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
                     Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
                 }

@@ -45,12 +45,8 @@ pub struct Host {
     pub stdin_is_terminal: bool,
     /// Whether standard error is a terminal.
     pub stderr_is_terminal: bool,
-    /// Whether standard output is a terminal.
-    pub stdout_is_terminal: bool,
     /// The path of this program.
     pub exe: PathBuf,
-    /// The kernel's id of this boot.
-    pub boot_id: String,
     /// The kernel's release.
     pub kernel: String,
 }
@@ -76,9 +72,7 @@ impl Host {
             root,
             stdin_is_terminal: std::io::stdin().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
-            stdout_is_terminal: std::io::stdout().is_terminal(),
             exe: std::env::current_exe().map_err(HostError::Program)?,
-            boot_id: read_line("/proc/sys/kernel/random/boot_id"),
             kernel: read_line("/proc/sys/kernel/osrelease"),
         })
     }

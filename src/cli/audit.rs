@@ -94,9 +94,9 @@ impl Audit {
         let stages = compare(&loaded, &nodes, (&store, &found), (&other, &again), &runs)?;
         let report = Report::new(stages, self.varied(session, &runs));
         if self.json {
-            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"));
+            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"))?;
         } else {
-            ui::output(&report.render());
+            ui::output(&report.render())?;
         }
         Ok(if report.equal { exit::OK } else { exit::DIFFERENT })
     }
@@ -109,7 +109,7 @@ impl Audit {
     /// The nodes that are compared, in the order of the graph.
     fn needed(&self, loaded: &Loaded) -> Result<Vec<NodeId>, CliError> {
         let needed = loaded.graph.closure(&loaded.selection()?.nodes);
-        Ok(loaded.graph.ids().filter(|id| needed[id.index()]).collect())
+        Ok(loaded.graph.ids().filter(|id| needed[*id]).collect())
     }
 
     /// How many jobs the second build has at once: another number than the first.
@@ -199,7 +199,7 @@ fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashM
     let states = planner.plan(nodes)?;
     let mut hits = HashMap::new();
     for id in nodes {
-        match &states[id.index()] {
+        match &states[*id] {
             Some(State::Cached(hit)) => drop(hits.insert(*id, hit.clone())),
             _ => return Ok(None),
         }

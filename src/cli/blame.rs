@@ -72,9 +72,9 @@ impl Blame {
         };
         let blame = blame::blame(&trees, &by, &mounts);
         if self.json {
-            ui::output(&(serde_json::to_string(&blame).expect("BUG: a blame is not JSON") + "\n"));
+            ui::output(&(serde_json::to_string(&blame).expect("BUG: a blame is not JSON") + "\n"))?;
         } else {
-            ui::output(&blame::render(&blame));
+            ui::output(&blame::render(&blame))?;
         }
         Ok(exit::OK)
     }

@@ -214,7 +214,7 @@ impl Boot {
         let id = one_disk(&loaded, selector)?;
         let node = loaded.graph.node(id);
         let mut planner = loaded.planner(store, &[])?;
-        let hit = match planner.plan(&[id])?.swap_remove(id.index()) {
+        let hit = match planner.plan(&[id])?.into_value(id) {
             Some(State::Cached(hit)) => hit,
             _ => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
         };

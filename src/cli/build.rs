@@ -11,16 +11,17 @@ use impasto_stages::Makes;
 
 use super::disk_names::converts;
 use super::error::CliError;
+use super::hint::CommandHints;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
-use super::{RecipeArgs, RunArgs, complete, exit};
+use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::base::human;
 use crate::debian::packages::fetch::Fetcher;
 use crate::engine::cause::{Place, What};
 use crate::engine::event::Event;
-use crate::engine::graph::{NodeId, Selection};
-use crate::engine::lock::{self, TooSmall};
+use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
 use crate::sandbox::Sandbox;
@@ -66,7 +67,7 @@ impl Build {
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.again)?;
         for selector in &self.again {
-            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[id.index()]) {
+            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[*id]) {
                 let message = format!("--again {selector} names nothing that this build needs");
                 return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
             }
@@ -80,24 +81,23 @@ impl Build {
             reporter.event(event);
             records.event(event);
         };
-        let state = loaded.state(&store);
-        let engine = Engine::new(planner, &selection, config, state, session.start, &mut events)?;
+        let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
         session.demand_root_to_run(&loaded, &engine)?;
         let summary = engine.run();
         // What is drawn is taken away before anything else is told.
-        drop(reporter);
-        // The process ends here: see `plan`.
-        std::mem::forget(loaded);
+        let shown = reporter.finish();
+        leave_to_exit(loaded);
+        shown?;
         Ok(exit_code(&summary))
     }
 }
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
-/// `needed` are the nodes to be built, by their places.
-fn demand_room(session: &Session, loaded: &Loaded, needed: &[bool]) -> Result<(), CliError> {
+/// `needed` are the nodes to be built.
+fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let Some(found) = lock::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
+    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
     let TooSmall { stage, disk, place, packages, needed, size } = found;
     let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
@@ -140,7 +140,7 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         now: session.host.now(),
-        place: session.place(recipe),
+        hints: Box::new(CommandHints { args: session.place(recipe) }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),

@@ -64,7 +64,7 @@ impl Config {
                 .map(|(path, is_there)| json!({ "path": path.display().to_string(), "exists": is_there }))
                 .collect();
             let repository = scope.repository().display().to_string();
-            ui::output(&format!("{}\n", json!({ "settings": rows, "files": files, "repository": repository })));
+            ui::output(&format!("{}\n", json!({ "settings": rows, "files": files, "repository": repository })))?;
             return Ok(exit::OK);
         }
         let mut text = String::new();
@@ -77,7 +77,7 @@ impl Config {
         for (path, is_there) in &settings.files {
             text += &format!("  {}{}\n", path.display(), if *is_there { "" } else { " (not there)" });
         }
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

@@ -9,7 +9,7 @@ use impasto_store::Store;
 use super::disk_names::{self, DiskNames, NamedDisk};
 use super::error::CliError;
 use super::session::Session;
-use super::{RecipeArgs, disk_trees, exit};
+use super::{RecipeArgs, disk_trees, exit, leave_to_exit};
 use crate::inspect::diff::contents::OnDisk;
 use crate::inspect::diff::{self, Side, render, stat};
 use crate::ui;
@@ -61,17 +61,16 @@ impl Diff {
         let report = diff::report(&a, &b, !self.no_text && !self.stat)
             .map_err(|source| CliError::Disk { label: format!("{} or {}", before.label, after.label), source })?;
         if self.json {
-            ui::output(&(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"));
+            ui::output(&(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"))?;
         } else if self.stat {
-            ui::output(&stat::render(&report));
+            ui::output(&stat::render(&report))?;
         } else if report.equal {
             ui::message(&format!("{} and {} contain the same", report.before, report.after));
         } else {
-            ui::output(&render::render(&report, self.all));
+            ui::output(&render::render(&report, self.all))?;
         }
         let code = if report.equal { exit::OK } else { exit::DIFFERENT };
-        // The process ends here: giving back two trees piece by piece would take longer than comparing them.
-        std::mem::forget((tree_a, tree_b, report));
+        leave_to_exit((tree_a, tree_b, report));
         Ok(code)
     }
 }

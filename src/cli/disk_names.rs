@@ -16,11 +16,10 @@ use impasto_store::lease::Lease;
 use super::error::CliError;
 use super::session::{Loaded, Session, texts};
 use super::{RecipeArgs, exit};
-use crate::debian::packages::places::repository;
 use crate::disk::image::Format;
-use crate::engine::graph::NodeId;
+use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeMemory;
-use crate::engine::lock::{LockState, below};
+use crate::engine::locking::{LockState, below, repository};
 use crate::engine::plan::{Planner, State, file_format, is};
 use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
@@ -176,7 +175,7 @@ impl<'s> DiskNames<'s> {
         let mut origins = Origins::new();
         let mut at = Some(found.id);
         while let Some(id) = at {
-            let entry = match &locks[id.index()] {
+            let entry = match &locks[id] {
                 LockState::Locked(place) => Some(&lock.stages[*place]),
                 _ => None,
             };
@@ -279,7 +278,7 @@ struct Found<'a> {
     store: Store,
     id: NodeId,
     selector: String,
-    states: Vec<Option<State>>,
+    states: NodeMap<Option<State>>,
     /// What is remembered of its runs, and of those of the stage that it builds on.
     memory: Option<NodeMemory>,
     parent: Option<NodeMemory>,
@@ -290,7 +289,7 @@ struct Found<'a> {
 impl Found<'_> {
     /// The disk of a node of its closure.
     fn disk(&self, id: NodeId, label: &str) -> Result<NamedDisk, CliError> {
-        match &self.states[id.index()] {
+        match &self.states[id] {
             Some(State::Cached(hit)) => self.outputs(&hit.result, label),
             _ => Err(self.not_built(id)),
         }
@@ -360,7 +359,7 @@ impl Found<'_> {
             let names: Vec<_> = names.collect();
             fields.any(|field| names.iter().any(|name| field.value.contains(name)))
         };
-        if let Some(State::Cached(hit)) = &self.states[from.index()]
+        if let Some(State::Cached(hit)) = &self.states[from]
             && entered(&hit.result)
         {
             return self.outputs(&hit.result, label);

@@ -16,7 +16,6 @@ use super::exit;
 use crate::disk::guest::View;
 use crate::disk::image::{self, Image};
 use crate::disk::tree::{Tree, make};
-use crate::engine::job::load_tree;
 use crate::inspect::diff::plain;
 use crate::ui;
 
@@ -29,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// It cannot be read, or its file is not a disk image that may be opened.
 pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliError> {
     if let (Origin::Store { tree: Some(blob), .. }, Some(store)) = (&disk.origin, store)
-        && let Some(tree) = load_tree(store, blob)?
+        && let Some(tree) = Tree::load(store, blob)?
     {
         return Ok(tree);
     }

@@ -9,9 +9,10 @@ use crate::base::human;
 use crate::cli::settings::ConfigError;
 use crate::engine::cause;
 use crate::engine::graph::SelectorError;
-use crate::engine::lock::{LockError, RenewError};
+use crate::engine::locking::RenewError;
 use crate::engine::plan::PlanError;
 use crate::engine::run::EngineError;
+use crate::lock::LockError;
 use crate::recipe::{Diagnostics, Severity};
 use crate::ui::{self, Level, RecordError, Service};
 
@@ -38,10 +39,13 @@ pub(crate) enum CliError {
     Store(#[from] impasto_store::Error),
     /// The lock cannot be used.
     #[error(transparent)]
-    Lock(#[from] crate::engine::lock::LockError),
+    Lock(#[from] LockError),
     /// The lock cannot be renewed.
     #[error(transparent)]
-    Renew(#[from] crate::engine::lock::RenewError),
+    Renew(#[from] RenewError),
+    /// What the command has to say cannot be written.
+    #[error(transparent)]
+    Output(#[from] ui::OutputError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -92,6 +96,7 @@ impl CliError {
             | CliError::Sandbox(_)
             | CliError::Vm(_)
             | CliError::Disk { .. }
+            | CliError::Output(_)
             | CliError::Record(_)
             | CliError::Io { .. } => exit::INTERNAL,
             CliError::Other { code, .. } => *code,
@@ -116,7 +121,7 @@ impl CliError {
             CliError::Lock(LockError::Link { path }) => {
                 Some(format!("a lock is a file beside its recipe: rm {}; impasto update", path.display()))
             }
-            CliError::Renew(RenewError::Manager { source, .. }) => source.help.clone(),
+            CliError::Renew(RenewError::Manager { source, .. }) => source.help.as_ref().map(hint::package_help),
             CliError::Renew(RenewError::Unusable { .. }) => Some(
                 "that is what the archive says: choose another version or another archive, or tell whoever keeps it"
                     .to_owned(),
@@ -126,6 +131,7 @@ impl CliError {
             }
             CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),
+            CliError::Output(_) => None,
             error => hint::host_help(error),
         }
     }
@@ -154,6 +160,8 @@ impl CliError {
             | CliError::Plan(PlanError::Store(error))
             | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => cause::of_error(error),
             CliError::Sandbox(error) => cause::of_error(error),
+            // Where standard output goes is not known.
+            CliError::Output(_) => None,
             error => cause::of_error(error),
         }
     }

@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::base::human;
-use crate::engine::graph::NodeId;
+use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::plan::{Planner, State};
 use crate::engine::reason::Reason;
 use crate::ui;
@@ -37,14 +37,14 @@ impl Why {
             }
             text += &explain(&loaded, &planner, &states, *id, session.host.now());
         }
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }
 
-fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id: NodeId, now: u64) -> String {
+fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State>>, id: NodeId, now: u64) -> String {
     let node = loaded.graph.node(id);
-    let state = states[id.index()].as_ref().expect("BUG: a selected node was not planned");
+    let state = states[id].as_ref().expect("BUG: a selected node was not planned");
     let mut text = format!("{} ({}) is {}", node.label, node.kind.name, state.word());
     match state {
         State::Cached(hit) => {
@@ -53,7 +53,7 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id:
                 text += &format!("  disk:  {} in layer {}\n", disk.layer.disk.short(), disk.layer.layer.short());
             }
             for (name, file) in &hit.result.files {
-                let digest = crate::engine::publish::content_digest(&file.content);
+                let digest = file.content.digest();
                 text += &format!("  file:  {name} ({})\n", digest.short());
             }
             if !hit.caveats.is_empty() {
@@ -80,12 +80,12 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &[Option<State>], id:
             let mut at = id;
             while at != *on {
                 let next = loaded.graph.node(at).parents.iter().map(|(_, parent)| *parent).find(|parent| {
-                    parent == on || matches!(&states[parent.index()], Some(State::Pending { on: other }) if other == on)
+                    parent == on || matches!(&states[*parent], Some(State::Pending { on: other }) if other == on)
                 });
                 at = next.unwrap_or(*on);
                 path.push(loaded.graph.node(at).label.clone());
             }
-            let cause = states[on.index()].as_ref().and_then(|state| super::plan::reason(loaded, state));
+            let cause = states[*on].as_ref().and_then(|state| super::plan::reason(loaded, state));
             text += &format!(": it depends on {}\n", path[1..].join(", which depends on "));
             text += &format!("  {}: {}\n", loaded.graph.node(*on).label, cause.unwrap_or_default());
             text += "  if that one gives the same content as before, this one does not run\n";

@@ -8,6 +8,7 @@ use impasto_store::Store;
 
 use super::build::{engine_config, exit_code};
 use super::error::CliError;
+use super::hint::package_help;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
@@ -45,7 +46,7 @@ impl Fetch {
         keep(&loaded, &store)?;
         let fetcher = surveyor.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
-        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[id.index()]).collect();
+        let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[*id]).collect();
         let sets = loaded.graph.package_sets(needed.iter().copied());
         fetcher.begin(sets.iter().copied());
         let wait = ui::Wait::new(&session.host, "fetch", "packages", fetcher.meter());
@@ -75,7 +76,7 @@ impl Fetch {
                     causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
                 }
             };
-            let engine = Engine::new(planner, &selection, config, loaded.state(&store), session.start, &mut events)?;
+            let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
             summary = engine.run();
         }
         drop(wait);
@@ -84,7 +85,7 @@ impl Fetch {
             1 => ", and 1 file that a stage names".to_owned(),
             more => format!(", and {more} files that stages name"),
         };
-        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)));
+        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)))?;
         Ok(exit_code(&summary))
     }
 }
@@ -105,9 +106,11 @@ pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
 
 fn package_error(error: DemandError) -> CliError {
     match error {
-        DemandError::Package(error) => {
-            CliError::Other { message: error.to_string(), help: error.help.clone(), code: exit::STAGE }
-        }
+        DemandError::Package(error) => CliError::Other {
+            message: error.to_string(),
+            help: error.help.as_ref().map(package_help),
+            code: exit::STAGE,
+        },
         DemandError::Store(error) => CliError::Store(error),
         DemandError::Cancelled => {
             CliError::Other { message: "cancelled".to_owned(), help: None, code: exit::INTERRUPTED }

@@ -86,7 +86,7 @@ impl Gc {
         if report.kept_unknown > 0 {
             text += &format!(", {} files that this version does not know", report.kept_unknown);
         }
-        ui::output(&(text + "\n"));
+        ui::output(&(text + "\n"))?;
         Ok(exit::OK)
     }
 }

@@ -48,7 +48,7 @@ impl Graph {
         let graph = &loaded.graph;
         let text = match self.format {
             GraphFormat::Json => {
-                let nodes = graph.ids().filter(|id| needed[id.index()]).map(|id| {
+                let nodes = graph.ids().filter(|id| needed[*id]).map(|id| {
                     let node = graph.node(id);
                     let needs = node.parents.iter().map(|(_, parent)| &*graph.node(*parent).label).collect();
                     Node { label: &node.label, stage: &node.stage, kind: node.kind.name, needs }
@@ -58,9 +58,7 @@ impl Graph {
             }
             GraphFormat::Dot => {
                 let shown = graph.to_petgraph().filter_map(
-                    |_, id| {
-                        needed[id.index()].then(|| format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name))
-                    },
+                    |_, id| needed[*id].then(|| format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name)),
                     |_, ()| Some(()),
                 );
                 let label = |_: &_, (_, text): (_, &String)| format!("label = \"{}\"", text.replace('"', "\\\""));
@@ -69,7 +67,7 @@ impl Graph {
                 format!("{:?}", Dot::with_attr_getters(&shown, config, &edge, &label))
             }
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

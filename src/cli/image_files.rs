@@ -10,10 +10,10 @@ use super::session::Loaded;
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::debian::packages::apt::STATE_FILES;
+use crate::disk::tree::Tree;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, Selection};
-use crate::engine::job::load_tree;
-use crate::engine::lock::ImageFiles;
+use crate::engine::locking::ImageFiles;
 use crate::engine::plan::State;
 use crate::engine::run::Engine;
 use crate::inspect::diff::contents::{Contents, OnDisk};
@@ -27,8 +27,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
     let label = &loaded.graph.node(id).label;
     let failed = |message: String| CliError::Other { message, help: None, code: exit::STAGE };
     let known = || -> Result<_, CliError> {
-        let mut states = loaded.planner(store, &[])?.plan(&[id])?;
-        Ok(match states.swap_remove(id.index()) {
+        Ok(match loaded.planner(store, &[])?.plan(&[id])?.into_value(id) {
             Some(State::Cached(hit)) => Some(hit),
             _ => None,
         })
@@ -47,8 +46,8 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
             }
         };
         let selection = Selection { nodes: vec![id], images: Vec::new() };
-        let (planner, state, start) = (loaded.planner(store, &[])?, loaded.state(store), surveyor.session.start);
-        Engine::new(planner, &selection, config, state, start, &mut events)?.run();
+        let planner = loaded.planner(store, &[])?;
+        Engine::new(planner, &selection, config, surveyor.session.start, &mut events)?.run();
         if let Some(reason) = reason {
             return Err(failed(reason));
         }
@@ -57,7 +56,7 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
     let hit = hit.ok_or_else(|| failed(format!("{label} cannot be fetched")))?;
     let Some(disk) = hit.result.disk else { return Err(no_disk(store, label, &hit.result)?) };
     let tree = match &hit.result.tree {
-        Some(blob) => load_tree(store, blob)?,
+        Some(blob) => Tree::load(store, blob)?,
         None => None,
     };
     let tree = tree.ok_or_else(|| failed(format!("the files of {label} cannot be listed")))?;

@@ -58,7 +58,7 @@ impl Init {
             if dir == session.host.cwd { String::new() } else { format!("cd {}; ", quoted(&shown_dir.to_string())) };
         ui::output(&format!(
             "wrote {name}\nbuild it, then boot it: {enter}impasto build; impasto boot out/starter.qcow2 --ssh-key ~/.ssh/id_ed25519.pub\n"
-        ));
+        ))?;
         Ok(exit::OK)
     }
 }

@@ -105,7 +105,7 @@ fn list(store: &Store) -> Result<u8, CliError> {
         let maker = makers.get(&layer.layer);
         rows.last_mut().expect("BUG: just pushed").extend(maker.map_or(["-", "-"].map(str::to_owned), Clone::clone));
     }
-    ui::output(&table::columns(&rows));
+    ui::output(&table::columns(&rows))?;
     Ok(exit::OK)
 }
 
@@ -155,7 +155,7 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         next = manifest.parent;
         text += if next.is_some() { "on\n" } else { "" };
     }
-    ui::output(&text);
+    ui::output(&text)?;
     Ok(exit::OK)
 }
 

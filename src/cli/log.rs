@@ -31,7 +31,7 @@ impl Log {
         let store = session.store()?;
         let dir = loaded.state(&store).logs()?;
         let path = |id: NodeId| {
-            let mut paths = loaded.names(id).map(|name| dir.join(format!("{}.log", file_name(&name))));
+            let mut paths = loaded.graph.stable_names(id).map(|name| dir.join(format!("{}.log", file_name(&name))));
             paths.find(|path| path.exists())
         };
         let nodes = match loaded.selectors() {
@@ -45,9 +45,9 @@ impl Log {
                 Ok(bytes) => {
                     found = true;
                     if nodes.len() > 1 {
-                        ui::output(&format!("==> {} <==\n", loaded.graph.node(*id).label));
+                        ui::output(&format!("==> {} <==\n", loaded.graph.node(*id).label))?;
                     }
-                    ui::output_file(&bytes);
+                    ui::output_file(&bytes)?;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(CliError::io("read", path)(error)),
@@ -73,7 +73,7 @@ fn latest(
     path: impl Fn(NodeId) -> Option<PathBuf>,
 ) -> Result<Option<NodeId>, CliError> {
     let failed = loaded.state(store).failed()?;
-    let has_failed = |id: NodeId| loaded.names(id).any(|name| FailedState::find(&failed, &name).is_some());
+    let has_failed = |id: NodeId| loaded.graph.stable_names(id).any(|name| FailedState::find(&failed, &name).is_some());
     let written = |id: NodeId| Some((std::fs::metadata(path(id)?).ok()?.modified().ok()?, id));
     let logs: Vec<_> = loaded.graph.ids().filter_map(written).collect();
     let newest = |wanted: &dyn Fn(NodeId) -> bool| logs.iter().filter(|(_, id)| wanted(*id)).max().map(|(_, id)| *id);

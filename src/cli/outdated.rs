@@ -12,10 +12,10 @@ use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::base::human;
 use crate::base::table;
-use crate::debian::packages::{Keep, Newer, PackageManager, Question};
-use crate::engine::graph::NodeId;
-use crate::engine::lock::{self, LockState};
-use crate::engine::plan::unit_name;
+use crate::engine::graph::{NodeId, NodeMap};
+use crate::engine::locking::{self, LockState};
+use crate::engine::units::unit_name;
+use crate::lock::{Keep, Newer, PackageManager, Question};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -75,13 +75,13 @@ impl Outdated {
         let manager = surveyor.manager(&loaded.recipe.dir)?;
         let wait = ui::Wait::new(&session.host, "asking", "the archives", surveyor.meter());
         let mut rows = Vec::new();
-        let mut dirty = vec![false; loaded.graph.len()];
+        let mut dirty = NodeMap::filled(false, loaded.graph.len());
         let mut unlocked = Vec::new();
-        for id in loaded.graph.ids().filter(|id| needed[id.index()]) {
+        for id in loaded.graph.ids().filter(|id| needed[*id]) {
             let node = loaded.graph.node(id);
-            dirty[id.index()] = node.parents.iter().any(|(_, parent)| dirty[parent.index()]);
+            dirty[id] = node.parents.iter().any(|(_, parent)| dirty[*parent]);
             let Some(request) = &node.lowered.request else { continue };
-            let LockState::Locked(place) = loaded.locks[id.index()] else {
+            let LockState::Locked(place) = loaded.locks[id] else {
                 unlocked.push(node.label.clone());
                 continue;
             };
@@ -89,7 +89,7 @@ impl Outdated {
             let question = Question {
                 stage: &node.label,
                 request,
-                below: lock::below_of(&loaded.graph, &loaded.lock, id, |_| None),
+                below: locking::below_of(&loaded.graph, &loaded.lock, id, |_| None),
                 secrets: &node.lowered.secrets,
                 dir: &loaded.recipe.dir,
                 scope: &loaded.recipe.scope,
@@ -98,9 +98,9 @@ impl Outdated {
             };
             let mut newer = manager
                 .newer(&question, entry)
-                .map_err(|source| lock::RenewError::of_node(node, &shown_dir, source))?;
+                .map_err(|source| locking::RenewError::of_node(node, &shown_dir, source))?;
             newer.retain(|newer| newer.security || !self.security);
-            dirty[id.index()] |= !newer.is_empty();
+            dirty[id] |= !newer.is_empty();
             let images = images(&loaded, id);
             rows.extend(newer.into_iter().map(|newer| row(&node.label, &images, newer)));
         }
@@ -108,7 +108,7 @@ impl Outdated {
         let rebuild: Vec<_> = loaded
             .graph
             .ids()
-            .filter(|id| dirty[id.index()])
+            .filter(|id| dirty[*id])
             .map(|id| Rebuild { stage: loaded.graph.node(id).label.clone(), last_ms: last_ms(&loaded, &store, id) })
             .collect();
         let code = if rows.is_empty() { exit::OK } else { exit::DIFFERENT };
@@ -122,7 +122,7 @@ impl Outdated {
             serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
         } else {
             text(&document, self.security)
-        });
+        })?;
         Ok(code)
     }
 }
@@ -138,7 +138,7 @@ fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
     let graph = &loaded.graph;
     let part = |files: &[(NodeId, Option<std::sync::Arc<str>>)]| {
         let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
-        graph.closure(&nodes)[id.index()]
+        graph.closure(&nodes)[id]
     };
     let names: BTreeSet<_> =
         graph.images().iter().filter(|image| part(&image.files)).map(|image| image.name.clone()).collect();
@@ -148,7 +148,7 @@ fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
 /// How long a node took when it last ran, in milliseconds.
 fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<u64> {
     let memory = loaded.state(store).load().ok()?;
-    loaded.names(id).find_map(|name| memory.nodes.get(&unit_name(name, 0)).map(|memory| memory.wall_ms))
+    loaded.graph.stable_names(id).find_map(|name| memory.nodes.get(&unit_name(name, 0)).map(|memory| memory.wall_ms))
 }
 
 fn text(document: &Document, security: bool) -> String {

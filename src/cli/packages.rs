@@ -69,7 +69,7 @@ impl Packages {
                 let subject = spdx::Subject { name: &disk.label, content, epoch };
                 spdx::document(&subject, &bill, &copyrights)
             }
-        });
+        })?;
         Ok(exit::OK)
     }
 }

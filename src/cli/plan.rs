@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
-use super::{RecipeArgs, exit};
+use super::{RecipeArgs, exit, leave_to_exit};
 use crate::base::human;
 use crate::base::table;
 use crate::debian::packages::files;
 use crate::engine::forecast::{Durations, Rest, left};
-use crate::engine::graph::NodeId;
+use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::plan::State;
 use crate::ui;
 
@@ -50,7 +50,7 @@ struct Cost {
     download_bytes: u64,
     /// Files of which the recipe names no size.
     downloads_of_unknown_size: usize,
-    /// How long each stage took, by its place.
+    /// How long each stage took.
     #[serde(skip)]
     stages: BTreeMap<NodeId, Duration>,
 }
@@ -81,12 +81,11 @@ impl Plan {
             tracing::debug!(%error, "caches are not kept");
         }
         let planned: Vec<_> =
-            loaded.graph.ids().zip(&states).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
+            loaded.graph.ids().zip(states.values()).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
         let cost = cost(session, &loaded, &store, &planned)?;
-        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) });
-        // The process ends here: giving back the memory of 10,000 nodes piece by piece would take a tenth of the time.
-        std::mem::forget((states, planner));
-        std::mem::forget((loaded, store));
+        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) })?;
+        leave_to_exit((states, planner));
+        leave_to_exit((loaded, store));
         Ok(exit::OK)
     }
 }
@@ -117,11 +116,11 @@ fn cost(session: &Session, loaded: &Loaded, store: &Store, planned: &[(NodeId, &
         return Ok(Cost { wall_ms: Some(0), ..Cost::default() });
     }
     let durations: Durations = loaded.state(store).durations();
-    let mut rest = vec![Rest::Nothing; graph.len()];
+    let mut rest = NodeMap::filled(Rest::Nothing, graph.len());
     let mut cost = Cost::default();
     for id in &open {
         let time = durations.of(graph, *id).map(|work| work.time());
-        rest[id.index()] = time.map_or(Rest::Unknown, Rest::Known);
+        rest[*id] = time.map_or(Rest::Unknown, Rest::Known);
         match time {
             Some(time) => drop(cost.stages.insert(*id, time)),
             None => cost.unknown.push(graph.node(*id).label.clone()),

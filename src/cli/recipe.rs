@@ -12,7 +12,7 @@ use super::session::{Session, shown};
 use super::{RecipeArgs, exit};
 use crate::base::bounded;
 use crate::recipe::{self, Diagnostic, Diagnostics, Severity};
-use crate::ui;
+use crate::ui::{self, OutputError};
 
 #[derive(Debug, Args)]
 pub(crate) struct Validate {
@@ -33,7 +33,7 @@ impl Validate {
         let images = plural(loaded.graph.images().len(), "image");
         let combinations = plural(combinations, "combination");
         let nodes = plural(nodes, "node");
-        ui::output(&format!("{} is valid: {nodes}, {images}, {combinations}\n", loaded.recipe.name));
+        ui::output(&format!("{} is valid: {nodes}, {images}, {combinations}\n", loaded.recipe.name))?;
         Ok(exit::OK)
     }
 }
@@ -60,17 +60,17 @@ enum Line<'a> {
     },
 }
 
-fn print(line: &Line<'_>) {
+fn print(line: &Line<'_>) -> Result<(), OutputError> {
     #[derive(Serialize)]
     struct Versioned<'l, 'a> {
         v: u32,
         #[serde(flatten)]
         line: &'l Line<'a>,
     }
-    ui::output(&(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON") + "\n"));
+    ui::output(&(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON") + "\n"))
 }
 
-fn print_problems(problems: &Diagnostics, cwd: &Path) {
+fn print_problems(problems: &Diagnostics, cwd: &Path) -> Result<(), OutputError> {
     for Diagnostic { severity, message, primary, notes, help, .. } in &problems.list {
         let place = primary.as_ref().map(|primary| {
             let name = problems.sources.get(primary.span.file).map(|text| Path::new(&text.name));
@@ -80,8 +80,9 @@ fn print_problems(problems: &Diagnostics, cwd: &Path) {
         let label = primary.as_ref().map_or("", |primary| &primary.text);
         let (line, column) = place.as_ref().map(|(_, position)| *position).unzip();
         let file = place.and_then(|(file, _)| file);
-        print(&Line::Problem { severity: *severity, message, file, line, column, label, notes, help });
+        print(&Line::Problem { severity: *severity, message, file, line, column, label, notes, help })?;
     }
+    Ok(())
 }
 
 impl Validate {
@@ -89,15 +90,15 @@ impl Validate {
         let loaded = match session.load_quietly(&self.recipe) {
             Ok(loaded) => loaded,
             Err(CliError::Recipe(problems)) => {
-                print_problems(&problems, &session.host.cwd);
+                print_problems(&problems, &session.host.cwd)?;
                 return Ok(exit::RECIPE);
             }
             Err(error) => return Err(error),
         };
         loaded.selection()?;
-        print_problems(&loaded.recipe.warnings, &session.host.cwd);
+        print_problems(&loaded.recipe.warnings, &session.host.cwd)?;
         let (nodes, combinations) = (loaded.graph.len(), loaded.recipe.combinations.len());
-        print(&Line::Valid { recipe: &loaded.recipe.name, nodes, images: loaded.graph.images().len(), combinations });
+        print(&Line::Valid { recipe: &loaded.recipe.name, nodes, images: loaded.graph.images().len(), combinations })?;
         Ok(exit::OK)
     }
 }
@@ -139,7 +140,7 @@ impl Fmt {
                     continue;
                 }
                 unformatted = true;
-                ui::output(&format!("{name}\n"));
+                ui::output(&format!("{name}\n"))?;
                 if !self.check {
                     replace(&file, &formatted).map_err(CliError::io("write", &file))?;
                 }
@@ -159,7 +160,7 @@ impl Fmt {
         let text = utf8(bytes, name)?;
         let formatted = recipe::format(name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
         if !self.check {
-            ui::output(&formatted);
+            ui::output(&formatted)?;
         }
         Ok(formatted != text)
     }

@@ -48,7 +48,7 @@ impl RecordArgs {
 pub(super) fn view(session: &Session, args: &RecordArgs, loaded: &Loaded) -> Box<dyn Reporter> {
     let host = &session.host;
     match session.global.progress {
-        Progress::Json => return Box::new(Json),
+        Progress::Json => return Box::new(Json::default()),
         Progress::Auto | Progress::Live if host.draws() && !args.verbose => {
             return Box::new(Live::new(&host.cwd, host.colour(), session.start));
         }

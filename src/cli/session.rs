@@ -12,16 +12,17 @@ use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
 use super::error::CliError;
+use super::hint::recipe_help;
 use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Origin, Setting, Settings};
 use crate::debian::mirror::MirrorChoice;
-use crate::engine::graph::{Graph, NodeId, Selection};
-use crate::engine::history::{LazyMemory, RecipeState};
-use crate::engine::inputs::Inputs;
-use crate::engine::lock::{self, LockFile, LockState};
+use crate::engine::graph::{Graph, NodeMap, Selection};
+use crate::engine::history::RecipeState;
+use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
+use crate::lock::{self, LockFile};
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
@@ -51,7 +52,7 @@ pub(crate) struct Loaded {
     pub(crate) lock_path: PathBuf,
     pub(crate) lock: LockFile,
     /// What the lock has for each node.
-    pub(crate) locks: Vec<LockState>,
+    pub(crate) locks: NodeMap<LockState>,
     selectors: Vec<String>,
 }
 
@@ -220,6 +221,9 @@ impl Session {
         };
         let registry = Registry::default();
         let recipe = recipe::load(&request, &registry).map_err(|mut errors| {
+            for diagnostic in &mut errors.list {
+                diagnostic.help.extend(diagnostic.lacks.map(recipe_help));
+            }
             if let (Some(help), Some(first)) = (self.taken_for_recipe(args), errors.list.first_mut()) {
                 first.help.push(help);
             }
@@ -230,7 +234,7 @@ impl Session {
         let mut graph = Graph::new(&recipe, &registry);
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
-        let locks = lock::apply(&mut graph, &lock, ARCHITECTURE);
+        let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
         Ok(Loaded { recipe, graph, settings, lock_path, lock, locks, selectors })
     }
 
@@ -247,7 +251,7 @@ impl Session {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(sandbox.with_mirrors(mirrors).in_surroundings(self.surroundings.clone())));
+            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.surroundings.clone())));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"
@@ -293,12 +297,6 @@ impl Loaded {
         }
     }
 
-    /// The stable names of a node: under one of them it is remembered.
-    pub(crate) fn names(&self, id: NodeId) -> impl Iterator<Item = String> {
-        let node = self.graph.node(id);
-        node.combinations.iter().map(|place| self.graph.stable_name(&node.stage, *place))
-    }
-
     /// What is remembered of this recipe.
     pub(crate) fn state<'s>(&self, store: &'s Store) -> RecipeState<'s> {
         RecipeState::new(store, &self.recipe)
@@ -306,21 +304,11 @@ impl Loaded {
 
     /// A planner over the graph. `again` are selectors of nodes that run even where their results are known.
     pub(crate) fn planner<'a>(&'a self, store: &'a Store, again: &[String]) -> Result<Planner<'a>, CliError> {
-        let mut forced = vec![false; self.graph.len()];
+        let mut planner = Planner::new(&self.recipe, &self.graph, &self.locks, store);
         if !again.is_empty() {
-            for id in self.select(again)?.nodes {
-                forced[id.index()] = true;
-            }
+            self.select(again)?.nodes.into_iter().for_each(|id| planner.rebuild(id));
         }
-        Ok(Planner {
-            graph: &self.graph,
-            store,
-            inputs: Inputs::new(store.clone(), self.recipe.dir.clone(), self.recipe.scope.clone()),
-            memory: LazyMemory::new(self.state(store)),
-            locks: &self.locks,
-            again: forced,
-            used: vec![Vec::new(); self.graph.len()],
-        })
+        Ok(planner)
     }
 }
 

@@ -17,8 +17,9 @@ use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
 use crate::debian::packages::apt::Apt;
 use crate::debian::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
 use crate::debian::packages::places::{Places, SNAPSHOT_VARIABLE};
-use crate::engine::graph::{NodeId, Selection};
-use crate::engine::lock::{self, Choice, Entry, LockFile, LockState, Renewal, TOOLBOX};
+use crate::engine::graph::{NodeId, NodeMap, Selection};
+use crate::engine::locking::{self, Choice, LockState, Renewal};
+use crate::lock::{self, Entry, LockFile, TOOLBOX};
 use crate::sandbox::Sandbox;
 use crate::ui;
 
@@ -53,7 +54,9 @@ impl<'a> Surveyor<'a> {
 
     /// What gets package files for a recipe as its lock is now.
     pub(crate) fn fetcher(&self, loaded: &Loaded) -> Fetcher {
-        self.fetcher_of(&loaded.recipe.dir, |places| places.wanted(&loaded.graph, &loaded.lock, &loaded.locks))
+        self.fetcher_of(&loaded.recipe.dir, |places| {
+            locking::wanted(places, &loaded.graph, &loaded.lock, &loaded.locks)
+        })
     }
 
     fn fetcher_of(&self, dir: &Path, wanted: impl FnOnce(&Places<'_>) -> HashMap<String, Wanted>) -> Fetcher {
@@ -61,7 +64,7 @@ impl<'a> Surveyor<'a> {
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
-            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".to_owned()),
+            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".into()),
         });
         let supply = supply
             .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
@@ -98,7 +101,7 @@ impl<'a> Surveyor<'a> {
     pub(crate) fn renew(
         &self,
         loaded: &mut Loaded,
-        choices: Vec<Option<Choice>>,
+        choices: NodeMap<Option<Choice>>,
         tools: bool,
         prune: bool,
         dry_run: bool,
@@ -151,7 +154,7 @@ impl<'a> Surveyor<'a> {
     ) -> Result<(), CliError> {
         let needed = loaded.graph.closure(&selection.nodes);
         let open = |loaded: &Loaded| -> Vec<NodeId> {
-            let unsettled = |id: &NodeId| needed[id.index()] && !loaded.locks[id.index()].is_settled();
+            let unsettled = |id: &NodeId| needed[*id] && !loaded.locks[*id].is_settled();
             loaded.graph.ids().filter(unsettled).collect()
         };
         if locked {
@@ -159,7 +162,7 @@ impl<'a> Surveyor<'a> {
         }
         let to_lock = open(loaded);
         let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
-        let stale = to_lock.iter().any(|id| wrong(&loaded.locks[id.index()]));
+        let stale = to_lock.iter().any(|id| wrong(&loaded.locks[*id]));
         // What is wrong with the lock is said by whoever runs it.
         if !locked && !stale {
             self.session.demand_root_to_lock(loaded, self.store, selection, &to_lock, again)?;
@@ -171,7 +174,7 @@ impl<'a> Surveyor<'a> {
             return Ok(());
         }
         if !locked && !stale {
-            let choices = needed.iter().map(|needed| needed.then_some(Choice::Stay)).collect();
+            let choices = needed.values().map(|needed| needed.then_some(Choice::Stay)).collect();
             for change in self.renew(loaded, choices, false, false, false)? {
                 ui::message(&format!("locked {change}"));
             }
@@ -183,14 +186,14 @@ impl<'a> Surveyor<'a> {
         };
         let lock = self.shown_lock(loaded);
         let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
-        let mut message = match &loaded.locks[first.index()] {
+        let mut message = match &loaded.locks[*first] {
             LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
             LockState::Refused { name, why } => refusal(&lock, name, why),
             LockState::NoToolbox => format!("{lock} does not name the tools that stage {} needs", label(first)),
             _ => format!("{lock} has no packages for stage {}", label(first)),
         };
         for id in &open[1..] {
-            match &loaded.locks[id.index()] {
+            match &loaded.locks[*id] {
                 LockState::Stale { why, .. } => message += &format!("\n  stage {}: {why}", label(id)),
                 LockState::Refused { name, why } if name != TOOLBOX => message += &format!("\n  stage {name}: {why}"),
                 _ => {}
@@ -198,7 +201,7 @@ impl<'a> Surveyor<'a> {
         }
         let mut names: Vec<_> = open
             .iter()
-            .map(|id| match &loaded.locks[id.index()] {
+            .map(|id| match &loaded.locks[*id] {
                 LockState::Refused { name, .. } => name.clone(),
                 _ => loaded.graph.node(*id).stage.to_string(),
             })
@@ -215,7 +218,7 @@ impl<'a> Surveyor<'a> {
     /// Makes the lock what a build of all combinations writes: parts of the matrix that were built alone leave entries
     /// that name only themselves, or that nothing uses any more.
     fn tidy(&self, loaded: &mut Loaded, recipe: &RecipeArgs) {
-        let tidied = || lock::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
+        let tidied = || locking::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
         let Some(tidied) = recipe.only.is_empty().then(tidied).flatten() else { return };
         match tidied.save(&loaded.lock_path, self.store.owner()) {
             Ok(()) => loaded.take_lock(tidied),
@@ -245,8 +248,8 @@ impl<'a> Surveyor<'a> {
     }
 
     /// The files of a fetched disk image that tell which packages it has; the image is fetched where it is not there.
-    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<lock::ImageFiles, lock::RenewError> {
-        let failed = |reason: String| lock::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
+    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<locking::ImageFiles, locking::RenewError> {
+        let failed = |reason: String| locking::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
         super::image_files::read(self, loaded, id).map_err(|error| failed(error.to_string()))
     }
 }
@@ -260,7 +263,7 @@ fn refusal(lock: &str, name: &str, why: &str) -> String {
 impl Loaded {
     /// Goes on with another lock.
     pub(crate) fn take_lock(&mut self, lock: LockFile) {
-        self.locks = lock::apply(&mut self.graph, &lock, ARCHITECTURE);
+        self.locks = locking::apply(&mut self.graph, &lock, ARCHITECTURE);
         self.lock = lock;
     }
 }

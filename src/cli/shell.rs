@@ -5,20 +5,23 @@ use std::fs::File;
 use std::path::Path;
 
 use clap::Args;
+use impasto_store::Store;
 use impasto_store::chain::open_file_path;
+use impasto_store::digest::ActionDigest;
 use impasto_store::qcow2::Qcow2;
 
 use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
-use super::session::Session;
+use super::hint::job_help;
+use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::base::bounded;
 use crate::engine::cause::About;
 use crate::engine::event::Event;
 use crate::engine::failed::{AGAIN, FailedState, StoredRoot};
-use crate::engine::graph::Selection;
+use crate::engine::graph::{NodeId, Selection};
 use crate::engine::job::{JobError, ShellRequest};
 use crate::engine::plan::State;
 use crate::engine::run::Engine;
@@ -58,7 +61,7 @@ impl Shell {
         let node = loaded.graph.node(id);
         let again: &[String] = if self.fresh { loaded.selectors() } else { &[] };
         let mut planner = loaded.planner(&store, again)?;
-        let state = planner.plan(&[id])?.swap_remove(id.index());
+        let state = planner.plan(&[id])?.into_value(id);
         let interrupt = session.interrupt.listen();
         let code = match state {
             Some(State::Cached(hit)) => {
@@ -87,22 +90,19 @@ impl Shell {
                 sandbox.as_ref().map_err(no_sandbox)?.shell(job, self.line)?
             }
             Some(State::Dirty { action, .. }) => {
-                let failed_dir = loaded.state(&store).failed()?;
-                let failed = loaded.names(id).find_map(|name| FailedState::find(&failed_dir, &name));
-                let failed = failed.filter(|(_, state)| state.action == action && !self.fresh);
+                // It stays open until the shell has ended.
+                let failed = if self.fresh { None } else { failed_state(&loaded, &store, id, &action)? };
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));
                 }
-                // It stays open until the shell has ended.
-                let failed = failed.map(|(path, state)| Ok::<_, CliError>((checked(&path)?, state))).transpose()?;
                 let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
                 let packages = || surveyor.fetcher(&loaded);
                 let run = RunArgs::default();
                 let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
                 let selection = Selection { nodes: vec![id], images: Vec::new() };
-                let (planner, state) = (loaded.planner(&store, again)?, loaded.state(&store));
+                let planner = loaded.planner(&store, again)?;
                 let mut nobody = |_: &Event| {};
-                let engine = Engine::new(planner, &selection, config, state, session.start, &mut nobody)?;
+                let engine = Engine::new(planner, &selection, config, session.start, &mut nobody)?;
                 let job = engine.job_of(id)?.filter(|job| job.runs_in_the_image());
                 let Some(job) = job else { return Err(no_steps(&node.label)) };
                 let what =
@@ -132,6 +132,19 @@ impl Shell {
             ui::message(&format!("{text} What you change is thrown away when the shell ends."));
         }
     }
+}
+
+/// The state in which a node failed, with its overlay, where that was with what it is to do now.
+fn failed_state(
+    loaded: &Loaded,
+    store: &Store,
+    id: NodeId,
+    action: &ActionDigest,
+) -> Result<Option<(File, FailedState)>, CliError> {
+    let dir = loaded.state(store).failed()?;
+    let failed = loaded.graph.stable_names(id).find_map(|name| FailedState::find(&dir, &name));
+    let failed = failed.filter(|(_, state)| state.action == *action);
+    failed.map(|(path, state)| Ok((checked(&path)?, state))).transpose()
 }
 
 /// The overlay of a failed stage, which nothing has checked since it was kept.
@@ -167,7 +180,7 @@ fn failed_shell(label: &str, error: JobError) -> CliError {
         JobError::Sandbox(error) => CliError::Sandbox(error),
         JobError::Store(error) => CliError::Store(error),
         error => {
-            let help = error.help(label, &About::default());
+            let help = job_help(&error, label, &About::default(), "");
             CliError::Other { message: crate::base::human::with_causes(&error), help, code: exit::INTERNAL }
         }
     }

@@ -103,7 +103,7 @@ impl Stages {
             let rows: Vec<_> = kinds.iter().map(|kind| vec![kind.name.to_owned(), kind.summary.to_owned()]).collect();
             format!("{}\n`impasto stages KIND` explains one.\n", table::columns(&rows))
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

@@ -100,7 +100,7 @@ impl Verify {
         let left = report.findings.iter().filter(stays).count();
         if self.json {
             let document = VerifyDocument { v: 1, objects: report.objects, bytes: report.bytes, findings: rows };
-            ui::output(&(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"));
+            ui::output(&(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"))?;
         } else {
             let table = rows.iter().map(|row| vec![row.code.to_owned(), row.path.clone(), row.detail.clone()]);
             let table: Vec<_> = table.collect();
@@ -117,7 +117,7 @@ impl Verify {
                 verdict += &format!("; {incomplete} incomplete: what is missing is built again when needed");
             }
             let (objects, bytes) = (report.objects, human::bytes(report.bytes));
-            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)));
+            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)))?;
         }
         Ok(if damaged == 0 { exit::OK } else { exit::STORE })
     }
@@ -141,7 +141,7 @@ impl Du {
             let layers: BTreeMap<_, _> =
                 usage.by_layer.iter().map(|(layer, bytes)| (layer.layer.to_string(), bytes)).collect();
             let document = serde_json::json!({ "v": 1, "total": total, "classes": classes, "layers": layers });
-            ui::output(&format!("{document}\n"));
+            ui::output(&format!("{document}\n"))?;
             return Ok(exit::OK);
         }
         let mut rows: Vec<_> =
@@ -153,7 +153,7 @@ impl Du {
         rows.extend(largest.map(|(layer, bytes)| {
             vec![human::bytes(*bytes), format!("layer {} of disk {}", layer.layer.short(), layer.disk.short())]
         }));
-        ui::output(&table::columns(&rows));
+        ui::output(&table::columns(&rows))?;
         Ok(exit::OK)
     }
 }

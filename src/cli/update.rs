@@ -9,8 +9,9 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
-use crate::engine::graph::NodeId;
-use crate::engine::lock::{Choice, LockState, TOOLBOX};
+use crate::engine::graph::{NodeId, NodeMap};
+use crate::engine::locking::{Choice, LockState};
+use crate::lock::TOOLBOX;
 use crate::recipe::suggest;
 use crate::ui;
 
@@ -36,7 +37,7 @@ impl Update {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools, gone) = choose(&loaded)?;
         let asks_apt = |id: &NodeId| {
-            let open = !matches!(choices[id.index()], Some(Choice::Stay)) || !loaded.locks[id.index()].is_settled();
+            let open = !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_settled();
             open && loaded.graph.node(*id).lowered.request.is_some()
         };
         if loaded.graph.ids().any(|id| asks_apt(&id)) {
@@ -51,16 +52,16 @@ impl Update {
             [] => "nothing is newer: the lock stays as it is\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }
 
 /// What the names mean for every node, whether the tools are settled anew, and whether entries go whose stage is gone.
-fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError> {
+fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliError> {
     let names = loaded.selectors();
     let everything = if names.is_empty() { Choice::All } else { Choice::Stay };
-    let mut choices = vec![Some(everything); loaded.graph.len()];
+    let mut choices = NodeMap::filled(Some(everything), loaded.graph.len());
     let mut tools = names.is_empty();
     let mut gone = false;
     let entries = || {
@@ -75,7 +76,7 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError
             && (selection.images.is_empty() || name.starts_with("image."))
         {
             // A bare name of an image may be a package's, and an image itself has none.
-            selection.nodes.iter().for_each(|id| choices[id.index()] = Some(Choice::All));
+            selection.nodes.iter().for_each(|id| choices[*id] = Some(Choice::All));
         } else if entries().any(|entry| entry == name) && !loaded.recipe.stage_names.contains(name.as_str()) {
             gone = true;
         } else {
@@ -85,7 +86,7 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError
     for name in &packages {
         let mut found = false;
         for id in loaded.graph.ids() {
-            let place = match loaded.locks[id.index()] {
+            let place = match loaded.locks[id] {
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => place,
                 _ => continue,
             };
@@ -95,7 +96,7 @@ fn choose(loaded: &Loaded) -> Result<(Vec<Option<Choice>>, bool, bool), CliError
                 continue;
             }
             found = true;
-            match &mut choices[id.index()] {
+            match &mut choices[id] {
                 Some(Choice::Only(names)) => names.push(name.clone()),
                 Some(Choice::All) => {}
                 choice => *choice = Some(Choice::Only(vec![name.clone()])),

@@ -19,13 +19,23 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use impasto_stages::Secret;
 use sources::{Entry, choose, parse_list, parse_sources};
 
 use crate::base::bounded;
+use crate::sandbox::protocol::RUN_DIR;
+use crate::sandbox::{NetworkPolicy, PolicyError, ReadPolicy};
 
 /// Where stages with network find the host's policy.
 pub const DIR: &str = "/run/impasto/apt";
+
+/// Certificates that the host believes, for images that have none yet. Debian's name for them.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Longest file of certificates that is handed in, in bytes: it shares a message with other files.
+const MAX_CERTIFICATES: u64 = 700 << 10;
 
 /// Name of the variable that names the mirror of Debian's archive.
 pub const ARCHIVE_VARIABLE: &str = "IMPASTO_MIRROR";
@@ -241,6 +251,14 @@ impl MirrorChoice {
         Ok(Mirrors { archive, security, proxies: self.with_proxies(&apt_proxies()) })
     }
 
+    /// These mirrors as a sandbox shows them to steps with network.
+    pub fn policy(self) -> ReadPolicy {
+        Box::new(move || match self.resolve() {
+            Ok(mirrors) => Ok(mirrors.policy()),
+            Err(error) => Err(Arc::new(error) as PolicyError),
+        })
+    }
+
     fn with_sources(
         &self,
         entries: &[Entry],
@@ -346,18 +364,34 @@ impl Mirrors {
     }
 
     /// The host's directories that are mirrors, by their names below [`DIR`].
-    pub fn directories(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+    fn directories(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.named().filter_map(|(name, mirror)| Some((name, mirror.directory()?)))
     }
 
+    /// The same for a sandbox, which knows files only.
+    fn policy(&self) -> NetworkPolicy {
+        let dir = DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
+        let below = |name: &str| format!("{dir}/{name}");
+        let files = self.files().into_iter().map(|(name, mode, text)| (below(name), mode, text.into_bytes()));
+        // What the host cannot read, or has too many of, it does not tell: half of them would be none.
+        let certificates = bounded::read(CERTIFICATES, MAX_CERTIFICATES).ok();
+        let certificates = certificates.map(|text| (below("ca-certificates.crt"), 0o644, text));
+        NetworkPolicy {
+            files: files.chain(certificates).collect(),
+            directories: self.directories().map(|(name, path)| (below(name), path.display().to_string())).collect(),
+            facts: self.facts(),
+            secrets: self.secrets().into_iter().map(Secret::new).collect(),
+        }
+    }
+
     /// What claims record.
-    pub fn facts(&self) -> BTreeMap<String, String> {
+    fn facts(&self) -> BTreeMap<String, String> {
         let name = |name: &str| if name == "archive" { "mirror" } else { "security-mirror" };
         self.named().map(|(kind, mirror)| (name(kind).to_owned(), mirror.to_string())).collect()
     }
 
     /// What must not be shown: passwords of mirrors and proxies.
-    pub fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> Vec<String> {
         let mirrors = self.named().filter_map(|(_, mirror)| Some(mirror.credentials.as_ref()?.1.clone()));
         let proxies = self.proxies.iter().filter_map(|(_, address)| {
             let (_, rest) = address.0.split_once("://")?;

@@ -33,7 +33,6 @@ pub enum EventKind {
     StageStarted {
         /// The node's label.
         stage: String,
-        /// Its kind.
         kind: &'static str,
         /// Why it runs.
         reason: String,
@@ -134,7 +133,6 @@ pub enum EventKind {
     Warning {
         /// The node's label, where it is about one.
         stage: Option<String>,
-        /// What.
         message: String,
     },
     /// A file was written for the user, or is there already.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::graph::{Graph, NodeId};
+use crate::engine::graph::{Graph, NodeId, NodeMap};
 
 /// What a recipe's stages did when they last ran, by stable name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ impl Durations {
     /// What a node did; where it never ran, how long the other combinations of its stage took on average.
     pub fn of(&self, graph: &Graph, id: NodeId) -> Option<Work> {
         let node = graph.node(id);
-        let own = node.combinations.iter().find_map(|place| self.stages.get(&graph.stable_name(&node.stage, *place)));
+        let own = graph.stable_names(id).find_map(|name| self.stages.get(&name));
         let stage = &*node.stage;
         let is_sibling =
             |name: &str| name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
@@ -77,7 +77,6 @@ impl Durations {
 /// What is to be done of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Nothing.
     Nothing,
     /// Work of so long.
     Known(Duration),
@@ -94,24 +93,24 @@ pub struct Left {
     pub unknown: usize,
 }
 
-/// How long it takes to do `rest`, by node, `jobs` nodes at a time, each after those that it needs, in the order in which
+/// How long it takes to do `rest`, `jobs` nodes at a time, each after those that it needs, in the order in which
 /// a run would.
-pub fn left(graph: &Graph, rest: &[Rest], jobs: usize) -> Left {
-    let unknown = rest.iter().filter(|rest| **rest == Rest::Unknown).count();
-    if !rest.iter().any(|rest| matches!(rest, Rest::Known(_))) {
+pub fn left(graph: &Graph, rest: &NodeMap<Rest>, jobs: usize) -> Left {
+    let unknown = rest.values().filter(|rest| **rest == Rest::Unknown).count();
+    if !rest.values().any(|rest| matches!(rest, Rest::Known(_))) {
         let time = (unknown == 0).then_some(Duration::ZERO);
         return Left { time, unknown };
     }
-    let is_open = |id: NodeId| rest[id.index()] != Rest::Nothing;
-    let mut needs = vec![0_usize; rest.len()];
-    let mut dependents: Vec<Vec<NodeId>> = vec![Vec::new(); rest.len()];
+    let is_open = |id: NodeId| rest[id] != Rest::Nothing;
+    let mut needs = NodeMap::filled(0_usize, rest.len());
+    let mut dependents: NodeMap<Vec<NodeId>> = NodeMap::filled(Vec::new(), rest.len());
     for id in graph.ids().filter(|id| is_open(*id)) {
         for parent in graph.node(id).parents.iter().map(|(_, parent)| *parent).filter(|parent| is_open(*parent)) {
-            needs[id.index()] += 1;
-            dependents[parent.index()].push(id);
+            needs[id] += 1;
+            dependents[parent].push(id);
         }
     }
-    let mut ready: BTreeSet<NodeId> = graph.ids().filter(|id| is_open(*id) && needs[id.index()] == 0).collect();
+    let mut ready: BTreeSet<NodeId> = graph.ids().filter(|id| is_open(*id) && needs[*id] == 0).collect();
     // The first to end comes first.
     let mut running = BinaryHeap::new();
     let mut now = Duration::ZERO;
@@ -119,7 +118,7 @@ pub fn left(graph: &Graph, rest: &[Rest], jobs: usize) -> Left {
         while running.len() < jobs
             && let Some(id) = ready.pop_first()
         {
-            let Rest::Known(takes) = rest[id.index()] else {
+            let Rest::Known(takes) = rest[id] else {
                 running.push(Reverse((now, id)));
                 continue;
             };
@@ -127,9 +126,9 @@ pub fn left(graph: &Graph, rest: &[Rest], jobs: usize) -> Left {
         }
         let Some(Reverse((end, id))) = running.pop() else { break };
         now = end;
-        for next in &dependents[id.index()] {
-            needs[next.index()] -= 1;
-            if needs[next.index()] == 0 {
+        for next in &dependents[id] {
+            needs[*next] -= 1;
+            if needs[*next] == 0 {
                 ready.insert(*next);
             }
         }
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_left_is_as_long_as_the_schedule_makes_it() {
         let graph = diamond();
-        let takes = |rest: [Rest; 4], jobs| left(&graph, &rest, jobs);
+        let takes = |rest: [Rest; 4], jobs| left(&graph, &rest.into_iter().collect(), jobs);
         let known = |time| Left { time: Some(Duration::from_secs(time)), unknown: 0 };
         let all = [seconds(10), seconds(5), seconds(7), seconds(1)];
         assert_eq!(takes(all, 1), known(23));

@@ -1,7 +1,5 @@
 //! The nodes of a recipe: its stages for every combination of the matrix, equal ones made one.
 //! Knows names, definitions and order; does no I/O and knows no store.
-//!
-//! Nodes stand in topological order: what a node needs has a lower [`NodeId`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,23 +14,13 @@ use petgraph::graph::DiGraph;
 
 use crate::recipe::Recipe;
 
-/// A node, by its place in the graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u32);
-
-impl NodeId {
-    /// The place as an index.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+pub use super::node::{NodeId, NodeMap};
 
 /// A stage for one or more combinations of the matrix.
 #[derive(Debug)]
 pub struct Node {
     /// The stage's name.
     pub stage: Arc<str>,
-    /// Its kind.
     pub kind: &'static Kind,
     /// Where its block begins.
     pub place: Option<Origin>,
@@ -65,7 +53,6 @@ pub struct ImageNode {
     pub label: Arc<str>,
     /// What its files are called.
     pub name: String,
-    /// The combination.
     pub combination: u32,
     /// The nodes that make its files, with the file's name where it is one of several.
     pub files: Vec<(NodeId, Option<Arc<str>>)>,
@@ -74,7 +61,7 @@ pub struct ImageNode {
 /// The nodes and images of a recipe.
 #[derive(Debug)]
 pub struct Graph {
-    nodes: Vec<Node>,
+    nodes: NodeMap<Node>,
     images: Vec<ImageNode>,
     axes: Vec<String>,
     /// The chosen combinations' values, in the order of the axes.
@@ -163,7 +150,7 @@ impl Graph {
     /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
     pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
         let mut graph = Graph {
-            nodes: Vec::new(),
+            nodes: NodeMap::new(),
             images: Vec::new(),
             axes: recipe.axes.iter().map(|axis| axis.name.clone()).collect(),
             combinations: recipe.combinations.iter().map(|combination| combination.values.clone()).collect(),
@@ -186,7 +173,7 @@ impl Graph {
                 let id = *by_definition.entry(digest).or_insert_with(|| {
                     let kind = registry.get(&stage.kind).expect("BUG: the recipe let an unknown kind pass");
                     let from = stage.params.get("from").and_then(|from| match &from.data {
-                        Data::Stage(name) => Some(&graph.nodes[ids[name].index()].root),
+                        Data::Stage(name) => Some(&graph.nodes[ids[name]].root),
                         _ => None,
                     });
                     let root = from.cloned().unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
@@ -209,10 +196,9 @@ impl Graph {
                         root,
                         cutoff: kind.cutoff(&stage.params).unwrap_or(recipe.cutoff),
                         lowered: lowered.expect("BUG: the recipe let wrong parameters pass"),
-                    });
-                    NodeId(graph.nodes.len() as u32 - 1)
+                    })
                 });
-                graph.nodes[id.index()].combinations.push(place as u32);
+                graph.nodes[id].combinations.push(place as u32);
                 ids.insert(stage.name.clone(), id);
             }
             for image in &combination.images {
@@ -235,26 +221,26 @@ impl Graph {
 
     /// Gives every node a label: the axes on which the nodes of its stage differ, and on which it has one value.
     fn name_nodes(&mut self) {
-        let mut by_stage: HashMap<Arc<str>, Vec<usize>> = HashMap::new();
-        for (index, node) in self.nodes.iter().enumerate() {
-            let places = by_stage.entry(node.stage.clone()).or_insert_with(|| {
+        let mut by_stage: HashMap<Arc<str>, Vec<NodeId>> = HashMap::new();
+        for (id, node) in self.nodes.iter() {
+            let nodes = by_stage.entry(node.stage.clone()).or_insert_with(|| {
                 self.stages.push(node.stage.clone());
                 Vec::new()
             });
-            places.push(index);
+            nodes.push(id);
         }
-        for places in by_stage.values() {
+        for nodes in by_stage.values() {
             // The axes on which the stage's combinations differ at all.
             let differs: Vec<bool> = (0..self.axes.len())
                 .map(|axis| {
-                    let combinations = places.iter().flat_map(|index| &self.nodes[*index].combinations);
+                    let combinations = nodes.iter().flat_map(|id| &self.nodes[*id].combinations);
                     let mut values = combinations.map(|place| &self.combinations[*place as usize][axis]);
                     let first = values.next();
                     values.any(|value| Some(value) != first)
                 })
                 .collect();
-            for &index in places.iter().filter(|_| places.len() > 1) {
-                let node = &self.nodes[index];
+            for &id in nodes.iter().filter(|_| nodes.len() > 1) {
+                let node = &self.nodes[id];
                 let mut parts = Vec::new();
                 for (axis, name) in self.axes.iter().enumerate().filter(|(axis, _)| differs[*axis]) {
                     let value = |place: &u32| &self.combinations[*place as usize][axis];
@@ -265,9 +251,9 @@ impl Graph {
                 }
                 let stage = &node.stage;
                 let label = if parts.is_empty() { stage.to_string() } else { format!("{stage}[{}]", parts.join(",")) };
-                self.nodes[index].label = label;
+                self.nodes[id].label = label;
             }
-            if let [only] = places.as_slice() {
+            if let [only] = nodes.as_slice() {
                 self.nodes[*only].label = self.nodes[*only].stage.to_string();
             }
         }
@@ -275,7 +261,7 @@ impl Graph {
 
     /// A node.
     pub fn node(&self, id: NodeId) -> &Node {
-        &self.nodes[id.index()]
+        &self.nodes[id]
     }
 
     /// How many nodes there are.
@@ -290,7 +276,7 @@ impl Graph {
 
     /// Every node, in topological order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
-        (0..self.nodes.len() as u32).map(NodeId)
+        self.nodes.ids()
     }
 
     /// The images of all combinations.
@@ -310,6 +296,12 @@ impl Graph {
         if values.is_empty() { stage.to_owned() } else { format!("{stage}[{values}]") }
     }
 
+    /// The stable names of a node: under which of them it ran last depends on the combinations that were chosen then.
+    pub fn stable_names(&self, id: NodeId) -> impl Iterator<Item = String> {
+        let node = self.node(id);
+        node.combinations.iter().map(|combination| self.stable_name(&node.stage, *combination))
+    }
+
     /// What sets a combination apart: `axis=value,…`.
     pub fn combination_name(&self, combination: u32) -> String {
         let values: Vec<_> = self.values(combination).map(|(axis, value)| format!("{axis}={value}")).collect();
@@ -318,7 +310,7 @@ impl Graph {
 
     /// Gives a node's Actions that take packages those that they are to take.
     pub fn fill(&mut self, id: NodeId, set: &PackageSet) {
-        for action in &mut self.nodes[id.index()].lowered.actions {
+        for action in &mut self.nodes[id].lowered.actions {
             if let Some(packages) = &mut action.packages {
                 packages.clone_from(set);
             }
@@ -326,11 +318,11 @@ impl Graph {
     }
 
     /// The nodes, and all that they need.
-    pub fn closure(&self, nodes: &[NodeId]) -> Vec<bool> {
-        let mut needed = vec![false; self.nodes.len()];
+    pub fn closure(&self, nodes: &[NodeId]) -> NodeMap<bool> {
+        let mut needed = NodeMap::filled(false, self.nodes.len());
         let mut queue = nodes.to_vec();
         while let Some(id) = queue.pop() {
-            if !std::mem::replace(&mut needed[id.index()], true) {
+            if !std::mem::replace(&mut needed[id], true) {
                 queue.extend(self.node(id).parents.iter().map(|(_, parent)| *parent));
             }
         }
@@ -376,44 +368,12 @@ impl Graph {
     /// # Errors
     /// It cannot be read, or names nothing.
     pub fn select(&self, text: &str) -> Result<Selection, SelectorError> {
-        let syntax = || SelectorError::Syntax { text: text.to_owned() };
-        let (name, filter) = match text.split_once('[') {
-            None => (text, Vec::new()),
-            Some((name, rest)) => {
-                let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
-                let pairs = inner.split(',').map(|pair| pair.split_once('=').ok_or_else(syntax));
-                (name, pairs.collect::<Result<Vec<_>, _>>()?)
-            }
-        };
-        if name.is_empty() {
-            return Err(syntax());
-        }
-        let mut wanted = Vec::new();
-        for (axis, value) in filter {
-            let place = self
-                .axes
-                .iter()
-                .position(|known| known == axis.trim())
-                .ok_or_else(|| SelectorError::Axis { axis: axis.trim().to_owned(), known: self.axes.clone() })?;
-            wanted.push((place, value.trim()));
-        }
+        let (name, filter) = split_selector(text)?;
+        let wanted = self.axes_of(&filter)?;
         let matches = |combination: u32| {
             wanted.iter().all(|(axis, value)| self.combinations[combination as usize][*axis] == *value)
         };
-        let nothing = || {
-            let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
-            let unknown = wanted.iter().find_map(|(axis, value)| {
-                let mut known = Vec::new();
-                for combination in &self.combinations {
-                    if !known.contains(&combination[*axis]) {
-                        known.push(combination[*axis].clone());
-                    }
-                }
-                let is_unknown = known.iter().all(|known| known != value);
-                is_unknown.then(|| (self.axes[*axis].clone(), known))
-            });
-            SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
-        };
+        let nothing = || self.no_combination(name, &wanted);
         let is_stage = self.stages.iter().any(|stage| &**stage == name);
         let label = name.strip_prefix("image.");
         let named = self.images_named(label.unwrap_or(name), label.is_some());
@@ -439,17 +399,59 @@ impl Graph {
         if nodes.is_empty() { Err(nothing()) } else { Ok(Selection { nodes, images: Vec::new() }) }
     }
 
+    /// The places of the axes that a selector's brackets name, with the values.
+    fn axes_of<'t>(&self, filter: &[(&str, &'t str)]) -> Result<Vec<(usize, &'t str)>, SelectorError> {
+        let axis_of = |(axis, value): &(&str, &'t str)| {
+            let place = self.axes.iter().position(|known| known == axis);
+            let unknown = || SelectorError::Axis { axis: (*axis).to_owned(), known: self.axes.clone() };
+            Ok((place.ok_or_else(unknown)?, *value))
+        };
+        filter.iter().map(axis_of).collect()
+    }
+
+    /// A stage or image has no combination with these values.
+    fn no_combination(&self, name: &str, wanted: &[(usize, &str)]) -> SelectorError {
+        let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
+        let unknown = wanted.iter().find_map(|(axis, value)| {
+            let mut known = Vec::new();
+            for combination in &self.combinations {
+                if !known.contains(&combination[*axis]) {
+                    known.push(combination[*axis].clone());
+                }
+            }
+            let is_unknown = known.iter().all(|known| known != value);
+            is_unknown.then(|| (self.axes[*axis].clone(), known))
+        });
+        SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
+    }
+
     /// The nodes and their needs as a petgraph graph.
     pub fn to_petgraph(&self) -> DiGraph<NodeId, ()> {
         let mut graph = DiGraph::with_capacity(self.nodes.len(), self.nodes.len());
-        let places: Vec<_> = self.ids().map(|id| graph.add_node(id)).collect();
+        let places: NodeMap<_> = self.ids().map(|id| graph.add_node(id)).collect();
         for id in self.ids() {
             for (_, parent) in &self.node(id).parents {
-                graph.update_edge(places[parent.index()], places[id.index()], ());
+                graph.update_edge(places[*parent], places[id], ());
             }
         }
         graph
     }
+}
+
+/// The name in a selector, and the axes and values in its brackets.
+fn split_selector(text: &str) -> Result<(&str, Vec<(&str, &str)>), SelectorError> {
+    fn pair(text: &str) -> Option<(&str, &str)> {
+        text.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()))
+    }
+    let syntax = || SelectorError::Syntax { text: text.to_owned() };
+    let (name, filter) = match text.split_once('[') {
+        None => (text, Vec::new()),
+        Some((name, rest)) => {
+            let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
+            (name, inner.split(',').map(pair).collect::<Option<_>>().ok_or_else(syntax)?)
+        }
+    };
+    if name.is_empty() { Err(syntax()) } else { Ok((name, filter)) }
 }
 
 /// The stage names that values refer to, sorted, each once.

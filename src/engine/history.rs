@@ -71,20 +71,64 @@ pub struct Memory {
     pub files: BTreeMap<String, FileMemory>,
 }
 
-/// A recipe's memory, read when it is first asked for: a plan in which nothing is dirty needs none of it.
-pub struct LazyMemory<'a> {
+/// What is remembered of a recipe, and what this run adds to it. It is read when it is first asked for: a plan in which
+/// nothing is dirty needs none of it.
+pub struct History<'a> {
     state: RecipeState<'a>,
     memory: OnceCell<Memory>,
+    /// What was added and is not written yet.
+    news: Memory,
 }
 
-impl<'a> LazyMemory<'a> {
-    /// The memory of a recipe, not read yet.
+impl<'a> History<'a> {
+    /// The history of a recipe, not read yet.
     pub fn new(state: RecipeState<'a>) -> Self {
-        LazyMemory { state, memory: OnceCell::new() }
+        History { state, memory: OnceCell::new(), news: Memory::default() }
+    }
+
+    /// The recipe's state, which it is read from.
+    pub fn state(&self) -> &RecipeState<'a> {
+        &self.state
+    }
+
+    /// The last run of a node's unit, by its name.
+    pub fn run(&self, name: &str) -> Option<&NodeMemory> {
+        self.memory().nodes.get(name)
+    }
+
+    /// What was last written to a file, by its absolute path.
+    pub fn file(&self, path: &Path) -> Option<&FileMemory> {
+        self.memory().files.get(&*path.to_string_lossy())
+    }
+
+    /// Adds a run of a node's unit, after those that are known of it.
+    pub fn add_run(&mut self, name: String, run: NodeMemory) {
+        let run = run.after(self.run(&name));
+        self.memory_mut().nodes.insert(name.clone(), run.clone());
+        self.news.nodes.insert(name, run);
+    }
+
+    /// Adds a file that was written.
+    pub fn add_file(&mut self, path: &Path, file: FileMemory) {
+        let path = path.to_string_lossy().into_owned();
+        self.memory_mut().files.insert(path.clone(), file.clone());
+        self.news.files.insert(path, file);
+    }
+
+    /// Writes what was added since the last time; touches nothing where that is nothing.
+    ///
+    /// # Errors
+    /// The store cannot be written. Then it is tried again with the next call.
+    pub fn save(&mut self) -> Result<(), impasto_store::Error> {
+        if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
+            self.state.add(&self.news)?;
+            self.news = Memory::default();
+        }
+        Ok(())
     }
 
     /// What is remembered; nothing where it cannot be read.
-    pub fn get(&self) -> &Memory {
+    fn memory(&self) -> &Memory {
         self.memory.get_or_init(|| {
             self.state.load().unwrap_or_else(|error| {
                 tracing::debug!(%error, "nothing is remembered");
@@ -93,9 +137,8 @@ impl<'a> LazyMemory<'a> {
         })
     }
 
-    /// What is remembered, to add to it.
-    pub fn get_mut(&mut self) -> &mut Memory {
-        self.get();
+    fn memory_mut(&mut self) -> &mut Memory {
+        self.memory();
         self.memory.get_mut().expect("BUG: just read")
     }
 }
@@ -141,7 +184,7 @@ impl<'a> RecipeState<'a> {
     }
 
     /// Remembers more. What another build of the recipe remembered meanwhile stays.
-    pub fn add(&self, news: &Memory) -> Result<(), impasto_store::Error> {
+    fn add(&self, news: &Memory) -> Result<(), impasto_store::Error> {
         let mut memory = self.load()?;
         memory.nodes.extend(news.nodes.clone());
         memory.files.extend(news.files.clone());

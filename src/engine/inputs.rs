@@ -79,7 +79,6 @@ impl InputError {
 /// What a path holds.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// A file.
     File(InputFile),
     /// A directory, as the list of what is below it.
     Tree {

@@ -1,9 +1,10 @@
 //! What a run would do: binds every node's inputs as far as they are known, and looks the keys up in the store.
 //! Decides and explains; executes nothing and writes nothing but caches.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use impasto_stages::UnitFiles;
 use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
@@ -14,12 +15,15 @@ use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
 use crate::disk::image::{self, Format};
-use crate::engine::graph::{Graph, Node, NodeId};
-use crate::engine::history::{LazyMemory, NodeMemory};
-use crate::engine::inputs::{InputError, Inputs};
-use crate::engine::lock::LockState;
-use crate::engine::publish::content_digest;
+use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
+use crate::engine::history::{FileMemory, History, NodeMemory, RecipeState};
+use crate::engine::inputs::{Input, InputError, Inputs};
+use crate::engine::locking::LockState;
+use crate::engine::publish::Published;
 use crate::engine::reason::{Names, Reason, changes};
+use crate::engine::units::{Units, unit_name};
+use crate::recipe::Recipe;
+use crate::recipe::scope::Scope;
 
 /// A node's result, found or made.
 #[derive(Debug, Clone)]
@@ -70,7 +74,7 @@ impl Hit {
                 Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None, made_by: None })
             }
             _ => self.file(file).map(|file| {
-                let digest = BlobDigest(content_digest(&file.content));
+                let digest = BlobDigest(file.content.digest());
                 Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode), made_by: None }
             }),
         }
@@ -129,9 +133,7 @@ pub enum PlanError {
         stage: String,
         /// The stage that it needs.
         parent: String,
-        /// What that one made.
         made: &'static str,
-        /// What is needed.
         needed: &'static str,
         /// What the file is, where it is a disk to others.
         format: Option<Format>,
@@ -185,46 +187,128 @@ pub(crate) fn file_format(store: &Store, result: &Outputs) -> Result<Option<Form
     }
 }
 
-/// Binds nodes and looks them up.
+/// Binds nodes and looks them up. Owns what it decides by: the user's files as they were read, and the history.
 pub struct Planner<'a> {
-    /// The nodes.
-    pub graph: &'a Graph,
-    /// Where results are looked up.
-    pub store: &'a Store,
-    /// The user's files.
-    pub inputs: Inputs,
-    /// What is remembered of earlier runs.
-    pub memory: LazyMemory<'a>,
-    /// What the lock has for each node, by place.
-    pub locks: &'a [LockState],
-    /// Nodes that run even where their results are known, by place.
-    pub again: Vec<bool>,
-    /// What the units of each node came to, made or found, as far as that is known, by place: what is in use.
-    pub used: Vec<Vec<(ActionDigest, ClaimId)>>,
+    graph: &'a Graph,
+    store: &'a Store,
+    inputs: Inputs,
+    history: History<'a>,
+    /// What the lock has for each node.
+    locks: &'a NodeMap<LockState>,
+    /// Nodes that run even where their results are known.
+    rebuild: NodeMap<bool>,
+    /// What the units of each node came to, made or found, as far as that is known.
+    in_use: NodeMap<Vec<(ActionDigest, ClaimId)>>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node.
+    pub fn new(recipe: &Recipe, graph: &'a Graph, locks: &'a NodeMap<LockState>, store: &'a Store) -> Self {
+        Planner {
+            graph,
+            store,
+            inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
+            history: History::new(RecipeState::new(store, recipe)),
+            locks,
+            rebuild: NodeMap::filled(false, graph.len()),
+            in_use: NodeMap::filled(Vec::new(), graph.len()),
+        }
+    }
+
+    /// The nodes.
+    pub fn graph(&self) -> &'a Graph {
+        self.graph
+    }
+
+    /// Where results are looked up.
+    pub fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// The recipe's state in the store.
+    pub fn state(&self) -> &RecipeState<'a> {
+        self.history.state()
+    }
+
+    /// Has a node run even where its result is known, until [`Planner::rebuilt`].
+    pub fn rebuild(&mut self, id: NodeId) {
+        self.rebuild[id] = true;
+    }
+
+    /// A node's result is there: it is looked up again from now on.
+    pub fn rebuilt(&mut self, id: NodeId) {
+        self.rebuild[id] = false;
+    }
+
+    /// What the units of a node came to, in their order, as far as that is known: what is to be kept.
+    pub fn in_use(&self, id: NodeId) -> &[(ActionDigest, ClaimId)] {
+        &self.in_use[id]
+    }
+
+    /// Where an input lies, what it holds, and what the recipe may read; none where it cannot be read.
+    pub fn input(&mut self, name: &str) -> Option<(PathBuf, Input, Arc<Scope>)> {
+        let path = self.inputs.path(name);
+        let input = self.inputs.get(name).ok()?.clone();
+        Some((path, input, self.inputs.scope().clone()))
+    }
+
+    /// Has a node's files looked at again: they changed while they were read.
+    pub fn reread_inputs(&mut self, id: NodeId) {
+        local_paths(self.graph.node(id)).for_each(|name| self.inputs.forget(name));
+    }
+
+    /// What was last written to a file of the user's.
+    pub fn published(&self, path: &Path) -> Option<&FileMemory> {
+        self.history.file(path)
+    }
+
+    /// Remembers that a file was written.
+    pub fn add_published(&mut self, file: &Published) {
+        self.history.add_file(&file.path, file.memory.clone());
+    }
+
+    /// Remembers a run of a node's unit, under all names of the node.
+    pub fn add_run(&mut self, id: NodeId, unit: usize, run: &NodeMemory) {
+        for name in self.graph.stable_names(id) {
+            self.history.add_run(unit_name(name, unit), run.clone());
+        }
+    }
+
+    /// What a node's unit came to when it ran before, the last run first, as its first name has it.
+    pub fn earlier_runs(&self, id: NodeId, unit: usize) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
+        let name = self.graph.stable_names(id).next().expect("BUG: a node of no combination");
+        self.history.run(&unit_name(name, unit)).into_iter().flat_map(NodeMemory::runs)
+    }
+
+    /// Writes what was added to the history.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn save_history(&mut self) -> Result<(), StoreError> {
+        self.history.save()
+    }
+
     /// The state of every node that is needed for `wanted`; none for the others.
     ///
     /// # Errors
     /// An input cannot be read, a stage made something else than is needed, or the store failed.
-    pub fn plan(&mut self, wanted: &[NodeId]) -> Result<Vec<Option<State>>, PlanError> {
+    pub fn plan(&mut self, wanted: &[NodeId]) -> Result<NodeMap<Option<State>>, PlanError> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
-        let nodes: Vec<_> = graph.ids().filter(|id| needed[id.index()]).collect();
-        self.inputs.prefetch(nodes.iter().flat_map(|id| crate::engine::graph::local_paths(graph.node(*id))));
-        let mut states: Vec<Option<State>> = vec![None; graph.len()];
+        let nodes: Vec<_> = graph.ids().filter(|id| needed[*id]).collect();
+        self.inputs.prefetch(nodes.iter().flat_map(|id| local_paths(graph.node(*id))));
+        let mut states: NodeMap<Option<State>> = NodeMap::filled(None, graph.len());
         for id in nodes {
             let parents = &graph.node(id).parents;
-            let open = parents.iter().map(|(_, parent)| *parent).find_map(|parent| match &states[parent.index()] {
+            let open = parents.iter().map(|(_, parent)| *parent).find_map(|parent| match &states[parent] {
                 Some(State::Cached(_)) => None,
                 Some(State::Pending { on }) => Some(*on),
                 _ => Some(parent),
             });
-            states[id.index()] = Some(match open {
+            states[id] = Some(match open {
                 Some(on) => State::Pending { on },
                 None => {
-                    let result = |parent: NodeId| match &states[parent.index()] {
+                    let result = |parent: NodeId| match &states[parent] {
                         Some(State::Cached(hit)) => hit,
                         _ => panic!("BUG: a parent of {} is not known", graph.node(id).label),
                     };
@@ -283,20 +367,17 @@ impl Planner<'_> {
                     Err(error) => return Err(error.into()),
                 };
             }
-            let place = units.hits.len();
-            let further = expand(&units.templates[place], &files)
+            let further = expand(units.next(), &files)
                 .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
-            if !further.is_empty() {
-                units.templates.to_mut().splice(place + 1..place + 1, further);
-            }
+            units.insert(further);
         }
-        let used = &mut self.used[id.index()];
-        used.truncate(units.hits.len());
-        used.push((hit.action, hit.claim));
-        if units.hits.len() + 1 == units.templates.len() {
+        let in_use = &mut self.in_use[id];
+        in_use.truncate(units.done());
+        in_use.push((hit.action, hit.claim));
+        if units.is_last() {
             return Ok(Completed::Node(Box::new(hit)));
         }
-        units.hits.push(hit);
+        units.finish(hit);
         Ok(Completed::Unit)
     }
 
@@ -315,8 +396,8 @@ impl Planner<'_> {
             let (hit, file, cutoff) = match &slot {
                 Slot::Local(path) | Slot::LocalWithTimes(path) => {
                     let bound = match slot {
-                        Slot::LocalWithTimes(_) => crate::engine::inputs::Input::bound_with_times,
-                        _ => crate::engine::inputs::Input::bound,
+                        Slot::LocalWithTimes(_) => Input::bound_with_times,
+                        _ => Input::bound,
                     };
                     return inputs
                         .get(path)
@@ -337,7 +418,7 @@ impl Planner<'_> {
                     let parent = node.parent(stage);
                     (result(parent), Some(file), graph.node(parent).cutoff)
                 }
-                Slot::Unit { unit, file } => (&units.hits[*unit], file.as_ref(), Cutoff::Tree),
+                Slot::Unit { unit, file } => (units.hit(*unit), file.as_ref(), Cutoff::Tree),
             };
             let by_bytes = cutoff != Cutoff::Tree || template.reads_bytes();
             let bound = hit.content(file, by_bytes).ok_or_else(|| PlanError::NoFile {
@@ -349,7 +430,7 @@ impl Planner<'_> {
         })?;
         let is_disk = |slot: &Slot| match slot {
             Slot::Stage(stage) => result(node.parent(stage)).result.disk.is_some(),
-            Slot::Unit { unit, file: None } => units.hits[*unit].result.disk.is_some(),
+            Slot::Unit { unit, file: None } => units.hit(*unit).result.disk.is_some(),
             _ => false,
         };
         let wrong = |made, needed, slot: &Slot, format| {
@@ -377,13 +458,13 @@ impl Planner<'_> {
         inherited: &BTreeSet<Caveat>,
     ) -> Result<State, PlanError> {
         let digest = action.digest();
-        if !self.locks[id.index()].is_settled() {
+        if !self.locks[id].is_settled() {
             return Ok(State::Dirty { action: digest, reason: Reason::NotLocked });
         }
-        if self.again[id.index()] {
+        if self.rebuild[id] {
             return Ok(State::Dirty { action: digest, reason: Reason::Again });
         }
-        let last = || self.remembered(id, units.hits.len());
+        let last = || self.remembered(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
         let asked = Asked::of(action, inherited);
         let refused = claims.iter().find_map(|claim| asked.objection(claim));
@@ -404,12 +485,7 @@ impl Planner<'_> {
 
     /// What is remembered of the last run of a node's unit.
     pub fn remembered(&self, id: NodeId, unit: usize) -> Option<&NodeMemory> {
-        let node = self.graph.node(id);
-        // Under which of its combinations it ran last depends on those that were chosen then.
-        node.combinations.iter().find_map(|place| {
-            let name = self.graph.stable_name(&node.stage, *place);
-            self.memory.get().nodes.get(&unit_name(name, unit))
-        })
+        self.graph.stable_names(id).find_map(|name| self.history.run(&unit_name(name, unit)))
     }
 
     fn reason(
@@ -476,46 +552,6 @@ pub enum Completed {
     Unit,
     /// Files that decide what comes after it are not in the store any more: the unit must run again.
     Lost,
-}
-
-/// The units of work of one node, and the results of those that are done.
-#[derive(Debug, Clone)]
-pub struct Units<'g> {
-    /// The graph's own until some are added.
-    templates: Cow<'g, [ActionTemplate]>,
-    hits: Vec<Hit>,
-}
-
-impl<'g> Units<'g> {
-    /// The units of a node of which none is done.
-    pub fn new(node: &'g Node) -> Self {
-        Units { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
-    }
-
-    /// The unit that is next.
-    pub fn next(&self) -> &ActionTemplate {
-        &self.templates[self.hits.len()]
-    }
-
-    /// Whether none is known to come after the next one.
-    pub fn is_last(&self) -> bool {
-        self.hits.len() + 1 == self.templates.len()
-    }
-
-    /// How many are done, but for the last, whose result is the node's.
-    pub fn done(&self) -> usize {
-        self.hits.len()
-    }
-
-    /// The result of a unit that is done.
-    pub fn hit(&self, unit: usize) -> &Hit {
-        &self.hits[unit]
-    }
-}
-
-/// The name under which a node's unit is remembered: the node's own for the first.
-pub fn unit_name(node: String, unit: usize) -> String {
-    if unit == 0 { node } else { format!("{node}#{unit}") }
 }
 
 fn slot_name(slot: &Slot) -> String {

@@ -7,13 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
-use impasto_store::claim::FileContent;
 use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
 use tempfile::NamedTempFile;
 
 use crate::base::bounded;
-use crate::engine::history::{FileMemory, Memory};
+use crate::engine::history::FileMemory;
 use crate::engine::plan::Hit;
 
 /// A file to write for the user.
@@ -34,19 +33,11 @@ pub struct Published {
     pub memory: FileMemory,
 }
 
-/// The digest of a file's bytes.
-pub fn content_digest(content: &FileContent) -> Digest {
-    match content {
-        FileContent::Blob(blob) => blob.digest.0,
-        FileContent::Derived(derived) => derived.digest.0,
-    }
-}
-
-/// Whether the target's file, and the checksum beside it, are as they were written for this result.
-pub fn is_current(target: &Target, hit: &Hit, memory: &Memory) -> bool {
+/// Whether the target's file, and the checksum beside it, are as they were `written` for this result.
+pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> bool {
     let Some(file) = hit.file(target.file.as_ref()) else { return false };
-    let Some(known) = memory.files.get(&*target.path.to_string_lossy()) else { return false };
-    known.content == content_digest(&file.content)
+    let Some(known) = written else { return false };
+    known.content == file.content.digest()
         && stamp(&target.path).ok() == Some(known.stamp)
         && bounded::read(checksum_path(&target.path), bounded::LINES)
             .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())

@@ -1,18 +1,9 @@
-//! Which task may start next: a pure state machine over tasks and what they wait for.
+//! Which task may start next: a pure state machine over tasks, one for each node, and what they wait for.
 //! Knows no clock, thread, store or stage; the engine tells it what happened.
 
 use std::collections::BTreeSet;
 
-/// A task, by its place in the schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(pub u32);
-
-impl TaskId {
-    /// The place as an index.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+use super::node::{NodeId, NodeMap};
 
 /// What a task is up to: the one truth, moved by `Schedule::set` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +26,17 @@ pub enum State {
 
 struct Task {
     state: State,
-    needs: Vec<TaskId>,
-    dependents: Vec<TaskId>,
+    needs: Vec<NodeId>,
+    dependents: Vec<NodeId>,
     /// How many of `needs` are not `Done`: a cache of their states.
     open: usize,
 }
 
 /// The schedule of one run.
 pub struct Schedule {
-    tasks: Vec<Task>,
+    tasks: NodeMap<Task>,
     /// The tasks in state `Ready`: a cache, lowest place first.
-    ready: BTreeSet<TaskId>,
+    ready: BTreeSet<NodeId>,
     /// How many tasks are in state `Running`: a cache.
     running: usize,
     keep_going: bool,
@@ -53,18 +44,24 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of tasks by what each needs (places lower than its own), of which those that `wanted` names, and all
-    /// that they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
-    pub fn new(needs: Vec<Vec<TaskId>>, wanted: &[TaskId], keep_going: bool) -> Self {
-        let mut schedule =
-            Schedule { tasks: Vec::new(), ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
-        for needs in needs {
-            schedule.push(needs, State::Unwanted);
+    /// A schedule of tasks by what each needs (ids lower than its own), of which those that `wanted` names, and all that
+    /// they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
+    pub fn new(needs: NodeMap<Vec<NodeId>>, wanted: &[NodeId], keep_going: bool) -> Self {
+        let task =
+            |needs: Vec<NodeId>| Task { state: State::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
+        let mut tasks = needs.map(task);
+        for id in tasks.ids() {
+            for place in 0..tasks[id].needs.len() {
+                let need = tasks[id].needs[place];
+                assert!(need < id, "BUG: task {id} needs task {need}, which comes after it");
+                tasks[need].dependents.push(id);
+            }
         }
+        let mut schedule = Schedule { tasks, ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
         let mut queue = wanted.to_vec();
         while let Some(id) = queue.pop() {
             if schedule.state(id) == State::Unwanted {
-                queue.extend(&schedule.tasks[id.index()].needs);
+                queue.extend(&schedule.tasks[id].needs);
                 schedule.set(id, State::Waiting);
             }
         }
@@ -74,25 +71,14 @@ impl Schedule {
         schedule
     }
 
-    fn push(&mut self, needs: Vec<TaskId>, state: State) -> TaskId {
-        let id = TaskId(u32::try_from(self.tasks.len()).expect("BUG: more than 2^32 tasks"));
-        for &need in &needs {
-            assert!(need < id, "BUG: task {} needs task {}, which comes after it", id.0, need.0);
-            self.tasks[need.index()].dependents.push(id);
-        }
-        let open = needs.iter().filter(|need| self.state(**need) != State::Done).count();
-        self.tasks.push(Task { state, needs, dependents: Vec::new(), open });
-        id
-    }
-
     /// Every task.
-    pub fn ids(&self) -> impl Iterator<Item = TaskId> + use<> {
-        (0..self.tasks.len() as u32).map(TaskId)
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.tasks.ids()
     }
 
     /// A task's state.
-    pub fn state(&self, id: TaskId) -> State {
-        self.tasks[id.index()].state
+    pub fn state(&self, id: NodeId) -> State {
+        self.tasks[id].state
     }
 
     /// How many tasks run now.
@@ -106,20 +92,20 @@ impl Schedule {
     }
 
     /// Takes the next task that may start and counts it as running.
-    pub fn start(&mut self) -> Option<TaskId> {
+    pub fn start(&mut self) -> Option<NodeId> {
         let id = *self.ready.first()?;
         self.set(id, State::Running);
         Some(id)
     }
 
     /// A running task has its result.
-    pub fn done(&mut self, id: TaskId) {
+    pub fn done(&mut self, id: NodeId) {
         self.expect(id, State::Running);
         self.set(id, State::Done);
     }
 
     /// A running task gave no result: what needs it is cancelled, and without `keep_going` all that does not run yet.
-    pub fn failed(&mut self, id: TaskId) {
+    pub fn failed(&mut self, id: NodeId) {
         self.expect(id, State::Running);
         self.set(id, State::Failed);
         if self.keep_going {
@@ -130,7 +116,7 @@ impl Schedule {
     }
 
     /// A running task was stopped before its end.
-    pub fn cancelled(&mut self, id: TaskId) {
+    pub fn cancelled(&mut self, id: NodeId) {
         self.expect(id, State::Running);
         self.set(id, State::Cancelled);
         self.cancel_dependents(id);
@@ -149,7 +135,7 @@ impl Schedule {
     /// A running task cannot go on before `lost`, on which it depends directly or not and whose result is there no
     /// more, is done again. It waits; so do the lost task and all between the two. Where the lost task failed meanwhile,
     /// the running one is cancelled.
-    pub fn rewind(&mut self, id: TaskId, lost: TaskId) {
+    pub fn rewind(&mut self, id: NodeId, lost: NodeId) {
         self.expect(id, State::Running);
         if matches!(self.state(lost), State::Failed | State::Cancelled) {
             self.cancelled(id);
@@ -164,7 +150,7 @@ impl Schedule {
             }
         }
         self.set(id, State::Waiting);
-        let unready = |task: &TaskId| self.tasks[task.index()].open > 0;
+        let unready = |task: &NodeId| self.tasks[*task].open > 0;
         for task in self.ready.iter().copied().filter(unready).collect::<Vec<_>>() {
             self.set(task, State::Waiting);
         }
@@ -181,9 +167,9 @@ impl Schedule {
     }
 
     /// Makes a waiting task ready if nothing is left to wait for, or cancels it if what it waits for will not be done.
-    fn settle(&mut self, id: TaskId) {
-        let hopeless = |need: &TaskId| matches!(self.state(*need), State::Failed | State::Cancelled);
-        if self.state(id) == State::Waiting && self.tasks[id.index()].needs.iter().any(hopeless) {
+    fn settle(&mut self, id: NodeId) {
+        let hopeless = |need: &NodeId| matches!(self.state(*need), State::Failed | State::Cancelled);
+        if self.state(id) == State::Waiting && self.tasks[id].needs.iter().any(hopeless) {
             self.set(id, State::Cancelled);
             self.cancel_dependents(id);
         } else {
@@ -192,13 +178,13 @@ impl Schedule {
     }
 
     /// The tasks that depend on `from` and that `to` depends on.
-    fn between(&self, from: TaskId, to: TaskId) -> Vec<TaskId> {
-        let reach = |start: TaskId, next: fn(&Task) -> &Vec<TaskId>| {
+    fn between(&self, from: NodeId, to: NodeId) -> Vec<NodeId> {
+        let reach = |start: NodeId, next: fn(&Task) -> &Vec<NodeId>| {
             let mut seen = BTreeSet::new();
-            let mut queue = next(&self.tasks[start.index()]).clone();
+            let mut queue = next(&self.tasks[start]).clone();
             while let Some(id) = queue.pop() {
                 if seen.insert(id) {
-                    queue.extend(next(&self.tasks[id.index()]));
+                    queue.extend(next(&self.tasks[id]));
                 }
             }
             seen
@@ -208,31 +194,9 @@ impl Schedule {
         below.intersection(&above).copied().collect()
     }
 
-    /// A running task turned out to need further tasks: adds them, each with what it needs, and lets the task wait for
-    /// all of them. It becomes ready again when they are done.
-    pub fn expand(&mut self, id: TaskId, needs: Vec<Vec<TaskId>>) -> Vec<TaskId> {
+    /// A running task is to run once more, for its next part or because its last was in vain.
+    pub fn requeue(&mut self, id: NodeId) {
         self.expect(id, State::Running);
-        let mut added = Vec::new();
-        for needs in needs {
-            let new = self.push(needs, State::Waiting);
-            added.push(new);
-            self.tasks[id.index()].needs.push(new);
-            self.tasks[id.index()].open += 1;
-            self.tasks[new.index()].dependents.push(id);
-        }
-        self.wait_again(id);
-        for &new in &added {
-            if self.stopped {
-                self.set(new, State::Cancelled);
-            } else {
-                self.wake(new);
-            }
-        }
-        added
-    }
-
-    /// Puts a running task back among those that wait.
-    fn wait_again(&mut self, id: TaskId) {
         self.set(id, State::Waiting);
         if self.stopped {
             self.set(id, State::Cancelled);
@@ -242,37 +206,37 @@ impl Schedule {
     }
 
     /// Makes a waiting task ready if nothing is left to wait for.
-    fn wake(&mut self, id: TaskId) {
-        if self.state(id) == State::Waiting && self.tasks[id.index()].open == 0 {
+    fn wake(&mut self, id: NodeId) {
+        if self.state(id) == State::Waiting && self.tasks[id].open == 0 {
             self.set(id, State::Ready);
         }
     }
 
-    fn cancel_dependents(&mut self, id: TaskId) {
-        let mut queue = self.tasks[id.index()].dependents.clone();
+    fn cancel_dependents(&mut self, id: NodeId) {
+        let mut queue = self.tasks[id].dependents.clone();
         while let Some(id) = queue.pop() {
             if matches!(self.state(id), State::Waiting | State::Ready) {
                 self.set(id, State::Cancelled);
-                queue.extend(&self.tasks[id.index()].dependents);
+                queue.extend(&self.tasks[id].dependents);
             }
         }
     }
 
-    fn expect(&self, id: TaskId, state: State) {
+    fn expect(&self, id: NodeId, state: State) {
         let found = self.state(id);
-        assert_eq!(found, state, "BUG: task {} is {found:?}, not {state:?}", id.0);
+        assert_eq!(found, state, "BUG: task {id} is {found:?}, not {state:?}");
     }
 
     /// The one place that moves a task, and keeps the caches of its state.
-    fn set(&mut self, id: TaskId, state: State) {
-        let old = std::mem::replace(&mut self.tasks[id.index()].state, state);
+    fn set(&mut self, id: NodeId, state: State) {
+        let old = std::mem::replace(&mut self.tasks[id].state, state);
         match old {
-            State::Ready => assert!(self.ready.remove(&id), "BUG: ready task {} was not queued", id.0),
+            State::Ready => assert!(self.ready.remove(&id), "BUG: ready task {id} was not queued"),
             State::Running => self.running -= 1,
             _ => {}
         }
         match state {
-            State::Ready => assert!(self.ready.insert(id), "BUG: task {} was queued twice", id.0),
+            State::Ready => assert!(self.ready.insert(id), "BUG: task {id} was queued twice"),
             State::Running => self.running += 1,
             _ => {}
         }
@@ -281,8 +245,8 @@ impl Schedule {
             (_, State::Done) => -1,
             _ => return,
         };
-        for dependent in self.tasks[id.index()].dependents.clone() {
-            let task = &mut self.tasks[dependent.index()];
+        for dependent in self.tasks[id].dependents.clone() {
+            let task = &mut self.tasks[dependent];
             task.open = task.open.checked_add_signed(change).expect("BUG: a task was done twice");
             self.wake(dependent);
         }
@@ -295,40 +259,41 @@ mod tests {
 
     use super::*;
 
-    fn ids(ids: &[u32]) -> Vec<TaskId> {
-        ids.iter().map(|id| TaskId(*id)).collect()
+    fn ids(ids: &[u32]) -> Vec<NodeId> {
+        ids.iter().map(|id| NodeId(*id)).collect()
     }
 
     /// base → {left, right} → top, and a task that nobody wants.
     fn diamond(keep_going: bool) -> Schedule {
-        Schedule::new(vec![ids(&[]), ids(&[0]), ids(&[0]), ids(&[1, 2]), ids(&[0])], &ids(&[3]), keep_going)
+        let needs = [ids(&[]), ids(&[0]), ids(&[0]), ids(&[1, 2]), ids(&[0])];
+        Schedule::new(needs.into_iter().collect(), &ids(&[3]), keep_going)
     }
 
     #[test]
     fn tasks_start_when_what_they_need_is_done() {
         let mut schedule = diamond(false);
-        assert_eq!(schedule.start(), Some(TaskId(0)));
+        assert_eq!(schedule.start(), Some(NodeId(0)));
         assert_eq!(schedule.start(), None);
-        schedule.done(TaskId(0));
-        assert_eq!((schedule.start(), schedule.start(), schedule.start()), (Some(TaskId(1)), Some(TaskId(2)), None));
-        schedule.done(TaskId(2));
+        schedule.done(NodeId(0));
+        assert_eq!((schedule.start(), schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2)), None));
+        schedule.done(NodeId(2));
         assert_eq!(schedule.start(), None);
-        schedule.done(TaskId(1));
-        assert_eq!(schedule.start(), Some(TaskId(3)));
-        schedule.done(TaskId(3));
+        schedule.done(NodeId(1));
+        assert_eq!(schedule.start(), Some(NodeId(3)));
+        schedule.done(NodeId(3));
         assert!(schedule.is_finished());
-        assert_eq!(schedule.state(TaskId(4)), State::Unwanted);
+        assert_eq!(schedule.state(NodeId(4)), State::Unwanted);
     }
 
     #[test]
     fn a_failure_cancels_what_does_not_run_yet() {
         let mut schedule = diamond(false);
         schedule.start();
-        schedule.done(TaskId(0));
-        assert_eq!(schedule.start(), Some(TaskId(1)));
-        schedule.failed(TaskId(1));
-        assert_eq!(schedule.state(TaskId(2)), State::Cancelled);
-        assert_eq!(schedule.state(TaskId(3)), State::Cancelled);
+        schedule.done(NodeId(0));
+        assert_eq!(schedule.start(), Some(NodeId(1)));
+        schedule.failed(NodeId(1));
+        assert_eq!(schedule.state(NodeId(2)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(3)), State::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -336,12 +301,12 @@ mod tests {
     fn keep_going_cancels_only_what_needs_the_failed_task() {
         let mut schedule = diamond(true);
         schedule.start();
-        schedule.done(TaskId(0));
+        schedule.done(NodeId(0));
         schedule.start();
-        schedule.failed(TaskId(1));
-        assert_eq!(schedule.start(), Some(TaskId(2)));
-        schedule.done(TaskId(2));
-        assert_eq!(schedule.state(TaskId(3)), State::Cancelled);
+        schedule.failed(NodeId(1));
+        assert_eq!(schedule.start(), Some(NodeId(2)));
+        schedule.done(NodeId(2));
+        assert_eq!(schedule.state(NodeId(3)), State::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -349,42 +314,43 @@ mod tests {
     fn a_lost_result_is_made_again_and_those_who_need_it_wait() {
         let mut schedule = diamond(false);
         schedule.start();
-        schedule.done(TaskId(0));
-        assert_eq!(schedule.start(), Some(TaskId(1)));
-        schedule.rewind(TaskId(1), TaskId(0));
-        assert_eq!(schedule.state(TaskId(2)), State::Waiting, "a ready sibling waits too");
-        assert_eq!(schedule.start(), Some(TaskId(0)));
+        schedule.done(NodeId(0));
+        assert_eq!(schedule.start(), Some(NodeId(1)));
+        schedule.rewind(NodeId(1), NodeId(0));
+        assert_eq!(schedule.state(NodeId(2)), State::Waiting, "a ready sibling waits too");
+        assert_eq!(schedule.start(), Some(NodeId(0)));
         assert_eq!(schedule.start(), None);
-        schedule.done(TaskId(0));
-        assert_eq!((schedule.start(), schedule.start()), (Some(TaskId(1)), Some(TaskId(2))));
+        schedule.done(NodeId(0));
+        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2))));
     }
 
     #[test]
     fn two_tasks_may_find_the_same_loss() {
         let mut schedule = diamond(false);
         schedule.start();
-        schedule.done(TaskId(0));
+        schedule.done(NodeId(0));
         schedule.start();
         schedule.start();
-        schedule.rewind(TaskId(1), TaskId(0));
-        schedule.rewind(TaskId(2), TaskId(0));
-        assert_eq!(schedule.start(), Some(TaskId(0)));
-        schedule.done(TaskId(0));
-        assert_eq!((schedule.start(), schedule.start()), (Some(TaskId(1)), Some(TaskId(2))));
+        schedule.rewind(NodeId(1), NodeId(0));
+        schedule.rewind(NodeId(2), NodeId(0));
+        assert_eq!(schedule.start(), Some(NodeId(0)));
+        schedule.done(NodeId(0));
+        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2))));
     }
 
     #[test]
     fn what_lies_between_a_lost_result_and_its_reader_is_done_again() {
-        let mut schedule = Schedule::new(vec![ids(&[]), ids(&[0]), ids(&[1])], &ids(&[2]), false);
+        let needs = [ids(&[]), ids(&[0]), ids(&[1])];
+        let mut schedule = Schedule::new(needs.into_iter().collect(), &ids(&[2]), false);
         for id in 0..2 {
-            assert_eq!(schedule.start(), Some(TaskId(id)));
-            schedule.done(TaskId(id));
+            assert_eq!(schedule.start(), Some(NodeId(id)));
+            schedule.done(NodeId(id));
         }
-        assert_eq!(schedule.start(), Some(TaskId(2)));
-        schedule.rewind(TaskId(2), TaskId(0));
+        assert_eq!(schedule.start(), Some(NodeId(2)));
+        schedule.rewind(NodeId(2), NodeId(0));
         for id in 0..3 {
-            assert_eq!((schedule.start(), schedule.start()), (Some(TaskId(id)), None));
-            schedule.done(TaskId(id));
+            assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(id)), None));
+            schedule.done(NodeId(id));
         }
         assert!(schedule.is_finished());
     }
@@ -393,38 +359,26 @@ mod tests {
     fn a_loss_that_cannot_be_made_good_cancels_who_finds_it_later() {
         let mut schedule = diamond(true);
         schedule.start();
-        schedule.done(TaskId(0));
+        schedule.done(NodeId(0));
         schedule.start();
         schedule.start();
-        schedule.rewind(TaskId(1), TaskId(0));
-        assert_eq!(schedule.start(), Some(TaskId(0)));
-        schedule.failed(TaskId(0));
-        schedule.rewind(TaskId(2), TaskId(0));
+        schedule.rewind(NodeId(1), NodeId(0));
+        assert_eq!(schedule.start(), Some(NodeId(0)));
+        schedule.failed(NodeId(0));
+        schedule.rewind(NodeId(2), NodeId(0));
         assert!(schedule.is_finished());
-        assert_eq!(schedule.state(TaskId(2)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(2)), State::Cancelled);
     }
 
     #[test]
-    fn a_task_waits_for_the_tasks_that_it_expands_to() {
+    fn a_task_of_several_parts_is_ready_again_after_each() {
         let mut schedule = diamond(false);
-        schedule.start();
-        let added = schedule.expand(TaskId(0), vec![vec![], ids(&[5])]);
-        assert_eq!(added, ids(&[5, 6]));
-        assert_eq!((schedule.start(), schedule.start()), (Some(TaskId(5)), None));
-        schedule.done(TaskId(5));
-        assert_eq!(schedule.start(), Some(TaskId(6)));
-        schedule.done(TaskId(6));
-        assert_eq!(schedule.start(), Some(TaskId(0)), "ready again, for its next part");
-    }
-
-    #[test]
-    fn a_failed_expansion_cancels_the_task_that_waits_for_it() {
-        let mut schedule = diamond(true);
-        schedule.start();
-        schedule.expand(TaskId(0), vec![vec![]]);
-        assert_eq!(schedule.start(), Some(TaskId(5)));
-        schedule.failed(TaskId(5));
-        assert_eq!(schedule.state(TaskId(0)), State::Cancelled);
+        assert_eq!(schedule.start(), Some(NodeId(0)));
+        schedule.requeue(NodeId(0));
+        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(0)), None));
+        schedule.stop();
+        schedule.requeue(NodeId(0));
+        assert_eq!(schedule.state(NodeId(0)), State::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -439,18 +393,18 @@ mod tests {
             let mut needs = vec![BTreeSet::new(); 20];
             for (a, b) in edges {
                 if a != b {
-                    needs[a.max(b) as usize].insert(TaskId(a.min(b)));
+                    needs[a.max(b) as usize].insert(NodeId(a.min(b)));
                 }
             }
-            let needs: Vec<Vec<_>> = needs.into_iter().map(|set| set.into_iter().collect()).collect();
-            let wanted: Vec<_> = (0..20).map(TaskId).collect();
+            let needs: NodeMap<Vec<_>> = needs.into_iter().map(|set| set.into_iter().collect()).collect();
+            let wanted: Vec<_> = (0..20).map(NodeId).collect();
             let mut schedule = Schedule::new(needs.clone(), &wanted, keep_going);
-            let mut running: Vec<TaskId> = Vec::new();
+            let mut running: Vec<NodeId> = Vec::new();
             let mut choices = choices.into_iter();
-            let mut rewinds = 0;
+            let (mut rewinds, mut requeues) = (0, 0);
             loop {
                 while let Some(id) = schedule.start() {
-                    for need in &needs[id.index()] {
+                    for need in &needs[id] {
                         prop_assert_eq!(schedule.state(*need), State::Done);
                     }
                     running.push(id);
@@ -458,16 +412,20 @@ mod tests {
                 let Some(id) = running.pop() else { break };
                 match choices.next().unwrap_or(0) {
                     0..=199 => schedule.done(id),
-                    200..=229 if rewinds < 30 && !needs[id.index()].is_empty() => {
+                    200..=229 if rewinds < 30 && !needs[id].is_empty() => {
                         rewinds += 1;
                         // Any task that it depends on, near or far.
-                        let mut lost = needs[id.index()][rewinds % needs[id.index()].len()];
-                        if rewinds % 3 == 0 && !needs[lost.index()].is_empty() {
-                            lost = needs[lost.index()][0];
+                        let mut lost = needs[id][rewinds % needs[id].len()];
+                        if rewinds % 3 == 0 && !needs[lost].is_empty() {
+                            lost = needs[lost][0];
                         }
                         schedule.rewind(id, lost);
                     }
-                    200..=249 => schedule.failed(id),
+                    200..=239 => schedule.failed(id),
+                    240..=249 if requeues < 30 => {
+                        requeues += 1;
+                        schedule.requeue(id);
+                    }
                     _ => schedule.stop(),
                 }
                 if schedule.state(id) == State::Running {

@@ -115,6 +115,19 @@ pub struct Diagnostic {
     pub notes: Vec<String>,
     /// The way out.
     pub help: Vec<String>,
+    /// What there has to be first, where whoever has the recipe read may know how it is made.
+    pub lacks: Option<Lack>,
+}
+
+/// What there has to be before a recipe can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// There is nothing at the recipe's path.
+    Path,
+    /// There is no recipe in the directory.
+    Recipe,
+    /// The recipe has no stages.
+    Stages,
 }
 
 impl Diagnostic {
@@ -127,6 +140,7 @@ impl Diagnostic {
             secondary: Vec::new(),
             notes: Vec::new(),
             help: Vec::new(),
+            lacks: None,
         }
     }
 
@@ -164,6 +178,12 @@ impl Diagnostic {
     /// Adds a way out.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
+        self
+    }
+
+    /// Says what there has to be first.
+    pub(super) fn lacks(mut self, lack: Lack) -> Self {
+        self.lacks = Some(lack);
         self
     }
 

@@ -12,7 +12,7 @@ use impasto_stages::{Data, Number, Registry, Value};
 use super::blocks;
 use super::collect::{Collector, Decl, Declarations};
 use super::convert;
-use super::diagnostic::{Diagnostic, Diagnostics, Severity, Sources, Span};
+use super::diagnostic::{Diagnostic, Diagnostics, Lack, Severity, Sources, Span};
 use super::eval::{Evaluator, Failed, LocalValue};
 use super::expr::{Names, Root};
 use super::files::Files;
@@ -118,9 +118,7 @@ impl Place {
         let cannot = |error: std::io::Error| {
             let diagnostic = Diagnostic::error(format!("cannot read the recipe {shown}: {error}"));
             match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    diagnostic.help("name a directory or an `.hcl` file; `impasto init` makes a first one")
-                }
+                std::io::ErrorKind::NotFound => diagnostic.lacks(Lack::Path),
                 _ => diagnostic,
             }
         };
@@ -155,7 +153,7 @@ impl Place {
         if files.is_empty() {
             let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
                 .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold variables)")
-                .help("`impasto init` makes a first one");
+                .lacks(Lack::Recipe);
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
                 diagnostic =
                     diagnostic.note(format!("`{template}` is a template of Packer, which impasto does not read"));
@@ -228,10 +226,8 @@ fn evaluate(
     eval.budget.add_text(bytes);
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
-        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages").help(
-            "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds",
-        );
-        eval.diagnostics.push(diagnostic);
+        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages");
+        eval.diagnostics.push(diagnostic.lacks(Lack::Stages));
     }
     // Who names a file of variables knows how they are given.
     if let Some(name) = place.values.first().filter(|_| request.var_files.is_empty()) {
@@ -572,47 +568,20 @@ impl Expand<'_, '_, '_> {
             }
             eval.axes = self.matrix.values(combination);
             for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
-                let key = self.matrix.projection(combination, local.axes);
-                match local_cache[index].get(&key) {
-                    Some(known) => eval.locals[local.id] = known.clone(),
-                    None => {
-                        let before = eval.diagnostics.len();
-                        self.loader.local(local, eval);
-                        self.matrix.note(combination, local.axes, &mut eval.diagnostics[before..]);
-                        local_cache[index].insert(key, eval.locals[local.id].clone());
-                    }
-                }
+                let value = self.once(combination, local.axes, &mut local_cache[index], eval, |eval| {
+                    self.loader.local(local, eval);
+                    eval.locals[local.id].clone()
+                });
+                eval.locals[local.id] = value;
             }
-            let states: Vec<State> = self
-                .stages
-                .iter()
-                .zip(&mut stage_cache)
-                .map(|(text, cache)| {
-                    let key = self.matrix.projection(combination, text.axes);
-                    let build = || {
-                        let before = eval.diagnostics.len();
-                        let state = self.common.build(text, eval);
-                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
-                        state
-                    };
-                    cache.entry(key).or_insert_with(build).clone()
-                })
-                .collect();
-            let images: Vec<Arc<BuiltImage>> = self
-                .images
-                .iter()
-                .zip(&mut image_cache)
-                .filter_map(|(text, cache)| {
-                    let key = self.matrix.projection(combination, text.axes);
-                    let build = || {
-                        let before = eval.diagnostics.len();
-                        let image = self.common.build_image(text, eval);
-                        self.matrix.note(combination, text.axes, &mut eval.diagnostics[before..]);
-                        image
-                    };
-                    cache.entry(key).or_insert_with(build).clone()
-                })
-                .collect();
+            let states = self.stages.iter().zip(&mut stage_cache).map(|(text, cache)| {
+                self.once(combination, text.axes, cache, eval, |eval| self.common.build(text, eval))
+            });
+            let states: Vec<State> = states.collect();
+            let images = self.images.iter().zip(&mut image_cache).filter_map(|(text, cache)| {
+                self.once(combination, text.axes, cache, eval, |eval| self.common.build_image(text, eval))
+            });
+            let images: Vec<Arc<BuiltImage>> = images.collect();
             let numbers = &self.loader.names.stages;
             let before = eval.diagnostics.len();
             Fit { texts: &self.stages, numbers, states: &states, diagnostics: &mut eval.diagnostics }.run(&images);
@@ -631,6 +600,24 @@ impl Expand<'_, '_, '_> {
             });
         }
         combinations
+    }
+
+    /// What is made of a text that reads these axes: once for all combinations that have the same values on them.
+    fn once<T: Clone>(
+        &self,
+        combination: &Chosen,
+        axes: u64,
+        cache: &mut HashMap<u64, T>,
+        eval: &mut Evaluator,
+        build: impl FnOnce(&mut Evaluator) -> T,
+    ) -> T {
+        let make = || {
+            let before = eval.diagnostics.len();
+            let made = build(eval);
+            self.matrix.note(combination, axes, &mut eval.diagnostics[before..]);
+            made
+        };
+        cache.entry(self.matrix.projection(combination, axes)).or_insert_with(make).clone()
     }
 }
 

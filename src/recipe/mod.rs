@@ -39,7 +39,7 @@ mod traverse;
 mod types;
 mod vars;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity, Sources, Span};
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Lack, Severity, Sources, Span};
 pub use fmt::format;
 pub use functions::{Function, reference};
 pub use load::{LoadRequest, load, parse_bytes, recipe_files};

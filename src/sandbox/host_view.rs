@@ -1,28 +1,44 @@
-//! What steps with the host's network see of the host: its resolver, its hosts, and its policy of mirrors.
-//! Knows files, not who reads them.
+//! What steps with the host's network see of the host: its resolver, its hosts, and its policy of networks.
+//! Knows files, not what the policy's say nor who reads them.
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
+use impasto_stages::Secret;
 use serde_bytes::ByteBuf;
 
 use super::SandboxError;
 use super::process::io_error;
-use super::protocol::RUN_DIR;
 use crate::base::bounded;
-use crate::debian::mirror::{self, MirrorError, Mirrors};
+
+/// The host's own policy for steps with network, such as its mirrors: files and directories that these steps find below
+/// `/run/impasto`, at paths relative to it.
+#[derive(Default)]
+pub struct NetworkPolicy {
+    /// Path, permission bits and content.
+    pub files: Vec<(String, u32, Vec<u8>)>,
+    /// Directories of the host that can be read there: path, and path on the host.
+    pub directories: Vec<(String, String)>,
+    /// What claims record of it.
+    pub facts: BTreeMap<String, String>,
+    /// What must not be shown, such as passwords.
+    pub secrets: Vec<Secret>,
+}
+
+/// Why there is no policy.
+pub type PolicyError = Arc<dyn Error + Send + Sync>;
+
+/// Reads the policy, once, when the first job with network needs it.
+pub type ReadPolicy = Box<dyn Fn() -> Result<NetworkPolicy, PolicyError> + Send + Sync>;
 
 /// The host's files that steps with network see in place of the image's.
 const HOST_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Longest host file that is handed in, in bytes.
 const MAX_HOST_FILE: u64 = 64 << 10;
-
-/// Certificates that the host believes, for images that have none yet. Debian's name for them.
-const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// Longest file of certificates that is handed in, in bytes: it shares a frame with other files.
-const MAX_CERTIFICATES: u64 = 700 << 10;
 
 /// Files and directories of the host, as a [`Setup`](super::protocol::Setup) names them.
 #[derive(Default)]
@@ -35,22 +51,12 @@ pub(super) struct HostView {
 
 impl HostView {
     /// What steps with network see, whose own host has this name.
-    pub(super) fn with_network(mirrors: &Mirrors, host_name: &str) -> Result<Self, SandboxError> {
-        let dir = mirror::DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
-        let policy = mirrors.files().into_iter();
-        let policy = policy.map(|(name, mode, text)| (format!("{dir}/{name}"), mode, ByteBuf::from(text.into_bytes())));
-        let certificates = read_host_file(CERTIFICATES, MAX_CERTIFICATES)?;
-        // Half of them would be none.
-        let certificates = certificates.filter(|text| (text.len() as u64) < MAX_CERTIFICATES);
-        let certificates = certificates.map(|text| (format!("{dir}/ca-certificates.crt"), 0o644, ByteBuf::from(text)));
-        let trees = mirrors.directories().map(|(name, path)| {
-            let host = path.to_str().ok_or_else(|| MirrorError::NoDirectory { path: path.to_owned() });
-            Ok((format!("{dir}/{name}"), host.map_err(SandboxError::Mirror)?.to_owned()))
-        });
+    pub(super) fn with_network(policy: &NetworkPolicy, host_name: &str) -> Result<Self, SandboxError> {
+        let files = policy.files.iter();
         Ok(HostView {
             overlays: host_files(host_name)?,
-            policy: policy.chain(certificates).collect(),
-            trees: trees.collect::<Result<_, SandboxError>>()?,
+            policy: files.map(|(path, mode, content)| (path.clone(), *mode, ByteBuf::from(content.clone()))).collect(),
+            trees: policy.directories.clone(),
             caches: Vec::new(),
         })
     }

@@ -33,6 +33,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use host_view::{NetworkPolicy, PolicyError, ReadPolicy};
 pub use limits::{Culprit, Reached, control_groups};
 pub use namespace::{NamespaceSandbox, storage_version};
 pub use probe::{Piece, UserNameSpace, probe, probe_user_namespace};
@@ -43,12 +44,11 @@ pub use surroundings::Surroundings;
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
 pub(crate) use terminal::Saved as SavedTerminal;
 pub use terminal::restore_terminal;
+pub use tools::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
 
 use impasto_stages::{Limits, Secret};
 
 use crate::base::cancel::CancelToken;
-use crate::debian::mirror::MirrorError;
-use crate::debian::toolbox::{Task, ToolFailure};
 use crate::disk::guest::{RootError, RootSpec};
 
 /// The agent: a static executable, built with impasto.
@@ -142,6 +142,8 @@ pub struct Job<'a> {
     pub volatile: Vec<String>,
     /// Environment of steps, beside what every step has.
     pub env: Vec<(String, String)>,
+    /// Files that the end of a failed step's output names, which are looked at for [`Finished::facts`].
+    pub suspects: fn(&[u8]) -> Vec<String>,
     /// Time of files that impasto writes, in seconds, and `SOURCE_DATE_EPOCH` of steps.
     pub source_date_epoch: Option<u64>,
     /// Whether steps can reach the network.
@@ -174,6 +176,7 @@ impl Job<'_> {
             outputs: Vec::new(),
             volatile: Vec::new(),
             env: Vec::new(),
+            suspects: |_| Vec::new(),
             source_date_epoch: None,
             network: false,
             privileged: false,
@@ -325,7 +328,7 @@ pub struct ToolJob<'a> {
     /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
     pub work: &'a Path,
     /// What to do.
-    pub task: Task,
+    pub task: ToolTask,
     /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
     pub toolbox: &'a Path,
     /// How much of the machine it may use.
@@ -375,9 +378,9 @@ pub enum SandboxError {
     /// The host lacks a device or a program.
     #[error("the host cannot serve as a sandbox: {0}")]
     HostLacks(Problem),
-    /// The mirror that steps with network shall use is of no use.
+    /// The host's policy for steps with network is of no use.
     #[error("no mirror for stages with network")]
-    Mirror(#[source] MirrorError),
+    Policy(#[source] PolicyError),
     /// No file system can be the root.
     #[error("no root file system")]
     Root(#[source] RootError),

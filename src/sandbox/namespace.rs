@@ -13,7 +13,7 @@ use std::time::Instant;
 use impasto_stages::{Limits, Secret};
 
 use super::export::DAEMON;
-use super::host_view::HostView;
+use super::host_view::{HostView, NetworkPolicy, PolicyError, ReadPolicy};
 use super::limits::{Bounds, Group};
 use super::link::Stop;
 use super::plan::{Plan, ToolPlan};
@@ -26,16 +26,13 @@ use super::{
     ToolJob, agent_digest,
 };
 use crate::base::bounded;
-use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
 
 /// Runs jobs by the host's kernel. Needs root.
-#[derive(Debug)]
 pub struct NamespaceSandbox {
     executable: PathBuf,
     storage: OnceLock<Option<String>>,
-    choice: MirrorChoice,
-    /// Read when the first job with network needs it.
-    mirrors: OnceLock<Result<Mirrors, MirrorError>>,
+    read_policy: ReadPolicy,
+    policy: OnceLock<Result<NetworkPolicy, PolicyError>>,
     surroundings: Surroundings,
     /// Whether control groups are used where the host has them.
     groups: bool,
@@ -47,8 +44,8 @@ impl NamespaceSandbox {
         Self {
             executable,
             storage: OnceLock::new(),
-            choice: MirrorChoice::default(),
-            mirrors: OnceLock::new(),
+            read_policy: Box::new(|| Ok(NetworkPolicy::default())),
+            policy: OnceLock::new(),
             surroundings: Surroundings::default(),
             groups: true,
         }
@@ -74,21 +71,21 @@ impl NamespaceSandbox {
         Self { surroundings, ..self }
     }
 
-    /// The same, with what the user chose of the mirrors that steps with network see.
+    /// The same, with the host's policy for steps with network, which has none of its own.
     #[must_use]
-    pub fn with_mirrors(self, choice: MirrorChoice) -> Self {
-        Self { choice, ..self }
+    pub fn with_policy(self, read_policy: ReadPolicy) -> Self {
+        Self { read_policy, ..self }
     }
 
-    fn mirrors(&self) -> Result<&Mirrors, SandboxError> {
-        let mirrors = self.mirrors.get_or_init(|| self.choice.resolve());
-        mirrors.as_ref().map_err(|error| SandboxError::Mirror(error.clone()))
+    fn policy(&self) -> Result<&NetworkPolicy, SandboxError> {
+        let policy = self.policy.get_or_init(&self.read_policy);
+        policy.as_ref().map_err(|error| SandboxError::Policy(error.clone()))
     }
 
     /// What steps see of the host because they have its network.
     fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
         if network {
-            HostView::with_network(self.mirrors()?, &self.surroundings.host_name)
+            HostView::with_network(self.policy()?, &self.surroundings.host_name)
         } else {
             Ok(HostView::default())
         }
@@ -235,15 +232,15 @@ impl Sandbox for NamespaceSandbox {
     fn facts(&self) -> SandboxFacts {
         let storage = self.storage.get_or_init(storage_version).clone();
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        let network = match self.mirrors.get() {
-            Some(Ok(mirrors)) => mirrors.facts(),
+        let network = match self.policy.get() {
+            Some(Ok(policy)) => policy.facts.clone(),
             _ => BTreeMap::new(),
         };
         SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage, network }
     }
 
     fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError> {
-        Ok(self.mirrors()?.secrets().into_iter().map(Secret::new).collect())
+        Ok(self.policy()?.secrets.clone())
     }
 }
 

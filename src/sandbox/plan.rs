@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::protocol::{Ceiling, Device, Limit, Problem};
-use crate::debian::toolbox::{Task, ToolFailure};
+use super::tools::{ToolFailure, ToolTask};
 use crate::disk::guest::Layout;
 
 /// The first frame to the supervisor.
@@ -30,7 +30,7 @@ pub(super) struct ToolPlan {
     /// The tree of programs that is the room's root.
     pub(super) toolbox: PathBuf,
     /// What to do.
-    pub(super) task: Task,
+    pub(super) task: ToolTask,
     /// Files to which a process writes `0` to be in the control groups of the job.
     pub(super) groups: Vec<PathBuf>,
     /// Most bytes of files in memory.

@@ -32,6 +32,7 @@ use super::loopdev::LoopDevice;
 use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
 use super::terminal::{self, Terminal};
+use super::tools::Perform;
 use super::{AGENT, emulate, probe, sys, tools};
 use crate::disk::guest::{self, DiskFile, FileSystem, Layout};
 
@@ -40,16 +41,17 @@ pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";
 
 const INNER: &str = "inner";
 
-/// Runs as supervisor if the command line says so; `None` where this is an ordinary start.
+/// Runs as supervisor if the command line says so; `None` where this is an ordinary start. `perform` does the tasks of
+/// toolboxes.
 ///
 /// To be called first thing in `main`, while the process has one thread.
-pub fn supervisor_main() -> Option<ExitCode> {
+pub fn supervisor_main(perform: Perform) -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next()? != SUPERVISOR_ARGUMENT {
         return None;
     }
     let result = match arguments.next() {
-        Some(argument) if argument == INNER => inner_main(),
+        Some(argument) if argument == INNER => inner_main(perform),
         Some(argument) if argument == MAP_IDS => emulate::map_ids(),
         Some(argument) if argument == probe::USER_NAMESPACE => probe::user_namespace(),
         _ => outer_main(),
@@ -108,7 +110,7 @@ fn outer_main() -> io::Result<bool> {
     Ok(inner.wait()?.success())
 }
 
-fn inner_main() -> io::Result<bool> {
+fn inner_main(perform: Perform) -> io::Result<bool> {
     let mut socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     die_with_parent(&socket)?;
     let plan = match protocol::read::<Order>(&mut socket)? {
@@ -116,7 +118,7 @@ fn inner_main() -> io::Result<bool> {
         Some(Order::Guest(plan)) => plan,
         Some(Order::Tools(plan)) => {
             setsid()?;
-            return tools::serve(&plan, &mut socket);
+            return tools::serve(&plan, perform, &mut socket);
         }
         Some(Order::Probe(plan)) => {
             setsid()?;

@@ -148,7 +148,7 @@ impl<'a> Talk<'a> {
         self.lap("volatile files noted");
         let mut outcome = self.run_steps(&job.steps, events)?;
         self.lap("steps");
-        let facts = if outcome.is_ok() { None } else { Some(self.examine(&job.steps)?) };
+        let facts = if outcome.is_ok() { None } else { Some(self.examine(&job.steps, job.suspects)?) };
         self.demand_ok(&Request::Settle)?;
         let mut outputs = Vec::new();
         if outcome.is_ok() {
@@ -361,12 +361,12 @@ impl<'a> Talk<'a> {
     }
 
     /// Asks the agent what there is to see of the step that has just failed.
-    fn examine(&mut self, steps: &[AgentStep]) -> Result<StepFacts, Trouble> {
+    fn examine(&mut self, steps: &[AgentStep], suspects: fn(&[u8]) -> Vec<String>) -> Result<StepFacts, Trouble> {
         let script = match self.step.and_then(|step| steps.get(step)) {
             Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", Place::Scripts.dir())),
             _ => None,
         };
-        let files = script.into_iter().chain(crate::engine::cause::suspects(&self.tail)).collect();
+        let files = script.into_iter().chain(suspects(&self.tail)).collect();
         match self.ask(&Request::Examine { files })? {
             Answer::Facts(facts) => Ok(facts),
             Answer::Problem(problem) => Err(Trouble::Problem(problem)),

@@ -1,7 +1,7 @@
 //! The room in which our own work with the toolbox's programs is done: the toolbox, read-only, with one directory to
 //! write in; of the host only its kernel, and no network.
 //!
-//! Knows mounts and name spaces, not the work. Runs as pid 1 of its pid name space: nothing of it outlives it.
+//! Knows mounts and name spaces, not the work, which `main` hands in. Runs as pid 1 of its pid name space: nothing of it outlives it.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -17,6 +17,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 use rustix::thread::UnshareFlags;
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
@@ -26,7 +27,44 @@ use super::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use super::supervisor::{isolate, open_groups};
 use super::sys;
 use super::usage::Watcher;
-use crate::debian::toolbox::{self, MOUNT_POINTS};
+
+/// Work for the toolbox's programs, which the sandbox only carries to the [`Perform`] of its supervisor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ToolTask {
+    /// What is to be done, as [`Perform`] reads it.
+    #[serde(with = "serde_bytes")]
+    pub body: Vec<u8>,
+    /// Debian's name of the machine whose programs it runs, where that is not this one.
+    pub foreign: Option<String>,
+}
+
+/// Does the work of a [`ToolTask`], given its body, in the directory that can be written. Bytes go to the log; a phase's
+/// name is told when it is over.
+pub type Perform = fn(&[u8], &Path, &mut dyn FnMut(&[u8]), &mut dyn FnMut(&str)) -> Result<(), ToolFailure>;
+
+/// Why something could not be done, and the way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolFailure {
+    /// What happened.
+    pub message: String,
+    /// The way out, where there is one.
+    pub help: Option<String>,
+}
+
+impl ToolFailure {
+    /// One without a way out.
+    pub fn new(message: impl Into<String>) -> Self {
+        ToolFailure { message: message.into(), help: None }
+    }
+
+    /// What the system refused.
+    pub fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |error| ToolFailure::new(format!("cannot {verb} {}: {error}", path.display()))
+    }
+}
+
+/// Empty directories that a toolbox must have, on which the room mounts what is the kernel's, or of this run.
+pub const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "work"];
 
 /// Where the directory that can be written is.
 const WORK: &str = "/work";
@@ -38,7 +76,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the room, does the work in it, and tells what came of it. True where the work is done.
-pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
+pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io::Result<bool> {
     if let Err(problem) = join(plan).and_then(|()| isolate(false)).and_then(|()| enter(plan)) {
         protocol::write(socket, &ToolReport::Problem(problem))?;
         return Ok(false);
@@ -61,7 +99,7 @@ pub(super) fn serve(plan: &ToolPlan, socket: &mut File) -> io::Result<bool> {
         let mut log =
             |bytes: &[u8]| bytes.chunks(MAX_LOG).for_each(|piece| tell(&ToolReport::Log(ByteBuf::from(piece))));
         let mut phase = |name: &str| tell(&ToolReport::Phase(name.to_owned()));
-        let result = toolbox::perform(&plan.task, Path::new(WORK), &mut log, &mut phase);
+        let result = perform(&plan.task.body, Path::new(WORK), &mut log, &mut phase);
         drop(done);
         result
     });
@@ -116,7 +154,7 @@ fn make_dir(path: &Path) -> Result<(), Problem> {
 fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     let work = &plan.work;
     rustix::system::sethostname(b"impasto").map_err(failed("set", Path::new("the host name")))?;
-    let foreign = plan.task.foreign();
+    let foreign = plan.task.foreign.as_deref();
     let mapper = foreign.map(|_| Mapper::start()).transpose()?;
     let room = work.with_extension("room");
     make_dir(&room)?;

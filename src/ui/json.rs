@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::Serialize;
 
-use super::{Reporter, output};
+use super::{OutputError, Reporter, output};
 use crate::engine::event::{Event, EventKind};
 
 /// Version of the lines' form; it grows only when a field changes its meaning.
@@ -13,7 +13,10 @@ const VERSION: u32 = 1;
 
 /// Writes every event as a line of JSON.
 #[derive(Debug, Default)]
-pub struct Json;
+pub struct Json {
+    /// Why no line is written any more.
+    broken: Option<OutputError>,
+}
 
 /// A line of `impasto build --progress json`: something that happened.
 #[derive(Serialize, JsonSchema)]
@@ -40,7 +43,14 @@ pub(super) fn line(event: &Event) -> String {
 
 impl Reporter for Json {
     fn event(&mut self, event: &Event) {
-        output(&(line(event) + "\n"));
+        if self.broken.is_none() {
+            self.broken = output(&(line(event) + "\n")).err();
+        }
+    }
+
+    /// A run goes on without a reader: what it makes is worth having.
+    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+        self.broken.map_or(Ok(()), Err)
     }
 }
 

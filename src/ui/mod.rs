@@ -33,29 +33,50 @@ pub use screen::clear_at_exit;
 pub trait Reporter {
     /// Takes the next event.
     fn event(&mut self, event: &Event);
-}
 
-/// Writes a command's output to standard output. A reader that went away (`| head`) is no error; anything else ends the
-/// program, as nobody would see that the output is not whole.
-pub fn output(text: &str) {
-    let mut out = anstream::stdout().lock();
-    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-}
-
-/// Writes a file's bytes to standard output as they are; as [`output`] otherwise.
-pub fn output_file(bytes: &[u8]) {
-    written(output_bytes(bytes));
-}
-
-/// Ends the program where standard output could not be written, for another reason than that nobody reads it any more.
-pub fn written(result: std::io::Result<()>) {
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            message(&format!("error: cannot write standard output\n  caused by: {error}"));
-            std::process::exit(1);
-        }
-        _ => {}
+    /// Ends: what was drawn is taken away.
+    ///
+    /// # Errors
+    /// An event could not be written.
+    fn finish(self: Box<Self>) -> Result<(), OutputError> {
+        Ok(())
     }
+}
+
+/// Standard output could not be written, for another reason than that nobody reads it any more (`| head`): nobody would see
+/// that the output is not whole.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write standard output")]
+pub struct OutputError(#[source] std::io::Error);
+
+impl OutputError {
+    /// What writing to standard output came to.
+    ///
+    /// # Errors
+    /// It failed, and somebody still reads it.
+    pub fn check(written: std::io::Result<()>) -> Result<(), OutputError> {
+        match written {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(OutputError(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a command's output to standard output.
+///
+/// # Errors
+/// It cannot be written. A reader that went away is no error.
+pub fn output(text: &str) -> Result<(), OutputError> {
+    let mut out = anstream::stdout().lock();
+    OutputError::check(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Writes a file's bytes to standard output as they are.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_file(bytes: &[u8]) -> Result<(), OutputError> {
+    OutputError::check(output_bytes(bytes))
 }
 
 /// Writes bytes to standard output as they are.

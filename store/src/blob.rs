@@ -200,6 +200,18 @@ fn hash(hasher: &mut Hasher, bytes: &[u8]) {
     };
 }
 
+/// The pieces of a buffer whose cuts no further byte can change, and how many bytes they have. `at_end`: there are none.
+fn cut_all(buffer: &[u8], at_end: bool, grain: Grain) -> (Vec<&[u8]>, usize) {
+    let mut rest = buffer;
+    let mut cuts = Vec::new();
+    while !rest.is_empty() && (at_end || rest.len() >= grain.max) {
+        let (piece, after) = rest.split_at(cut::first(rest, grain));
+        cuts.push(piece);
+        rest = after;
+    }
+    (cuts, buffer.len() - rest.len())
+}
+
 /// Fills the buffer as far as the reader goes.
 fn fill(reader: &mut dyn Read, buffer: &mut Vec<u8>, up_to: usize) -> Result<()> {
     let missing = up_to.saturating_sub(buffer.len()) as u64;
@@ -280,14 +292,7 @@ impl Store {
         loop {
             fill(reader, &mut buffer, BATCH)?;
             let at_end = buffer.len() < BATCH;
-            let mut rest = &buffer[..];
-            let mut cuts = Vec::new();
-            while !rest.is_empty() && (at_end || rest.len() >= grain.max) {
-                let (piece, after) = rest.split_at(cut::first(rest, grain));
-                cuts.push(piece);
-                rest = after;
-            }
-            let used = buffer.len() - rest.len();
+            let (cuts, used) = cut_all(&buffer, at_end, grain);
             hash(&mut content, &buffer[..used]);
             self.reserve(used as u64)?;
             let digests: Vec<_> = cuts.par_iter().map(|piece| BlobDigest::of(piece)).collect();

@@ -91,6 +91,16 @@ pub enum FileContent {
     Derived(DerivedRef),
 }
 
+impl FileContent {
+    /// The digest of the bytes, wherever they are.
+    pub fn digest(&self) -> Digest {
+        match self {
+            FileContent::Blob(blob) => blob.digest.0,
+            FileContent::Derived(derived) => derived.digest.0,
+        }
+    }
+}
+
 /// What a reader must know before believing a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Caveat {

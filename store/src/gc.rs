@@ -92,22 +92,8 @@ impl Store {
         let before = self.fs().now()?.secs.saturating_sub(i64::try_from(options.min_age_secs).unwrap_or(i64::MAX));
         let old = |modified: FsTime| modified.secs <= before;
         let objects = self.objects()?;
-        let mut marks = Marks::default();
-        // Marked before any root is followed, so that nothing goes further from them.
-        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
-        let (checkouts, expired) = self.checkouts(options.expire_secs)?;
+        let (mut marks, expired) = self.marked(keep, bare, options)?;
         report.expired = expired;
-        for checkout in checkouts.values() {
-            checkout.last(options.keep).try_for_each(|target| self.mark(&mut marks, &target))?;
-        }
-        for root in self.roots()? {
-            if let Some(RootFile::Targets(targets)) = self.root_file(&root)? {
-                targets.iter().try_for_each(|target| self.mark(&mut marks, target))?;
-            }
-        }
-        for target in keep {
-            self.mark(&mut marks, target)?;
-        }
         let needed = marks.objects.clone();
         for object in objects.iter().filter(|object| !old(object.modified)) {
             self.mark_object(&mut marks, object.id)?;
@@ -163,6 +149,31 @@ impl Store {
             self.flush_index()?;
         }
         Ok(report)
+    }
+
+    /// What roots need, and the names of the roots that expired.
+    fn marked(
+        &self,
+        keep: &[Root],
+        bare: &[(ActionDigest, ClaimId)],
+        options: GcOptions,
+    ) -> Result<(Marks, Vec<String>)> {
+        let mut marks = Marks::default();
+        // Marked before any root is followed, so that nothing goes further from them.
+        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
+        let (checkouts, expired) = self.checkouts(options.expire_secs)?;
+        for checkout in checkouts.values() {
+            checkout.last(options.keep).try_for_each(|target| self.mark(&mut marks, &target))?;
+        }
+        for root in self.roots()? {
+            if let Some(RootFile::Targets(targets)) = self.root_file(&root)? {
+                targets.iter().try_for_each(|target| self.mark(&mut marks, target))?;
+            }
+        }
+        for target in keep {
+            self.mark(&mut marks, target)?;
+        }
+        Ok((marks, expired))
     }
 
     fn remove_empty_dirs(&self) -> Result<()> {

@@ -195,7 +195,7 @@ impl Store {
     }
 
     /// Removes a name. What it kept is collected when nothing else keeps it.
-    pub fn remove_root(&self, root: &str) -> Result<()> {
+    pub(crate) fn remove_root(&self, root: &str) -> Result<()> {
         self.fs().remove(&name(root)?, false)
     }
 }

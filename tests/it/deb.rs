@@ -8,11 +8,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use impasto::debian::deb::closure::closure;
-use impasto::debian::deb::control::{Stanza, stanzas};
-use impasto::debian::deb::package::Package;
-use impasto::debian::deb::toolbox::Tree;
-use impasto::debian::deb::unpack::{Identity, Source, unpack};
+use impasto::deb::closure::closure;
+use impasto::deb::control::{Stanza, stanzas};
+use impasto::deb::package::Package;
+use impasto::debian::tools::Tree;
+use impasto::debian::tools::unpack::{Identity, Source, unpack};
 use impasto_store::Store;
 
 use crate::base::tool;

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use impasto::engine::lock::LockFile;
+use impasto::lock::LockFile;
 use proptest::prelude::*;
 
 use crate::project::Ran;
@@ -501,22 +501,22 @@ proptest! {
     ) {
         let good = ["name", "1:2.0~rc1-3", "amd64", &"ab".repeat(32), "own", "pool/x.deb", "one", "install x", "variant=a"];
         let text = |at: usize| if sound[at] { good[at].to_owned() } else { texts[at].clone() };
-        let entry = impasto::engine::lock::Entry {
+        let entry = impasto::lock::Entry {
             name: text(6),
             combinations: vec![text(8)],
             architecture: "amd64".to_owned(),
             request: vec![text(7), "upgrade".to_owned()],
             against: String::new(),
-            archives: vec![impasto::engine::lock::Archive {
+            archives: vec![impasto::lock::Archive {
                 name: text(4),
                 date: "2026-11-14T10:00:00Z".to_owned(),
                 release: "cd".repeat(32),
                 trusted: true,
             }],
-            packages: vec![impasto::engine::lock::Package {
+            packages: vec![impasto::lock::Package {
                 name: text(0), version: text(1), architecture: text(2), size, installed: Some(size % (1 << 33)), sha256: text(3), archive: Some(text(4)), path: text(5),
             }],
-            removed: vec![impasto::engine::lock::Removed { name: text(0), version: text(1), architecture: text(2) }],
+            removed: vec![impasto::lock::Removed { name: text(0), version: text(1), architecture: text(2) }],
         };
         if entry.check_written().is_ok() {
             let lock = LockFile { stages: vec![entry], ..LockFile::default() };

@@ -7,6 +7,7 @@
 )]
 
 mod apt;
+mod architecture;
 mod archive;
 mod audit;
 mod base;

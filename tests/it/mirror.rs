@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use impasto::debian::deb::{closure, control};
+use impasto::deb::{closure, control};
 use impasto::debian::mirror::MirrorChoice;
 use impasto::debian::toolbox::TOOLS;
 

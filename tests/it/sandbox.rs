@@ -53,6 +53,7 @@ impl Bench {
             outputs: Vec::new(),
             volatile: Vec::new(),
             env: Vec::new(),
+            suspects: |_| Vec::new(),
             source_date_epoch: Some(1_700_000_000),
             network: false,
             privileged: false,

@@ -7,10 +7,12 @@ use std::sync::OnceLock;
 use impasto::base::cancel::CancelToken;
 use impasto::debian::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::debian::toolbox::{
-    EMULATOR, MOUNT_POINTS, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS,
-    TREE, Task, ToolFailure, Variant,
+    EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, Task,
+    Variant,
 };
-use impasto::sandbox::{Limit, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolJob};
+use impasto::sandbox::{
+    Limit, MOUNT_POINTS, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolFailure, ToolJob,
+};
 use impasto_stages::Limits;
 use impasto_stages::bootstrap::BootstrapSpec;
 use tempfile::TempDir;
@@ -99,7 +101,8 @@ impl Work {
     ) -> (Result<ToolEnd, SandboxError>, String) {
         let mut log = Vec::new();
         let work = self.path("");
-        let job = ToolJob { work: &work, task, toolbox, limits, timeout: None, cancel: CancelToken::new() };
+        let job =
+            ToolJob { work: &work, task: task.packed(), toolbox, limits, timeout: None, cancel: CancelToken::new() };
         let end = sandbox.run_tools(job, &mut |event| {
             if let ToolEvent::Log(bytes) = event {
                 log.extend_from_slice(bytes);

@@ -1,14 +1,16 @@
 //! Stages of several units of work, and units that are made of what an earlier one gave: by a kind of the test's own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Instant;
 
 use impasto::debian::packages::fetch::{Fetcher, Supply};
+use impasto::engine::cause::About;
 use impasto::engine::event::{Event, EventKind};
-use impasto::engine::graph::Graph;
-use impasto::engine::history::{LazyMemory, RecipeState};
-use impasto::engine::inputs::Inputs;
-use impasto::engine::lock::LockState;
+use impasto::engine::graph::{Graph, NodeMap};
+use impasto::engine::hints::Hints;
+use impasto::engine::job::JobError;
+use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};
@@ -58,17 +60,8 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(project.store()).unwrap();
-    let state = RecipeState::new(&store, &recipe);
-    let locks = vec![LockState::NotNeeded; graph.len()];
-    let planner = Planner {
-        locks: &locks,
-        graph: &graph,
-        store: &store,
-        inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
-        memory: LazyMemory::new(state.clone()),
-        again: vec![false; graph.len()],
-        used: vec![Vec::new(); graph.len()],
-    };
+    let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
+    let planner = Planner::new(&recipe, &graph, &locks, &store);
     let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
         packages: &packages,
@@ -78,7 +71,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         targets: Default::default(),
         sandbox: Err("the test has none".to_owned()),
         now: 0,
-        place: String::new(),
+        hints: Box::new(NoHints),
         dir: String::new(),
         facts: BTreeMap::new(),
         interrupt: impasto::base::interrupt::Interrupt::new(|| unreachable!("nobody interrupts it")),
@@ -91,8 +84,25 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         EventKind::StageFailed { error, .. } => reasons.push(format!("failed: {error}")),
         _ => {}
     };
-    let engine = Engine::new(planner, &graph.everything(), config, state, Instant::now(), &mut events).unwrap();
+    let engine = Engine::new(planner, &graph.everything(), config, Instant::now(), &mut events).unwrap();
     (engine.run(), reasons)
+}
+
+/// Nobody reads them here.
+struct NoHints;
+
+impl Hints for NoHints {
+    fn job(&self, _: &JobError, _: &str, _: &About) -> Option<String> {
+        None
+    }
+
+    fn not_kept(&self, error: &impasto_store::Error) -> String {
+        error.to_string()
+    }
+
+    fn root_damaged(&self, path: &Path) -> String {
+        path.display().to_string()
+    }
 }
 
 #[test]

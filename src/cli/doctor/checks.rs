@@ -16,8 +16,8 @@ use crate::base::human;
 use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
+use crate::deb::control::stanzas;
 use crate::debian::archive::{Client, Options, Source, Trust};
-use crate::debian::deb::control::stanzas;
 use crate::sandbox::{self, Piece};
 use crate::vm::{self, Accel, VmError};
 

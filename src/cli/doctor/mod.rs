@@ -99,13 +99,15 @@ impl Doctor {
         let mut checks = Vec::new();
         let interrupt = session.interrupt.listen();
         let cancel = interrupt.token();
+        let mut shown = Ok(());
         checks::all(session, &cancel, &mut |check| {
             // Some take seconds, so each is shown when it is known.
-            if !self.json {
-                ui::output(&text(&check));
+            if !self.json && shown.is_ok() {
+                shown = ui::output(&text(&check));
             }
             checks.push(check);
         });
+        shown?;
         if cancel.is_cancelled() {
             return Ok(exit::INTERRUPTED);
         }
@@ -114,9 +116,9 @@ impl Doctor {
         let (errors, warnings, skipped) = (count(Status::Error), count(Status::Warning), count(Status::Skipped));
         if self.json {
             let document = Document { v: 1, ok: errors == 0, checks, sandboxes: vec![sandbox] };
-            ui::output(&(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"));
+            ui::output(&(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"))?;
         } else {
-            ui::output(&summary(&sandbox, errors, warnings, skipped));
+            ui::output(&summary(&sandbox, errors, warnings, skipped))?;
         }
         Ok(if errors == 0 { exit::OK } else { exit::INTERNAL })
     }

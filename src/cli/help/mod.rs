@@ -49,7 +49,7 @@ impl Help {
             let dir = session.host.cwd.join(dir);
             html::write(&page::all(), env!("CARGO_PKG_VERSION"), &dir)
                 .map_err(CliError::io("write pages into", &dir))?;
-            ui::output(&format!("{}\n", dir.join("index.html").display()));
+            ui::output(&format!("{}\n", dir.join("index.html").display()))?;
             return Ok(exit::OK);
         }
         if let Some(what) = self.schema {
@@ -57,7 +57,7 @@ impl Help {
                 Schema::Events => ui::event_schema(),
                 Schema::Stages => stages::schema(),
             };
-            ui::output(&(serde_json::to_string_pretty(&schema).expect("BUG: a schema is not JSON") + "\n"));
+            ui::output(&(serde_json::to_string_pretty(&schema).expect("BUG: a schema is not JSON") + "\n"))?;
             return Ok(exit::OK);
         }
         let mut command = Cli::command();
@@ -93,7 +93,7 @@ impl Help {
                 },
             },
         };
-        ui::output(&text);
+        ui::output(&text)?;
         Ok(exit::OK)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::openpgp::SignatureError;
 use super::release::ReleaseError;
+use crate::lock::PackageHint;
 use crate::recipe::suggest;
 
 /// A file that could not be had.
@@ -219,21 +220,21 @@ impl ArchiveError {
     }
 
     /// The way out.
-    pub fn help(&self) -> Option<String> {
-        Some(match self {
+    pub fn help(&self) -> PackageHint {
+        match self {
             ArchiveError::Download { archive, source } => match source.cause {
                 Cause::Gone => gone(archive, &source.url),
-                _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
+                _ => PackageHint::Mirror("try again, or name another mirror".to_owned()),
             },
             ArchiveError::Signature { .. } => {
-                "use it only if you know why: give its key in `signed_by`, or another mirror".to_owned()
+                "use it only if you know why: give its key in `signed_by`, or another mirror".into()
             }
-            ArchiveError::Release { .. } => "name another mirror: --mirror URL, or IMPASTO_MIRROR".to_owned(),
-            ArchiveError::NoIndex { .. } => "correct `components` or `architectures`".to_owned(),
+            ArchiveError::Release { .. } => PackageHint::Mirror("name another mirror".to_owned()),
+            ArchiveError::NoIndex { .. } => "correct `components` or `architectures`".into(),
             ArchiveError::Unpack { .. } | ArchiveError::Unlike { .. } => {
-                "try again later: the mirror may be in the middle of an update; or name another".to_owned()
+                "try again later: the mirror may be in the middle of an update; or name another".into()
             }
-        })
+        }
     }
 }
 
@@ -241,10 +242,10 @@ impl ArchiveError {
 const RELEASES: [&str; 8] = ["bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing"];
 
 /// The way out where an archive has no such suite, as far as can be told.
-fn gone(archive: &str, url: &str) -> String {
-    let other = "or name a mirror that has it: --mirror URL, or IMPASTO_MIRROR";
+fn gone(archive: &str, url: &str) -> PackageHint {
+    let other = |first: String| PackageHint::Mirror(format!("{first} or name a mirror that has it"));
     let Some((_, suite)) = archive.split_once('/').filter(|(name, _)| name.starts_with("debian")) else {
-        return format!("correct `suite`, {other}");
+        return other("correct `suite`,".to_owned());
     };
     // A mirror that is a directory can be looked into.
     let listed = url.strip_prefix("file:").and_then(|path| path.split_once("/dists/"));
@@ -255,11 +256,11 @@ fn gone(archive: &str, url: &str) -> String {
     };
     there.sort();
     if there.iter().any(|name| name == suite) {
-        return format!("correct `suite`, {other}");
+        return other("correct `suite`,".to_owned());
     }
     let near = suggest::nearest(suite, there.iter().map(String::as_str));
     let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
-    format!("{near}correct `suite`: there are {}; {other}", there.join(", "))
+    other(format!("{near}correct `suite`: there are {};", there.join(", ")))
 }
 
 /// The way out where a server wants to know who asks.

@@ -19,6 +19,7 @@ use crate::base::human::with_causes;
 pub use crate::debian::archive::Place;
 use crate::debian::archive::{Cause, Client, LOGIN, Options};
 use crate::debian::mirror::Mirrors;
+use crate::lock::PackageHint;
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
@@ -40,7 +41,7 @@ pub struct PackageFetchError {
     /// What happened at which address.
     pub reason: String,
     /// The way out.
-    pub help: Option<String>,
+    pub help: Option<PackageHint>,
 }
 
 /// Package files that are needed in a run. Clones are one.
@@ -182,7 +183,7 @@ impl Fetcher {
                     Ok(None) => File::Failed(PackageFetchError {
                         package: title(package),
                         reason: "nothing says where it can be had".to_owned(),
-                        help: Some("settle the packages again: impasto update".to_owned()),
+                        help: Some(PackageHint::Settle("settle the packages again".to_owned())),
                     }),
                 },
             };
@@ -250,7 +251,7 @@ impl Shared {
 
     fn try_get(&self, batch: &[Wanted]) -> Result<(), PackageFetchError> {
         let Ok(supply) = &self.supply else { return Ok(()) };
-        let failed = |wanted: &Wanted, reason: String, help: Option<String>| PackageFetchError {
+        let failed = |wanted: &Wanted, reason: String, help: Option<PackageHint>| PackageFetchError {
             package: title(&wanted.package),
             reason,
             help,
@@ -287,18 +288,15 @@ impl Shared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                Cause::Gone => {
-                    "settle the packages again (impasto update), or name a snapshot of the archive with \
-                                IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
-                }
+                Cause::Gone => PackageHint::Gone,
                 Cause::Unreachable { .. } => {
-                    "check the network, or name another mirror: --mirror URL, or IMPASTO_MIRROR"
+                    PackageHint::Mirror("check the network, or name another mirror".to_owned())
                 }
-                Cause::Status { code: 401, .. } => LOGIN,
-                _ => "try again, or name another mirror: --mirror URL, or IMPASTO_MIRROR",
+                Cause::Status { code: 401, .. } => LOGIN.into(),
+                _ => PackageHint::Mirror("try again, or name another mirror".to_owned()),
             };
             let causes = with_causes(&error.cause);
-            let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help.to_owned()));
+            let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help));
             told.get_or_insert_with(|| error.clone());
             self.set(&batch[place].package.sha256, File::Failed(error));
         }

@@ -8,8 +8,7 @@ use impasto_stages::packages::{LockedPackage, Repository};
 
 use super::fetch::{Place, Wanted};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
-use crate::engine::graph::{Graph, NodeId};
-use crate::engine::lock::{Entry, LockFile, LockState, below};
+use crate::lock::Entry;
 
 /// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
 pub const SNAPSHOT_VARIABLE: &str = "IMPASTO_SNAPSHOT";
@@ -31,28 +30,15 @@ pub struct Places<'a> {
 }
 
 impl Places<'_> {
-    /// Every package file that the lock names for a graph, by SHA-256.
-    pub fn wanted(&self, graph: &Graph, lock: &LockFile, states: &[LockState]) -> HashMap<String, Wanted> {
-        let mut wanted = HashMap::new();
-        for entry in &lock.toolbox {
-            self.add(&mut wanted, entry, &|_| None);
-        }
-        for id in graph.ids() {
-            if let LockState::Locked(place) = &states[id.index()] {
-                self.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
-            }
-        }
-        wanted
-    }
-
-    /// The package files of one entry, whose archives beside Debian's `named` finds.
+    /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
     pub fn of_entry(&self, entry: &Entry) -> HashMap<String, Wanted> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
     }
 
-    fn add(&self, wanted: &mut HashMap<String, Wanted>, entry: &Entry, named: &dyn Fn(&str) -> Option<Mirror>) {
+    /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
+    pub fn add(&self, wanted: &mut HashMap<String, Wanted>, entry: &Entry, named: &dyn Fn(&str) -> Option<Mirror>) {
         for package in &entry.packages {
             let file = LockedPackage {
                 name: package.name.clone(),
@@ -91,20 +77,6 @@ impl Places<'_> {
         let address = self.snapshot?.replace("{archive}", place).replace("{timestamp}", &timestamp);
         Mirror::parse(address.trim_end_matches("{path}")).ok()
     }
-}
-
-/// The archive of this name that a node's request, or one below it, adds.
-pub fn repository(graph: &Graph, id: NodeId, name: &str) -> Option<Mirror> {
-    let mut at = Some(id);
-    while let Some(id) = at {
-        let lowered = &graph.node(id).lowered;
-        let found = lowered.request.iter().flat_map(|request| &request.repositories).find(|known| known.name == name);
-        if let Some(repository) = found {
-            return address(repository, &lowered.secrets).ok().flatten();
-        }
-        at = below(graph.node(id));
-    }
-    None
 }
 
 /// The address of a recipe's archive, with its login; none where it is the host's mirror.

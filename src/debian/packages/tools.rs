@@ -1,5 +1,5 @@
 //! The toolbox of a run: the tree of the tools that the lock names, fetched and unpacked where it is not there yet.
-//! Knows where files come from; how a tree is laid out and checked is `crate::debian::deb::toolbox`' business.
+//! Knows where files come from; how a tree is laid out and checked is `crate::debian::tools`' business.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use impasto_store::digest::Digest;
 
 use super::fetch::{DemandError, Fetcher};
 use crate::base::cancel::CancelToken;
-use crate::debian::deb::toolbox::{ToolboxError, Tree};
-use crate::debian::deb::unpack::{Identity, Source, content};
+use crate::debian::tools::unpack::{Identity, Source, content};
+use crate::debian::tools::{ToolboxError, Tree};
 
 /// The tools cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::ToolFailure;
 use super::program::Program;
+use crate::sandbox::ToolFailure;
 
 /// Apt with a state of its own in one directory, offline.
 pub(super) struct Apt {

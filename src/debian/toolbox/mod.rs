@@ -16,7 +16,6 @@ mod tools;
 
 use std::error::Error;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use impasto_stages::bootstrap::BootstrapSpec;
@@ -24,12 +23,13 @@ use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::base::bounded;
+use crate::sandbox::{ToolFailure, ToolTask};
 
 pub use bootstrap::PACKAGES;
 pub use resolve::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage, Variant,
 };
-pub use tools::{EMULATOR, MOUNT_POINTS, SUITE, TOOLS};
+pub use tools::{EMULATOR, SUITE, TOOLS};
 
 /// What can be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,8 +58,14 @@ pub enum Task {
 }
 
 impl Task {
+    /// As a sandbox carries it to [`perform`].
+    pub fn packed(&self) -> ToolTask {
+        let body = rmp_serde::to_vec(self).expect("BUG: a task is plain data");
+        ToolTask { body, foreign: self.foreign().map(str::to_owned) }
+    }
+
     /// Debian's name of the machine whose programs it runs, where that is not this one.
-    pub fn foreign(&self) -> Option<&str> {
+    fn foreign(&self) -> Option<&str> {
         match self {
             Task::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => Some(&spec.architecture),
             _ => None,
@@ -76,39 +82,22 @@ pub const TREE: &str = "tree.tar";
 /// The file that holds a disk that was made.
 pub const DISK: &str = "disk/disk.raw";
 
-/// Why something could not be done, and the way out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ToolFailure {
-    /// What happened.
-    pub message: String,
-    /// The way out, where there is one.
-    pub help: Option<String>,
-}
-
-impl ToolFailure {
-    fn new(message: impl Into<String>) -> Self {
-        ToolFailure { message: message.into(), help: None }
-    }
-
-    fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| ToolFailure::new(format!("cannot {verb} {}: {error}", path.display()))
-    }
-}
-
-/// Does a task in a directory. `phase` is told which part of the work is over.
+/// Does a [`Task`] in a directory: the [`Perform`](crate::sandbox::Perform) of our sandboxes. `phase` is told which part
+/// of the work is over.
 ///
 /// # Errors
 /// It cannot be done.
 pub fn perform(
-    task: &Task,
+    body: &[u8],
     work: &Path,
     log: &mut dyn FnMut(&[u8]),
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    match task {
-        Task::Resolve { request } => resolve::resolve(request, work, log),
-        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(spec, *epoch, work, log, phase),
-        Task::AssembleDisk { spec, epoch, reordered } => disk(spec, *epoch, *reordered, work, log, phase),
+    let task = rmp_serde::from_slice::<Task>(body);
+    match task.map_err(|error| ToolFailure::new(format!("BUG: the task cannot be read: {error}")))? {
+        Task::Resolve { request } => resolve::resolve(&request, work, log),
+        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(&spec, epoch, work, log, phase),
+        Task::AssembleDisk { spec, epoch, reordered } => disk(&spec, epoch, reordered, work, log, phase),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::ToolFailure;
+use crate::sandbox::ToolFailure;
 
 /// Lines of a program's output that are kept.
 const KEPT_LINES: usize = 200;

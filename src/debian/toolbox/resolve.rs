@@ -14,9 +14,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ToolFailure;
 use super::apt::{Apt, Archive};
 use super::program::Output;
+use crate::sandbox::ToolFailure;
 
 use crate::base::bounded;
 
@@ -315,18 +315,11 @@ fn explain(output: &Output) -> ResolveOutcome {
     };
     let errors: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("E: ")).map(str::to_owned).collect();
     let unmet = block("The following packages have unmet dependencies:");
-    let held = || {
-        Some(
-            [
-                vec!["it would change packages that are held:".to_owned()],
-                block("The following held packages will be changed:")?,
-            ]
-            .concat(),
-        )
-    };
+    let titled = |reason: &str, title: &str| Some([vec![reason.to_owned()], block(title)?].concat());
+    let held = || titled("it would change packages that are held:", "The following held packages will be changed:");
     let essential = || {
-        let block = block("WARNING: The following essential packages will be removed.")?;
-        Some([vec!["it would remove essential packages:".to_owned()], block].concat())
+        let title = "WARNING: The following essential packages will be removed.";
+        titled("it would remove essential packages:", title)
     };
     let reason = unmet.or_else(held).or_else(essential).unwrap_or(errors).join("\n");
     let reason = if reason.is_empty() { format!("apt-get ended with {}", output.status) } else { reason };

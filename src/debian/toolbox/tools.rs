@@ -30,6 +30,3 @@ pub const TOOLS: &[&str] = &[
 
 /// The package that runs programs of other machines; a part of the toolbox only where one is built for.
 pub const EMULATOR: &str = "qemu-user-static";
-
-/// Empty directories that the tree must have, on which the room mounts what is the kernel's, or of this run.
-pub const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "work"];

@@ -15,7 +15,9 @@ pub mod text;
 
 use std::fmt;
 
+use impasto_store::blob::BlobRef;
 use impasto_store::digest::Digest;
+use impasto_store::{Error as StoreError, Store};
 
 /// The tree index of a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -31,6 +33,22 @@ pub struct Tree {
     pub areas: Vec<Area>,
     /// The file systems, by number of their partitions.
     pub volumes: Vec<Volume>,
+}
+
+impl Tree {
+    /// The tree with this index out of a store; none where it is not there any more.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn load(store: &Store, index: &BlobRef) -> Result<Option<Tree>, StoreError> {
+        let reader = match store.open_blob(&index.digest) {
+            Ok(reader) => reader,
+            Err(error) => return error.into_miss().map(|_| None),
+        };
+        let text = reader.into_bytes();
+        let text = text.map_err(|source| StoreError::Io { verb: "read", path: "a tree index".into(), source })?;
+        Ok(text::parse(&text).ok())
+    }
 }
 
 /// Kind and identity of a partition table.

@@ -22,7 +22,6 @@ pub(super) enum Clue {
     UnknownPackage,
     /// A file is not there, or cannot be executed.
     Start,
-    /// Memory.
     Memory,
     /// `EPERM` of programs that mount or make name spaces.
     Permission,

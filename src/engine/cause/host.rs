@@ -39,7 +39,6 @@ pub struct HostDisk {
 /// Why a disk of the host does not take what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is full.
     Full,
     /// It has no inode left.
     NoInodes,
@@ -204,27 +203,5 @@ impl Refusal {
             Refusal::Stale => write!(f, "the file system over the network has lost the file, in {path}"),
             Refusal::OpenFiles => f.write_str("too many files are open"),
         }
-    }
-
-    /// `args` are those of the command that failed.
-    pub(super) fn help(self, args: &str) -> Vec<String> {
-        // The one option of all commands, and the last.
-        let store = args.find(" --store ").map_or("", |at| &args[at..]);
-        let line = match self {
-            Refusal::Full | Refusal::NoInodes => {
-                return vec![
-                    format!("free some space there: impasto gc{store} deletes what no recent build uses"),
-                    "or name another place: --store DIR for the store, --out DIR for the files".to_owned(),
-                ];
-            }
-            Refusal::Quota => "raise the quota, or name a store elsewhere with --store",
-            Refusal::ReadOnly => "name another place, with --store or --out",
-            Refusal::Failing => {
-                "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify"
-            }
-            Refusal::Stale => "run it again",
-            Refusal::OpenFiles => "allow more open files (ulimit -n), or run fewer --jobs",
-        };
-        vec![line.to_owned()]
     }
 }

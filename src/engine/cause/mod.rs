@@ -1,5 +1,5 @@
-//! Why a stage or the host failed, and what to do about it: one list of causes, each found from facts.
-//! Knows causes and their words; `find` draws the conclusions, `clues` reads what programs print, `host` looks at disks.
+//! Why a stage or the host failed: one list of causes, each found from facts.
+//! Knows causes, not what to do about them; `find` draws the conclusions, `clues` reads what programs print, `host` looks at disks.
 //!
 //! ```text
 //! exit status, signal, errno ─┐
@@ -40,7 +40,6 @@ pub enum Cause {
     },
     /// apt does not know a package.
     UnknownPackage {
-        /// The package.
         package: String,
         /// Whether the stage has the network.
         network: bool,
@@ -61,7 +60,6 @@ pub enum Cause {
     },
     /// A file may not be executed.
     NotExecutable {
-        /// The file.
         file: String,
         /// Its permission bits.
         mode: u32,
@@ -138,70 +136,6 @@ impl Cause {
     pub fn is_host(&self) -> bool {
         matches!(self, Cause::Host { .. } | Cause::FileSize { .. })
     }
-
-    /// What to do, a line each. `about` is the stage that failed.
-    pub fn help(&self, about: &About) -> Vec<String> {
-        let lines: Vec<String> = match self {
-            Cause::Offline { .. } => vec![
-                "packages: name them in a `packages` stage, which is locked and cached; a file: get it with a `fetch` \
-                 stage, and name that one in `inputs`"
-                    .to_owned(),
-                format!("anything else: say network = true in the stage{}", about.at()),
-            ],
-            Cause::UnknownHost { .. } => {
-                vec!["check the name, and whether this host itself can resolve it: getent hosts NAME".to_owned()]
-            }
-            Cause::UnknownPackage { package, network: false } => vec![format!(
-                "name it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
-            )],
-            Cause::UnknownPackage { package, network: true } => vec![format!(
-                "check the name, and run `apt-get update` before it in the same stage; or name it in a `packages` stage: \
-                 install = [\"{package}\"]"
-            )],
-            Cause::LineEnds => {
-                let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
-                vec![format!("save it with Unix line ends: sed -i 's/\\r$//' {file}")]
-            }
-            Cause::NoInterpreter { interpreter, .. } if interpreter.ends_with('\r') => {
-                vec!["save the file with Unix line ends (sed -i 's/\\r$//' FILE)".to_owned()]
-            }
-            Cause::NoInterpreter { interpreter, .. } if interpreter.contains("/ld-") => vec![
-                "the program was built for another C library or another machine: take one that was built for this image"
-                    .to_owned(),
-            ],
-            Cause::NoInterpreter { interpreter, .. } => {
-                vec![install(interpreter), "or name another interpreter".to_owned()]
-            }
-            Cause::NoProgram { program } if program.contains('/') => {
-                vec!["check the path; what is not in the image comes with a `copy` or `packages` stage, or with `inputs`".to_owned()]
-            }
-            Cause::NoProgram { program } => vec![install(program)],
-            Cause::NotExecutable { file, noexec: true, .. } => {
-                vec![format!("copy it elsewhere in the step and start it there, or name its interpreter: sh {file}")]
-            }
-            Cause::NotExecutable { file, .. } => {
-                let how = match file.strip_prefix("/run/impasto/inputs/") {
-                    Some(_) => "make the file beside the recipe executable (chmod +x)",
-                    None => "say mode = \"0755\" where a `copy` stage brings it, or run chmod +x first",
-                };
-                vec![format!("{how}; or name its interpreter: sh {file}")]
-            }
-            Cause::IsDirectory { .. } => vec!["name the program in it".to_owned()],
-            Cause::NotPrivileged => vec![format!(
-                "say privileged = true in the stage{}, if the recipe is trusted: it could change the host then",
-                about.at()
-            )],
-            Cause::DiskFull { .. } | Cause::NoInodes { .. } => vec![about.larger()],
-            Cause::Quota => vec!["raise the quota in the image, or write less".to_owned()],
-            Cause::Limit(reached) => vec![reached.help()],
-            Cause::NoMemory => {
-                vec!["run fewer stages at once (--jobs 1), or give the machine or the container more memory".to_owned()]
-            }
-            Cause::FileSize { .. } => vec!["raise it where impasto is started: ulimit -f unlimited".to_owned()],
-            Cause::Host { refusal, .. } => refusal.help(&about.args),
-        };
-        lines
-    }
 }
 
 impl fmt::Display for Cause {
@@ -268,12 +202,6 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The package that a program is most likely in has its name.
-fn install(program: &str) -> String {
-    let name = program.rsplit('/').next().unwrap_or(program);
-    format!("install what has it in a `packages` stage before this one, such as install = [\"{name}\"]")
-}
-
 /// What begins, or is, at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -284,7 +212,6 @@ pub enum What {
     Script,
     /// A command of the stage.
     Command,
-    /// A stage.
     Stage,
     /// A parameter's value.
     Value,
@@ -319,8 +246,6 @@ pub struct About {
     pub script: Option<Place>,
     /// The stage whose disk it works on, in the first place.
     pub disk: Option<DiskMaker>,
-    /// What commands need beside their name and a selector, with a blank before each.
-    pub args: String,
 }
 
 /// The stage that a disk comes from.
@@ -332,27 +257,6 @@ pub struct DiskMaker {
     pub has_size: bool,
     /// Where its block begins.
     pub place: Option<Place>,
-}
-
-impl About {
-    fn at(&self) -> String {
-        self.stage.as_ref().map_or(String::new(), |place| format!(" ({place})"))
-    }
-
-    /// How the disk can be made larger.
-    fn larger(&self) -> String {
-        let Some(DiskMaker { label, has_size, place }) = &self.disk else {
-            return "make the disk larger, or write less to it".to_owned();
-        };
-        let at = place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
-        if *has_size {
-            return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
-        }
-        format!(
-            "make the image larger that stage {label}{at} takes, its file system too (virt-resize, or resize2fs after \
-             qemu-img resize); or write less to it"
-        )
-    }
 }
 
 /// What is known of a failure beside its message.

@@ -1,5 +1,5 @@
-//! Why a job has no result, and the way out.
-//! Knows errors' fields, not what the engine makes of them.
+//! Why a job has no result.
+//! Knows errors' fields, not what the engine makes of them, nor what a user can do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,11 @@ use impasto_store::qcow2::GateError;
 use impasto_store::{Error as StoreError, Miss};
 use rustix::io::Errno;
 
-use crate::debian::packages::fetch::{DemandError, PackageFetchError};
+use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
 use crate::disk::image::Format;
-use crate::engine::cause::{self, About, Cause, Diagnosis, LogLine, Place};
+use crate::engine::cause::{self, Cause, Diagnosis, LogLine, Place};
 use crate::engine::download::FetchError;
-use crate::engine::failed::AGAIN;
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
 use crate::engine::plan::PlanError;
@@ -79,7 +78,6 @@ pub enum JobError {
     StaleFile {
         /// The file.
         path: PathBuf,
-        /// The stage.
         stage: String,
     },
     /// A disk image is refused.
@@ -101,7 +99,6 @@ pub enum JobError {
     Format {
         /// The file.
         what: String,
-        /// What it is.
         format: Format,
     },
     /// A file is not a disk.
@@ -231,52 +228,6 @@ impl JobError {
     pub(super) fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JobError {
         let path = path.to_owned();
         move |source| JobError::Io { verb, path, source }
-    }
-
-    /// The way out, for the user. `about` is the stage, called `label`.
-    pub fn help(&self, label: &str, about: &About) -> Option<String> {
-        let place = &about.args;
-        match self {
-            JobError::Stage(failure) => {
-                let mut lines: Vec<String> = failure.help.iter().cloned().collect();
-                lines.extend(failure.cause.iter().flat_map(|cause| cause.help(about)));
-                lines.push(format!("the whole log: impasto log '{label}'{place}"));
-                let fresh = match failure.shell {
-                    Enter::Never => None,
-                    Enter::AsItFailed => Some(""),
-                    Enter::AsItBegan => Some(" --fresh"),
-                };
-                lines.extend(fresh.map(|fresh| {
-                    format!(
-                        "enter it as it was, where {AGAIN} runs the step again: impasto shell '{label}'{place}{fresh}"
-                    )
-                }));
-                Some(lines.join("\n"))
-            }
-            JobError::NotAFile { label } => {
-                Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
-            }
-            JobError::NoSandbox { .. } => None,
-            JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
-            JobError::Fetch(FetchError::Checksum { .. }) => {
-                Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
-            }
-            JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
-            JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
-                error.help.clone()
-            }
-            JobError::StaleFile { stage, .. } => {
-                Some(format!("settle its packages again: impasto update {stage}{place}"))
-            }
-            JobError::Gate { .. } => {
-                Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
-            }
-            JobError::Format { format, .. } => Some(format.help()),
-            JobError::Plan(error) => error.help(),
-            JobError::Store(error) => crate::cli::store_help(error),
-            JobError::Sandbox(error) => crate::cli::sandbox_help(error),
-            error => crate::cli::host_help(error),
-        }
     }
 
     /// The message, what caused it, the stage's last lines, and what is known beside them.

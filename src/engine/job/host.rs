@@ -50,7 +50,7 @@ impl Job {
                 let mut before = None;
                 let timeout = action.hints.timeout;
                 let begun = Instant::now();
-                let fetched = fetch(url, sha256, &mut file, timeout, &self.cancel, &mut |so_far, total| {
+                let fetched = fetch(url, sha256, &mut file, timeout, &self.context.cancel, &mut |so_far, total| {
                     if before.is_none() {
                         self.meter.begin("download", total);
                     }

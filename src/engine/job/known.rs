@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Cutoff};
+use impasto_store::Error as StoreError;
 use impasto_store::blob::BlobRef;
 use impasto_store::chain::DiskReader;
 use impasto_store::claim::Claim;
@@ -18,7 +19,6 @@ use impasto_store::layer::DiskRef;
 use impasto_store::meter::Meter;
 use impasto_store::qcow2::{ChunkSource, Content, Qcow2, SourceError};
 use impasto_store::seal::{Absent, Sealed};
-use impasto_store::{Error as StoreError, Store};
 
 use super::replay::Replay;
 use super::{Job, JobError, StageFailure, host_failure};
@@ -84,7 +84,7 @@ impl Job {
         let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
         if self.cutoff == Cutoff::Tree
             && let (Some(start), Some((earlier, Some(earlier_tree)))) = (below, previous)
-            && let Some(earlier_tree) = load_tree(&self.store, &earlier_tree)?
+            && let Some(earlier_tree) = Tree::load(&self.store, &earlier_tree)?
         {
             let earlier_tree = &earlier_tree;
             let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
@@ -249,15 +249,4 @@ impl ChunkSource for Counted<'_> {
         self.meter.add(CHUNK as u64);
         self.source.read_chunk(index, buffer)
     }
-}
-
-/// A tree out of the store; none where it is not there any more.
-pub(crate) fn load_tree(store: &Store, blob: &BlobRef) -> Result<Option<Tree>, StoreError> {
-    let reader = match store.open_blob(&blob.digest) {
-        Ok(reader) => reader,
-        Err(error) => return error.into_miss().map(|_| None),
-    };
-    let text =
-        reader.into_bytes().map_err(|source| StoreError::Io { verb: "read", path: "a tree index".into(), source })?;
-    Ok(text::parse(&text).ok())
 }

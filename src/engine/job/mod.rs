@@ -33,7 +33,6 @@ use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
 pub use error::{Enter, JobError, StageFailure};
-pub(crate) use known::load_tree;
 pub(crate) use packages::WAITING;
 pub use shell::ShellRequest;
 
@@ -44,7 +43,7 @@ use crate::engine::graph::NodeId;
 use crate::engine::inputs::Input;
 use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
-use crate::engine::publish::{Draft, Published, Target, content_digest};
+use crate::engine::publish::{Draft, Published, Target};
 use crate::recipe::scope::Scope;
 use crate::sandbox::Sandbox;
 
@@ -52,21 +51,14 @@ use crate::sandbox::Sandbox;
 pub enum Message {
     /// Its stage wrote a line.
     Log {
-        /// The node.
         id: NodeId,
         /// The line, safe to show.
         line: String,
     },
     /// Something that the user should know.
-    Warning {
-        /// The node.
-        id: NodeId,
-        /// What.
-        message: String,
-    },
+    Warning { id: NodeId, message: String },
     /// A part of its work is over.
     Phase {
-        /// The node.
         id: NodeId,
         /// What was done.
         name: String,
@@ -77,7 +69,6 @@ pub enum Message {
     },
     /// It is over. The last message of a job.
     Done {
-        /// The node.
         id: NodeId,
         /// What it came to.
         result: Box<Result<Success, JobError>>,
@@ -122,7 +113,6 @@ pub enum JobInput {
     Derived {
         /// The node that made the disk.
         from: NodeId,
-        /// The disk.
         disk: DiskRef,
         /// How the file is made of it.
         derived: DerivedRef,
@@ -131,55 +121,15 @@ pub enum JobInput {
     },
 }
 
-/// Everything that a job needs to know.
-pub struct Job {
-    /// The node.
-    pub id: NodeId,
-    /// The store, which tells the meter.
-    pub store: Store,
-    /// How far it is where something takes long.
-    pub meter: Arc<Meter>,
+/// What the jobs of a run share.
+pub struct JobContext {
     /// The recipe's name.
     pub recipe: String,
-    /// The stage's name.
-    pub stage: String,
-    /// The node's label.
-    pub label: String,
-    /// The stage's kind.
-    pub kind: &'static str,
-    /// The node's stable names.
-    pub names: Vec<String>,
-    /// Which of the node's units of work this is, from 0.
-    pub unit: usize,
-    /// What is to be carried out; none where only files are to be written.
-    pub action: Option<Action<Bound>>,
-    /// The result, where only files are to be written.
-    pub found: Option<Hit>,
-    /// The disk it begins with, and the node that made it.
-    pub disk: Option<(NodeId, DiskRef)>,
-    /// The tree index of that disk.
-    pub below: Option<BlobRef>,
-    /// What it reads, by name.
-    pub inputs: Vec<(String, JobInput)>,
-    /// Its secrets.
-    pub secrets: BTreeMap<String, Secret>,
-    /// Takes secrets out of what is shown.
-    pub redactor: Redactor,
-    /// Where it stands in the recipe, and what commands about it need.
-    pub about: About,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
-    /// What its inputs are to be believed with.
-    pub caveats: BTreeSet<Caveat>,
-    /// Files to write for the user.
-    pub targets: Vec<Target>,
     /// Where steps run, or why they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// What decides whether that which builds on the node runs again.
-    pub cutoff: Cutoff,
-    /// What the node came to when it ran before, the last run first: likely to be much like what it makes now.
-    pub previous: Vec<(ActionDigest, ClaimId)>,
-    /// Where package files come from; none where only files are to be written.
+    /// Where package files come from; none where no node that is to run needs any.
     pub packages: Option<Fetcher>,
     /// The packages of the tools that Actions with a toolbox use.
     pub toolbox: Option<PackageSet>,
@@ -191,10 +141,60 @@ pub struct Job {
     pub failed: Result<PathBuf, StoreError>,
     /// Seconds since 1970, for records.
     pub now: u64,
-    /// Stops it.
+    /// Stops all of them.
     pub cancel: CancelToken,
-    /// Where it tells.
+    /// Where they tell what happens.
     pub events: SyncSender<Message>,
+}
+
+/// What a job is to do.
+pub enum JobTask {
+    /// Carry out an Action, then write the node's files for the user.
+    Run(Action<Bound>),
+    /// Only write these files: of a result that was there.
+    Publish(Hit),
+}
+
+/// One node's job, and what it reads.
+pub struct Job {
+    /// What it shares with others.
+    pub context: Arc<JobContext>,
+    pub id: NodeId,
+    /// The store, which tells the meter.
+    pub store: Store,
+    /// How far it is where something takes long.
+    pub meter: Arc<Meter>,
+    /// The stage's name.
+    pub stage: String,
+    /// The node's label.
+    pub label: String,
+    /// The stage's kind.
+    pub kind: &'static str,
+    /// The node's stable names.
+    pub names: Vec<String>,
+    /// Which of the node's units of work this is, from 0.
+    pub unit: usize,
+    /// What is to be done.
+    pub task: JobTask,
+    /// The disk it begins with, and the node that made it.
+    pub disk: Option<(NodeId, DiskRef)>,
+    /// The tree index of that disk.
+    pub below: Option<BlobRef>,
+    /// What it reads, by name.
+    pub inputs: Vec<(String, JobInput)>,
+    pub secrets: BTreeMap<String, Secret>,
+    /// Takes secrets out of what is shown.
+    pub redactor: Redactor,
+    /// Where it stands in the recipe, and what commands about it need.
+    pub about: About,
+    /// What its inputs are to be believed with.
+    pub caveats: BTreeSet<Caveat>,
+    /// Files to write for the user.
+    pub targets: Vec<Target>,
+    /// What decides whether that which builds on the node runs again.
+    pub cutoff: Cutoff,
+    /// What the node came to when it ran before, the last run first: likely to be much like what it makes now.
+    pub previous: Vec<(ActionDigest, ClaimId)>,
 }
 
 /// What came of the steps, before it is claimed.
@@ -220,23 +220,25 @@ impl Made {
 impl Job {
     /// Runs the job and tells the engine, whatever happens.
     pub fn run(self) {
-        let (id, events, cancel) = (self.id, self.events.clone(), self.cancel.clone());
+        let (id, context) = (self.id, self.context.clone());
         let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<String>().cloned();
             let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             Err(JobError::Bug { message: message.unwrap_or_else(|| "a job panicked".to_owned()) })
         });
         // Whatever a job that was stopped stumbled over, it was stopped.
-        let result = if cancel.is_cancelled() { result.map_err(|_| JobError::Cancelled) } else { result };
+        let result = if context.cancel.is_cancelled() { result.map_err(|_| JobError::Cancelled) } else { result };
         // The engine is gone only where the process is about to end.
-        let _ = events.send(Message::Done { id, result: Box::new(result) });
+        let _ = context.events.send(Message::Done { id, result: Box::new(result) });
     }
 
     fn work(self) -> Result<Success, JobError> {
-        let Some(action) = &self.action else {
-            let hit = self.found.clone().expect("BUG: a job without Action and without result");
-            let published = self.publish(&hit, &[])?;
-            return Ok(Success { hit, ran: false, stored_bytes: 0, published });
+        let action = match &self.task {
+            JobTask::Run(action) => action,
+            JobTask::Publish(hit) => {
+                let published = self.publish(hit, &[])?;
+                return Ok(Success { hit: hit.clone(), ran: false, stored_bytes: 0, published });
+            }
         };
         let start = Instant::now();
         let made = match action.executor {
@@ -252,7 +254,7 @@ impl Job {
             caveats.insert(Caveat::WeakIsolation);
         }
         let digest = action.digest();
-        let mut facts = self.facts.clone();
+        let mut facts = self.context.facts.clone();
         facts.extend(made.facts);
         let wall_ms = start.elapsed().as_millis() as u64;
         let claim = Claim {
@@ -260,14 +262,14 @@ impl Job {
             kind: self.kind.to_owned(),
             stage: self.stage.clone(),
             node: self.names[0].clone(),
-            recipe: self.recipe.clone(),
+            recipe: self.context.recipe.clone(),
             result: made.result.clone(),
             caveats: caveats.clone(),
             sandbox: made.sandbox,
             isolation: made.isolation,
             facts,
             writer: String::new(),
-            created: self.now,
+            created: self.context.now,
             engine_epoch: u64::from(ENGINE_EPOCH),
             cost: Cost { wall_ms, cpu_ms: 0, stored_bytes: made.stored_bytes },
             log: None,
@@ -339,7 +341,7 @@ impl Job {
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) { 0o644 } else { file.mode | 0o600 };
             self.meter.begin("syncing", None);
-            let draft = draft.publish(content_digest(&file.content), &sha256, mode);
+            let draft = draft.publish(file.content.digest(), &sha256, mode);
             published.push(draft.map_err(JobError::io("write", path))?);
         }
         Ok(published)
@@ -354,15 +356,15 @@ impl Job {
     }
 
     fn phase_was(&self, name: &str, start: Instant, end: Instant) {
-        let _ = self.events.send(Message::Phase { id: self.id, name: name.to_owned(), start, end });
+        let _ = self.context.events.send(Message::Phase { id: self.id, name: name.to_owned(), start, end });
     }
 
     fn warn(&self, message: String) {
-        let _ = self.events.send(Message::Warning { id: self.id, message });
+        let _ = self.context.events.send(Message::Warning { id: self.id, message });
     }
 
     fn line(&self, line: String) {
-        let _ = self.events.send(Message::Log { id: self.id, line });
+        let _ = self.context.events.send(Message::Log { id: self.id, line });
     }
 }
 

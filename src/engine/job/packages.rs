@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Job, JobError, JobInput};
 use crate::base::bounded;
-use crate::debian::deb::package::Package;
+use crate::deb::package::Package;
 use crate::debian::packages::fetch::{DemandError, title};
 use crate::debian::packages::files;
 use crate::debian::packages::tools::{ToolsError, tools};
@@ -35,9 +35,9 @@ impl Job {
         let own = self.own_packages(set, dir)?;
         let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
         let rest = PackageSet { install: rest, remove: Vec::new() };
-        let fetcher = self.packages.as_ref().expect("BUG: a run without packages");
+        let fetcher = self.context.packages.as_ref().expect("BUG: a run without packages");
         self.meter.begin(WAITING, None);
-        let blobs = fetcher.demand(&rest, &self.cancel).map_err(|error| match error {
+        let blobs = fetcher.demand(&rest, &self.context.cancel).map_err(|error| match error {
             DemandError::Package(error) => JobError::Package(error),
             DemandError::Store(error) => JobError::Store(error),
             DemandError::Cancelled => JobError::Cancelled,
@@ -61,10 +61,10 @@ impl Job {
 
     /// The root of the tree of tools.
     pub(super) fn tools(&self) -> Result<PathBuf, JobError> {
-        let set = self.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
+        let set = self.context.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
         self.meter.begin(WAITING, None);
-        let fetcher = || self.packages.clone().expect("BUG: a run without packages");
-        tools(&self.store, set, &fetcher, &self.cancel).map_err(|error| match error {
+        let fetcher = || self.context.packages.clone().expect("BUG: a run without packages");
+        tools(&self.store, set, &fetcher, &self.context.cancel).map_err(|error| match error {
             ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,
             other => JobError::Tools(other),
         })

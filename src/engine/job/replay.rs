@@ -15,7 +15,7 @@ use serde_bytes::ByteBuf;
 
 use super::sandboxed::root;
 use super::{Job, JobError, create};
-use crate::disk::guest::ext4::{Content, Ext4, Paths, ReadError};
+use crate::disk::guest::ext4::{Content, Ext4, Extent, Paths, ReadError};
 use crate::disk::guest::{self, ReadAt, View, Window};
 use crate::disk::tree::compare::{Changes, FileChange, aspects, compare};
 use crate::disk::tree::{Entry, Kind, Tree, Volume};
@@ -43,7 +43,7 @@ pub(super) struct Replay<'a> {
 impl Job {
     /// Tries it; none where it is not possible, or not worth it.
     pub(super) fn replay(&self, action: &Action<Bound>, replay: &Replay<'_>) -> Result<Option<Sealed>, JobError> {
-        let Ok(sandbox) = &self.sandbox else { return Ok(None) };
+        let Ok(sandbox) = &self.context.sandbox else { return Ok(None) };
         let as_it_is = changed_bytes(&compare(replay.start, replay.tree));
         let changes = compare(replay.earlier_tree, replay.tree);
         let only_files =
@@ -86,19 +86,10 @@ impl Job {
             root: root(&action.root),
             steps,
             inputs: inputs.collect(),
-            trees: Vec::new(),
-            caches: Vec::new(),
-            scripts: Vec::new(),
-            secrets: Vec::new(),
-            outputs: Vec::new(),
-            env: Vec::new(),
-            volatile: Vec::new(),
-            source_date_epoch: None,
-            network: false,
-            privileged: false,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
+            cancel: self.context.cancel.clone(),
+            ..sandbox::Job::empty()
         };
         let finished = sandbox.run(job, &mut |_| {})?;
         if matches!(finished.outcome, Outcome::Cancelled) {
@@ -178,14 +169,7 @@ fn write_changes(file: File, replay: &Replay<'_>, changes: &[FileChange<'_>]) ->
                 let node = Node::File { size: *size, runs, fresh: *how == How::Fresh };
                 send(&mut out, &Change::Put(put(entry, node)))?;
                 out.write_all(&inline).map_err(ReadError::Io)?;
-                let mut buffer = vec![0; CHUNK];
-                for extent in &extents {
-                    for at in (0..extent.length).step_by(CHUNK) {
-                        let part = &mut buffer[..(extent.length - at).min(CHUNK as u64) as usize];
-                        window.read_exact_at(part, extent.start + at).map_err(ReadError::Io)?;
-                        out.write_all(part).map_err(ReadError::Io)?;
-                    }
-                }
+                copy_extents(&window, &extents, &mut out).map_err(ReadError::Io)?;
                 continue;
             }
             Kind::Symlink { target } => Node::Symlink { target: ByteBuf::from(target.clone()) },
@@ -199,6 +183,19 @@ fn write_changes(file: File, replay: &Replay<'_>, changes: &[FileChange<'_>]) ->
     }
     out.flush().map_err(ReadError::Io)?;
     Ok(Some(sum))
+}
+
+/// Writes what lies in a file's extents, one after the other.
+fn copy_extents(disk: &dyn ReadAt, extents: &[Extent], out: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    for extent in extents {
+        for at in (0..extent.length).step_by(CHUNK) {
+            let part = &mut buffer[..(extent.length - at).min(CHUNK as u64) as usize];
+            disk.read_exact_at(part, extent.start + at)?;
+            out.write_all(part)?;
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of the files that are new or have another content.

@@ -14,22 +14,24 @@ use impasto_stages::{Secret, volatile};
 use impasto_store::Error as StoreError;
 use impasto_store::claim::{FileContent, Isolation, OutputFile, Outputs};
 use impasto_store::inputs::TreeNode;
-use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 
-use super::known::{Start, load_tree};
+use super::known::Start;
 use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
 use crate::base::bounded;
 use crate::disk::guest;
+use crate::disk::tree::Tree;
 use crate::engine::cause::{self, Clues, Evidence, Place, What};
 use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::log::{Lines, Redactor, Tail};
-use crate::sandbox::{self, AgentStep, Content, Culprit, InputKind, Outcome, Owner, SandboxEvent};
+use crate::sandbox::{
+    self, AgentStep, Content, Culprit, Finished, InputKind, Outcome, Output, Owner, Sandbox, SandboxError, SandboxEvent,
+};
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
-        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -41,10 +43,82 @@ impl Job {
         let job = self.sandbox_job(action, (&work, &overlay), chain.paths(), &staged)?;
         let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
         self.meter.end();
-        let mut log = LogFile::create(self, &secrets);
+        let ran = self.run_steps(&**sandbox, job, action, &staged, &secrets);
+        let host = (self.store.path(), scratch.path(), overlay.as_path());
+        let finished = match ran.finished {
+            Ok(finished) => finished,
+            Err(error) => match cause::examine_host(host.0, host.1, host.2) {
+                None => return Err(error.into()),
+                cause => {
+                    let (message, last_lines) = (crate::base::human::with_causes(&error), ran.last_lines);
+                    let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
+                    return Err(JobError::Stage(Box::new(failure)));
+                }
+            },
+        };
+        self.tell_timings(&finished);
+        if !finished.outcome.is_ok() {
+            if matches!(finished.outcome, Outcome::Cancelled) {
+                return Err(JobError::Cancelled);
+            }
+            let failure = self.failure(action, &staged, &finished, &ran.clues, host);
+            return Err(JobError::Stage(Box::new(StageFailure { last_lines: ran.last_lines, ..failure })));
+        }
+        let kept = match action.executor {
+            Executor::Sandbox(SandboxRoot::Scratch) => None,
+            _ => {
+                let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
+                let start = Start { disk, reader: &reader, tree: ran.below.as_ref() };
+                let overlay = (overlay.as_path(), &finished);
+                Some(self.with_overlay(action, overlay, &reader, |source| self.keep(action, source, Some(start)))?)
+            }
+        };
+        let (files, bytes) = self.take_outputs(finished.outputs)?;
+        self.forget_failed();
+        self.phase("clean up", || drop(scratch));
+        let facts = sandbox.facts();
+        Ok(Made {
+            result: Outputs {
+                disk: kept.as_ref().map(|kept| kept.disk),
+                tree: kept.as_ref().map(|kept| kept.tree),
+                files,
+            },
+            sandbox: facts.name.to_owned(),
+            isolation: Isolation::Namespace,
+            facts: record(&facts, action.network),
+            stored_bytes: bytes + kept.as_ref().map_or(0, |kept| kept.stored_bytes),
+            published: Vec::new(),
+            same_as: kept.and_then(|kept| kept.same_as),
+        })
+    }
+
+    /// Stores the files that the steps made; and how many bytes they have.
+    fn take_outputs(&self, outputs: Vec<Output>) -> Result<(BTreeMap<String, OutputFile>, u64), JobError> {
+        let (mut files, mut bytes) = (BTreeMap::new(), 0);
+        for output in outputs {
+            let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
+            self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+            let reader = Metered::new(file, &self.meter);
+            let blob = self.phase("store an output", || self.store.put_blob(reader))?;
+            bytes += blob.size;
+            files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
+        }
+        Ok((files, bytes))
+    }
+
+    /// Has a sandbox carry out the steps, keeps their log, and meanwhile reads the tree of the disk that they begin with.
+    fn run_steps(
+        &self,
+        sandbox: &dyn Sandbox,
+        job: sandbox::Job<'_>,
+        action: &Action<Bound>,
+        staged: &Staged,
+        secrets: &[Secret],
+    ) -> RanSteps {
+        let mut log = LogFile::create(self, secrets);
         let (finished, below) = std::thread::scope(|scope| {
             // What the disk contains is needed when the steps are done.
-            let load = || load_tree(&self.store, &self.below?).ok().flatten();
+            let load = || Tree::load(&self.store, &self.below?).ok().flatten();
             let below = std::thread::Builder::new().spawn_scoped(scope, load).ok();
             let mut step = None;
             let end = |step: &mut Option<(usize, Instant)>| {
@@ -65,18 +139,11 @@ impl Job {
             (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
         });
         let (last_lines, clues) = log.finish();
-        let host = (self.store.path(), scratch.path(), overlay.as_path());
-        let finished = match finished {
-            Ok(finished) => finished,
-            Err(error) => match cause::examine_host(host.0, host.1, host.2) {
-                None => return Err(error.into()),
-                cause => {
-                    let message = crate::base::human::with_causes(&error);
-                    let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
-                    return Err(JobError::Stage(Box::new(failure)));
-                }
-            },
-        };
+        RanSteps { finished, below, last_lines, clues }
+    }
+
+    /// Tells how long each part of a sandbox's work took.
+    fn tell_timings(&self, finished: &Finished) {
         tracing::debug!(stage = self.label, timings = ?finished.timings, "sandbox");
         let mut at = finished.begun;
         // What the supervisor says of itself lies within these, as does every step within `steps`.
@@ -85,84 +152,55 @@ impl Job {
             self.phase_was(phase, at, at + *wall);
             at += *wall;
         }
-        if !finished.outcome.is_ok() {
-            if matches!(finished.outcome, Outcome::Cancelled) {
-                return Err(JobError::Cancelled);
-            }
-            let step = failed_step(&finished.outcome).and_then(|index| index.checked_sub(staged.unpacked));
-            let evidence = Evidence {
-                outcome: &finished.outcome,
-                facts: finished.facts.as_ref(),
-                clues: &clues,
-                network: action.network,
-                privileged: action.privileged,
-                script: step.and_then(|step| match action.steps.get(step) {
-                    Some(Step::Script { text }) => Some(text.as_str()),
-                    _ => None,
-                }),
-                oom_kills: finished.oom_kills,
-                host,
-            };
-            let (cause, log_line) = cause::find(&evidence).map_or((None, None), |(cause, line)| (Some(cause), line));
-            let kept = finished.outcome.leaves_a_disk() && self.keep_failed(&overlay, &disk, action, step).is_ok();
-            let enter = match &cause {
-                // Who enters it meets the same host.
-                Some(cause) if cause.is_host() => Enter::Never,
-                _ if kept => Enter::AsItFailed,
-                _ => Enter::AsItBegan,
-            };
-            let failure = StageFailure {
-                message: match (&finished.outcome, &cause) {
-                    // It is the host's disk that is to blame.
-                    (Outcome::Damaged { .. }, Some(_)) => "what the stage wrote could not be stored".to_owned(),
-                    (outcome, _) => outcome_text(outcome, &action.steps, staged.unpacked),
-                },
-                cause,
-                log_line,
-                places: self.places(action, step, &clues),
-                shell: enter,
-                help: matches!(finished.outcome, Outcome::TimedOut { .. }).then(|| {
-                    "if it needs longer, say so in the stage with `timeout`, such as timeout = \"30m\"".to_owned()
-                }),
-                last_lines,
-            };
-            return Err(JobError::Stage(Box::new(failure)));
-        }
-        let kept = match action.executor {
-            Executor::Sandbox(SandboxRoot::Scratch) => None,
-            _ => {
-                let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
-                let start = Start { disk, reader: &reader, tree: below.as_ref() };
-                let overlay = (overlay.as_path(), &finished);
-                Some(self.with_overlay(action, overlay, &reader, |source| self.keep(action, source, Some(start)))?)
-            }
+    }
+
+    /// Why the steps failed, as far as that can be found out, and the failed state kept. `host` are the store, the scratch
+    /// directory and the overlay.
+    fn failure(
+        &self,
+        action: &Action<Bound>,
+        staged: &Staged,
+        finished: &Finished,
+        clues: &Clues,
+        host: (&Path, &Path, &Path),
+    ) -> StageFailure {
+        let step = failed_step(&finished.outcome).and_then(|index| index.checked_sub(staged.unpacked));
+        let evidence = Evidence {
+            outcome: &finished.outcome,
+            facts: finished.facts.as_ref(),
+            clues,
+            network: action.network,
+            privileged: action.privileged,
+            script: step.and_then(|step| match action.steps.get(step) {
+                Some(Step::Script { text }) => Some(text.as_str()),
+                _ => None,
+            }),
+            oom_kills: finished.oom_kills,
+            host,
         };
-        let mut stored_bytes = kept.as_ref().map_or(0, |kept| kept.stored_bytes);
-        let mut files = BTreeMap::new();
-        for output in finished.outputs {
-            let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
-            self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
-            let reader = Metered::new(file, &self.meter);
-            let blob = self.phase("store an output", || self.store.put_blob(reader))?;
-            stored_bytes += blob.size;
-            files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
+        let (cause, log_line) = cause::find(&evidence).map_or((None, None), |(cause, line)| (Some(cause), line));
+        let kept = finished.outcome.leaves_a_disk() && self.keep_failed(host.2, action, step).is_ok();
+        let enter = match &cause {
+            // Who enters it meets the same host.
+            Some(cause) if cause.is_host() => Enter::Never,
+            _ if kept => Enter::AsItFailed,
+            _ => Enter::AsItBegan,
+        };
+        let message = match (&finished.outcome, &cause) {
+            // It is the host's disk that is to blame.
+            (Outcome::Damaged { .. }, Some(_)) => "what the stage wrote could not be stored".to_owned(),
+            (outcome, _) => outcome_text(outcome, &action.steps, staged.unpacked),
+        };
+        let longer = "if it needs longer, say so in the stage with `timeout`, such as timeout = \"30m\"";
+        StageFailure {
+            message,
+            cause,
+            log_line,
+            places: self.places(action, step, clues),
+            shell: enter,
+            help: matches!(finished.outcome, Outcome::TimedOut { .. }).then(|| longer.to_owned()),
+            last_lines: Vec::new(),
         }
-        self.forget_failed();
-        self.phase("clean up", || drop(scratch));
-        let facts = sandbox.facts();
-        Ok(Made {
-            result: Outputs {
-                disk: kept.as_ref().map(|kept| kept.disk),
-                tree: kept.as_ref().map(|kept| kept.tree),
-                files,
-            },
-            sandbox: facts.name.to_owned(),
-            isolation: Isolation::Namespace,
-            facts: record(&facts, action.network),
-            stored_bytes,
-            published: Vec::new(),
-            same_as: kept.and_then(|kept| kept.same_as),
-        })
     }
 
     /// What a sandbox is given for an Action. `place` is an empty directory, and where the overlay shall be.
@@ -203,12 +241,13 @@ impl Job {
             outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
             volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
             env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
             network: action.network,
             privileged: action.privileged,
             limits: action.hints.limits,
             timeout: action.hints.timeout,
-            cancel: self.cancel.clone(),
+            cancel: self.context.cancel.clone(),
         })
     }
 
@@ -230,7 +269,7 @@ impl Job {
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed && self.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                if is_listed && self.context.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
                     // Directories come before what they hold.
                     entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
@@ -288,44 +327,56 @@ impl Job {
             staged.inputs.push((name, mode, path));
         }
         for (index, step) in action.steps.iter().enumerate() {
-            let step = match step {
-                Step::Script { text } => {
-                    let name = format!("script-{index}");
-                    staged.scripts.push((name.clone(), text.clone().into_bytes()));
-                    AgentStep::Script { name }
-                }
-                Step::ShowRoot => AgentStep::ShowRoot,
-                Step::Command { line } => AgentStep::Command { line: line.clone() },
-                Step::CopyIn { input, dest, mode, owner, keep_times } => AgentStep::CopyIn {
-                    input: input.clone(),
-                    dest: dest.clone(),
-                    mode: *mode,
-                    owner: owner.as_deref().map(parse_owner),
-                    kind: kinds[input],
-                    modified: self.inputs.iter().find(|(name, _)| name == input).and_then(|(_, found)| match found {
-                        JobInput::Local { input: Input::File(file), .. } if *keep_times => Some(file.modified),
-                        _ => None,
-                    }),
-                },
-                Step::WriteFile { dest, text, mode, owner } => {
-                    let input = format!("text-{index}");
-                    let path = scratch.join(&input);
-                    create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
-                    staged.inputs.push((input.clone(), *mode, path));
-                    let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
-                    AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File, modified: None }
-                }
-                Step::Import { .. }
-                | Step::Fetch { .. }
-                | Step::Convert { .. }
-                | Step::Bootstrap { .. }
-                | Step::AssembleDisk { .. } => {
-                    panic!("BUG: a step for others was sent to a guest")
-                }
-            };
+            let step = self.stage_step(index, step, &kinds, scratch, staged)?;
             staged.steps.push(step);
         }
         Ok(())
+    }
+
+    /// A step as the agent takes it; what it reads beside inputs is staged. `kinds` says what each input is.
+    fn stage_step(
+        &self,
+        index: usize,
+        step: &Step,
+        kinds: &BTreeMap<String, InputKind>,
+        scratch: &Path,
+        staged: &mut Staged,
+    ) -> Result<AgentStep, JobError> {
+        Ok(match step {
+            Step::Script { text } => {
+                let name = format!("script-{index}");
+                staged.scripts.push((name.clone(), text.clone().into_bytes()));
+                AgentStep::Script { name }
+            }
+            Step::ShowRoot => AgentStep::ShowRoot,
+            Step::Command { line } => AgentStep::Command { line: line.clone() },
+            Step::CopyIn { input, dest, mode, owner, keep_times } => AgentStep::CopyIn {
+                input: input.clone(),
+                dest: dest.clone(),
+                mode: *mode,
+                owner: owner.as_deref().map(parse_owner),
+                kind: kinds[input],
+                modified: self.inputs.iter().find(|(name, _)| name == input).and_then(|(_, found)| match found {
+                    JobInput::Local { input: Input::File(file), .. } if *keep_times => Some(file.modified),
+                    _ => None,
+                }),
+            },
+            Step::WriteFile { dest, text, mode, owner } => {
+                let input = format!("text-{index}");
+                let path = scratch.join(&input);
+                create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
+                staged.inputs.push((input.clone(), *mode, path));
+                let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
+                AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File, modified: None }
+            }
+            Step::Import { .. }
+            | Step::Fetch { .. }
+            | Step::Convert { .. }
+            | Step::Bootstrap { .. }
+            | Step::AssembleDisk { .. } => {
+                panic!("BUG: a step for others was sent to a guest")
+            }
+        })
     }
 
     /// Where a step stands that failed: the line of its script, as far as its shell names one, or its command; and the
@@ -335,31 +386,25 @@ impl Job {
         let mut places = Vec::new();
         if let Some(origin) = origin("script") {
             let line = clues.script_line().filter(|(script, _)| Some(*script) == step).map(|(_, line)| line);
-            let script = Place::of(What::Script, &self.dir, origin);
+            let script = Place::of(What::Script, &self.context.dir, origin);
             places.push(match line {
                 Some(line) => Place { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
                 None => script,
             });
         }
-        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.dir, origin)));
+        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.context.dir, origin)));
         places.extend(self.about.stage.iter().cloned());
         places
     }
 
     /// Keeps the state in which the stage failed, for `shell`, until it succeeds or fails again.
-    fn keep_failed(
-        &self,
-        overlay: &Path,
-        disk: &DiskRef,
-        action: &Action<Bound>,
-        step: Option<usize>,
-    ) -> Result<(), JobError> {
-        let Ok(dir) = &self.failed else { return Ok(()) };
+    fn keep_failed(&self, overlay: &Path, action: &Action<Bound>, step: Option<usize>) -> Result<(), JobError> {
+        let (Ok(dir), Some((_, disk))) = (&self.context.failed, self.disk) else { return Ok(()) };
         for name in &self.names {
             let action_digest = action.digest();
             let state = crate::engine::failed::FailedState {
                 action: action_digest,
-                disk: *disk,
+                disk,
                 root: crate::engine::failed::StoredRoot::from(&action.root),
                 step: step.and_then(|step| u32::try_from(step).ok()),
             };
@@ -369,10 +414,20 @@ impl Job {
     }
 
     fn forget_failed(&self) {
-        if let Ok(dir) = &self.failed {
+        if let Ok(dir) = &self.context.failed {
             self.names.iter().for_each(|name| crate::engine::failed::FailedState::forget(dir, name));
         }
     }
+}
+
+/// What carrying out steps came to.
+struct RanSteps {
+    finished: Result<Finished, SandboxError>,
+    /// The tree of the disk that they began with, where the store has it.
+    below: Option<Tree>,
+    /// The last lines of their log, and what all of them hint at.
+    last_lines: Vec<String>,
+    clues: Clues,
 }
 
 /// What a sandbox reads of a job, copied.
@@ -399,7 +454,7 @@ impl<'a> LogFile<'a> {
     /// `more` are secrets that the job does not know of.
     pub(super) fn create(job: &'a Job, more: &[Secret]) -> Self {
         // A log that cannot be kept is no reason not to build.
-        let file = job.logs.as_ref().ok().and_then(|dir| {
+        let file = job.context.logs.as_ref().ok().and_then(|dir| {
             let path = dir.join(format!("{}.log", file_name(&job.names[0])));
             // The log of a node is that of all of its units.
             if job.unit == 0 {

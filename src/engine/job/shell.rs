@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use impasto_stages::action::{Action, Bound, Executor, SandboxRoot, Step};
 
 use super::sandboxed::Staged;
-use super::{Job, JobError};
+use super::{Job, JobError, JobTask};
 use crate::base::cancel::CancelToken;
 use crate::engine::failed::AGAIN;
 use crate::sandbox::AgentStep;
@@ -30,7 +30,7 @@ impl Job {
         let guest = |action: &Action<Bound>| {
             matches!(action.executor, Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch))
         };
-        self.disk.is_some() && self.action.as_ref().is_some_and(guest)
+        self.disk.is_some() && matches!(&self.task, JobTask::Run(action) if guest(action))
     }
 
     /// Opens a shell in the stage. Nothing of what is done there is kept; the result is the shell's exit code.
@@ -38,8 +38,8 @@ impl Job {
     /// # Errors
     /// What the stage needs is not there, or the sandbox failed.
     pub fn shell(&self, request: ShellRequest) -> Result<i32, JobError> {
-        let action = self.action.as_ref().expect("BUG: a stage is entered without its Action");
-        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let JobTask::Run(action) = &self.task else { panic!("BUG: a stage is entered without its Action") };
+        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;

@@ -17,14 +17,14 @@ use super::{Job, JobError, Made, StageFailure, create};
 use crate::base::bounded;
 use crate::debian::toolbox::{DISK, PACKAGES, TREE, Task};
 use crate::engine::cause::{self, Cause};
-use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
+use crate::sandbox::{SandboxError, ToolEnd, ToolEvent, ToolJob};
 
 /// What a tree is called among its node's files.
 const NAME: &str = "tree.tar";
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
-        let sandbox = self.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
@@ -47,7 +47,8 @@ impl Job {
         self.meter.end();
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
-        let job = ToolJob { work: &work, toolbox: &tools, task, limits, timeout, cancel: self.cancel.clone() };
+        let cancel = self.context.cancel.clone();
+        let job = ToolJob { work: &work, toolbox: &tools, task: task.packed(), limits, timeout, cancel };
         let begun = Instant::now();
         let mut last = begun;
         let end = sandbox.run_tools(job, &mut |event| match event {
@@ -64,30 +65,7 @@ impl Job {
         let host = || {
             cause::examine_host(self.store.path(), &work, &work.join(if action.parent.is_none() { TREE } else { DISK }))
         };
-        let failed = |message, help, cause| {
-            let places = self.about.stage.iter().cloned().collect();
-            let failure = StageFailure { message, help, cause, places, last_lines, ..StageFailure::default() };
-            Err(JobError::Stage(Box::new(failure)))
-        };
-        match end {
-            Ok(ToolEnd::Done) => {}
-            Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
-            Ok(ToolEnd::TimedOut { after }) => {
-                return failed(
-                    format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)),
-                    None,
-                    None,
-                );
-            }
-            Ok(ToolEnd::LimitReached(reached)) => {
-                return failed(format!("it reached the {reached}"), None, Some(Cause::Limit(reached)));
-            }
-            Ok(ToolEnd::Failed(failure)) => return failed(failure.message, failure.help, host()),
-            Err(error) => match host() {
-                None => return Err(error.into()),
-                cause => return failed(crate::base::human::with_causes(&error), None, cause),
-            },
-        }
+        self.tools_ended(end, last_lines, host)?;
         let (result, stored_bytes, same_as) = match step {
             Step::Bootstrap { .. } => self.take_tree(&work.join(TREE))?,
             Step::AssembleDisk { .. } => self.take_disk(action, &work.join(DISK))?,
@@ -106,6 +84,33 @@ impl Job {
             published: Vec::new(),
             same_as,
         })
+    }
+
+    /// What the tools' end means. `host` finds what is wrong with the host.
+    fn tools_ended(
+        &self,
+        end: Result<ToolEnd, SandboxError>,
+        last_lines: Vec<String>,
+        host: impl FnOnce() -> Option<Cause>,
+    ) -> Result<(), JobError> {
+        let (message, help, cause) = match end {
+            Ok(ToolEnd::Done) => return Ok(()),
+            Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
+            Ok(ToolEnd::TimedOut { after }) => {
+                (format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)), None, None)
+            }
+            Ok(ToolEnd::LimitReached(reached)) => {
+                (format!("it reached the {reached}"), None, Some(Cause::Limit(reached)))
+            }
+            Ok(ToolEnd::Failed(failure)) => (failure.message, failure.help, host()),
+            Err(error) => match host() {
+                None => return Err(error.into()),
+                cause => (crate::base::human::with_causes(&error), None, cause),
+            },
+        };
+        let places = self.about.stage.iter().cloned().collect();
+        let failure = StageFailure { message, help, cause, places, last_lines, ..StageFailure::default() };
+        Err(JobError::Stage(Box::new(failure)))
     }
 
     fn take_tree(&self, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {

@@ -7,15 +7,15 @@ use std::time::Instant;
 use impasto_store::Error as StoreError;
 
 use super::Engine;
-use crate::engine::plan::unit_name;
 use crate::engine::roots::InUse;
 use crate::engine::schedule::State as TaskState;
+use crate::engine::units::unit_name;
 
 impl Engine<'_> {
     /// Begins: what builds left that were killed is deleted, and the collector kept off all that this run will find and
     /// make. Where nothing is to be done that is one look at a directory that is nearly empty.
     pub(super) fn begin(&mut self) {
-        if let Err(error) = self.planner.store.sweep_tmp() {
+        if let Err(error) = self.planner.store().sweep_tmp() {
             tracing::debug!(%error, "left in tmp/");
         }
         // A store that cannot be written fails the first stage that runs, which says so.
@@ -29,7 +29,7 @@ impl Engine<'_> {
     /// Keeps the collector off until [`Engine::release`].
     pub(super) fn hold(&mut self) -> Result<(), StoreError> {
         if self.lease.is_none() {
-            self.lease = Some(self.planner.store.lease()?);
+            self.lease = Some(self.planner.store().lease()?);
             self.unsaved = true;
         }
         Ok(())
@@ -40,13 +40,12 @@ impl Engine<'_> {
     pub(super) fn keep(&mut self, whole: bool) -> Result<bool, StoreError> {
         self.saved = Instant::now();
         self.unsaved = false;
-        match self.state.keep(&self.in_use(whole)) {
+        match self.planner.state().keep(&self.in_use(whole)) {
             Ok(()) => Ok(true),
             Err(StoreError::RootDamaged { path, .. }) => {
                 // What it kept is not known any more, so nothing may be written in its place.
                 if self.missed.insert(path.clone()) {
-                    let what = "is damaged: `impasto gc` refuses until the whole recipe is built";
-                    self.warn(None, format!("{} {what}", path.display()));
+                    self.warn(None, self.config.hints.root_damaged(&path));
                 }
                 Ok(false)
             }
@@ -67,7 +66,7 @@ impl Engine<'_> {
 
     /// Gives the lease up, when all is kept that is to be.
     pub(super) fn release(&mut self) {
-        self.state.touch(self.config.now);
+        self.planner.state().touch(self.config.now);
         self.lease = None;
     }
 
@@ -75,12 +74,12 @@ impl Engine<'_> {
     fn in_use(&self, whole: bool) -> InUse<'_> {
         let mut results = Vec::new();
         let mut names = HashMap::new();
-        for id in self.planner.graph.ids() {
-            let used = &self.planner.used[id.index()];
+        for id in self.graph.ids() {
+            let used = self.planner.in_use(id);
             if used.is_empty() && !whole {
                 continue;
             }
-            for name in self.names(id) {
+            for name in self.graph.stable_names(id) {
                 results.extend(used.iter().enumerate().map(|(unit, run)| (unit_name(name.clone(), unit), *run)));
                 if whole {
                     names.insert(name, Some(used.len()).filter(|units| *units > 0));

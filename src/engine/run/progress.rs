@@ -1,18 +1,17 @@
 //! What a run tells of how far it is: bytes of what takes long, and how long the rest will take.
 //! Knows meters and durations; nothing here decides what runs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use impasto_store::meter::{Meter, Reading};
 
-use super::Engine;
+use super::{Engine, NodeRun};
 use crate::engine::event::EventKind;
 use crate::engine::forecast::{Durations, Left, Rest, Work, left};
-use crate::engine::graph::NodeId;
+use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::job::WAITING;
-use crate::engine::schedule::{State, TaskId};
+use crate::engine::schedule::State;
 
 /// How often meters are read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -25,27 +24,41 @@ const AS_BEFORE: Duration = Duration::from_secs(10);
 /// How many lines of a stage are counted.
 const LINES: usize = 100_000;
 
-/// A meter, and what was last told of it.
+/// How far a node is, and how far it came before.
 #[derive(Default)]
-pub(super) struct Shown {
-    pub(super) meter: Arc<Meter>,
+pub(super) struct NodeProgress {
+    /// What its job that runs counts on.
+    meter: Option<Arc<Meter>>,
+    /// What was last told of that.
     told: Option<Reading>,
+    /// What it did when it last ran; none where nothing is known, or nothing runs.
+    before: Option<Work>,
+    /// When in its work it wrote lines.
+    lines: Vec<Duration>,
+    /// How long it waited for downloads.
+    waited: Duration,
+}
+
+impl NodeProgress {
+    /// The meter of the job that runs, or is about to.
+    pub(super) fn meter(&mut self) -> Arc<Meter> {
+        self.meter.get_or_insert_default().clone()
+    }
+
+    /// Its job ended.
+    pub(super) fn ended(&mut self) {
+        (self.meter, self.told) = (None, None);
+    }
 }
 
 /// What a run knows of time.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// What each node did before, by place; empty where nothing runs.
-    before: Vec<Option<Work>>,
-    /// When in its work each node wrote lines.
-    lines: HashMap<NodeId, Vec<Duration>>,
-    /// What this run has to add to that.
+    /// What this run has to add to what is known of durations.
     news: Durations,
     /// Work that was done in this run, and how long it took before.
     took: Duration,
     expected: Duration,
-    /// How long nodes waited for downloads.
-    waited: HashMap<NodeId, Duration>,
     /// What was last told of the packages that come.
     packages: Option<Reading>,
     looked: Option<Instant>,
@@ -57,15 +70,15 @@ impl Engine<'_> {
     /// Reads how long stages took before, where something is to run.
     pub(super) fn begin_forecast(&mut self) {
         if self.has_work {
-            let (graph, durations) = (self.planner.graph, self.state.durations());
-            self.progress.before = graph.ids().map(|id| durations.of(graph, id)).collect();
+            let durations = self.planner.state().durations();
+            self.nodes.iter_mut().for_each(|(id, node)| node.progress.before = durations.of(self.graph, id));
             self.judge();
         }
     }
 
     /// Tells how long a node that starts took before.
     pub(super) fn tell_expected(&mut self, id: NodeId) {
-        if let Some(wall_ms) = self.progress.before(id).map(|work| work.work_ms) {
+        if let Some(wall_ms) = self.nodes[id].progress.before.as_ref().map(|work| work.work_ms) {
             let stage = self.label(id);
             self.tell(EventKind::Expected { stage, wall_ms });
         }
@@ -73,22 +86,22 @@ impl Engine<'_> {
 
     /// Takes note of how long a node took.
     pub(super) fn learn(&mut self, id: NodeId, wall_ms: u64) {
-        let work = Duration::from_millis(wall_ms).saturating_sub(self.waited(id));
-        let progress = &mut self.progress;
-        if let Some(time) = progress.before(id).map(Work::time).filter(|time| *time >= TELLING) {
+        let (node, progress) = (&mut self.nodes[id].progress, &mut self.progress);
+        let work = Duration::from_millis(wall_ms).saturating_sub(node.waited);
+        if let Some(time) = node.before.as_ref().map(Work::time).filter(|time| *time >= TELLING) {
             progress.expected += time;
             progress.took += work;
         }
-        let work = Work::new(work, &progress.lines.remove(&id).unwrap_or_default());
-        for name in self.names(id) {
-            self.progress.news.stages.insert(name, work.clone());
+        let work = Work::new(work, &std::mem::take(&mut node.lines));
+        for name in self.graph.stable_names(id) {
+            progress.news.stages.insert(name, work.clone());
         }
     }
 
     /// Remembers how long stages took.
     pub(super) fn save_durations(&mut self) {
         if !self.progress.news.stages.is_empty()
-            && let Err(error) = self.state.add_durations(&self.progress.news)
+            && let Err(error) = self.planner.state().add_durations(&self.progress.news)
         {
             self.cache_lost(&error);
         }
@@ -96,8 +109,8 @@ impl Engine<'_> {
 
     /// Takes note that a node wrote a line.
     pub(super) fn note_line(&mut self, id: NodeId) {
-        let at = self.worked(id);
-        let lines = self.progress.lines.entry(id).or_default();
+        let at = self.nodes[id].worked();
+        let lines = &mut self.nodes[id].progress.lines;
         if lines.len() < LINES {
             lines.push(at);
         }
@@ -111,16 +124,17 @@ impl Engine<'_> {
         }
         self.progress.looked = Some(Instant::now());
         let mut news = Vec::new();
-        for (id, shown) in &mut self.meters {
-            let reading = shown.meter.read();
+        for (id, NodeRun { progress, .. }) in self.nodes.iter_mut() {
+            let Some(meter) = &progress.meter else { continue };
+            let reading = meter.read();
             if reading.is_some_and(|reading| reading.what == WAITING) {
-                *self.progress.waited.entry(*id).or_default() += since.unwrap_or_default();
+                progress.waited += since.unwrap_or_default();
             }
-            if reading != shown.told {
+            if reading != progress.told {
                 // What is over is all there, however little of it was seen.
-                let over = shown.told.filter(|_| reading.is_none()).map(Reading::finished);
-                shown.told = reading;
-                news.extend(reading.or(over).map(|reading| (Some(*id), reading)));
+                let over = progress.told.filter(|_| reading.is_none()).map(Reading::finished);
+                progress.told = reading;
+                news.extend(reading.or(over).map(|reading| (Some(id), reading)));
             }
         }
         let packages = self.packages.as_ref().and_then(|packages| packages.meter().read());
@@ -141,26 +155,24 @@ impl Engine<'_> {
     fn judge(&mut self) {
         let now = Instant::now();
         self.progress.judged = Some(now);
-        if self.progress.before.is_empty() {
+        if !self.has_work {
             return;
         }
-        let graph = self.planner.graph;
         // What runs says by its lines, too, how fast the machine is.
         let (mut took, mut expected) = (self.progress.took, self.progress.expected);
-        let mut rest = vec![Rest::Nothing; graph.len()];
-        for id in graph.ids() {
-            let state = self.schedule.state(TaskId(id.0));
+        let mut rest = NodeMap::filled(Rest::Nothing, self.graph.len());
+        for (id, node) in self.nodes.iter() {
+            let state = self.schedule.state(id);
             if matches!(state, State::Unwanted | State::Done | State::Failed | State::Cancelled) {
                 continue;
             }
-            rest[id.index()] = match self.progress.before(id) {
+            rest[id] = match &node.progress.before {
                 // Only its files are written.
-                _ if self.results[id.index()].is_some() => Rest::Known(Duration::ZERO),
+                _ if node.result.is_some() => Rest::Known(Duration::ZERO),
                 None => Rest::Unknown,
                 Some(before) => {
-                    let worked = self.worked(id);
-                    let lines = self.progress.lines.get(&id).map_or(0, Vec::len);
-                    let reached = before.reached(worked, lines);
+                    let worked = node.worked();
+                    let reached = before.reached(worked, node.progress.lines.len());
                     if reached >= TELLING {
                         took += worked;
                         expected += reached;
@@ -171,12 +183,12 @@ impl Engine<'_> {
         }
         // The machine may be faster or slower than it was then.
         let factor = (took + AS_BEFORE).as_secs_f64() / (expected + AS_BEFORE).as_secs_f64();
-        rest.iter_mut().for_each(|rest| {
+        rest.values_mut().for_each(|rest| {
             if let Rest::Known(time) = rest {
                 *time = time.mul_f64(factor);
             }
         });
-        let left = left(graph, &rest, self.config.jobs);
+        let left = left(self.graph, &rest, self.config.jobs);
         let is_news = self.progress.told.as_ref().is_none_or(|(then, told)| {
             let passed = told.time.map(|time| time.saturating_sub(now.saturating_duration_since(*then)));
             let moved = left.time.zip(passed).map(|(time, passed)| time.abs_diff(passed));
@@ -188,20 +200,11 @@ impl Engine<'_> {
             self.tell(EventKind::Estimate { remaining_ms, unknown: left.unknown });
         }
     }
-
-    fn waited(&self, id: NodeId) -> Duration {
-        self.progress.waited.get(&id).copied().unwrap_or_default()
-    }
-
-    /// How long a node works.
-    fn worked(&self, id: NodeId) -> Duration {
-        self.started[id.index()].map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.waited(id)))
-    }
 }
 
-impl Progress {
-    /// What a node did before.
-    fn before(&self, id: NodeId) -> Option<&Work> {
-        self.before.get(id.index())?.as_ref()
+impl NodeRun<'_> {
+    /// How long it works.
+    fn worked(&self) -> Duration {
+        self.started.map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.progress.waited))
     }
 }

@@ -16,7 +16,6 @@ use crate::disk::guest::View;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::compare::{FileChange, aspects, compare};
 use crate::disk::tree::{Entry, Kind, Place, Tree, make};
-use crate::engine::job::load_tree;
 use crate::inspect::diff::contents::{Contents, OnDisk};
 use crate::inspect::diff::plain;
 
@@ -181,7 +180,7 @@ impl Comparison<'_> {
         open: &dyn Fn() -> io::Result<Box<dyn ChunkSource>>,
     ) -> Result<Tree, CompareError> {
         if let Some(blob) = &given.outputs.tree
-            && let Some(tree) = load_tree(given.store, blob)?
+            && let Some(tree) = Tree::load(given.store, blob)?
         {
             return Ok(tree);
         }

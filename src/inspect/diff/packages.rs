@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::contents::Contents;
 use super::plain;
-use crate::debian::deb::status;
+use crate::deb::status;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{Kind, Tree};
 

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::debian::deb::control::{Stanza, stanzas};
+use crate::deb::control::{Stanza, stanzas};
 use crate::inspect::diff::plain;
 
 /// The licences of a package's files.

@@ -17,8 +17,8 @@ use serde::Serialize;
 
 use crate::base::human;
 use crate::base::table;
-use crate::debian::deb::relation;
-use crate::debian::deb::status::{self, Entry};
+use crate::deb::relation;
+use crate::deb::status::{self, Entry};
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{Kind, Tree, Volume};
 use crate::inspect::diff::blame::Directories;

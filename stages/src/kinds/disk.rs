@@ -190,6 +190,29 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     spec
 }
 
+/// What is wrong with the place where a further partition is to be mounted, and the way out. `mounts` are the others'.
+fn wrong_mount(
+    mount: &str,
+    is_absolute: bool,
+    file_system: Option<ExtraFileSystem>,
+    mounts: &[String],
+) -> Option<(String, &'static str)> {
+    if matches!(file_system, None | Some(ExtraFileSystem::Swap)) {
+        return Some(("it has no file system that could be mounted".to_owned(), "leave `mount` out"));
+    }
+    let unplain = |c: char| c.is_whitespace() || c.is_control() || "\\#\"".contains(c);
+    let odd = |part: &str| part.is_empty() || part == "." || part == "..";
+    if !is_absolute || mount.split('/').skip(1).any(odd) || mount.chars().any(unplain) {
+        return Some((format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\""));
+    }
+    if let Some(own) = NOT_APART.iter().find(|own| mount == **own || mount.starts_with(&format!("{own}/"))) {
+        let message = format!("{own} cannot be apart from the root: {mount:?}");
+        return Some((message, "mount it elsewhere, such as at \"/srv\""));
+    }
+    let taken = mounts.iter().any(|other| other == mount);
+    taken.then(|| (format!("something else is mounted at {mount:?}"), "use another path"))
+}
+
 fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
     let mut seen = vec!["bios".to_owned(), "esp".to_owned(), "root".to_owned()];
     let mut mounts: Vec<String> = Vec::new();
@@ -215,22 +238,9 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
         };
         let mount = text(value, "mount").map(|path| format!("/{}", path.trim_matches('/')));
         if let Some(mount) = &mount {
-            if matches!(file_system, None | Some(ExtraFileSystem::Swap)) {
-                wrong("it has no file system that could be mounted".to_owned(), "leave `mount` out");
-            } else if text(value, "mount").is_some_and(|path| !path.starts_with('/'))
-                || mount.split('/').skip(1).any(|part| part.is_empty() || part == "." || part == "..")
-                || mount.chars().any(|c| c.is_whitespace() || c.is_control() || "\\#\"".contains(c))
-            {
-                wrong(format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\"");
-            } else if let Some(own) =
-                NOT_APART.iter().find(|own| mount == *own || mount.starts_with(&format!("{own}/")))
-            {
-                wrong(
-                    format!("{own} cannot be apart from the root: {mount:?}"),
-                    "mount it elsewhere, such as at \"/srv\"",
-                );
-            } else if mounts.contains(mount) {
-                wrong(format!("something else is mounted at {mount:?}"), "use another path");
+            let is_absolute = text(value, "mount").is_some_and(|path| path.starts_with('/'));
+            if let Some((message, help)) = wrong_mount(mount, is_absolute, file_system, &mounts) {
+                wrong(message, help);
             }
             mounts.push(mount.clone());
         }

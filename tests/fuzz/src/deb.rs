@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use impasto::debian::deb::control::Stanza;
-use impasto::debian::deb::package::Package;
+use impasto::deb::control::Stanza;
+use impasto::deb::package::Package;
 
 /// Must never panic; what is read of a package must be what its type promises, in an index too.
 pub fn run(data: &[u8]) {

@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 use impasto_stages::Secret;
 use impasto_stages::packages::{ARCHITECTURE, Repository, RequestRoot};
 
+use crate::deb::status;
 use crate::debian::archive::{Source, Trust};
-use crate::debian::deb::status;
 use crate::debian::mirror::{Mirror, Mirrors};
 use crate::debian::packages::places::{self, ARCHIVE, SECURITY};
-use crate::debian::packages::{ManagerError, Question};
-use crate::engine::lock::Entry;
+use crate::lock::{Entry, ManagerError, PackageHint, Question};
 
 /// Releases that get no updates of their own, and no security archive.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
@@ -51,7 +50,7 @@ impl<'a> Facts<'a> {
         if facts.suite.is_empty() && facts.distribution == DEBIAN {
             return Err(ManagerError {
                 message: "the image does not say in /etc/os-release which release of Debian it is".to_owned(),
-                help: Some("say it: `suite = \"bookworm\"`".to_owned()),
+                help: Some("say it: `suite = \"bookworm\"`".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -152,7 +151,7 @@ impl<'a> Facts<'a> {
                     "the image is {}, not Debian, and the recipe names no archive for it",
                     self.distribution
                 ),
-                help: Some("name one in `repositories`".to_owned()),
+                help: Some("name one in `repositories`".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -160,7 +159,7 @@ impl<'a> Facts<'a> {
         for (name, (repository, secrets)) in &self.repositories {
             let address = places::address(repository, secrets).map_err(|error| ManagerError {
                 message: format!("the address of the archive {name} cannot be used: {error}"),
-                help: Some("correct `uri` in `repositories`".to_owned()),
+                help: Some("correct `uri` in `repositories`".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             })?;
@@ -219,7 +218,7 @@ impl<'a> Facts<'a> {
 fn archive(mirrors: &Mirrors) -> Result<Mirror, ManagerError> {
     mirrors.archive.clone().ok_or_else(|| ManagerError {
         message: "this host knows no mirror of Debian: its apt has none configured".to_owned(),
-        help: Some("name one: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+        help: Some(PackageHint::Mirror("name one".to_owned())),
         said: Vec::new(),
         about: Vec::new(),
     })

@@ -8,10 +8,11 @@ use impasto_stages::packages::LockedPackage;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
+use crate::deb::control::{Stanza, stanzas};
 use crate::debian::archive::{ArchiveError, Cache, Cause, Client, Index, Options, Release, Source};
-use crate::debian::deb::control::{Stanza, stanzas};
 use crate::debian::mirror::Mirrors;
-use crate::debian::packages::{ManagerError, files};
+use crate::debian::packages::files;
+use crate::lock::ManagerError;
 
 /// An archive, as it was verified.
 pub(super) struct Archive {
@@ -45,14 +46,14 @@ impl Found<'_> {
     pub(super) fn installed(&self) -> Option<u64> {
         let said = self.stanza.get("Installed-Size")?.trim().parse().ok();
         // Nonsense is no reason to refuse a package.
-        said.filter(|said| *said <= crate::engine::lock::MAX_INSTALLED)
+        said.filter(|said| *said <= crate::lock::MAX_INSTALLED)
     }
 
     /// The file that it names, as the lock has it; none where it names none.
-    pub(super) fn package(&self) -> Option<crate::engine::lock::Package> {
+    pub(super) fn package(&self) -> Option<crate::lock::Package> {
         let names = ["Package", "Version", "Architecture", "Size", "SHA256", "Filename"];
         let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
-        Some(crate::engine::lock::Package {
+        Some(crate::lock::Package {
             name: name?.to_owned(),
             version: version?.to_owned(),
             architecture: architecture?.to_owned(),
@@ -160,5 +161,5 @@ fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
         message += &format!(": {inner}");
         cause = inner.source();
     }
-    ManagerError { message, help: error.help(), said: Vec::new(), about: vec![format!("suite {suite}")] }
+    ManagerError { message, help: Some(error.help()), said: Vec::new(), about: vec![format!("suite {suite}")] }
 }

@@ -17,14 +17,13 @@ use known::{Archive, Archives, Found};
 use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
 use super::tools::{ToolsError, tools};
-use super::{ManagerError, Newer, PackageManager, Question};
 use crate::base::cancel::CancelToken;
-use crate::debian::deb::closure::closure;
-use crate::debian::deb::package::Package as Deb;
-use crate::debian::deb::version;
+use crate::deb::closure::closure;
+use crate::deb::package::Package as Deb;
+use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
-use crate::engine::lock::{self, Entry, Package};
+use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageHint, PackageManager, Question};
 use crate::sandbox::Sandbox;
 
 /// The files of a disk that tell which packages it has; without the first it has none.
@@ -97,7 +96,7 @@ impl PackageManager for Apt<'_> {
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
-            help: Some("name a mirror that has it whole: --mirror URL, or IMPASTO_MIRROR".to_owned()),
+            help: Some(PackageHint::Mirror("name a mirror that has it whole".to_owned())),
             said: Vec::new(),
             about: Vec::new(),
         })?;

@@ -16,13 +16,12 @@ use super::state::{State, find};
 use super::{Apt, entry};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
-use crate::debian::deb::package::Package as Deb;
-use crate::debian::deb::version;
-use crate::debian::packages::{Keep, ManagerError, Question};
+use crate::deb::package::Package as Deb;
+use crate::deb::version;
 use crate::debian::toolbox::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant,
 };
-use crate::engine::lock::{self, Entry, Package, Removed};
+use crate::lock::{self, Entry, Keep, ManagerError, Package, PackageHint, Question, Removed};
 use crate::recipe::suggest;
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
@@ -171,7 +170,7 @@ impl Asked<'_, '_> {
         let job = ToolJob {
             work,
             toolbox: &toolbox,
-            task: Task::Resolve { request: Box::new(request) },
+            task: Task::Resolve { request: Box::new(request) }.packed(),
             limits: Limits::default(),
             timeout: None,
             cancel: CancelToken::new(),
@@ -186,7 +185,7 @@ impl Asked<'_, '_> {
             ToolEnd::Failed(failure) => {
                 return Err(ManagerError {
                     message: failure.message,
-                    help: failure.help,
+                    help: failure.help.map(PackageHint::Text),
                     said: Vec::new(),
                     about: Vec::new(),
                 });
@@ -201,7 +200,7 @@ impl Asked<'_, '_> {
             ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
             ResolveOutcome::Refused { reason } => Err(ManagerError {
                 message: "these packages cannot be installed together".to_owned(),
-                help: Some("what apt says of it is above: change the list, a version or a pin".to_owned()),
+                help: Some("what apt says of it is above: change the list, a version or a pin".into()),
                 said: reason.lines().map(str::to_owned).collect(),
                 about: Vec::new(),
             }),
@@ -241,20 +240,20 @@ impl Asked<'_, '_> {
             .collect();
         if let Some(others) = others {
             let (messages, help): (Vec<_>, Vec<_>) = others.into_iter().unzip();
-            let (message, help) = (messages.join("; "), Some(help.join("; ")));
+            let (message, help) = (messages.join("; "), Some(help.join("; ").into()));
             return ManagerError { message, help, said: Vec::new(), about };
         }
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
         let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
-            _ if gone => {
+            _ if gone => PackageHint::Settle(
                 "the archives have these only for newer kernels: bring the image's up to date, with the stage that \
-                          installs it: impasto update"
-                    .to_owned()
-            }
+                 installs it"
+                    .to_owned(),
+            ),
             [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`"
-                .to_owned(),
-            near => format!("did you mean {}?", near.join(", ")),
+                .into(),
+            near => format!("did you mean {}?", near.join(", ")).into(),
         };
         let message = format!("{what} {} in {archives}", packages.join(", "));
         ManagerError { message, help: Some(help), said: Vec::new(), about }
@@ -391,7 +390,7 @@ impl Asked<'_, '_> {
         if machine != ARCHITECTURE {
             return Err(ManagerError {
                 message: format!("the image is for {machine}, and modules are compiled for {ARCHITECTURE} here"),
-                help: Some(format!("build this stage on a machine of {machine}")),
+                help: Some(format!("build this stage on a machine of {machine}").into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -408,7 +407,7 @@ impl Asked<'_, '_> {
         if releases.is_empty() {
             return Err(ManagerError {
                 message: "the image that the module is for has no kernel".to_owned(),
-                help: Some("install one below this stage, such as linux-image-amd64".to_owned()),
+                help: Some("install one below this stage, such as linux-image-amd64".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });

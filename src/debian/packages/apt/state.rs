@@ -8,10 +8,9 @@ use impasto_stages::packages::PackageRequest;
 
 use super::facts::{EXTENDED, STATUS};
 use super::known::{Archive, Found};
-use crate::debian::deb::control::Writer;
-use crate::debian::deb::status;
-use crate::debian::packages::{Below, Layer, ManagerError};
-use crate::engine::lock::{Entry, Package};
+use crate::deb::control::Writer;
+use crate::deb::status;
+use crate::lock::{Below, Entry, Layer, ManagerError, Package};
 
 /// A package by name and machine.
 type Key = (String, String);
@@ -131,7 +130,7 @@ impl State {
                 }
                 (None, None) => continue,
             };
-            let Some(stanza) = crate::debian::deb::control::Stanza::only(stanza) else { continue };
+            let Some(stanza) = crate::deb::control::Stanza::only(stanza) else { continue };
             let want = if installed.held { "hold" } else { "install" };
             text.field("Package", name).field("Status", format!("{want} ok installed"));
             let except = [

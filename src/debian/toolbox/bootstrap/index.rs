@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::base::bounded;
-use crate::debian::toolbox::ToolFailure;
+use crate::sandbox::ToolFailure;
 
 /// One package.
 pub(super) struct Package {

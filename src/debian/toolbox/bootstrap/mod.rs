@@ -24,8 +24,9 @@ use std::time::Instant;
 
 use impasto_stages::bootstrap::BootstrapSpec;
 
+use super::TREE;
 use super::program::Program;
-use super::{TREE, ToolFailure};
+use crate::sandbox::ToolFailure;
 use index::Index;
 use order::{Batch, Order};
 use plain::Plains;

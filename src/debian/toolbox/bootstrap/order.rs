@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::index::Index;
-use crate::debian::toolbox::ToolFailure;
 use crate::debian::toolbox::apt::{Apt, Archive};
+use crate::sandbox::ToolFailure;
 
 /// The archive's name in addresses.
 const ARCHIVE: &str = "packages";

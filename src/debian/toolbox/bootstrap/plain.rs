@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::base::bounded;
-use crate::debian::toolbox::ToolFailure;
 use crate::debian::toolbox::program::Program;
+use crate::sandbox::ToolFailure;
 
 /// A package whose `data.tar` is not compressed.
 #[derive(Debug, Clone)]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
 use crate::base::bounded;
-use crate::debian::toolbox::ToolFailure;
 use crate::debian::toolbox::program::Program;
+use crate::sandbox::ToolFailure;
 
 /// Inside: where dpkg finds packages.
 pub(super) const PACKAGES: &str = "/run/impasto/packages";

@@ -1,5 +1,5 @@
 //! What impasto needs of a package manager.
-//! Knows requests and lock entries; a file beside this one knows the manager.
+//! Knows requests and lock entries; `crate::debian` has one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use impasto_stages::Secret;
 use impasto_stages::packages::PackageRequest;
 
-use crate::engine::lock::Entry;
+use super::Entry;
 use crate::recipe::scope::Scope;
 
 /// What is to be settled.
@@ -83,11 +83,36 @@ pub struct ManagerError {
     /// What is wrong: about which package, archive or file.
     pub message: String,
     /// The way out.
-    pub help: Option<String>,
+    pub help: Option<PackageHint>,
     /// What the package manager itself said of it, trimmed.
     pub said: Vec<String>,
     /// The lines of the request that it is about, as [`PackageRequest::lines`] has them.
     pub about: Vec<String>,
+}
+
+/// What a user can do about packages that cannot be had. How is the command line's knowledge, which puts it into words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackageHint {
+    /// These words, which need no command.
+    Text(String),
+    /// These words, and how packages are settled again.
+    Settle(String),
+    /// These words, and how a mirror is named.
+    Mirror(String),
+    /// The file has gone from its archive: settle the packages again, or name a snapshot of the archive.
+    Gone,
+}
+
+impl From<&str> for PackageHint {
+    fn from(text: &str) -> Self {
+        PackageHint::Text(text.to_owned())
+    }
+}
+
+impl From<String> for PackageHint {
+    fn from(text: String) -> Self {
+        PackageHint::Text(text)
+    }
 }
 
 /// One package manager: settles what stages want, and tells what is newer. Asks archives; builds nothing.

@@ -6,8 +6,7 @@
 //! * [`control`] is the form of all of Debian's texts; [`version`] the order of versions; [`relation`] the fields that name
 //!   other packages.
 //! * [`closure`] takes the packages that a list of names needs out of an index: no solver.
-//! * [`package`] reads a `.deb`; [`unpack`] lays many out as a tree of tools;
-//!   [`toolbox`] keeps that tree beside a store.
+//! * [`package`] reads a `.deb`.
 //! * [`status`] tells what is installed.
 
 pub mod closure;
@@ -15,6 +14,4 @@ pub mod control;
 pub mod package;
 pub mod relation;
 pub mod status;
-pub mod toolbox;
-pub mod unpack;
 pub mod version;

@@ -24,19 +24,6 @@ pub struct Entry<'a> {
     pub stanza: Stanza<'a>,
 }
 
-/// How a package stands beside the same package of another architecture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MultiArch {
-    /// Not at all.
-    No,
-    /// Both can be installed.
-    Same,
-    /// One serves all architectures.
-    Foreign,
-    /// It serves those that ask for any.
-    Allowed,
-}
-
 impl<'a> Entry<'a> {
     fn of(stanza: Stanza<'a>) -> Option<Entry<'a>> {
         let mut entry = Entry { name: b"", architecture: b"", version: b"", state: b"installed", held: false, stanza };
@@ -68,21 +55,6 @@ impl<'a> Entry<'a> {
     /// Whether it is wholly installed.
     pub fn is_installed(&self) -> bool {
         self.state == b"installed"
-    }
-
-    /// Whether a system needs it.
-    pub fn is_essential(&self) -> bool {
-        self.stanza.bytes("Essential") == Some(b"yes")
-    }
-
-    /// How it stands beside other architectures.
-    pub fn multi_arch(&self) -> MultiArch {
-        match self.stanza.bytes("Multi-Arch") {
-            Some(b"same") => MultiArch::Same,
-            Some(b"foreign") => MultiArch::Foreign,
-            Some(b"allowed") => MultiArch::Allowed,
-            _ => MultiArch::No,
-        }
     }
 
     /// Its source package's name and version, which `Source` tells where they differ from its own.
@@ -163,8 +135,7 @@ Architecture: all
             .collect();
         let expected = ["libc6 installed glibc 2.36-9", "libc6 half-configured glibc 2.36-8", "dash installed dash 1"];
         assert_eq!(shown, expected);
-        assert!(all[0].held && all[0].multi_arch() == MultiArch::Same && !all[0].is_essential());
-        assert!(all[2].is_essential() && !all[2].held && all[1].is_there() && !all[1].is_installed());
+        assert!(all[0].held && !all[2].held && all[1].is_there() && !all[1].is_installed());
     }
 
     #[test]

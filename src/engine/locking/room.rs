@@ -8,8 +8,8 @@ use impasto_stages::action::Step;
 use impasto_stages::packages::PackageRequest;
 
 use super::apply::{LockState, below};
-use super::file::{LockFile, Package};
-use crate::engine::graph::{Graph, Node, NodeId};
+use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{LockFile, Package};
 
 /// What packages take is at least this part of what they say: sizes of files are rounded otherwise, and scripts of
 /// packages may remove what they brought.
@@ -44,10 +44,15 @@ impl Package {
 }
 
 /// The first disk that cannot take what stages put into it. `states` are those of the lock, `needed` the nodes that are
-/// to be built, both by the nodes' places.
-pub fn too_small(graph: &Graph, lock: &LockFile, states: &[LockState], needed: &[bool]) -> Option<TooSmall> {
+/// to be built.
+pub fn too_small(
+    graph: &Graph,
+    lock: &LockFile,
+    states: &NodeMap<LockState>,
+    needed: &NodeMap<bool>,
+) -> Option<TooSmall> {
     let builder = |node: &Node| node.lowered.request.as_ref().is_some_and(PackageRequest::is_builder);
-    graph.ids().filter(|id| needed[id.index()]).find_map(|id| {
+    graph.ids().filter(|id| needed[*id]).find_map(|id| {
         let node = graph.node(id);
         if disk_size(node).is_none() && (node.lowered.request.is_none() || builder(node)) {
             return None;
@@ -56,7 +61,7 @@ pub fn too_small(graph: &Graph, lock: &LockFile, states: &[LockState], needed: &
         let (disk, size) = chain.iter().find_map(|at| Some((graph.node(*at), disk_size(graph.node(*at))?)))?;
         let mut sizes = BTreeMap::new();
         for at in chain.iter().rev().filter(|at| !builder(graph.node(**at))) {
-            let LockState::Locked(place) = &states[at.index()] else { continue };
+            let LockState::Locked(place) = &states[*at] else { continue };
             let entry = &lock.stages[*place];
             for package in &entry.removed {
                 sizes.remove(&(&package.name, &package.architecture));

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use impasto_stages::packages::RequestRoot;
 
 use super::apply::{LockState, Walk, below, emulator};
-use super::file::{Entry, LockFile, TOOLBOX, Table};
-use crate::debian::packages::{Below, Keep, Layer, ManagerError, PackageManager, Question};
 use crate::engine::cause::{Place, What};
-use crate::engine::graph::{Graph, Node, NodeId};
+use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{Below, Entry, Keep, Layer, LockFile, ManagerError, PackageManager, Question, TOOLBOX, Table};
 use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
@@ -42,8 +41,8 @@ pub struct Renewal<'a> {
     pub shown_dir: &'a str,
     /// What the recipe may read.
     pub scope: &'a Scope,
-    /// What to do with each node's entry, by the node's place; none for nodes that are not asked for.
-    pub choices: Vec<Option<Choice>>,
+    /// What to do with each node's entry; none for nodes that are not asked for.
+    pub choices: NodeMap<Option<Choice>>,
     /// Whether the tools of impasto itself are settled anew.
     pub tools: bool,
     /// The recipe's stages, also those that are not built now, where entries of others are to go.
@@ -60,7 +59,6 @@ pub enum RenewError {
     /// A stage's packages could not be settled.
     #[error("the packages of stage {stage} cannot be settled{}", at(.place.as_ref()))]
     Manager {
-        /// The stage.
         stage: String,
         /// Where the recipe says what cannot be had, or where the stage begins.
         place: Option<Place>,
@@ -70,23 +68,16 @@ pub enum RenewError {
     /// What an archive says of a package cannot be locked: the next run would refuse it.
     #[error("the packages of stage {stage} cannot be locked: {problem}")]
     Unusable {
-        /// The stage.
         stage: String,
         /// What the next run would refuse: which field of which package of which archive.
         problem: String,
     },
     /// A stage below is not settled itself.
     #[error("the packages of stage {stage} stand on those of stage {below}, which are not settled any more")]
-    Below {
-        /// The stage.
-        stage: String,
-        /// The one below it.
-        below: String,
-    },
+    Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
     Image {
-        /// The stage.
         stage: String,
         /// Why not.
         reason: String,
@@ -115,57 +106,25 @@ impl Renewal<'_> {
     /// # Errors
     /// A stage cannot be settled; then `lock` is changed as far as was done.
     pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
-        let needed = self.needs_tools();
-        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
-        let mut lines = self.emulators();
-        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
-        if needed && (self.tools || !known) {
-            (self.progress)(TOOLBOX);
-            // What other variants of the recipe need stays.
-            lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
-            lines.sort_unstable();
-            lines.dedup();
-            let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
-            let entry = self.manager.settle_toolbox(&foreign);
-            let entry =
-                entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
-            let entry =
-                Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
-            check(&entry, TOOLBOX)?;
-            lock.refused.retain(|refused| refused.table != Table::Toolbox);
-            match place {
-                Some(place) => lock.toolbox[place] = entry,
-                None => lock.toolbox.push(entry),
-            }
-        }
+        self.renew_toolbox(lock)?;
         let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
-        let mut settled = vec![false; self.graph.len()];
+        let mut settled = NodeMap::filled(false, self.graph.len());
         // Stages that are not settled, and what stands on them.
-        let mut open: Vec<Option<NodeId>> = vec![None; self.graph.len()];
+        let mut open: NodeMap<Option<NodeId>> = NodeMap::filled(None, self.graph.len());
         let mut walk = Walk::default();
         for id in self.graph.ids() {
             let node = self.graph.node(id);
             let (mut state, against) = walk.look(self.graph, lock, id);
-            let changed_below = below(node).is_some_and(|below| settled[below.index()]);
-            settled[id.index()] = changed_below;
+            let changed_below = below(node).is_some_and(|below| settled[below]);
+            settled[id] = changed_below;
             let place = match &state {
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => Some(*place),
                 _ => None,
             };
             let before = place.map(|place| lock.stages[place].clone());
-            let choice = self.choices[id.index()].as_ref();
-            let keep = match (choice, &state, &before) {
-                (None, ..) | (_, LockState::NotNeeded, _) => None,
-                (Some(Choice::Stay), LockState::Locked(_), _) => None,
-                (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
-                    Some(Keep::AllBut(before, &[]))
-                }
-                (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
-                (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
-                _ => Some(Keep::Nothing),
-            };
+            let keep = keep(self.choices[id].as_ref(), &state, before.as_ref(), changed_below);
             let own = node.lowered.request.as_ref().is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
-            let open_below = below(node).and_then(|below| open[below.index()]).filter(|_| !own);
+            let open_below = below(node).and_then(|below| open[below]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
                 if let Some(below) = open_below {
                     let (stage, below) = (node.label.clone(), self.graph.node(below).stage.to_string());
@@ -194,10 +153,10 @@ impl Renewal<'_> {
                 let same = before
                     .as_ref()
                     .is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
-                settled[id.index()] |= !same;
+                settled[id] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
-            open[id.index()] = if state.is_settled() { open_below } else { Some(id) };
+            open[id] = if state.is_settled() { open_below } else { Some(id) };
             walk.pass(self.graph, lock, id, &state, &against);
         }
         if let Some(stages) = self.prune {
@@ -205,6 +164,33 @@ impl Renewal<'_> {
             lock.refused.retain(|entry| entry.table == Table::Toolbox || stages.contains(entry.name.as_str()));
         }
         lock.sort();
+        Ok(())
+    }
+
+    /// Settles the tools, where something that is asked for needs them and they are not there, or are to be newer.
+    fn renew_toolbox(&self, lock: &mut LockFile) -> Result<(), RenewError> {
+        let needed = self.needs_tools();
+        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
+        let mut lines = self.emulators();
+        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
+        if !needed || (known && !self.tools) {
+            return Ok(());
+        }
+        (self.progress)(TOOLBOX);
+        // What other variants of the recipe need stays.
+        lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
+        lines.sort_unstable();
+        lines.dedup();
+        let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
+        let entry = self.manager.settle_toolbox(&foreign);
+        let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
+        let entry = Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+        check(&entry, TOOLBOX)?;
+        lock.refused.retain(|refused| refused.table != Table::Toolbox);
+        match place {
+            Some(place) => lock.toolbox[place] = entry,
+            None => lock.toolbox.push(entry),
+        }
         Ok(())
     }
 
@@ -219,7 +205,7 @@ impl Renewal<'_> {
     }
 
     fn needs_tools(&self) -> bool {
-        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         let nodes: Vec<_> = asked.map(|id| &self.graph.node(id).lowered).collect();
         let tools = |action: &impasto_stages::ActionTemplate| action.toolbox.is_some();
         nodes.iter().any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
@@ -227,8 +213,26 @@ impl Renewal<'_> {
 
     /// Lines of the tools' request: whose programs must be emulated.
     fn emulators(&self) -> Vec<String> {
-        let asked = self.graph.ids().filter(|id| self.choices[id.index()].is_some());
+        let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         asked.filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine)).collect()
+    }
+}
+
+/// What stays of a node's entry when it is settled again; none where it is not. `before` is the entry that it has, and
+/// `changed_below` whether what it stands on was settled again.
+fn keep<'e>(
+    choice: Option<&'e Choice>,
+    state: &LockState,
+    before: Option<&'e Entry>,
+    changed_below: bool,
+) -> Option<Keep<'e>> {
+    match (choice, state, before) {
+        (None, ..) | (_, LockState::NotNeeded, _) => None,
+        (Some(Choice::Stay), LockState::Locked(_), _) => None,
+        (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => Some(Keep::AllBut(before, &[])),
+        (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
+        (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
+        _ => Some(Keep::Nothing),
     }
 }
 
@@ -277,12 +281,4 @@ fn put(lock: &mut LockFile, entry: Entry) -> usize {
     lock.stages.retain(|other| other.name != entry.name || !other.combinations.is_empty());
     lock.stages.push(entry);
     lock.stages.len() - 1
-}
-
-impl LockFile {
-    /// Brings the entries into the order of their text.
-    pub fn sort(&mut self) {
-        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
-        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
-    }
 }

@@ -45,7 +45,6 @@ pub struct RefusedEntry {
 pub enum Table {
     /// The tools of impasto itself.
     Toolbox,
-    /// A stage.
     Stage,
 }
 
@@ -105,7 +104,6 @@ pub struct Archive {
 pub struct Package {
     /// The package's name.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// The machine that it is for, or `all`.
     pub architecture: String,
@@ -129,7 +127,6 @@ pub struct Package {
 pub struct Removed {
     /// The package's name.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// The machine that it is for, or `all`.
     pub architecture: String,
@@ -166,6 +163,12 @@ impl LockFile {
             }
         }
         Ok(lock)
+    }
+
+    /// Brings the entries into the order of their text.
+    pub fn sort(&mut self) {
+        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
+        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
     }
 }
 

@@ -1,12 +1,18 @@
 //! The way out of errors that come from below the command line.
 //! Knows errors' fields; decides no exit code.
 
+mod cause;
+mod job;
+
 use impasto_store::Error as StoreError;
 
+pub(crate) use job::{CommandHints, job_help};
+
 use crate::base::host::User;
-use crate::engine::cause::{self, About};
+use crate::engine::cause::{About, of_error};
 use crate::engine::graph::SelectorError;
-use crate::recipe::suggest;
+use crate::lock::PackageHint;
+use crate::recipe::{Lack, suggest};
 use crate::sandbox::SandboxError;
 use crate::vm::VmError;
 
@@ -56,7 +62,7 @@ pub(crate) fn store_help(error: &StoreError) -> Option<String> {
 
 /// The way out of what the system refused.
 pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    cause::of_error(error).map(|cause| cause.help(&About::default()).join("\n"))
+    of_error(error).map(|cause| cause::cause_help(&cause, &About::default(), "").join("\n"))
 }
 
 /// What to do about a store without a valid `format`.
@@ -72,7 +78,7 @@ fn format_help(store: &std::path::Path) -> String {
 pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
     Some(match error {
         SandboxError::NotRoot { .. } => "run impasto as root, for example with sudo".to_owned(),
-        SandboxError::Mirror(_) => "name one that is there with --mirror URL or IMPASTO_MIRROR".to_owned(),
+        SandboxError::Policy(_) => "name one that is there with --mirror URL or IMPASTO_MIRROR".to_owned(),
         SandboxError::HostLacks(_) => "`impasto doctor` tells what is missing and how to install it".to_owned(),
         SandboxError::Root(_) | SandboxError::NoRoot(_) => {
             "say which one it is with `root` on the stage that the disk comes from: \
@@ -81,6 +87,30 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
         }
         error => return host_help(error),
     })
+}
+
+/// The way out where a recipe cannot be read because something is not there yet.
+pub(crate) fn recipe_help(lacks: Lack) -> String {
+    match lacks {
+        Lack::Path => "name a directory or an `.hcl` file; `impasto init` makes a first one",
+        Lack::Recipe => "`impasto init` makes a first one",
+        Lack::Stages => {
+            "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds"
+        }
+    }
+    .to_owned()
+}
+
+/// The way out where packages cannot be had.
+pub(crate) fn package_help(hint: &PackageHint) -> String {
+    match hint {
+        PackageHint::Text(text) => text.clone(),
+        PackageHint::Settle(text) => format!("{text}: impasto update"),
+        PackageHint::Mirror(text) => format!("{text}: --mirror URL, or IMPASTO_MIRROR"),
+        PackageHint::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
+                              IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+            .to_owned(),
+    }
 }
 
 /// The way out of a virtual machine's error.

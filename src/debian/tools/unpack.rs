@@ -18,9 +18,9 @@ use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
 use sha2::{Digest as _, Sha256};
 use tar::EntryType;
 
-use super::package::{Package, PackageError};
 use crate::assemble::AssembleError;
 use crate::assemble::unpack::{Meta, Rules, unpack_by};
+use crate::deb::package::{Package, PackageError};
 
 /// Version of what is made of packages; part of the tree's name.
 const VERSION: u32 = 1;
@@ -415,8 +415,8 @@ fn finish(root: &Path, tree: &Tree) -> Result<(), UnpackError> {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::package::tests::deb;
     use super::*;
+    use crate::deb::package::tests::deb;
 
     fn source<'a>(name: &str, bytes: &'a [u8]) -> Source<'a> {
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();

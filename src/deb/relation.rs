@@ -129,26 +129,6 @@ impl<'a> Relation<'a> {
                 (Some((operator, wanted)), Some(version)) => operator.holds(version, wanted),
             }
     }
-
-    /// Whether it counts on an architecture, without build profiles.
-    pub fn counts_on(&self, architecture: &str) -> bool {
-        let is = |wildcard: &str| match wildcard.split_once('-') {
-            _ if wildcard == architecture || wildcard == "any" => true,
-            // Architectures without a first part are those of Linux.
-            Some(("linux" | "any", machine)) => machine == "any" || machine == architecture,
-            _ => false,
-        };
-        let architectures = match self.architectures.first() {
-            None => true,
-            Some(first) if first.starts_with('!') => {
-                !self.architectures.iter().any(|one| is(one.strip_prefix('!').unwrap_or(one)))
-            }
-            Some(_) => self.architectures.iter().any(|one| is(one)),
-        };
-        let profiles =
-            self.profiles.is_empty() || self.profiles.iter().any(|list| list.iter().all(|one| one.starts_with('!')));
-        architectures && profiles
-    }
 }
 
 /// Whether a text can be a package's name; more than Policy 5.6.1 allows, but never a path or an option.
@@ -247,14 +227,6 @@ mod tests {
         }
         assert!(satisfied("a", None) && satisfied("a:any", Some("1")));
         assert!(!satisfied("a (>= 1)", None) && !satisfied("b", Some("1")));
-        let counts = |relation: &str| Relation::parse(relation).unwrap().counts_on("amd64");
-        for yes in ["a", "a [amd64]", "a [i386 linux-any]", "a [any-amd64]", "a [!i386]", "a <!nocheck>", "a <x> <!y>"]
-        {
-            assert!(counts(yes), "{yes}");
-        }
-        for no in ["a [i386]", "a [!amd64 !i386]", "a [kfreebsd-any]", "a <cross>", "a <!x y>"] {
-            assert!(!counts(no), "{no}");
-        }
     }
 
     proptest! {

@@ -1,17 +1,15 @@
 //! The lock: which package files the stages of a recipe get, as text beside the recipe.
-//! Knows its text and whether it is still right for a recipe; asks no archive, and runs no solver.
+//! Knows its text and what it needs of a [`PackageManager`]; knows no graph, asks no archive, and runs no solver.
 //!
 //! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::packages::PackageRequest)); the lock's entry says
 //! which files that came to, what it was asked, and what it was settled against: the packages that the stages below put
 //! into the disk. An entry that was asked something else, or settled against something else, is stale, and nothing of it
 //! is used. What is written is read back before, by the code that reads it in the next run.
 
-mod apply;
 mod check;
 mod file;
-mod renew;
+mod manager;
 mod report;
-mod room;
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,12 +17,10 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
 
-pub use apply::{LockState, apply, below, tidied};
 pub use check::MAX_INSTALLED;
 pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
-pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
+pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageHint, PackageManager, Question};
 pub use report::changes;
-pub use room::{TooSmall, too_small};
 
 use crate::base::bounded;
 use crate::recipe::Recipe;

@@ -346,7 +346,7 @@ impl<R: Read> std::fmt::Debug for Data<R> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::io::Write;
 
     use proptest::prelude::*;

@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use super::file::{Archive, Entry, Package};
-use crate::debian::deb::relation::is_name;
-use crate::debian::deb::version::Version;
+use crate::deb::relation::is_name;
+use crate::deb::version::Version;
 
 /// Largest package file, in bytes. The members of one have at most ten decimal digits (deb(5)).
 const MAX_SIZE: u64 = 32 << 30;

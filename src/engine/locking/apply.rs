@@ -7,9 +7,9 @@ use impasto_stages::action::{Slot, Step};
 use impasto_stages::packages::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
-use super::file::{Entry, LockFile, Package, TOOLBOX, Table};
 use crate::debian::packages::places::{ARCHIVE, SECURITY};
-use crate::engine::graph::{Graph, Node, NodeId};
+use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
+use crate::lock::{Entry, LockFile, Package, TOOLBOX, Table};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +64,9 @@ pub fn below(node: &Node) -> Option<NodeId> {
 }
 
 /// Gives every node's Actions the packages that the lock has for them, as far as it is right. One state for every node.
-pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState> {
+pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockState> {
     let mut walk = Walk::default();
-    let mut states = Vec::with_capacity(graph.len());
+    let mut states = NodeMap::new();
     // Tools are never taken out of a recipe's directory.
     let from_archives = |entry: &&Entry| entry.packages.iter().all(|package| package.archive.is_some());
     let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine).filter(from_archives);
@@ -95,13 +95,13 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> Vec<LockState
 
 /// The lock with every entry of a stage for the combinations that use it today, and without those that none uses; nothing
 /// where it is so already. `states` are of all combinations; a stage of which one is not locked stays as it is.
-pub fn tidied(graph: &Graph, lock: &LockFile, states: &[LockState]) -> Option<LockFile> {
+pub fn tidied(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> Option<LockFile> {
     let mut uses: Vec<Option<Vec<String>>> = vec![None; lock.stages.len()];
     let mut open = HashSet::new();
     let mut locked = HashSet::new();
     for id in graph.ids() {
         let node = graph.node(id);
-        match &states[id.index()] {
+        match &states[id] {
             LockState::Locked(place) => {
                 locked.insert(&*node.stage);
                 let names = node.combinations.iter().map(|place| graph.combination_name(*place));
@@ -143,7 +143,7 @@ pub(super) fn emulator(request: &PackageRequest, machine: &str) -> Option<String
 /// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.
 #[derive(Default)]
 pub(super) struct Walk {
-    contents: Vec<String>,
+    contents: NodeMap<String>,
 }
 
 impl Walk {
@@ -173,7 +173,7 @@ impl Walk {
 
     fn before(&self, graph: &Graph, id: NodeId) -> String {
         let node = graph.node(id);
-        below(node).map_or_else(|| origin(node), |below| self.contents[below.index()].clone())
+        below(node).map_or_else(|| origin(node), |below| self.contents[below].clone())
     }
 }
 

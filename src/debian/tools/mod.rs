@@ -17,7 +17,9 @@ use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::unpack::{Identity, Source, UnpackError, content, unpack};
+pub mod unpack;
+
+use unpack::{Identity, Source, UnpackError, content, unpack};
 
 use crate::base::bounded;
 
@@ -231,8 +233,8 @@ mod tests {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
     use sha2::{Digest as _, Sha256};
 
-    use super::super::package::tests::{deb, tarball};
     use super::*;
+    use crate::deb::package::tests::{deb, tarball};
 
     struct Case {
         dir: tempfile::TempDir,

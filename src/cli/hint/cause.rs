@@ -1,0 +1,118 @@
+//! What to do about a cause that a stage or the host failed of.
+//! Knows what recipes and commands can change; how a cause is found is the engine's business.
+
+use crate::engine::cause::{About, Cause, DiskMaker, Refusal};
+
+/// What to do about a cause, a line each. `about` is the stage that failed, `args` what commands need beside their name
+/// and a selector, with a blank before each.
+pub(crate) fn cause_help(cause: &Cause, about: &About, args: &str) -> Vec<String> {
+    match cause {
+        Cause::Offline { .. } => vec![
+            "packages: name them in a `packages` stage, which is locked and cached; a file: get it with a `fetch` \
+             stage, and name that one in `inputs`"
+                .to_owned(),
+            format!("anything else: say network = true in the stage{}", at(about)),
+        ],
+        Cause::UnknownHost { .. } => {
+            vec!["check the name, and whether this host itself can resolve it: getent hosts NAME".to_owned()]
+        }
+        Cause::UnknownPackage { package, network: false } => vec![format!(
+            "name it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
+        )],
+        Cause::UnknownPackage { package, network: true } => vec![format!(
+            "check the name, and run `apt-get update` before it in the same stage; or name it in a `packages` stage: \
+             install = [\"{package}\"]"
+        )],
+        Cause::LineEnds => {
+            let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
+            vec![format!("save it with Unix line ends: sed -i 's/\\r$//' {file}")]
+        }
+        Cause::NoInterpreter { interpreter, .. } if interpreter.ends_with('\r') => {
+            vec!["save the file with Unix line ends (sed -i 's/\\r$//' FILE)".to_owned()]
+        }
+        Cause::NoInterpreter { interpreter, .. } if interpreter.contains("/ld-") => vec![
+            "the program was built for another C library or another machine: take one that was built for this image"
+                .to_owned(),
+        ],
+        Cause::NoInterpreter { interpreter, .. } => {
+            vec![install(interpreter), "or name another interpreter".to_owned()]
+        }
+        Cause::NoProgram { program } if program.contains('/') => {
+            vec![
+                "check the path; what is not in the image comes with a `copy` or `packages` stage, or with `inputs`"
+                    .to_owned(),
+            ]
+        }
+        Cause::NoProgram { program } => vec![install(program)],
+        Cause::NotExecutable { file, noexec: true, .. } => {
+            vec![format!("copy it elsewhere in the step and start it there, or name its interpreter: sh {file}")]
+        }
+        Cause::NotExecutable { file, .. } => {
+            let how = match file.strip_prefix("/run/impasto/inputs/") {
+                Some(_) => "make the file beside the recipe executable (chmod +x)",
+                None => "say mode = \"0755\" where a `copy` stage brings it, or run chmod +x first",
+            };
+            vec![format!("{how}; or name its interpreter: sh {file}")]
+        }
+        Cause::IsDirectory { .. } => vec!["name the program in it".to_owned()],
+        Cause::NotPrivileged => vec![format!(
+            "say privileged = true in the stage{}, if the recipe is trusted: it could change the host then",
+            at(about)
+        )],
+        Cause::DiskFull { .. } | Cause::NoInodes { .. } => vec![larger(about)],
+        Cause::Quota => vec!["raise the quota in the image, or write less".to_owned()],
+        Cause::Limit(reached) => vec![reached.help()],
+        Cause::NoMemory => {
+            vec!["run fewer stages at once (--jobs 1), or give the machine or the container more memory".to_owned()]
+        }
+        Cause::FileSize { .. } => vec!["raise it where impasto is started: ulimit -f unlimited".to_owned()],
+        Cause::Host { refusal, .. } => self::refusal(*refusal, args),
+    }
+}
+
+/// The package that a program is most likely in has its name.
+fn install(program: &str) -> String {
+    let name = program.rsplit('/').next().unwrap_or(program);
+    format!("install what has it in a `packages` stage before this one, such as install = [\"{name}\"]")
+}
+
+fn at(about: &About) -> String {
+    about.stage.as_ref().map_or(String::new(), |place| format!(" ({place})"))
+}
+
+/// How the disk can be made larger.
+fn larger(about: &About) -> String {
+    let Some(DiskMaker { label, has_size, place }) = &about.disk else {
+        return "make the disk larger, or write less to it".to_owned();
+    };
+    let at = place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+    if *has_size {
+        return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
+    }
+    format!(
+        "make the image larger that stage {label}{at} takes, its file system too (virt-resize, or resize2fs after \
+         qemu-img resize); or write less to it"
+    )
+}
+
+/// What to do about a disk of the host. `args` are those of the command that failed.
+fn refusal(refusal: Refusal, args: &str) -> Vec<String> {
+    // The one option of all commands, and the last.
+    let store = args.find(" --store ").map_or("", |at| &args[at..]);
+    let line = match refusal {
+        Refusal::Full | Refusal::NoInodes => {
+            return vec![
+                format!("free some space there: impasto gc{store} deletes what no recent build uses"),
+                "or name another place: --store DIR for the store, --out DIR for the files".to_owned(),
+            ];
+        }
+        Refusal::Quota => "raise the quota, or name a store elsewhere with --store",
+        Refusal::ReadOnly => "name another place, with --store or --out",
+        Refusal::Failing => {
+            "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify"
+        }
+        Refusal::Stale => "run it again",
+        Refusal::OpenFiles => "allow more open files (ulimit -n), or run fewer --jobs",
+    };
+    vec![line.to_owned()]
+}

@@ -1,0 +1,85 @@
+//! What to do about a stage that failed, and the engine's warnings, in the words of our commands.
+//! Knows errors' fields; decides no exit code.
+
+use std::path::Path;
+
+use impasto_store::Error as StoreError;
+
+use super::cause::cause_help;
+use crate::base::human::with_causes;
+use crate::debian::packages::fetch::DemandError;
+use crate::debian::packages::tools::ToolsError;
+use crate::engine::cause::{self, About};
+use crate::engine::download::FetchError;
+use crate::engine::failed::AGAIN;
+use crate::engine::hints::Hints;
+use crate::engine::job::{Enter, JobError};
+
+/// The engine's hints in the words of our commands.
+pub(crate) struct CommandHints {
+    /// What a command needs beside its name and a selector, with a blank before each.
+    pub(crate) args: String,
+}
+
+impl Hints for CommandHints {
+    fn job(&self, error: &JobError, label: &str, about: &About) -> Option<String> {
+        job_help(error, label, about, &self.args)
+    }
+
+    fn not_kept(&self, error: &StoreError) -> String {
+        let mut text = format!("what this build uses cannot be kept from `impasto gc`: {}", with_causes(error));
+        if let Some(cause) = cause::of_error(error) {
+            text += &format!("\n          caused by: {cause}");
+            for line in cause_help(&cause, &About::default(), "") {
+                text += &format!("\n          help: {line}");
+            }
+        }
+        text
+    }
+
+    fn root_damaged(&self, path: &Path) -> String {
+        format!("{} is damaged: `impasto gc` refuses until the whole recipe is built", path.display())
+    }
+}
+
+/// What to do about a job's error. `about` is the stage, called `label`; `args` is what commands need beside their name and
+/// a selector, with a blank before each.
+pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str) -> Option<String> {
+    match error {
+        JobError::Stage(failure) => {
+            let mut lines: Vec<String> = failure.help.iter().cloned().collect();
+            lines.extend(failure.cause.iter().flat_map(|cause| cause_help(cause, about, args)));
+            lines.push(format!("the whole log: impasto log '{label}'{args}"));
+            let fresh = match failure.shell {
+                Enter::Never => None,
+                Enter::AsItFailed => Some(""),
+                Enter::AsItBegan => Some(" --fresh"),
+            };
+            lines.extend(fresh.map(|fresh| {
+                format!("enter it as it was, where {AGAIN} runs the step again: impasto shell '{label}'{args}{fresh}")
+            }));
+            Some(lines.join("\n"))
+        }
+        JobError::NotAFile { label } => {
+            Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
+        }
+        JobError::NoSandbox { .. } => None,
+        JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
+        JobError::Fetch(FetchError::Checksum { .. }) => {
+            Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
+        }
+        JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
+        JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
+            error.help.as_ref().map(super::package_help)
+        }
+        JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{args}")),
+        JobError::Gate { .. } => {
+            Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
+        }
+        JobError::Format { format, .. } => Some(format.help()),
+        JobError::Plan(error) => error.help(),
+        JobError::Store(error) => super::store_help(error),
+        JobError::Sandbox(error) => super::sandbox_help(error),
+        error => super::host_help(error),
+    }
+}

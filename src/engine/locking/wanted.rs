@@ -1,0 +1,44 @@
+//! Which package files a graph may need, and where each can be had.
+//! Knows nodes and the archives that their stages add; addresses are [`Places`]' business.
+
+use std::collections::HashMap;
+
+use super::apply::{LockState, below};
+use crate::debian::mirror::Mirror;
+use crate::debian::packages::fetch::Wanted;
+use crate::debian::packages::places::{Places, address};
+use crate::engine::graph::{Graph, NodeId, NodeMap};
+use crate::lock::LockFile;
+
+/// Every package file that the lock names for a graph, by SHA-256.
+pub fn wanted(
+    places: &Places<'_>,
+    graph: &Graph,
+    lock: &LockFile,
+    states: &NodeMap<LockState>,
+) -> HashMap<String, Wanted> {
+    let mut wanted = HashMap::new();
+    for entry in &lock.toolbox {
+        places.add(&mut wanted, entry, &|_| None);
+    }
+    for id in graph.ids() {
+        if let LockState::Locked(place) = &states[id] {
+            places.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
+        }
+    }
+    wanted
+}
+
+/// The archive of this name that a node's request, or one below it, adds.
+pub fn repository(graph: &Graph, id: NodeId, name: &str) -> Option<Mirror> {
+    let mut at = Some(id);
+    while let Some(id) = at {
+        let lowered = &graph.node(id).lowered;
+        let found = lowered.request.iter().flat_map(|request| &request.repositories).find(|known| known.name == name);
+        if let Some(repository) = found {
+            return address(repository, &lowered.secrets).ok().flatten();
+        }
+        at = below(graph.node(id));
+    }
+    None
+}
