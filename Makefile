@@ -116,7 +116,7 @@ uninstall:
 deb: build
 	@src/package/package.sh deb target/deb
 
-# Every row, and then the README's table of them: all of one commit.
+# Every row, and then the table of them in benches/README.md: all of one commit.
 bench: host-tools build
 	benches/run.sh || missed=$$?; benches/run.sh --readme; exit $${missed:-0}
 

@@ -2,7 +2,7 @@
 //!
 //! Each module is one comparison and says what is compared, and with which state of the page cache. What a row came to is
 //! printed and kept (`target/bench/results.json`) when it is measured. Exit 1 where a goal is missed. `--readme` puts the
-//! table of this commit into the README; `--small` runs every row once on tiny data, and judges no figure.
+//! table of this commit into `benches/README.md`; `--small` runs every row once on tiny data, and judges no figure.
 #![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "a program for measuring")]
 
 mod chain;

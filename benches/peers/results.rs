@@ -1,4 +1,4 @@
-//! What a run of benchmarks came to: kept as it comes, and put into the README.
+//! What a run of benchmarks came to: kept as it comes, and put into `benches/README.md`.
 //! Knows rows and the commit they belong to; a table never holds rows of two commits.
 
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ pub(crate) struct Results {
     groups: Vec<(String, String, Vec<Row>)>,
 }
 
+/// Where the table is.
+const PAGE: &str = "benches/README.md";
 const BEGIN: &str = "<!-- measured by `make bench` -->\n";
 const END: &str = "<!-- end of what was measured -->\n";
 
@@ -40,7 +42,7 @@ impl Results {
         std::fs::write(file(), text).expect("target/bench can be written");
     }
 
-    /// What the README says of it.
+    /// What the page says of it.
     fn text(&self) -> String {
         let rows: Vec<Row> = self.groups.iter().flat_map(|(.., rows)| rows.clone()).collect();
         let loads: Vec<_> = self.groups.iter().map(|(name, load, _)| format!("{name} {load}")).collect();
@@ -53,18 +55,18 @@ impl Results {
         )
     }
 
-    /// Puts the table into the README, in the place of the one there. All rows must have been measured.
+    /// Puts the table into the page, in the place of the one there. All rows must have been measured.
     pub(crate) fn write_readme(&self, names: &[&str]) -> Result<(), String> {
         let missing: Vec<_> =
             names.iter().filter(|name| self.groups.iter().all(|(known, ..)| known != *name)).copied().collect();
         if !missing.is_empty() {
             return Err(format!("not measured at {} yet: benches/run.sh {}", self.commit, missing.join(" ")));
         }
-        let readme = std::fs::read_to_string("README.md").map_err(|error| format!("README.md: {error}"))?;
-        let (before, rest) = readme.split_once(BEGIN).ok_or("README.md has no place for a table")?;
-        let (_, after) = rest.split_once(END).ok_or("README.md has no end of a table")?;
+        let page = std::fs::read_to_string(PAGE).map_err(|error| format!("{PAGE}: {error}"))?;
+        let (before, rest) = page.split_once(BEGIN).ok_or(format!("{PAGE} has no place for a table"))?;
+        let (_, after) = rest.split_once(END).ok_or(format!("{PAGE} has no end of a table"))?;
         let text = format!("{before}{BEGIN}{}{END}{after}", self.text());
-        std::fs::write("README.md", text).map_err(|error| format!("README.md: {error}"))
+        std::fs::write(PAGE, text).map_err(|error| format!("{PAGE}: {error}"))
     }
 }
 

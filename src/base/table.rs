@@ -61,7 +61,7 @@ fn columns_within(rows: &[Vec<String>], terminal: Option<usize>) -> String {
 const LEAST: usize = 16;
 
 /// A text as lines of so many columns, cut at blanks; as it is where there is no room worth using, or no bound.
-fn wrap(text: &str, room: Option<usize>) -> Vec<&str> {
+pub fn wrap(text: &str, room: Option<usize>) -> Vec<&str> {
     let Some(room) = room.filter(|room| *room >= LEAST) else { return vec![text] };
     let mut lines = Vec::new();
     let mut rest = text;
@@ -78,7 +78,7 @@ fn wrap(text: &str, room: Option<usize>) -> Vec<&str> {
 }
 
 /// The columns of standard output, where that is a terminal.
-fn output_width() -> Option<usize> {
+pub fn output_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     (size.ws_col > 0).then_some(size.ws_col.into())
 }

@@ -149,9 +149,10 @@ pub(super) fn engine_config<'a>(
     }
 }
 
-/// Where the selection's files go (D12): those of images under the images' names; of files that are no image's, those
-/// that were asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages
-/// converted: what they only hand on to others stays in the store.
+/// Where the selection's files go: those of images under the images' names; of files that are no image's, those that were
+/// asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages converted:
+/// what they only hand on to others stays in the store. Scripts rely on it: "The command line is an interface" in
+/// src/ARCHITECTURE.md.
 fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
     let graph = &loaded.graph;
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();

@@ -219,7 +219,7 @@ If impasto was installed by its Makefile or as a package, they are already in pl
   fish: impasto completions fish | source
 in the shell's startup file (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
-/// Exit codes (design §10).
+/// Exit codes: an interface that scripts rely on. `impasto help exit-codes` lists them.
 pub(crate) mod exit {
     pub(crate) const OK: u8 = 0;
     pub(crate) const INTERNAL: u8 = 1;
@@ -230,6 +230,18 @@ pub(crate) mod exit {
     /// `diff` and `audit` found differences.
     pub(crate) const DIFFERENT: u8 = 10;
     pub(crate) const INTERRUPTED: u8 = super::interrupt::EXIT_CODE;
+
+    /// All of them, and what they mean.
+    pub(crate) const ALL: [(u8, &str); 8] = [
+        (OK, "Done."),
+        (INTERNAL, "The host failed (a full disk, an I/O error), or impasto itself did."),
+        (USAGE, "The command line is wrong."),
+        (RECIPE, "The recipe is wrong, or its lock."),
+        (STAGE, "A stage failed."),
+        (STORE, "The store is damaged."),
+        (DIFFERENT, "`impasto diff` or `impasto audit` found a difference, or `impasto outdated` something newer."),
+        (INTERRUPTED, "Interrupted while something ran. What has nothing to end in order dies of the signal instead."),
+    ];
 }
 
 /// Leaves a value to the end of the process, which is near: giving back the memory of 10,000 nodes, or of two trees of

@@ -124,7 +124,8 @@ impl Session {
         })
     }
 
-    /// Splits positional arguments into the recipe's path and selectors (D1).
+    /// Splits positional arguments into the recipe's path and selectors: the first is a path if it exists, holds a `/` or
+    /// ends in `.hcl`.
     pub(crate) fn recipe_path(&self, args: &RecipeArgs) -> (PathBuf, Vec<String>) {
         let looks_like_path = |name: &OsStr| {
             let bytes = name.as_encoded_bytes();

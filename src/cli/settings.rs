@@ -22,8 +22,13 @@ const SYSTEM: &str = "/etc/impasto/config.toml";
 /// The repository's file, in its top directory.
 pub const REPOSITORY: &str = ".impasto.toml";
 
-/// All keys, as they are written in a path of tables.
-const KEYS: [&str; 4] = ["allow_paths", "gc.expire", "jobs", "store"];
+/// All keys, as they are written in a path of tables, and what they are for.
+pub const KEYS: [(&str, &str); 4] = [
+    ("allow_paths", "Directories beside its repository that a recipe may read: those of all files."),
+    ("gc.expire", "How long the results of a checkout are kept after their last use. Default: 30d."),
+    ("jobs", "How many stages may run at once. Default: the number of CPUs."),
+    ("store", "The store's directory. Default: `impasto` in the user's cache directory."),
+];
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,8 +158,9 @@ impl Settings {
         flatten("", table.get_ref(), &mut found);
         let origin = Origin::File(path.to_owned());
         for (key, value, span) in found {
-            if !KEYS.contains(&&*key) {
-                let help = did_you_mean("keys", &key, KEYS);
+            let known = KEYS.map(|(name, _)| name);
+            if !known.contains(&&*key) {
+                let help = did_you_mean("keys", &key, known);
                 return Err(wrong(span, format!("`{key}` is not a setting"), help));
             }
             if owner == Owner::Repository && key != "jobs" {
@@ -201,7 +207,7 @@ fn flatten<'t>(prefix: &str, table: &'t DeTable<'t>, out: &mut Vec<(String, &'t 
     for (name, value) in table.iter() {
         let key = format!("{prefix}{}", name.get_ref());
         match value.get_ref() {
-            DeValue::Table(inner) if KEYS.iter().any(|known| known.starts_with(&format!("{key}."))) => {
+            DeValue::Table(inner) if KEYS.iter().any(|(known, _)| known.starts_with(&format!("{key}."))) => {
                 flatten(&format!("{key}."), inner, out);
             }
             value => out.push((key, value, name.span())),

@@ -3,6 +3,8 @@
 
 use clap::Args;
 use impasto_stages::{Kind, Makes, ParamSpec, Params, Registry, Type};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
 
 use super::error::CliError;
@@ -21,29 +23,52 @@ pub(crate) struct Stages {
     json: bool,
 }
 
-#[derive(Serialize)]
+/// What `impasto stages --json` prints: the kinds of stages.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Stages")]
 struct Document {
+    /// Version of the form; it grows only when a field changes its meaning.
     v: u32,
+    /// The kinds, in the order of the reference.
     kinds: Vec<KindRow>,
 }
 
-#[derive(Serialize)]
+/// A kind of stage.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Kind")]
 struct KindRow {
+    /// Its name: the first label of a block `stage`.
     kind: &'static str,
+    /// Part of the keys of its stages.
     version: u32,
+    /// What it does.
     summary: &'static str,
+    /// What comes out of it.
     makes: &'static str,
+    /// A stage of this kind, in HCL.
     example: &'static str,
+    /// The attributes of its stages.
     parameters: Vec<ParamRow>,
 }
 
-#[derive(Serialize)]
+/// An attribute of a stage.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Parameter")]
 struct ParamRow {
+    /// Its name.
     name: &'static str,
+    /// What it takes, in words.
     #[serde(rename = "type")]
     ty: String,
+    /// Whether it must be given.
     required: bool,
+    /// What it is for.
     help: &'static str,
+}
+
+/// The JSON schema of what `--json` prints.
+pub(super) fn schema() -> serde_json::Value {
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Document>().to_value()
 }
 
 impl Stages {
@@ -118,6 +143,26 @@ fn page(kind: &'static Kind) -> String {
     }
     text += "when (bool)\n    Drops the stage if false.\n";
     text
+}
+
+/// The same as Markdown, for the manual and for HTML.
+pub(super) fn markdown(kind: &'static Kind) -> String {
+    use super::help::markdown::{code, description, sentence};
+    let files: String = kind.files.iter().map(|name| format!(", `{name}`")).collect();
+    let mut text = format!("Makes {}{files}.\n\n", makes(kind.made(&Params::default())));
+    text += &code("hcl", kind.example);
+    text += "## Parameters\n\n";
+    for param in kind.params() {
+        let required = if param.required { ", required" } else { "" };
+        let ty = sentence(&short_type(&param.ty));
+        text += &format!("### `{}` ({ty}{required})\n\n{}", param.name, description(param.help));
+        for field in fields(&param.ty) {
+            let ty = sentence(&type_text(&field.ty));
+            text += &format!("- `{}` ({ty}): {}\n", field.name, sentence(field.help));
+        }
+        text.push('\n');
+    }
+    text + "### `when` (bool)\n\nDrops the stage where it is false.\n"
 }
 
 /// The attributes of the objects that a type is made of.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::engine::cause::Diagnosis;
@@ -18,7 +19,7 @@ pub struct Event {
 }
 
 /// What can happen.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// The plan is made.
@@ -98,9 +99,11 @@ pub enum EventKind {
         name: String,
         /// When it began, since the start of the run.
         #[serde(rename = "start_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
         start: Duration,
         /// How long it took.
         #[serde(rename = "wall_ms", serialize_with = "millis")]
+        #[schemars(with = "u64")]
         wall: Duration,
     },
     /// A stage gave no result.
@@ -136,6 +139,7 @@ pub enum EventKind {
     Published {
         /// Where.
         #[serde(serialize_with = "lossy")]
+        #[schemars(with = "String")]
         path: PathBuf,
         /// Its length in bytes.
         bytes: u64,
@@ -170,7 +174,7 @@ fn lossy<S: serde::Serializer>(path: &std::path::Path, serializer: S) -> Result<
 }
 
 /// How a stage's result came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// The stage ran.

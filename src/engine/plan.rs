@@ -469,7 +469,8 @@ impl<'a> Planner<'a> {
         let asked = Asked::of(action, inherited);
         let refused = claims.iter().find_map(|claim| asked.objection(claim));
         claims.retain(|claim| asked.objection(claim).is_none());
-        // D4: the one that is remembered for the node, else the strongest isolation, else the smallest id.
+        // The one that is remembered for the node, else the strongest isolation, else the smallest id: see "Which claim is
+        // believed" in src/ARCHITECTURE.md.
         if claims.len() > 1 {
             let remembered = last().map(|memory| memory.claim);
             claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));

@@ -21,13 +21,13 @@ tree() {
   # Lines of the debugger are most of it.
   strip --strip-all "$to/bin/impasto"
   mkdir -p "$to/share/bash-completion/completions" "$to/share/zsh/$zsh" \
-    "$to/share/fish/vendor_completions.d" "$to/share/man/man1"
+    "$to/share/fish/vendor_completions.d"
   "$program" completions bash > "$to/share/bash-completion/completions/impasto"
   "$program" completions zsh > "$to/share/zsh/$zsh/_impasto"
   "$program" completions fish > "$to/share/fish/vendor_completions.d/impasto.fish"
-  "$program" man-pages "$to/share/man/man1"
+  "$program" man-pages "$to/share/man"
   # As distributions keep them; without a time, so that they are the same every time.
-  gzip --best --no-name "$to"/share/man/man1/*.1
+  gzip --best --no-name "$to"/share/man/man*/*
 }
 
 install_tree() {
@@ -136,6 +136,7 @@ check() {
   "$work/root/opt/bin/impasto" --version > /dev/null
   [ "$(stat --format=%s "$work/root/opt/bin/impasto")" -lt $((40 << 20)) ] || { echo 'the program is not stripped' >&2; return 1; }
   [ -s "$work/root/opt/share/man/man1/impasto-build.1.gz" ] || { echo 'no page for impasto build' >&2; return 1; }
+  [ -s "$work/root/opt/share/man/man7/impasto-lock.7.gz" ] || { echo 'no page for the topic lock' >&2; return 1; }
   (uninstall "$work/root" /opt)
   after=$(listing "$work/root")
   diff <(echo "$before") <(echo "$after") || { echo 'uninstall leaves something behind' >&2; return 1; }

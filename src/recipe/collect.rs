@@ -8,6 +8,7 @@ use hcl_edit::Span as _;
 use hcl_edit::expr::Expression;
 use hcl_edit::structure::{Attribute, Block, Body, Structure};
 
+use super::blocks::{BLOCKS, Block as Known};
 use super::diagnostic::{Diagnostic, Span};
 use super::expr::Names;
 use super::packer;
@@ -15,8 +16,6 @@ use super::suggest::{did_you_mean, nearest};
 
 /// Most axes of a matrix.
 const MAX_AXES: usize = 32;
-
-const BLOCKS: [&str; 6] = ["recipe", "variable", "locals", "matrix", "stage", "image"];
 
 /// `name = value`.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +82,8 @@ impl<'t> Collector<'t> {
                 Structure::Attribute(attr) => {
                     let name = attr.key.as_str();
                     let diagnostic =
-                        Diagnostic::at(place(file, attr.key.span()), format!("`{name}` is outside any block"))
-                            .help("named values go into `locals { … }`");
+                        Diagnostic::at(place(file, attr.key.span()), format!("`{name}` stands outside of any block"))
+                            .help("values with names go into `locals { … }`");
                     self.diagnostics.push(diagnostic);
                 }
                 Structure::Block(block) => self.block(file, block),
@@ -95,44 +94,35 @@ impl<'t> Collector<'t> {
     fn block(&mut self, file: u32, block: &'t Block) {
         let word = block.ident.as_str();
         let span = place(file, block.ident.span());
-        let labels = match word {
-            "recipe" | "locals" | "matrix" => 0,
-            "variable" | "image" => 1,
-            "stage" => 2,
-            _ => {
-                let label = block.labels.first().map(|label| label.as_str());
-                let help = match word {
-                    _ if packer::block(word, label).is_some() => packer::block(word, label),
-                    "local" => Some("write `locals { … }`".to_owned()),
-                    "variables" => {
-                        Some("declare each variable in a block of its own: `variable \"NAME\" { … }`".to_owned())
-                    }
-                    _ => did_you_mean("blocks", word, BLOCKS),
-                };
-                self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
-                // Of a build's steps each has something in its place.
-                for inner in block.body.blocks().filter(|_| word == "build") {
-                    self.nested(file, word, inner);
+        let Some(known) = Known::named(word) else {
+            let label = block.labels.first().map(|label| label.as_str());
+            let help = match word {
+                _ if packer::block(word, label).is_some() => packer::block(word, label),
+                "local" => Some("write `locals { … }`".to_owned()),
+                "variables" => {
+                    Some("declare each variable in a block of its own: `variable \"NAME\" { … }`".to_owned())
                 }
-                return;
+                _ => did_you_mean("blocks", word, BLOCKS.iter().map(|block| block.name)),
+            };
+            self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
+            // Of a build's steps each has something in its place.
+            for inner in block.body.blocks().filter(|_| word == "build") {
+                self.nested(file, word, inner);
             }
+            return;
         };
+        let labels = known.labels.len();
         let texts: Vec<(&str, Span)> =
             block.labels.iter().map(|label| (label.as_str(), place(file, label.span()))).collect();
         let head = texts.last().map_or(span, |(_, last)| span.to(*last));
         if texts.len() != labels {
-            let wanted = match word {
-                "stage" => "stage \"KIND\" \"NAME\" { … }".to_owned(),
-                "variable" | "image" => format!("{word} \"NAME\" {{ … }}"),
-                _ => format!("{word} {{ … }}"),
-            };
             let found = match texts.len() {
                 0 => "no label".to_owned(),
                 1 => "1 label".to_owned(),
                 many => format!("{many} labels"),
             };
             let message = format!("`{word}` takes {labels} label{}, not {found}", if labels == 1 { "" } else { "s" });
-            self.diagnostics.push(Diagnostic::at(head, message).help(format!("write `{wanted}`")));
+            self.diagnostics.push(Diagnostic::at(head, message).help(format!("write `{} {{ … }}`", known.head())));
             return;
         }
         let (name, name_span) = texts.last().copied().unwrap_or((word, span));
@@ -160,8 +150,7 @@ impl<'t> Collector<'t> {
 
     fn nested(&mut self, file: u32, outer: &str, inner: &Block) {
         let word = inner.ident.as_str();
-        let diagnostic =
-            Diagnostic::at(place(file, inner.ident.span()), format!("a block is not allowed in `{outer}`"));
+        let diagnostic = Diagnostic::at(place(file, inner.ident.span()), format!("a block cannot stand in `{outer}`"));
         let label = inner.labels.first().map(|label| label.as_str());
         let help = match outer {
             _ if packer::block(word, label).is_some() => packer::block(word, label),
@@ -174,11 +163,11 @@ impl<'t> Collector<'t> {
     fn declare(&mut self, word: &str, decl: Decl<'t>) {
         match word {
             "recipe" => match &self.found.recipe {
-                Some(first) => self.twice("the block `recipe` appears", decl.head, first.head),
+                Some(first) => self.twice("the block `recipe` stands", decl.head, first.head),
                 None => self.found.recipe = Some(decl),
             },
             "matrix" => match &self.found.matrix {
-                Some(first) => self.twice("the block `matrix` appears", decl.head, first.head),
+                Some(first) => self.twice("the block `matrix` stands", decl.head, first.head),
                 None => self.matrix(decl),
             },
             "locals" => {
@@ -223,8 +212,8 @@ impl<'t> Collector<'t> {
     }
 
     fn twice(&mut self, what: &str, second: Span, first: Span) {
-        let diagnostic = Diagnostic::at(second, format!("{what} twice")).also(first, "first declared here");
-        self.diagnostics.push(diagnostic.help("remove one of them"));
+        let diagnostic = Diagnostic::at(second, format!("{what} twice")).also(first, "the first is here");
+        self.diagnostics.push(diagnostic.help("keep one of the two"));
     }
 
     fn unique_decl(&mut self, what: &'static str, decl: &Decl<'t>) -> bool {
@@ -235,8 +224,8 @@ impl<'t> Collector<'t> {
         };
         let Some(first) = key else { return true };
         let message = format!("the {what} `{}` is declared twice", decl.name);
-        let diagnostic = Diagnostic::at(decl.span, message).also(first, "first declared here");
-        self.diagnostics.push(diagnostic.help("rename one of them"));
+        let diagnostic = Diagnostic::at(decl.span, message).also(first, "the first is here");
+        self.diagnostics.push(diagnostic.help("give one of them another name"));
         false
     }
 
@@ -244,8 +233,8 @@ impl<'t> Collector<'t> {
         match self.first.get(&(what, name)) {
             Some(first) => {
                 let message = format!("the {what} `{name}` is declared twice");
-                let diagnostic = Diagnostic::at(span, message).also(*first, "first declared here");
-                self.diagnostics.push(diagnostic.help("remove one of them"));
+                let diagnostic = Diagnostic::at(span, message).also(*first, "the first is here");
+                self.diagnostics.push(diagnostic.help("keep one of the two"));
                 false
             }
             None => {
@@ -264,21 +253,21 @@ impl<'t> Collector<'t> {
         if first && rest && decl.name.len() <= 128 {
             return true;
         }
-        let message =
-            format!("{:?} is not a valid name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
-        let help = "use letters, digits, `_` and `-`, starting with a letter";
+        let message = format!("{:?} is no name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
+        let help = "use letters, digits, `_` and `-`, beginning with a letter";
         self.diagnostics.push(Diagnostic::at(decl.span, message).help(help));
         false
     }
 
     /// Reports attributes that a block does not have.
-    pub(super) fn known(diagnostics: &mut Vec<Diagnostic>, what: &str, decl: &Decl<'_>, known: &[&str]) {
+    pub(super) fn known(diagnostics: &mut Vec<Diagnostic>, what: &str, decl: &Decl<'_>, block: &Known) {
+        let known: Vec<&str> = block.attributes.iter().map(|attribute| attribute.name).collect();
         for attr in &decl.attrs {
             if !known.contains(&attr.name) {
                 let message = format!("unknown attribute `{}` of {what}", attr.name);
                 let help = match nearest(attr.name, known.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("valid attributes: {}", known.join(", ")),
+                    None => format!("it has {}", known.join(", ")),
                 };
                 diagnostics.push(Diagnostic::at(attr.span, message).help(help));
             }

@@ -9,6 +9,7 @@ use hcl_edit::structure::Body;
 use impasto_stages::action::Cutoff;
 use impasto_stages::{Data, Number, Registry, Value};
 
+use super::blocks;
 use super::collect::{Collector, Decl, Declarations};
 use super::convert;
 use super::diagnostic::{Diagnostic, Diagnostics, Lack, Severity, Sources, Span};
@@ -378,12 +379,7 @@ impl Loader<'_, '_> {
     fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> Head {
         let mut head = Head::default();
         let Some(decl) = &self.found.recipe else { return head };
-        Collector::known(
-            &mut eval.diagnostics,
-            "the recipe",
-            decl,
-            &["name", "source_date_epoch", "cutoff", "environment"],
-        );
+        Collector::known(&mut eval.diagnostics, "the recipe", decl, &blocks::RECIPE);
         // What `environment` says was taken before anything else.
         for attr in decl.attrs.iter().filter(|attr| attr.name != "environment") {
             let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval) else { continue };

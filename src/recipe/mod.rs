@@ -8,6 +8,7 @@
 //! [`load()`] does all of it, and reports everything that is wrong in one run. Names are resolved once; what does not
 //! depend on the matrix is evaluated once and shared by all combinations.
 
+pub mod blocks;
 mod budget;
 mod check;
 mod collect;

@@ -148,7 +148,7 @@ impl Common<'_> {
 
     pub(super) fn image(&self, decl: &Decl<'_>, lowering: &mut Lowering<'_>) -> ImageText {
         let before = lowering.diagnostics.len();
-        super::collect::Collector::known(lowering.diagnostics, "an image", decl, &["name", "files"]);
+        super::collect::Collector::known(lowering.diagnostics, "an image", decl, &super::blocks::IMAGE);
         let mut text =
             ImageText { label: decl.name.clone(), head: decl.head, name: None, files: None, broken: false, axes: 0 };
         for attr in &decl.attrs {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use hcl_edit::expr::Expression;
 use impasto_stages::{Data, Marks, NumberError, Sensitive, Source, Value};
 
+use super::blocks;
 use super::collect::{Collector, Decl};
 use super::convert::show;
 use super::diagnostic::{Diagnostic, Severity, Span, Text};
@@ -105,12 +106,7 @@ impl Variables<'_, '_> {
         text: Option<(&str, String)>,
         file: Option<Given>,
     ) -> Result<Value, Failed> {
-        Collector::known(
-            &mut self.eval.diagnostics,
-            "a variable",
-            decl,
-            &["type", "default", "description", "sensitive"],
-        );
+        Collector::known(&mut self.eval.diagnostics, "a variable", decl, &blocks::VARIABLE);
         let name = &decl.name;
         if let Some(attr) = decl.attr("description")
             && let Ok((value, span)) = self.constant(attr.value, decl.file, Allowed::NOTHING)
@@ -371,7 +367,7 @@ impl Variables<'_, '_> {
         for (index, decl) in self.decls.iter().enumerate() {
             let Some(value) = self.eval.variables.get(index).cloned().flatten() else { continue };
             for block in &decl.blocks {
-                Collector::known(&mut self.eval.diagnostics, "a validation", block, &["condition", "error_message"]);
+                Collector::known(&mut self.eval.diagnostics, "a validation", block, &blocks::VALIDATION);
                 let Some(condition) = block.attr("condition") else {
                     self.eval.diagnostics.push(Diagnostic::at(block.span, "the validation has no `condition`"));
                     continue;

@@ -1,6 +1,8 @@
 //! Events as one JSON object a line, on standard output.
 //! Knows the events' fields, not their meaning.
 
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
 use serde::Serialize;
 
 use super::{OutputError, Reporter, output};
@@ -16,12 +18,21 @@ pub struct Json {
     broken: Option<OutputError>,
 }
 
-#[derive(Serialize)]
+/// A line of `impasto build --progress json`: something that happened.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
 struct Line<'a> {
+    /// Version of the form; it grows only when a field changes its meaning.
     v: u32,
+    /// Milliseconds since the start of the run.
     at_ms: u64,
     #[serde(flatten)]
     kind: &'a EventKind,
+}
+
+/// The JSON schema of a line.
+pub fn schema() -> serde_json::Value {
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Line<'static>>().to_value()
 }
 
 /// An event as its line.

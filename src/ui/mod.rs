@@ -21,7 +21,7 @@ use crate::base::escape::without_commands;
 use crate::engine::event::Event;
 
 pub use ci::{Level, Place, Service, place as ci_place};
-pub use json::Json;
+pub use json::{Json, schema as event_schema};
 pub use live::Live;
 pub use plain::Plain;
 pub use record::{Ending, RecordError, RecordPaths, Records, Verdict};

@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What a line of a log hints at.
@@ -28,7 +29,7 @@ pub(super) enum Clue {
 
 const CLUES: usize = 8;
 
-/// In the C locale, in which steps run (D3), but for programs that have words of their own.
+/// In English, as steps run in a C locale (`LANG=C.UTF-8`), but for programs that have words of their own.
 const WORDS: &[(&str, Clue)] = &[
     ("No space left on device", Clue::NoSpace),
     ("don't have enough free space in", Clue::NoSpace),
@@ -87,7 +88,7 @@ const LINE: usize = 300;
 const RECENT: u64 = 10;
 
 /// A line of a stage's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LogLine {
     /// Its number in the log, from 1.
     pub number: u64,

@@ -15,6 +15,7 @@ mod host;
 use std::fmt;
 
 use impasto_stages::Origin;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use clues::{Clues, LogLine, suspects};
@@ -210,7 +211,7 @@ impl fmt::Display for Cause {
 }
 
 /// What begins, or is, at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// The very line that failed.
@@ -225,7 +226,7 @@ pub enum What {
 }
 
 /// A line of a file, as messages show it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Place {
     /// What is there.
     pub what: What,
@@ -267,9 +268,9 @@ pub struct DiskMaker {
 }
 
 /// What is known of a failure beside its message.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct Diagnosis {
-    /// [`Cause::code`], where the cause is known.
+    /// A word for the cause, such as `image_disk_full`, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'static str>,
     /// Where it stands: the nearest place first (script, command), the stage's block last.

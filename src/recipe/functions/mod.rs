@@ -4,6 +4,7 @@
 mod collection;
 mod convert;
 pub(super) mod encode;
+mod examples;
 mod format;
 pub(super) mod host;
 mod number;
@@ -116,6 +117,12 @@ const fn at_least(min: usize) -> (usize, Option<usize>) {
 }
 
 impl Function {
+    /// A call and what it gives, as they are written in a recipe.
+    pub fn example(&self) -> Option<(&'static str, &'static str)> {
+        let found = examples::EXAMPLES.iter().find(|(name, ..)| *name == self.name);
+        found.map(|(_, call, value)| (*call, *value))
+    }
+
     const fn structural(mut self) -> Self {
         self.structural = true;
         self

@@ -14,7 +14,8 @@ use super::error::DecodeError;
 use super::header::Compression;
 use super::{CHUNK, SECTOR};
 
-/// Which encoder made a frame (decision D9). Two equal ids give equal frames for equal chunks.
+/// Which encoder made a frame. Two equal ids give equal frames for equal chunks; another version of zstd may give others,
+/// so the id stands in every manifest, and in the key of what `convert` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EncoderId {
     /// zstd's `ZSTD_VERSION_NUMBER`, e.g. 10507 for 1.5.7.

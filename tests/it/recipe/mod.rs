@@ -2,6 +2,7 @@
 
 mod bad;
 mod fmt;
+mod help;
 mod load;
 mod random;
 
