@@ -27,12 +27,12 @@ struct Topic {
 }
 
 const TOPICS: &[Topic] = &[
-    Topic { name: "recipes", summary: "what a recipe consists of", text: recipes },
+    Topic { name: "recipes", summary: "the blocks of a recipe", text: recipes },
     Topic { name: "selectors", summary: "how stages and images are named", text: selectors },
     Topic { name: "disks", summary: "how disks are named: files, stages, earlier runs", text: disks },
     Topic { name: "variables", summary: "where the values of variables come from", text: variables },
-    Topic { name: "functions", summary: "the functions of recipes", text: functions },
-    Topic { name: "environment", summary: "the variables of the environment and files of settings", text: environment },
+    Topic { name: "functions", summary: "the functions that recipes can call", text: functions },
+    Topic { name: "environment", summary: "environment variables and settings files", text: environment },
     Topic { name: "exit-codes", summary: "what exit codes mean", text: exit_codes },
 ];
 
@@ -57,7 +57,7 @@ impl Help {
                     }
                     let mut text = format!("{}", found.render_long_help().ansi());
                     if Registry::default().get(first).is_some() {
-                        text += &format!("\nThe stage kind of this name is explained by `impasto stages {first}`.\n");
+                        text += &format!("\n`impasto stages {first}` explains the stage kind of this name.\n");
                     }
                     text
                 }
@@ -89,12 +89,12 @@ fn unknown(word: &str, command: &clap::Command) -> CliError {
 
 fn recipes() -> String {
     "\
-A recipe is one or more .hcl files of a directory (not those that end in .vars.hcl). Its blocks:
+A recipe is one or more .hcl files in a directory (except those that end in .vars.hcl). Its blocks:
 
   recipe              name, source_date_epoch, cutoff, environment
   variable \"NAME\"     type, default, description, sensitive, validation
-  locals              values with names: local.NAME
-  matrix              axes and their values: every stage exists for every combination
+  locals              named values: local.NAME
+  matrix              axes and their values: there is one stage for every combination
   stage \"KIND\" \"NAME\"  a step; a reference to another stage is a dependency
   image \"NAME\"        what is published, and under which name
 
@@ -112,7 +112,7 @@ A selector names stages or images of a recipe:
   image.NAME                an image: the files that it publishes, or the disk that they are converted from
   image.NAME[axis=value,…]  only those with these values
 
-An image's name alone, or the name of its files, is a selector too where no stage has it. In most shells brackets need
+The name of an image, or that of its files, is also a selector if no stage has that name. In most shells brackets need
 quotes: impasto build 'image.web[variant=debug]'.
 "
     .to_owned()
@@ -124,15 +124,15 @@ fn disks() -> String {
 
 fn variables() -> String {
     "\
-A variable's value comes from the first of these that has one:
+A variable takes its value from the first of these that has one:
 
-  --var NAME=VALUE      the last one of a name counts
-  --var-file FILE       HCL, or JSON where the name ends in .json; the last file counts
+  --var NAME=VALUE      the last one wins
+  --var-file FILE       HCL, or JSON if the name ends in .json; the last file wins
   IMPASTO_VAR_NAME      in the environment
   default               in the recipe
 
-Texts, numbers and truth values are written as they are; lists and objects as in a recipe: --var 'extra=[\"vim\"]'.
-No file is read by itself.
+Strings, numbers and booleans are written as they are; lists and objects as in a recipe: --var 'extra=[\"vim\"]'.
+No variables file is read automatically.
 "
     .to_owned()
 }
@@ -147,16 +147,16 @@ fn functions() -> String {
 
 fn environment() -> String {
     "\
-  IMPASTO_STORE            the store's directory; --store wins
+  IMPASTO_STORE            the store's directory; --store takes precedence
   IMPASTO_VAR_NAME         the value of a variable
-  IMPASTO_MIRROR           where Debian's packages come from; --mirror wins
+  IMPASTO_MIRROR           where Debian's packages come from; --mirror takes precedence
   IMPASTO_SECURITY_MIRROR  the same for the security archive, or `none`
-  IMPASTO_SNAPSHOT         an archive of archives, for packages that mirrors dropped
+  IMPASTO_SNAPSHOT         a snapshot archive, for packages that mirrors no longer have
   IMPASTO_LOG              logs for developers, such as impasto=debug
   NO_COLOR                 no colours
 
 Settings are read from ~/.config/impasto/config.toml, /etc/impasto/config.toml and the repository's .impasto.toml:
-`impasto config` prints which hold.
+`impasto config` prints the effective ones.
 "
     .to_owned()
 }
@@ -164,7 +164,7 @@ Settings are read from ~/.config/impasto/config.toml, /etc/impasto/config.toml a
 fn exit_codes() -> String {
     "\
   0    done
-  1    the host failed (a full disk, an I/O error), or impasto did
+  1    the host failed (a full disk, an I/O error), or impasto itself did
   2    the command line is wrong
   3    the recipe is wrong
   4    a stage failed

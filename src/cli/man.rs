@@ -10,7 +10,7 @@ use super::{Cli, exit};
 
 #[derive(Debug, Args)]
 pub(crate) struct ManPages {
-    /// Where they go
+    /// Where to write them
     dir: PathBuf,
 }
 

@@ -116,7 +116,7 @@ fn page(kind: &'static Kind) -> String {
             text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
         }
     }
-    text += "when (bool)\n    Drops the stage where it is false.\n";
+    text += "when (bool)\n    Drops the stage if false.\n";
     text
 }
 
@@ -137,7 +137,7 @@ fn makes(makes: Makes) -> &'static str {
     match makes {
         Makes::Disk => "a disk",
         Makes::File => "a file",
-        Makes::DiskOrFile => "a disk or a file, as its input is",
+        Makes::DiskOrFile => "a disk or a file, like its input",
     }
 }
 

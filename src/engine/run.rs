@@ -443,7 +443,7 @@ impl<'a> Engine<'a> {
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
             self.warn(
                 None,
-                format!("what this build learned is not remembered: {}", crate::base::human::with_causes(error)),
+                format!("the history of this build cannot be recorded: {}", crate::base::human::with_causes(error)),
             );
         }
     }
