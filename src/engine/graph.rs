@@ -438,8 +438,11 @@ impl Graph {
     }
 }
 
+/// The axes that a selector's brackets name, each with a value.
+type Filter<'t> = Vec<(&'t str, &'t str)>;
+
 /// The name in a selector, and the axes and values in its brackets.
-fn split_selector(text: &str) -> Result<(&str, Vec<(&str, &str)>), SelectorError> {
+fn split_selector(text: &str) -> Result<(&str, Filter<'_>), SelectorError> {
     fn pair(text: &str) -> Option<(&str, &str)> {
         text.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()))
     }

@@ -380,7 +380,7 @@ impl<'a> Engine<'a> {
         // The node's files are those of its last unit.
         let is_last = self.nodes[id].units.as_ref().is_none_or(Units::is_last);
         let targets = if is_last { self.config.targets.get(&id).cloned() } else { None };
-        let job = self.job(id, JobTask::Run(action), targets.unwrap_or_default());
+        let job = self.job(id, JobTask::Run(Box::new(action)), targets.unwrap_or_default());
         self.spawn(job);
     }
 

@@ -62,7 +62,7 @@ pub(super) static RECIPE: Block = Block {
 pub(super) static VARIABLE: Block = Block {
     name: "variable",
     labels: &["NAME"],
-    help: "A value from outside, used as `var.NAME`: see `impasto help variables`.",
+    help: "A value from outside, used as `var.NAME`: from the command line, a file, or the environment.",
     attributes: &[
         attribute(
             "type",

@@ -150,7 +150,7 @@ pub struct JobContext {
 /// What a job is to do.
 pub enum JobTask {
     /// Carry out an Action, then write the node's files for the user.
-    Run(Action<Bound>),
+    Run(Box<Action<Bound>>),
     /// Only write these files: of a result that was there.
     Publish(Hit),
 }

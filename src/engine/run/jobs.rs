@@ -37,7 +37,7 @@ impl Engine<'_> {
         let found = self.planner.advance(id, &mut units, |parent| self.nodes[parent].known())?;
         self.nodes[id].units = Some(units);
         let (Some(action), _) = found else { return Ok(None) };
-        Ok(Some(self.job(id, JobTask::Run(action), Vec::new())))
+        Ok(Some(self.job(id, JobTask::Run(Box::new(action)), Vec::new())))
     }
 
     /// A job of a node: its task, and what it reads of other nodes' results.
