@@ -188,8 +188,8 @@ fn script_line(text: &str) -> Option<(usize, u32)> {
 
 /// The last path from the root that a line names, as in `cp: error copying 'a' to '/b': No space left on device`.
 pub(super) fn last_path(line: &str) -> Option<&str> {
-    let words = line.split(|c: char| c.is_whitespace() || "'\"`‘’“”()".contains(c));
-    words.filter(|word| word.starts_with('/')).next_back().map(|word| word.trim_end_matches([':', ',', '.']))
+    let mut words = line.split(|c: char| c.is_whitespace() || "'\"`‘’“”()".contains(c));
+    words.rfind(|word| word.starts_with('/')).map(|word| word.trim_end_matches([':', ',', '.']))
 }
 
 /// The name that a line says cannot be resolved.
