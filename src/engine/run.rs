@@ -347,7 +347,7 @@ impl<'a> Engine<'a> {
         }
         let hit = hit.clone();
         self.nodes[id].started = Some(Instant::now());
-        let job = self.job(id, JobTask::Publish(hit), missing);
+        let job = self.job(id, JobTask::Publish(Box::new(hit)), missing);
         self.spawn(job);
     }
 

@@ -152,7 +152,7 @@ pub enum JobTask {
     /// Carry out an Action, then write the node's files for the user.
     Run(Box<Action<Bound>>),
     /// Only write these files: of a result that was there.
-    Publish(Hit),
+    Publish(Box<Hit>),
 }
 
 /// One node's job, and what it reads.
@@ -237,7 +237,7 @@ impl Job {
             JobTask::Run(action) => action,
             JobTask::Publish(hit) => {
                 let published = self.publish(hit, &[])?;
-                return Ok(Success { hit: hit.clone(), ran: false, stored_bytes: 0, published });
+                return Ok(Success { hit: (**hit).clone(), ran: false, stored_bytes: 0, published });
             }
         };
         let start = Instant::now();
