@@ -533,7 +533,7 @@ mod tests {
         assert_eq!(told, "\"usr/bin/x\" is both in a and in b");
         let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
         let told = laid_out(&[source("c", &device)]).unwrap_err();
-        assert_eq!(told, "\"dev/null\" of c is a device, which no tool needs");
+        assert_eq!(told, "\"dev/null\" of c is a device file, which is not allowed in the toolbox");
         let link = package(
             "d",
             &entries(|put| {
