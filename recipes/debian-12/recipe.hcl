@@ -1,4 +1,4 @@
-# A Debian that boots under BIOS and UEFI, on any hypervisor and cloud that speaks cloud-init.
+# A Debian that boots under BIOS and UEFI, on any hypervisor and cloud that supports cloud-init.
 # What is in it and why: README.md.
 
 recipe {
@@ -36,12 +36,12 @@ matrix {
 stage "bootstrap" "root" {
   suite = local.suite
   packages = concat([
-    # Boots: kernel, init, boot loaders for BIOS and UEFI with Secure Boot.
+    # Kernel, init, boot loaders for BIOS and UEFI with Secure Boot.
     "linux-image-cloud-amd64", "initramfs-tools", "zstd", "systemd-sysv", "udev", "dbus",
     "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "grub-efi-amd64-signed", "shim-signed",
-    # Is reached: network, names, time, remote login.
+    # Network, DNS, time, remote login.
     "iproute2", "netbase", "systemd-resolved", "systemd-timesyncd", "openssh-server", "ca-certificates", "sudo",
-    # Adapts to where it runs: keys and users from the cloud, a root as large as the disk, an agent for the hypervisor.
+    # Adapts to the host: keys and users from the cloud, a root as large as the disk, the hypervisor's guest agent.
     "cloud-init", "cloud-guest-utils", "e2fsprogs", "qemu-guest-agent",
   ], var.extra)
 }
@@ -63,7 +63,7 @@ stage "packages" "tools" {
 stage "copy" "settings" {
   from = matrix.variant == "development" ? stage.tools : stage.base
   files = {
-    # The image's sources are those of the release, which cloud-init would write anew at first boot, and its locale
+    # The image's sources are those of the release, which cloud-init would rewrite at first boot, and its locale
     # needs no package, which cloud-init would look for.
     "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "apt:\n  preserve_sources_list: true\nlocale: C.UTF-8\n" }
   }

@@ -1,4 +1,4 @@
-# A Debian 12 with two kernels, and a file system of our own as a module for both. What it shows: README.md.
+# A Debian 12 with two kernels, and an example file system as a module for both. See README.md.
 
 recipe {
   name              = "kernel-module"
@@ -8,7 +8,7 @@ recipe {
 stage "bootstrap" "root" {
   suite = "bookworm"
   packages = [
-    # The release's own kernel, and the newer one that its security archive keeps beside it.
+    # The release's own kernel, and the newer one from its security archive.
     "linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64",
     "systemd-sysv", "udev", "kmod", "e2fsprogs", "initramfs-tools", "zstd", "grub2-common", "grub-pc-bin",
   ]
@@ -26,10 +26,10 @@ stage "disk" "base" {
 stage "copy" "settings" {
   from = stage.base
   files = {
-    # What a virtual machine needs to find its root, and nothing else: a small initramfs is unpacked sooner.
+    # What a virtual machine needs to find its root, and nothing else: a small initramfs unpacks faster.
     "/etc/initramfs-tools/conf.d/small" = { content = "MODULES=list\n" }
     "/etc/initramfs-tools/modules"      = { content = "virtio_pci\nvirtio_blk\next4\n" }
-    # Boots into this where the kernel is told `systemd.unit=check-impastofs.service`.
+    # Runs instead of a normal boot with the kernel argument `systemd.unit=check-impastofs.service`.
     "/etc/systemd/system/check-impastofs.service" = "files/check-impastofs.service"
     "/usr/local/sbin/check-impastofs"             = { source = "files/check-impastofs.sh", mode = "0755" }
   }

@@ -1,4 +1,4 @@
-# A system of one program: the smallest recipe with every kind of this version in it.
+# A system with a single program: the smallest recipe that shows layers, a matrix and outputs.
 
 recipe {
   name              = "tiny"

@@ -54,7 +54,7 @@ fn failed(what: &str, path: &Path, error: io::Error) -> Problem {
 /// Path of a file of the job. A name is one component, whatever it holds.
 pub(crate) fn job_path(place: Place, name: &str) -> Result<PathBuf, Problem> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-        return Err(Problem::new(ProblemKind::Protocol, format!("{name:?} is no file name")));
+        return Err(Problem::new(ProblemKind::Protocol, format!("{name:?} is not a valid file name")));
     }
     Ok(Path::new(RUN_DIR).join(place.dir()).join(name))
 }
@@ -205,7 +205,7 @@ fn resolve_id(database: &str, name: &str) -> Result<u32, Problem> {
     let text = String::from_utf8_lossy(&text);
     let mut lines = text.lines().map(|line| line.split(':'));
     let id = lines.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten());
-    id.ok_or_else(|| Problem::new(ProblemKind::Io, format!("the image's {database} knows no {name:?}")))
+    id.ok_or_else(|| Problem::new(ProblemKind::Io, format!("the image's {database} has no entry {name:?}")))
 }
 
 /// Sends a regular file of the guest, of at most `most` bytes of data; holes are not read. The outer error is a broken
@@ -245,7 +245,7 @@ pub(crate) fn collect(channel: &mut Channel, path: &str, most: u64) -> io::Resul
             let want = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
             match rustix::io::pread(&file, &mut buffer[..want], at) {
                 Ok(0) => {
-                    return Ok(Err(Problem::new(ProblemKind::Io, format!("{path} became shorter while it was read"))));
+                    return Ok(Err(Problem::new(ProblemKind::Io, format!("{path} shrank while it was read"))));
                 }
                 Ok(count) => {
                     channel.send(&Answer::Data(ByteBuf::from(&buffer[..count])))?;
@@ -272,14 +272,14 @@ fn open_output(path: &str) -> Result<File, Problem> {
             let file = File::from(fd);
             match file.metadata() {
                 Ok(found) if found.is_file() => Ok(file),
-                _ => Err(problem(ProblemKind::OutputRefused, "only regular files can be taken out, this is none:")),
+                _ => Err(problem(ProblemKind::OutputRefused, "an output must be a regular file, this is not one:")),
             }
         }
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
-            Err(problem(ProblemKind::OutputMissing, "the output is not there:"))
+            Err(problem(ProblemKind::OutputMissing, "the output does not exist:"))
         }
         Err(rustix::io::Errno::LOOP) => {
-            Err(problem(ProblemKind::OutputRefused, "only regular files can be taken out, this is a symbolic link:"))
+            Err(problem(ProblemKind::OutputRefused, "an output must be a regular file, this is a symbolic link:"))
         }
         Err(error) => Err(failed("open", Path::new(path), error.into()).of_kind(ProblemKind::OutputRefused)),
     }

@@ -60,7 +60,7 @@ pub(crate) fn io_problem(what: &'static str, path: &Path) -> impl FnOnce(io::Err
 
 pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &str) -> Result<(), Problem> {
     let data =
-        std::ffi::CString::new(data).map_err(|_| Problem::new(ProblemKind::Protocol, "a mount option holds NUL"))?;
+        std::ffi::CString::new(data).map_err(|_| Problem::new(ProblemKind::Protocol, "a mount option contains NUL"))?;
     mount(source, target, kind, flags, Some(data.as_c_str()))
         .map_err(|e| Problem::io("mount", format!("{source} ({kind}) at {}", target.display()), &e.into()))
 }
@@ -68,7 +68,7 @@ pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlag
 impl World {
     /// Builds it. On an error nothing needs to be undone: the name space ends with the agent, and nothing was written.
     pub(crate) fn make(setup: Setup) -> Result<Self, Problem> {
-        sys::unshare_own().map_err(|e| Problem::io("create", "name spaces", &e))?;
+        sys::unshare_own().map_err(|e| Problem::io("create", "namespaces", &e))?;
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
             .map_err(|e| Problem::io("make private", "/", &e.into()))?;
         rustix::system::sethostname(setup.host_name.as_bytes())
@@ -218,7 +218,7 @@ impl World {
                     path = path.parent().unwrap_or(Path::new("/")).join(target);
                 }
                 Ok(found) if found.is_file() => return Ok(path),
-                Ok(_) => return Err(Problem::new(ProblemKind::Io, format!("{} is no file", path.display()))),
+                Ok(_) => return Err(Problem::new(ProblemKind::Io, format!("{} is not a file", path.display()))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if let Some(parent) = path.parent() {
                         self.make_dir(parent)?;
@@ -392,9 +392,9 @@ fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
         names.join(", ")
     };
     let what = if with_shell.is_empty() {
-        format!("no partition holds /bin/sh; looked at {}", name(&nodes))
+        format!("no partition contains /bin/sh; looked at {}", name(&nodes))
     } else {
-        format!("several partitions hold /bin/sh: {}", name(&with_shell))
+        format!("several partitions contain /bin/sh: {}", name(&with_shell))
     };
     Err(Problem::new(ProblemKind::NoRoot, what))
 }

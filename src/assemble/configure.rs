@@ -122,7 +122,7 @@ fn network(tree: &Tree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleError> 
     if tree.is_file("/usr/lib/systemd/systemd-resolved")? && enable(tree, "systemd-resolved.service")? {
         tree.link("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")?;
     } else {
-        log("the tree has no systemd-resolved: the image asks no name server until something writes /etc/resolv.conf");
+        log("the tree has no systemd-resolved: the image has no name server until something writes /etc/resolv.conf");
     }
     Ok(())
 }

@@ -95,19 +95,19 @@ pub enum AssembleError {
         kernel: String,
     },
     /// Programs of the tree are for a machine that is not supported.
-    #[error("the tree is for a machine that is not supported: {found}")]
+    #[error("the tree is for an architecture that is not supported: {found}")]
     Machine {
         /// What its programs' headers say.
         found: String,
     },
     /// A boot loader that a machine does not have.
-    #[error("a machine of {machine} has no BIOS")]
+    #[error("{machine} machines have no BIOS")]
     NoBios {
         /// The tree's machine.
         machine: &'static str,
     },
     /// A user that is there already.
-    #[error("the user {name:?} is in the tree already, with the number {uid}")]
+    #[error("the user {name:?} is already in the tree, with the UID {uid}")]
     UserExists {
         /// Its name.
         name: String,
@@ -115,7 +115,7 @@ pub enum AssembleError {
         uid: u32,
     },
     /// A user's own group is there already.
-    #[error("the user {name:?} needs a group of its name, and the tree has one with the number {gid}")]
+    #[error("the user {name:?} needs a group of the same name, but the tree already has one with the GID {gid}")]
     GroupExists {
         /// The user.
         name: String,
@@ -123,7 +123,7 @@ pub enum AssembleError {
         gid: u32,
     },
     /// A number that is taken.
-    #[error("the number {uid} of the user {name:?} is that of {other:?} in the tree")]
+    #[error("the UID {uid} of the user {name:?} belongs to {other:?} in the tree")]
     UidTaken {
         /// The user.
         name: String,
@@ -133,7 +133,7 @@ pub enum AssembleError {
         other: String,
     },
     /// A group that is not in the tree.
-    #[error("the tree has no group {group:?}, which the user {name:?} is to be in")]
+    #[error("the user {name:?} is to be in the group {group:?}, which the tree does not have")]
     NoGroup {
         /// The user.
         name: String,
@@ -141,7 +141,7 @@ pub enum AssembleError {
         group: String,
     },
     /// A shell that is not in the tree.
-    #[error("the tree has no {shell}, which is the shell of the user {name:?}")]
+    #[error("the tree has no {shell}, the shell of the user {name:?}")]
     NoShell {
         /// The user.
         name: String,
@@ -149,7 +149,7 @@ pub enum AssembleError {
         shell: String,
     },
     /// A partition that would hide files of the tree, and cannot hold them.
-    #[error("the tree has files in {mount}, which the partition {partition:?} would hide and cannot keep")]
+    #[error("the tree has files in {mount}, which the partition {partition:?} would hide and cannot store")]
     Hides {
         /// The partition.
         partition: String,
@@ -157,7 +157,7 @@ pub enum AssembleError {
         mount: String,
     },
     /// A file of the tree that is not as it should be.
-    #[error("the tree's {path} is not understood: {problem}")]
+    #[error("the tree's {path} cannot be parsed: {problem}")]
     BadFile {
         /// Its path in the tree.
         path: String,
@@ -180,7 +180,7 @@ impl AssembleError {
         Some(match self {
             AssembleError::Overfull(overfull) => format!("make `size` at least \"{}MiB\"", overfull.needed / MIB),
             AssembleError::TooSmall { needed, .. } => format!(
-                "make `size` at least \"{}MiB\"; what later stages install, and the image's own use, come on top",
+                "make `size` at least \"{}MiB\"; add what later stages install and what the image needs at run time",
                 needed / MIB
             ),
             AssembleError::PartitionTooSmall { needed, .. } => {
@@ -195,21 +195,19 @@ impl AssembleError {
             }
             AssembleError::NoBios { .. } => "use `bootloader = [\"efi\"]`".to_owned(),
             AssembleError::UserExists { .. } | AssembleError::GroupExists { .. } => {
-                "use another name in `users`; a user that packages make is set up by a `run` stage".to_owned()
+                "use another name in `users`; to change a user that a package creates, use a `run` stage".to_owned()
             }
-            AssembleError::UidTaken { .. } => "give another `uid`, or leave it out".to_owned(),
+            AssembleError::UidTaken { .. } => "use another `uid`, or omit it".to_owned(),
             AssembleError::NoGroup { group, .. } => {
-                format!("drop {group:?} from `groups`, or add the package that makes the group to the tree")
+                format!("remove {group:?} from `groups`, or add the package that creates the group to the tree")
             }
             AssembleError::NoShell { .. } => {
                 "use a shell that the tree has, such as \"/bin/sh\", or add the shell's package to the tree".to_owned()
             }
-            AssembleError::Hides { .. } => "use ext4, which takes the files over, or mount it elsewhere".to_owned(),
+            AssembleError::Hides { .. } => "use ext4, which can take the files, or mount it elsewhere".to_owned(),
             AssembleError::Tar { .. } => "`tree` takes what a `bootstrap` stage makes, or a plain tar file".to_owned(),
             // The room was estimated before; the message says what it ran out of.
-            AssembleError::Tool { program: "mke2fs", .. } => {
-                "make `size` larger, if it says that it found no room".to_owned()
-            }
+            AssembleError::Tool { program: "mke2fs", .. } => "make `size` larger if it ran out of space".to_owned(),
             AssembleError::Io { verb: "start", path, source } if source.kind() == io::ErrorKind::NotFound => {
                 let package = match path.to_str() {
                     Some("mke2fs") => "e2fsprogs",

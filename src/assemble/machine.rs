@@ -30,7 +30,7 @@ impl Machine {
         // ELF: magic, 64-bit, little-endian; e_machine at 18 (elf(5)).
         let found = match header.as_slice() {
             [0x7f, b'E', b'L', b'F', 2, 1, .., low, high] if header.len() == 20 => u16::from_le_bytes([*low, *high]),
-            _ => return Err(AssembleError::Machine { found: format!("{program} is no 64-bit ELF file") }),
+            _ => return Err(AssembleError::Machine { found: format!("{program} is not a 64-bit ELF file") }),
         };
         match found {
             62 => Ok(Machine::Amd64),

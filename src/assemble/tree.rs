@@ -138,10 +138,8 @@ impl Tree {
     /// A text file's content, empty where it is not there.
     pub(super) fn read_text(&self, path: &str) -> Result<String> {
         let bytes = self.read(path)?.unwrap_or_default();
-        String::from_utf8(bytes).map_err(|_| AssembleError::BadFile {
-            path: path.to_owned(),
-            problem: "it is not text in UTF-8".to_owned(),
-        })
+        String::from_utf8(bytes)
+            .map_err(|_| AssembleError::BadFile { path: path.to_owned(), problem: "it is not UTF-8 text".to_owned() })
     }
 
     /// Names in a directory, sorted; none where it is not there.
@@ -220,7 +218,7 @@ impl Tree {
     pub(super) fn take_dir(&self, path: &str, to: &Path) -> Result<bool> {
         let Some(stat) = self.lstat(path)? else { return Ok(false) };
         if !FileType::from_raw_mode(stat.st_mode).is_dir() {
-            let problem = "it is no directory that something could be mounted on".to_owned();
+            let problem = "it is not a directory, so nothing can be mounted on it".to_owned();
             return Err(AssembleError::BadFile { path: path.to_owned(), problem });
         }
         let (parent, name) = self.parent(path)?;

@@ -211,7 +211,7 @@ impl Unpacker {
             None => (&b""[..], &meta.path[..]),
         };
         if name == b".." || parent.split(|byte| *byte == b'/').any(|part| part == b"..") {
-            return Err(refuse("leads out of the tree"));
+            return Err(refuse("points outside the tree"));
         }
         if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
             let fd = self.directory(parent)?;
@@ -249,7 +249,7 @@ impl Unpacker {
                     .and_then(|()| utimensat(&parent, name, &times(meta.modified), AtFlags::SYMLINK_NOFOLLOW));
                 made.map_err(|e| failed("make the device", &meta.path, e))
             }
-            _ => Err(refuse("is of a type that no tree has")),
+            _ => Err(refuse("is of a type that trees cannot contain")),
         };
         self.last = Some((path, parent));
         result
@@ -275,7 +275,7 @@ impl Unpacker {
             }
             // A link where the archive has a directory leads to files that it does not name.
             Err(Errno::LOOP | Errno::NOTDIR) => {
-                let problem = "is below something that is no directory";
+                let problem = "is under something that is not a directory";
                 return Err(AssembleError::Entry { path: show(path).into_owned(), problem });
             }
             other => other,

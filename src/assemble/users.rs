@@ -39,11 +39,11 @@ pub(super) fn add(tree: &Tree, users: &BTreeMap<String, UserSpec>) -> Result<(),
         }
         let free = |id: u32| passwd.by_id(id).is_none() && group.by_id(id).is_none() && !taken.contains(&id);
         let uid = user.uid.or_else(|| (FIRST_ID..=LAST_ID).find(|id| free(*id)));
-        let uid = uid.ok_or_else(|| bad("/etc/passwd", "no number is free"))?;
+        let uid = uid.ok_or_else(|| bad("/etc/passwd", "no ID is free"))?;
         // The group has the user's number where it can.
         let free = |id: u32| group.by_id(id).is_none() && (id == uid || !taken.contains(&id));
         let gid = [uid].into_iter().chain(FIRST_ID..=LAST_ID).find(|id| free(*id));
-        let gid = gid.ok_or_else(|| bad("/etc/group", "no number is free"))?;
+        let gid = gid.ok_or_else(|| bad("/etc/group", "no ID is free"))?;
         let home = format!("/home/{name}");
         passwd.push(&[name, "x", &uid.to_string(), &gid.to_string(), "", &home, &user.shell]);
         group.push(&[name, "x", &gid.to_string(), ""]);

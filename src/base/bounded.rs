@@ -118,5 +118,5 @@ fn too_large(limit: u64) -> io::Error {
         1024..0x10_0000 => format!("{} KiB", limit >> 10),
         _ => format!("{} MiB", limit >> 20),
     };
-    io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {limit}, the most that is read of it"))
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than the limit of {limit}"))
 }

@@ -24,7 +24,7 @@ impl HostError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         let HostError::Directory(error) = self else { return None };
-        (error.kind() == io::ErrorKind::NotFound).then(|| "change to a directory that is there".to_owned())
+        (error.kind() == io::ErrorKind::NotFound).then(|| "change to a directory that exists".to_owned())
     }
 }
 

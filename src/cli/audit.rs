@@ -34,7 +34,7 @@ pub(crate) struct Audit {
     /// Prints the report as JSON
     #[arg(long)]
     json: bool,
-    /// Does the second build: the directory where this machine's files appear once more
+    /// Runs the second build: the directory where this machine's files appear again
     #[arg(long, hide = true, value_name = "DIR")]
     elsewhere: Option<PathBuf>,
 }
@@ -50,7 +50,7 @@ impl Audit {
             self.move_elsewhere(session, &root)?;
             return self.build().run(session);
         }
-        session.demand_root("an audit builds under other conditions")?;
+        session.demand_root("an audit builds in a varied environment")?;
         let (loaded, store) = session.load_with_store(&self.recipe)?;
         let nodes = self.needed(&loaded)?;
         if hits(&loaded, &store, &nodes)?.is_none() {
@@ -62,15 +62,15 @@ impl Audit {
         }
         let first_ended = session.host.now();
         let found = hits(&loaded, &store, &nodes)?.ok_or_else(|| changed("the first"))?;
-        ui::message("the second build, under other conditions");
+        ui::message("the second build, in a varied environment");
         let _lease = store.lease()?;
         let scratch = store.scratch()?;
         let started = session.host.now();
         let code = self.build_elsewhere(session, scratch.path())?;
         if code != 0 {
-            let message = "the second build, under other conditions, failed".to_owned();
-            let help =
-                "a stage that fails there depends on host name, locale, time zone, CPUs or the order of directories";
+            let message = "the second build, in a varied environment, failed".to_owned();
+            let help = "a stage that fails only there depends on the host name, locale, time zone, number of CPUs or \
+                        the order of directory entries";
             let code = u8::try_from(code).unwrap_or(exit::INTERNAL);
             return Err(CliError::Other { message, help: Some(help.to_owned()), code });
         }
@@ -103,7 +103,7 @@ impl Audit {
 
     fn build(&self) -> Build {
         let (recipe, run) = (self.recipe.clone(), self.run.clone());
-        Build { recipe, run, again: Vec::new(), locked: false, record: RecordArgs::default() }
+        Build { recipe, run, rebuild: Vec::new(), locked: false, record: RecordArgs::default() }
     }
 
     /// The nodes that are compared, in the order of the graph.
@@ -141,7 +141,7 @@ impl Audit {
         }
         arguments.extend(selectors.into_iter().map(OsString::from));
         let other = Surroundings::varied();
-        #[expect(clippy::disallowed_methods, reason = "impasto itself, under other conditions")]
+        #[expect(clippy::disallowed_methods, reason = "impasto itself, in a varied environment")]
         let mut command = Command::new(&session.host.exe);
         command.args(arguments).env("TZ", other.timezone).env("LANG", &other.lang).env("LC_ALL", other.lang);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -165,7 +165,7 @@ impl Audit {
     /// Puts this process under other conditions: host name, umask, and the whole machine's files below another directory.
     fn move_elsewhere(&mut self, session: &mut Session, root: &Path) -> Result<(), CliError> {
         let other = Surroundings::varied();
-        crate::sandbox::move_elsewhere(&other.host_name, root).map_err(CliError::io("appear below", root))?;
+        crate::sandbox::move_elsewhere(&other.host_name, root).map_err(CliError::io("show files under", root))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
         session.surroundings = other;
         let moved = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
@@ -209,8 +209,8 @@ fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashM
 
 fn changed(which: &str) -> CliError {
     CliError::Other {
-        message: format!("what {which} build made is not what the recipe says now"),
-        help: Some("were the recipe or its files changed meanwhile? run the audit again".to_owned()),
+        message: format!("the result of {which} build is not what the recipe now describes"),
+        help: Some("did the recipe or its files change in the meantime? run the audit again".to_owned()),
         code: exit::INTERNAL,
     }
 }

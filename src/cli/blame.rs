@@ -20,15 +20,15 @@ use crate::ui;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "impasto layer blame [OPTIONS] [RECIPE] SELECTOR",
-    mut_arg("names", |arg| arg.value_name("SELECTOR").help("A stage or image.NAME; a recipe may stand before it"))
+    mut_arg("names", |arg| arg.value_name("SELECTOR").help("A stage or image.NAME, optionally preceded by a recipe"))
 )]
 pub(crate) struct Blame {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Sums up by the packages that list the files, instead of by directory
+    /// Groups by package instead of by directory
     #[arg(long, conflicts_with = "depth")]
     packages: bool,
-    /// How many levels of directories are told apart
+    /// How many directory levels to distinguish
     #[arg(long, value_name = "N", default_value = "2")]
     depth: usize,
     /// Prints one JSON object with everything
@@ -40,7 +40,7 @@ impl Blame {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
-            return Err(CliError::usage("which stage? one is needed", "name one: `impasto plan` lists them"));
+            return Err(CliError::usage("no stage was given", "name one: `impasto plan` lists them"));
         };
         let chain = names.chain(name)?;
         let store = names.opened();
@@ -55,7 +55,7 @@ impl Blame {
                 let found = packages::listed_files(tree, &OnDisk { open: &open, tree });
                 let found = found.map_err(|source| CliError::Disk { label: disk.label.clone(), source })?;
                 let Some((partition, found)) = found else {
-                    return Err(CliError::usage(format!("{name} has no packages of dpkg"), "leave out --packages"));
+                    return Err(CliError::usage(format!("{name} has no dpkg packages"), "omit --packages"));
                 };
                 owners = found;
                 By::Package { partition, owners: &owners }

@@ -27,53 +27,52 @@ use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, Network, Spec
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The image is a stage or an image of a recipe that is built, or a file: `impasto boot FILE`. \
-It is never written.
+The image is a built stage or image of a recipe, or a file: `impasto boot FILE`. It is never written to.
 
-On a terminal, Ctrl-A X ends the machine and Ctrl-A H lists more.")]
+On a terminal, Ctrl-A X stops the machine and Ctrl-A H lists more keys.")]
 pub(crate) struct Boot {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// What starts the boot loader
+    /// The firmware of the machine
     #[arg(long, value_name = "KIND", default_value = "bios")]
     firmware: FirmwareChoice,
     /// UEFI with Secure Boot on, and the usual keys enrolled
     #[arg(long)]
     secure_boot: bool,
-    /// What executes the guest's instructions
+    /// How the guest's instructions are executed
     #[arg(long, value_name = "HOW", default_value = "auto")]
     accel: AccelChoice,
-    /// How much memory the machine has
+    /// Memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_size)]
     memory: u64,
-    /// How many processors it has
+    /// Number of CPUs
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..=255))]
     cpus: u16,
-    /// A disk larger than the image [default: as large as the image]
+    /// Size of the disk, if larger than the image [default: as large as the image]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     disk_size: Option<u64>,
     /// Lets the owner of this public key log in (by cloud-init)
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     ssh_key: Option<PathBuf>,
-    /// Who logs in with the key; may become root
+    /// The user that the key is for; may become root
     #[arg(long, value_name = "NAME", default_value = "impasto", requires = "ssh_key")]
     user: String,
-    /// Gives cloud-init the user-data, meta-data, vendor-data and network-config of a directory
+    /// Passes user-data, meta-data, vendor-data and network-config of a directory to cloud-init
     #[arg(long, value_name = "DIR")]
     seed: Option<PathBuf>,
-    /// A port of this host that leads to the machine's port 22: a number, or `auto`
+    /// A port of this host to forward to the machine's port 22: a number, or `auto`
     #[arg(long, value_name = "PORT")]
     ssh_port: Option<String>,
-    /// What the machine reaches
+    /// What network the machine has
     #[arg(long, value_name = "WHAT", default_value = "user")]
     network: NetworkChoice,
-    /// Makes a socket that the guest's agent answers on
+    /// Creates a socket connected to the QEMU guest agent
     #[arg(long, value_name = "SOCKET")]
     guest_agent: Option<PathBuf>,
-    /// Ends the machine after this time
+    /// Stops the machine after this time
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
-    /// Ends the machine when its serial console shows this; exit code 4 where that does not happen
+    /// Stops the machine when its serial console shows this text; exit code 4 if it never does
     #[arg(long, value_name = "TEXT")]
     wait_for: Option<String>,
 }
@@ -98,9 +97,9 @@ enum AccelChoice {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum NetworkChoice {
-    /// Nothing
+    /// No network
     None,
-    /// What this user reaches
+    /// Whatever this user can reach
     User,
 }
 
@@ -168,7 +167,7 @@ impl Boot {
             }
             (Seen::Ended, None) => exit::OK,
             (Seen::Ended, Some(text)) => {
-                ui::message(&format!("error: the machine ended before its console showed `{text}`"));
+                ui::message(&format!("error: the machine stopped before its console showed `{text}`"));
                 exit::STAGE
             }
             (_, Some(text)) => {
@@ -176,7 +175,7 @@ impl Boot {
                 exit::STAGE
             }
             (_, None) => {
-                ui::message(&format!("error: the machine still ran after {}", self.shown_timeout()));
+                ui::message(&format!("error: the machine was still running after {}", self.shown_timeout()));
                 exit::STAGE
             }
         })
@@ -184,7 +183,8 @@ impl Boot {
 
     fn timeout(&self) -> Result<Option<Duration>, CliError> {
         let Some(text) = &self.timeout else { return Ok(None) };
-        let wrong = || CliError::usage(format!("`--timeout {text}` is no time"), "write it as 90s, 15m or 1h30m");
+        let wrong =
+            || CliError::usage(format!("`--timeout {text}` is not a valid time"), "write it as 90s, 15m or 1h30m");
         parse_duration(text).map(Some).ok_or_else(wrong)
     }
 
@@ -291,8 +291,8 @@ impl Boot {
         if self.network == NetworkChoice::None {
             return match &self.ssh_port {
                 Some(_) => {
-                    let message = "a machine without network has no port to log in to";
-                    Err(CliError::usage(message, "leave out --ssh-port, or --network none"))
+                    let message = "a machine without a network has no SSH port";
+                    Err(CliError::usage(message, "omit --ssh-port or --network none"))
                 }
                 None => Ok(Network::None),
             };
@@ -306,8 +306,8 @@ impl Boot {
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => Some(port),
                 _ => {
-                    let message = format!("`--ssh-port {text}` is no port");
-                    return Err(CliError::usage(message, "give a number from 1 to 65535, or `auto`"));
+                    let message = format!("`--ssh-port {text}` is not a valid port");
+                    return Err(CliError::usage(message, "use a number from 1 to 65535, or `auto`"));
                 }
             },
         };
@@ -342,9 +342,9 @@ impl Boot {
             (AccelChoice::Auto, accel) => format!("{}: slow; --accel kvm where /dev/kvm works", accel.name()),
             (_, accel) => accel.name().to_owned(),
         };
-        let mut text = format!("booting {name} ({accel}). What the machine writes is thrown away.");
+        let mut text = format!("booting {name} ({accel}). Changes to its disk are discarded.");
         if interactive {
-            text += "\nIts console is here: Ctrl-A X ends it, Ctrl-A H lists more.";
+            text += "\nThis is its console: Ctrl-A X stops it, Ctrl-A H lists more keys.";
         }
         if let Network::User { ssh_port: Some(port) } = spec.network {
             let user = if self.ssh_key.is_some() { format!("{}@", self.user) } else { String::new() };
@@ -358,8 +358,8 @@ impl Boot {
 
 fn seed_error(error: SeedError, what: &str) -> CliError {
     let help = match error {
-        SeedError::PrivateKey => "give the file beside it whose name ends in .pub",
-        SeedError::NoKey { .. } => "give a file as ssh-keygen writes it, such as ~/.ssh/id_ed25519.pub",
+        SeedError::PrivateKey => "use the file beside it whose name ends in .pub",
+        SeedError::NoKey { .. } => "use a file written by ssh-keygen, such as ~/.ssh/id_ed25519.pub",
         SeedError::TooLarge { .. } => "make user-data smaller: it can fetch the rest",
     };
     CliError::usage(format!("{what} cannot be used: {error}"), help)

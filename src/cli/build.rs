@@ -33,10 +33,10 @@ pub(crate) struct Build {
     pub(super) recipe: RecipeArgs,
     #[command(flatten)]
     pub(super) run: RunArgs,
-    /// Runs a stage although its result is known
-    #[arg(long, value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
-    pub(super) again: Vec<String>,
-    /// Fails where the lock would have to change
+    /// Runs a stage even if its result is cached
+    #[arg(long, alias = "again", value_name = "SELECTOR", add = ArgValueCompleter::new(complete::names))]
+    pub(super) rebuild: Vec<String>,
+    /// Fails if the lock would have to change
     #[arg(long)]
     pub(super) locked: bool,
     #[command(flatten)]
@@ -60,16 +60,16 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.again))?;
+        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.rebuild))?;
         let needed = loaded.graph.closure(&selection.nodes);
         demand_room(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
-        let planner = loaded.planner(&store, &self.again)?;
-        for selector in &self.again {
+        let planner = loaded.planner(&store, &self.rebuild)?;
+        for selector in &self.rebuild {
             if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[*id]) {
-                let message = format!("--again {selector} names nothing that this build needs");
-                return Err(CliError::usage(message, "name it as a selector too, or leave the selectors out"));
+                let message = format!("--rebuild {selector} matches nothing that this build needs");
+                return Err(CliError::usage(message, "add it as a selector too, or omit the selectors"));
             }
         }
         let packages = || surveyor.fetcher(&loaded);
@@ -102,14 +102,14 @@ fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Re
     let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
     let message = format!(
-        "the disk of stage {disk}{} is too small: its {packages} packages{with} say that they take {}, and it has {}",
+        "the disk of stage {disk}{} is too small: its {packages} packages{with} declare {}, and it has {}",
         place.unwrap_or_default(),
         human::bytes(needed),
         human::bytes(size)
     );
     // A file system takes some for itself, and an image is to be used.
     let enough = (needed + needed / 2).div_ceil(STEP) * (STEP >> 20);
-    let help = Some(format!("give it more, such as size = \"{enough}MiB\"; nothing was built yet"));
+    let help = Some(format!("make it larger, such as size = \"{enough}MiB\"; nothing has been built yet"));
     Err(CliError::Other { message, help, code: exit::RECIPE })
 }
 

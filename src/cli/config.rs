@@ -73,9 +73,9 @@ impl Config {
         for row in &rows {
             text += &format!("{:<11}  {:<width$}  {}\n", row.key, shown(&row.value), row.origin);
         }
-        text += "\nfiles, the first that sets a key decides:\n";
+        text += "\nfiles, in order of precedence:\n";
         for (path, is_there) in &settings.files {
-            text += &format!("  {}{}\n", path.display(), if *is_there { "" } else { " (not there)" });
+            text += &format!("  {}{}\n", path.display(), if *is_there { "" } else { " (does not exist)" });
         }
         ui::output(&text)?;
         Ok(exit::OK)

@@ -17,17 +17,17 @@ use crate::ui;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "impasto diff [OPTIONS] [RECIPE] A [B]",
-    mut_arg("names", |arg| arg.value_name("DISK").help("One or two disks; a recipe may stand before them")),
-    after_help = format!("{}\n\nWithout B, A is compared with the disk that it was built on.\n\n\
-        Exit codes: 0 where they contain the same, 10 where they differ.", disk_names::HELP)
+    mut_arg("names", |arg| arg.value_name("DISK").help("One or two disks, optionally preceded by a recipe")),
+    after_help = format!("{}\n\nWithout B, A is compared with the disk it was built on.\n\n\
+        Exit codes: 0 if their contents are equal, 10 if they differ.", disk_names::HELP)
 )]
 pub(crate) struct Diff {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Shows every file, also those of new directories and those that differ only in their time
+    /// Shows every file, including those of new directories and those that differ only in their time
     #[arg(long, conflicts_with = "stat")]
     all: bool,
-    /// Shows counts and bytes by directory, and nothing else
+    /// Shows only counts and bytes by directory
     #[arg(long)]
     stat: bool,
     /// Does not compare text files line by line
@@ -48,8 +48,8 @@ impl Diff {
                 (names.below(a)?, after)
             }
             [a, b] => (names.disk(a)?, names.disk(b)?),
-            [] => return Err(CliError::usage("which disks? none was named", "name one, or two: impasto diff A B")),
-            _ => return Err(CliError::usage("at most two disks can be compared", "name one, or two")),
+            [] => return Err(CliError::usage("no disk was given", "name one or two: impasto diff A B")),
+            _ => return Err(CliError::usage("more than two disks were given", "name one or two")),
         };
         let store = names.opened();
         let (tree_a, tree_b) = rayon::join(|| disk_trees::tree(&before, store), || disk_trees::tree(&after, store));
@@ -65,7 +65,7 @@ impl Diff {
         } else if self.stat {
             ui::output(&stat::render(&report))?;
         } else if report.equal {
-            ui::message(&format!("{} and {} contain the same", report.before, report.after));
+            ui::message(&format!("{} and {} have equal contents", report.before, report.after));
         } else {
             ui::output(&render::render(&report, self.all))?;
         }

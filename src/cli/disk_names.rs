@@ -25,14 +25,14 @@ use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
 
 /// How the names are explained in help texts.
-pub(crate) const HELP: &str = "\
-A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by the beginning of a layer's or disk's \
-digest, or by the path of a qcow2 or raw image. `tools~1` is what the run of the stage before the last one gave, `tools~0` the \
-last one; `PATH:STAGE` is a stage of another recipe.";
+pub(crate) const HELP: &str = "A disk is named by a stage (`tools`, `tools[variant=minimal]`), by `image.NAME`, by a \
+                               prefix of a layer's or disk's digest, or by the path of a qcow2 or raw image. `tools~0` \
+                               is the result of the stage's last run, `tools~1` that of the run before; `PATH:STAGE` \
+                               is a stage of another recipe.";
 
 /// How an argument that names one disk is explained.
 pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
-    arg.value_name("DISK").help("A disk; a recipe may stand before it")
+    arg.value_name("DISK").help("A disk, optionally preceded by a recipe")
 }
 
 /// A disk that a name stands for.
@@ -127,10 +127,10 @@ impl<'s> DiskNames<'s> {
         match self.meaning(name)? {
             Meaning::File(_) => Err(nothing("is a file")),
             // How a layer is stored says nothing of what its disk was built on.
-            Meaning::Digest(_) => Err(nothing("does not tell what it was built on")),
+            Meaning::Digest(_) => Err(nothing("does not record what it was built on")),
             Meaning::Stage { recipe, selector, earlier } => {
                 let found = self.stage(&recipe, &selector)?;
-                let from = from(found.loaded, found.id).ok_or_else(|| nothing("builds on no other disk"))?;
+                let from = from(found.loaded, found.id).ok_or_else(|| nothing("is not built on another disk"))?;
                 let label = &found.loaded.graph.node(from).label;
                 match earlier {
                     None => found.disk(from, label),
@@ -143,7 +143,7 @@ impl<'s> DiskNames<'s> {
     /// The disks of a stage and of all stages below it, the bottom first, each under its stage's name.
     pub(crate) fn chain(&mut self, name: &str) -> Result<Vec<NamedDisk>, CliError> {
         let Meaning::Stage { recipe, selector, earlier: None } = self.meaning(name)? else {
-            return Err(CliError::usage(format!("`{name}` names no stage"), "name a stage, or image.NAME"));
+            return Err(CliError::usage(format!("`{name}` is not a stage"), "name a stage or image.NAME"));
         };
         let found = self.stage(&recipe, &selector)?;
         let mut chain = Vec::new();
@@ -197,7 +197,7 @@ impl<'s> DiskNames<'s> {
         match self.disk(name)?.origin {
             Origin::Store { layer, .. } => Ok(layer),
             Origin::File(_) => {
-                Err(CliError::usage(format!("`{name}` is a file, and no layer of the store"), "name a stage"))
+                Err(CliError::usage(format!("`{name}` is a file, not a layer of the store"), "name a stage"))
             }
         }
     }
@@ -219,8 +219,8 @@ impl<'s> DiskNames<'s> {
                     return Ok(Meaning::Digest(layer));
                 }
                 if self.recipe == *cwd && recipe_files(cwd).is_empty() {
-                    let message = format!("`{name}` is not a file, and there is no recipe here that has such a stage");
-                    return Err(CliError::usage(message, "name a file that is there, or the recipe by --recipe PATH"));
+                    let message = format!("`{name}` is not a file, and no recipe here has a stage of that name");
+                    return Err(CliError::usage(message, "name an existing file, or the recipe with --recipe PATH"));
                 }
                 (self.recipe.clone(), name)
             }
@@ -241,8 +241,8 @@ impl<'s> DiskNames<'s> {
             [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => Ok(Some(*first)),
             [] => Ok(None),
             _ => {
-                let message = format!("`{name}` begins the digests of several layers");
-                Err(CliError::usage(message, "give more digits: `impasto layer list` shows twelve"))
+                let message = format!("`{name}` is a prefix of several digests");
+                Err(CliError::usage(message, "use more digits: `impasto layer list` shows twelve"))
             }
         }
     }
@@ -302,7 +302,7 @@ impl Found<'_> {
             && id == self.id
             && self.memory.is_some()
         {
-            *help += &format!("\nor name what its last run gave: {}~0", self.selector);
+            *help += &format!("\nor name the result of its last run: {}~0", self.selector);
         }
         error
     }
@@ -321,8 +321,8 @@ impl Found<'_> {
 
     fn collected(&self, label: &str) -> CliError {
         CliError::Other {
-            message: format!("the result of {label} is not in the store any more"),
-            help: Some(format!("build what the recipe says now: impasto build '{}'{}", self.selector, self.place)),
+            message: format!("the result of {label} is no longer in the store"),
+            help: Some(format!("build it as the recipe is now: impasto build '{}'{}", self.selector, self.place)),
             code: exit::INTERNAL,
         }
     }
@@ -333,9 +333,9 @@ impl Found<'_> {
         let runs: Vec<_> = self.memory.iter().flat_map(NodeMemory::runs).collect();
         let Some((action, claim)) = runs.get(back) else {
             let known = match runs.len() {
-                0 => "no run is remembered".to_owned(),
-                1 => format!("only its last run is remembered, {}~0", self.selector),
-                runs => format!("the runs that are remembered are {0}~0 to {0}~{1}", self.selector, runs - 1),
+                0 => "no run is recorded".to_owned(),
+                1 => format!("only its last run is recorded, {}~0", self.selector),
+                runs => format!("the recorded runs are {0}~0 to {0}~{1}", self.selector, runs - 1),
             };
             return Err(CliError::usage(format!("there is no {label}"), known));
         };
@@ -371,7 +371,7 @@ impl Found<'_> {
                 return self.outputs(&claim.result, &format!("{label}~{at}"));
             }
         }
-        let message = format!("the disk that {}~{back} was built on is not known any more", self.selector);
+        let message = format!("the disk that {}~{back} was built on is no longer known", self.selector);
         Err(CliError::usage(message, "name two disks"))
     }
 }
@@ -386,7 +386,8 @@ fn earlier_run(name: &str, selector: &str) -> Result<(String, Option<usize>), Cl
         (None, Some(back)) => (stage, back),
         _ => return Ok((selector.to_owned(), None)),
     };
-    let wrong = || CliError::usage(format!("`~{back}` in `{name}` is no number of runs"), "write it as STAGE~1");
+    let wrong =
+        || CliError::usage(format!("`~{back}` in `{name}` is not a valid number of runs"), "write it as STAGE~1");
     Ok((format!("{stage}{filter}"), Some(back.parse().map_err(|_| wrong())?)))
 }
 
@@ -466,7 +467,9 @@ pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliErr
     disks.retain(|(id, _)| seen.insert(disk_of(loaded, *id)));
     match disks.as_slice() {
         [(id, _)] => Ok(*id),
-        [] => Err(CliError::usage(format!("{selector} makes no disk"), "name a stage or an image that makes one")),
+        [] => {
+            Err(CliError::usage(format!("{selector} does not make a disk"), "name a stage or an image that makes one"))
+        }
         several => {
             let names: Vec<_> = several.iter().map(|(_, name)| name.as_str()).collect();
             let message = format!("{selector} names several disks: {}", names.join(", "));
@@ -484,7 +487,7 @@ pub(crate) fn disk_node(loaded: &Loaded, selector: &str) -> Result<NodeId, CliEr
 pub(crate) fn not_built(label: &str, selector: &str, place: &str) -> CliError {
     let quoted = if selector.contains('[') { format!("'{selector}'") } else { selector.to_owned() };
     CliError::Other {
-        message: format!("{label} is not built with what it depends on now"),
+        message: format!("{label} is not built from its current dependencies"),
         help: Some(format!("build it first: impasto build {quoted}{place}")),
         code: exit::INTERNAL,
     }

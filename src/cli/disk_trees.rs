@@ -48,7 +48,7 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
     .map_err(|source| unreadable(disk, source))?;
     for unread in unread {
         let unread = plain::line(unread.to_string().as_bytes());
-        ui::message(&format!("warning: {}: {unread}; it is compared by its bytes", disk.label));
+        ui::message(&format!("warning: {}: {unread}; it is compared byte by byte", disk.label));
     }
     Ok(tree)
 }
@@ -71,9 +71,9 @@ pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn Ch
 fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError> {
     let read = || CliError::io("read", label);
     let none = |reason: String, help: Option<String>| CliError::Other {
-        message: format!("`{label}` is not a disk image that can be read: {reason}"),
+        message: format!("`{label}` is not a readable disk image: {reason}"),
         help: help
-            .or_else(|| Some("`qemu-img convert` makes a qcow2 or raw image of an image that you trust".to_owned())),
+            .or_else(|| Some("`qemu-img convert` makes a qcow2 or raw image from an image that you trust".to_owned())),
         code: exit::INTERNAL,
     };
     let (file, image) = image::open(path).map_err(read())?;
@@ -85,7 +85,7 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
             Ok(Box::new(RawFile::new(file).map_err(read())?))
         }
         Image::Raw | Image::Iso | Image::Unknown => {
-            Err(none("it has no qcow2 header, and its length is not a number of sectors".to_owned(), None))
+            Err(none("it has no qcow2 header, and its length is not a multiple of the sector size".to_owned(), None))
         }
     }
 }

@@ -115,19 +115,19 @@ impl CliError {
             CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => error.help(),
             CliError::Sandbox(error) => hint::sandbox_help(error),
             CliError::Lock(LockError::Syntax { path, .. }) => Some(format!(
-                "take the last good one, or remove it and lock anew: rm {}; impasto update",
+                "restore the last good one, or remove it and lock again: rm {}; impasto update",
                 path.display()
             )),
             CliError::Lock(LockError::Link { path }) => {
-                Some(format!("a lock is a file beside its recipe: rm {}; impasto update", path.display()))
+                Some(format!("the lock must be a regular file beside its recipe: rm {}; impasto update", path.display()))
             }
             CliError::Renew(RenewError::Manager { source, .. }) => source.help.as_ref().map(hint::package_help),
             CliError::Renew(RenewError::Unusable { .. }) => Some(
-                "that is what the archive says: choose another version or another archive, or tell whoever keeps it"
+                "this comes from the archive: choose another version or another archive, or report it to its maintainer"
                     .to_owned(),
             ),
             CliError::Renew(RenewError::Below { stage, below }) => {
-                Some(format!("settle both: impasto update {below} {stage}"))
+                Some(format!("lock both: impasto update {below} {stage}"))
             }
             CliError::Config(ConfigError::Wrong { help, .. }) => help.clone(),
             CliError::Vm(error) => hint::vm_help(error),

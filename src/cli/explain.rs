@@ -28,7 +28,7 @@ impl Why {
         let mut planner = loaded.planner(&store, &[])?;
         let states = planner.plan(&selection.nodes)?;
         if let Err(error) = store.flush() {
-            tracing::debug!(%error, "caches are not kept");
+            tracing::debug!(%error, "caches cannot be written");
         }
         let mut text = String::new();
         for id in &selection.nodes {
@@ -88,7 +88,7 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State
             let cause = states[*on].as_ref().and_then(|state| super::plan::reason(loaded, state));
             text += &format!(": it depends on {}\n", path[1..].join(", which depends on "));
             text += &format!("  {}: {}\n", loaded.graph.node(*on).label, cause.unwrap_or_default());
-            text += "  if that one gives the same content as before, this one does not run\n";
+            text += "  if its content turns out the same as before, this one does not run\n";
         }
     }
     text

@@ -28,7 +28,7 @@ pub(crate) struct Fetch {
     recipe: RecipeArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Fails where the lock would have to change
+    /// Fails if the lock would have to change
     #[arg(long)]
     locked: bool,
 }
@@ -82,8 +82,8 @@ impl Fetch {
         drop(wait);
         let images = match selection.nodes.len() {
             0 => String::new(),
-            1 => ", and 1 file that a stage names".to_owned(),
-            more => format!(", and {more} files that stages name"),
+            1 => ", and 1 file used by a stage".to_owned(),
+            more => format!(", and {more} files used by stages"),
         };
         ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)))?;
         Ok(exit_code(&summary))

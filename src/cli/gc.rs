@@ -20,22 +20,22 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
-    /// How many results of every stage to keep
+    /// How many results of each stage to keep
     #[arg(long, value_name = "N", default_value = "1")]
     keep: usize,
-    /// Keeps also everything that was made or used within this time
+    /// Also keeps everything that was created or used within this time
     #[arg(long, value_name = "TIME", default_value = "0s")]
     min_age: String,
-    /// Keeps nothing for recipes that were not built or used for this time: 30d, or what the setting gc.expire says
+    /// Keeps nothing for recipes that were not built or used for this time [default: the setting gc.expire, else 30d]
     #[arg(long, value_name = "TIME")]
     expire: Option<String>,
-    /// Deletes also the trees that disks were made of; they are made again when such a disk must be
+    /// Also deletes the trees that disks were made from; they are rebuilt when such a disk is
     #[arg(long)]
     trees: bool,
-    /// Deletes also package files and the tools out of them; they are fetched again when they are needed
+    /// Also deletes package files and the tools unpacked from them; they are fetched again when needed
     #[arg(long)]
     packages: bool,
-    /// Only says what would be deleted
+    /// Only shows what would be deleted
     #[arg(long)]
     dry_run: bool,
 }
@@ -59,9 +59,8 @@ impl Gc {
         store.collect_trees(&trees, options.min_age_secs, self.dry_run)?;
         let report = store.gc(&packages, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
-            let message =
-                format!("{} still running on this store; nothing more is deleted", builds(report.leases.len()));
-            let help = Some("collect when it is done".to_owned());
+            let message = format!("{} still using this store; nothing more is deleted", builds(report.leases.len()));
+            let help = Some("run gc again when it is done".to_owned());
             return Err(CliError::Other { message, help, code: exit::INTERNAL });
         }
         if !self.dry_run {
@@ -84,7 +83,7 @@ impl Gc {
             );
         }
         if report.kept_unknown > 0 {
-            text += &format!(", {} files that this version does not know", report.kept_unknown);
+            text += &format!(", {} files unknown to this version", report.kept_unknown);
         }
         ui::output(&(text + "\n"))?;
         Ok(exit::OK)

@@ -73,5 +73,5 @@ pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Resu
             return Ok(paths.zip(found).filter_map(|(path, file)| Some((path, file?))).collect());
         }
     }
-    Err(failed(format!("{label} has no {}: it knows no packages", STATE_FILES[0])))
+    Err(failed(format!("{label} has no {}: it has no package database", STATE_FILES[0])))
 }

@@ -13,7 +13,7 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Where the recipe goes
+    /// Where to write the recipe
     #[arg(default_value = ".")]
     dir: PathBuf,
 }
@@ -27,14 +27,14 @@ impl Init {
         let dir = session.host.cwd.join(&self.dir);
         let shown_dir = self.dir.display();
         if self.dir.extension().is_some_and(|extension| extension == "hcl") {
-            let help = format!("name the directory, or make it one: impasto init {shown_dir}/");
+            let help = format!("name the directory, or add a slash: impasto init {shown_dir}/");
             if !self.dir.as_os_str().as_encoded_bytes().ends_with(b"/") {
-                return Err(CliError::usage(format!("`{shown_dir}` is the name of a recipe's file"), help));
+                return Err(CliError::usage(format!("`{shown_dir}` is the name of a recipe file"), help));
             }
         }
         // All files of a directory are one recipe.
         if let Some(name) = recipe_files(&dir).iter().find(|name| *name != FILE) {
-            let message = format!("{} is a recipe already", shown(&dir.join(name), &session.host.cwd).display());
+            let message = format!("{} is already a recipe", shown(&dir.join(name), &session.host.cwd).display());
             return Err(CliError::usage(message, "name another directory: impasto init DIR"));
         }
         let owner = session.host.owner();
@@ -50,7 +50,7 @@ impl Init {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let help = Some("remove it, or name another directory".to_owned());
-                return Err(CliError::Other { message: format!("{name} exists already"), help, code: USAGE });
+                return Err(CliError::Other { message: format!("{name} already exists"), help, code: USAGE });
             }
             Err(error) => return Err(CliError::io("write", &path)(error)),
         }

@@ -27,11 +27,11 @@ use crate::ui;
 pub(crate) enum Layer {
     /// Lists the store's layers
     List,
-    /// Shows a layer, and what it stands on
+    /// Shows a layer and the layers it is based on
     Show(Name),
     /// Writes the disk of a layer as one file
     Export(Export),
-    /// Tells which stage brought the bytes that a disk holds
+    /// Shows which stage each part of a disk's content comes from
     Blame(Blame),
     /// Lists the packages of a disk, as a table, JSON or a bill of materials
     Packages(Packages),
@@ -57,7 +57,7 @@ pub(crate) struct Name {
 pub(crate) struct Export {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The file to write; raw where it ends in .raw or .img, else qcow2
+    /// The file to write; raw if it ends in .raw or .img, else qcow2
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }
@@ -142,7 +142,8 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         let manifest = store.manifest(&layer)?;
         let count = |kind: fn(&Place) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
         text += &format!(
-            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, {} as they are, {} zero\n",
+            "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, \
+             {} uncompressed, {} zero\n",
             layer.layer,
             layer.disk,
             human::bytes(manifest.virtual_size),
@@ -162,7 +163,7 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
 /// The store, and the layer in it that the arguments name.
 fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef), CliError> {
     let [name] = disks else {
-        return Err(CliError::usage("which layer? one name is needed", "name one: `impasto layer list` lists them"));
+        return Err(CliError::usage("no layer was given", "name one: `impasto layer list` lists them"));
     };
     let layer = names.layer(name)?;
     Ok((names.store()?, layer))

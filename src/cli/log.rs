@@ -16,7 +16,7 @@ use crate::engine::history::file_name;
 use crate::ui;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without a selector it is the stage that failed, or the one that ran last.")]
+#[command(after_help = "Without a selector: of the stage that failed, or else of the one that ran last.")]
 pub(crate) struct Log {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -60,7 +60,7 @@ impl Log {
         let whose = if labels.is_empty() { "any stage of this recipe".to_owned() } else { labels.join(", ") };
         Err(CliError::Other {
             message: format!("there is no log of {whose}"),
-            help: Some("a stage has a log once it ran here".to_owned()),
+            help: Some("a stage has a log once it has run here".to_owned()),
             code: exit::INTERNAL,
         })
     }

@@ -60,11 +60,11 @@ pub use complete::complete;
 #[derive(Debug, Parser)]
 #[command(name = "impasto", version = version::line(), propagate_version = true, disable_help_subcommand = true)]
 #[command(after_help = "\
-RECIPE is a directory or an .hcl file, by default the current directory.
+RECIPE is a directory or an .hcl file; the default is the current directory.
 SELECTOR is STAGE or image.NAME, with an optional [axis=value,…].
 `impasto help TOPIC` explains selectors, variables and more.
 
-Begin with `impasto init`, then `impasto build`.")]
+To start: `impasto init`, then `impasto build`.")]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -78,7 +78,7 @@ pub(crate) struct Global {
     /// The store's directory [default: impasto in the user's cache directory]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
-    /// How progress is told
+    /// How to report progress
     #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
     progress: Progress,
 }
@@ -87,11 +87,11 @@ pub(crate) struct Global {
 pub(crate) enum Progress {
     /// live on a terminal, else plain
     Auto,
-    /// What runs now, redrawn; plain where standard error is no terminal
+    /// What is running now, redrawn in place; plain if standard error is not a terminal
     Live,
     /// Lines of text on standard error
     Plain,
-    /// One JSON object a line on standard output
+    /// One JSON object per line on standard output
     Json,
 }
 
@@ -104,22 +104,22 @@ impl Progress {
 /// What names a recipe and its inputs.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecipeArgs {
-    /// A recipe (a path that exists, holds a `/` or ends in .hcl), then selectors
+    /// A recipe (a path that exists, contains a `/` or ends in .hcl), then selectors
     #[arg(value_name = "RECIPE|SELECTOR", add = ArgValueCompleter::new(complete::names))]
     names: Vec<OsString>,
-    /// The recipe, whatever its name looks like
+    /// The recipe, regardless of its name
     #[arg(long, value_name = "PATH")]
     recipe: Option<PathBuf>,
     /// Sets a variable
     #[arg(long = "var", value_name = "NAME=VALUE")]
     vars: Vec<String>,
-    /// Sets the variables of a file (HCL, or JSON where it ends in .json)
+    /// Sets variables from a file (HCL, or JSON if it ends in .json)
     #[arg(long = "var-file", value_name = "FILE")]
     var_files: Vec<PathBuf>,
-    /// Picks combinations of the matrix
+    /// Selects combinations of the matrix
     #[arg(long, value_name = "AXIS=VALUE[,VALUE…]")]
     only: Vec<String>,
-    /// Lets the recipe read this directory too, beside its repository
+    /// Lets the recipe read this directory in addition to its repository
     #[arg(long = "allow-path", value_name = "DIR")]
     allow_paths: Vec<PathBuf>,
 }
@@ -127,7 +127,7 @@ pub(crate) struct RecipeArgs {
 /// Where and how stages run.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RunArgs {
-    /// Where an image's files go
+    /// Where to write the images' files
     #[arg(long, value_name = "DIR", default_value = "out")]
     out: PathBuf,
     /// How many stages may run at once [default: the setting `jobs`, else the number of CPUs]
@@ -136,10 +136,10 @@ pub(crate) struct RunArgs {
     /// Which sandbox to use
     #[arg(long, value_name = "KIND", default_value = "auto")]
     sandbox: SandboxChoice,
-    /// Where stages get Debian's packages: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else the mirrors of the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// After a failure, go on with what does not need the failed stage
+    /// After a failure, goes on with stages that do not depend on the failed one
     #[arg(long, short)]
     keep_going: bool,
 }
@@ -147,7 +147,7 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SandboxChoice {
     #[default]
-    /// The best that works here
+    /// The best one that works here
     Auto,
     /// Namespaces of this host's kernel; needs root
     Namespace,
@@ -161,19 +161,19 @@ enum Command {
     Build(build::Build),
     /// Shows what a build would run, and why
     Plan(plan::Plan),
-    /// Builds a second time under other conditions, and tells what came out otherwise
+    /// Builds a second time in a varied environment, and reports what differs
     Audit(audit::Audit),
-    /// Settles packages anew, and tells what changed
+    /// Resolves packages again and updates the lock
     Update(update::Update),
-    /// Tells which locked packages have newer versions
+    /// Shows which locked packages have newer versions
     Outdated(outdated::Outdated),
-    /// Brings everything that a build needs from elsewhere into the store
+    /// Downloads everything that a build needs into the store
     Fetch(fetch::Fetch),
-    /// Explains the state of stages
+    /// Explains why stages are dirty or cached
     Why(explain::Why),
     /// Prints the graph of stages
     Graph(graph::Graph),
-    /// Prints what a stage wrote when it last ran
+    /// Prints the log of a stage's last run
     Log(log::Log),
     /// Lists the stage kinds, or explains one
     Stages(stages::Stages),
@@ -181,13 +181,13 @@ enum Command {
     Validate(recipe::Validate),
     /// Formats recipes
     Fmt(recipe::Fmt),
-    /// Opens a shell in a stage's disk, or in the state in which it failed
+    /// Opens a shell in a stage's disk, or in a failed stage as it failed
     Shell(shell::Shell),
     /// Boots an image in a virtual machine
     Boot(boot::Boot),
     /// Shows what differs between two disks
     Diff(diff::Diff),
-    /// Lists, shows and exports layers, and tells what they brought
+    /// Lists, shows and exports layers and what is in them
     #[command(subcommand)]
     Layer(layer::Layer),
     /// Checks and measures the store
@@ -195,29 +195,29 @@ enum Command {
     Store(store::StoreCommand),
     /// Deletes what no recipe uses
     Gc(gc::Gc),
-    /// Prints which settings hold, and where they come from
+    /// Prints the effective settings and where they come from
     Config(config::Config),
     /// Checks what this host can do
     Doctor(doctor::Doctor),
     /// Explains a command, a stage kind or a topic
     Help(help::Help),
-    /// Prints the completions of a shell, which know the stages of recipes
+    /// Prints shell completions, which include the stages of recipes
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Writes the pages of the manual
+    /// Writes the manual pages
     #[command(hide = true)]
     ManPages(man::ManPages),
 }
 
 const COMPLETIONS_HELP: &str = "\
-Where impasto was installed by its Makefile or as a package they are there already. Else, for
+If impasto was installed by its Makefile or as a package, they are already in place. Otherwise, for
   bash: source <(impasto completions bash)
   zsh:  source <(impasto completions zsh)
   fish: impasto completions fish | source
-in the shell's own file of commands (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
+in the shell's startup file (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).";
 
 /// Exit codes: an interface that scripts rely on. `impasto help exit-codes` lists them.
 pub(crate) mod exit {

@@ -20,14 +20,14 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit codes: 0 everything is up to date, 10 something is newer.")]
+Exit codes: 0 if everything is up to date, 10 if something is newer.")]
 pub(crate) struct Outdated {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else the mirrors of the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// Tells only of security updates
+    /// Shows only security updates
     #[arg(long)]
     security: bool,
     /// Prints one JSON object
@@ -113,8 +113,8 @@ impl Outdated {
             .collect();
         let code = if rows.is_empty() { exit::OK } else { exit::DIFFERENT };
         if !unlocked.is_empty() {
-            let message = format!("the packages of {} are not settled", unlocked.join(", "));
-            let help = Some("settle them: impasto update".to_owned());
+            let message = format!("the packages of {} are not locked", unlocked.join(", "));
+            let help = Some("lock them: impasto update".to_owned());
             return Err(CliError::Other { message, help, code: exit::RECIPE });
         }
         let document = Document { v: 1, packages: rows, rebuild };
@@ -178,9 +178,9 @@ fn text(document: &Document, security: bool) -> String {
     let cost: u64 = document.rebuild.iter().filter_map(|stage| stage.last_ms).sum();
     let stages: Vec<_> = document.rebuild.iter().map(|stage| stage.stage.as_str()).collect();
     text += &format!("{} newer, {security} of them for security\n", document.packages.len());
-    text += &format!("an update runs {} again", stages.join(", "));
+    text += &format!("an update rebuilds {}", stages.join(", "));
     if cost > 0 {
-        text += &format!(": {} when they last ran", human::seconds(std::time::Duration::from_millis(cost)));
+        text += &format!(", which last took {}", human::seconds(std::time::Duration::from_millis(cost)));
     }
     text + "\n"
 }

@@ -24,7 +24,7 @@ use crate::ui;
 pub(crate) struct Packages {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// How the packages are listed
+    /// How to list the packages
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 }
@@ -43,7 +43,7 @@ impl Packages {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
-            return Err(CliError::usage("which disk? one is needed", "name one: `impasto plan` lists the stages"));
+            return Err(CliError::usage("no disk was given", "name one: `impasto plan` lists the stages"));
         };
         let disk = names.disk(name)?;
         let epoch = if self.format == Format::Spdx { names.epoch(name)? } else { None };
@@ -54,7 +54,7 @@ impl Packages {
         let contents = OnDisk { open: &open, tree: &tree };
         let unreadable = |source| CliError::Disk { label: disk.label.clone(), source };
         let Some(bill) = sbom::read(&tree, &contents, &origins).map_err(unreadable)? else {
-            return Err(CliError::usage(format!("{name} has no packages of dpkg"), "name a disk with Debian on it"));
+            return Err(CliError::usage(format!("{name} has no dpkg packages"), "name a disk with Debian on it"));
         };
         ui::output(&match self.format {
             Format::Text => sbom::text(&bill),

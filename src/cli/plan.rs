@@ -24,9 +24,9 @@ use crate::ui;
 pub(crate) struct Plan {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Plans as if these stages were to run again
-    #[arg(long, value_name = "SELECTOR")]
-    again: Vec<String>,
+    /// Plans as if these stages had to run again
+    #[arg(long, alias = "again", value_name = "SELECTOR")]
+    rebuild: Vec<String>,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -74,11 +74,11 @@ impl Plan {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (loaded, store) = session.load_with_store(&self.recipe)?;
         let selection = loaded.selection()?;
-        let mut planner = loaded.planner(&store, &self.again)?;
+        let mut planner = loaded.planner(&store, &self.rebuild)?;
         let states = planner.plan(&selection.nodes)?;
         // What was hashed is worth remembering; a store that cannot be written to loses only that.
         if let Err(error) = store.flush() {
-            tracing::debug!(%error, "caches are not kept");
+            tracing::debug!(%error, "caches cannot be written");
         }
         let planned: Vec<_> =
             loaded.graph.ids().zip(states.values()).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
@@ -148,10 +148,10 @@ impl Cost {
         let unknown = self.unknown.len();
         let time = self.wall_ms.map(|ms| human::about(Duration::from_millis(ms)));
         let time = match (time, unknown) {
-            (None, _) => "how long a build takes is not known: no stage of it was timed yet".to_owned(),
+            (None, _) => "build time unknown: none of these stages has been timed yet".to_owned(),
             (Some(time), 0) => format!("a build takes {time}"),
-            (Some(time), 1) => format!("a build takes {time} and one stage that was never timed"),
-            (Some(time), more) => format!("a build takes {time} and {more} stages that were never timed"),
+            (Some(time), 1) => format!("a build takes {time}, plus one stage that was never timed"),
+            (Some(time), more) => format!("a build takes {time}, plus {more} stages that were never timed"),
         };
         let mut downloads = Vec::new();
         if self.download_bytes > 0 {

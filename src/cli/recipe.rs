@@ -105,10 +105,10 @@ impl Validate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fmt {
-    /// Recipes: files, or directories whose .hcl files are meant; `-` is standard input, and goes to standard output
+    /// Files, or directories whose .hcl files to format; `-` formats standard input to standard output
     #[arg(default_value = ".")]
     paths: Vec<PathBuf>,
-    /// Changes nothing; exits with 1 where a file is not formatted
+    /// Changes nothing; exits with 1 if a file is not formatted
     #[arg(long)]
     check: bool,
 }
@@ -155,7 +155,7 @@ impl Fmt {
         let mut bytes = Vec::new();
         std::io::stdin().take(bounded::TEXT + 1).read_to_end(&mut bytes).map_err(CliError::io("read", name))?;
         if bytes.len() as u64 > bounded::TEXT {
-            return Err(CliError::usage("standard input is too long for a recipe", "name a file"));
+            return Err(CliError::usage("standard input is too large for a recipe", "name a file"));
         }
         let text = utf8(bytes, name)?;
         let formatted = recipe::format(name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
@@ -169,7 +169,7 @@ impl Fmt {
 fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, CliError> {
     String::from_utf8(bytes).map_err(|_| CliError::Other {
         message: format!("{name} is not UTF-8"),
-        help: Some("save it in UTF-8".to_owned()),
+        help: Some("save it as UTF-8".to_owned()),
         code: exit::RECIPE,
     })
 }

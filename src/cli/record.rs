@@ -15,13 +15,13 @@ use crate::ui::{self, Ending, Json, Live, Place, Plain, RecordPaths, Records, Re
 /// What a build shows and leaves beside its results.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RecordArgs {
-    /// Prints every line that stages write, as it comes
+    /// Prints all output of stages as it comes
     #[arg(long, short)]
     verbose: bool,
-    /// Writes a summary, in Markdown: stages, files, failures. Also of a build that fails or is interrupted
+    /// Writes a summary in Markdown: stages, files and failures, even if the build fails or is interrupted
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
-    /// Writes what each stage that runs wrote to STAGE.log in this directory
+    /// Writes the output of each stage that runs to STAGE.log in this directory
     #[arg(long, value_name = "DIR")]
     logs: Option<PathBuf>,
     /// Writes a trace of the build, for Perfetto, speedscope or chrome://tracing

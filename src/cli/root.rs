@@ -64,10 +64,10 @@ impl Session {
             }
             None => Vec::new(),
         };
-        let locked = format!("packages are to be locked for {}", names(loaded, to_lock));
+        let locked = format!("packages must be locked for {}", names(loaded, to_lock));
         self.demand_root(&match to_run.as_slice() {
             [] => locked,
-            ids => format!("{locked}, and programs to be run for {}", names(loaded, ids)),
+            ids => format!("{locked}, and programs must be run for {}", names(loaded, ids)),
         })
     }
 
@@ -81,14 +81,14 @@ impl Session {
         }
         match running_programs(loaded, engine.open()).as_slice() {
             [] => Ok(()),
-            ids => self.demand_root(&format!("programs are to be run for {}", names(loaded, ids))),
+            ids => self.demand_root(&format!("programs must be run for {}", names(loaded, ids))),
         }
     }
 
     /// How to run this command as root.
     pub(super) fn as_root(&self) -> String {
         match sudo_line(&self.host, &self.arguments) {
-            Some(line) => format!("{line}\n(with sudo the store, what is written and the lock stay yours)"),
+            Some(line) => format!("{line}\n(with sudo, the store, the written files and the lock remain yours)"),
             None => "run it as root".to_owned(),
         }
     }

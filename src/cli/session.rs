@@ -149,7 +149,7 @@ impl Session {
         let is_meant =
             is_plain && self.host.cwd.join(name).exists() && !recipe::recipe_files(&self.host.cwd).is_empty();
         is_meant.then(|| {
-            format!("`{name}` is a path here, and so it is the recipe; for a stage of this name write `. {name}`")
+            format!("`{name}` is a path, so it is taken as the recipe; for a stage of this name write `. {name}`")
         })
     }
 
@@ -195,7 +195,7 @@ impl Session {
         let mut vars = Vec::new();
         for pair in &args.vars {
             let Some((name, value)) = pair.split_once('=') else {
-                return Err(CliError::usage(format!("`--var {pair}` sets nothing"), "write --var NAME=VALUE"));
+                return Err(CliError::usage(format!("`--var {pair}` has no value"), "write --var NAME=VALUE"));
             };
             vars.push((name.to_owned(), value.to_owned()));
         }
@@ -242,7 +242,7 @@ impl Session {
     pub(crate) fn mirrors(&self, flag: Option<&str>) -> Result<MirrorChoice, CliError> {
         MirrorChoice::read(flag, |name| self.host.var(name)).map_err(|(place, error)| {
             let help = "such as https://HOST/debian, or file:/PATH for a mirror in a directory";
-            CliError::usage(format!("{place} names no mirror: {error}"), help)
+            CliError::usage(format!("{place} is not a valid mirror: {error}"), help)
         })
     }
 
@@ -292,8 +292,8 @@ impl Loaded {
     pub(crate) fn one_selector(&self) -> Result<&str, CliError> {
         match self.selectors.as_slice() {
             [one] => Ok(one),
-            [] => Err(CliError::usage("which stage? no selector was given", "name one: `impasto plan` lists them")),
-            _ => Err(CliError::usage("one selector is needed, and several were given", "name one of them")),
+            [] => Err(CliError::usage("no selector was given", "name one: `impasto plan` lists them")),
+            _ => Err(CliError::usage("several selectors were given, but only one is allowed", "name one of them")),
         }
     }
 

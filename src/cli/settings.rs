@@ -171,7 +171,7 @@ impl Settings {
             let expected = |what: &str| wrong(span.clone(), format!("`{key}` takes {what}"), None);
             let directory = |value: &DeValue<'_>| {
                 let path = value.as_str().and_then(|text| absolute(text, host));
-                path.ok_or_else(|| expected("the absolute path of a directory, or one that begins with `~/`"))
+                path.ok_or_else(|| expected("the absolute path of a directory, or one that starts with `~/`"))
             };
             match &*key {
                 "allow_paths" => {

@@ -64,7 +64,7 @@ impl<'a> Surveyor<'a> {
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
-            help: Some("name another mirror with --mirror or IMPASTO_MIRROR".into()),
+            help: Some("choose another mirror with --mirror or IMPASTO_MIRROR".into()),
         });
         let supply = supply
             .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
@@ -75,7 +75,7 @@ impl<'a> Surveyor<'a> {
     /// The package manager, with what it needs.
     pub(crate) fn manager<'m>(&'m self, dir: &'m Path) -> Result<Apt<'m>, CliError> {
         let mirrors = self.mirrors().map_err(|error| {
-            let help = "name another with --mirror or IMPASTO_MIRROR";
+            let help = "choose another with --mirror or IMPASTO_MIRROR";
             CliError::usage(format!("the mirror cannot be used: {error}"), help)
         })?;
         self.lease.get_or_init(|| self.store.lease().inspect_err(|error| tracing::debug!(%error, "no lease")).ok());
@@ -134,7 +134,7 @@ impl<'a> Surveyor<'a> {
         }
         loaded.take_lock(after);
         if !dry_run && let Err(error) = super::fetch::keep(loaded, self.store) {
-            tracing::debug!(%error, "packages are not kept: they are fetched again");
+            tracing::debug!(%error, "the packages cannot be stored and will be fetched again");
         }
         Ok(changes)
     }
@@ -189,7 +189,7 @@ impl<'a> Surveyor<'a> {
         let mut message = match &loaded.locks[*first] {
             LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
             LockState::Refused { name, why } => refusal(&lock, name, why),
-            LockState::NoToolbox => format!("{lock} does not name the tools that stage {} needs", label(first)),
+            LockState::NoToolbox => format!("{lock} does not list the tools that stage {} needs", label(first)),
             _ => format!("{lock} has no packages for stage {}", label(first)),
         };
         for id in &open[1..] {
@@ -210,7 +210,7 @@ impl<'a> Surveyor<'a> {
         let help = if locked && !stale {
             "build once without --locked, which writes it, and keep the file with the recipe".to_owned()
         } else {
-            format!("settle them again: impasto update {}{}", names.join(" "), self.session.place(recipe))
+            format!("lock them again: impasto update {}{}", names.join(" "), self.session.place(recipe))
         };
         Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
     }
@@ -223,7 +223,7 @@ impl<'a> Surveyor<'a> {
         match tidied.save(&loaded.lock_path, self.store.owner()) {
             Ok(()) => loaded.take_lock(tidied),
             // It serves as it is.
-            Err(error) => tracing::debug!(%error, "the lock is not tidied"),
+            Err(error) => tracing::debug!(%error, "the lock cannot be tidied"),
         }
     }
 
@@ -238,7 +238,7 @@ impl<'a> Surveyor<'a> {
             }
             (None, None) => return Ok(()),
         };
-        let help = format!("settle them again: impasto update {name}{}", self.session.place(recipe));
+        let help = format!("lock them again: impasto update {name}{}", self.session.place(recipe));
         Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
     }
 

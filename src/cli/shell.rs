@@ -36,10 +36,10 @@ pub(crate) struct Shell {
     /// Runs one line instead of an interactive shell
     #[arg(short = 'c', long = "command", value_name = "LINE")]
     line: Option<String>,
-    /// Lets the shell use the network, also where the stage does not
+    /// Gives the shell network access even if the stage has none
     #[arg(long)]
     network: bool,
-    /// Enters the stage as it was before its first step, whatever came of it
+    /// Enters the stage as it was before its first step, even if it is built or failed
     #[arg(long)]
     fresh: bool,
 }
@@ -129,7 +129,7 @@ impl Shell {
     /// What somebody should know who types.
     fn say(&self, text: &str) {
         if self.line.is_none() {
-            ui::message(&format!("{text} What you change is thrown away when the shell ends."));
+            ui::message(&format!("{text} Changes are discarded when the shell exits."));
         }
     }
 }
@@ -159,12 +159,12 @@ fn checked(overlay: &Path) -> Result<File, CliError> {
 /// `ready`: what it needs is built.
 fn not_built(label: &str, place: &str, ready: bool) -> CliError {
     let fresh = if ready {
-        format!("\nor enter it as it is before its first step: impasto shell '{label}'{place} --fresh")
+        format!("\nor enter it as it was before its first step: impasto shell '{label}'{place} --fresh")
     } else {
         String::new()
     };
     CliError::Other {
-        message: format!("{label} is not built, and did not fail with what it depends on now"),
+        message: format!("{label} has neither been built nor failed with its current dependencies"),
         help: Some(format!("build it first: impasto build '{label}'{place}{fresh}")),
         code: exit::INTERNAL,
     }

@@ -141,7 +141,7 @@ fn page(kind: &'static Kind) -> String {
             text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
         }
     }
-    text += "when (bool)\n    Drops the stage where it is false.\n";
+    text += "when (bool)\n    Drops the stage if false.\n";
     text
 }
 
@@ -162,7 +162,7 @@ pub(super) fn markdown(kind: &'static Kind) -> String {
         }
         text.push('\n');
     }
-    text + "### `when` (bool)\n\nDrops the stage where it is false.\n"
+    text + "### `when` (bool)\n\nDrops the stage if false.\n"
 }
 
 /// The attributes of the objects that a type is made of.
@@ -182,7 +182,7 @@ fn makes(makes: Makes) -> &'static str {
     match makes {
         Makes::Disk => "a disk",
         Makes::File => "a file",
-        Makes::DiskOrFile => "a disk or a file, as its input is",
+        Makes::DiskOrFile => "a disk or a file, like its input",
     }
 }
 

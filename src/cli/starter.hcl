@@ -1,21 +1,21 @@
-# A recipe: stages, each of which builds on the disk or the files of others. Only what changed runs again.
-#   impasto plan     what a build would run, and why
+# A recipe consists of stages, which build on the disks and files of other stages. Only what changed runs again.
+#   impasto plan     shows what a build would run, and why
 #   impasto build    builds it
-#   impasto stages   the kinds of stages, and what each takes
+#   impasto stages   lists the stage kinds; impasto stages KIND explains one
 
 recipe {
   name = "starter"
-  # Stands for "now" in what is built, so that the same recipe gives the same bytes.
+  # The time stamp for everything that is built, so that the same recipe gives identical bytes.
   source_date_epoch = 1700000000
 }
 
-# Set it by --var greeting=…, by a --var-file, or by IMPASTO_VAR_greeting.
+# Set it with --var greeting=…, a --var-file, or IMPASTO_VAR_greeting.
 variable "greeting" {
   type    = string
   default = "built by impasto"
 }
 
-# A Debian out of its packages. To begin with an image that you have: stage "fetch" "base" { path = "base.qcow2" }
+# A Debian root file system from packages. To start from an existing image: stage "fetch" "base" { path = "base.qcow2" }
 stage "bootstrap" "root" {
   suite = "bookworm"
   packages = [
@@ -24,7 +24,7 @@ stage "bootstrap" "root" {
   ]
 }
 
-# A disk that boots. UEFI too: add "efi", and the packages grub-efi-amd64-signed and shim-signed.
+# A bootable disk. For UEFI, add "efi" and the packages grub-efi-amd64-signed and shim-signed.
 stage "disk" "base" {
   tree       = stage.root
   size       = "4GiB"
@@ -35,12 +35,12 @@ stage "copy" "config" {
   from = stage.base
   files = {
     "/etc/motd" = { content = "${var.greeting}\n" }
-    # cloud-init would look for a locale that needs a package.
+    # cloud-init's default locale would need another package.
     "/etc/cloud/cloud.cfg.d/50-image.cfg" = { content = "locale: C.UTF-8\n" }
   }
 }
 
-# A script inside the image. $${OUT} is the shell's; ${var.greeting} is the recipe's.
+# A script that runs inside the image. $${OUT} is a shell variable; ${var.greeting} is the recipe's.
 stage "run" "setup" {
   from = stage.config
   script = <<-EOT
@@ -50,7 +50,7 @@ stage "run" "setup" {
   output = { "version.txt" = "/tmp/version.txt" }
 }
 
-# What belongs to one machine must not be in all that are made of it.
+# Removes what must not be shared by all machines made from this image, such as host keys.
 stage "cleanup" "clean" {
   from = stage.setup
 }
@@ -60,7 +60,7 @@ stage "convert" "qcow2" {
   format = "qcow2"
 }
 
-# Appears as out/starter.qcow2 and out/starter/version.txt, each with its .sha256.
+# Written to out/starter.qcow2 and out/starter/version.txt, each with its .sha256.
 image "starter" {
   name  = "starter"
   files = [stage.qcow2, stage.setup.files["version.txt"]]

@@ -20,17 +20,17 @@ use crate::ui;
 pub(crate) enum StoreCommand {
     /// Checks every byte of the store
     Verify(Verify),
-    /// Tells where the store's bytes are
+    /// Shows how much space the store uses, and for what
     Du(Du),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Moves what is damaged to the store's trash, so that it is built again when it is needed, and repairs the file `format`
-    /// from a copy that is left; a damaged root stays, as it says that something must be kept
+    /// Moves damaged objects to the store's trash, so that they are rebuilt when needed, and repairs the file `format`
+    /// from an intact copy; a damaged root stays, because it says that something must be kept
     #[arg(long)]
     repair: bool,
-    /// Makes the file `format` again where no copy of it is left, if most of the store's objects are sound
+    /// Recreates the file `format` if no copy of it is left and most of the store's objects are intact
     #[arg(long, requires = "repair")]
     new_format: bool,
     /// Prints one JSON object
@@ -106,15 +106,15 @@ impl Verify {
             let table: Vec<_> = table.collect();
             let mut verdict = match damaged {
                 0 => "no damage".to_owned(),
-                count if self.repair => format!("{count} damaged, moved to trash/: they are built again when needed"),
-                count => format!("{count} damaged: `impasto store verify --repair` moves them away"),
+                count if self.repair => format!("{count} damaged, moved to trash/: they are rebuilt when needed"),
+                count => format!("{count} damaged: `impasto store verify --repair` moves them to trash/"),
             };
             if self.repair && left > 0 {
                 verdict +=
-                    &format!("; {left} of them stay: remove them by hand, a root when nobody needs what it kept");
+                    &format!("; {left} of them remain: remove them by hand, roots once nobody needs what they kept");
             }
             if incomplete > 0 {
-                verdict += &format!("; {incomplete} incomplete: what is missing is built again when needed");
+                verdict += &format!("; {incomplete} incomplete: what is missing is rebuilt when needed");
             }
             let (objects, bytes) = (report.objects, human::bytes(report.bytes));
             ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)))?;

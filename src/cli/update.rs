@@ -17,17 +17,17 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Names after the recipe are stages, packages, or `toolbox` for the tools that impasto uses itself.
-A stage is settled wholly anew. A package gets its newest version wherever it is locked, and the others stay.
-The entry of a stage that the recipe does not have any more is removed.
-Without names everything is settled anew.")]
+Names after the recipe are stages, packages, or `toolbox` for the tools that impasto itself uses.
+For a stage, all its packages are resolved again. A package gets its newest version wherever it is locked, and the
+others keep theirs. The entry of a stage that is no longer in the recipe is removed.
+Without names everything is resolved again.")]
 pub(crate) struct Update {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else as the host's apt]
+    /// Where Debian's packages come from: http://…, https://…, file:/… or copy:/… [default: IMPASTO_MIRROR, else the mirrors of the host's apt]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// Only tells what would change
+    /// Only shows what would change
     #[arg(long)]
     dry_run: bool,
 }
@@ -49,7 +49,7 @@ impl Update {
         let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
         let changes = surveyor.renew(&mut loaded, choices, tools, prune, self.dry_run)?;
         let text = match changes.as_slice() {
-            [] => "nothing is newer: the lock stays as it is\n".to_owned(),
+            [] => "nothing is newer: the lock is unchanged\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),
         };
         ui::output(&text)?;
@@ -109,7 +109,7 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
             let nearest = suggest::nearest(name, known.iter().map(String::as_str));
             let help =
                 nearest.map_or("name a stage or a locked package".to_owned(), |name| format!("did you mean `{name}`?"));
-            return Err(CliError::usage(format!("`{name}` is no stage, and no locked package"), help));
+            return Err(CliError::usage(format!("`{name}` is neither a stage nor a locked package"), help));
         }
     }
     Ok((choices, tools, gone))

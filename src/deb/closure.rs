@@ -20,7 +20,7 @@ pub enum ClosureError {
         name: String,
     },
     /// A package that another needs is not there.
-    #[error("{needed_by} needs {relation}, which the index does not have")]
+    #[error("{needed_by} depends on {relation}, which the index does not have")]
     Missing {
         /// What is needed, with its alternatives.
         relation: String,
@@ -191,7 +191,7 @@ Depends: a b
 
     #[test]
     fn what_is_missing_is_named_with_who_needs_it() {
-        let message = "broken needs virtual (>= 6) | lib (>= 11), which the index does not have";
+        let message = "broken depends on virtual (>= 6) | lib (>= 11), which the index does not have";
         assert_eq!(names(&["lib", "broken"]).unwrap_err(), message);
         assert_eq!(names(&["nano"]).unwrap_err(), "the index has no package nano");
         assert_eq!(names(&["../x"]).unwrap_err(), "the index has no package ../x");

@@ -30,19 +30,19 @@ pub enum PackageError {
         source: io::Error,
     },
     /// It is none.
-    #[error("this is no Debian package: {problem}")]
+    #[error("this is not a Debian package: {problem}")]
     Form {
         /// What is wrong.
         problem: &'static str,
     },
     /// Its format is of another version.
-    #[error("the package is of format {format:?}, and only 2.x is known")]
+    #[error("the package has the format {format:?}, but only 2.x is supported")]
     Format {
         /// What it says.
         format: String,
     },
     /// A member that must not stand where it stands.
-    #[error("the package has {found:?} in the place of {expected}")]
+    #[error("the package has {found:?} instead of {expected}")]
     Member {
         /// The member's name.
         found: String,
@@ -86,7 +86,7 @@ impl<R: Read> Package<R> {
         let mut magic = [0; 8];
         read_exact(&mut reader, &mut magic)?;
         if &magic != b"!<arch>\n" {
-            return Err(form("it does not begin as an archive of ar"));
+            return Err(form("it is not an ar archive"));
         }
         let header = Header::read(&mut reader)?;
         if header.name != "debian-binary" {
@@ -178,9 +178,9 @@ impl Header {
             return Err(form("a member has no header"));
         }
         let text = |bytes: &[u8]| std::str::from_utf8(bytes.trim_ascii_end()).map(str::to_owned);
-        let name = text(&bytes[..16]).map_err(|_| form("a member's name is no text"))?;
+        let name = text(&bytes[..16]).map_err(|_| form("a member's name is not text"))?;
         let size = text(&bytes[48..58]).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_digit()));
-        let size = size.and_then(|size| size.parse().ok()).ok_or_else(|| form("a member's size is no number"))?;
+        let size = size.and_then(|size| size.parse().ok()).ok_or_else(|| form("a member's size is not a number"))?;
         Ok(Header { name: name.strip_suffix('/').unwrap_or(&name).to_owned(), size })
     }
 }
@@ -220,22 +220,22 @@ fn control<R: Read>(member: Member<R>, packing: Packing, name: &str) -> Result<(
             continue;
         }
         if text.is_some() {
-            return Err(bad("is there twice"));
+            return Err(bad("appears twice"));
         }
         if entry.size() > CONTROL_LIMIT {
             return Err(bad("is too large"));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(unpack)?;
-        text = Some(String::from_utf8(bytes).map_err(|_| bad("is no text"))?);
+        text = Some(String::from_utf8(bytes).map_err(|_| bad("is not text"))?);
     }
     let mut data = archive.into_inner();
     io::copy(&mut data, &mut io::sink()).map_err(unpack)?;
     let text = text.ok_or_else(|| bad("is missing"))?;
-    let stanza = Stanza::only(text.as_bytes()).ok_or_else(|| bad("is not one stanza"))?;
+    let stanza = Stanza::only(text.as_bytes()).ok_or_else(|| bad("is not a single stanza"))?;
     let [package, version, architecture] = stanza.get_all(["Package", "Version", "Architecture"]);
     if !package.is_some_and(is_name) {
-        return Err(bad("has no name of a package"));
+        return Err(bad("has no package name"));
     }
     if version.is_none_or(|version| Version::parse(version).is_err()) {
         return Err(bad("has no version"));
@@ -333,7 +333,7 @@ impl<R: Read> Read for Data<R> {
             Decoder::Xz(reader) => reader.read(buffer),
             Decoder::Zstd(reader) => reader.read(buffer),
         }?;
-        let error = || io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than any package has");
+        let error = || io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than the limit for packages");
         self.left = self.left.checked_sub(count as u64).ok_or_else(error)?;
         Ok(count)
     }
@@ -467,20 +467,20 @@ pub(crate) mod tests {
         let refused = |bytes: &[u8]| read_all(bytes).unwrap_err();
         let twice = [CONTROL, "\n", CONTROL].concat();
         for (bytes, reason) in [
-            (swap("!<arch>", "!<tree>"), "this is no Debian package: it does not begin as an archive of ar"),
-            (swap("2.0", "3.0"), "the package is of format \"3.0\", and only 2.x is known"),
-            (swap("debian-binary", "debian-tertia"), "has \"debian-tertia\" in the place of debian-binary"),
-            (swap("control.tar.xz", "control.tar.bz"), "has \"control.tar.bz\" in the place of control.tar"),
-            (swap("control.tar.xz ", "data.tar.xz    "), "has \"data.tar.xz\" in the place of control.tar"),
+            (swap("!<arch>", "!<tree>"), "this is not a Debian package: it is not an ar archive"),
+            (swap("2.0", "3.0"), "the package has the format \"3.0\", but only 2.x is supported"),
+            (swap("debian-binary", "debian-tertia"), "has \"debian-tertia\" instead of debian-binary"),
+            (swap("control.tar.xz", "control.tar.bz"), "has \"control.tar.bz\" instead of control.tar"),
+            (swap("control.tar.xz ", "data.tar.xz    "), "has \"data.tar.xz\" instead of control.tar"),
             (swap("data.tar.xz/", "data.tar.zst"), "Unknown frame descriptor"),
             (good[..100].to_vec(), "failed to fill whole buffer"),
             (good[..good.len() - 40].to_vec(), "it ends early"),
             (swap("`\n2.0", "``2.0"), "a member has no header"),
-            (of("Version: 1\n"), "the package's control file has no name of a package"),
-            (of("Package: ../x\nVersion: 1\n"), "has no name of a package"),
+            (of("Version: 1\n"), "the package's control file has no package name"),
+            (of("Package: ../x\nVersion: 1\n"), "has no package name"),
             (of("Package: x\n"), "has no version"),
             (of("Package: x\nVersion: 1\nArchitecture: a/b\n"), "has no architecture"),
-            (of(&twice), "is not one stanza"),
+            (of(&twice), "is not a single stanza"),
         ] {
             let told = refused(&bytes);
             assert!(told.contains(reason), "{told:?} has no {reason:?}");
@@ -499,7 +499,7 @@ pub(crate) mod tests {
         let member = Member::new(io::repeat(0), u64::MAX);
         let mut data = Data::new(member, Packing::None, 10_000).unwrap();
         let error = io::copy(&mut data, &mut io::sink()).unwrap_err();
-        assert!(error.to_string().contains("more than any package"), "{error}");
+        assert!(error.to_string().contains("more than the limit"), "{error}");
         let zeros = tarball(&[("control", &vec![0; CONTROL_LIMIT as usize + 1])]);
         let bytes = [
             &b"!<arch>\n"[..],

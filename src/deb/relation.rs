@@ -39,7 +39,7 @@ pub enum Operator {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RelationError {
     /// It does not have the form of a relation.
-    #[error("{text:?} names no package: {problem}")]
+    #[error("{text:?} is not a valid package: {problem}")]
     Form {
         /// The relation; of a long one the beginning.
         text: String,
@@ -47,7 +47,7 @@ pub enum RelationError {
         problem: &'static str,
     },
     /// Its version is none.
-    #[error("{text:?} names no package")]
+    #[error("{text:?} is not a valid package")]
     Version {
         /// The relation; of a long one the beginning.
         text: String,
@@ -81,11 +81,11 @@ impl<'a> Relation<'a> {
             None => (head, None),
         };
         if !is_name(name) {
-            return Err(error("a name has letters, digits, and +-. among them"));
+            return Err(error("names consist of letters, digits, `+`, `-` and `.`"));
         }
         let word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic());
         if !qualifier.is_none_or(is_name) {
-            return Err(error("no architecture follows the colon"));
+            return Err(error("there is no architecture after the colon"));
         }
         let mut relation = Relation { name, qualifier, version: None, architectures: Vec::new(), profiles: Vec::new() };
         loop {
@@ -95,7 +95,7 @@ impl<'a> Relation<'a> {
                 '(' => ')',
                 '[' => ']',
                 '<' => '>',
-                _ => return Err(error("it goes on after the name")),
+                _ => return Err(error("there is something after the name")),
             };
             let (inner, after) = rest[1..].split_once(close).ok_or_else(|| error("a bracket is not closed"))?;
             rest = after;
@@ -105,7 +105,7 @@ impl<'a> Relation<'a> {
                     let inner = inner.trim_ascii();
                     let end = inner.find(|c| !"<=>".contains(c)).unwrap_or(inner.len());
                     let (operator, version) = inner.split_at(end);
-                    let operator = Operator::parse(operator).ok_or_else(|| error("its operator is none"))?;
+                    let operator = Operator::parse(operator).ok_or_else(|| error("its operator is not valid"))?;
                     let version = Version::parse(version);
                     let version = version.map_err(|source| RelationError::Version { text: shown(), source })?;
                     relation.version = Some((operator, version));
@@ -114,7 +114,7 @@ impl<'a> Relation<'a> {
                     relation.architectures.extend(words);
                 }
                 '<' if words.all(word) => relation.profiles.push(inner.split_ascii_whitespace().collect()),
-                _ => return Err(error("a bracket stands twice")),
+                _ => return Err(error("a bracket appears twice")),
             }
         }
     }

@@ -15,7 +15,7 @@ pub struct Version<'a> {
 
 /// A text that is no version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no version: {problem}")]
+#[error("{text:?} is not a valid version: {problem}")]
 pub struct VersionError {
     /// The text; of a long one the beginning.
     pub text: String,
@@ -36,7 +36,7 @@ impl<'a> Version<'a> {
             Some((epoch, rest)) => {
                 let digits = !epoch.is_empty() && epoch.bytes().all(|byte| byte.is_ascii_digit());
                 let number = epoch.parse::<u32>().ok().filter(|&number| digits && number <= i32::MAX as u32);
-                (number.ok_or_else(|| error("its epoch is no number that fits"))?, rest)
+                (number.ok_or_else(|| error("its epoch is not a valid number"))?, rest)
             }
         };
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
@@ -50,7 +50,7 @@ impl<'a> Version<'a> {
         let colon = |byte| byte == b':' && rest.len() < text.len();
         let sound = upstream.bytes().all(|byte| plain(byte) || byte == b'-' || colon(byte));
         if !sound || !revision.bytes().all(plain) {
-            return Err(error("it has a character that no version has"));
+            return Err(error("it contains an invalid character"));
         }
         Ok(Version { text, epoch, upstream, revision })
     }

@@ -60,19 +60,19 @@ pub struct Mirror {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MirrorError {
     /// Another kind of address.
-    #[error("a mirror is reached by http:, https:, file: or copy:, and not by {scheme:?}")]
+    #[error("a mirror needs http:, https:, file: or copy:, not {scheme:?}")]
     Scheme {
         /// What stands before the colon.
         scheme: String,
     },
     /// No address at all.
-    #[error("the address of a mirror has the form SCHEME://HOST/PATH or file:/PATH")]
+    #[error("a mirror's URL has the form SCHEME://HOST/PATH or file:/PATH")]
     NoAddress,
     /// Characters that apt would take apart.
-    #[error("the address of a mirror holds a blank, a quote or a control character")]
+    #[error("a mirror's URL must not contain blanks, quotes or control characters")]
     Characters,
     /// A directory that is not there, or none.
-    #[error("the mirror {} is no directory that can be read", path.display())]
+    #[error("the mirror {} is not a readable directory", path.display())]
     NoDirectory {
         /// Its path.
         path: PathBuf,

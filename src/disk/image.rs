@@ -96,7 +96,7 @@ impl fmt::Display for Format {
             Format::Dmg => "a DMG image (Apple)",
             Format::Cloop => "a cloop image",
             Format::Luks => "encrypted with LUKS",
-            Format::Polyglot => "a qcow2 image and an ISO 9660 image at once",
+            Format::Polyglot => "both a qcow2 image and an ISO 9660 image",
             Format::Gzip => "compressed with gzip",
             Format::Xz => "compressed with xz",
             Format::Zstd => "compressed with zstd",

@@ -21,7 +21,7 @@ pub enum FetchError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server said no.
-    #[error("cannot get {url}: the server answers {status}")]
+    #[error("cannot get {url}: the server responded with {status}")]
     Status {
         /// From where.
         url: String,
@@ -29,7 +29,7 @@ pub enum FetchError {
         status: String,
     },
     /// It is another file than the checksum names.
-    #[error("{url} has another checksum: expected sha256:{expected}, got sha256:{got}")]
+    #[error("{url} has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
     Checksum {
         /// From where.
         url: String,
@@ -39,7 +39,7 @@ pub enum FetchError {
         got: String,
     },
     /// It could not be written.
-    #[error("cannot write what comes from {url}")]
+    #[error("cannot save the download of {url}")]
     Write {
         /// From where.
         url: String,
@@ -47,7 +47,7 @@ pub enum FetchError {
         source: std::io::Error,
     },
     /// It took too long.
-    #[error("{url} did not come within {} s", after.as_secs())]
+    #[error("downloading {url} took longer than {} s", after.as_secs())]
     TimedOut {
         /// From where.
         url: String,

@@ -131,7 +131,7 @@ impl<'a> History<'a> {
     fn memory(&self) -> &Memory {
         self.memory.get_or_init(|| {
             self.state.load().unwrap_or_else(|error| {
-                tracing::debug!(%error, "nothing is remembered");
+                tracing::debug!(%error, "the history cannot be read");
                 Memory::default()
             })
         })
@@ -195,7 +195,7 @@ impl<'a> RecipeState<'a> {
     /// How long stages took when they last ran; nothing where that was lost.
     pub fn durations(&self) -> Durations {
         let read = self.store.state_read(&[&self.name, DURATIONS]);
-        let bytes = read.inspect_err(|error| tracing::debug!(%error, "no durations are known")).ok().flatten();
+        let bytes = read.inspect_err(|error| tracing::debug!(%error, "the durations cannot be read")).ok().flatten();
         bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default()
     }
 

@@ -47,13 +47,13 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A directory with too much in it.
-    #[error("`{}` holds more than {MAX_ENTRIES} files and directories", path.display())]
+    #[error("`{}` contains more than {MAX_ENTRIES} files and directories", path.display())]
     TooMany {
         /// The directory.
         path: PathBuf,
     },
     /// The file changed between planning and use.
-    #[error("`{}` changes while it is read", path.display())]
+    #[error("`{}` changed while it was read", path.display())]
     Changed {
         /// The file.
         path: PathBuf,

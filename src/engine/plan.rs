@@ -127,7 +127,7 @@ pub enum PlanError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A stage made something else than what is needed.
-    #[error("stage {stage}: {parent} made {made}, where {needed} is needed{}", is(.format))]
+    #[error("stage {stage}: {parent} made {made}, but {needed} is needed{}", is(.format))]
     Kind {
         /// The node's label.
         stage: String,
@@ -531,7 +531,7 @@ impl Asked {
     /// Why a claim is not believed; none where it is.
     pub fn objection(&self, claim: &ClaimSummary) -> Option<String> {
         if !claim.writer.is_empty() {
-            return Some(format!("it is {}'s, whom nothing says to trust", claim.writer.escape_debug()));
+            return Some(format!("it is from {}, who is not trusted", claim.writer.escape_debug()));
         }
         if claim.isolation < self.isolation {
             return Some(format!("it was made with weaker isolation ({})", claim.isolation));
@@ -540,7 +540,7 @@ impl Asked {
             .caveats
             .difference(&self.caveats)
             .next()
-            .map(|caveat| format!("it is marked `{caveat}`, and this run would not be"))
+            .map(|caveat| format!("it is marked `{caveat}`, which this run would not be"))
     }
 }
 

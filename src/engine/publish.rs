@@ -65,7 +65,7 @@ impl Draft {
         let dir = path.parent().unwrap_or(Path::new("/"));
         owner.create_dirs(dir, 0o777)?;
         if std::fs::metadata(path).is_ok_and(|stat| !stat.is_file()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no regular file"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a regular file"));
         }
         let temp = part(dir, owner)?;
         remove_stale(dir, temp.as_file().metadata()?.mtime())?;

@@ -29,12 +29,12 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::NeverBuilt => f.write_str("never built"),
-            Reason::Collected => f.write_str("result was collected"),
-            Reason::NotBelieved(objection) => write!(f, "the store's result is not taken: {objection}"),
+            Reason::Collected => f.write_str("result was deleted"),
+            Reason::NotBelieved(objection) => write!(f, "the stored result is not accepted: {objection}"),
             Reason::NotLocked => f.write_str("its packages are not locked"),
-            Reason::Again => f.write_str("asked for with --again"),
+            Reason::Again => f.write_str("requested with --rebuild"),
             Reason::Changed(changes) => match changes.as_slice() {
-                [] => f.write_str("something that its key covers changed"),
+                [] => f.write_str("something in its key changed"),
                 [only] => f.write_str(only),
                 [first, rest @ ..] => write!(f, "{first} (and {} more)", rest.len()),
             },
@@ -96,7 +96,7 @@ pub fn changes(before: &[Field], now: &[Field], names: &Names<'_>) -> Vec<String
 
 fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
     if path == "engine_epoch" || path == "kind_version" {
-        return format!("this impasto does the work in another way ({} {before} → {now})", name(path));
+        return format!("this version of impasto works differently ({} {before} → {now})", name(path));
     }
     if path == "toolbox" {
         return "the tools that impasto uses changed".to_owned();
@@ -109,7 +109,7 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
         let version = |value: &str| value.split(' ').next().unwrap_or_default().to_owned();
         let (before, now) = (version(before), version(now));
         return match before == now {
-            true => format!("package {package} {now}: another file"),
+            true => format!("package {package} {now}: different file"),
             false => format!("package {package} {before} → {now}"),
         };
     }
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(told(&[(r#"env["A"]"#, "1")], &[]), [r#"env["A"] was removed"#]);
         assert_eq!(
             told(&[("engine_epoch", "1")], &[("engine_epoch", "2")]),
-            ["this impasto does the work in another way (engine epoch 1 → 2)"]
+            ["this version of impasto works differently (engine epoch 1 → 2)"]
         );
         assert!(told(&[("network", "false")], &[("network", "false")]).is_empty());
     }

@@ -89,7 +89,7 @@ impl RecipeState<'_> {
         let enter = |checkout: &mut Checkout| in_use.enter(checkout);
         match self.store.update_checkout(&self.name, first, enter) {
             Err(StoreError::RootDamaged { path, reason }) if in_use.whole.is_some() => {
-                tracing::debug!(path = %path.display(), reason, "written again");
+                tracing::debug!(path = %path.display(), reason, "rewritten");
                 let mut checkout = Checkout::default();
                 in_use.enter(&mut checkout);
                 self.store.put_checkout(&self.name, &checkout)
@@ -101,7 +101,7 @@ impl RecipeState<'_> {
     /// Notes that the checkout is used; `now` is in seconds since 1970. Its results are kept for a while from then on.
     pub fn touch(&self, now: u64) {
         if let Err(error) = self.store.freshen_checkout(&self.name, now.saturating_sub(FRESH_SECS) as i64) {
-            tracing::debug!(%error, "the use of the checkout is not noted");
+            tracing::debug!(%error, "the use of the checkout cannot be recorded");
         }
     }
 

@@ -231,11 +231,12 @@ impl<'a> Engine<'a> {
         let known = self.nodes.values().filter(|node| node.result.is_some()).count();
         let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
         self.has_work = known < nodes;
+        // Before any line tells that something runs: who reads it may interrupt it.
+        let mut interrupt = self.has_work.then(|| self.config.interrupt.listen());
         self.tell(EventKind::RunStarted { nodes, cached: known });
         self.begin();
         self.begin_packages();
         self.begin_forecast();
-        let mut interrupt = None;
         while !self.schedule.is_finished() {
             self.start_ready();
             if self.schedule.running() > 0 {
@@ -442,7 +443,7 @@ impl<'a> Engine<'a> {
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
             self.warn(
                 None,
-                format!("what this build learned is not remembered: {}", crate::base::human::with_causes(error)),
+                format!("the history of this build cannot be recorded: {}", crate::base::human::with_causes(error)),
             );
         }
     }

@@ -21,7 +21,7 @@ impl Entry {
     /// The first field that cannot be used: of which package and archive, its value, and what is wrong with it.
     pub fn check(&self) -> Result<(), String> {
         let plain = |field: &str, text: &String| match text.contains(char::is_control) {
-            true => Err(unusable(field, text, "which holds a control character")),
+            true => Err(unusable(field, text, "which contains a control character")),
             false => Ok(()),
         };
         plain("name", &self.name)?;
@@ -90,18 +90,14 @@ fn check_package(package: &Package) -> Result<(), String> {
         return Err(unusable("size", &size.to_string(), "which is not the size of a package: 1 byte to 32 GiB"));
     }
     if let Some(installed) = installed.filter(|installed| *installed > MAX_INSTALLED) {
-        return Err(unusable(
-            "installed",
-            &installed.to_string(),
-            "which is more than a package can take: 4 TiB, in KiB",
-        ));
+        return Err(unusable("installed", &installed.to_string(), "which is more than the limit of 4 TiB, in KiB"));
     }
     check_sha256("sha256", sha256)?;
     if path.is_empty() || path.contains(char::is_control) {
         return Err(unusable("path", path, "which is not a valid path"));
     }
     if path.starts_with('/') || path.split('/').any(|part| part == "..") {
-        return Err(unusable("path", path, "which leads out of its archive"));
+        return Err(unusable("path", path, "which points outside its archive"));
     }
     Ok(())
 }

@@ -142,8 +142,8 @@ impl LockFile {
         let head: Head = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
         match head.version {
             Some(VERSION) => {}
-            Some(other) => return Err(format!("its version is {other}, and this impasto knows version {VERSION}")),
-            None => return Err("it does not say its version".to_owned()),
+            Some(other) => return Err(format!("its version is {other}, but this impasto supports version {VERSION}")),
+            None => return Err("it has no version".to_owned()),
         }
         let mut lock = LockFile::default();
         let mut known = HashSet::new();
@@ -242,7 +242,7 @@ impl Entry {
         self.check()?;
         match read_entry(&self.to_string(), 1)? == *self {
             true => Ok(()),
-            false => Err("it would not be read as it was written".to_owned()),
+            false => Err("it would not read back as written".to_owned()),
         }
     }
 

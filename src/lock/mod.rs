@@ -45,7 +45,7 @@ pub enum LockError {
         path: PathBuf,
     },
     /// It is none.
-    #[error("the lock {} cannot be understood: {reason}", path.display())]
+    #[error("the lock {} cannot be parsed: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,

@@ -24,10 +24,10 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
         }
     }
     let gone = old.keys().filter(|name| !new.contains_key(*name));
-    lines.extend(gone.map(|name| format!("{name}: not in the recipe any more")));
+    lines.extend(gone.map(|name| format!("{name}: no longer in the recipe")));
     let renewed = |name: &str| after.toolbox.iter().chain(&after.stages).any(|entry| entry.name == name);
     let gone = before.refused.iter().filter(|entry| !after.refused.contains(entry) && !renewed(&entry.name));
-    lines.extend(gone.map(|entry| format!("{}: not in the recipe any more", entry.name)));
+    lines.extend(gone.map(|entry| format!("{}: no longer in the recipe", entry.name)));
     lines
 }
 
@@ -56,7 +56,7 @@ fn differences(before: &Entry, after: &Entry) -> Vec<String> {
         match old.get(&(name.clone(), architecture.clone())) {
             None => lines.push(format!("+ {name} {version}")),
             Some((was, _)) if was != version => lines.push(format!("{name} {was} → {version}")),
-            Some((_, was)) if was != sha256 => lines.push(format!("{name} {version}: another file")),
+            Some((_, was)) if was != sha256 => lines.push(format!("{name} {version}: different file")),
             Some(_) => {}
         }
     }
@@ -64,8 +64,8 @@ fn differences(before: &Entry, after: &Entry) -> Vec<String> {
     lines.extend(gone.map(|((name, _), (version, _))| format!("- {name} {version}")));
     let (old, new) = (removals(before), removals(after));
     let more = new.iter().filter(|(name, _)| !old.contains_key(*name));
-    lines.extend(more.map(|(name, version)| format!("takes out {name} {version}")));
+    lines.extend(more.map(|(name, version)| format!("removes {name} {version}")));
     let fewer = old.iter().filter(|(name, _)| !new.contains_key(*name));
-    lines.extend(fewer.map(|(name, _)| format!("no longer takes out {name}")));
+    lines.extend(fewer.map(|(name, _)| format!("no longer removes {name}")));
     lines
 }

@@ -47,15 +47,16 @@ impl Budget {
                 return Ok(());
             }
             (None, _) => {
-                format!("its budget of {STEPS} steps, and {STEPS_A_BYTE} for each byte of its text, ends here")
+                format!("its budget of {STEPS} steps, plus {STEPS_A_BYTE} for each byte of its source, is used up here")
             }
             (_, None) => format!(
-                "its budget of {} MiB of values, and {BYTES_A_BYTE} bytes for each byte of its text, ends here",
+                "its budget of {} MiB of values, plus {BYTES_A_BYTE} bytes for each byte of its source, is used up \
+                 here",
                 BYTES >> 20
             ),
         };
         let diagnostic = Diagnostic::at(span, "the recipe is too expensive to evaluate").label(what);
-        let help = "look for values that hold others several times, and for a `for` within a `for`";
+        let help = "look for values that contain others several times, and for nested `for` expressions";
         self.exhausted = Some(diagnostic.help(help));
         Err(Failed)
     }

@@ -133,12 +133,13 @@ impl Check<'_> {
             _ => diagnostic.label(format!("this is {}", show(value))),
         };
         let help = match (ty, &value.data) {
-            (Type::List(_), Data::String(_)) => Some("write it in brackets: `[…]`".to_owned()),
-            (Type::List(_), Data::Object(_)) => Some("`values(…)` gives an object's values as a list".to_owned()),
-            (Type::Text, Data::List(_)) => Some("`join(\" \", …)` makes one text of a list".to_owned()),
-            (_, Data::Stage(stage)) if matches!(ty, Type::Text) => {
-                Some(format!("a stage is no text; take a file that `{stage}` makes with a parameter such as `inputs`"))
-            }
+            (Type::List(_), Data::String(_)) => Some("put it in brackets: `[…]`".to_owned()),
+            (Type::List(_), Data::Object(_)) => Some("`values(…)` returns an object's values as a list".to_owned()),
+            (Type::Text, Data::List(_)) => Some("`join(\" \", …)` joins a list into one string".to_owned()),
+            (_, Data::Stage(stage)) if matches!(ty, Type::Text) => Some(format!(
+                "a stage is not a string; to use a file that `{stage}` makes, pass it to a parameter such \
+                              as `inputs`"
+            )),
             _ => None,
         };
         self.eval.fail(diagnostic.maybe_help(help))
@@ -146,13 +147,13 @@ impl Check<'_> {
 
     fn null(&mut self, ty: &Type, span: Span) -> Result<(), Failed> {
         let message = format!("`{}` takes {}, not null", self.path, describe(ty));
-        self.eval.fail(Diagnostic::at(span, message).help("`compact(list)` leaves nulls out of a list"))
+        self.eval.fail(Diagnostic::at(span, message).help("`compact(list)` removes nulls from a list"))
     }
 
     /// A sensitive value where it must not be.
     fn leak(&mut self, value: &Value, span: Span) -> Result<Value, Failed> {
-        let message = format!("a sensitive value would go into `{}` of {}", self.path, self.owner);
-        let mut diagnostic = Diagnostic::at(span, message).label("this is or holds a sensitive value");
+        let message = format!("`{}` of {} would contain a sensitive value", self.path, self.owner);
+        let mut diagnostic = Diagnostic::at(span, message).label("this is, or contains, a sensitive value");
         diagnostic = diagnostic.note(way(value, &format!("`{}` of {}", self.path, self.owner)));
         self.eval.fail(diagnostic.help(
             "pass it in `secrets = { NAME = … }`; the steps read it from /run/impasto/secrets/NAME, and it is in no key, \
@@ -163,7 +164,7 @@ impl Check<'_> {
     fn text(&mut self, value: Value, span: Span) -> Result<Value, Failed> {
         match to_text(&value) {
             Some(text) if text.contains('\0') => {
-                let message = format!("`{}` holds a NUL character", self.path);
+                let message = format!("`{}` contains a NUL character", self.path);
                 self.eval.fail(Diagnostic::at(span, message))
             }
             Some(text) => Ok(Value { data: Data::String(text), ..value }),
@@ -203,7 +204,7 @@ impl Check<'_> {
             return Ok(Value { data: Data::String(text), ..value });
         }
         let message = format!("`{}` cannot be {}", self.path, show(&value));
-        let diagnostic = Diagnostic::at(span, message).note(format!("it is one of {}", quoted(words)));
+        let diagnostic = Diagnostic::at(span, message).note(format!("valid values: {}", quoted(words)));
         let near = super::suggest::nearest(&text, words.iter().copied());
         self.eval.fail(diagnostic.maybe_help(near.map(|near| format!("did you mean \"{near}\"?"))))
     }
@@ -222,7 +223,7 @@ impl Check<'_> {
             (Data::String(path), Type::File | Type::Path) => {
                 let found = self.eval.files.is(path);
                 let problem = match found {
-                    Ok(Is::Directory) if *ty == Type::Path => format!("{path:?} is a directory, a file is needed"),
+                    Ok(Is::Directory) if *ty == Type::Path => format!("{path:?} is a directory, not a file"),
                     Ok(Is::Other) => format!("{path:?} is neither a file nor a directory"),
                     Ok(_) => return Ok(value),
                     Err(problem) => {
@@ -234,7 +235,7 @@ impl Check<'_> {
                 return self.eval.fail(Diagnostic::at(span, message));
             }
             (Data::String(name), Type::Disk) => {
-                let message = format!("`{}` takes a stage that makes a disk, not a text", self.path);
+                let message = format!("`{}` takes a stage that makes a disk, not a string", self.path);
                 let help = format!("write `stage.{name}` without quotes");
                 let known = super::lower::is_name(name);
                 return self.eval.fail(Diagnostic::at(span, message).maybe_help(known.then_some(help)));
@@ -271,7 +272,7 @@ impl Check<'_> {
             let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
                 let place = part.map_or(span, |(key, _)| key.span);
                 let message = format!("unknown attribute `{key}` of `{}`", self.path);
-                let help = did_you_mean("it has", &key, specs.iter().map(|spec| spec.name));
+                let help = did_you_mean("valid attributes", &key, specs.iter().map(|spec| spec.name));
                 self.eval.diagnostics.push(Diagnostic::at(place, message).maybe_help(help));
                 failed = true;
                 continue;
@@ -306,7 +307,7 @@ impl Check<'_> {
     }
 
     fn secret(&mut self, value: Value, span: Span, expr: Option<&Expr>) -> Result<Value, Failed> {
-        let wanted = "a text, or { value = …, version = … }";
+        let wanted = "a string, or { value = …, version = … }";
         if let Some(text) = to_text(&value) {
             return Ok(Value { data: Data::String(text), ..value });
         }
@@ -328,13 +329,13 @@ impl Check<'_> {
                 ("version", _) if item.data == Data::Null => {}
                 ("version", Some(_)) => {}
                 ("value" | "version", None) => {
-                    let message = format!("`{}.{key}` takes a text, not {}", self.path, show(item));
+                    let message = format!("`{}.{key}` takes a string, not {}", self.path, show(item));
                     return self.eval.fail(Diagnostic::at(place, message));
                 }
                 _ => {
                     let place = part.map_or(span, |(key, _)| key.span);
                     let message = format!("unknown attribute `{key}` of `{}`", self.path);
-                    return self.eval.fail(Diagnostic::at(place, message).help("it has value, version"));
+                    return self.eval.fail(Diagnostic::at(place, message).help("valid attributes: value, version"));
                 }
             }
         }
@@ -350,7 +351,7 @@ impl Check<'_> {
 pub(super) fn way(value: &Value, end: &str) -> String {
     let mut steps = first_sensitive(value).unwrap_or_default();
     steps.push(end.to_owned());
-    format!("its way: {}", steps.join(" -> "))
+    format!("how it gets here: {}", steps.join(" -> "))
 }
 
 fn first_sensitive(value: &Value) -> Option<Vec<String>> {
@@ -420,7 +421,7 @@ fn describe(ty: &Type) -> String {
     match ty {
         Type::Bool => "true or false".to_owned(),
         Type::Int => "a whole number".to_owned(),
-        Type::Text => "a text".to_owned(),
+        Type::Text => "a string".to_owned(),
         Type::Duration => "a duration such as \"90s\"".to_owned(),
         Type::Mode => "permission bits such as \"0644\"".to_owned(),
         Type::Disk => "a stage that makes a disk (`stage.NAME`)".to_owned(),
@@ -439,9 +440,9 @@ fn describe(ty: &Type) -> String {
 
 fn plural(ty: &Type) -> String {
     match ty {
-        Type::Text => "texts".to_owned(),
+        Type::Text => "strings".to_owned(),
         Type::Int => "whole numbers".to_owned(),
-        Type::Bool => "truth values".to_owned(),
+        Type::Bool => "booleans".to_owned(),
         Type::File | Type::Path => "files".to_owned(),
         Type::Disk => "stages".to_owned(),
         other => format!("each {}", describe(other)),

@@ -58,7 +58,7 @@ pub(super) fn to_number(value: &Value) -> Option<Number> {
 pub(super) fn too_long(value: &Value) -> Option<String> {
     let text = value.as_str().filter(|_| !is_sensitive(value))?;
     let error = Number::parse(text).err().filter(|error| *error == NumberError::TooLong)?;
-    Some(format!("as a number it {error}; it can stay a text"))
+    Some(format!("as a number it {error}; it can stay a string"))
 }
 
 /// The truth value that a truth value or the text `true` or `false` is.

@@ -105,7 +105,7 @@ impl Evaluator {
     fn made(&mut self, span: Span, value: Value) -> Outcome {
         self.budget.charge(span, 0, convert::cost_shared(&value))?;
         if convert::is_too_deep(&value) {
-            return self.fail(Diagnostic::at(span, "the value is nested too deep"));
+            return self.fail(Diagnostic::at(span, "the value is nested too deeply"));
         }
         Ok(value)
     }
@@ -139,9 +139,13 @@ impl Evaluator {
                 self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
                 let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
-                    Err(_) if sensitive => {
-                        self.fail(Diagnostic::at(operand.span, format!("convert: a sensitive value does not fit {ty}")))
-                    }
+                    Err(_) if sensitive => self.fail(Diagnostic::at(
+                        operand.span,
+                        format!(
+                            "convert: a sensitive value is not a valid \
+                                                                        {ty}"
+                        ),
+                    )),
                     Ok(value) => Ok(value),
                     Err(mismatch) => {
                         let at =
@@ -191,8 +195,8 @@ impl Evaluator {
             match (key, self.eval(value_expr)) {
                 (Ok(key), Ok(value)) => {
                     if result.contains_key(&key) {
-                        let message = format!("the key {} is given twice", quoted(&key, &marks));
-                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("keep one of the two"));
+                        let message = format!("duplicate key {}", quoted(&key, &marks));
+                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("remove one of them"));
                         failed = true;
                     }
                     result.insert(key, value);
@@ -208,7 +212,9 @@ impl Evaluator {
         marks.unite(&key.marks);
         match convert::to_text(key) {
             Some(text) => Ok(text.as_ref().to_owned()),
-            None => self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a text is needed")),
+            None => {
+                self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a string is needed"))
+            }
         }
     }
 
@@ -297,7 +303,7 @@ impl Evaluator {
                 "`+` adds numbers; use `concat(a, b)` to join lists"
             }
             (BinaryOp::Plus, Data::String(_), _) | (BinaryOp::Plus, _, Data::String(_)) => {
-                "`+` adds numbers; use a template to join texts: \"${a}${b}\""
+                "`+` adds numbers; use a template to join strings: \"${a}${b}\""
             }
             _ => return Err(Failed),
         };
@@ -366,8 +372,8 @@ impl Evaluator {
             return Ok(());
         }
         if object.values.contains_key(&key) {
-            let message = format!("two elements give the key {}", quoted(&key, marks));
-            let help = "write `...` after the value to gather the values of equal keys in lists";
+            let message = format!("two elements have the same key, {}", quoted(&key, marks));
+            let help = "write `...` after the value to group the values of equal keys into lists";
             return self.fail(Diagnostic::at(key_expr.span, message).help(help));
         }
         object.values.insert(key, value);
@@ -395,7 +401,7 @@ impl Evaluator {
         out.paid = out.text.len();
         self.budget.charge(span, grown / 64, grown * 2)?;
         if out.text.len() > MAX_TEXT {
-            return self.fail(Diagnostic::at(span, format!("the text becomes larger than {} MiB", MAX_TEXT >> 20)));
+            return self.fail(Diagnostic::at(span, format!("the string would be larger than {} MiB", MAX_TEXT >> 20)));
         }
         Ok(())
     }
@@ -435,12 +441,15 @@ impl Evaluator {
                 let value = self.eval(expr)?;
                 out.marks.unite(&value.marks);
                 let Some(text) = convert::to_text(&value) else {
-                    let message = format!("{} cannot stand in a text", show(&value));
+                    let message = format!("{} cannot be part of a string", show(&value));
                     let help = match value.data {
                         Data::List(_) => "use `join(\", \", …)`, or `jsonencode(…)`",
                         Data::Object(_) => "use `jsonencode(…)`, or one of its attributes",
                         Data::Null => "use `coalesce(…, \"\")` if it may be null",
-                        _ => "a stage is no text: pass it to a parameter that takes a stage, such as `inputs` of `run`",
+                        _ => {
+                            "a stage is not a string: pass it to a parameter that takes a stage, such as `inputs` of \
+                              `run`"
+                        }
                     };
                     return self.fail(Diagnostic::at(expr.span, message).help(help));
                 };
@@ -507,8 +516,7 @@ impl Evaluator {
             }
             if values.len() < function.min || function.max.is_some_and(|max| values.len() > max) {
                 let message = format!("`{}` does not take {} arguments", function.name, values.len());
-                return self
-                    .fail(Diagnostic::at(span, message).help(format!("it is called as `{}`", function.signature)));
+                return self.fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
             }
         }
         for value in &values {
@@ -544,7 +552,7 @@ impl Evaluator {
             Err(Fail { arg, message, help }) => {
                 // The reason may hold a part of the value.
                 let (message, help) = match marks.sensitive.is_some() || sensitive {
-                    true => ("an argument does not fit; it is sensitive, so that it is not shown".to_owned(), None),
+                    true => ("an argument is not valid; it is sensitive, so it is not shown".to_owned(), None),
                     false => (message, help),
                 };
                 let place = arg.and_then(|arg| args.get(arg).or(args.last())).map_or(span, |arg| arg.span);
@@ -570,7 +578,8 @@ impl Evaluator {
             && self.diagnostics.len() > before
             && let Some(last) = self.diagnostics.last_mut()
         {
-            last.secondary.push(super::diagnostic::Label { span, text: "no alternative could be evaluated".into() });
+            last.secondary
+                .push(super::diagnostic::Label { span, text: "none of the alternatives can be evaluated".into() });
         }
         Err(Failed)
     }

@@ -117,7 +117,7 @@ impl Files {
         for (count, entry) in walkdir::WalkDir::new(&full).into_iter().enumerate() {
             let entry = entry.map_err(|error| Problem::new(format!("cannot list {path:?}: {error}"), None))?;
             if count > MAX_FILES {
-                let message = format!("{path:?} holds more than {MAX_FILES} files and directories");
+                let message = format!("{path:?} contains more than {MAX_FILES} files and directories");
                 return Err(Problem::new(message, None));
             }
             if entry.file_type().is_dir() {
@@ -125,7 +125,7 @@ impl Files {
             }
             let relative = entry.path().strip_prefix(&full).unwrap_or(entry.path());
             let Some(text) = relative.to_str() else {
-                let message = format!("{path:?} holds a file whose name is not UTF-8: {}", relative.display());
+                let message = format!("{path:?} contains a file whose name is not UTF-8: {}", relative.display());
                 return Err(Problem::new(message, None));
             };
             found.push(text.to_owned());
@@ -154,14 +154,14 @@ impl Files {
 
     fn full(&self, path: &str) -> Result<PathBuf, Problem> {
         if path.is_empty() || path.contains('\0') {
-            return Err(Problem::new(format!("{path:?} is not a path"), None));
+            return Err(Problem::new(format!("{path:?} is not a valid path"), None));
         }
         Ok(self.dir.join(path))
     }
 
     fn problem(&self, path: &str, error: &io::Error) -> Problem {
         if let Some(outside) = Outside::of(error) {
-            let message = format!("{path:?} is outside of what the recipe may read: {outside}");
+            let message = format!("the recipe may not read {path:?}: {outside}");
             return Problem { message, help: Some(outside.help()), outside: true };
         }
         let message = match error.kind() {

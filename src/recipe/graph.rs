@@ -56,7 +56,8 @@ impl Fit<'_> {
                 let diagnostic = Diagnostic::at(*span, format!("{owner} needs the stage `{stage}`, which is dropped"))
                     .also(*when, "here its `when` is false")
                     .help(format!(
-                        "give {owner} the same `when`, or choose: `from = CONDITION ? stage.{stage} : stage.OTHER`"
+                        "give {owner} the same `when`, or use a conditional: `from = CONDITION ? stage.{stage} : \
+                         stage.OTHER`"
                     ));
                 self.diagnostics.push(diagnostic);
                 return;
@@ -83,7 +84,7 @@ impl Fit<'_> {
                 if let Some(first) = files.iter().flatten().next() {
                     diagnostic = diagnostic.help(format!("for a file that it made: `stage.{stage}.files[{first:?}]`"));
                 }
-                let help = "for the disk as a file, add a stage of kind `convert` and use that";
+                let help = "to get the disk as a file, add a stage of kind `convert` and use that";
                 self.diagnostics.push(diagnostic.help(help));
             }
             Need::Named(name) => {
@@ -96,9 +97,9 @@ impl Fit<'_> {
                 let help = if known.is_empty() && made == Makes::File {
                     Some(format!("it makes one file: `stage.{stage}`"))
                 } else if known.is_empty() && kind.param("output").is_some() {
-                    Some(format!("name it there: `output = {{ {:?} = \"/path/in/the/image\" }}`", &**name))
+                    Some(format!("list it there: `output = {{ {:?} = \"/path/in/the/image\" }}`", &**name))
                 } else if known.is_empty() {
-                    Some(format!("`{}` makes no files by name", kind.name))
+                    Some(format!("`{}` makes no named files", kind.name))
                 } else {
                     did_you_mean("its `output` has", name, known.iter().map(String::as_str))
                 };
@@ -164,13 +165,13 @@ impl Fit<'_> {
             _ => None,
         });
         let message = match path.len() {
-            1 => format!("the stage `{}` needs itself", names[0]),
-            _ => format!("the stages need each other: {}", names.join(" -> ")),
+            1 => format!("the stage `{}` depends on itself", names[0]),
+            _ => format!("dependency cycle: {}", names.join(" -> ")),
         };
         let mut diagnostic = Diagnostic::at(spans.next().unwrap_or_default(), message);
         for (name, span) in names[1..].iter().zip(spans).take(8) {
-            diagnostic = diagnostic.also(span, format!("`{name}` needs this"));
+            diagnostic = diagnostic.also(span, format!("`{name}` depends on this"));
         }
-        diagnostic.help("break the circle: a stage builds on what is there before it")
+        diagnostic.help("remove one of these references")
     }
 }

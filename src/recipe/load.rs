@@ -152,11 +152,13 @@ impl Place {
         }
         if files.is_empty() {
             let mut diagnostic = Diagnostic::error(format!("there is no recipe in {shown}"))
-                .note("a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold variables)")
+                .note(
+                    "a recipe is one or more files that end in `.hcl` (those that end in `.vars.hcl` hold values of \
+                     variables)",
+                )
                 .lacks(Lack::Recipe);
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
-                diagnostic =
-                    diagnostic.note(format!("`{template}` is a template of Packer, which impasto does not read"));
+                diagnostic = diagnostic.note(format!("`{template}` is a Packer template, which impasto does not read"));
             }
             return Err(diagnostic);
         }
@@ -232,8 +234,8 @@ fn evaluate(
     // Who names a file of variables knows how they are given.
     if let Some(name) = place.values.first().filter(|_| request.var_files.is_empty()) {
         let path = place.shown.join(name);
-        let message = format!("`{}` is not read by itself", path.display());
-        let help = format!("give it with --var-file {}", path.display());
+        let message = format!("`{}` is not read automatically", path.display());
+        let help = format!("pass it with --var-file {}", path.display());
         eval.diagnostics.push(Diagnostic::error(message).warning().help(help));
     }
     Variables { request, decls: &found.variables, names: &names, eval: &mut eval, unsure: false }.run();
@@ -323,12 +325,12 @@ impl Loader<'_, '_> {
         if let Some(circle) = circle {
             let names: Vec<&str> =
                 circle.iter().chain(circle.first()).map(|id| self.found.locals[*id].1.name).collect();
-            let message = format!("the locals need each other: {}", names.join(" -> "));
+            let message = format!("dependency cycle of locals: {}", names.join(" -> "));
             let mut diagnostic = Diagnostic::at(self.found.locals[circle[0]].1.span, message);
             for id in &circle[1..] {
                 diagnostic = diagnostic.also(self.found.locals[*id].1.span, "through this one");
             }
-            eval.diagnostics.push(diagnostic.help("write the value of one of them out"));
+            eval.diagnostics.push(diagnostic.help("write out the value of one of them"));
         }
         let mut axes = vec![0u64; roots.len()];
         let mut locals = Vec::with_capacity(order.len());
@@ -387,15 +389,15 @@ impl Loader<'_, '_> {
                         head.name = Some(name.to_owned());
                     }
                     _ => {
-                        let message = format!("{} cannot name a recipe", convert::show(&value));
-                        eval.diagnostics.push(Diagnostic::at(span, message).help("use a text without `/`"));
+                        let message = format!("{} is not a valid name for a recipe", convert::show(&value));
+                        eval.diagnostics.push(Diagnostic::at(span, message).help("use a string without `/`"));
                     }
                 },
                 "source_date_epoch" => match convert::to_number(&value) {
                     Some(Number::Int(seconds)) if seconds >= 0 => head.source_date_epoch = Some(seconds as u64),
                     _ if value.data == Data::Null => {}
                     _ => {
-                        let message = format!("{} is no time in seconds since 1970", convert::show(&value));
+                        let message = format!("{} is not a valid time in seconds since 1970", convert::show(&value));
                         eval.diagnostics.push(Diagnostic::at(span, message).help("`date +%s` prints one"));
                     }
                 },
@@ -403,7 +405,7 @@ impl Loader<'_, '_> {
                     Some(Some(cutoff)) => head.cutoff = cutoff,
                     _ if value.data == Data::Null => {}
                     _ => {
-                        let message = format!("{} is no way to cut off", convert::show(&value));
+                        let message = format!("{} is not a valid cutoff", convert::show(&value));
                         let help = "use \"tree\", \"bytes\" or \"off\"";
                         eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                     }
@@ -646,10 +648,13 @@ impl ImageNames {
                     let diagnostic = Diagnostic::at(built.name_span, message);
                     let diagnostic = if *first == built.name_span {
                         diagnostic
-                            .note("combinations of the matrix give it different content, and their files would overwrite each other")
+                            .note(
+                                "it has different content in different combinations of the matrix, and their files \
+                                   would overwrite each other",
+                            )
                             .help("put an axis into the name: `name = \"…-${matrix.AXIS}\"`")
                     } else {
-                        diagnostic.also(*first, "the other is named here").help("give one of them another name")
+                        diagnostic.also(*first, "the other one is named here").help("rename one of them")
                     };
                     diagnostics.push(diagnostic);
                 }

@@ -110,7 +110,7 @@ impl<'a> Lowering<'a> {
             Expression::Number(number) => match number_of(number, &self.text.text) {
                 Ok(number) => Node::Const(Value::new(Data::Number(number))),
                 Err(message) => {
-                    let help = "write it in quotes where it is only shown";
+                    let help = "put it in quotes if it is only printed";
                     self.diagnostics.push(Diagnostic::at(span, message).help(help));
                     Node::Broken
                 }
@@ -173,14 +173,14 @@ impl<'a> Lowering<'a> {
         }
         let (message, help) = match name {
             "var" | "local" | "matrix" | "stage" => {
-                (format!("`{name}` alone is no value"), Some(format!("name what you mean: `{name}.NAME`")))
+                (format!("`{name}` alone is not a value"), Some(format!("write `{name}.NAME`")))
             }
             _ => (format!("unknown name `{name}`"), packer::name(name).or_else(|| self.meant(name))),
         };
         let mut diagnostic = Diagnostic::at(span, message).maybe_help(help);
         let known = matches!(name, "var" | "local" | "matrix" | "stage") || packer::name(name).is_some();
         if self.templates > 0 && !known {
-            let shell = format!("if `{name}` is a variable of the shell, write `$${{{name}}}`");
+            let shell = format!("if `{name}` is a shell variable, write `$${{{name}}}`");
             let capitals = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
             if capitals {
                 // Then nothing else was meant.
@@ -228,12 +228,12 @@ impl<'a> Lowering<'a> {
             Node::Broken
         };
         if call.name.is_namespaced() {
-            return fail(Diagnostic::at(span, "functions have no namespaces here").help(format!("write `{name}(…)`")));
+            return fail(Diagnostic::at(span, "functions have no namespaces").help(format!("write `{name}(…)`")));
         }
         let function = match functions::find(name) {
             Ok(function) => function,
             Err(functions::Unknown { reason: Some(reason) }) => {
-                return fail(Diagnostic::at(place, format!("there is no function `{name}`")).note(reason));
+                return fail(Diagnostic::at(place, format!("the function `{name}` is not available")).note(reason));
             }
             Err(functions::Unknown { reason: None }) => {
                 let names = functions::ALL.iter().flat_map(|group| group.iter()).map(|function| function.name);
@@ -252,7 +252,7 @@ impl<'a> Lowering<'a> {
             };
             let message =
                 format!("`{name}` takes {wanted} argument{}, not {count}", if wanted == "1" { "" } else { "s" });
-            return fail(Diagnostic::at(span, message).help(format!("it is called as `{}`", function.signature)));
+            return fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
         }
         Node::Call(function, args, expand)
     }
@@ -277,8 +277,7 @@ impl<'a> Lowering<'a> {
             matches!(op.value(), TraversalOperator::AttrSplat(_) | TraversalOperator::FullSplat(_))
         };
         if operators.iter().filter(splats).count() > MAX_SPLATS {
-            self.diagnostics
-                .push(Diagnostic::at(span, format!("more than {MAX_SPLATS} splats stand in one expression")));
+            self.diagnostics.push(Diagnostic::at(span, format!("an expression has more than {MAX_SPLATS} splats")));
             return Node::Broken;
         }
         let root_span = self.expr_span(&traversal.expr);
@@ -333,8 +332,8 @@ impl<'a> Lowering<'a> {
                 (name.as_str(), inner)
             }
             _ => {
-                let diagnostic = Diagnostic::at(root_span, format!("`{root}` needs a name that stands in the text"))
-                    .help(format!("write `{root}.NAME`; to choose by a value, use a conditional or a map in `locals`"));
+                let diagnostic = Diagnostic::at(root_span, format!("`{root}` needs a literal name"))
+                    .help(format!("write `{root}.NAME`; to select by a value, use a conditional or a map in `locals`"));
                 self.diagnostics.push(diagnostic);
                 return None;
             }
@@ -349,7 +348,7 @@ impl<'a> Lowering<'a> {
             let what = self.allowed.what;
             let message = format!("{what} cannot use `{root}.{name}`");
             let help = match root {
-                "stage" => "stages are known when everything else is: use a variable, a local or the matrix instead",
+                "stage" => "stages are only known after everything else: use a variable, a local or the matrix instead",
                 "matrix" => "it is evaluated before a combination of the matrix is chosen",
                 _ => "write the value itself, or compute it in `locals`",
             };

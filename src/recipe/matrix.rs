@@ -72,7 +72,7 @@ impl Matrix {
         let only = if declared && self.axes.is_empty() { &[] } else { only };
         for flag in only {
             let Some((name, values)) = flag.split_once('=') else {
-                let diagnostic = Diagnostic::error(format!("`--only {flag}` names no values"));
+                let diagnostic = Diagnostic::error(format!("`--only {flag}` has no values"));
                 out.push(diagnostic.help("write `--only AXIS=VALUE` or `--only AXIS=VALUE,VALUE`"));
                 continue;
             };
@@ -91,7 +91,7 @@ impl Matrix {
                     Some(value) => keep[index].get_or_insert_default().push(value as u32),
                     None => {
                         let diagnostic = Diagnostic::error(format!("the axis `{name}` has no value {text:?}"));
-                        let diagnostic = diagnostic.note(format!("its values: {}", axis.texts.join(", ")));
+                        let diagnostic = diagnostic.note(format!("valid values: {}", axis.texts.join(", ")));
                         let near = super::suggest::nearest(text, axis.texts.iter().map(String::as_str));
                         out.push(diagnostic.maybe_help(near.map(|near| format!("did you mean `{near}`?"))));
                     }
@@ -160,19 +160,21 @@ fn axis(name: &str, value: Value, span: Span, eval: &mut Evaluator) -> Result<Va
     };
     if values.is_empty() {
         let message = format!("the axis `{name}` has no values");
-        return eval
-            .fail(Diagnostic::at(span, message).note("with it the matrix has no combination, and nothing is built"));
+        return eval.fail(Diagnostic::at(span, message).note(
+            "with it the matrix has no combinations, so nothing would be \
+                                                      built",
+        ));
     }
     let mut texts: Vec<String> = Vec::with_capacity(values.len());
     let mut seen = HashSet::new();
     for value in &values {
         let Some(text) = convert::to_text(value) else {
-            let message = format!("a value of the axis `{name}` is {}, not a text", convert::show(value));
+            let message = format!("a value of the axis `{name}` is {}, not a string", convert::show(value));
             return eval.fail(Diagnostic::at(span, message));
         };
         if text.is_empty() || text.contains([',', '=', '[', ']']) || text.chars().any(char::is_control) {
             let message = format!("{:?} cannot be a value of the axis `{name}`", &*text);
-            let help = "selectors are written `STAGE[axis=value,…]`: use a text without `,`, `=`, `[` and `]`";
+            let help = "selectors are written `STAGE[axis=value,…]`: use a string without `,`, `=`, `[` and `]`";
             return eval.fail(Diagnostic::at(span, message).help(help));
         }
         if !seen.insert(text.clone()) {
@@ -203,7 +205,7 @@ pub(super) fn early(
     }
     let value = eval.eval(&root.expr)?;
     if convert::is_sensitive(&value) {
-        let message = format!("a sensitive value would go into {}", allowed.what);
+        let message = format!("{} would contain a sensitive value", allowed.what);
         return eval.fail(Diagnostic::at(span, message).note(way(&value, allowed.what)));
     }
     Ok((value, span))

@@ -5,13 +5,13 @@
 pub(super) fn name(name: &str) -> Option<String> {
     let help = match name {
         "path" => {
-            "`path.root` and `path.cwd` are Packer's; paths in a recipe begin at its directory: write \"x.sh\" for \
-             \"${path.root}/x.sh\""
+            "`path.root` and `path.cwd` are Packer's; paths in a recipe are relative to its directory: write \"x.sh\" \
+             for \"${path.root}/x.sh\""
         }
         "source" | "build" => {
-            "sources and builds are Packer's; a stage names the one that it builds on: `from = stage.NAME`"
+            "sources and builds are Packer's; a stage names the stage it builds on: `from = stage.NAME`"
         }
-        "packer" => "Packer's values do not exist here; a variable can hold what a recipe must know",
+        "packer" => "Packer's build values do not exist here; use a variable",
         "data" => "data sources are Packer's; use a variable, `file(…)` or `jsondecode(file(…))`",
         _ => return None,
     };
@@ -22,12 +22,12 @@ pub(super) fn name(name: &str) -> Option<String> {
 pub(super) fn block(word: &str, label: Option<&str>) -> Option<String> {
     let help = match (word, label) {
         ("source", _) => {
-            "Packer's sources are stages here: `stage \"fetch\" \"base\" { path = \"base.qcow2\" }` begins with a disk \
+            "Packer's sources are stages here: `stage \"fetch\" \"base\" { path = \"base.qcow2\" }` starts from a disk \
              image, `stage \"bootstrap\" \"root\" { … }` and `stage \"disk\" \"base\" { … }` with Debian's packages"
         }
         ("build", _) => {
-            "Packer's builds are not needed here: every step is a `stage \"KIND\" \"NAME\" { from = stage.OTHER }`, and \
-             `image \"NAME\" { files = [stage.OTHER] }` says what is published"
+            "Packer's builds are not needed here: every step is a `stage \"KIND\" \"NAME\" { from = stage.OTHER }`, \
+             and `image \"NAME\" { files = [stage.OTHER] }` defines what is published"
         }
         ("packer", _) => "Packer's settings are not needed here; `recipe { name = \"…\" }` names the recipe",
         ("data", _) => "Packer's data sources do not exist here; use a variable, or `jsondecode(file(…))`",
@@ -43,7 +43,7 @@ pub(super) fn block(word: &str, label: Option<&str>) -> Option<String> {
             "Packer's provisioners are stages here: `stage \"run\" \"NAME\" { … }` runs a script or commands in the image"
         }
         ("post-processor" | "post-processors", Some("checksum")) => {
-            "Packer's post-processor \"checksum\" is not needed here: a .sha256 lies beside every file of an image"
+            "Packer's post-processor \"checksum\" is not needed here: every file of an image gets a .sha256 beside it"
         }
         ("post-processor" | "post-processors", _) => {
             "Packer's post-processors are stages here: `stage \"convert\" \"NAME\" { from = stage.OTHER, format = \"qcow2\" }`"

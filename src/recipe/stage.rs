@@ -162,7 +162,7 @@ impl Common<'_> {
         }
         if text.files.is_none() {
             let diagnostic = Diagnostic::at(decl.head, format!("the image `{}` has no `files`", decl.name))
-                .help("name what it is made of: `files = [stage.NAME, stage.OTHER.files[\"…\"]]`");
+                .help("list what it is made of: `files = [stage.NAME, stage.OTHER.files[\"…\"]]`");
             lowering.diagnostics.push(diagnostic);
         }
         text.broken = lowering.diagnostics.len() > before;
@@ -178,11 +178,11 @@ impl Common<'_> {
             let Ok(value) = eval.eval(&when.root.expr) else { return unknown() };
             if convert::is_sensitive(&value) {
                 let note = way(&value, &format!("`when` of stage `{}`", text.name));
-                let message = format!("a sensitive value decides over the stage `{}`", text.name);
+                let message = format!("`when` of the stage `{}` depends on a sensitive value", text.name);
                 eval.diagnostics.push(
                     Diagnostic::at(when.root.expr.span, message)
                         .note(note)
-                        .help("decide by a variable of its own that is not sensitive"),
+                        .help("use a separate variable that is not sensitive"),
                 );
                 return unknown();
             }
@@ -273,14 +273,14 @@ impl Common<'_> {
         let expr = &files.root.expr;
         let value = eval.eval(expr).ok()?;
         if convert::is_sensitive(&value) {
-            let message = format!("a sensitive value would go into `files` of image `{}`", text.label);
+            let message = format!("`files` of image `{}` would contain a sensitive value", text.label);
             let note = way(&value, &format!("`files` of image `{}`", text.label));
             eval.diagnostics.push(Diagnostic::at(expr.span, message).note(note));
             return None;
         }
         eval.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value)).ok()?;
         let Data::List(items) = value.data else {
-            let message = format!("`files` of image `{}` is a list of stages and their files", text.label);
+            let message = format!("`files` of image `{}` must be a list of stages and their files", text.label);
             eval.diagnostics.push(Diagnostic::at(expr.span, message).help("write it in brackets: `[stage.NAME]`"));
             return None;
         };
@@ -305,7 +305,7 @@ impl Common<'_> {
                     text.label,
                     convert::show(&item)
                 );
-                let help = "an image is made of what stages make; a file of your own gets in through a stage";
+                let help = "an image consists of what stages make; add a file of your own with a stage";
                 check.eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                 failed = true;
                 continue;
@@ -329,12 +329,12 @@ fn image_name(name: &Lowered, text: &ImageText, eval: &mut Evaluator) -> Result<
     let span = name.root.expr.span;
     let value = eval.eval(&name.root.expr)?;
     if convert::is_sensitive(&value) {
-        let message = format!("a sensitive value would name the image `{}`", text.label);
+        let message = format!("the name of the image `{}` would contain a sensitive value", text.label);
         return eval
             .fail(Diagnostic::at(span, message).note(way(&value, &format!("the name of image `{}`", text.label))));
     }
     let Some(shown) = convert::to_text(&value) else {
-        let message = format!("the name of image `{}` is {}, not a text", text.label, convert::show(&value));
+        let message = format!("the name of image `{}` is {}, not a string", text.label, convert::show(&value));
         return eval.fail(Diagnostic::at(span, message));
     };
     let plain = !shown.is_empty()
@@ -344,8 +344,8 @@ fn image_name(name: &Lowered, text: &ImageText, eval: &mut Evaluator) -> Result<
     if plain {
         return Ok(shown.to_string());
     }
-    let message = format!("{shown:?} cannot name an image");
-    let help = "its files are called so: use a name without `/` that begins with neither `.` nor `-`";
+    let message = format!("{shown:?} is not a valid name for an image");
+    let help = "its files get this name: use one without `/` that starts with neither `.` nor `-`";
     eval.fail(Diagnostic::at(span, message).help(help))
 }
 
@@ -372,7 +372,7 @@ fn unknown_parameter(kind: &Kind, attr: &Attr<'_>) -> Diagnostic {
     let diagnostic = Diagnostic::at(attr.span, format!("`{}` has no parameter `{}`", kind.name, attr.name));
     match super::suggest::nearest(attr.name, names.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
-        None => diagnostic.help(format!("it has {}", names.join(", "))),
+        None => diagnostic.help(format!("valid parameters: {}", names.join(", "))),
     }
 }
 

@@ -29,10 +29,10 @@ pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>
             let span = Span { file, start: at as u32, end: at as u32 + 3 };
             let diagnostic = Diagnostic::at(span, "the file is not UTF-8 text");
             let diagnostic = if wide {
-                diagnostic.label("UTF-16 begins like this").help("save the file as UTF-8 without a byte order mark")
+                diagnostic.label("it looks like UTF-16").help("save the file as UTF-8 without a byte order mark")
             } else {
                 diagnostic
-                    .label(format!("byte 0x{byte:02x} cannot stand here"))
+                    .label(format!("byte 0x{byte:02x} is not valid UTF-8"))
                     .help("save the file as UTF-8: `iconv -f latin1 -t utf-8 FILE` converts an old one")
             };
             return (file, Err(diagnostic));
@@ -41,7 +41,7 @@ pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>
     let file = sources.add(name, short, text);
     let marked = sources.get(file).is_some_and(|text| text.text.starts_with('\u{feff}'));
     if marked {
-        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 3 }, "the file begins with a byte order mark")
+        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 3 }, "the file starts with a byte order mark")
             .help(
                 "save the file as UTF-8 without a byte order mark (`sed -i '1s/^\\xEF\\xBB\\xBF//' FILE` removes it)",
             );
@@ -77,8 +77,8 @@ pub(super) fn parse_template(text: &str, file: u32) -> Result<Template, Diagnost
 
 fn too_deep(span: Span) -> Diagnostic {
     Diagnostic::at(span, format!("the nesting is deeper than {MAX_DEPTH} levels"))
-        .label("level after level is open here")
-        .help("give inner parts names of their own in `locals`")
+        .label("the nesting gets too deep here")
+        .help("move inner parts into `locals`")
 }
 
 /// What makes the text unfit for the parser, or would be accepted by it but is wrong.
@@ -86,16 +86,16 @@ fn check(text: &str, file: u32, lexed: &Lexed) -> Result<(), Diagnostic> {
     let span = |start: usize, end: usize| Span { file, start: start as u32, end: end as u32 };
     match lexed.problem {
         Some(Problem::Nul(at)) => {
-            Err(Diagnostic::at(span(at, at + 1), "a NUL byte stands in the text")
+            Err(Diagnostic::at(span(at, at + 1), "the file contains a NUL byte")
                 .help("remove it; is this a text file?"))
         }
         Some(Problem::TooDeep(at)) => Err(too_deep(span(at, at + 1))),
         Some(Problem::OpenQuote { at, line_end }) => {
             let mut diagnostic = Diagnostic::at(span(at, at + 1), "this quote is never closed")
-                .label("the text begins here and its line ends without a closing `\"`")
-                .help("close the quote on the same line; for a text of several lines use a heredoc: <<EOT … EOT");
+                .label("the string starts here, and its line ends without a closing `\"`")
+                .help("close the quote on the same line; for several lines use a heredoc: <<EOT … EOT");
             if text[at + 1..line_end].trim().is_empty() && at > 0 {
-                diagnostic = diagnostic.note("it may be a closing quote, with its opening one missing");
+                diagnostic = diagnostic.note("it may be a closing quote whose opening quote is missing");
             }
             Err(diagnostic)
         }
@@ -110,8 +110,8 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         Some(Problem::OpenHeredoc { at, word }) => {
             let word = &text[word.0..word.1];
             return Diagnostic::at(span(at, at + 2 + word.len()), format!("the heredoc `{word}` is never closed"))
-                .label("it begins here")
-                .help(format!("end it with a line that holds `{word}` alone"));
+                .label("it starts here")
+                .help(format!("end it with a line that contains only `{word}`"));
         }
         Some(Problem::OpenComment(at)) => {
             return Diagnostic::at(span(at, at + 2), "this comment is never closed").help("close it with `*/`");
@@ -123,9 +123,9 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         }
         Some(Problem::WrongClose { at, open }) => {
             let bracket = &text[at..at + 1];
-            let diagnostic = Diagnostic::at(span(at, at + 1), format!("`{bracket}` closes nothing that is open"));
+            let diagnostic = Diagnostic::at(span(at, at + 1), format!("`{bracket}` has no matching opening bracket"));
             return match open {
-                Some(open) => diagnostic.also(span(open, open + 1), "this is open"),
+                Some(open) => diagnostic.also(span(open, open + 1), "this is still open"),
                 None => diagnostic,
             };
         }
@@ -140,14 +140,14 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
         return too_deep(place);
     }
     if message.contains("chained binary operators") {
-        return Diagnostic::at(place, "more than 128 operators stand in one expression")
+        return Diagnostic::at(place, "an expression has more than 128 operators")
             .help("use a template, `concat`, `join` or `sum`, or split it with `locals`");
     }
     if message.contains("found redefined") {
         let word = word_at(text, at);
         let what = if message.contains("object") { "the key" } else { "" };
-        let message = format!("{what} `{word}` is given twice").trim_start().to_owned();
-        return Diagnostic::at(span(at, at + word.len()), message).help("keep one of the two");
+        let message = format!("{what} `{word}` is defined twice").trim_start().to_owned();
+        return Diagnostic::at(span(at, at + word.len()), message).help("remove one of them");
     }
     if let Some(diagnostic) = special(message, text, at, file) {
         return diagnostic;
@@ -155,7 +155,7 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
     let mut diagnostic = Diagnostic::at(place, format!("syntax error: {}", reworded(message, &text[at..])));
     if let Some((from, _)) = lexed.interpolations.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
         diagnostic = diagnostic
-            .also(span(*from, from + 2), "this begins an expression of the recipe")
+            .also(span(*from, from + 2), "this starts an expression of the recipe")
             .help(shell_hint(&text[*from..from + 2]));
     }
     diagnostic
@@ -170,32 +170,30 @@ fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic
         let letter = text[..at].chars().next_back()?;
         let start = at.checked_sub(letter.len_utf8() + 1)?;
         let diagnostic = Diagnostic::at(span(start, at), format!("unknown escape `\\{letter}`"));
-        return Some(
-            diagnostic
-                .help("write `\\\\` for a backslash; known are \\n, \\r, \\t, \\\", \\\\, \\uNNNN and \\UNNNNNNNN"),
-        );
+        return Some(diagnostic.help(
+            "write `\\\\` for a backslash; valid escapes are \\n, \\r, \\t, \\\", \\\\, \\uNNNN and \
+                       \\UNNNNNNNN",
+        ));
     }
     if let Some(inner) = rest.strip_prefix("%{") {
         let word = word_at(inner.trim_start_matches(['~', ' ', '\t']), 0);
         let found = match word {
-            "if" | "for" => format!("this `%{{ {word} }}` is never ended"),
-            "else" | "endif" | "endfor" => format!("this `%{{ {word} }}` ends nothing"),
+            "if" | "for" => format!("this `%{{ {word} }}` is never closed"),
+            "else" | "endif" | "endfor" => format!("this `%{{ {word} }}` closes nothing"),
             _ => return None,
         };
         let help = match word {
-            "if" | "else" | "endif" => "an `%{ if … }` ends with `%{ endif }`",
-            _ => "a `%{ for … }` ends with `%{ endfor }`",
+            "if" | "else" | "endif" => "close `%{ if … }` with `%{ endif }`",
+            _ => "close `%{ for … }` with `%{ endfor }`",
         };
         return Some(Diagnostic::at(span(at, at + 2), found).help(help));
     }
     if rest.starts_with(':') && message.contains("structure") {
-        return Some(
-            Diagnostic::at(span(at, at + 1), "a colon stands where `=` is needed").help("write `name = value`"),
-        );
+        return Some(Diagnostic::at(span(at, at + 1), "expected `=`, found a colon").help("write `name = value`"));
     }
     if rest.starts_with(',') && message.contains("block body") {
-        let help = "attributes of a block are not separated by commas: write each on a line of its own";
-        return Some(Diagnostic::at(span(at, at + 1), "a comma stands between two attributes").help(help));
+        let help = "attributes are not separated by commas: write each on its own line";
+        return Some(Diagnostic::at(span(at, at + 1), "there is a comma between two attributes").help(help));
     }
     None
 }
@@ -208,7 +206,7 @@ fn shell_hint(bracket: &str) -> String {
 
 fn reworded(message: &str, rest: &str) -> String {
     let found = match rest.chars().next() {
-        None => "the end of the text".to_owned(),
+        None => "the end of the input".to_owned(),
         Some('\n' | '\r') => "the end of the line".to_owned(),
         Some(c) if c.is_alphanumeric() || c == '_' => format!("`{}`", word_at(rest, 0)),
         Some(c) => format!("`{c}`"),
@@ -226,8 +224,8 @@ fn reworded(message: &str, rest: &str) -> String {
         return format!("a value is missing before {found}");
     }
     match expected.strip_prefix("expected ") {
-        Some(expected) => format!("{expected} expected, {found} found"),
-        None => format!("{found} cannot stand here"),
+        Some(expected) => format!("expected {expected}, found {found}"),
+        None => format!("unexpected {found}"),
     }
 }
 

@@ -117,7 +117,7 @@ impl Lowering<'_> {
             return unescape(value).unwrap_or_else(|problem| {
                 let span = self.span(range);
                 self.diagnostics
-                    .push(Diagnostic::at(span, problem).help("a directive ends in the text in which it began"));
+                    .push(Diagnostic::at(span, problem).help("a directive must end in the string in which it starts"));
                 String::new()
             });
         }
@@ -140,7 +140,7 @@ fn unescape(text: &str) -> Result<String, String> {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         if matches!(c, '"' | '\n') {
-            return Err("the quoted text ends within a `%{ … }` that has not ended".to_owned());
+            return Err("the string ends within an unclosed `%{ … }`".to_owned());
         }
         if c != '\\' {
             out.push(c);
@@ -157,7 +157,7 @@ fn unescape(text: &str) -> Result<String, String> {
                 let code: String = chars.by_ref().take(digits).collect();
                 let number = (code.len() == digits).then(|| u32::from_str_radix(&code, 16).ok()).flatten();
                 let found = number.and_then(char::from_u32);
-                found.ok_or_else(|| format!("`\\{letter}{code}` names no character"))?
+                found.ok_or_else(|| format!("`\\{letter}{code}` is not a valid character"))?
             }
             _ => return Err(format!("unknown escape `\\{letter}`")),
         };

@@ -117,7 +117,10 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let message = format!("{} has no attribute `{name}`", show(at));
         let mut diagnostic = Diagnostic::at(span, message);
         if matches!(at.data, Data::List(_)) {
-            diagnostic = diagnostic.help(format!("`[*].{name}` takes it of every element, `[0].{name}` of the first"));
+            diagnostic = diagnostic.help(format!(
+                "`[*].{name}` takes it from every element, `[0].{name}` from the \
+                                                  first"
+            ));
         }
         return Err(diagnostic.into());
     };
@@ -126,7 +129,7 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let diagnostic = if convert::is_sensitive(at) {
             diagnostic
         } else {
-            diagnostic.maybe_help(did_you_mean("it has", name, items.keys().map(String::as_str)))
+            diagnostic.maybe_help(did_you_mean("its attributes", name, items.keys().map(String::as_str)))
         };
         diagnostic.into()
     })
@@ -140,16 +143,17 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
                 let found = usize::try_from(number).ok().and_then(|number| items.get(number));
                 found.map_or_else(
                     || match items.len() {
-                        0 => wrong(format!("the list is empty: there is no element {number}")),
-                        1 => wrong(format!("there is no element {number}: the list has one, [0]")),
-                        many => {
-                            wrong(format!("there is no element {number}: the list has {many}, [0] to [{}]", many - 1))
-                        }
+                        0 => wrong(format!("there is no element {number}: the list is empty")),
+                        1 => wrong(format!("there is no element {number}: the list has one element, [0]")),
+                        many => wrong(format!(
+                            "there is no element {number}: the list has {many} elements, [0] to [{}]",
+                            many - 1
+                        )),
                     },
                     Ok,
                 )
             }
-            _ => wrong(format!("{} is no index of a list", show(index))),
+            _ => wrong(format!("{} is not a valid index of a list", show(index))),
         },
         Data::Object(items) => match convert::to_text(index) {
             Some(key) => items.get(&*key).ok_or_else(|| {
@@ -157,15 +161,15 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
                 let diagnostic = if convert::is_sensitive(at) || convert::is_sensitive(index) {
                     diagnostic
                 } else {
-                    diagnostic.maybe_help(did_you_mean("it has", &key, items.keys().map(String::as_str)))
+                    diagnostic.maybe_help(did_you_mean("its keys", &key, items.keys().map(String::as_str)))
                 };
                 diagnostic.into()
             }),
-            None => wrong(format!("{} is no key of an object", show(index))),
+            None => wrong(format!("{} is not a valid key of an object", show(index))),
         },
         Data::String(_) => {
-            let help = "use `substr(text, offset, length)` to take a part of a text";
-            Err(Diagnostic::at(span, "a text has no elements").help(help).into())
+            let help = "use `substr(text, offset, length)` to take a part of a string";
+            Err(Diagnostic::at(span, "a string has no elements").help(help).into())
         }
         _ => wrong(format!("{} has no elements", show(at))),
     }
@@ -184,15 +188,15 @@ fn stage_file(stage: &Arc<str>, marks: Marks, steps: &[Known]) -> Found {
         }
         [Known::Attr(_, span), ..] | [Known::Index(_, span), ..] => {
             let help = format!("`stage.{stage}` is its disk or file, `stage.{stage}.files[\"NAME\"]` a file it made");
-            return Err(Diagnostic::at(*span, "a stage has nothing but `files[\"NAME\"]`").help(help).into());
+            return Err(Diagnostic::at(*span, "`files[\"NAME\"]` is the only attribute of a stage").help(help).into());
         }
         [Known::AttrSplat(span) | Known::FullSplat(span), ..] => {
-            return Err(Diagnostic::at(*span, "a stage is no list: a splat cannot be used on it").into());
+            return Err(Diagnostic::at(*span, "a stage is not a list: a splat cannot be used on it").into());
         }
         [] => return Ok(Value { data: Data::Stage(stage.clone()), marks, origin: None }),
     };
     let Some(name) = file.as_str() else {
-        return Err(Diagnostic::at(span, format!("{} is no name of a file", show(&file))).into());
+        return Err(Diagnostic::at(span, format!("{} is not a valid file name", show(&file))).into());
     };
     let data = Data::StageFile { stage: stage.clone(), file: name.into() };
     Ok(Value { data, marks: file.marks, origin: None })

@@ -72,11 +72,11 @@ impl VarType {
                         _ => Err("`tuple` takes a list of types: `tuple([string, number])`".to_owned()),
                     },
                     "object" => object_type(arg, text),
-                    "optional" => Err("`optional` stands only in `object({…})`".to_owned()),
+                    "optional" => Err("`optional` is only valid in `object({…})`".to_owned()),
                     word => Err(unknown(word)),
                 }
             }
-            Expression::String(quoted) => Err(format!("a type is not quoted: write `{}`", quoted.value())),
+            Expression::String(quoted) => Err(format!("types are not quoted: write `{}`", quoted.value())),
             _ => Err(unknown("this")),
         }
     }
@@ -217,9 +217,10 @@ fn unknown(word: &str) -> String {
     let known = ["string", "number", "bool", "any", "list", "set", "map", "object", "tuple"];
     let near = super::packer::type_word(word).or_else(|| super::suggest::nearest(word, known));
     match near {
-        Some(near) => format!("`{word}` is no type; did you mean `{near}`?"),
+        Some(near) => format!("`{word}` is not a valid type; did you mean `{near}`?"),
         None => format!(
-            "`{word}` is no type; there are string, number, bool, any, list(…), set(…), map(…), object({{…}}) and tuple([…])"
+            "`{word}` is not a valid type; valid types are string, number, bool, any, list(…), set(…), map(…), \
+             object({{…}}) and tuple([…])"
         ),
     }
 }
@@ -241,7 +242,7 @@ fn object_type(arg: &Expression, text: &str) -> Result<VarType, String> {
                 let (ty, default) = match args.as_slice() {
                     [ty] => (VarType::parse(ty, text)?, Value::new(Data::Null)),
                     [ty, default] => (VarType::parse(ty, text)?, literal(default, text)?),
-                    _ => return Err("`optional` takes a type and, if wanted, a default".to_owned()),
+                    _ => return Err("`optional` takes a type and an optional default".to_owned()),
                 };
                 let default =
                     ty.fit(default).map_err(|mismatch| format!("the default of `{key}`: {}", mismatch.reason))?;

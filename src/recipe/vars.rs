@@ -112,7 +112,7 @@ impl Variables<'_, '_> {
             && let Ok((value, span)) = self.constant(attr.value, decl.file, Allowed::NOTHING)
             && value.as_str().is_none()
         {
-            self.eval.diagnostics.push(Diagnostic::at(span, "a description is a text"));
+            self.eval.diagnostics.push(Diagnostic::at(span, "a description must be a string"));
         }
         let mut sensitive = false;
         if let Some(attr) = decl.attr("sensitive") {
@@ -163,7 +163,7 @@ impl Variables<'_, '_> {
             (None, None, None) => {
                 let diagnostic =
                     Diagnostic::at(decl.span, format!("the variable `{name}` has no value")).help(format!(
-                        "give it one: `--var {name}=…`, `--var-file FILE` with `{name} = …`, IMPASTO_VAR_{name} in the \
+                        "set it with `--var {name}=…`, `--var-file FILE` with `{name} = …`, IMPASTO_VAR_{name} in the \
                          environment, or `default` here"
                     ));
                 return self.eval.fail(diagnostic);
@@ -189,14 +189,12 @@ impl Variables<'_, '_> {
         let sensitive = super::convert::is_sensitive(&value);
         ty.fit(value).or_else(|mismatch| {
             if sensitive {
-                let message = format!("{from} does not fit the variable `{}`, which is {ty}", decl.name);
-                return self
-                    .eval
-                    .fail(Diagnostic::at(decl.span, message).note("it is sensitive, so that it is not shown"));
+                let message = format!("{from} is not valid for the variable `{}`, whose type is {ty}", decl.name);
+                return self.eval.fail(Diagnostic::at(decl.span, message).note("it is sensitive, so it is not shown"));
             }
             let at =
                 if mismatch.path.is_empty() { String::new() } else { format!("`{}{}`: ", decl.name, mismatch.path) };
-            let message = format!("{from} does not fit the variable `{}`: {at}{}", decl.name, mismatch.reason);
+            let message = format!("{from} is not valid for the variable `{}`: {at}{}", decl.name, mismatch.reason);
             let here = decl.attr("type").map_or(decl.span, |attr| attr.span);
             let diagnostic = match span {
                 Some(span) => Diagnostic::at(span, message).also(here, "its type is declared here"),
@@ -224,7 +222,9 @@ impl Variables<'_, '_> {
         let file = self.eval.sources.add(from, from, text);
         let parsed = syntax::parse_expr(text.trim_end(), file);
         let result = match parsed {
-            Ok(expr) => self.constant(&expr, file, Allowed { what: "a value from outside", ..Allowed::NOTHING }),
+            Ok(expr) => {
+                self.constant(&expr, file, Allowed { what: "a value from outside the recipe", ..Allowed::NOTHING })
+            }
             // `any` takes what is no expression as the text that it is.
             Err(_) if *ty == VarType::Any => return Ok(Value::string(text)),
             Err(_) if sensitive => {
@@ -233,7 +233,7 @@ impl Variables<'_, '_> {
                     .fail(Diagnostic::at(decl.span, format!("the value of {from} cannot be read as {ty}")));
             }
             Err(diagnostic) => {
-                let help = format!("the variable `{}` is {ty}: its value is written as in a recipe", decl.name);
+                let help = format!("the variable `{}` has the type {ty}: write its value as in a recipe", decl.name);
                 return self.eval.fail(diagnostic.help(help));
             }
         };
@@ -259,7 +259,7 @@ impl Variables<'_, '_> {
         let bytes = match bounded::read(path, bounded::TEXT) {
             Ok(bytes) => bytes,
             Err(error) => {
-                let message = format!("cannot read the file of variables {shown}: {error}");
+                let message = format!("cannot read the variables file {shown}: {error}");
                 self.eval.diagnostics.push(Diagnostic::error(message));
                 return;
             }
@@ -280,7 +280,7 @@ impl Variables<'_, '_> {
         for structure in body.iter() {
             let Some(attr) = structure.as_attribute() else {
                 let span = Span { file, start: 0, end: 0 };
-                let message = "a file of variables holds `name = value` and no blocks";
+                let message = "a variables file contains `name = value` lines and no blocks";
                 self.eval.diagnostics.push(Diagnostic::at(span, message));
                 continue;
             };
@@ -291,7 +291,7 @@ impl Variables<'_, '_> {
                 self.undeclared(name, Some(key), &shown);
                 continue;
             }
-            let allowed = Allowed { what: "a file of variables", ..Allowed::NOTHING };
+            let allowed = Allowed { what: "a variables file", ..Allowed::NOTHING };
             let from = format!("the value in {}", self.eval.sources.place(key));
             let before = self.eval.diagnostics.len();
             match self.constant(&attr.value, file, allowed) {
@@ -311,13 +311,17 @@ impl Variables<'_, '_> {
             Ok(serde_json::Value::Object(object)) => object,
             Ok(_) => {
                 let span = Span { file, start: 0, end: 0 };
-                return self.eval.diagnostics.push(Diagnostic::at(span, "a JSON file of variables is one object"));
+                return self.eval.diagnostics.push(Diagnostic::at(
+                    span,
+                    "a JSON variables file must contain one \
+                                                                        object",
+                ));
             }
             Err(error) => {
                 let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
                 let at = (before + error.column().saturating_sub(1)).min(text.len()) as u32;
                 let span = Span { file, start: at, end: at };
-                return self.eval.diagnostics.push(Diagnostic::at(span, format!("this is no JSON: {error}")));
+                return self.eval.diagnostics.push(Diagnostic::at(span, format!("this is not valid JSON: {error}")));
             }
         };
         for (name, json) in object {
@@ -337,7 +341,7 @@ impl Variables<'_, '_> {
                     let start = text.find(&number).unwrap_or_default() as u32;
                     let span = Span { file, start, end: start + number.len() as u32 };
                     let message = format!("the number {number} in `{name}` {}", NumberError::TooLong);
-                    let help = "write it in quotes where it is only shown";
+                    let help = "put it in quotes if it is only printed";
                     self.eval.diagnostics.push(Diagnostic::at(span, message).help(help));
                 }
             }
@@ -390,7 +394,7 @@ impl Variables<'_, '_> {
                 let found = if value.data == Data::Null { "null".to_owned() } else { show(&value) };
                 let reason = reason.unwrap_or_else(|| format!("{found} is not valid"));
                 let diagnostic = Diagnostic::at(span, format!("the variable `{}`: {reason}", decl.name))
-                    .label("this does not hold")
+                    .label("this condition is false")
                     .note(format!("its value is {found}"));
                 self.eval.diagnostics.push(diagnostic);
             }

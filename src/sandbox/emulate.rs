@@ -35,7 +35,7 @@ impl Mapper {
         #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
         let mut command = Command::new("/proc/self/exe");
         command.args([SUPERVISOR_ARGUMENT, MAP_IDS]).stdin(Stdio::piped()).stdout(Stdio::null());
-        command.spawn().map(Mapper).map_err(|error| Problem::io("start", "a process that maps ids", &error))
+        command.spawn().map(Mapper).map_err(|error| Problem::io("start", "a process that maps IDs", &error))
     }
 
     /// Lets it do its work, once.
@@ -105,17 +105,17 @@ impl Machine {
 /// Moves this process, inside the room, into a user name space in which programs of `architecture` run.
 pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let lacks = |what: String| Problem::new(ProblemKind::HostLacks, what);
-    let machine = Machine::of(architecture)
-        .ok_or_else(|| lacks(format!("no emulator is known for programs of {architecture}")))?;
+    let machine =
+        Machine::of(architecture).ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
     if !Path::new(machine.emulator).exists() {
         return Err(lacks(format!("the toolbox lacks the emulator {}", machine.emulator)));
     }
     sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
-        .map_err(|error| Problem::io("create", "a user name space", &error))?;
+        .map_err(|error| Problem::io("create", "a user namespace", &error))?;
     match mapper.map() {
         Ok(true) => {}
-        Ok(false) => return Err(Problem::new(ProblemKind::Io, "cannot map the ids of a user name space")),
-        Err(error) => return Err(Problem::io("map", "the ids of a user name space", &error)),
+        Ok(false) => return Err(Problem::new(ProblemKind::Io, "cannot map the IDs of a user namespace")),
+        Err(error) => return Err(Problem::io("map", "the IDs of a user namespace", &error)),
     }
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|error| Problem::io("make private", "/", &error.into()))?;
@@ -123,8 +123,8 @@ pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("binfmt_misc", REGISTRY, "binfmt_misc", flags, None).map_err(|error| {
         lacks(format!(
-            "this kernel runs no programs of {architecture}: it takes no emulator for a user name space ({error}); \
-             Linux 6.7 and later do, where they are built with binfmt_misc"
+            "this kernel cannot run {architecture} programs: it has no emulators per user namespace ({error}); Linux \
+             6.7 and later do if built with binfmt_misc"
         ))
     })?;
     let register = format!("{REGISTRY}/register");

@@ -82,7 +82,7 @@ impl Export {
             if let Some(status) = self.daemon.try_wait().map_err(|e| Problem::io("wait for", DAEMON, &e))? {
                 return Err(Problem::new(
                     ProblemKind::Io,
-                    format!("{DAEMON} ended at once ({status}): {}", self.last_words()),
+                    format!("{DAEMON} exited immediately ({status}): {}", self.last_words()),
                 ));
             }
             let found = rustix::fs::statfs(&self.path)
@@ -95,7 +95,7 @@ impl Export {
             if begun.elapsed() > START_DEADLINE {
                 return Err(Problem::new(
                     ProblemKind::Io,
-                    format!("{DAEMON} exports nothing after {START_DEADLINE:?}"),
+                    format!("{DAEMON} has exported nothing after {START_DEADLINE:?}"),
                 ));
             }
             std::thread::sleep(Duration::from_micros(300));
@@ -136,7 +136,7 @@ impl Export {
             match self.daemon.try_wait().map_err(|e| Problem::io("wait for", DAEMON, &e))? {
                 Some(status) => break status,
                 None if begun.elapsed() > STOP_DEADLINE => {
-                    let what = format!("{DAEMON} still runs {STOP_DEADLINE:?} after it was told to stop");
+                    let what = format!("{DAEMON} is still running {STOP_DEADLINE:?} after it was asked to stop");
                     return Err(Problem::new(ProblemKind::WriteBack, what));
                 }
                 None => std::thread::sleep(Duration::from_micros(300)),
@@ -145,7 +145,7 @@ impl Export {
         if status.success() {
             return Ok(());
         }
-        let what = format!("{DAEMON} ended with {status}: {}", self.last_words());
+        let what = format!("{DAEMON} exited with {status}: {}", self.last_words());
         Err(Problem::new(ProblemKind::WriteBack, what))
     }
 }

@@ -66,7 +66,7 @@ impl Reached {
             Limit::Processes => (self.most * 2).to_string(),
             _ => format!("\"{}MiB\"", (self.most * 2).div_ceil(1 << 20)),
         };
-        format!("if it needs more, say so in the stage: limits = {{ {} = {more} }}", self.limit.field())
+        format!("if it needs more, raise the limit in the stage: limits = {{ {} = {more} }}", self.limit.field())
     }
 }
 

@@ -109,7 +109,7 @@ impl Link {
             }
             debug_assert!(self.inbox.len() <= MAX_FRAME + 4 + buffer.len());
             match self.socket.read(&mut buffer) {
-                Ok(0) => return Err(Stop::Broken("it ended without a word".to_owned())),
+                Ok(0) => return Err(Stop::Broken("it ended without a message".to_owned())),
                 Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

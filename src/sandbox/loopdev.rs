@@ -172,5 +172,5 @@ fn read_device(dir: &Path) -> Result<Device, Problem> {
         .trim()
         .split_once(':')
         .and_then(|(major, minor)| Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? }));
-    parsed.ok_or_else(|| Problem::new(ProblemKind::Io, format!("{} holds no device number", path.display())))
+    parsed.ok_or_else(|| Problem::new(ProblemKind::Io, format!("{} contains no device number", path.display())))
 }

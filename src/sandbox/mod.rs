@@ -370,7 +370,7 @@ pub enum ToolEnd {
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The namespace sandbox needs root.
-    #[error("the namespace sandbox needs root, and this is user {uid}")]
+    #[error("the namespace sandbox needs root, but this is user {uid}")]
     NotRoot {
         /// Effective user id.
         uid: u32,
@@ -391,10 +391,10 @@ pub enum SandboxError {
     #[error("the sandbox failed: {0}")]
     Failed(Problem),
     /// What a shell shall find there cannot be laid out.
-    #[error("the stage's files cannot be laid out: {0}")]
+    #[error("the stage's files cannot be prepared: {0}")]
     Prepare(String),
     /// A process of the sandbox ended, or said what it must not.
-    #[error("the sandbox broke off: {reason}{}", if .log.is_empty() { String::new() } else { format!(" ({log})") })]
+    #[error("the sandbox stopped unexpectedly: {reason}{}", if .log.is_empty() { String::new() } else { format!(" ({log})") })]
     Broken {
         /// What was seen.
         reason: String,

@@ -186,7 +186,7 @@ impl Sandbox for NamespaceSandbox {
             Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::base::interrupt::EXIT_CODE.into()),
             Err(Trouble::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
             Err(Trouble::Stop(Stop::TimedOut | Stop::Limit(_))) => {
-                Err(supervisor.broken("it stopped without cause".to_owned()))
+                Err(supervisor.broken("it stopped without a cause".to_owned()))
             }
         }
     }
@@ -247,7 +247,7 @@ impl Sandbox for NamespaceSandbox {
 /// Directories of the host by name, as the protocol has them.
 fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, SandboxError> {
     let text = |(name, path): &(String, PathBuf)| {
-        let text = path.to_str().ok_or_else(|| io_error("name", path, io::Error::other("it is no UTF-8")))?;
+        let text = path.to_str().ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))?;
         Ok((name.clone(), text.to_owned()))
     };
     named.iter().map(text).collect()

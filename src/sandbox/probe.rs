@@ -140,7 +140,7 @@ pub fn probe_user_namespace(executable: &Path) -> UserNameSpace {
         .output();
     match output {
         Ok(output) => {
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| failed("it ended without a word".into()))
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| failed("it ended without a message".into()))
         }
         Err(error) => failed(format!("cannot start {}: {error}", executable.display())),
     }
@@ -156,7 +156,7 @@ pub(super) fn user_namespace() -> io::Result<bool> {
         .map_err(Clone::clone)
         .and_then(|()| {
             let mounted = mount("binfmt_misc", "/tmp", "binfmt_misc", flags, None);
-            mounted.map_err(|errno| said("mount binfmt_misc in a user name space")(errno.into()))
+            mounted.map_err(|errno| said("mount binfmt_misc in a user namespace")(errno.into()))
         })
         .map(drop);
     let text = serde_json::to_vec(&UserNameSpace { root, emulators })?;
@@ -167,16 +167,16 @@ pub(super) fn user_namespace() -> io::Result<bool> {
 fn become_root() -> Result<(), String> {
     let said = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(said("make a user name space"))?;
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(said("create a user namespace"))?;
     // Who has no right over groups must give that up first (user_namespaces(7)).
-    fs::write("/proc/self/setgroups", "deny").map_err(said("give up groups in a user name space"))?;
-    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(said("map the user of a user name space"))?;
-    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(said("map the group of a user name space"))?;
+    fs::write("/proc/self/setgroups", "deny").map_err(said("give up groups in a user namespace"))?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(said("map the user of a user namespace"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(said("map the group of a user namespace"))?;
     if !geteuid().is_root() {
-        return Err("the user of a new user name space is not its root".to_owned());
+        return Err("the user of a new user namespace is not its root".to_owned());
     }
     let private = mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE);
-    private.map_err(|errno| said("take mounts into a user name space")(errno.into()))?;
+    private.map_err(|errno| said("take mounts into a user namespace")(errno.into()))?;
     let mounted = mount("tmpfs", "/tmp", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None);
-    mounted.map_err(|errno| said("mount a tmpfs in a user name space")(errno.into()))
+    mounted.map_err(|errno| said("mount a tmpfs in a user namespace")(errno.into()))
 }

@@ -65,7 +65,10 @@ impl Supervisor {
             }
             if begun.elapsed() > END_DEADLINE {
                 let _ = self.child.kill();
-                return Err(self.broken(format!("its processes still run {END_DEADLINE:?} after they were ended")));
+                return Err(self.broken(format!(
+                    "its processes are still running {END_DEADLINE:?} after they were \
+                                                killed"
+                )));
             }
             std::thread::sleep(Duration::from_micros(200));
         }

@@ -98,7 +98,7 @@ fn outer_main() -> io::Result<bool> {
     // The user's would decide what a toolbox's programs may read of each other's.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     let name_spaces = sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS);
-    name_spaces.map_err(|error| io::Error::other(format!("cannot make name spaces: {error}")))?;
+    name_spaces.map_err(|error| io::Error::other(format!("cannot create namespaces: {error}")))?;
     sys::leave_keyring()?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
@@ -201,7 +201,7 @@ pub(super) fn isolate(network: bool) -> Result<(), Problem> {
     if !network {
         flags |= UnshareFlags::NEWNET;
     }
-    sys::unshare(flags).map_err(|e| Problem::io("create", "name spaces", &e))?;
+    sys::unshare(flags).map_err(|e| Problem::io("create", "namespaces", &e))?;
     if !network {
         let family = rustix::net::AddressFamily::INET;
         let socket = rustix::net::socket(family, rustix::net::SocketType::DGRAM, None);
@@ -225,7 +225,7 @@ fn read_layout(disk: &File) -> Result<Layout, Problem> {
 
 /// Starts the agent on the socket and waits for its success, watching daemon and socket.
 fn run_agent(plan: &Plan, export: &Export, terminal: Option<Terminal>, socket: &File) -> Result<(), Problem> {
-    sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a pid name space", &e))?;
+    sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a PID namespace", &e))?;
     let failed = |what: &str, error: &io::Error| Problem::io(what, "the agent", error);
     let mut agent = spawn_agent(plan, terminal, socket).map_err(|e| failed("start", &e))?;
     let watch = |pid| pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from);
@@ -238,9 +238,9 @@ fn run_agent(plan: &Plan, export: &Export, terminal: Option<Terminal>, socket: &
     let status = agent.wait().map_err(|e| failed("wait for", &e))?;
     match first {
         Some(0) if status.success() => Ok(()),
-        Some(0) => Err(Problem::new(ProblemKind::Io, format!("the agent ended with {}", describe(status)))),
-        Some(_) => Err(Problem::new(ProblemKind::WriteBack, format!("{DAEMON} died while the guest ran"))),
-        None => Err(Problem::new(ProblemKind::Io, "impasto has gone")),
+        Some(0) => Err(Problem::new(ProblemKind::Io, format!("the agent exited with {}", describe(status)))),
+        Some(_) => Err(Problem::new(ProblemKind::WriteBack, format!("{DAEMON} died while the guest was running"))),
+        None => Err(Problem::new(ProblemKind::Io, "impasto is gone")),
     }
 }
 
@@ -289,7 +289,7 @@ fn dirty(before: &Layout, now: &Layout) -> Vec<(u32, String)> {
         }
         if is.uuid != was.uuid {
             let name = |fs: &FileSystem| fs.uuid.clone().unwrap_or_else(|| "none".to_owned());
-            return Some((number, format!("is another one: its UUID was {}, and is {}", name(was), name(is))));
+            return Some((number, format!("is a different one: its UUID was {}, and is {}", name(was), name(is))));
         }
         Some((number, is.dirty.clone()?))
     };

@@ -213,7 +213,7 @@ mod tests {
         summary.event(&EventKind::Warning { stage: Some("base".to_owned()), message: "![x](http://y) <b>".to_owned() });
         summary.event(&EventKind::StageFailed {
             stage: "run[v=a|b]".to_owned(),
-            error: "the script ended with exit code 1".to_owned(),
+            error: "the script exited with code 1".to_owned(),
             causes: vec!["something".to_owned()],
             help: Some("one\ntwo".to_owned()),
             last_lines: vec!["```".to_owned(), "# no heading".to_owned()],

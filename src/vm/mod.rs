@@ -71,7 +71,7 @@ pub enum VmError {
         format: Format,
     },
     /// A disk that would be smaller than its image.
-    #[error("the disk cannot have {asked} bytes: the image has {least}")]
+    #[error("the disk cannot be {asked} bytes: the image already has {least}")]
     TooSmall {
         /// Bytes that were asked for.
         asked: u64,
@@ -87,7 +87,7 @@ pub enum VmError {
         source: WriteError,
     },
     /// A path that QEMU's command line cannot carry.
-    #[error("`{}` is not UTF-8, and QEMU is given paths as text", path.display())]
+    #[error("`{}` is not UTF-8, which paths for QEMU must be", path.display())]
     NotText {
         /// The path.
         path: PathBuf,
@@ -109,7 +109,7 @@ pub enum VmError {
         source: io::Error,
     },
     /// QEMU gave up.
-    #[error("{QEMU} ended with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
+    #[error("{QEMU} exited with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
     Failed {
         /// How it ended.
         status: std::process::ExitStatus,
@@ -117,7 +117,7 @@ pub enum VmError {
         words: String,
     },
     /// The guest's agent, or QEMU's control socket, did not answer.
-    #[error("{who} gave no answer in {seconds} s")]
+    #[error("{who} did not respond within {seconds} s")]
     Silent {
         /// Who.
         who: &'static str,
@@ -175,7 +175,7 @@ pub fn examine(path: &Path) -> Result<Examined, VmError> {
         Image::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
         Image::Other(format) => return Err(VmError::Format { path: path.to_owned(), format }),
         Image::Iso | Image::Unknown if length == 0 || !length.is_multiple_of(512) => {
-            return Err(none("it has no qcow2 header, and its length is not a number of sectors"));
+            return Err(none("it has no qcow2 header, and its length is not a multiple of the sector size"));
         }
         Image::Iso | Image::Unknown => {
             return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));

@@ -22,13 +22,13 @@ pub enum SeedError {
     #[error("it is a private key")]
     PrivateKey,
     /// Nothing in it is a key.
-    #[error("line {line} is no public key")]
+    #[error("line {line} is not a public key")]
     NoKey {
         /// The first line that is none, from 1.
         line: usize,
     },
     /// Too much for a seed.
-    #[error("it has {bytes} bytes, and a seed has room for {CAPACITY}")]
+    #[error("it has {bytes} bytes, but a seed has space for {CAPACITY}")]
     TooLarge {
         /// Bytes of all files.
         bytes: usize,

@@ -37,24 +37,24 @@ const FIELDS: &[ParamSpec] = &[
     ParamSpec::optional(
         "memory",
         Type::Text,
-        "Memory of the processes and of files in memory. Default: 75 % of the machine's.",
+        "Memory of the processes, including tmpfs. Default: 75 % of the machine's.",
     ),
     ParamSpec::optional(
         "tmpfs",
         Type::Text,
         "Files in /tmp, /run and /dev/shm together. Default: 50 % of the machine's memory.",
     ),
-    ParamSpec::optional("secret", Type::Text, "Each secret. Default: \"1MiB\"."),
-    ParamSpec::optional("log", Type::Text, "What the steps print. Default: \"256MiB\"."),
-    ParamSpec::optional("output", Type::Text, "Data of each output; holes do not count. Default: \"64GiB\"."),
+    ParamSpec::optional("secret", Type::Text, "Size of each secret. Default: \"1MiB\"."),
+    ParamSpec::optional("log", Type::Text, "Size of the log. Default: \"256MiB\"."),
+    ParamSpec::optional("output", Type::Text, "Data of each output, not counting holes. Default: \"64GiB\"."),
 ];
 
 /// The parameter of every kind that runs programs.
 pub(crate) const LIMITS: ParamSpec = ParamSpec::optional(
     "limits",
     Type::Object(FIELDS),
-    "How much the stage may use: { processes = 1000, memory = \"8GiB\", tmpfs = \"4GiB\", secret = \"1MiB\", log = \"1GiB\", \
-     output = \"100GiB\" }. A stage that reaches a limit fails. Not part of the key.",
+    "What the stage may use at most: { processes = 1000, memory = \"8GiB\", tmpfs = \"4GiB\", secret = \"1MiB\", log = \
+     \"1GiB\", output = \"100GiB\" }. A stage that reaches a limit fails. Not part of the key.",
 );
 
 /// Reads the parameter.
@@ -66,7 +66,7 @@ pub(crate) fn limits(params: &Params, errors: &mut Vec<ParamError>) -> Limits {
                 Data::Number(Number::Int(count)) if (1..=4_000_000).contains(&count) => limits.processes = count as u64,
                 _ => errors.push(
                     ParamError::new("limits", "`processes` is not a number from 1 to 4000000")
-                        .help("write a whole number, or leave it out for 32768"),
+                        .help("write a whole number, or omit it for 32768"),
                 ),
             }
             continue;

@@ -22,7 +22,7 @@ pub enum NumberError {
     #[error("is not a number")]
     Text,
     /// It would have to be rounded.
-    #[error("has more digits than the 28 that numbers may have")]
+    #[error("has more than 28 digits")]
     TooLong,
     /// A division by zero.
     #[error("is divided by zero")]

@@ -21,11 +21,11 @@ pub(crate) enum KeyProblem {
     Lines,
     #[error("it is a private key")]
     Private,
-    #[error("it does not begin with a type that OpenSSH knows")]
+    #[error("it does not start with a key type that OpenSSH knows")]
     Type,
-    #[error("its second word is not base64")]
+    #[error("its second field is not base64")]
     Base64,
-    #[error("what it encodes is cut off, or of another type than it says")]
+    #[error("its data is truncated or of a different key type")]
     Inner,
 }
 
@@ -33,11 +33,11 @@ impl KeyProblem {
     pub(crate) fn help(self) -> &'static str {
         match self {
             KeyProblem::Private => {
-                "give the public half, the file that ends in .pub; and take the private one out of the recipe"
+                "use the public key, the file that ends in .pub, and remove the private key from the recipe"
             }
-            KeyProblem::Lines => "give each key as its own element, such as split(\"\\n\", trimspace(file(\"keys\")))",
+            KeyProblem::Lines => "write each key as its own element, such as split(\"\\n\", trimspace(file(\"keys\")))",
             KeyProblem::Empty | KeyProblem::Type | KeyProblem::Base64 | KeyProblem::Inner => {
-                "give one line of a .pub file, such as file(\"id_ed25519.pub\"): a type, base64 and a comment"
+                "use one line of a .pub file, such as file(\"id_ed25519.pub\"): a type, base64 and a comment"
             }
         }
     }

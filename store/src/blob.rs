@@ -141,7 +141,7 @@ struct Pieces {
 pub fn decode_plain(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let plain: Plain = unframe(PLAIN, bytes).and_then(decode).map_err(|error| error.to_string())?;
     if plain.size > PLAIN_MAX as u64 {
-        return Err(format!("it says {} bytes, too many for a blob in one piece", plain.size));
+        return Err(format!("it claims {} bytes, too many for a blob in one piece", plain.size));
     }
     unpack(plain.zstd, plain.bytes, plain.size as usize).ok_or_else(|| "its content cannot be decoded".to_owned())
 }
@@ -400,10 +400,10 @@ impl Store {
             let pieces = Arc::new(self.open_pieces(digest, &name, file, length)?);
             let actual = pieces.digest().map_err(|bad| match bad {
                 BadPiece::Read(source) => self.fs().io_error("read", &name, source),
-                BadPiece::Damaged(0) => damaged("a piece is not what it should be".to_owned()),
+                BadPiece::Damaged(0) => damaged("a piece has the wrong content".to_owned()),
                 BadPiece::Damaged(other) => {
                     let other = blob_name(&pieces.table.others[other - 1]);
-                    self.damaged(Kind::Blob, &other, "a piece that another blob shares is not what it should be")
+                    self.damaged(Kind::Blob, &other, "a piece shared with another blob has the wrong content")
                 }
             })?;
             if actual != *digest {
@@ -485,7 +485,7 @@ impl Store {
         let mut hasher = Hasher::new(domain::STATE);
         crate::hash_file::hash_range(file, 0..end, &mut hasher).map_err(read_error)?;
         if hasher.finish().as_bytes() != &check {
-            return Err(self.damaged(Kind::Blob, &name, "its checksum does not fit"));
+            return Err(self.damaged(Kind::Blob, &name, "its checksum does not match"));
         }
         Ok(())
     }
@@ -511,7 +511,7 @@ impl Store {
         let bytes = self.read_object(Kind::BlobNote, name, SHA256_LIMIT)?;
         match decode_sha256(&bytes) {
             Ok((blob, sha256)) if blob.digest == *digest => Ok(sha256),
-            Ok(_) => Err(self.damaged(Kind::BlobNote, name, "it is about another blob")),
+            Ok(_) => Err(self.damaged(Kind::BlobNote, name, "it is for another blob")),
             Err(reason) => Err(self.damaged(Kind::BlobNote, name, reason)),
         }
     }

@@ -295,7 +295,7 @@ impl DiskReader {
         let name = || self.map.manifests[found.layer as usize].layer_ref().file_name();
         let read_at = |bytes: &mut [u8], offset| {
             self.file(found.layer).read_exact_at(bytes, offset).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.store.damaged(Kind::Layer, &name(), "it is cut off"),
+                io::ErrorKind::UnexpectedEof => self.store.damaged(Kind::Layer, &name(), "it is truncated"),
                 _ => self.store.fs().io_error("read", &name(), source),
             })
         };
@@ -318,7 +318,7 @@ impl DiskReader {
             }
         };
         if chunk_digest(buffer) != found.digest {
-            let reason = format!("chunk {} has another content", found.index);
+            let reason = format!("chunk {} has the wrong content", found.index);
             return Err(self.store.damaged(Kind::Layer, &name(), reason));
         }
         Ok(frame)

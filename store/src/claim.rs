@@ -209,7 +209,7 @@ pub fn decode_claim(bytes: &[u8], action: &ActionDigest, id: &ClaimId) -> Result
     }
     let claim: Claim = decode(&file.body).map_err(|error| error.to_string())?;
     if claim.action != *action {
-        return Err(format!("it is about action {}", claim.action.short()));
+        return Err(format!("it is for action {}", claim.action.short()));
     }
     Ok((claim, file.signatures))
 }

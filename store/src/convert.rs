@@ -197,7 +197,7 @@ impl Store {
         disk.file(layer).read_exact_at(&mut bytes, start).map_err(|source| {
             let name = disk.map().manifests[layer as usize].layer_ref().file_name();
             match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.damaged(Kind::Layer, &name, "it is cut off"),
+                io::ErrorKind::UnexpectedEof => self.damaged(Kind::Layer, &name, "it is truncated"),
                 _ => self.fs().io_error("read", &name, source),
             }
         })?;

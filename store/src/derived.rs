@@ -93,7 +93,7 @@ impl Store {
         let bytes = self.read_object(Kind::BlobNote, &name, RECORD_LIMIT)?;
         match decode_derived(&bytes) {
             Ok(record) if record.key == *key => Ok(record),
-            Ok(_) => Err(self.damaged(Kind::BlobNote, &name, "it is about another file")),
+            Ok(_) => Err(self.damaged(Kind::BlobNote, &name, "it is for another file")),
             Err(reason) => Err(self.damaged(Kind::BlobNote, &name, reason)),
         }
     }

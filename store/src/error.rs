@@ -62,7 +62,7 @@ pub struct Miss {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MissReason {
     /// There is no such file.
-    #[error("is not there")]
+    #[error("is missing")]
     Absent,
     /// The file is there with other content than its name promises; it was moved to `trash/` where that was possible.
     #[error("is damaged: {0}")]
@@ -115,7 +115,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The directory holds a store of another format.
-    #[error("the store `{}` has format {found}; this version knows {known}", path.display())]
+    #[error("the store `{}` has format {found}; this version supports {known}", path.display())]
     UnknownFormat {
         /// The store.
         path: PathBuf,
@@ -147,7 +147,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// `format` is not made again, as most of what the directory holds is not what a store of this version holds.
-    #[error("`{}` gets no new `format`: of its {objects} objects only {sound} are sound", path.display())]
+    #[error("`{}` gets no new `format`: only {sound} of its {objects} objects are intact", path.display())]
     NotSound {
         /// The store.
         path: PathBuf,
@@ -163,7 +163,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The store's directory is another user's than the one for whom it was opened.
-    #[error("the store `{}` belongs to user {owner}, and not to user {caller}", path.display())]
+    #[error("the store `{}` belongs to user {owner}, not to user {caller}", path.display())]
     NotYours {
         /// The directory.
         path: PathBuf,
@@ -199,7 +199,7 @@ pub enum Error {
         parent: u64,
     },
     /// The compressor gave something that does not decode to what it was given.
-    #[error("chunk {index} does not come back from the compressor: the processor or the memory is faulty")]
+    #[error("chunk {index} does not survive compression: the processor or the memory is faulty")]
     Compressor {
         /// Which chunk.
         index: u64,
@@ -223,7 +223,7 @@ pub enum Error {
         limit: u64,
     },
     /// A root, or what stands for one, cannot be read: what it keeps is unknown, so nothing may be collected.
-    #[error("`{}`, which tells what to keep, is damaged: {reason}", path.display())]
+    #[error("`{}`, which records what to keep, is damaged: {reason}", path.display())]
     RootDamaged {
         /// Its file.
         path: PathBuf,
@@ -231,7 +231,7 @@ pub enum Error {
         reason: String,
     },
     /// A name that would leave its directory.
-    #[error("`{name}` is no name for a file of the store")]
+    #[error("`{name}` is not a valid name for a file of the store")]
     BadName {
         /// The name.
         name: String,

@@ -297,7 +297,7 @@ fn hash(path: &Path, open: &Open<'_>) -> Result<(Metadata, BlobDigest)> {
             return Ok((after, BlobDigest(hasher.finish())));
         }
     }
-    Err(error(io::Error::other("it changes while it is read")))
+    Err(error(io::Error::other("it changed while it was read")))
 }
 
 #[cfg(test)]

@@ -22,10 +22,10 @@ pub(crate) enum RecordError {
     #[error("its length is wrong")]
     Length,
     /// Of another type, or not a record at all.
-    #[error("it begins with another magic")]
+    #[error("it starts with the wrong magic number")]
     Magic,
     /// The checksum does not fit.
-    #[error("its checksum does not fit")]
+    #[error("its checksum does not match")]
     Checksum,
     /// The body is not what the magic promises.
     #[error("its body cannot be decoded")]

@@ -168,7 +168,7 @@ impl Store {
             if let Err(error) = checked {
                 findings.push(looking.finding(&name, error, repair)?);
             } else if id == ObjectId::Unknown {
-                let detail = "its name means nothing to this version".to_owned();
+                let detail = "its name is unknown to this version".to_owned();
                 findings.push(Finding { code: Code::Unknown, path: self.fs().full(&name), detail });
             } else if let ObjectId::Claim(action, claim) = id {
                 for missing in looking.missing_of(&action, &claim)? {
@@ -190,7 +190,7 @@ impl Store {
             Error::Miss(Miss { path, reason: MissReason::Absent, .. }) => {
                 let detail = match path == own {
                     true => MissReason::Absent.to_string(),
-                    false => format!("needs `{}`, which is not there", path.display()),
+                    false => format!("needs `{}`, which is missing", path.display()),
                 };
                 Ok(Finding { code: Code::Incomplete, path: own, detail })
             }
@@ -229,12 +229,12 @@ impl Store {
             ObjectId::Blob(blob) => self.check_blob(&blob),
             ObjectId::BlobSha256(blob) => match decode_sha256(&read(Kind::BlobNote, SHA256_LIMIT)?) {
                 Ok((about, _)) if about.digest == blob => Ok(()),
-                Ok(_) => damaged(Kind::BlobNote, "it is about another blob".to_owned()),
+                Ok(_) => damaged(Kind::BlobNote, "it is for another blob".to_owned()),
                 Err(reason) => damaged(Kind::BlobNote, reason),
             },
             ObjectId::Derived(key) => match decode_derived(&read(Kind::BlobNote, RECORD_LIMIT)?) {
                 Ok(record) if record.key.digest() == key => Ok(()),
-                Ok(_) => damaged(Kind::BlobNote, "it is about another file".to_owned()),
+                Ok(_) => damaged(Kind::BlobNote, "it is for another file".to_owned()),
                 Err(reason) => damaged(Kind::BlobNote, reason),
             },
             ObjectId::Unknown => Ok(()),

@@ -38,14 +38,14 @@ fn no_more_is_read_than_allowed_whatever_the_size_says() {
     let path = dir.path().join("file");
     std::fs::write(&path, "12345").unwrap();
     assert_eq!(read(&path, 5).unwrap(), b"12345");
-    assert_eq!(message(read(&path, 4)), "it is larger than 4 bytes, the most that is read of it");
+    assert_eq!(message(read(&path, 4)), "it is larger than the limit of 4 bytes");
     // Its size is 0, and there is more.
     assert_eq!(std::fs::metadata("/proc/self/mountinfo").unwrap().len(), 0);
-    assert_eq!(message(read("/proc/self/mountinfo", 9)), "it is larger than 9 bytes, the most that is read of it");
+    assert_eq!(message(read("/proc/self/mountinfo", 9)), "it is larger than the limit of 9 bytes");
     assert!(!read("/proc/self/mountinfo", LINES).unwrap().is_empty());
     // Sparse: refused by its size, before anything is read.
     File::create(&path).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(message(read(&path, TEXT)), "it is larger than 64 MiB, the most that is read of it");
+    assert_eq!(message(read(&path, TEXT)), "it is larger than the limit of 64 MiB");
     std::fs::write(&path, [0xff]).unwrap();
     assert_eq!(read_text(&path, TEXT).unwrap_err().to_string(), "it is not UTF-8 text");
 }

@@ -54,7 +54,7 @@ fn shown(project: &Project, text: &str) -> String {
         (r"\b\d+(\.\d+)? (min \d+ )?s\b", "TIME"),
         (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
         (r"line \d+ of its log", "line N of its log"),
-        (r"has \d+, one for each file", "has N, one for each file"),
+        (r"has \d+, one per file", "has N, one per file"),
     ] {
         text = regex::Regex::new(pattern).unwrap().replace_all(&text, stand_in).into_owned();
     }
@@ -221,7 +221,7 @@ fn a_disk_of_the_host_without_inodes_is_not_called_full() {
     let ran = in_store(&project, &store, &["--jobs", "1"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("has no inodes left"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("it has 400, one for each file, in "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it has 400, one per file, in "), "{}", ran.stderr);
     assert!(ran.stderr.contains("help: free some space there: impasto gc"), "{}", ran.stderr);
 }
 
@@ -258,7 +258,7 @@ fn a_limit_of_file_sizes_is_named_and_ends_no_process_without_a_word() {
         let ran = ran(command);
         assert_eq!(ran.code, 1, "{limit}: {}", ran.stderr);
         assert!(ran.stderr.contains("that impasto was started with (ulimit -f)"), "{limit}: {}", ran.stderr);
-        assert!(ran.stderr.contains("help: raise it where impasto is started: ulimit -f unlimited"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("help: raise it before starting impasto: ulimit -f unlimited"), "{}", ran.stderr);
     }
 }
 
@@ -334,8 +334,8 @@ fn a_disk_that_the_lock_knows_to_be_too_small_is_refused_before_anything_is_buil
     let needed: u64 = kib.captures_iter(needed).map(|found| found[1].parse::<u64>().unwrap()).sum();
     assert!(needed > 150_000, "{needed} KiB");
     site.recipe(&recipe(&format!("{}MiB", needed * 3 / 4 / 1024 + 1)));
-    let plan = site.run(&["build", "small", "--locked", "--again", "base"]);
-    assert!(plan.stderr.contains("--again base names nothing"), "it is not refused for its size: {}", plan.stderr);
+    let plan = site.run(&["build", "small", "--locked", "--rebuild", "base"]);
+    assert!(plan.stderr.contains("--rebuild base matches nothing"), "it is not refused for its size: {}", plan.stderr);
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn apt_in_a_stage_without_network_is_told_what_to_do() {
         said.contains("caused by: apt in the image does not know the package `htop`, and the stage has no network"),
         "{said}"
     );
-    assert!(said.contains("help: name it in a `packages` stage before this one: install = [\"htop\"]"), "{said}");
+    assert!(said.contains("help: install it in a `packages` stage before this one: install = [\"htop\"]"), "{said}");
 }
 
 #[test]

@@ -72,12 +72,12 @@ fn an_image_means_the_disk_that_its_files_are_converted_from() {
     assert_eq!(ran.code, 10, "{}", ran.stderr);
     has(&ran.stdout, &["/etc/variant"]);
     let booted = ["boot", "web-small", "--network", "none", "--memory", "64MiB", "--timeout", "1s"];
-    refused(project.run(&booted), 4, &["booting qcow2[variant=small]", "still ran after 1s"]);
+    refused(project.run(&booted), 4, &["booting qcow2[variant=small]", "was still running after 1s"]);
     let several = "image.web names several disks: image.web[variant=small], image.web[variant=large]";
     for command in ["shell", "boot", "diff"] {
         refused(project.run(&[command, "image.web"]), 2, &[several, "such as 'image.web[variant=small]'"]);
     }
-    refused(project.run(&["build", "web[variant=smal]"]), 2, &["the values of `variant` are: small, large"]);
+    refused(project.run(&["build", "web[variant=smal]"]), 2, &["values of `variant`: small, large"]);
     refused(project.run(&["build", "nothing"]), 2, &["there is no stage `nothing`"]);
     for command in ["build", "plan", "shell", "boot", "diff"] {
         refused(project.run(&[command, ""]), 2, &["`` is not a selector"]);
@@ -100,7 +100,7 @@ fn the_images_of_recipes_that_users_begin_with_have_one_disk() {
         (debian, "image.debian[variant=minimal]"),
     ] {
         let ran = project.run(&["diff", "--recipe", recipe.to_str().unwrap(), image, "base.qcow2"]);
-        refused(ran, 1, &["clean", "is not built with what it depends on now"]);
+        refused(ran, 1, &["clean", "is not built from its current dependencies"]);
     }
 }
 
@@ -115,7 +115,7 @@ fn an_earlier_run_of_one_combination_is_named_either_way() {
         assert_eq!(ran.code, 10, "{}", ran.stderr);
         has(&ran.stdout, &["/etc/variant", "+more"]);
     }
-    refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["no number of runs"]);
+    refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["not a valid number of runs"]);
     refused(project.run(&["diff", "base", "setup", "versions"]), 2, &["at most two disks"]);
     let list = project.ok(&["layer", "list"]);
     let dir = project.path("").file_name().unwrap().to_str().unwrap().replace('.', "_");
@@ -211,10 +211,10 @@ fn init_makes_a_directory_and_leaves_recipes_alone() {
     let project = Project::new();
     let said = project.ok(&["init", "new dir"]);
     has(&said, &["wrote new dir/impasto.hcl", "cd 'new dir'; impasto build;"]);
-    refused(project.run(&["init", "new dir"]), 2, &["new dir/impasto.hcl exists already"]);
-    refused(project.run(&["init", "x.hcl"]), 2, &["`x.hcl` is the name of a recipe's file"]);
+    refused(project.run(&["init", "new dir"]), 2, &["new dir/impasto.hcl already exists"]);
+    refused(project.run(&["init", "x.hcl"]), 2, &["`x.hcl` is the name of a recipe file"]);
     project.write("mine/web.hcl", RECIPE);
-    refused(project.run(&["init", "mine"]), 2, &["mine/web.hcl is a recipe already", "name another directory"]);
+    refused(project.run(&["init", "mine"]), 2, &["mine/web.hcl is already a recipe", "name another directory"]);
     project.write("packer/x.pkr.hcl", "build {}\n");
     project.write("packer/x.vars.hcl", "a = 1\n");
     project.ok(&["init", "packer"]);
@@ -232,7 +232,7 @@ fn names_of_no_file_and_no_stage_say_so() {
         })
     };
     refused(in_empty(&["diff", "../base.qcow2", "typo.img"]), 1, &["cannot read `typo.img`", "No such file"]);
-    refused(in_empty(&["diff", "../base.qcow2", "typo"]), 2, &["`typo` is not a file, and there is no recipe here"]);
+    refused(in_empty(&["diff", "../base.qcow2", "typo"]), 2, &["`typo` is not a file, and no recipe here"]);
     refused(in_empty(&["boot", "typo.qcow2"]), 1, &["typo.qcow2", "No such file"]);
     // A path of a stage's name is the recipe, unless one stands before it.
     project.write("impasto.hcl", RECIPE);

@@ -29,7 +29,7 @@ fn stages_and_images_of_the_recipe_are_offered() {
     project.write("impasto.hcl", RECIPE);
     assert_eq!(offered(&project, &["impasto", "build", "ba"]), ["base", "banner"]);
     assert_eq!(offered(&project, &["impasto", "boot", "im"]), ["image.web"]);
-    assert_eq!(offered(&project, &["impasto", "build", "--again", "ban"]), ["banner"]);
+    assert_eq!(offered(&project, &["impasto", "build", "--rebuild", "ban"]), ["banner"]);
     // Of another recipe, named as a path or by its option.
     project.write("other/impasto.hcl", &RECIPE.replace("banner", "other"));
     assert_eq!(offered(&project, &["impasto", "why", "other/", "o"]), ["other"]);

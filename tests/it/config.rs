@@ -76,7 +76,7 @@ fn a_flag_comes_before_the_environment_before_the_user_before_the_repository() {
     assert_eq!(case.run(&["plan"], &[]).code, 0);
     assert!(case.path("home/cache/format").exists());
     let text = case.run(&["config"], &[]).stdout;
-    assert!(text.contains("store ") && text.contains("(not there)"), "{text}");
+    assert!(text.contains("store ") && text.contains("(does not exist)"), "{text}");
     // The directory that the environment names comes before ~/.config.
     let other = case.path("other");
     std::fs::create_dir_all(other.join("impasto")).unwrap();

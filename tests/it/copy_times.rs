@@ -191,10 +191,10 @@ stage "copy" "copied" {
     let ran = project.run(&["validate"]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     for problem in [
-        "\"/a\" cannot keep its `mtime`: what stages make has no time",
-        "\"/b\" cannot keep its `mtime`: a text has no time",
+        "\"/a\" cannot keep its `mtime`: files made by stages have none",
+        "\"/b\" cannot keep its `mtime`: `content` has none",
     ] {
         assert!(ran.stderr.contains(problem), "{}", ran.stderr);
     }
-    assert!(ran.stderr.contains("leave `mtime` out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("omit `mtime`"), "{}", ran.stderr);
 }

@@ -89,7 +89,7 @@ fn a_comment_in_a_script_runs_one_stage() {
     let other = claims.iter().find_map(|claim| claim.extra.get("disk_of_claim")).expect("which claim's disk it is");
     assert!(claims.iter().any(|claim| claim.id().to_string() == *other));
     // Run again on request, it stops there too.
-    assert_eq!(project.build(&["--again", "a"]), (1, 3));
+    assert_eq!(project.build(&["--rebuild", "a"]), (1, 3));
     assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
 }
 
@@ -124,8 +124,8 @@ fn weaker_claims_are_not_taken() {
     type Change = fn(&mut Claim);
     let weaker: [(Change, &str); 3] = [
         (|claim| claim.isolation = Isolation::Weak, "it was made with weaker isolation (emulated machine)"),
-        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, and this run would not be"),
-        (|claim| claim.writer = "mallory".to_owned(), "it is mallory's, whom nothing says to trust"),
+        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, which this run would not be"),
+        (|claim| claim.writer = "mallory".to_owned(), "it is from mallory, who is not trusted"),
     ];
     for (change, objection) in weaker {
         let project = project(r#"commands = ["echo one > /root/a"]"#);
@@ -133,7 +133,7 @@ fn weaker_claims_are_not_taken() {
         plant(&project, "b", change);
         let plan = plan(&project);
         assert_eq!(node(&plan, "b")["state"], "dirty");
-        assert_eq!(node(&plan, "b")["reason"], format!("the store's result is not taken: {objection}"));
+        assert_eq!(node(&plan, "b")["reason"], format!("the stored result is not accepted: {objection}"));
         // What was there before is gone, so that its disk cannot stand in: the image may be made again too.
         assert!(project.build(&[]).0 > 0, "{objection}");
         assert_eq!(project.build(&[]), (0, 4), "its own claim is taken");

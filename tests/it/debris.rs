@@ -100,7 +100,7 @@ image "it" {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let gc = project.run(&["gc", "--min-age", "0s"]);
-                assert!(gc.code == 0 || gc.stderr.contains("still running on this store"), "{gc:?}");
+                assert!(gc.code == 0 || gc.stderr.contains("still using this store"), "{gc:?}");
                 collections.fetch_add(u64::from(gc.code == 0), Ordering::Relaxed);
             }
         });

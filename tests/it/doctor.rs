@@ -67,10 +67,10 @@ fn what_stages_need_is_tried_and_works_here() {
     assert_eq!((ran.code, &document["v"], &document["ok"]), (0, &1.into(), &true.into()), "{document:#}");
     for (name, found) in [
         ("root", "yes"),
-        ("name-spaces", "made, with a loopback interface that is up"),
+        ("name-spaces", "created, with a loopback interface that is up"),
         ("fuse", "a disk was served as a file"),
-        ("loop", "a disk was attached, and let go"),
-        ("ports", "a free port of 127.0.0.1 was opened, and reached"),
+        ("loop", "a disk was attached and detached"),
+        ("ports", "a free port of 127.0.0.1 was opened and reached"),
     ] {
         assert_eq!(check(&document, name), ("ok", found));
     }
@@ -118,12 +118,12 @@ fn an_ordinary_user_gets_the_command_that_tries_the_rest() {
     let ran = ran(command);
     let document = json(&ran);
     assert_eq!(ran.code, 1, "{document:#}");
-    assert_eq!(check(&document, "root"), ("error", "this user is not root"));
+    assert_eq!(check(&document, "root"), ("error", "not running as root"));
     let help = document["checks"][0]["help"][0].as_str().unwrap();
     assert!(help.starts_with("sudo --preserve-env=") && help.contains("IMPASTO_MIRROR"), "{help}");
     assert!(help.contains(&format!("{} doctor --json", env!("CARGO_BIN_EXE_impasto"))), "{help}");
     for name in ["name-spaces", "fuse", "loop", "limits"] {
-        assert_eq!(check(&document, name), ("skipped", "only root can try it"));
+        assert_eq!(check(&document, name), ("skipped", "only root can check this"));
     }
     assert_eq!(document["sandboxes"][0]["works"], Value::Null);
 }
@@ -136,8 +136,8 @@ fn a_root_that_may_not_mount_is_told_so() {
     let document = json(&ran);
     assert_eq!(ran.code, 1);
     let (status, found) = check(&document, "name-spaces");
-    assert!(status == "error" && found.contains("cannot make name spaces: Operation not permitted"), "{found}");
-    assert_eq!(check(&document, "fuse"), ("skipped", "what comes before it does not work"));
+    assert!(status == "error" && found.contains("cannot create namespaces: Operation not permitted"), "{found}");
+    assert_eq!(check(&document, "fuse"), ("skipped", "a check before it failed"));
     let sandbox = &document["sandboxes"][0];
     assert_eq!(sandbox["works"], false);
     assert!(sandbox["why"].as_str().unwrap().starts_with("name-spaces: "), "{sandbox}");

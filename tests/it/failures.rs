@@ -36,11 +36,11 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
     assert_eq!(first.code, 4, "{}", first.stderr);
     let wanted = [
         "failed  bad  after ",
-        ": the script ended with exit code 3\n",
+        ": the script exited with code 3\n",
         "bad | line 11\n",
         "bad | line 30\n",
-        "help: the whole log: impasto log 'bad' --store ",
-        "help: enter it as it was, where /run/impasto/again runs the step again: impasto shell 'bad' --store ",
+        "help: full log: impasto log 'bad' --store ",
+        "help: inspect it as it failed, where /run/impasto/again runs the step again: impasto shell 'bad' --store ",
         "stopped: 2 built, 0 cached, 1 failed, 1 not run in ",
     ];
     for text in wanted {
@@ -98,8 +98,8 @@ fn a_stage_that_takes_too_long_is_stopped() {
     let start = Instant::now();
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("it was stopped after its time-out of 1.0 s"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("help: if it needs longer, say so in the stage with `timeout`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it was stopped after its timeout of 1.0 s"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("help: if it needs longer, raise `timeout` in the stage"), "{}", ran.stderr);
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
@@ -144,7 +144,7 @@ fn an_output_that_is_not_there_is_named() {
     ));
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("the output \"a\" cannot be taken out"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the output \"a\" cannot be copied out"), "{}", ran.stderr);
     assert!(ran.stderr.contains("/tmp/link"), "{}", ran.stderr);
 }
 
@@ -257,7 +257,7 @@ fn a_file_with_another_checksum_is_not_kept() {
     assert!(ran.stderr.contains(&format!("expected sha256:{expected}")), "{}", ran.stderr);
     let got = "sha256:2c6e3b0a";
     assert!(ran.stderr.contains("got sha256:"), "{got}: {}", ran.stderr);
-    assert!(ran.stderr.contains("help: if the new file is the one you want"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("help: if you want the new file"), "{}", ran.stderr);
     assert_eq!(std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count), 0);
 }
 
@@ -269,7 +269,11 @@ fn a_server_that_says_no_or_is_not_there_is_named() {
     let ran = project.run(&["build"]);
     server.join().unwrap();
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains(&format!("cannot get {url}: the server answers 404 Not Found")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("cannot get {url}: the server responded with 404 Not Found")),
+        "{}",
+        ran.stderr
+    );
     project.write("impasto.hcl", &fetch("http://127.0.0.1:9/x", &"0".repeat(64)));
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
@@ -385,7 +389,7 @@ fn no_root_is_said_with_the_candidates() {
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains("no root file system"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("help: say which one it is with `root`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("help: select one with `root`"), "{}", ran.stderr);
 }
 
 #[test]
@@ -464,7 +468,7 @@ fn an_image_of_a_disk_is_refused_with_the_way_out() {
     for _ in 0..2 {
         let ran = project.run(&["build"]);
         assert_eq!(ran.code, 4, "{}", ran.stderr);
-        assert!(ran.stderr.contains("base made a disk, and an image is made of files"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("base made a disk, but an image consists of files"), "{}", ran.stderr);
         assert!(ran.stderr.contains("help: add a `convert` stage"), "{}", ran.stderr);
     }
 }
@@ -475,6 +479,6 @@ fn a_device_is_never_replaced_by_a_file() {
     project.build(&[]);
     let ran = project.run(&["layer", "export", "base", "-o", "/dev/null"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("it exists and is no regular file"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it exists and is not a regular file"), "{}", ran.stderr);
     tool("test", &["-c", "/dev/null"]);
 }

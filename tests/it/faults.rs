@@ -155,7 +155,7 @@ fn a_cache_that_cannot_be_written_is_one_warning() {
     let ran = ran(under_strace(&command, &["renameat:error=EIO"], &only));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning").count(), 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("what this build learned is not remembered: cannot replace `"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the history of this build cannot be recorded: cannot replace `"), "{}", ran.stderr);
     assert!(ran.stderr.contains("Input/output error"), "{}", ran.stderr);
     assert_eq!(project.build(&["base"]), (0, 1), "what it made is there all the same");
 }

@@ -163,8 +163,8 @@ fn a_fetched_file_of_another_format_is_a_file_until_it_is_used_as_a_disk() {
     }
     for sentence in [
         "it made no disk: it is a VHD image",
-        "it made a file, where a disk is needed: it is a VMDK image",
-        "`xz` is not taken as a disk: it is compressed with xz",
+        "it made a file, but a disk is needed: it is a VMDK image",
+        "`xz` cannot be used as a disk: it is compressed with xz",
         "help: decompress it first: xz -d FILE",
         "help: convert it first, if you trust it: qemu-img convert -f vpc -O qcow2 FILE NEW.qcow2",
     ] {
@@ -219,7 +219,7 @@ fn a_qcow2_that_is_an_iso_too_is_refused_everywhere() {
     fs::copy(&base().qcow2, &both).unwrap();
     let file = File::options().write(true).open(&both).unwrap();
     file.write_all_at(b"\x01CD001\x01\0", 0x8000).unwrap();
-    let sentence = "it is a qcow2 image and an ISO 9660 image at once";
+    let sentence = "it is both a qcow2 image and an ISO 9660 image";
     for (line, code) in [(&["build"][..], 4), (&["boot", "both.img"], 1), (&["diff", "both.img", "both.img"], 1)] {
         let ran = project.run(line);
         assert!(ran.code == code && ran.stderr.contains(sentence), "{line:?}: {} {}", ran.code, ran.stderr);

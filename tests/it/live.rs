@@ -128,7 +128,7 @@ fn without_colours_in_a_pipe_and_for_machines() {
     assert_eq!(pty.end(), Some(0));
     let colours = Regex::new("\x1b\\[[0-9;]*m").unwrap();
     assert!(!colours.is_match(&pty.written), "{:?}", pty.written);
-    let mut command = project.command(&["build", "--again", "file-00"]);
+    let mut command = project.command(&["build", "--rebuild", "file-00"]);
     let mut pty = Pty::start(
         {
             command.env_remove("NO_COLOR");
@@ -140,7 +140,7 @@ fn without_colours_in_a_pipe_and_for_machines() {
     assert_eq!(pty.end(), Some(0));
     assert!(colours.is_match(&pty.written), "{:?}", pty.written);
 
-    let piped = project.run(&["build", "--again", "file-00"]);
+    let piped = project.run(&["build", "--rebuild", "file-00"]);
     assert!(!piped.stderr.contains('\x1b') && piped.stdout.is_empty(), "{piped:?}");
     insta::assert_snapshot!("piped", shown(&piped.stderr.lines().map(str::to_owned).collect::<Vec<_>>()));
 
@@ -220,7 +220,7 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     let text = project.ok(&["plan"]);
     assert!(text.contains(" and 2 stages that were never timed\n"), "{text}");
 
-    let again = ["work[size=small]", "--again", "work[size=small]"];
+    let again = ["work[size=small]", "--rebuild", "work[size=small]"];
     let (code, events) = project.events(&again);
     assert_eq!(code, 0);
     let took = events.last().unwrap()["wall_ms"].as_u64().unwrap();
@@ -237,7 +237,7 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     let lost: Vec<_> = lost.filter(|entry| entry.file_name() == "durations").collect();
     assert_eq!(lost.len(), 1);
     std::fs::write(lost[0].path(), "no durations").unwrap();
-    assert_eq!(plan(&["--again", "work"])["cost"]["wall_ms"], Value::Null);
+    assert_eq!(plan(&["--rebuild", "work"])["cost"]["wall_ms"], Value::Null);
     let ran = ran(project.command(&["build", "work[size=small]"]));
     assert_eq!(ran.code, 0, "{ran:?}");
 }

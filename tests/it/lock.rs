@@ -51,7 +51,8 @@ fn what_is_locked_stays_until_it_is_renewed() {
     assert_eq!(site.lock(), lock);
     let ran = site.run(&["outdated"]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);
-    let expected = "library  1.0 → 2.0  one  own\n1 newer, 0 of them for security\nan update runs one, after again: ";
+    let expected = "library  1.0 → 2.0  one  own\n1 newer, 0 of them for security\nan update rebuilds one, after, \
+                    which last took ";
     assert!(ran.stdout.starts_with(expected), "{}", ran.stdout);
     let ran = site.run(&["outdated", "--json"]);
     assert_eq!(ran.code, 10);
@@ -76,7 +77,7 @@ fn what_is_locked_stays_until_it_is_renewed() {
     assert_eq!((done.built, done.cached), (names(&["after", "one"]), names(&["base", "two"])));
     assert_eq!(site.project.in_guest("one", "cat /usr/share/library"), "library 2.0\n");
     assert_eq!(site.run(&["outdated"]).code, 0);
-    assert_eq!(site.ok(&["update"]), "nothing is newer: the lock stays as it is\n");
+    assert_eq!(site.ok(&["update"]), "nothing is newer: the lock is unchanged\n");
 }
 
 #[test]
@@ -103,12 +104,12 @@ fn a_package_is_renewed_alone() {
     assert_eq!(before.len(), after.len());
     let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
     assert_eq!(changed.len(), 2, "{changed:?}");
-    assert_eq!(site.ok(&["update", "two"]), "nothing is newer: the lock stays as it is\n");
+    assert_eq!(site.ok(&["update", "two"]), "nothing is newer: the lock is unchanged\n");
     assert_eq!(site.ok(&["update", "one"]), "one: program 1.0 → 2.0\none: small 1.0 → 2.0\n");
     site.build(&["--locked"]).ok();
     let ran = site.run(&["update", "libary"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("`libary` is no stage, and no locked package"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`libary` is neither a stage nor a locked package"), "{}", ran.stderr);
     assert!(ran.stderr.contains("did you mean `library`?"), "{}", ran.stderr);
 }
 
@@ -140,7 +141,7 @@ fn what_is_newer_for_security_is_named() {
     let expected = "exit 10\nsite:\n\
                     library  1.0 → 1.0+fix1  one  fixes  security\n\
                     small    1.0 → 1.1       one  own\n\
-                    2 newer, 1 of them for security\nan update runs one, raw again\n";
+                    2 newer, 1 of them for security\nan update rebuilds one, raw\n";
     assert_eq!(said, expected);
     let said = site.said(&["outdated", "--security"]);
     assert!(said.contains("library") && !said.contains("small"), "{said}");
@@ -326,7 +327,7 @@ fn a_chain_is_locked_on_what_is_below_without_building_any_of_it() {
     let ran = site.run(&["outdated", "second"]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);
     assert!(ran.stdout.starts_with("library  1.0 → 2.0  root  own\n"), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("an update runs root, system, first, second again\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("an update rebuilds root, system, first, second\n"), "{}", ran.stdout);
     let said = site.ok(&["update", "library"]);
     assert_eq!(said, "root: library 1.0 → 2.0\n");
     // What stands on it was settled again, as it was.

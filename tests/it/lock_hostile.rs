@@ -126,7 +126,7 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
         "impasto.lock cannot be used for stage one: package \"library\" of the archive \"own\": `sha256` is \"x"
     ));
     assert!(
-        said.contains("\n  stage two: line ") && said.contains("\n  help: settle them again: impasto update one two"),
+        said.contains("\n  stage two: line ") && said.contains("\n  help: lock them again: impasto update one two"),
         "{said}"
     );
     assert!(site.ok(&["plan", "one"]).contains("its packages are not locked"));
@@ -136,7 +136,7 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
     assert!(site.lock().contains("packages = [[[ {"), "the other stays as it is");
     // A package is no stage, and locks nothing else either.
     let ran = site.run(&["update", "library"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing is newer: the lock stays as it is\n"), "{}", ran.stderr);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing is newer: the lock is unchanged\n"), "{}", ran.stderr);
     assert!(site.ok(&["update", "two"]).starts_with("two[variant=a] (and 1 more): 1 packages, "));
     assert_eq!(site.lock(), lock);
     assert_eq!(site.build(&["--locked"]).ok().built, Vec::<String>::new());
@@ -155,7 +155,7 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
         site.project.write("impasto.lock", &format!("{lock}\n{ghost}"));
         assert_eq!(site.build(&[]).ok().built, Vec::<String>::new(), "nobody needs it");
         let said = site.ok(&["update", "ghost"]);
-        assert!(said.starts_with("ghost") && said.ends_with(": not in the recipe any more\n"), "{said}");
+        assert!(said.starts_with("ghost") && said.ends_with(": no longer in the recipe\n"), "{said}");
         assert_eq!(site.lock(), lock);
     }
 }
@@ -170,7 +170,7 @@ fn the_entry_of_a_stage_that_is_only_sometimes_built_stays() {
     ));
     site.ok(&["update"]);
     let lock = site.lock();
-    assert_eq!(site.ok(&["update", "--var", "all=false"]), "nothing is newer: the lock stays as it is\n");
+    assert_eq!(site.ok(&["update", "--var", "all=false"]), "nothing is newer: the lock is unchanged\n");
     assert_eq!(site.lock(), lock);
     assert_eq!(site.run(&["fetch", "--locked", "--var", "all=false"]).code, 0, "it is a stage of the recipe");
 }
@@ -195,7 +195,8 @@ fn a_lock_keeps_its_permissions_and_owner_and_is_not_written_through_a_link() {
     std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
     let before = std::fs::read(&elsewhere).unwrap();
     let said = site.said(&["update", "one"]);
-    let expected = "error: cannot write the lock DIR/impasto.lock: it is a symbolic link\n  help: a lock is a file beside its recipe: ";
+    let expected = "error: cannot write the lock DIR/impasto.lock: it is a symbolic link\n  help: the lock must be a \
+                    regular file beside its recipe: ";
     assert!(said.contains(expected), "{said}");
     assert_eq!(std::fs::read(&elsewhere).unwrap(), before);
     let left: Vec<_> =

@@ -172,10 +172,10 @@ fn a_mirror_that_is_none_is_an_error_with_the_way_out() {
     let project = Project::with(RECIPE);
     let ran = project.run(&["build", "--mirror", "ftp://me:geheim@mirror.example.org/debian"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("--mirror names no mirror: a mirror is reached by http:"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--mirror is not a valid mirror: a mirror needs http:"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
     let ran = project.run(&["build", "--mirror", "file:/no/such/mirror"]);
     assert_ne!(ran.code, 0);
-    assert!(ran.stderr.contains("the mirror /no/such/mirror is no directory"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the mirror /no/such/mirror is not a readable directory"), "{}", ran.stderr);
     assert!(ran.stderr.contains("--mirror URL or IMPASTO_MIRROR"), "{}", ran.stderr);
 }

@@ -117,7 +117,7 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
         site.packages("tools", "base", "install = [\"program\"]")
     ));
     let said = site.ok(&["fetch"]);
-    assert!(said.ends_with(", and 1 file that a stage names are in the store\n"), "{said}");
+    assert!(said.ends_with(", and 1 file used by a stage are in the store\n"), "{said}");
     let first = build_offline(&site, &[]).ok();
     assert_eq!(first.built, ["probe", "reach", "tools"]);
     let nothing_came = |log: &str| {
@@ -134,7 +134,7 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
     };
     nothing_came(&site.project.ok(&["log", "reach"]));
     // Nor where the host has a network.
-    assert_eq!(site.build(&["--again", "reach"]).ok().built, ["reach"]);
+    assert_eq!(site.build(&["--rebuild", "reach"]).ok().built, ["reach"]);
     nothing_came(&site.project.ok(&["log", "reach"]));
 }
 
@@ -161,7 +161,7 @@ fn what_is_gone_from_the_mirror_comes_out_of_the_store() {
     assert_eq!(build_offline(&site, &[]).ok().built, ["tools"]);
     // Nor does it when a build has, and another one is to come.
     site.ok(&["gc", "--min-age", "0s"]);
-    assert_eq!(build_offline(&site, &["--again", "tools"]).ok().built, ["tools"]);
+    assert_eq!(build_offline(&site, &["--rebuild", "tools"]).ok().built, ["tools"]);
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn under_sudo_everything_is_the_callers_who_goes_on_without() {
     }
     for (ran, who) in [(sudo.sudo(0, &place), 0), (sudo.sudo(BOB, &place), BOB), (sudo.user(BOB, &place), BOB)] {
         assert_eq!(ran.code, 1, "{}", ran.stderr);
-        let sentence = format!("belongs to user {ALICE}, and not to user {who}");
+        let sentence = format!("belongs to user {ALICE}, not to user {who}");
         let help = format!("chown -R {who} {}", store.display());
         assert!(ran.stderr.contains(&sentence) && ran.stderr.contains(&help), "{}", ran.stderr);
         assert!(ran.stderr.contains("run impasto as alice"), "{}", ran.stderr);
@@ -146,7 +146,7 @@ fn what_root_executes_or_believes_lies_with_root() {
     fs::remove_file(&layer).unwrap();
     fs::write(&layer, bytes).unwrap();
     tool("chown", &[&ALICE.to_string(), layer.to_str().unwrap()]);
-    let ran = sudo.sudo(ALICE, &["build", "--again", "run"]);
+    let ran = sudo.sudo(ALICE, &["build", "--rebuild", "run"]);
     assert!(ran.code == 0 && ran.stderr.contains("damaged"), "{}", ran.stderr);
     assert_eq!(of_others(&sudo.store(), ALICE), "");
     // A shell in a failed state, which lies there too.
@@ -169,7 +169,7 @@ fn root_follows_no_link_that_the_caller_put_into_the_store() {
         fs::remove_file(log).unwrap();
         symlink(&target, log).unwrap();
     }
-    assert_eq!(sudo.sudo(ALICE, &["build", "--again", "run"]).code, 0);
+    assert_eq!(sudo.sudo(ALICE, &["build", "--rebuild", "run"]).code, 0);
     assert_eq!(fs::read_to_string(&target).unwrap(), "root's own");
     assert_eq!(fs::metadata(&target).unwrap().uid(), 0);
 }
@@ -199,10 +199,10 @@ fn what_needs_root_is_said_before_anything_starts() {
         assert!(ran.stderr.contains("sudo") || ran.stderr.contains("as root"), "{}", ran.stderr);
     };
     // The stage that only fetches does not begin; by itself it needs nobody.
-    said(sudo.user(ALICE, &["build"]), "programs are to be run for stage run");
+    said(sudo.user(ALICE, &["build"]), "programs must be run for stage run");
     assert_eq!(kept(), 0);
     said(sudo.user(ALICE, &["shell", "run"]), "a shell runs programs on a stage's disk");
-    said(sudo.user(ALICE, &["audit"]), "an audit builds under other conditions");
+    said(sudo.user(ALICE, &["audit"]), "an audit builds in a varied environment");
     assert_eq!(sudo.user(ALICE, &["build", "base"]).code, 0);
     assert_ne!(kept(), 0);
     // Nobody asks a mirror that is not there.
@@ -213,8 +213,8 @@ fn what_needs_root_is_said_before_anything_starts() {
     sudo.project.write("impasto.hcl", &recipe.replace("from   = stage.run", "from   = stage.tools"));
     let mirror = ["--mirror", "http://127.0.0.1:9/debian"];
     let build = [&["build", "image.it"], &mirror[..]].concat();
-    said(sudo.user(ALICE, &build), "packages are to be locked for stage tools, and programs to be run for stage tools");
-    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages are to be locked for stage tools");
+    said(sudo.user(ALICE, &build), "packages must be locked for stage tools, and programs must be run for stage tools");
+    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages must be locked for stage tools");
     said(sudo.user(ALICE, &[&["update"], &mirror[..]].concat()), "an update runs apt");
     // What is known needs no root.
     sudo.project.write("impasto.hcl", &recipe);

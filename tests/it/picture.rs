@@ -124,7 +124,7 @@ fn the_live_view_as_a_picture() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
         command
             .args(first)
-            .args(again.iter().flat_map(|stage| ["--again", stage]))
+            .args(again.iter().flat_map(|stage| ["--rebuild", stage]))
             .arg("--store")
             .arg(dir.join("store"));
         if let Some(recipe) = &recipe {

@@ -96,7 +96,7 @@ fn a_build_shows_a_line_a_step_and_loses_nothing() {
     assert!(quiet.stderr.lines().count() < 12, "{}", quiet.stderr);
     let log = project.ok(&["log", "good"]);
     assert_eq!(log, (1..=1000).map(|number| format!("{number}\n")).collect::<String>());
-    let loud = project.run(&["build", "good", "--again", "good", "-v"]);
+    let loud = project.run(&["build", "good", "--rebuild", "good", "-v"]);
     let shown = loud.stderr.lines().filter_map(|line| Some(line.split_once("good | ")?.1));
     assert_eq!(shown.map(|line| format!("{line}\n")).collect::<String>(), log);
 }
@@ -118,7 +118,7 @@ fn a_build_that_fails_leaves_a_summary_logs_and_a_trace() {
     let wanted = [
         "## Build of `records`: failed\n",
         "3 built, 0 cached, 1 failed, 1 not run in ",
-        "### `bad` failed\n\n````text\nthe script ended with exit code 3\n",
+        "### `bad` failed\n\n````text\nthe script exited with code 3\n",
         "    ```\n",
         "| `out/disk.qcow2` | written | ",
         &format!("| `{digest}` |"),
@@ -132,7 +132,7 @@ fn a_build_that_fails_leaves_a_summary_logs_and_a_trace() {
     let logs = files(&project.path("a/logs"));
     assert_eq!(logs.keys().collect::<Vec<_>>(), ["bad.log", "base.log", "good.log", "qcow2.log"]);
     assert_eq!(logs["good.log"], project.ok(&["log", "good"]));
-    let failed = "impasto: failed: the script ended with exit code 3\n";
+    let failed = "impasto: failed: the script exited with code 3\n";
     assert_eq!(logs["bad.log"], project.ok(&["log", "bad"]) + failed);
 
     let slices = slices(&project.read("b/trace.json"));
@@ -244,7 +244,7 @@ fn github_gets_folds_and_annotations_and_no_command_of_a_guest() {
     assert!(title.ends_with(" s"), "{title}");
     assert_eq!(log.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000, "all of it is there");
     let line = RECIPE.lines().position(|line| line.contains("\"bad\"")).unwrap() + 1;
-    let wanted = format!("::error file=impasto.hcl,line={line},title=bad::the script ended with exit code 3");
+    let wanted = format!("::error file=impasto.hcl,line={line},title=bad::the script exited with code 3");
     assert!(lines_of(&log).contains(&wanted), "no {wanted} in:\n{log}");
 
     project.write("impasto.hcl", "stage \"run\" \"x\" {\n  from = stage.nothing\n}\n");

@@ -455,7 +455,7 @@ fn a_blank_disk_has_no_root() {
     let error = bench.run(Job { chain: Vec::new(), ..bench.job() }).unwrap_err();
     assert_eq!(
         chain_error(&error),
-        "no root file system: the disk holds no file system that can be a root; it has no partitions"
+        "no root file system: the disk has no file system that can be the root; it has no partitions"
     );
 }
 
@@ -464,6 +464,6 @@ fn a_missing_layer_is_an_error_of_the_storage_daemon() {
     let bench = Bench::new();
     let chain = vec![Path::new("/no/such/layer").to_path_buf()];
     let error = bench.run(Job { chain, ..bench.job() }).unwrap_err().to_string();
-    assert!(error.contains("qemu-storage-daemon ended at once") && error.contains("/no/such/layer"), "{error}");
+    assert!(error.contains("qemu-storage-daemon exited immediately") && error.contains("/no/such/layer"), "{error}");
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }

@@ -323,7 +323,7 @@ fn several_partitions_with_a_shell_are_an_error_that_lists_them() {
     let third = Bench::new();
     let chain = [chain, vec![second.overlay()]].concat();
     let error = third.run(Job { chain, virtual_size: 64 << 20, ..third.job() }).unwrap_err();
-    assert_eq!(error.to_string(), "no root file system: several partitions hold /bin/sh: 1 (ext4), 2 (ext4)");
+    assert_eq!(error.to_string(), "no root file system: several partitions contain /bin/sh: 1 (ext4), 2 (ext4)");
 }
 
 #[test]

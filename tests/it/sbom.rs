@@ -110,7 +110,7 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     fs::copy(&crate::base::base().qcow2, project.path("busybox.qcow2")).unwrap();
     let ran = project.run(&["layer", "packages", "./busybox.qcow2"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("has no packages of dpkg"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("has no dpkg packages"), "{}", ran.stderr);
 }
 
 /// Where the validator and the schema lie; why not, where they cannot be had.

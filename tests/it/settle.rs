@@ -131,7 +131,7 @@ fn a_settled_stage_is_found_equal_when_it_runs_again() {
     let stage = run("work", "base", &[work]).replace("\n}\n", "\n  volatile = [\"/var/random-*\"]\n}\n");
     let project = Project::with(&format!("{HEAD}{stage}{}", run("after", "work", &["true"])));
     assert_eq!(project.build(&[]), (3, 0));
-    assert_eq!(project.build(&["--again", "work"]), (1, 2), "what comes after is what it was");
+    assert_eq!(project.build(&["--rebuild", "work"]), (1, 2), "what comes after is what it was");
     assert_eq!(project.in_guest("after", "ls /var /var/lib"), "/var:\nlib\n\n/var/lib:\n");
 }
 

@@ -163,7 +163,7 @@ impl Site {
             (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
             (r"\bsize = \d+", "size = SIZE"),
             (r"has \d+ bytes instead of \d+", "has SIZE instead of SIZE"),
-            (r"longer than \d+ bytes", "longer than SIZE"),
+            (r"larger than \d+ bytes", "larger than SIZE"),
             (r" {2,}(TIME|SIZE)\b", "  $1"),
             (r" after TIME", ""),
             (r"\d{4}-\d{2}-\d{2}T[0-9:]{8}Z", "DATE"),

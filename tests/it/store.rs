@@ -188,7 +188,7 @@ fn a_read_only_store_is_named_with_the_way_out() {
     let build = project.run(&["build"]);
     assert_eq!(build.code, 1, "{}", build.stderr);
     assert!(build.stderr.contains("the store is read-only"), "{}", build.stderr);
-    assert!(build.stderr.contains("help: name a store that you may write to with --store"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: choose a store that you may write to with --store"), "{}", build.stderr);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn a_missing_host_tool_is_named_with_the_way_out() {
     });
     assert_eq!(build.code, 4, "{}", build.stderr);
     assert!(build.stderr.contains("qemu-storage-daemon"), "{}", build.stderr);
-    assert!(build.stderr.contains("help: `impasto doctor` tells what is missing"), "{}", build.stderr);
+    assert!(build.stderr.contains("help: `impasto doctor` shows what is missing"), "{}", build.stderr);
     let mut doctor = project.command(&["doctor"]);
     doctor.env("PATH", &empty);
     let doctor = ran(doctor);

@@ -244,7 +244,7 @@ fn what_does_not_come_in_time_is_told_by_the_exit_code() {
     assert!(ran.stderr.contains("did not show `never` in 5s"), "{}", ran.stderr);
     let ran = crate::project::ran(quick(&project, "talking.raw", &["--timeout", "2s"]));
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("still ran after 2s"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("was still running after 2s"), "{}", ran.stderr);
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn a_recipe_adds_its_own_paths_to_those_that_are_known() {
     assert!(why.contains("volatile"), "{why}");
     project.write("impasto.hcl", &recipe.replace("/var/log/own/*.log", "//./"));
     let ran = project.run(&["validate"]);
-    assert!(ran.code == 3 && ran.stderr.contains("\"//./\" means every file of the image"), "{}", ran.stderr);
+    assert!(ran.code == 3 && ran.stderr.contains("\"//./\" matches every file of the image"), "{}", ran.stderr);
     project.write("impasto.hcl", &recipe.replace("/var/log/own/*.log", "../x"));
     let ran = project.run(&["validate"]);
     assert!(ran.code == 3 && ran.stderr.contains("is not absolute"), "{}", ran.stderr);

@@ -122,7 +122,7 @@ fn plans_reasons_and_builds() {
     run(&["plan", "--only", "variant=debug"]);
     run(&["why", "config", "setup", "qcow2", "--only", "variant=debug"]);
     run(&["build", "--jobs", "1", "--only", "variant=debug"]);
-    run(&["plan", "--only", "variant=debug", "--again", "base"]);
+    run(&["plan", "--only", "variant=debug", "--rebuild", "base"]);
     run(&["graph", "--only", "variant=debug"]);
     run(&["layer", "show", "base"]);
     insta::assert_snapshot!("plans", text);

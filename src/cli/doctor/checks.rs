@@ -119,13 +119,14 @@ fn root(session: &Session) -> Check {
     if host.root {
         let caller = host.sudo.as_ref().map(|caller| {
             let name = User::by_uid(caller.uid).map_or(format!("user {}", caller.uid), |user| user.name);
-            format!("yes, for {name}, who keeps the store and what is written")
+            format!("yes, for {name}, who owns the store and the files that are written")
         });
         return ok("root", STAGES, caller.unwrap_or_else(|| "yes".to_owned()));
     }
-    let check = ok("root", STAGES, "this user is not root");
+    let check = ok("root", STAGES, "not running as root");
     let command = session.as_root();
-    let help: Vec<&str> = command.lines().chain(["plan, why, fetch, boot, diff and convert work without"]).collect();
+    let help: Vec<&str> =
+        command.lines().chain(["plan, why, fetch, boot, diff and convert work without root"]).collect();
     check.bad(Status::Error, &help)
 }
 
@@ -144,7 +145,7 @@ fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelTo
     let pieces = [Piece::NameSpaces, Piece::Served, Piece::LoopDevice];
     let skipped = |piece, why: &str| ok(name(piece), STAGES, why).bad(Status::Skipped, &[]);
     if !session.host.root {
-        return pieces.map(|piece| skipped(piece, "only root can try it")).into();
+        return pieces.map(|piece| skipped(piece, "only root can check this")).into();
     }
     let tried = match scratch() {
         Ok(scratch) => sandbox::probe(&session.host.exe, scratch.path(), cancel.clone()),
@@ -154,9 +155,9 @@ fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelTo
     pieces
         .map(|piece| {
             let works = match piece {
-                Piece::NameSpaces => "made, with a loopback interface that is up",
+                Piece::NameSpaces => "created, with a loopback interface that is up",
                 Piece::Served => "a disk was served as a file",
-                Piece::LoopDevice => "a disk was attached, and let go",
+                Piece::LoopDevice => "a disk was attached and detached",
             };
             let help: &[&str] = match piece {
                 Piece::NameSpaces => {
@@ -173,7 +174,7 @@ fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelTo
             };
             match found(piece) {
                 Some(result) => Check::of(name(piece), STAGES, result.map(|()| works.to_owned()), help),
-                None => skipped(piece, "what comes before it does not work"),
+                None => skipped(piece, "a check before it failed"),
             }
         })
         .into()
@@ -189,17 +190,17 @@ fn user_name_spaces(session: &Session) -> [Check; 2] {
     ];
     let root = Check::of("user-name-spaces", NEEDED, root, &help).or_warning();
     if root.status != Status::Ok {
-        return [root, ok("emulators", NEEDED, "they need a user name space").bad(Status::Skipped, &[])];
+        return [root, ok("emulators", NEEDED, "they need a user namespace").bad(Status::Skipped, &[])];
     }
-    let emulators = tried.emulators.map(|()| "this kernel takes emulators for a user name space".to_owned());
-    let help = ["modprobe binfmt_misc", "else a kernel of Linux 6.7 or later, built with binfmt_misc"];
+    let emulators = tried.emulators.map(|()| "this kernel registers emulators per user namespace".to_owned());
+    let help = ["modprobe binfmt_misc", "or use Linux 6.7 or later, built with binfmt_misc"];
     [root, Check::of("emulators", NEEDED, emulators, &help).or_warning()]
 }
 
 fn limits(session: &Session) -> Check {
     const NEEDED: &str = "limits of processes and memory";
     if !session.host.root {
-        return ok("limits", NEEDED, "only root can try it").bad(Status::Skipped, &[]);
+        return ok("limits", NEEDED, "only root can check this").bad(Status::Skipped, &[]);
     }
     match sandbox::control_groups() {
         Some(dirs) => {
@@ -207,8 +208,8 @@ fn limits(session: &Session) -> Check {
             ok("limits", NEEDED, format!("control groups in {}", dirs.join(" and ")))
         }
         None => {
-            let found = "no control group can be had: processes and memory are counted 20 times a second";
-            let help = "where none is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup";
+            let found = "no control groups are available: processes and memory are counted 20 times a second";
+            let help = "if none is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup";
             ok("limits", NEEDED, found).bad(Status::Warning, &[help])
         }
     }
@@ -222,9 +223,9 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
         let error = |text: String| (Status::Error, text);
         let mirrors = session.mirrors(None).map_err(|problem| error(problem.to_string()))?;
         let mirrors = mirrors.resolve().map_err(|problem| error(problem.to_string()))?;
-        let base = mirrors.archive.clone().ok_or_else(|| error("this host's apt knows none".to_owned()))?;
+        let base = mirrors.archive.clone().ok_or_else(|| error("the host's apt has none configured".to_owned()))?;
         if base.directory().is_some() {
-            return Ok(format!("{base}, which is there"));
+            return Ok(format!("{base}, which exists"));
         }
         // What is in the store needs no mirror.
         let silent = |reason: String| (Status::Warning, format!("{base}: {reason}"));
@@ -297,7 +298,7 @@ fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option
 }
 
 fn elsewhere(check: &str) -> &'static str {
-    if check == "out" { "name a directory elsewhere: build --out DIR" } else { "name one elsewhere: --store DIR" }
+    if check == "out" { "use a directory elsewhere: build --out DIR" } else { "use one elsewhere: --store DIR" }
 }
 
 /// Boots a machine of one sector, emulated.
@@ -343,7 +344,7 @@ fn ports() -> Check {
         socket.accept()?;
         Ok(port)
     };
-    let found = tried().map(|_| "a free port of 127.0.0.1 was opened, and reached".to_owned());
+    let found = tried().map(|_| "a free port of 127.0.0.1 was opened and reached".to_owned());
     let found = found.map_err(|error| format!("no port of 127.0.0.1 can be used: {error}"));
     Check::of("ports", "boot --ssh-key and --ssh-port", found, &["ip link set lo up"]).or_warning()
 }
@@ -352,7 +353,7 @@ fn ports() -> Check {
 fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
     const NEEDED: &str = "boot --accel kvm";
     const DEVICE: &str = "/dev/kvm";
-    const WITHOUT: &str = "without it machines are emulated (--accel tcg, the default): slower, and the same";
+    const WITHOUT: &str = "without it machines are emulated (--accel tcg, the default), which is slower";
     let bad = |found: String, help: &str| ok("kvm", NEEDED, found).bad(Status::Warning, &[help, WITHOUT]);
     // A device has no end: it is opened as QEMU opens it, and not read.
     match std::fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
@@ -367,14 +368,14 @@ fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
         Err(error) => return bad(format!("cannot open {DEVICE}: {error}"), "modprobe kvm_intel, or kvm_amd"),
     }
     if vm::probe::version().is_none() {
-        let found = format!("{DEVICE} opens; without {} nothing can be booted", vm::QEMU);
+        let found = format!("{DEVICE} can be opened; without {} nothing can be booted", vm::QEMU);
         return ok("kvm", NEEDED, found).bad(Status::Skipped, &[]);
     }
     match boot(Accel::Kvm, BOOT_KVM, scratch, cancel) {
         Ok(took) => ok("kvm", NEEDED, format!("a small machine booted in {}", human::seconds(took))),
         Err(reason) => bad(
-            format!("{DEVICE} opens, but boots nothing: {reason}"),
-            "in a virtual machine, its host must pass nested virtualization on whole",
+            format!("{DEVICE} can be opened, but a small machine does not boot: {reason}"),
+            "in a virtual machine, its host must support nested virtualization fully",
         ),
     }
 }
@@ -398,5 +399,6 @@ fn package_version(name: &str) -> Option<String> {
 fn qemu_img(session: &Session) -> Check {
     let path = session.host.path_dirs().map(|dir| dir.join("qemu-img")).find(|path| path.is_file());
     let found = path.map(|path| path.display().to_string()).ok_or_else(|| "qemu-img is not in the PATH".to_owned());
-    Check::of("qemu-img", "images of other formats, by hand", found, &["apt-get install qemu-utils"]).or_warning()
+    Check::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"])
+        .or_warning()
 }

@@ -13,13 +13,13 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Everything is tried, not only looked at: a disk is served and attached, name spaces are made, small machines are booted,
-and the mirror is asked. It takes a few seconds and leaves nothing behind. As another user than root it skips what only
-root can try.
+Each check tries the real thing: a disk is served and attached, namespaces are created, small machines are booted,
+and the mirror is contacted. It takes a few seconds and leaves nothing behind. Without root it skips what only
+root can check.
 
-Exit codes: 0 stages can run here (there may be warnings), 1 something that they need does not work.
+Exit codes: 0 if stages can run here (there may be warnings), 1 if something that they need does not work.
 
---json prints one object. Names are not changed or removed while `v` is 1, and unknown ones may come:
+--json prints one object. While `v` is 1, names are not changed or removed; new ones may be added:
   v         1
   ok        whether there is no error
   checks    a list of { check, status, found, needed_for, help }
@@ -139,8 +139,8 @@ fn sandbox(checks: &[Check]) -> SandboxRow {
         sandbox: "namespace",
         works,
         why,
-        good_for: "recipes and images that you trust: it keeps mistakes and careless scripts from the host",
-        not_for: "recipes or images of strangers: steps use the host's own kernel, which also mounts the image",
+        good_for: "recipes and images that you trust: it protects the host from mistakes and careless scripts",
+        not_for: "recipes or images from strangers: steps use the host's own kernel, which also mounts the image",
     }
 }
 

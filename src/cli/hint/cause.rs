@@ -8,64 +8,61 @@ use crate::engine::cause::{About, Cause, DiskMaker, Refusal};
 pub(crate) fn cause_help(cause: &Cause, about: &About, args: &str) -> Vec<String> {
     match cause {
         Cause::Offline { .. } => vec![
-            "packages: name them in a `packages` stage, which is locked and cached; a file: get it with a `fetch` \
-             stage, and name that one in `inputs`"
+            "for packages, use a `packages` stage, which is locked and cached; for a file, use a `fetch` stage and \
+             pass it in `inputs`"
                 .to_owned(),
-            format!("anything else: say network = true in the stage{}", at(about)),
+            format!("for anything else, set network = true in the stage{}", at(about)),
         ],
         Cause::UnknownHost { .. } => {
-            vec!["check the name, and whether this host itself can resolve it: getent hosts NAME".to_owned()]
+            vec!["check the name, and whether this host can resolve it: getent hosts NAME".to_owned()]
         }
         Cause::UnknownPackage { package, network: false } => vec![format!(
-            "name it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
+            "install it in a `packages` stage before this one: install = [\"{package}\"]; that needs no network here"
         )],
         Cause::UnknownPackage { package, network: true } => vec![format!(
-            "check the name, and run `apt-get update` before it in the same stage; or name it in a `packages` stage: \
+            "check the name, and run `apt-get update` first in the same stage; or install it in a `packages` stage: \
              install = [\"{package}\"]"
         )],
         Cause::LineEnds => {
             let file = about.script.as_ref().map_or("FILE", |place| place.file.as_str());
-            vec![format!("save it with Unix line ends: sed -i 's/\\r$//' {file}")]
+            vec![format!("convert it to Unix line endings: sed -i 's/\\r$//' {file}")]
         }
         Cause::NoInterpreter { interpreter, .. } if interpreter.ends_with('\r') => {
-            vec!["save the file with Unix line ends (sed -i 's/\\r$//' FILE)".to_owned()]
+            vec!["convert the file to Unix line endings (sed -i 's/\\r$//' FILE)".to_owned()]
         }
         Cause::NoInterpreter { interpreter, .. } if interpreter.contains("/ld-") => vec![
-            "the program was built for another C library or another machine: take one that was built for this image"
+            "the program was built for another C library or architecture: use one that was built for this image"
                 .to_owned(),
         ],
         Cause::NoInterpreter { interpreter, .. } => {
-            vec![install(interpreter), "or name another interpreter".to_owned()]
+            vec![install(interpreter), "or use another interpreter".to_owned()]
         }
         Cause::NoProgram { program } if program.contains('/') => {
-            vec![
-                "check the path; what is not in the image comes with a `copy` or `packages` stage, or with `inputs`"
-                    .to_owned(),
-            ]
+            vec!["check the path; to add a missing file, use a `copy` or `packages` stage, or `inputs`".to_owned()]
         }
         Cause::NoProgram { program } => vec![install(program)],
         Cause::NotExecutable { file, noexec: true, .. } => {
-            vec![format!("copy it elsewhere in the step and start it there, or name its interpreter: sh {file}")]
+            vec![format!("copy it elsewhere in the step and run it there, or call its interpreter: sh {file}")]
         }
         Cause::NotExecutable { file, .. } => {
             let how = match file.strip_prefix("/run/impasto/inputs/") {
                 Some(_) => "make the file beside the recipe executable (chmod +x)",
-                None => "say mode = \"0755\" where a `copy` stage brings it, or run chmod +x first",
+                None => "set mode = \"0755\" in the `copy` stage that adds it, or run chmod +x first",
             };
-            vec![format!("{how}; or name its interpreter: sh {file}")]
+            vec![format!("{how}; or call its interpreter: sh {file}")]
         }
-        Cause::IsDirectory { .. } => vec!["name the program in it".to_owned()],
+        Cause::IsDirectory { .. } => vec!["use the program inside it".to_owned()],
         Cause::NotPrivileged => vec![format!(
-            "say privileged = true in the stage{}, if the recipe is trusted: it could change the host then",
+            "set privileged = true in the stage{}, if you trust the recipe: it could then change the host",
             at(about)
         )],
         Cause::DiskFull { .. } | Cause::NoInodes { .. } => vec![larger(about)],
         Cause::Quota => vec!["raise the quota in the image, or write less".to_owned()],
         Cause::Limit(reached) => vec![reached.help()],
         Cause::NoMemory => {
-            vec!["run fewer stages at once (--jobs 1), or give the machine or the container more memory".to_owned()]
+            vec!["run fewer stages at once (--jobs 1), or give this machine or container more memory".to_owned()]
         }
-        Cause::FileSize { .. } => vec!["raise it where impasto is started: ulimit -f unlimited".to_owned()],
+        Cause::FileSize { .. } => vec!["raise it before starting impasto: ulimit -f unlimited".to_owned()],
         Cause::Host { refusal, .. } => self::refusal(*refusal, args),
     }
 }
@@ -73,7 +70,7 @@ pub(crate) fn cause_help(cause: &Cause, about: &About, args: &str) -> Vec<String
 /// The package that a program is most likely in has its name.
 fn install(program: &str) -> String {
     let name = program.rsplit('/').next().unwrap_or(program);
-    format!("install what has it in a `packages` stage before this one, such as install = [\"{name}\"]")
+    format!("install its package in a `packages` stage before this one, such as install = [\"{name}\"]")
 }
 
 fn at(about: &About) -> String {
@@ -90,7 +87,7 @@ fn larger(about: &About) -> String {
         return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
     }
     format!(
-        "make the image larger that stage {label}{at} takes, its file system too (virt-resize, or resize2fs after \
+        "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after \
          qemu-img resize); or write less to it"
     )
 }
@@ -103,13 +100,13 @@ fn refusal(refusal: Refusal, args: &str) -> Vec<String> {
         Refusal::Full | Refusal::NoInodes => {
             return vec![
                 format!("free some space there: impasto gc{store} deletes what no recent build uses"),
-                "or name another place: --store DIR for the store, --out DIR for the files".to_owned(),
+                "or choose another location: --store DIR for the store, --out DIR for the files".to_owned(),
             ];
         }
-        Refusal::Quota => "raise the quota, or name a store elsewhere with --store",
-        Refusal::ReadOnly => "name another place, with --store or --out",
+        Refusal::Quota => "raise the quota, or choose a store elsewhere with --store",
+        Refusal::ReadOnly => "choose another location with --store or --out",
         Refusal::Failing => {
-            "the disk may fail: look at the kernel's messages (dmesg), and check the store: impasto store verify"
+            "the disk may be failing: see the kernel's messages (dmesg), and check the store: impasto store verify"
         }
         Refusal::Stale => "run it again",
         Refusal::OpenFiles => "allow more open files (ulimit -n), or run fewer --jobs",

@@ -27,7 +27,7 @@ impl Hints for CommandHints {
     }
 
     fn not_kept(&self, error: &StoreError) -> String {
-        let mut text = format!("what this build uses cannot be kept from `impasto gc`: {}", with_causes(error));
+        let mut text = format!("what this build uses cannot be protected from `impasto gc`: {}", with_causes(error));
         if let Some(cause) = cause::of_error(error) {
             text += &format!("\n          caused by: {cause}");
             for line in cause_help(&cause, &About::default(), "") {
@@ -49,32 +49,34 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
         JobError::Stage(failure) => {
             let mut lines: Vec<String> = failure.help.iter().cloned().collect();
             lines.extend(failure.cause.iter().flat_map(|cause| cause_help(cause, about, args)));
-            lines.push(format!("the whole log: impasto log '{label}'{args}"));
+            lines.push(format!("full log: impasto log '{label}'{args}"));
             let fresh = match failure.shell {
                 Enter::Never => None,
                 Enter::AsItFailed => Some(""),
                 Enter::AsItBegan => Some(" --fresh"),
             };
             lines.extend(fresh.map(|fresh| {
-                format!("enter it as it was, where {AGAIN} runs the step again: impasto shell '{label}'{args}{fresh}")
+                format!(
+                    "inspect it as it failed, where {AGAIN} runs the step again: impasto shell '{label}'{args}{fresh}"
+                )
             }));
             Some(lines.join("\n"))
         }
         JobError::NotAFile { label } => {
-            Some(format!("add a `convert` stage from stage.{label}, and name that one in the image"))
+            Some(format!("add a `convert` stage from stage.{label}, and use that in the image"))
         }
         JobError::NoSandbox { .. } => None,
         JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
         JobError::Fetch(FetchError::Checksum { .. }) => {
-            Some("if the new file is the one you want, put its checksum into the recipe".to_owned())
+            Some("if you want the new file, put its checksum into the recipe".to_owned())
         }
         JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
         JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
             error.help.as_ref().map(super::package_help)
         }
-        JobError::StaleFile { stage, .. } => Some(format!("settle its packages again: impasto update {stage}{args}")),
+        JobError::StaleFile { stage, .. } => Some(format!("lock its packages again: impasto update {stage}{args}")),
         JobError::Gate { .. } => {
-            Some("make a plain copy of it where you trust it: qemu-img convert -O qcow2 OLD NEW".to_owned())
+            Some("if you trust it, make a plain copy of it: qemu-img convert -O qcow2 OLD NEW".to_owned())
         }
         JobError::Format { format, .. } => Some(format.help()),
         JobError::Plan(error) => error.help(),

@@ -24,37 +24,37 @@ pub(super) const OVMF_PACKAGES: &str = "apt-get install ovmf";
 /// The way out of a store's error.
 pub(crate) fn store_help(error: &StoreError) -> Option<String> {
     Some(match error {
-        StoreError::ReadOnly { .. } => "name a store that you may write to with --store".to_owned(),
+        StoreError::ReadOnly { .. } => "choose a store that you may write to with --store".to_owned(),
         StoreError::UnknownFormat { path, .. } => {
-            format!("remove it (rm -r {}), or name another with --store", path.display())
+            format!("remove it (rm -r {}), or choose another with --store", path.display())
         }
         StoreError::FormatDamaged { path } => format_help(path.parent().unwrap_or(path)),
         StoreError::FormatMissing { path } => format_help(path),
         StoreError::NotSound { path, .. } => {
-            format!("remove the store (rm -r {}), or name another with --store", path.display())
+            format!("remove the store (rm -r {}), or choose another with --store", path.display())
         }
         StoreError::WrongType { .. } => {
-            "`impasto store verify --repair` moves it to the store's trash; what was below it is built again".to_owned()
+            "`impasto store verify --repair` moves it to the store's trash; its results are built again".to_owned()
         }
         StoreError::RootDamaged { path, .. } => format!(
-            "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if there is \
-             no such recipe any more, delete it: rm -r {}",
+            "build that recipe once as a whole (`impasto build` without selectors), which writes it again; if the \
+             recipe no longer exists, delete it: rm -r {}",
             path.display()
         ),
-        StoreError::NotAStore { .. } => "name an empty or missing directory, or a store, with --store".to_owned(),
+        StoreError::NotAStore { .. } => "choose a store, or an empty or missing directory, with --store".to_owned(),
         StoreError::NotYours { path, owner, caller } => {
             let name = |uid: &u32| User::by_uid(*uid).map_or(format!("'#{uid}'"), |user| user.name);
             let path = path.display();
             format!(
-                "name a store of {} with --store, or run impasto as {} (sudo keeps that user's store)\n\
-                 if its files came here with another owner, as caches of CI do: chown -R {caller} {path}",
+                "choose a store of {} with --store, or run impasto as {} (sudo keeps that user's store)\n\
+                 if its files were restored with another owner, as CI caches do: chown -R {caller} {path}",
                 name(caller),
                 name(owner),
             )
         }
-        StoreError::WorldWritable { path } => format!("take the right away: chmod o-w {}", path.display()),
+        StoreError::WorldWritable { path } => format!("remove that permission: chmod o-w {}", path.display()),
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            "name a store that you may write to with --store".to_owned()
+            "choose a store that you may write to with --store".to_owned()
         }
         error => return host_help(error),
     })
@@ -69,8 +69,8 @@ pub(crate) fn host_help(error: &(dyn std::error::Error + 'static)) -> Option<Str
 fn format_help(store: &std::path::Path) -> String {
     let store = store.display();
     format!(
-        "remove the store (rm -r {store}), or name another with --store\n\
-         if its objects are sound, `impasto store verify --repair --new-format --store {store}` makes `format` again"
+        "remove the store (rm -r {store}), or choose another with --store\n\
+         if its objects are intact, `impasto store verify --repair --new-format --store {store}` recreates `format`"
     )
 }
 
@@ -78,10 +78,10 @@ fn format_help(store: &std::path::Path) -> String {
 pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
     Some(match error {
         SandboxError::NotRoot { .. } => "run impasto as root, for example with sudo".to_owned(),
-        SandboxError::Policy(_) => "name one that is there with --mirror URL or IMPASTO_MIRROR".to_owned(),
-        SandboxError::HostLacks(_) => "`impasto doctor` tells what is missing and how to install it".to_owned(),
+        SandboxError::Policy(_) => "choose one that exists with --mirror URL or IMPASTO_MIRROR".to_owned(),
+        SandboxError::HostLacks(_) => "`impasto doctor` shows what is missing and how to install it".to_owned(),
         SandboxError::Root(_) | SandboxError::NoRoot(_) => {
-            "say which one it is with `root` on the stage that the disk comes from: \
+            "select one with `root` in the stage that the disk comes from: \
              its number, \"LABEL=…\" or \"UUID=…\""
                 .to_owned()
         }
@@ -92,8 +92,8 @@ pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
 /// The way out where a recipe cannot be read because something is not there yet.
 pub(crate) fn recipe_help(lacks: Lack) -> String {
     match lacks {
-        Lack::Path => "name a directory or an `.hcl` file; `impasto init` makes a first one",
-        Lack::Recipe => "`impasto init` makes a first one",
+        Lack::Path => "name a directory or an `.hcl` file; `impasto init` creates a recipe to start from",
+        Lack::Recipe => "`impasto init` creates one to start from",
         Lack::Stages => {
             "add one, such as `stage \"fetch\" \"base\" { path = \"base.qcow2\" }`; `impasto stages` lists the kinds"
         }
@@ -107,8 +107,8 @@ pub(crate) fn package_help(hint: &PackageHint) -> String {
         PackageHint::Text(text) => text.clone(),
         PackageHint::Settle(text) => format!("{text}: impasto update"),
         PackageHint::Mirror(text) => format!("{text}: --mirror URL, or IMPASTO_MIRROR"),
-        PackageHint::Gone => "settle the packages again (impasto update), or name a snapshot of the archive with \
-                              IMPASTO_SNAPSHOT, such as https://HOST/archive/{archive}/{timestamp}/"
+        PackageHint::Gone => "lock the packages again (impasto update), or set IMPASTO_SNAPSHOT to a snapshot of the \
+                              archive, such as https://HOST/archive/{archive}/{timestamp}/"
             .to_owned(),
     }
 }
@@ -118,16 +118,16 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
     Some(match error {
         VmError::NoQemu => format!("install it: {}", QEMU_PACKAGES),
         VmError::NoFirmware { .. } => format!("install it: {}; or boot with --firmware bios", OVMF_PACKAGES),
-        VmError::TooSmall { .. } => "make --disk-size larger, or leave it out".to_owned(),
-        VmError::Gate { .. } => "impasto boots qcow2 files that need no other file: \
-             `qemu-img convert -O qcow2` makes one of an image that you trust"
+        VmError::TooSmall { .. } => "make --disk-size larger, or omit it".to_owned(),
+        VmError::Gate { .. } => "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one \
+                                 from an image that you trust"
             .to_owned(),
         VmError::Format { format, .. } => format.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
             "boot with --accel tcg, which works everywhere".to_owned()
         }
         VmError::Failed { words, .. } if words.contains("host forwarding") => {
-            "another program has that port: name another one, or --ssh-port auto".to_owned()
+            "another program uses that port: choose another one, or --ssh-port auto".to_owned()
         }
         VmError::Failed { words, .. } if words.contains("shared \"write\" lock") => {
             "another program has the image open for writing".to_owned()
@@ -146,7 +146,7 @@ pub(crate) fn selector_help(error: &SelectorError) -> Option<String> {
         SelectorError::Image { name, known } => (name, known, "images"),
         SelectorError::Axis { axis, known } => (axis, known, "axes"),
         SelectorError::Combination { values: Some((axis, known)), .. } => {
-            return Some(format!("the values of `{axis}` are: {}", known.join(", ")));
+            return Some(format!("values of `{axis}`: {}", known.join(", ")));
         }
         SelectorError::Combination { values: None, .. } => return Some("`impasto plan` lists what exists".to_owned()),
     };

@@ -37,10 +37,10 @@ impl std::error::Error for DownloadError {
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// No place has it.
-    #[error("it is gone from the mirror")]
+    #[error("the mirror does not have it")]
     Gone,
     /// The server says no.
-    #[error("the server answers {code} {reason}")]
+    #[error("the server responded with {code} {reason}")]
     Status {
         /// Its status.
         code: u16,
@@ -48,7 +48,7 @@ pub enum Cause {
         reason: &'static str,
     },
     /// A page to log in at, for example.
-    #[error("the mirror answers with a web page")]
+    #[error("the mirror responded with a web page")]
     WebPage,
     /// No connection.
     #[error("the server cannot be reached")]
@@ -57,7 +57,7 @@ pub enum Cause {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection ended.
-    #[error("the connection broke off after {received} bytes")]
+    #[error("the connection was lost after {received} bytes")]
     BrokenOff {
         /// Bytes that have come.
         received: u64,
@@ -65,13 +65,13 @@ pub enum Cause {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server fell silent.
-    #[error("no byte came for {} s", after.as_secs_f64())]
+    #[error("no data arrived for {} s", after.as_secs_f64())]
     Stalled {
         /// How long it was waited for.
         after: Duration,
     },
     /// More bytes than there should be.
-    #[error("it is longer than {size} bytes")]
+    #[error("it is larger than {size} bytes")]
     TooLong {
         /// Its size, or the most that is taken.
         size: u64,
@@ -85,7 +85,7 @@ pub enum Cause {
         size: u64,
     },
     /// Another content.
-    #[error("it is another file: expected sha256:{expected}, got sha256:{got}")]
+    #[error("it has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
     Checksum {
         /// What it should be.
         expected: String,
@@ -107,7 +107,7 @@ pub enum Cause {
         why: &'static str,
     },
     /// A path or a checksum that cannot be that of a file.
-    #[error("the {what} {text:?} is not that of a file")]
+    #[error("the {what} {text:?} is not valid for a file")]
     Invalid {
         /// What of it.
         what: &'static str,
@@ -154,7 +154,7 @@ pub enum ArchiveError {
         source: DownloadError,
     },
     /// It is not signed as it must be.
-    #[error("the archive {archive} is not to be trusted, at {url}")]
+    #[error("the archive {archive} at {url} cannot be trusted")]
     Signature {
         /// Its name.
         archive: String,
@@ -164,7 +164,7 @@ pub enum ArchiveError {
         source: SignatureError,
     },
     /// What is signed is not what was asked for.
-    #[error("the archive {archive} is not to be used, at {url}")]
+    #[error("the archive {archive} at {url} cannot be used")]
     Release {
         /// Its name.
         archive: String,
@@ -200,7 +200,7 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// An index unpacks to something else than the Release states.
-    #[error("the index {path} of the archive {archive} is not what its Release file states: {what}")]
+    #[error("the index {path} of the archive {archive} does not match its Release file: {what}")]
     Unlike {
         /// Its name.
         archive: String,
@@ -224,15 +224,15 @@ impl ArchiveError {
         match self {
             ArchiveError::Download { archive, source } => match source.cause {
                 Cause::Gone => gone(archive, &source.url),
-                _ => PackageHint::Mirror("try again, or name another mirror".to_owned()),
+                _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             },
             ArchiveError::Signature { .. } => {
-                "use it only if you know why: give its key in `signed_by`, or another mirror".into()
+                "find out why before you use it; then set its key in `signed_by`, or choose another mirror".into()
             }
-            ArchiveError::Release { .. } => PackageHint::Mirror("name another mirror".to_owned()),
+            ArchiveError::Release { .. } => PackageHint::Mirror("choose another mirror".to_owned()),
             ArchiveError::NoIndex { .. } => "correct `components` or `architectures`".into(),
             ArchiveError::Unpack { .. } | ArchiveError::Unlike { .. } => {
-                "try again later: the mirror may be in the middle of an update; or name another".into()
+                "try again later: the mirror may be in the middle of an update; or choose another".into()
             }
         }
     }
@@ -243,7 +243,7 @@ const RELEASES: [&str; 8] = ["bullseye", "bookworm", "trixie", "forky", "sid", "
 
 /// The way out where an archive has no such suite, as far as can be told.
 fn gone(archive: &str, url: &str) -> PackageHint {
-    let other = |first: String| PackageHint::Mirror(format!("{first} or name a mirror that has it"));
+    let other = |first: String| PackageHint::Mirror(format!("{first} or choose a mirror that has it"));
     let Some((_, suite)) = archive.split_once('/').filter(|(name, _)| name.starts_with("debian")) else {
         return other("correct `suite`,".to_owned());
     };
@@ -260,11 +260,11 @@ fn gone(archive: &str, url: &str) -> PackageHint {
     }
     let near = suggest::nearest(suite, there.iter().map(String::as_str));
     let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
-    other(format!("{near}correct `suite`: there are {};", there.join(", ")))
+    other(format!("{near}correct `suite`: available are {};", there.join(", ")))
 }
 
 /// The way out where a server wants to know who asks.
-pub const LOGIN: &str = "give name and password: as `login` in `repositories`, or in the address of the mirror";
+pub const LOGIN: &str = "set a user name and password: with `login` in `repositories`, or in the mirror's URL";
 
 fn listed(words: &[String]) -> String {
     if words.is_empty() { "not named".to_owned() } else { words.join(", ") }

@@ -34,10 +34,10 @@ pub enum SignatureError {
     #[error("it is not signed")]
     Unsigned,
     /// Something that no signature covers.
-    #[error("it has text outside of what is signed")]
+    #[error("it has text outside its signed part")]
     TextOutside,
     /// Signatures by others only.
-    #[error("it is signed by no known key: the signatures are by {}, the known keys are {place}", keys.join(", "))]
+    #[error("it is not signed with a known key: the signatures are by {}, the known keys are {place}", keys.join(", "))]
     UnknownKey {
         /// Ids or fingerprints of the keys that signed.
         keys: Vec<String>,
@@ -45,13 +45,13 @@ pub enum SignatureError {
         place: String,
     },
     /// Another text, or another signature.
-    #[error("its signature by {key} does not fit the text: either was changed")]
+    #[error("its signature by {key} does not match: either the text or the signature was changed")]
     Bad {
         /// Fingerprint of the key.
         key: String,
     },
     /// The key is too old.
-    #[error("it is signed by the key {key}, which expired on {}", date(*expired))]
+    #[error("it is signed with the key {key}, which expired on {}", date(*expired))]
     ExpiredKey {
         /// Fingerprint of the key.
         key: String,
@@ -59,13 +59,13 @@ pub enum SignatureError {
         expired: u64,
     },
     /// The key was given up.
-    #[error("it is signed by the key {key}, which was revoked")]
+    #[error("it is signed with the key {key}, which was revoked")]
     RevokedKey {
         /// Fingerprint of the key.
         key: String,
     },
     /// The key may not sign.
-    #[error("it is signed by the key {key}, which {why}")]
+    #[error("it is signed with the key {key}, which {why}")]
     UnfitKey {
         /// Fingerprint of the key.
         key: String,
@@ -73,7 +73,7 @@ pub enum SignatureError {
         why: &'static str,
     },
     /// A digest for which texts can be forged.
-    #[error("its signature by {key} is over the weak digest {digest}")]
+    #[error("its signature by {key} uses the weak digest {digest}")]
     WeakDigest {
         /// Fingerprint of the key.
         key: String,
@@ -81,7 +81,7 @@ pub enum SignatureError {
         digest: String,
     },
     /// The signature is too old, or from the future.
-    #[error("its signature by {key} is not valid at this time: {why} {}", date(*at))]
+    #[error("its signature by {key} is not valid now: {why} {}", date(*at))]
     SignatureTime {
         /// Fingerprint of the key.
         key: String,
@@ -245,10 +245,10 @@ impl Signer<'_> {
             return Err(malformed("a version of signatures that is not 4 or 6"));
         }
         if !matches!(signature.typ(), Some(SignatureType::Text | SignatureType::Binary)) {
-            return Err(malformed("a signature of something else than a text"));
+            return Err(malformed("a signature of something other than text"));
         }
         if has_unknown_critical(signature) {
-            return Err(malformed("a critical part that is not known"));
+            return Err(malformed("an unknown critical part"));
         }
         let digest = signature.hash_alg().ok_or_else(|| malformed("no digest"))?;
         if !is_strong(digest) {
@@ -291,7 +291,7 @@ impl Signer<'_> {
             return Err(SignatureError::RevokedKey { key });
         }
         let Some(own) = self.self_signature(now) else {
-            return unfit("has no valid signature by itself");
+            return unfit("has no valid self-signature");
         };
         check_life(&key, own, primary.created_at().as_secs().into(), created, now)?;
         let (grant, public) = match self.subkey {
@@ -410,7 +410,7 @@ fn issuers(signature: &Signature) -> Vec<String> {
     }
     match signature.issuer_key_id().first() {
         Some(id) => vec![hex(id.as_ref())],
-        None => vec!["a key without name".to_owned()],
+        None => vec!["a key without a user ID".to_owned()],
     }
 }
 
@@ -431,7 +431,7 @@ fn parse_signatures(bytes: &[u8]) -> Result<Vec<Signature>, SignatureError> {
             Ok(Packet::Signature(signature)) => signatures.push(signature),
             // Versions of the future stand beside those of today.
             Err(pgp::errors::Error::Unsupported { .. }) | Ok(Packet::Marker(_) | Packet::Padding(_)) => {}
-            Ok(_) => return Err(malformed("a packet that is no signature")),
+            Ok(_) => return Err(malformed("a packet that is not a signature")),
             Err(_) => return Err(malformed("a packet that cannot be read")),
         }
         if signatures.len() > MAX_SIGNATURES {

@@ -60,19 +60,19 @@ pub enum ReleaseError {
         what: String,
     },
     /// From the future.
-    #[error("its Release file is of {}, which is in the future: is the clock of this machine right?", date(*at))]
+    #[error("its Release file is dated {}, which is in the future: is this machine's clock right?", date(*at))]
     Future {
         /// Its date, in seconds since 1970.
         at: u64,
     },
     /// Old.
-    #[error("its Release file was valid until {}: the mirror no longer follows the archive, or is held back", date(*until))]
+    #[error("its Release file was valid until {}: the mirror is out of date, or is being held back", date(*until))]
     Expired {
         /// The end, in seconds since 1970.
         until: u64,
     },
     /// Of something else.
-    #[error("its Release file is of the suite {found}, and not of {asked}")]
+    #[error("its Release file is for the suite {found}, not for {asked}")]
     OtherSuite {
         /// What the source names.
         asked: String,
@@ -80,7 +80,7 @@ pub enum ReleaseError {
         found: String,
     },
     /// No good digests.
-    #[error("its Release file states no SHA-256 of its files, but only digests that can be forged")]
+    #[error("its Release file has no SHA-256 digests of its files, only weak ones")]
     WeakDigests,
 }
 
@@ -95,7 +95,7 @@ impl Release {
         let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let time = |name: &'static str| match fields.get(name) {
             Some(lines) => {
-                parse_time(lines[0]).map(Some).ok_or_else(|| malformed(format!("the field {name} is no time")))
+                parse_time(lines[0]).map(Some).ok_or_else(|| malformed(format!("the field {name} is not a valid time")))
             }
             None => Ok(None),
         };
@@ -104,7 +104,7 @@ impl Release {
             label: field("Label"),
             suite: field("Suite"),
             codename: field("Codename"),
-            date: time("Date")?.ok_or_else(|| malformed("it has no field Date".to_owned()))?,
+            date: time("Date")?.ok_or_else(|| malformed("it has no Date field".to_owned()))?,
             valid_until: time("Valid-Until")?,
             sha256: super::transfer::sha256(text.as_bytes()),
             signer: None,
@@ -160,13 +160,13 @@ fn fields(text: &str) -> Result<BTreeMap<&str, Vec<&str>>, ReleaseError> {
             return Err(malformed("it has more than one paragraph".to_owned()));
         }
         if line.starts_with([' ', '\t']) {
-            let name = current.ok_or_else(|| malformed("it begins with a continuation".to_owned()))?;
+            let name = current.ok_or_else(|| malformed("it starts with a continuation line".to_owned()))?;
             fields.entry(name).or_default().push(line.trim());
             continue;
         }
-        let (name, value) = line.split_once(':').ok_or_else(|| malformed("a line is no field".to_owned()))?;
+        let (name, value) = line.split_once(':').ok_or_else(|| malformed("a line is not a field".to_owned()))?;
         if fields.insert(name, vec![value.trim()]).is_some() {
-            return Err(malformed(format!("the field {} is there twice", name.escape_debug())));
+            return Err(malformed(format!("the field {} appears twice", name.escape_debug())));
         }
         current = Some(name);
     }
@@ -177,7 +177,7 @@ fn fields(text: &str) -> Result<BTreeMap<&str, Vec<&str>>, ReleaseError> {
 fn files(lines: &[&str]) -> Result<BTreeMap<String, Entry>, ReleaseError> {
     let mut files = BTreeMap::new();
     for line in lines {
-        let bad = || malformed(format!("the line {:?} is not that of a file", shortened(line)));
+        let bad = || malformed(format!("the line {:?} does not describe a file", shortened(line)));
         let mut words = line.split_whitespace();
         let (Some(sha256), Some(size), Some(path), None) = (words.next(), words.next(), words.next(), words.next())
         else {
@@ -188,10 +188,10 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, Entry>, ReleaseError> {
             return Err(bad());
         }
         if !is_below(path) {
-            return Err(malformed(format!("the path {:?} leads elsewhere", shortened(path))));
+            return Err(malformed(format!("the path {:?} points outside the archive", shortened(path))));
         }
         if files.insert(path.to_owned(), entry.clone()).is_some_and(|other| other != entry) {
-            return Err(malformed(format!("the file {path:?} is there twice")));
+            return Err(malformed(format!("the file {path:?} appears twice")));
         }
     }
     Ok(files)

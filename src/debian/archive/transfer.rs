@@ -127,12 +127,12 @@ impl Http {
             StatusCode::PARTIAL_CONTENT if part.len > 0 => {
                 if !continues(response.headers(), part.len, expected.limit()) {
                     part.reset()?;
-                    return Err(broken_off(0, "the server sent another part than was asked for"));
+                    return Err(broken_off(0, "the server sent a different range than requested"));
                 }
             }
             StatusCode::RANGE_NOT_SATISFIABLE if part.len > 0 => {
                 part.reset()?;
-                return Err(broken_off(0, "the server has no such part"));
+                return Err(broken_off(0, "the server does not have that range"));
             }
             StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Cause::Gone),
             // The whole of it, whether or not a part was asked for.
@@ -214,13 +214,13 @@ fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, Cause> {
     let refuse = |to: String, why| Err(Cause::Redirect { to, why });
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
     let Ok(mut to) = from.join(location) else {
-        return refuse("nowhere".to_owned(), "which is no URL");
+        return refuse("nowhere".to_owned(), "which is not a URL");
     };
     if location.is_empty() || !to.has_host() || !matches!(to.scheme(), "http" | "https") {
-        return refuse(shown(&to), "which is no address of a mirror");
+        return refuse(shown(&to), "which is not a valid mirror");
     }
     if from.scheme() == "https" && to.scheme() == "http" {
-        return refuse(shown(&to), "where anybody could listen");
+        return refuse(shown(&to), "which is not encrypted");
     }
     // A login that the server made up would be sent on.
     let _ = (to.set_username(""), to.set_password(None));

@@ -182,8 +182,8 @@ impl Fetcher {
                     Err(error) => File::Failed(PackageFetchError { package: title(package), ..error.clone() }),
                     Ok(None) => File::Failed(PackageFetchError {
                         package: title(package),
-                        reason: "nothing says where it can be had".to_owned(),
-                        help: Some(PackageHint::Settle("settle the packages again".to_owned())),
+                        reason: "no source for it is known".to_owned(),
+                        help: Some(PackageHint::Settle("lock the packages again".to_owned())),
                     }),
                 },
             };
@@ -290,10 +290,10 @@ impl Shared {
             let help = match &error.cause {
                 Cause::Gone => PackageHint::Gone,
                 Cause::Unreachable { .. } => {
-                    PackageHint::Mirror("check the network, or name another mirror".to_owned())
+                    PackageHint::Mirror("check the network, or choose another mirror".to_owned())
                 }
                 Cause::Status { code: 401, .. } => LOGIN.into(),
-                _ => PackageHint::Mirror("try again, or name another mirror".to_owned()),
+                _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             };
             let causes = with_causes(&error.cause);
             let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help));

@@ -75,7 +75,7 @@ impl Apt {
         for word in [site, name].into_iter().chain(suite).copied().chain(components.iter().map(String::as_str)) {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-./+_~:".contains(&byte);
             if word.is_empty() || !word.bytes().all(fits) || word.split('/').any(|part| part == "..") {
-                return Err(ToolFailure::new(format!("{word:?} is no name that apt can be given")));
+                return Err(ToolFailure::new(format!("{word:?} is not a valid name for apt")));
             }
         }
         let base = format!("{site}/{name}/");

@@ -207,7 +207,7 @@ fn read_answer(request: &ResolveRequest, text: &str, installed: &[Installed]) ->
     for line in text.lines() {
         if line.starts_with('\'') {
             let package = read_uri(request, line);
-            result.install.push(package.ok_or_else(|| strange("names a package's file in an unknown form", line))?);
+            result.install.push(package.ok_or_else(|| strange("describes a package's file in an unknown form", line))?);
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
@@ -279,7 +279,7 @@ fn explain(output: &Output) -> ResolveOutcome {
         let mut providers: Vec<_> = providers.filter_map(|line| line.split(' ').next()).collect();
         providers.sort_unstable();
         providers.dedup();
-        Some(format!("{name} is no package, but a name for any of these: {}", providers.join(", ")))
+        Some(format!("{name} is a virtual package, provided by: {}", providers.join(", ")))
     };
     let mut unknown = Vec::new();
     for line in &lines {
@@ -316,13 +316,13 @@ fn explain(output: &Output) -> ResolveOutcome {
     let errors: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("E: ")).map(str::to_owned).collect();
     let unmet = block("The following packages have unmet dependencies:");
     let titled = |reason: &str, title: &str| Some([vec![reason.to_owned()], block(title)?].concat());
-    let held = || titled("it would change packages that are held:", "The following held packages will be changed:");
+    let held = || titled("it would change held packages:", "The following held packages will be changed:");
     let essential = || {
         let title = "WARNING: The following essential packages will be removed.";
         titled("it would remove essential packages:", title)
     };
     let reason = unmet.or_else(held).or_else(essential).unwrap_or(errors).join("\n");
-    let reason = if reason.is_empty() { format!("apt-get ended with {}", output.status) } else { reason };
+    let reason = if reason.is_empty() { format!("apt-get exited with {}", output.status) } else { reason };
     ResolveOutcome::Refused { reason }
 }
 

@@ -102,13 +102,13 @@ impl Tree {
         };
         match stats(&path) {
             Ok(stats) if stats.iter().eq(index.iter().map(|record| &record.stat)) => {}
-            Ok(_) => return unlike("a file was touched"),
+            Ok(_) => return unlike("a file was modified"),
             Err(error) => return unlike(&error.to_string()),
         }
         if !is_checked(store, &digest, &name) {
             let sound = index.par_iter().all(|record| holds(&path, &record.stat).ok() == Some(record.content));
             if !sound {
-                return unlike("a file holds something else");
+                return unlike("a file has different content");
             }
             set_checked(store, &digest, &name);
         }
@@ -216,7 +216,7 @@ fn set_checked(store: &Store, tree: &Digest, index: &Digest) {
     if let Some(stamp) = stamp(index)
         && let Err(error) = store.state_write(&[CHECKED, &tree.to_string()], &stamp)
     {
-        tracing::debug!(%error, "not remembered");
+        tracing::debug!(%error, "cannot be recorded");
     }
 }
 

@@ -90,7 +90,7 @@ pub enum UnpackError {
         source: PackageError,
     },
     /// A package that is another one than it should be.
-    #[error("the package {package} is not the one that was locked: its {what} is {found}, and not {expected}")]
+    #[error("the package {package} is not the locked one: its {what} is {found}, not {expected}")]
     Other {
         /// The name of the package that was asked for.
         package: String,
@@ -110,7 +110,7 @@ pub enum UnpackError {
         source: AssembleError,
     },
     /// A device among a package's files.
-    #[error("{path:?} of {package} is a device, which no tool needs")]
+    #[error("{path:?} of {package} is a device file, which is not allowed in the toolbox")]
     Device {
         /// The package.
         package: String,
@@ -118,7 +118,7 @@ pub enum UnpackError {
         path: String,
     },
     /// A file of two packages.
-    #[error("{path:?} is in {first} and in {second}")]
+    #[error("{path:?} is both in {first} and in {second}")]
     Conflict {
         /// The file.
         path: String,
@@ -280,9 +280,9 @@ impl Read for Pieces {
                 Ok(Ok(piece)) => piece,
                 Ok(Err(error)) => {
                     self.error = Some(error);
-                    return Err(io::Error::other("the package is not sound"));
+                    return Err(io::Error::other("the package is corrupt"));
                 }
-                Err(_) => return Err(io::Error::other("the decompressor is gone")),
+                Err(_) => return Err(io::Error::other("the decompressor has stopped")),
             };
             self.start = 0;
             self.ended = self.piece.is_empty();
@@ -530,10 +530,10 @@ mod tests {
         let file = |path: &str| entries(|put| put(EntryType::Regular, path, "x", 0o644));
         let (a, b) = (package("a", &file("./bin/x")), package("b", &file("./usr/bin/x")));
         let told = laid_out(&[source("a", &a), source("b", &b)]).unwrap_err();
-        assert_eq!(told, "\"usr/bin/x\" is in a and in b");
+        assert_eq!(told, "\"usr/bin/x\" is both in a and in b");
         let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
         let told = laid_out(&[source("c", &device)]).unwrap_err();
-        assert_eq!(told, "\"dev/null\" of c is a device, which no tool needs");
+        assert_eq!(told, "\"dev/null\" of c is a device file, which is not allowed in the toolbox");
         let link = package(
             "d",
             &entries(|put| {
@@ -542,10 +542,10 @@ mod tests {
             }),
         );
         let told = laid_out(&[source("d", &link)]).unwrap_err();
-        assert!(told.contains("is below something that is no directory"), "{told}");
+        assert!(told.contains("is under something that is not a directory"), "{told}");
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         let told = laid_out(&[source("other", &a)]).unwrap_err();
-        assert_eq!(told, "the package other is not the one that was locked: its Package is a, and not other");
+        assert_eq!(told, "the package other is not the locked one: its Package is a, not other");
         let mut source = source("a", &a);
         source.identity.sha256 = "0".repeat(64);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));

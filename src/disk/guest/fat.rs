@@ -100,14 +100,14 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             || !matches!(fats, 1..=4)
             || table_sectors == 0
         {
-            return Err(corrupt("boot sector: this is no FAT file system"));
+            return Err(corrupt("boot sector: this is not a FAT file system"));
         }
         if sectors * sector > disk.size() {
             return Err(corrupt("boot sector: the file system is larger than its disk"));
         }
         let root_start = reserved + fats * table_sectors;
         let data = root_start + (entries * ENTRY as u64).div_ceil(sector);
-        let clusters = sectors.checked_sub(data).ok_or_else(|| corrupt("boot sector: it has no room for files"))?;
+        let clusters = sectors.checked_sub(data).ok_or_else(|| corrupt("boot sector: it has no space for files"))?;
         let clusters = clusters / per_cluster;
         let bits: u8 = if is_32 {
             32
@@ -176,7 +176,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         let mut extents: Vec<Extent> = Vec::new();
         let (mut cluster, mut offset) = (file.cluster, 0);
         while offset < file.size {
-            let start = self.place(cluster).ok_or_else(|| wrong("its clusters end before it does"))?;
+            let start = self.place(cluster).ok_or_else(|| wrong("its cluster chain is too short"))?;
             let length = size.min(file.size - offset);
             match extents.last_mut() {
                 Some(last) if last.start + last.length == start => last.length += length,
@@ -184,7 +184,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             }
             offset += length;
             if offset / size > u64::from(self.identity.clusters) {
-                return Err(wrong("its clusters form a ring"));
+                return Err(wrong("its cluster chain is a cycle"));
             }
             cluster = self.after(cluster);
         }
@@ -234,7 +234,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             Root::Cluster(cluster) => cluster,
         };
         if self.place(cluster).is_none() {
-            return Err(corrupt(format!("a directory begins outside the file system, in cluster {cluster}")));
+            return Err(corrupt(format!("a directory starts outside the file system, in cluster {cluster}")));
         }
         while let Some(place) = self.place(cluster) {
             if !seen.insert(cluster) {
@@ -265,7 +265,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
                 long = LongName::default();
             } else {
                 let name = match std::mem::take(&mut long).finish(entry) {
-                    Some(units) => String::from_utf16(&units).map_err(|_| corrupt("a name is no UTF-16"))?,
+                    Some(units) => String::from_utf16(&units).map_err(|_| corrupt("a name is not valid UTF-16"))?,
                     None => short_name(entry),
                 };
                 if name == "." || name == ".." {
@@ -273,7 +273,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
                 }
                 let path = [prefix, name.as_bytes()].concat();
                 if name.is_empty() || name.contains(['/', '\0']) {
-                    return Err(corrupt(format!("{}: the name is impossible", path.escape_ascii())));
+                    return Err(corrupt(format!("{}: the name is not valid", path.escape_ascii())));
                 }
                 if path.len() > MAX_PATH {
                     return Err(unsupported("a path of more than 4096 bytes"));

@@ -73,7 +73,7 @@ pub enum RootError {
         kind: FsKind,
     },
     /// Nothing that can be mounted.
-    #[error("the disk holds no file system that can be a root; it has {}", list(.candidates))]
+    #[error("the disk has no file system that can be the root; it has {}", list(.candidates))]
     Nothing {
         /// What is there.
         candidates: Vec<String>,

@@ -308,7 +308,7 @@ fn the_root_is_chosen_by_type_then_by_looking() {
     assert_eq!(choose(&[(1, vfat, ""), (2, Some(FsKind::Luks), "")]), Err(luks.to_owned()));
     let lvm = "partition 1 is a LVM2 physical volume, which cannot be used as a root";
     assert_eq!(choose(&[(1, Some(FsKind::Lvm2), root)]), Err(lvm.to_owned()));
-    let nothing = "the disk holds no file system that can be a root; it has 1 (vfat LABEL=L), 2 (nothing known)";
+    let nothing = "the disk has no file system that can be the root; it has 1 (vfat LABEL=L), 2 (nothing known)";
     assert_eq!(choose(&[(1, vfat, ""), (2, None, "")]), Err(nothing.to_owned()));
     let two = layout_of(&[(1, ext4, ""), (2, ext4, "")]);
     let error = choose_root(&two, &RootSpec::Label("L".to_owned())).unwrap_err().to_string();

@@ -343,7 +343,7 @@ impl Walk<'_> {
             for Found { inode, entry, todo: content, old } in read.into_iter().flatten() {
                 let is_dir = entry.kind == Kind::Dir;
                 if is_dir && !seen.insert(inode.number) {
-                    return Err(ReadError::Corrupt { what: format!("inode {} is a directory twice", inode.number) });
+                    return Err(ReadError::Corrupt { what: format!("directory inode {} appears twice", inode.number) });
                 }
                 if !is_dir && inode.links > 1 {
                     let names = linked.entry(inode.number).or_default();
@@ -364,7 +364,7 @@ impl Walk<'_> {
         link(&mut entries, linked);
         entries.par_sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Some(twice) = entries.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            let what = format!("{} is there twice", twice[0].path.escape_ascii());
+            let what = format!("{} appears twice", twice[0].path.escape_ascii());
             return Err(ReadError::Corrupt { what });
         }
         let identity = self.fs.identity();

@@ -181,13 +181,13 @@ impl Refusal {
                 Refusal::NoInodes => "a disk of this host has no inodes left",
                 Refusal::Quota => "a quota on this host is used up",
                 Refusal::ReadOnly => "a disk of this host is mounted read-only",
-                Refusal::Failing => "a disk of this host fails",
-                Refusal::Stale => "a file system over the network has lost the file",
+                Refusal::Failing => "a disk of this host is failing",
+                Refusal::Stale => "a network file system has lost the file",
                 Refusal::OpenFiles => "too many files are open",
             });
         };
         let path = match store {
-            Some(store) if store != path => format!("{}, where the store {} lies", path.display(), store.display()),
+            Some(store) if store != path => format!("{}, which holds the store {}", path.display(), store.display()),
             _ => path.display().to_string(),
         };
         match self {
@@ -195,12 +195,12 @@ impl Refusal {
                 write!(f, "the host's disk is full: {} of {} are free in {path}", bytes(*free), bytes(*size))
             }
             Refusal::NoInodes => {
-                write!(f, "the host's disk has no inodes left: it has {inodes}, one for each file, in {path}")
+                write!(f, "the host's disk has no inodes left: it has {inodes}, one per file, in {path}")
             }
             Refusal::Quota => write!(f, "the quota on the host's disk is used up, in {path}"),
             Refusal::ReadOnly => write!(f, "the host's disk is mounted read-only, in {path}"),
-            Refusal::Failing => write!(f, "the host's disk fails, in {path}"),
-            Refusal::Stale => write!(f, "the file system over the network has lost the file, in {path}"),
+            Refusal::Failing => write!(f, "the host's disk is failing, in {path}"),
+            Refusal::Stale => write!(f, "the network file system has lost the file, in {path}"),
             Refusal::OpenFiles => f.write_str("too many files are open"),
         }
     }

@@ -147,7 +147,7 @@ impl fmt::Display for Cause {
             Cause::Offline { name: None } => write!(f, "the stage has no network, so nothing can be reached"),
             Cause::UnknownHost { name } => {
                 let name = name.as_ref().map_or("a host".to_owned(), |name| format!("`{name}`"));
-                write!(f, "{name} cannot be resolved, though the stage has the network")
+                write!(f, "{name} cannot be resolved, although the stage has network access")
             }
             Cause::UnknownPackage { package, network: false } => {
                 write!(f, "apt in the image does not know the package `{package}`, and the stage has no network to ask")
@@ -158,40 +158,48 @@ impl fmt::Display for Cause {
             Cause::NoInterpreter { file, interpreter } => {
                 let file = file.as_ref().map_or("the script".to_owned(), |file| format!("`{file}`"));
                 match interpreter.strip_suffix('\r') {
-                    Some(name) => write!(f, "{file} has Windows line ends (CRLF): its first line names `{name}\\r`"),
-                    None => write!(f, "{file} is started by `{interpreter}`, which is not in the image"),
+                    Some(name) => write!(f, "{file} has Windows line endings (CRLF): its first line names `{name}\\r`"),
+                    None => write!(f, "{file} needs the interpreter `{interpreter}`, which is not in the image"),
                 }
             }
             Cause::LineEnds => {
-                write!(f, "the script has Windows line ends (CRLF), and Linux takes the CR for a part of every line")
+                write!(
+                    f,
+                    "the script has Windows line endings (CRLF), and the shell takes the CR as a part of every \
+                           line"
+                )
             }
             Cause::NoProgram { program } if program.contains('/') => {
                 write!(f, "there is no file `{program}` in the image")
             }
             Cause::NoProgram { program } => write!(f, "the program `{program}` is not in the image"),
             Cause::NotExecutable { file, noexec: true, .. } => {
-                write!(f, "`{file}` lies where nothing can be executed (noexec)")
+                write!(f, "`{file}` is on a file system mounted with noexec")
             }
             Cause::NotExecutable { file, mode, .. } => {
                 write!(f, "`{file}` has the mode {mode:04o}: it cannot be executed")
             }
             Cause::IsDirectory { file } => write!(f, "`{file}` is a directory, not a program"),
             Cause::NotPrivileged => {
-                write!(f, "steps cannot mount, make devices or make name spaces unless a stage says so")
+                write!(f, "steps cannot mount, create devices or create namespaces unless the stage is privileged")
             }
             Cause::DiskFull { at, free: Some(free), size } => {
                 write!(f, "the image's disk is full: {at} has {} free of {}", bytes(*free), bytes(*size))
             }
             Cause::DiskFull { at, free: None, size } => {
-                write!(f, "the image's disk was full for a moment: {at} has {} in all", bytes(*size))
+                write!(f, "the image's disk was full for a moment: {at} has {} in total", bytes(*size))
             }
             Cause::NoInodes { at, inodes } => {
-                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one for each file")
+                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one per file")
             }
             Cause::Quota => write!(f, "a quota of the image's file system is used up"),
             Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
             Cause::NoMemory => {
-                write!(f, "memory ran out: the kernel ended a process of the stage, which was within its own limit")
+                write!(
+                    f,
+                    "this machine ran out of memory: the kernel killed a process of the stage, which was within \
+                           its own limit"
+                )
             }
             Cause::FileSize { limit } => {
                 let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));

@@ -30,7 +30,7 @@ pub enum JobError {
         miss: Miss,
     },
     /// An input is another one than was planned.
-    #[error("`{}` changes while it is read", path.display())]
+    #[error("`{}` changed while it was read", path.display())]
     Changed {
         /// The input.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum JobError {
         reason: String,
     },
     /// A package file of the user's is not the one that the lock names.
-    #[error("the lock is stale: `{}` is not the file that was locked", path.display())]
+    #[error("the lock is stale: `{}` has changed since it was locked", path.display())]
     StaleFile {
         /// The file.
         path: PathBuf,
@@ -89,13 +89,13 @@ pub enum JobError {
         source: Box<GateError>,
     },
     /// An image names a stage that made a disk, where it needs a file.
-    #[error("{label} made a disk, and an image is made of files")]
+    #[error("{label} made a disk, but an image consists of files")]
     NotAFile {
         /// The node's label.
         label: String,
     },
     /// A file shall be a disk, and has a format that is not read here.
-    #[error("{what} is not taken as a disk: it is {format}")]
+    #[error("{what} cannot be used as a disk: it is {format}")]
     Format {
         /// The file.
         what: String,

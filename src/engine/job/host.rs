@@ -97,7 +97,7 @@ impl Job {
             }
             (ImportAs::Auto, Image::Other(_) | Image::Iso | Image::Unknown) => None,
             (ImportAs::Disk, Image::Iso | Image::Unknown) => {
-                let reason = "it holds no qcow2 header, no partition table and no file system that impasto knows";
+                let reason = "it has no qcow2 header, no partition table and no file system that impasto knows";
                 return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
             }
         };

@@ -88,12 +88,12 @@ impl Job {
         {
             let earlier_tree = &earlier_tree;
             let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
-            match self.phase("lay onto the previous disk", || self.replay(action, &replay)) {
+            match self.phase("rebase onto the previous disk", || self.replay(action, &replay)) {
                 Ok(Some(sealed)) => return Ok(kept(sealed)),
                 Ok(None) => {}
                 Err(JobError::Cancelled) => return Err(JobError::Cancelled),
                 // It only saves space: the result is there as it is.
-                Err(error) => tracing::debug!(stage = self.label, %error, "cannot be laid onto the previous disk"),
+                Err(error) => tracing::debug!(stage = self.label, %error, "cannot be rebased onto the previous disk"),
             }
         }
         let absent = if start.is_some() { Absent::AsParent } else { Absent::Zero };
@@ -189,7 +189,10 @@ impl Job {
         };
         Err(JobError::Stage(Box::new(StageFailure {
             message: format!("the file system of {place} is damaged after the steps: {reason}"),
-            help: Some("a step that writes to the disk it runs on (/dev/vda and its partitions) does that".to_owned()),
+            help: Some(
+                "a step that writes directly to the disk it runs on (/dev/vda and its partitions) causes this"
+                    .to_owned(),
+            ),
             ..StageFailure::default()
         })))
     }
@@ -198,7 +201,7 @@ impl Job {
     fn tell_unread(&self, unread: &[Unread], below: Option<&Tree>) {
         for unread in unread {
             if below.is_none_or(|below| !unread.listed && below.volume(unread.place.0).is_some()) {
-                let consequence = "it is compared by its bytes, so what builds on this stage runs again after it";
+                let consequence = "it is compared byte by byte, so stages built on this one run again after it";
                 self.warn(format!("{unread}; {consequence}"));
             }
         }

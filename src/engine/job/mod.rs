@@ -301,7 +301,7 @@ impl Job {
     fn derived_differs(derived: &DerivedRef, record: &DerivedRecord) -> JobError {
         let what = format!("{} from disk {}", derived.key.format, derived.key.disk.short());
         let (was, is) = (derived.digest.short(), record.digest.short());
-        JobError::Bug { message: format!("{what} gave b3:{is}, and b3:{was} before") }
+        JobError::Bug { message: format!("{what} gave b3:{is}, but b3:{was} before") }
     }
 
     /// Writes the node's files for the user, but for those that are written already.

@@ -104,7 +104,7 @@ fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
     let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];
     if let Some((field, wanted)) = is.into_iter().find(|(field, wanted)| read.field(field) != wanted.as_str()) {
         return Err(wrong(format!(
-            "its {} is {:?}, and the lock says {wanted:?}",
+            "its {} is {:?}, but the lock has {wanted:?}",
             field.to_lowercase(),
             read.field(field)
         )));

@@ -62,7 +62,7 @@ impl Job {
                 Ok(Some(written)) => bytes += written,
                 Ok(None) => return Ok(None),
                 Err(error) => {
-                    tracing::debug!(stage = self.label, %error, "cannot be laid onto the previous disk");
+                    tracing::debug!(stage = self.label, %error, "cannot be rebased onto the previous disk");
                     return Ok(None);
                 }
             }
@@ -96,7 +96,8 @@ impl Job {
             return Err(JobError::Cancelled);
         }
         if !finished.outcome.is_ok() {
-            tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be laid onto the previous disk");
+            tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be rebased onto the previous \
+                                                                              disk");
             return Ok(None);
         }
         let reader = match self.store.disk_reader(&replay.earlier.layer) {
@@ -107,11 +108,11 @@ impl Job {
             let view = self.view(source, Some(&reader))?;
             let (tree, _) = self.tree_of(&view, Some((&reader, replay.earlier_tree)))?;
             if crate::disk::tree::text::write(&tree) != replay.text {
-                tracing::debug!(stage = self.label, "the previous disk does not come to the same tree");
+                tracing::debug!(stage = self.label, "rebasing onto the previous disk gave a different tree");
                 return Ok(None);
             }
             let sealed = self.store.seal(Some(&replay.earlier.layer), source, Absent::AsParent)?;
-            tracing::debug!(stage = self.label, bytes, stored = sealed.stored_bytes, "laid onto the previous disk");
+            tracing::debug!(stage = self.label, bytes, stored = sealed.stored_bytes, "rebased onto the previous disk");
             Ok(Some(sealed))
         })
     }

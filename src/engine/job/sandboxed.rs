@@ -191,7 +191,7 @@ impl Job {
             (Outcome::Damaged { .. }, Some(_)) => "what the stage wrote could not be stored".to_owned(),
             (outcome, _) => outcome_text(outcome, &action.steps, staged.unpacked),
         };
-        let longer = "if it needs longer, say so in the stage with `timeout`, such as timeout = \"30m\"";
+        let longer = "if it needs longer, raise `timeout` in the stage, such as timeout = \"30m\"";
         StageFailure {
             message,
             cause,
@@ -555,7 +555,7 @@ fn failed_step(outcome: &Outcome) -> Option<usize> {
 /// How messages call a step of an Action; the first ones, of the sandbox alone, lay out inputs.
 fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
     match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
-        None => "laying out the inputs".to_owned(),
+        None => "copying the inputs".to_owned(),
         Some(Step::Script { .. }) => "the script".to_owned(),
         Some(Step::ShowRoot) => "showing the root".to_owned(),
         Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
@@ -567,14 +567,14 @@ fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
 fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
     let step = |index: usize| step_name(steps, unpacked, index);
     match outcome {
-        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} ended with exit code {code}", step(*index)),
+        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} exited with code {code}", step(*index)),
         Outcome::StepFailed { index, signal, .. } => {
-            format!("{} was ended by signal {}", step(*index), signal.unwrap_or_default())
+            format!("{} was killed by signal {}", step(*index), signal.unwrap_or_default())
         }
         Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
-        Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be taken out: {problem}"),
+        Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be copied out: {problem}"),
         Outcome::TimedOut { after } => {
-            format!("it was stopped after its time-out of {}", crate::base::human::seconds(*after))
+            format!("it was stopped after its timeout of {}", crate::base::human::seconds(*after))
         }
         Outcome::LimitReached(reached) => match &reached.by {
             Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),

@@ -82,7 +82,7 @@ fn again(steps: &[Step], failed: Option<usize>) -> String {
             Step::Script { .. } => format!("/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n"),
             Step::Command { line } => format!("/bin/sh -e${{x}}c '{}' || exit\n", line.replace('\'', r"'\''")),
             _ if failed.is_some() => {
-                "echo 'this step copies a file: no program does it, but impasto itself' >&2; exit 1\n".to_owned()
+                "echo 'this step copies a file, which impasto does itself' >&2; exit 1\n".to_owned()
             }
             _ => String::new(),
         };

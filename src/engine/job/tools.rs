@@ -97,7 +97,7 @@ impl Job {
             Ok(ToolEnd::Done) => return Ok(()),
             Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
             Ok(ToolEnd::TimedOut { after }) => {
-                (format!("it was stopped after its time-out of {}", crate::base::human::seconds(after)), None, None)
+                (format!("it was stopped after its timeout of {}", crate::base::human::seconds(after)), None, None)
             }
             Ok(ToolEnd::LimitReached(reached)) => {
                 (format!("it reached the {reached}"), None, Some(Cause::Limit(reached)))

@@ -237,17 +237,14 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
             || requests().any(|request| request.repositories.iter().any(|known| known.name == archive))
     };
     if let Some(archive) = entry.archives.iter().find(|archive| !named(&archive.name)) {
-        return Some(format!(
-            "the lock takes packages from the archive {}, which the recipe does not name",
-            archive.name
-        ));
+        return Some(format!("the lock has packages from the archive {}, which is not in the recipe", archive.name));
     }
     let own = requests().find_map(|request| match &request.root {
         RequestRoot::Own { architecture, .. } => Some(architecture),
         _ => None,
     });
     if let Some(own) = own.filter(|own| **own != entry.architecture) {
-        return Some(format!("the lock is for the architecture {}, and the root for {own}", entry.architecture));
+        return Some(format!("the lock is for the architecture {}, but the root is for {own}", entry.architecture));
     }
     let fits = |architecture: &String| {
         architecture == "all"
@@ -258,11 +255,10 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
         let Package { name, architecture, archive, path, .. } = package;
         let file = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
         if archive.is_none() && !file() {
-            return Some(format!("the lock takes {name} from the file {path}, which the recipe does not name"));
+            return Some(format!("the lock has {name} from the file {path}, which is not in the recipe"));
         }
         let foreign = !fits(architecture);
-        foreign
-            .then(|| format!("the lock takes {name} for {architecture}, an architecture that the recipe does not name"))
+        foreign.then(|| format!("the lock has {name} for the architecture {architecture}, which is not in the recipe"))
     })
 }
 
@@ -272,13 +268,13 @@ fn difference(entry: &Entry, lines: &[String]) -> String {
     let gone: Vec<_> = entry.request.iter().filter(|line| !lines.contains(line)).cloned().collect();
     let mut parts = Vec::new();
     if !new.is_empty() {
-        parts.push(format!("the recipe now says `{}`", new.join("`, `")));
+        parts.push(format!("the recipe now has `{}`", new.join("`, `")));
     }
     if !gone.is_empty() {
-        parts.push(format!("the recipe no longer says `{}`", gone.join("`, `")));
+        parts.push(format!("the recipe no longer has `{}`", gone.join("`, `")));
     }
     if parts.is_empty() {
-        return "the packages of a stage below it are others now".to_owned();
+        return "the packages of a stage it builds on have changed".to_owned();
     }
     parts.join(", and ")
 }

@@ -57,7 +57,7 @@ pub struct Renewal<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
     /// A stage's packages could not be settled.
-    #[error("the packages of stage {stage} cannot be settled{}", at(.place.as_ref()))]
+    #[error("the packages of stage {stage} cannot be resolved{}", at(.place.as_ref()))]
     Manager {
         stage: String,
         /// Where the recipe says what cannot be had, or where the stage begins.
@@ -73,7 +73,7 @@ pub enum RenewError {
         problem: String,
     },
     /// A stage below is not settled itself.
-    #[error("the packages of stage {stage} stand on those of stage {below}, which are not settled any more")]
+    #[error("the packages of stage {stage} depend on those of stage {below}, which are no longer locked")]
     Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]

@@ -84,7 +84,7 @@ impl Engine<'_> {
         let known = self.nodes[from].lost > self.nodes[id].spawned;
         if !known {
             if self.missed.insert(miss.path.clone()) && miss.is_damage() {
-                self.warn(Some(from), format!("{miss}; it is made again"));
+                self.warn(Some(from), format!("{miss}; it will be rebuilt"));
             }
             self.ticks += 1;
             self.planner.rebuild(from);

@@ -245,7 +245,7 @@ fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
 fn metadata(differs: &Aspects, before: &Entry, after: &Entry) -> Option<Found> {
     let only = |aspects: Aspects| *differs == aspects;
     if only(Aspects { mtime: true, ..Aspects::default() }) {
-        return Some(Found::new(CauseKind::ModificationTime, "differs in its modification time only"));
+        return Some(Found::new(CauseKind::ModificationTime, "differs only in its modification time"));
     }
     // A directory's time follows from what is in it.
     let mode = Aspects { mode: true, ..Aspects::default() };

@@ -26,7 +26,7 @@ pub(super) fn render(report: &Report) -> String {
             text += &format!("  {}  ({})\n", file.path, file.change);
             match &file.cause {
                 Some(cause) => text += &format!("    cause:  {}\n    remedy: {}\n", cause.what, cause.remedy),
-                None => text += "    cause:  not known; compare the two\n",
+                None => text += "    cause:  unknown; compare the two\n",
             }
         }
         if stage.files.len() > SHOWN {
@@ -36,13 +36,13 @@ pub(super) fn render(report: &Report) -> String {
     let row =
         |(name, first, second): &(String, String, String)| vec![format!("  {name}"), format!("{first} → {second}")];
     let rows: Vec<_> = report.varied.iter().map(row).collect();
-    text += &format!("\nbuilt twice, the second time under other conditions:\n{}", columns(&rows));
+    text += &format!("\nbuilt twice, the second time in a varied environment:\n{}", columns(&rows));
     text
 }
 
 /// What differs between disks of the same content, the most first.
 fn elsewhere(stage: &Stage) -> String {
-    let text = "same content, placed otherwise on the disk";
+    let text = "same content, placed differently on the disk";
     let Some(found) = &stage.bytes else { return text.to_owned() };
     let mut purposes: Vec<_> = found.purposes.iter().collect();
     purposes.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
@@ -55,8 +55,8 @@ fn note(stage: &Stage) -> String {
     let own = stage.files.len();
     let inherited = stage.inherited;
     match (own, inherited) {
-        (0, _) => format!("only what differed before it ({inherited})"),
+        (0, _) => format!("only inherited differences ({inherited})"),
         (_, 0) => format!("{own} here"),
-        _ => format!("{own} here, {inherited} before it"),
+        _ => format!("{own} here, {inherited} inherited"),
     }
 }

@@ -121,6 +121,6 @@ impl Contents for Archive {
     }
 
     fn range(&self, _: u64, _: usize) -> Result<Vec<u8>, ReadError> {
-        Err(ReadError::Unsupported { what: "an archive is no disk".to_owned() })
+        Err(ReadError::Unsupported { what: "an archive is not a disk".to_owned() })
     }
 }

@@ -172,7 +172,7 @@ fn area_name(tree: &Tree, area: &Area) -> String {
         return match (&tree.table, at_end, area.start) {
             (_, _, 0) => "boot code, partition table and gap before the first partition",
             (Table::Gpt(_), true, _) => "backup of the GPT, and the gap before it",
-            (_, true, _) => "gap behind the last partition",
+            (_, true, _) => "gap after the last partition",
             _ => "gap between partitions",
         }
         .to_owned();
@@ -181,8 +181,8 @@ fn area_name(tree: &Tree, area: &Area) -> String {
     let kind = tree.partitions.iter().find(|one| one.number == number).and_then(|one| special(&one.kind));
     match (tree.volume(number), kind) {
         (Some(volume), _) if volume.kind != "vfat" => format!("boot block of the file system on {place}"),
-        (_, Some(kind)) => format!("{kind}, {place}, by its bytes"),
-        _ => format!("{place}, by its bytes"),
+        (_, Some(kind)) => format!("{kind}, {place}, byte by byte"),
+        _ => format!("{place}, byte by byte"),
     }
 }
 

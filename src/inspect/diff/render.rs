@@ -28,7 +28,7 @@ pub fn render(report: &Report, all: bool) -> String {
         let title = match (volume.change, volume.partition) {
             (Change::Changed, number) => format!("file system on {} ({})", Place(number), volume.kind),
             (Change::Added, number) => format!("new file system on {} ({})", Place(number), volume.kind),
-            (Change::Removed, number) => format!("file system that is gone from {} ({})", Place(number), volume.kind),
+            (Change::Removed, number) => format!("removed file system on {} ({})", Place(number), volume.kind),
         };
         section(&mut out, &title, volume.fields.iter().map(field));
     }
@@ -46,7 +46,7 @@ pub fn render(report: &Report, all: bool) -> String {
         texts(&mut out, file, !is_clear(file));
     }
     if report.texts_left_out > 0 {
-        out += &format!("\n{} more files that may be texts were not compared line by line\n", report.texts_left_out);
+        out += &format!("\n{} more files that may be text were not compared line by line\n", report.texts_left_out);
     }
     out
 }
@@ -275,7 +275,7 @@ fn aspect_text(aspect: Aspect, a: &FileState, b: &FileState) -> String {
         }
         Aspect::Links => match (&a.hard_link_to, &b.hard_link_to) {
             (_, Some(first)) => format!("hard link to {first}"),
-            (Some(first), None) => format!("no hard link to {first} any more"),
+            (Some(first), None) => format!("no longer a hard link to {first}"),
             (None, None) => "hard links".to_owned(),
         },
     }

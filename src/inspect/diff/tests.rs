@@ -255,9 +255,7 @@ fn many_texts_are_cut_and_told() {
     let report = compared(&disk("a\n"), &disk("b\n"));
     assert_eq!(report.texts_left_out, 3);
     assert_eq!(report.files.iter().filter(|file| file.text.is_some()).count(), text::MOST_FILES);
-    assert!(
-        render::render(&report, false).ends_with("3 more files that may be texts were not compared line by line\n")
-    );
+    assert!(render::render(&report, false).ends_with("3 more files that may be text were not compared line by line\n"));
 }
 
 #[test]

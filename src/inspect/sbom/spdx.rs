@@ -125,7 +125,7 @@ fn package(package: &Package, id: &str, declared: Option<String>, system: &Syste
         value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
     }
     if let Some(state) = &package.state {
-        value["comment"] = json!(format!("Its installation is not done: {state}."));
+        value["comment"] = json!(format!("Its installation is incomplete: {state}."));
     }
     value
 }

@@ -17,10 +17,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
     function("alltrue", "alltrue(list)", exactly(1), "Whether all elements are true.", |args| {
         all_bools(&args).map(|bools| truth(bools.into_iter().all(|bool| bool)))
     }),
-    function("anytrue", "anytrue(list)", exactly(1), "Whether any element is true.", |args| {
+    function("anytrue", "anytrue(list)", exactly(1), "Whether at least one element is true.", |args| {
         all_bools(&args).map(|bools| truth(bools.into_iter().any(|bool| bool)))
     }),
-    function("chunklist", "chunklist(list, size)", exactly(2), "A list cut into lists of a size.", |args| {
+    function("chunklist", "chunklist(list, size)", exactly(2), "A list split into lists of a given size.", |args| {
         let items = list_arg(&args, 0)?;
         match size_arg(&args, 1)? {
             0 => Ok(list(vec![list(items.to_vec())])),
@@ -33,7 +33,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "coalesce",
         "coalesce(values...)",
         at_least(1),
-        "The first value that is neither null nor an empty text.",
+        "The first value that is neither null nor an empty string.",
         |args| {
             let found = args.into_iter().find(|value| value.data != Data::Null && value.as_str() != Some(""));
             found.ok_or_else(|| Fail::new("all values are null or empty"))
@@ -49,7 +49,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         Err(Fail::new("all lists are empty"))
     })
     .structural(),
-    function("compact", "compact(list)", exactly(1), "A list without nulls and empty texts.", |args| {
+    function("compact", "compact(list)", exactly(1), "A list without nulls and empty strings.", |args| {
         let kept = list_arg(&args, 0)?.iter().filter(|item| item.data != Data::Null && item.as_str() != Some(""));
         Ok(list(kept.cloned().collect()))
     })
@@ -63,20 +63,26 @@ pub(super) static FUNCTIONS: &[Function] = &[
     })
     .structural()
     .costs(super::cost_of_elements),
-    function("contains", "contains(list, value)", exactly(2), "Whether a list holds a value.", |args| {
+    function("contains", "contains(list, value)", exactly(2), "Whether a list contains a value.", |args| {
         Ok(truth(list_arg(&args, 0)?.iter().any(|item| same(item, &args[1]))))
     }),
-    function("distinct", "distinct(list)", exactly(1), "A list with each element once, at its first place.", |args| {
-        let mut seen = HashSet::new();
-        let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
-        Ok(list(kept.cloned().collect()))
-    })
+    function(
+        "distinct",
+        "distinct(list)",
+        exactly(1),
+        "A list without duplicates, in order of first occurrence.",
+        |args| {
+            let mut seen = HashSet::new();
+            let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
+            Ok(list(kept.cloned().collect()))
+        },
+    )
     .costs(super::cost_of_all),
     function(
         "element",
         "element(list, index)",
         exactly(2),
-        "An element by its index, which wraps around at the end.",
+        "The element at an index, which wraps around at the end.",
         |args| {
             let items = list_arg(&args, 0)?;
             if items.is_empty() {
@@ -87,47 +93,64 @@ pub(super) static FUNCTIONS: &[Function] = &[
         },
     )
     .structural(),
-    function("flatten", "flatten(list)", exactly(1), "A list with lists in it replaced by their elements.", |args| {
-        let mut out = Vec::new();
-        flatten(list_arg(&args, 0)?, &mut out);
-        Ok(list(out))
-    })
+    function(
+        "flatten",
+        "flatten(list)",
+        exactly(1),
+        "A list in which nested lists are replaced by their elements.",
+        |args| {
+            let mut out = Vec::new();
+            flatten(list_arg(&args, 0)?, &mut out);
+            Ok(list(out))
+        },
+    )
     .structural()
     .costs(super::cost_of_all),
     function("index", "index(list, value)", exactly(2), "The index of a value in a list.", |args| {
         let found = list_arg(&args, 0)?.iter().position(|item| same(item, &args[1]));
-        found.map(int).ok_or_else(|| Fail::arg(1, format!("the list does not hold {}", show(&args[1]))))
+        found.map(int).ok_or_else(|| Fail::arg(1, format!("the list does not contain {}", show(&args[1]))))
     }),
     function("keys", "keys(object)", exactly(1), "An object's keys, sorted.", |args| {
         Ok(list(object_arg(&args, 0)?.keys().map(|key| Value::string(key.as_str())).collect()))
     })
     .structural()
     .costs(super::cost_of_elements),
-    function("length", "length(value)", exactly(1), "How many elements, keys or characters there are.", |args| {
-        match &args[0].data {
+    function(
+        "length",
+        "length(value)",
+        exactly(1),
+        "The number of elements, keys or characters.",
+        |args| match &args[0].data {
             Data::List(items) => Ok(int(items.len())),
             Data::Object(items) => Ok(int(items.len())),
             Data::String(text) => Ok(int(text.chars().count())),
-            _ => Err(wrong(&args, 0, "a list, an object or a text")),
-        }
-    })
+            _ => Err(wrong(&args, 0, "a list, an object or a string")),
+        },
+    )
     .structural(),
-    function("lookup", "lookup(object, key, default)", between(2, 3), "The value of a key, or the default.", |args| {
-        let key = text_arg(&args, 1)?;
-        match (object_arg(&args, 0)?.get(&*key), args.get(2)) {
-            (Some(value), _) | (None, Some(value)) => Ok(value.clone()),
-            (None, None) => {
-                let help = "give a third argument for keys that are missing";
-                Err(Fail::arg(1, format!("the object has no key {}", show(&args[1]))).help(help))
+    function(
+        "lookup",
+        "lookup(object, key, default)",
+        between(2, 3),
+        "The value of a key, or the default if there is \
+                                                                       none.",
+        |args| {
+            let key = text_arg(&args, 1)?;
+            match (object_arg(&args, 0)?.get(&*key), args.get(2)) {
+                (Some(value), _) | (None, Some(value)) => Ok(value.clone()),
+                (None, None) => {
+                    let help = "add a third argument as the default for missing keys";
+                    Err(Fail::arg(1, format!("the object has no key {}", show(&args[1]))).help(help))
+                }
             }
-        }
-    })
+        },
+    )
     .structural(),
     function(
         "merge",
         "merge(objects...)",
         at_least(1),
-        "All keys of all objects; of equal keys the last one's value.",
+        "The objects merged into one; where several have a key, the last one wins.",
         |args| {
             let mut all = BTreeMap::new();
             for (index, value) in args.iter().enumerate() {
@@ -144,10 +167,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "range",
         "range(start, limit, step)",
         between(1, 3),
-        "Numbers from start (0) up to, without, limit, by step (1).",
+        "Numbers from start (default 0) up to, but not including, limit, by step (default 1).",
         range,
     ),
-    function("reverse", "reverse(list)", exactly(1), "A list from last to first.", |args| {
+    function("reverse", "reverse(list)", exactly(1), "A list in reverse order.", |args| {
         Ok(list(list_arg(&args, 0)?.iter().rev().cloned().collect()))
     })
     .structural(),
@@ -155,35 +178,47 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "setproduct",
         "setproduct(lists...)",
         at_least(2),
-        "All combinations of elements, one of each list.",
+        "All combinations of one element from each list.",
         setproduct,
     )
     .structural(),
-    function("slice", "slice(list, start, end)", exactly(3), "The elements from start up to, without, end.", |args| {
-        let items = list_arg(&args, 0)?;
-        let (start, end) = (size_arg(&args, 1)?, size_arg(&args, 2)?);
-        if start > end || end > items.len() {
-            return Err(Fail::new(format!("{start} to {end} is no part of a list of {}", items.len())));
-        }
-        Ok(list(items[start..end].to_vec()))
-    })
+    function(
+        "slice",
+        "slice(list, start, end)",
+        exactly(3),
+        "The elements from start up to, but not including, end.",
+        |args| {
+            let items = list_arg(&args, 0)?;
+            let (start, end) = (size_arg(&args, 1)?, size_arg(&args, 2)?);
+            if start > end || end > items.len() {
+                return Err(Fail::new(format!("{start} to {end} is out of range for a list of {}", items.len())));
+            }
+            Ok(list(items[start..end].to_vec()))
+        },
+    )
     .structural(),
-    function("sort", "sort(list)", exactly(1), "A list of texts in order.", |args| {
+    function("sort", "sort(list)", exactly(1), "A list of strings, sorted.", |args| {
         let mut texts = texts_arg(&args, 0)?;
         texts.sort_unstable();
         Ok(list(texts.into_iter().map(Value::string).collect()))
     }),
-    function("values", "values(object)", exactly(1), "An object's values, in order of their keys.", |args| {
+    function("values", "values(object)", exactly(1), "An object's values, ordered by key.", |args| {
         Ok(list(object_arg(&args, 0)?.values().cloned().collect()))
     })
     .structural(),
-    function("zipmap", "zipmap(keys, values)", exactly(2), "An object of keys and values from two lists.", |args| {
-        let (keys, values) = (texts_arg(&args, 0)?, list_arg(&args, 1)?);
-        if keys.len() != values.len() {
-            return Err(Fail::new(format!("there are {} keys and {} values", keys.len(), values.len())));
-        }
-        Ok(object(keys.iter().map(|key| key.to_string()).zip(values.iter().cloned()).collect()))
-    })
+    function(
+        "zipmap",
+        "zipmap(keys, values)",
+        exactly(2),
+        "An object made from a list of keys and a list of values.",
+        |args| {
+            let (keys, values) = (texts_arg(&args, 0)?, list_arg(&args, 1)?);
+            if keys.len() != values.len() {
+                return Err(Fail::new(format!("there are {} keys and {} values", keys.len(), values.len())));
+            }
+            Ok(object(keys.iter().map(|key| key.to_string()).zip(values.iter().cloned()).collect()))
+        },
+    )
     .structural(),
 ];
 
@@ -192,7 +227,7 @@ fn all_bools(args: &[Value]) -> Result<Vec<bool>, Fail> {
         return bool_arg(args, 0).map(|bool| vec![bool]);
     }
     let items = list_arg(args, 0)?.iter();
-    items.map(|item| to_bool(item).ok_or_else(|| Fail::arg(0, format!("{} is no truth value", show(item))))).collect()
+    items.map(|item| to_bool(item).ok_or_else(|| Fail::arg(0, format!("{} is not a boolean", show(item))))).collect()
 }
 
 fn flatten(items: &[Value], out: &mut Vec<Value>) {
@@ -221,7 +256,7 @@ fn range(args: Vec<Value>) -> Result<Value, Fail> {
     };
     let zero = Number::Int(0);
     if step == zero || (start != limit && (step < zero) != down) {
-        return Err(Fail::arg(args.len() - 1, "the step does not lead from start to limit"));
+        return Err(Fail::arg(args.len() - 1, "the step never reaches limit from start"));
     }
     let (mut items, mut next) = (Vec::new(), start);
     while if down { next > limit } else { next < limit } {

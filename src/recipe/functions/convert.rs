@@ -18,26 +18,30 @@ pub(super) static FUNCTIONS: &[Function] = &[
         run: Run::Can,
     },
     // The second argument is a type, not a value: the call is taken apart before it comes here.
-    function("convert", "convert(value, type)", exactly(2), "A value as a type, such as list(string).", |_| {
-        Err(Fail::arg(1, "a type is needed, such as `string` or `list(string)`"))
-    }),
-    function("tobool", "tobool(value)", exactly(1), "A value as a truth value.", |args| {
+    function(
+        "convert",
+        "convert(value, type)",
+        exactly(2),
+        "A value converted to a type, such as list(string).",
+        |_| Err(Fail::arg(1, "a type is needed, such as `string` or `list(string)`")),
+    ),
+    function("tobool", "tobool(value)", exactly(1), "A value converted to a boolean.", |args| {
         keep_null(args, |args| to_bool(&args[0]).map(truth).ok_or_else(|| wrong(args, 0, "true or false")))
     }),
-    function("tolist", "tolist(value)", exactly(1), "A value as a list.", |mut args| match args[0].data {
+    function("tolist", "tolist(value)", exactly(1), "A value converted to a list.", |mut args| match args[0].data {
         Data::List(_) | Data::Null => Ok(args.swap_remove(0)),
         _ => Err(wrong(&args, 0, "a list")),
     })
     .structural(),
-    function("tomap", "tomap(value)", exactly(1), "A value as a map.", |mut args| match args[0].data {
+    function("tomap", "tomap(value)", exactly(1), "A value converted to a map.", |mut args| match args[0].data {
         Data::Object(_) | Data::Null => Ok(args.swap_remove(0)),
         _ => Err(wrong(&args, 0, "an object")),
     })
     .structural(),
-    function("tonumber", "tonumber(value)", exactly(1), "A value as a number.", |args| {
+    function("tonumber", "tonumber(value)", exactly(1), "A value converted to a number.", |args| {
         keep_null(args, |args| to_number(&args[0]).map(number).ok_or_else(|| wrong(args, 0, "a number")))
     }),
-    function("toset", "toset(value)", exactly(1), "A list's elements in order, each once.", |mut args| {
+    function("toset", "toset(value)", exactly(1), "A list's elements, sorted and without duplicates.", |mut args| {
         match std::mem::replace(&mut args[0].data, Data::Null) {
             Data::List(items) => Ok(list(into_set(items.into_inner()))),
             Data::Null => Ok(Value::new(Data::Null)),
@@ -48,8 +52,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
         }
     })
     .costs(super::cost_of_all),
-    function("tostring", "tostring(value)", exactly(1), "A value as a text.", |args| {
-        keep_null(args, |args| to_text(&args[0]).map(Value::string).ok_or_else(|| wrong(args, 0, "a text")))
+    function("tostring", "tostring(value)", exactly(1), "A value converted to a string.", |args| {
+        keep_null(args, |args| to_text(&args[0]).map(Value::string).ok_or_else(|| wrong(args, 0, "a string")))
     }),
     Function {
         name: "try",

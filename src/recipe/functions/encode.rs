@@ -9,23 +9,23 @@ use super::{Fail, Function, exactly, function, text_arg};
 use crate::recipe::convert;
 
 pub(super) static FUNCTIONS: &[Function] = &[
-    function("base64decode", "base64decode(text)", exactly(1), "The text that a base64 text holds.", |args| {
+    function("base64decode", "base64decode(text)", exactly(1), "The decoded content of a base64 string.", |args| {
         let text = text_arg(&args, 0)?;
         let bytes = decode(&text).ok_or_else(|| super::wrong(&args, 0, "base64"))?;
         let text = String::from_utf8(bytes).map_err(|_| Fail::arg(0, "the decoded bytes are not UTF-8 text"))?;
         Ok(Value::string(text))
     }),
-    function("base64encode", "base64encode(text)", exactly(1), "A text's bytes as base64.", |args| {
+    function("base64encode", "base64encode(text)", exactly(1), "A string encoded as base64.", |args| {
         Ok(Value::string(encode(text_arg(&args, 0)?.as_bytes())))
     }),
-    function("jsondecode", "jsondecode(text)", exactly(1), "The value that a JSON text spells.", |args| {
+    function("jsondecode", "jsondecode(text)", exactly(1), "The value of a JSON document.", |args| {
         let text = text_arg(&args, 0)?;
         match serde_json::from_str(&text) {
             Ok(json) => {
                 from_json(json).map_err(|number| Fail::arg(0, format!("the number {number} {}", NumberError::TooLong)))
             }
             // The error's text has no part of the JSON in it, only the place.
-            Err(error) => Err(Fail::arg(0, format!("this is no JSON: {error}"))),
+            Err(error) => Err(Fail::arg(0, format!("this is not valid JSON: {error}"))),
         }
     })
     .costs(|args| {
@@ -34,11 +34,11 @@ pub(super) static FUNCTIONS: &[Function] = &[
         text.len() as u64 + 200 * text.bytes().filter(|byte| b",:[{".contains(byte)).count() as u64
     }),
     function("jsonencode", "jsonencode(value)", exactly(1), "A value as JSON on one line, with sorted keys.", |args| {
-        let json = to_json(&args[0]).ok_or_else(|| Fail::arg(0, "a stage cannot stand in JSON"))?;
+        let json = to_json(&args[0]).ok_or_else(|| Fail::arg(0, "a stage cannot be encoded as JSON"))?;
         Ok(Value::string(json.to_string()))
     })
     .costs(super::cost_of_all),
-    function("sha256", "sha256(text)", exactly(1), "The SHA-256 of a text's bytes, in hexadecimal.", |args| {
+    function("sha256", "sha256(text)", exactly(1), "The SHA-256 of a string, in hexadecimal.", |args| {
         use std::fmt::Write;
         let digest = Sha256::digest(text_arg(&args, 0)?.as_bytes());
         let mut hex = String::with_capacity(64);

@@ -21,7 +21,7 @@ pub(super) fn formatlist(args: Vec<Value>) -> Result<Value, Fail> {
     for (index, value) in args.iter().enumerate().skip(1) {
         if let Data::List(items) = &value.data {
             if count.is_some_and(|count| count != items.len()) {
-                return Err(Fail::arg(index, "the lists are not of one length"));
+                return Err(Fail::arg(index, "the lists differ in length"));
             }
             count = Some(items.len());
         }
@@ -86,16 +86,16 @@ fn apply(spec: &str, values: &[&Value]) -> Result<String, Fail> {
         if chars.next_if_eq(&'[').is_some() {
             let number = digits(&mut chars)?.unwrap_or(0);
             if chars.next() != Some(']') || number == 0 {
-                return Err(Fail::arg(0, "`%[` needs a number from 1 and `]`"));
+                return Err(Fail::arg(0, "`%[` must be followed by a number from 1 and `]`"));
             }
             next = number - 1;
             indexed = true;
         }
         let Some(letter) = chars.next() else {
-            return Err(Fail::arg(0, "the specification ends within a `%`").help("`%%` stands for a percent sign"));
+            return Err(Fail::arg(0, "the format ends within a `%` verb").help("`%%` stands for a percent sign"));
         };
         let Some(value) = values.get(next) else {
-            return Err(Fail::arg(0, format!("there is no value for `%{letter}`: {} are given", values.len())));
+            return Err(Fail::arg(0, format!("there is no value for `%{letter}`: only {} are given", values.len())));
         };
         next += 1;
         used = used.max(next);
@@ -103,7 +103,7 @@ fn apply(spec: &str, values: &[&Value]) -> Result<String, Fail> {
         bounded(out.len())?;
     }
     if used < values.len() && !indexed {
-        let message = format!("{} values are given, the specification uses {used}", values.len());
+        let message = format!("{} values are given, but the format uses {used}", values.len());
         return Err(Fail::arg(0, message));
     }
     Ok(out)
@@ -155,9 +155,9 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
                 (Some(text), _) => text.to_string(),
                 (None, 'v') if matches!(value.data, Data::Null) => "null".to_owned(),
                 (None, 'v') => {
-                    return Err(wrong("a text, a number or a truth value").help("use `jsonencode(…)` for lists"));
+                    return Err(wrong("a string, a number or a boolean").help("use `jsonencode(…)` for lists"));
                 }
-                (None, _) => return Err(wrong("a text")),
+                (None, _) => return Err(wrong("a string")),
             };
             let text = match verb.precision {
                 Some(count) if !numeric => text.chars().take(count).collect(),

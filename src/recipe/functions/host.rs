@@ -41,7 +41,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "dir",
         "dir(path)",
         exactly(1),
-        "The files below a directory, as paths relative to it, sorted.",
+        "The files under a directory, as paths relative to it, sorted.",
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|path| {
                 let files = eval.files.list(&path).map_err(problem)?;
@@ -64,17 +64,16 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "env",
         "env(name)",
         exactly(1),
-        "A variable of the environment in which impasto was started; an empty text where it is not set. In the `default` of \
-         a variable, or for names in `recipe { environment = [...] }`.",
+        "An environment variable of the impasto process, or an empty string if it is not set. Allowed in the `default` \
+         of a variable, and for names listed in `recipe { environment = [...] }`.",
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|name| {
                 if !eval.environment.allows(&name) {
-                    return Err(Fail::arg(0, format!("a recipe may not read {name:?} of the environment here")).help(
-                        format!(
-                            "read it in the `default` of a variable, or name it in \
-                             `recipe {{ environment = [{name:?}] }}`"
-                        ),
-                    ));
+                    return Err(Fail::arg(0, format!("a recipe may not read the environment variable {name:?} here"))
+                        .help(format!(
+                            "read it in the `default` of a variable, or list it in `recipe {{ environment = [{name:?}] \
+                             }}`"
+                        )));
                 }
                 let mut value = Value::string(eval.files.env(&name).unwrap_or_default());
                 value.marks = Marks::from_source(Source::Environment(name.to_string()));
@@ -86,7 +85,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "file",
         "file(path)",
         exactly(1),
-        "The text of a file; the path is relative to the recipe.",
+        "The content of a file; the path is relative to the recipe.",
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|path| {
                 let (text, is_new) = eval.files.text(&path).map_err(problem)?;
@@ -99,7 +98,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
             }))
         },
     ),
-    host("fileexists", "fileexists(path)", exactly(1), "Whether there is a file at a path.", |eval, _, args| {
+    host("fileexists", "fileexists(path)", exactly(1), "Whether a file exists at a path.", |eval, _, args| {
         Ok(text_arg(&args, 0).and_then(|path| {
             let found = eval.files.is(&path);
             if let Err(outside) = &found
@@ -116,7 +115,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "template",
         "template(path, vars)",
         between(1, 2),
-        "The text of a template file, filled in with the values of an object.",
+        "The content of a template file, rendered with the values of an object.",
         template,
     ),
     host("templatefile", "templatefile(path, vars)", between(1, 2), "The same as `template`.", template),
@@ -152,7 +151,7 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
         },
     };
     if eval.template_depth >= MAX_TEMPLATES {
-        return Ok(Err(Fail::arg(0, format!("templates call templates more than {MAX_TEMPLATES} deep"))));
+        return Ok(Err(Fail::arg(0, format!("templates are nested more than {MAX_TEMPLATES} levels deep"))));
     }
     let names: Vec<Arc<str>> = vars.keys().map(|name| name.as_str().into()).collect();
     let parts = match compiled(eval, &path, &text, names)? {

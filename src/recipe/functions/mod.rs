@@ -148,7 +148,7 @@ pub(super) static ALL: &[&[Function]] = &[
 const MISSING: &[(&[&str], &str)] = &[
     (
         &["timestamp", "legacy_isotime", "isotime", "plantimestamp", "uuidv4", "uuid", "uuidv5", "bcrypt", "rand"],
-        "its value would differ in every run, so that no stage could be cached; for a time use \
+        "its value would differ in every run, so no stage could be cached; for a time use \
          `recipe { source_date_epoch = … }`, for anything else a variable",
     ),
     (
@@ -157,14 +157,15 @@ const MISSING: &[(&[&str], &str)] = &[
     ),
     (
         &["abspath", "pathexpand", "path"],
-        "a path of this machine would make the recipe give something else on another; paths are relative to the recipe",
+        "a path of this machine would make the recipe's result differ on another machine; paths are relative to the \
+         recipe",
     ),
     (&["yamlencode", "yamldecode"], "YAML is not built in; JSON is valid YAML: use `jsonencode`"),
     (&["templatestring"], "write a template: \"…${x}…\", or `template(path, vars)`"),
-    (&["fileset"], "use `dir(path)`, with `[for f in dir(path) : f if endswith(f, \".sh\")]` to choose"),
+    (&["fileset"], "use `dir(path)`, filtered with `[for f in dir(path) : f if endswith(f, \".sh\")]`"),
     (
         &["vault", "consul_key", "aws_secretsmanager"],
-        "pass secrets as variables: `IMPASTO_VAR_name` in the environment",
+        "pass secrets as variables: set `IMPASTO_VAR_name` in the environment",
     ),
 ];
 
@@ -198,7 +199,7 @@ fn wrong(args: &[Value], index: usize, wanted: &str) -> Fail {
 }
 
 fn text_arg(args: &[Value], index: usize) -> Result<Arc<str>, Fail> {
-    args.get(index).and_then(to_text).ok_or_else(|| wrong(args, index, "a text"))
+    args.get(index).and_then(to_text).ok_or_else(|| wrong(args, index, "a string"))
 }
 
 fn number_arg(args: &[Value], index: usize) -> Result<Number, Fail> {
@@ -237,5 +238,5 @@ fn object_arg(args: &[Value], index: usize) -> Result<&BTreeMap<String, Value>, 
 fn texts_arg(args: &[Value], index: usize) -> Result<Vec<Arc<str>>, Fail> {
     let items = list_arg(args, index)?;
     let texts = items.iter().map(|item| to_text(item).ok_or(item));
-    texts.collect::<Result<_, _>>().map_err(|item| Fail::arg(index, format!("{} is no text", show(item))))
+    texts.collect::<Result<_, _>>().map_err(|item| Fail::arg(index, format!("{} is not a string", show(item))))
 }

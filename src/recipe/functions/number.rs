@@ -6,14 +6,14 @@ use super::{Fail, Function, at_least, exactly, function, int_arg, list_arg, numb
 use crate::recipe::convert::{number, to_number};
 
 pub(super) static FUNCTIONS: &[Function] = &[
-    function("abs", "abs(number)", exactly(1), "The number without its sign.", |args| {
+    function("abs", "abs(number)", exactly(1), "The absolute value of a number.", |args| {
         let value = number_arg(&args, 0)?;
         Ok(number(if value < Number::Int(0) { value.negated() } else { value }))
     }),
-    function("ceil", "ceil(number)", exactly(1), "The nearest whole number that is not smaller.", |args| {
+    function("ceil", "ceil(number)", exactly(1), "The number rounded up to a whole number.", |args| {
         Ok(number(number_arg(&args, 0)?.negated().floor().negated()))
     }),
-    function("floor", "floor(number)", exactly(1), "The nearest whole number that is not larger.", |args| {
+    function("floor", "floor(number)", exactly(1), "The number rounded down to a whole number.", |args| {
         Ok(number(number_arg(&args, 0)?.floor()))
     }),
     function("log", "log(number, base)", exactly(2), "The logarithm of a number to a base.", |args| {
@@ -27,10 +27,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "parseint",
         "parseint(text, base)",
         exactly(2),
-        "The whole number that a text spells in a base, 2 to 36.",
+        "A string parsed as a whole number in a base from 2 to 36.",
         parseint,
     ),
-    function("pow", "pow(number, power)", exactly(2), "A number to a power.", |args| {
+    function("pow", "pow(number, power)", exactly(2), "A number raised to a power.", |args| {
         let (base, exponent) = (number_arg(&args, 0)?, number_arg(&args, 1)?);
         result(match exponent {
             Number::Int(exponent) if exponent >= 0 => power(base, exponent),
@@ -47,7 +47,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         let mut sum = Number::Int(0);
         for item in list_arg(&args, 0)? {
             let Some(next) = to_number(item) else {
-                return Err(Fail::arg(0, "the list holds something that is no number"));
+                return Err(Fail::arg(0, "the list contains something that is not a number"));
             };
             sum = result_of(sum.plus(next))?;
         }
@@ -93,7 +93,7 @@ fn parseint(args: Vec<Value>) -> Result<Value, Fail> {
     let text = text_arg(&args, 0)?;
     let base = match int_arg(&args, 1)? {
         base @ 2..=36 => base as u32,
-        other => return Err(Fail::arg(1, format!("a base from 2 to 36 is needed, not {other}"))),
+        other => return Err(Fail::arg(1, format!("the base must be from 2 to 36, not {other}"))),
     };
     let wrong = || super::wrong(&args, 0, &format!("a whole number in base {base}"));
     if text.starts_with('+') {

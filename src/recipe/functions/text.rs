@@ -13,31 +13,31 @@ use crate::recipe::diagnostic::Span;
 use crate::recipe::eval::{Evaluator, Failed};
 
 pub(super) static FUNCTIONS: &[Function] = &[
-    function("chomp", "chomp(text)", exactly(1), "A text without the line ends at its end.", |args| {
+    function("chomp", "chomp(text)", exactly(1), "A string without trailing newlines.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.trim_end_matches(['\n', '\r'])))
     }),
-    function("endswith", "endswith(text, suffix)", exactly(2), "Whether a text ends with another.", |args| {
+    function("endswith", "endswith(text, suffix)", exactly(2), "Whether a string ends with a suffix.", |args| {
         Ok(truth(text_arg(&args, 0)?.ends_with(&*text_arg(&args, 1)?)))
     }),
     function(
         "format",
         "format(spec, values...)",
         at_least(1),
-        "A text made by a specification such as \"%s-%03d\".",
+        "A string made from a format such as \"%s-%03d\" and values.",
         format,
     ),
     function(
         "formatlist",
         "formatlist(spec, values...)",
         at_least(1),
-        "A list of texts made by a specification, one for each element of the lists among the values.",
+        "A list of formatted strings, one for each element of the lists among the values.",
         formatlist,
     ),
     function(
         "indent",
         "indent(spaces, text)",
         exactly(2),
-        "A text with spaces before every line but the first.",
+        "A string with every line but the first indented.",
         |args| {
             let (spaces, text) = (size_arg(&args, 0)?, text_arg(&args, 1)?);
             let lines = text.matches('\n').count();
@@ -49,7 +49,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "join",
         "join(separator, lists...)",
         at_least(2),
-        "The texts of lists with a separator between them.",
+        "The strings of lists, joined with a separator.",
         |args| {
             let separator = text_arg(&args, 0)?;
             let mut texts = Vec::new();
@@ -61,13 +61,14 @@ pub(super) static FUNCTIONS: &[Function] = &[
             Ok(Value::string(texts.join(&separator)))
         },
     ),
-    function("lower", "lower(text)", exactly(1), "A text in lower case.", |args| {
+    function("lower", "lower(text)", exactly(1), "A string in lower case.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.to_lowercase()))
     }),
     Function {
         name: "regex",
         signature: "regex(pattern, text)",
-        help: "The first match: a text, a list of the pattern's groups, or an object of its named ones. An error without a match.",
+        help: "The first match: a string, a list of the pattern's groups, or an object of its named groups. No match \
+               is an error.",
         min: 2,
         max: Some(2),
         structural: false,
@@ -78,7 +79,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
                 Err(fail) => return Ok(Err(fail)),
             };
             let Some(found) = pattern.captures(&text) else {
-                let help = "where there may be no match use `try(regex(…), null)` or `length(regexall(…)) > 0`";
+                let help = "if there may be no match, use `try(regex(…), null)` or `length(regexall(…)) > 0`";
                 return Ok(Err(Fail::arg(0, "the pattern does not match").help(help)));
             };
             Ok(Ok(matched(&pattern, &found)))
@@ -87,7 +88,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     Function {
         name: "regex_replace",
         signature: "regex_replace(text, pattern, replacement)",
-        help: "A text with every match of a pattern replaced; $1 and ${name} are its groups.",
+        help: "A string with every match of a pattern replaced; $1 and ${name} stand for its groups.",
         min: 3,
         max: Some(3),
         structural: false,
@@ -121,7 +122,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     Function {
         name: "regexall",
         signature: "regexall(pattern, text)",
-        help: "All matches, each as `regex` gives it.",
+        help: "All matches, each in the form that `regex` returns.",
         min: 2,
         max: Some(2),
         structural: false,
@@ -145,7 +146,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "replace",
         "replace(text, part, replacement)",
         exactly(3),
-        "A text with every occurrence of a part replaced.",
+        "A string with every occurrence of a substring replaced.",
         |args| {
             let (text, part, replacement) = (text_arg(&args, 0)?, text_arg(&args, 1)?, text_arg(&args, 2)?);
             let matches = if part.is_empty() { text.len() + 1 } else { text.matches(&*part).count() };
@@ -153,7 +154,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
             Ok(Value::string(text.replace(&*part, &replacement)))
         },
     ),
-    function("split", "split(separator, text)", exactly(2), "The parts of a text between separators.", |args| {
+    function("split", "split(separator, text)", exactly(2), "A string split at each separator.", |args| {
         let (separator, text) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
         let parts: Vec<Value> = match &*text {
             "" => vec![Value::string("")],
@@ -166,62 +167,76 @@ pub(super) static FUNCTIONS: &[Function] = &[
         let (separator, text) = (args[0].as_str().unwrap_or_default(), args[1].as_str().unwrap_or_default());
         100 * if separator.is_empty() { text.len() } else { text.matches(separator).count() } as u64
     }),
-    function("startswith", "startswith(text, prefix)", exactly(2), "Whether a text begins with another.", |args| {
+    function("startswith", "startswith(text, prefix)", exactly(2), "Whether a string starts with a prefix.", |args| {
         Ok(truth(text_arg(&args, 0)?.starts_with(&*text_arg(&args, 1)?)))
     }),
-    function("strcontains", "strcontains(text, part)", exactly(2), "Whether a text holds another.", |args| {
+    function("strcontains", "strcontains(text, part)", exactly(2), "Whether a string contains a substring.", |args| {
         Ok(truth(text_arg(&args, 0)?.contains(&*text_arg(&args, 1)?)))
     }),
-    function("strrev", "strrev(text)", exactly(1), "A text's characters from last to first.", |args| {
+    function("strrev", "strrev(text)", exactly(1), "A string reversed.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.chars().rev().collect::<String>()))
     }),
     function(
         "substr",
         "substr(text, offset, length)",
         exactly(3),
-        "Characters of a text. A negative offset counts from the end; length -1 takes the rest.",
+        "A part of a string. A negative offset counts from the end; length -1 takes the rest.",
         substr,
     ),
-    function("title", "title(text)", exactly(1), "A text with the first letter of each word in upper case.", |args| {
-        let text = text_arg(&args, 0)?;
-        let mut out = String::with_capacity(text.len());
-        let mut first = true;
-        for c in text.chars() {
-            if first {
-                out.extend(c.to_uppercase())
-            } else {
-                out.push(c)
+    function(
+        "title",
+        "title(text)",
+        exactly(1),
+        "A string with the first letter of each word in upper case.",
+        |args| {
+            let text = text_arg(&args, 0)?;
+            let mut out = String::with_capacity(text.len());
+            let mut first = true;
+            for c in text.chars() {
+                if first {
+                    out.extend(c.to_uppercase())
+                } else {
+                    out.push(c)
+                }
+                first = !(c.is_alphanumeric() || matches!(c, '_' | '\''));
             }
-            first = !(c.is_alphanumeric() || matches!(c, '_' | '\''));
-        }
-        Ok(Value::string(out))
-    }),
+            Ok(Value::string(out))
+        },
+    ),
     function(
         "trim",
         "trim(text, characters)",
         exactly(2),
-        "A text without any of the characters at either end.",
+        "A string without any of the characters at either end.",
         |args| {
             let characters = text_arg(&args, 1)?;
             Ok(Value::string(text_arg(&args, 0)?.trim_matches(|c| characters.contains(c))))
         },
     ),
-    function("trimprefix", "trimprefix(text, prefix)", exactly(2), "A text without a prefix, if it has it.", |args| {
-        let (text, prefix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
-        Ok(Value::string(text.strip_prefix(&*prefix).unwrap_or(&text)))
+    function(
+        "trimprefix",
+        "trimprefix(text, prefix)",
+        exactly(2),
+        "A string without a prefix, if it has it.",
+        |args| {
+            let (text, prefix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+            Ok(Value::string(text.strip_prefix(&*prefix).unwrap_or(&text)))
+        },
+    ),
+    function("trimspace", "trimspace(text)", exactly(1), "A string without whitespace at either end.", |args| {
+        Ok(Value::string(text_arg(&args, 0)?.trim()))
     }),
     function(
-        "trimspace",
-        "trimspace(text)",
-        exactly(1),
-        "A text without blanks and line ends at either end.",
-        |args| Ok(Value::string(text_arg(&args, 0)?.trim())),
+        "trimsuffix",
+        "trimsuffix(text, suffix)",
+        exactly(2),
+        "A string without a suffix, if it has it.",
+        |args| {
+            let (text, suffix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
+            Ok(Value::string(text.strip_suffix(&*suffix).unwrap_or(&text)))
+        },
     ),
-    function("trimsuffix", "trimsuffix(text, suffix)", exactly(2), "A text without a suffix, if it has it.", |args| {
-        let (text, suffix) = (text_arg(&args, 0)?, text_arg(&args, 1)?);
-        Ok(Value::string(text.strip_suffix(&*suffix).unwrap_or(&text)))
-    }),
-    function("upper", "upper(text)", exactly(1), "A text in upper case.", |args| {
+    function("upper", "upper(text)", exactly(1), "A string in upper case.", |args| {
         Ok(Value::string(text_arg(&args, 0)?.to_uppercase()))
     }),
 ];
@@ -252,7 +267,7 @@ fn search(
         Err(fail) => return Ok(Err(fail)),
     };
     if source.len() > MAX_PATTERN {
-        return Ok(Err(Fail::arg(pattern, format!("a regular expression may have {MAX_PATTERN} bytes"))));
+        return Ok(Err(Fail::arg(pattern, format!("a regular expression may have at most {MAX_PATTERN} bytes"))));
     }
     eval.budget.charge(span, text.len() as u64 / 4, 0)?;
     if let Some(known) = eval.patterns.get(&source) {
@@ -272,7 +287,7 @@ fn search(
                 let text = error.to_string();
                 let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
                 return Ok(Err(Fail::arg(pattern, format!("this is not a valid regular expression: {reason}"))
-                    .help("the syntax is RE2's; a backslash in quotes is written twice: \"\\\\d+\"")));
+                    .help("the syntax is that of RE2; in quotes, write a backslash twice: \"\\\\d+\"")));
             }
         }
     }

@@ -15,31 +15,31 @@ use crate::value::{Data, Value};
 pub(crate) const REPOSITORIES: ParamSpec = ParamSpec::optional(
     "repositories",
     Type::Map(&Type::Object(REPOSITORY)),
-    "Further archives, by a name: NAME = { uri, suite, components, signed_by }. They are used in this stage and in those \
-     that build on it. A stage `packages` leaves them in the image, as /etc/apt/sources.list.d/NAME.sources and \
-     /etc/apt/keyrings/NAME.asc. Without `uri` it is another suite of the host's mirror, such as backports.",
+    "Further repositories: NAME = { uri, suite, components, signed_by }. This stage and those built on it use them. A \
+     `packages` stage leaves them in the image, as /etc/apt/sources.list.d/NAME.sources and \
+     /etc/apt/keyrings/NAME.asc. Without `uri`, it is another suite of the host's mirror, such as backports.",
 );
 
 const REPOSITORY: &[ParamSpec] = &[
-    ParamSpec::optional("uri", Type::Text, "Its address. Default: the mirror of Debian that the host uses."),
-    ParamSpec::required("suite", Type::Text, "Its suite, or a path that ends in /, which has no components."),
+    ParamSpec::optional("uri", Type::Text, "Its URL. Default: the Debian mirror that the host uses."),
+    ParamSpec::required("suite", Type::Text, "Its suite, or for a flat repository a path that ends in /."),
     ParamSpec::optional("components", Type::List(&Type::Text), "Its components. Default: main."),
     ParamSpec::optional(
         "signed_by",
         Type::Text,
-        "The keys that may sign it, armored, such as file(\"keys/vendor.asc\"). With `uri` they are needed; without, they \
-         are those of Debian's archive.",
+        "The armored keys that it may be signed with, such as file(\"keys/vendor.asc\"). Required with `uri`; without \
+         it, Debian's archive keys.",
     ),
     ParamSpec::optional(
         "trusted",
         Type::Bool,
-        "Takes it without any signature, which the lock records. Whoever can answer for its address decides what is in \
-         the image. Default: false.",
+        "Uses it without any signature, which the lock records. Whoever controls its address controls the image. \
+         Default: false.",
     ),
     ParamSpec::optional(
         "login",
         Type::Text,
-        "The name of one of the stage's `secrets`, whose value is USER:PASSWORD for it. It does not get into the image.",
+        "The name of one of the stage's `secrets`, with the value USER:PASSWORD. It does not get into the image.",
     ),
 ];
 
@@ -47,13 +47,18 @@ const REPOSITORY: &[ParamSpec] = &[
 pub(crate) const PINS: ParamSpec = ParamSpec::optional(
     "pins",
     Type::List(&Type::Object(PIN)),
-    "Which of several versions is chosen: { package, pin, priority }, as in apt_preferences(5).",
+    "Which of several versions to choose: { package, pin, priority }, as in apt_preferences(5).",
 );
 
 const PIN: &[ParamSpec] = &[
-    ParamSpec::optional("package", Type::Text, "The package, or a pattern of names. Default: \"*\"."),
-    ParamSpec::required("pin", Type::Text, "Which versions: \"version 1.2*\", \"release n=bookworm-backports\"."),
-    ParamSpec::required("priority", Type::Int, "How much they are preferred: 500 as others, 990 more, -1 never."),
+    ParamSpec::optional("package", Type::Text, "A package name or pattern. Default: \"*\"."),
+    ParamSpec::required(
+        "pin",
+        Type::Text,
+        "The versions to match: \"version 1.2*\", \"release \
+                                            n=bookworm-backports\".",
+    ),
+    ParamSpec::required("priority", Type::Int, "Their priority: 500 is the default, 990 is preferred, -1 is never."),
 ];
 
 /// Whether it can stand in a list of sources, and between quotes in a shell.
@@ -99,36 +104,33 @@ fn repository(
     let Repository { name: _, uri, suite, components, signed_by, trusted, login } = &repository;
     // The name of a file that apt reads (sources.list(5)).
     if !is_word(name) || name.contains(['/', '+', '~']) {
-        wrong("it is no name for a file of sources".to_owned(), "use letters, digits, `-`, `_` and `.`");
+        wrong("it is not a valid name for a sources file".to_owned(), "use letters, digits, `-`, `_` and `.`");
     }
     if let Some(uri) = uri {
         let authority = uri.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or_default());
         if !uri.contains(":/") || uri.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            wrong(format!("{uri:?} is no address"), "write one such as https://HOST/PATH");
+            wrong(format!("{uri:?} is not a valid URL"), "write one such as https://HOST/PATH");
         } else if authority.is_some_and(|authority| authority.contains('@')) {
-            let help = "give them as a secret: `secrets = { NAME = … }` and `login = \"NAME\"`";
-            wrong("its address holds a user's name or password".to_owned(), help);
+            let help = "pass them as a secret: `secrets = { NAME = … }` and `login = \"NAME\"`";
+            wrong("its URL contains a user name or password".to_owned(), help);
         }
         if signed_by.is_none() && !trusted {
-            let help = "give the text of its armored public key: `signed_by = file(\"keys/vendor.asc\")`";
-            wrong("nothing says which keys may sign it".to_owned(), help);
+            let help = "set its armored public key: `signed_by = file(\"keys/vendor.asc\")`";
+            wrong("it has no `signed_by` with its keys".to_owned(), help);
         }
     }
     let flat = suite.ends_with('/');
     if !is_word(suite) || !components.iter().all(|component| is_word(component)) || flat != components.is_empty() {
-        let help = "give `suite` and `components` as in apt's sources, or a `suite` that ends in / alone";
-        wrong("its suite and components are none".to_owned(), help);
+        let help = "set `suite` and `components` as in apt's sources, or only a `suite` that ends in /";
+        wrong("its suite and components are not valid".to_owned(), help);
     }
     let armored = |key: &String| key.trim_start().starts_with("-----BEGIN PGP PUBLIC KEY BLOCK-----");
     if !signed_by.as_ref().is_none_or(armored) {
-        let help = "give the text of an armored public key, such as file(\"keys/vendor.asc\")";
-        wrong("its key is no armored public key".to_owned(), help);
+        let help = "use an armored public key, such as file(\"keys/vendor.asc\")";
+        wrong("its key is not an armored public key".to_owned(), help);
     }
     if *trusted && signed_by.is_some() {
-        wrong(
-            "it has a key, and is trusted without any signature".to_owned(),
-            "leave one of `signed_by` and `trusted` out",
-        );
+        wrong("it has both `signed_by` and `trusted`".to_owned(), "remove `signed_by` or `trusted`");
     }
     if let Some(login) = login.as_ref().filter(|login| !secrets.contains_key(*login)) {
         wrong(format!("there is no secret {login:?}"), "name one of the stage's `secrets`");
@@ -150,11 +152,11 @@ pub(crate) fn pins(params: &Params, errors: &mut Vec<ParamError>) -> Vec<Pin> {
         let pin = Pin { package, pin: text("pin"), priority };
         let known = ["version ", "release ", "origin "].iter().any(|word| pin.pin.starts_with(word));
         if !known || pin.pin.contains('\n') || pin.package.contains('\n') || pin.package.is_empty() {
-            let error = ParamError::new("pins", format!("{:?} chooses no versions", pin.pin));
+            let error = ParamError::new("pins", format!("{:?} is not a valid pin", pin.pin));
             errors.push(error.help("write \"version 1.2*\", \"release n=SUITE\" or \"origin HOST\""));
         }
         if !(-32768..=32767).contains(&pin.priority) || pin.priority == 0 {
-            errors.push(ParamError::new("pins", format!("{} is no priority", pin.priority)));
+            errors.push(ParamError::new("pins", format!("{} is not a valid priority", pin.priority)));
         }
         pins.push(pin);
     }

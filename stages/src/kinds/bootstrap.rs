@@ -13,7 +13,7 @@ use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 pub(crate) const KIND: Kind = Kind {
     name: "bootstrap",
     version: 2,
-    summary: "makes a distribution's root file system out of its packages, as a tree for `disk`",
+    summary: "makes a distribution's root file system from its packages, as a tree for `disk`",
     example: r#"stage "bootstrap" "root" {
   suite    = "bookworm"
   packages = ["linux-image-cloud-amd64", "systemd-sysv", "grub-pc-bin", "grub2-common"]
@@ -28,29 +28,29 @@ pub(crate) const KIND: Kind = Kind {
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::required("suite", Type::Text, "The release, by its code name, such as \"bookworm\"."),
     ParamSpec::optional("distribution", Type::OneOf(&["debian"]), "The distribution. Default: debian."),
-    ParamSpec::optional("packages", Type::List(&Type::Text), "Packages to install; `apt` is among them by itself."),
+    ParamSpec::optional("packages", Type::List(&Type::Text), "Packages to install, in addition to `apt`."),
     ParamSpec::optional(
         "variant",
         Type::OneOf(&["essential", "minbase"]),
-        "What is installed beside them: only the essential packages (default), or all of priority \"required\".",
+        "What else to install: only the essential packages (default), or all of priority \"required\".",
     ),
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Sections of the archive to install from, and of the image's own sources. Default: [\"main\"].",
+        "Components of the archive to install from, and of the image's own sources. Default: [\"main\"].",
     ),
-    ParamSpec::optional("recommends", Type::Bool, "Installs recommended packages too. Default: false."),
+    ParamSpec::optional("recommends", Type::Bool, "Also installs recommended packages. Default: false."),
     ParamSpec::optional(
         "architecture",
         Type::OneOf(&["amd64", "arm64"]),
-        "The machine. Default: this host's. Programs of another are run by an emulator.",
+        "The architecture. Default: the host's. Programs of others run in an emulator.",
     ),
     ParamSpec::optional(
         "sources",
         Type::List(&Type::Text),
-        "Lines of the image's /etc/apt/sources.list. Default: those that the distribution's own apt gives as an example. \
-         The packages come from the host's mirror (--mirror), which is not part of the key and not written into the image. \
-         Which packages these are is settled once, in impasto.lock; `impasto update` settles it anew.",
+        "Lines of the image's /etc/apt/sources.list. Default: those of the distribution's own example for apt. The \
+         packages come from the host's mirror (--mirror), which is not part of the key and not written into the image. \
+         impasto.lock pins their exact versions; `impasto update` resolves them again.",
     ),
     ParamSpec::optional(
         "timeout",
@@ -79,12 +79,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let word =
         |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c));
     if !word(&suite) || suite.starts_with('-') {
-        let error = ParamError::new("suite", format!("{suite:?} is no name of a release"));
+        let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
         errors.push(error.help("write the release's code name, such as \"bookworm\""));
     }
     let mut components = params.texts("components");
     if let Some(wrong) = components.iter().find(|component| !word(component)) {
-        errors.push(ParamError::new("components", format!("{wrong:?} is no section of an archive")));
+        errors.push(ParamError::new("components", format!("{wrong:?} is not a valid component of an archive")));
     }
     if components.is_empty() {
         components.push("main".to_owned());
@@ -147,6 +147,6 @@ pub(crate) fn check_package(param: &'static str, package: &str) -> Result<(), Pa
     if named && chosen && !package.ends_with(['-', '+']) || named && package.ends_with("++") {
         return Ok(());
     }
-    Err(ParamError::new(param, format!("{package:?} is no package's name"))
-        .help("write one package for each element, such as \"openssh-server\" or \"openssl=3.0.15-1\""))
+    Err(ParamError::new(param, format!("{package:?} is not a valid package name"))
+        .help("write one package per element, such as \"openssh-server\" or \"openssl=3.0.15-1\""))
 }

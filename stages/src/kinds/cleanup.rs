@@ -10,7 +10,7 @@ use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 pub(crate) const KIND: Kind = Kind {
     name: "cleanup",
     version: 1,
-    summary: "takes out what belongs to one machine: identity, keys, logs, caches, credentials",
+    summary: "removes what belongs to one machine: identity, keys, logs, caches, credentials",
     example: r#"stage "cleanup" "clean" {
   from   = stage.tools
   except = ["cron-spool"]
@@ -24,7 +24,7 @@ pub(crate) const KIND: Kind = Kind {
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional("operations", Type::List(&Type::OneOf(NAMES)), HELP),
-    ParamSpec::optional("except", Type::List(&Type::OneOf(NAMES)), "Operations to leave out."),
+    ParamSpec::optional("except", Type::List(&Type::OneOf(NAMES)), "Operations to skip."),
 ];
 
 /// One operation.
@@ -42,13 +42,13 @@ macro_rules! operations {
     (@default on) => { true };
     (@default off) => { false };
     (@mark on) => { "" };
-    (@mark off) => { " (only where it is named)" };
+    (@mark off) => { " (only if named)" };
     ($($when:ident $name:literal $help:literal $script:literal)*) => {
         const OPERATIONS: &[Operation] =
             &[$(Operation { name: $name, default: operations!(@default $when), script: $script }),*];
         const NAMES: &[&str] = &[$($name),*];
         const HELP: &str = concat!(
-            "What to do, in the order of this list. Default: all but those that are done only where they are named.",
+            "Operations to run, in the order of this list. Default: all except those that run only if named.",
             $("\n", $name, operations!(@mark $when), ": ", $help),*
         );
     };
@@ -56,12 +56,13 @@ macro_rules! operations {
 
 // The names and the work of virt-sysprep, where it has an operation that means something on Debian; then what it forgets.
 operations! {
-    on "machine-id" "Empties /etc/machine-id: the machine gets its own when it boots."
+    on "machine-id" "Empties /etc/machine-id, so that each machine gets its own when it boots."
 r#"
 emptied /etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || gone /var/lib/dbus/machine-id
 "#
-    on "ssh-hostkeys" "Removes the host keys of the ssh server. Where nothing makes new ones at boot, a unit for it is added."
+    on "ssh-hostkeys" "Removes the host keys of the SSH server. If nothing in the image makes new ones at boot, adds a \
+                       unit that does."
 r#"
 gone /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
 # Without keys the server does not start, and cloud-init makes them only where it finds its data.
@@ -88,11 +89,11 @@ UNIT
     echo "cleanup: $name: $unit makes new ones at boot"
 fi
 "#
-    off "ssh-userdir" "Removes ~/.ssh of every user, with the keys that may log in."
+    off "ssh-userdir" "Removes ~/.ssh of every user, including authorized keys."
 r#"
 at_home .ssh
 "#
-    on "ssh-userkeys" "Removes private keys and known hosts from ~/.ssh of every user; who may log in stays."
+    on "ssh-userkeys" "Removes private keys and known hosts from ~/.ssh of every user; authorized keys stay."
 r#"
 at_home .ssh/known_hosts '.ssh/known_hosts.*' '.ssh/id_*.pub'
 unless_public() {
@@ -100,7 +101,7 @@ unless_public() {
 }
 each_at_home '.ssh/*' unless_public
 "#
-    on "bash-history" "Removes histories of shells of the Bourne family."
+    on "bash-history" "Removes histories of Bourne-family shells."
 r#"
 at_home .bash_history .sh_history .ash_history .ksh_history '.bash_history-*.tmp'
 "#
@@ -114,7 +115,7 @@ at_home .python_history .node_repl_history .psql_history .mysql_history .mariadb
     .rediscli_history .irb_history .gdb_history .lesshst .local/state/lesshst .viminfo .wget-hsts .lua_history \
     .local/share/fish/fish_history .nano/search_history .local/share/nano/search_history .rnd
 "#
-    on "logfiles" "Empties the logs below /var/log and removes rotated ones."
+    on "logfiles" "Empties the logs under /var/log and removes rotated ones."
 r#"
 below /var/log ! -path '/var/log/journal/*' -type f '(' -name '*.gz' -o -name '*.xz' -o -name '*.bz2' -o -name '*.zst' \
     -o -name '*.old' -o -name '*.[0-9]' -o -name '*.[0-9][0-9]' -o -name '*-[0-9][0-9][0-9][0-9][0-9][0-9][0-9][0-9]' ')'
@@ -124,7 +125,7 @@ logs() { [ ! -d /var/log ] || find /var/log -xdev -type f -size +0 ! -path '/var
 touched=$((touched + $(logs -print | wc -l)))
 logs -exec sh -c 'for log; do : >"$log"; done' sh {} +
 "#
-    on "journald" "Removes the journal of systemd; where it is kept stays."
+    on "journald" "Removes systemd's journal, but keeps its directory."
 r#"
 below /var/log/journal
 "#
@@ -133,7 +134,7 @@ r#"
 emptied /var/log/wtmp /var/log/btmp /var/log/lastlog /var/log/faillog /var/log/tallylog
 gone /var/log/wtmp.[0-9]* /var/log/btmp.[0-9]* /var/lib/wtmpdb/wtmp.db /var/lib/lastlog/lastlog2.db
 "#
-    on "pacct-log" "Removes the accounting of processes."
+    on "pacct-log" "Removes process accounting records."
 r#"
 emptied /var/log/account/pacct /var/account/pacct
 gone /var/log/account/pacct.* /var/account/pacct.*
@@ -145,7 +146,7 @@ below /var/cache/apt/archives ! -type d
 below /var/lib/apt/periodic ! -type d
 gone /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
 "#
-    on "tmp-files" "Removes what lies in /tmp, /var/tmp and /run of the image, which are hidden while it is built."
+    on "tmp-files" "Removes the contents of /tmp, /var/tmp and /run in the image, which are hidden while it is built."
 r#"
 below /var/tmp
 # While a stage runs, memory lies over /tmp and /run; below the root that the agent shows once more nothing does.
@@ -159,7 +160,7 @@ below /var/log/dump
 below /var/spool/abrt
 below /var/lib/systemd/coredump
 "#
-    on "cron-spool" "Removes users' crontabs and jobs of at."
+    on "cron-spool" "Removes users' crontabs and at jobs."
 r#"
 below /var/spool/cron ! -type d ! -name .SEQ
 below /var/spool/at ! -type d ! -name .SEQ
@@ -185,12 +186,12 @@ gone /var/lib/dhcp/dhclient*.lease* /var/lib/dhclient/* /var/lib/dhcpcd/*.lease*
 r#"
 gone /var/lib/dhcp/dhcpd*.leases* /var/lib/dhcpd/* /var/lib/misc/dnsmasq.leases /var/lib/kea/*
 "#
-    on "udev-persistent-net" "Removes udev's rules that tie names of interfaces to one machine's hardware."
+    on "udev-persistent-net" "Removes udev rules that tie interface names to one machine's hardware."
 r#"
 gone /etc/udev/rules.d/70-persistent-net.rules /etc/udev/rules.d/75-persistent-net-generator.rules \
     /etc/systemd/network/10-persistent-*.link
 "#
-    on "net-hwaddr" "Takes hardware addresses out of /etc/network/interfaces."
+    on "net-hwaddr" "Removes hardware addresses from /etc/network/interfaces."
 r#"
 edited '/^[[:space:]]*hwaddress[[:space:]]/d' /etc/network/interfaces /etc/network/interfaces.d/*
 "#
@@ -198,16 +199,17 @@ edited '/^[[:space:]]*hwaddress[[:space:]]/d' /etc/network/interfaces /etc/netwo
 r#"
 gone /etc/NetworkManager/system-connections/*.nmconnection
 "#
-    off "net-hostname" "Empties /etc/hostname, so that DHCP or cloud-init give the name."
+    off "net-hostname" "Empties /etc/hostname, so that DHCP or cloud-init sets the name."
 r#"
 emptied /etc/hostname
 "#
-    on "passwd-backups" "Removes older copies of the lists of users and groups."
+    on "passwd-backups" "Removes backup copies of the user and group databases."
 r#"
 gone /etc/passwd- /etc/shadow- /etc/group- /etc/gshadow- /etc/subuid- /etc/subgid- \
     /var/backups/passwd.bak /var/backups/shadow.bak /var/backups/group.bak /var/backups/gshadow.bak
 "#
-    on "backup-files" "Removes files that editors and packages keep beside changed ones, in /etc and /root, and /var/backups."
+    on "backup-files" "Removes backup files of editors and packages in /etc and /root, and the contents of \
+                       /var/backups."
 r#"
 for top in /etc /root; do
     below "$top" -type f '(' -name '*~' -o -name '*.bak' -o -name '*.dpkg-old' -o -name '*.dpkg-dist' -o -name '*.dpkg-new' \
@@ -215,11 +217,11 @@ for top in /etc /root; do
 done
 below /var/backups ! -type d
 "#
-    on "blkid-tab" "Removes the cache of which file system is where."
+    on "blkid-tab" "Removes blkid's cache of file systems."
 r#"
 gone /etc/blkid.tab /etc/blkid.tab.old /etc/blkid /var/run/blkid.tab
 "#
-    on "pam-data" "Removes what PAM and sudo remember of users."
+    on "pam-data" "Removes PAM's and sudo's records about users."
 r#"
 below /var/lib/sudo ! -type d
 below /var/db/sudo ! -type d
@@ -229,7 +231,7 @@ below /var/lib/pam_timestamp
 r#"
 gone /etc/lvm/devices/system.devices /etc/lvm/backup/* /etc/lvm/archive/* /etc/lvm/cache/.cache
 "#
-    on "iscsi-name" "Lets open-iscsi make its own name as an initiator when it starts."
+    on "iscsi-name" "Makes open-iscsi generate its own initiator name when it starts."
 r#"
 [ ! -s /etc/iscsi/initiatorname.iscsi ] ||
     edited 's/^InitiatorName=.*/GenerateName=yes/' /etc/iscsi/initiatorname.iscsi
@@ -255,7 +257,8 @@ for top in /var/lib/puppet /etc/puppetlabs/puppet/ssl /etc/puppet/ssl /opt/puppe
 r#"
 below /var/lib/dovecot ! -type d
 "#
-    on "cloud-init" "Removes the state of cloud-init, its logs, and what it wrote for network, ssh and sudo: it begins anew."
+    on "cloud-init" "Removes cloud-init's state, its logs, and what it wrote for network, ssh and sudo, so that it \
+                     runs again from scratch."
 r#"
 below /var/lib/cloud ! -path '/var/lib/cloud/seed*' ! -type d
 gone /var/log/cloud-init.log /var/log/cloud-init-output.log /etc/netplan/50-cloud-init.yaml \
@@ -264,37 +267,39 @@ gone /var/log/cloud-init.log /var/log/cloud-init-output.log /etc/netplan/50-clou
     /etc/systemd/network/10-cloud-init-*.network /etc/NetworkManager/system-connections/cloud-init-*.nmconnection \
     /etc/NetworkManager/conf.d/30-cloud-init-ip6-addr-gen-mode.conf
 "#
-    on "cloud-init-seed" "Removes data for cloud-init that lie in the image, with the passwords and keys in them."
+    on "cloud-init-seed" "Removes seed data for cloud-init from the image, with the passwords and keys in it."
 r#"
 below /var/lib/cloud/seed
 "#
-    on "random-seed" "Removes seeds of random numbers, and the key of systemd's credentials: each machine makes its own."
+    on "random-seed" "Removes random seeds and the key of systemd's credentials; each machine makes its own."
 r#"
 gone /var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/misc/random-seed \
     /var/lib/systemd/credential.secret /boot/efi/loader/random-seed /efi/loader/random-seed
 "#
-    on "systemd-state" "Removes systemd's clock and the stamps of its timers, and udev's and rfkill's memory of devices."
+    on "systemd-state" "Removes systemd's saved clock and timer stamps, and saved rfkill and backlight states."
 r#"
 gone /var/lib/systemd/timesync/clock
 below /var/lib/systemd/timers ! -type d
 below /var/lib/systemd/rfkill ! -type d
 below /var/lib/systemd/backlight ! -type d
 "#
-    on "apt-credentials" "Removes apt's passwords, in files of their own and in addresses of sources."
+    on "apt-credentials" "Removes apt's passwords, from credential files and from the URLs of sources."
 r#"
 gone /etc/apt/auth.conf
 below /etc/apt/auth.conf.d ! -type d
 edited 's#://[^/@[:space:]]+@#://#g' /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources \
     /etc/apt/mirrors/*
 "#
-    on "proxies" "Takes proxies out of apt's configuration, /etc/environment, /etc/profile.d, wget's and docker's."
+    on "proxies" "Removes proxies from the configuration of apt, wget and docker, from /etc/environment and \
+                  /etc/profile.d."
 r#"
 gone /etc/apt/apt.conf.d/*proxy* /etc/profile.d/*proxy*.sh /etc/systemd/system/docker.service.d/*proxy*.conf
 edited '/^[^#]*Acquire::[A-Za-z]+::[Pp]roxy/d' /etc/apt/apt.conf /etc/apt/apt.conf.d/*
 edited '/^[[:space:]]*(export[[:space:]]+)?([Hh][Tt][Tt][Pp][Ss]?|[Ff][Tt][Pp]|[Aa][Ll][Ll]|[Nn][Oo])_([Pp][Rr][Oo][Xx][Yy])[[:space:]]*=/d' \
     /etc/environment /etc/wgetrc
 "#
-    on "credentials" "Removes files with passwords and tokens from every home: git, npm, pip, cargo, docker, clouds, databases."
+    on "credentials" "Removes files with passwords and tokens from every home directory: git, npm, pip, cargo, docker, \
+                      clouds, databases."
 r#"
 at_home .netrc .git-credentials .config/git/credentials .config/gh/hosts.yml .config/hub .config/glab-cli/config.yml \
     .cargo/credentials .cargo/credentials.toml .pypirc .gem/credentials .docker/config.json \
@@ -309,11 +314,12 @@ each_at_home .gitconfig edited 's#://[^/@[:space:]]+@#://#g'
 edited 's#://[^/@[:space:]]+@#://#g' /etc/pip.conf /etc/gitconfig
 edited '/(_authToken|_auth|_password)[[:space:]]*=/d' /etc/npmrc
 "#
-    on "resolv-conf" "Empties /etc/resolv.conf, where it is no link: the name servers are those of where the image was made."
+    on "resolv-conf" "Empties /etc/resolv.conf unless it is a symbolic link: its name servers are those of the build \
+                      host's network."
 r#"
 emptied /etc/resolv.conf
 "#
-    on "hosts" "Takes hosts but the machine itself out of /etc/hosts."
+    on "hosts" "Removes all entries but the local machine's from /etc/hosts."
 r#"
 edited '/^[[:space:]]*(#|$|127\.|::1[[:space:]]|f[ef]0[0-9]::)/!d' /etc/hosts
 "#
@@ -342,15 +348,16 @@ if [ -f /etc/fstab ] && has mkswap && has blkid; then
     done </etc/fstab
 fi
 "#
-    on "dpkg-old" "Removes dpkg's and debconf's older copies of their databases."
+    on "dpkg-old" "Removes dpkg's and debconf's backup copies of their databases."
 r#"
 gone /var/lib/dpkg/*-old /var/cache/debconf/*-old
 "#
-    on "ldconfig-cache" "Removes ldconfig's auxiliary cache, which holds numbers of inodes."
+    on "ldconfig-cache" "Removes ldconfig's auxiliary cache, which contains inode numbers."
 r#"
 gone /var/cache/ldconfig/aux-cache
 "#
-    off "build-users" "Removes the users packer, builder and vagrant, that other builders of images leave, and their rights."
+    off "build-users" "Removes the users packer, builder and vagrant, which other image builders leave behind, and \
+                       their sudo rights."
 r#"
 for user in packer builder vagrant; do
     gone "/etc/sudoers.d/$user" "/etc/sudoers.d/90-$user" "/etc/sudoers.d/99_$user"
@@ -378,8 +385,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         count += 1;
     }
     if count == 0 {
-        let error = ParamError::stage("there is nothing to do: no operation is left");
-        errors.push(error.help("leave `operations` out for all of them, or name some"));
+        let error = ParamError::stage("there is nothing to do: no operations are left");
+        errors.push(error.help("omit `operations` to run all of them, or name some"));
     }
     action.steps.extend([Step::ShowRoot, Step::Script { text }]);
     if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }

@@ -23,8 +23,8 @@ pub(crate) const FROM: &[ParamSpec] =
 const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
     "cutoff",
     Type::OneOf(Cutoff::NAMES),
-    "When the stage has run, what builds on it runs again only if the disk differs: \"tree\": in what it contains, \
-     \"bytes\": in any byte, \"off\": in any case. Not part of the key. Default: the recipe's, which is \"tree\".",
+    "When stages built on this one run again after it has run: \"tree\": if the disk's files differ, \"bytes\": if any \
+     byte differs, \"off\": always. Not part of the key. Default: the recipe's, which is \"tree\".",
 );
 
 /// Remembers where the texts of a parameter stand, as the lines of a request of packages that begin with `word`.
@@ -46,20 +46,20 @@ const ENV: ParamSpec =
 pub(crate) const SECRETS: ParamSpec = ParamSpec::optional(
     "secrets",
     Type::Secrets,
-    "Secrets by name, each a text or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
+    "Secrets by name, each a string or { value, version }. A step reads one from /run/impasto/secrets/NAME; its value \
      is in no key, layer or log. Change the version to run the stage again.",
 );
 
 const SANDBOX: ParamSpec = ParamSpec::optional(
     "sandbox",
     Type::OneOf(&["namespace", "vm"]),
-    "The sandbox to insist on. Without it: the one that --sandbox or the host decides.",
+    "The sandbox to require. Default: the one that --sandbox or the host selects.",
 );
 
 const NETWORK: ParamSpec = ParamSpec::optional(
     "network",
     Type::Bool,
-    "Lets the steps use the network. The result, and all that is built on it, counts as unlocked. Default: false.",
+    "Gives the steps network access. The result, and everything built on it, is marked as unlocked. Default: false.",
 );
 
 const TIMEOUT: ParamSpec = ParamSpec::optional(
@@ -71,16 +71,17 @@ const TIMEOUT: ParamSpec = ParamSpec::optional(
 const PRIVILEGED: ParamSpec = ParamSpec::optional(
     "privileged",
     Type::Bool,
-    "Lets the steps mount, make device files and make name spaces, as `mount`, `losetup`, `unshare` and container tools do. \
-     They could then change the host: the result, and all that is built on it, counts as weakly isolated. Default: false.",
+    "Lets the steps mount, create device files and create namespaces, as `mount`, `losetup`, `unshare` and container \
+     tools do. They could then change the host: the result, and everything built on it, is marked as weakly isolated. \
+     Default: false.",
 );
 
 const VOLATILE: ParamSpec = ParamSpec::optional(
     "volatile",
     Type::List(&Type::Text),
-    "Paths in the image whose content says when or where the stage ran, beside those that are known, such as \
-     [\"/var/log/foo/*.log\"]. What the steps changed there is empty in the end, what is new is gone. `*` stands for any \
-     characters but `/`; a directory means all that is below it.",
+    "Paths in the image whose content depends on when or where the stage ran, in addition to the built-in ones, such \
+     as [\"/var/log/foo/*.log\"]. When the stage ends, files that the steps changed there are emptied, and new ones \
+     are removed. `*` matches any characters but `/`; a directory means everything under it.",
 );
 
 /// What every stage in a sandbox takes whose steps are the recipe's.
@@ -108,21 +109,23 @@ pub(crate) fn sandboxed(
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
         Some("vm") => {
-            let error = ParamError::new("sandbox", "this version has no virtual machine to run a stage in");
-            errors.push(error.help("leave `sandbox` out, or use \"namespace\" as root"));
+            let error = ParamError::new("sandbox", "this version cannot run stages in a virtual machine");
+            errors.push(error.help("omit `sandbox`, or run as root with \"namespace\""));
             SandboxRequirement::Vm
         }
         _ => SandboxRequirement::Any,
     };
     for name in action.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        errors.push(ParamError::new("env", format!("{name:?} is no name for an environment variable")));
+        errors.push(ParamError::new("env", format!("{name:?} is not a valid name for an environment variable")));
     }
     action.network = params.flag("network");
     action.privileged = params.flag("privileged");
     action.hints.limits = limits(params, errors);
     action.hints.timeout = params.duration("timeout");
     if action.hints.timeout == Some(Duration::ZERO) {
-        errors.push(ParamError::new("timeout", "no stage ends in no time").help("leave `timeout` out for no limit"));
+        errors.push(
+            ParamError::new("timeout", "a timeout of zero would stop every stage").help("omit `timeout` for no limit"),
+        );
     }
     action.volatile = params.texts("volatile");
     errors.extend(action.volatile.iter().filter_map(|path| check_volatile(path).err()));
@@ -163,7 +166,7 @@ pub(crate) fn secrets(params: &Params, errors: &mut Vec<ParamError>) -> Secrets 
 /// The recipe's time, for kinds whose every file would else tell when it was made.
 pub(crate) fn demand_epoch(context: &StageContext, errors: &mut Vec<ParamError>) -> Option<u64> {
     if context.source_date_epoch.is_none() {
-        let error = ParamError::stage("the recipe does not say which time stands for now in what it makes");
+        let error = ParamError::stage("the recipe sets no `source_date_epoch`, the time stamp for what it makes");
         errors.push(error.help("add `source_date_epoch = 1700000000`, or another time, to the block `recipe`"));
     }
     context.source_date_epoch
@@ -191,20 +194,20 @@ pub(crate) fn check_guest_path(param: &'static str, path: &str) -> Result<(), Pa
     } else if path.split('/').any(|part| part == "..") {
         "leads through `..`"
     } else if path.contains('\0') {
-        "holds a NUL byte"
+        "contains a NUL byte"
     } else {
         return Ok(());
     };
     Err(ParamError::new(param, format!("the path {path:?} in the image {problem}"))
-        .help("write the path as it is seen inside the image, from `/` on"))
+        .help("write an absolute path, as seen inside the image"))
 }
 
 /// Checks a path of volatile files.
 pub(crate) fn check_volatile(path: &str) -> Result<(), ParamError> {
     check_guest_path("volatile", path)?;
     if path.split('/').all(|part| matches!(part, "" | ".")) {
-        let error = ParamError::new("volatile", format!("{path:?} means every file of the image"));
-        return Err(error.help("name the files that tell when or where the stage ran"));
+        let error = ParamError::new("volatile", format!("{path:?} matches every file of the image"));
+        return Err(error.help("name only the files that depend on when or where the stage ran"));
     }
     Ok(())
 }
@@ -221,13 +224,13 @@ pub(crate) fn check_name(param: &'static str, name: &str) -> Result<(), ParamErr
         return Ok(());
     }
     Err(ParamError::new(param, format!("{name:?} is not a plain file name"))
-        .help("use a name without `/` and control characters that does not begin with `-`"))
+        .help("use a name without `/` and control characters that does not start with `-`"))
 }
 
 /// The `root` parameter of a stage that a chain of disks begins with.
 pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
     let wrong = |shown: String| {
-        Err(ParamError::new("root", format!("{shown} names no partition"))
+        Err(ParamError::new("root", format!("{shown} is not a valid partition"))
             .help("use a number from 1, \"LABEL=…\" or \"UUID=…\""))
     };
     match params.get("root").map(|value| &value.data) {

@@ -33,7 +33,7 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "compression_level",
         Type::Int,
-        "zstd level of a qcow2, 1 to 19. Without it the frames of the layers are copied as they are, which is fastest.",
+        "zstd level of a qcow2, 1 to 19. Default: the layers' frames are copied as they are, which is fastest.",
     ),
 ];
 
@@ -44,8 +44,8 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
     let level = match params.int("compression_level") {
         None => None,
         Some(_) if format == Format::Raw => {
-            let error = ParamError::new("compression_level", "a raw file is not compressed");
-            return Err(vec![error.help("drop `compression_level`, or use `format = \"qcow2\"`")]);
+            let error = ParamError::new("compression_level", "raw files are not compressed");
+            return Err(vec![error.help("remove `compression_level`, or use `format = \"qcow2\"`")]);
         }
         Some(level @ 1..=19) => Some(level as i32),
         Some(level) => {

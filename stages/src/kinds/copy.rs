@@ -11,7 +11,7 @@ use crate::value::{Data, Value};
 pub(crate) const KIND: Kind = Kind {
     name: "copy",
     version: 1,
-    summary: "copies files, directories, texts and other stages' files into the image",
+    summary: "copies files, directories, inline text and other stages' files into the image",
     example: r#"stage "copy" "config" {
   from  = stage.base
   files = {
@@ -31,17 +31,17 @@ pub(crate) const KIND: Kind = Kind {
 const PARAMS: &[ParamSpec] = &[ParamSpec::required(
     "files",
     Type::Map(&Type::Either(&[Type::File, Type::Object(ENTRY)])),
-    "What to copy: the path in the image to a file, a directory, another stage's file, or an object. Missing directories \
-     are made; a directory's content is laid over one that exists.",
+    "What to copy: the path in the image to a file, a directory, another stage's file, or an object. Missing \
+     directories are created; a directory is merged into an existing one.",
 )];
 
 const ENTRY: &[ParamSpec] = &[
     ParamSpec::optional("source", Type::File, "A file or directory, or another stage's file."),
-    ParamSpec::optional("content", Type::Text, "The text itself, such as template(\"motd.tpl\", { name = \"x\" })."),
+    ParamSpec::optional("content", Type::Text, "The content itself, such as template(\"motd.tpl\", { name = \"x\" })."),
     ParamSpec::optional(
         "mode",
         Type::Mode,
-        "Permission bits, such as \"0644\". Default: the source's; 0644 for a text.",
+        "Permission bits, such as \"0644\". Default: the source's; 0644 for `content`.",
     ),
     ParamSpec::optional(
         "owner",
@@ -51,9 +51,10 @@ const ENTRY: &[ParamSpec] = &[
     ParamSpec::optional(
         "mtime",
         Type::OneOf(MTIMES),
-        "The time of the files in the image: \"epoch\" is the recipe's source_date_epoch, \"keep\" each file's own in whole \
-         seconds, which is then part of the stage's key. Default: \"epoch\". Web servers make `ETag` and `Last-Modified` of \
-         time and length: with \"epoch\" browsers do not see an edit that leaves the length.",
+        "The modification time of the files in the image: \"epoch\" is the recipe's source_date_epoch, \"keep\" each \
+         file's own in whole seconds, which is then part of the stage's key. Default: \"epoch\". Web servers derive \
+         `ETag` and `Last-Modified` from time and length: with \"epoch\", browsers miss an edit that keeps the \
+         length.",
     ),
 ];
 
@@ -74,7 +75,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
                 "files",
                 format!("/{first} of a stage is not part of its disk: {dest:?} would be lost"),
             );
-            errors.push(error.help("copy it to where it stays, or give it to a `run` stage as one of its `inputs`"));
+            errors.push(error.help("copy it to another directory, or pass it to a `run` stage in `inputs`"));
         }
         let entry = |name: &str| match &value.data {
             Data::Object(entry) => entry.get(name).filter(|value| value.data != Data::Null),
@@ -87,12 +88,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let index = action.steps.len();
         match (source.and_then(common::file_slot), entry("content")) {
             (Some(Slot::Stage(_) | Slot::StageFile { .. }), None) if keep_times => errors.push(
-                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: what stages make has no time"))
-                    .help("leave `mtime` out: the file gets the recipe's source_date_epoch"),
+                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: files made by stages have none"))
+                    .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
             ),
             (None, Some(_)) if keep_times => errors.push(
-                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: a text has no time"))
-                    .help("leave `mtime` out: the file gets the recipe's source_date_epoch"),
+                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: `content` has none"))
+                    .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
             ),
             (Some(slot), None) => {
                 let slot = match slot {
@@ -112,11 +113,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
             }
             (None, None) => errors.push(
                 ParamError::new("files", format!("{dest:?} has neither `source` nor `content`"))
-                    .help("give one of the two"),
+                    .help("set one of them"),
             ),
             (Some(_), Some(_)) => errors.push(
                 ParamError::new("files", format!("{dest:?} has both `source` and `content`"))
-                    .help("keep one of the two"),
+                    .help("remove one of them"),
             ),
         }
     }

@@ -14,7 +14,7 @@ use crate::value::{Data, Value};
 pub(crate) const KIND: Kind = Kind {
     name: "disk",
     version: 1,
-    summary: "makes a bootable disk of a tree: partitions, file systems, boot loaders, users, network",
+    summary: "makes a bootable disk from a tree: partitions, file systems, boot loaders, users, network",
     example: r#"stage "disk" "base" {
   tree      = stage.root
   size      = "8GiB"
@@ -34,31 +34,31 @@ pub(crate) const KIND: Kind = Kind {
 const TREE: &str = "tree";
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec::required("tree", Type::File, "The root's files, as a `bootstrap` stage or a tar file has them."),
-    ParamSpec::required("size", Type::Text, "Size of the disk, such as \"8GiB\": whole MiB, GiB or TiB."),
+    ParamSpec::required("tree", Type::File, "The files of the root file system: a `bootstrap` stage or a tar file."),
+    ParamSpec::required("size", Type::Text, "Size of the disk, such as \"8GiB\", in whole MiB, GiB or TiB."),
     ParamSpec::optional(
         "bootloader",
         Type::List(&Type::OneOf(&["bios", "efi"])),
-        "What can boot it. An empty list gives a disk that nothing boots. Default: [\"bios\", \"efi\"].",
+        "The firmware that can boot it. An empty list makes a disk that does not boot. Default: [\"bios\", \"efi\"].",
     ),
     ParamSpec::optional(
         "seed",
         Type::Text,
-        "What every GUID and UUID of the disk is derived from. Give disks that one machine sees together different \
-         ones. Default: made of `host_name`.",
+        "The seed of every GUID and UUID of the disk. Disks attached to the same machine need different ones. Default: \
+         derived from `host_name`.",
     ),
     ParamSpec::optional(
         "file_system",
         Type::OneOf(&["ext4", "xfs", "btrfs"]),
-        "The root's file system. Only ext4 is supported yet. Default: \"ext4\".",
+        "The root's file system. Only ext4 is supported so far. Default: \"ext4\".",
     ),
     ParamSpec::optional("label", Type::Text, "Label of the root file system. Default: \"root\"."),
     ParamSpec::optional("efi_size", Type::Text, "Size of the EFI system partition. Default: \"64MiB\"."),
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
-        "Further partitions, between the boot loaders' and the root, which stays last and can grow. What the tree has \
-         below a mount point goes into its partition.",
+        "Further partitions, placed between those of the boot loaders and the root, which stays last so that it can \
+         grow. Files of the tree under a mount point go into its partition.",
     ),
     ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
     ParamSpec::optional(
@@ -69,19 +69,16 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "networking",
         Type::OneOf(&["dhcp", "none"]),
-        "\"dhcp\": every Ethernet card gets its address by DHCP. \"none\": the tree is left as it is. Default: \"dhcp\".",
+        "\"dhcp\": every Ethernet interface is configured by DHCP. \"none\": the tree is left as it is. Default: \
+         \"dhcp\".",
     ),
     ParamSpec::optional(
         "console",
         Type::Bool,
         "Whether boot loader, kernel and login also use the first serial port, at 115200 baud. Default: true.",
     ),
-    ParamSpec::optional("kernel_arguments", Type::List(&Type::Text), "Further arguments of the kernel, one each."),
-    ParamSpec::optional(
-        "growpart",
-        Type::Bool,
-        "Whether the root grows at boot to the size of the disk it finds itself on. Default: true.",
-    ),
+    ParamSpec::optional("kernel_arguments", Type::List(&Type::Text), "Further kernel arguments, one per element."),
+    ParamSpec::optional("growpart", Type::Bool, "Whether the root grows at boot to fill its disk. Default: true."),
 ];
 
 const PARTITION: &[ParamSpec] = &[
@@ -90,24 +87,29 @@ const PARTITION: &[ParamSpec] = &[
     ParamSpec::optional(
         "file_system",
         Type::OneOf(&["ext4", "vfat", "swap", "none"]),
-        "What is made in it. Default: \"ext4\".",
+        "Its file system. Default: \"ext4\".",
     ),
-    ParamSpec::optional("mount", Type::Text, "Where the image mounts it. Without it: nowhere; swap is always used."),
+    ParamSpec::optional("mount", Type::Text, "Where the image mounts it. Default: nowhere; swap is always used."),
     ParamSpec::optional("label", Type::Text, "Label of its file system. Default: none."),
 ];
 
 const USER: &[ParamSpec] = &[
-    ParamSpec::optional("ssh_keys", Type::List(&Type::Text), "Public keys that may log in, as in authorized_keys."),
+    ParamSpec::optional(
+        "ssh_keys",
+        Type::List(&Type::Text),
+        "Public keys that may log in, as lines of \
+                                                              authorized_keys.",
+    ),
     ParamSpec::optional(
         "password_hash",
         Type::Text,
-        "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It is readable in the recipe, the key and \
-         the image. Default: no password works.",
+        "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It can be read in the recipe, the key \
+         and the image. Default: no password.",
     ),
-    ParamSpec::optional("sudo", Type::Bool, "Whether the user may become root without a password. Default: false."),
+    ParamSpec::optional("sudo", Type::Bool, "Whether the user may use sudo without a password. Default: false."),
     ParamSpec::optional("shell", Type::Text, "The login shell. Default: \"/bin/bash\"."),
-    ParamSpec::optional("groups", Type::List(&Type::Text), "Groups of the tree that the user is put into."),
-    ParamSpec::optional("uid", Type::Int, "The user's number. Default: the next free one from 1000."),
+    ParamSpec::optional("groups", Type::List(&Type::Text), "Existing groups of the tree to add the user to."),
+    ParamSpec::optional("uid", Type::Int, "The user's UID. Default: the next free one from 1000."),
 ];
 
 /// What boots the image, and what it makes while it runs.
@@ -144,7 +146,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     check_host_name(&host_name, errors);
     let seed = match params.text("seed") {
         Some("") => {
-            errors.push(ParamError::new("seed", "the seed is empty").help("leave it out, or give any text"));
+            errors.push(ParamError::new("seed", "the seed is empty").help("omit it, or use any string"));
             String::new()
         }
         Some(seed) => seed.to_owned(),
@@ -152,7 +154,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     };
     if let Some(other @ ("xfs" | "btrfs")) = params.text("file_system") {
         let error = ParamError::new("file_system", format!("a root of {other} is not supported yet"));
-        errors.push(error.help("use \"ext4\", or leave `file_system` out"));
+        errors.push(error.help("use \"ext4\", or omit `file_system`"));
     }
     let label = params.text("label").unwrap_or("root").to_owned();
     check_label("label", "`label`", &label, Some(ExtraFileSystem::Ext4), errors);
@@ -198,15 +200,15 @@ fn wrong_mount(
     mounts: &[String],
 ) -> Option<(String, &'static str)> {
     if matches!(file_system, None | Some(ExtraFileSystem::Swap)) {
-        return Some(("it has no file system that could be mounted".to_owned(), "leave `mount` out"));
+        return Some(("it has no file system that could be mounted".to_owned(), "omit `mount`"));
     }
     let unplain = |c: char| c.is_whitespace() || c.is_control() || "\\#\"".contains(c);
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if !is_absolute || mount.split('/').skip(1).any(odd) || mount.chars().any(unplain) {
-        return Some((format!("{mount:?} is no place to mount it"), "use a plain absolute path, such as \"/srv\""));
+        return Some((format!("{mount:?} is not a valid mount point"), "use a plain absolute path, such as \"/srv\""));
     }
     if let Some(own) = NOT_APART.iter().find(|own| mount == **own || mount.starts_with(&format!("{own}/"))) {
-        let message = format!("{own} cannot be apart from the root: {mount:?}");
+        let message = format!("{own} cannot be separate from the root: {mount:?}");
         return Some((message, "mount it elsewhere, such as at \"/srv\""));
     }
     let taken = mounts.iter().any(|other| other == mount);
@@ -225,9 +227,12 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
         let name = text(value, "name").unwrap_or_default().to_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if name.is_empty() || name.len() > 36 || !name.chars().all(plain) {
-            wrong(format!("{name:?} is no name for a partition"), "use up to 36 letters, digits, `-`, `_` and `.`");
+            wrong(
+                format!("{name:?} is not a valid name for a partition"),
+                "use up to 36 letters, digits, `-`, `_` and `.`",
+            );
         } else if seen.contains(&name) {
-            wrong(format!("there is another partition of the name {name:?}"), "give each its own name");
+            wrong(format!("there is another partition named {name:?}"), "give each partition its own name");
         }
         seen.push(name.clone());
         let file_system = match text(value, "file_system") {
@@ -255,7 +260,7 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
             Some(ExtraFileSystem::Swap) | None => MIB,
         };
         if bytes != 0 && bytes < least {
-            let error = ParamError::new("partitions", format!("{place}: {} MiB are too few", bytes / MIB));
+            let error = ParamError::new("partitions", format!("{place}: {} MiB is too small", bytes / MIB));
             errors.push(error.help(format!("use at least \"{}MiB\"", least / MIB)));
         }
         made.push(PartitionSpec { name, size: bytes, file_system, mount, label });
@@ -266,12 +271,16 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
 fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     let mut wrong = |message: String, help: &str| errors.push(ParamError::new("users", message).help(help));
     if !is_user_name(name) {
-        wrong(format!("{name:?} is no user name"), "use up to 32 of a-z, 0-9, `_` and `-`, beginning with a letter");
+        wrong(
+            format!("{name:?} is not a valid user name"),
+            "use up to 32 of a-z, 0-9, `_` and `-`, starting with a \
+                                                             letter",
+        );
     }
     let ssh_keys: Vec<String> = texts(value, "ssh_keys").iter().map(|key| key.trim().to_owned()).collect();
     for (index, key) in ssh_keys.iter().enumerate() {
         if let Err(problem) = ssh_key::check(key) {
-            let message = format!("users[{name:?}].ssh_keys[{index}] is no SSH public key: {problem}");
+            let message = format!("users[{name:?}].ssh_keys[{index}] is not a valid SSH public key: {problem}");
             wrong(message, problem.help());
         }
     }
@@ -281,18 +290,21 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     {
         // Not shown: it may be the password itself.
         wrong(
-            format!("users[{name:?}].password_hash is no hash that crypt(5) knows"),
-            "give what `openssl passwd -6` prints; it begins with `$6$`",
+            format!("users[{name:?}].password_hash is not a crypt(5) hash"),
+            "use the output of `openssl passwd -6`, which starts with `$6$`",
         );
     }
     let shell = text(value, "shell").unwrap_or("/bin/bash").to_owned();
     if !shell.starts_with('/') || shell.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
-        wrong(format!("users[{name:?}].shell: {shell:?} is no path of a shell"), "use a path such as \"/bin/bash\"");
+        wrong(
+            format!("users[{name:?}].shell: {shell:?} is not a valid path of a shell"),
+            "use a path such as \"/bin/bash\"",
+        );
     }
     let groups = texts(value, "groups");
     for group in groups.iter().filter(|group| !is_user_name(group)) {
         wrong(
-            format!("users[{name:?}].groups: {group:?} is no group name"),
+            format!("users[{name:?}].groups: {group:?} is not a valid group name"),
             "name a group of the tree, such as \"adm\"",
         );
     }
@@ -304,7 +316,7 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
         // Up to 999 is the distribution's, 65534 and 65535 mean nobody (Debian policy, 9.2.2).
         Some(Data::Number(Number::Int(uid @ (1000..=65533 | 65536..=4_294_967_293)))) => Some(*uid as u32),
         Some(Data::Number(uid)) => {
-            wrong(format!("users[{name:?}].uid: {uid} is no number for a user"), "use 1000 to 59999");
+            wrong(format!("users[{name:?}].uid: {uid} is out of range"), "use 1000 to 59999");
             None
         }
         _ => None,
@@ -332,8 +344,8 @@ fn check_uids(spec: &DiskSpec, errors: &mut Vec<ParamError>) {
         if let Some(uid) = user.uid
             && let Some(other) = seen.insert(uid, name)
         {
-            let error = ParamError::new("users", format!("{other:?} and {name:?} both have the number {uid}"));
-            errors.push(error.help("give each user its own `uid`, or leave it out"));
+            let error = ParamError::new("users", format!("{other:?} and {name:?} both have the UID {uid}"));
+            errors.push(error.help("give each user its own `uid`, or omit it"));
         }
     }
 }
@@ -362,7 +374,7 @@ fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
             && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     if name.len() > 64 || !name.split('.').all(label) {
-        let error = ParamError::new("host_name", format!("{name:?} is no host name"));
+        let error = ParamError::new("host_name", format!("{name:?} is not a valid host name"));
         errors.push(error.help("use letters, digits, `-` inside, and dots between parts"));
     }
 }
@@ -371,11 +383,11 @@ fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
 fn check_kernel_argument(argument: &str, errors: &mut Vec<ParamError>) {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:=/+@%^".contains(c);
     if argument.is_empty() || !argument.chars().all(plain) {
-        let error = ParamError::new("kernel_arguments", format!("{argument:?} is no single argument"));
-        errors.push(error.help("give each argument as its own element, without spaces, quotes and shell characters"));
+        let error = ParamError::new("kernel_arguments", format!("{argument:?} is not a single kernel argument"));
+        errors.push(error.help("write each argument as its own element, without spaces, quotes and shell characters"));
     } else if argument.starts_with("root=") {
-        let error = ParamError::new("kernel_arguments", "the root is named by its UUID already");
-        errors.push(error.help("drop `root=…`"));
+        let error = ParamError::new("kernel_arguments", "the root is already set by its UUID");
+        errors.push(error.help("remove `root=…`"));
     }
 }
 
@@ -395,9 +407,9 @@ fn check_label(
     let lower = fs == Some(ExtraFileSystem::Vfat) && label.chars().any(|c| c.is_ascii_lowercase());
     let plain = label.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if label.is_empty() || label.len() > most || !plain || lower {
-        let error = ParamError::new(param, format!("{place}: {label:?} is no label for {what}"));
+        let error = ParamError::new(param, format!("{place}: {label:?} is not a valid label for {what}"));
         errors.push(error.help(match fs {
-            None => "leave the label out".to_owned(),
+            None => "omit the label".to_owned(),
             Some(ExtraFileSystem::Vfat) => "use up to 11 capital letters, digits, `-`, `_` and `.`".to_owned(),
             Some(_) => format!("use up to {most} letters, digits, `-`, `_` and `.`"),
         }));
@@ -409,9 +421,9 @@ fn size(param: &'static str, place: &str, text: &str, errors: &mut Vec<ParamErro
     let problem = match parse_size(text) {
         Some(bytes) if bytes > 0 && bytes % MIB == 0 && bytes <= MAX_SIZE => return bytes,
         Some(bytes) if bytes > MAX_SIZE => "is more than 16TiB",
-        Some(0) => "is nothing",
+        Some(0) => "is zero",
         Some(_) => "is not a multiple of 1MiB",
-        None => "is no size",
+        None => "is not a valid size",
     };
     let error = ParamError::new(param, format!("{place}: {text:?} {problem}"));
     errors.push(error.help("use whole numbers of MiB, GiB or TiB, such as \"8GiB\""));
@@ -499,7 +511,7 @@ mod tests {
         let user = object(&[("ssh_keys", list(&[text(KEY), text("id_ed25519.pub")]))]);
         let refused = refusal(&[("users", object(&[("admin", user)]))]);
         assert!(
-            refused.starts_with("users[\"admin\"].ssh_keys[1] is no SSH public key: it does not begin"),
+            refused.starts_with("users[\"admin\"].ssh_keys[1] is not a valid SSH public key: it does not start"),
             "{refused}"
         );
         assert!(refused.contains("file(\"id_ed25519.pub\")"), "{refused}");
@@ -509,30 +521,30 @@ mod tests {
     fn users_are_checked() {
         let refused = |name: &str, user: Value| refusal(&[("users", object(&[(name, user)]))]);
         for name in ["Admin", "1st", "a b", "", "x:y", "../up"] {
-            assert!(refused(name, object(&[])).contains("is no user name"), "{name}");
+            assert!(refused(name, object(&[])).contains("is not a valid user name"), "{name}");
         }
         let password = refused("admin", object(&[("password_hash", text("hunter2"))]));
-        assert!(password.contains("no hash") && !password.contains("hunter2"), "{password}");
-        assert!(refused("admin", uid(0)).contains("0 is no number for a user"));
+        assert!(password.contains("is not a crypt(5) hash") && !password.contains("hunter2"), "{password}");
+        assert!(refused("admin", uid(0)).contains("0 is out of range"));
         assert!(refused("root", uid(1000)).contains("root is in the tree"));
         let two = refusal(&[("users", object(&[("a", uid(1500)), ("b", uid(1500))]))]);
-        assert!(two.starts_with("\"a\" and \"b\" both have the number 1500"), "{two}");
+        assert!(two.starts_with("\"a\" and \"b\" both have the UID 1500"), "{two}");
     }
 
     #[test]
     fn what_cannot_be_a_disk_is_refused() {
         for (name, value, expected) in [
-            ("size", text("8GB"), "is no size"),
+            ("size", text("8GB"), "is not a valid size"),
             ("size", text("1024KiB"), "the partitions need"),
             ("size", text("1025KiB"), "is not a multiple of 1MiB"),
-            ("size", text("0MiB"), "is nothing"),
+            ("size", text("0MiB"), "is zero"),
             ("size", text("64MiB"), "need 83 MiB, and the disk has 64 MiB"),
             ("file_system", text("xfs"), "a root of xfs is not supported yet"),
             ("efi_size", text("8MiB"), "an EFI system partition of 8 MiB"),
-            ("label", text("seventeen-letters"), "is no label for ext4"),
-            ("host_name", text("-x"), "is no host name"),
-            ("kernel_arguments", list(&[text("a b")]), "is no single argument"),
-            ("kernel_arguments", list(&[text("root=/dev/sda")]), "named by its UUID"),
+            ("label", text("seventeen-letters"), "is not a valid label for ext4"),
+            ("host_name", text("-x"), "is not a valid host name"),
+            ("kernel_arguments", list(&[text("a b")]), "is not a single kernel argument"),
+            ("kernel_arguments", list(&[text("root=/dev/sda")]), "already set by its UUID"),
             ("seed", text(""), "the seed is empty"),
         ] {
             let refused = refusal(&[(name, value)]);
@@ -547,16 +559,16 @@ mod tests {
             refusal(&[("partitions", list(&[object(&[&base[..], pairs].concat())]))])
         };
         for (pairs, expected) in [
-            (&[("name", text("root"))][..], "another partition of the name \"root\""),
-            (&[("name", text("a b"))], "is no name for a partition"),
-            (&[("mount", text("/"))], "\"/\" is no place to mount it"),
-            (&[("mount", text("/boot/efi/"))], "/boot cannot be apart from the root"),
-            (&[("mount", text("/usr"))], "/usr cannot be apart from the root"),
-            (&[("mount", text("srv"))], "is no place to mount it"),
-            (&[("mount", text("/srv/../etc"))], "is no place to mount it"),
+            (&[("name", text("root"))][..], "another partition named \"root\""),
+            (&[("name", text("a b"))], "is not a valid name for a partition"),
+            (&[("mount", text("/"))], "\"/\" is not a valid mount point"),
+            (&[("mount", text("/boot/efi/"))], "/boot cannot be separate from the root"),
+            (&[("mount", text("/usr"))], "/usr cannot be separate from the root"),
+            (&[("mount", text("srv"))], "is not a valid mount point"),
+            (&[("mount", text("/srv/../etc"))], "is not a valid mount point"),
             (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
-            (&[("file_system", text("vfat")), ("label", text("lower"))], "is no label for FAT"),
-            (&[("size", text("4MiB"))], "4 MiB are too few"),
+            (&[("file_system", text("vfat")), ("label", text("lower"))], "is not a valid label for FAT"),
+            (&[("size", text("4MiB"))], "4 MiB is too small"),
         ] {
             let refused = refused(pairs);
             assert!(refused.starts_with("partitions[0]") && refused.contains(expected), "{pairs:?}: {refused}");

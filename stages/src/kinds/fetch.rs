@@ -10,7 +10,7 @@ use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 pub(crate) const KIND: Kind = Kind {
     name: "fetch",
     version: 1,
-    summary: "brings a disk image or a file into the store, from a path or by URL and checksum",
+    summary: "fetches a disk image or a file into the store, from a path or a URL",
     example: r#"stage "fetch" "base" {
   url      = "https://example.org/base.qcow2"
   checksum = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -23,23 +23,29 @@ pub(crate) const KIND: Kind = Kind {
 };
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec::optional("path", Type::Path, "A file beside the recipe. Its content is the key, not its name or time."),
+    ParamSpec::optional(
+        "path",
+        Type::Path,
+        "A file beside the recipe. Its content is part of the key, its name and \
+                                             time are not.",
+    ),
     ParamSpec::optional(
         "url",
         Type::Text,
-        "Where to get the file, by http or https. Needs `checksum`, which is the key; the URL is not.",
+        "The file's http or https URL. Needs `checksum`, which is part of the key; the URL is not.",
     ),
     ParamSpec::optional("checksum", Type::Text, "SHA-256 of the file: `sha256:` and 64 hexadecimal digits."),
     ParamSpec::optional(
         "as",
         Type::OneOf(&["disk", "file"]),
-        "What the file is. Without it: a disk if it is a qcow2 image or holds a partition table or a file system, else a file.",
+        "What the file is. Default: a disk if it is a qcow2 image or contains a partition table or a file system, else \
+         a file.",
     ),
     ParamSpec::optional(
         "root",
         Type::Either(&[Type::Int, Type::Text]),
-        "Which partition is `/` for the stages built on this disk: its number, \"LABEL=…\" or \"UUID=…\". Default: found \
-         by partition type, else the only one that holds /bin/sh.",
+        "Which partition is `/` for the stages built on this disk: its number, \"LABEL=…\" or \"UUID=…\". Default: \
+         found by partition type, else the only one with /bin/sh.",
     ),
     ParamSpec::optional(
         "timeout",
@@ -71,29 +77,29 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
         (Some(path), None) => {
             if params.text("checksum").is_some() {
                 let error = ParamError::new("checksum", "a local file needs no checksum");
-                errors.push(error.help("drop `checksum`: the key is the file's content"));
+                errors.push(error.help("remove `checksum`: the key contains the file's digest"));
             }
             action.inputs.insert("source".to_owned(), Slot::Local(path.to_owned()));
             action.steps.push(Step::Import { input: "source".to_owned(), as_a });
         }
         (None, Some(url)) => {
             if !(url.starts_with("http://") || url.starts_with("https://")) {
-                let error = ParamError::new("url", format!("{url:?} is no http or https URL"));
+                let error = ParamError::new("url", format!("{url:?} is not an http or https URL"));
                 errors.push(error.help("for a local file use `path`"));
             }
             if params.text("checksum").is_none() {
-                let error = ParamError::new("url", "a URL needs a `checksum`: what it serves may change");
+                let error = ParamError::new("url", "a URL needs a `checksum`, because what it serves may change");
                 errors.push(error.help("add `checksum = \"sha256:…\"`"));
             }
             action.hints.urls.push(url.to_owned());
             action.steps.push(Step::Fetch { sha256: checksum.unwrap_or_default(), as_a });
         }
         (None, None) => errors.push(
-            ParamError::stage("there is nothing to fetch: neither `path` nor `url` is given")
-                .help("give `path = \"base.qcow2\"`, or `url` with `checksum`"),
+            ParamError::stage("there is nothing to fetch: neither `path` nor `url` is set")
+                .help("set `path = \"base.qcow2\"`, or `url` and `checksum`"),
         ),
         (Some(_), Some(_)) => {
-            errors.push(ParamError::new("url", "both `path` and `url` are given").help("keep one of the two"));
+            errors.push(ParamError::new("url", "both `path` and `url` are set").help("remove one of them"));
         }
     }
     errors.extend(common::root(params).err());

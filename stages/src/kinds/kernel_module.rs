@@ -57,44 +57,45 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::required(
         "source",
         Type::File,
-        "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made by \
-         another stage. The stage has no network, so git is not asked: use a clone's directory, or `fetch` the archive that a \
-         forge offers of a commit.",
+        "The modules' source: a directory, or an archive that tar reads (such as .tar.xz), your own, fetched, or made \
+         by another stage. The stage has no network and does not run git: use a directory with a clone, or `fetch` the \
+         archive that a forge offers for a commit.",
     ),
     ParamSpec::optional(
         "directory",
         Type::Text,
-        "The directory in the source whose Makefile or Kbuild says what is made (`obj-m`). Default: the source's top; of an \
-         archive with one directory, that.",
+        "The directory in the source whose Makefile or Kbuild defines the modules (`obj-m`). Default: the top of the \
+         source, or the only directory of an archive.",
     ),
     ParamSpec::optional(
         "modules",
         Type::List(&Type::Text),
-        "Modules that must come out, without .ko. Default: at least one, of any name. All that come out are kept.",
+        "Modules that must be built, without .ko. Default: at least one of any name. All modules that are built are \
+         kept.",
     ),
     ParamSpec::optional("make", Type::Map(&Type::Text), "Further variables for make, such as { CONFIG_FOO = \"m\" }."),
     ParamSpec::optional(
         "kernels",
         Type::List(&Type::Text),
-        "Releases of the kernels to compile for, such as [\"6.1.*\", \"*-cloud-amd64\"]; `*` stands for any characters. \
+        "Kernel releases to compile for, such as [\"6.1.*\", \"*-cloud-amd64\"]; `*` matches any characters. \
          Default: every kernel of the image.",
     ),
     ParamSpec::optional(
         "packages",
         Type::List(&Type::Text),
-        "Further packages that the compilation needs. Headers and compiler of each kernel are there by themselves. None of \
-         it gets into the image; which files these are is settled once, in impasto.lock.",
+        "Further packages needed for compiling. The headers and compiler of each kernel are included automatically. \
+         None of them get into the image; impasto.lock pins their exact versions.",
     ),
     ParamSpec::optional(
         "ccache",
         Type::Text,
-        "The name of a cache of compilations, kept in the store for all stages that name it. It is not part of the key, and \
+        "The name of a compiler cache in the store, shared by all stages that name it. It is not part of the key and \
          may be lost. Default: none.",
     ),
     ParamSpec::optional(
         "compress",
         Type::OneOf(&["xz", "zstd", "none"]),
-        "How the modules are compressed. Default: as the kernel's own are.",
+        "How the modules are compressed. Default: like the kernel's own.",
     ),
     ParamSpec::optional(
         "sign",
@@ -104,19 +105,20 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "install",
         Type::Bool,
-        "Whether the modules get into the image, in /lib/modules/RELEASE/updates. Otherwise the stage makes files only, and \
-         `from` only tells the kernels: stage.NAME.files[\"modules.tar\"] holds RELEASE/NAME.ko, files[\"report.txt\"] a \
-         line for each. Default: true.",
+        "Whether to install the modules into the image, in /lib/modules/RELEASE/updates. Otherwise the stage makes \
+         files only, and `from` only determines the kernels: stage.NAME.files[\"modules.tar\"] contains \
+         RELEASE/NAME.ko, files[\"report.txt\"] a line for each. Default: true.",
     ),
     ParamSpec::optional(
         "modules_load",
         Type::List(&Type::Text),
-        "Modules that the image loads at boot, by /etc/modules-load.d/STAGE.conf.",
+        "Modules to load at boot, listed in /etc/modules-load.d/STAGE.conf.",
     ),
     ParamSpec::optional(
         "initramfs",
         Type::Bool,
-        "Makes the initramfs of these kernels anew, for modules that are needed before the root is there. Default: false.",
+        "Rebuilds the initramfs of these kernels, for modules that are needed before the root is mounted. Default: \
+         false.",
     ),
 ];
 
@@ -171,8 +173,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         actions.push(install(common, params, context, &mut errors));
     } else {
         for param in ["modules_load", "initramfs"].into_iter().filter(|param| params.get(param).is_some()) {
-            let error = ParamError::new(param, "nothing gets into the image: `install` is false");
-            errors.push(error.help(format!("leave out `{param}`, or `install`")));
+            let error = ParamError::new(param, "it has no effect, because `install` is false");
+            errors.push(error.help(format!("remove `{param}`, or `install = false`")));
         }
     }
     if errors.is_empty() { Ok(Lowered { actions, secrets, request: Some(request) }) } else { Err(errors) }
@@ -228,7 +230,7 @@ fn compile(
     action.inputs.extend(params.get(SOURCE).and_then(common::file_slot).map(|slot| (SOURCE.to_owned(), slot)));
     if let Some(name) = params.text("ccache").filter(|name| !name.is_empty()) {
         if !script::is_word(name) || name.starts_with('.') || name.contains('/') {
-            let error = ParamError::new("ccache", format!("{name:?} is no name for a cache"));
+            let error = ParamError::new("ccache", format!("{name:?} is not a valid name for a cache"));
             errors.push(error.help("use letters, digits, `-`, `_` and `.`"));
         }
         action.hints.caches.push(name.to_owned());
@@ -356,13 +358,13 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told() {
         let cases = [
-            ("directory", text("../src"), "\"../src\" is no directory below the source"),
-            ("modules", list(&["fs.ko"]), "\"fs.ko\" is no module's name"),
-            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is no kernel's release"),
-            ("make", object(&[("A B", text("1"))]), "\"A B\" is no name for a variable of make"),
-            ("ccache", text("../x"), "\"../x\" is no name for a cache"),
-            ("packages", list(&["-y"]), "\"-y\" is no package's name"),
-            ("modules_load", list(&["a b"]), "\"a b\" is no module's name"),
+            ("directory", text("../src"), "\"../src\" is not a directory inside the source"),
+            ("modules", list(&["fs.ko"]), "\"fs.ko\" is not a valid module name"),
+            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is not a valid kernel release"),
+            ("make", object(&[("A B", text("1"))]), "\"A B\" is not a valid name for a make variable"),
+            ("ccache", text("../x"), "\"../x\" is not a valid name for a cache"),
+            ("packages", list(&["-y"]), "\"-y\" is not a valid package name"),
+            ("modules_load", list(&["a b"]), "\"a b\" is not a valid module name"),
         ];
         for (name, value, message) in cases {
             assert_eq!(wrong(name, value), message);

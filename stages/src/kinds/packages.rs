@@ -29,60 +29,62 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "install",
         Type::List(&Type::Text),
-        "Packages to install, as NAME, NAME=VERSION, NAME/SUITE or NAME:ARCHITECTURE. Which files these are, with all that \
-         they need, is settled once, in impasto.lock; `impasto update` settles it anew.",
+        "Packages to install, as NAME, NAME=VERSION, NAME/SUITE or NAME:ARCHITECTURE. impasto.lock pins the exact \
+         versions, dependencies included; `impasto update` resolves them again.",
     ),
     ParamSpec::optional(
         "remove",
         Type::List(&Type::Text),
-        "Packages to remove, with their configuration. One that is not installed is no error; one that does not exist is.",
+        "Packages to remove, with their configuration. A package that is not installed is not an error; one that does \
+         not exist is.",
     ),
     ParamSpec::optional(
         "upgrade",
         Type::Bool,
-        "Brings every installed package up to date as well; nothing is removed for it. Default: false.",
+        "Also upgrades every installed package, without removing any. Default: false.",
     ),
     ParamSpec::optional(
         "autoremove",
         Type::Bool,
-        "Removes packages that were installed for others and are not needed any more. Default: false.",
+        "Removes packages that were installed as dependencies and are no longer needed. Default: false.",
     ),
     ParamSpec::optional(
         "hold",
         Type::List(&Type::Text),
-        "Packages that stay as they are, in this stage and, as apt's holds, in the image.",
+        "Packages to keep at their version, in this stage and, as holds of apt, in the image.",
     ),
     ParamSpec::optional(
         "files",
         Type::List(&Type::Path),
-        "Package files of your own (.deb), relative to the recipe, which are installed too.",
+        "Your own package files (.deb) to install as well, relative to the recipe.",
     ),
     ParamSpec::optional(
         "recommends",
         Type::Bool,
-        "Installs what the packages recommend, too. Default: false, whatever the image's apt is configured to do.",
+        "Also installs recommended packages. Default: false, regardless of the image's apt configuration.",
     ),
     ParamSpec::optional(
         "debconf",
         Type::List(&Type::Text),
-        "Answers to packages' questions, each \"PACKAGE QUESTION TYPE VALUE\", set before anything is installed. \
-         Packages that are installed already are not configured again.",
+        "Answers to debconf questions, each \"PACKAGE QUESTION TYPE VALUE\", set before anything is installed. \
+         Packages that are already installed are not reconfigured.",
     ),
     ParamSpec::optional(
         "suite",
         Type::Text,
-        "The release of Debian. Default: that of the image. Updates and security updates of it are used where the mirrors \
-         have them. The mirrors are those that the host's own apt uses, or --mirror and IMPASTO_MIRROR name.",
+        "The Debian release. Default: the image's. Its updates and security updates are used if the mirrors have them. \
+         The mirrors are those of the host's own apt, unless --mirror or IMPASTO_MIRROR names others.",
     ),
     ParamSpec::optional(
         "components",
         Type::List(&Type::Text),
-        "Parts of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those of the stage below, else main.",
+        "Components of Debian's archive, such as [\"main\", \"non-free-firmware\"]. Default: those of the stage it \
+         builds on, else main.",
     ),
     ParamSpec::optional(
         "architectures",
         Type::List(&Type::Text),
-        "Further machines whose packages can be installed, such as [\"i386\"].",
+        "Foreign architectures whose packages can be installed, such as [\"i386\"].",
     ),
     archives::REPOSITORIES,
     archives::PINS,
@@ -111,11 +113,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.extend(names.iter().filter_map(|name| check_package(param, name).err()));
     }
     for name in request.remove.iter().filter(|name| request.install.contains(name)) {
-        errors.push(ParamError::new("remove", format!("{name:?} is to be installed and to be removed")));
+        errors.push(ParamError::new("remove", format!("{name:?} is both in `install` and in `remove`")));
     }
     for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
-        errors
-            .push(ParamError::new("files", format!("{file:?} is no package file")).help("name files that end in .deb"));
+        errors.push(
+            ParamError::new("files", format!("{file:?} is not a package file")).help("name files that end in .deb"),
+        );
     }
     errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
     for (param, words) in [
@@ -124,7 +127,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         ("architectures", &request.architectures),
     ] {
         for word in words.iter().filter(|word| !archives::is_word(word)) {
-            errors.push(ParamError::new(param, format!("{word:?} is no name of one of these")));
+            errors.push(ParamError::new(param, format!("{word:?} is not a valid name")));
         }
     }
     for (place, file) in request.files.iter().enumerate() {
@@ -138,7 +141,7 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     let nothing = names.iter().all(|names| names.is_empty()) && !request.upgrade && !request.autoremove;
     if nothing && action.steps.is_empty() {
         let error = ParamError::stage("there is nothing to do: no packages are named, and `upgrade` is not set");
-        errors.push(error.help("give `install = [\"…\"]`, `remove = [\"…\"]` or `upgrade = true`"));
+        errors.push(error.help("set `install = [\"…\"]`, `remove = [\"…\"]` or `upgrade = true`"));
     }
     common::remember_lines(&mut action, params, "install", "install");
     common::remember_lines(&mut action, params, "suite", "suite");
@@ -186,10 +189,10 @@ fn check_package(param: &'static str, text: &str) -> Result<(), ParamError> {
         return Ok(());
     }
     let help = match param {
-        "install" => "write a package's name, NAME=VERSION or NAME/SUITE; patterns are not taken",
-        _ => "write a package's name; patterns are not taken",
+        "install" => "write a package's name, NAME=VERSION or NAME/SUITE; patterns are not supported",
+        _ => "write a package's name; patterns are not supported",
     };
-    Err(ParamError::new(param, format!("{text:?} names no package")).help(help))
+    Err(ParamError::new(param, format!("{text:?} is not a valid package")).help(help))
 }
 
 /// The types of debconf's questions (debconf-devel(7)).
@@ -199,9 +202,9 @@ const ANSWER_TYPES: [&str; 9] =
 fn check_answer(line: &str) -> Result<(), ParamError> {
     let fields: Vec<_> = line.split_whitespace().take(3).collect();
     let problem = match fields[..] {
-        _ if line.contains(|c: char| c.is_control() && c != '\t') => "holds more than one line",
+        _ if line.contains(|c: char| c.is_control() && c != '\t') => "contains more than one line",
         [package, ..] if package.starts_with('#') => "is a comment",
-        [_, _, ty] if !ANSWER_TYPES.contains(&ty) => "has no type that debconf knows",
+        [_, _, ty] if !ANSWER_TYPES.contains(&ty) => "has an unknown debconf type",
         [_, _, _] => return Ok(()),
         _ => "has too few parts",
     };

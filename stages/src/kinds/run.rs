@@ -28,9 +28,15 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "script",
         Type::Text,
-        "The script's text, such as file(\"scripts/setup.sh\"). Runs by /bin/sh -e unless its first line names an interpreter.",
+        "The script's content, such as file(\"scripts/setup.sh\"). Run by /bin/sh -e unless its first line names an \
+         interpreter.",
     ),
-    ParamSpec::optional("commands", Type::List(&Type::Text), "Lines to run one after the other, each by /bin/sh -ec."),
+    ParamSpec::optional(
+        "commands",
+        Type::List(&Type::Text),
+        "Commands to run one after the other, each by /bin/sh \
+                                                              -ec.",
+    ),
     ParamSpec::optional(
         "inputs",
         Type::Map(&Type::File),
@@ -39,7 +45,8 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "output",
         Type::Map(&Type::Text),
-        "Files to take out when the steps are done: name to path in the image. Others use them as stage.NAME.files[\"…\"].",
+        "Files to copy out of the image when the steps are done, as { name = path }. Other stages use them as \
+         stage.NAME.files[\"…\"].",
     ),
 ];
 
@@ -66,12 +73,12 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
             action.steps.extend(lines.map(|line| Step::Command { line: line.to_owned() }));
         }
         (None, []) => errors.push(
-            ParamError::stage("there is nothing to run: neither `script` nor `commands` is given")
-                .help("give `script = file(\"…\")` or `commands = [\"…\"]`"),
+            ParamError::stage("there is nothing to run: neither `script` nor `commands` is set")
+                .help("set `script = file(\"…\")` or `commands = [\"…\"]`"),
         ),
         (Some(_), [_, ..]) => errors.push(
-            ParamError::new("commands", "both `script` and `commands` are given")
-                .help("keep one of the two, or make two stages"),
+            ParamError::new("commands", "both `script` and `commands` are set")
+                .help("remove one of them, or split the stage in two"),
         ),
     }
     for (name, value) in params.pairs("inputs") {
@@ -85,8 +92,8 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         if parts.starts_with(&["run", "impasto"]) {
             let error =
-                ParamError::new("output", format!("{path:?} lies where inputs and secrets are, which stay there"));
-            errors.push(error.help("let the script write the file elsewhere, such as below /tmp"));
+                ParamError::new("output", format!("{path:?} is among the inputs and secrets, which cannot be outputs"));
+            errors.push(error.help("let the script write the file elsewhere, such as under /tmp"));
         }
     }
     if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }

@@ -192,7 +192,7 @@ impl FrameHeader {
 
     /// Refuses skippable frames, dictionaries, reserved bits and large windows.
     fn parse(frame: &[u8]) -> Result<FrameHeader, DecodeError> {
-        let cut = invalid_zstd("header is cut");
+        let cut = invalid_zstd("header is truncated");
         if frame.get(..4) != Some(&Self::MAGIC) {
             return Err(invalid_zstd("no magic number"));
         }

@@ -20,7 +20,7 @@ pub enum GateError {
         source: io::Error,
     },
     /// Section "Header", bytes 0-3.
-    #[error("not a qcow2 file: it begins with {magic:#010x}")]
+    #[error("not a qcow2 file: it starts with {magic:#010x}")]
     NotQcow2 {
         /// The first four bytes, big-endian.
         magic: u32,
@@ -32,7 +32,7 @@ pub enum GateError {
         version: u32,
     },
     /// A structure ends beyond the end of the file.
-    #[error("the {what} of {length} bytes at offset {offset:#x} ends beyond the file of {file_length} bytes")]
+    #[error("the {what} of {length} bytes at offset {offset:#x} ends beyond the file's end at {file_length} bytes")]
     OutOfBounds {
         /// Which structure.
         what: &'static str,
@@ -97,7 +97,7 @@ pub enum GateError {
         count: u32,
     },
     /// Incompatible feature bit 0.
-    #[error("the image was not closed cleanly (dirty bit); `qemu-img check -r all` can mend it")]
+    #[error("the image was not closed cleanly (dirty bit); `qemu-img check -r all` can repair it")]
     Dirty,
     /// Incompatible feature bit 1.
     #[error("the image is marked corrupt")]
@@ -292,7 +292,7 @@ pub enum WriteError {
         index: u64,
     },
     /// The frame cannot be a cluster of a layer file.
-    #[error("the frame of chunk {index} does not fit the format")]
+    #[error("the frame of chunk {index} is not valid for the format")]
     Frame {
         /// The chunk.
         index: u64,

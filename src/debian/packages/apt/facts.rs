@@ -49,8 +49,8 @@ impl<'a> Facts<'a> {
         let facts = Facts::gather(question);
         if facts.suite.is_empty() && facts.distribution == DEBIAN {
             return Err(ManagerError {
-                message: "the image does not say in /etc/os-release which release of Debian it is".to_owned(),
-                help: Some("say it: `suite = \"bookworm\"`".into()),
+                message: "the image's /etc/os-release does not name its Debian release".to_owned(),
+                help: Some("set it: `suite = \"bookworm\"`".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -148,10 +148,10 @@ impl<'a> Facts<'a> {
         } else if self.repositories.is_empty() {
             return Err(ManagerError {
                 message: format!(
-                    "the image is {}, not Debian, and the recipe names no archive for it",
+                    "the image is {}, not Debian, and the recipe has no repository for it",
                     self.distribution
                 ),
-                help: Some("name one in `repositories`".into()),
+                help: Some("add one in `repositories`".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -217,8 +217,8 @@ impl<'a> Facts<'a> {
 
 fn archive(mirrors: &Mirrors) -> Result<Mirror, ManagerError> {
     mirrors.archive.clone().ok_or_else(|| ManagerError {
-        message: "this host knows no mirror of Debian: its apt has none configured".to_owned(),
-        help: Some(PackageHint::Mirror("name one".to_owned())),
+        message: "no Debian mirror is known: this host's apt has none configured".to_owned(),
+        help: Some(PackageHint::Mirror("set one".to_owned())),
         said: Vec::new(),
         about: Vec::new(),
     })

@@ -97,7 +97,7 @@ impl Cache for Kept<'_> {
         };
         // It is fetched again where it cannot be kept.
         if let Err(error) = files::keep(self.store, &package, text, self.now) {
-            tracing::debug!(%error, "an index is not kept");
+            tracing::debug!(%error, "an index cannot be cached");
         }
     }
 }

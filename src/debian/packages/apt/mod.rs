@@ -96,7 +96,7 @@ impl PackageManager for Apt<'_> {
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
-            help: Some(PackageHint::Mirror("name a mirror that has it whole".to_owned())),
+            help: Some(PackageHint::Mirror("choose a complete mirror".to_owned())),
             said: Vec::new(),
             about: Vec::new(),
         })?;
@@ -196,7 +196,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
 fn unusable(archive: &Archive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
-            "the archive {} does not say size, SHA-256 and path of package {}",
+            "the archive {} does not give the size, SHA-256 and path of package {}",
             archive.source.name,
             name.unwrap_or_default()
         ),

@@ -120,13 +120,16 @@ impl Asked<'_, '_> {
         for package in result.install {
             let key = (package.name.clone(), package.architecture.clone());
             packages.push(match package.source.as_str() {
-                OWN => own.get(&key).cloned().ok_or_else(|| failed(format!("apt names a file of {}", package.name)))?,
+                OWN => {
+                    own.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
+                }
                 KEPT => {
-                    kept.get(&key).cloned().ok_or_else(|| failed(format!("apt names a file of {}", package.name)))?
+                    kept.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
                 }
                 place => {
                     let archive = place.parse().ok().and_then(|place: usize| self.archives.get(place));
-                    let archive = archive.ok_or_else(|| failed(format!("apt names an archive {place:?}")))?;
+                    let archive =
+                        archive.ok_or_else(|| failed(format!("apt returned an unknown archive {place:?}")))?;
                     let sha256 = package.sha256.ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
                     Package {
                         name: package.name,
@@ -200,7 +203,7 @@ impl Asked<'_, '_> {
             ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
             ResolveOutcome::Refused { reason } => Err(ManagerError {
                 message: "these packages cannot be installed together".to_owned(),
-                help: Some("what apt says of it is above: change the list, a version or a pin".into()),
+                help: Some("see apt's explanation above: change the list, a version or a pin".into()),
                 said: reason.lines().map(str::to_owned).collect(),
                 about: Vec::new(),
             }),
@@ -247,12 +250,11 @@ impl Asked<'_, '_> {
         let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
             _ if gone => PackageHint::Settle(
-                "the archives have these only for newer kernels: bring the image's up to date, with the stage that \
-                 installs it"
+                "the archives have these only for newer kernels: update the image's kernel, in the stage \
+                 that installs it"
                     .to_owned(),
             ),
-            [] => "check the names; what comes from elsewhere needs its archive: see `repositories`, and `components`"
-                .into(),
+            [] => "check the names; packages from other archives need `repositories` or `components`".into(),
             near => format!("did you mean {}?", near.join(", ")).into(),
         };
         let message = format!("{what} {} in {archives}", packages.join(", "));
@@ -271,22 +273,22 @@ impl Asked<'_, '_> {
         if let Some(machine) = wanted.strip_prefix(':') {
             let machine = machine.split(['=', '/']).next().unwrap_or(machine);
             return (
-                format!("{name} is not there for {machine} in {archives}, but for {machines}"),
-                format!("leave `:{machine}` out, or name the machine in `architectures`"),
+                format!("{name} is not available for {machine} in {archives}, only for {machines}"),
+                format!("omit `:{machine}`, or add the architecture to `architectures`"),
             );
         }
         if let Some(version) = wanted.strip_prefix('=') {
             let shown = there.iter().take(3).copied().collect::<Vec<_>>().join(", ");
             let more = if there.len() > 3 { ", …" } else { "" };
             return (
-                format!("{name} has no version {version} in {archives}; there is {shown}{more}"),
-                format!("write {name}={newest}, or leave the version out: the lock keeps the one that was taken"),
+                format!("{name} has no version {version} in {archives}; available: {shown}{more}"),
+                format!("write {name}={newest}, or omit the version: the lock pins the one that is chosen"),
             );
         }
         let suite = wanted.strip_prefix('/').unwrap_or_default();
         (
-            format!("{name} is not there in the suite {suite}, but in {archives}"),
-            format!("leave `/{suite}` out, or name the archive that has it in `repositories`"),
+            format!("{name} is not in the suite {suite}, but in {archives}"),
+            format!("omit `/{suite}`, or add the archive that has it to `repositories`"),
         )
     }
 
@@ -339,7 +341,7 @@ impl Asked<'_, '_> {
                 path: path.to_owned(),
             };
             if own.insert((name, architecture), package).is_some() {
-                return Err(failed("another file of `files` is of the same package".to_owned()));
+                return Err(failed("another file in `files` is of the same package".to_owned()));
             }
         }
         if !own.is_empty() {
@@ -389,8 +391,8 @@ impl Asked<'_, '_> {
         let machine = &self.facts.architecture;
         if machine != ARCHITECTURE {
             return Err(ManagerError {
-                message: format!("the image is for {machine}, and modules are compiled for {ARCHITECTURE} here"),
-                help: Some(format!("build this stage on a machine of {machine}").into()),
+                message: format!("the image is for {machine}, but this host compiles modules for {ARCHITECTURE}"),
+                help: Some(format!("build this stage on a {machine} host").into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });
@@ -406,8 +408,8 @@ impl Asked<'_, '_> {
             .collect();
         if releases.is_empty() {
             return Err(ManagerError {
-                message: "the image that the module is for has no kernel".to_owned(),
-                help: Some("install one below this stage, such as linux-image-amd64".into()),
+                message: "the image has no kernel to compile modules for".to_owned(),
+                help: Some("install one in an earlier stage, such as linux-image-amd64".into()),
                 said: Vec::new(),
                 about: Vec::new(),
             });

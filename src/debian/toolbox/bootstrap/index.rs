@@ -32,11 +32,11 @@ impl Index {
         for stanza in text.split("\n\n").map(|stanza| stanza.trim_matches('\n')).filter(|stanza| !stanza.is_empty()) {
             let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             let (Some(name), Some(file)) = (field("Package"), field("Filename")) else {
-                return Err(ToolFailure::new("the index of packages has one without name or file"));
+                return Err(ToolFailure::new("the package index has an entry without a name or file"));
             };
             let file = file.trim_start_matches("./");
             if file.is_empty() || file.contains('/') || file == ".." {
-                return Err(ToolFailure::new(format!("the index of packages has {file:?} for a file")));
+                return Err(ToolFailure::new(format!("the package index has an invalid file {file:?}")));
             }
             let package = Package {
                 name: name.to_owned(),
@@ -46,7 +46,7 @@ impl Index {
                 stanza: stanza.to_owned(),
             };
             if packages.insert(name.to_owned(), package).is_some() {
-                return Err(ToolFailure::new(format!("the index of packages has {name} more than once")));
+                return Err(ToolFailure::new(format!("the package index has {name} more than once")));
             }
         }
         Ok(Index(packages))

@@ -126,7 +126,7 @@ fn install(
         Ok(())
     } else {
         log(output.stdout.as_bytes());
-        Err(ToolFailure::new("packages are left half installed: see the log"))
+        Err(ToolFailure::new("some packages are only half installed: see the log"))
     }
 }
 

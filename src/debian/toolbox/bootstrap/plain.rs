@@ -79,14 +79,14 @@ const MAX_CONTROL: u64 = 64 << 20;
 
 /// Copies a package with its data unpacked.
 fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
-    let wrong = |what: &str| ToolFailure::new(format!("{} is no Debian package: {what}", from.display()));
+    let wrong = |what: &str| ToolFailure::new(format!("{} is not a Debian package: {what}", from.display()));
     let read = ToolFailure::io;
     let mut input = bounded::open(from).map_err(read("read", from))?;
     let mut output = File::create_new(to).map_err(read("make", to))?;
     let mut magic = [0; MAGIC.len()];
     input.read_exact(&mut magic).map_err(read("read", from))?;
     if magic != *MAGIC {
-        return Err(wrong("it does not begin as one"));
+        return Err(wrong("it has no ar header"));
     }
     output.write_all(&magic).map_err(read("write", to))?;
     loop {
@@ -96,12 +96,12 @@ fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
             break;
         }
         let size = std::str::from_utf8(&header[48..58]).ok().and_then(|text| text.trim_end().parse::<u64>().ok());
-        let size = size.filter(|size| *size <= MAX_CONTROL).ok_or_else(|| wrong("a part of it has no proper size"))?;
+        let size = size.filter(|size| *size <= MAX_CONTROL).ok_or_else(|| wrong("a member has an invalid size"))?;
         output.write_all(&header).map_err(read("write", to))?;
         // Members begin at even places.
         let count = io::copy(&mut (&mut input).take(size + size % 2), &mut output).map_err(read("write", to))?;
         if count != size + size % 2 {
-            return Err(wrong("it ends too early"));
+            return Err(wrong("it is truncated"));
         }
     }
     output.write_all(&data_header(0)).map_err(read("write", to))?;

@@ -40,7 +40,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
 
     /// A symbolic link's target.
     pub fn target(&self, link: &Inode) -> Result<Vec<u8>, ReadError> {
-        let wrong = || corrupt(format!("inode {}: it is no symbolic link with a target", link.number));
+        let wrong = || corrupt(format!("inode {}: it is not a symbolic link with a target", link.number));
         if !link.is_link() || link.size == 0 || link.size > self.superblock.block_size {
             return Err(wrong());
         }
@@ -72,7 +72,8 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let mut bytes = inode.block().to_vec();
         bytes.extend_from_slice(self.inline_rest(inode)?);
         let size = usize::try_from(inode.size).ok().filter(|size| *size <= bytes.len());
-        bytes.truncate(size.ok_or_else(|| corrupt(format!("inode {}: it does not hold its content", inode.number)))?);
+        bytes
+            .truncate(size.ok_or_else(|| corrupt(format!("inode {}: its content is not in the inode", inode.number)))?);
         Ok(bytes)
     }
 }

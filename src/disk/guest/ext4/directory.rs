@@ -27,7 +27,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// is the caller's to notice.
     pub fn entries(&self, directory: &Inode) -> Result<Vec<DirEntry>, ReadError> {
         if !directory.is_directory() {
-            return Err(corrupt(format!("inode {} is no directory", directory.number)));
+            return Err(corrupt(format!("inode {} is not a directory", directory.number)));
         }
         let mut entries = Vec::new();
         if directory.has(FLAG_INLINE_DATA) {
@@ -39,7 +39,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let wrong = |what: &str| corrupt(format!("directory {}: {what}", directory.number));
         let block_size = self.superblock.block_size;
         if !directory.size.is_multiple_of(block_size) {
-            return Err(wrong("its size is no number of blocks"));
+            return Err(wrong("its size is not a multiple of the block size"));
         }
         let blocks = directory.size / block_size;
         let (mut next, mut bytes) = (0, Vec::new());
@@ -70,7 +70,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
             // Without file types the length of a name has 16 bits, of which no more than 8 are ever used.
             let name_length = usize::from(if has_type { u16::from(byte(rest, 6)) } else { le16(rest, 6) });
             if length < HEAD + 4 || !length.is_multiple_of(4) || length > rest.len() || HEAD + name_length > length {
-                return Err(wrong("an entry has an impossible length"));
+                return Err(wrong("an entry has an invalid length"));
             }
             let inode = le32(rest, 0);
             let name = &rest[HEAD..HEAD + name_length];
@@ -79,7 +79,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
                 continue;
             }
             if name.is_empty() || name.len() > 255 || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
-                return Err(wrong("a name is impossible"));
+                return Err(wrong("a name is not valid"));
             }
             if inode > self.superblock.identity.inodes {
                 return Err(wrong("an entry names an inode outside the file system"));

@@ -140,7 +140,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let seed = own_seed(self.superblock.seed, number, &raw);
         let extra = extra_size(&raw);
         if OLD_SIZE + extra > raw.len() || !extra.is_multiple_of(4) {
-            return Err(corrupt(format!("inode {number}: its size is impossible")));
+            return Err(corrupt(format!("inode {number}: its size is not valid")));
         }
         if self.superblock.ro_compat(RO_COMPAT_METADATA_CSUM) && !sum_is_right(seed, &raw) {
             return Err(corrupt(format!("inode {number}: its checksum is wrong")));

@@ -177,7 +177,7 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
             let written = length <= MAX_EXTENT;
             let length = if written { length } else { length - MAX_EXTENT };
             if length == 0 || logical + length > span.end {
-                return Err(self.corrupt("an extent of it has an impossible length"));
+                return Err(self.corrupt("an extent has an invalid length"));
             }
             if written {
                 self.push(Run { logical, start, length })?;
@@ -208,7 +208,7 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
             self.push(Run { logical, start: block, length: 1 })?;
         } else {
             if !self.seen.insert(block) {
-                return Err(self.corrupt("a block of its map is there twice"));
+                return Err(self.corrupt("a block of its map appears twice"));
             }
             let row = self.node(block)?;
             self.pointers(&row, level - 1, below)?;

@@ -233,16 +233,16 @@ impl Superblock {
         } else if self.first_block >= self.blocks || self.first_block > 1 {
             Some("it has no first block")
         } else if !(8..=self.block_size * 8 * clusters).contains(&self.blocks_per_group) {
-            Some("groups of impossible size")
+            Some("its group size is not valid")
         } else if !(8..=self.block_size * 8).contains(&u64::from(self.inodes_per_group))
             || !(128..=self.block_size).contains(&self.inode_size)
             || !self.inode_size.is_power_of_two()
         {
-            Some("inodes of impossible number or size")
+            Some("its inode count or size is not valid")
         } else if !matches!(self.descriptor_size, 32 | 64) || self.groups() > MAX_GROUPS {
-            Some("group descriptors of impossible number or size")
+            Some("its group descriptors' count or size is not valid")
         } else if self.groups() * u64::from(self.inodes_per_group) != u64::from(self.identity.inodes) {
-            Some("its groups do not have as many inodes as it says")
+            Some("its inode count does not match its groups")
         } else {
             None
         }

@@ -250,5 +250,5 @@ fn a_map_that_goes_in_rings_ends() {
     bytes[at + 0x28 + 12 * 4..][..8].fill(0);
     bytes[indirect as usize..][..1024].chunks_exact_mut(4).for_each(|pointer| pointer.copy_from_slice(&number));
     let error = walk(&bytes).unwrap_err().to_string();
-    assert_eq!(error, format!("inode {}: a block of its map is there twice", pieces.number));
+    assert_eq!(error, format!("inode {}: a block of its map appears twice", pieces.number));
 }

@@ -48,7 +48,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         }
         found.sort_unstable();
         if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(corrupt(format!("inode {}: an attribute is there twice", inode.number)));
+            return Err(corrupt(format!("inode {}: an attribute appears twice", inode.number)));
         }
         Ok(found)
     }
@@ -101,7 +101,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let mut block = Vec::new();
         self.read_block(number, &mut block)?;
         if le32(&block, 0) != MAGIC || le32(&block, 8) != 1 {
-            return Err(wrong("its block of attributes is none"));
+            return Err(wrong("its attribute block is not valid"));
         }
         if self.superblock.has_sums() {
             let sum = crc32c(crc32c(self.superblock.seed, &number.to_le_bytes()), &block[..CHECKSUM.start]);
@@ -134,7 +134,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         if value.has(FLAG_EA_INODE) && value.is_file() && value.size == u64::from(entry.size) {
             Ok(value)
         } else {
-            Err(corrupt(format!("inode {}: inode {} is no attribute of it", inode.number, entry.inode)))
+            Err(corrupt(format!("inode {}: inode {} is not one of its attributes", inode.number, entry.inode)))
         }
     }
 
@@ -204,7 +204,7 @@ fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<Entry<
         }
         let fits = entry.inode != 0 || entry.offset >= at && entry.offset + entry.size as usize <= area.len();
         if entry.size > MAX_VALUE || !fits {
-            return Err(wrong("a value of an attribute is out of place"));
+            return Err(wrong("an attribute's value is out of bounds"));
         }
     }
     Ok(entries)

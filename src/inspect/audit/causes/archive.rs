@@ -35,10 +35,10 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         return None;
     }
     if pairs().any(|(a, b)| a.time != b.time) {
-        return Some(archive.found(CauseKind::ArchiveTimes, "with other times"));
+        return Some(archive.found(CauseKind::ArchiveTimes, "with different times"));
     }
     let owners = pairs().any(|(a, b)| a.other != b.other);
-    owners.then(|| archive.found(CauseKind::ArchiveOwners, "with other modes, owners or inode numbers"))
+    owners.then(|| archive.found(CauseKind::ArchiveOwners, "with different modes, owners or inode numbers"))
 }
 
 /// The kernel's first file system, by its name or by what is in it.
@@ -69,7 +69,7 @@ impl Archive<'_> {
     fn names(&self, mut before: Vec<Vec<u8>>, mut after: Vec<Vec<u8>>) -> Option<Found> {
         before.sort_unstable();
         after.sort_unstable();
-        (before == after).then(|| self.found(CauseKind::ArchiveOrder, "in another order"))
+        (before == after).then(|| self.found(CauseKind::ArchiveOrder, "in a different order"))
     }
 
     /// Why a member's content differs.

@@ -32,15 +32,15 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         bytes
     });
     if blanked[0] == blanked[1] {
-        return Some(Found::new(CauseKind::BuildId, "is an ELF file that differs in its build id only"));
+        return Some(Found::new(CauseKind::BuildId, "is an ELF file that differs only in its build ID"));
     }
     let sections = differing(&blanked);
     let placed = if sections.is_empty() { String::new() } else { format!(", but {}", sections.join(", ")) };
     let found = masks::find(scope, &blanked[0], &blanked[1]);
     if let Some(found) = found.or_else(|| masks::among_others(scope, &blanked[0], &blanked[1])) {
-        return Some(Found { what: format!("{}; its build id follows from that", found.what), ..found });
+        return Some(Found { what: format!("{}; its build ID follows from that", found.what), ..found });
     }
-    let what = format!("is an ELF file that was compiled otherwise: not only its build id differs{placed}");
+    let what = format!("is an ELF file that was compiled differently: more than its build ID differs{placed}");
     Some(Found::new(CauseKind::BuildId, what))
 }
 

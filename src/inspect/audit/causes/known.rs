@@ -11,25 +11,30 @@ const NAMED: usize = 8;
 
 /// A path and what it tells; `*` at the end of a path's last part stands for anything, `/` at the end for all below it.
 const PATHS: &[(&str, CauseKind, &str)] = &[
-    ("/etc/machine-id", CauseKind::MachineId, "is the identity of a machine, made while the image was built"),
-    ("/var/lib/dbus/machine-id", CauseKind::MachineId, "is the identity of a machine, made while the image was built"),
-    ("/etc/ssh/ssh_host_*", CauseKind::SshHostKey, "is a key of the ssh server, made while the image was built"),
-    ("/etc/dropbear/dropbear_*", CauseKind::SshHostKey, "is a key of the ssh server, made while the image was built"),
+    ("/etc/machine-id", CauseKind::MachineId, "is a machine's identity, created while the image was built"),
+    ("/var/lib/dbus/machine-id", CauseKind::MachineId, "is a machine's identity, created while the image was built"),
+    ("/etc/ssh/ssh_host_*", CauseKind::SshHostKey, "is a key of the SSH server, created while the image was built"),
+    (
+        "/etc/dropbear/dropbear_*",
+        CauseKind::SshHostKey,
+        "is a key of the SSH server, created while the image was \
+                                                         built",
+    ),
     ("/var/lib/systemd/credential.secret", CauseKind::RandomSeed, "is random: the key of systemd's credentials"),
     ("/var/lib/NetworkManager/secret_key", CauseKind::RandomSeed, "is random: NetworkManager's key"),
-    ("/etc/localtime", CauseKind::TimeZone, "is the time zone, which was that of the build"),
-    ("/etc/timezone", CauseKind::TimeZone, "is the time zone, which was that of the build"),
-    ("/var/cache/ldconfig/", CauseKind::Cache, "is ldconfig's cache, which names inodes and times of libraries"),
+    ("/etc/localtime", CauseKind::TimeZone, "is the time zone of the build"),
+    ("/etc/timezone", CauseKind::TimeZone, "is the time zone of the build"),
+    ("/var/cache/ldconfig/", CauseKind::Cache, "is ldconfig's cache, which records inodes and times of libraries"),
     ("/etc/ld.so.cache", CauseKind::Cache, "is ldconfig's list of libraries, in the order of their directories"),
-    ("/var/cache/man/", CauseKind::Cache, "is man-db's index, which names times of pages"),
-    ("/var/cache/fontconfig/", CauseKind::Cache, "is fontconfig's cache, which names times of directories"),
-    ("/var/cache/apt/", CauseKind::Cache, "is apt's cache, which names times of its lists"),
+    ("/var/cache/man/", CauseKind::Cache, "is man-db's index, which records times of pages"),
+    ("/var/cache/fontconfig/", CauseKind::Cache, "is fontconfig's cache, which records times of directories"),
+    ("/var/cache/apt/", CauseKind::Cache, "is apt's cache, which records times of its lists"),
     ("/var/cache/debconf/", CauseKind::Cache, "is debconf's cache of questions and answers"),
     ("/var/lib/apt/lists/", CauseKind::PackageVersion, "is apt's list of a repository that changed between the builds"),
-    ("/var/log/", CauseKind::Log, "is a log, which tells when and how the image was built"),
+    ("/var/log/", CauseKind::Log, "is a log, which records when and how the image was built"),
     ("/var/lib/apt/periodic/", CauseKind::Log, "is apt's record of when it did something"),
     ("/var/lib/systemd/timers/", CauseKind::Log, "is systemd's record of when a timer ran"),
-    ("/var/backups/", CauseKind::Cache, "is an older copy of a list"),
+    ("/var/backups/", CauseKind::Cache, "is a backup copy of a database"),
 ];
 
 /// What the path tells, and the content where it is given.
@@ -45,7 +50,7 @@ pub(super) fn exact(scope: &Scope<'_>, content: Option<(&[u8], &[u8])>) -> Optio
     }
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     if ends(path, &["/random-seed", "/random.seed", "/entropy"]) || name.starts_with(b"random-seed") {
-        return Some(Found::new(CauseKind::RandomSeed, "is a seed of random numbers"));
+        return Some(Found::new(CauseKind::RandomSeed, "is a random seed"));
     }
     listed(path)
 }
@@ -59,9 +64,9 @@ pub(super) fn likely(scope: &Scope<'_>) -> Option<Found> {
 /// Why a file is there in one build only.
 pub(super) fn lone(scope: &Scope<'_>, side: usize) -> Option<Found> {
     let found = listed(scope.path).or_else(|| masks::of_name(scope, side)).or_else(|| likely(scope))?;
-    let what = match found.what.strip_prefix("is there in one build only") {
+    let what = match found.what.strip_prefix("exists in only one build") {
         Some(_) => found.what,
-        None => format!("is there in one build only, and {}", found.what),
+        None => format!("exists in only one build, and {}", found.what),
     };
     Some(Found { what, ..found })
 }
@@ -109,11 +114,11 @@ fn shadow(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     }
     match (salts.is_empty(), days.is_empty()) {
         (false, _) => {
-            let what = format!("holds passwords that were hashed with new salts: {}", few(&salts));
+            let what = format!("contains passwords that were hashed with new salts: {}", few(&salts));
             Some(Found::new(CauseKind::PasswordSalt, what))
         }
         (true, false) => {
-            let what = format!("holds the day of the build as that on which passwords were set: {}", few(&days));
+            let what = format!("contains the day of the build as the day on which passwords were set: {}", few(&days));
             Some(Found::new(CauseKind::BuildTime, what))
         }
         (true, true) => None,
@@ -150,7 +155,7 @@ fn versions(before: &[u8], after: &[u8]) -> Option<Found> {
             format!("{} {} → {}", shown(change.name.as_bytes()), version(&change.before), version(&change.after))
         })
         .collect();
-    Some(Found::new(CauseKind::PackageVersion, format!("lists other versions of packages: {}", few(&told))))
+    Some(Found::new(CauseKind::PackageVersion, format!("lists different versions of packages: {}", few(&told))))
 }
 
 /// A list that is cut where it is long.

@@ -44,7 +44,7 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         return Some(Found::new(CauseKind::Checksums, "lists checksums of files that differ"));
     }
     let told: Vec<_> = needed.iter().map(|mask| describe(*mask, scope.runs)).collect();
-    Some(Found::new(kind, format!("holds {}", told.join(", and "))))
+    Some(Found::new(kind, format!("contains {}", told.join(", and "))))
 }
 
 /// The fewest of these masks that make both texts equal; none where all together do not.
@@ -77,7 +77,7 @@ pub(super) fn among_others(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Op
     ];
     let by_words = by_words.into_iter().find_map(|(kind, words)| found(words).then_some(kind));
     let kind = by_words.or_else(|| is_of_builds(scope, &differing).then_some(CauseKind::BuildTime))?;
-    Some(Found::new(kind, format!("holds {}, and differs in more", describe(kind, scope.runs))))
+    Some(Found::new(kind, format!("contains {}, and differs in more", describe(kind, scope.runs))))
 }
 
 fn describe(mask: CauseKind, runs: &[Run; 2]) -> String {
@@ -88,8 +88,8 @@ fn describe(mask: CauseKind, runs: &[Run; 2]) -> String {
     match mask {
         CauseKind::HostName => both("the host name", |run| run.host_name.clone()),
         CauseKind::BuildPath => "the path of the recipe".to_owned(),
-        CauseKind::TimeZone => both("what follows from the time zone", |run| run.timezone.clone()),
-        CauseKind::Locale => both("what follows from the locale", |run| run.lang.clone()),
+        CauseKind::TimeZone => both("what depends on the time zone", |run| run.timezone.clone()),
+        CauseKind::Locale => both("what depends on the locale", |run| run.lang.clone()),
         CauseKind::BuildTime => "the time of the build".to_owned(),
         CauseKind::CpuCount => both("the number of CPUs", |run| run.cpus.to_string()),
         _ => "UUIDs or other random identifiers".to_owned(),
@@ -101,7 +101,7 @@ fn clocks(differing: &[Vec<u8>; 2]) -> Option<Found> {
     let [before, after] = differing.each_ref().map(|text| blanked(text, |_| runs_of(text, u8::is_ascii_digit)));
     let [first, second] = differing.each_ref().map(|text| clock_texts(text));
     let told = before == after && first != second && !first.is_empty();
-    told.then(|| Found::new(CauseKind::BuildTime, "is the same but for numbers, times of day among them"))
+    told.then(|| Found::new(CauseKind::BuildTime, "is equal except for numbers, times of day among them"))
 }
 
 fn clock_texts(text: &[u8]) -> Vec<&[u8]> {
@@ -334,5 +334,5 @@ pub(super) fn of_name(scope: &Scope<'_>, side: usize) -> Option<Found> {
         CauseKind::BuildTime => "the time of the build".to_owned(),
         kind => describe(kind, scope.runs),
     };
-    Some(Found::new(kind, format!("is there in one build only, and its name holds {what}")))
+    Some(Found::new(kind, format!("exists in only one build, and its name contains {what}")))
 }

@@ -43,7 +43,7 @@ fn reason(scope: &Scope<'_>, what: &str, before: &[&[u8]], after: &[&[u8]]) -> F
         let what = format!("has the same {what}, sorted by another locale's rules");
         return Found::new(CauseKind::Collation, what);
     }
-    let what = format!("has the same {what} in another order, as a directory or a hash table lists them");
+    let what = format!("has the same {what} in a different order, as a directory or a hash table lists them");
     Found::new(CauseKind::DirectoryOrder, what)
 }
 

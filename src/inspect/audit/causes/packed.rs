@@ -27,7 +27,7 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
     }
     header().or_else(|| {
         let [first, second] = scope.runs;
-        let what = "holds the same once it is unpacked: it was compressed by another number of threads";
+        let what = "has the same content when unpacked: it was compressed with a different number of threads";
         (first.cpus != second.cpus).then(|| Found::new(CauseKind::CpuCount, what))
     })
 }

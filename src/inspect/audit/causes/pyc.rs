@@ -10,7 +10,7 @@ const HEADER: usize = 16;
 pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     let (time, other) = (source_time(before)?, source_time(after)?);
     if time != other {
-        return Some(Found::new(CauseKind::PycTimestamp, "is compiled Python that names the time of its source"));
+        return Some(Found::new(CauseKind::PycTimestamp, "is compiled Python that records the time of its source"));
     }
     masks::find(scope, &before[HEADER..], &after[HEADER..])
 }

@@ -29,13 +29,13 @@ pub(super) fn key(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
         })
     };
     if both(b"-----BEGIN ", b"PRIVATE KEY-----") {
-        return Some(Found::new(CauseKind::GeneratedKey, "is a private key that the build made"));
+        return Some(Found::new(CauseKind::GeneratedKey, "is a private key that the build created"));
     }
     let public = |kind: &str| [before, after].iter().all(|text| text.starts_with(kind.as_bytes()));
     let certificate = ["ssh-", "ecdsa-sha2-"].into_iter().any(public)
         || both(b"-----BEGIN ", b"CERTIFICATE-----")
         || both(b"-----BEGIN ", b"PUBLIC KEY-----");
-    certificate.then(|| Found::new(CauseKind::GeneratedKey, "is a certificate or public key that the build made"))
+    certificate.then(|| Found::new(CauseKind::GeneratedKey, "is a certificate or public key that the build created"))
 }
 
 /// Finds contents of one length of which neither has any form.

@@ -10,7 +10,8 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
     let volatile = format!("`volatile = [\"{}\"]`", path.replace('\\', "\\\\").replace('"', "\\\""));
     let cleanup = |operation: &str| {
         format!(
-            "Remove it with a `cleanup` stage (operation `{operation}`, see `impasto stages cleanup`): each machine makes its own."
+            "Remove it with a `cleanup` stage (operation `{operation}`, see `impasto stages cleanup`): each machine \
+             creates its own."
         )
     };
     let text = match kind {
@@ -23,13 +24,15 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         }
         CauseKind::Cache | CauseKind::Log if !packed => {
             return format!(
-                "Write {volatile} in the stage: the file is then put back when the stage ends. A `cleanup` stage empties logs and removes caches, too."
+                "Write {volatile} in the stage: the file is then restored when the stage ends. A `cleanup` stage also \
+                 empties logs and removes caches."
             );
         }
-        CauseKind::RandomSeed => "Make it when the machine boots, not while the image is built.",
+        CauseKind::RandomSeed => "Create it when the machine boots, not while the image is built.",
         CauseKind::Cache | CauseKind::Log => "Remove it before the archive is made.",
         CauseKind::GeneratedKey => {
-            "Make it when the machine boots, or copy one in that you keep. In the script, remove what a package made."
+            "Create it when the machine boots, or copy in one that you keep. In the script, remove the one that a \
+             package created."
         }
         CauseKind::PycTimestamp => {
             "Compile with `python3 -m compileall --invalidation-mode unchecked-hash`, or set `PYTHONDONTWRITEBYTECODE = \"1\"` in `env`."
@@ -45,7 +48,8 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
             "Set its files' times with `touch -h -d @$SOURCE_DATE_EPOCH` and pack it with `find . | LC_ALL=C sort | cpio -o -H newc --reproducible`."
         }
         CauseKind::ArchiveOrder => {
-            "Pack in one order: `tar --sort=name`, `find … | LC_ALL=C sort | cpio --reproducible`, `… | LC_ALL=C sort | zip -@`."
+            "Pack in a fixed order: `tar --sort=name`, `find … | LC_ALL=C sort | cpio --reproducible`, `… | LC_ALL=C \
+             sort | zip -@`."
         }
         CauseKind::ArchiveTimes => {
             "Pack with fixed times: `tar --mtime=@$SOURCE_DATE_EPOCH`, `ar D`, `zip -X` after `touch -d @$SOURCE_DATE_EPOCH`."
@@ -57,14 +61,15 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         CauseKind::BuildTime => {
             "Write `date -u -d @$SOURCE_DATE_EPOCH` instead of the time of the build, or leave it out."
         }
-        CauseKind::HostName => "Write a fixed name in the recipe instead of what `hostname` and `uname -n` say.",
+        CauseKind::HostName => "Write a fixed name in the recipe instead of the output of `hostname` and `uname -n`.",
         CauseKind::Locale => "Set `LC_ALL=C` in the script, or `LC_ALL = \"C\"` in the stage's `env`.",
         CauseKind::TimeZone => "Set `TZ = \"UTC\"` in the stage's `env`, or use `date -u` in the script.",
         CauseKind::BuildPath => {
-            "Use paths that do not depend on where the recipe lies; compile with `-ffile-prefix-map=DIR=.`."
+            "Use paths that do not depend on the location of the recipe; compile with `-ffile-prefix-map=DIR=.`."
         }
         CauseKind::CpuCount => {
-            "Write a fixed number instead of what `nproc` says; compress with one thread (`-T1`) where threads cut the output."
+            "Write a fixed number instead of the output of `nproc`; compress with one thread (`-T1`) if the output \
+             depends on their number."
         }
         CauseKind::Umask => {
             "Set the mode in the recipe or script: `mode = \"0644\"`, `chmod`, or `umask 022` at its beginning."
@@ -77,7 +82,7 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         CauseKind::PackageVersion => {
             "Install with a `packages` stage, whose versions are locked, or from a repository that does not change (`snapshot`)."
         }
-        CauseKind::Checksums => "Mend the files that it lists.",
+        CauseKind::Checksums => "Fix the files that it lists.",
     };
     text.to_owned()
 }

@@ -37,5 +37,5 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         let place = (at.saturating_sub(3)..=at).find(|place| is_time(*place))?;
         (explained, found) = (place + 4, true);
     }
-    found.then(|| Found::new(CauseKind::BuildTime, "holds the time of the build as a binary number"))
+    found.then(|| Found::new(CauseKind::BuildTime, "contains the time of the build as a binary number"))
 }

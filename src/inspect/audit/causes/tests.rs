@@ -177,7 +177,7 @@ fn random_bytes_and_keys_are_known_by_their_content() {
     expect(CauseKind::RandomSeed, "/srv/x", token[0].as_bytes(), token[1].as_bytes());
     let salts = ["$6$aaaa$bbbb", "$6$cccc$dddd"].map(|hash| format!("root:{hash}:19000:0:99999:7:::\nx:*:1::::::\n"));
     let cause = expect(CauseKind::PasswordSalt, "/etc/shadow", salts[0].as_bytes(), salts[1].as_bytes());
-    assert_eq!(cause.what, "It holds passwords that were hashed with new salts: root.");
+    assert_eq!(cause.what, "It contains passwords that were hashed with new salts: root.");
     let days = ["20777", "20778"].map(|day| format!("root:*:{day}:0:99999:7:::\n"));
     expect(CauseKind::BuildTime, "/etc/shadow", days[0].as_bytes(), days[1].as_bytes());
     assert_eq!(ask("/etc/shadow", b"root:*:1:", b"root:!:1:"), None);
@@ -295,7 +295,7 @@ fn initramfs_are_looked_into_behind_microcode_and_compression() {
         [[("init", b"x", 1), ("bin", b"y", 1)], [("bin", b"y", 1), ("init", b"x", 1)]];
     let orders = orders.each_ref().map(|members| cpio(members));
     let times = [cpio(&[("init", b"x", 1)]), cpio(&[("init", b"x", 2)])];
-    for (made, how) in [(orders, "in another order"), (times, "with other times")] {
+    for (made, how) in [(orders, "in a different order"), (times, "with different times")] {
         let packed = made.each_ref().map(|made| [gzip(made, 0), zstd::bulk::compress(made, 3).unwrap()]);
         for form in 0..2 {
             let files = packed.each_ref().map(|packed| [&early[..], &zeros, &packed[form]].concat());
@@ -336,7 +336,7 @@ fn packages_are_named_with_their_versions() {
         status("3.0.15").as_bytes(),
         status("3.0.16").as_bytes(),
     );
-    assert_eq!(cause.what, "It lists other versions of packages: openssl 3.0.15 → 3.0.16.");
+    assert_eq!(cause.what, "It lists different versions of packages: openssl 3.0.15 → 3.0.16.");
 }
 
 #[test]
