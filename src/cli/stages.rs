@@ -162,7 +162,7 @@ pub(super) fn markdown(kind: &'static Kind) -> String {
         }
         text.push('\n');
     }
-    text + "### `when` (bool)\n\nDrops the stage where it is false.\n"
+    text + "### `when` (bool)\n\nDrops the stage if false.\n"
 }
 
 /// The attributes of the objects that a type is made of.

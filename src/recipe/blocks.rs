@@ -114,7 +114,7 @@ pub(super) static STAGE: Block = Block {
     name: "stage",
     labels: &["KIND", "NAME"],
     help: "A step of the build, referred to as `stage.NAME`, its files as `stage.NAME.files[\"FILE\"]`; a reference is a \
-           dependency. Its attributes are those of its kind, and `when`, a bool, which drops the stage where it is false.",
+           dependency. Its attributes are those of its kind, and `when`, a bool, which drops the stage if false.",
     attributes: &[],
     example: r#"stage "fetch" "base" {
   path = "base.raw"
