@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("base", &[]),
     ("disk", &["base"]),
     ("recipe", &["base"]),
-    ("deb", &["base"]),
+    ("deb", &[]),
     ("lock", &["base", "recipe", "deb"]),
     ("sandbox", &["base", "disk"]),
     ("vm", &["base", "disk", "sandbox"]),

@@ -116,7 +116,7 @@ fn an_earlier_run_of_one_combination_is_named_either_way() {
         has(&ran.stdout, &["/etc/variant", "+more"]);
     }
     refused(project.run(&["diff", "setup~x[variant=small]"]), 2, &["not a valid number of runs"]);
-    refused(project.run(&["diff", "base", "setup", "versions"]), 2, &["at most two disks"]);
+    refused(project.run(&["diff", "base", "setup", "versions"]), 2, &["more than two disks"]);
     let list = project.ok(&["layer", "list"]);
     let dir = project.path("").file_name().unwrap().to_str().unwrap().replace('.', "_");
     has(&list, &["STAGE", "RECIPE", "setup[variant=small]", "setup~1[variant=small]", &dir]);
