@@ -82,8 +82,8 @@ impl<'t> Collector<'t> {
                 Structure::Attribute(attr) => {
                     let name = attr.key.as_str();
                     let diagnostic =
-                        Diagnostic::at(place(file, attr.key.span()), format!("`{name}` stands outside of any block"))
-                            .help("values with names go into `locals { … }`");
+                        Diagnostic::at(place(file, attr.key.span()), format!("`{name}` is outside any block"))
+                            .help("named values go into `locals { … }`");
                     self.diagnostics.push(diagnostic);
                 }
                 Structure::Block(block) => self.block(file, block),
@@ -150,7 +150,8 @@ impl<'t> Collector<'t> {
 
     fn nested(&mut self, file: u32, outer: &str, inner: &Block) {
         let word = inner.ident.as_str();
-        let diagnostic = Diagnostic::at(place(file, inner.ident.span()), format!("a block cannot stand in `{outer}`"));
+        let diagnostic =
+            Diagnostic::at(place(file, inner.ident.span()), format!("a block is not allowed in `{outer}`"));
         let label = inner.labels.first().map(|label| label.as_str());
         let help = match outer {
             _ if packer::block(word, label).is_some() => packer::block(word, label),
@@ -163,11 +164,11 @@ impl<'t> Collector<'t> {
     fn declare(&mut self, word: &str, decl: Decl<'t>) {
         match word {
             "recipe" => match &self.found.recipe {
-                Some(first) => self.twice("the block `recipe` stands", decl.head, first.head),
+                Some(first) => self.twice("the block `recipe` appears", decl.head, first.head),
                 None => self.found.recipe = Some(decl),
             },
             "matrix" => match &self.found.matrix {
-                Some(first) => self.twice("the block `matrix` stands", decl.head, first.head),
+                Some(first) => self.twice("the block `matrix` appears", decl.head, first.head),
                 None => self.matrix(decl),
             },
             "locals" => {
@@ -212,8 +213,8 @@ impl<'t> Collector<'t> {
     }
 
     fn twice(&mut self, what: &str, second: Span, first: Span) {
-        let diagnostic = Diagnostic::at(second, format!("{what} twice")).also(first, "the first is here");
-        self.diagnostics.push(diagnostic.help("keep one of the two"));
+        let diagnostic = Diagnostic::at(second, format!("{what} twice")).also(first, "first declared here");
+        self.diagnostics.push(diagnostic.help("remove one of them"));
     }
 
     fn unique_decl(&mut self, what: &'static str, decl: &Decl<'t>) -> bool {
@@ -224,8 +225,8 @@ impl<'t> Collector<'t> {
         };
         let Some(first) = key else { return true };
         let message = format!("the {what} `{}` is declared twice", decl.name);
-        let diagnostic = Diagnostic::at(decl.span, message).also(first, "the first is here");
-        self.diagnostics.push(diagnostic.help("give one of them another name"));
+        let diagnostic = Diagnostic::at(decl.span, message).also(first, "first declared here");
+        self.diagnostics.push(diagnostic.help("rename one of them"));
         false
     }
 
@@ -233,8 +234,8 @@ impl<'t> Collector<'t> {
         match self.first.get(&(what, name)) {
             Some(first) => {
                 let message = format!("the {what} `{name}` is declared twice");
-                let diagnostic = Diagnostic::at(span, message).also(*first, "the first is here");
-                self.diagnostics.push(diagnostic.help("keep one of the two"));
+                let diagnostic = Diagnostic::at(span, message).also(*first, "first declared here");
+                self.diagnostics.push(diagnostic.help("remove one of them"));
                 false
             }
             None => {
@@ -253,8 +254,9 @@ impl<'t> Collector<'t> {
         if first && rest && decl.name.len() <= 128 {
             return true;
         }
-        let message = format!("{:?} is no name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
-        let help = "use letters, digits, `_` and `-`, beginning with a letter";
+        let message =
+            format!("{:?} is not a valid name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
+        let help = "use letters, digits, `_` and `-`, starting with a letter";
         self.diagnostics.push(Diagnostic::at(decl.span, message).help(help));
         false
     }
@@ -267,7 +269,7 @@ impl<'t> Collector<'t> {
                 let message = format!("unknown attribute `{}` of {what}", attr.name);
                 let help = match nearest(attr.name, known.iter().copied()) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("it has {}", known.join(", ")),
+                    None => format!("valid attributes: {}", known.join(", ")),
                 };
                 diagnostics.push(Diagnostic::at(attr.span, message).help(help));
             }

@@ -244,7 +244,7 @@ fn a_quota_of_the_host_is_not_called_a_full_disk() {
     let ran = in_store(&project, &store, &["--jobs", "1"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("caused by: the quota on the host's disk is used up, in "), "{}", ran.stderr);
-    assert!(ran.stderr.contains("help: raise the quota, or name a store elsewhere"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("help: raise the quota, or choose a store elsewhere"), "{}", ran.stderr);
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn memory_that_others_took_is_not_called_a_limit_of_the_stage() {
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(!ran.stderr.contains("limit `memory`"), "{}", ran.stderr);
     assert!(
-        ran.stderr.contains("caused by: memory ran out: the kernel ended a process of the stage"),
+        ran.stderr.contains("caused by: this machine ran out of memory: the kernel killed a process of the stage"),
         "{}",
         ran.stderr
     );

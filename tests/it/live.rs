@@ -200,7 +200,7 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     };
     let cost = plan(&[])["cost"].clone();
     assert_eq!((cost["wall_ms"].as_u64(), cost["unknown"].as_array().unwrap().len()), (None, 5));
-    assert!(project.ok(&["plan"]).contains("how long a build takes is not known"));
+    assert!(project.ok(&["plan"]).contains("build time unknown"));
     let (code, events) = project.events(&["work[size=small]"]);
     assert_eq!(code, 0);
     let estimate = of(&events, "estimate").next().unwrap();
