@@ -17,6 +17,7 @@ mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -254,7 +255,7 @@ impl MirrorChoice {
     /// These mirrors as a sandbox shows them to steps with network.
     pub fn policy(self) -> ReadPolicy {
         Box::new(move || match self.resolve() {
-            Ok(mirrors) => Ok(mirrors.policy()),
+            Ok(mirrors) => mirrors.policy(),
             Err(error) => Err(Arc::new(error) as PolicyError),
         })
     }
@@ -369,19 +370,22 @@ impl Mirrors {
     }
 
     /// The same for a sandbox, which knows files only.
-    fn policy(&self) -> NetworkPolicy {
+    fn policy(&self) -> Result<NetworkPolicy, PolicyError> {
         let dir = DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
         let below = |name: &str| format!("{dir}/{name}");
         let files = self.files().into_iter().map(|(name, mode, text)| (below(name), mode, text.into_bytes()));
-        // What the host cannot read, or has too many of, it does not tell: half of them would be none.
-        let certificates = bounded::read(CERTIFICATES, MAX_CERTIFICATES).ok();
-        let certificates = certificates.map(|text| (below("ca-certificates.crt"), 0o644, text));
-        NetworkPolicy {
+        let certificates = match bounded::read(CERTIFICATES, MAX_CERTIFICATES) {
+            Ok(text) => Some((below("ca-certificates.crt"), 0o644, text)),
+            // Half of too many would be as good as none.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => None,
+            Err(error) => return Err(Arc::new(io::Error::other(format!("cannot read {CERTIFICATES}: {error}")))),
+        };
+        Ok(NetworkPolicy {
             files: files.chain(certificates).collect(),
             directories: self.directories().map(|(name, path)| (below(name), path.display().to_string())).collect(),
             facts: self.facts(),
             secrets: self.secrets().into_iter().map(Secret::new).collect(),
-        }
+        })
     }
 
     /// What claims record.

@@ -118,7 +118,7 @@ fn what_fails_in_the_image_has_its_cause_its_place_and_the_way_out() {
         }
         let last = event["places"].as_array().unwrap().last().unwrap();
         assert_eq!(last["file"], "impasto.hcl", "{}: {last}", case.name);
-        assert!(!event["help"].as_str().unwrap().starts_with("the whole log"), "{}: {event:#}", case.name);
+        assert!(!event["help"].as_str().unwrap().starts_with("full log"), "{}: {event:#}", case.name);
     }
     let full = event(&events, "full");
     assert!(full["log_line"]["text"].as_str().unwrap().contains("No space left on device"), "{full:#}");

@@ -349,5 +349,5 @@ fn an_unknown_operation_is_an_error_that_knows_the_right_name() {
          stage \"cleanup\" \"none\" {\n  from = stage.base\n  operations = [\"swap\"]\n  except = [\"swap\"]\n}\n",
     );
     let ran = project.run(&["validate"]);
-    assert!(ran.stderr.contains("no operation is left"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no operations are left"), "{}", ran.stderr);
 }

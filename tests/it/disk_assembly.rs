@@ -379,11 +379,11 @@ fn users_of_the_tree_are_not_overwritten() {
     let refused = with("builder", UserSpec::default());
     assert!(refused.starts_with("the user \"builder\" is already in the tree, with the UID 1001\n"), "{refused}");
     let refused = with("staff", UserSpec::default());
-    assert!(refused.contains("has one with the number 50"), "{refused}");
+    assert!(refused.contains("already has one with the GID 50"), "{refused}");
     let refused = with("new", UserSpec { uid: Some(1001), ..UserSpec::default() });
-    assert!(refused.contains("the number 1001 of the user \"new\" is that of \"builder\""), "{refused}");
+    assert!(refused.contains("the UID 1001 of the user \"new\" belongs to \"builder\""), "{refused}");
     let refused = with("new", UserSpec { groups: vec!["docker".to_owned()], ..UserSpec::default() });
-    assert!(refused.contains("no group \"docker\""), "{refused}");
+    assert!(refused.contains("the group \"docker\", which the tree does not have"), "{refused}");
     let refused = refusal(|_, spec| spec.users.get_mut("admin").unwrap().shell = "/bin/zsh".to_owned());
     assert!(refused.contains("no /bin/zsh, the shell of the user \"admin\""), "{refused}");
 }

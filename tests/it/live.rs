@@ -218,7 +218,7 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     };
     assert_eq!(sorted(&cost["unknown"]), sorted(&unknown));
     let text = project.ok(&["plan"]);
-    assert!(text.contains(" and 2 stages that were never timed\n"), "{text}");
+    assert!(text.contains(", plus 2 stages that were never timed\n"), "{text}");
 
     let again = ["work[size=small]", "--rebuild", "work[size=small]"];
     let (code, events) = project.events(&again);
