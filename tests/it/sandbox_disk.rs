@@ -290,7 +290,7 @@ fn a_root_can_be_named() {
         (RootSpec::Number(2), "/dev/vda2\n"),
         (RootSpec::Label("system".to_owned()), "/dev/vda2\n"),
         (RootSpec::Number(1), "the image has no /bin/sh"),
-        (RootSpec::Number(3), "no root file system: the disk holds no file system"),
+        (RootSpec::Number(3), "no root file system: the disk has no file system"),
         (RootSpec::Number(4), "no root file system: no file system matches root = 4"),
     ] {
         let bench = Bench::new();
