@@ -139,13 +139,8 @@ impl Evaluator {
                 self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
                 let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
-                    Err(_) if sensitive => self.fail(Diagnostic::at(
-                        operand.span,
-                        format!(
-                            "convert: a sensitive value is not a valid \
-                                                                        {ty}"
-                        ),
-                    )),
+                    Err(_) if sensitive => self
+                        .fail(Diagnostic::at(operand.span, format!("convert: a sensitive value is not a valid {ty}"))),
                     Ok(value) => Ok(value),
                     Err(mismatch) => {
                         let at =

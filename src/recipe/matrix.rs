@@ -160,10 +160,9 @@ fn axis(name: &str, value: Value, span: Span, eval: &mut Evaluator) -> Result<Va
     };
     if values.is_empty() {
         let message = format!("the axis `{name}` has no values");
-        return eval.fail(Diagnostic::at(span, message).note(
-            "with it the matrix has no combinations, so nothing would be \
-                                                      built",
-        ));
+        return eval.fail(
+            Diagnostic::at(span, message).note("with it the matrix has no combinations, so nothing would be built"),
+        );
     }
     let mut texts: Vec<String> = Vec::with_capacity(values.len());
     let mut seen = HashSet::new();

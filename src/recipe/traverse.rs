@@ -117,10 +117,8 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let message = format!("{} has no attribute `{name}`", show(at));
         let mut diagnostic = Diagnostic::at(span, message);
         if matches!(at.data, Data::List(_)) {
-            diagnostic = diagnostic.help(format!(
-                "`[*].{name}` takes it from every element, `[0].{name}` from the \
-                                                  first"
-            ));
+            diagnostic =
+                diagnostic.help(format!("`[*].{name}` takes it from every element, `[0].{name}` from the first"));
         }
         return Err(diagnostic.into());
     };

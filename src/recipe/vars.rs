@@ -311,11 +311,10 @@ impl Variables<'_, '_> {
             Ok(serde_json::Value::Object(object)) => object,
             Ok(_) => {
                 let span = Span { file, start: 0, end: 0 };
-                return self.eval.diagnostics.push(Diagnostic::at(
-                    span,
-                    "a JSON variables file must contain one \
-                                                                        object",
-                ));
+                return self
+                    .eval
+                    .diagnostics
+                    .push(Diagnostic::at(span, "a JSON variables file must contain one object"));
             }
             Err(error) => {
                 let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();

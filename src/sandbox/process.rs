@@ -65,10 +65,9 @@ impl Supervisor {
             }
             if begun.elapsed() > END_DEADLINE {
                 let _ = self.child.kill();
-                return Err(self.broken(format!(
-                    "its processes are still running {END_DEADLINE:?} after they were \
-                                                killed"
-                )));
+                return Err(
+                    self.broken(format!("its processes are still running {END_DEADLINE:?} after they were killed"))
+                );
             }
             std::thread::sleep(Duration::from_micros(200));
         }

@@ -170,7 +170,12 @@ fn a_root_that_cannot_be_written_ends_the_build() {
     let (ran, time) = build(&project, &["base"], &["renameat:error=EIO", "fsync:delay_enter=150000"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(time < Duration::from_secs(60), "{time:?}");
-    assert_eq!(ran.stderr.matches("cannot be protected from `impasto gc`: cannot replace `").count(), 1, "{}", ran.stderr);
+    assert_eq!(
+        ran.stderr.matches("cannot be protected from `impasto gc`: cannot replace `").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
     project.build(&["base"]);
     assert_eq!(project.build(&["base"]), (0, 1), "the next one is right");
 }

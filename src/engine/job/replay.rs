@@ -96,8 +96,7 @@ impl Job {
             return Err(JobError::Cancelled);
         }
         if !finished.outcome.is_ok() {
-            tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be rebased onto the previous \
-                                                                              disk");
+            tracing::debug!(stage = self.label, outcome = ?finished.outcome, "cannot be rebased onto the previous disk");
             return Ok(None);
         }
         let reader = match self.store.disk_reader(&replay.earlier.layer) {

@@ -132,8 +132,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "lookup",
         "lookup(object, key, default)",
         between(2, 3),
-        "The value of a key, or the default if there is \
-                                                                       none.",
+        "The value of a key, or the default if there is none.",
         |args| {
             let key = text_arg(&args, 1)?;
             match (object_arg(&args, 0)?.get(&*key), args.get(2)) {

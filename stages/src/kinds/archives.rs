@@ -55,8 +55,7 @@ const PIN: &[ParamSpec] = &[
     ParamSpec::required(
         "pin",
         Type::Text,
-        "The versions to match: \"version 1.2*\", \"release \
-                                            n=bookworm-backports\".",
+        "The versions to match: \"version 1.2*\", \"release n=bookworm-backports\".",
     ),
     ParamSpec::required("priority", Type::Int, "Their priority: 500 is the default, 990 is preferred, -1 is never."),
 ];

@@ -97,8 +97,7 @@ const USER: &[ParamSpec] = &[
     ParamSpec::optional(
         "ssh_keys",
         Type::List(&Type::Text),
-        "Public keys that may log in, as lines of \
-                                                              authorized_keys.",
+        "Public keys that may log in, as lines of authorized_keys.",
     ),
     ParamSpec::optional(
         "password_hash",
@@ -273,8 +272,7 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     if !is_user_name(name) {
         wrong(
             format!("{name:?} is not a valid user name"),
-            "use up to 32 of a-z, 0-9, `_` and `-`, starting with a \
-                                                             letter",
+            "use up to 32 of a-z, 0-9, `_` and `-`, starting with a letter",
         );
     }
     let ssh_keys: Vec<String> = texts(value, "ssh_keys").iter().map(|key| key.trim().to_owned()).collect();

@@ -26,8 +26,7 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "path",
         Type::Path,
-        "A file beside the recipe. Its content is part of the key, its name and \
-                                             time are not.",
+        "A file beside the recipe. Its content is part of the key, its name and time are not.",
     ),
     ParamSpec::optional(
         "url",

@@ -34,8 +34,7 @@ const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional(
         "commands",
         Type::List(&Type::Text),
-        "Commands to run one after the other, each by /bin/sh \
-                                                              -ec.",
+        "Commands to run one after the other, each by /bin/sh -ec.",
     ),
     ParamSpec::optional(
         "inputs",

@@ -17,8 +17,7 @@ const PATHS: &[(&str, CauseKind, &str)] = &[
     (
         "/etc/dropbear/dropbear_*",
         CauseKind::SshHostKey,
-        "is a key of the SSH server, created while the image was \
-                                                         built",
+        "is a key of the SSH server, created while the image was built",
     ),
     ("/var/lib/systemd/credential.secret", CauseKind::RandomSeed, "is random: the key of systemd's credentials"),
     ("/var/lib/NetworkManager/secret_key", CauseKind::RandomSeed, "is random: NetworkManager's key"),
