@@ -50,16 +50,16 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
             let mut lines: Vec<String> = failure.help.iter().cloned().collect();
             lines.extend(failure.cause.iter().flat_map(|cause| cause_help(cause, about, args)));
             lines.push(format!("full log: impasto log '{label}'{args}"));
-            let fresh = match failure.shell {
-                Enter::Never => None,
-                Enter::AsItFailed => Some(""),
-                Enter::AsItBegan => Some(" --fresh"),
-            };
-            lines.extend(fresh.map(|fresh| {
-                format!(
-                    "inspect it as it failed, where {AGAIN} runs the step again: impasto shell '{label}'{args}{fresh}"
-                )
-            }));
+            let shell = format!("impasto shell '{label}'{args}");
+            match failure.shell {
+                Enter::Never => {}
+                Enter::AsItFailed => {
+                    lines.push(format!("inspect it as it failed, where {AGAIN} runs the step again: {shell}"));
+                }
+                Enter::AsItBegan => {
+                    lines.push(format!("enter it as it began, where {AGAIN} runs its steps again: {shell} --fresh"));
+                }
+            }
             Some(lines.join("\n"))
         }
         JobError::NotAFile { label } => {

@@ -14,7 +14,6 @@ mod program;
 mod resolve;
 mod tools;
 
-use std::error::Error;
 use std::fs;
 use std::path::Path;
 
@@ -23,6 +22,7 @@ use impasto_stages::disk::DiskSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::base::bounded;
+use crate::base::human::with_causes;
 use crate::sandbox::{ToolFailure, ToolTask};
 
 pub use bootstrap::PACKAGES;
@@ -115,16 +115,8 @@ fn disk(
     let tree = work.join(TREE);
     let mut tree = bounded::open(&tree).map_err(ToolFailure::io("read", &tree))?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
-    let made =
-        crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line, phase).map_err(|error| {
-            let mut message = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                message += &format!(": {cause}");
-                source = cause.source();
-            }
-            ToolFailure { message, help: error.help() }
-        })?;
+    let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line, phase)
+        .map_err(|error| ToolFailure { message: with_causes(&error), help: error.help() })?;
     assert_eq!(made, path, "BUG: the disk lies elsewhere");
     Ok(())
 }

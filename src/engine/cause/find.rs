@@ -95,14 +95,18 @@ fn room(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Op
     // One large piece that does not fit leaves the rest free.
     let tight = told && fullest.free < fullest.size / ROOMY;
     let (space, free) =
-        if full || tight { (fullest, Some(fullest.free)) } else { (full_meanwhile(spaces, clues, problem)?, None) };
+        if full || tight { (fullest, Some(fullest.free)) } else { (full_meanwhile(evidence, spaces, problem)?, None) };
     let cause = Cause::DiskFull { at: space.path.escape_debug().to_string(), free, size: space.size };
     Some(said(clues, Clue::NoSpace, cause))
 }
 
 /// The file system that was full between two looks of the agent: the one of the file that could not be written.
-fn full_meanwhile<'a>(spaces: &'a [Space], clues: &Clues, problem: Option<&Problem>) -> Option<&'a Space> {
-    let line = clues.line(Clue::NoSpace).filter(|_| problem.is_none())?;
+fn full_meanwhile<'a>(evidence: &Evidence<'_>, spaces: &'a [Space], problem: Option<&Problem>) -> Option<&'a Space> {
+    // A privileged step may have mounted something there.
+    if problem.is_some() || evidence.privileged {
+        return None;
+    }
+    let line = evidence.clues.line(Clue::NoSpace)?;
     let file = Path::new(clues::last_path(&line.text)?);
     if IN_MEMORY.iter().any(|dir| file.starts_with(dir)) {
         return None;
@@ -225,6 +229,10 @@ mod tests {
         assert_eq!(found("dd: error writing '/tmp/big': No space left on device"), None);
         let script = "/run/impasto/scripts/script-0: 1: echo: I/O error: No space left on device";
         assert_eq!(found(script), None, "it is not said where");
+        let mut clues = Clues::default();
+        clues.push("dd: error writing '/mnt/big': No space left on device");
+        let privileged = Evidence { privileged: true, ..evidence(&outcome, &facts, &clues) };
+        assert!(find(&privileged).is_none(), "it may have mounted something there");
     }
 
     #[test]
