@@ -14,7 +14,7 @@
 //!
 //! The rooms, each knowing only those above it in this list; `tests/it/architecture.rs` holds them to it:
 //!
-//! * [`base`]: the process and its surroundings.
+//! * [`base`]: the process and its environment.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.
 //! * [`recipe`] reads and evaluates HCL; `impasto_stages` knows what each kind of stage means.
 //! * [`deb`] reads Debian's formats; [`lock`] is the file of locked packages, and what it needs of a package manager.

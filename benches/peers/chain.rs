@@ -1,7 +1,7 @@
 //! Reading a disk through a chain of 11 layers against reading one flat layer of the same chunks: `tar` of everything
 //! inside the sandbox, with an empty page cache.
 //!
-//! The chain is Debian and ten `run` stages, each of which writes every tenth file anew, so that all layers hold a share.
+//! The chain is Debian and ten `run` stages, each of which writes every tenth file again, so that all layers hold a share.
 //! The flat layer is the converted result, fetched. The time is `tar`'s own: the sandbox's set-up is not counted.
 
 use std::path::Path;

@@ -11,11 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use impasto::engine::chain::ActionChain;
 use impasto::engine::graph::{Graph, NodeId, NodeMap};
-use impasto::engine::history::NodeMemory;
+use impasto::engine::history::NodeHistory;
 use impasto::engine::locking::LockState;
-use impasto::engine::plan::{Completed, Hit, Planner, State};
-use impasto::engine::units::Units;
+use impasto::engine::plan::{Completed, Hit, PlanState, Planner};
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::Registry;
 use impasto_stages::action::{ENGINE_EPOCH, Executor};
@@ -160,10 +160,10 @@ fn claim_all(dir: &Path, store: &Path) {
     let (time, ()) = timed(|| {
         for id in graph.ids() {
             let node = graph.node(id);
-            let mut units = Units::new(node);
+            let mut units = ActionChain::new(node);
             let parent = |parent: NodeId| hits[parent].as_ref().expect("a parent");
             let action = match planner.advance(id, &mut units, parent).expect("a key") {
-                (_, State::Cached(hit)) => {
+                (_, PlanState::Cached(hit)) => {
                     hits[id] = Some(hit);
                     continue;
                 }
@@ -214,7 +214,7 @@ fn claim_all(dir: &Path, store: &Path) {
             assert!(matches!(planner.complete(id, &mut units, hit.clone()), Ok(Completed::Node(_))));
             let (action, claim) = (hit.action, hit.claim);
             let reason = "never built".to_owned();
-            let memory = NodeMemory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
+            let memory = NodeHistory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
             planner.add_run(id, 0, &memory);
             hits[id] = Some(hit);
         }
@@ -223,7 +223,7 @@ fn claim_all(dir: &Path, store: &Path) {
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");
-    assert!(states.values().all(|state| matches!(state, Some(State::Cached(_)))));
+    assert!(states.values().all(|state| matches!(state, Some(PlanState::Cached(_)))));
     println!("  {made} claims in {:.1} s", time.as_secs_f64());
 }
 

@@ -13,21 +13,21 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, pivot_root};
 
 use crate::base::bounded;
-use crate::mounts::{Made, Trace, World, modified};
+use crate::mounts::{CreatedPath, GuestMounts, UndoStep, modified};
 use crate::protocol::{Problem, ProblemKind};
 
 /// Where the guest's root is while it is being closed: below the tmpfs that was its `/run`.
 const OLD: &str = "/old";
 
 /// Unmounts every file system of the disk, in order.
-pub(crate) fn close(world: World) -> Result<(), Problem> {
+pub(crate) fn close(guest_mounts: GuestMounts) -> Result<(), Problem> {
     let mounts = mount_points()?;
     let old = Path::new("/run").join(OLD.trim_start_matches('/'));
     fs::create_dir(&old).map_err(|e| failed("make", &old, e))?;
     chdir("/run").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
     pivot_root(".", &old).map_err(|e| failed("leave the root for", &old, e.into()))?;
     chdir("/").map_err(|e| failed("enter", Path::new("/run"), e.into()))?;
-    let disks: Vec<&Path> = world.trail.iter().filter_map(mounted).collect();
+    let disks: Vec<&Path> = guest_mounts.undo_log.iter().filter_map(mounted).collect();
     // What hides mount points goes first: everything that is not a file system of the disk, last mounted first.
     for path in mounts.iter().rev() {
         match path.strip_prefix("/run") {
@@ -38,12 +38,12 @@ pub(crate) fn close(world: World) -> Result<(), Problem> {
             Err(_) => unmount_at(&below_old(path), true)?,
         }
     }
-    for trace in world.trail.iter().rev() {
+    for trace in guest_mounts.undo_log.iter().rev() {
         match trace {
-            Trace::Made(made) => take_back(made)?,
+            UndoStep::Made(made) => take_back(made)?,
             // A step may have unmounted it.
-            Trace::Mounted { path, .. } if !mounts.contains(path) => {}
-            Trace::Mounted { path, .. } => {
+            UndoStep::Mounted { path, .. } if !mounts.contains(path) => {}
+            UndoStep::Mounted { path, .. } => {
                 let path = below_old(path);
                 let directory = bounded::open_directory(&path).map_err(|e| failed("open", &path, e))?;
                 write_out(directory, &path)?;
@@ -52,14 +52,14 @@ pub(crate) fn close(world: World) -> Result<(), Problem> {
         }
     }
     let root = Path::new(OLD);
-    write_out(world.directory, root)?;
+    write_out(guest_mounts.directory, root)?;
     unmount_at(root, false)
 }
 
-fn mounted(trace: &Trace) -> Option<&Path> {
+fn mounted(trace: &UndoStep) -> Option<&Path> {
     match trace {
-        Trace::Mounted { path, .. } => Some(path),
-        Trace::Made(_) => None,
+        UndoStep::Mounted { path, .. } => Some(path),
+        UndoStep::Made(_) => None,
     }
 }
 
@@ -116,7 +116,7 @@ fn unescape(field: &[u8]) -> PathBuf {
 }
 
 /// Removes a mount point that the image did not have, and gives its directory the time back unless a step changed it.
-fn take_back(made: &Made) -> Result<(), Problem> {
+fn take_back(made: &CreatedPath) -> Result<(), Problem> {
     let path = below_old(&made.path);
     let Some(parent) = path.parent() else { return Ok(()) };
     if !parent.starts_with(OLD) || !path.exists() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::base::bounded;
-use crate::mounts::World;
+use crate::mounts::GuestMounts;
 use crate::protocol::{FileFacts, MAX_EXAMINED, Space, StepFacts};
 
 /// At least this long lies between two looks at the file systems.
@@ -33,17 +33,17 @@ impl Gauge {
     }
 
     /// Looks, where it is time to.
-    pub(crate) fn look(&self, world: &World) {
+    pub(crate) fn look(&self, guest_mounts: &GuestMounts) {
         if Instant::now() >= self.next.get() {
-            self.look_now(world);
+            self.look_now(guest_mounts);
         }
     }
 
-    /// A program that fails for want of room often gives back at its end what it had taken.
-    fn look_now(&self, world: &World) {
+    /// A program that fails for lack of space often gives back at its end what it had taken.
+    fn look_now(&self, guest_mounts: &GuestMounts) {
         self.next.set(Instant::now() + INTERVAL);
         let mut least = self.least.borrow_mut();
-        for path in world.mount_points() {
+        for path in guest_mounts.mount_points() {
             let Ok(found) = statvfs(path) else { continue };
             let name = path.to_string_lossy();
             let (free, free_inodes) = (found.f_bfree * found.f_frsize, found.f_ffree);
@@ -64,9 +64,10 @@ impl Gauge {
     }
 
     /// All that can be said of a step that has just failed.
-    pub(crate) fn facts(&self, world: &World, files: &[String]) -> StepFacts {
-        self.look_now(world);
-        let path = world.setup.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
+    pub(crate) fn facts(&self, guest_mounts: &GuestMounts, files: &[String]) -> StepFacts {
+        self.look_now(guest_mounts);
+        let path =
+            guest_mounts.setup.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
         let files = files.iter().take(MAX_EXAMINED).map(|name| examine(name, path)).collect();
         StepFacts { spaces: self.least.borrow().clone(), files }
     }

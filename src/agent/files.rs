@@ -13,8 +13,10 @@ use rustix::fs::{
 use serde_bytes::ByteBuf;
 
 use crate::base::bounded;
-use crate::mounts::World;
-use crate::protocol::{AgentStep, Answer, InputKind, Limit, MAX_DATA, Owner, Place, Problem, ProblemKind, RUN_DIR};
+use crate::mounts::GuestMounts;
+use crate::protocol::{
+    AgentStep, Answer, FileOwner, InputKind, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, RunSubdir,
+};
 use crate::serve::Channel;
 
 /// A file of the job that is being received.
@@ -24,7 +26,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(crate) fn begin(place: Place, name: &str, mode: u32) -> Result<Self, Problem> {
+    pub(crate) fn begin(place: RunSubdir, name: &str, mode: u32) -> Result<Self, Problem> {
         let path = job_path(place, name)?;
         let create = || {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -52,7 +54,7 @@ fn failed(what: &str, path: &Path, error: io::Error) -> Problem {
 }
 
 /// Path of a file of the job. A name is one component, whatever it holds.
-pub(crate) fn job_path(place: Place, name: &str) -> Result<PathBuf, Problem> {
+pub(crate) fn job_path(place: RunSubdir, name: &str) -> Result<PathBuf, Problem> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return Err(Problem::new(ProblemKind::Protocol, format!("{name:?} is not a valid file name")));
     }
@@ -60,11 +62,11 @@ pub(crate) fn job_path(place: Place, name: &str) -> Result<PathBuf, Problem> {
 }
 
 /// Does a step that runs no program.
-pub(crate) fn apply(world: &World, step: &AgentStep) -> Result<(), Problem> {
-    let epoch = world.setup.source_date_epoch;
+pub(crate) fn apply(guest_mounts: &GuestMounts, step: &AgentStep) -> Result<(), Problem> {
+    let epoch = guest_mounts.setup.source_date_epoch;
     match step {
         AgentStep::CopyIn { input, dest, mode, owner, kind, modified } => {
-            let source = job_path(Place::Inputs, input)?;
+            let source = job_path(RunSubdir::Inputs, input)?;
             let owner = owner.as_ref().map(resolve_owner).transpose()?;
             match kind {
                 InputKind::File => copy_file(&source, Path::new(dest), *mode, owner, modified.or(epoch)),
@@ -75,7 +77,7 @@ pub(crate) fn apply(world: &World, step: &AgentStep) -> Result<(), Problem> {
             let path = Path::new(path);
             place(path, &mut content.as_slice(), *mode, None, epoch)
         }
-        AgentStep::Patch { input, partition } => crate::patch::apply(world, *partition, input),
+        AgentStep::Patch { input, partition } => crate::patch::apply(guest_mounts, *partition, input),
         AgentStep::Remove { path } => remove(Path::new(path)),
         AgentStep::Script { .. } | AgentStep::Command { .. } | AgentStep::ShowRoot => {
             Err(Problem::new(ProblemKind::Protocol, "this step is not about a file"))
@@ -192,7 +194,7 @@ fn remove(path: &Path) -> Result<(), Problem> {
     }
 }
 
-fn resolve_owner(owner: &Owner) -> Result<(u32, u32), Problem> {
+fn resolve_owner(owner: &FileOwner) -> Result<(u32, u32), Problem> {
     Ok((resolve_id("/etc/passwd", &owner.user)?, resolve_id("/etc/group", &owner.group)?))
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 
-use crate::memory::{self, Place};
+use crate::memory::{self, TmpfsDir};
 use crate::mounts::{io_problem, mount_at};
 use crate::nodes;
 use crate::protocol::{Problem, RUN_DIR, Setup};
@@ -68,7 +68,7 @@ pub(crate) fn mount_all(setup: &Setup) -> Result<(), Problem> {
             Err(_) => {}
         }
     }
-    let place = |path, mode| Place { path: Path::new(path), mode, flags: SAFE };
+    let place = |path, mode| TmpfsDir { path: Path::new(path), mode, flags: SAFE };
     memory::share(setup.tmpfs, &[place("/run", 0o755), place("/tmp", 0o1777), place("/dev/shm", 0o1777)])?;
     let run = Path::new(RUN_DIR);
     for dir in [run.to_path_buf(), run.join("inputs"), run.join("scripts"), run.join("secrets")] {

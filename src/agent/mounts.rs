@@ -27,26 +27,26 @@ use crate::sys;
 const MAX_LINKS: usize = 16;
 
 /// The guest, mounted; the agent's own root is the guest's.
-pub(crate) struct World {
+pub(crate) struct GuestMounts {
     pub(crate) setup: Setup,
     /// The root's own directory, open from the beginning: an error in writing back is told to those who were there
     /// before it.
     pub(crate) directory: File,
     /// What must be undone, in order; the root's mount is not among it.
-    pub(crate) trail: Vec<Trace>,
+    pub(crate) undo_log: Vec<UndoStep>,
     root: u32,
 }
 
 /// Something done that must be undone.
-pub(crate) enum Trace {
+pub(crate) enum UndoStep {
     /// A file system of the disk was mounted.
     Mounted { number: u32, path: PathBuf },
     /// Something was added to the image.
-    Made(Made),
+    Made(CreatedPath),
 }
 
 /// Something added to the image that must not stay.
-pub(crate) struct Made {
+pub(crate) struct CreatedPath {
     pub(crate) path: PathBuf,
     pub(crate) directory: bool,
     /// Modification time of the directory that holds it, before and after.
@@ -65,8 +65,8 @@ pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlag
         .map_err(|e| Problem::io("mount", format!("{source} ({kind}) at {}", target.display()), &e.into()))
 }
 
-impl World {
-    /// Builds it. On an error nothing needs to be undone: the name space ends with the agent, and nothing was written.
+impl GuestMounts {
+    /// Builds it. On an error nothing needs to be undone: the namespace ends with the agent, and nothing was written.
     pub(crate) fn make(setup: Setup) -> Result<Self, Problem> {
         sys::unshare_own().map_err(|e| Problem::io("create", "namespaces", &e))?;
         mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
@@ -79,23 +79,23 @@ impl World {
         umask(Mode::empty());
         let trees = open_trees(&setup.trees)?;
         let caches = open_trees(&setup.caches)?;
-        let settings = placement::Settings::open();
+        let settings = placement::MountSettings::open();
         enter_scaffold(&setup.disk)?;
         let root = choose_root(&setup)?;
         let disk = Path::new("/disk");
         mount_disk(root, disk, false)?;
         enter(disk)?;
         let directory = bounded::open_directory("/").map_err(io_problem("open", Path::new("/")))?;
-        let mut world = Self { root: root.number, directory, trail: Vec::new(), setup: setup.clone() };
+        let mut guest_mounts = Self { root: root.number, directory, undo_log: Vec::new(), setup: setup.clone() };
         for path in kernel::MOUNT_POINTS.map(Path::new) {
-            world.make_dir(path)?;
+            guest_mounts.make_dir(path)?;
         }
-        kernel::mount_all(&world.setup)?;
-        world.mount_fstab()?;
-        let mounted = world.mounted();
+        kernel::mount_all(&guest_mounts.setup)?;
+        guest_mounts.mount_fstab()?;
+        let mounted = guest_mounts.mounted();
         setup.disk.iter().filter(|node| mounted.contains(&node.number)).for_each(|node| settings.apply(node.device));
         for (path, content) in &setup.overlays {
-            world.overlay(Path::new(path), content)?;
+            guest_mounts.overlay(Path::new(path), content)?;
         }
         for (path, mode, content) in &setup.policy {
             let path = below_run(path)?;
@@ -109,7 +109,7 @@ impl World {
             show_tree(&cache, &below_run(&format!("{CACHES}/{name}"))?, MountFlags::empty())?;
         }
         umask(Mode::WGRP | Mode::WOTH);
-        Ok(world)
+        Ok(guest_mounts)
     }
 
     /// Number of the root's node.
@@ -122,26 +122,26 @@ impl World {
         if number == self.root {
             return Some(Path::new("/"));
         }
-        self.trail.iter().find_map(|trace| match trace {
-            Trace::Mounted { number: mounted, path } if *mounted == number => Some(path.as_path()),
+        self.undo_log.iter().find_map(|trace| match trace {
+            UndoStep::Mounted { number: mounted, path } if *mounted == number => Some(path.as_path()),
             _ => None,
         })
     }
 
     /// Where the file systems of the disk are mounted, the root first.
     pub(crate) fn mount_points(&self) -> impl Iterator<Item = &Path> {
-        let others = self.trail.iter().filter_map(|trace| match trace {
-            Trace::Mounted { path, .. } => Some(path.as_path()),
-            Trace::Made(_) => None,
+        let others = self.undo_log.iter().filter_map(|trace| match trace {
+            UndoStep::Mounted { path, .. } => Some(path.as_path()),
+            UndoStep::Made(_) => None,
         });
         std::iter::once(Path::new("/")).chain(others)
     }
 
     /// Numbers of all nodes that are mounted.
     pub(crate) fn mounted(&self) -> Vec<u32> {
-        let others = self.trail.iter().filter_map(|trace| match trace {
-            Trace::Mounted { number, .. } => Some(*number),
-            Trace::Made(_) => None,
+        let others = self.undo_log.iter().filter_map(|trace| match trace {
+            UndoStep::Mounted { number, .. } => Some(*number),
+            UndoStep::Made(_) => None,
         });
         std::iter::once(self.root).chain(others).collect()
     }
@@ -182,7 +182,7 @@ impl World {
             let target = PathBuf::from(unescape(target));
             self.make_dir(&target)?;
             mount_disk(&node, &target, false)?;
-            self.trail.push(Trace::Mounted { number: node.number, path: target });
+            self.undo_log.push(UndoStep::Mounted { number: node.number, path: target });
         }
         Ok(())
     }
@@ -262,8 +262,8 @@ impl World {
         let parent = path.parent().unwrap_or(Path::new("/"));
         let parent_before = modified(parent)?;
         make(path).map_err(io_problem("make", path))?;
-        let made = Made { path: path.to_path_buf(), directory, parent_before, parent_after: modified(parent)? };
-        self.trail.push(Trace::Made(made));
+        let made = CreatedPath { path: path.to_path_buf(), directory, parent_before, parent_after: modified(parent)? };
+        self.undo_log.push(UndoStep::Made(made));
         Ok(())
     }
 }

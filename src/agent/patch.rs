@@ -13,16 +13,16 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::base::bounded;
 use crate::files::job_path;
-use crate::mounts::World;
-use crate::protocol::{self, Change, Node, Place, Problem, ProblemKind, Put, RUN_DIR};
+use crate::mounts::GuestMounts;
+use crate::protocol::{self, Change, PatchNode, Problem, ProblemKind, Put, RUN_DIR, RunSubdir};
 
 /// What is compared and written at once, in bytes: a block, so that blocks which stay the same stay where they are.
 const BLOCK: usize = 4096;
 
 /// Applies the changes that an input holds to the file system of a partition.
-pub(crate) fn apply(world: &World, partition: u32, input: &str) -> Result<(), Problem> {
-    let source = job_path(Place::Inputs, input)?;
-    let Some(mounted) = world.mount_point(partition) else {
+pub(crate) fn apply(guest_mounts: &GuestMounts, partition: u32, input: &str) -> Result<(), Problem> {
+    let source = job_path(RunSubdir::Inputs, input)?;
+    let Some(mounted) = guest_mounts.mount_point(partition) else {
         return Err(Problem::new(ProblemKind::Protocol, format!("partition {partition} is not mounted")));
     };
     // What is mounted on its directories hides what lies in them; a bind shows the file system alone.
@@ -53,15 +53,18 @@ fn patch(changes: &mut impl Read, root: &Path) -> Result<(), Problem> {
                 let path = below(root, &put.path);
                 make(&put, &path, root, changes).map_err(|e| failed("write", &path, e))?;
                 match put.node {
-                    Node::HardLink { .. } => {}
+                    PatchNode::HardLink { .. } => {}
                     // Filling a directory changes its time.
-                    Node::Dir => directories.push((path, put)),
-                    _ => settle(&put, &path).map_err(|e| failed("change", &path, e))?,
+                    PatchNode::Dir => directories.push((path, put)),
+                    _ => set_attributes(&put, &path).map_err(|e| failed("change", &path, e))?,
                 }
             }
         }
     }
-    directories.iter().rev().try_for_each(|(path, put)| settle(put, path).map_err(|e| failed("change", path, e)))
+    directories
+        .iter()
+        .rev()
+        .try_for_each(|(path, put)| set_attributes(put, path).map_err(|e| failed("change", path, e)))
 }
 
 fn below(root: &Path, path: &[u8]) -> PathBuf {
@@ -82,9 +85,9 @@ fn make(put: &Put, path: &Path, root: &Path, contents: &mut impl Read) -> io::Re
         Err(error) => return Err(error),
     };
     let keeps = existing.is_some_and(|existing| match &put.node {
-        Node::Dir => existing.is_dir(),
-        Node::Kept => true,
-        Node::File { fresh, .. } => existing.is_file() && !fresh,
+        PatchNode::Dir => existing.is_dir(),
+        PatchNode::Kept => true,
+        PatchNode::File { fresh, .. } => existing.is_file() && !fresh,
         _ => false,
     });
     if existing.is_some() && !keeps {
@@ -92,16 +95,16 @@ fn make(put: &Put, path: &Path, root: &Path, contents: &mut impl Read) -> io::Re
     }
     let node = |kind, device| Ok(mknodat(CWD, path, kind, Mode::empty(), device)?);
     match &put.node {
-        Node::Kept => Ok(()),
-        Node::Dir if keeps => Ok(()),
-        Node::Dir => fs::DirBuilder::new().mode(0o700).create(path),
-        Node::File { size, runs, .. } => write(path, *size, runs, contents),
-        Node::Symlink { target } => symlink(std::ffi::OsStr::from_bytes(target), path),
-        Node::HardLink { first } => fs::hard_link(below(root, first), path),
-        Node::Char(major, minor) => node(FileType::CharacterDevice, makedev(*major, *minor)),
-        Node::Block(major, minor) => node(FileType::BlockDevice, makedev(*major, *minor)),
-        Node::Fifo => node(FileType::Fifo, 0),
-        Node::Socket => node(FileType::Socket, 0),
+        PatchNode::Kept => Ok(()),
+        PatchNode::Dir if keeps => Ok(()),
+        PatchNode::Dir => fs::DirBuilder::new().mode(0o700).create(path),
+        PatchNode::File { size, runs, .. } => write(path, *size, runs, contents),
+        PatchNode::Symlink { target } => symlink(std::ffi::OsStr::from_bytes(target), path),
+        PatchNode::HardLink { first } => fs::hard_link(below(root, first), path),
+        PatchNode::Char(major, minor) => node(FileType::CharacterDevice, makedev(*major, *minor)),
+        PatchNode::Block(major, minor) => node(FileType::BlockDevice, makedev(*major, *minor)),
+        PatchNode::Fifo => node(FileType::Fifo, 0),
+        PatchNode::Socket => node(FileType::Socket, 0),
     }
 }
 
@@ -152,8 +155,8 @@ fn zero(file: &File, start: u64, end: u64) -> io::Result<()> {
 }
 
 /// Gives a file its owner, mode, extended attributes and time.
-fn settle(put: &Put, path: &Path) -> io::Result<()> {
-    let is_link = matches!(put.node, Node::Symlink { .. }) || fs::symlink_metadata(path)?.is_symlink();
+fn set_attributes(put: &Put, path: &Path) -> io::Result<()> {
+    let is_link = matches!(put.node, PatchNode::Symlink { .. }) || fs::symlink_metadata(path)?.is_symlink();
     lchown(path, Some(put.uid), Some(put.gid))?;
     if !is_link {
         fs::set_permissions(path, fs::Permissions::from_mode(put.mode))?;

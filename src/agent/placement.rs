@@ -25,9 +25,9 @@ pub(crate) const OPTIONS: [&str; 4] = [
 ];
 
 /// Where the kernel's settings of mounted file systems are; to be opened while the host's `/sys` can be named.
-pub(crate) struct Settings(Option<OwnedFd>);
+pub(crate) struct MountSettings(Option<OwnedFd>);
 
-impl Settings {
+impl MountSettings {
     pub(crate) fn open() -> Self {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Self(openat(CWD, "/sys", flags, Mode::empty()).ok())

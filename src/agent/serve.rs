@@ -11,7 +11,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_paren
 use crate::close;
 use crate::files::{self, Upload};
 use crate::kernel;
-use crate::mounts::World;
+use crate::mounts::GuestMounts;
 use crate::protocol::{self, Answer, Problem, ProblemKind, Request, VERSION};
 use crate::steps::Runner;
 use crate::sys;
@@ -43,17 +43,17 @@ pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
     }
     channel.send(&Answer::Ok)?;
     let Some(Request::Setup(setup)) = channel.receive()? else { return Err(out_of_order()) };
-    let world = match World::make(setup) {
-        Ok(world) => world,
+    let guest_mounts = match GuestMounts::make(setup) {
+        Ok(guest_mounts) => guest_mounts,
         Err(problem) => {
             channel.send(&Answer::Problem(problem))?;
             return Err(io::ErrorKind::Other.into());
         }
     };
-    channel.send(&Answer::Made { root: world.root(), mounted: world.mounted() })?;
-    converse(&mut channel, &runner, &world)?;
-    runner.settle();
-    match close::close(world) {
+    channel.send(&Answer::Made { root: guest_mounts.root(), mounted: guest_mounts.mounted() })?;
+    converse(&mut channel, &runner, &guest_mounts)?;
+    runner.kill_remaining();
+    match close::close(guest_mounts) {
         Ok(()) => channel.send(&Answer::Done { nonce }),
         Err(problem) => {
             channel.send(&Answer::Problem(problem))?;
@@ -63,7 +63,7 @@ pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
 }
 
 /// Everything between `Setup` and `Finish`.
-fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result<()> {
+fn converse(channel: &mut Channel, runner: &Runner, guest_mounts: &GuestMounts) -> io::Result<()> {
     let mut upload: Option<Result<Upload, Problem>> = None;
     let mut volatile = Volatile::default();
     loop {
@@ -80,21 +80,21 @@ fn converse(channel: &mut Channel, runner: &Runner, world: &World) -> io::Result
             }
             Request::End => {
                 let upload = upload.take().unwrap_or_else(|| Err(unexpected()));
-                upload.and_then(|upload| upload.end(world.setup.source_date_epoch)).map(|()| Answer::Ok)
+                upload.and_then(|upload| upload.end(guest_mounts.setup.source_date_epoch)).map(|()| Answer::Ok)
             }
-            Request::Step(step) => runner.run(channel, world, &step)?,
-            Request::Shell { line } => runner.shell(world, line.as_deref()),
-            Request::Examine { files } => Ok(Answer::Facts(runner.facts(world, &files))),
-            Request::Settle => {
-                runner.settle();
+            Request::Step(step) => runner.run(channel, guest_mounts, &step)?,
+            Request::Shell { line } => runner.shell(guest_mounts, line.as_deref()),
+            Request::Examine { files } => Ok(Answer::Facts(runner.facts(guest_mounts, &files))),
+            Request::KillRemaining => {
+                runner.kill_remaining();
                 Ok(Answer::Ok)
             }
             // Everything for the steps is there now.
-            Request::Note { volatile: paths } => kernel::close_secrets().and_then(|()| {
-                volatile = Volatile::note(world, &paths)?;
+            Request::SnapshotVolatile { volatile: paths } => kernel::close_secrets().and_then(|()| {
+                volatile = Volatile::snapshot(guest_mounts, &paths)?;
                 Ok(Answer::Ok)
             }),
-            Request::PutBack => volatile.put_back().map(|()| Answer::Ok),
+            Request::RestoreVolatile => volatile.restore().map(|()| Answer::Ok),
             Request::Collect { path, most } => files::collect(channel, &path, most)?,
             Request::Hello { .. } | Request::Setup(_) => Err(unexpected()),
         };

@@ -1,6 +1,6 @@
 //! Runs the processes of steps, and passes on what they print.
 //!
-//! Knows processes, not the image's content. The agent is pid 1 of the guest's name space, so every orphan is its child.
+//! Knows processes, not the image's content. The agent is pid 1 of the guest's namespace, so every orphan is its child.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,8 +26,8 @@ use crate::confine;
 use crate::facts::Gauge;
 use crate::files;
 use crate::memory;
-use crate::mounts::World;
-use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Place, Problem, ProblemKind, StepFacts, Stream};
+use crate::mounts::GuestMounts;
+use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Problem, ProblemKind, RunSubdir, StepFacts, Stream};
 use crate::serve::Channel;
 use crate::sys;
 use crate::usage::Watcher;
@@ -35,7 +35,7 @@ use crate::usage::Watcher;
 /// First argument of the agent when it turns itself into a step's process.
 pub(crate) const LAUNCH: &str = "launch";
 
-/// Argument after it: the step may mount, make devices and make name spaces, or not.
+/// Argument after it: the step may mount, make devices and make namespaces, or not.
 const PRIVILEGED: &str = "privileged";
 const CONFINED: &str = "confined";
 
@@ -79,17 +79,17 @@ impl Runner {
     pub(crate) fn run(
         &self,
         channel: &mut Channel,
-        world: &World,
+        guest_mounts: &GuestMounts,
         step: &AgentStep,
     ) -> io::Result<Result<Answer, Problem>> {
-        let answer = self.run_unlimited(channel, world, step)?;
+        let answer = self.run_unlimited(channel, guest_mounts, step)?;
         Ok(if tmpfs_is_full() { Ok(Answer::Limit(Limit::Tmpfs)) } else { answer })
     }
 
     fn run_unlimited(
         &self,
         channel: &mut Channel,
-        world: &World,
+        guest_mounts: &GuestMounts,
         step: &AgentStep,
     ) -> io::Result<Result<Answer, Problem>> {
         let arguments = match step {
@@ -99,35 +99,37 @@ impl Runner {
             },
             AgentStep::Command { line } => vec![SHELL.into(), "-ec".into(), line.into()],
             AgentStep::ShowRoot => {
-                return Ok(world.show_root().map(|()| Answer::Exited { code: Some(0), signal: None }));
+                return Ok(guest_mounts.show_root().map(|()| Answer::Exited { code: Some(0), signal: None }));
             }
-            other => return Ok(files::apply(world, other).map(|()| Answer::Exited { code: Some(0), signal: None })),
+            other => {
+                return Ok(files::apply(guest_mounts, other).map(|()| Answer::Exited { code: Some(0), signal: None }));
+            }
         };
         if let Err(problem) = demand_shell(&arguments) {
             return Ok(Err(problem));
         }
-        match self.spawn(world, &arguments) {
-            Ok(pid) => self.follow(channel, world, pid),
+        match self.spawn(guest_mounts, &arguments) {
+            Ok(pid) => self.follow(channel, guest_mounts, pid),
             Err(error) => Ok(Err(Problem::io("start", arguments[0].to_string_lossy(), &error))),
         }
     }
 
-    fn command(&self, world: &World, arguments: &[OsString]) -> Command {
+    fn command(&self, guest_mounts: &GuestMounts, arguments: &[OsString]) -> Command {
         let executable = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
         #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
         let mut command = Command::new(executable);
-        let confinement = if world.setup.privileged { PRIVILEGED } else { CONFINED };
+        let confinement = if guest_mounts.setup.privileged { PRIVILEGED } else { CONFINED };
         command
             .args([LAUNCH, confinement])
             .args(arguments)
             .env_clear()
-            .envs(world.setup.env.iter().map(|(name, value)| (name, value)));
+            .envs(guest_mounts.setup.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    fn spawn(&self, world: &World, arguments: &[OsString]) -> io::Result<Pid> {
+    fn spawn(&self, guest_mounts: &GuestMounts, arguments: &[OsString]) -> io::Result<Pid> {
         let child = self
-            .command(world, arguments)
+            .command(guest_mounts, arguments)
             .stdin(Stdio::null())
             .stdout(self.inputs[0].try_clone()?)
             .stderr(self.inputs[1].try_clone()?)
@@ -136,8 +138,13 @@ impl Runner {
     }
 
     /// Passes on output until the process has ended.
-    fn follow(&self, channel: &mut Channel, world: &World, pid: Pid) -> io::Result<Result<Answer, Problem>> {
-        let mut watcher = world.setup.watch.map(Watcher::new);
+    fn follow(
+        &self,
+        channel: &mut Channel,
+        guest_mounts: &GuestMounts,
+        pid: Pid,
+    ) -> io::Result<Result<Answer, Problem>> {
+        let mut watcher = guest_mounts.setup.watch.map(Watcher::new);
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         loop {
             let mut fds = [
@@ -149,7 +156,7 @@ impl Runner {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            self.gauge.look(world);
+            self.gauge.look(guest_mounts);
             // Exit is looked at before output: what was printed before it is then in the pipes.
             let status = reap(Some(pid));
             self.pass_on(channel)?;
@@ -159,7 +166,7 @@ impl Runner {
             }
             let full = tmpfs_is_full().then_some(Limit::Tmpfs);
             if let Some(limit) = full.or_else(|| watcher.as_mut()?.look()) {
-                self.settle();
+                self.kill_remaining();
                 return Ok(Ok(Answer::Limit(limit)));
             }
         }
@@ -184,7 +191,7 @@ impl Runner {
     }
 
     /// Runs a shell on the agent's own standard output and error, and the terminal that it was given.
-    pub(crate) fn shell(&self, world: &World, line: Option<&str>) -> Result<Answer, Problem> {
+    pub(crate) fn shell(&self, guest_mounts: &GuestMounts, line: Option<&str>) -> Result<Answer, Problem> {
         let mut arguments: Vec<OsString> = vec![SHELL.into()];
         arguments.extend(line.map(|line| ["-c".into(), line.into()]).into_iter().flatten());
         demand_shell(&arguments)?;
@@ -193,7 +200,7 @@ impl Runner {
                 Some(terminal) => Stdio::from(terminal.try_clone()?),
                 None => Stdio::null(),
             };
-            let child = self.command(world, &arguments).stdin(stdin).spawn()?;
+            let child = self.command(guest_mounts, &arguments).stdin(stdin).spawn()?;
             let pid = Pid::from_child(&child);
             loop {
                 // Whoever ends is reaped, as pid 1 has to.
@@ -209,13 +216,13 @@ impl Runner {
     }
 
     /// What there is to see of the step that has just failed.
-    pub(crate) fn facts(&self, world: &World, files: &[String]) -> StepFacts {
-        self.gauge.facts(world, files)
+    pub(crate) fn facts(&self, guest_mounts: &GuestMounts, files: &[String]) -> StepFacts {
+        self.gauge.facts(guest_mounts, files)
     }
 
     /// Kills every process but the agent, and waits until they are gone.
-    pub(crate) fn settle(&self) {
-        // As process group this is kill(-1): everything that a process may signal, which for pid 1 is its name space.
+    pub(crate) fn kill_remaining(&self) {
+        // As process group this is kill(-1): everything that a process may signal, which for pid 1 is its namespace.
         // An error says that nobody is left.
         let _ = kill_process_group(Pid::INIT, Signal::KILL);
         while !matches!(wait(WaitOptions::empty()), Err(rustix::io::Errno::CHILD)) {}
@@ -235,7 +242,7 @@ fn reap(wanted: Option<Pid>) -> Option<WaitStatus> {
 
 /// A script runs by its shebang, or as `/bin/sh -e FILE`.
 fn script(name: &str) -> Result<Vec<OsString>, Problem> {
-    let path = files::job_path(Place::Scripts, name)?;
+    let path = files::job_path(RunSubdir::Scripts, name)?;
     let mut start = [0; 2];
     let mut file = bounded::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
     let has_shebang = file.read_exact(&mut start).is_ok() && &start == b"#!";

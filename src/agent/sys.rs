@@ -10,7 +10,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::confine::Instruction;
 
-/// Gives the process name spaces of its own for mounts and for control groups.
+/// Gives the process namespaces of its own for mounts and for control groups.
 pub(crate) fn unshare_own() -> io::Result<()> {
     // SAFETY: neither touches file descriptors, the one thing that makes the call unsound.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP) }?)
@@ -18,7 +18,7 @@ pub(crate) fn unshare_own() -> io::Result<()> {
 
 /// `struct sock_fprog` of linux/filter.h.
 #[repr(C)]
-struct Program {
+struct ExecProgram {
     length: u16,
     instructions: *const Instruction,
 }
@@ -28,10 +28,10 @@ pub(crate) fn filter_calls(filter: &[Instruction]) -> io::Result<()> {
     const PR_SET_SECCOMP: i32 = 22;
     const SECCOMP_MODE_FILTER: usize = 2;
     unsafe extern "C" {
-        fn prctl(option: i32, mode: usize, filter: *const Program) -> i32;
+        fn prctl(option: i32, mode: usize, filter: *const ExecProgram) -> i32;
     }
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = Program { length, instructions: filter.as_ptr() };
+    let program = ExecProgram { length, instructions: filter.as_ptr() };
     // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the instructions that it
     // points to, which outlive the call.
     if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) } == 0 {

@@ -15,7 +15,7 @@ use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, ftruncate, open, openat2, statx, unlinkat,
 };
 
-use crate::mounts::{Trace, World};
+use crate::mounts::{GuestMounts, UndoStep};
 use crate::protocol::Problem;
 
 /// What was there before the first step.
@@ -25,15 +25,15 @@ pub(crate) struct Volatile {
     patterns: Vec<Vec<OsString>>,
     /// Mounts of the disk's own file systems, by number: what a step mounts over them is not the image.
     mounts: BTreeSet<u64>,
-    files: BTreeMap<PathBuf, Seen>,
+    files: BTreeMap<PathBuf, FileSnapshot>,
     directories: BTreeSet<PathBuf>,
 }
 
 /// What tells that a file was changed: inode, size, modification and change time. The last cannot be set by a step.
 #[derive(PartialEq, Eq)]
-struct Seen(u64, u64, (i64, u32), (i64, u32));
+struct FileSnapshot(u64, u64, (i64, u32), (i64, u32));
 
-impl Seen {
+impl FileSnapshot {
     fn of(found: &Statx) -> Self {
         let (mtime, ctime) = (found.stx_mtime, found.stx_ctime);
         Self(found.stx_ino, found.stx_size, (mtime.tv_sec, mtime.tv_nsec), (ctime.tv_sec, ctime.tv_nsec))
@@ -42,7 +42,7 @@ impl Seen {
 
 /// Directories and files at volatile paths, each directory before what it holds.
 #[derive(Default)]
-struct Found {
+struct VolatilePaths {
     files: Vec<(PathBuf, Statx)>,
     /// Those below a path that is volatile as a whole.
     directories: Vec<PathBuf>,
@@ -51,32 +51,32 @@ struct Found {
 impl Volatile {
     /// Looks at what is there now. Paths are absolute; `*` stands for any bytes within one part, and a directory for all
     /// that is below it.
-    pub(crate) fn note(world: &World, paths: &[String]) -> Result<Self, Problem> {
+    pub(crate) fn snapshot(guest_mounts: &GuestMounts, paths: &[String]) -> Result<Self, Problem> {
         let parts =
             |path: &String| path.split('/').filter(|part| !matches!(*part, "" | ".")).map(OsString::from).collect();
         let mut volatile = Self { patterns: paths.iter().map(parts).collect(), ..Self::default() };
-        let mounted = world.trail.iter().filter_map(|trace| match trace {
-            Trace::Mounted { path, .. } => Some(path.as_path()),
-            Trace::Made(_) => None,
+        let mounted = guest_mounts.undo_log.iter().filter_map(|trace| match trace {
+            UndoStep::Mounted { path, .. } => Some(path.as_path()),
+            UndoStep::Made(_) => None,
         });
         for path in mounted.chain([Path::new("/")]) {
             let found = examine(path).map_err(|e| failed("examine", path, e))?;
             volatile.mounts.insert(found.stx_mnt_id);
         }
         let found = volatile.find()?;
-        volatile.files = found.files.into_iter().map(|(path, found)| (path, Seen::of(&found))).collect();
+        volatile.files = found.files.into_iter().map(|(path, found)| (path, FileSnapshot::of(&found))).collect();
         volatile.directories = found.directories.into_iter().collect();
         Ok(volatile)
     }
 
     /// Empties files that were there before and are not as they were, and removes new ones, with the new directories
     /// that held nothing else. Every process of the steps must have ended.
-    pub(crate) fn put_back(&self) -> Result<(), Problem> {
+    pub(crate) fn restore(&self) -> Result<(), Problem> {
         let found = self.find()?;
         let mut emptied = BTreeSet::new();
         for (path, found) in &found.files {
             match self.files.get(path) {
-                Some(seen) if *seen == Seen::of(found) => {}
+                Some(seen) if *seen == FileSnapshot::of(found) => {}
                 // Its bytes are those of another name as well, which is perhaps not volatile.
                 Some(_) if found.stx_size == 0 || found.stx_nlink > 1 => {}
                 Some(_) => done(empty(path)).map_err(|e| failed("empty", path, e))?,
@@ -99,8 +99,8 @@ impl Volatile {
         Ok(())
     }
 
-    fn find(&self) -> Result<Found, Problem> {
-        let mut found = Found::default();
+    fn find(&self) -> Result<VolatilePaths, Problem> {
+        let mut found = VolatilePaths::default();
         for pattern in &self.patterns {
             self.descend(Path::new("/"), pattern, &mut found)?;
         }
@@ -113,7 +113,7 @@ impl Volatile {
     }
 
     /// What lies below `directory`, a real one, at the path that `pattern` is the rest of.
-    fn descend(&self, directory: &Path, pattern: &[OsString], found: &mut Found) -> Result<(), Problem> {
+    fn descend(&self, directory: &Path, pattern: &[OsString], found: &mut VolatilePaths) -> Result<(), Problem> {
         let Some((part, rest)) = pattern.split_first() else { return Ok(()) };
         if !part.as_bytes().contains(&b'*') {
             return self.visit(directory.join(part), rest, found);
@@ -126,7 +126,7 @@ impl Volatile {
         Ok(())
     }
 
-    fn visit(&self, path: PathBuf, rest: &[OsString], found: &mut Found) -> Result<(), Problem> {
+    fn visit(&self, path: PathBuf, rest: &[OsString], found: &mut VolatilePaths) -> Result<(), Problem> {
         let at = match examine(&path) {
             Ok(at) if self.mounts.contains(&at.stx_mnt_id) => at,
             Ok(_) => return Ok(()),
@@ -143,7 +143,7 @@ impl Volatile {
     }
 
     /// All that is below a directory.
-    fn below(&self, top: &Path, found: &mut Found) -> Result<(), Problem> {
+    fn below(&self, top: &Path, found: &mut VolatilePaths) -> Result<(), Problem> {
         let mut open = vec![top.to_path_buf()];
         while let Some(directory) = open.pop() {
             for name in names(&directory)? {

@@ -6,19 +6,19 @@ use std::fmt::Write;
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, Networking, Role};
 
 use super::error::AssembleError;
-use super::plan::Part;
-use super::tree::{Access, Tree};
+use super::partitions::PlannedPartition;
+use super::tree::{RootTree, TreeAccess};
 
-const PUBLIC: Access = Access::root(0o644);
+const PUBLIC: TreeAccess = TreeAccess::root(0o644);
 
 /// Where systemd looks for units, in the order of the links that it would make.
 const UNIT_DIRS: &[&str] = &["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// Configures the tree for the disk that `spec` describes and `parts` lay out.
 pub(super) fn configure(
-    tree: &Tree,
+    tree: &RootTree,
     spec: &DiskSpec,
-    parts: &[Part],
+    parts: &[PlannedPartition],
     log: &mut dyn FnMut(&str),
 ) -> Result<(), AssembleError> {
     clean(tree)?;
@@ -34,7 +34,7 @@ pub(super) fn configure(
 }
 
 /// What a running machine makes for itself, or what some other machine left.
-fn clean(tree: &Tree) -> Result<(), AssembleError> {
+fn clean(tree: &RootTree) -> Result<(), AssembleError> {
     for name in tree.list("/etc/ssh")? {
         if name.starts_with("ssh_host_") && (name.ends_with("_key") || name.ends_with("_key.pub")) {
             tree.remove(&format!("/etc/ssh/{name}"))?;
@@ -42,7 +42,7 @@ fn clean(tree: &Tree) -> Result<(), AssembleError> {
     }
     // Empty, not absent: then systemd makes one at boot, and does not take it for the first boot of a fresh system,
     // which would reset what is enabled (machine-id(5)).
-    tree.write("/etc/machine-id", "", Access::root(0o444))?;
+    tree.write("/etc/machine-id", "", TreeAccess::root(0o444))?;
     if tree.is_plain_file("/var/lib/dbus/machine-id")? {
         tree.remove("/var/lib/dbus/machine-id")?;
     }
@@ -52,7 +52,7 @@ fn clean(tree: &Tree) -> Result<(), AssembleError> {
     tree.remove("/var/lib/systemd/random-seed")
 }
 
-fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleError> {
+fn mounts(tree: &RootTree, spec: &DiskSpec, parts: &[PlannedPartition]) -> Result<(), AssembleError> {
     let mut fstab = "# <file system> <mount point> <type> <options> <dump> <pass>\n".to_owned();
     let mut line = |what: &str, place: &str, ty: &str, options: &str, pass: u8| {
         writeln!(fstab, "UUID={what} {place} {ty} {options} 0 {pass}").expect("BUG: writing to a String failed");
@@ -65,7 +65,7 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
                 line(&part.fs_id(), "/", "ext4", &format!("errors=remount-ro{grow}"), 1);
             }
             Role::Efi => {
-                tree.make_dir("/boot/efi", Access::root(0o700))?;
+                tree.make_dir("/boot/efi", TreeAccess::root(0o700))?;
                 line(&part.fs_id(), "/boot/efi", "vfat", "umask=0077,nofail", 2);
             }
             Role::Extra(index) => {
@@ -80,7 +80,7 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
                     None => continue,
                 };
                 let Some(mount) = &extra.mount else { continue };
-                tree.make_dir(mount, Access::root(0o755))?;
+                tree.make_dir(mount, TreeAccess::root(0o755))?;
                 line(&part.fs_id(), mount, ty, "defaults", 2);
             }
         }
@@ -88,7 +88,7 @@ fn mounts(tree: &Tree, spec: &DiskSpec, parts: &[Part]) -> Result<(), AssembleEr
     tree.write("/etc/fstab", fstab, PUBLIC)
 }
 
-fn names(tree: &Tree, host_name: &str) -> Result<(), AssembleError> {
+fn names(tree: &RootTree, host_name: &str) -> Result<(), AssembleError> {
     tree.write("/etc/hostname", format!("{host_name}\n"), PUBLIC)?;
     let old = tree.read_text("/etc/hosts")?;
     let old =
@@ -108,7 +108,7 @@ fn names(tree: &Tree, host_name: &str) -> Result<(), AssembleError> {
     tree.write("/etc/hosts", hosts, PUBLIC)
 }
 
-fn network(tree: &Tree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleError> {
+fn network(tree: &RootTree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleError> {
     let missing = || AssembleError::missing("systemd-networkd, which gets the image its address", "systemd-sysv");
     if !tree.is_file("/usr/lib/systemd/systemd-networkd")? {
         return Err(missing());
@@ -128,7 +128,7 @@ fn network(tree: &Tree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleError> 
 }
 
 /// The partition grows before the file system does; the latter is `x-systemd.growfs` in fstab(5).
-fn grow(tree: &Tree) -> Result<(), AssembleError> {
+fn grow(tree: &RootTree) -> Result<(), AssembleError> {
     // Needs no data source, unlike cloud-init, which does nothing on a machine without one.
     if tree.first_file(&["/usr/bin/systemd-repart", "/bin/systemd-repart"])?.is_some() {
         return tree.write("/etc/repart.d/50-root.conf", "[Partition]\nType=root\n", PUBLIC);
@@ -153,13 +153,13 @@ fn grow(tree: &Tree) -> Result<(), AssembleError> {
         RequiresMountsFor=/\n\n\
         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/impasto/grow-root\n\n\
         [Install]\nWantedBy=sysinit.target\n";
-    tree.write("/usr/lib/impasto/grow-root", SCRIPT, Access::root(0o755))?;
+    tree.write("/usr/lib/impasto/grow-root", SCRIPT, TreeAccess::root(0o755))?;
     tree.write("/etc/systemd/system/impasto-grow-root.service", UNIT, PUBLIC)?;
     enable(tree, "impasto-grow-root.service").map(drop)
 }
 
 /// Host keys are never in a tree: two machines of one image would have the same.
-fn host_keys(tree: &Tree) -> Result<(), AssembleError> {
+fn host_keys(tree: &RootTree) -> Result<(), AssembleError> {
     if !tree.is_file("/usr/sbin/sshd")? {
         return Ok(());
     }
@@ -172,7 +172,7 @@ fn host_keys(tree: &Tree) -> Result<(), AssembleError> {
 }
 
 /// Makes the links that `systemctl enable` makes of a unit's `[Install]` section. Whether there is such a unit.
-fn enable(tree: &Tree, unit: &str) -> Result<bool, AssembleError> {
+fn enable(tree: &RootTree, unit: &str) -> Result<bool, AssembleError> {
     let mut left = vec![unit.to_owned()];
     let mut done: Vec<String> = Vec::new();
     while let Some(name) = left.pop() {

@@ -1,4 +1,4 @@
-//! Why a disk was not assembled, and the way out.
+//! Why a disk was not assembled, and the hint.
 //! Knows errors' fields, not who shows them.
 
 use std::io;

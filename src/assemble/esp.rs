@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
+use super::architecture::Architecture;
 use super::error::AssembleError;
 use super::fat;
 use super::grub;
-use super::machine::Machine;
-use super::plan::Part;
-use super::tree::Tree;
+use super::partitions::PlannedPartition;
+use super::tree::RootTree;
 
 /// Where Debian's shim lies.
 const SHIM: &str = "/usr/lib/shim";
@@ -23,7 +23,11 @@ pub(super) struct EfiFiles(Vec<(String, Vec<u8>)>);
 ///
 /// # Errors
 /// The tree has no signed GRUB.
-pub(super) fn efi_files(tree: &Tree, machine: Machine, root: &Part) -> Result<EfiFiles, AssembleError> {
+pub(super) fn efi_files(
+    tree: &RootTree,
+    machine: Architecture,
+    root: &PlannedPartition,
+) -> Result<EfiFiles, AssembleError> {
     let suffix = machine.efi_suffix();
     let grub = tree.read(&format!("{}/grub{suffix}.efi.signed", machine.signed_grub()))?;
     let grub = grub.ok_or_else(|| AssembleError::missing("signed GRUB for UEFI", machine.efi_packages()))?;
@@ -59,7 +63,13 @@ fn vendor_dir(grub: &[u8]) -> String {
 
 impl EfiFiles {
     /// Makes the file system in its partition of `disk`, and copies the files into it.
-    pub(super) fn write(&self, disk: &Path, part: &Part, epoch: u64, work: &Path) -> Result<(), AssembleError> {
+    pub(super) fn write(
+        &self,
+        disk: &Path,
+        part: &PlannedPartition,
+        epoch: u64,
+        work: &Path,
+    ) -> Result<(), AssembleError> {
         let needed: u64 = self.0.iter().map(|(_, content)| content.len() as u64).sum();
         // The two tables, the directories and half a cluster for every file.
         if needed + part.size / 64 > part.size {

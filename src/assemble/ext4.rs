@@ -1,5 +1,5 @@
 //! Makes ext4 file systems inside the raw disk, through `mke2fs -d`: no mount, no loop device.
-//! Knows mke2fs' options and how much room a tree needs; the times of its inodes are `ext4_times`' business.
+//! Knows mke2fs' options and how much space a tree needs; the times of its inodes are `ext4_times`' business.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -8,9 +8,9 @@ use std::path::Path;
 
 use super::error::AssembleError;
 use super::ext4_times;
-use super::plan::{Identity, Part};
+use super::partitions::{DiskIdentity, PlannedPartition};
 use super::tool::Tool;
-use super::tree::Access;
+use super::tree::TreeAccess;
 
 const BLOCK: u64 = 4096;
 const INODE_SIZE: u64 = 256;
@@ -35,13 +35,13 @@ const CONFIG: &str = "[defaults]\n\tdefault_mntopts = acl,user_xattr\n\tenable_p
 /// mke2fs fails, or a file.
 pub(super) fn make(
     disk: &Path,
-    part: &Part,
+    part: &PlannedPartition,
     label: Option<&str>,
     directory: Option<&Path>,
     epoch: u64,
     work: &Path,
 ) -> Result<(), AssembleError> {
-    let Identity::Uuid { uuid, hash_seed } = part.identity else { panic!("BUG: an ext4 without UUID") };
+    let DiskIdentity::Uuid { uuid, hash_seed } = part.identity else { panic!("BUG: an ext4 without UUID") };
     let config = work.join("mke2fs.conf");
     fs::write(&config, CONFIG).map_err(AssembleError::io("write", &config))?;
     let extended = format!(
@@ -58,15 +58,15 @@ pub(super) fn make(
     let (tool, root) = match directory {
         Some(directory) => {
             let meta = fs::symlink_metadata(directory).map_err(AssembleError::io("examine", directory))?;
-            let access = Access { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
+            let access = TreeAccess { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
             (tool.arg("-d").arg(directory), access)
         }
-        None => (tool, Access::root(0o755)),
+        None => (tool, TreeAccess::root(0o755)),
     };
     tool.arg(disk).arg((part.size / BLOCK).to_string()).run()?;
     let io = |verb| AssembleError::io(verb, disk);
     let file = File::options().read(true).write(true).open(disk).map_err(io("open"))?;
-    ext4_times::settle(&file, part.start, epoch, root).map_err(io("write"))
+    ext4_times::normalize(&file, part.start, epoch, root).map_err(io("write"))
 }
 
 /// Size of the journal in MiB: mke2fs' own choice, which has changed over time.
@@ -81,15 +81,15 @@ fn journal_mib(size: u64) -> u64 {
 
 /// What a tree takes in a file system.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct TreeUsage {
     blocks: u64,
     inodes: u64,
 }
 
-impl Content {
+impl TreeUsage {
     /// Counts a tree: each file once, however many names it has.
-    pub(super) fn of(tree: &Path) -> Result<Content, AssembleError> {
-        let mut content = Content::default();
+    pub(super) fn of(tree: &Path) -> Result<TreeUsage, AssembleError> {
+        let mut content = TreeUsage::default();
         let mut linked = HashSet::new();
         let mut left = vec![tree.to_owned()];
         while let Some(directory) = left.pop() {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_grows_with_files_and_with_names() {
-        let bytes = |blocks, inodes| Content { blocks, inodes }.needs();
+        let bytes = |blocks, inodes| TreeUsage { blocks, inodes }.needs();
         assert!(bytes(1, 1) <= 16 << 20);
         assert!(bytes(1 << 17, 1) > 512 << 20);
         assert!(bytes(1 << 17, 1) < 600 << 20);

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::tree::Access;
+use super::tree::TreeAccess;
 use crate::disk::guest::crc::crc32c;
 use crate::disk::guest::ext4::time::{decode, encode};
 
@@ -56,7 +56,7 @@ const ROOT: u32 = 2;
 
 /// Sets the times of every used inode of the file system at `start`, which mke2fs made with the features of `ext4`:
 /// access, change and creation become `epoch`, and a modification after it too. Its root gets the access of `root`.
-pub(super) fn settle(disk: &File, start: u64, epoch: u64, root: Access) -> io::Result<()> {
+pub(super) fn normalize(disk: &File, start: u64, epoch: u64, root: TreeAccess) -> io::Result<()> {
     let strange = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut superblock = [0; 1024];
     disk.read_exact_at(&mut superblock, start + SUPERBLOCK)?;
@@ -91,7 +91,7 @@ pub(super) fn settle(disk: &File, start: u64, epoch: u64, root: Access) -> io::R
                 set_access(inode, root);
             }
             if le16(inode, LINKS) != 0 || le16(inode, MODE) != 0 {
-                settle_inode(inode, number, seed, epoch);
+                normalize_inode(inode, number, seed, epoch);
             }
         }
         disk.write_all_at(&inodes, at)?;
@@ -99,7 +99,7 @@ pub(super) fn settle(disk: &File, start: u64, epoch: u64, root: Access) -> io::R
     Ok(())
 }
 
-fn set_access(inode: &mut [u8], access: Access) {
+fn set_access(inode: &mut [u8], access: TreeAccess) {
     let mode = le16(inode, MODE) & !0o7777 | (access.mode & 0o7777) as u16;
     let mut put16 = |at: usize, value: u32| inode[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
     put16(MODE, u32::from(mode));
@@ -109,7 +109,7 @@ fn set_access(inode: &mut [u8], access: Access) {
     }
 }
 
-fn settle_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {
+fn normalize_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {
     // Inodes that mke2fs makes itself may have no extra fields; there is room, and the checksum covers it either way.
     if le16(inode, EXTRA_SIZE) < EXTRA {
         inode[EXTRA_SIZE..EXTRA_SIZE + 2].copy_from_slice(&EXTRA.to_le_bytes());

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::error::AssembleError;
-use super::plan::{Identity, Part};
+use super::partitions::{DiskIdentity, PlannedPartition};
 use super::tool::Tool;
 use crate::disk::guest::SECTOR;
 
@@ -14,8 +14,8 @@ use crate::disk::guest::SECTOR;
 const FAT32_FROM: u64 = 512 << 20;
 
 /// Makes an empty file system in a partition. mkfs.vfat, not mformat: GRUB takes the latter's for a nested partition.
-pub(super) fn make(disk: &Path, part: &Part, label: Option<&str>, epoch: u64) -> Result<(), AssembleError> {
-    let Identity::Volume(number) = part.identity else { panic!("BUG: a FAT volume without a number") };
+pub(super) fn make(disk: &Path, part: &PlannedPartition, label: Option<&str>, epoch: u64) -> Result<(), AssembleError> {
+    let DiskIdentity::Volume(number) = part.identity else { panic!("BUG: a FAT volume without a number") };
     let sectors = (part.start / SECTOR).to_string();
     let bits = if part.size < FAT32_FROM { "16" } else { "32" };
     let tool = Tool::new("mkfs.vfat", epoch).arg("--invariant").arg(format!("--offset={sectors}"));
@@ -28,7 +28,7 @@ pub(super) fn make(disk: &Path, part: &Part, label: Option<&str>, epoch: u64) ->
 /// Copies files into it, and makes their directories.
 pub(super) fn copy_in(
     disk: &Path,
-    part: &Part,
+    part: &PlannedPartition,
     files: &[(String, Vec<u8>)],
     epoch: u64,
     work: &Path,

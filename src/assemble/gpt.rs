@@ -17,7 +17,7 @@ const HEADER_SIZE: usize = 92;
 const ENTRY_SECTORS: u64 = (ENTRIES * ENTRY_SIZE) as u64 / SECTOR;
 
 /// A partition to be entered.
-pub(super) struct Entry {
+pub(super) struct GptEntry {
     pub(super) kind: Uuid,
     pub(super) uuid: Uuid,
     /// First byte.
@@ -29,7 +29,7 @@ pub(super) struct Entry {
 }
 
 /// Writes the table onto an empty disk of `size` bytes; its sectors must be zero where nothing is written.
-pub(super) fn write(disk: &File, size: u64, guid: Uuid, partitions: &[Entry]) -> io::Result<()> {
+pub(super) fn write(disk: &File, size: u64, guid: Uuid, partitions: &[GptEntry]) -> io::Result<()> {
     let last = size / SECTOR - 1;
     let entries = entries(partitions);
     disk.write_all_at(&protective_mbr(last), 0)?;
@@ -40,7 +40,7 @@ pub(super) fn write(disk: &File, size: u64, guid: Uuid, partitions: &[Entry]) ->
     disk.write_all_at(&header(last, 1, backup, last, guid, &entries), last * SECTOR)
 }
 
-fn entries(partitions: &[Entry]) -> Vec<u8> {
+fn entries(partitions: &[GptEntry]) -> Vec<u8> {
     let mut table = vec![0; ENTRIES * ENTRY_SIZE];
     for (bytes, partition) in table.chunks_exact_mut(ENTRY_SIZE).zip(partitions) {
         bytes[..16].copy_from_slice(&partition.kind.guid_bytes());
@@ -91,7 +91,7 @@ fn protective_mbr(last: u64) -> [u8; SECTOR as usize] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::guest::{DiskFile, PartitionKind, Table, read_layout};
+    use crate::disk::guest::{DiskFile, PartitionKind, PartitionTable, read_layout};
 
     const KIND: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 
@@ -102,14 +102,14 @@ mod tests {
         file.set_len(size).unwrap();
         let (disk, part) = (Uuid([7; 16]), Uuid([9; 16]));
         let entry =
-            Entry { kind: Uuid::parse(KIND), uuid: part, start: 1 << 20, size: 4 << 20, name: "data".to_owned() };
+            GptEntry { kind: Uuid::parse(KIND), uuid: part, start: 1 << 20, size: 4 << 20, name: "data".to_owned() };
         write(&file, size, disk, &[entry]).unwrap();
         for from_backup in [false, true] {
             if from_backup {
                 file.write_all_at(&[0; 512], 512).unwrap();
             }
             let layout = read_layout(&DiskFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
-            assert_eq!(layout.table, Table::Gpt { guid: disk.to_string(), from_backup });
+            assert_eq!(layout.table, PartitionTable::Gpt { guid: disk.to_string(), from_backup });
             let [partition] = layout.partitions.as_slice() else { panic!("{layout:?}") };
             assert_eq!((partition.start, partition.size), (1 << 20, 4 << 20));
             assert_eq!(partition.kind, PartitionKind::Guid(KIND.to_owned()));

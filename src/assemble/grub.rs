@@ -10,14 +10,14 @@ use std::os::unix::fs::FileExt;
 
 use impasto_stages::disk::DiskSpec;
 
+use super::architecture::Architecture;
 use super::error::AssembleError;
-use super::machine::Machine;
-use super::plan::Part;
+use super::partitions::PlannedPartition;
 use super::tool::Tool;
-use super::tree::{Access, Tree};
+use super::tree::{RootTree, TreeAccess};
 use crate::disk::guest::SECTOR;
 
-const PUBLIC: Access = Access::root(0o644);
+const PUBLIC: TreeAccess = TreeAccess::root(0o644);
 const MODULES: &str = "/usr/lib/grub/i386-pc";
 const INSTALLED: &str = "/boot/grub/i386-pc";
 
@@ -43,13 +43,18 @@ const CORE_MODULES: &[&str] = &[
 ];
 
 /// What GRUB does first, wherever it was started from: finds the root and goes on there.
-pub(super) fn early_config(root: &Part) -> String {
+pub(super) fn early_config(root: &PlannedPartition) -> String {
     let id = root.fs_id();
     format!("search.fs_uuid {id} root\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n")
 }
 
 /// Writes `/boot/grub/grub.cfg`, and what `update-grub` needs to write one with the same command line.
-pub(super) fn configure(tree: &Tree, spec: &DiskSpec, machine: Machine, root: &Part) -> Result<(), AssembleError> {
+pub(super) fn configure(
+    tree: &RootTree,
+    spec: &DiskSpec,
+    machine: Architecture,
+    root: &PlannedPartition,
+) -> Result<(), AssembleError> {
     let kernels = kernels(tree)?;
     if kernels.is_empty() {
         return Err(AssembleError::missing("kernel in /boot, which a bootable disk needs", machine.kernel_package()));
@@ -76,7 +81,7 @@ pub(super) fn configure(tree: &Tree, spec: &DiskSpec, machine: Machine, root: &P
             if arguments.is_empty() { "" } else { " " },
         );
     }
-    tree.write("/boot/grub/grub.cfg", config, Access::root(0o600))?;
+    tree.write("/boot/grub/grub.cfg", config, TreeAccess::root(0o600))?;
     let mut defaults = "# Written by impasto: what the image was made with.\nGRUB_TIMEOUT=1\n".to_owned();
     defaults += &format!("GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"{arguments}\"\n");
     // It would write what it finds on the machine that builds.
@@ -87,7 +92,7 @@ pub(super) fn configure(tree: &Tree, spec: &DiskSpec, machine: Machine, root: &P
     tree.write("/etc/default/grub.d/50-impasto.cfg", defaults, PUBLIC)
 }
 
-fn arguments(spec: &DiskSpec, machine: Machine) -> String {
+fn arguments(spec: &DiskSpec, machine: Architecture) -> String {
     // The last one is where the login of the emergency shell appears.
     let serial = format!("console={},115200", machine.serial_port());
     let console = if spec.console { vec!["console=tty0", &serial] } else { Vec::new() };
@@ -104,7 +109,7 @@ fn pretty_name(os_release: &str) -> String {
 }
 
 /// Versions of the kernels in `/boot`, the newest first.
-fn kernels(tree: &Tree) -> Result<Vec<String>, AssembleError> {
+fn kernels(tree: &RootTree) -> Result<Vec<String>, AssembleError> {
     let plain = |version: &String| version.chars().all(|c| c.is_ascii_alphanumeric() || "-._+~".contains(c));
     let names = tree.list("/boot")?;
     let versions = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
@@ -142,8 +147,12 @@ pub(super) struct Bios {
 }
 
 /// Installs GRUB's modules in the tree and makes its images, with the tree's own GRUB, so that both fit together.
-pub(super) fn bios_images(tree: &Tree, machine: Machine, root: &Part) -> Result<Bios, AssembleError> {
-    if machine != Machine::Amd64 {
+pub(super) fn bios_images(
+    tree: &RootTree,
+    machine: Architecture,
+    root: &PlannedPartition,
+) -> Result<Bios, AssembleError> {
+    if machine != Architecture::Amd64 {
         return Err(AssembleError::NoBios { machine: machine.name() });
     }
     let boot = tree.read(&format!("{MODULES}/boot.img"))?;
@@ -193,7 +202,7 @@ const SEGMENT: u16 = 0x820;
 
 impl Bios {
     /// Embeds the images: boot.img around the partition table that is there, the core into its partition.
-    pub(super) fn embed(&self, disk: &File, part: &Part) -> Result<(), AssembleError> {
+    pub(super) fn embed(&self, disk: &File, part: &PlannedPartition) -> Result<(), AssembleError> {
         let needed = (self.core.len() as u64).next_multiple_of(SECTOR);
         if needed > part.size {
             return Err(AssembleError::BootLoaderTooLarge { needed, size: part.size });

@@ -7,6 +7,7 @@
 //!                   └─ grub: the tree's own grub-mkimage ─→ core image ────→┘
 //! ```
 
+mod architecture;
 mod configure;
 mod error;
 mod esp;
@@ -16,8 +17,7 @@ mod fat;
 mod gpt;
 mod grub;
 mod ids;
-mod machine;
-mod plan;
+mod partitions;
 mod swap;
 mod tool;
 mod tree;
@@ -33,10 +33,10 @@ use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Role};
 
 pub use error::AssembleError;
 
+use architecture::Architecture;
 use ids::Ids;
-use machine::Machine;
-use plan::Part;
-use tree::Tree;
+use partitions::PlannedPartition;
+use tree::RootTree;
 
 /// Makes the disk that `spec` describes of `tree`, a tar stream, below `work`, an empty directory of the caller's.
 /// Its directories list their files in another order where `reordered` says so: the same tree all the same.
@@ -58,7 +58,7 @@ pub fn assemble(
     phase: &mut dyn FnMut(&str),
 ) -> Result<PathBuf, AssembleError> {
     let ids = Ids { seed: &spec.seed };
-    let parts = plan::parts(spec, &ids, reordered)?;
+    let parts = partitions::parts(spec, &ids, reordered)?;
     let root = parts.last().expect("BUG: a layout without root");
 
     let directory = unpack::make_root(work)?;
@@ -66,8 +66,8 @@ pub fn assemble(
     log(&format!("laid out {} entries, {} MiB", unpacked.entries, unpacked.bytes / MIB));
     phase("unpack");
 
-    let tree = Tree::open(&directory, epoch)?;
-    let machine = Machine::of(&tree)?;
+    let tree = RootTree::open(&directory, epoch)?;
+    let machine = Architecture::of(&tree)?;
     configure::configure(&tree, spec, &parts, log)?;
     users::add(&tree, &spec.users)?;
     if spec.is_bootable() {
@@ -78,7 +78,7 @@ pub fn assemble(
     phase("configure");
 
     let moved = move_out(&tree, spec, work)?;
-    check_room(spec, root, &directory, &moved)?;
+    check_space(spec, root, &directory, &moved)?;
     let path = work.join("disk.raw");
     let io = |verb| AssembleError::io(verb, &path);
     let disk = File::options().read(true).write(true).create_new(true).open(&path).map_err(io("make"))?;
@@ -112,7 +112,7 @@ pub fn assemble(
 
 /// Moves what the tree has below the mount points of further partitions to where those are made of it.
 /// Gives the directories by the partitions' indices.
-fn move_out(tree: &Tree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
+fn move_out(tree: &RootTree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
     let mut mounts: Vec<_> = spec
         .partitions
         .iter()
@@ -137,21 +137,21 @@ fn move_out(tree: &Tree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize,
 }
 
 /// Says what is needed before mke2fs finds out block by block.
-fn check_room(
+fn check_space(
     spec: &DiskSpec,
-    root: &Part,
+    root: &PlannedPartition,
     directory: &Path,
     moved: &BTreeMap<usize, PathBuf>,
 ) -> Result<(), AssembleError> {
     for (index, directory) in moved {
         let part = &spec.partitions[*index];
-        let needed = ext4::Content::of(directory)?.needs();
+        let needed = ext4::TreeUsage::of(directory)?.needs();
         if needed > part.size.max(ext4::SMALLEST) {
             let (partition, mount) = (part.name.clone(), part.mount.clone().unwrap_or_default());
             return Err(AssembleError::PartitionTooSmall { partition, mount, needed, size: part.size });
         }
     }
-    let content = ext4::Content::of(directory)?;
+    let content = ext4::TreeUsage::of(directory)?;
     let needs = content.needs();
     if needs <= root.size {
         return Ok(());

@@ -3,9 +3,9 @@
 
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, Overfull, Role};
 
+use super::architecture::Architecture;
 use super::gpt;
 use super::ids::{Ids, Uuid};
-use super::machine::Machine;
 
 /// Partition types (UEFI specification, 5.3.3; GRUB; the Discoverable Partitions Specification).
 const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
@@ -14,21 +14,21 @@ const LINUX_DATA: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
 const SWAP: &str = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f";
 
 /// A partition, and the identity of what is in it.
-pub(super) struct Part {
+pub(super) struct PlannedPartition {
     pub(super) role: Role,
     /// First byte on the disk.
     pub(super) start: u64,
     /// Length in bytes.
     pub(super) size: u64,
     pub(super) name: String,
-    pub(super) identity: Identity,
+    pub(super) identity: DiskIdentity,
     /// The partition's own GUID.
     uuid: Uuid,
 }
 
 /// How the content of a partition is called in fstab(5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Identity {
+pub(super) enum DiskIdentity {
     /// It has no name.
     None,
     /// The UUID of ext4 or swap, and ext4's seed of directory hashes.
@@ -42,18 +42,18 @@ pub(super) enum Identity {
     Volume(u32),
 }
 
-impl Part {
+impl PlannedPartition {
     /// What follows `UUID=` in fstab(5).
     pub(super) fn fs_id(&self) -> String {
         match self.identity {
-            Identity::None => panic!("BUG: a partition without file system has no UUID"),
-            Identity::Uuid { uuid, .. } => uuid.to_string(),
-            Identity::Volume(number) => format!("{:04X}-{:04X}", number >> 16, number & 0xffff),
+            DiskIdentity::None => panic!("BUG: a partition without file system has no UUID"),
+            DiskIdentity::Uuid { uuid, .. } => uuid.to_string(),
+            DiskIdentity::Volume(number) => format!("{:04X}-{:04X}", number >> 16, number & 0xffff),
         }
     }
 
     /// Its entry in the partition table.
-    pub(super) fn entry(&self, spec: &DiskSpec, machine: Machine) -> gpt::Entry {
+    pub(super) fn entry(&self, spec: &DiskSpec, machine: Architecture) -> gpt::GptEntry {
         let kind = match self.role {
             Role::BiosBoot => BIOS_BOOT,
             Role::Efi => EFI_SYSTEM,
@@ -63,7 +63,7 @@ impl Part {
                 Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Vfat) | None => LINUX_DATA,
             },
         };
-        gpt::Entry {
+        gpt::GptEntry {
             kind: Uuid::parse(kind),
             uuid: self.uuid,
             start: self.start,
@@ -74,7 +74,7 @@ impl Part {
 }
 
 /// The partitions of a disk, in their order. `reordered` gives directories another order.
-pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>, reordered: bool) -> Result<Vec<Part>, Overfull> {
+pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>, reordered: bool) -> Result<Vec<PlannedPartition>, Overfull> {
     let seed = if reordered { "other hash seed" } else { "hash seed" };
     let part = |placed: impasto_stages::disk::Placed| {
         let (name, file_system) = match placed.role {
@@ -85,14 +85,14 @@ pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>, reordered: bool) -> Result<V
         };
         // By name, not by number: another partition before it leaves it what it is called.
         let identity = match file_system {
-            None => Identity::None,
-            Some(ExtraFileSystem::Vfat) => Identity::Volume(ids.volume(&format!("volume {name}"))),
-            Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Swap) => Identity::Uuid {
+            None => DiskIdentity::None,
+            Some(ExtraFileSystem::Vfat) => DiskIdentity::Volume(ids.volume(&format!("volume {name}"))),
+            Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Swap) => DiskIdentity::Uuid {
                 uuid: ids.uuid(&format!("file system {name}")),
                 hash_seed: ids.uuid(&format!("{seed} {name}")),
             },
         };
-        Part {
+        PlannedPartition {
             role: placed.role,
             start: placed.start,
             size: placed.size,

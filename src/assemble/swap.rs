@@ -5,14 +5,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::error::AssembleError;
-use super::plan::{Identity, Part};
+use super::partitions::{DiskIdentity, PlannedPartition};
 
 /// Page size of the machines that disks are made for, in bytes.
 const PAGE: usize = 4096;
 
 /// Makes a partition a swap space.
-pub(super) fn make(disk: &File, part: &Part, label: Option<&str>) -> Result<(), AssembleError> {
-    let Identity::Uuid { uuid, .. } = part.identity else { panic!("BUG: a swap space without UUID") };
+pub(super) fn make(disk: &File, part: &PlannedPartition, label: Option<&str>) -> Result<(), AssembleError> {
+    let DiskIdentity::Uuid { uuid, .. } = part.identity else { panic!("BUG: a swap space without UUID") };
     let mut page = [0; PAGE];
     page[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
     let last = u32::try_from(part.size / PAGE as u64 - 1).unwrap_or(u32::MAX);

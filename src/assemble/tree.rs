@@ -19,38 +19,38 @@ type Result<T, E = AssembleError> = std::result::Result<T, E>;
 
 /// Owner, group and permission bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Access {
+pub(super) struct TreeAccess {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mode: u32,
 }
 
-impl Access {
-    pub(super) const fn root(mode: u32) -> Access {
-        Access { uid: 0, gid: 0, mode }
+impl TreeAccess {
+    pub(super) const fn root(mode: u32) -> TreeAccess {
+        TreeAccess { uid: 0, gid: 0, mode }
     }
 
-    fn of(stat: &Stat) -> Access {
-        Access { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
+    fn of(stat: &Stat) -> TreeAccess {
+        TreeAccess { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
     }
 }
 
 /// A tree in a directory.
-pub(super) struct Tree {
+pub(super) struct RootTree {
     root: OwnedFd,
     path: PathBuf,
     times: Timestamps,
     epoch: u64,
 }
 
-impl Tree {
+impl RootTree {
     /// Opens the directory; what changes from now on gets `epoch` as its time.
-    pub(super) fn open(path: &Path, epoch: u64) -> Result<Tree> {
+    pub(super) fn open(path: &Path, epoch: u64) -> Result<RootTree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, path, flags, Mode::empty()).map_err(|e| AssembleError::io("open", path)(e.into()))?;
         let time = Timespec { tv_sec: i64::try_from(epoch).unwrap_or(i64::MAX), tv_nsec: 0 };
         let times = Timestamps { last_access: time, last_modification: time };
-        Ok(Tree { root, path: path.to_owned(), times, epoch })
+        Ok(RootTree { root, path: path.to_owned(), times, epoch })
     }
 
     /// The directory on the host.
@@ -161,22 +161,22 @@ impl Tree {
     }
 
     /// Makes a directory and those above it, where they are not there; one that is there stays as it is.
-    pub(super) fn make_dir(&self, path: &str, access: Access) -> Result<()> {
+    pub(super) fn make_dir(&self, path: &str, access: TreeAccess) -> Result<()> {
         if path.is_empty() || self.stat(path)?.is_some() {
             return Ok(());
         }
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), Access::root(0o755))?;
+        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
         let (parent, name) = self.parent(path)?;
         mkdirat(&parent, name, Mode::from_raw_mode(0o700)).map_err(failed("make", path))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&parent, name, flags, Mode::empty()).map_err(failed("open", path))?;
         own(&fd, access).map_err(failed("set the owner of", path))?;
-        self.settle(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name).map_err(failed("set the time of", path))
     }
 
     /// Writes a file in place of what is there, a link included, and makes the directories above it.
-    pub(super) fn write(&self, path: &str, content: impl AsRef<[u8]>, access: Access) -> Result<()> {
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), Access::root(0o755))?;
+    pub(super) fn write(&self, path: &str, content: impl AsRef<[u8]>, access: TreeAccess) -> Result<()> {
+        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
         let (parent, name) = self.parent(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         const NEW: &str = ".impasto-new";
@@ -185,22 +185,22 @@ impl Tree {
         file.write_all(content.as_ref()).map_err(AssembleError::io("write", path))?;
         own(&file, access).map_err(failed("set the owner of", path))?;
         renameat(&parent, NEW, &parent, name).map_err(failed("write", path))?;
-        self.settle(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name).map_err(failed("set the time of", path))
     }
 
-    /// Writes a file anew, with the owner and mode that it has; `otherwise` where it is not there.
-    pub(super) fn rewrite(&self, path: &str, content: impl AsRef<[u8]>, otherwise: Access) -> Result<()> {
-        let access = self.stat(path)?.map_or(otherwise, |stat| Access::of(&stat));
+    /// Writes a file again, with the owner and mode that it has; `otherwise` where it is not there.
+    pub(super) fn rewrite(&self, path: &str, content: impl AsRef<[u8]>, otherwise: TreeAccess) -> Result<()> {
+        let access = self.stat(path)?.map_or(otherwise, |stat| TreeAccess::of(&stat));
         self.write(path, content, access)
     }
 
     /// Makes a symbolic link in place of what is there.
     pub(super) fn link(&self, path: &str, target: &str) -> Result<()> {
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), Access::root(0o755))?;
+        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
         self.remove(path)?;
         let (parent, name) = self.parent(path)?;
         symlinkat(target, &parent, name).map_err(failed("make the link", path))?;
-        self.settle(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name).map_err(failed("set the time of", path))
     }
 
     /// Removes a file or link, if it is there.
@@ -223,7 +223,7 @@ impl Tree {
         }
         let (parent, name) = self.parent(path)?;
         renameat(&parent, name, CWD, to).map_err(failed("move", path))?;
-        self.make_dir(path, Access::of(&stat))?;
+        self.make_dir(path, TreeAccess::of(&stat))?;
         Ok(true)
     }
 
@@ -237,7 +237,7 @@ impl Tree {
         for name in self.list(from)? {
             let (source, dest) = (format!("{from}/{name}"), format!("{to}/{name}"));
             let Some(stat) = self.lstat(&source)? else { continue };
-            let access = Access { uid, gid, ..Access::of(&stat) };
+            let access = TreeAccess { uid, gid, ..TreeAccess::of(&stat) };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     self.make_dir(&dest, access)?;
@@ -259,7 +259,7 @@ impl Tree {
     }
 
     /// The epoch as the time of a name and of the directory that it is in.
-    fn settle(&self, parent: &OwnedFd, name: &str) -> Result<(), Errno> {
+    fn normalize(&self, parent: &OwnedFd, name: &str) -> Result<(), Errno> {
         utimensat(parent, name, &self.times, AtFlags::SYMLINK_NOFOLLOW)?;
         utimensat(parent, ".", &self.times, AtFlags::empty())
     }
@@ -277,7 +277,7 @@ fn failed(verb: &'static str, path: &str) -> impl FnOnce(Errno) -> AssembleError
     move |errno| AssembleError::io(verb, if path.is_empty() { "/" } else { path })(errno.into())
 }
 
-fn own(fd: impl std::os::fd::AsFd, access: Access) -> Result<(), Errno> {
+fn own(fd: impl std::os::fd::AsFd, access: TreeAccess) -> Result<(), Errno> {
     fchown(&fd, Some(Uid::from_raw(access.uid)), Some(Gid::from_raw(access.gid)))?;
     // After chown, which clears set-user-id.
     fchmod(&fd, Mode::from_raw_mode(access.mode))
@@ -296,12 +296,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink(outside.path(), dir.path().join("etc")).unwrap();
         symlink(outside.path().join("secret"), dir.path().join("file")).unwrap();
-        let tree = Tree::open(dir.path(), 1).unwrap();
+        let tree = RootTree::open(dir.path(), 1).unwrap();
         assert_eq!(tree.read("/file").unwrap(), None);
         assert_eq!(tree.read("/../../../../../../etc/hostname").unwrap(), None);
-        // A link to nothing in the tree is no directory to write into.
-        tree.write("/etc/new", "x", Access::root(0o644)).unwrap_err();
-        tree.write("/file", "tree", Access::root(0o644)).unwrap();
+        // A link to nothing in the tree is not a directory to write into.
+        tree.write("/etc/new", "x", TreeAccess::root(0o644)).unwrap_err();
+        tree.write("/file", "tree", TreeAccess::root(0o644)).unwrap();
         assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "host");
         assert_eq!(tree.read("/file").unwrap().as_deref(), Some(&b"tree"[..]));
         assert!(!outside.path().join("new").exists());

@@ -7,21 +7,21 @@ use std::fmt::Write;
 use impasto_stages::disk::UserSpec;
 
 use super::error::AssembleError;
-use super::tree::{Access, Tree};
+use super::tree::{RootTree, TreeAccess};
 
 /// Debian's first number for people, and the last (Debian policy, 9.2.2).
 const FIRST_ID: u32 = 1000;
 const LAST_ID: u32 = 59_999;
 
 /// Adds `users`; `root` is there, and gets its keys and password.
-pub(super) fn add(tree: &Tree, users: &BTreeMap<String, UserSpec>) -> Result<(), AssembleError> {
+pub(super) fn add(tree: &RootTree, users: &BTreeMap<String, UserSpec>) -> Result<(), AssembleError> {
     if users.is_empty() {
         return Ok(());
     }
-    let mut passwd = Table::read(tree, "/etc/passwd")?;
-    let mut group = Table::read(tree, "/etc/group")?;
-    let mut shadow = Table::read(tree, "/etc/shadow")?;
-    let mut gshadow = Table::read(tree, "/etc/gshadow")?;
+    let mut passwd = UserTable::read(tree, "/etc/passwd")?;
+    let mut group = UserTable::read(tree, "/etc/group")?;
+    let mut shadow = UserTable::read(tree, "/etc/shadow")?;
+    let mut gshadow = UserTable::read(tree, "/etc/gshadow")?;
     check(tree, users, &passwd, &group)?;
     let days = (tree.epoch() / 86_400).to_string();
     let mut sudoers = String::new();
@@ -61,12 +61,12 @@ pub(super) fn add(tree: &Tree, users: &BTreeMap<String, UserSpec>) -> Result<(),
         }
         homes.push((name, home, uid, gid));
     }
-    passwd.write(tree, Access::root(0o644))?;
-    group.write(tree, Access::root(0o644))?;
-    shadow.write(tree, Access::root(0o600))?;
-    gshadow.write(tree, Access::root(0o600))?;
+    passwd.write(tree, TreeAccess::root(0o644))?;
+    group.write(tree, TreeAccess::root(0o644))?;
+    shadow.write(tree, TreeAccess::root(0o600))?;
+    gshadow.write(tree, TreeAccess::root(0o600))?;
     for (name, home, uid, gid) in homes {
-        let access = |mode| Access { uid, gid, mode };
+        let access = |mode| TreeAccess { uid, gid, mode };
         if name != "root" && tree.stat(&home)?.is_none() {
             tree.make_dir(&home, access(0o700))?;
             tree.copy_into("/etc/skel", &home, uid, gid)?;
@@ -81,13 +81,18 @@ pub(super) fn add(tree: &Tree, users: &BTreeMap<String, UserSpec>) -> Result<(),
     }
     if !sudoers.is_empty() {
         // One file for all: sudo skips files with a dot in their names.
-        tree.write("/etc/sudoers.d/90-impasto", sudoers, Access::root(0o440))?;
+        tree.write("/etc/sudoers.d/90-impasto", sudoers, TreeAccess::root(0o440))?;
     }
     Ok(())
 }
 
 /// Everything that can be wrong, before anything is written.
-fn check(tree: &Tree, users: &BTreeMap<String, UserSpec>, passwd: &Table, group: &Table) -> Result<(), AssembleError> {
+fn check(
+    tree: &RootTree,
+    users: &BTreeMap<String, UserSpec>,
+    passwd: &UserTable,
+    group: &UserTable,
+) -> Result<(), AssembleError> {
     for (name, user) in users.iter().filter(|(name, _)| *name != "root") {
         let name = || name.clone();
         if let Some(fields) = passwd.by_name(&name()) {
@@ -121,30 +126,30 @@ fn bad(path: &str, problem: &str) -> AssembleError {
 }
 
 /// The next 65536 numbers, as useradd gives them, where the tree uses such numbers at all.
-fn add_subordinate(tree: &Tree, path: &'static str, name: &str) -> Result<(), AssembleError> {
+fn add_subordinate(tree: &RootTree, path: &'static str, name: &str) -> Result<(), AssembleError> {
     if !tree.is_file(path)? {
         return Ok(());
     }
-    let mut table = Table::read(tree, path)?;
+    let mut table = UserTable::read(tree, path)?;
     let end = |fields: &Vec<String>| Some(fields.get(1)?.parse::<u64>().ok()? + fields.get(2)?.parse::<u64>().ok()?);
     let start = table.lines.iter().filter_map(end).max().unwrap_or(0).max(100_000);
     table.push(&[name, &start.to_string(), "65536"]);
-    table.write(tree, Access::root(0o644))
+    table.write(tree, TreeAccess::root(0o644))
 }
 
 /// A database of lines with fields between colons.
-struct Table {
+struct UserTable {
     path: &'static str,
     is_there: bool,
     lines: Vec<Vec<String>>,
 }
 
-impl Table {
-    fn read(tree: &Tree, path: &'static str) -> Result<Table, AssembleError> {
+impl UserTable {
+    fn read(tree: &RootTree, path: &'static str) -> Result<UserTable, AssembleError> {
         let text = tree.read_text(path)?;
         let lines = text.lines().filter(|line| !line.is_empty());
         let lines = lines.map(|line| line.split(':').map(str::to_owned).collect()).collect();
-        Ok(Table { path, is_there: tree.is_file(path)?, lines })
+        Ok(UserTable { path, is_there: tree.is_file(path)?, lines })
     }
 
     fn by_name(&self, name: &str) -> Option<&[String]> {
@@ -177,7 +182,7 @@ impl Table {
     }
 
     /// Writes it back; a database that was not there stays away, but for the first three.
-    fn write(&self, tree: &Tree, access: Access) -> Result<(), AssembleError> {
+    fn write(&self, tree: &RootTree, access: TreeAccess) -> Result<(), AssembleError> {
         if !self.is_there && self.path == "/etc/gshadow" {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What everything stands on: the process, its surroundings, files to read, words for people. Knows nothing of images.
+//! What everything stands on: the process, its environment, files to read, words for people. Knows nothing of images.
 //!
 //! * [`bounded`] alone opens files to read them.
 //! * [`cancel`] tells work to stop.

@@ -18,11 +18,11 @@ use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, exit};
 use crate::base::human;
 use crate::engine::graph::NodeId;
-use crate::engine::plan::{Hit, State};
-use crate::inspect::audit::causes::Run;
-use crate::inspect::audit::stage::{Given, Known, stage};
-use crate::inspect::audit::{Report, Stage};
-use crate::sandbox::Surroundings;
+use crate::engine::plan::{Hit, PlanState};
+use crate::inspect::audit::causes::AuditRun;
+use crate::inspect::audit::stage::{AuditInput, KnownStage, stage};
+use crate::inspect::audit::{AuditReport, AuditStage};
+use crate::sandbox::GuestEnvironment;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -77,22 +77,22 @@ impl Audit {
         let other = Store::open_for(scratch.path().join("store"), &session.host.owner())?;
         let again = hits(&loaded, &other, &nodes)?.ok_or_else(|| changed("the second"))?;
         let place = session.recipe_path(&self.recipe).0.display().to_string();
-        let run = |surroundings: Surroundings, path: String, started, ended| Run {
-            host_name: surroundings.host_name,
-            lang: surroundings.lang,
-            timezone: surroundings.timezone,
+        let run = |environment: GuestEnvironment, path: String, started, ended| AuditRun {
+            host_name: environment.host_name,
+            lang: environment.lang,
+            timezone: environment.timezone,
             path,
-            cpus: surroundings.cpus.unwrap_or(session.host.cpus as u32),
+            cpus: environment.cpus.unwrap_or(session.host.cpus as u32),
             started,
             ended,
         };
         let elsewhere = format!("{}{place}", scratch.path().join("elsewhere").display());
         let runs = [
-            run(session.surroundings.clone(), place, 0, first_ended),
-            run(Surroundings::varied(), elsewhere, started, session.host.now()),
+            run(session.environment.clone(), place, 0, first_ended),
+            run(GuestEnvironment::variation(), elsewhere, started, session.host.now()),
         ];
         let stages = compare(&loaded, &nodes, (&store, &found), (&other, &again), &runs)?;
-        let report = Report::new(stages, self.varied(session, &runs));
+        let report = AuditReport::new(stages, self.variation(session, &runs));
         if self.json {
             ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"))?;
         } else {
@@ -140,7 +140,7 @@ impl Audit {
             option("--progress", "plain".into());
         }
         arguments.extend(selectors.into_iter().map(OsString::from));
-        let other = Surroundings::varied();
+        let other = GuestEnvironment::variation();
         #[expect(clippy::disallowed_methods, reason = "impasto itself, in a varied environment")]
         let mut command = Command::new(&session.host.exe);
         command.args(arguments).env("TZ", other.timezone).env("LANG", &other.lang).env("LC_ALL", other.lang);
@@ -164,10 +164,10 @@ impl Audit {
 
     /// Puts this process under other conditions: host name, umask, and the whole machine's files below another directory.
     fn move_elsewhere(&mut self, session: &mut Session, root: &Path) -> Result<(), CliError> {
-        let other = Surroundings::varied();
+        let other = GuestEnvironment::variation();
         crate::sandbox::move_elsewhere(&other.host_name, root).map_err(CliError::io("show files under", root))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
-        session.surroundings = other;
+        session.environment = other;
         let moved = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
         self.recipe.recipe = self.recipe.recipe.as_deref().map(moved);
         self.recipe.var_files.iter_mut().chain(&mut self.recipe.allow_paths).for_each(|file| *file = moved(file));
@@ -176,7 +176,7 @@ impl Audit {
     }
 
     /// What differs between the builds' conditions, for the report.
-    fn varied(&self, session: &Session, runs: &[Run; 2]) -> Vec<(String, String, String)> {
+    fn variation(&self, session: &Session, runs: &[AuditRun; 2]) -> Vec<(String, String, String)> {
         let [first, second] = runs;
         let jobs = session.jobs(self.run.jobs, &session.settings);
         let row = |name: &str, first: &str, second: &str| (name.to_owned(), first.to_owned(), second.to_owned());
@@ -200,7 +200,7 @@ fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashM
     let mut hits = HashMap::new();
     for id in nodes {
         match &states[*id] {
-            Some(State::Cached(hit)) => drop(hits.insert(*id, hit.clone())),
+            Some(PlanState::Cached(hit)) => drop(hits.insert(*id, hit.clone())),
             _ => return Ok(None),
         }
     }
@@ -220,15 +220,15 @@ fn compare(
     nodes: &[NodeId],
     (store, first): (&Store, &HashMap<NodeId, Hit>),
     (other, second): (&Store, &HashMap<NodeId, Hit>),
-    runs: &[Run; 2],
-) -> Result<Vec<Stage>, CliError> {
-    let mut known: HashMap<NodeId, Known> = HashMap::new();
+    runs: &[AuditRun; 2],
+) -> Result<Vec<AuditStage>, CliError> {
+    let mut known: HashMap<NodeId, KnownStage> = HashMap::new();
     let mut stages = Vec::new();
     for id in nodes {
         let node = loaded.graph.node(*id);
-        let inputs = Known::all(node.parents.iter().filter_map(|(_, parent)| known.get(parent)));
-        let first = Given { store, outputs: &first[id].result };
-        let second = Given { store: other, outputs: &second[id].result };
+        let inputs = KnownStage::all(node.parents.iter().filter_map(|(_, parent)| known.get(parent)));
+        let first = AuditInput { store, outputs: &first[id].result };
+        let second = AuditInput { store: other, outputs: &second[id].result };
         let compared = stage(&node.label, first, second, &inputs, runs);
         let (stage, differs) = compared.map_err(|error| CliError::Other {
             message: human::with_causes(&error),

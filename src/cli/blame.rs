@@ -13,8 +13,8 @@ use super::{RecipeArgs, disk_trees, exit};
 use crate::disk::tree::Tree;
 use crate::inspect::diff::blame::{self, By};
 use crate::inspect::diff::contents::OnDisk;
+use crate::inspect::diff::installed;
 use crate::inspect::diff::mounts::Mounts;
-use crate::inspect::diff::packages;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ use crate::ui;
     override_usage = "impasto layer blame [OPTIONS] [RECIPE] SELECTOR",
     mut_arg("names", |arg| arg.value_name("SELECTOR").help("A stage or image.NAME, optionally preceded by a recipe"))
 )]
-pub(crate) struct Blame {
+pub(crate) struct BlameArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
     /// Groups by package instead of by directory
@@ -36,7 +36,7 @@ pub(crate) struct Blame {
     json: bool,
 }
 
-impl Blame {
+impl BlameArgs {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
@@ -52,7 +52,7 @@ impl Blame {
         let by = match (self.packages, chain.last().zip(trees.last())) {
             (true, Some((disk, (_, tree)))) => {
                 let open = || disk_trees::open(disk, store).map_err(io::Error::other);
-                let found = packages::listed_files(tree, &OnDisk { open: &open, tree });
+                let found = installed::listed_files(tree, &OnDisk { open: &open, tree });
                 let found = found.map_err(|source| CliError::Disk { label: disk.label.clone(), source })?;
                 let Some((partition, found)) = found else {
                     return Err(CliError::usage(format!("{name} has no dpkg packages"), "omit --packages"));

@@ -18,10 +18,10 @@ use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::base::bounded;
 use crate::base::human;
-use crate::engine::plan::State;
+use crate::engine::plan::PlanState;
 use crate::sandbox::SavedTerminal;
 use crate::ui;
-use crate::vm::machine::{Machine, Seen};
+use crate::vm::machine::{ConsoleMatch, Machine};
 use crate::vm::seed::{self, SeedError, SeedFile};
 use crate::vm::{self, Accel, Backing, Console, Examined, Firmware, Network, Spec};
 
@@ -149,7 +149,9 @@ impl Boot {
         let started = session.start.elapsed();
         // A machine that ended by itself tells why when it is waited for.
         let ended = match seen {
-            Ok(Seen::Ended) if self.wait_for.is_some() => machine.wait(None, &cancel).map(|_| Seen::Ended),
+            Ok(ConsoleMatch::Ended) if self.wait_for.is_some() => {
+                machine.wait(None, &cancel).map(|_| ConsoleMatch::Ended)
+            }
             other => other,
         };
         machine.kill()?;
@@ -160,13 +162,13 @@ impl Boot {
         // QEMU knows the image by its descriptor only.
         let ended = ended.map_err(|error| error.naming(&spec.backing, &label));
         Ok(match (ended?, &self.wait_for) {
-            (Seen::Cancelled, _) => exit::INTERRUPTED,
-            (Seen::Text, Some(text)) => {
+            (ConsoleMatch::Cancelled, _) => exit::INTERRUPTED,
+            (ConsoleMatch::Text, Some(text)) => {
                 ui::message(&format!("`{text}` after {}", human::seconds(started)));
                 exit::OK
             }
-            (Seen::Ended, None) => exit::OK,
-            (Seen::Ended, Some(text)) => {
+            (ConsoleMatch::Ended, None) => exit::OK,
+            (ConsoleMatch::Ended, Some(text)) => {
                 ui::message(&format!("error: the machine stopped before its console showed `{text}`"));
                 exit::STAGE
             }
@@ -215,7 +217,7 @@ impl Boot {
         let node = loaded.graph.node(id);
         let mut planner = loaded.planner(store, &[])?;
         let hit = match planner.plan(&[id])?.into_value(id) {
-            Some(State::Cached(hit)) => hit,
+            Some(PlanState::Cached(hit)) => hit,
             _ => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
         };
         let layer: Option<LayerRef> = match hit.result.disk {

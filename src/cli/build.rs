@@ -12,13 +12,13 @@ use impasto_stages::Makes;
 use super::disk_names::converts;
 use super::error::CliError;
 use super::hint::CommandHints;
+use super::lock_context::LockContext;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
-use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::base::human;
 use crate::debian::packages::fetch::Fetcher;
-use crate::engine::cause::{Place, What};
+use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, TooSmall};
@@ -59,10 +59,10 @@ impl Build {
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
-        let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.rebuild))?;
+        let context = LockContext::new(session, &store, mirrors, sandbox.clone());
+        context.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.rebuild))?;
         let needed = loaded.graph.closure(&selection.nodes);
-        demand_room(session, &loaded, &needed)?;
+        check_disk_sizes(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.rebuild)?;
@@ -72,7 +72,7 @@ impl Build {
                 return Err(CliError::usage(message, "add it as a selector too, or omit the selectors"));
             }
         }
-        let packages = || surveyor.fetcher(&loaded);
+        let packages = || context.fetcher(&loaded);
         let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
         let config = RunConfig { targets, whole, ..config };
@@ -94,12 +94,13 @@ impl Build {
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
 /// `needed` are the nodes to be built.
-fn demand_room(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
+fn check_disk_sizes(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
     let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
     let TooSmall { stage, disk, place, packages, needed, size } = found;
-    let place = place.map(|origin| format!(" ({})", Place::of(What::Stage, &session.shown_dir(loaded), &origin)));
+    let place =
+        place.map(|origin| format!(" ({})", SourceLocation::of(What::Stage, &session.shown_dir(loaded), &origin)));
     let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
     let message = format!(
         "the disk of stage {disk}{} is too small: its {packages} packages{with} declare {}, and it has {}",

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::error::CliError;
 use super::exit;
 use super::session::Session;
-use crate::cli::settings::{Origin, Setting};
+use crate::cli::settings::{Setting, SettingOrigin};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -24,10 +24,10 @@ pub(crate) struct Config {
 }
 
 /// What holds, ready to be printed.
-struct Row {
+struct SettingRow {
     key: &'static str,
     value: Value,
-    origin: Origin,
+    origin: SettingOrigin,
 }
 
 impl Config {
@@ -38,21 +38,21 @@ impl Config {
         settings.add_repository(scope.repository(), &session.host)?;
         let store = session.store_setting();
         let jobs = settings.jobs.clone();
-        let jobs = jobs.unwrap_or(Setting { value: session.default_jobs(), origin: Origin::Default });
-        let mut rows: Vec<Row> = settings
+        let jobs = jobs.unwrap_or(Setting { value: session.default_jobs(), origin: SettingOrigin::Default });
+        let mut rows: Vec<SettingRow> = settings
             .allow_paths
             .iter()
-            .map(|Setting { value, origin }| Row {
+            .map(|Setting { value, origin }| SettingRow {
                 key: "allow_paths",
                 value: json!(value.display().to_string()),
                 origin: origin.clone(),
             })
             .collect();
         if let Some(Setting { value, origin }) = settings.gc_expire {
-            rows.push(Row { key: "gc.expire", value: json!(print_duration(value)), origin });
+            rows.push(SettingRow { key: "gc.expire", value: json!(print_duration(value)), origin });
         }
-        rows.push(Row { key: "jobs", value: json!(jobs.value), origin: jobs.origin });
-        rows.push(Row { key: "store", value: json!(store.value.display().to_string()), origin: store.origin });
+        rows.push(SettingRow { key: "jobs", value: json!(jobs.value), origin: jobs.origin });
+        rows.push(SettingRow { key: "store", value: json!(store.value.display().to_string()), origin: store.origin });
         if self.json {
             let rows: Vec<_> = rows
                 .iter()

@@ -1,6 +1,6 @@
 //! How disks are named on the command line: by a stage, an image, an earlier run, a digest, a file, another recipe's stage.
 //!
-//! Knows names, recipes and what is remembered of runs; opens disks, and does not look into them.
+//! Knows names, recipes and the history of runs; opens disks, and does not look into them.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -16,11 +16,11 @@ use impasto_store::lease::Lease;
 use super::error::CliError;
 use super::session::{Loaded, Session, texts};
 use super::{RecipeArgs, exit};
-use crate::disk::image::Format;
+use crate::disk::image::ForeignFormat;
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::history::NodeMemory;
+use crate::engine::history::NodeHistory;
 use crate::engine::locking::{LockState, below, repository};
-use crate::engine::plan::{Planner, State, file_format, is};
+use crate::engine::plan::{PlanState, Planner, file_format, is};
 use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
 
@@ -41,12 +41,12 @@ pub(crate) struct NamedDisk {
     /// How messages call it.
     pub(crate) label: String,
     /// Where it is.
-    pub(crate) origin: Origin,
+    pub(crate) origin: DiskOrigin,
 }
 
 /// Where a disk is.
 #[derive(Clone, Debug)]
-pub(crate) enum Origin {
+pub(crate) enum DiskOrigin {
     /// In the store, perhaps with its tree index.
     Store { layer: LayerRef, tree: Option<BlobRef> },
     /// An image file of the user's.
@@ -107,7 +107,7 @@ impl<'s> DiskNames<'s> {
     /// The disk of a name.
     pub(crate) fn disk(&mut self, name: &str) -> Result<NamedDisk, CliError> {
         match self.meaning(name)? {
-            Meaning::File(path) => Ok(NamedDisk { label: name.to_owned(), origin: Origin::File(path) }),
+            Meaning::File(path) => Ok(NamedDisk { label: name.to_owned(), origin: DiskOrigin::File(path) }),
             Meaning::Digest(layer) => Ok(stored(name, layer)),
             Meaning::Stage { recipe, selector, earlier } => {
                 let found = self.stage(&recipe, &selector)?;
@@ -185,7 +185,7 @@ impl<'s> DiskNames<'s> {
                 // Which mirror of the host's was asked says nothing about the image.
                 let archive =
                     place.map(|name| repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string()));
-                origins.entry(key).or_insert(sbom::Origin { sha256, archive, path: Some(package.path.clone()) });
+                origins.entry(key).or_insert(sbom::PackageOrigin { sha256, archive, path: Some(package.path.clone()) });
             }
             at = below(graph.node(id));
         }
@@ -195,8 +195,8 @@ impl<'s> DiskNames<'s> {
     /// The layer of a name.
     pub(crate) fn layer(&mut self, name: &str) -> Result<LayerRef, CliError> {
         match self.disk(name)?.origin {
-            Origin::Store { layer, .. } => Ok(layer),
-            Origin::File(_) => {
+            DiskOrigin::Store { layer, .. } => Ok(layer),
+            DiskOrigin::File(_) => {
                 Err(CliError::usage(format!("`{name}` is a file, not a layer of the store"), "name a stage"))
             }
         }
@@ -248,7 +248,7 @@ impl<'s> DiskNames<'s> {
     }
 
     /// The stage of a selector, with the states of all that it depends on.
-    fn stage(&mut self, recipe: &Path, selector: &str) -> Result<Found<'_>, CliError> {
+    fn stage(&mut self, recipe: &Path, selector: &str) -> Result<SelectorMatch<'_>, CliError> {
         let store = self.store()?;
         // Variables and combinations are those of the recipe that the command line is about.
         let own = if recipe == self.recipe { self.args.clone() } else { RecipeArgs::default() };
@@ -264,33 +264,33 @@ impl<'s> DiskNames<'s> {
         let id = disk_node(loaded, selector)?;
         let mut planner = loaded.planner(&store, &[])?;
         let states = planner.plan(&[id])?;
-        let memory = remembered(&planner, id).cloned();
-        let parent = from(loaded, id).and_then(|from| remembered(&planner, from).cloned());
+        let memory = history_of(&planner, id).cloned();
+        let parent = from(loaded, id).and_then(|from| history_of(&planner, from).cloned());
         drop(planner);
         let place = self.session.place(&args);
-        Ok(Found { loaded, store, id, selector: selector.to_owned(), states, memory, parent, place })
+        Ok(SelectorMatch { loaded, store, id, selector: selector.to_owned(), states, memory, parent, place })
     }
 }
 
 /// A stage that a selector names.
-struct Found<'a> {
+struct SelectorMatch<'a> {
     loaded: &'a Loaded,
     store: Store,
     id: NodeId,
     selector: String,
-    states: NodeMap<Option<State>>,
-    /// What is remembered of its runs, and of those of the stage that it builds on.
-    memory: Option<NodeMemory>,
-    parent: Option<NodeMemory>,
+    states: NodeMap<Option<PlanState>>,
+    /// The history of its runs, and of those of the stage that it builds on.
+    memory: Option<NodeHistory>,
+    parent: Option<NodeHistory>,
     /// Options that find the same recipe again.
     place: String,
 }
 
-impl Found<'_> {
+impl SelectorMatch<'_> {
     /// The disk of a node of its closure.
     fn disk(&self, id: NodeId, label: &str) -> Result<NamedDisk, CliError> {
         match &self.states[id] {
-            Some(State::Cached(hit)) => self.outputs(&hit.result, label),
+            Some(PlanState::Cached(hit)) => self.outputs(&hit.result, label),
             _ => Err(self.not_built(id)),
         }
     }
@@ -315,7 +315,7 @@ impl Found<'_> {
         if !self.store.has_layer(&disk.layer)? {
             return Err(self.collected(label));
         }
-        let origin = Origin::Store { layer: disk.layer, tree: outputs.tree };
+        let origin = DiskOrigin::Store { layer: disk.layer, tree: outputs.tree };
         Ok(NamedDisk { label: label.to_owned(), origin })
     }
 
@@ -330,7 +330,7 @@ impl Found<'_> {
     /// The claim of the run `back` runs before the last.
     fn run(&self, back: usize) -> Result<Claim, CliError> {
         let label = format!("{}~{back}", self.selector);
-        let runs: Vec<_> = self.memory.iter().flat_map(NodeMemory::runs).collect();
+        let runs: Vec<_> = self.memory.iter().flat_map(NodeHistory::runs).collect();
         let Some((action, claim)) = runs.get(back) else {
             let known = match runs.len() {
                 0 => "no run is recorded".to_owned(),
@@ -359,12 +359,12 @@ impl Found<'_> {
             let names: Vec<_> = names.collect();
             fields.any(|field| names.iter().any(|name| field.value.contains(name)))
         };
-        if let Some(State::Cached(hit)) = &self.states[from]
+        if let Some(PlanState::Cached(hit)) = &self.states[from]
             && entered(&hit.result)
         {
             return self.outputs(&hit.result, label);
         }
-        for (at, (action, claim)) in self.parent.iter().flat_map(NodeMemory::runs).enumerate() {
+        for (at, (action, claim)) in self.parent.iter().flat_map(NodeHistory::runs).enumerate() {
             if let Ok(claim) = self.store.claim(&action, &claim)
                 && entered(&claim.result)
             {
@@ -401,12 +401,12 @@ pub(crate) fn looks_like_image(name: &str) -> bool {
 }
 
 fn stored(name: &str, layer: LayerRef) -> NamedDisk {
-    NamedDisk { label: name.to_owned(), origin: Origin::Store { layer, tree: None } }
+    NamedDisk { label: name.to_owned(), origin: DiskOrigin::Store { layer, tree: None } }
 }
 
-/// What is remembered of a node's last unit of work, which makes its disk.
-fn remembered<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeMemory> {
-    (0..).map_while(|unit| planner.remembered(id, unit)).last()
+/// The history of a node's last unit of work, which makes its disk.
+fn history_of<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeHistory> {
+    (0..).map_while(|unit| planner.history_of(id, unit)).last()
 }
 
 /// The node whose disk a node changes, or writes as a file.
@@ -432,7 +432,7 @@ fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
 /// The error that the result of a node is not a disk.
 pub(crate) fn no_disk(store: &Store, label: &str, result: &Outputs) -> Result<CliError, impasto_store::Error> {
     let format = file_format(store, result)?;
-    let help = format.map_or("name a stage that makes one".to_owned(), Format::help);
+    let help = format.map_or("name a stage that makes one".to_owned(), ForeignFormat::help);
     Ok(CliError::usage(format!("{label} made no disk{}", is(&format)), help))
 }
 

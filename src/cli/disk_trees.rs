@@ -10,11 +10,11 @@ use std::time::Duration;
 use impasto_store::Store;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 
-use super::disk_names::{NamedDisk, Origin};
+use super::disk_names::{DiskOrigin, NamedDisk};
 use super::error::CliError;
 use super::exit;
-use crate::disk::guest::View;
-use crate::disk::image::{self, Image};
+use crate::disk::guest::OverlayView;
+use crate::disk::image::{self, ImageKind};
 use crate::disk::tree::{Tree, make};
 use crate::inspect::diff::plain;
 use crate::ui;
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// It cannot be read, or its file is not a disk image that may be opened.
 pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliError> {
-    if let (Origin::Store { tree: Some(blob), .. }, Some(store)) = (&disk.origin, store)
+    if let (DiskOrigin::Store { tree: Some(blob), .. }, Some(store)) = (&disk.origin, store)
         && let Some(tree) = Tree::load(store, blob)?
     {
         return Ok(tree);
@@ -41,7 +41,7 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
                 ui::message(&format!("reading all files of {label}, which has no index…"));
             }
         });
-        let made = View::whole(&*source).map_err(io::Error::other).and_then(|view| make::tree(&view, None));
+        let made = OverlayView::whole(&*source).map_err(io::Error::other).and_then(|view| make::tree(&view, None));
         drop(done);
         made
     })
@@ -59,11 +59,11 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
 /// It cannot be opened, or its file is not a disk image that may be opened.
 pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn ChunkSource>, CliError> {
     match &disk.origin {
-        Origin::Store { layer, .. } => {
+        DiskOrigin::Store { layer, .. } => {
             let store = store.expect("BUG: a disk of a store that was never opened");
             Ok(Box::new(store.disk_reader(layer)?))
         }
-        Origin::File(path) => open_file(path, &disk.label),
+        DiskOrigin::File(path) => open_file(path, &disk.label),
     }
 }
 
@@ -79,12 +79,12 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
     let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
     match image {
-        Image::Qcow2 => Ok(Box::new(Qcow2::open(file).map_err(|error| none(error.to_string(), None))?)),
-        Image::Other(format) => Err(none(format!("it is {format}"), Some(format.help()))),
-        Image::Raw | Image::Iso | Image::Unknown if length > 0 && length.is_multiple_of(512) => {
+        ImageKind::Qcow2 => Ok(Box::new(Qcow2::open(file).map_err(|error| none(error.to_string(), None))?)),
+        ImageKind::Other(format) => Err(none(format!("it is {format}"), Some(format.help()))),
+        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown if length > 0 && length.is_multiple_of(512) => {
             Ok(Box::new(RawFile::new(file).map_err(read())?))
         }
-        Image::Raw | Image::Iso | Image::Unknown => {
+        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown => {
             Err(none("it has no qcow2 header, and its length is not a multiple of the sector size".to_owned(), None))
         }
     }

@@ -14,7 +14,7 @@ use crate::engine::plan::PlanError;
 use crate::engine::run::EngineError;
 use crate::lock::LockError;
 use crate::recipe::{Diagnostics, Severity};
-use crate::ui::{self, Level, RecordError, Service};
+use crate::ui::{self, Level, RecordFileError, Service};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub(crate) enum CliError {
     Output(#[from] ui::OutputError),
     /// A file that a flag names cannot be written.
     #[error(transparent)]
-    Record(#[from] RecordError),
+    Record(#[from] RecordFileError),
     /// A file of settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -166,7 +166,7 @@ impl CliError {
         }
     }
 
-    /// The message with its causes and the way out, as it goes to standard error.
+    /// The message with its causes and the hint, as it goes to standard error.
     pub(crate) fn render(&self, host: &Host) -> String {
         if let CliError::Recipe(diagnostics) = self {
             // Names of files as the user would write them here.

@@ -10,7 +10,7 @@ use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::base::human;
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::plan::{Planner, State};
+use crate::engine::plan::{PlanState, Planner};
 use crate::engine::reason::Reason;
 use crate::ui;
 
@@ -42,12 +42,18 @@ impl Why {
     }
 }
 
-fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State>>, id: NodeId, now: u64) -> String {
+fn explain(
+    loaded: &Loaded,
+    planner: &Planner<'_>,
+    states: &NodeMap<Option<PlanState>>,
+    id: NodeId,
+    now: u64,
+) -> String {
     let node = loaded.graph.node(id);
     let state = states[id].as_ref().expect("BUG: a selected node was not planned");
     let mut text = format!("{} ({}) is {}", node.label, node.kind.name, state.word());
     match state {
-        State::Cached(hit) => {
+        PlanState::Cached(hit) => {
             text += &format!("\n  key:   {}\n  claim: {}\n", hit.action, hit.claim.short());
             if let Some(disk) = &hit.result.disk {
                 text += &format!("  disk:  {} in layer {}\n", disk.layer.disk.short(), disk.layer.layer.short());
@@ -60,13 +66,13 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State
                 let words: Vec<_> = hit.caveats.iter().map(ToString::to_string).collect();
                 text += &format!("  with:  {}\n", words.join(", "));
             }
-            if let Some(last) = planner.remembered(id, 0) {
+            if let Some(last) = planner.history_of(id, 0) {
                 let took = human::seconds(Duration::from_millis(last.wall_ms));
                 let ago = human::seconds(Duration::from_secs(now.saturating_sub(last.at)));
                 text += &format!("  last run: {ago} ago, in {took}, because: {}\n", last.reason);
             }
         }
-        State::Dirty { reason, .. } => match reason {
+        PlanState::Dirty { reason, .. } => match reason {
             Reason::Changed(changes) if !changes.is_empty() => {
                 text += ", because since its last run:\n";
                 for change in changes {
@@ -75,12 +81,12 @@ fn explain(loaded: &Loaded, planner: &Planner<'_>, states: &NodeMap<Option<State
             }
             reason => text += &format!(": {reason}\n"),
         },
-        State::Pending { on } => {
+        PlanState::Pending { on } => {
             let mut path = vec![node.label.clone()];
             let mut at = id;
             while at != *on {
                 let next = loaded.graph.node(at).parents.iter().map(|(_, parent)| *parent).find(|parent| {
-                    parent == on || matches!(&states[*parent], Some(State::Pending { on: other }) if other == on)
+                    parent == on || matches!(&states[*parent], Some(PlanState::Pending { on: other }) if other == on)
                 });
                 at = next.unwrap_or(*on);
                 path.push(loaded.graph.node(at).label.clone());

@@ -9,8 +9,8 @@ use impasto_store::Store;
 use super::build::{engine_config, exit_code};
 use super::error::CliError;
 use super::hint::package_help;
+use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
-use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::base::cancel::CancelToken;
 use crate::base::human;
@@ -39,12 +39,12 @@ impl Fetch {
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
-        let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-        surveyor.ensure(&mut loaded, &self.recipe, &selection, self.locked, None)?;
+        let context = LockContext::new(session, &store, mirrors, sandbox.clone());
+        context.ensure(&mut loaded, &self.recipe, &selection, self.locked, None)?;
         // Named before they come, so that they are kept should this be interrupted.
         let _lease = store.lease()?;
         keep(&loaded, &store)?;
-        let fetcher = surveyor.fetcher(&loaded);
+        let fetcher = context.fetcher(&loaded);
         let needed = loaded.graph.closure(&selection.nodes);
         let needed: Vec<_> = loaded.graph.ids().filter(|id| needed[*id]).collect();
         let sets = loaded.graph.package_sets(needed.iter().copied());

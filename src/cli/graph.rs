@@ -11,7 +11,7 @@ use super::{RecipeArgs, exit};
 use crate::ui;
 
 #[derive(Debug, Args)]
-pub(crate) struct Graph {
+pub(crate) struct GraphArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
     /// The format
@@ -28,20 +28,20 @@ enum GraphFormat {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct GraphDocument<'a> {
     v: u32,
-    nodes: Vec<Node<'a>>,
+    nodes: Vec<GraphNode<'a>>,
 }
 
 #[derive(Serialize)]
-struct Node<'a> {
+struct GraphNode<'a> {
     label: &'a str,
     stage: &'a str,
     kind: &'a str,
     needs: Vec<&'a str>,
 }
 
-impl Graph {
+impl GraphArgs {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let loaded = session.load(&self.recipe)?;
         let needed = loaded.graph.closure(&loaded.selection()?.nodes);
@@ -51,9 +51,9 @@ impl Graph {
                 let nodes = graph.ids().filter(|id| needed[*id]).map(|id| {
                     let node = graph.node(id);
                     let needs = node.parents.iter().map(|(_, parent)| &*graph.node(*parent).label).collect();
-                    Node { label: &node.label, stage: &node.stage, kind: node.kind.name, needs }
+                    GraphNode { label: &node.label, stage: &node.stage, kind: node.kind.name, needs }
                 });
-                let document = Document { v: 1, nodes: nodes.collect() };
+                let document = GraphDocument { v: 1, nodes: nodes.collect() };
                 serde_json::to_string(&document).expect("BUG: a graph is not JSON") + "\n"
             }
             GraphFormat::Dot => {

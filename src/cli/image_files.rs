@@ -6,15 +6,15 @@ use impasto_store::qcow2::ChunkSource;
 use super::build::engine_config;
 use super::disk_names::no_disk;
 use super::error::CliError;
+use super::lock_context::LockContext;
 use super::session::Loaded;
-use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::debian::packages::apt::STATE_FILES;
 use crate::disk::tree::Tree;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::locking::ImageFiles;
-use crate::engine::plan::State;
+use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
 use crate::inspect::diff::contents::{Contents, OnDisk};
 
@@ -22,32 +22,32 @@ use crate::inspect::diff::contents::{Contents, OnDisk};
 const LIMIT: u64 = 64 << 20;
 
 /// Reads them; the image is fetched, or taken into the store, where it is not there.
-pub(super) fn read(surveyor: &Surveyor<'_>, loaded: &Loaded, id: NodeId) -> Result<ImageFiles, CliError> {
-    let store = surveyor.store;
+pub(super) fn read(context: &LockContext<'_>, loaded: &Loaded, id: NodeId) -> Result<ImageFiles, CliError> {
+    let store = context.store;
     let label = &loaded.graph.node(id).label;
     let failed = |message: String| CliError::Other { message, help: None, code: exit::STAGE };
     let known = || -> Result<_, CliError> {
         Ok(match loaded.planner(store, &[])?.plan(&[id])?.into_value(id) {
-            Some(State::Cached(hit)) => Some(hit),
+            Some(PlanState::Cached(hit)) => Some(hit),
             _ => None,
         })
     };
     let mut hit = known()?;
     if hit.is_none() {
-        let packages = || surveyor.fetcher(loaded);
-        let sandbox = surveyor.sandbox.clone();
+        let packages = || context.fetcher(loaded);
+        let sandbox = context.sandbox.clone();
         let (recipe, run) = (RecipeArgs::default(), RunArgs::default());
-        let config = engine_config(surveyor.session, &recipe, &run, loaded, sandbox, &packages);
+        let config = engine_config(context.session, &recipe, &run, loaded, sandbox, &packages);
         let mut reason = None;
         let mut events = |event: &Event| {
-            crate::ui::follow(surveyor.meter(), event);
+            crate::ui::follow(context.meter(), event);
             if let EventKind::StageFailed { error, causes, .. } = &event.kind {
                 reason = Some(std::iter::once(error).chain(causes).cloned().collect::<Vec<_>>().join(": "));
             }
         };
         let selection = Selection { nodes: vec![id], images: Vec::new() };
         let planner = loaded.planner(store, &[])?;
-        Engine::new(planner, &selection, config, surveyor.session.start, &mut events)?.run();
+        Engine::new(planner, &selection, config, context.session.start, &mut events)?.run();
         if let Some(reason) = reason {
             return Err(failed(reason));
         }

@@ -9,13 +9,13 @@ use clap::{Args, Subcommand};
 use impasto_store::Store;
 use impasto_store::convert::ConvertOptions;
 use impasto_store::digest::LayerId;
-use impasto_store::layer::{LayerRef, Place};
+use impasto_store::layer::{ChunkLocation, LayerRef};
 use impasto_store::meter::Meter;
 
-use super::blame::Blame;
+use super::blame::BlameArgs;
 use super::disk_names::{self, DiskNames};
 use super::error::CliError;
-use super::packages::Packages;
+use super::packages::PackagesArgs;
 use super::session::Session;
 use super::{RecipeArgs, exit};
 use crate::base::human;
@@ -24,17 +24,17 @@ use crate::engine::publish::Draft;
 use crate::ui;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Layer {
+pub(crate) enum LayerCommand {
     /// Lists the store's layers
     List,
     /// Shows a layer and the layers it is based on
     Show(Name),
     /// Writes the disk of a layer as one file
-    Export(Export),
+    Export(ExportArgs),
     /// Shows which stage each part of a disk's content comes from
-    Blame(Blame),
+    Blame(BlameArgs),
     /// Lists the packages of a disk, as a table, JSON or a bill of materials
-    Packages(Packages),
+    Packages(PackagesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ pub(crate) struct Name {
     mut_arg("names", disk_names::one_disk_argument),
     after_help = disk_names::HELP
 )]
-pub(crate) struct Export {
+pub(crate) struct ExportArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
     /// The file to write; raw if it ends in .raw or .img, else qcow2
@@ -62,22 +62,22 @@ pub(crate) struct Export {
     output: PathBuf,
 }
 
-impl Layer {
+impl LayerCommand {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         match self {
-            Layer::List => list(&session.store()?),
-            Layer::Show(name) => {
+            LayerCommand::List => list(&session.store()?),
+            LayerCommand::Show(name) => {
                 let (mut names, disks) = DiskNames::new(session, &name.recipe, 1);
                 let (store, layer) = find(&mut names, &disks)?;
                 show(&store, &layer)
             }
-            Layer::Export(export) => {
+            LayerCommand::Export(export) => {
                 let (mut names, disks) = DiskNames::new(session, &export.recipe, 1);
                 let (store, layer) = find(&mut names, &disks)?;
                 export.run(session, &store, &layer)
             }
-            Layer::Blame(blame) => blame.run(session),
-            Layer::Packages(packages) => packages.run(session),
+            LayerCommand::Blame(blame) => blame.run(session),
+            LayerCommand::Packages(packages) => packages.run(session),
         }
     }
 }
@@ -140,7 +140,8 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
     let mut next = Some(*layer);
     while let Some(layer) = next {
         let manifest = store.manifest(&layer)?;
-        let count = |kind: fn(&Place) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
+        let count =
+            |kind: fn(&ChunkLocation) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
         text += &format!(
             "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, \
              {} uncompressed, {} zero\n",
@@ -149,9 +150,9 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
             human::bytes(manifest.virtual_size),
             human::bytes(manifest.file_length),
             manifest.chunks.len(),
-            count(|place| matches!(place, Place::Frame { .. })),
-            count(|place| matches!(place, Place::Raw { .. })),
-            count(|place| matches!(place, Place::Zero)),
+            count(|place| matches!(place, ChunkLocation::Frame { .. })),
+            count(|place| matches!(place, ChunkLocation::Raw { .. })),
+            count(|place| matches!(place, ChunkLocation::Zero)),
         );
         next = manifest.parent;
         text += if next.is_some() { "on\n" } else { "" };
@@ -169,7 +170,7 @@ fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef)
     Ok((names.store()?, layer))
 }
 
-impl Export {
+impl ExportArgs {
     fn run(&self, session: &Session, store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
         let path = session.host.cwd.join(&self.output);
         let write = |error| CliError::io("write", &path)(error);

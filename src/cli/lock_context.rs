@@ -1,11 +1,11 @@
 //! Settling packages: what `build`, `fetch`, `update` and `outdated` share.
-//! Knows choices and words; who settles is a package manager.
+//! Knows choices and words; who resolves is a package manager.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use impasto_stages::packages::ARCHITECTURE;
+use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::lease::Lease;
 use impasto_store::meter::Meter;
@@ -15,16 +15,16 @@ use super::session::{Loaded, Session};
 use super::{RecipeArgs, exit};
 use crate::debian::mirror::{MirrorChoice, MirrorError, Mirrors};
 use crate::debian::packages::apt::Apt;
-use crate::debian::packages::fetch::{Fetcher, PackageFetchError, Supply, Wanted};
-use crate::debian::packages::places::{Places, SNAPSHOT_VARIABLE};
+use crate::debian::packages::fetch::{Fetcher, PackageDownload, PackageFetchError, Supply};
+use crate::debian::packages::places::{PackageSources, SNAPSHOT_VARIABLE};
 use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, Choice, LockState, Renewal};
-use crate::lock::{self, Entry, LockFile, TOOLBOX};
+use crate::lock::{self, LockEntry, LockFile, TOOLBOX};
 use crate::sandbox::Sandbox;
 use crate::ui;
 
 /// What settling needs of this host.
-pub(crate) struct Surveyor<'a> {
+pub(crate) struct LockContext<'a> {
     pub(crate) session: &'a Session,
     pub(crate) store: &'a Store,
     pub(crate) choice: MirrorChoice,
@@ -37,7 +37,7 @@ pub(crate) struct Surveyor<'a> {
     metered: OnceLock<(Store, Arc<Meter>)>,
 }
 
-impl<'a> Surveyor<'a> {
+impl<'a> LockContext<'a> {
     pub(crate) fn new(
         session: &'a Session,
         store: &'a Store,
@@ -45,7 +45,7 @@ impl<'a> Surveyor<'a> {
         sandbox: Result<Arc<dyn Sandbox>, String>,
     ) -> Self {
         let (mirrors, lease, metered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Surveyor { session, store, choice, sandbox, mirrors, lease, metered }
+        LockContext { session, store, choice, sandbox, mirrors, lease, metered }
     }
 
     fn mirrors(&self) -> Result<&Mirrors, MirrorError> {
@@ -59,15 +59,21 @@ impl<'a> Surveyor<'a> {
         })
     }
 
-    fn fetcher_of(&self, dir: &Path, wanted: impl FnOnce(&Places<'_>) -> HashMap<String, Wanted>) -> Fetcher {
+    fn fetcher_of(
+        &self,
+        dir: &Path,
+        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<String, PackageDownload>,
+    ) -> Fetcher {
         let snapshot = self.session.host.var(SNAPSHOT_VARIABLE).filter(|pattern| !pattern.is_empty());
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
             help: Some("choose another mirror with --mirror or IMPASTO_MIRROR".into()),
         });
-        let supply = supply
-            .map(|mirrors| Supply { mirrors: mirrors.clone(), wanted: wanted(&Places { mirrors, snapshot, dir }) });
+        let supply = supply.map(|mirrors| Supply {
+            mirrors: mirrors.clone(),
+            wanted: wanted(&PackageSources { mirrors, snapshot, dir }),
+        });
         let store = self.metered.get().map_or(self.store, |(store, _)| store);
         Fetcher::new(store.clone(), supply, self.session.host.now())
     }
@@ -79,7 +85,7 @@ impl<'a> Surveyor<'a> {
             CliError::usage(format!("the mirror cannot be used: {error}"), help)
         })?;
         self.lease.get_or_init(|| self.store.lease().inspect_err(|error| tracing::debug!(%error, "no lease")).ok());
-        let get = move |entry: &Entry| self.fetcher_of(dir, |places| places.of_entry(entry));
+        let get = move |entry: &LockEntry| self.fetcher_of(dir, |places| places.of_entry(entry));
         let (store, _) = self.metered();
         Ok(Apt::new(store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
     }
@@ -97,7 +103,7 @@ impl<'a> Surveyor<'a> {
         &self.metered().1
     }
 
-    /// Settles what the choices name, and writes the lock where that changed it. Gives the changes.
+    /// Resolves what the choices name, and writes the lock where that changed it. Gives the changes.
     pub(crate) fn renew(
         &self,
         loaded: &mut Loaded,
@@ -139,8 +145,8 @@ impl<'a> Surveyor<'a> {
         Ok(changes)
     }
 
-    /// Sees to it that every node that a selection needs has its packages settled: what the lock has nothing for is
-    /// settled now, unless `locked` forbids it; what is stale or cannot be used is an error. With `locked` all of the lock
+    /// Sees to it that every node that a selection needs has its packages resolved: what the lock has nothing for is
+    /// resolved now, unless `locked` forbids it; what is stale or cannot be used is an error. With `locked` all of the lock
     /// must be usable, whatever of it is needed.
     ///
     /// Root, where locking needs it, is demanded first; with `again`, of a build, what else needs it is said as well.
@@ -154,7 +160,7 @@ impl<'a> Surveyor<'a> {
     ) -> Result<(), CliError> {
         let needed = loaded.graph.closure(&selection.nodes);
         let open = |loaded: &Loaded| -> Vec<NodeId> {
-            let unsettled = |id: &NodeId| needed[*id] && !loaded.locks[*id].is_settled();
+            let unsettled = |id: &NodeId| needed[*id] && !loaded.locks[*id].is_locked();
             loaded.graph.ids().filter(unsettled).collect()
         };
         if locked {

@@ -21,6 +21,7 @@ mod hint;
 mod image_files;
 mod init;
 mod layer;
+mod lock_context;
 mod log;
 mod man;
 mod outdated;
@@ -31,7 +32,6 @@ mod record;
 mod root;
 mod session;
 pub mod settings;
-mod settle;
 mod shell;
 mod stages;
 mod store;
@@ -49,7 +49,7 @@ use crate::base::host::Host;
 use crate::base::human;
 use crate::base::interrupt::{self, Interrupt};
 use crate::cli::settings::Settings;
-use crate::sandbox::Surroundings;
+use crate::sandbox::GuestEnvironment;
 use crate::ui;
 
 use error::CliError;
@@ -80,11 +80,11 @@ pub(crate) struct Global {
     store: Option<PathBuf>,
     /// How to report progress
     #[arg(long, global = true, value_name = "HOW", default_value = "auto")]
-    progress: Progress,
+    progress: ProgressMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Progress {
+pub(crate) enum ProgressMode {
     /// live on a terminal, else plain
     Auto,
     /// What is running now, redrawn in place; plain if standard error is not a terminal
@@ -95,9 +95,9 @@ pub(crate) enum Progress {
     Json,
 }
 
-impl Progress {
+impl ProgressMode {
     pub(crate) fn is_json(self) -> bool {
-        self == Progress::Json
+        self == ProgressMode::Json
     }
 }
 
@@ -172,7 +172,7 @@ enum Command {
     /// Explains why stages are dirty or cached
     Why(explain::Why),
     /// Prints the graph of stages
-    Graph(graph::Graph),
+    Graph(graph::GraphArgs),
     /// Prints the log of a stage's last run
     Log(log::Log),
     /// Lists the stage kinds, or explains one
@@ -189,7 +189,7 @@ enum Command {
     Diff(diff::Diff),
     /// Lists, shows and exports layers and what is in them
     #[command(subcommand)]
-    Layer(layer::Layer),
+    Layer(layer::LayerCommand),
     /// Checks and measures the store
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -285,10 +285,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
             return error.exit_code();
         }
     };
-    let surroundings = Surroundings::default();
+    let environment = GuestEnvironment::default();
     let arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     let global = cli.global;
-    let mut session = session::Session { host, global, start, settings, surroundings, interrupt, arguments };
+    let mut session = session::Session { host, global, start, settings, environment, interrupt, arguments };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),

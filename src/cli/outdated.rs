@@ -1,5 +1,5 @@
 //! `impasto outdated`: which locked packages have newer versions, and what taking them would cost.
-//! Knows the lock, the graph and what is remembered of the last run; asks only signed indexes.
+//! Knows the lock, the graph and the history of the last run; asks only signed indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
-use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::base::human;
 use crate::base::table;
+use crate::engine::chain::chain_step_name;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::locking::{self, LockState};
-use crate::engine::units::unit_name;
-use crate::lock::{Keep, Newer, PackageManager, Question};
+use crate::lock::{NewerVersion, PackageManager, Pinning, ResolveQuery};
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -36,15 +36,15 @@ pub(crate) struct Outdated {
 }
 
 #[derive(Serialize)]
-struct Document {
+struct OutdatedDocument {
     v: u32,
-    packages: Vec<Row>,
+    packages: Vec<OutdatedRow>,
     rebuild: Vec<Rebuild>,
 }
 
 /// A package of which there is a newer version, in one stage.
 #[derive(Serialize)]
-struct Row {
+struct OutdatedRow {
     stage: String,
     images: Vec<String>,
     name: String,
@@ -70,10 +70,10 @@ impl Outdated {
         let needed = loaded.graph.closure(&selection.nodes);
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
-        let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
+        let context = LockContext::new(session, &store, mirrors, sandbox);
         let shown_dir = session.shown_dir(&loaded);
-        let manager = surveyor.manager(&loaded.recipe.dir)?;
-        let wait = ui::Wait::new(&session.host, "asking", "the archives", surveyor.meter());
+        let manager = context.manager(&loaded.recipe.dir)?;
+        let wait = ui::Wait::new(&session.host, "asking", "the archives", context.meter());
         let mut rows = Vec::new();
         let mut dirty = NodeMap::filled(false, loaded.graph.len());
         let mut unlocked = Vec::new();
@@ -86,18 +86,18 @@ impl Outdated {
                 continue;
             };
             let entry = &loaded.lock.stages[place];
-            let question = Question {
+            let query = ResolveQuery {
                 stage: &node.label,
                 request,
-                below: locking::below_of(&loaded.graph, &loaded.lock, id, |_| None),
+                below: locking::base_of(&loaded.graph, &loaded.lock, id, |_| None),
                 secrets: &node.lowered.secrets,
                 dir: &loaded.recipe.dir,
                 scope: &loaded.recipe.scope,
-                keep: Keep::Nothing,
+                keep: Pinning::Nothing,
                 tools: entry,
             };
             let mut newer = manager
-                .newer(&question, entry)
+                .newer(&query, entry)
                 .map_err(|source| locking::RenewError::of_node(node, &shown_dir, source))?;
             newer.retain(|newer| newer.security || !self.security);
             dirty[id] |= !newer.is_empty();
@@ -117,7 +117,7 @@ impl Outdated {
             let help = Some("lock them: impasto update".to_owned());
             return Err(CliError::Other { message, help, code: exit::RECIPE });
         }
-        let document = Document { v: 1, packages: rows, rebuild };
+        let document = OutdatedDocument { v: 1, packages: rows, rebuild };
         ui::output(&if self.json {
             serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
         } else {
@@ -127,10 +127,10 @@ impl Outdated {
     }
 }
 
-fn row(stage: &str, images: &[String], newer: Newer) -> Row {
-    let Newer { name, architecture, locked, newest, archive, security } = newer;
+fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
+    let NewerVersion { name, architecture, locked, newest, archive, security } = newer;
     let (stage, images) = (stage.to_owned(), images.to_owned());
-    Row { stage, images, name, architecture, locked, newest, archive, security }
+    OutdatedRow { stage, images, name, architecture, locked, newest, archive, security }
 }
 
 /// The images that a node is part of.
@@ -148,10 +148,13 @@ fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
 /// How long a node took when it last ran, in milliseconds.
 fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<u64> {
     let memory = loaded.state(store).load().ok()?;
-    loaded.graph.stable_names(id).find_map(|name| memory.nodes.get(&unit_name(name, 0)).map(|memory| memory.wall_ms))
+    loaded
+        .graph
+        .stable_names(id)
+        .find_map(|name| memory.nodes.get(&chain_step_name(name, 0)).map(|memory| memory.wall_ms))
 }
 
-fn text(document: &Document, security: bool) -> String {
+fn text(document: &OutdatedDocument, security: bool) -> String {
     if document.packages.is_empty() {
         return if security {
             "no security update is newer than the lock\n"

@@ -6,7 +6,7 @@ use std::io;
 use clap::{Args, ValueEnum};
 use impasto_store::digest::BlobDigest;
 
-use super::disk_names::{self, DiskNames, Origin};
+use super::disk_names::{self, DiskNames, DiskOrigin};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
@@ -21,16 +21,16 @@ use crate::ui;
     mut_arg("names", disk_names::one_disk_argument),
     after_help = disk_names::HELP
 )]
-pub(crate) struct Packages {
+pub(crate) struct PackagesArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
     /// How to list the packages
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    format: PackagesFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum PackagesFormat {
     /// A table
     Text,
     /// One JSON array
@@ -39,14 +39,14 @@ enum Format {
     Spdx,
 }
 
-impl Packages {
+impl PackagesArgs {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
             return Err(CliError::usage("no disk was given", "name one: `impasto plan` lists the stages"));
         };
         let disk = names.disk(name)?;
-        let epoch = if self.format == Format::Spdx { names.epoch(name)? } else { None };
+        let epoch = if self.format == PackagesFormat::Spdx { names.epoch(name)? } else { None };
         let origins = names.origins(name)?;
         let store = names.opened();
         let tree = disk_trees::tree(&disk, store)?;
@@ -57,13 +57,13 @@ impl Packages {
             return Err(CliError::usage(format!("{name} has no dpkg packages"), "name a disk with Debian on it"));
         };
         ui::output(&match self.format {
-            Format::Text => sbom::text(&bill),
-            Format::Json => sbom::json(&bill),
-            Format::Spdx => {
+            PackagesFormat::Text => sbom::text(&bill),
+            PackagesFormat::Json => sbom::json(&bill),
+            PackagesFormat::Spdx => {
                 let copyrights = sbom::copyrights(&tree, &contents, &bill.packages).map_err(unreadable)?;
                 let content = match &disk.origin {
-                    Origin::Store { layer, .. } => format!("disk-{}", layer.disk),
-                    Origin::File(_) => format!("tree-{}", BlobDigest::of(&text::write(&tree))),
+                    DiskOrigin::Store { layer, .. } => format!("disk-{}", layer.disk),
+                    DiskOrigin::File(_) => format!("tree-{}", BlobDigest::of(&text::write(&tree))),
                 };
                 let epoch = epoch.unwrap_or_else(|| u64::try_from(bill.written).unwrap_or(0));
                 let subject = spdx::Subject { name: &disk.label, content, epoch };

@@ -17,7 +17,7 @@ use crate::base::table;
 use crate::debian::packages::files;
 use crate::engine::forecast::{Durations, Rest, left};
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::plan::State;
+use crate::engine::plan::PlanState;
 use crate::ui;
 
 #[derive(Debug, Args)]
@@ -33,15 +33,15 @@ pub(crate) struct Plan {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct PlanDocument<'a> {
     v: u32,
-    cost: &'a Cost,
-    nodes: Vec<Row<'a>>,
+    cost: &'a PlanCost,
+    nodes: Vec<PlanRow<'a>>,
 }
 
 /// What a build costs: at most, as what builds on a stage that comes out as before does not run.
 #[derive(Serialize, Default)]
-struct Cost {
+struct PlanCost {
     /// How long it takes without downloads, as far as that is known from earlier runs; none where nothing is.
     wall_ms: Option<u64>,
     /// Stages of which no earlier run is known.
@@ -56,7 +56,7 @@ struct Cost {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct PlanRow<'a> {
     stage: &'a str,
     label: &'a str,
     kind: &'a str,
@@ -91,33 +91,38 @@ impl Plan {
 }
 
 /// Why a node is in its state; none where it is cached.
-pub(super) fn reason(loaded: &Loaded, state: &State) -> Option<String> {
+pub(super) fn reason(loaded: &Loaded, state: &PlanState) -> Option<String> {
     match state {
-        State::Cached(_) => None,
-        State::Dirty { reason, .. } => Some(reason.to_string()),
-        State::Pending { on } => Some(format!("waits for {}", loaded.graph.node(*on).label)),
+        PlanState::Cached(_) => None,
+        PlanState::Dirty { reason, .. } => Some(reason.to_string()),
+        PlanState::Pending { on } => Some(format!("waits for {}", loaded.graph.node(*on).label)),
     }
 }
 
 /// What a result that is known is to be believed with.
-fn caveats(state: &State) -> Vec<String> {
+fn caveats(state: &PlanState) -> Vec<String> {
     match state {
-        State::Cached(hit) => hit.caveats.iter().map(ToString::to_string).collect(),
-        State::Dirty { .. } | State::Pending { .. } => Vec::new(),
+        PlanState::Cached(hit) => hit.caveats.iter().map(ToString::to_string).collect(),
+        PlanState::Dirty { .. } | PlanState::Pending { .. } => Vec::new(),
     }
 }
 
 /// What carrying out a plan costs. Of a plan in which nothing is to run nothing is read.
-fn cost(session: &Session, loaded: &Loaded, store: &Store, planned: &[(NodeId, &State)]) -> Result<Cost, CliError> {
+fn cost(
+    session: &Session,
+    loaded: &Loaded,
+    store: &Store,
+    planned: &[(NodeId, &PlanState)],
+) -> Result<PlanCost, CliError> {
     let graph = &loaded.graph;
     let open: Vec<_> =
-        planned.iter().filter(|(_, state)| !matches!(state, State::Cached(_))).map(|(id, _)| *id).collect();
+        planned.iter().filter(|(_, state)| !matches!(state, PlanState::Cached(_))).map(|(id, _)| *id).collect();
     if open.is_empty() {
-        return Ok(Cost { wall_ms: Some(0), ..Cost::default() });
+        return Ok(PlanCost { wall_ms: Some(0), ..PlanCost::default() });
     }
     let durations: Durations = loaded.state(store).durations();
     let mut rest = NodeMap::filled(Rest::Nothing, graph.len());
-    let mut cost = Cost::default();
+    let mut cost = PlanCost::default();
     for id in &open {
         let time = durations.of(graph, *id).map(|work| work.time());
         rest[*id] = time.map_or(Rest::Unknown, Rest::Known);
@@ -142,7 +147,7 @@ fn cost(session: &Session, loaded: &Loaded, store: &Store, planned: &[(NodeId, &
     Ok(cost)
 }
 
-impl Cost {
+impl PlanCost {
     /// All of it as a sentence; none where there is nothing to tell.
     fn sentence(&self, nodes: usize) -> Option<String> {
         let unknown = self.unknown.len();
@@ -170,7 +175,7 @@ impl Cost {
     }
 }
 
-fn text(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
+fn text(loaded: &Loaded, planned: &[(NodeId, &PlanState)], cost: &PlanCost) -> String {
     let mut rows = Vec::new();
     let mut counts = [("dirty", 0), ("pending", 0), ("cached", 0)];
     for (id, state) in planned {
@@ -185,18 +190,18 @@ fn text(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
         counts.iter_mut().filter(|(word, _)| *word == state.word()).for_each(|(_, count)| *count += 1);
     }
     let counts: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    let open = planned.len() - planned.iter().filter(|(_, state)| matches!(state, State::Cached(_))).count();
+    let open = planned.len() - planned.iter().filter(|(_, state)| matches!(state, PlanState::Cached(_))).count();
     let cost = cost.sentence(open).unwrap_or_default();
     format!("{}\n{}\n{cost}", table::columns(&rows), counts.join(", "))
 }
 
-fn json(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
+fn json(loaded: &Loaded, planned: &[(NodeId, &PlanState)], cost: &PlanCost) -> String {
     let graph = &loaded.graph;
     let nodes = planned.iter().map(|(id, state)| {
         let node = graph.node(*id);
         let combinations: Vec<_> =
             node.combinations.iter().map(|place| graph.values(*place).collect::<BTreeMap<_, _>>()).collect();
-        Row {
+        PlanRow {
             stage: &node.stage,
             label: &node.label,
             kind: node.kind.name,
@@ -208,6 +213,6 @@ fn json(loaded: &Loaded, planned: &[(NodeId, &State)], cost: &Cost) -> String {
             expected_ms: cost.stages.get(id).map(|time| time.as_millis() as u64),
         }
     });
-    let document = Document { v: 1, cost, nodes: nodes.collect() };
+    let document = PlanDocument { v: 1, cost, nodes: nodes.collect() };
     serde_json::to_string(&document).expect("BUG: a plan is not JSON") + "\n"
 }

@@ -41,7 +41,7 @@ impl Validate {
 /// What is wrong with a recipe, or its sizes where nothing is: one line of `validate --progress json`.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Line<'a> {
+enum ValidateLine<'a> {
     Problem {
         severity: Severity,
         message: &'a str,
@@ -60,12 +60,12 @@ enum Line<'a> {
     },
 }
 
-fn print(line: &Line<'_>) -> Result<(), OutputError> {
+fn print(line: &ValidateLine<'_>) -> Result<(), OutputError> {
     #[derive(Serialize)]
     struct Versioned<'l, 'a> {
         v: u32,
         #[serde(flatten)]
-        line: &'l Line<'a>,
+        line: &'l ValidateLine<'a>,
     }
     ui::output(&(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON") + "\n"))
 }
@@ -80,7 +80,7 @@ fn print_problems(problems: &Diagnostics, cwd: &Path) -> Result<(), OutputError>
         let label = primary.as_ref().map_or("", |primary| &primary.text);
         let (line, column) = place.as_ref().map(|(_, position)| *position).unzip();
         let file = place.and_then(|(file, _)| file);
-        print(&Line::Problem { severity: *severity, message, file, line, column, label, notes, help })?;
+        print(&ValidateLine::Problem { severity: *severity, message, file, line, column, label, notes, help })?;
     }
     Ok(())
 }
@@ -98,7 +98,12 @@ impl Validate {
         loaded.selection()?;
         print_problems(&loaded.recipe.warnings, &session.host.cwd)?;
         let (nodes, combinations) = (loaded.graph.len(), loaded.recipe.combinations.len());
-        print(&Line::Valid { recipe: &loaded.recipe.name, nodes, images: loaded.graph.images().len(), combinations })?;
+        print(&ValidateLine::Valid {
+            recipe: &loaded.recipe.name,
+            nodes,
+            images: loaded.graph.images().len(),
+            combinations,
+        })?;
         Ok(exit::OK)
     }
 }

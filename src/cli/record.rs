@@ -8,9 +8,9 @@ use clap::Args;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
-use super::{Progress, exit};
+use super::{ProgressMode, exit};
 use crate::base::table;
-use crate::ui::{self, Ending, Json, Live, Place, Plain, RecordPaths, Records, Reporter, Service, Verdict};
+use crate::ui::{self, Ending, FileLine, Json, Live, Plain, RecordPaths, Records, Reporter, Service, Verdict};
 
 /// What a build shows and leaves beside its results.
 #[derive(Debug, Clone, Default, Args)]
@@ -48,12 +48,12 @@ impl RecordArgs {
 pub(super) fn view(session: &Session, args: &RecordArgs, loaded: &Loaded) -> Box<dyn Reporter> {
     let host = &session.host;
     match session.global.progress {
-        Progress::Json => return Box::new(Json::default()),
-        Progress::Auto | Progress::Live if host.draws() && !args.verbose => {
+        ProgressMode::Json => return Box::new(Json::default()),
+        ProgressMode::Auto | ProgressMode::Live if host.draws() && !args.verbose => {
             return Box::new(Live::new(&host.cwd, host.colour(), session.start));
         }
         // There is nothing to draw on, or it would be drawn over what is to be read.
-        Progress::Auto | Progress::Live | Progress::Plain => {}
+        ProgressMode::Auto | ProgressMode::Live | ProgressMode::Plain => {}
     }
     let plain = Plain::new(&host.cwd);
     let plain = if args.verbose { plain.verbose() } else { plain };
@@ -67,7 +67,7 @@ pub(super) fn view(session: &Session, args: &RecordArgs, loaded: &Loaded) -> Box
 }
 
 /// Where stages are defined, by their names.
-fn places(session: &Session, loaded: &Loaded) -> HashMap<String, Place> {
+fn places(session: &Session, loaded: &Loaded) -> HashMap<String, FileLine> {
     let sources = &loaded.recipe.sources;
     let stages = loaded.recipe.combinations.iter().flat_map(|combination| &combination.stages);
     let places = stages.filter_map(|stage| {

@@ -9,7 +9,7 @@ use super::exit;
 use super::session::{Loaded, Session, quoted};
 use crate::base::host::Host;
 use crate::engine::graph::{NodeId, Selection};
-use crate::engine::plan::State;
+use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
 
 /// Where sudo looks for programs, as Debian and Ubuntu configure it (`secure_path` of sudoers(5)).
@@ -59,7 +59,8 @@ impl Session {
         let to_run = match again {
             Some(again) => {
                 let states = loaded.planner(store, again)?.plan(&selection.nodes)?;
-                let open = |id: &NodeId| matches!(&states[*id], Some(State::Dirty { .. } | State::Pending { .. }));
+                let open =
+                    |id: &NodeId| matches!(&states[*id], Some(PlanState::Dirty { .. } | PlanState::Pending { .. }));
                 running_programs(loaded, loaded.graph.ids().filter(open))
             }
             None => Vec::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Registry;
-use impasto_stages::packages::ARCHITECTURE;
+use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
@@ -16,7 +16,7 @@ use super::hint::recipe_help;
 use super::{Global, RecipeArgs, SandboxChoice};
 use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
-use crate::cli::settings::{Origin, Setting, Settings};
+use crate::cli::settings::{Setting, SettingOrigin, Settings};
 use crate::debian::mirror::MirrorChoice;
 use crate::engine::graph::{Graph, NodeMap, Selection};
 use crate::engine::history::RecipeState;
@@ -25,7 +25,7 @@ use crate::engine::plan::Planner;
 use crate::lock::{self, LockFile};
 use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
-use crate::sandbox::{NamespaceSandbox, Sandbox, Surroundings};
+use crate::sandbox::{GuestEnvironment, NamespaceSandbox, Sandbox};
 
 /// One invocation.
 pub(crate) struct Session {
@@ -35,7 +35,7 @@ pub(crate) struct Session {
     /// What the user's and the system's files say.
     pub(crate) settings: Settings,
     /// What stages see of the place where they run.
-    pub(crate) surroundings: Surroundings,
+    pub(crate) environment: GuestEnvironment,
     /// What the process is asked by signals.
     pub(crate) interrupt: Interrupt,
     /// The command line, the program's name first.
@@ -60,12 +60,12 @@ impl Session {
     /// The store's directory, and who named it.
     pub(crate) fn store_setting(&self) -> Setting<PathBuf> {
         if let Some(path) = &self.global.store {
-            return Setting { value: self.host.cwd.join(path), origin: Origin::Flag("--store") };
+            return Setting { value: self.host.cwd.join(path), origin: SettingOrigin::Flag("--store") };
         }
         if let Some(dir) = self.host.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
-            return Setting { value: self.host.cwd.join(dir), origin: Origin::Environment("IMPASTO_STORE") };
+            return Setting { value: self.host.cwd.join(dir), origin: SettingOrigin::Environment("IMPASTO_STORE") };
         }
-        let default = || Setting { value: self.host.default_store(), origin: Origin::Default };
+        let default = || Setting { value: self.host.default_store(), origin: SettingOrigin::Default };
         self.settings.store.clone().unwrap_or_else(default)
     }
 
@@ -251,7 +251,7 @@ impl Session {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.surroundings.clone())));
+            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.environment.clone())));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"
@@ -297,7 +297,7 @@ impl Loaded {
         }
     }
 
-    /// What is remembered of this recipe.
+    /// The history of this recipe.
     pub(crate) fn state<'s>(&self, store: &'s Store) -> RecipeState<'s> {
         RecipeState::new(store, &self.recipe)
     }

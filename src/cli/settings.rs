@@ -32,7 +32,7 @@ pub const KEYS: [(&str, &str); 4] = [
 
 /// Where a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// A flag of the command.
     Flag(&'static str),
     /// A variable of the environment.
@@ -43,13 +43,13 @@ pub enum Origin {
     Default,
 }
 
-impl std::fmt::Display for Origin {
+impl std::fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Origin::Flag(flag) => f.write_str(flag),
-            Origin::Environment(name) => f.write_str(name),
-            Origin::File(path) => path.display().fmt(f),
-            Origin::Default => f.write_str("default"),
+            SettingOrigin::Flag(flag) => f.write_str(flag),
+            SettingOrigin::Environment(name) => f.write_str(name),
+            SettingOrigin::File(path) => path.display().fmt(f),
+            SettingOrigin::Default => f.write_str("default"),
         }
     }
 }
@@ -60,7 +60,7 @@ pub struct Setting<T> {
     /// The value.
     pub value: T,
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
 /// What the files say, the first file that says something before all others.
@@ -105,7 +105,7 @@ pub enum ConfigError {
 
 /// Whose file it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum SettingsOwner {
     /// The user's or the system's.
     Host,
     Repository,
@@ -118,8 +118,8 @@ impl Settings {
     /// One of them cannot be read, or is wrong.
     pub fn read(host: &Host) -> Result<Settings, ConfigError> {
         let mut settings = Settings::default();
-        settings.file(&host.config_dir().join("impasto/config.toml"), host, Owner::Host)?;
-        settings.file(Path::new(SYSTEM), host, Owner::Host)?;
+        settings.file(&host.config_dir().join("impasto/config.toml"), host, SettingsOwner::Host)?;
+        settings.file(Path::new(SYSTEM), host, SettingsOwner::Host)?;
         Ok(settings)
     }
 
@@ -128,13 +128,13 @@ impl Settings {
     /// # Errors
     /// Its file cannot be read, or is wrong.
     pub fn add_repository(&mut self, repository: &Path, host: &Host) -> Result<(), ConfigError> {
-        self.file(&repository.join(REPOSITORY), host, Owner::Repository)
+        self.file(&repository.join(REPOSITORY), host, SettingsOwner::Repository)
     }
 
-    fn file(&mut self, path: &Path, host: &Host, owner: Owner) -> Result<(), ConfigError> {
+    fn file(&mut self, path: &Path, host: &Host, owner: SettingsOwner) -> Result<(), ConfigError> {
         let read = match owner {
             // It is part of what a recipe's author wrote: a link in its place leads to nothing that is to be shown.
-            Owner::Repository if std::fs::symlink_metadata(path).is_ok_and(|stat| stat.is_symlink()) => {
+            SettingsOwner::Repository if std::fs::symlink_metadata(path).is_ok_and(|stat| stat.is_symlink()) => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, not a regular file"))
             }
             _ => bounded::read_text(path, bounded::LINES),
@@ -156,14 +156,14 @@ impl Settings {
             .map_err(|error| wrong(error.span().unwrap_or_default(), error.message().to_owned(), None))?;
         let mut found = Vec::new();
         flatten("", table.get_ref(), &mut found);
-        let origin = Origin::File(path.to_owned());
+        let origin = SettingOrigin::File(path.to_owned());
         for (key, value, span) in found {
             let known = KEYS.map(|(name, _)| name);
             if !known.contains(&&*key) {
                 let help = did_you_mean("keys", &key, known);
                 return Err(wrong(span, format!("`{key}` is not a setting"), help));
             }
-            if owner == Owner::Repository && key != "jobs" {
+            if owner == SettingsOwner::Repository && key != "jobs" {
                 let message = format!("a repository may not set `{key}`: whoever writes the recipe writes this file");
                 let user = host.config_dir().join("impasto/config.toml");
                 return Err(wrong(span, message, Some(format!("set it in {}", user.display()))));

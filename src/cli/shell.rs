@@ -14,8 +14,8 @@ use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
 use super::hint::job_help;
+use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
-use super::settle::Surveyor;
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::base::bounded;
 use crate::engine::cause::About;
@@ -23,9 +23,9 @@ use crate::engine::event::Event;
 use crate::engine::failed::{AGAIN, FailedState, StoredRoot};
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::job::{JobError, ShellRequest};
-use crate::engine::plan::State;
+use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
-use crate::sandbox::Job;
+use crate::sandbox::SandboxJob;
 use crate::ui;
 use crate::vm::VmError;
 
@@ -64,7 +64,7 @@ impl Shell {
         let state = planner.plan(&[id])?.into_value(id);
         let interrupt = session.interrupt.listen();
         let code = match state {
-            Some(State::Cached(hit)) => {
+            Some(PlanState::Cached(hit)) => {
                 let Some(disk) = hit.result.disk else {
                     return Err(no_disk(&store, &node.label, &hit.result)?);
                 };
@@ -75,7 +75,7 @@ impl Shell {
                 let scratch = store.scratch()?;
                 let overlay = scratch.path().join("overlay.qcow2");
                 let action = &node.lowered.actions[0];
-                let job = Job {
+                let job = SandboxJob {
                     work: scratch.path(),
                     overlay: &overlay,
                     chain: chain.paths(),
@@ -85,18 +85,18 @@ impl Shell {
                     network: self.network,
                     privileged: action.privileged,
                     cancel: interrupt.token(),
-                    ..Job::empty()
+                    ..SandboxJob::empty()
                 };
                 sandbox.as_ref().map_err(no_sandbox)?.shell(job, self.line)?
             }
-            Some(State::Dirty { action, .. }) => {
+            Some(PlanState::Dirty { action, .. }) => {
                 // It stays open until the shell has ended.
                 let failed = if self.fresh { None } else { failed_state(&loaded, &store, id, &action)? };
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));
                 }
-                let surveyor = Surveyor::new(session, &store, mirrors, sandbox.clone());
-                let packages = || surveyor.fetcher(&loaded);
+                let context = LockContext::new(session, &store, mirrors, sandbox.clone());
+                let packages = || context.fetcher(&loaded);
                 let run = RunArgs::default();
                 let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
                 let selection = Selection { nodes: vec![id], images: Vec::new() };
@@ -159,7 +159,7 @@ fn checked(overlay: &Path) -> Result<File, CliError> {
 /// `ready`: what it needs is built.
 fn not_built(label: &str, place: &str, ready: bool) -> CliError {
     let fresh = if ready {
-        format!("\nor enter it as it was before its first step: impasto shell '{label}'{place} --fresh")
+        format!("\nor enter it was before its first step: impasto shell '{label}'{place} --fresh")
     } else {
         String::new()
     };

@@ -26,7 +26,7 @@ pub(crate) struct Stages {
 /// What `impasto stages --json` prints: the kinds of stages.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Stages")]
-struct Document {
+struct StagesDocument {
     /// Version of the form; it grows only when a field changes its meaning.
     v: u32,
     /// The kinds, in the order of the reference.
@@ -68,7 +68,7 @@ struct ParamRow {
 
 /// The JSON schema of what `--json` prints.
 pub(super) fn schema() -> serde_json::Value {
-    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Document>().to_value()
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<StagesDocument>().to_value()
 }
 
 impl Stages {
@@ -95,7 +95,7 @@ impl Stages {
             },
         };
         let text = if self.json {
-            let document = Document { v: 1, kinds: kinds.into_iter().map(row).collect() };
+            let document = StagesDocument { v: 1, kinds: kinds.into_iter().map(row).collect() };
             serde_json::to_string(&document).expect("BUG: kinds are not JSON") + "\n"
         } else if self.kind.is_some() {
             kinds.into_iter().map(page).collect()

@@ -1,4 +1,4 @@
-//! `impasto update`: settles packages anew, and tells what changed.
+//! `impasto update`: resolves packages again and updates the lock.
 //! Knows names of stages and packages; the package manager decides.
 
 use std::collections::BTreeSet;
@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::error::CliError;
+use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
-use super::settle::Surveyor;
 use super::{RecipeArgs, SandboxChoice, exit};
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::locking::{Choice, LockState};
@@ -37,7 +37,7 @@ impl Update {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools, gone) = choose(&loaded)?;
         let asks_apt = |id: &NodeId| {
-            let open = !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_settled();
+            let open = !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_locked();
             open && loaded.graph.node(*id).lowered.request.is_some()
         };
         if loaded.graph.ids().any(|id| asks_apt(&id)) {
@@ -46,8 +46,8 @@ impl Update {
         let prune = gone || (loaded.selectors().is_empty() && self.recipe.only.is_empty());
         let mirrors = session.mirrors(self.mirror.as_deref())?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
-        let surveyor = Surveyor::new(session, &store, mirrors, sandbox);
-        let changes = surveyor.renew(&mut loaded, choices, tools, prune, self.dry_run)?;
+        let context = LockContext::new(session, &store, mirrors, sandbox);
+        let changes = context.renew(&mut loaded, choices, tools, prune, self.dry_run)?;
         let text = match changes.as_slice() {
             [] => "nothing is newer: the lock is unchanged\n".to_owned(),
             changes => changes.iter().map(|change| format!("{change}\n")).collect(),
@@ -57,7 +57,7 @@ impl Update {
     }
 }
 
-/// What the names mean for every node, whether the tools are settled anew, and whether entries go whose stage is gone.
+/// What the names mean for every node, whether the tools are resolved again, and whether entries go whose stage is gone.
 fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliError> {
     let names = loaded.selectors();
     let everything = if names.is_empty() { Choice::All } else { Choice::Stay };

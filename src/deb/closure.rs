@@ -40,13 +40,13 @@ pub enum ClosureError {
 }
 
 /// The packages of an index by name; of several versions the latest.
-struct Index<'a> {
+struct StanzaIndex<'a> {
     packages: HashMap<&'a str, Stanza<'a>>,
     /// Who provides a name, and as which version; by the provider's name.
     providers: HashMap<&'a str, BTreeMap<&'a str, Option<Version<'a>>>>,
 }
 
-impl<'a> Index<'a> {
+impl<'a> StanzaIndex<'a> {
     fn new(stanzas: impl IntoIterator<Item = Stanza<'a>>, architecture: &str) -> Self {
         let mut latest: HashMap<&str, (&str, Stanza<'_>, Option<&str>)> = HashMap::new();
         for stanza in stanzas {
@@ -71,7 +71,7 @@ impl<'a> Index<'a> {
                 providers.entry(provided.name).or_default().insert(name, version);
             }
         }
-        Index { packages, providers }
+        StanzaIndex { packages, providers }
     }
 
     /// The package that an alternative means: the one of this name, or the first that provides it.
@@ -99,7 +99,7 @@ pub fn closure<'a>(
     names: &[&str],
     architecture: &str,
 ) -> Result<Vec<Stanza<'a>>, ClosureError> {
-    let index = Index::new(stanzas, architecture);
+    let index = StanzaIndex::new(stanzas, architecture);
     let mut chosen = BTreeMap::new();
     let mut todo = Vec::new();
     for name in names {

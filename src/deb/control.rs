@@ -118,20 +118,20 @@ fn is_blank(byte: u8) -> bool {
 
 /// Writes stanzas.
 #[derive(Clone, Debug, Default)]
-pub struct Writer {
+pub struct StanzaWriter {
     text: Vec<u8>,
     open: bool,
 }
 
-impl Writer {
+impl StanzaWriter {
     /// Begins with no text.
-    pub fn new() -> Writer {
-        Writer::default()
+    pub fn new() -> StanzaWriter {
+        StanzaWriter::default()
     }
 
     /// Adds a field. Further lines of a value begin with a blank: those that do not are given one, and an empty one is a
     /// dot, so that no value can end its field.
-    pub fn field(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Writer {
+    pub fn field(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut StanzaWriter {
         debug_assert!(!name.contains([':', '\n', ' ']), "BUG: {name:?} is no name of a field");
         self.open = true;
         self.text.extend_from_slice(name.as_bytes());
@@ -158,7 +158,7 @@ impl Writer {
     }
 
     /// Adds all fields of a stanza but those with the given names.
-    pub fn fields_of(&mut self, stanza: &Stanza<'_>, except: &[&str]) -> &mut Writer {
+    pub fn fields_of(&mut self, stanza: &Stanza<'_>, except: &[&str]) -> &mut StanzaWriter {
         for (name, value) in stanza.fields() {
             let Ok(text) = std::str::from_utf8(name) else { continue };
             if !except.iter().any(|except| except.eq_ignore_ascii_case(text)) {
@@ -169,7 +169,7 @@ impl Writer {
     }
 
     /// Ends the stanza.
-    pub fn end(&mut self) -> &mut Writer {
+    pub fn end(&mut self) -> &mut StanzaWriter {
         if std::mem::take(&mut self.open) {
             self.text.push(b'\n');
         }
@@ -225,7 +225,7 @@ last: x";
 
     #[test]
     fn what_is_written_reads_back_and_no_value_ends_its_field() {
-        let mut writer = Writer::new();
+        let mut writer = StanzaWriter::new();
         writer.field("Package", "x\nVersion: 1\n\nPackage: y").field("Empty", "").field("Files", "\n a\n b");
         writer.end().end();
         writer.fields_of(&stanzas(TEXT).next().unwrap(), &["VERSION"]);
@@ -246,7 +246,7 @@ last: x";
             let is_field = |line: &&str| line.split_once(':').is_some_and(|(name, _)| is_name(name.trim_end()));
             let expected = text.split('\n').filter(is_field).count();
             prop_assert_eq!(fields, expected);
-            let mut writer = Writer::new();
+            let mut writer = StanzaWriter::new();
             for stanza in stanzas(&text) {
                 writer.fields_of(&stanza, &[]).end();
             }

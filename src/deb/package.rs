@@ -5,7 +5,7 @@
 
 use std::io::{self, BufReader, Read};
 
-use super::control::{Stanza, Writer};
+use super::control::{Stanza, StanzaWriter};
 use super::relation::is_name;
 use super::version::Version;
 
@@ -74,26 +74,26 @@ fn form(problem: &'static str) -> PackageError {
 pub struct Package<R> {
     control: String,
     packing: Packing,
-    data: Member<R>,
+    data: ArMember<R>,
 }
 
 impl<R: Read> Package<R> {
     /// Reads up to the data.
     ///
     /// # Errors
-    /// It cannot be read, or is no package of this format.
+    /// It cannot be read, or is not a package of this format.
     pub fn read(mut reader: R) -> Result<Package<R>, PackageError> {
         let mut magic = [0; 8];
         read_exact(&mut reader, &mut magic)?;
         if &magic != b"!<arch>\n" {
             return Err(form("it is not an ar archive"));
         }
-        let header = Header::read(&mut reader)?;
+        let header = ArHeader::read(&mut reader)?;
         if header.name != "debian-binary" {
             return Err(PackageError::Member { found: header.name, expected: "debian-binary" });
         }
         let mut text = Vec::new();
-        let mut member = Member::new(reader, header.size);
+        let mut member = ArMember::new(reader, header.size);
         (&mut member).take(64).read_to_end(&mut text).map_err(|source| PackageError::Read { source })?;
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
         let minor = line.strip_prefix(b"2.").filter(|minor| !minor.is_empty() && minor.iter().all(u8::is_ascii_digit));
@@ -102,10 +102,10 @@ impl<R: Read> Package<R> {
         }
         let (header, packing, member) = next(member, "control.tar")?;
         let reader = member.reader;
-        let member = Member::new(reader, header.size);
+        let member = ArMember::new(reader, header.size);
         let (control, member) = control(member, packing, &header.name)?;
         let (header, packing, member) = next(member, "data.tar")?;
-        Ok(Package { control, packing, data: Member::new(member.reader, header.size) })
+        Ok(Package { control, packing, data: ArMember::new(member.reader, header.size) })
     }
 
     /// Its control file. It is one stanza, with a name, a version and an architecture.
@@ -125,7 +125,7 @@ impl<R: Read> Package<R> {
 
     /// The stanza of an index for it: its control file, where it lies, its size in bytes and its SHA-256 in hexadecimal.
     pub fn index_stanza(&self, filename: &str, size: u64, sha256: &str) -> Vec<u8> {
-        let mut writer = Writer::new();
+        let mut writer = StanzaWriter::new();
         writer.fields_of(&self.stanza(), &["Filename", "Size", "SHA256", "MD5sum", "SHA1", "Status"]);
         writer.field("Filename", filename).field("Size", size.to_string()).field("SHA256", sha256);
         writer.finish()
@@ -135,8 +135,8 @@ impl<R: Read> Package<R> {
     ///
     /// # Errors
     /// The decompressor cannot begin.
-    pub fn data(self) -> io::Result<Data<R>> {
-        Data::new(self.data, self.packing, DATA_LIMIT)
+    pub fn data(self) -> io::Result<DebData<R>> {
+        DebData::new(self.data, self.packing, DATA_LIMIT)
     }
 }
 
@@ -162,16 +162,16 @@ impl Packing {
 }
 
 /// What stands before each member.
-struct Header {
+struct ArHeader {
     name: String,
     size: u64,
 }
 
-impl Header {
+impl ArHeader {
     // ar(5): name 16, time 12, owner 6, group 6, mode 8, size 10, end 2.
     const LEN: usize = 60;
 
-    fn read(reader: &mut impl Read) -> Result<Header, PackageError> {
+    fn read(reader: &mut impl Read) -> Result<ArHeader, PackageError> {
         let mut bytes = [0; Self::LEN];
         read_exact(reader, &mut bytes)?;
         if &bytes[58..] != b"`\n" {
@@ -181,7 +181,7 @@ impl Header {
         let name = text(&bytes[..16]).map_err(|_| form("a member's name is not text"))?;
         let size = text(&bytes[48..58]).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_digit()));
         let size = size.and_then(|size| size.parse().ok()).ok_or_else(|| form("a member's size is not a number"))?;
-        Ok(Header { name: name.strip_suffix('/').unwrap_or(&name).to_owned(), size })
+        Ok(ArHeader { name: name.strip_suffix('/').unwrap_or(&name).to_owned(), size })
     }
 }
 
@@ -190,10 +190,13 @@ fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), PackageEr
 }
 
 /// Reads on to the header of the member that must come next, and gives back the bytes behind it.
-fn next<R: Read>(mut member: Member<R>, expected: &'static str) -> Result<(Header, Packing, Member<R>), PackageError> {
+fn next<R: Read>(
+    mut member: ArMember<R>,
+    expected: &'static str,
+) -> Result<(ArHeader, Packing, ArMember<R>), PackageError> {
     loop {
         member.skip().map_err(|source| PackageError::Read { source })?;
-        let header = Header::read(&mut member.reader)?;
+        let header = ArHeader::read(&mut member.reader)?;
         if let Some(packing) = header.name.strip_prefix(expected).and_then(Packing::of) {
             return Ok((header, packing, member));
         }
@@ -201,15 +204,15 @@ fn next<R: Read>(mut member: Member<R>, expected: &'static str) -> Result<(Heade
         if !header.name.starts_with('_') {
             return Err(PackageError::Member { found: header.name, expected });
         }
-        member = Member::new(member.reader, header.size);
+        member = ArMember::new(member.reader, header.size);
     }
 }
 
 /// The text of the file `control` in a member, and what is left of the member.
-fn control<R: Read>(member: Member<R>, packing: Packing, name: &str) -> Result<(String, Member<R>), PackageError> {
+fn control<R: Read>(member: ArMember<R>, packing: Packing, name: &str) -> Result<(String, ArMember<R>), PackageError> {
     let unpack = |source| PackageError::Unpack { member: name.to_owned(), source };
     let bad = |problem| PackageError::Control { problem };
-    let data = Data::new(member, packing, CONTROL_TAR_LIMIT).map_err(unpack)?;
+    let data = DebData::new(member, packing, CONTROL_TAR_LIMIT).map_err(unpack)?;
     let mut archive = tar::Archive::new(data);
     let mut text = None;
     for entry in archive.entries().map_err(unpack)? {
@@ -248,15 +251,15 @@ fn control<R: Read>(member: Member<R>, packing: Packing, name: &str) -> Result<(
 
 /// The bytes of a member, and its padding. That they end early is an error.
 #[derive(Debug)]
-struct Member<R> {
+struct ArMember<R> {
     reader: R,
     left: u64,
     padded: bool,
 }
 
-impl<R: Read> Member<R> {
+impl<R: Read> ArMember<R> {
     fn new(reader: R, size: u64) -> Self {
-        Member { reader, left: size, padded: !size.is_multiple_of(2) }
+        ArMember { reader, left: size, padded: !size.is_multiple_of(2) }
     }
 
     fn skip(&mut self) -> io::Result<()> {
@@ -268,7 +271,7 @@ impl<R: Read> Member<R> {
     }
 }
 
-impl<R: Read> Read for Member<R> {
+impl<R: Read> Read for ArMember<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if most == 0 {
@@ -284,20 +287,20 @@ impl<R: Read> Read for Member<R> {
 }
 
 /// A member's content, unpacked as it is read.
-pub struct Data<R: Read> {
+pub struct DebData<R: Read> {
     decoder: Decoder<R>,
     left: u64,
 }
 
 enum Decoder<R: Read> {
-    None(Member<R>),
-    Gzip(flate2::read::MultiGzDecoder<Member<R>>),
-    Xz(liblzma::read::XzDecoder<Member<R>>),
-    Zstd(zstd::Decoder<'static, BufReader<Member<R>>>),
+    None(ArMember<R>),
+    Gzip(flate2::read::MultiGzDecoder<ArMember<R>>),
+    Xz(liblzma::read::XzDecoder<ArMember<R>>),
+    Zstd(zstd::Decoder<'static, BufReader<ArMember<R>>>),
 }
 
-impl<R: Read> Data<R> {
-    fn new(member: Member<R>, packing: Packing, limit: u64) -> io::Result<Data<R>> {
+impl<R: Read> DebData<R> {
+    fn new(member: ArMember<R>, packing: Packing, limit: u64) -> io::Result<DebData<R>> {
         let decoder = match packing {
             Packing::None => Decoder::None(member),
             Packing::Gzip => Decoder::Gzip(flate2::read::MultiGzDecoder::new(member)),
@@ -311,11 +314,11 @@ impl<R: Read> Data<R> {
                 Decoder::Zstd(decoder)
             }
         };
-        Ok(Data { decoder, left: limit })
+        Ok(DebData { decoder, left: limit })
     }
 
     /// The member, of which the decompressor may have taken more than it gave.
-    fn into_member(self) -> Member<R> {
+    fn into_member(self) -> ArMember<R> {
         match self.decoder {
             Decoder::None(member) => member,
             Decoder::Gzip(decoder) => decoder.into_inner(),
@@ -325,7 +328,7 @@ impl<R: Read> Data<R> {
     }
 }
 
-impl<R: Read> Read for Data<R> {
+impl<R: Read> Read for DebData<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match &mut self.decoder {
             Decoder::None(reader) => reader.read(buffer),
@@ -339,7 +342,7 @@ impl<R: Read> Read for Data<R> {
     }
 }
 
-impl<R: Read> std::fmt::Debug for Data<R> {
+impl<R: Read> std::fmt::Debug for DebData<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Data").field("left", &self.left).finish_non_exhaustive()
     }
@@ -496,8 +499,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_bomb_is_not_unpacked() {
-        let member = Member::new(io::repeat(0), u64::MAX);
-        let mut data = Data::new(member, Packing::None, 10_000).unwrap();
+        let member = ArMember::new(io::repeat(0), u64::MAX);
+        let mut data = DebData::new(member, Packing::None, 10_000).unwrap();
         let error = io::copy(&mut data, &mut io::sink()).unwrap_err();
         assert!(error.to_string().contains("more than the limit"), "{error}");
         let zeros = tarball(&[("control", &vec![0; CONTROL_LIMIT as usize + 1])]);

@@ -9,7 +9,7 @@ use super::control::{Stanza, stanzas};
 
 /// A package as `status` has it. Texts are as they were written, and may hold anything but line feeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct StatusEntry<'a> {
     /// Its name.
     pub name: &'a [u8],
     /// Its architecture, or `all`; empty where none is told.
@@ -24,9 +24,10 @@ pub struct Entry<'a> {
     pub stanza: Stanza<'a>,
 }
 
-impl<'a> Entry<'a> {
-    fn of(stanza: Stanza<'a>) -> Option<Entry<'a>> {
-        let mut entry = Entry { name: b"", architecture: b"", version: b"", state: b"installed", held: false, stanza };
+impl<'a> StatusEntry<'a> {
+    fn of(stanza: Stanza<'a>) -> Option<StatusEntry<'a>> {
+        let mut entry =
+            StatusEntry { name: b"", architecture: b"", version: b"", state: b"installed", held: false, stanza };
         let mut status = None;
         for (field, value) in stanza.fields() {
             let place = match field.to_ascii_lowercase().as_slice() {
@@ -76,8 +77,8 @@ fn first_line(value: &[u8]) -> &[u8] {
 }
 
 /// The packages of a `status` file that are there, in its order.
-pub fn entries(status: &[u8]) -> impl Iterator<Item = Entry<'_>> {
-    stanzas(status).filter_map(Entry::of).filter(Entry::is_there)
+pub fn entries(status: &[u8]) -> impl Iterator<Item = StatusEntry<'_>> {
+    stanzas(status).filter_map(StatusEntry::of).filter(StatusEntry::is_there)
 }
 
 /// The packages that apt installed only because others need them: names and architectures.
@@ -88,7 +89,7 @@ pub fn automatic(extended_states: &[u8]) -> HashSet<(&[u8], &[u8])> {
 }
 
 /// Whether apt marked a package as automatic. It marks those for all architectures with the system's own.
-pub fn is_automatic(entry: &Entry<'_>, automatic: &HashSet<(&[u8], &[u8])>, native: &[u8]) -> bool {
+pub fn is_automatic(entry: &StatusEntry<'_>, automatic: &HashSet<(&[u8], &[u8])>, native: &[u8]) -> bool {
     let architecture = if entry.architecture == b"all" { native } else { entry.architecture };
     automatic.contains(&(entry.name, architecture)) || automatic.contains(&(entry.name, entry.architecture))
 }

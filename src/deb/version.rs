@@ -13,7 +13,7 @@ pub struct Version<'a> {
     revision: &'a str,
 }
 
-/// A text that is no version.
+/// A text that is not a version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a valid version: {problem}")]
 pub struct VersionError {

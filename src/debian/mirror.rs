@@ -23,7 +23,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use impasto_stages::Secret;
-use sources::{Entry, choose, parse_list, parse_sources};
+use sources::{SourceEntry, choose, parse_list, parse_sources};
 
 use crate::base::bounded;
 use crate::sandbox::protocol::RUN_DIR;
@@ -262,7 +262,7 @@ impl MirrorChoice {
 
     fn with_sources(
         &self,
-        entries: &[Entry],
+        entries: &[SourceEntry],
         read: &dyn Fn(&Path) -> Option<String>,
     ) -> (Option<Mirror>, Option<Mirror>) {
         let (archive, security) = choose(entries);
@@ -315,7 +315,7 @@ fn mirror_of_list(uri: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<M
     lines.filter_map(|line| Mirror::parse(line.split_whitespace().next()?).ok()).next()
 }
 
-fn read_sources(apt: &Path) -> Vec<Entry> {
+fn read_sources(apt: &Path) -> Vec<SourceEntry> {
     // What cannot be read is what the host does not tell.
     let read = |path: &Path| bounded::read_text(path, bounded::TEXT).unwrap_or_default();
     let mut entries = parse_list(&read(&apt.join("sources.list")));

@@ -1,4 +1,4 @@
-//! Debian: archives, packages, apt, and roots made of packages. Other distributions would be rooms beside this one.
+//! Debian: archives, packages, apt, and roots made of packages. Other distributions would be modules beside this one.
 //! Knows Debian's formats by `crate::deb`, and locks; knows no graph.
 //!
 //! * [`mirror`] is where the host gets Debian's packages; [`archive`] gets signed indexes and files from there.

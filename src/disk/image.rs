@@ -22,7 +22,7 @@ const TAIL: usize = 512;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Image {
+pub enum ImageKind {
     /// A qcow2, which has yet to pass the gate.
     Qcow2,
     /// A disk byte by byte: with a partition table or a file system.
@@ -30,14 +30,14 @@ pub enum Image {
     /// ISO 9660, perhaps with a partition table too, as images for sticks have.
     Iso,
     /// Another format.
-    Other(Format),
+    Other(ForeignFormat),
     /// Nothing that is known here.
     Unknown,
 }
 
 /// A format that is not read here: a disk image, or what a disk image may be packed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ForeignFormat {
     /// QEMU's first.
     Qcow1,
     /// QEMU's third.
@@ -82,35 +82,35 @@ pub enum Format {
     Tar,
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for ForeignFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Format::Qcow1 => "a qcow image of version 1",
-            Format::Qed => "a QED image",
-            Format::Vmdk => "a VMDK image (VMware)",
-            Format::Vhd => "a VHD image (Virtual PC, Hyper-V, Azure)",
-            Format::Vhdx => "a VHDX image (Hyper-V)",
-            Format::Vdi => "a VDI image (VirtualBox)",
-            Format::Parallels => "a Parallels image",
-            Format::Bochs => "a Bochs image",
-            Format::Dmg => "a DMG image (Apple)",
-            Format::Cloop => "a cloop image",
-            Format::Luks => "encrypted with LUKS",
-            Format::Polyglot => "both a qcow2 image and an ISO 9660 image",
-            Format::Gzip => "compressed with gzip",
-            Format::Xz => "compressed with xz",
-            Format::Zstd => "compressed with zstd",
-            Format::Bzip2 => "compressed with bzip2",
-            Format::Lz4 => "compressed with lz4",
-            Format::Zip => "a ZIP archive",
-            Format::SevenZip => "a 7-Zip archive",
-            Format::Ova => "an OVA appliance, a tar archive",
-            Format::Tar => "a tar archive",
+            ForeignFormat::Qcow1 => "a qcow image of version 1",
+            ForeignFormat::Qed => "a QED image",
+            ForeignFormat::Vmdk => "a VMDK image (VMware)",
+            ForeignFormat::Vhd => "a VHD image (Virtual PC, Hyper-V, Azure)",
+            ForeignFormat::Vhdx => "a VHDX image (Hyper-V)",
+            ForeignFormat::Vdi => "a VDI image (VirtualBox)",
+            ForeignFormat::Parallels => "a Parallels image",
+            ForeignFormat::Bochs => "a Bochs image",
+            ForeignFormat::Dmg => "a DMG image (Apple)",
+            ForeignFormat::Cloop => "a cloop image",
+            ForeignFormat::Luks => "encrypted with LUKS",
+            ForeignFormat::Polyglot => "both a qcow2 image and an ISO 9660 image",
+            ForeignFormat::Gzip => "compressed with gzip",
+            ForeignFormat::Xz => "compressed with xz",
+            ForeignFormat::Zstd => "compressed with zstd",
+            ForeignFormat::Bzip2 => "compressed with bzip2",
+            ForeignFormat::Lz4 => "compressed with lz4",
+            ForeignFormat::Zip => "a ZIP archive",
+            ForeignFormat::SevenZip => "a 7-Zip archive",
+            ForeignFormat::Ova => "an OVA appliance, a tar archive",
+            ForeignFormat::Tar => "a tar archive",
         })
     }
 }
 
-impl Format {
+impl ForeignFormat {
     /// What to do with such a file, so that impasto can read what it holds.
     pub fn help(self) -> String {
         let unpack = |command| format!("decompress it first: {command}");
@@ -118,31 +118,31 @@ impl Format {
         let convert =
             |driver| format!("convert it first, if you trust it: qemu-img convert -f {driver} -O qcow2 FILE NEW.qcow2");
         match self {
-            Format::Qcow1 => convert("qcow"),
-            Format::Qed => convert("qed"),
-            Format::Vmdk => convert("vmdk"),
-            Format::Vhd => convert("vpc"),
-            Format::Vhdx => convert("vhdx"),
-            Format::Vdi => convert("vdi"),
-            Format::Parallels => convert("parallels"),
-            Format::Bochs => convert("bochs"),
-            Format::Dmg => convert("dmg"),
-            Format::Cloop => convert("cloop"),
-            Format::Polyglot => convert("qcow2"),
-            Format::Luks => "decrypt it first: cryptsetup open FILE NAME, then \
+            ForeignFormat::Qcow1 => convert("qcow"),
+            ForeignFormat::Qed => convert("qed"),
+            ForeignFormat::Vmdk => convert("vmdk"),
+            ForeignFormat::Vhd => convert("vpc"),
+            ForeignFormat::Vhdx => convert("vhdx"),
+            ForeignFormat::Vdi => convert("vdi"),
+            ForeignFormat::Parallels => convert("parallels"),
+            ForeignFormat::Bochs => convert("bochs"),
+            ForeignFormat::Dmg => convert("dmg"),
+            ForeignFormat::Cloop => convert("cloop"),
+            ForeignFormat::Polyglot => convert("qcow2"),
+            ForeignFormat::Luks => "decrypt it first: cryptsetup open FILE NAME, then \
                              qemu-img convert -f raw -O qcow2 /dev/mapper/NAME NEW.qcow2"
                 .to_owned(),
-            Format::Gzip => unpack("gzip -d FILE"),
-            Format::Xz => unpack("xz -d FILE"),
-            Format::Zstd => unpack("zstd -d FILE"),
-            Format::Bzip2 => unpack("bzip2 -d FILE"),
-            Format::Lz4 => unpack("lz4 -d FILE"),
-            Format::Zip => "unpack it first: unzip FILE".to_owned(),
-            Format::SevenZip => "unpack it first: 7z x FILE".to_owned(),
-            Format::Ova => "unpack it (tar -xf FILE) and convert the disk in it: \
+            ForeignFormat::Gzip => unpack("gzip -d FILE"),
+            ForeignFormat::Xz => unpack("xz -d FILE"),
+            ForeignFormat::Zstd => unpack("zstd -d FILE"),
+            ForeignFormat::Bzip2 => unpack("bzip2 -d FILE"),
+            ForeignFormat::Lz4 => unpack("lz4 -d FILE"),
+            ForeignFormat::Zip => "unpack it first: unzip FILE".to_owned(),
+            ForeignFormat::SevenZip => "unpack it first: 7z x FILE".to_owned(),
+            ForeignFormat::Ova => "unpack it (tar -xf FILE) and convert the disk in it: \
                             qemu-img convert -f vmdk -O qcow2 DISK.vmdk NEW.qcow2"
                 .to_owned(),
-            Format::Tar => "unpack it first: tar -xf FILE".to_owned(),
+            ForeignFormat::Tar => "unpack it first: tar -xf FILE".to_owned(),
         }
     }
 }
@@ -151,7 +151,7 @@ impl Format {
 ///
 /// # Errors
 /// It cannot be opened or read, or is not a regular file.
-pub fn open(path: &Path) -> io::Result<(File, Image)> {
+pub fn open(path: &Path) -> io::Result<(File, ImageKind)> {
     let file = bounded::open(path)?;
     let image = recognize(&file)?;
     Ok((file, image))
@@ -161,7 +161,7 @@ pub fn open(path: &Path) -> io::Result<(File, Image)> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn recognize(file: &File) -> io::Result<Image> {
+pub fn recognize(file: &File) -> io::Result<ImageKind> {
     let size = file.metadata()?.len();
     let mut head = vec![0; HEAD.min(usize::try_from(size).unwrap_or(HEAD))];
     file.read_exact_at(&mut head, 0)?;
@@ -171,21 +171,21 @@ pub fn recognize(file: &File) -> io::Result<Image> {
     let ends = Ends { head: &head, tail: &tail, size };
     if Qcow2::has_magic(&head) {
         return Ok(match (be32(&head, 4), ends.is_iso()) {
-            (Some(1), _) => Image::Other(Format::Qcow1),
-            (_, true) => Image::Other(Format::Polyglot),
-            _ => Image::Qcow2,
+            (Some(1), _) => ImageKind::Other(ForeignFormat::Qcow1),
+            (_, true) => ImageKind::Other(ForeignFormat::Polyglot),
+            _ => ImageKind::Qcow2,
         });
     }
     if let Some(format) = ends.image_format() {
-        return Ok(Image::Other(format));
+        return Ok(ImageKind::Other(format));
     }
     if ends.is_iso() {
-        return Ok(Image::Iso);
+        return Ok(ImageKind::Iso);
     }
     if is_raw(file, size)? {
-        return Ok(Image::Raw);
+        return Ok(ImageKind::Raw);
     }
-    Ok(ends.packed().map_or(Image::Unknown, Image::Other))
+    Ok(ends.packed().map_or(ImageKind::Unknown, ImageKind::Other))
 }
 
 /// Whether a file is a disk byte by byte: whole sectors, and a partition table or a file system.
@@ -204,7 +204,7 @@ pub fn is_raw(file: &File, size: u64) -> io::Result<bool> {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn format_of(mut file: impl Read) -> io::Result<Option<Format>> {
+pub fn format_of(mut file: impl Read) -> io::Result<Option<ForeignFormat>> {
     let mut head = Vec::new();
     file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
     let mut tail = head[head.len() - TAIL.min(head.len())..].to_vec();
@@ -224,7 +224,7 @@ pub fn format_of(mut file: impl Read) -> io::Result<Option<Format>> {
     }
     let ends = Ends { head: &head, tail: &tail, size };
     let qcow1 = Qcow2::has_magic(&head) && be32(&head, 4) == Some(1);
-    Ok(qcow1.then_some(Format::Qcow1).or_else(|| ends.image_format()).or_else(|| ends.packed()))
+    Ok(qcow1.then_some(ForeignFormat::Qcow1).or_else(|| ends.image_format()).or_else(|| ends.packed()))
 }
 
 /// A file's beginning and its end, which may be the same bytes.
@@ -241,7 +241,7 @@ impl Ends<'_> {
     }
 
     /// A format of disk images whose header is whole: also where the file could be a raw disk, this is what it is.
-    fn image_format(&self) -> Option<Format> {
+    fn image_format(&self) -> Option<ForeignFormat> {
         let head = self.head;
         let starts = |magic: &[u8]| head.starts_with(magic);
         let is_power = |at, range: std::ops::RangeInclusive<u32>| {
@@ -267,38 +267,38 @@ impl Ends<'_> {
         let luks = starts(b"LUKS\xba\xbe") && matches!(head.get(6..8), Some([0, 1 | 2]));
         let vhd = is_vhd_footer(head.get(..TAIL).unwrap_or_default()) || is_vhd_footer(self.tail);
         let found = [
-            (vmdk, Format::Vmdk),
-            (qed, Format::Qed),
-            (vhdx, Format::Vhdx),
-            (vdi, Format::Vdi),
-            (parallels, Format::Parallels),
-            (bochs, Format::Bochs),
-            (dmg, Format::Dmg),
-            (luks, Format::Luks),
-            (vhd, Format::Vhd),
+            (vmdk, ForeignFormat::Vmdk),
+            (qed, ForeignFormat::Qed),
+            (vhdx, ForeignFormat::Vhdx),
+            (vdi, ForeignFormat::Vdi),
+            (parallels, ForeignFormat::Parallels),
+            (bochs, ForeignFormat::Bochs),
+            (dmg, ForeignFormat::Dmg),
+            (luks, ForeignFormat::Luks),
+            (vhd, ForeignFormat::Vhd),
         ];
         found.into_iter().find_map(|(is, format)| is.then_some(format))
     }
 
-    /// What begins with text, and what a disk image may be packed in: weak magics, so only for what is no disk otherwise.
-    fn packed(&self) -> Option<Format> {
+    /// What begins with text, and what a disk image may be packed in: weak magics, so only for what is not a disk otherwise.
+    fn packed(&self) -> Option<ForeignFormat> {
         let head = self.head;
         let starts = |magic: &[u8]| head.starts_with(magic);
         if head.get(257..262) == Some(b"ustar") && self.size.is_multiple_of(512) {
             let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
             // Open Virtualization Format, 6.4: the descriptor comes first.
-            return Some(if name.ends_with(b".ovf") { Format::Ova } else { Format::Tar });
+            return Some(if name.ends_with(b".ovf") { ForeignFormat::Ova } else { ForeignFormat::Tar });
         }
         let found = [
-            (starts(b"# Disk DescriptorFile"), Format::Vmdk),
-            (starts(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"), Format::Cloop),
-            (starts(b"\x1f\x8b\x08"), Format::Gzip),
-            (starts(b"\xfd7zXZ\0"), Format::Xz),
-            (starts(b"\x28\xb5\x2f\xfd"), Format::Zstd),
-            (starts(b"BZh") && matches!(head.get(3), Some(b'1'..=b'9')), Format::Bzip2),
-            (starts(b"\x04\x22\x4d\x18"), Format::Lz4),
-            (starts(b"PK\x03\x04"), Format::Zip),
-            (starts(b"7z\xbc\xaf\x27\x1c"), Format::SevenZip),
+            (starts(b"# Disk DescriptorFile"), ForeignFormat::Vmdk),
+            (starts(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"), ForeignFormat::Cloop),
+            (starts(b"\x1f\x8b\x08"), ForeignFormat::Gzip),
+            (starts(b"\xfd7zXZ\0"), ForeignFormat::Xz),
+            (starts(b"\x28\xb5\x2f\xfd"), ForeignFormat::Zstd),
+            (starts(b"BZh") && matches!(head.get(3), Some(b'1'..=b'9')), ForeignFormat::Bzip2),
+            (starts(b"\x04\x22\x4d\x18"), ForeignFormat::Lz4),
+            (starts(b"PK\x03\x04"), ForeignFormat::Zip),
+            (starts(b"7z\xbc\xaf\x27\x1c"), ForeignFormat::SevenZip),
         ];
         found.into_iter().find_map(|(is, format)| is.then_some(format))
     }

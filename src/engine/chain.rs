@@ -10,16 +10,16 @@ use crate::engine::plan::Hit;
 
 /// The units of work of one node, and the results of those that are done.
 #[derive(Debug, Clone)]
-pub struct Units<'g> {
+pub struct ActionChain<'g> {
     /// The graph's own until some are added.
     templates: Cow<'g, [ActionTemplate]>,
     hits: Vec<Hit>,
 }
 
-impl<'g> Units<'g> {
+impl<'g> ActionChain<'g> {
     /// The units of a node of which none is done.
     pub fn new(node: &'g Node) -> Self {
-        Units { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
+        ActionChain { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
     }
 
     /// The unit that is next.
@@ -57,6 +57,6 @@ impl<'g> Units<'g> {
 }
 
 /// The name under which a node's unit is remembered: the node's own for the first.
-pub fn unit_name(node: String, unit: usize) -> String {
+pub fn chain_step_name(node: String, unit: usize) -> String {
     if unit == 0 { node } else { format!("{node}#{unit}") }
 }

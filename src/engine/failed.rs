@@ -39,13 +39,13 @@ impl From<&RootSpec> for StoredRoot {
     }
 }
 
-impl From<StoredRoot> for crate::disk::guest::RootSpec {
+impl From<StoredRoot> for crate::disk::guest::RootSelector {
     fn from(root: StoredRoot) -> Self {
         match root {
-            StoredRoot::Auto => crate::disk::guest::RootSpec::Auto,
-            StoredRoot::Number(number) => crate::disk::guest::RootSpec::Number(number),
-            StoredRoot::Label(label) => crate::disk::guest::RootSpec::Label(label),
-            StoredRoot::Uuid(uuid) => crate::disk::guest::RootSpec::Uuid(uuid),
+            StoredRoot::Auto => crate::disk::guest::RootSelector::Auto,
+            StoredRoot::Number(number) => crate::disk::guest::RootSelector::Number(number),
+            StoredRoot::Label(label) => crate::disk::guest::RootSelector::Label(label),
+            StoredRoot::Uuid(uuid) => crate::disk::guest::RootSelector::Uuid(uuid),
         }
     }
 }

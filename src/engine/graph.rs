@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use impasto_stages::action::{Cutoff, RootSpec, Slot};
-use impasto_stages::packages::PackageSet;
+use impasto_stages::package_set::PackageSet;
 use impasto_stages::{Data, Kind, Lowered, Origin, Params, Registry, StageContext, Value};
 use impasto_store::digest::NodeDigest;
 use impasto_store::key::{self, Atom, Describe, Sink};

@@ -1,4 +1,4 @@
-//! What is remembered of a recipe's runs, in `state/<recipe>/`: a cache that may be lost at any time.
+//! The history of a recipe's runs, in `state/<recipe>/`: a cache that may be lost at any time.
 //! Knows names and digests; decides nothing.
 
 use std::cell::OnceCell;
@@ -14,7 +14,7 @@ use crate::recipe::Recipe;
 
 /// The last run of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeMemory {
+pub struct NodeHistory {
     /// What was done.
     pub action: ActionDigest,
     /// What came of it.
@@ -32,9 +32,9 @@ pub struct NodeMemory {
 /// How many earlier runs of a node are remembered.
 pub(crate) const EARLIER: usize = 32;
 
-impl NodeMemory {
+impl NodeHistory {
     /// Remembers `before` as the run before this one.
-    pub fn after(mut self, before: Option<&NodeMemory>) -> Self {
+    pub fn after(mut self, before: Option<&NodeHistory>) -> Self {
         if let Some(before) = before {
             let this = (self.action, self.claim);
             let runs = std::iter::once((before.action, before.claim)).chain(before.earlier.iter().copied());
@@ -64,26 +64,26 @@ pub struct FileMemory {
 
 /// All that is remembered of a recipe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct RecipeHistory {
     /// Nodes by their stable names.
-    pub nodes: BTreeMap<String, NodeMemory>,
+    pub nodes: BTreeMap<String, NodeHistory>,
     /// Files by their absolute paths; what is not UTF-8 in one is replaced.
     pub files: BTreeMap<String, FileMemory>,
 }
 
-/// What is remembered of a recipe, and what this run adds to it. It is read when it is first asked for: a plan in which
+/// The history of a recipe, and what this run adds to it. It is read when it is first asked for: a plan in which
 /// nothing is dirty needs none of it.
 pub struct History<'a> {
     state: RecipeState<'a>,
-    memory: OnceCell<Memory>,
+    memory: OnceCell<RecipeHistory>,
     /// What was added and is not written yet.
-    news: Memory,
+    news: RecipeHistory,
 }
 
 impl<'a> History<'a> {
     /// The history of a recipe, not read yet.
     pub fn new(state: RecipeState<'a>) -> Self {
-        History { state, memory: OnceCell::new(), news: Memory::default() }
+        History { state, memory: OnceCell::new(), news: RecipeHistory::default() }
     }
 
     /// The recipe's state, which it is read from.
@@ -92,7 +92,7 @@ impl<'a> History<'a> {
     }
 
     /// The last run of a node's unit, by its name.
-    pub fn run(&self, name: &str) -> Option<&NodeMemory> {
+    pub fn run(&self, name: &str) -> Option<&NodeHistory> {
         self.memory().nodes.get(name)
     }
 
@@ -102,7 +102,7 @@ impl<'a> History<'a> {
     }
 
     /// Adds a run of a node's unit, after those that are known of it.
-    pub fn add_run(&mut self, name: String, run: NodeMemory) {
+    pub fn add_run(&mut self, name: String, run: NodeHistory) {
         let run = run.after(self.run(&name));
         self.memory_mut().nodes.insert(name.clone(), run.clone());
         self.news.nodes.insert(name, run);
@@ -122,28 +122,28 @@ impl<'a> History<'a> {
     pub fn save(&mut self) -> Result<(), impasto_store::Error> {
         if !self.news.nodes.is_empty() || !self.news.files.is_empty() {
             self.state.add(&self.news)?;
-            self.news = Memory::default();
+            self.news = RecipeHistory::default();
         }
         Ok(())
     }
 
     /// What is remembered; nothing where it cannot be read.
-    fn memory(&self) -> &Memory {
+    fn memory(&self) -> &RecipeHistory {
         self.memory.get_or_init(|| {
             self.state.load().unwrap_or_else(|error| {
                 tracing::debug!(%error, "the history cannot be read");
-                Memory::default()
+                RecipeHistory::default()
             })
         })
     }
 
-    fn memory_mut(&mut self) -> &mut Memory {
+    fn memory_mut(&mut self) -> &mut RecipeHistory {
         self.memory();
         self.memory.get_mut().expect("BUG: just read")
     }
 }
 
-/// The memory of one recipe, in a store.
+/// The history of one recipe, in a store.
 #[derive(Clone)]
 pub struct RecipeState<'a> {
     pub(crate) store: &'a Store,
@@ -171,7 +171,7 @@ impl<'a> RecipeState<'a> {
     }
 
     /// What is remembered; nothing where it was lost or is of another version.
-    pub fn load(&self) -> Result<Memory, impasto_store::Error> {
+    pub fn load(&self) -> Result<RecipeHistory, impasto_store::Error> {
         let bytes = match self.store.state_look(&[&self.name, MEMORY])? {
             Some(Ok(bytes)) => Some(bytes),
             // Where there is no root yet, it must not pass as nothing: see `roots`.
@@ -184,7 +184,7 @@ impl<'a> RecipeState<'a> {
     }
 
     /// Remembers more. What another build of the recipe remembered meanwhile stays.
-    fn add(&self, news: &Memory) -> Result<(), impasto_store::Error> {
+    fn add(&self, news: &RecipeHistory) -> Result<(), impasto_store::Error> {
         let mut memory = self.load()?;
         memory.nodes.extend(news.nodes.clone());
         memory.files.extend(news.files.clone());

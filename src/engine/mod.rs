@@ -10,14 +10,15 @@
 //!
 //! * [`graph`] makes equal stages of different combinations one node; [`locking`] gives stages their exact packages.
 //! * [`inputs`] hashes files; [`plan`] binds a node's inputs and looks its key up; [`reason`] says why it must run.
-//! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work, and [`units`]
+//! * [`schedule`] is a pure state machine; [`run`] is the one loop around it; [`job`] is one unit of work, and [`chain`]
 //!   are those of a node. Whatever is known of each node is a [`graph::NodeMap`].
-//! * [`history`] is what is remembered of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
+//! * [`history`] is the history of runs, and may be lost; [`roots`] is what the collector keeps for a checkout.
 //! * [`log`] keeps what stages print, [`failed`] the state in which one failed.
 //! * [`cause`] finds out why a stage failed, [`hints`] is what others say of it; [`forecast`] how long a build takes.
 //! * [`download`] fetches a file by its address; [`publish`] writes files for the user.
 
 pub mod cause;
+pub mod chain;
 pub mod download;
 pub mod event;
 pub mod failed;
@@ -36,4 +37,3 @@ pub mod reason;
 pub mod roots;
 pub mod run;
 pub mod schedule;
-pub mod units;

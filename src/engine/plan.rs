@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 use impasto_stages::UnitFiles;
 use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
-use impasto_stages::packages::PackageSet;
+use impasto_stages::package_set::PackageSet;
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
 use impasto_store::index::ClaimSummary;
 use impasto_store::{Error as StoreError, Store};
 
-use crate::disk::image::{self, Format};
+use crate::disk::image::{self, ForeignFormat};
+use crate::engine::chain::{ActionChain, chain_step_name};
 use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
-use crate::engine::history::{FileMemory, History, NodeMemory, RecipeState};
+use crate::engine::history::{FileMemory, History, NodeHistory, RecipeState};
 use crate::engine::inputs::{Input, InputError, Inputs};
 use crate::engine::locking::LockState;
 use crate::engine::publish::Published;
-use crate::engine::reason::{Names, Reason, changes};
-use crate::engine::units::{Units, unit_name};
+use crate::engine::reason::{Reason, ReasonNames, changes};
 use crate::recipe::Recipe;
 use crate::recipe::scope::Scope;
 
@@ -83,7 +83,7 @@ impl Hit {
 
 /// What is known of a node before anything runs.
 #[derive(Debug, Clone)]
-pub enum State {
+pub enum PlanState {
     /// Its result is known.
     Cached(Hit),
     /// It must run.
@@ -100,13 +100,13 @@ pub enum State {
     },
 }
 
-impl State {
+impl PlanState {
     /// The word for it.
     pub fn word(&self) -> &'static str {
         match self {
-            State::Cached(_) => "cached",
-            State::Dirty { .. } => "dirty",
-            State::Pending { .. } => "pending",
+            PlanState::Cached(_) => "cached",
+            PlanState::Dirty { .. } => "dirty",
+            PlanState::Pending { .. } => "pending",
         }
     }
 }
@@ -136,7 +136,7 @@ pub enum PlanError {
         made: &'static str,
         needed: &'static str,
         /// What the file is, where it is a disk to others.
-        format: Option<Format>,
+        format: Option<ForeignFormat>,
     },
     /// What a stage is to do next cannot be told.
     #[error("stage {stage}: {reason}")]
@@ -162,14 +162,14 @@ impl PlanError {
     /// What to do about it, for the user.
     pub fn help(&self) -> Option<String> {
         match self {
-            PlanError::Kind { format, .. } => format.map(Format::help),
+            PlanError::Kind { format, .. } => format.map(ForeignFormat::help),
             _ => None,
         }
     }
 }
 
 /// What a file is, as the end of a message.
-pub(crate) fn is(format: &Option<Format>) -> String {
+pub(crate) fn is(format: &Option<ForeignFormat>) -> String {
     format.map_or(String::new(), |format| format!(": it is {format}"))
 }
 
@@ -177,7 +177,7 @@ pub(crate) fn is(format: &Option<Format>) -> String {
 ///
 /// # Errors
 /// The store failed.
-pub(crate) fn file_format(store: &Store, result: &Outputs) -> Result<Option<Format>, StoreError> {
+pub(crate) fn file_format(store: &Store, result: &Outputs) -> Result<Option<ForeignFormat>, StoreError> {
     let Some(FileContent::Blob(blob)) = result.files.values().next().map(|file| &file.content) else { return Ok(None) };
     match store.open_blob(&blob.digest) {
         Ok(reader) => {
@@ -268,16 +268,16 @@ impl<'a> Planner<'a> {
     }
 
     /// Remembers a run of a node's unit, under all names of the node.
-    pub fn add_run(&mut self, id: NodeId, unit: usize, run: &NodeMemory) {
+    pub fn add_run(&mut self, id: NodeId, unit: usize, run: &NodeHistory) {
         for name in self.graph.stable_names(id) {
-            self.history.add_run(unit_name(name, unit), run.clone());
+            self.history.add_run(chain_step_name(name, unit), run.clone());
         }
     }
 
     /// What a node's unit came to when it ran before, the last run first, as its first name has it.
     pub fn earlier_runs(&self, id: NodeId, unit: usize) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
         let name = self.graph.stable_names(id).next().expect("BUG: a node of no combination");
-        self.history.run(&unit_name(name, unit)).into_iter().flat_map(NodeMemory::runs)
+        self.history.run(&chain_step_name(name, unit)).into_iter().flat_map(NodeHistory::runs)
     }
 
     /// Writes what was added to the history.
@@ -292,27 +292,27 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// An input cannot be read, a stage made something else than is needed, or the store failed.
-    pub fn plan(&mut self, wanted: &[NodeId]) -> Result<NodeMap<Option<State>>, PlanError> {
+    pub fn plan(&mut self, wanted: &[NodeId]) -> Result<NodeMap<Option<PlanState>>, PlanError> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
         let nodes: Vec<_> = graph.ids().filter(|id| needed[*id]).collect();
         self.inputs.prefetch(nodes.iter().flat_map(|id| local_paths(graph.node(*id))));
-        let mut states: NodeMap<Option<State>> = NodeMap::filled(None, graph.len());
+        let mut states: NodeMap<Option<PlanState>> = NodeMap::filled(None, graph.len());
         for id in nodes {
             let parents = &graph.node(id).parents;
             let open = parents.iter().map(|(_, parent)| *parent).find_map(|parent| match &states[parent] {
-                Some(State::Cached(_)) => None,
-                Some(State::Pending { on }) => Some(*on),
+                Some(PlanState::Cached(_)) => None,
+                Some(PlanState::Pending { on }) => Some(*on),
                 _ => Some(parent),
             });
             states[id] = Some(match open {
-                Some(on) => State::Pending { on },
+                Some(on) => PlanState::Pending { on },
                 None => {
                     let result = |parent: NodeId| match &states[parent] {
-                        Some(State::Cached(hit)) => hit,
+                        Some(PlanState::Cached(hit)) => hit,
                         _ => panic!("BUG: a parent of {} is not known", graph.node(id).label),
                     };
-                    self.advance(id, &mut Units::new(graph.node(id)), result)?.1
+                    self.advance(id, &mut ActionChain::new(graph.node(id)), result)?.1
                 }
             });
         }
@@ -327,24 +327,24 @@ impl<'a> Planner<'a> {
     pub fn advance<'h>(
         &mut self,
         id: NodeId,
-        units: &mut Units<'_>,
+        units: &mut ActionChain<'_>,
         result: impl Fn(NodeId) -> &'h Hit,
-    ) -> Result<(Option<Action<Bound>>, State), PlanError> {
+    ) -> Result<(Option<Action<Bound>>, PlanState), PlanError> {
         loop {
             let action = self.bind(id, units, &result)?;
             let parents = &self.graph.node(id).parents;
             let inherited: BTreeSet<_> =
                 parents.iter().flat_map(|(_, parent)| &result(*parent).caveats).copied().collect();
             let state = self.look_up(id, units, &action, &inherited)?;
-            let State::Cached(mut hit) = state else { return Ok((Some(action), state)) };
+            let PlanState::Cached(mut hit) = state else { return Ok((Some(action), state)) };
             let key = hit.action;
             // Its own, and those of the inputs that it has now: equal content may have come another way.
             hit.caveats.extend(inherited);
             match self.complete(id, units, hit)? {
-                Completed::Node(hit) => return Ok((None, State::Cached(*hit))),
+                Completed::Node(hit) => return Ok((None, PlanState::Cached(*hit))),
                 Completed::Unit => {}
                 Completed::Lost => {
-                    return Ok((Some(action), State::Dirty { action: key, reason: Reason::Collected }));
+                    return Ok((Some(action), PlanState::Dirty { action: key, reason: Reason::Collected }));
                 }
             }
         }
@@ -354,7 +354,7 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// What the unit made cannot be expanded, or the store failed.
-    pub fn complete(&mut self, id: NodeId, units: &mut Units<'_>, hit: Hit) -> Result<Completed, PlanError> {
+    pub fn complete(&mut self, id: NodeId, units: &mut ActionChain<'_>, hit: Hit) -> Result<Completed, PlanError> {
         let node = self.graph.node(id);
         if let Some(expand) = node.kind.expand {
             let mut files = UnitFiles::new();
@@ -385,7 +385,7 @@ impl<'a> Planner<'a> {
     fn bind<'h>(
         &mut self,
         id: NodeId,
-        units: &Units<'_>,
+        units: &ActionChain<'_>,
         result: impl Fn(NodeId) -> &'h Hit,
     ) -> Result<Action<Bound>, PlanError> {
         let graph = self.graph;
@@ -453,44 +453,44 @@ impl<'a> Planner<'a> {
     fn look_up(
         &self,
         id: NodeId,
-        units: &Units<'_>,
+        units: &ActionChain<'_>,
         action: &Action<Bound>,
         inherited: &BTreeSet<Caveat>,
-    ) -> Result<State, PlanError> {
+    ) -> Result<PlanState, PlanError> {
         let digest = action.digest();
-        if !self.locks[id].is_settled() {
-            return Ok(State::Dirty { action: digest, reason: Reason::NotLocked });
+        if !self.locks[id].is_locked() {
+            return Ok(PlanState::Dirty { action: digest, reason: Reason::NotLocked });
         }
         if self.rebuild[id] {
-            return Ok(State::Dirty { action: digest, reason: Reason::Again });
+            return Ok(PlanState::Dirty { action: digest, reason: Reason::Again });
         }
-        let last = || self.remembered(id, units.done());
+        let last = || self.history_of(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
-        let asked = Asked::of(action, inherited);
-        let refused = claims.iter().find_map(|claim| asked.objection(claim));
-        claims.retain(|claim| asked.objection(claim).is_none());
+        let asked = TrustPolicy::of(action, inherited);
+        let refused = claims.iter().find_map(|claim| asked.rejection(claim));
+        claims.retain(|claim| asked.rejection(claim).is_none());
         // The one that is remembered for the node, else the strongest isolation, else the smallest id: see "Which claim is
         // believed" in src/ARCHITECTURE.md.
         if claims.len() > 1 {
-            let remembered = last().map(|memory| memory.claim);
-            claims.sort_by_key(|claim| (Some(claim.claim) != remembered, Reverse(claim.isolation), claim.claim));
+            let history_of = last().map(|memory| memory.claim);
+            claims.sort_by_key(|claim| (Some(claim.claim) != history_of, Reverse(claim.isolation), claim.claim));
         }
         let reason = match (claims.into_iter().next(), refused) {
-            (Some(summary), _) => return Ok(State::Cached(Hit::new(digest, summary))),
-            (None, Some(objection)) => Reason::NotBelieved(objection),
+            (Some(summary), _) => return Ok(PlanState::Cached(Hit::new(digest, summary))),
+            (None, Some(rejection)) => Reason::NotBelieved(rejection),
             (None, None) => self.reason(last(), units.next(), action, digest),
         };
-        Ok(State::Dirty { action: digest, reason })
+        Ok(PlanState::Dirty { action: digest, reason })
     }
 
-    /// What is remembered of the last run of a node's unit.
-    pub fn remembered(&self, id: NodeId, unit: usize) -> Option<&NodeMemory> {
-        self.graph.stable_names(id).find_map(|name| self.history.run(&unit_name(name, unit)))
+    /// The history of the last run of a node's unit.
+    pub fn history_of(&self, id: NodeId, unit: usize) -> Option<&NodeHistory> {
+        self.graph.stable_names(id).find_map(|name| self.history.run(&chain_step_name(name, unit)))
     }
 
     fn reason(
         &self,
-        last: Option<&NodeMemory>,
+        last: Option<&NodeHistory>,
         template: &ActionTemplate,
         action: &Action<Bound>,
         digest: ActionDigest,
@@ -502,7 +502,7 @@ impl<'a> Planner<'a> {
         // A claim that is gone explains nothing, but the key is another one for sure.
         let Ok(claim) = self.store.claim(&last.action, &last.claim) else { return Reason::Changed(Vec::new()) };
         let now = capped(action.explain());
-        Reason::Changed(changes(&claim.fields, &now, &Names::new(template)))
+        Reason::Changed(changes(&claim.fields, &now, &ReasonNames::new(template)))
     }
 }
 
@@ -510,12 +510,12 @@ impl<'a> Planner<'a> {
 ///
 /// Running now would give a result of this isolation, with no caveats but these: what is weaker is never taken for it,
 /// however equal its content.
-pub struct Asked {
+pub struct TrustPolicy {
     isolation: Isolation,
     caveats: BTreeSet<Caveat>,
 }
 
-impl Asked {
+impl TrustPolicy {
     /// What carrying out an Action over inputs with these caveats would give.
     pub fn of(action: &Action<Bound>, inherited: &BTreeSet<Caveat>) -> Self {
         let isolation = match (action.executor, action.sandbox) {
@@ -525,11 +525,11 @@ impl Asked {
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
         let weak = action.privileged.then_some(Caveat::WeakIsolation);
-        Asked { isolation, caveats: inherited.iter().copied().chain(unlocked).chain(weak).collect() }
+        TrustPolicy { isolation, caveats: inherited.iter().copied().chain(unlocked).chain(weak).collect() }
     }
 
     /// Why a claim is not believed; none where it is.
-    pub fn objection(&self, claim: &ClaimSummary) -> Option<String> {
+    pub fn rejection(&self, claim: &ClaimSummary) -> Option<String> {
         if !claim.writer.is_empty() {
             return Some(format!("it is from {}, who is not trusted", claim.writer.escape_debug()));
         }

@@ -17,7 +17,7 @@ pub enum Reason {
     Collected,
     /// The store has a result, which is not to be taken: why.
     NotBelieved(String),
-    /// Which packages it gets is not settled.
+    /// Which packages it gets is not resolved.
     NotLocked,
     /// The user asked for it.
     Again,
@@ -30,7 +30,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::NeverBuilt => f.write_str("never built"),
             Reason::Collected => f.write_str("result was deleted"),
-            Reason::NotBelieved(objection) => write!(f, "the stored result is not accepted: {objection}"),
+            Reason::NotBelieved(rejection) => write!(f, "the stored result is not accepted: {rejection}"),
             Reason::NotLocked => f.write_str("its packages are not locked"),
             Reason::Again => f.write_str("requested with --rebuild"),
             Reason::Changed(changes) => match changes.as_slice() {
@@ -43,14 +43,14 @@ impl fmt::Display for Reason {
 }
 
 /// Where a field's text stands now, and what its inputs are called.
-pub struct Names<'a> {
+pub struct ReasonNames<'a> {
     template: &'a ActionTemplate,
 }
 
-impl<'a> Names<'a> {
+impl<'a> ReasonNames<'a> {
     /// The names that a template knows.
     pub fn new(template: &'a ActionTemplate) -> Self {
-        Names { template }
+        ReasonNames { template }
     }
 
     fn origin(&self, path: &str) -> Option<&Origin> {
@@ -69,7 +69,7 @@ impl<'a> Names<'a> {
 }
 
 /// What changed from the fields of an earlier run to those of now.
-pub fn changes(before: &[Field], now: &[Field], names: &Names<'_>) -> Vec<String> {
+pub fn changes(before: &[Field], now: &[Field], names: &ReasonNames<'_>) -> Vec<String> {
     let old: BTreeMap<&str, &str> = before.iter().map(|field| (&*field.path, &*field.value)).collect();
     let new: BTreeMap<&str, &str> = now.iter().map(|field| (&*field.path, &*field.value)).collect();
     let mut lines = Vec::new();
@@ -94,7 +94,7 @@ pub fn changes(before: &[Field], now: &[Field], names: &Names<'_>) -> Vec<String
     lines
 }
 
-fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
+fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> String {
     if path == "engine_epoch" || path == "kind_version" {
         return format!("this version of impasto works differently ({} {before} → {now})", name(path));
     }
@@ -102,7 +102,7 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
         return "the tools that impasto uses changed".to_owned();
     }
     if path == "from" {
-        let parent = names.template.parent.as_ref().map(Names::slot).unwrap_or_default();
+        let parent = names.template.parent.as_ref().map(ReasonNames::slot).unwrap_or_default();
         return format!("the disk of {parent} changed");
     }
     if let Some(package) = package_name(path) {
@@ -114,7 +114,7 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
         };
     }
     if let Some(input) = input_name(path) {
-        let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
+        let what = names.template.inputs.get(input).map(ReasonNames::slot).unwrap_or_else(|| input.to_owned());
         return if path.ends_with(".mode") {
             format!("mode of {what}: {} → {}", octal(before), octal(now))
         } else {
@@ -136,12 +136,12 @@ fn changed(path: &str, before: &str, now: &str, names: &Names<'_>) -> String {
     format!("{}: {} → {}{}", name(path), shown(before), shown(now), place(path, names))
 }
 
-fn added(path: &str, now: &str, names: &Names<'_>) -> String {
+fn added(path: &str, now: &str, names: &ReasonNames<'_>) -> String {
     if let Some(package) = package_name(path) {
         return format!("package {package} was added");
     }
     if let Some(input) = input_name(path) {
-        let what = names.template.inputs.get(input).map(Names::slot).unwrap_or_else(|| input.to_owned());
+        let what = names.template.inputs.get(input).map(ReasonNames::slot).unwrap_or_else(|| input.to_owned());
         return format!("{what} was added");
     }
     if now.contains('\n') {
@@ -150,7 +150,7 @@ fn added(path: &str, now: &str, names: &Names<'_>) -> String {
     format!("{}: {} was added{}", name(path), shown(now), place(path, names))
 }
 
-fn place(path: &str, names: &Names<'_>) -> String {
+fn place(path: &str, names: &ReasonNames<'_>) -> String {
     names.origin(path).map(|origin| format!(" ({}:{})", origin.path, origin.line)).unwrap_or_default()
 }
 
@@ -236,7 +236,7 @@ mod tests {
 
     fn told(before: &[(&str, &str)], now: &[(&str, &str)]) -> Vec<String> {
         let fields = |pairs: &[(&str, &str)]| pairs.iter().map(|(path, value)| field(path, value)).collect::<Vec<_>>();
-        changes(&fields(before), &fields(now), &Names::new(&template()))
+        changes(&fields(before), &fields(now), &ReasonNames::new(&template()))
     }
 
     #[test]

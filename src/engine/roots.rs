@@ -8,7 +8,7 @@ use impasto_store::refs::Checkout;
 use impasto_store::{Error as StoreError, Store};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::history::{EARLIER, MEMORY, Memory, RecipeState, recipes};
+use crate::engine::history::{EARLIER, MEMORY, RecipeHistory, RecipeState, recipes};
 
 /// The state file in which earlier versions, which had no roots, remembered packages.
 const PACKAGES: &str = "packages";
@@ -63,7 +63,7 @@ impl InUse<'_> {
         {
             let before = checkout.results.len();
             checkout.results.retain(|name, _| {
-                let (node, unit) = unit_of(name);
+                let (node, unit) = chain_step_of(name);
                 whole.get(node).is_some_and(|units| units.is_none_or(|units| unit < units))
             });
             changed |= checkout.results.len() != before;
@@ -73,7 +73,7 @@ impl InUse<'_> {
 }
 
 /// The node and the unit of a unit's name.
-fn unit_of(name: &str) -> (&str, usize) {
+fn chain_step_of(name: &str) -> (&str, usize) {
     let parts = name.rsplit_once('#').and_then(|(node, unit)| Some((node, unit.parse().ok()?)));
     parts.unwrap_or((name, 0))
 }
@@ -107,7 +107,7 @@ impl RecipeState<'_> {
 
     /// What a version without roots remembered; nothing where there is nothing of the kind.
     fn earlier_version(&self) -> Result<Option<Checkout>, StoreError> {
-        let memory: Option<Memory> = self.look(MEMORY)?;
+        let memory: Option<RecipeHistory> = self.look(MEMORY)?;
         let packages: Option<UsedPackages> = self.look(PACKAGES)?;
         if memory.is_none() && packages.is_none() {
             return Ok(None);
@@ -146,7 +146,7 @@ pub fn adopt(store: &Store) -> Result<(), StoreError> {
     found.iter().try_for_each(|(name, checkout)| store.put_checkout(name, checkout))
 }
 
-/// Forgets what is remembered of a checkout whose root expired, so that it does not become a root again.
+/// Forgets the history of a checkout whose root expired, so that it does not become a root again.
 ///
 /// # Errors
 /// The store cannot be written.

@@ -19,16 +19,16 @@ use impasto_store::lease::Lease;
 use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
+use crate::engine::chain::ActionChain;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{Graph, NodeId, NodeMap, Selection};
 use crate::engine::hints::Hints;
 use crate::engine::job::{Job, JobContext, JobError, JobTask, Message};
-use crate::engine::plan::{Hit, PlanError, Planner, State};
+use crate::engine::plan::{Hit, PlanError, PlanState, Planner};
 use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
-use crate::engine::schedule::{Schedule, State as TaskState};
-use crate::engine::units::Units;
+use crate::engine::schedule::{Schedule, TaskState};
 use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
@@ -129,7 +129,7 @@ struct NodeRun<'a> {
     /// Its result, where it is there.
     result: Option<Hit>,
     /// How far it is, where its result is not there.
-    units: Option<Units<'a>>,
+    units: Option<ActionChain<'a>>,
     /// Why it runs, where it does.
     reason: Option<Reason>,
     /// Whether its result was made in this run.
@@ -187,9 +187,9 @@ impl<'a> Engine<'a> {
         let needs = |id: NodeId| graph.node(id).parents.iter().map(|(_, parent)| *parent).collect();
         let schedule = Schedule::new(graph.ids().map(needs).collect(), &selection.nodes, config.keep_going);
         let nodes = states.map(|state| match state {
-            Some(State::Cached(hit)) => NodeRun { result: Some(hit), ..NodeRun::default() },
-            Some(State::Dirty { reason, .. }) => NodeRun { reason: Some(reason), ..NodeRun::default() },
-            Some(State::Pending { .. }) | None => NodeRun::default(),
+            Some(PlanState::Cached(hit)) => NodeRun { result: Some(hit), ..NodeRun::default() },
+            Some(PlanState::Dirty { reason, .. }) => NodeRun { reason: Some(reason), ..NodeRun::default() },
+            Some(PlanState::Pending { .. }) | None => NodeRun::default(),
         });
         let (sender, receiver) = sync_channel(MESSAGES);
         Ok(Engine {
@@ -233,7 +233,7 @@ impl<'a> Engine<'a> {
         self.has_work = known < nodes;
         // Before any line tells that something runs: who reads it may interrupt it.
         let mut interrupt = self.has_work.then(|| self.config.interrupt.listen());
-        self.tell(EventKind::RunStarted { nodes, cached: known });
+        self.emit(EventKind::RunStarted { nodes, cached: known });
         self.begin();
         self.begin_packages();
         self.begin_forecast();
@@ -247,7 +247,7 @@ impl<'a> Engine<'a> {
         if let Some(packages) = &self.packages {
             packages.stop();
             for (name, start, end) in packages.take_downloads() {
-                self.tell_phase(None, name, start, end);
+                self.emit_phase(None, name, start, end);
             }
         }
         self.finish()
@@ -273,12 +273,12 @@ impl<'a> Engine<'a> {
             Ok(Message::Log { id, line }) => {
                 self.note_line(id);
                 let stage = self.label(id);
-                self.tell(EventKind::Log { stage, line });
+                self.emit(EventKind::Log { stage, line });
             }
             Ok(Message::Warning { id, message }) => self.warn(Some(id), message),
             Ok(Message::Phase { id, name, start, end }) => {
                 let stage = Some(self.label(id));
-                self.tell_phase(stage, name, start, end);
+                self.emit_phase(stage, name, start, end);
             }
             Ok(Message::Done { id, result }) => self.take(id, *result),
             Err(RecvTimeoutError::Timeout) => {}
@@ -290,7 +290,7 @@ impl<'a> Engine<'a> {
         }
         if interrupt.is_cancelled() && !self.interrupted {
             self.interrupted = true;
-            self.tell(EventKind::Interrupted);
+            self.emit(EventKind::Interrupted);
             self.stop();
         }
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -323,13 +323,13 @@ impl<'a> Engine<'a> {
     fn start_node(&mut self, id: NodeId) {
         if self.nodes[id].result.is_none() {
             let graph = self.graph;
-            let mut units = self.nodes[id].units.take().unwrap_or_else(|| Units::new(graph.node(id)));
+            let mut units = self.nodes[id].units.take().unwrap_or_else(|| ActionChain::new(graph.node(id)));
             let found = self.planner.advance(id, &mut units, |parent| self.nodes[parent].known());
             let node = &mut self.nodes[id];
             node.units = Some(units);
             match found {
-                Ok((None, State::Cached(hit))) => node.result = Some(hit),
-                Ok((Some(action), State::Dirty { reason, .. })) => {
+                Ok((None, PlanState::Cached(hit))) => node.result = Some(hit),
+                Ok((Some(action), PlanState::Dirty { reason, .. })) => {
                     // Told once, also where it starts a second time because a parent had to be made again.
                     node.reason.get_or_insert(reason);
                     return self.start_job(id, action);
@@ -365,7 +365,7 @@ impl<'a> Engine<'a> {
         let stage = self.label(id);
         let result_bytes = if self.has_work { self.result_bytes(id) } else { None };
         let (how, caveats) = (How::Cached, self.caveats(id));
-        self.tell(EventKind::StageFinished { stage, how, wall_ms: 0, stored_bytes: 0, result_bytes, caveats });
+        self.emit(EventKind::StageFinished { stage, how, wall_ms: 0, stored_bytes: 0, result_bytes, caveats });
     }
 
     fn start_job(&mut self, id: NodeId, action: Action<Bound>) {
@@ -374,11 +374,11 @@ impl<'a> Engine<'a> {
             node.started = Some(Instant::now());
             let reason = node.reason.as_ref().map(Reason::to_string).unwrap_or_default();
             let (stage, kind) = (self.label(id), self.graph.node(id).kind.name);
-            self.tell(EventKind::StageStarted { stage, kind, reason });
-            self.tell_expected(id);
+            self.emit(EventKind::StageStarted { stage, kind, reason });
+            self.emit_expected(id);
         }
         // The node's files are those of its last unit.
-        let is_last = self.nodes[id].units.as_ref().is_none_or(Units::is_last);
+        let is_last = self.nodes[id].units.as_ref().is_none_or(ActionChain::is_last);
         let targets = if is_last { self.config.targets.get(&id).cloned() } else { None };
         let job = self.job(id, JobTask::Run(Box::new(action)), targets.unwrap_or_default());
         self.spawn(job);
@@ -467,7 +467,7 @@ impl<'a> Engine<'a> {
                 TaskState::Cancelled => {
                     summary.cancelled += 1;
                     let stage = self.label(id);
-                    self.tell(EventKind::StageCancelled { stage });
+                    self.emit(EventKind::StageCancelled { stage });
                 }
                 TaskState::Unwanted => {}
                 state => panic!("BUG: {} is {state:?} after the run", self.label(id)),
@@ -475,7 +475,7 @@ impl<'a> Engine<'a> {
         }
         let Summary { built, cached, failed, cancelled, .. } = summary;
         let wall_ms = self.start.elapsed().as_millis() as u64;
-        self.tell(EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
+        self.emit(EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
         summary
     }
 
@@ -485,15 +485,15 @@ impl<'a> Engine<'a> {
 
     fn warn(&mut self, id: Option<NodeId>, message: String) {
         let stage = id.map(|id| self.label(id));
-        self.tell(EventKind::Warning { stage, message });
+        self.emit(EventKind::Warning { stage, message });
     }
 
-    fn tell_phase(&mut self, stage: Option<String>, name: String, start: Instant, end: Instant) {
+    fn emit_phase(&mut self, stage: Option<String>, name: String, start: Instant, end: Instant) {
         let wall = end.saturating_duration_since(start);
-        self.tell(EventKind::Phase { stage, name, start: start.saturating_duration_since(self.start), wall });
+        self.emit(EventKind::Phase { stage, name, start: start.saturating_duration_since(self.start), wall });
     }
 
-    fn tell(&mut self, kind: EventKind) {
+    fn emit(&mut self, kind: EventKind) {
         (self.events)(&Event { at: self.start.elapsed(), kind });
     }
 }

@@ -7,7 +7,7 @@ use super::node::{NodeId, NodeMap};
 
 /// What a task is up to: the one truth, moved by `Schedule::set` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum TaskState {
     /// Nobody asked for it.
     Unwanted,
     /// Waits for tasks that are not done.
@@ -25,7 +25,7 @@ pub enum State {
 }
 
 struct Task {
-    state: State,
+    state: TaskState,
     needs: Vec<NodeId>,
     dependents: Vec<NodeId>,
     /// How many of `needs` are not `Done`: a cache of their states.
@@ -48,7 +48,7 @@ impl Schedule {
     /// they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
     pub fn new(needs: NodeMap<Vec<NodeId>>, wanted: &[NodeId], keep_going: bool) -> Self {
         let task =
-            |needs: Vec<NodeId>| Task { state: State::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
+            |needs: Vec<NodeId>| Task { state: TaskState::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
         let mut tasks = needs.map(task);
         for id in tasks.ids() {
             for place in 0..tasks[id].needs.len() {
@@ -60,13 +60,13 @@ impl Schedule {
         let mut schedule = Schedule { tasks, ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
         let mut queue = wanted.to_vec();
         while let Some(id) = queue.pop() {
-            if schedule.state(id) == State::Unwanted {
+            if schedule.state(id) == TaskState::Unwanted {
                 queue.extend(&schedule.tasks[id].needs);
-                schedule.set(id, State::Waiting);
+                schedule.set(id, TaskState::Waiting);
             }
         }
         for id in schedule.ids() {
-            schedule.wake(id);
+            schedule.promote(id);
         }
         schedule
     }
@@ -77,7 +77,7 @@ impl Schedule {
     }
 
     /// A task's state.
-    pub fn state(&self, id: NodeId) -> State {
+    pub fn state(&self, id: NodeId) -> TaskState {
         self.tasks[id].state
     }
 
@@ -94,20 +94,20 @@ impl Schedule {
     /// Takes the next task that may start and counts it as running.
     pub fn start(&mut self) -> Option<NodeId> {
         let id = *self.ready.first()?;
-        self.set(id, State::Running);
+        self.set(id, TaskState::Running);
         Some(id)
     }
 
     /// A running task has its result.
     pub fn done(&mut self, id: NodeId) {
-        self.expect(id, State::Running);
-        self.set(id, State::Done);
+        self.expect(id, TaskState::Running);
+        self.set(id, TaskState::Done);
     }
 
     /// A running task gave no result: what needs it is cancelled, and without `keep_going` all that does not run yet.
     pub fn failed(&mut self, id: NodeId) {
-        self.expect(id, State::Running);
-        self.set(id, State::Failed);
+        self.expect(id, TaskState::Running);
+        self.set(id, TaskState::Failed);
         if self.keep_going {
             self.cancel_dependents(id);
         } else {
@@ -117,8 +117,8 @@ impl Schedule {
 
     /// A running task was stopped before its end.
     pub fn cancelled(&mut self, id: NodeId) {
-        self.expect(id, State::Running);
-        self.set(id, State::Cancelled);
+        self.expect(id, TaskState::Running);
+        self.set(id, TaskState::Cancelled);
         self.cancel_dependents(id);
     }
 
@@ -126,8 +126,8 @@ impl Schedule {
     pub fn stop(&mut self) {
         self.stopped = true;
         for id in self.ids() {
-            if matches!(self.state(id), State::Waiting | State::Ready) {
-                self.set(id, State::Cancelled);
+            if matches!(self.state(id), TaskState::Waiting | TaskState::Ready) {
+                self.set(id, TaskState::Cancelled);
             }
         }
     }
@@ -136,8 +136,8 @@ impl Schedule {
     /// more, is done again. It waits; so do the lost task and all between the two. Where the lost task failed meanwhile,
     /// the running one is cancelled.
     pub fn rewind(&mut self, id: NodeId, lost: NodeId) {
-        self.expect(id, State::Running);
-        if matches!(self.state(lost), State::Failed | State::Cancelled) {
+        self.expect(id, TaskState::Running);
+        if matches!(self.state(lost), TaskState::Failed | TaskState::Cancelled) {
             self.cancelled(id);
             return;
         }
@@ -145,14 +145,14 @@ impl Schedule {
         let mut between = vec![lost];
         between.extend(self.between(lost, id));
         for &task in &between {
-            if self.state(task) == State::Done {
-                self.set(task, State::Waiting);
+            if self.state(task) == TaskState::Done {
+                self.set(task, TaskState::Waiting);
             }
         }
-        self.set(id, State::Waiting);
+        self.set(id, TaskState::Waiting);
         let unready = |task: &NodeId| self.tasks[*task].open > 0;
         for task in self.ready.iter().copied().filter(unready).collect::<Vec<_>>() {
-            self.set(task, State::Waiting);
+            self.set(task, TaskState::Waiting);
         }
         if self.stopped {
             self.stop();
@@ -161,19 +161,19 @@ impl Schedule {
             between.push(id);
             between.sort_unstable();
             for task in between {
-                self.settle(task);
+                self.recompute(task);
             }
         }
     }
 
     /// Makes a waiting task ready if nothing is left to wait for, or cancels it if what it waits for will not be done.
-    fn settle(&mut self, id: NodeId) {
-        let hopeless = |need: &NodeId| matches!(self.state(*need), State::Failed | State::Cancelled);
-        if self.state(id) == State::Waiting && self.tasks[id].needs.iter().any(hopeless) {
-            self.set(id, State::Cancelled);
+    fn recompute(&mut self, id: NodeId) {
+        let hopeless = |need: &NodeId| matches!(self.state(*need), TaskState::Failed | TaskState::Cancelled);
+        if self.state(id) == TaskState::Waiting && self.tasks[id].needs.iter().any(hopeless) {
+            self.set(id, TaskState::Cancelled);
             self.cancel_dependents(id);
         } else {
-            self.wake(id);
+            self.promote(id);
         }
     }
 
@@ -196,59 +196,59 @@ impl Schedule {
 
     /// A running task is to run once more, for its next part or because its last was in vain.
     pub fn requeue(&mut self, id: NodeId) {
-        self.expect(id, State::Running);
-        self.set(id, State::Waiting);
+        self.expect(id, TaskState::Running);
+        self.set(id, TaskState::Waiting);
         if self.stopped {
-            self.set(id, State::Cancelled);
+            self.set(id, TaskState::Cancelled);
         } else {
-            self.settle(id);
+            self.recompute(id);
         }
     }
 
     /// Makes a waiting task ready if nothing is left to wait for.
-    fn wake(&mut self, id: NodeId) {
-        if self.state(id) == State::Waiting && self.tasks[id].open == 0 {
-            self.set(id, State::Ready);
+    fn promote(&mut self, id: NodeId) {
+        if self.state(id) == TaskState::Waiting && self.tasks[id].open == 0 {
+            self.set(id, TaskState::Ready);
         }
     }
 
     fn cancel_dependents(&mut self, id: NodeId) {
         let mut queue = self.tasks[id].dependents.clone();
         while let Some(id) = queue.pop() {
-            if matches!(self.state(id), State::Waiting | State::Ready) {
-                self.set(id, State::Cancelled);
+            if matches!(self.state(id), TaskState::Waiting | TaskState::Ready) {
+                self.set(id, TaskState::Cancelled);
                 queue.extend(&self.tasks[id].dependents);
             }
         }
     }
 
-    fn expect(&self, id: NodeId, state: State) {
+    fn expect(&self, id: NodeId, state: TaskState) {
         let found = self.state(id);
         assert_eq!(found, state, "BUG: task {id} is {found:?}, not {state:?}");
     }
 
     /// The one place that moves a task, and keeps the caches of its state.
-    fn set(&mut self, id: NodeId, state: State) {
+    fn set(&mut self, id: NodeId, state: TaskState) {
         let old = std::mem::replace(&mut self.tasks[id].state, state);
         match old {
-            State::Ready => assert!(self.ready.remove(&id), "BUG: ready task {id} was not queued"),
-            State::Running => self.running -= 1,
+            TaskState::Ready => assert!(self.ready.remove(&id), "BUG: ready task {id} was not queued"),
+            TaskState::Running => self.running -= 1,
             _ => {}
         }
         match state {
-            State::Ready => assert!(self.ready.insert(id), "BUG: task {id} was queued twice"),
-            State::Running => self.running += 1,
+            TaskState::Ready => assert!(self.ready.insert(id), "BUG: task {id} was queued twice"),
+            TaskState::Running => self.running += 1,
             _ => {}
         }
         let change = match (old, state) {
-            (State::Done, _) => 1isize,
-            (_, State::Done) => -1,
+            (TaskState::Done, _) => 1isize,
+            (_, TaskState::Done) => -1,
             _ => return,
         };
         for dependent in self.tasks[id].dependents.clone() {
             let task = &mut self.tasks[dependent];
             task.open = task.open.checked_add_signed(change).expect("BUG: a task was done twice");
-            self.wake(dependent);
+            self.promote(dependent);
         }
     }
 }
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(schedule.start(), Some(NodeId(3)));
         schedule.done(NodeId(3));
         assert!(schedule.is_finished());
-        assert_eq!(schedule.state(NodeId(4)), State::Unwanted);
+        assert_eq!(schedule.state(NodeId(4)), TaskState::Unwanted);
     }
 
     #[test]
@@ -292,8 +292,8 @@ mod tests {
         schedule.done(NodeId(0));
         assert_eq!(schedule.start(), Some(NodeId(1)));
         schedule.failed(NodeId(1));
-        assert_eq!(schedule.state(NodeId(2)), State::Cancelled);
-        assert_eq!(schedule.state(NodeId(3)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(2)), TaskState::Cancelled);
+        assert_eq!(schedule.state(NodeId(3)), TaskState::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -306,7 +306,7 @@ mod tests {
         schedule.failed(NodeId(1));
         assert_eq!(schedule.start(), Some(NodeId(2)));
         schedule.done(NodeId(2));
-        assert_eq!(schedule.state(NodeId(3)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(3)), TaskState::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -317,7 +317,7 @@ mod tests {
         schedule.done(NodeId(0));
         assert_eq!(schedule.start(), Some(NodeId(1)));
         schedule.rewind(NodeId(1), NodeId(0));
-        assert_eq!(schedule.state(NodeId(2)), State::Waiting, "a ready sibling waits too");
+        assert_eq!(schedule.state(NodeId(2)), TaskState::Waiting, "a ready sibling waits too");
         assert_eq!(schedule.start(), Some(NodeId(0)));
         assert_eq!(schedule.start(), None);
         schedule.done(NodeId(0));
@@ -367,7 +367,7 @@ mod tests {
         schedule.failed(NodeId(0));
         schedule.rewind(NodeId(2), NodeId(0));
         assert!(schedule.is_finished());
-        assert_eq!(schedule.state(NodeId(2)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(2)), TaskState::Cancelled);
     }
 
     #[test]
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(0)), None));
         schedule.stop();
         schedule.requeue(NodeId(0));
-        assert_eq!(schedule.state(NodeId(0)), State::Cancelled);
+        assert_eq!(schedule.state(NodeId(0)), TaskState::Cancelled);
         assert!(schedule.is_finished());
     }
 
@@ -405,7 +405,7 @@ mod tests {
             loop {
                 while let Some(id) = schedule.start() {
                     for need in &needs[id] {
-                        prop_assert_eq!(schedule.state(*need), State::Done);
+                        prop_assert_eq!(schedule.state(*need), TaskState::Done);
                     }
                     running.push(id);
                 }
@@ -428,12 +428,12 @@ mod tests {
                     }
                     _ => schedule.stop(),
                 }
-                if schedule.state(id) == State::Running {
+                if schedule.state(id) == TaskState::Running {
                     running.push(id);
                 }
             }
             prop_assert!(schedule.is_finished());
-            let ended = |id| matches!(schedule.state(id), State::Done | State::Failed | State::Cancelled);
+            let ended = |id| matches!(schedule.state(id), TaskState::Done | TaskState::Failed | TaskState::Cancelled);
             let all_ended = schedule.ids().all(ended);
             prop_assert!(all_ended);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::file::{Archive, Entry, Package};
+use super::file::{LockArchive, LockEntry, LockPackage};
 use crate::deb::relation::is_name;
 use crate::deb::version::Version;
 
@@ -13,7 +13,7 @@ const MAX_SIZE: u64 = 32 << 30;
 /// Most that a package may say that it takes, in KiB.
 pub const MAX_INSTALLED: u64 = 1 << 32;
 
-impl Entry {
+impl LockEntry {
     /// Checks every field. Whoever offers a change of a recipe offers one of its lock, and whoever signs an archive can
     /// write anything into its index: nothing in an entry is believed.
     ///
@@ -72,8 +72,8 @@ fn unusable(field: &str, value: &str, problem: &str) -> String {
     format!("`{field}` is {short:?}, {problem}")
 }
 
-fn check_archive(archive: &Archive) -> Result<(), String> {
-    let Archive { name, date, release, trusted: _ } = archive;
+fn check_archive(archive: &LockArchive) -> Result<(), String> {
+    let LockArchive { name, date, release, trusted: _ } = archive;
     if name.is_empty() || name.contains(char::is_control) {
         return Err(unusable("name", name, "which is not a valid name of an archive"));
     }
@@ -83,8 +83,8 @@ fn check_archive(archive: &Archive) -> Result<(), String> {
     check_sha256("release", release)
 }
 
-fn check_package(package: &Package) -> Result<(), String> {
-    let Package { name, version, architecture, size, installed, sha256, archive: _, path } = package;
+fn check_package(package: &LockPackage) -> Result<(), String> {
+    let LockPackage { name, version, architecture, size, installed, sha256, archive: _, path } = package;
     check_words(name, version, architecture)?;
     if !(1..=MAX_SIZE).contains(size) {
         return Err(unusable("size", &size.to_string(), "which is not the size of a package: 1 byte to 32 GiB"));

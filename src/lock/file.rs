@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use impasto_stages::packages::{LockedPackage, PackageName, PackageSet};
+use impasto_stages::package_set::{LockedPackage, PackageName, PackageSet};
 use serde::Deserialize;
 
 /// The version of the format.
@@ -20,9 +20,9 @@ pub const TOOLBOX: &str = "toolbox";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockFile {
     /// The tools that impasto uses, by the machine that it runs on.
-    pub toolbox: Vec<Entry>,
+    pub toolbox: Vec<LockEntry>,
     /// The stages' packages.
-    pub stages: Vec<Entry>,
+    pub stages: Vec<LockEntry>,
     /// Entries that cannot be used, in the order of the text.
     pub refused: Vec<RefusedEntry>,
 }
@@ -31,7 +31,7 @@ pub struct LockFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedEntry {
     /// Whose packages it names.
-    pub table: Table,
+    pub table: LockTable,
     /// The stage; [`TOOLBOX`] for the tools.
     pub name: String,
     /// What is wrong: with which field of which package, or at which line.
@@ -42,7 +42,7 @@ pub struct RefusedEntry {
 
 /// What an entry is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Table {
+pub enum LockTable {
     /// The tools of impasto itself.
     Toolbox,
     Stage,
@@ -51,14 +51,14 @@ pub enum Table {
 /// What stands before the entries.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Head {
+struct LockHead {
     version: Option<u32>,
 }
 
 /// The packages of one stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
+pub struct LockEntry {
     /// The stage.
     pub name: String,
     /// The combinations of the matrix that it is for, each `axis=value,…`; none where there is no matrix.
@@ -69,15 +69,15 @@ pub struct Entry {
     /// What was asked for: [`lines`](impasto_stages::packages::PackageRequest::lines).
     #[serde(default)]
     pub request: Vec<String>,
-    /// What it was settled against: a digest of what the stages below put into the disk.
+    /// What it was resolved against: a digest of what the stages below put into the disk.
     #[serde(default)]
     pub against: String,
     /// The archives that were asked, in order of their names.
     #[serde(default)]
-    pub archives: Vec<Archive>,
+    pub archives: Vec<LockArchive>,
     /// What is put in, in order of name and architecture.
     #[serde(default)]
-    pub packages: Vec<Package>,
+    pub packages: Vec<LockPackage>,
     /// What is taken out, in order of name and architecture.
     #[serde(default)]
     pub removed: Vec<Removed>,
@@ -86,7 +86,7 @@ pub struct Entry {
 /// An archive as it was when it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Archive {
+pub struct LockArchive {
     /// How packages name it.
     pub name: String,
     /// Its own date, in UTC (RFC 3339).
@@ -101,7 +101,7 @@ pub struct Archive {
 /// A package file, and where it was had.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Package {
+pub struct LockPackage {
     /// The package's name.
     pub name: String,
     pub version: String,
@@ -139,7 +139,7 @@ impl LockFile {
     /// What is wrong, and at which line, where that concerns the whole lock or nobody knows whose entry it is in.
     pub fn parse(text: &str) -> Result<LockFile, String> {
         let (head, blocks) = split(text)?;
-        let head: Head = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
+        let head: LockHead = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
         match head.version {
             Some(VERSION) => {}
             Some(other) => return Err(format!("its version is {other}, but this impasto supports version {VERSION}")),
@@ -154,7 +154,7 @@ impl LockFile {
                 None => Ok(entry),
             });
             match read {
-                Ok(entry) if table == Table::Toolbox => lock.toolbox.push(entry),
+                Ok(entry) if table == LockTable::Toolbox => lock.toolbox.push(entry),
                 Ok(entry) => lock.stages.push(entry),
                 Err(reason) => {
                     let Some(name) = block.name() else { return Err(reason) };
@@ -175,7 +175,7 @@ impl LockFile {
 /// The text of an entry.
 #[derive(Clone, Copy)]
 struct Block<'a> {
-    table: Table,
+    table: LockTable,
     /// The title's line, from 1.
     line: usize,
     text: &'a str,
@@ -189,7 +189,7 @@ impl<'a> Block<'a> {
 
     /// Whose entry it is, which is found where the rest of it cannot be read.
     fn name(&self) -> Option<String> {
-        if self.table == Table::Toolbox {
+        if self.table == LockTable::Toolbox {
             return Some(TOOLBOX.to_owned());
         }
         let value = |line: &'a str| line.trim().strip_prefix("name")?.trim_start().strip_prefix('=');
@@ -206,8 +206,8 @@ fn split(text: &str) -> Result<(&str, Vec<Block<'_>>), String> {
         if content.trim_start().starts_with("[[") {
             let title = content.split('#').next().unwrap_or(content).trim();
             let table = match title {
-                "[[toolbox]]" => Table::Toolbox,
-                "[[stage]]" => Table::Stage,
+                "[[toolbox]]" => LockTable::Toolbox,
+                "[[stage]]" => LockTable::Stage,
                 _ => return Err(format!("line {}: {title:?} is not a table of a lock", line + 1)),
             };
             titles.push((table, line + 1, at));
@@ -221,8 +221,8 @@ fn split(text: &str) -> Result<(&str, Vec<Block<'_>>), String> {
 }
 
 /// Reads an entry and checks it. `line` is the line of the lock that the text begins at.
-fn read_entry(text: &str, line: usize) -> Result<Entry, String> {
-    let entry: Entry = toml::from_str(text).map_err(|error| explain(&error, text, line))?;
+fn read_entry(text: &str, line: usize) -> Result<LockEntry, String> {
+    let entry: LockEntry = toml::from_str(text).map_err(|error| explain(&error, text, line))?;
     entry.check()?;
     Ok(entry)
 }
@@ -233,7 +233,7 @@ fn explain(error: &toml::de::Error, text: &str, line: usize) -> String {
     format!("line {}: {}", line + at, error.message().trim().replace('\n', " "))
 }
 
-impl Entry {
+impl LockEntry {
     /// Checks that the next run can use it: it is checked, written, and read as a lock is read.
     ///
     /// # Errors
@@ -247,11 +247,11 @@ impl Entry {
     }
 
     /// What an earlier entry is for as well, where one is: nothing would say which of them counts.
-    fn doubled(&self, table: Table, known: &mut HashSet<(Table, String, String)>) -> Option<String> {
+    fn doubled(&self, table: LockTable, known: &mut HashSet<(LockTable, String, String)>) -> Option<String> {
         let whose: &[String] = match (table, self.combinations.as_slice()) {
-            (Table::Toolbox, _) => std::slice::from_ref(&self.architecture),
-            (Table::Stage, []) => &[String::new()],
-            (Table::Stage, combinations) => combinations,
+            (LockTable::Toolbox, _) => std::slice::from_ref(&self.architecture),
+            (LockTable::Stage, []) => &[String::new()],
+            (LockTable::Stage, combinations) => combinations,
         };
         let twice = whose.iter().find(|whose| !known.insert((table, self.name.clone(), (*whose).clone())))?;
         Some(if twice.is_empty() { "it has two entries".to_owned() } else { format!("it has two entries for {twice}") })
@@ -297,9 +297,9 @@ fn write_list(f: &mut fmt::Formatter<'_>, name: &str, items: &[String]) -> fmt::
     }
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for LockEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Entry { name, combinations, architecture, request, against, archives, packages, removed } = self;
+        let LockEntry { name, combinations, architecture, request, against, archives, packages, removed } = self;
         writeln!(f, "name = {}", quoted(name))?;
         write_list(f, "combinations", combinations)?;
         writeln!(f, "architecture = {}", quoted(architecture))?;
@@ -309,7 +309,7 @@ impl fmt::Display for Entry {
         }
         if !archives.is_empty() {
             writeln!(f, "archives = [")?;
-            for Archive { name, date, release, trusted } in archives {
+            for LockArchive { name, date, release, trusted } in archives {
                 let trusted = if *trusted { ", trusted = true" } else { "" };
                 let (name, date, release) = (quoted(name), quoted(date), quoted(release));
                 writeln!(f, "  {{ name = {name}, date = {date}, release = {release}{trusted} }},")?;
@@ -318,7 +318,7 @@ impl fmt::Display for Entry {
         }
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
-            for Package { name, version, architecture, size, installed, sha256, archive, path } in packages {
+            for LockPackage { name, version, architecture, size, installed, sha256, archive, path } in packages {
                 let archive =
                     archive.as_ref().map_or(String::new(), |archive| format!("archive = {}, ", quoted(archive)));
                 let installed = installed.map_or(String::new(), |installed| format!("installed = {installed}, "));

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use impasto_stages::Secret;
-use impasto_stages::packages::PackageRequest;
+use impasto_stages::package_set::PackageRequest;
 
-use super::Entry;
+use super::LockEntry;
 use crate::recipe::scope::Scope;
 
-/// What is to be settled.
-pub struct Question<'a> {
+/// What is to be resolved.
+pub struct ResolveQuery<'a> {
     /// The stage, as messages call it.
     pub stage: &'a str,
     /// What it wants.
     pub request: &'a PackageRequest,
     /// What the disk has that it goes into; for a root of its own, nothing.
-    pub below: Below<'a>,
+    pub below: InstalledBase<'a>,
     /// The stages' secrets: logins of archives are among them.
     pub secrets: &'a BTreeMap<String, Secret>,
     /// Where the user's own package files lie.
@@ -25,43 +25,43 @@ pub struct Question<'a> {
     /// What the recipe may read.
     pub scope: &'a Scope,
     /// What of an earlier answer is to stay.
-    pub keep: Keep<'a>,
-    /// The tools to settle it with.
-    pub tools: &'a Entry,
+    pub keep: Pinning<'a>,
+    /// The tools to resolve it with.
+    pub tools: &'a LockEntry,
 }
 
 /// What a disk has in packages before a stage runs: predicted, without any disk being built.
 #[derive(Default)]
-pub struct Below<'a> {
+pub struct InstalledBase<'a> {
     /// The disk image that it began with, where it did: the package manager's files of it, by their paths.
     pub image: Option<&'a BTreeMap<String, Vec<u8>>>,
     /// What stages have done since, the lowest first.
-    pub stages: Vec<Layer<'a>>,
+    pub stages: Vec<BaseLayer<'a>>,
 }
 
 /// The packages of a stage below.
 #[derive(Clone, Copy)]
-pub struct Layer<'a> {
+pub struct BaseLayer<'a> {
     /// What it wanted.
     pub request: &'a PackageRequest,
     /// What that came to.
-    pub entry: &'a Entry,
+    pub entry: &'a LockEntry,
     /// Its secrets.
     pub secrets: &'a BTreeMap<String, Secret>,
 }
 
 /// What of an earlier answer is to stay as it is.
 #[derive(Clone, Copy)]
-pub enum Keep<'a> {
+pub enum Pinning<'a> {
     /// Nothing: the newest of everything.
     Nothing,
     /// Every version, where it can still be had, but for packages of these names.
-    AllBut(&'a Entry, &'a [String]),
+    AllBut(&'a LockEntry, &'a [String]),
 }
 
 /// A locked package of which there is a newer version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Newer {
+pub struct NewerVersion {
     /// The package's name.
     pub name: String,
     /// The machine that it is for.
@@ -95,11 +95,11 @@ pub struct ManagerError {
 pub enum PackageHint {
     /// These words, which need no command.
     Text(String),
-    /// These words, and how packages are settled again.
+    /// These words, and how packages are resolved again.
     Settle(String),
     /// These words, and how a mirror is named.
     Mirror(String),
-    /// The file has gone from its archive: settle the packages again, or name a snapshot of the archive.
+    /// The file has gone from its archive: resolve the packages again, or name a snapshot of the archive.
     Gone,
 }
 
@@ -115,23 +115,23 @@ impl From<String> for PackageHint {
     }
 }
 
-/// One package manager: settles what stages want, and tells what is newer. Asks archives; builds nothing.
+/// One package manager: resolves what stages want, and tells what is newer. Asks archives; builds nothing.
 pub trait PackageManager {
-    /// The tools that impasto itself needs here, and for packages of `foreign` machines: settled without any tool.
+    /// The tools that impasto itself needs here, and for packages of `foreign` architectures: resolved without any tool.
     ///
     /// # Errors
     /// An archive cannot be had, is not signed as it must be, or lacks one of the tools.
-    fn settle_toolbox(&self, foreign: &[String]) -> Result<Entry, ManagerError>;
+    fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError>;
 
-    /// Settles what a stage wants. Name and combinations of the entry are the caller's.
+    /// Resolves what a stage wants. Name and combinations of the entry are the caller's.
     ///
     /// # Errors
     /// An archive cannot be had or believed; a package is unknown, or does not go with the others.
-    fn settle(&self, question: &Question<'_>) -> Result<Entry, ManagerError>;
+    fn resolve(&self, query: &ResolveQuery<'_>) -> Result<LockEntry, ManagerError>;
 
     /// The packages of an entry of which an archive has newer versions.
     ///
     /// # Errors
     /// An archive cannot be had or believed.
-    fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError>;
+    fn newer(&self, query: &ResolveQuery<'_>, entry: &LockEntry) -> Result<Vec<NewerVersion>, ManagerError>;
 }

@@ -2,8 +2,8 @@
 //! Knows its text and what it needs of a [`PackageManager`]; knows no graph, asks no archive, and runs no solver.
 //!
 //! A stage's kind says what it wants ([`PackageRequest`](impasto_stages::packages::PackageRequest)); the lock's entry says
-//! which files that came to, what it was asked, and what it was settled against: the packages that the stages below put
-//! into the disk. An entry that was asked something else, or settled against something else, is stale, and nothing of it
+//! which files that came to, what it was asked, and what it was resolved against: the packages that the stages below put
+//! into the disk. An entry that was asked something else, or resolved against something else, is stale, and nothing of it
 //! is used. What is written is read back before, by the code that reads it in the next run.
 
 mod check;
@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 
 pub use check::MAX_INSTALLED;
-pub use file::{Archive, Entry, LockFile, Package, RefusedEntry, Removed, TOOLBOX, Table};
-pub use manager::{Below, Keep, Layer, ManagerError, Newer, PackageHint, PackageManager, Question};
+pub use file::{LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, Removed, TOOLBOX};
+pub use manager::{
+    BaseLayer, InstalledBase, ManagerError, NewerVersion, PackageHint, PackageManager, Pinning, ResolveQuery,
+};
 pub use report::changes;
 
 use crate::base::bounded;

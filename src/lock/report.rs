@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{Entry, LockFile, TOOLBOX};
+use super::file::{LockEntry, LockFile, TOOLBOX};
 
 /// The differences of two locks, a line each: the entry, then what was added, changed and left out of it.
 pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
-    let all = |lock: &LockFile| -> BTreeMap<String, Entry> {
+    let all = |lock: &LockFile| -> BTreeMap<String, LockEntry> {
         let entries = lock.toolbox.iter().chain(&lock.stages);
         entries.map(|entry| (label(entry), entry.clone())).collect()
     };
@@ -31,7 +31,7 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
     lines
 }
 
-fn label(entry: &Entry) -> String {
+fn label(entry: &LockEntry) -> String {
     if entry.name == TOOLBOX {
         return format!("{TOOLBOX} ({})", entry.architecture);
     }
@@ -42,12 +42,12 @@ fn label(entry: &Entry) -> String {
     }
 }
 
-fn differences(before: &Entry, after: &Entry) -> Vec<String> {
-    let installs = |entry: &Entry| -> BTreeMap<(String, String), (String, String)> {
+fn differences(before: &LockEntry, after: &LockEntry) -> Vec<String> {
+    let installs = |entry: &LockEntry| -> BTreeMap<(String, String), (String, String)> {
         let packages = entry.packages.iter();
         packages.map(|p| ((p.name.clone(), p.architecture.clone()), (p.version.clone(), p.sha256.clone()))).collect()
     };
-    let removals = |entry: &Entry| -> BTreeMap<String, String> {
+    let removals = |entry: &LockEntry| -> BTreeMap<String, String> {
         entry.removed.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
     };
     let (old, new) = (installs(before), installs(after));

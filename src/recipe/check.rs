@@ -9,7 +9,7 @@ use impasto_stages::{Data, Number, ParamSpec, Type, Value, parse_duration, parse
 use super::convert::{is_sensitive, show, to_bool, to_number, to_text};
 use super::diagnostic::{Diagnostic, Span};
 use super::eval::{Evaluator, Failed};
-use super::expr::{Expr, Node};
+use super::expr::{Expr, ExprNode};
 use super::files::Is;
 use super::suggest::did_you_mean;
 
@@ -375,7 +375,7 @@ fn finish(failed: bool, value: Value) -> Result<Value, Failed> {
 /// The part of a list's text that made an element.
 fn item_of(expr: Option<&Expr>, index: usize) -> Option<&Expr> {
     match &expr?.node {
-        Node::List(items) => items.get(index),
+        ExprNode::List(items) => items.get(index),
         _ => None,
     }
 }
@@ -383,8 +383,8 @@ fn item_of(expr: Option<&Expr>, index: usize) -> Option<&Expr> {
 /// The parts of an object's text that made a key and its value.
 fn entry_of<'x>(expr: Option<&'x Expr>, key: &str) -> Option<(&'x Expr, &'x Expr)> {
     match &expr?.node {
-        Node::Object(items) => items.iter().find_map(|(name, value)| match &name.node {
-            Node::Const(name) if name.as_str() == Some(key) => Some((name_expr(items, key)?, value)),
+        ExprNode::Object(items) => items.iter().find_map(|(name, value)| match &name.node {
+            ExprNode::Const(name) if name.as_str() == Some(key) => Some((name_expr(items, key)?, value)),
             _ => None,
         }),
         _ => None,
@@ -395,7 +395,7 @@ fn name_expr<'x>(items: &'x [(Expr, Expr)], key: &str) -> Option<&'x Expr> {
     items
         .iter()
         .map(|(name, _)| name)
-        .find(|name| matches!(&name.node, Node::Const(name) if name.as_str() == Some(key)))
+        .find(|name| matches!(&name.node, ExprNode::Const(name) if name.as_str() == Some(key)))
 }
 
 /// Whether a value looks like one of a type; `loose` where conversion may make it one.

@@ -11,9 +11,9 @@ use impasto_stages::{Data, Marks, Number, NumberError, Value};
 use super::budget::Budget;
 use super::convert::{self, MAX_TEXT, same, show};
 use super::diagnostic::{Diagnostic, Sources, Span};
-use super::expr::{BinaryOp, Expr, For, Node, Part, Template, UnaryOp};
+use super::expr::{BinaryOp, Expr, ExprNode, For, Template, TemplatePart, UnaryOp};
 use super::files::Files;
-use super::functions::{Fail, Function, Run};
+use super::functions::{Fail, Function, FunctionBody};
 
 /// Most reports of one recipe.
 const MAX_REPORTS: usize = 1000;
@@ -22,7 +22,7 @@ const MAX_REPORTS: usize = 1000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failed;
 
-pub(super) type Outcome = Result<Value, Failed>;
+pub(super) type EvalResult = Result<Value, Failed>;
 
 /// A local's value in the current combination.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +102,7 @@ impl Evaluator {
     }
 
     /// Pays for a value that was made of others, which it shares.
-    fn made(&mut self, span: Span, value: Value) -> Outcome {
+    fn made(&mut self, span: Span, value: Value) -> EvalResult {
         self.budget.charge(span, 0, convert::cost_shared(&value))?;
         if convert::is_too_deep(&value) {
             return self.fail(Diagnostic::at(span, "the value is nested too deeply"));
@@ -110,31 +110,33 @@ impl Evaluator {
         Ok(value)
     }
 
-    pub(super) fn eval(&mut self, expr: &Expr) -> Outcome {
+    pub(super) fn eval(&mut self, expr: &Expr) -> EvalResult {
         self.budget.charge(expr.span, 1, 0)?;
         match &expr.node {
-            Node::Const(value) => Ok(value.clone()),
-            Node::Template(template) => self.template(expr.span, template),
-            Node::List(items) => {
+            ExprNode::Const(value) => Ok(value.clone()),
+            ExprNode::Template(template) => self.template(expr.span, template),
+            ExprNode::List(items) => {
                 let value = self.all(items).map(convert::list)?;
                 self.made(expr.span, value)
             }
-            Node::Object(items) => {
+            ExprNode::Object(items) => {
                 let value = self.object(items)?;
                 self.made(expr.span, value)
             }
-            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => self.place(expr).cloned(),
-            Node::Stage(stage) => Ok(Value::new(Data::Stage(stage.clone()))),
-            Node::Traverse(base, steps) => self.traverse(base, steps),
-            Node::Call(function, args, expand) => self.call(expr.span, function, args, *expand),
-            Node::Conditional(parts) => self.conditional(parts),
-            Node::Unary(op, operand) => self.unary(*op, operand),
-            Node::Binary(op, operands) => self.binary(expr.span, *op, operands),
-            Node::For(parts) => {
+            ExprNode::Scope(_) | ExprNode::Variable(_) | ExprNode::Local(_) | ExprNode::Axis(_) => {
+                self.place(expr).cloned()
+            }
+            ExprNode::Stage(stage) => Ok(Value::new(Data::Stage(stage.clone()))),
+            ExprNode::Traverse(base, steps) => self.traverse(base, steps),
+            ExprNode::Call(function, args, expand) => self.call(expr.span, function, args, *expand),
+            ExprNode::Conditional(parts) => self.conditional(parts),
+            ExprNode::Unary(op, operand) => self.unary(*op, operand),
+            ExprNode::Binary(op, operands) => self.binary(expr.span, *op, operands),
+            ExprNode::For(parts) => {
                 let value = self.for_expr(parts)?;
                 self.made(expr.span, value)
             }
-            Node::Convert(operand, ty) => {
+            ExprNode::Convert(operand, ty) => {
                 let value = self.eval(operand)?;
                 self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
                 let sensitive = convert::is_sensitive(&value);
@@ -149,18 +151,18 @@ impl Evaluator {
                     }
                 }
             }
-            Node::Broken => Err(Failed),
+            ExprNode::Broken => Err(Failed),
         }
     }
 
     /// A value that lies ready, without a copy.
     pub(super) fn place(&mut self, expr: &Expr) -> Result<&Value, Failed> {
         match &expr.node {
-            Node::Const(_) => Err(Failed),
-            Node::Scope(slot) => self.scope.get(*slot as usize).ok_or(Failed),
-            Node::Variable(id) => self.variables.get(*id as usize).and_then(Option::as_ref).ok_or(Failed),
-            Node::Axis(id) => self.axes.get(*id as usize).ok_or(Failed),
-            Node::Local(id) => match self.locals.get(*id as usize) {
+            ExprNode::Const(_) => Err(Failed),
+            ExprNode::Scope(slot) => self.scope.get(*slot as usize).ok_or(Failed),
+            ExprNode::Variable(id) => self.variables.get(*id as usize).and_then(Option::as_ref).ok_or(Failed),
+            ExprNode::Axis(id) => self.axes.get(*id as usize).ok_or(Failed),
+            ExprNode::Local(id) => match self.locals.get(*id as usize) {
                 Some(LocalValue::Ready(value)) => Ok(value),
                 _ => Err(Failed),
             },
@@ -181,7 +183,7 @@ impl Evaluator {
         if failed { Err(Failed) } else { Ok(values) }
     }
 
-    fn object(&mut self, items: &[(Expr, Expr)]) -> Outcome {
+    fn object(&mut self, items: &[(Expr, Expr)]) -> EvalResult {
         let mut result = BTreeMap::new();
         let mut marks = Marks::default();
         let mut failed = false;
@@ -213,7 +215,7 @@ impl Evaluator {
         }
     }
 
-    fn conditional(&mut self, [condition, then, otherwise]: &[Expr; 3]) -> Outcome {
+    fn conditional(&mut self, [condition, then, otherwise]: &[Expr; 3]) -> EvalResult {
         let value = self.eval(condition)?;
         let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
         let mut result = self.eval(chosen)?;
@@ -239,7 +241,7 @@ impl Evaluator {
         }
     }
 
-    fn unary(&mut self, op: UnaryOp, operand: &Expr) -> Outcome {
+    fn unary(&mut self, op: UnaryOp, operand: &Expr) -> EvalResult {
         let value = self.eval(operand)?;
         let data = match op {
             UnaryOp::Not => Data::Bool(!self.truth(operand.span, &value)?),
@@ -248,7 +250,7 @@ impl Evaluator {
         Ok(Value { data, marks: value.marks, origin: None })
     }
 
-    fn binary(&mut self, span: Span, op: BinaryOp, [left, right]: &[Expr; 2]) -> Outcome {
+    fn binary(&mut self, span: Span, op: BinaryOp, [left, right]: &[Expr; 2]) -> EvalResult {
         if matches!(op, BinaryOp::And | BinaryOp::Or) {
             let value = self.eval(left)?;
             let first = self.truth(left.span, &value)?;
@@ -292,7 +294,7 @@ impl Evaluator {
     }
 
     /// Adds to the report of a failed operator what `+` does not do.
-    fn explain_plus(&mut self, op: BinaryOp, a: &Value, b: &Value) -> Outcome {
+    fn explain_plus(&mut self, op: BinaryOp, a: &Value, b: &Value) -> EvalResult {
         let help = match (op, &a.data, &b.data) {
             (BinaryOp::Plus, Data::List(_), _) | (BinaryOp::Plus, _, Data::List(_)) => {
                 "`+` adds numbers; use `concat(a, b)` to join lists"
@@ -308,14 +310,14 @@ impl Evaluator {
         Err(Failed)
     }
 
-    fn for_expr(&mut self, parts: &For) -> Outcome {
+    fn for_expr(&mut self, parts: &For) -> EvalResult {
         let collection = self.eval(&parts.collection)?;
         let mut marks = collection.marks.clone();
         let items = self.items(parts.collection.span, &collection)?;
         let depth = self.scope.len();
         let mut failed = false;
         let mut values = Vec::new();
-        let mut object = Made::default();
+        let mut object = BuiltText::default();
         for (key, value) in items {
             self.scope.extend(parts.keyed.then_some(key));
             self.scope.push(value);
@@ -346,7 +348,7 @@ impl Evaluator {
         parts: &For,
         marks: &mut Marks,
         values: &mut Vec<Value>,
-        object: &mut Made,
+        object: &mut BuiltText,
     ) -> Result<(), Failed> {
         if let Some(condition) = &parts.condition {
             let value = self.eval(condition)?;
@@ -391,7 +393,7 @@ impl Evaluator {
     }
 
     /// Pays for what a text has grown.
-    fn grown(&mut self, span: Span, out: &mut Writer) -> Result<(), Failed> {
+    fn grown(&mut self, span: Span, out: &mut BoundedWriter) -> Result<(), Failed> {
         let grown = (out.text.len() - out.paid) as u64;
         out.paid = out.text.len();
         self.budget.charge(span, grown / 64, grown * 2)?;
@@ -401,12 +403,12 @@ impl Evaluator {
         Ok(())
     }
 
-    fn template(&mut self, span: Span, template: &Template) -> Outcome {
-        if let [Part::Value(only)] = template.parts.as_slice() {
+    fn template(&mut self, span: Span, template: &Template) -> EvalResult {
+        if let [TemplatePart::Value(only)] = template.parts.as_slice() {
             // "${x}" is x itself, of whatever type.
             return self.eval(only);
         }
-        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: true, paid: 0 };
+        let mut writer = BoundedWriter { text: String::new(), marks: Marks::default(), verbatim: true, paid: 0 };
         self.parts(&template.parts, &mut writer)?;
         self.grown(span, &mut writer)?;
         let origin = if writer.verbatim { template.origin.clone() } else { None };
@@ -414,14 +416,14 @@ impl Evaluator {
     }
 
     /// A template file's text.
-    pub(super) fn template_text(&mut self, span: Span, parts: &[Part]) -> Outcome {
-        let mut writer = Writer { text: String::new(), marks: Marks::default(), verbatim: false, paid: 0 };
+    pub(super) fn template_text(&mut self, span: Span, parts: &[TemplatePart]) -> EvalResult {
+        let mut writer = BoundedWriter { text: String::new(), marks: Marks::default(), verbatim: false, paid: 0 };
         self.parts(parts, &mut writer)?;
         self.grown(span, &mut writer)?;
         Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin: None })
     }
 
-    fn parts(&mut self, parts: &[Part], out: &mut Writer) -> Result<(), Failed> {
+    fn parts(&mut self, parts: &[TemplatePart], out: &mut BoundedWriter) -> Result<(), Failed> {
         let mut failed = false;
         for part in parts {
             failed |= self.part(part, out).is_err();
@@ -429,10 +431,10 @@ impl Evaluator {
         if failed { Err(Failed) } else { Ok(()) }
     }
 
-    fn part(&mut self, part: &Part, out: &mut Writer) -> Result<(), Failed> {
+    fn part(&mut self, part: &TemplatePart, out: &mut BoundedWriter) -> Result<(), Failed> {
         match part {
-            Part::Text(text) => out.text.push_str(text),
-            Part::Value(expr) => {
+            TemplatePart::Text(text) => out.text.push_str(text),
+            TemplatePart::Value(expr) => {
                 let value = self.eval(expr)?;
                 out.marks.unite(&value.marks);
                 let Some(text) = convert::to_text(&value) else {
@@ -452,14 +454,14 @@ impl Evaluator {
                 out.text.push_str(&text);
                 self.grown(expr.span, out)?;
             }
-            Part::If { condition, then, otherwise } => {
+            TemplatePart::If { condition, then, otherwise } => {
                 out.verbatim = false;
                 let value = self.eval(condition)?;
                 out.marks.unite(&value.marks);
                 let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
                 self.parts(chosen, out)?;
             }
-            Part::For { keyed, collection, body } => {
+            TemplatePart::For { keyed, collection, body } => {
                 out.verbatim = false;
                 let value = self.eval(collection)?;
                 out.marks.unite(&value.marks);
@@ -483,10 +485,10 @@ impl Evaluator {
         Ok(())
     }
 
-    fn call(&mut self, span: Span, function: &'static Function, args: &[Expr], expand: bool) -> Outcome {
+    fn call(&mut self, span: Span, function: &'static Function, args: &[Expr], expand: bool) -> EvalResult {
         match function.run {
-            Run::Try => return self.try_each(span, args),
-            Run::Can => {
+            FunctionBody::Try => return self.try_each(span, args),
+            FunctionBody::Can => {
                 let before = self.diagnostics.len();
                 let result = args.first().map_or(Err(Failed), |arg| self.eval(arg));
                 self.diagnostics.truncate(before);
@@ -530,9 +532,9 @@ impl Evaluator {
         }
         self.budget.charge(span, 0, (function.cost)(&values))?;
         let result = match function.run {
-            Run::Pure(run) => run(values),
-            Run::Host(run) => run(self, span, values)?,
-            Run::Try | Run::Can => return Err(Failed),
+            FunctionBody::Pure(run) => run(values),
+            FunctionBody::Host(run) => run(self, span, values)?,
+            FunctionBody::Try | FunctionBody::Can => return Err(Failed),
         };
         match result {
             Ok(mut value) => {
@@ -557,7 +559,7 @@ impl Evaluator {
         }
     }
 
-    fn try_each(&mut self, span: Span, args: &[Expr]) -> Outcome {
+    fn try_each(&mut self, span: Span, args: &[Expr]) -> EvalResult {
         let before = self.diagnostics.len();
         for (index, arg) in args.iter().enumerate() {
             let tried = self.diagnostics.len();
@@ -581,7 +583,7 @@ impl Evaluator {
 }
 
 /// A template's text as it grows.
-struct Writer {
+struct BoundedWriter {
     text: String,
     marks: Marks,
     /// Whether each line so far is that line of the template.
@@ -595,13 +597,13 @@ type Items<'v> = Box<dyn Iterator<Item = (Value, Value)> + 'v>;
 
 /// What a `for` with keys has made so far.
 #[derive(Default)]
-struct Made {
+struct BuiltText {
     values: BTreeMap<String, Value>,
     /// Values of equal keys, where they are gathered.
     groups: BTreeMap<String, Vec<Value>>,
 }
 
-impl Made {
+impl BuiltText {
     fn into_attributes(self) -> BTreeMap<String, Value> {
         let groups = self.groups.into_iter().map(|(key, items)| (key, convert::list(items)));
         self.values.into_iter().chain(groups).collect()

@@ -14,12 +14,12 @@ use super::types::VarType;
 #[derive(Debug)]
 pub(super) struct Expr {
     pub(super) span: Span,
-    pub(super) node: Node,
+    pub(super) node: ExprNode,
 }
 
 /// What an expression does.
 #[derive(Debug)]
-pub(super) enum Node {
+pub(super) enum ExprNode {
     /// A literal.
     Const(Value),
     /// Text with values in it.
@@ -39,7 +39,7 @@ pub(super) enum Node {
     /// `stage.x`.
     Stage(Arc<str>),
     /// A value and the way into it.
-    Traverse(Box<Expr>, Vec<Step>),
+    Traverse(Box<Expr>, Vec<PathStep>),
     /// A function's call; whether the last argument is a list of arguments.
     Call(&'static Function, Vec<Expr>, bool),
     /// `a ? b : c`.
@@ -66,7 +66,7 @@ pub(super) use hcl_edit::expr::BinaryOperator as BinaryOp;
 
 /// One step into a value.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum PathStep {
     /// `.name`.
     Attr(Arc<str>, Span),
     /// `[index]` or `.0`.
@@ -94,18 +94,18 @@ pub(super) struct For {
 /// A text with parts to fill in.
 #[derive(Debug)]
 pub(super) struct Template {
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<TemplatePart>,
     /// Where the text stands, if every line of the result is that line of the text.
     pub(super) origin: Option<Arc<Origin>>,
 }
 
 /// A part of a template.
 #[derive(Debug)]
-pub(super) enum Part {
+pub(super) enum TemplatePart {
     Text(String),
     Value(Expr),
-    If { condition: Expr, then: Vec<Part>, otherwise: Vec<Part> },
-    For { keyed: bool, collection: Expr, body: Vec<Part> },
+    If { condition: Expr, then: Vec<TemplatePart>, otherwise: Vec<TemplatePart> },
+    For { keyed: bool, collection: Expr, body: Vec<TemplatePart> },
 }
 
 /// What a recipe declares, by name: what names are resolved against.
@@ -128,7 +128,7 @@ pub(super) struct Uses {
 
 /// An expression together with what it looks at.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(super) struct RootExpr {
     pub(super) expr: Expr,
     pub(super) uses: Uses,
 }

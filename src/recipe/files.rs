@@ -14,18 +14,18 @@ use crate::recipe::scope::{Outside, Scope};
 /// Most files and directories that `dir()` looks at.
 const MAX_FILES: usize = 100_000;
 
-/// A problem with a path: what is wrong, and the way out.
+/// A problem with a path: what is wrong, and the hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(super) struct FileProblem {
     pub(super) message: String,
     pub(super) help: Option<String>,
     /// Whether the recipe may not know what is there.
     pub(super) outside: bool,
 }
 
-impl Problem {
+impl FileProblem {
     fn new(message: String, help: Option<String>) -> Self {
-        Problem { message, help, outside: false }
+        FileProblem { message, help, outside: false }
     }
 }
 
@@ -45,9 +45,9 @@ pub(super) struct Files {
     shown: PathBuf,
     scope: Arc<Scope>,
     env: std::collections::BTreeMap<String, String>,
-    texts: HashMap<String, Result<Arc<str>, Problem>>,
-    lists: HashMap<String, Result<Arc<[String]>, Problem>>,
-    kinds: HashMap<String, Result<Is, Problem>>,
+    texts: HashMap<String, Result<Arc<str>, FileProblem>>,
+    lists: HashMap<String, Result<Arc<[String]>, FileProblem>>,
+    kinds: HashMap<String, Result<Is, FileProblem>>,
 }
 
 impl Files {
@@ -71,7 +71,7 @@ impl Files {
     }
 
     /// The text of a file, and whether it was read now.
-    pub(super) fn text(&mut self, path: &str) -> Result<(Arc<str>, bool), Problem> {
+    pub(super) fn text(&mut self, path: &str) -> Result<(Arc<str>, bool), FileProblem> {
         if let Some(known) = self.texts.get(path) {
             return known.clone().map(|text| (text, false));
         }
@@ -80,7 +80,7 @@ impl Files {
         read.map(|text| (text, true))
     }
 
-    fn read(&self, path: &str) -> Result<Arc<str>, Problem> {
+    fn read(&self, path: &str) -> Result<Arc<str>, FileProblem> {
         let full = self.full(path)?;
         let bytes = self.scope.open_file(&full).and_then(|file| bounded::read_open(file, bounded::TEXT));
         let whole = "pass its path to a parameter that takes a file, such as `inputs` of `run`";
@@ -90,15 +90,15 @@ impl Files {
                 io::ErrorKind::FileTooLarge => whole,
                 _ => return self.problem(path, &error),
             };
-            Problem::new(format!("cannot read {path:?}: {error}"), Some(help.into()))
+            FileProblem::new(format!("cannot read {path:?}: {error}"), Some(help.into()))
         })?;
         String::from_utf8(bytes)
             .map(Arc::from)
-            .map_err(|_| Problem::new(format!("{path:?} is not UTF-8 text"), Some(whole.into())))
+            .map_err(|_| FileProblem::new(format!("{path:?} is not UTF-8 text"), Some(whole.into())))
     }
 
     /// The files below a directory, as paths relative to it, sorted.
-    pub(super) fn list(&mut self, path: &str) -> Result<Arc<[String]>, Problem> {
+    pub(super) fn list(&mut self, path: &str) -> Result<Arc<[String]>, FileProblem> {
         if let Some(known) = self.lists.get(path) {
             return known.clone();
         }
@@ -107,18 +107,18 @@ impl Files {
         read
     }
 
-    fn walk(&self, path: &str) -> Result<Arc<[String]>, Problem> {
+    fn walk(&self, path: &str) -> Result<Arc<[String]>, FileProblem> {
         let full = self.full(path)?;
         let is_dir = self.scope.open(&full, Access::Examine).and_then(|file| file.metadata());
         if !is_dir.map_err(|error| self.problem(path, &error))?.is_dir() {
-            return Err(Problem::new(format!("{path:?} is not a directory"), None));
+            return Err(FileProblem::new(format!("{path:?} is not a directory"), None));
         }
         let mut found = Vec::new();
         for (count, entry) in walkdir::WalkDir::new(&full).into_iter().enumerate() {
-            let entry = entry.map_err(|error| Problem::new(format!("cannot list {path:?}: {error}"), None))?;
+            let entry = entry.map_err(|error| FileProblem::new(format!("cannot list {path:?}: {error}"), None))?;
             if count > MAX_FILES {
                 let message = format!("{path:?} contains more than {MAX_FILES} files and directories");
-                return Err(Problem::new(message, None));
+                return Err(FileProblem::new(message, None));
             }
             if entry.file_type().is_dir() {
                 continue;
@@ -126,7 +126,7 @@ impl Files {
             let relative = entry.path().strip_prefix(&full).unwrap_or(entry.path());
             let Some(text) = relative.to_str() else {
                 let message = format!("{path:?} contains a file whose name is not UTF-8: {}", relative.display());
-                return Err(Problem::new(message, None));
+                return Err(FileProblem::new(message, None));
             };
             found.push(text.to_owned());
         }
@@ -135,7 +135,7 @@ impl Files {
     }
 
     /// What stands at a path.
-    pub(super) fn is(&mut self, path: &str) -> Result<Is, Problem> {
+    pub(super) fn is(&mut self, path: &str) -> Result<Is, FileProblem> {
         if let Some(known) = self.kinds.get(path) {
             return known.clone();
         }
@@ -152,17 +152,17 @@ impl Files {
         result
     }
 
-    fn full(&self, path: &str) -> Result<PathBuf, Problem> {
+    fn full(&self, path: &str) -> Result<PathBuf, FileProblem> {
         if path.is_empty() || path.contains('\0') {
-            return Err(Problem::new(format!("{path:?} is not a valid path"), None));
+            return Err(FileProblem::new(format!("{path:?} is not a valid path"), None));
         }
         Ok(self.dir.join(path))
     }
 
-    fn problem(&self, path: &str, error: &io::Error) -> Problem {
+    fn problem(&self, path: &str, error: &io::Error) -> FileProblem {
         if let Some(outside) = Outside::of(error) {
             let message = format!("the recipe may not read {path:?}: {outside}");
-            return Problem { message, help: Some(outside.help()), outside: true };
+            return FileProblem { message, help: Some(outside.help()), outside: true };
         }
         let message = match error.kind() {
             io::ErrorKind::NotFound => format!("there is no file {path:?}"),
@@ -175,7 +175,7 @@ impl Files {
         } else {
             "paths are relative to the recipe's directory".to_owned()
         };
-        Problem::new(message, Some(help))
+        FileProblem::new(message, Some(help))
     }
 
     /// A file beside the missing one with nearly its name.

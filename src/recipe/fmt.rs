@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostics, Sources};
-use super::lex::{self, Kind, Token};
+use super::lex::{self, LexKind, Token};
 use super::syntax;
 
 /// Spaces for each level.
@@ -35,7 +35,7 @@ fn meaning(text: &str) -> Vec<&str> {
     let tokens = lex::lex(text).tokens;
     let mut all: Vec<&str> = Vec::with_capacity(tokens.len());
     for token in tokens {
-        let part = if token.kind == Kind::Newline { "\n" } else { &text[token.start..token.end] };
+        let part = if token.kind == LexKind::Newline { "\n" } else { &text[token.start..token.end] };
         if part != "\n" || all.last().is_some_and(|last| *last != "\n") {
             all.push(part);
         }
@@ -48,7 +48,7 @@ fn meaning(text: &str) -> Vec<&str> {
 
 /// One line of the result; a text of several lines in it, such as a heredoc, stays as it is.
 #[derive(Default)]
-struct Line {
+struct FormattedLine {
     tokens: Vec<Token>,
     level: usize,
     /// Blank lines before it in the source: none or one.
@@ -65,12 +65,12 @@ struct Line {
     uneven: bool,
 }
 
-fn split(text: &str, tokens: &[Token]) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
-    let mut line = Line::default();
+fn split(text: &str, tokens: &[Token]) -> Vec<FormattedLine> {
+    let mut lines: Vec<FormattedLine> = Vec::new();
+    let mut line = FormattedLine::default();
     let mut newlines = 0;
     for token in tokens {
-        if token.kind == Kind::Newline {
+        if token.kind == LexKind::Newline {
             newlines += 1;
             if !line.tokens.is_empty() {
                 lines.push(std::mem::take(&mut line));
@@ -92,18 +92,18 @@ fn split(text: &str, tokens: &[Token]) -> Vec<Line> {
 }
 
 /// Gives each line its level and its text. Of the brackets that a line leaves open the last one indents.
-fn indent(text: &str, lines: &mut [Line]) {
+fn indent(text: &str, lines: &mut [FormattedLine]) {
     let mut open: Vec<bool> = Vec::new();
     for line in lines {
-        let leading = line.tokens.iter().take_while(|token| token.kind == Kind::Close).count();
+        let leading = line.tokens.iter().take_while(|token| token.kind == LexKind::Close).count();
         let before = open.len();
         open.truncate(before.saturating_sub(leading));
         line.level = open.iter().filter(|indents| **indents).count();
         let mut least = open.len();
         for token in &line.tokens[leading..] {
             match token.kind {
-                Kind::Open => open.push(false),
-                Kind::Close => {
+                LexKind::Open => open.push(false),
+                LexKind::Close => {
                     open.pop();
                     least = least.min(open.len());
                 }
@@ -120,16 +120,16 @@ fn indent(text: &str, lines: &mut [Line]) {
     }
 }
 
-fn write(text: &str, line: &mut Line) {
+fn write(text: &str, line: &mut FormattedLine) {
     let of = |token: &Token| &text[token.start..token.end];
     let mut count = line.tokens.len();
-    if count > 1 && line.tokens[count - 1].kind == Kind::LineComment {
+    if count > 1 && line.tokens[count - 1].kind == LexKind::LineComment {
         count -= 1;
         line.comment = of(&line.tokens[count]).to_owned();
     }
     let tokens = &line.tokens[..count];
     line.attribute = tokens.len() > 2
-        && matches!(tokens[0].kind, Kind::Word | Kind::Quoted)
+        && matches!(tokens[0].kind, LexKind::Word | LexKind::Quoted)
         && of(&tokens[1]) == "="
         && !line.tall
         && !line.uneven;
@@ -152,7 +152,7 @@ fn space(text: &str, tokens: &[Token], index: usize) -> bool {
     let (before, token) = (&tokens[index - 1], &tokens[index]);
     let (left, right) = (of(before), of(token));
     let apart = before.end < token.start;
-    if matches!(token.kind, Kind::BlockComment | Kind::LineComment) || before.kind == Kind::BlockComment {
+    if matches!(token.kind, LexKind::BlockComment | LexKind::LineComment) || before.kind == LexKind::BlockComment {
         return true;
     }
     // Splats, accesses, namespaces, `...`: nothing around them.
@@ -167,12 +167,12 @@ fn space(text: &str, tokens: &[Token], index: usize) -> bool {
         ("{", _) | (_, "}") => return true,
         _ => {}
     }
-    if before.kind == Kind::Punct && matches!(left, "-" | "!") && is_unary(text, tokens, index - 1) {
+    if before.kind == LexKind::Punct && matches!(left, "-" | "!") && is_unary(text, tokens, index - 1) {
         return false;
     }
     match right {
-        "(" if before.kind == Kind::Word => matches!(left, "in" | "if") && apart,
-        "[" if matches!(before.kind, Kind::Word | Kind::Close | Kind::Quoted) => apart,
+        "(" if before.kind == LexKind::Word => matches!(left, "in" | "if") && apart,
+        "[" if matches!(before.kind, LexKind::Word | LexKind::Close | LexKind::Quoted) => apart,
         _ => true,
     }
 }
@@ -188,10 +188,10 @@ fn is_splat(text: &str, tokens: &[Token], index: usize) -> bool {
 fn is_unary(text: &str, tokens: &[Token], index: usize) -> bool {
     let Some(before) = index.checked_sub(1).map(|before| &tokens[before]) else { return true };
     match before.kind {
-        Kind::Punct => !matches!(&text[before.start..before.end], "*") || !is_splat(text, tokens, index - 1),
-        Kind::Open | Kind::LineComment | Kind::BlockComment | Kind::Newline => true,
-        Kind::Word => matches!(&text[before.start..before.end], "in" | "if"),
-        Kind::Close | Kind::Quoted | Kind::Heredoc => false,
+        LexKind::Punct => !matches!(&text[before.start..before.end], "*") || !is_splat(text, tokens, index - 1),
+        LexKind::Open | LexKind::LineComment | LexKind::BlockComment | LexKind::Newline => true,
+        LexKind::Word => matches!(&text[before.start..before.end], "in" | "if"),
+        LexKind::Close | LexKind::Quoted | LexKind::Heredoc => false,
     }
 }
 
@@ -200,7 +200,7 @@ fn width(text: &str) -> usize {
 }
 
 /// Puts the `=` of neighbouring attributes below each other, then the comments at the ends of neighbouring lines.
-fn align(lines: &mut [Line]) {
+fn align(lines: &mut [FormattedLine]) {
     for run in runs(lines, |line| line.attribute) {
         let most = lines[run.clone()].iter().map(|line| width(&line.key)).max().unwrap_or(0);
         for line in &mut lines[run] {
@@ -218,7 +218,7 @@ fn align(lines: &mut [Line]) {
 }
 
 /// Stretches of lines of one level, without blank ones between, that all are so.
-fn runs(lines: &[Line], is: impl Fn(&Line) -> bool) -> Vec<std::ops::Range<usize>> {
+fn runs(lines: &[FormattedLine], is: impl Fn(&FormattedLine) -> bool) -> Vec<std::ops::Range<usize>> {
     let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         if !is(line) {
@@ -232,7 +232,7 @@ fn runs(lines: &[Line], is: impl Fn(&Line) -> bool) -> Vec<std::ops::Range<usize
     runs
 }
 
-fn join(lines: &[Line]) -> String {
+fn join(lines: &[FormattedLine]) -> String {
     let mut out = String::new();
     for line in lines {
         if line.blank {

@@ -8,25 +8,25 @@ use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
 use super::diagnostic::Diagnostic;
-use super::stage::{BuiltImage, StageText, State, outputs};
+use super::stage::{BuiltImage, StageState, StageText, outputs};
 use super::suggest::did_you_mean;
 
 /// One combination's stages, by number of their text.
 pub(super) struct Fit<'g> {
     pub(super) texts: &'g [StageText],
     pub(super) numbers: &'g HashMap<Arc<str>, u32>,
-    pub(super) states: &'g [State],
+    pub(super) states: &'g [StageState],
     pub(super) diagnostics: &'g mut Vec<Diagnostic>,
 }
 
 impl Fit<'_> {
-    /// Checks all references, and that they lead in no circle.
+    /// Checks all references, and that they lead in no cycle.
     pub(super) fn run(&mut self, images: &[Arc<BuiltImage>]) {
         for (text, state) in self.texts.iter().zip(self.states) {
             let references: &[Reference] = match state {
-                State::Ready(built) => &built.references,
-                State::Failed(references) => references,
-                State::Dropped(_) => &[],
+                StageState::Ready(built) => &built.references,
+                StageState::Failed(references) => references,
+                StageState::Dropped(_) => &[],
             };
             for reference in references {
                 self.reference(reference, &|| format!("the stage `{}`", text.name));
@@ -49,9 +49,9 @@ impl Fit<'_> {
         let Some(target) = self.target(stage) else { return };
         let there = self.texts[target].head;
         let built = match &self.states[target] {
-            State::Ready(built) => built,
-            State::Failed(_) => return,
-            State::Dropped(when) => {
+            StageState::Ready(built) => built,
+            StageState::Failed(_) => return,
+            StageState::Dropped(when) => {
                 let owner = owner();
                 let diagnostic = Diagnostic::at(*span, format!("{owner} needs the stage `{stage}`, which is dropped"))
                     .also(*when, "here its `when` is false")
@@ -108,7 +108,7 @@ impl Fit<'_> {
         }
     }
 
-    /// Finds circles without recursion: a chain of stages may be long.
+    /// Finds cycles without recursion: a chain of stages may be long.
     fn cycles(&mut self) {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
@@ -125,7 +125,7 @@ impl Fit<'_> {
             let mut path: Vec<(usize, usize)> = vec![(start, 0)];
             marks[start] = Mark::Open;
             while let Some((at, next)) = path.last_mut() {
-                let State::Ready(built) = &self.states[*at] else {
+                let StageState::Ready(built) = &self.states[*at] else {
                     marks[*at] = Mark::Done;
                     path.pop();
                     continue;
@@ -154,14 +154,14 @@ impl Fit<'_> {
     }
 
     fn cycle(&self, path: &[(usize, usize)]) -> Diagnostic {
-        // The circle begins with its first stage in the text, wherever it was found.
+        // The cycle begins with its first stage in the text, wherever it was found.
         let first =
             path.iter().enumerate().min_by_key(|(_, (stage, _))| self.texts[*stage].head).map_or(0, |(at, _)| at);
         let path: Vec<_> = path[first..].iter().chain(&path[..first]).collect();
         let mut names: Vec<&str> = path.iter().map(|(stage, _)| &*self.texts[*stage].name).collect();
         names.extend(names.first().copied());
         let mut spans = path.iter().filter_map(|(stage, next)| match &self.states[*stage] {
-            State::Ready(built) => built.references.get(next - 1).map(|reference| reference.span),
+            StageState::Ready(built) => built.references.get(next - 1).map(|reference| reference.span),
             _ => None,
         });
         let message = match path.len() {

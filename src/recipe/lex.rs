@@ -6,7 +6,7 @@ pub(super) const MAX_DEPTH: usize = 64;
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LexKind {
     /// A name, keyword or number.
     Word,
     /// An opening bracket of any sort.
@@ -30,14 +30,14 @@ pub(super) enum Kind {
 /// A stretch of the text. Blanks between tokens are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token {
-    pub(super) kind: Kind,
+    pub(super) kind: LexKind,
     pub(super) start: usize,
     pub(super) end: usize,
 }
 
 /// What makes a text impossible, or explains why the parser stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Problem {
+pub(super) enum LexProblem {
     /// A NUL byte.
     Nul(usize),
     /// A quote whose line ends before it is closed.
@@ -58,7 +58,7 @@ pub(super) enum Problem {
 #[derive(Debug, Default)]
 pub(super) struct Lexed {
     pub(super) tokens: Vec<Token>,
-    pub(super) problem: Option<Problem>,
+    pub(super) problem: Option<LexProblem>,
     /// The innermost heredoc interpolations' ranges: where shells' `${…}` may have been meant.
     pub(super) interpolations: Vec<(usize, usize)>,
 }
@@ -123,7 +123,7 @@ pub(super) fn is_word(byte: u8) -> bool {
 }
 
 impl Lexer<'_> {
-    fn run(&mut self) -> Result<(), Problem> {
+    fn run(&mut self) -> Result<(), LexProblem> {
         while self.at < self.text.len() {
             match self.modes.last().copied() {
                 Some(Mode::Quote { at }) => self.quoted(at)?,
@@ -133,10 +133,10 @@ impl Lexer<'_> {
         }
         match self.modes.last().copied() {
             None => Ok(()),
-            Some(Mode::Quote { at }) => Err(Problem::OpenQuote { at, line_end: self.text.len() }),
-            Some(Mode::Heredoc { at, word, .. }) => Err(Problem::OpenHeredoc { at, word }),
-            Some(Mode::Bracket { at, .. }) => Err(Problem::OpenBracket { at, len: 1 }),
-            Some(Mode::Interpolation { at }) => Err(Problem::OpenBracket { at, len: 2 }),
+            Some(Mode::Quote { at }) => Err(LexProblem::OpenQuote { at, line_end: self.text.len() }),
+            Some(Mode::Heredoc { at, word, .. }) => Err(LexProblem::OpenHeredoc { at, word }),
+            Some(Mode::Bracket { at, .. }) => Err(LexProblem::OpenBracket { at, len: 1 }),
+            Some(Mode::Interpolation { at }) => Err(LexProblem::OpenBracket { at, len: 2 }),
         }
     }
 
@@ -144,17 +144,17 @@ impl Lexer<'_> {
         self.text.get(self.at + ahead).copied().unwrap_or(b' ')
     }
 
-    fn emit(&mut self, kind: Kind, start: usize) {
+    fn emit(&mut self, kind: LexKind, start: usize) {
         if self.keep && self.templates == 0 {
             self.out.tokens.push(Token { kind, start, end: self.at });
         }
     }
 
-    fn push(&mut self, mode: Mode) -> Result<(), Problem> {
+    fn push(&mut self, mode: Mode) -> Result<(), LexProblem> {
         if let Mode::Bracket { at, .. } | Mode::Interpolation { at } = mode {
             self.depth += 1;
             if self.depth > MAX_DEPTH {
-                return Err(Problem::TooDeep(at));
+                return Err(LexProblem::TooDeep(at));
             }
         } else {
             self.templates += 1;
@@ -163,23 +163,23 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn code(&mut self) -> Result<(), Problem> {
+    fn code(&mut self) -> Result<(), LexProblem> {
         let start = self.at;
         let byte = self.peek(0);
         self.at += 1;
         match byte {
-            0 => return Err(Problem::Nul(start)),
+            0 => return Err(LexProblem::Nul(start)),
             b' ' | b'\t' | b'\r' => {}
-            b'\n' => self.emit(Kind::Newline, start),
+            b'\n' => self.emit(LexKind::Newline, start),
             b'#' => self.line_comment(start),
             b'/' if self.peek(0) == b'/' => self.line_comment(start),
             b'/' if self.peek(0) == b'*' => {
                 let rest = &self.text[self.at + 1..];
                 let Some(end) = rest.windows(2).position(|pair| pair == b"*/") else {
-                    return Err(Problem::OpenComment(start));
+                    return Err(LexProblem::OpenComment(start));
                 };
                 self.at += end + 3;
-                self.emit(Kind::BlockComment, start);
+                self.emit(LexKind::BlockComment, start);
             }
             b'"' => self.push(Mode::Quote { at: start })?,
             b'<' if self.peek(0) == b'<' && self.begins_heredoc() => self.open_heredoc(start)?,
@@ -196,7 +196,7 @@ impl Lexer<'_> {
                 {
                     self.at += 1;
                 }
-                self.emit(Kind::Word, start);
+                self.emit(LexKind::Word, start);
             }
             byte => {
                 let two = [byte, self.peek(0)];
@@ -205,7 +205,7 @@ impl Lexer<'_> {
                 } else if matches!(&two, b"==" | b"!=" | b"<=" | b">=" | b"&&" | b"||" | b"=>" | b"::") {
                     self.at += 1;
                 }
-                self.emit(Kind::Punct, start);
+                self.emit(LexKind::Punct, start);
             }
         }
         Ok(())
@@ -219,21 +219,21 @@ impl Lexer<'_> {
         while self.at > start && matches!(self.text[self.at - 1], b'\r' | b' ' | b'\t') {
             self.at -= 1;
         }
-        self.emit(Kind::LineComment, start);
+        self.emit(LexKind::LineComment, start);
         self.at = end;
     }
 
-    fn open(&mut self, close: u8, at: usize) -> Result<(), Problem> {
-        self.emit(Kind::Open, at);
+    fn open(&mut self, close: u8, at: usize) -> Result<(), LexProblem> {
+        self.emit(LexKind::Open, at);
         self.push(Mode::Bracket { close, at })
     }
 
-    fn close(&mut self, byte: u8, at: usize) -> Result<(), Problem> {
+    fn close(&mut self, byte: u8, at: usize) -> Result<(), LexProblem> {
         match self.modes.last().copied() {
             Some(Mode::Bracket { close, .. }) if close == byte => {
                 self.modes.pop();
                 self.depth -= 1;
-                self.emit(Kind::Close, at);
+                self.emit(LexKind::Close, at);
                 Ok(())
             }
             Some(Mode::Interpolation { at: from }) if byte == b'}' => {
@@ -245,9 +245,9 @@ impl Lexer<'_> {
                 Ok(())
             }
             Some(Mode::Bracket { at: open, .. } | Mode::Interpolation { at: open }) => {
-                Err(Problem::WrongClose { at, open: Some(open) })
+                Err(LexProblem::WrongClose { at, open: Some(open) })
             }
-            _ => Err(Problem::WrongClose { at, open: None }),
+            _ => Err(LexProblem::WrongClose { at, open: None }),
         }
     }
 
@@ -258,7 +258,7 @@ impl Lexer<'_> {
     }
 
     /// `<<EOT` and the rest of its line.
-    fn open_heredoc(&mut self, start: usize) -> Result<(), Problem> {
+    fn open_heredoc(&mut self, start: usize) -> Result<(), LexProblem> {
         self.at += 1;
         if self.peek(0) == b'-' {
             self.at += 1;
@@ -272,7 +272,7 @@ impl Lexer<'_> {
             self.at += 1;
         }
         if self.at >= self.text.len() {
-            return Err(Problem::OpenHeredoc { at: start, word });
+            return Err(LexProblem::OpenHeredoc { at: start, word });
         }
         if self.peek(0) != b'\n' {
             // The parser says what is wrong with it; the rest is read as code.
@@ -282,14 +282,14 @@ impl Lexer<'_> {
     }
 
     /// Text of a quoted string up to its end or the next interpolation.
-    fn quoted(&mut self, at: usize) -> Result<(), Problem> {
+    fn quoted(&mut self, at: usize) -> Result<(), LexProblem> {
         match self.peek(0) {
-            0 => return Err(Problem::Nul(self.at)),
-            b'\n' => return Err(Problem::OpenQuote { at, line_end: self.at }),
+            0 => return Err(LexProblem::Nul(self.at)),
+            b'\n' => return Err(LexProblem::OpenQuote { at, line_end: self.at }),
             b'\\' => self.at += if self.peek(1) == b'\n' { 1 } else { 2 },
             b'"' => {
                 self.at += 1;
-                self.leave_template(Kind::Quoted, at);
+                self.leave_template(LexKind::Quoted, at);
             }
             _ if !self.interpolation()? => self.at += 1,
             _ => {}
@@ -298,9 +298,9 @@ impl Lexer<'_> {
     }
 
     /// One line of a heredoc, up to its end or the next interpolation.
-    fn heredoc(&mut self, at: usize, word: (usize, usize), open: usize) -> Result<(), Problem> {
+    fn heredoc(&mut self, at: usize, word: (usize, usize), open: usize) -> Result<(), LexProblem> {
         match self.peek(0) {
-            0 => return Err(Problem::Nul(self.at)),
+            0 => return Err(LexProblem::Nul(self.at)),
             b'\n' => {
                 self.at += 1;
                 let mut end = self.at;
@@ -313,7 +313,7 @@ impl Lexer<'_> {
                     && !self.text.get(end + word.len()).is_some_and(|byte| is_word(*byte))
                 {
                     self.at = end + word.len();
-                    self.leave_template(Kind::Heredoc, at);
+                    self.leave_template(LexKind::Heredoc, at);
                 }
             }
             _ if !self.interpolation()? => self.at += 1,
@@ -322,7 +322,7 @@ impl Lexer<'_> {
         Ok(())
     }
 
-    fn leave_template(&mut self, kind: Kind, at: usize) {
+    fn leave_template(&mut self, kind: LexKind, at: usize) {
         self.modes.pop();
         self.templates -= 1;
         self.emit(kind, at);
@@ -343,7 +343,7 @@ impl Lexer<'_> {
     }
 
     /// Enters `${` or `%{`, or steps over their escaped forms.
-    fn interpolation(&mut self) -> Result<bool, Problem> {
+    fn interpolation(&mut self) -> Result<bool, LexProblem> {
         let (one, two, three) = (self.peek(0), self.peek(1), self.peek(2));
         if !matches!(one, b'$' | b'%') {
             return Ok(false);

@@ -14,14 +14,14 @@ use super::collect::{Collector, Decl, Declarations};
 use super::convert;
 use super::diagnostic::{Diagnostic, Diagnostics, Lack, Severity, Sources, Span};
 use super::eval::{Evaluator, Failed, LocalValue};
-use super::expr::{Names, Root};
+use super::expr::{Names, RootExpr};
 use super::files::Files;
 use super::graph::Fit;
 use super::lower::{Allowed, Lowering};
 use super::matrix::{Chosen, Matrix};
 use super::model::{Combination, Recipe};
 use super::packer;
-use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageText, State};
+use super::stage::{BuiltImage, Common, ImageText, KindErrors, StageState, StageText};
 use super::syntax;
 use super::vars::Variables;
 
@@ -57,7 +57,7 @@ pub struct LoadRequest {
 pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagnostics> {
     let mut sources = Sources::default();
     let mut problems = Vec::new();
-    let place = match Place::new(&request.path) {
+    let place = match RecipePaths::new(&request.path) {
         Ok(place) => place,
         Err(diagnostic) => return Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
     };
@@ -91,7 +91,7 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
             // Nothing lies below a path that no file system has.
             let dir = PathBuf::from("/dev/null/recipe");
             let (path, name) = (dir.join("recipe.hcl"), "recipe".to_owned());
-            let place = Place { path, dir, shown: PathBuf::new(), files: Vec::new(), values: Vec::new(), name };
+            let place = RecipePaths { path, dir, shown: PathBuf::new(), files: Vec::new(), values: Vec::new(), name };
             let scope = Arc::new(Scope::nothing());
             evaluate(&LoadRequest::default(), registry, place, scope, &[(file, body)], sources)
         }
@@ -100,7 +100,7 @@ pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnost
 }
 
 /// Where a recipe lies.
-pub(super) struct Place {
+pub(super) struct RecipePaths {
     path: PathBuf,
     dir: PathBuf,
     /// `dir` as the user would type it.
@@ -112,8 +112,8 @@ pub(super) struct Place {
     name: String,
 }
 
-impl Place {
-    pub(super) fn new(path: &Path) -> Result<Place, Diagnostic> {
+impl RecipePaths {
+    pub(super) fn new(path: &Path) -> Result<RecipePaths, Diagnostic> {
         let shown = path.display();
         let cannot = |error: std::io::Error| {
             let diagnostic = Diagnostic::error(format!("cannot read the recipe {shown}: {error}"));
@@ -132,7 +132,7 @@ impl Place {
                 stem => stem.to_owned(),
             };
             let shown = path.parent().unwrap_or(Path::new("")).to_owned();
-            return Ok(Place {
+            return Ok(RecipePaths {
                 path: full.clone(),
                 dir,
                 shown,
@@ -165,7 +165,7 @@ impl Place {
         let name = directory_name(&full);
         let values = packer_files.into_iter().filter(|name| packer::is_values(name)).collect();
         let shown = if path == Path::new(".") { PathBuf::new() } else { path.to_owned() };
-        Ok(Place { path: full.clone(), dir: full, shown, files, values, name })
+        Ok(RecipePaths { path: full.clone(), dir: full, shown, files, values, name })
     }
 }
 
@@ -210,7 +210,7 @@ fn read(path: &Path, full: &Path, scope: &Scope, sources: &mut Sources) -> Resul
 fn evaluate(
     request: &LoadRequest,
     registry: &Registry,
-    place: Place,
+    place: RecipePaths,
     scope: Arc<Scope>,
     bodies: &[(u32, Body)],
     sources: Sources,
@@ -245,7 +245,7 @@ fn evaluate(
 
 struct Loader<'r, 't> {
     registry: &'r Registry,
-    place: Place,
+    place: RecipePaths,
     scope: Arc<Scope>,
     found: &'r Declarations<'t>,
     names: &'r Names,
@@ -255,7 +255,7 @@ struct Loader<'r, 't> {
 /// A local's expression and the axes that it looks at.
 struct Local {
     id: usize,
-    root: Root,
+    root: RootExpr,
     axes: u64,
 }
 
@@ -277,7 +277,8 @@ impl Loader<'_, '_> {
         let common =
             Common { registry: self.registry, source_date_epoch: head.source_date_epoch, local_axes: &local_axes };
         let (stages, images) = self.lower(&common, &mut eval);
-        let expand = Expand { loader: &self, matrix: &matrix, locals: &locals, common: &common, stages, images };
+        let expand =
+            StageExpansion { loader: &self, matrix: &matrix, locals: &locals, common: &common, stages, images };
         let combinations = expand.run(&chosen, &mut eval);
         let sources = Arc::new(eval.sources);
         let mut found = eval.diagnostics;
@@ -376,8 +377,8 @@ impl Loader<'_, '_> {
         }
     }
 
-    fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> Head {
-        let mut head = Head::default();
+    fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> BlockHead {
+        let mut head = BlockHead::default();
         let Some(decl) = &self.found.recipe else { return head };
         Collector::known(&mut eval.diagnostics, "the recipe", decl, &blocks::RECIPE);
         // What `environment` says was taken before anything else.
@@ -448,7 +449,7 @@ impl Loader<'_, '_> {
 
 /// What the `recipe` block says.
 #[derive(Default)]
-struct Head {
+struct BlockHead {
     name: Option<String>,
     source_date_epoch: Option<u64>,
     cutoff: Cutoff,
@@ -495,11 +496,11 @@ fn extend_way(value: &mut Value, step: &str, done: &mut HashMap<usize, (Data, Da
     done.insert(address, (before, value.data.clone()));
 }
 
-/// An order in which each comes after those that it uses, without those in circles; and the first circle.
+/// An order in which each comes after those that it uses, without those in cycles; and the first cycle.
 fn order(uses: &[Vec<u32>]) -> (Vec<usize>, Option<Vec<usize>>) {
     let mut order = Vec::with_capacity(uses.len());
     let mut circle = None;
-    // 0: new, 1: on the path, 2: done, 3: in a circle or after one.
+    // 0: new, 1: on the path, 2: done, 3: in a cycle or after one.
     let mut marks = vec![0u8; uses.len()];
     for start in 0..uses.len() {
         if marks[start] != 0 {
@@ -545,7 +546,7 @@ const COMBINED_BYTES: u64 = 96;
 const MAX_BESIDE: usize = 20;
 
 /// Evaluates the recipe for each combination; what combinations share is evaluated once.
-struct Expand<'x, 'r, 't> {
+struct StageExpansion<'x, 'r, 't> {
     loader: &'x Loader<'r, 't>,
     matrix: &'x Matrix,
     locals: &'x [Local],
@@ -554,10 +555,10 @@ struct Expand<'x, 'r, 't> {
     images: Vec<ImageText>,
 }
 
-impl Expand<'_, '_, '_> {
+impl StageExpansion<'_, '_, '_> {
     fn run(&self, chosen: &[Chosen], eval: &mut Evaluator) -> Vec<Combination> {
         let mut local_cache: Vec<HashMap<u64, LocalValue>> = vec![HashMap::new(); self.locals.len()];
-        let mut stage_cache: Vec<HashMap<u64, State>> = vec![HashMap::new(); self.stages.len()];
+        let mut stage_cache: Vec<HashMap<u64, StageState>> = vec![HashMap::new(); self.stages.len()];
         let mut image_cache: Vec<HashMap<u64, Option<Arc<BuiltImage>>>> = vec![HashMap::new(); self.images.len()];
         let mut names = ImageNames::default();
         let mut combinations = Vec::with_capacity(chosen.len());
@@ -579,7 +580,7 @@ impl Expand<'_, '_, '_> {
             let states = self.stages.iter().zip(&mut stage_cache).map(|(text, cache)| {
                 self.once(combination, text.axes, cache, eval, |eval| self.common.build(text, eval))
             });
-            let states: Vec<State> = states.collect();
+            let states: Vec<StageState> = states.collect();
             let images = self.images.iter().zip(&mut image_cache).filter_map(|(text, cache)| {
                 self.once(combination, text.axes, cache, eval, |eval| self.common.build_image(text, eval))
             });
@@ -594,7 +595,7 @@ impl Expand<'_, '_, '_> {
                 stages: states
                     .iter()
                     .filter_map(|state| match state {
-                        State::Ready(built) => Some(built.stage.clone()),
+                        StageState::Ready(built) => Some(built.stage.clone()),
                         _ => None,
                     })
                     .collect(),
@@ -633,7 +634,7 @@ impl ImageNames {
     fn check(
         &mut self,
         images: &[Arc<BuiltImage>],
-        states: &[State],
+        states: &[StageState],
         numbers: &HashMap<Arc<str>, u32>,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
@@ -664,7 +665,7 @@ impl ImageNames {
 }
 
 /// What an image is made of: the evaluated stages below it, each by its address.
-fn identity(built: &BuiltImage, states: &[State], numbers: &HashMap<Arc<str>, u32>) -> Vec<usize> {
+fn identity(built: &BuiltImage, states: &[StageState], numbers: &HashMap<Arc<str>, u32>) -> Vec<usize> {
     let mut seen: Vec<bool> = vec![false; states.len()];
     let mut open: Vec<&Arc<str>> = built.references.iter().map(|reference| &reference.stage).collect();
     let mut found: Vec<usize> = vec![std::ptr::from_ref(built) as usize];
@@ -673,7 +674,7 @@ fn identity(built: &BuiltImage, states: &[State], numbers: &HashMap<Arc<str>, u3
         if std::mem::replace(&mut seen[number], true) {
             continue;
         }
-        if let State::Ready(built) = &states[number] {
+        if let StageState::Ready(built) = &states[number] {
             found.push(Arc::as_ptr(built) as usize);
             open.extend(built.references.iter().map(|reference| &reference.stage));
         }

@@ -9,7 +9,7 @@ use hcl_edit::expr::{self as hcl, Expression, ObjectKey, TraversalOperator};
 use impasto_stages::{Data, Number, NumberError, Origin, Value};
 
 use super::diagnostic::{Diagnostic, Span, Text};
-use super::expr::{Expr, For, Names, Node, Root, Step, Template, UnaryOp, Uses};
+use super::expr::{Expr, ExprNode, For, Names, PathStep, RootExpr, Template, UnaryOp, Uses};
 use super::functions;
 use super::packer;
 use super::suggest::did_you_mean;
@@ -71,13 +71,13 @@ impl<'a> Lowering<'a> {
     }
 
     /// Lowers one whole expression.
-    pub(super) fn root(&mut self, expr: &Expression, allowed: Allowed) -> Root {
+    pub(super) fn root(&mut self, expr: &Expression, allowed: Allowed) -> RootExpr {
         self.allowed = allowed;
         self.uses = Uses::default();
         let expr = self.expr(expr);
         self.uses.locals.sort_unstable();
         self.uses.locals.dedup();
-        Root { expr, uses: std::mem::take(&mut self.uses) }
+        RootExpr { expr, uses: std::mem::take(&mut self.uses) }
     }
 
     pub(super) fn span(&self, range: Option<std::ops::Range<usize>>) -> Span {
@@ -105,26 +105,26 @@ impl<'a> Lowering<'a> {
     pub(super) fn expr(&mut self, expr: &Expression) -> Expr {
         let span = self.expr_span(expr);
         let node = match expr {
-            Expression::Null(_) => Node::Const(Value::new(Data::Null)),
-            Expression::Bool(truth) => Node::Const(Value::new(Data::Bool(*truth.value()))),
+            Expression::Null(_) => ExprNode::Const(Value::new(Data::Null)),
+            Expression::Bool(truth) => ExprNode::Const(Value::new(Data::Bool(*truth.value()))),
             Expression::Number(number) => match number_of(number, &self.text.text) {
-                Ok(number) => Node::Const(Value::new(Data::Number(number))),
+                Ok(number) => ExprNode::Const(Value::new(Data::Number(number))),
                 Err(message) => {
                     let help = "put it in quotes if it is only printed";
                     self.diagnostics.push(Diagnostic::at(span, message).help(help));
-                    Node::Broken
+                    ExprNode::Broken
                 }
             },
-            Expression::String(text) => Node::Const(self.text_value(text.value(), span.start)),
-            Expression::Array(items) => Node::List(items.iter().map(|item| self.expr(item)).collect()),
+            Expression::String(text) => ExprNode::Const(self.text_value(text.value(), span.start)),
+            Expression::Array(items) => ExprNode::List(items.iter().map(|item| self.expr(item)).collect()),
             Expression::Object(items) => {
-                Node::Object(items.iter().map(|(key, value)| (self.key(key), self.expr(value.expr()))).collect())
+                ExprNode::Object(items.iter().map(|(key, value)| (self.key(key), self.expr(value.expr()))).collect())
             }
             Expression::StringTemplate(template) => {
                 self.templates += 1;
                 let parts = self.quoted_parts(template);
                 self.templates -= 1;
-                Node::Template(Box::new(Template { parts, origin: self.origin(span.start) }))
+                ExprNode::Template(Box::new(Template { parts, origin: self.origin(span.start) }))
             }
             Expression::HeredocTemplate(heredoc) => {
                 self.templates += 1;
@@ -134,7 +134,7 @@ impl<'a> Lowering<'a> {
             }
             Expression::Parenthesis(inner) => return Expr { span, ..self.expr(inner.inner()) },
             Expression::Variable(name) => self.name(name.as_str(), span),
-            Expression::Conditional(parts) => Node::Conditional(Box::new([
+            Expression::Conditional(parts) => ExprNode::Conditional(Box::new([
                 self.expr(&parts.cond_expr),
                 self.expr(&parts.true_expr),
                 self.expr(&parts.false_expr),
@@ -146,10 +146,10 @@ impl<'a> Lowering<'a> {
                     hcl::UnaryOperator::Not => UnaryOp::Not,
                     hcl::UnaryOperator::Neg => UnaryOp::Neg,
                 };
-                Node::Unary(operator, Box::new(self.expr(&op.expr)))
+                ExprNode::Unary(operator, Box::new(self.expr(&op.expr)))
             }
             Expression::BinaryOp(op) => {
-                Node::Binary(*op.operator.value(), Box::new([self.expr(&op.lhs_expr), self.expr(&op.rhs_expr)]))
+                ExprNode::Binary(*op.operator.value(), Box::new([self.expr(&op.lhs_expr), self.expr(&op.rhs_expr)]))
             }
             Expression::ForExpr(parts) => self.for_expr(parts),
         };
@@ -160,16 +160,16 @@ impl<'a> Lowering<'a> {
         match key {
             ObjectKey::Ident(name) => {
                 let span = self.span(key.span().or_else(|| name.span()));
-                Expr { span, node: Node::Const(Value::string(name.as_str())) }
+                Expr { span, node: ExprNode::Const(Value::string(name.as_str())) }
             }
             ObjectKey::Expression(expr) => self.expr(expr),
         }
     }
 
     /// A bare name: of a `for`, or a mistake.
-    fn name(&mut self, name: &str, span: Span) -> Node {
+    fn name(&mut self, name: &str, span: Span) -> ExprNode {
         if let Some(slot) = self.scope.iter().rposition(|known| &**known == name) {
-            return Node::Scope(slot as u32);
+            return ExprNode::Scope(slot as u32);
         }
         let (message, help) = match name {
             "var" | "local" | "matrix" | "stage" => {
@@ -189,7 +189,7 @@ impl<'a> Lowering<'a> {
             diagnostic = diagnostic.help(shell);
         }
         self.diagnostics.push(diagnostic);
-        Node::Broken
+        ExprNode::Broken
     }
 
     fn meant(&self, name: &str) -> Option<String> {
@@ -207,25 +207,25 @@ impl<'a> Lowering<'a> {
         Some(format!("did you mean `{nearest}`?"))
     }
 
-    fn call(&mut self, call: &hcl::FuncCall, span: Span) -> Node {
+    fn call(&mut self, call: &hcl::FuncCall, span: Span) -> ExprNode {
         let name = call.name.name.as_str();
         let place = self.span(call.name.name.span());
         let given: Vec<&Expression> = call.args.iter().collect();
         if let ("convert", [value, ty]) = (name, given.as_slice()) {
             let value = self.expr(value);
             return match VarType::parse(ty, &self.text.text) {
-                Ok(ty) => Node::Convert(Box::new(value), ty),
+                Ok(ty) => ExprNode::Convert(Box::new(value), ty),
                 Err(reason) => {
                     let span = self.expr_span(ty);
                     self.diagnostics.push(Diagnostic::at(span, reason));
-                    Node::Broken
+                    ExprNode::Broken
                 }
             };
         }
         let args: Vec<Expr> = given.into_iter().map(|arg| self.expr(arg)).collect();
         let mut fail = |diagnostic| {
             self.diagnostics.push(diagnostic);
-            Node::Broken
+            ExprNode::Broken
         };
         if call.name.is_namespaced() {
             return fail(Diagnostic::at(span, "functions have no namespaces").help(format!("write `{name}(…)`")));
@@ -254,10 +254,10 @@ impl<'a> Lowering<'a> {
                 format!("`{name}` takes {wanted} argument{}, not {count}", if wanted == "1" { "" } else { "s" });
             return fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
         }
-        Node::Call(function, args, expand)
+        ExprNode::Call(function, args, expand)
     }
 
-    fn for_expr(&mut self, parts: &hcl::ForExpr) -> Node {
+    fn for_expr(&mut self, parts: &hcl::ForExpr) -> ExprNode {
         let collection = self.expr(&parts.intro.collection_expr);
         let depth = self.scope.len();
         let key_var = parts.intro.key_var.as_ref();
@@ -268,17 +268,17 @@ impl<'a> Lowering<'a> {
         let condition = parts.cond.as_ref().map(|condition| self.expr(&condition.expr));
         self.scope.truncate(depth);
         let (keyed, grouping) = (key_var.is_some(), parts.grouping);
-        Node::For(Box::new(For { keyed, collection, key, value, condition, grouping }))
+        ExprNode::For(Box::new(For { keyed, collection, key, value, condition, grouping }))
     }
 
-    fn traversal(&mut self, traversal: &hcl::Traversal, span: Span) -> Node {
+    fn traversal(&mut self, traversal: &hcl::Traversal, span: Span) -> ExprNode {
         let mut operators = traversal.operators.as_slice();
         let splats = |op: &&hcl_edit::Decorated<TraversalOperator>| {
             matches!(op.value(), TraversalOperator::AttrSplat(_) | TraversalOperator::FullSplat(_))
         };
         if operators.iter().filter(splats).count() > MAX_SPLATS {
             self.diagnostics.push(Diagnostic::at(span, format!("an expression has more than {MAX_SPLATS} splats")));
-            return Node::Broken;
+            return ExprNode::Broken;
         }
         let root_span = self.expr_span(&traversal.expr);
         let base = match &traversal.expr {
@@ -287,7 +287,7 @@ impl<'a> Lowering<'a> {
                     && !self.scope.iter().any(|name| &**name == root.as_str()) =>
             {
                 let Some((node, rest, end)) = self.rooted(root.as_str(), root_span, operators) else {
-                    return Node::Broken;
+                    return ExprNode::Broken;
                 };
                 operators = rest;
                 Expr { span: root_span.to(end), node }
@@ -298,21 +298,21 @@ impl<'a> Lowering<'a> {
             return base.node;
         }
         let steps = operators.iter().map(|operator| self.step(operator)).collect();
-        Node::Traverse(Box::new(base), steps)
+        ExprNode::Traverse(Box::new(base), steps)
     }
 
-    fn step(&mut self, operator: &hcl_edit::Decorated<TraversalOperator>) -> Step {
+    fn step(&mut self, operator: &hcl_edit::Decorated<TraversalOperator>) -> PathStep {
         let span = self.span(operator.span());
         match operator.value() {
-            TraversalOperator::AttrSplat(_) => Step::AttrSplat(span),
-            TraversalOperator::FullSplat(_) => Step::FullSplat(span),
+            TraversalOperator::AttrSplat(_) => PathStep::AttrSplat(span),
+            TraversalOperator::FullSplat(_) => PathStep::FullSplat(span),
             TraversalOperator::GetAttr(name) => {
-                Step::Attr(name.as_str().into(), self.span(name.span().or_else(|| operator.span())))
+                PathStep::Attr(name.as_str().into(), self.span(name.span().or_else(|| operator.span())))
             }
-            TraversalOperator::Index(index) => Step::Index(self.expr(index)),
+            TraversalOperator::Index(index) => PathStep::Index(self.expr(index)),
             TraversalOperator::LegacyIndex(index) => {
                 let number = Number::Int(i64::try_from(*index.value()).unwrap_or(i64::MAX));
-                Step::Index(Expr { span, node: Node::Const(Value::new(Data::Number(number))) })
+                PathStep::Index(Expr { span, node: ExprNode::Const(Value::new(Data::Number(number))) })
             }
         }
     }
@@ -323,7 +323,7 @@ impl<'a> Lowering<'a> {
         root: &str,
         root_span: Span,
         operators: &'t [hcl_edit::Decorated<TraversalOperator>],
-    ) -> Option<(Node, &'t [hcl_edit::Decorated<TraversalOperator>], Span)> {
+    ) -> Option<(ExprNode, &'t [hcl_edit::Decorated<TraversalOperator>], Span)> {
         let (first, rest) = operators.split_first()?;
         let (name, place) = match first.value() {
             TraversalOperator::GetAttr(name) => (name.as_str(), self.span(name.span().or_else(|| first.span()))),
@@ -357,21 +357,21 @@ impl<'a> Lowering<'a> {
         }
         let names = self.names;
         let node = match root {
-            "var" => names.variables.get(name).map(|id| Node::Variable(*id)),
+            "var" => names.variables.get(name).map(|id| ExprNode::Variable(*id)),
             "local" => names.locals.get(name).map(|id| {
                 self.uses.locals.push(*id);
-                Node::Local(*id)
+                ExprNode::Local(*id)
             }),
             "matrix" => names.axes.get(name).map(|id| {
                 self.uses.axes |= 1 << id;
-                Node::Axis(*id)
+                ExprNode::Axis(*id)
             }),
-            _ => names.stages.get_key_value(name).map(|(name, _)| Node::Stage(name.clone())),
+            _ => names.stages.get_key_value(name).map(|(name, _)| ExprNode::Stage(name.clone())),
         };
         if node.is_none() {
             self.unknown(root, name, place);
         }
-        Some((node.unwrap_or(Node::Broken), rest, place))
+        Some((node.unwrap_or(ExprNode::Broken), rest, place))
     }
 
     fn unknown(&mut self, root: &str, name: &str, place: Span) {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hcl_edit::structure::Block;
 
-use super::load::Place;
+use super::load::RecipePaths;
 use super::syntax;
 use crate::base::bounded;
 
@@ -22,7 +22,7 @@ pub struct Outline {
 /// names is read.
 pub fn outline(path: &Path) -> Option<Outline> {
     let mut outline = Outline::default();
-    for (_, full) in Place::new(path).ok()?.files {
+    for (_, full) in RecipePaths::new(path).ok()?.files {
         let Ok(text) = bounded::read_text(&full, bounded::TEXT) else { continue };
         let Ok(body) = syntax::parse_body(&text, 0) else { continue };
         body.blocks().for_each(|block| outline.add(block));

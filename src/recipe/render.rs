@@ -38,7 +38,7 @@ impl Diagnostics {
 
     /// All diagnostics for machines: a list of objects.
     pub fn to_json(&self) -> serde_json::Value {
-        let list: Vec<_> = self.list.iter().map(|diagnostic| Machine::new(diagnostic, &self.sources)).collect();
+        let list: Vec<_> = self.list.iter().map(|diagnostic| JsonDiagnostic::new(diagnostic, &self.sources)).collect();
         serde_json::to_value(list).unwrap_or_default()
     }
 }
@@ -186,16 +186,16 @@ pub(super) fn neutral(text: &str) -> Cow<'_, str> {
 
 /// A diagnostic for machines.
 #[derive(Serialize)]
-struct Machine<'a> {
+struct JsonDiagnostic<'a> {
     severity: Severity,
     message: &'a str,
-    places: Vec<Place<'a>>,
+    places: Vec<JsonSpan<'a>>,
     notes: &'a [String],
     help: &'a [String],
 }
 
 #[derive(Serialize)]
-struct Place<'a> {
+struct JsonSpan<'a> {
     primary: bool,
     file: &'a str,
     line: u32,
@@ -205,16 +205,16 @@ struct Place<'a> {
     label: &'a str,
 }
 
-impl<'a> Machine<'a> {
+impl<'a> JsonDiagnostic<'a> {
     fn new(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Self {
         let place = |label: &'a Label, primary: bool| {
             let (line, column) = sources.position(label.span);
             let file = sources.get(label.span.file).map_or("", |text| text.name.as_str());
-            Place { primary, file, line, column, start: label.span.start, end: label.span.end, label: &label.text }
+            JsonSpan { primary, file, line, column, start: label.span.start, end: label.span.end, label: &label.text }
         };
         let mut places: Vec<_> = diagnostic.primary.iter().map(|label| place(label, true)).collect();
         places.extend(diagnostic.secondary.iter().map(|label| place(label, false)));
-        Machine {
+        JsonDiagnostic {
             severity: diagnostic.severity,
             message: &diagnostic.message,
             places,

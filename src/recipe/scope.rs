@@ -43,16 +43,16 @@ impl Outside {
 
 /// A directory beneath which everything may be read.
 #[derive(Debug)]
-struct Root {
+struct AllowedDir {
     /// Without links.
     path: PathBuf,
     dir: OwnedFd,
 }
 
-impl Root {
-    fn new(path: &Path) -> io::Result<Root> {
+impl AllowedDir {
+    fn new(path: &Path) -> io::Result<AllowedDir> {
         let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Root { path: real_path(&dir)?, dir })
+        Ok(AllowedDir { path: real_path(&dir)?, dir })
     }
 
     /// Opens what lies at a path beneath it; none where the path does not begin with its own.
@@ -68,7 +68,7 @@ impl Root {
 pub struct Scope {
     repository: PathBuf,
     /// The repository's first; none for a recipe that may read nothing.
-    roots: Vec<Root>,
+    roots: Vec<AllowedDir>,
 }
 
 impl Scope {
@@ -79,7 +79,7 @@ impl Scope {
     pub fn new(dir: &Path, home: Option<&Path>, allowed: &[PathBuf]) -> Result<Scope, (PathBuf, io::Error)> {
         let repository = repository(dir, home);
         let all = std::iter::once(repository).chain(allowed.iter().map(PathBuf::as_path));
-        let roots = all.map(|path| Root::new(path).map_err(|error| (path.to_owned(), error)));
+        let roots = all.map(|path| AllowedDir::new(path).map_err(|error| (path.to_owned(), error)));
         Ok(Scope { repository: repository.to_owned(), roots: roots.collect::<Result<_, _>>()? })
     }
 

@@ -11,7 +11,7 @@ use super::collect::{Attr, Decl};
 use super::convert;
 use super::diagnostic::{Diagnostic, Span};
 use super::eval::{Evaluator, Failed};
-use super::expr::{Root, Uses};
+use super::expr::{RootExpr, Uses};
 use super::lower::{Allowed, Lowering};
 use super::model::{Image, Stage};
 use super::suggest::did_you_mean;
@@ -21,10 +21,10 @@ const STAGE_STEPS: u64 = 20;
 const STAGE_BYTES: u64 = 512;
 
 /// An attribute, ready to be evaluated.
-pub(super) struct Lowered {
+pub(super) struct LoweredAttr {
     name: &'static str,
     key: Span,
-    root: Root,
+    root: RootExpr,
 }
 
 /// A stage's text, ready to be evaluated.
@@ -33,8 +33,8 @@ pub(super) struct StageText {
     pub(super) head: Span,
     pub(super) kind: Option<&'static Kind>,
     kind_name: Arc<str>,
-    when: Option<Lowered>,
-    params: Vec<Lowered>,
+    when: Option<LoweredAttr>,
+    params: Vec<LoweredAttr>,
     /// Something was reported when names were resolved.
     broken: bool,
     /// The axes that it looks at, locals included.
@@ -49,7 +49,7 @@ pub(super) struct Built {
 
 /// What became of a stage.
 #[derive(Clone)]
-pub(super) enum State {
+pub(super) enum StageState {
     Ready(Arc<Built>),
     /// `when` does not hold; where it stands.
     Dropped(Span),
@@ -61,8 +61,8 @@ pub(super) enum State {
 pub(super) struct ImageText {
     pub(super) label: Arc<str>,
     pub(super) head: Span,
-    name: Option<Lowered>,
-    files: Option<Lowered>,
+    name: Option<LoweredAttr>,
+    files: Option<LoweredAttr>,
     broken: bool,
     pub(super) axes: u64,
 }
@@ -85,8 +85,8 @@ pub(super) struct Common<'r> {
     pub(super) local_axes: &'r [u64],
 }
 
-fn unknown() -> State {
-    State::Failed(Arc::new([]))
+fn unknown() -> StageState {
+    StageState::Failed(Arc::new([]))
 }
 
 fn axes(uses: &Uses, local_axes: &[u64]) -> u64 {
@@ -117,12 +117,12 @@ impl Common<'_> {
             let root = lowering.root(attr.value, allowed);
             text.axes |= axes(&root.uses, self.local_axes);
             if attr.name == "when" {
-                text.when = Some(Lowered { name: "when", key: attr.span, root });
+                text.when = Some(LoweredAttr { name: "when", key: attr.span, root });
                 continue;
             }
             let Some(kind) = kind else { continue };
             match kind.param(attr.name) {
-                Some(spec) => text.params.push(Lowered { name: spec.name, key: attr.span, root }),
+                Some(spec) => text.params.push(LoweredAttr { name: spec.name, key: attr.span, root }),
                 None => lowering.diagnostics.push(unknown_parameter(kind, attr)),
             }
         }
@@ -155,8 +155,8 @@ impl Common<'_> {
             let root = lowering.root(attr.value, Allowed::ALL);
             text.axes |= axes(&root.uses, self.local_axes);
             match attr.name {
-                "name" => text.name = Some(Lowered { name: "name", key: attr.span, root }),
-                "files" => text.files = Some(Lowered { name: "files", key: attr.span, root }),
+                "name" => text.name = Some(LoweredAttr { name: "name", key: attr.span, root }),
+                "files" => text.files = Some(LoweredAttr { name: "files", key: attr.span, root }),
                 _ => {}
             }
         }
@@ -170,7 +170,7 @@ impl Common<'_> {
     }
 
     /// Evaluates and checks a stage in the evaluator's combination.
-    pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> State {
+    pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> StageState {
         if eval.budget.charge(text.head, STAGE_STEPS, STAGE_BYTES).is_err() {
             return unknown();
         }
@@ -188,7 +188,7 @@ impl Common<'_> {
             }
             match eval.truth(when.root.expr.span, &value) {
                 Ok(true) => {}
-                Ok(false) => return State::Dropped(when.key.to(when.root.expr.span)),
+                Ok(false) => return StageState::Dropped(when.key.to(when.root.expr.span)),
                 Err(Failed) => return unknown(),
             }
         }
@@ -218,7 +218,7 @@ impl Common<'_> {
                 continue;
             }
             check.path = spec.name.to_owned();
-            // The kind takes it as it is written out, and copies its texts.
+            // The kind takes it is written out, and copies its texts.
             let (parts, cost) = (convert::size_of(&value).0, convert::cost_written_out(&value));
             if check.eval.budget.charge(expr.span, parts, cost.saturating_mul(2)).is_err() {
                 failed = true;
@@ -231,10 +231,10 @@ impl Common<'_> {
         }
         let references = check.references;
         if failed || self.lower(text, kind, &params, eval).is_err() {
-            return State::Failed(references.into());
+            return StageState::Failed(references.into());
         }
         let stage = Stage { name: text.name.clone(), kind: text.kind_name.clone(), params, span: text.head };
-        State::Ready(Arc::new(Built { stage: Arc::new(stage), references }))
+        StageState::Ready(Arc::new(Built { stage: Arc::new(stage), references }))
     }
 
     /// Lets the kind say what is wrong with the parameters beyond their types.
@@ -294,7 +294,7 @@ impl Common<'_> {
         let mut failed = text.broken || items.is_empty();
         for (index, item) in items.into_inner().into_iter().enumerate() {
             let part = match &expr.node {
-                super::expr::Node::List(parts) => parts.get(index),
+                super::expr::ExprNode::List(parts) => parts.get(index),
                 _ => None,
             };
             let span = part.map_or(expr.span, |part| part.span);
@@ -325,7 +325,7 @@ impl Common<'_> {
     }
 }
 
-fn image_name(name: &Lowered, text: &ImageText, eval: &mut Evaluator) -> Result<String, Failed> {
+fn image_name(name: &LoweredAttr, text: &ImageText, eval: &mut Evaluator) -> Result<String, Failed> {
     let span = name.root.expr.span;
     let value = eval.eval(&name.root.expr)?;
     if convert::is_sensitive(&value) {

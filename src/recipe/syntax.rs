@@ -5,7 +5,7 @@ use hcl_edit::structure::Body;
 use hcl_edit::template::Template;
 
 use super::diagnostic::{Diagnostic, Sources, Span};
-use super::lex::{self, Lexed, MAX_DEPTH, Problem};
+use super::lex::{self, LexProblem, Lexed, MAX_DEPTH};
 
 /// Largest text, in bytes. Spans are 32 bits wide, and no recipe is as large as this.
 pub(super) const MAX_TEXT: usize = 64 << 20;
@@ -69,7 +69,7 @@ pub(super) fn parse_template(text: &str, file: u32) -> Result<Template, Diagnost
     // A template's text is no code outside its interpolations: the heredoc rules fit it, not those of a recipe.
     let wrapped = format!("<<T__\n{text}\nT__\n");
     let lexed = lex::scan(&wrapped);
-    if let Some(Problem::TooDeep(at)) = lexed.problem {
+    if let Some(LexProblem::TooDeep(at)) = lexed.problem {
         return Err(too_deep(Span { file, start: at.saturating_sub(6) as u32, end: at.saturating_sub(4) as u32 }));
     }
     hcl_edit::parser::parse_template(text).map_err(|error| explain(&error, text, file, &Lexed::default()))
@@ -85,12 +85,12 @@ fn too_deep(span: Span) -> Diagnostic {
 fn check(text: &str, file: u32, lexed: &Lexed) -> Result<(), Diagnostic> {
     let span = |start: usize, end: usize| Span { file, start: start as u32, end: end as u32 };
     match lexed.problem {
-        Some(Problem::Nul(at)) => {
+        Some(LexProblem::Nul(at)) => {
             Err(Diagnostic::at(span(at, at + 1), "the file contains a NUL byte")
                 .help("remove it; is this a text file?"))
         }
-        Some(Problem::TooDeep(at)) => Err(too_deep(span(at, at + 1))),
-        Some(Problem::OpenQuote { at, line_end }) => {
+        Some(LexProblem::TooDeep(at)) => Err(too_deep(span(at, at + 1))),
+        Some(LexProblem::OpenQuote { at, line_end }) => {
             let mut diagnostic = Diagnostic::at(span(at, at + 1), "this quote is never closed")
                 .label("the string starts here, and its line ends without a closing `\"`")
                 .help("close the quote on the same line; for several lines use a heredoc: <<EOT … EOT");
@@ -107,21 +107,21 @@ fn check(text: &str, file: u32, lexed: &Lexed) -> Result<(), Diagnostic> {
 fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed) -> Diagnostic {
     let span = |start: usize, end: usize| Span { file, start: start as u32, end: end.min(text.len()) as u32 };
     match lexed.problem {
-        Some(Problem::OpenHeredoc { at, word }) => {
+        Some(LexProblem::OpenHeredoc { at, word }) => {
             let word = &text[word.0..word.1];
             return Diagnostic::at(span(at, at + 2 + word.len()), format!("the heredoc `{word}` is never closed"))
                 .label("it starts here")
                 .help(format!("end it with a line that contains only `{word}`"));
         }
-        Some(Problem::OpenComment(at)) => {
+        Some(LexProblem::OpenComment(at)) => {
             return Diagnostic::at(span(at, at + 2), "this comment is never closed").help("close it with `*/`");
         }
-        Some(Problem::OpenBracket { at, len }) => {
+        Some(LexProblem::OpenBracket { at, len }) => {
             let bracket = &text[at..at + len];
             let diagnostic = Diagnostic::at(span(at, at + len), format!("this `{bracket}` is never closed"));
             return if len == 2 { diagnostic.help(shell_hint(bracket)) } else { diagnostic };
         }
-        Some(Problem::WrongClose { at, open }) => {
+        Some(LexProblem::WrongClose { at, open }) => {
             let bracket = &text[at..at + 1];
             let diagnostic = Diagnostic::at(span(at, at + 1), format!("`{bracket}` has no matching opening bracket"));
             return match open {

@@ -5,7 +5,7 @@ use hcl_edit::Span as _;
 use hcl_edit::template::{Directive, Element, HeredocTemplate, StringTemplate, Template as HclTemplate};
 
 use super::diagnostic::{Diagnostic, Span};
-use super::expr::{Node, Part, Template};
+use super::expr::{ExprNode, Template, TemplatePart};
 use super::lower::Lowering;
 
 /// How the literals of a template are cut.
@@ -20,19 +20,19 @@ struct Cut {
 }
 
 impl Lowering<'_> {
-    pub(super) fn quoted_parts(&mut self, template: &StringTemplate) -> Vec<Part> {
+    pub(super) fn quoted_parts(&mut self, template: &StringTemplate) -> Vec<TemplatePart> {
         self.parts(template, Cut { lines: false, indent: None, raw: false }, false, false)
     }
 
     /// The parts of a template file.
-    pub(super) fn file_parts(&mut self, template: &HclTemplate) -> Vec<Part> {
+    pub(super) fn file_parts(&mut self, template: &HclTemplate) -> Vec<TemplatePart> {
         self.templates += 1;
         let parts = self.parts(template, Cut { lines: true, indent: None, raw: false }, false, false);
         self.templates -= 1;
         parts
     }
 
-    pub(super) fn heredoc(&mut self, heredoc: &HeredocTemplate, span: Span) -> Node {
+    pub(super) fn heredoc(&mut self, heredoc: &HeredocTemplate, span: Span) -> ExprNode {
         let text = self.text.text.clone();
         let indented = text.get(span.start as usize..).is_some_and(|text| text.starts_with("<<-"));
         let indent = indented.then(|| {
@@ -43,16 +43,16 @@ impl Lowering<'_> {
         let parts = self.parts(&heredoc.template, Cut { lines: true, indent, raw: false }, false, false);
         // The first line of the text is the one after the line that `<<` stands in.
         let after = text[span.start as usize..].find('\n').map_or(span.start, |at| span.start + at as u32 + 1);
-        if parts.iter().all(|part| matches!(part, Part::Text(_))) {
-            let texts = parts.iter().map(|part| if let Part::Text(text) = part { text.as_str() } else { "" });
-            return Node::Const(self.text_value(&texts.collect::<String>(), after));
+        if parts.iter().all(|part| matches!(part, TemplatePart::Text(_))) {
+            let texts = parts.iter().map(|part| if let TemplatePart::Text(text) = part { text.as_str() } else { "" });
+            return ExprNode::Const(self.text_value(&texts.collect::<String>(), after));
         }
         let origin = self.text_value("", after).origin;
-        Node::Template(Box::new(Template { parts, origin }))
+        ExprNode::Template(Box::new(Template { parts, origin }))
     }
 
     /// The parts, with whitespace taken from the first and last literal where the neighbours outside ask for it.
-    fn parts(&mut self, template: &HclTemplate, cut: Cut, trim_first: bool, trim_last: bool) -> Vec<Part> {
+    fn parts(&mut self, template: &HclTemplate, cut: Cut, trim_first: bool, trim_last: bool) -> Vec<TemplatePart> {
         let elements: Vec<&Element> = template.iter().collect();
         let mut parts = Vec::with_capacity(elements.len());
         for (index, element) in elements.iter().enumerate() {
@@ -72,17 +72,19 @@ impl Lowering<'_> {
                     let text = if before { trim_left(&text, cut.lines) } else { &text };
                     let text = if after { trim_right(text, cut.lines) } else { text };
                     if !text.is_empty() {
-                        parts.push(Part::Text(text.to_owned()));
+                        parts.push(TemplatePart::Text(text.to_owned()));
                     }
                 }
-                Element::Interpolation(interpolation) => parts.push(Part::Value(self.expr(&interpolation.expr))),
+                Element::Interpolation(interpolation) => {
+                    parts.push(TemplatePart::Value(self.expr(&interpolation.expr)))
+                }
                 Element::Directive(directive) => parts.push(self.directive(directive, cut)),
             }
         }
         parts
     }
 
-    fn directive(&mut self, directive: &Directive, cut: Cut) -> Part {
+    fn directive(&mut self, directive: &Directive, cut: Cut) -> TemplatePart {
         let cut = Cut { raw: !cut.lines, ..cut };
         match directive {
             Directive::If(parts) => {
@@ -95,7 +97,7 @@ impl Lowering<'_> {
                     Some(other) => self.parts(&other.template, cut, other.strip.strip_end(), end),
                     None => Vec::new(),
                 };
-                Part::If { condition, then, otherwise }
+                TemplatePart::If { condition, then, otherwise }
             }
             Directive::For(parts) => {
                 let collection = self.expr(&parts.for_expr.collection_expr);
@@ -106,7 +108,7 @@ impl Lowering<'_> {
                 let first = parts.for_expr.strip.strip_end();
                 let body = self.parts(&parts.for_expr.template, cut, first, parts.endfor_expr.strip.strip_start());
                 self.scope.truncate(depth);
-                Part::For { keyed: key.is_some(), collection, body }
+                TemplatePart::For { keyed: key.is_some(), collection, body }
             }
         }
     }

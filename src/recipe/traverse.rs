@@ -7,12 +7,12 @@ use impasto_stages::{Data, Marks, Number, Value};
 
 use super::convert::{self, show};
 use super::diagnostic::{Diagnostic, Span};
-use super::eval::{Evaluator, Outcome};
-use super::expr::{Expr, Node, Step};
+use super::eval::{EvalResult, Evaluator};
+use super::expr::{Expr, ExprNode, PathStep};
 use super::suggest::did_you_mean;
 
 /// A step whose index is known.
-enum Known {
+enum KnownStep {
     Attr(Arc<str>, Span),
     Index(Value, Span),
     AttrSplat(Span),
@@ -20,21 +20,21 @@ enum Known {
 }
 
 impl Evaluator {
-    pub(super) fn traverse(&mut self, base: &Expr, steps: &[Step]) -> Outcome {
+    pub(super) fn traverse(&mut self, base: &Expr, steps: &[PathStep]) -> EvalResult {
         let mut known = Vec::with_capacity(steps.len());
         for step in steps {
             known.push(match step {
-                Step::Attr(name, span) => Known::Attr(name.clone(), *span),
-                Step::Index(expr) => Known::Index(self.eval(expr)?, expr.span),
-                Step::AttrSplat(span) => Known::AttrSplat(*span),
-                Step::FullSplat(span) => Known::FullSplat(*span),
+                PathStep::Attr(name, span) => KnownStep::Attr(name.clone(), *span),
+                PathStep::Index(expr) => KnownStep::Index(self.eval(expr)?, expr.span),
+                PathStep::AttrSplat(span) => KnownStep::AttrSplat(*span),
+                PathStep::FullSplat(span) => KnownStep::FullSplat(*span),
             });
         }
         let owned;
         let before = self.budget.values_left(convert::VALUE);
         let mut left = before;
         let found = match &base.node {
-            Node::Scope(_) | Node::Variable(_) | Node::Local(_) | Node::Axis(_) => {
+            ExprNode::Scope(_) | ExprNode::Variable(_) | ExprNode::Local(_) | ExprNode::Axis(_) => {
                 walk(self.place(base)?, &known, &mut left)
             }
             _ => {
@@ -49,11 +49,11 @@ impl Evaluator {
     }
 }
 
-type Found = Result<Value, Box<Diagnostic>>;
+type TraverseResult = Result<Value, Box<Diagnostic>>;
 
 /// Goes into a value. `left` is how many elements splats may still make; at none
 /// what is given is nothing that may be used.
-fn walk(base: &Value, steps: &[Known], left: &mut u64) -> Found {
+fn walk(base: &Value, steps: &[KnownStep], left: &mut u64) -> TraverseResult {
     let mut marks = Marks::default();
     let mut at = base;
     let mut rest = steps;
@@ -63,25 +63,25 @@ fn walk(base: &Value, steps: &[Known], left: &mut u64) -> Found {
             return stage_file(stage, marks, rest);
         }
         match step {
-            Known::Attr(name, span) => {
+            KnownStep::Attr(name, span) => {
                 marks.unite(&at.marks);
                 at = attribute(at, name, *span)?;
                 rest = after;
             }
-            Known::Index(index, span) => {
+            KnownStep::Index(index, span) => {
                 marks.unite(&at.marks);
                 marks.unite(&index.marks);
                 at = element(at, index, *span)?;
                 rest = after;
             }
-            Known::AttrSplat(_) => {
-                let attrs = after.iter().take_while(|step| matches!(step, Known::Attr(..))).count();
+            KnownStep::AttrSplat(_) => {
+                let attrs = after.iter().take_while(|step| matches!(step, KnownStep::Attr(..))).count();
                 let (each, then) = after.split_at(attrs);
                 let mut list = splat(at, each, left)?;
                 list.marks.unite(&marks);
                 return walk(&list, then, left);
             }
-            Known::FullSplat(_) => {
+            KnownStep::FullSplat(_) => {
                 let mut list = splat(at, after, left)?;
                 list.marks.unite(&marks);
                 return Ok(list);
@@ -93,7 +93,7 @@ fn walk(base: &Value, steps: &[Known], left: &mut u64) -> Found {
     Ok(value)
 }
 
-fn splat(at: &Value, each: &[Known], left: &mut u64) -> Found {
+fn splat(at: &Value, each: &[KnownStep], left: &mut u64) -> TraverseResult {
     let count = match &at.data {
         Data::List(items) => items.len() as u64,
         _ => 1,
@@ -174,21 +174,21 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
 }
 
 /// `stage.x.files["f"]`, the one thing that a stage gives away.
-fn stage_file(stage: &Arc<str>, marks: Marks, steps: &[Known]) -> Found {
+fn stage_file(stage: &Arc<str>, marks: Marks, steps: &[KnownStep]) -> TraverseResult {
     let (file, span) = match steps {
-        [Known::Attr(files, _), Known::Index(name, span)] if &**files == "files" => {
+        [KnownStep::Attr(files, _), KnownStep::Index(name, span)] if &**files == "files" => {
             let mut name = name.clone();
             name.marks.unite(&marks);
             (name, *span)
         }
-        [Known::Attr(files, _), Known::Attr(name, span)] if &**files == "files" => {
+        [KnownStep::Attr(files, _), KnownStep::Attr(name, span)] if &**files == "files" => {
             (Value { marks, ..Value::string(name.clone()) }, *span)
         }
-        [Known::Attr(_, span), ..] | [Known::Index(_, span), ..] => {
+        [KnownStep::Attr(_, span), ..] | [KnownStep::Index(_, span), ..] => {
             let help = format!("`stage.{stage}` is its disk or file, `stage.{stage}.files[\"NAME\"]` a file it made");
             return Err(Diagnostic::at(*span, "`files[\"NAME\"]` is the only attribute of a stage").help(help).into());
         }
-        [Known::AttrSplat(span) | Known::FullSplat(span), ..] => {
+        [KnownStep::AttrSplat(span) | KnownStep::FullSplat(span), ..] => {
             return Err(Diagnostic::at(*span, "a stage is not a list: a splat cannot be used on it").into());
         }
         [] => return Ok(Value { data: Data::Stage(stage.clone()), marks, origin: None }),

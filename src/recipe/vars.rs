@@ -24,7 +24,7 @@ use super::types::VarType;
 use crate::base::bounded;
 
 /// A value that a variable was given.
-struct Given {
+struct GivenValue {
     value: Value,
     /// Where, if that is a text that may be shown.
     span: Option<Span>,
@@ -50,7 +50,7 @@ impl Variables<'_, '_> {
             // Other programs' variables of this prefix are no mistake.
             texts.insert(name, (text, format!("IMPASTO_VAR_{name}")));
         }
-        let mut files: BTreeMap<String, Given> = BTreeMap::new();
+        let mut files: BTreeMap<String, GivenValue> = BTreeMap::new();
         let before = self.eval.diagnostics.len();
         for path in &self.request.var_files {
             self.file(path, &mut files);
@@ -104,7 +104,7 @@ impl Variables<'_, '_> {
         &mut self,
         decl: &Decl<'_>,
         text: Option<(&str, String)>,
-        file: Option<Given>,
+        file: Option<GivenValue>,
     ) -> Result<Value, Failed> {
         Collector::known(&mut self.eval.diagnostics, "a variable", decl, &blocks::VARIABLE);
         let name = &decl.name;
@@ -254,7 +254,7 @@ impl Variables<'_, '_> {
     }
 
     /// Reads a file of values.
-    fn file(&mut self, path: &Path, out: &mut BTreeMap<String, Given>) {
+    fn file(&mut self, path: &Path, out: &mut BTreeMap<String, GivenValue>) {
         let shown = path.display().to_string();
         let bytes = match bounded::read(path, bounded::TEXT) {
             Ok(bytes) => bytes,
@@ -295,7 +295,7 @@ impl Variables<'_, '_> {
             let from = format!("the value in {}", self.eval.sources.place(key));
             let before = self.eval.diagnostics.len();
             match self.constant(&attr.value, file, allowed) {
-                Ok((value, span)) => drop(out.insert(name.to_owned(), Given { value, span: Some(span), from })),
+                Ok((value, span)) => drop(out.insert(name.to_owned(), GivenValue { value, span: Some(span), from })),
                 Err(Failed) if self.may_be_sensitive(name) => {
                     // What was said may hold a part of the value.
                     self.eval.diagnostics.truncate(before);
@@ -306,7 +306,7 @@ impl Variables<'_, '_> {
         }
     }
 
-    fn json(&mut self, text: &str, file: u32, shown: &str, out: &mut BTreeMap<String, Given>) {
+    fn json(&mut self, text: &str, file: u32, shown: &str, out: &mut BTreeMap<String, GivenValue>) {
         let object = match serde_json::from_str(text) {
             Ok(serde_json::Value::Object(object)) => object,
             Ok(_) => {
@@ -330,7 +330,7 @@ impl Variables<'_, '_> {
             }
             match from_json(json) {
                 Ok(value) => {
-                    out.insert(name, Given { value, span: None, from: format!("the value in {shown}") });
+                    out.insert(name, GivenValue { value, span: None, from: format!("the value in {shown}") });
                 }
                 Err(_) if self.may_be_sensitive(&name) => {
                     let message = format!("a number of `{name}` in {shown} {}", NumberError::TooLong);

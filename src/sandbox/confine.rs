@@ -62,7 +62,7 @@ struct Calls {
     architecture: u32,
     /// Calls from this number on are another ABI's (x32); 0 where there is none.
     other_abi: u32,
-    /// Mounts and name spaces: refused unless privileged.
+    /// Mounts and namespaces: refused unless privileged.
     mounts: &'static [u32],
     /// Keys, kernel modules, kexec, bpf, perf, user faults, io_uring, files by handle: refused always.
     always: &'static [u32],
@@ -138,7 +138,7 @@ const CLONE3: u32 = 435;
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET (linux/sched.h).
 const NEW_NAME_SPACES: u32 = 0x7e02_0000;
 
-/// AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: sockets that name spaces keep apart. Others, as those to the hypervisor
+/// AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: sockets that namespaces keep apart. Others, as those to the hypervisor
 /// (AF_VSOCK) and to the kernel's ciphers (AF_ALG), reach past them.
 const FAMILIES: [u32; 4] = [1, 2, 10, 16];
 

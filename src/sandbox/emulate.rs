@@ -1,9 +1,9 @@
-//! Runs programs of another machine by the toolbox's emulator: registered with binfmt_misc in a user name space of the
-//! room's own, so that the host's registry stays as it is and the registration ends with the room.
+//! Runs programs of another machine by the toolbox's emulator: registered with binfmt_misc in a user namespace of the
+//! container's own, so that the host's registry stays as it is and the registration ends with the container.
 //!
-//! Knows name spaces and the kernel's format of registrations (binfmt-misc.rst), not what is run.
+//! Knows namespaces and the kernel's format of registrations (binfmt-misc.rst), not what is run.
 //!
-//! Ids in the new name space are those outside; a process that stayed outside must say so to the kernel, as the one that
+//! Ids in the new namespace are those outside; a process that stayed outside must say so to the kernel, as the one that
 //! left has no right to any more (user_namespaces(7)). It starts while the host's `/` is still there.
 
 use std::fs;
@@ -20,13 +20,13 @@ use super::sys;
 
 use crate::base::bounded;
 
-/// Second argument that makes a supervisor the process that tells the kernel the room's ids.
+/// Second argument that makes a supervisor the process that tells the kernel the container's ids.
 pub(super) const MAP_IDS: &str = "map-ids";
 
-/// Where the room's registry is mounted.
+/// Where the container's registry is mounted.
 const REGISTRY: &str = "/run/binfmt_misc";
 
-/// The process that waits to tell the kernel the room's ids.
+/// The process that waits to tell the kernel the container's ids.
 pub(super) struct Mapper(Child);
 
 impl Mapper {
@@ -49,7 +49,7 @@ impl Mapper {
     }
 }
 
-/// What that process does: waits for its parent, pid 1, to have left for its name space; then ids are there what they are
+/// What that process does: waits for its parent, pid 1, to have left for its namespace; then ids are there what they are
 /// here.
 pub(super) fn map_ids() -> io::Result<bool> {
     let here = |name: &str| bounded::read_text(format!("/proc/self/{name}"), bounded::LINES);
@@ -72,15 +72,15 @@ pub(super) fn map_ids() -> io::Result<bool> {
 }
 
 /// First bytes of a machine's programs, which of their bits matter, and the emulator's path in the toolbox.
-struct Machine {
+struct BinfmtEntry {
     magic: [u8; 20],
     mask: [u8; 20],
     emulator: &'static str,
 }
 
-impl Machine {
+impl BinfmtEntry {
     /// By Debian's name.
-    fn of(architecture: &str) -> Option<Machine> {
+    fn of(architecture: &str) -> Option<BinfmtEntry> {
         // 64 bits, little-endian, any ABI; an executable or a shared object; e_machine (elf.h).
         let (machine, emulator) = match architecture {
             "arm64" => (183, "/usr/bin/qemu-aarch64-static"),
@@ -92,7 +92,7 @@ impl Machine {
         (magic[16], magic[18]) = (2, machine);
         let mut mask = [0xff; 20];
         (mask[7], mask[16]) = (0, 0xfe);
-        Some(Machine { magic, mask, emulator })
+        Some(BinfmtEntry { magic, mask, emulator })
     }
 
     /// What the kernel is told; `F` opens the emulator now, so that it is found in every root.
@@ -102,11 +102,11 @@ impl Machine {
     }
 }
 
-/// Moves this process, inside the room, into a user name space in which programs of `architecture` run.
+/// Moves this process, inside the container, into a user namespace in which programs of `architecture` run.
 pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let lacks = |what: String| Problem::new(ProblemKind::HostLacks, what);
-    let machine =
-        Machine::of(architecture).ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
+    let machine = BinfmtEntry::of(architecture)
+        .ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
     if !Path::new(machine.emulator).exists() {
         return Err(lacks(format!("the toolbox lacks the emulator {}", machine.emulator)));
     }
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_machine_is_told_by_the_header_of_its_programs() {
-        let machine = Machine::of("arm64").unwrap();
+        let machine = BinfmtEntry::of("arm64").unwrap();
         let text = String::from_utf8(machine.registration()).unwrap();
         assert_eq!(
             text,
@@ -145,6 +145,6 @@ mod tests {
              \\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff:\
              /usr/bin/qemu-aarch64-static:F"
         );
-        assert!(Machine::of("vax").is_none());
+        assert!(BinfmtEntry::of("vax").is_none());
     }
 }

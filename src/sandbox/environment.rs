@@ -3,9 +3,9 @@
 //! Knows names and numbers, not how they get into a sandbox. What is here is part of what steps mean: a change of the
 //! default is a new `ENGINE_EPOCH`.
 
-/// The surroundings of steps.
+/// The environment of steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct GuestEnvironment {
     /// Host name.
     pub host_name: String,
     /// `LANG`.
@@ -19,9 +19,9 @@ pub struct Surroundings {
     pub reordered: bool,
 }
 
-impl Default for Surroundings {
+impl Default for GuestEnvironment {
     fn default() -> Self {
-        Surroundings {
+        GuestEnvironment {
             host_name: "impasto".to_owned(),
             lang: "C.UTF-8".to_owned(),
             timezone: "UTC".to_owned(),
@@ -31,10 +31,10 @@ impl Default for Surroundings {
     }
 }
 
-impl Surroundings {
+impl GuestEnvironment {
     /// Others in every respect.
-    pub fn varied() -> Self {
-        Surroundings {
+    pub fn variation() -> Self {
+        GuestEnvironment {
             host_name: "elsewhere".to_owned(),
             lang: "et_EE.UTF-8".to_owned(),
             // Needs no database of time zones: a day ahead for most of it.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, configure_io_flusher_behavior, kill_process};
 use serde_json::{Value, json};
 
-use super::plan::Plan;
 use super::protocol::{Problem, ProblemKind};
+use super::request::GuestSpec;
 
 pub(super) const DAEMON: &str = "qemu-storage-daemon";
 
@@ -38,7 +38,7 @@ pub(super) struct Export {
 
 impl Export {
     /// Starts the daemon and waits until the export answers.
-    pub(super) fn start(plan: &Plan) -> Result<Self, Problem> {
+    pub(super) fn start(plan: &GuestSpec) -> Result<Self, Problem> {
         let path = plan.work.join("disk.raw");
         File::create(&path).map_err(|e| Problem::io("create", path.to_string_lossy(), &e))?;
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {

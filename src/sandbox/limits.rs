@@ -143,11 +143,11 @@ struct Dir {
 impl Group {
     /// Makes the groups; none where the host has none to give.
     pub(super) fn make(ceiling: &Ceiling) -> Option<Group> {
-        let places = Places::find()?;
+        let places = CgroupDirs::find()?;
         let name = unique_name()?;
         let mut group = Group { dirs: Vec::new() };
         match places {
-            Places::Unified(parents) => {
+            CgroupDirs::Unified(parents) => {
                 let made = parents.iter().find_map(|parent| {
                     let dir = make_dir(parent, &name)?;
                     // A group whose parent does not share its controllers has no such files.
@@ -164,7 +164,7 @@ impl Group {
                 // Without swap accounting there is no such file.
                 let _ = group.set("memory.swap.max", 0);
             }
-            Places::Apart { pids, memory } => {
+            CgroupDirs::Apart { pids, memory } => {
                 let (path, lock) = make_dir(&pids, &name)?;
                 let counters = vec![("pids.events", "max", Limit::Processes)];
                 group.dirs.push(Dir { path, _lock: lock, counters });
@@ -271,22 +271,22 @@ fn sweep(parent: &Path) {
 }
 
 /// Directories in which groups may be made.
-enum Places {
+enum CgroupDirs {
     /// Version 2: the own group and those above it, nearest first. A group with processes cannot share its controllers.
     Unified(Vec<PathBuf>),
     /// Version 1.
     Apart { pids: PathBuf, memory: PathBuf },
 }
 
-impl Places {
-    fn find() -> Option<Places> {
+impl CgroupDirs {
+    fn find() -> Option<CgroupDirs> {
         let groups = bounded::read_text("/proc/self/cgroup", bounded::LINES).ok()?;
         let mounts = bounded::read_text("/proc/self/mountinfo", bounded::LINES).ok()?;
         Self::read(&groups, &mounts)
     }
 
     /// From the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`.
-    fn read(groups: &str, mounts: &str) -> Option<Places> {
+    fn read(groups: &str, mounts: &str) -> Option<CgroupDirs> {
         let own = |controller: &str| {
             let path = groups.lines().find_map(|line| {
                 let mut fields = line.splitn(3, ':').skip(1);
@@ -296,11 +296,11 @@ impl Places {
             mounts.lines().find_map(|line| place(line, controller, path))
         };
         if let (Some((_, pids)), Some((_, memory))) = (own("pids"), own("memory")) {
-            return Some(Places::Apart { pids, memory });
+            return Some(CgroupDirs::Apart { pids, memory });
         }
         let (top, nearest) = own("")?;
         let parents = nearest.ancestors().take_while(|dir| dir.starts_with(&top));
-        Some(Places::Unified(parents.map(Path::to_path_buf).collect()))
+        Some(CgroupDirs::Unified(parents.map(Path::to_path_buf).collect()))
     }
 }
 
@@ -328,7 +328,8 @@ mod tests {
     #[test]
     fn groups_are_found_in_both_versions() {
         let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        let Some(Places::Unified(parents)) = Places::read("0::/user.slice/user-0.slice/session-1.scope\n", mounts)
+        let Some(CgroupDirs::Unified(parents)) =
+            CgroupDirs::read("0::/user.slice/user-0.slice/session-1.scope\n", mounts)
         else {
             panic!("version 2")
         };
@@ -339,11 +340,12 @@ mod tests {
         let mounts = "32 30 0:28 / /cg/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       33 30 0:29 /box /cg/pids rw - cgroup cgroup rw,pids\n\
                       34 30 0:30 / /cg/unified rw - cgroup2 cgroup2 rw\n";
-        let Some(Places::Apart { pids, memory }) = Places::read("8:pids:/box/in\n4:memory:/a\n0::/\n", mounts) else {
+        let Some(CgroupDirs::Apart { pids, memory }) = CgroupDirs::read("8:pids:/box/in\n4:memory:/a\n0::/\n", mounts)
+        else {
             panic!("version 1")
         };
         assert_eq!((pids, memory), (PathBuf::from("/cg/pids/in"), PathBuf::from("/cg/memory/a")));
-        assert!(Places::read("", "").is_none());
+        assert!(CgroupDirs::read("", "").is_none());
     }
 
     #[test]

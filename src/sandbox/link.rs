@@ -23,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why no frame came or went.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum LinkError {
     /// The time is over.
     TimedOut,
     /// Somebody said so.
@@ -65,37 +65,37 @@ impl Link {
         self.group.take()
     }
 
-    fn look(&mut self) -> Result<(), Stop> {
+    fn look(&mut self) -> Result<(), LinkError> {
         if Instant::now() < self.next_look {
             return Ok(());
         }
         self.next_look = Instant::now() + LOOK_INTERVAL;
-        self.reached().map_or(Ok(()), |limit| Err(Stop::Limit(limit)))
+        self.reached().map_or(Ok(()), |limit| Err(LinkError::Limit(limit)))
     }
 
     /// Sends one message, whole.
-    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), Stop> {
-        let frame = protocol::encode(message).map_err(|e| Stop::Broken(e.to_string()))?;
+    pub(super) fn send<T: Serialize>(&mut self, message: &T) -> Result<(), LinkError> {
+        let frame = protocol::encode(message).map_err(|e| LinkError::Broken(e.to_string()))?;
         let mut left = frame.as_slice();
         while !left.is_empty() {
             match self.socket.write(left) {
                 Ok(count) => left = &left[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Stop::Broken(error.to_string())),
+                Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
         }
         Ok(())
     }
 
     /// Hands over the terminal, after a message that announced it.
-    pub(super) fn send_terminal(&mut self) -> Result<(), Stop> {
+    pub(super) fn send_terminal(&mut self) -> Result<(), LinkError> {
         self.wait(PollFlags::OUT)?;
-        terminal::send(&self.socket).map_err(|e| Stop::Broken(e.to_string()))
+        terminal::send(&self.socket).map_err(|e| LinkError::Broken(e.to_string()))
     }
 
     /// Waits for one message.
-    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, Stop> {
+    pub(super) fn receive<T: DeserializeOwned>(&mut self) -> Result<T, LinkError> {
         let mut buffer = [0; 64 << 10];
         loop {
             match protocol::decode(&self.inbox) {
@@ -105,36 +105,36 @@ impl Link {
                     return Ok(message);
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Stop::Broken(error.to_string())),
+                Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
             debug_assert!(self.inbox.len() <= MAX_FRAME + 4 + buffer.len());
             match self.socket.read(&mut buffer) {
-                Ok(0) => return Err(Stop::Broken("it ended without a message".to_owned())),
+                Ok(0) => return Err(LinkError::Broken("it ended without a message".to_owned())),
                 Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Stop::Broken(error.to_string())),
+                Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
         }
     }
 
-    fn wait(&mut self, flags: PollFlags) -> Result<(), Stop> {
+    fn wait(&mut self, flags: PollFlags) -> Result<(), LinkError> {
         loop {
             if self.cancel.is_cancelled() {
-                return Err(Stop::Cancelled);
+                return Err(LinkError::Cancelled);
             }
             self.look()?;
             let now = Instant::now();
             let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
             if left.is_some_and(|left| left.is_zero()) {
-                return Err(Stop::TimedOut);
+                return Err(LinkError::TimedOut);
             }
             let tick = left.map_or(TICK, |left| left.min(TICK));
             let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(tick.subsec_nanos()).max(1) };
             match poll(&mut [PollFd::new(&self.socket, flags)], Some(&timeout)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return Ok(()),
-                Err(error) => return Err(Stop::Broken(error.to_string())),
+                Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
         }
     }

@@ -21,7 +21,7 @@ const LOOP_MAJOR: u32 = 7;
 /// Others may take the free device between asking and binding.
 const BIND_ATTEMPTS: u32 = 200;
 
-/// File systems that left-over mount name spaces held are closed by kernel threads.
+/// File systems that left-over mount namespaces held are closed by kernel threads.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A bound loop device.

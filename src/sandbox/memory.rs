@@ -15,7 +15,7 @@ use rustix::mount::{
 use super::protocol::Problem;
 
 /// A directory of the shared tmpfs, and where it is seen.
-pub(crate) struct Place<'a> {
+pub(crate) struct TmpfsDir<'a> {
     /// A directory that is there.
     pub(crate) path: &'a Path,
     /// Permission bits.
@@ -24,7 +24,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// Mounts an empty tmpfs of `size` bytes at all `places`, each with a directory of its own.
-pub(crate) fn share(size: u64, places: &[Place<'_>]) -> Result<(), Problem> {
+pub(crate) fn share(size: u64, places: &[TmpfsDir<'_>]) -> Result<(), Problem> {
     let failed = |what: &'static str, path: &Path| {
         let path = path.to_string_lossy().into_owned();
         move |error: io::Error| Problem::io(what, path, &error)

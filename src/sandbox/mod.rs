@@ -4,6 +4,7 @@
 
 mod confine;
 mod emulate;
+mod environment;
 mod export;
 mod host_view;
 mod limits;
@@ -11,19 +12,18 @@ mod link;
 mod loopdev;
 mod memory;
 mod namespace;
-mod plan;
 mod probe;
 mod process;
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
-mod scrub;
+mod request;
+mod session;
 mod supervisor;
-mod surroundings;
 mod sys;
-mod talk;
 mod terminal;
 mod tools;
+mod trim;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -33,23 +33,23 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use environment::GuestEnvironment;
 pub use host_view::{NetworkPolicy, PolicyError, ReadPolicy};
 pub use limits::{Culprit, Reached, control_groups};
 pub use namespace::{NamespaceSandbox, storage_version};
-pub use probe::{Piece, UserNameSpace, probe, probe_user_namespace};
-pub use protocol::{AgentStep, InputKind, Limit, Owner, Problem, StepFacts, Stream};
-pub use scrub::Scrubbed;
+pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
+pub use protocol::{AgentStep, FileOwner, InputKind, Limit, Problem, StepFacts, Stream};
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
-pub use surroundings::Surroundings;
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
-pub(crate) use terminal::Saved as SavedTerminal;
+pub(crate) use terminal::SavedTerminal;
 pub use terminal::restore_terminal;
 pub use tools::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
+pub use trim::TrimmedOverlay;
 
 use impasto_stages::{Limits, Secret};
 
 use crate::base::cancel::CancelToken;
-use crate::disk::guest::{RootError, RootSpec};
+use crate::disk::guest::{RootError, RootSelector};
 
 /// The agent: a static executable, built with impasto.
 static AGENT: &[u8] = include_bytes!(env!("IMPASTO_AGENT"));
@@ -66,21 +66,21 @@ pub trait Sandbox: Send + Sync {
     ///
     /// A step that fails is an [`Outcome`], not an error. After [`Outcome::Ok`], and after a step that failed, the
     /// overlay holds cleanly unmounted file systems; after anything else it is worth nothing.
-    fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
+    fn run(&self, job: SandboxJob<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
 
     /// Does a job's steps, then gives the process's own standard streams to a shell: to one `line` of it, or to an
     /// interactive one. Returns when that ends. Nothing that they write is kept, and the job's outputs, limits of processes
     /// and memory, and time-out mean nothing here: whoever types is there to stop it.
     ///
     /// The result is its exit code, 128 and the number where a signal ended it.
-    fn shell(&self, job: Job<'_>, line: Option<String>) -> Result<i32, SandboxError>;
+    fn shell(&self, job: SandboxJob<'_>, line: Option<String>) -> Result<i32, SandboxError>;
 
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
     fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError>;
 
     /// What steps see of the place where they run.
-    fn surroundings(&self) -> &Surroundings;
+    fn environment(&self) -> &GuestEnvironment;
 
     /// What claims record about this sandbox.
     fn facts(&self) -> SandboxFacts;
@@ -110,7 +110,7 @@ pub struct SandboxFacts {
 }
 
 /// One job: a disk, what to do on it, and what to bring back.
-pub struct Job<'a> {
+pub struct SandboxJob<'a> {
     /// A private, empty directory on the store's file system.
     pub work: &'a Path,
     /// Where the overlay shall be made.
@@ -120,11 +120,11 @@ pub struct Job<'a> {
     /// Size of the disk in bytes.
     pub virtual_size: u64,
     /// The root.
-    pub root: RootSpec,
+    pub root: RootSelector,
     /// What to do, in order.
     pub steps: Vec<AgentStep>,
     /// Files for the steps, by name.
-    pub inputs: Vec<Input<'a>>,
+    pub inputs: Vec<SandboxInput<'a>>,
     /// Directories of the host that the steps see, read-only, below `/run/impasto`: by their names there.
     pub trees: Vec<(String, PathBuf)>,
     /// Directories of the host that the steps can write to, below `/run/impasto/caches`: by their names there. Nothing of
@@ -148,7 +148,7 @@ pub struct Job<'a> {
     pub source_date_epoch: Option<u64>,
     /// Whether steps can reach the network.
     pub network: bool,
-    /// Whether steps may mount, make devices and make name spaces, with which they could change the host.
+    /// Whether steps may mount, make devices and make namespaces, with which they could change the host.
     pub privileged: bool,
     /// How much of the machine it may use.
     pub limits: Limits,
@@ -158,15 +158,15 @@ pub struct Job<'a> {
     pub cancel: CancelToken,
 }
 
-impl Job<'_> {
+impl SandboxJob<'_> {
     /// A job without disk and steps, to be filled.
     pub fn empty() -> Self {
-        Job {
+        SandboxJob {
             work: Path::new(""),
             overlay: Path::new(""),
             chain: Vec::new(),
             virtual_size: 0,
-            root: RootSpec::Auto,
+            root: RootSelector::Auto,
             steps: Vec::new(),
             inputs: Vec::new(),
             trees: Vec::new(),
@@ -188,17 +188,17 @@ impl Job<'_> {
 }
 
 /// A file for a job.
-pub struct Input<'a> {
+pub struct SandboxInput<'a> {
     /// Its name: one path component.
     pub name: String,
     /// Its permission bits.
     pub mode: u32,
     /// Its bytes. A tree is a tar stream, to be laid out by a step.
-    pub content: Content<'a>,
+    pub content: InputContent<'a>,
 }
 
 /// Where an input's bytes are.
-pub enum Content<'a> {
+pub enum InputContent<'a> {
     /// In memory.
     Bytes(&'a [u8]),
     /// In a file.
@@ -212,7 +212,7 @@ pub enum Content<'a> {
 pub enum SandboxEvent<'a> {
     /// A step begins.
     StepStarted {
-        /// Its index in [`Job::steps`].
+        /// Its index in [`SandboxJob::steps`].
         index: usize,
     },
     /// Bytes that a step printed, as they came.
@@ -224,7 +224,7 @@ pub enum SandboxEvent<'a> {
     },
     /// A step has succeeded.
     StepFinished {
-        /// Its index in [`Job::steps`].
+        /// Its index in [`SandboxJob::steps`].
         index: usize,
     },
 }
@@ -237,7 +237,7 @@ pub struct Finished {
     /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
     pub outputs: Vec<Output>,
     /// Bytes of the disk, sorted, whose content means nothing: free blocks of the file systems that were mounted, and
-    /// their journals'. Sealing shall read the overlay through [`Scrubbed`], so that what was deleted is not kept.
+    /// their journals'. Sealing shall read the overlay through [`TrimmedOverlay`], so that what was deleted is not kept.
     pub unused: Vec<Range<u64>>,
     /// Numbers of the partitions whose file systems were mounted, 0 for the whole disk.
     pub mounted: Vec<u32>,
@@ -254,9 +254,9 @@ pub struct Finished {
 /// A file that was brought back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// Its name in [`Job::outputs`].
+    /// Its name in [`SandboxJob::outputs`].
     pub name: String,
-    /// A regular file in [`Job::work`].
+    /// A regular file in [`SandboxJob::work`].
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
@@ -294,10 +294,10 @@ pub enum Outcome {
     },
     /// The time was over.
     TimedOut {
-        /// [`Job::timeout`].
+        /// [`SandboxJob::timeout`].
         after: Duration,
     },
-    /// A limit of [`Job::limits`] was reached.
+    /// A limit of [`SandboxJob::limits`] was reached.
     LimitReached(Reached),
     /// [`CancelToken::cancel`] was called.
     Cancelled,
@@ -421,7 +421,7 @@ pub enum SandboxError {
     },
 }
 
-impl fmt::Debug for Job<'_> {
+impl fmt::Debug for SandboxJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Secrets and contents stay out.
         f.debug_struct("Job").field("work", &self.work).field("steps", &self.steps).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! The namespace sandbox: the host's kernel, name spaces, and a supervisor that lets nothing outlive impasto.
+//! The namespace sandbox: the host's kernel, namespaces, and a supervisor that lets nothing outlive impasto.
 //!
 //! Knows how a job becomes a conversation with supervisor and agent. For recipes and images that are trusted.
 
@@ -15,15 +15,15 @@ use impasto_stages::{Limits, Secret};
 use super::export::DAEMON;
 use super::host_view::{HostView, NetworkPolicy, PolicyError, ReadPolicy};
 use super::limits::{Bounds, Group};
-use super::link::Stop;
-use super::plan::{Plan, ToolPlan};
+use super::link::LinkError;
 use super::process::{Supervisor, io_error};
 use super::protocol::{Ceiling, Problem, ProblemKind};
-use super::talk::{End, Talk, Trouble, hold_tools};
-use super::terminal::Saved;
+use super::request::{GuestSpec, ToolPlan};
+use super::session::{End, GuestSession, SessionError, run_tools_session};
+use super::terminal::SavedTerminal;
 use super::{
-    Finished, Job, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, Surroundings, ToolEnd, ToolEvent,
-    ToolJob, agent_digest,
+    Finished, GuestEnvironment, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob, ToolEnd,
+    ToolEvent, ToolJob, agent_digest,
 };
 use crate::base::bounded;
 
@@ -33,7 +33,7 @@ pub struct NamespaceSandbox {
     storage: OnceLock<Option<String>>,
     read_policy: ReadPolicy,
     policy: OnceLock<Result<NetworkPolicy, PolicyError>>,
-    surroundings: Surroundings,
+    environment: GuestEnvironment,
     /// Whether control groups are used where the host has them.
     groups: bool,
 }
@@ -46,7 +46,7 @@ impl NamespaceSandbox {
             storage: OnceLock::new(),
             read_policy: Box::new(|| Ok(NetworkPolicy::default())),
             policy: OnceLock::new(),
-            surroundings: Surroundings::default(),
+            environment: GuestEnvironment::default(),
             groups: true,
         }
     }
@@ -65,10 +65,10 @@ impl NamespaceSandbox {
         (bounds, group, watch)
     }
 
-    /// The same, in other surroundings.
+    /// The same, in another environment.
     #[must_use]
-    pub fn in_surroundings(self, surroundings: Surroundings) -> Self {
-        Self { surroundings, ..self }
+    pub fn in_surroundings(self, environment: GuestEnvironment) -> Self {
+        Self { environment, ..self }
     }
 
     /// The same, with the host's policy for steps with network, which has none of its own.
@@ -85,7 +85,7 @@ impl NamespaceSandbox {
     /// What steps see of the host because they have its network.
     fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
         if network {
-            HostView::with_network(self.policy()?, &self.surroundings.host_name)
+            HostView::with_network(self.policy()?, &self.environment.host_name)
         } else {
             Ok(HostView::default())
         }
@@ -93,7 +93,7 @@ impl NamespaceSandbox {
 }
 
 impl Sandbox for NamespaceSandbox {
-    fn run(&self, job: Job<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
+    fn run(&self, job: SandboxJob<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
         demand_root()?;
         let mut host = self.host_view(job.network)?;
         host.trees.extend(directories(&job.trees)?);
@@ -102,7 +102,7 @@ impl Sandbox for NamespaceSandbox {
         let oom_kills = oom_kills();
         make_overlay(job.overlay, job.virtual_size)?;
         let (bounds, group, watch) = self.bounds(job.limits);
-        let plan = Plan {
+        let plan = GuestSpec {
             work: job.work.to_path_buf(),
             overlay: job.overlay.to_path_buf(),
             chain: job.chain.clone(),
@@ -114,8 +114,8 @@ impl Sandbox for NamespaceSandbox {
         let deadline = job.timeout.map(|timeout| begun + timeout);
         let mut link = supervisor.link(deadline, job.cancel.clone(), group)?;
         let timeout = job.timeout.unwrap_or_default();
-        let mut talk = Talk::new(&self.surroundings, &mut link, &bounds, watch, begun);
-        let result = talk.hold(plan, job, host, events);
+        let mut talk = GuestSession::new(&self.environment, &mut link, &bounds, watch, begun);
+        let result = talk.run_job(plan, job, host, events);
         let mut timings = talk.timings();
         let group = link.take_group();
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
@@ -138,21 +138,21 @@ impl Sandbox for NamespaceSandbox {
                 Finished { outputs, unused, mounted, facts, ..finished(outcome) }
             }
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
-            Err(Trouble::Stop(Stop::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
-            Err(Trouble::Stop(Stop::Cancelled)) => finished(Outcome::Cancelled),
-            Err(Trouble::Limit(reached)) => finished(Outcome::LimitReached(reached)),
-            Err(Trouble::Stop(Stop::Limit(_))) => panic!("BUG: a limit without its number"),
-            Err(Trouble::Stop(Stop::Broken(reason))) => return Err(supervisor.broken(reason)),
-            Err(Trouble::Problem(problem)) => match problem.kind {
+            Err(SessionError::Stop(LinkError::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
+            Err(SessionError::Stop(LinkError::Cancelled)) => finished(Outcome::Cancelled),
+            Err(SessionError::Limit(reached)) => finished(Outcome::LimitReached(reached)),
+            Err(SessionError::Stop(LinkError::Limit(_))) => panic!("BUG: a limit without its number"),
+            Err(SessionError::Stop(LinkError::Broken(reason))) => return Err(supervisor.broken(reason)),
+            Err(SessionError::Problem(problem)) => match problem.kind {
                 ProblemKind::WriteBack | ProblemKind::Dirty => finished(Outcome::Damaged { problem }),
                 _ => return Err(problem_error(problem)),
             },
-            Err(Trouble::Error(error)) => return Err(error),
+            Err(SessionError::Error(error)) => return Err(error),
         };
         Ok(Finished { timings, ..finished })
     }
 
-    fn shell(&self, job: Job<'_>, line: Option<String>) -> Result<i32, SandboxError> {
+    fn shell(&self, job: SandboxJob<'_>, line: Option<String>) -> Result<i32, SandboxError> {
         demand_root()?;
         let mut host = self.host_view(job.network)?;
         host.trees.extend(directories(&job.trees)?);
@@ -160,7 +160,7 @@ impl Sandbox for NamespaceSandbox {
         make_overlay(job.overlay, job.virtual_size)?;
         // Whoever types is there to stop it.
         let bounds = Bounds::new(job.limits);
-        let plan = Plan {
+        let plan = GuestSpec {
             work: job.work.to_path_buf(),
             overlay: job.overlay.to_path_buf(),
             chain: job.chain.clone(),
@@ -170,9 +170,9 @@ impl Sandbox for NamespaceSandbox {
         };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
         let mut link = supervisor.link(None, job.cancel.clone(), None)?;
-        let mut talk = Talk::new(&self.surroundings, &mut link, &bounds, None, Instant::now());
-        let saved = Saved::new();
-        let result = talk.hold_shell(&plan, job, host, line);
+        let mut talk = GuestSession::new(&self.environment, &mut link, &bounds, None, Instant::now());
+        let saved = SavedTerminal::new();
+        let result = talk.run_shell(&plan, job, host, line);
         // The overlay is thrown away, so nothing needs to be closed in order.
         drop(link);
         let ended = supervisor.end();
@@ -180,12 +180,12 @@ impl Sandbox for NamespaceSandbox {
         ended?;
         match result {
             Ok(code) => Ok(code),
-            Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
-            Err(Trouble::Error(error)) => Err(error),
-            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(Trouble::Stop(Stop::Cancelled)) => Ok(crate::base::interrupt::EXIT_CODE.into()),
-            Err(Trouble::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
-            Err(Trouble::Stop(Stop::TimedOut | Stop::Limit(_))) => {
+            Err(SessionError::Problem(problem)) => Err(problem_error(problem)),
+            Err(SessionError::Error(error)) => Err(error),
+            Err(SessionError::Stop(LinkError::Broken(reason))) => Err(supervisor.broken(reason)),
+            Err(SessionError::Stop(LinkError::Cancelled)) => Ok(crate::base::interrupt::EXIT_CODE.into()),
+            Err(SessionError::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
+            Err(SessionError::Stop(LinkError::TimedOut | LinkError::Limit(_))) => {
                 Err(supervisor.broken("it stopped without a cause".to_owned()))
             }
         }
@@ -207,7 +207,7 @@ impl Sandbox for NamespaceSandbox {
             watch,
         };
         let mut link = supervisor.link(deadline, job.cancel, group)?;
-        let result = hold_tools(&mut link, plan, &bounds, events);
+        let result = run_tools_session(&mut link, plan, &bounds, events);
         let group = link.take_group();
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = matches!(result, Ok(ToolEnd::Done | ToolEnd::Failed(_))).then_some(link);
@@ -216,17 +216,19 @@ impl Sandbox for NamespaceSandbox {
         match result {
             Ok(ToolEnd::Done) if !success => Err(supervisor.broken("its supervisor failed".to_owned())),
             Ok(end) => Ok(end),
-            Err(Trouble::Stop(Stop::TimedOut)) => Ok(ToolEnd::TimedOut { after }),
-            Err(Trouble::Stop(Stop::Cancelled)) => Ok(ToolEnd::Cancelled),
-            Err(Trouble::Limit(_) | Trouble::Stop(Stop::Limit(_))) => panic!("BUG: a limit that is not an end"),
-            Err(Trouble::Stop(Stop::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(Trouble::Problem(problem)) => Err(problem_error(problem)),
-            Err(Trouble::Error(error)) => Err(error),
+            Err(SessionError::Stop(LinkError::TimedOut)) => Ok(ToolEnd::TimedOut { after }),
+            Err(SessionError::Stop(LinkError::Cancelled)) => Ok(ToolEnd::Cancelled),
+            Err(SessionError::Limit(_) | SessionError::Stop(LinkError::Limit(_))) => {
+                panic!("BUG: a limit that is not an end")
+            }
+            Err(SessionError::Stop(LinkError::Broken(reason))) => Err(supervisor.broken(reason)),
+            Err(SessionError::Problem(problem)) => Err(problem_error(problem)),
+            Err(SessionError::Error(error)) => Err(error),
         }
     }
 
-    fn surroundings(&self) -> &Surroundings {
-        &self.surroundings
+    fn environment(&self) -> &GuestEnvironment {
+        &self.environment
     }
 
     fn facts(&self) -> SandboxFacts {

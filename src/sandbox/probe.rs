@@ -13,17 +13,17 @@ use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 use super::export::Export;
-use super::link::Stop;
+use super::link::LinkError;
 use super::loopdev::LoopDevice;
 use super::namespace::make_overlay;
-use super::plan::{Order, Plan};
 use super::process::Supervisor;
 use super::protocol::{self, Problem};
+use super::request::{GuestSpec, SupervisorRequest};
 use super::supervisor::{SUPERVISOR_ARGUMENT, isolate};
 use super::{SandboxError, sys};
 use crate::base::cancel::CancelToken;
 
-/// Second argument that makes a supervisor the process that becomes root of a user name space.
+/// Second argument that makes a supervisor the process that becomes root of a user namespace.
 pub(super) const USER_NAMESPACE: &str = "user-namespace";
 
 /// How long all pieces may take together; they take a tenth of a second.
@@ -34,7 +34,7 @@ const DISK_SIZE: u64 = 1 << 20;
 
 /// What the sandbox needs, in the order in which it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Piece {
+pub enum ProbePiece {
     /// Name spaces of processes, mounts, IPC, host name and network, with a loopback interface that is up.
     NameSpaces,
     /// A disk that the storage daemon serves as a file, by FUSE.
@@ -44,16 +44,16 @@ pub enum Piece {
 }
 
 /// All pieces.
-const PIECES: [Piece; 3] = [Piece::NameSpaces, Piece::Served, Piece::LoopDevice];
+const PIECES: [ProbePiece; 3] = [ProbePiece::NameSpaces, ProbePiece::Served, ProbePiece::LoopDevice];
 
 /// How it went with one piece. Each is one frame to impasto.
 #[derive(Debug, Serialize, Deserialize)]
 struct Tried {
-    piece: Piece,
+    piece: ProbePiece,
     problem: Option<Problem>,
 }
 
-/// How it went in a user name space: what failed, where something did.
+/// How it went in a user namespace: what failed, where something did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserNameSpace {
     /// To become root in one, and mount there.
@@ -65,7 +65,7 @@ pub struct UserNameSpace {
 /// Tries every piece, as root. `executable` is the impasto binary, `work` a private, empty directory.
 ///
 /// What was not reached has no entry: a piece without which the others cannot be tried is the last one.
-pub fn probe(executable: &Path, work: &Path, cancel: CancelToken) -> Vec<(Piece, Result<(), String>)> {
+pub fn probe(executable: &Path, work: &Path, cancel: CancelToken) -> Vec<(ProbePiece, Result<(), String>)> {
     let mut tried = Vec::new();
     if let Err(reason) = hold(executable, work, cancel, &mut tried)
         && let Some(piece) = PIECES.get(tried.len())
@@ -79,7 +79,7 @@ fn hold(
     executable: &Path,
     work: &Path,
     cancel: CancelToken,
-    tried: &mut Vec<(Piece, Result<(), String>)>,
+    tried: &mut Vec<(ProbePiece, Result<(), String>)>,
 ) -> Result<(), String> {
     let said = |error: SandboxError| crate::base::human::with_causes(&error);
     let overlay = work.join("overlay.qcow2");
@@ -87,9 +87,9 @@ fn hold(
     let mut supervisor = Supervisor::start(executable, work).map_err(said)?;
     let mut link = supervisor.link(Some(Instant::now() + DEADLINE), cancel, None).map_err(said)?;
     let work = work.to_path_buf();
-    let plan = Plan { work, overlay, chain: Vec::new(), network: false, terminal: false, groups: Vec::new() };
-    let ask = || -> Result<(), Stop> {
-        link.send(&Order::Probe(plan))?;
+    let plan = GuestSpec { work, overlay, chain: Vec::new(), network: false, terminal: false, groups: Vec::new() };
+    let ask = || -> Result<(), LinkError> {
+        link.send(&SupervisorRequest::Probe(plan))?;
         while tried.len() < PIECES.len() {
             let Tried { piece, problem } = link.receive()?;
             tried.push((piece, problem.map_or(Ok(()), |problem| Err(problem.to_string()))));
@@ -103,19 +103,19 @@ fn hold(
     drop(link);
     match asked {
         Ok(()) => ended.map(drop).map_err(said),
-        Err(Stop::TimedOut) => Err(format!("no answer in {} s", DEADLINE.as_secs())),
-        Err(Stop::Cancelled) => Err("interrupted".to_owned()),
-        Err(Stop::Limit(_)) => panic!("BUG: a probe has no limits"),
-        Err(Stop::Broken(reason)) => Err(said(supervisor.broken(reason))),
+        Err(LinkError::TimedOut) => Err(format!("no answer in {} s", DEADLINE.as_secs())),
+        Err(LinkError::Cancelled) => Err("interrupted".to_owned()),
+        Err(LinkError::Limit(_)) => panic!("BUG: a probe has no limits"),
+        Err(LinkError::Broken(reason)) => Err(said(supervisor.broken(reason))),
     }
 }
 
 /// The supervisor's part.
-pub(super) fn serve(plan: &Plan, socket: &mut File) -> io::Result<bool> {
+pub(super) fn serve(plan: &GuestSpec, socket: &mut File) -> io::Result<bool> {
     let mut tell = |piece, problem: Option<Problem>| protocol::write(socket, &Tried { piece, problem });
-    tell(Piece::NameSpaces, isolate(false).err())?;
+    tell(ProbePiece::NameSpaces, isolate(false).err())?;
     let export = Export::start(plan);
-    tell(Piece::Served, export.as_ref().err().cloned())?;
+    tell(ProbePiece::Served, export.as_ref().err().cloned())?;
     let path = export.as_ref().map_or(plan.overlay.as_path(), Export::path);
     let attach = || {
         let file = File::options().read(true).write(true).open(path);
@@ -125,11 +125,11 @@ pub(super) fn serve(plan: &Plan, socket: &mut File) -> io::Result<bool> {
     let attached = attach();
     // It is ended before the answer, after which nobody waits any more.
     let stopped = export.is_err() || export.is_ok_and(|export| export.stop().is_ok());
-    tell(Piece::LoopDevice, attached.err())?;
+    tell(ProbePiece::LoopDevice, attached.err())?;
     Ok(stopped)
 }
 
-/// Tries to be root of a user name space, as whatever user this is. `executable` is the impasto binary.
+/// Tries to be root of a user namespace, as whatever user this is. `executable` is the impasto binary.
 pub fn probe_user_namespace(executable: &Path) -> UserNameSpace {
     let failed = |reason: String| UserNameSpace { root: Err(reason.clone()), emulators: Err(reason) };
     #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]

@@ -52,7 +52,7 @@ pub enum Request {
     /// A file for the job follows, as `Data` and one `End`; the answer comes after `End`.
     PutFile {
         /// Its directory.
-        place: Place,
+        place: RunSubdir,
         /// Its name: one path component.
         name: String,
         /// Its permission bits.
@@ -63,7 +63,7 @@ pub enum Request {
     /// The file is complete.
     End,
     /// Remember what is at these paths before the first step.
-    Note {
+    SnapshotVolatile {
         /// Absolute paths in the guest; `*` stands for any bytes within one part, a directory for all that is below it.
         volatile: Vec<String>,
     },
@@ -80,7 +80,7 @@ pub enum Request {
         files: Vec<String>,
     },
     /// Kill every process that steps left behind.
-    Settle,
+    KillRemaining,
     /// Send back a regular file.
     Collect {
         /// Its absolute path in the guest.
@@ -89,8 +89,8 @@ pub enum Request {
         most: u64,
     },
     /// Empty or remove the files that are at the noted paths and were not there before, or not like this. To be asked
-    /// after `Settle`.
-    PutBack,
+    /// after `KillRemaining`.
+    RestoreVolatile,
     /// Unmount everything and exit.
     Finish,
 }
@@ -154,7 +154,7 @@ pub struct StepFacts {
     pub files: Vec<FileFacts>,
 }
 
-/// Room on a file system: what it has, and the least that was free while steps ran.
+/// Space on a file system: what it has, and the least that was free while steps ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// Where it is mounted.
@@ -186,7 +186,7 @@ pub struct FileFacts {
 
 /// A directory below [`RUN_DIR`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Place {
+pub enum RunSubdir {
     /// Files that steps read, or that the agent copies into the image.
     Inputs,
     /// Scripts that steps run.
@@ -195,7 +195,7 @@ pub enum Place {
     Secrets,
 }
 
-impl Place {
+impl RunSubdir {
     /// Name of the directory.
     pub fn dir(self) -> &'static str {
         match self {
@@ -269,7 +269,7 @@ pub struct Setup {
     pub caches: Vec<(String, String)>,
     /// Modification time of the files that the agent writes, in seconds.
     pub source_date_epoch: Option<u64>,
-    /// Whether steps may mount, make devices and make name spaces.
+    /// Whether steps may mount, make devices and make namespaces.
     pub privileged: bool,
     /// Most bytes of files in memory.
     pub tmpfs: u64,
@@ -306,7 +306,7 @@ pub enum Limit {
 /// One primitive that the agent does. Closed: a new one is a change of the engine epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentStep {
-    /// Runs a file of [`Place::Scripts`] as `/bin/sh -e FILE`, or by its shebang.
+    /// Runs a file of [`RunSubdir::Scripts`] as `/bin/sh -e FILE`, or by its shebang.
     Script {
         /// Its name.
         name: String,
@@ -316,7 +316,7 @@ pub enum AgentStep {
         /// The line.
         line: String,
     },
-    /// Copies a file of [`Place::Inputs`] into the image.
+    /// Copies a file of [`RunSubdir::Inputs`] into the image.
     CopyIn {
         /// Its name.
         input: String,
@@ -325,7 +325,7 @@ pub enum AgentStep {
         /// Permission bits of the file; `None` keeps the input's. A tar stream carries its own.
         mode: Option<u32>,
         /// Owner; `None` is root, or what a tar stream says.
-        owner: Option<Owner>,
+        owner: Option<FileOwner>,
         /// What the input is.
         kind: InputKind,
         /// Time of the file, in seconds since 1970; `None` is the job's `source_date_epoch`. A tar stream carries its own.
@@ -340,7 +340,7 @@ pub enum AgentStep {
         /// Permission bits.
         mode: u32,
     },
-    /// Applies the [`Change`]s in a file of [`Place::Inputs`] to one file system.
+    /// Applies the [`Change`]s in a file of [`RunSubdir::Inputs`] to one file system.
     Patch {
         /// The file's name.
         input: String,
@@ -356,7 +356,7 @@ pub enum AgentStep {
     },
 }
 
-/// A change of one file, in a file of [`Place::Inputs`]: each is a frame; the content of a [`Node::File`] follows it as
+/// A change of one file, in a file of [`RunSubdir::Inputs`]: each is a frame; the content of a [`PatchNode::File`] follows it as
 /// bare bytes, its runs one after the other.
 ///
 /// What is removed comes first, the deepest first; then what is put, ascending by path. A directory whose content
@@ -378,7 +378,7 @@ pub struct Put {
     /// From the file system's root on.
     pub path: ByteBuf,
     /// What it is.
-    pub node: Node,
+    pub node: PatchNode,
     /// Permission bits.
     pub mode: u32,
     /// Owner.
@@ -393,7 +393,7 @@ pub struct Put {
 
 /// What is put at a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Node {
+pub enum PatchNode {
     /// What is there, with another owner, mode, time or attributes.
     Kept,
     /// A directory.
@@ -429,7 +429,7 @@ pub enum Node {
 
 /// User and group, each a number or a name that the guest's `/etc/passwd` and `/etc/group` know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct FileOwner {
     /// User.
     pub user: String,
     /// Group.

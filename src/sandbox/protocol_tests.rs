@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_bytes::ByteBuf;
 
-use super::link::{Link, Stop};
+use super::link::{Link, LinkError};
 use super::protocol::*;
 use super::sys;
 use crate::base::cancel::CancelToken;
@@ -14,7 +14,7 @@ fn a_message_survives_its_frame() {
         input: "a".to_owned(),
         dest: "/b".to_owned(),
         mode: Some(0o755),
-        owner: Some(Owner { user: "root".to_owned(), group: "0".to_owned() }),
+        owner: Some(FileOwner { user: "root".to_owned(), group: "0".to_owned() }),
         kind: InputKind::Tar,
         modified: Some(7),
     };
@@ -60,7 +60,7 @@ fn garbage_on_the_channel_breaks_it() {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.write_all(garbage).unwrap();
         let mut link = Link::new(ours, None, CancelToken::new(), None).unwrap();
-        assert!(matches!(link.receive::<Answer>(), Err(Stop::Broken(_))), "{garbage:?}");
+        assert!(matches!(link.receive::<Answer>(), Err(LinkError::Broken(_))), "{garbage:?}");
     }
 }
 
@@ -69,16 +69,16 @@ fn a_silent_channel_stops_at_its_deadline_or_when_cancelled() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_millis(30);
     let mut link = Link::new(ours, Some(deadline), CancelToken::new(), None).unwrap();
-    assert!(matches!(link.receive::<Answer>(), Err(Stop::TimedOut)));
+    assert!(matches!(link.receive::<Answer>(), Err(LinkError::TimedOut)));
     let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let cancel = CancelToken::new();
     cancel.cancel();
     let mut link = Link::new(ours, None, cancel, None).unwrap();
     // A receiver that never reads must not hold the sender either.
-    assert!(matches!(link.receive::<Answer>(), Err(Stop::Cancelled)));
+    assert!(matches!(link.receive::<Answer>(), Err(LinkError::Cancelled)));
     let full = Request::Data(ByteBuf::from(vec![0; MAX_DATA]));
     let stopped = (0..64).find_map(|_| link.send(&full).err());
-    assert!(matches!(stopped, Some(Stop::Cancelled)));
+    assert!(matches!(stopped, Some(LinkError::Cancelled)));
     drop(theirs);
 }
 

@@ -9,17 +9,17 @@ use serde_bytes::ByteBuf;
 
 use super::protocol::{Ceiling, Device, Limit, Problem};
 use super::tools::{ToolFailure, ToolTask};
-use crate::disk::guest::Layout;
+use crate::disk::guest::DiskLayout;
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Order {
+pub(super) enum SupervisorRequest {
     /// Give the agent a disk.
-    Guest(Plan),
+    Guest(GuestSpec),
     /// Do our own work with the toolbox's programs.
     Tools(ToolPlan),
     /// Try what the sandbox needs, on an empty disk.
-    Probe(Plan),
+    Probe(GuestSpec),
 }
 
 /// Work with the toolbox's programs.
@@ -27,7 +27,7 @@ pub(super) enum Order {
 pub(super) struct ToolPlan {
     /// The one directory that can be written, beside memory.
     pub(super) work: PathBuf,
-    /// The tree of programs that is the room's root.
+    /// The tree of programs that is the container's root.
     pub(super) toolbox: PathBuf,
     /// What to do.
     pub(super) task: ToolTask,
@@ -58,7 +58,7 @@ pub(super) enum ToolReport {
 
 /// A disk for the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(super) struct GuestSpec {
     /// Private directory of the run.
     pub(super) work: PathBuf,
     /// The overlay, an empty qcow2.
@@ -78,11 +78,11 @@ pub(super) const MAX_RANGES: usize = 16384;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Report {
+pub(super) enum SupervisorEvent {
     /// The disk is there; from the next frame on the agent listens.
     Ready {
         /// What lies on it.
-        layout: Layout,
+        layout: DiskLayout,
         /// Its device.
         disk: Device,
         /// Devices of its partitions.

@@ -14,18 +14,19 @@ use serde_bytes::ByteBuf;
 
 use super::host_view::HostView;
 use super::limits::{Bounds, Culprit, Reached};
-use super::link::{Link, Stop};
-use super::plan::{Order, Plan, Report, ToolPlan, ToolReport};
+use super::link::{Link, LinkError};
 use super::process::io_error;
 use super::protocol::{
-    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Place, Problem, ProblemKind, RUN_DIR, Request, Setup,
+    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, Request, RunSubdir, Setup,
     StepFacts, VERSION,
 };
+use super::request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan, ToolReport};
 use super::{
-    AgentStep, Content, Input, Job, Outcome, Output, SandboxError, SandboxEvent, Surroundings, ToolEnd, ToolEvent,
+    AgentStep, GuestEnvironment, InputContent, Outcome, Output, SandboxError, SandboxEvent, SandboxInput, SandboxJob,
+    ToolEnd, ToolEvent,
 };
 use crate::base::bounded;
-use crate::disk::guest::{FileSystem, Layout, RootChoice, RootSpec, choose_root};
+use crate::disk::guest::{DiskLayout, FileSystem, RootChoice, RootSelector, choose_root};
 
 /// Where steps look for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -43,32 +44,32 @@ pub(super) struct End {
 }
 
 /// Why a conversation ended early.
-pub(super) enum Trouble {
-    Stop(Stop),
+pub(super) enum SessionError {
+    Stop(LinkError),
     Limit(Reached),
     Problem(Problem),
     Error(SandboxError),
 }
 
-impl From<Stop> for Trouble {
-    fn from(stop: Stop) -> Self {
+impl From<LinkError> for SessionError {
+    fn from(stop: LinkError) -> Self {
         Self::Stop(stop)
     }
 }
 
-impl From<SandboxError> for Trouble {
+impl From<SandboxError> for SessionError {
     fn from(error: SandboxError) -> Self {
         Self::Error(error)
     }
 }
 
-fn unexpected() -> Trouble {
-    Trouble::Stop(Stop::Broken("an answer came out of order".to_owned()))
+fn unexpected() -> SessionError {
+    SessionError::Stop(LinkError::Broken("an answer came out of order".to_owned()))
 }
 
 /// The conversation with supervisor and agent.
-pub(super) struct Talk<'a> {
-    surroundings: &'a Surroundings,
+pub(super) struct GuestSession<'a> {
+    environment: &'a GuestEnvironment,
     link: &'a mut Link,
     bounds: &'a Bounds,
     /// What the agent watches.
@@ -81,15 +82,24 @@ pub(super) struct Talk<'a> {
     last: Instant,
 }
 
-impl<'a> Talk<'a> {
+impl<'a> GuestSession<'a> {
     pub(super) fn new(
-        surroundings: &'a Surroundings,
+        environment: &'a GuestEnvironment,
         link: &'a mut Link,
         bounds: &'a Bounds,
         watch: Option<Ceiling>,
         begun: Instant,
     ) -> Self {
-        Talk { surroundings, link, bounds, watch, step: None, tail: Vec::new(), timings: Vec::new(), last: begun }
+        GuestSession {
+            environment,
+            link,
+            bounds,
+            watch,
+            step: None,
+            tail: Vec::new(),
+            timings: Vec::new(),
+            last: begun,
+        }
     }
 
     /// Where the time went.
@@ -98,18 +108,18 @@ impl<'a> Talk<'a> {
     }
 
     /// Holds a job's conversation to its end.
-    pub(super) fn hold(
+    pub(super) fn run_job(
         &mut self,
-        plan: Plan,
-        job: Job<'_>,
+        plan: GuestSpec,
+        job: SandboxJob<'_>,
         host: HostView,
         events: &mut dyn FnMut(SandboxEvent<'_>),
-    ) -> Result<End, Trouble> {
-        let end = self.hold_unlimited(plan, job, host, events);
+    ) -> Result<End, SessionError> {
+        let end = self.run_job_unlimited(plan, job, host, events);
         // Control groups also count what a step did not notice, or what ended the agent itself.
         let stopped = match &end {
-            Err(Trouble::Stop(Stop::Limit(limit))) => Some(*limit),
-            Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => None,
+            Err(SessionError::Stop(LinkError::Limit(limit))) => Some(*limit),
+            Err(SessionError::Stop(LinkError::TimedOut | LinkError::Cancelled)) => None,
             _ => self.link.reached(),
         };
         match stopped {
@@ -118,8 +128,8 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn reached(&self, limit: Limit) -> Trouble {
-        Trouble::Limit(self.bounds.reached(limit, self.step.map(Culprit::Step)))
+    fn reached(&self, limit: Limit) -> SessionError {
+        SessionError::Limit(self.bounds.reached(limit, self.step.map(Culprit::Step)))
     }
 
     fn lap(&mut self, phase: &str) {
@@ -134,22 +144,22 @@ impl<'a> Talk<'a> {
             .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
     }
 
-    fn hold_unlimited(
+    fn run_job_unlimited(
         &mut self,
-        plan: Plan,
-        job: Job<'_>,
+        plan: GuestSpec,
+        job: SandboxJob<'_>,
         host: HostView,
         events: &mut dyn FnMut(SandboxEvent<'_>),
-    ) -> Result<End, Trouble> {
+    ) -> Result<End, SessionError> {
         let (nonce, mounted) = self.open(&plan, &job, host)?;
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
         self.lap("inputs");
-        self.demand_ok(&Request::Note { volatile: job.volatile })?;
+        self.demand_ok(&Request::SnapshotVolatile { volatile: job.volatile })?;
         self.lap("volatile files noted");
         let mut outcome = self.run_steps(&job.steps, events)?;
         self.lap("steps");
         let facts = if outcome.is_ok() { None } else { Some(self.examine(&job.steps, job.suspects)?) };
-        self.demand_ok(&Request::Settle)?;
+        self.demand_ok(&Request::KillRemaining)?;
         let mut outputs = Vec::new();
         if outcome.is_ok() {
             (outcome, outputs) = self.collect_all(&job.outputs, job.work)?;
@@ -157,7 +167,7 @@ impl<'a> Talk<'a> {
         self.lap("outputs");
         // Who looks at a failed state wants its logs.
         if outcome.is_ok() {
-            self.demand_ok(&Request::PutBack)?;
+            self.demand_ok(&Request::RestoreVolatile)?;
         }
         self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
@@ -165,40 +175,45 @@ impl<'a> Talk<'a> {
     }
 
     /// A shell's conversation: the exit code.
-    pub(super) fn hold_shell(
+    pub(super) fn run_shell(
         &mut self,
-        plan: &Plan,
-        job: Job<'_>,
+        plan: &GuestSpec,
+        job: SandboxJob<'_>,
         host: HostView,
         line: Option<String>,
-    ) -> Result<i32, Trouble> {
+    ) -> Result<i32, SessionError> {
         self.open(plan, &job, host)?;
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
-        self.demand_ok(&Request::Note { volatile: Vec::new() })?;
+        self.demand_ok(&Request::SnapshotVolatile { volatile: Vec::new() })?;
         match self.run_steps(&job.steps, &mut |_| {})? {
             Outcome::Ok => {}
-            Outcome::StepRefused { problem, .. } => return Err(Trouble::Problem(problem)),
+            Outcome::StepRefused { problem, .. } => return Err(SessionError::Problem(problem)),
             outcome => return Err(SandboxError::Prepare(format!("{outcome:?}")).into()),
         }
         match self.ask(&Request::Shell { line })? {
             Answer::Exited { code: Some(code), .. } => Ok(code),
             Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
-            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
         }
     }
 
     /// Makes a job's guest: the nonce, and the numbers of what is mounted.
-    fn open(&mut self, plan: &Plan, job: &Job<'_>, host: HostView) -> Result<([u8; 16], Vec<u32>), Trouble> {
+    fn open(
+        &mut self,
+        plan: &GuestSpec,
+        job: &SandboxJob<'_>,
+        host: HostView,
+    ) -> Result<([u8; 16], Vec<u32>), SessionError> {
         let (tmpfs, watch) = (self.bounds.tmpfs, self.watch);
-        let surroundings = self.surroundings;
+        let environment = self.environment;
         self.begin(plan, &job.root, |disk, root| {
             Ok(Setup {
                 disk,
                 root,
-                host_name: surroundings.host_name.clone(),
-                cpus: surroundings.cpus,
-                env: environment(surroundings, job.source_date_epoch, &job.env),
+                host_name: environment.host_name.clone(),
+                cpus: environment.cpus,
+                env: step_environment(environment, job.source_date_epoch, &job.env),
                 overlays: host.overlays,
                 policy: host.policy,
                 trees: host.trees,
@@ -214,21 +229,21 @@ impl<'a> Talk<'a> {
     /// From nothing to a mounted guest: the nonce, and the numbers of what is mounted.
     fn begin(
         &mut self,
-        plan: &Plan,
-        root: &RootSpec,
+        plan: &GuestSpec,
+        root: &RootSelector,
         setup: impl FnOnce(Vec<DiskNode>, Vec<u32>) -> Result<Setup, SandboxError>,
-    ) -> Result<([u8; 16], Vec<u32>), Trouble> {
-        self.link.send(&Order::Guest(plan.clone()))?;
+    ) -> Result<([u8; 16], Vec<u32>), SessionError> {
+        self.link.send(&SupervisorRequest::Guest(plan.clone()))?;
         if plan.terminal {
             self.link.send_terminal()?;
         }
         let (layout, disk, partitions) = match self.link.receive()? {
-            Report::Ready { layout, disk, partitions, phases } => {
+            SupervisorEvent::Ready { layout, disk, partitions, phases } => {
                 self.note(phases);
                 (layout, disk, partitions)
             }
-            Report::Problem(problem) => return Err(Trouble::Problem(problem)),
-            Report::Closed { .. } | Report::Unused { .. } => return Err(unexpected()),
+            SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
+            SupervisorEvent::Closed { .. } | SupervisorEvent::Unused { .. } => return Err(unexpected()),
         };
         self.lap("disk");
         let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
@@ -236,13 +251,13 @@ impl<'a> Talk<'a> {
             RootChoice::Partition(number) => vec![number],
             RootChoice::Probe(numbers) => numbers,
         };
-        let nonce = self.greet()?;
+        let nonce = self.handshake()?;
         let mounted = self.set_up(setup(disk_nodes(&layout, disk, &partitions), root)?)?;
         self.lap("mount");
         Ok((nonce, mounted))
     }
 
-    fn greet(&mut self) -> Result<[u8; 16], Trouble> {
+    fn handshake(&mut self) -> Result<[u8; 16], SessionError> {
         let mut nonce = [0; 16];
         getrandom(&mut nonce, GetRandomFlags::empty())
             .map_err(|e| io_error("read", Path::new("random bytes"), e.into()))?;
@@ -250,69 +265,69 @@ impl<'a> Talk<'a> {
         Ok(nonce)
     }
 
-    fn set_up(&mut self, setup: Setup) -> Result<Vec<u32>, Trouble> {
+    fn set_up(&mut self, setup: Setup) -> Result<Vec<u32>, SessionError> {
         match self.ask(&Request::Setup(setup))? {
             Answer::Made { mounted, .. } => Ok(mounted),
-            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
         }
     }
 
     /// One request, one answer.
-    fn ask(&mut self, request: &Request) -> Result<Answer, Trouble> {
+    fn ask(&mut self, request: &Request) -> Result<Answer, SessionError> {
         self.link.send(request)?;
         Ok(self.link.receive()?)
     }
 
-    fn demand_ok(&mut self, request: &Request) -> Result<(), Trouble> {
+    fn demand_ok(&mut self, request: &Request) -> Result<(), SessionError> {
         match self.ask(request)? {
             Answer::Ok => Ok(()),
-            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
         }
     }
 
     fn put_all(
         &mut self,
-        inputs: Vec<Input<'_>>,
+        inputs: Vec<SandboxInput<'_>>,
         scripts: &[(String, Vec<u8>)],
         secrets: &[(String, Vec<u8>)],
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SessionError> {
         for (name, bytes) in scripts {
-            self.put(Place::Scripts, name, 0o755, &mut bytes.as_slice())?;
+            self.put(RunSubdir::Scripts, name, 0o755, &mut bytes.as_slice())?;
         }
         for (name, bytes) in secrets {
             if bytes.len() as u64 > self.bounds.limits.secret {
                 return Err(self.reached_by(Limit::Secret, name));
             }
-            self.put(Place::Secrets, name, 0o400, &mut bytes.as_slice())?;
+            self.put(RunSubdir::Secrets, name, 0o400, &mut bytes.as_slice())?;
         }
-        for Input { name, mode, content } in inputs {
+        for SandboxInput { name, mode, content } in inputs {
             match content {
-                Content::Bytes(mut bytes) => self.put(Place::Inputs, &name, mode, &mut bytes)?,
-                Content::Reader(mut reader) => self.put(Place::Inputs, &name, mode, &mut reader)?,
-                Content::Path(path) => {
+                InputContent::Bytes(mut bytes) => self.put(RunSubdir::Inputs, &name, mode, &mut bytes)?,
+                InputContent::Reader(mut reader) => self.put(RunSubdir::Inputs, &name, mode, &mut reader)?,
+                InputContent::Path(path) => {
                     let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
-                    self.put(Place::Inputs, &name, mode, &mut file)?;
+                    self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn reached_by(&self, limit: Limit, name: &str) -> Trouble {
-        Trouble::Limit(self.bounds.reached(limit, Some(Culprit::Named(name.to_owned()))))
+    fn reached_by(&self, limit: Limit, name: &str) -> SessionError {
+        SessionError::Limit(self.bounds.reached(limit, Some(Culprit::Named(name.to_owned()))))
     }
 
-    fn put(&mut self, place: Place, name: &str, mode: u32, content: &mut dyn Read) -> Result<(), Trouble> {
+    fn put(&mut self, place: RunSubdir, name: &str, mode: u32, content: &mut dyn Read) -> Result<(), SessionError> {
         self.link.send(&Request::PutFile { place, name: name.to_owned(), mode })?;
         let mut buffer = vec![0; MAX_DATA];
         loop {
             match content.read(&mut buffer) {
                 Ok(0) => {
-                    return self.demand_ok(&Request::End).map_err(|trouble| match trouble {
+                    return self.demand_ok(&Request::End).map_err(|problem| match problem {
                         // Files for the job lie in memory too.
-                        Trouble::Problem(problem) if problem.errno == Some(Errno::NOSPC.raw_os_error()) => {
+                        SessionError::Problem(problem) if problem.errno == Some(Errno::NOSPC.raw_os_error()) => {
                             self.reached_by(Limit::Tmpfs, name)
                         }
                         other => other,
@@ -325,7 +340,11 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn run_steps(&mut self, steps: &[AgentStep], events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Outcome, Trouble> {
+    fn run_steps(
+        &mut self,
+        steps: &[AgentStep],
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<Outcome, SessionError> {
         let mut printed = 0;
         for (index, step) in steps.iter().enumerate() {
             self.step = Some(index);
@@ -348,7 +367,7 @@ impl<'a> Talk<'a> {
                     Answer::Exited { code, signal } => return Ok(Outcome::StepFailed { index, code, signal }),
                     // The supervisor speaks where the agent should: the disk itself has failed.
                     Answer::Problem(problem) if problem.kind == ProblemKind::WriteBack => {
-                        return Err(Trouble::Problem(problem));
+                        return Err(SessionError::Problem(problem));
                     }
                     Answer::Problem(problem) => return Ok(Outcome::StepRefused { index, problem }),
                     _ => return Err(unexpected()),
@@ -361,20 +380,24 @@ impl<'a> Talk<'a> {
     }
 
     /// Asks the agent what there is to see of the step that has just failed.
-    fn examine(&mut self, steps: &[AgentStep], suspects: fn(&[u8]) -> Vec<String>) -> Result<StepFacts, Trouble> {
+    fn examine(&mut self, steps: &[AgentStep], suspects: fn(&[u8]) -> Vec<String>) -> Result<StepFacts, SessionError> {
         let script = match self.step.and_then(|step| steps.get(step)) {
-            Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", Place::Scripts.dir())),
+            Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", RunSubdir::Scripts.dir())),
             _ => None,
         };
         let files = script.into_iter().chain(suspects(&self.tail)).collect();
         match self.ask(&Request::Examine { files })? {
             Answer::Facts(facts) => Ok(facts),
-            Answer::Problem(problem) => Err(Trouble::Problem(problem)),
+            Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
         }
     }
 
-    fn collect_all(&mut self, outputs: &[(String, String)], work: &Path) -> Result<(Outcome, Vec<Output>), Trouble> {
+    fn collect_all(
+        &mut self,
+        outputs: &[(String, String)],
+        work: &Path,
+    ) -> Result<(Outcome, Vec<Output>), SessionError> {
         let mut collected = Vec::with_capacity(outputs.len());
         for (index, (name, path)) in outputs.iter().enumerate() {
             let file = work.join(format!("output-{index}"));
@@ -386,7 +409,7 @@ impl<'a> Talk<'a> {
         Ok((Outcome::Ok, collected))
     }
 
-    fn collect(&mut self, name: &str, path: &str, to: &Path) -> Result<Result<Output, Problem>, Trouble> {
+    fn collect(&mut self, name: &str, path: &str, to: &Path) -> Result<Result<Output, Problem>, SessionError> {
         let (size, mode) =
             match self.ask(&Request::Collect { path: path.to_owned(), most: self.bounds.limits.output })? {
                 Answer::Output { size, mode } => (size, mode),
@@ -417,26 +440,26 @@ impl<'a> Talk<'a> {
     }
 
     /// Nothing counts as success before this is through.
-    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, Trouble> {
+    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, SessionError> {
         match self.ask(&Request::Finish)? {
             Answer::Done { nonce: repeated } if repeated == nonce => {}
-            Answer::Problem(problem) => return Err(Trouble::Problem(problem)),
+            Answer::Problem(problem) => return Err(SessionError::Problem(problem)),
             _ => return Err(unexpected()),
         }
         self.lap("unmount");
         let mut unused = Vec::new();
         let dirty = loop {
             match self.link.receive()? {
-                Report::Unused { number, ranges } if mounted.contains(&number) => {
+                SupervisorEvent::Unused { number, ranges } if mounted.contains(&number) => {
                     unused.extend(ranges.into_iter().map(|(start, end)| start..end));
                 }
-                Report::Unused { .. } => {}
-                Report::Closed { dirty, phases } => {
+                SupervisorEvent::Unused { .. } => {}
+                SupervisorEvent::Closed { dirty, phases } => {
                     self.note(phases);
                     break dirty;
                 }
-                Report::Problem(problem) => return Err(Trouble::Problem(problem)),
-                Report::Ready { .. } => return Err(unexpected()),
+                SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
+                SupervisorEvent::Ready { .. } => return Err(unexpected()),
             }
         };
         self.lap("close");
@@ -451,23 +474,23 @@ impl<'a> Talk<'a> {
                 let what = format!(
                     "the file system on {device} {reason}, after it was unmounted; did a step write to its own disk?"
                 );
-                Err(Trouble::Problem(Problem::new(ProblemKind::Dirty, what)))
+                Err(SessionError::Problem(Problem::new(ProblemKind::Dirty, what)))
             }
         }
     }
 }
 
 /// From the order to the end of work with the toolbox's programs.
-pub(super) fn hold_tools(
+pub(super) fn run_tools_session(
     link: &mut Link,
     plan: ToolPlan,
     bounds: &Bounds,
     events: &mut dyn FnMut(ToolEvent<'_>),
-) -> Result<ToolEnd, Trouble> {
-    let end = hold_tools_unlimited(link, plan, bounds, events);
+) -> Result<ToolEnd, SessionError> {
+    let end = run_tools_unlimited(link, plan, bounds, events);
     let stopped = match &end {
-        Err(Trouble::Stop(Stop::Limit(limit))) => Some(*limit),
-        Err(Trouble::Stop(Stop::TimedOut | Stop::Cancelled)) => None,
+        Err(SessionError::Stop(LinkError::Limit(limit))) => Some(*limit),
+        Err(SessionError::Stop(LinkError::TimedOut | LinkError::Cancelled)) => None,
         _ => link.reached(),
     };
     match stopped {
@@ -476,13 +499,13 @@ pub(super) fn hold_tools(
     }
 }
 
-fn hold_tools_unlimited(
+fn run_tools_unlimited(
     link: &mut Link,
     plan: ToolPlan,
     bounds: &Bounds,
     events: &mut dyn FnMut(ToolEvent<'_>),
-) -> Result<ToolEnd, Trouble> {
-    link.send(&Order::Tools(plan))?;
+) -> Result<ToolEnd, SessionError> {
+    link.send(&SupervisorRequest::Tools(plan))?;
     let mut printed = 0;
     loop {
         match link.receive()? {
@@ -497,25 +520,25 @@ fn hold_tools_unlimited(
             ToolReport::Limit(limit) => return Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
             ToolReport::Done => return Ok(ToolEnd::Done),
             ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),
-            ToolReport::Problem(problem) => return Err(Trouble::Problem(problem)),
+            ToolReport::Problem(problem) => return Err(SessionError::Problem(problem)),
         }
     }
 }
 
 /// Environment of every step; what a job adds comes after.
-fn environment(
-    surroundings: &Surroundings,
+fn step_environment(
+    environment: &GuestEnvironment,
     source_date_epoch: Option<u64>,
     more: &[(String, String)],
 ) -> Vec<(String, String)> {
-    let Surroundings { lang, timezone, .. } = surroundings;
+    let GuestEnvironment { lang, timezone, .. } = environment;
     let fixed = [("PATH", PATH), ("HOME", "/root"), ("LANG", lang), ("TZ", timezone)];
     let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
     fixed.chain(epoch).chain(more.iter().cloned()).collect()
 }
 
-fn disk_nodes(layout: &Layout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {
+fn disk_nodes(layout: &DiskLayout, disk: Device, partitions: &[(u32, Device)]) -> Vec<DiskNode> {
     let node = |number, device, fs: Option<&FileSystem>, part_uuid| DiskNode {
         number,
         device,

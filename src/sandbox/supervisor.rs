@@ -1,12 +1,12 @@
 //! The supervisor: processes between impasto and the guest that make sure nothing outlives either.
 //!
-//! Knows processes, name spaces and the disk, not steps: while the agent runs, the socket is the agent's.
+//! Knows processes, namespaces and the disk, not steps: while the agent runs, the socket is the agent's.
 //!
 //! ```text
 //! impasto ── outer   outside; dies with impasto (death signal, and end of the socket), starts inner, waits
-//!              └─ inner   pid 1 of pid and mount name space A: storage daemon, loop device
+//!              └─ inner   pid 1 of pid and mount namespace A: storage daemon, loop device
 //!                   ├─ qemu-storage-daemon
-//!                   └─ agent   pid 1 of pid name space B, mount name space B: the only one that mounts the guest
+//!                   └─ agent   pid 1 of pid namespace B, mount namespace B: the only one that mounts the guest
 //! ```
 //!
 //! The kernel kills all of A when inner dies. A process that serves FUSE must never be the last one of a mount name
@@ -29,12 +29,12 @@ use rustix::thread::UnshareFlags;
 use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
-use super::plan::{MAX_RANGES, Order, Plan, Report};
 use super::protocol::{self, Problem, ProblemKind};
-use super::terminal::{self, Terminal};
+use super::request::{GuestSpec, MAX_RANGES, SupervisorEvent, SupervisorRequest};
+use super::terminal::{self, ShellTerminal};
 use super::tools::Perform;
 use super::{AGENT, emulate, probe, sys, tools};
-use crate::disk::guest::{self, DiskFile, FileSystem, Layout};
+use crate::disk::guest::{self, DiskFile, DiskLayout, FileSystem};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
 pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";
@@ -113,14 +113,14 @@ fn outer_main() -> io::Result<bool> {
 fn inner_main(perform: Perform) -> io::Result<bool> {
     let mut socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     die_with_parent(&socket)?;
-    let plan = match protocol::read::<Order>(&mut socket)? {
+    let plan = match protocol::read::<SupervisorRequest>(&mut socket)? {
         None => return Ok(false),
-        Some(Order::Guest(plan)) => plan,
-        Some(Order::Tools(plan)) => {
+        Some(SupervisorRequest::Guest(plan)) => plan,
+        Some(SupervisorRequest::Tools(plan)) => {
             setsid()?;
             return tools::serve(&plan, perform, &mut socket);
         }
-        Some(Order::Probe(plan)) => {
+        Some(SupervisorRequest::Probe(plan)) => {
             setsid()?;
             return probe::serve(&plan, &mut socket);
         }
@@ -136,7 +136,7 @@ fn inner_main(perform: Perform) -> io::Result<bool> {
             Ok(true)
         }
         Err(problem) => {
-            protocol::write(&mut socket, &Report::Problem(problem))?;
+            protocol::write(&mut socket, &SupervisorEvent::Problem(problem))?;
             Ok(false)
         }
     }
@@ -160,7 +160,7 @@ impl Clock {
     }
 }
 
-fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Result<Report, Problem> {
+fn supervise(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &mut File) -> Result<SupervisorEvent, Problem> {
     let mut clock = Clock::new();
     isolate(plan.network)?;
     clock.lap("isolate");
@@ -171,7 +171,7 @@ fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Resu
     let backing = disk.try_clone().map_err(|e| Problem::io("duplicate", "the disk", &e))?;
     let mut device = LoopDevice::attach(&backing)?;
     let partitions = device.set_partitions(&layout.partitions)?;
-    let ready = Report::Ready {
+    let ready = SupervisorEvent::Ready {
         layout: layout.clone(),
         disk: device.device()?,
         partitions,
@@ -192,7 +192,7 @@ fn supervise(plan: &Plan, terminal: Option<Terminal>, socket: &mut File) -> Resu
     clock.lap("check");
     export.stop()?;
     clock.lap("storage daemon stop");
-    Ok(Report::Closed { dirty, phases: clock.phases })
+    Ok(SupervisorEvent::Closed { dirty, phases: clock.phases })
 }
 
 /// Name spaces that the guest has for itself.
@@ -218,13 +218,13 @@ fn open_disk(path: &Path) -> Result<File, Problem> {
     file.map_err(|e| Problem::io("open", path.to_string_lossy(), &e))
 }
 
-fn read_layout(disk: &File) -> Result<Layout, Problem> {
+fn read_layout(disk: &File) -> Result<DiskLayout, Problem> {
     let read = || guest::read_layout(&DiskFile::new(disk.try_clone()?)?);
     read().map_err(|e| Problem::io("read", "the partition table", &e))
 }
 
 /// Starts the agent on the socket and waits for its success, watching daemon and socket.
-fn run_agent(plan: &Plan, export: &Export, terminal: Option<Terminal>, socket: &File) -> Result<(), Problem> {
+fn run_agent(plan: &GuestSpec, export: &Export, terminal: Option<ShellTerminal>, socket: &File) -> Result<(), Problem> {
     sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a PID namespace", &e))?;
     let failed = |what: &str, error: &io::Error| Problem::io(what, "the agent", error);
     let mut agent = spawn_agent(plan, terminal, socket).map_err(|e| failed("start", &e))?;
@@ -253,7 +253,7 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// The agent out of our own executable: a file in memory, so nothing needs to be installed.
-fn spawn_agent(plan: &Plan, terminal: Option<Terminal>, socket: &File) -> io::Result<Child> {
+fn spawn_agent(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &File) -> io::Result<Child> {
     let memory = memfd_create("impasto-agent", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
     file.write_all(AGENT)?;
@@ -264,7 +264,7 @@ fn spawn_agent(plan: &Plan, terminal: Option<Terminal>, socket: &File) -> io::Re
     sys::start_in_groups(&mut command, open_groups(&plan.groups)?);
     match terminal {
         None => command.spawn(),
-        Some(Terminal { stdin, stdout, stderr }) => {
+        Some(ShellTerminal { stdin, stdout, stderr }) => {
             // Its standard input is taken, so this one goes by number.
             rustix::io::fcntl_setfd(&stdin, rustix::io::FdFlags::empty())?;
             command.arg(stdin.as_raw_fd().to_string()).stdout(stdout).stderr(stderr).spawn()
@@ -278,7 +278,7 @@ pub(super) fn open_groups(groups: &[PathBuf]) -> io::Result<Vec<File>> {
 }
 
 /// File systems with which something is wrong: they say so themselves, or are not the ones that were there before.
-fn dirty(before: &Layout, now: &Layout) -> Vec<(u32, String)> {
+fn dirty(before: &DiskLayout, now: &DiskLayout) -> Vec<(u32, String)> {
     let wrong = |(number, _, was): (u32, u64, &FileSystem)| {
         let Some((.., is)) = now.file_systems().find(|(other, ..)| *other == number) else {
             return Some((number, format!("is gone: nothing known is where {} was", was.kind)));
@@ -297,14 +297,14 @@ fn dirty(before: &Layout, now: &Layout) -> Vec<(u32, String)> {
 }
 
 /// Tells what sealing may drop. The guest's file systems are closed, so what is free now stays so.
-fn report_unused(disk: &File, layout: &Layout, socket: &mut File) -> Result<(), Problem> {
+fn report_unused(disk: &File, layout: &DiskLayout, socket: &mut File) -> Result<(), Problem> {
     let failed = |e: io::Error| Problem::io("read", "the block bitmaps", &e);
     let disk = DiskFile::new(disk.try_clone().map_err(failed)?).map_err(failed)?;
     for (number, ..) in layout.file_systems() {
         let ranges = guest::unused_of(&disk, layout, number).map_err(failed)?;
         for ranges in ranges.chunks(MAX_RANGES) {
             let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
-            let report = Report::Unused { number, ranges };
+            let report = SupervisorEvent::Unused { number, ranges };
             protocol::write(socket, &report).map_err(|e| Problem::io("write to", "impasto", &e))?;
         }
     }

@@ -1,4 +1,4 @@
-//! System calls that `rustix` offers only as unsafe or not at all: name spaces, loop devices, partitions, `lo`.
+//! System calls that `rustix` offers only as unsafe or not at all: namespaces, loop devices, partitions, `lo`.
 //!
 //! The one module of this crate with unsafe code; each call says why it is sound. Knows no policy.
 #![allow(unsafe_code)]
@@ -26,7 +26,7 @@ pub(super) const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Partitions vanish with the loop device.
 pub(super) const LO_FLAGS_PARTSCAN: u32 = 8;
 
-/// Moves the calling process into new name spaces.
+/// Moves the calling process into new namespaces.
 ///
 /// Must not be given `FILES`: other owners of file descriptors would be surprised.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {

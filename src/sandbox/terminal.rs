@@ -19,7 +19,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tc
 use super::sys;
 
 /// Standard input, output and error for a shell.
-pub(super) struct Terminal {
+pub(super) struct ShellTerminal {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -39,7 +39,7 @@ pub(super) fn send(socket: &UnixStream) -> io::Result<()> {
 }
 
 /// Receives what [`send`] sent.
-pub(super) fn receive(socket: &File) -> io::Result<Terminal> {
+pub(super) fn receive(socket: &File) -> io::Result<ShellTerminal> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -50,18 +50,18 @@ pub(super) fn receive(socket: &File) -> io::Result<Terminal> {
     });
     let mut fds = fds.next().ok_or(io::ErrorKind::InvalidData)?;
     match (fds.next(), fds.next(), fds.next()) {
-        (Some(stdin), Some(stdout), Some(stderr)) => Ok(Terminal { stdin, stdout, stderr }),
+        (Some(stdin), Some(stdout), Some(stderr)) => Ok(ShellTerminal { stdin, stdout, stderr }),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
 /// How the user's terminal was before a shell had it.
-pub(crate) struct Saved(Option<(Pid, Termios)>);
+pub(crate) struct SavedTerminal(Option<(Pid, Termios)>);
 
 /// What was saved last and is not restored yet, for a process that has to end at once.
 static LAST: Mutex<Option<(Pid, Termios)>> = Mutex::new(None);
 
-impl Saved {
+impl SavedTerminal {
     /// Looks at standard input; what is no terminal needs no saving.
     pub(crate) fn new() -> Self {
         let stdin = io::stdin();
@@ -75,7 +75,7 @@ impl Saved {
 
     /// Takes the terminal back. What cannot be restored is left: the user's own shell puts it right as well.
     pub(crate) fn restore(self) {
-        put_back(self.0, OptionalActions::Drain);
+        restore(self.0, OptionalActions::Drain);
         LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
@@ -83,11 +83,11 @@ impl Saved {
 /// Takes back a terminal that a shell or a machine still has, for a process that ends at once. Waits for nothing.
 pub fn restore_terminal() {
     if let Ok(mut last) = LAST.try_lock() {
-        put_back(last.take(), OptionalActions::Now);
+        restore(last.take(), OptionalActions::Now);
     }
 }
 
-fn put_back(saved: Option<(Pid, Termios)>, when: OptionalActions) {
+fn restore(saved: Option<(Pid, Termios)>, when: OptionalActions) {
     if let Some((group, attributes)) = saved {
         sys::ignore_background_output();
         let _ = tcsetpgrp(io::stdin(), group);

@@ -1,7 +1,7 @@
-//! The room in which our own work with the toolbox's programs is done: the toolbox, read-only, with one directory to
+//! The container in which our own work with the toolbox's programs is done: the toolbox, read-only, with one directory to
 //! write in; of the host only its kernel, and no network.
 //!
-//! Knows mounts and name spaces, not the work, which `main` hands in. Runs as pid 1 of its pid name space: nothing of it outlives it.
+//! Knows mounts and namespaces, not the work, which `main` hands in. Runs as pid 1 of its pid namespace: nothing of it outlives it.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
-use super::memory::{self, Place};
-use super::plan::{ToolPlan, ToolReport};
+use super::memory::{self, TmpfsDir};
 use super::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
+use super::request::{ToolPlan, ToolReport};
 use super::supervisor::{isolate, open_groups};
 use super::sys;
 use super::usage::Watcher;
@@ -42,7 +42,7 @@ pub struct ToolTask {
 /// name is told when it is over.
 pub type Perform = fn(&[u8], &Path, &mut dyn FnMut(&[u8]), &mut dyn FnMut(&str)) -> Result<(), ToolFailure>;
 
-/// Why something could not be done, and the way out.
+/// Why something could not be done, and the hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolFailure {
     /// What happened.
@@ -63,19 +63,19 @@ impl ToolFailure {
     }
 }
 
-/// Empty directories that a toolbox must have, on which the room mounts what is the kernel's, or of this run.
+/// Empty directories that a toolbox must have, on which the container mounts what is the kernel's, or of this run.
 pub const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "work"];
 
 /// Where the directory that can be written is.
 const WORK: &str = "/work";
 
-/// How often the room is looked at.
+/// How often the container is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Devices that programs may expect.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
-/// Makes the room, does the work in it, and tells what came of it. True where the work is done.
+/// Makes the container, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io::Result<bool> {
     if let Err(problem) = join(plan).and_then(|()| isolate(false)).and_then(|()| enter(plan)) {
         protocol::write(socket, &ToolReport::Problem(problem))?;
@@ -115,7 +115,7 @@ pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io:
     Ok(true)
 }
 
-/// Ends the room when a limit is reached; returns when the work is done.
+/// Ends the container when a limit is reached; returns when the work is done.
 fn watch(ceiling: Option<Ceiling>, done: &Receiver<()>, report: &dyn Fn(&ToolReport) -> io::Result<()>) {
     let mut watcher = ceiling.map(Watcher::new);
     while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(LOOK_INTERVAL) {
@@ -123,13 +123,13 @@ fn watch(ceiling: Option<Ceiling>, done: &Receiver<()>, report: &dyn Fn(&ToolRep
         if let Some(limit) = full.or_else(|| watcher.as_mut()?.look()) {
             // impasto sees the end in either case; with this it knows why.
             let _ = report(&ToolReport::Limit(limit));
-            // This process is the first of its name space: all others end with it.
+            // This process is the first of its namespace: all others end with it.
             std::process::exit(1);
         }
     }
 }
 
-/// Joins the job's control groups, which become the root of those that the room sees.
+/// Joins the job's control groups, which become the root of those that the container sees.
 fn join(plan: &ToolPlan) -> Result<(), Problem> {
     let enter = || {
         open_groups(&plan.groups)?.iter().try_for_each(sys::enter_group)?;
@@ -150,7 +150,7 @@ fn make_dir(path: &Path) -> Result<(), Problem> {
     fs::create_dir_all(path).map_err(file_failed("make", path))
 }
 
-/// Leaves the host's `/` for the room.
+/// Leaves the host's `/` for the container.
 fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     let work = &plan.work;
     rustix::system::sethostname(b"impasto").map_err(failed("set", Path::new("the host name")))?;
@@ -167,7 +167,8 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     // Programs unpack devices and set-user-id files below /tmp.
     let places = [("/run", 0o755, safe), ("/tmp", 0o1777, MountFlags::empty()), ("/dev/shm", 0o1777, safe)];
     let paths = places.map(|(path, ..)| inside(path));
-    let places: Vec<_> = paths.iter().zip(places).map(|(path, (_, mode, flags))| Place { path, mode, flags }).collect();
+    let places: Vec<_> =
+        paths.iter().zip(places).map(|(path, (_, mode, flags))| TmpfsDir { path, mode, flags }).collect();
     memory::share(plan.tmpfs, &places)?;
     mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
     chdir(&room).map_err(failed("enter", &room))?;
@@ -183,11 +184,11 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Makes the room's root of a toolbox.
+/// Makes the container's root of a toolbox.
 fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
     for name in MOUNT_POINTS {
         let path = toolbox.join(name);
-        // A link would lead out of the room.
+        // A link would lead out of the container.
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         if !is_dir {
             return Err(Problem::new(ProblemKind::HostLacks, format!("the toolbox lacks the directory {name}")));

@@ -1,4 +1,4 @@
-//! An overlay without what was deleted in it, and settled.
+//! An overlay without what was deleted in it, and normalized.
 //!
 //! Knows chunks, ranges and patches of bytes, not file systems.
 
@@ -12,7 +12,7 @@ use crate::disk::guest::Patch;
 ///
 /// A chunk that means nothing as a whole is zero even where the overlay does not have it: a file was deleted that lies
 /// in a layer below.
-pub struct Scrubbed<'a> {
+pub struct TrimmedOverlay<'a> {
     source: &'a dyn ChunkSource,
     unused: &'a [Range<u64>],
     /// Whole chunks, by index.
@@ -23,7 +23,7 @@ pub struct Scrubbed<'a> {
     is_as_below: bool,
 }
 
-impl<'a> Scrubbed<'a> {
+impl<'a> TrimmedOverlay<'a> {
     /// `unused` is [`Finished::unused`](super::Finished::unused): in bytes, sorted, apart.
     pub fn new(source: &'a dyn ChunkSource, unused: &'a [Range<u64>]) -> Self {
         let size = source.virtual_size();
@@ -48,7 +48,7 @@ impl<'a> Scrubbed<'a> {
     ///
     /// # Errors
     /// One of the two cannot be read.
-    pub fn without_sameness(self, below: &dyn ChunkSource) -> Result<Self, SourceError> {
+    pub fn skip_unchanged(self, below: &dyn ChunkSource) -> Result<Self, SourceError> {
         let (mut now, mut before) = (Box::new([0; CHUNK]), Box::new([0; CHUNK]));
         let mut next = self.source.next_present(0)?;
         while let Some(index) = next {
@@ -98,7 +98,7 @@ impl<'a> Scrubbed<'a> {
     }
 }
 
-impl ChunkSource for Scrubbed<'_> {
+impl ChunkSource for TrimmedOverlay<'_> {
     fn virtual_size(&self) -> u64 {
         self.source.virtual_size()
     }
@@ -163,7 +163,7 @@ mod tests {
     fn chunks_without_meaning_are_present_zeros() {
         let chunk = CHUNK as u64;
         let unused = [chunk / 2..2 * chunk, 3 * chunk - 1..3 * chunk + 8, 4 * chunk..4 * chunk + 512];
-        let scrubbed = Scrubbed::new(&Sparse, &unused);
+        let scrubbed = TrimmedOverlay::new(&Sparse, &unused);
         assert_eq!(present(&scrubbed), [1, 3, 4]);
         let mut buffer = [7; CHUNK];
         assert_eq!(scrubbed.read_chunk(1, &mut buffer).unwrap(), Content::Zero);
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn without_ranges_the_source_shows_through() {
-        let scrubbed = Scrubbed::new(&Sparse, &[]);
+        let scrubbed = TrimmedOverlay::new(&Sparse, &[]);
         assert_eq!(present(&scrubbed), [1, 3]);
         let mut buffer = [7; CHUNK];
         scrubbed.read_chunk(3, &mut buffer).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         let chunk = CHUNK as u64;
         let patches = [(chunk + 4, vec![7; 4]), (4 * chunk - 2, vec![8; 4])];
         let unused = [chunk..chunk + 16, 2 * chunk..2 * chunk + 1];
-        let scrubbed = Scrubbed::new(&Sparse, &unused).patched(&patches);
+        let scrubbed = TrimmedOverlay::new(&Sparse, &unused).patched(&patches);
         let mut buffer = [9; CHUNK];
         assert_eq!(scrubbed.read_chunk(1, &mut buffer).unwrap(), Content::Data);
         assert_eq!(buffer[..17], [0, 0, 0, 0, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
@@ -219,8 +219,8 @@ mod tests {
         }
         let unused = [chunk..chunk + 16, 3 * chunk..4 * chunk];
         let seen = |below: &Ones, patches: &[Patch]| {
-            let scrubbed = Scrubbed::new(&Sparse, &unused).patched(patches);
-            present(&scrubbed.without_sameness(below).unwrap())
+            let scrubbed = TrimmedOverlay::new(&Sparse, &unused).patched(patches);
+            present(&scrubbed.skip_unchanged(below).unwrap())
         };
         assert_eq!(seen(&Ones(2, 0), &[]), [] as [u64; 0], "the overlay does not have that chunk");
         assert_eq!(seen(&Ones(1, 15), &[]), [] as [u64; 0], "the byte means nothing");

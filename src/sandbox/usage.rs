@@ -1,4 +1,4 @@
-//! What the processes of a pid name space use, counted from its `/proc`: for hosts without control groups.
+//! What the processes of a pid namespace use, counted from its `/proc`: for hosts without control groups.
 //!
 //! Knows `/proc`, not limits; compiled into impasto and into the agent.
 

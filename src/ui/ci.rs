@@ -30,7 +30,7 @@ pub enum Level {
 
 /// A line of one of the user's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FileLine {
     /// The file, absolute.
     pub file: PathBuf,
     /// The line, from 1.
@@ -86,14 +86,14 @@ impl Service {
     }
 
     /// The line of an annotation, ended; nothing where the service has none.
-    pub fn annotation(&self, level: Level, title: &str, place: Option<&Place>, message: &str) -> Option<String> {
+    pub fn annotation(&self, level: Level, title: &str, place: Option<&FileLine>, message: &str) -> Option<String> {
         let Service::GitHub { root } = self else { return None };
         let level = match level {
             Level::Error => "error",
             Level::Warning => "warning",
         };
         let mut properties = Vec::new();
-        if let Some(Place { file, line }) = place {
+        if let Some(FileLine { file, line }) = place {
             let file = file.strip_prefix(root).unwrap_or(file);
             properties.push(format!("file={},line={line}", property(&file.to_string_lossy())));
         }
@@ -115,10 +115,10 @@ fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
-/// A place in a text that messages call `name`: none where that is no file, such as `--var x`.
-pub fn place(name: &str, line: u32, cwd: &Path) -> Option<Place> {
+/// A place in a text that messages call `name`: none where that is not a file, such as `--var x`.
+pub fn place(name: &str, line: u32, cwd: &Path) -> Option<FileLine> {
     let file = cwd.join(name);
-    (!name.starts_with('-') && !name.is_empty()).then_some(Place { file, line })
+    (!name.starts_with('-') && !name.is_empty()).then_some(FileLine { file, line })
 }
 
 #[cfg(test)]
@@ -154,7 +154,7 @@ mod tests {
             let commands = text.lines().filter(|line| line.trim_start().starts_with("::") || line.contains("##["));
             assert_eq!(commands.count(), if service == Service::GitLab { 0 } else { 2 }, "{text}");
         }
-        let place = Place { file: "/home/me/work/a,b:c.hcl".into(), line: 7 };
+        let place = FileLine { file: "/home/me/work/a,b:c.hcl".into(), line: 7 };
         let text = github().annotation(Level::Error, "t::u", Some(&place), "one\n::error::two 100%").unwrap();
         let wanted = "::error file=a%2Cb%3Ac.hcl,line=7,title=t%3A%3Au::one%0A::error::two 100%25\n";
         assert_eq!(text, wanted);

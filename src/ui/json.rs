@@ -21,7 +21,7 @@ pub struct Json {
 /// A line of `impasto build --progress json`: something that happened.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Event")]
-struct Line<'a> {
+struct EventLine<'a> {
     /// Version of the form; it grows only when a field changes its meaning.
     v: u32,
     /// Milliseconds since the start of the run.
@@ -32,12 +32,16 @@ struct Line<'a> {
 
 /// The JSON schema of a line.
 pub fn schema() -> serde_json::Value {
-    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<Line<'static>>().to_value()
+    SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<EventLine<'static>>()
+        .to_value()
 }
 
 /// An event as its line.
 pub(super) fn line(event: &Event) -> String {
-    let line = Line { v: VERSION, at_ms: event.at.as_millis() as u64, kind: &event.kind };
+    let line = EventLine { v: VERSION, at_ms: event.at.as_millis() as u64, kind: &event.kind };
     serde_json::to_string(&line).expect("BUG: an event is not JSON")
 }
 

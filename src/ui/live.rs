@@ -23,21 +23,21 @@ pub(super) const EVERY: Duration = Duration::from_millis(100);
 /// Draws the view on standard error, which must be a terminal.
 #[derive(Debug)]
 pub struct Live {
-    shared: Arc<Shared>,
+    shared: Arc<LiveShared>,
     /// Draws while nothing happens; started with the first stage.
     ticker: Option<JoinHandle<()>>,
     start: Instant,
 }
 
 #[derive(Debug)]
-struct Shared {
-    view: Mutex<View<Stderr>>,
+struct LiveShared {
+    view: Mutex<LiveView<Stderr>>,
     over: Condvar,
 }
 
 /// What is shown.
 #[derive(Debug)]
-struct View<T> {
+struct LiveView<T> {
     plain: Plain,
     screen: Screen<T>,
     /// Whether a stage was started: a run of nothing draws nothing.
@@ -86,8 +86,8 @@ struct Estimate {
 impl Live {
     /// Paths below `cwd` are shown relative to it; `start` is when the run's clock began.
     pub fn new(cwd: &Path, colour: bool, start: Instant) -> Self {
-        let view = View::new(cwd, colour, Stderr);
-        let shared = Shared { view: Mutex::new(view), over: Condvar::new() };
+        let view = LiveView::new(cwd, colour, Stderr);
+        let shared = LiveShared { view: Mutex::new(view), over: Condvar::new() };
         Live { shared: Arc::new(shared), ticker: None, start }
     }
 
@@ -105,8 +105,8 @@ impl Live {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, View<Stderr>> {
+impl LiveShared {
+    fn lock(&self) -> MutexGuard<'_, LiveView<Stderr>> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -131,9 +131,9 @@ impl Drop for Live {
     }
 }
 
-impl<T: Terminal> View<T> {
-    fn new(cwd: &Path, colour: bool, terminal: T) -> View<T> {
-        View {
+impl<T: Terminal> LiveView<T> {
+    fn new(cwd: &Path, colour: bool, terminal: T) -> LiveView<T> {
+        LiveView {
             plain: Plain::new(cwd),
             screen: Screen::new(terminal, colour),
             started: false,
@@ -377,7 +377,7 @@ mod tests {
 
     /// A run on a terminal; what it shows after each step.
     struct Sight {
-        view: View<Both>,
+        view: LiveView<Both>,
         at: Duration,
         text: String,
         written: Rc<Cell<usize>>,
@@ -391,7 +391,7 @@ mod tests {
                 cutting: vt100::Parser::new(rows as u16, columns as u16, 200),
                 written: written.clone(),
             };
-            let view = View::new(Path::new("/home/me"), false, terminal);
+            let view = LiveView::new(Path::new("/home/me"), false, terminal);
             Sight { view, at: Duration::ZERO, text: String::new(), written }
         }
 
@@ -617,7 +617,7 @@ mod tests {
                     self.0.push_str(text);
                 }
             }
-            let mut view = View::new(Path::new("/"), colour, Text(&mut text));
+            let mut view = LiveView::new(Path::new("/"), colour, Text(&mut text));
             let stage = "users".to_owned();
             let kind = EventKind::StageStarted { stage: stage.clone(), kind: "run", reason: String::new() };
             view.event(&Event { at: Duration::ZERO, kind });

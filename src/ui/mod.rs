@@ -20,11 +20,11 @@ use std::io::Write;
 use crate::base::escape::without_commands;
 use crate::engine::event::Event;
 
-pub use ci::{Level, Place, Service, place as ci_place};
+pub use ci::{FileLine, Level, Service, place as ci_place};
 pub use json::{Json, schema as event_schema};
 pub use live::Live;
 pub use plain::Plain;
-pub use record::{Ending, RecordError, RecordPaths, Records, Verdict};
+pub use record::{Ending, RecordFileError, RecordPaths, Records, Verdict};
 pub use wait::{Wait, follow};
 
 pub use screen::clear_at_exit;
@@ -65,7 +65,7 @@ impl OutputError {
 /// Writes a command's output to standard output.
 ///
 /// # Errors
-/// It cannot be written. A reader that went away is no error.
+/// It cannot be written. A reader that went away is not an error.
 pub fn output(text: &str) -> Result<(), OutputError> {
     let mut out = anstream::stdout().lock();
     OutputError::check(out.write_all(text.as_bytes()).and_then(|()| out.flush()))

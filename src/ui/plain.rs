@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::ci::{Fold, Level, Place, Service};
+use super::ci::{FileLine, Fold, Level, Service};
 use super::report::Report;
 use super::style::{BAD, BUSY, FAINT, GOOD, NOTE};
 use super::{Reporter, commands, message};
@@ -44,7 +44,7 @@ struct Folds {
     /// When the run's clock began, in seconds since 1970.
     epoch: u64,
     /// Where stages are defined, by their names.
-    places: HashMap<String, Place>,
+    places: HashMap<String, FileLine>,
     running: HashMap<String, Written>,
 }
 
@@ -80,7 +80,7 @@ impl Plain {
 
     /// Writes for a CI service. `epoch` is when the run's clock began, in seconds since 1970; `places` are where the stages
     /// are defined, by their names.
-    pub fn for_service(mut self, service: Service, epoch: u64, places: HashMap<String, Place>) -> Self {
+    pub fn for_service(mut self, service: Service, epoch: u64, places: HashMap<String, FileLine>) -> Self {
         self.folds = Some(Folds { service, epoch, places, running: HashMap::new() });
         self
     }

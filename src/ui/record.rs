@@ -8,7 +8,7 @@ use std::time::Duration;
 use impasto_store::Owner;
 
 use super::stage_logs::StageLogs;
-use super::summary::Summary;
+use super::summary::SummaryPage;
 use super::trace::Trace;
 use crate::engine::event::Event;
 use crate::engine::publish::{Draft, writable_dir};
@@ -27,7 +27,7 @@ pub struct RecordPaths {
 /// A file that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write `{}`", path.display())]
-pub struct RecordError {
+pub struct RecordFileError {
     /// The file or directory.
     pub path: PathBuf,
     /// Why.
@@ -61,7 +61,7 @@ pub enum Verdict {
 /// What is being recorded. Where nothing is, it does nothing.
 #[derive(Default)]
 pub struct Records {
-    summary: Option<(Draft, Summary)>,
+    summary: Option<(Draft, SummaryPage)>,
     logs: Option<StageLogs>,
     trace: Option<(Draft, Trace)>,
 }
@@ -75,15 +75,15 @@ impl Records {
     ///
     /// # Errors
     /// Something cannot be written, or is not a regular file.
-    pub fn open(paths: &RecordPaths, owner: &Owner, cwd: &Path) -> Result<Records, RecordError> {
+    pub fn open(paths: &RecordPaths, owner: &Owner, cwd: &Path) -> Result<Records, RecordFileError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| RecordError { path, source }
+            move |source| RecordFileError { path, source }
         };
         let draft = |path: &PathBuf| Draft::new(path, owner).map_err(failed(path));
         let mut records = Records::default();
         if let Some(path) = &paths.summary {
-            records.summary = Some((draft(path)?, Summary::new(cwd)));
+            records.summary = Some((draft(path)?, SummaryPage::new(cwd)));
         }
         if let Some(dir) = &paths.logs {
             writable_dir(dir, owner).map_err(failed(dir))?;
@@ -116,12 +116,12 @@ impl Records {
     }
 
     /// Writes what is to be written, whatever the build ended with, and gives what could not be.
-    pub fn close(self, ending: &Ending) -> Vec<RecordError> {
+    pub fn close(self, ending: &Ending) -> Vec<RecordFileError> {
         let mut errors = Vec::new();
         let mut place = |draft: Draft, written: io::Result<()>| {
             let path = draft.path().to_owned();
             if let Err(source) = written.and_then(|()| draft.place(MODE)) {
-                errors.push(RecordError { path, source });
+                errors.push(RecordFileError { path, source });
             }
         };
         if let Some((draft, summary)) = self.summary {

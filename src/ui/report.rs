@@ -20,20 +20,20 @@ const COLUMNS: usize = 80;
 /// What the run's events say about its stages and files.
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    stages: Vec<Row>,
-    files: Vec<File>,
+    stages: Vec<ReportRow>,
+    files: Vec<WrittenFile>,
 }
 
 #[derive(Debug)]
-struct Row {
+struct ReportRow {
     stage: String,
-    state: State,
+    state: RowState,
     wall_ms: Option<u64>,
     result_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum RowState {
     Built,
     Cached,
     Failed,
@@ -41,7 +41,7 @@ enum State {
 }
 
 #[derive(Debug)]
-struct File {
+struct WrittenFile {
     path: PathBuf,
     bytes: u64,
     sha256: String,
@@ -53,21 +53,21 @@ impl Report {
     pub(super) fn event(&mut self, kind: &EventKind) {
         let (stage, state, wall_ms, result_bytes) = match kind {
             EventKind::StageFinished { stage, how: How::Built, wall_ms, result_bytes, .. } => {
-                (stage, State::Built, Some(*wall_ms), *result_bytes)
+                (stage, RowState::Built, Some(*wall_ms), *result_bytes)
             }
             EventKind::StageFinished { stage, how: How::Cached, result_bytes, .. } => {
-                (stage, State::Cached, None, *result_bytes)
+                (stage, RowState::Cached, None, *result_bytes)
             }
-            EventKind::StageFailed { stage, wall_ms, .. } => (stage, State::Failed, Some(*wall_ms), None),
-            EventKind::StageCancelled { stage } => (stage, State::NotRun, None, None),
+            EventKind::StageFailed { stage, wall_ms, .. } => (stage, RowState::Failed, Some(*wall_ms), None),
+            EventKind::StageCancelled { stage } => (stage, RowState::NotRun, None, None),
             EventKind::Published { path, bytes, sha256, written } => {
-                let file = File { path: path.clone(), bytes: *bytes, sha256: sha256.clone(), written: *written };
+                let file = WrittenFile { path: path.clone(), bytes: *bytes, sha256: sha256.clone(), written: *written };
                 self.files.push(file);
                 return;
             }
             _ => return,
         };
-        self.stages.push(Row { stage: stage.clone(), state, wall_ms, result_bytes });
+        self.stages.push(ReportRow { stage: stage.clone(), state, wall_ms, result_bytes });
     }
 
     /// The table and the files, each line ended; nothing where there is nothing to say. Paths below `cwd` are shown
@@ -75,7 +75,7 @@ impl Report {
     pub(super) fn text(&self, cwd: &Path) -> String {
         let mut text = String::new();
         // Where nothing ran, a table would say the same on every line.
-        if self.stages.iter().any(|row| row.state != State::Cached) {
+        if self.stages.iter().any(|row| row.state != RowState::Cached) {
             text += &self.table();
         }
         let shown: Vec<_> = self
@@ -100,17 +100,17 @@ impl Report {
         let mut seen = HashSet::new();
         let mut rows: Vec<_> = self.stages.iter().rev().filter(|row| seen.insert(&row.stage)).collect();
         rows.reverse();
-        let cached = rows.iter().filter(|row| row.state == State::Cached).count();
+        let cached = rows.iter().filter(|row| row.state == RowState::Cached).count();
         let list_cached = cached <= MANY_CACHED;
-        rows.retain(|row| list_cached || row.state != State::Cached);
+        rows.retain(|row| list_cached || row.state != RowState::Cached);
         let width = widest(rows.iter().map(|row| &row.stage)).max("stage".len());
         let mut text = format!("\n{FAINT}          {:<width$}  {:>12}  {:>8}{FAINT:#}\n", "stage", "time", "size");
-        for Row { stage, state, wall_ms, result_bytes } in rows {
+        for ReportRow { stage, state, wall_ms, result_bytes } in rows {
             let (style, word) = match state {
-                State::Built => (GOOD, "built"),
-                State::Cached => (BUSY, "cached"),
-                State::Failed => (BAD, "failed"),
-                State::NotRun => (FAINT, "not run"),
+                RowState::Built => (GOOD, "built"),
+                RowState::Cached => (BUSY, "cached"),
+                RowState::Failed => (BAD, "failed"),
+                RowState::NotRun => (FAINT, "not run"),
             };
             let time = wall_ms.map_or(String::new(), |ms| seconds(Duration::from_millis(ms)));
             let size = result_bytes.map_or(String::new(), bytes);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use impasto_store::Owner;
 
-use super::record::{MODE, RecordError};
+use super::record::{MODE, RecordFileError};
 use crate::engine::event::EventKind;
 use crate::engine::history::file_name;
 use crate::engine::publish::Draft;
@@ -17,13 +17,13 @@ use crate::engine::publish::Draft;
 pub(super) struct StageLogs {
     dir: PathBuf,
     owner: Owner,
-    open: HashMap<String, Open>,
+    open: HashMap<String, OpenLog>,
     /// What could not be written first.
-    error: Option<RecordError>,
+    error: Option<RecordFileError>,
 }
 
 /// The log of a stage that runs.
-struct Open {
+struct OpenLog {
     draft: Draft,
     text: BufWriter<File>,
 }
@@ -54,7 +54,7 @@ impl StageLogs {
     }
 
     /// Makes visible what is still open, and gives what could not be written.
-    pub(super) fn close(mut self) -> Option<RecordError> {
+    pub(super) fn close(mut self) -> Option<RecordFileError> {
         let open: Vec<_> = self.open.keys().cloned().collect();
         open.iter().for_each(|stage| self.place(stage));
         self.error
@@ -67,17 +67,17 @@ impl StageLogs {
         }
     }
 
-    fn open(&mut self, stage: &str) -> io::Result<&mut Open> {
+    fn open(&mut self, stage: &str) -> io::Result<&mut OpenLog> {
         if !self.open.contains_key(stage) {
             let draft = Draft::new(&self.path(stage), &self.owner)?;
             let text = BufWriter::new(draft.file().try_clone()?);
-            self.open.insert(stage.to_owned(), Open { draft, text });
+            self.open.insert(stage.to_owned(), OpenLog { draft, text });
         }
         Ok(self.open.get_mut(stage).expect("BUG: just opened"))
     }
 
     fn place(&mut self, stage: &str) {
-        let Some(Open { draft, mut text }) = self.open.remove(stage) else { return };
+        let Some(OpenLog { draft, mut text }) = self.open.remove(stage) else { return };
         if let Err(source) = text.flush().and_then(|()| draft.place(MODE)) {
             self.failed(stage, source);
         }
@@ -85,7 +85,7 @@ impl StageLogs {
 
     fn failed(&mut self, stage: &str, source: io::Error) {
         let path = self.path(stage);
-        self.error.get_or_insert(RecordError { path, source });
+        self.error.get_or_insert(RecordFileError { path, source });
     }
 
     fn path(&self, stage: &str) -> PathBuf {

@@ -13,10 +13,10 @@ use crate::base::human::{bytes, seconds};
 use crate::engine::event::{EventKind, How};
 
 /// What a page will say.
-pub(super) struct Summary {
+pub(super) struct SummaryPage {
     cwd: PathBuf,
     /// In the order in which they ended.
-    rows: Vec<Row>,
+    rows: Vec<SummaryRow>,
     /// Where each stage's row is: a stage may end twice, and the last word counts.
     places: HashMap<String, usize>,
     files: Vec<String>,
@@ -25,7 +25,7 @@ pub(super) struct Summary {
     counts: Option<String>,
 }
 
-struct Row {
+struct SummaryRow {
     stage: String,
     state: &'static str,
     time: String,
@@ -36,9 +36,9 @@ struct Row {
 /// Longest line of a stage's that is shown, in characters: services take pages of a certain size only.
 const LINE: usize = 1000;
 
-impl Summary {
+impl SummaryPage {
     pub(super) fn new(cwd: &Path) -> Self {
-        Summary {
+        SummaryPage {
             cwd: cwd.to_owned(),
             rows: Vec::new(),
             places: HashMap::new(),
@@ -58,10 +58,10 @@ impl Summary {
                     How::Cached => ("cached", String::new()),
                 };
                 let size = result_bytes.map_or(String::new(), bytes);
-                self.row(Row { stage: stage.clone(), state, time, size, caveats: caveats.join(", ") });
+                self.row(SummaryRow { stage: stage.clone(), state, time, size, caveats: caveats.join(", ") });
             }
             EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms } => {
-                self.row(Row { time: time(*wall_ms), ..Row::of(stage, "**failed**") });
+                self.row(SummaryRow { time: time(*wall_ms), ..SummaryRow::of(stage, "**failed**") });
                 let mut text = format!("{error}\n");
                 causes.iter().for_each(|cause| text += &format!("  caused by: {cause}\n"));
                 diagnosis.lines(last_lines).iter().for_each(|line| text += &format!("  {}\n", clipped(line)));
@@ -72,7 +72,7 @@ impl Summary {
                 help.iter().flat_map(|help| help.lines()).for_each(|line| text += &format!("  help: {line}\n"));
                 self.failures.push((stage.clone(), text));
             }
-            EventKind::StageCancelled { stage } => self.row(Row::of(stage, "not run")),
+            EventKind::StageCancelled { stage } => self.row(SummaryRow::of(stage, "not run")),
             EventKind::Warning { stage, message } => {
                 let stage = stage.as_ref().map_or(String::new(), |stage| format!("{stage}: "));
                 self.warnings.push(format!("{stage}{}", clipped(message)));
@@ -95,7 +95,7 @@ impl Summary {
         }
     }
 
-    fn row(&mut self, row: Row) {
+    fn row(&mut self, row: SummaryRow) {
         match self.places.get(&row.stage) {
             Some(place) => self.rows[*place] = row,
             None => {
@@ -140,7 +140,7 @@ impl Summary {
             "\n### Stages\n\n| stage | | time | size | caveats |\n| :-- | :-- | --: | --: | :-- |\n".to_owned();
         let cached = self.rows.iter().filter(|row| row.state == "cached").count();
         let list_cached = cached <= MANY_CACHED;
-        for Row { stage, state, time, size, caveats } in &self.rows {
+        for SummaryRow { stage, state, time, size, caveats } in &self.rows {
             if list_cached || *state != "cached" {
                 text += &format!("| {} | {state} | {time} | {size} | {caveats} |\n", cell(stage));
             }
@@ -152,9 +152,9 @@ impl Summary {
     }
 }
 
-impl Row {
-    fn of(stage: &str, state: &'static str) -> Row {
-        Row { stage: stage.to_owned(), state, time: String::new(), size: String::new(), caveats: String::new() }
+impl SummaryRow {
+    fn of(stage: &str, state: &'static str) -> SummaryRow {
+        SummaryRow { stage: stage.to_owned(), state, time: String::new(), size: String::new(), caveats: String::new() }
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_failed_build_as_a_page() {
-        let mut summary = Summary::new(Path::new("/home/me"));
+        let mut summary = SummaryPage::new(Path::new("/home/me"));
         let built = |stage: &str, how, caveats| EventKind::StageFinished {
             stage: stage.to_owned(),
             how,
@@ -233,9 +233,9 @@ mod tests {
 
     #[test]
     fn a_build_that_could_not_begin_says_why() {
-        let text = Summary::new(Path::new("/")).text(&ending(Verdict::Error("error: no such stage\n".to_owned())));
+        let text = SummaryPage::new(Path::new("/")).text(&ending(Verdict::Error("error: no such stage\n".to_owned())));
         assert_eq!(text, "## Build of `web`: failed\n\nin 55.2 s\n\n```text\nerror: no such stage\n```\n");
-        let text = Summary::new(Path::new("/")).text(&ending(Verdict::Interrupted));
+        let text = SummaryPage::new(Path::new("/")).text(&ending(Verdict::Interrupted));
         assert!(text.starts_with("## Build of `web`: interrupted\n"), "{text}");
     }
 

@@ -24,11 +24,11 @@ pub(super) struct Trace {
     lapped: u64,
     stages: Vec<Slice>,
     downloads: Vec<Slice>,
-    open: HashMap<String, Open>,
+    open: HashMap<String, OpenStage>,
 }
 
 /// A stage that has begun.
-struct Open {
+struct OpenStage {
     start: u64,
     args: Value,
     parts: Vec<Slice>,
@@ -68,7 +68,7 @@ impl Trace {
             EventKind::RunStarted { .. } => self.lap("plan", event.at),
             EventKind::StageStarted { stage, kind, reason } => {
                 let args = json!({ "kind": kind, "reason": reason });
-                self.open.insert(stage.clone(), Open { start: now, args, parts: Vec::new() });
+                self.open.insert(stage.clone(), OpenStage { start: now, args, parts: Vec::new() });
             }
             EventKind::Phase { stage, name, start, wall } => {
                 let slice = Slice::new(name, micros(*start), micros(*start + *wall), Value::Null);
@@ -76,7 +76,7 @@ impl Trace {
                     None => self.downloads.push(slice),
                     Some(stage) => {
                         // A result that is only written out again starts no stage.
-                        let open = || Open { start: slice.start, args: json!({}), parts: Vec::new() };
+                        let open = || OpenStage { start: slice.start, args: json!({}), parts: Vec::new() };
                         self.open.entry(stage.clone()).or_insert_with(open).parts.push(slice);
                     }
                 }
@@ -102,7 +102,7 @@ impl Trace {
     }
 
     fn close(&mut self, stage: &str, end: u64, more: Value) {
-        let Some(Open { start, mut args, parts }) = self.open.remove(stage) else { return };
+        let Some(OpenStage { start, mut args, parts }) = self.open.remove(stage) else { return };
         if let (Value::Object(args), Value::Object(more)) = (&mut args, more) {
             args.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
         }

@@ -19,12 +19,12 @@ use crate::engine::event::{Event, EventKind};
 /// What is waited for, until it is dropped.
 #[derive(Debug)]
 pub struct Wait {
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<WaitShared>>,
     ticker: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WaitShared {
     now: Mutex<Now>,
     over: Condvar,
     meter: Arc<Meter>,
@@ -49,7 +49,7 @@ impl Wait {
             return Wait { shared: None, ticker: None };
         }
         let now = Now { word, what: what.to_owned(), since: Instant::now(), over: false };
-        let shared = Arc::new(Shared { now: Mutex::new(now), over: Condvar::new(), meter: meter.clone() });
+        let shared = Arc::new(WaitShared { now: Mutex::new(now), over: Condvar::new(), meter: meter.clone() });
         let (drawn, colour) = (shared.clone(), host.colour());
         let draw = move || drawn.draw(Screen::new(Stderr, colour));
         let ticker = std::thread::Builder::new().name("view".to_owned()).spawn(draw).ok();
@@ -82,7 +82,7 @@ pub fn follow(meter: &Meter, event: &Event) {
     }
 }
 
-impl Shared {
+impl WaitShared {
     fn lock(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }

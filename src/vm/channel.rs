@@ -15,17 +15,17 @@ use crate::base::bounded;
 const MAX_LINE: u64 = 1 << 20;
 
 /// An open socket.
-pub(super) struct Channel {
+pub(super) struct VmChannel {
     reader: BufReader<UnixStream>,
     deadline: Instant,
 }
 
-impl Channel {
+impl VmChannel {
     /// Connects to a socket in `dir`, however long the path to that is: a socket's own must fit into 108 bytes.
-    pub(super) fn connect(dir: &Path, name: &str, deadline: Instant) -> io::Result<Channel> {
+    pub(super) fn connect(dir: &Path, name: &str, deadline: Instant) -> io::Result<VmChannel> {
         let dir = bounded::open_directory(dir)?;
         let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-        Ok(Channel { reader: BufReader::new(UnixStream::connect(path)?), deadline })
+        Ok(VmChannel { reader: BufReader::new(UnixStream::connect(path)?), deadline })
     }
 
     /// Sends a question, and gives the first answer that `is_it` takes.

@@ -111,7 +111,7 @@ pub struct Spec {
 /// A path is not UTF-8.
 pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
     let Spec { accel, firmware, memory, cpus, backing, overlay, seed, network, guest_agent, console, control } = spec;
-    let mut line = Line::default();
+    let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
     // A guest that takes QEMU over must not start programs or gain rights.
     line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
@@ -174,7 +174,7 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
 }
 
 /// Adds the nodes below the overlay, the bottom first, and gives the name of the top one.
-fn below(line: &mut Line, backing: &Backing) -> Result<Value, VmError> {
+fn below(line: &mut CommandLine, backing: &Backing) -> Result<Value, VmError> {
     // Somebody else who writes the image is noticed by QEMU's locks; layers never change, and locks can block for ever
     // on a network file system.
     match backing {
@@ -206,9 +206,9 @@ fn below(line: &mut Line, backing: &Backing) -> Result<Value, VmError> {
 
 /// The arguments so far.
 #[derive(Default)]
-struct Line(Vec<String>);
+struct CommandLine(Vec<String>);
 
-impl Line {
+impl CommandLine {
     fn flag(&mut self, flag: &str) -> &mut Self {
         self.0.push(flag.to_owned());
         self

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::channel::Channel;
+use super::channel::VmChannel;
 use super::{Console, QEMU, Spec, VmError, command};
 use crate::base::cancel::CancelToken;
 use crate::sandbox::die_with_parent;
@@ -38,11 +38,11 @@ const AGENT: &str = "agent";
 const CONTROL: &str = "control";
 
 /// Takes the bytes of a serial console as they come.
-pub type Sink = Box<dyn FnMut(&[u8]) + Send>;
+pub type ConsoleSink = Box<dyn FnMut(&[u8]) + Send>;
 
 /// What a wait came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum ConsoleMatch {
     /// The text.
     Text,
     /// The end of the time.
@@ -68,12 +68,12 @@ pub struct Machine {
 /// What the serial console has shown.
 #[derive(Debug, Default)]
 struct Transcript {
-    state: Mutex<Shown>,
+    state: Mutex<TranscriptText>,
     news: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Shown {
+struct TranscriptText {
     /// The end of what was shown.
     bytes: Vec<u8>,
     /// How many bytes before that are gone.
@@ -83,7 +83,7 @@ struct Shown {
 }
 
 impl Transcript {
-    fn lock(&self) -> MutexGuard<'_, Shown> {
+    fn lock(&self) -> MutexGuard<'_, TranscriptText> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,7 +111,7 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started, or a path cannot be given to it.
-    pub fn start(spec: &Spec, work: &Path, sink: Option<Sink>) -> Result<Machine, VmError> {
+    pub fn start(spec: &Spec, work: &Path, sink: Option<ConsoleSink>) -> Result<Machine, VmError> {
         if let Some(socket) = &spec.guest_agent
             && socket.as_os_str().len() > MAX_SOCKET
         {
@@ -155,7 +155,12 @@ impl Machine {
     ///
     /// # Errors
     /// The machine cannot be waited for.
-    pub fn wait_for(&mut self, text: &str, deadline: Option<Instant>, cancel: &CancelToken) -> Result<Seen, VmError> {
+    pub fn wait_for(
+        &mut self,
+        text: &str,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<ConsoleMatch, VmError> {
         let mut searched = self.position;
         let console = self.console.clone();
         let mut shown = console.lock();
@@ -163,20 +168,20 @@ impl Machine {
             let from = searched.saturating_sub(shown.dropped).min(shown.bytes.len());
             if let Some(at) = find(&shown.bytes[from..], text.as_bytes()) {
                 self.position = shown.dropped + from + at + text.len();
-                return Ok(Seen::Text);
+                return Ok(ConsoleMatch::Text);
             }
             // The text's beginning may have come already.
             let end = shown.dropped + shown.bytes.len();
             searched = end.saturating_sub(text.len()).max(self.position);
             if shown.ended {
-                return Ok(Seen::Ended);
+                return Ok(ConsoleMatch::Ended);
             }
             if cancel.is_cancelled() {
-                return Ok(Seen::Cancelled);
+                return Ok(ConsoleMatch::Cancelled);
             }
             let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()).min(TICK));
             if left.is_zero() {
-                return Ok(Seen::TimedOut);
+                return Ok(ConsoleMatch::TimedOut);
             }
             shown = console.news.wait_timeout(shown, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -196,16 +201,16 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU gave up, or cannot be waited for.
-    pub fn wait(&mut self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<Seen, VmError> {
+    pub fn wait(&mut self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<ConsoleMatch, VmError> {
         loop {
             if let Some(status) = self.try_wait()? {
-                return self.verdict(status).map(|()| Seen::Ended);
+                return self.verdict(status).map(|()| ConsoleMatch::Ended);
             }
             if cancel.is_cancelled() {
-                return Ok(Seen::Cancelled);
+                return Ok(ConsoleMatch::Cancelled);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Seen::TimedOut);
+                return Ok(ConsoleMatch::TimedOut);
             }
             std::thread::sleep(TICK);
         }
@@ -239,7 +244,7 @@ impl Machine {
     pub fn stop(mut self, patience: Duration) -> Result<bool, VmError> {
         let deadline = Instant::now() + patience;
         let pressed = self.press_power(deadline);
-        if pressed.is_ok() && self.wait(Some(deadline), &CancelToken::new())? == Seen::Ended {
+        if pressed.is_ok() && self.wait(Some(deadline), &CancelToken::new())? == ConsoleMatch::Ended {
             return Ok(true);
         }
         self.end()?;
@@ -247,7 +252,7 @@ impl Machine {
     }
 
     fn press_power(&self, deadline: Instant) -> io::Result<()> {
-        let mut channel = Channel::connect(&self.work, CONTROL, deadline)?;
+        let mut channel = VmChannel::connect(&self.work, CONTROL, deadline)?;
         let is_answer = |value: &Value| value.get("return").is_some() || value.get("error").is_some();
         channel.receive(|value| value.get("QMP").is_some())?;
         channel.ask(&json!({"execute": "qmp_capabilities"}), is_answer)?;
@@ -307,10 +312,10 @@ pub fn ask_agent(dir: &Path, socket: &str, question: &Value, patience: Duration)
     let mut turn = 0_u64;
     while Instant::now() < end {
         turn += 1;
-        // What was asked before the agent was there can be lost, or answered late: each turn begins anew, with a number
+        // What was asked before the agent was there can be lost, or answered late: each turn begins again, with a number
         // that tells its answers from older ones.
         let deadline = end.min(Instant::now() + Duration::from_secs(2));
-        let answer = Channel::connect(dir, socket, deadline).and_then(|mut channel| {
+        let answer = VmChannel::connect(dir, socket, deadline).and_then(|mut channel| {
             let sync = json!({"execute": "guest-sync", "arguments": {"id": turn}});
             channel.ask(&sync, |value| value["return"] == turn)?;
             channel.ask(question, |value| value.get("return").is_some() || value.get("error").is_some())

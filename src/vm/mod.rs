@@ -18,10 +18,10 @@ use std::path::{Path, PathBuf};
 use impasto_store::chain::open_file_path;
 use impasto_store::qcow2::{GateError, Qcow2, WriteError, create_overlay};
 
-use crate::disk::image::{self, Format, Image};
+use crate::disk::image::{self, ForeignFormat, ImageKind};
 
 pub use command::{Accel, Backing, Console, Firmware, Network, Spec};
-pub use machine::{Machine, Seen};
+pub use machine::{ConsoleMatch, Machine};
 
 /// The program that is the machine.
 pub const QEMU: &str = "qemu-system-x86_64";
@@ -68,7 +68,7 @@ pub enum VmError {
         /// The file.
         path: PathBuf,
         /// What it is.
-        format: Format,
+        format: ForeignFormat,
     },
     /// A disk that would be smaller than its image.
     #[error("the disk cannot be {asked} bytes: the image already has {least}")]
@@ -166,18 +166,18 @@ pub fn examine(path: &Path) -> Result<Examined, VmError> {
     let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
     let (backing, size): (fn(PathBuf) -> Backing, u64) = match image {
-        Image::Qcow2 => {
+        ImageKind::Qcow2 => {
             let gate = |source| VmError::Gate { path: path.to_owned(), source: Box::new(source) };
             let checked = Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
             (Backing::Qcow2, checked.header().virtual_size)
         }
-        Image::Raw => (Backing::Raw, length),
-        Image::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
-        Image::Other(format) => return Err(VmError::Format { path: path.to_owned(), format }),
-        Image::Iso | Image::Unknown if length == 0 || !length.is_multiple_of(512) => {
+        ImageKind::Raw => (Backing::Raw, length),
+        ImageKind::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
+        ImageKind::Other(format) => return Err(VmError::Format { path: path.to_owned(), format }),
+        ImageKind::Iso | ImageKind::Unknown if length == 0 || !length.is_multiple_of(512) => {
             return Err(none("it has no qcow2 header, and its length is not a multiple of the sector size"));
         }
-        Image::Iso | Image::Unknown => {
+        ImageKind::Iso | ImageKind::Unknown => {
             return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));
         }
     };

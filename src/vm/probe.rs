@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use impasto_store::chain::open_file_path;
 
-use super::{Accel, Backing, Console, Firmware, Machine, Network, QEMU, Seen, Spec, VmError, overlay};
+use super::{Accel, Backing, Console, ConsoleMatch, Firmware, Machine, Network, QEMU, Spec, VmError, overlay};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 
@@ -74,13 +74,13 @@ pub fn try_boot(accel: Accel, work: &Path, patience: Duration, cancel: &CancelTo
     let mut machine = Machine::start(&spec, work, None)?;
     let seen = machine.wait_for(GREETING, Some(begun + patience), cancel)?;
     let took = begun.elapsed();
-    if seen == Seen::Ended {
+    if seen == ConsoleMatch::Ended {
         // It tells why.
         machine.wait(None, cancel)?;
     }
     machine.kill()?;
     match seen {
-        Seen::Text => Ok(took),
+        ConsoleMatch::Text => Ok(took),
         _ => Err(VmError::Silent { who: "the guest", seconds: patience.as_secs() }),
     }
 }

@@ -10,7 +10,7 @@ use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 use crate::bootstrap::BootstrapSpec;
 use crate::disk::DiskSpec;
 use crate::limits::Limits;
-use crate::packages::PackageSet;
+use crate::package_set::PackageSet;
 use crate::value::Origin;
 
 /// Bumped when the meaning of steps changes: what a script sees (environment, mounts, limits), how a result is sealed.
@@ -42,7 +42,7 @@ pub struct Action<I> {
     pub outputs: BTreeMap<String, String>,
     /// Seconds since 1970 that stand for "now" wherever a time gets into the result.
     pub source_date_epoch: Option<u64>,
-    /// Paths that are put back at the end, beyond [`BUILT_IN`](crate::volatile::BUILT_IN).
+    /// Paths that are restored at the end, beyond [`BUILT_IN`](crate::volatile::BUILT_IN).
     pub volatile: Vec<String>,
     /// The tree of tools that the steps use, where they use one.
     pub toolbox: Option<I>,
@@ -52,7 +52,7 @@ pub struct Action<I> {
     pub sandbox: SandboxRequirement,
     /// Whether the steps may use the network.
     pub network: bool,
-    /// Whether the steps may mount, make devices and make name spaces, which weakens the sandbox.
+    /// Whether the steps may mount, make devices and make namespaces, which weakens the sandbox.
     pub privileged: bool,
     /// What does not change the result.
     pub hints: Hints,

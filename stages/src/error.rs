@@ -24,7 +24,7 @@ impl ParamError {
         ParamError { param: None, message: message.into(), help: None }
     }
 
-    /// Adds the way out.
+    /// Adds the hint.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self

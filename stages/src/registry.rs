@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::action::{ActionTemplate, Cutoff, RootSpec};
 use crate::error::ParamError;
 use crate::kinds;
-use crate::packages::PackageRequest;
+use crate::package_set::PackageRequest;
 use crate::params::{Params, Secret};
 
 /// The type that a parameter's value must have.

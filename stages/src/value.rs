@@ -50,11 +50,11 @@ pub enum Data {
 ///
 /// Values that refer to each other twice make a small graph that is a huge tree, so nothing may walk the tree to learn its
 /// size, or whether something in it is sensitive.
-pub struct Shared<T>(Arc<(T, Below)>);
+pub struct Shared<T>(Arc<(T, Nested)>);
 
 /// What is known of a value and of all that it holds.
 #[derive(Debug, Clone, Default)]
-pub struct Below {
+pub struct Nested {
     /// The marks of all of it.
     pub marks: Marks,
     /// How many values it is when written out, itself among them.
@@ -65,7 +65,7 @@ pub struct Below {
     pub depth: u32,
 }
 
-impl Below {
+impl Nested {
     fn add(&mut self, value: &Value) {
         self.marks.unite(&value.marks);
         let (parts, bytes, depth) = match &value.data {
@@ -88,7 +88,7 @@ impl Below {
 
 impl<T> Shared<T> {
     /// What is known of all that is in it.
-    pub fn below(&self) -> &Below {
+    pub fn below(&self) -> &Nested {
         &self.0.1
     }
 
@@ -107,7 +107,7 @@ impl<T: Clone> Shared<T> {
 
 impl From<Vec<Value>> for Shared<Vec<Value>> {
     fn from(items: Vec<Value>) -> Self {
-        let mut below = Below { parts: 1, ..Below::default() };
+        let mut below = Nested { parts: 1, ..Nested::default() };
         items.iter().for_each(|item| below.add(item));
         Shared(Arc::new((items, below)))
     }
@@ -115,7 +115,7 @@ impl From<Vec<Value>> for Shared<Vec<Value>> {
 
 impl From<BTreeMap<String, Value>> for Shared<BTreeMap<String, Value>> {
     fn from(items: BTreeMap<String, Value>) -> Self {
-        let mut below = Below { parts: 1, ..Below::default() };
+        let mut below = Nested { parts: 1, ..Nested::default() };
         for (key, item) in &items {
             below.add(item);
             below.bytes = below.bytes.saturating_add(key.len() as u64);
@@ -256,12 +256,12 @@ impl Value {
     }
 
     /// What is known of the value and all that it holds. Takes the same time for every value.
-    pub fn below(&self) -> Below {
+    pub fn below(&self) -> Nested {
         let mut below = match &self.data {
             Data::List(items) => items.below().clone(),
             Data::Object(items) => items.below().clone(),
-            Data::String(text) => Below { parts: 1, bytes: text.len() as u64, ..Below::default() },
-            _ => Below { parts: 1, ..Below::default() },
+            Data::String(text) => Nested { parts: 1, bytes: text.len() as u64, ..Nested::default() },
+            _ => Nested { parts: 1, ..Nested::default() },
         };
         below.marks.unite(&self.marks);
         below

@@ -1,7 +1,7 @@
 //! Volatile files: paths of an image whose content says when or where a stage ran, and nothing that an image needs.
-//! Knows names, not how or when they are put back.
+//! Knows names, not how or when they are restored.
 //!
-//! What belongs here differs between two equal runs and is made anew, or missed by nobody, where it is empty. Left out on
+//! What belongs here differs between two equal runs and is made again, or missed by nobody, where it is empty. Left out on
 //! purpose, because two equal runs write them equally: older copies of lists (`/etc/passwd-`, `/var/lib/dpkg/status-old`,
 //! debconf's `*-old`), lock files, and caches that keep to `SOURCE_DATE_EPOCH` (fontconfig's, the initramfs). apt's
 //! lists are left out because a later stage may want to install by them. What makes a machine itself (`/etc/machine-id`,

@@ -1,4 +1,4 @@
-//! Makes the frozen store of the current format version anew, for `tests/fixtures`. Never after a release of it.
+//! Makes the frozen store of the current format version again, for `tests/fixtures`. Never after a release of it.
 #![allow(clippy::disallowed_methods, reason = "a tool for developers")]
 #![allow(clippy::unwrap_used, reason = "a tool for developers")]
 #![allow(dead_code, reason = "shares the tests' support")]

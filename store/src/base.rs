@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use crate::chain::DiskReader;
 use crate::digest::{Digest, DiskDigest};
 use crate::disk::{CHUNK, DiskTree, chunk_count};
-use crate::layer::{MAX_DEPTH, Manifest, Place};
+use crate::layer::{ChunkLocation, MAX_DEPTH, Manifest};
 use crate::qcow2::SECTOR;
 
 /// What a file system allocates at least, in bytes.
@@ -150,11 +150,11 @@ fn bytes_of(disks: &[DiskReader], index: u64, digest: &Digest) -> u64 {
     }
 }
 
-fn bytes_at(place: Place) -> u64 {
+fn bytes_at(place: ChunkLocation) -> u64 {
     match place {
-        Place::Zero => 0,
-        Place::Frame { length, .. } => u64::from(length).next_multiple_of(SECTOR),
-        Place::Raw { .. } => CHUNK as u64,
+        ChunkLocation::Zero => 0,
+        ChunkLocation::Frame { length, .. } => u64::from(length).next_multiple_of(SECTOR),
+        ChunkLocation::Raw { .. } => CHUNK as u64,
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cut::{self, COARSE, FINE, Grain};
 use crate::digest::{BlobDigest, DIGEST_LEN, Hasher, domain};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::fs::Temp;
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
 use crate::store::Store;
@@ -81,7 +81,7 @@ impl fmt::Debug for Sha256 {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Plain {
+struct PlainHeader {
     size: u64,
     zstd: bool,
     #[serde(with = "serde_bytes")]
@@ -96,7 +96,7 @@ struct Sha256Record {
 
 /// The pieces of a file, in order.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Table {
+struct PieceTable {
     size: u64,
     /// Other blobs that hold pieces of this one; a piece says which by its place in this list, from 1.
     others: Vec<BlobDigest>,
@@ -121,11 +121,11 @@ struct Piece {
 #[derive(Debug)]
 pub struct BlobReader {
     size: u64,
-    content: Content,
+    content: BlobContent,
 }
 
 #[derive(Debug)]
-enum Content {
+enum BlobContent {
     Plain(io::Cursor<Vec<u8>>),
     Chunked { pieces: Arc<Pieces>, next: usize, ready: io::Cursor<Vec<u8>> },
 }
@@ -133,13 +133,13 @@ enum Content {
 /// An opened blob in pieces: the table, and the files of its pieces.
 #[derive(Debug)]
 struct Pieces {
-    table: Table,
+    table: PieceTable,
     files: Vec<File>,
 }
 
 /// Decodes the file of a blob in one piece: its content, still without a name. Bounded; for untrusted bytes.
 pub fn decode_plain(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let plain: Plain = unframe(PLAIN, bytes).and_then(decode).map_err(|error| error.to_string())?;
+    let plain: PlainHeader = unframe(PLAIN, bytes).and_then(decode).map_err(|error| error.to_string())?;
     if plain.size > PLAIN_MAX as u64 {
         return Err(format!("it claims {} bytes, too many for a blob in one piece", plain.size));
     }
@@ -151,8 +151,8 @@ pub fn check_table(record: &[u8], frames_end: u64) -> Result<(), String> {
     decode_table(record, frames_end).map(|_| ())
 }
 
-fn decode_table(record: &[u8], frames_end: u64) -> Result<Table, String> {
-    let table: Table = unframe(TABLE, record).and_then(decode).map_err(|error| error.to_string())?;
+fn decode_table(record: &[u8], frames_end: u64) -> Result<PieceTable, String> {
+    let table: PieceTable = unframe(TABLE, record).and_then(decode).map_err(|error| error.to_string())?;
     let mut size = 0u64;
     for piece in &table.pieces {
         let end = piece.offset.checked_add(u64::from(piece.length)).ok_or("a piece is out of bounds")?;
@@ -261,7 +261,7 @@ impl Store {
         }
         self.reserve(content.len() as u64)?;
         let packed = pack(&content);
-        let plain = Plain { size: blob.size, zstd: packed.is_some(), bytes: packed.unwrap_or(content) };
+        let plain = PlainHeader { size: blob.size, zstd: packed.is_some(), bytes: packed.unwrap_or(content) };
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(PLAIN, &encode(&plain)))?;
         self.publish_blob(temp, &blob)?;
@@ -279,7 +279,7 @@ impl Store {
         let mut content = BlobDigest::hasher();
         let mut file = Hasher::new(domain::STATE);
         let mut temp = self.fs().temp()?;
-        let mut table = Table { size: 0, others: Vec::new(), pieces: Vec::new() };
+        let mut table = PieceTable { size: 0, others: Vec::new(), pieces: Vec::new() };
         let mut here: HashMap<BlobDigest, Piece> = HashMap::new();
         let mut offset = 0u64;
         let mut write = |temp: &mut Temp, bytes: &[u8]| {
@@ -340,7 +340,7 @@ impl Store {
 
     /// Pieces that a blob has, and in which blob's file they lie. A blob that cannot be read has none.
     fn known_pieces(&self, like: &BlobDigest) -> HashMap<BlobDigest, (BlobDigest, Piece)> {
-        let Ok(BlobReader { content: Content::Chunked { pieces, .. }, .. }) = self.open_blob(like) else {
+        let Ok(BlobReader { content: BlobContent::Chunked { pieces, .. }, .. }) = self.open_blob(like) else {
             return HashMap::new();
         };
         let owner = |piece: &Piece| match piece.file {
@@ -386,8 +386,8 @@ impl Store {
     /// Opens a blob to be read, after all of it was verified. Absent or damaged: a miss.
     pub fn open_blob(&self, digest: &BlobDigest) -> Result<BlobReader> {
         let name = blob_name(digest);
-        let damaged = |reason: String| self.damaged(Kind::Blob, &name, reason);
-        let file = self.open_object(Kind::Blob, &name)?;
+        let damaged = |reason: String| self.damaged(ObjectKind::Blob, &name, reason);
+        let file = self.open_object(ObjectKind::Blob, &name)?;
         let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
         let mut magic = [0; MAGIC_LEN];
         match file.read_exact_at(&mut magic, 0) {
@@ -403,7 +403,7 @@ impl Store {
                 BadPiece::Damaged(0) => damaged("a piece has the wrong content".to_owned()),
                 BadPiece::Damaged(other) => {
                     let other = blob_name(&pieces.table.others[other - 1]);
-                    self.damaged(Kind::Blob, &other, "a piece shared with another blob has the wrong content")
+                    self.damaged(ObjectKind::Blob, &other, "a piece shared with another blob has the wrong content")
                 }
             })?;
             if actual != *digest {
@@ -412,7 +412,7 @@ impl Store {
             let size = pieces.table.size;
             return Ok(BlobReader {
                 size,
-                content: Content::Chunked { pieces, next: 0, ready: io::Cursor::default() },
+                content: BlobContent::Chunked { pieces, next: 0, ready: io::Cursor::default() },
             });
         }
         if length > PLAIN_MAX as u64 + 1024 {
@@ -425,11 +425,11 @@ impl Store {
         if actual != *digest {
             return Err(damaged(format!("its content hashes to {}", actual.short())));
         }
-        Ok(BlobReader { size: content.len() as u64, content: Content::Plain(io::Cursor::new(content)) })
+        Ok(BlobReader { size: content.len() as u64, content: BlobContent::Plain(io::Cursor::new(content)) })
     }
 
     fn open_pieces(&self, digest: &BlobDigest, name: &str, file: File, length: u64) -> Result<Pieces> {
-        let damaged = |reason: String| self.damaged(Kind::Blob, name, reason);
+        let damaged = |reason: String| self.damaged(ObjectKind::Blob, name, reason);
         let read = |bytes: &mut [u8], at: u64| {
             file.read_exact_at(bytes, at).map_err(|source| self.fs().io_error("read", name, source))
         };
@@ -452,9 +452,9 @@ impl Store {
         for other in &table.others {
             let other_name = blob_name(other);
             if other == digest {
-                return Err(self.absent(Kind::Blob, &other_name));
+                return Err(self.absent(ObjectKind::Blob, &other_name));
             }
-            files.push(self.open_object(Kind::Blob, &other_name)?);
+            files.push(self.open_object(ObjectKind::Blob, &other_name)?);
         }
         Ok(Pieces { table, files })
     }
@@ -462,7 +462,7 @@ impl Store {
     /// Other blobs that hold pieces of a blob: they must be kept with it. Absent or damaged: a miss.
     pub(crate) fn blob_references(&self, digest: &BlobDigest) -> Result<Vec<BlobDigest>> {
         let name = blob_name(digest);
-        let file = self.open_object(Kind::Blob, &name)?;
+        let file = self.open_object(ObjectKind::Blob, &name)?;
         let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
         let mut magic = [0; MAGIC_LEN];
         if file.read_exact_at(&mut magic, 0).is_err() || magic != *CHUNKED {
@@ -474,7 +474,7 @@ impl Store {
     /// Checks every byte of a blob's file, those that reading does not need too. Damaged: a miss.
     pub(crate) fn check_blob(&self, digest: &BlobDigest) -> Result<()> {
         let reader = self.open_blob(digest)?;
-        let Content::Chunked { pieces, .. } = &reader.content else { return Ok(()) };
+        let BlobContent::Chunked { pieces, .. } = &reader.content else { return Ok(()) };
         let name = blob_name(digest);
         let read_error = |source| self.fs().io_error("read", &name, source);
         let file = &pieces.files[0];
@@ -485,7 +485,7 @@ impl Store {
         let mut hasher = Hasher::new(domain::STATE);
         crate::hash_file::hash_range(file, 0..end, &mut hasher).map_err(read_error)?;
         if hasher.finish().as_bytes() != &check {
-            return Err(self.damaged(Kind::Blob, &name, "its checksum does not match"));
+            return Err(self.damaged(ObjectKind::Blob, &name, "its checksum does not match"));
         }
         Ok(())
     }
@@ -508,11 +508,11 @@ impl Store {
     }
 
     fn recorded_sha256(&self, digest: &BlobDigest, name: &str) -> Result<Sha256> {
-        let bytes = self.read_object(Kind::BlobNote, name, SHA256_LIMIT)?;
+        let bytes = self.read_object(ObjectKind::BlobNote, name, SHA256_LIMIT)?;
         match decode_sha256(&bytes) {
             Ok((blob, sha256)) if blob.digest == *digest => Ok(sha256),
-            Ok(_) => Err(self.damaged(Kind::BlobNote, name, "it is for another blob")),
-            Err(reason) => Err(self.damaged(Kind::BlobNote, name, reason)),
+            Ok(_) => Err(self.damaged(ObjectKind::BlobNote, name, "it is for another blob")),
+            Err(reason) => Err(self.damaged(ObjectKind::BlobNote, name, reason)),
         }
     }
 }
@@ -592,8 +592,8 @@ impl BlobReader {
 impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.content {
-            Content::Plain(bytes) => bytes.read(buffer),
-            Content::Chunked { pieces, next, ready } => loop {
+            BlobContent::Plain(bytes) => bytes.read(buffer),
+            BlobContent::Chunked { pieces, next, ready } => loop {
                 let count = ready.read(buffer)?;
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);

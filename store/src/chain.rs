@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 use crate::digest::{Digest, DiskDigest, Hasher, domain};
 use crate::disk::{CHUNK, DiskTree, chunk_digest};
-use crate::error::{Kind, Result};
+use crate::error::{ObjectKind, Result};
 use crate::hash_file::hash_range;
-use crate::layer::{DiskRef, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, Place, disk_dir};
+use crate::layer::{ChunkLocation, DiskRef, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, disk_dir};
 use crate::qcow2::{ChunkSource, Content, SourceError, decode_frame};
 use crate::store::Store;
 
@@ -40,10 +40,10 @@ pub fn open_file_path(file: &File) -> PathBuf {
 
 /// Where the content of a disk's chunk lies.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
+pub(crate) struct LocatedChunk {
     pub(crate) index: u64,
     pub(crate) digest: Digest,
-    pub(crate) place: Place,
+    pub(crate) place: ChunkLocation,
     /// Which layer of the chain, from the bottom.
     pub(crate) layer: u32,
 }
@@ -54,7 +54,7 @@ pub(crate) struct DiskMap {
     /// The bottom first.
     pub(crate) manifests: Vec<Manifest>,
     /// The chunks that are not all zero, ascending.
-    pub(crate) chunks: Vec<Found>,
+    pub(crate) chunks: Vec<LocatedChunk>,
     pub(crate) tree: DiskTree,
 }
 
@@ -70,7 +70,7 @@ impl DiskMap {
     }
 
     fn new(manifests: Vec<Manifest>) -> DiskMap {
-        let mut chunks: Vec<Found> = Vec::new();
+        let mut chunks: Vec<LocatedChunk> = Vec::new();
         let mut virtual_size = 0;
         for (layer, manifest) in manifests.iter().enumerate() {
             virtual_size = manifest.virtual_size;
@@ -81,9 +81,9 @@ impl DiskMap {
                     merged.push(found);
                 }
                 below.next_if(|found| found.index == chunk.index);
-                if chunk.place != Place::Zero {
+                if chunk.place != ChunkLocation::Zero {
                     let (index, digest, place) = (chunk.index, chunk.digest, chunk.place);
-                    merged.push(Found { index, digest, place, layer: layer as u32 });
+                    merged.push(LocatedChunk { index, digest, place, layer: layer as u32 });
                 }
             }
             merged.extend(below);
@@ -95,7 +95,7 @@ impl DiskMap {
         DiskMap { manifests, chunks, tree }
     }
 
-    pub(crate) fn find(&self, index: u64) -> Option<&Found> {
+    pub(crate) fn find(&self, index: u64) -> Option<&LocatedChunk> {
         let at = self.chunks.binary_search_by_key(&index, |found| found.index).ok()?;
         Some(&self.chunks[at])
     }
@@ -105,8 +105,8 @@ impl Store {
     /// A layer's manifest. Absent or damaged: a miss.
     pub fn manifest(&self, layer: &LayerRef) -> Result<Manifest> {
         let name = layer.manifest_name();
-        let bytes = self.read_object(Kind::Manifest, &name, MAX_MANIFEST)?;
-        Manifest::verify(&bytes, layer).map_err(|error| self.damaged(Kind::Manifest, &name, error))
+        let bytes = self.read_object(ObjectKind::Manifest, &name, MAX_MANIFEST)?;
+        Manifest::verify(&bytes, layer).map_err(|error| self.damaged(ObjectKind::Manifest, &name, error))
     }
 
     /// The manifests of a layer and all below it, the bottom first. Where the parent that a manifest names is missing,
@@ -126,7 +126,7 @@ impl Store {
                 }
             };
             if chain.len() as u32 > MAX_DEPTH {
-                return Err(self.damaged(Kind::Manifest, &layer.manifest_name(), "its chain has no end"));
+                return Err(self.damaged(ObjectKind::Manifest, &layer.manifest_name(), "its chain has no end"));
             }
             chain.push(next);
         }
@@ -165,7 +165,7 @@ impl Store {
         if disk == layer.disk {
             return Ok(());
         }
-        Err(self.damaged(Kind::Manifest, &layer.manifest_name(), format!("it makes disk {}", disk.short())))
+        Err(self.damaged(ObjectKind::Manifest, &layer.manifest_name(), format!("it makes disk {}", disk.short())))
     }
 
     /// The files of a disk, verified: hashed now, or unchanged since they were hashed after the machine last started.
@@ -182,12 +182,12 @@ impl Store {
 
     fn verified_layer_file(&self, manifest: &Manifest) -> Result<File> {
         let name = manifest.layer_ref().file_name();
-        let file = self.open_object(Kind::Layer, &name)?;
+        let file = self.open_object(ObjectKind::Layer, &name)?;
         // Of what is open: the name may stand for another file in a moment.
         let stat = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?;
         if stat.len() != manifest.file_length {
             let reason = format!("it is {} bytes long instead of {}", stat.len(), manifest.file_length);
-            return Err(self.damaged(Kind::Layer, &name, reason));
+            return Err(self.damaged(ObjectKind::Layer, &name, reason));
         }
         if !self.has_stamp(&stat, &manifest.file_digest) {
             self.hash_open_layer(manifest, &file)?;
@@ -198,7 +198,7 @@ impl Store {
     /// Hashes a layer file, whether it has a stamp or not.
     pub(crate) fn hash_layer_file(&self, manifest: &Manifest) -> Result<()> {
         let name = manifest.layer_ref().file_name();
-        let file = self.open_object(Kind::Layer, &name)?;
+        let file = self.open_object(ObjectKind::Layer, &name)?;
         self.hash_open_layer(manifest, &file)
     }
 
@@ -213,7 +213,7 @@ impl Store {
         }
         let digest = hasher.finish();
         if digest != manifest.file_digest || stat.len() != manifest.file_length {
-            return Err(self.damaged(Kind::Layer, &name, format!("its bytes hash to {}", digest.short())));
+            return Err(self.damaged(ObjectKind::Layer, &name, format!("its bytes hash to {}", digest.short())));
         }
         self.put_stamp(&stat, &digest);
         Ok(())
@@ -256,7 +256,7 @@ impl Store {
     }
 
     pub(crate) fn open_disk(&self, map: DiskMap) -> Result<DiskReader> {
-        let open = |manifest: &Manifest| self.open_object(Kind::Layer, &manifest.layer_ref().file_name());
+        let open = |manifest: &Manifest| self.open_object(ObjectKind::Layer, &manifest.layer_ref().file_name());
         let files = map.manifests.iter().map(open).collect::<Result<_>>()?;
         Ok(DiskReader { store: self.clone(), map, files })
     }
@@ -291,35 +291,35 @@ impl DiskReader {
     }
 
     /// Reads one chunk and returns its frame too, where it has one.
-    pub(crate) fn read_found(&self, found: &Found, buffer: &mut [u8; CHUNK]) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read_found(&self, found: &LocatedChunk, buffer: &mut [u8; CHUNK]) -> Result<Option<Vec<u8>>> {
         let name = || self.map.manifests[found.layer as usize].layer_ref().file_name();
         let read_at = |bytes: &mut [u8], offset| {
             self.file(found.layer).read_exact_at(bytes, offset).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.store.damaged(Kind::Layer, &name(), "it is truncated"),
+                io::ErrorKind::UnexpectedEof => self.store.damaged(ObjectKind::Layer, &name(), "it is truncated"),
                 _ => self.store.fs().io_error("read", &name(), source),
             })
         };
         let frame = match found.place {
-            Place::Zero => {
+            ChunkLocation::Zero => {
                 buffer.fill(0);
                 None
             }
-            Place::Raw { offset } => {
+            ChunkLocation::Raw { offset } => {
                 read_at(buffer, offset)?;
                 None
             }
-            Place::Frame { offset, length } => {
+            ChunkLocation::Frame { offset, length } => {
                 let mut frame = vec![0; length as usize];
                 read_at(&mut frame, offset)?;
                 decode_frame(&frame, buffer).map_err(|error| {
-                    self.store.damaged(Kind::Layer, &name(), format!("chunk {}: {error}", found.index))
+                    self.store.damaged(ObjectKind::Layer, &name(), format!("chunk {}: {error}", found.index))
                 })?;
                 Some(frame)
             }
         };
         if chunk_digest(buffer) != found.digest {
             let reason = format!("chunk {} has the wrong content", found.index);
-            return Err(self.store.damaged(Kind::Layer, &name(), reason));
+            return Err(self.store.damaged(ObjectKind::Layer, &name(), reason));
         }
         Ok(frame)
     }

@@ -9,7 +9,7 @@ use crate::blob::BlobRef;
 use crate::crash;
 use crate::derived::DerivedRef;
 use crate::digest::{ActionDigest, ClaimId, Digest};
-use crate::error::{Error, Kind, Miss, Result};
+use crate::error::{Error, Miss, ObjectKind, Result};
 use crate::key::Field;
 use crate::layer::DiskRef;
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
@@ -161,7 +161,7 @@ pub struct Signature {
 pub type FoundClaims = (Vec<(ClaimId, Claim)>, Vec<Miss>);
 
 #[derive(Serialize, Deserialize)]
-struct File {
+struct ClaimFile {
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
     id: ClaimId,
@@ -203,7 +203,7 @@ impl std::fmt::Display for Caveat {
 
 /// Decodes a claim file that should hold claim `id` of `action`. Bounded; for untrusted bytes.
 pub fn decode_claim(bytes: &[u8], action: &ActionDigest, id: &ClaimId) -> Result<(Claim, Vec<Signature>), String> {
-    let file: File = unframe(MAGIC, bytes).and_then(decode).map_err(|error| error.to_string())?;
+    let file: ClaimFile = unframe(MAGIC, bytes).and_then(decode).map_err(|error| error.to_string())?;
     if ClaimId::of(&file.body) != file.id || file.id != *id {
         return Err(format!("its body is not claim {}", id.short()));
     }
@@ -234,7 +234,7 @@ impl Store {
         crash::point("claim.before");
         let body = encode(claim);
         let id = ClaimId::of(&body);
-        let bytes = frame(MAGIC, &encode(&File { body, id, signatures }));
+        let bytes = frame(MAGIC, &encode(&ClaimFile { body, id, signatures }));
         if bytes.len() as u64 > LIMIT {
             return Err(Error::TooLarge { what: "a claim", size: bytes.len() as u64, limit: LIMIT });
         }
@@ -252,8 +252,8 @@ impl Store {
     /// One claim with its signatures. Absent or damaged: a miss.
     pub fn signed_claim(&self, action: &ActionDigest, id: &ClaimId) -> Result<(Claim, Vec<Signature>)> {
         let name = claim_name(action, id);
-        let bytes = self.read_object(Kind::Claim, &name, LIMIT)?;
-        decode_claim(&bytes, action, id).map_err(|reason| self.damaged(Kind::Claim, &name, reason))
+        let bytes = self.read_object(ObjectKind::Claim, &name, LIMIT)?;
+        decode_claim(&bytes, action, id).map_err(|reason| self.damaged(ObjectKind::Claim, &name, reason))
     }
 
     /// The ids of all claims about an Action, sorted.

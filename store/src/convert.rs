@@ -2,7 +2,7 @@
 //! Knows layers and formats; where the file goes, and whether it is kept, is the caller's.
 //!
 //! Nothing unverified is handed out. The qcow2 is copied frame by frame out of layer files that [`Store::chain`] found
-//! whole, by their digest now or since the machine started, as for QEMU; a frame that is made anew, and every chunk
+//! whole, by their digest now or since the machine started, as for QEMU; a frame that is made again, and every chunk
 //! of a raw image, is checked against its own digest.
 
 use std::fs::File;
@@ -13,13 +13,13 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::blob::{Sha256, Sha256Writer};
-use crate::chain::{DiskReader, Found};
+use crate::chain::{DiskReader, LocatedChunk};
 use crate::derived::DerivedKey;
 use crate::digest::BlobDigest;
 use crate::disk::{CHUNK, chunk_buffer};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::hash_file::hash_range;
-use crate::layer::{Encoder, LayerRef, Place};
+use crate::layer::{ChunkLocation, Encoder, LayerRef};
 use crate::qcow2::{ChunkSource, ENCODER, Encoded, EncoderId, Writer};
 use crate::seal::compress_at;
 use crate::store::Store;
@@ -32,7 +32,7 @@ const RUN: u64 = 4 << 20;
 /// How to convert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConvertOptions {
-    /// Compress anew at this level of zstd, instead of copying frames (qcow2 only).
+    /// Compress again at this level of zstd, instead of copying frames (qcow2 only).
     pub compression_level: Option<i32>,
     /// Make the file durable.
     pub fsync: bool,
@@ -92,17 +92,17 @@ impl Store {
         self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
         for run in runs(&disk, wanted) {
             match run {
-                Run::Copy(found, start, length) => {
+                FrameRun::Copy(found, start, length) => {
                     let bytes = self.read_run(&disk, found[0].layer, start, length)?;
                     for found in found {
-                        let Place::Frame { offset, length } = found.place else { continue };
+                        let ChunkLocation::Frame { offset, length } = found.place else { continue };
                         let at = (offset - start) as usize;
                         writer.push_frame(found.index, &bytes[at..at + length as usize]).map_err(write_error)?;
                     }
                     self.count((found.len() * CHUNK) as u64);
                 }
-                Run::Encode(found) => {
-                    let encode = |found: &Found| {
+                FrameRun::Encode(found) => {
+                    let encode = |found: &LocatedChunk| {
                         let (mut data, mut back) = (chunk_buffer(), chunk_buffer());
                         disk.read_found(found, &mut data)?;
                         let encoded = compress_at(found.index, &data, &mut back, level);
@@ -118,14 +118,14 @@ impl Store {
                         }
                     }
                 }
-                Run::Raw(found) => {
+                FrameRun::Raw(found) => {
                     self.count((found.len() * CHUNK) as u64);
                     raw.extend(found);
                 }
             }
         }
         for batch in raw.chunks(BATCH) {
-            let read = |found: &Found| {
+            let read = |found: &LocatedChunk| {
                 let mut data = chunk_buffer();
                 disk.read_found(found, &mut data)?;
                 Ok(data)
@@ -171,7 +171,7 @@ impl Store {
         };
         let sha256 = || {
             let mut sha256 = Sha256Writer::default();
-            let mut reader = ReadAt { file: out, at: 0 }.take(length);
+            let mut reader = FileReader { file: out, at: 0 }.take(length);
             let mut buffer = vec![0; 1 << 20];
             loop {
                 match reader.read(&mut buffer)? {
@@ -197,7 +197,7 @@ impl Store {
         disk.file(layer).read_exact_at(&mut bytes, start).map_err(|source| {
             let name = disk.map().manifests[layer as usize].layer_ref().file_name();
             match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.damaged(Kind::Layer, &name, "it is truncated"),
+                io::ErrorKind::UnexpectedEof => self.damaged(ObjectKind::Layer, &name, "it is truncated"),
                 _ => self.fs().io_error("read", &name, source),
             }
         })?;
@@ -206,33 +206,33 @@ impl Store {
 }
 
 /// Chunks that are treated alike, next to each other.
-enum Run<'a> {
+enum FrameRun<'a> {
     /// Frames within so many bytes of a layer file from an offset on.
-    Copy(&'a [Found], u64, u64),
-    /// Chunks to be compressed anew.
-    Encode(&'a [Found]),
+    Copy(&'a [LocatedChunk], u64, u64),
+    /// Chunks to be compressed again.
+    Encode(&'a [LocatedChunk]),
     /// Chunks that no encoder made smaller.
-    Raw(&'a [Found]),
+    Raw(&'a [LocatedChunk]),
 }
 
-fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Run<'a>> {
+fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = FrameRun<'a>> {
     let map = disk.map();
-    let kind = move |found: &Found| match found.place {
+    let kind = move |found: &LocatedChunk| match found.place {
         // Another encoder may make smaller, or larger, what this one left as it is.
         _ if map.manifests[found.layer as usize].encoder != wanted => 0,
-        Place::Frame { .. } => 1,
-        Place::Raw { .. } | Place::Zero => 2,
+        ChunkLocation::Frame { .. } => 1,
+        ChunkLocation::Raw { .. } | ChunkLocation::Zero => 2,
     };
     let mut rest = &map.chunks[..];
     std::iter::from_fn(move || {
         let first = rest.first()?;
         let mut count = 1;
         let (mut start, mut end) = (0, 0);
-        if let Place::Frame { offset, length } = first.place {
+        if let ChunkLocation::Frame { offset, length } = first.place {
             (start, end) = (offset, offset + u64::from(length));
         }
         while let Some(next) = rest.get(count).filter(|next| count < BATCH && kind(next) == kind(first)) {
-            if let (1, Place::Frame { offset, length }) = (kind(first), next.place) {
+            if let (1, ChunkLocation::Frame { offset, length }) = (kind(first), next.place) {
                 let next_end = offset + u64::from(length);
                 // Frames of one layer ascend; a gap larger than padding is not worth reading.
                 let near = next.layer == first.layer && offset >= end && offset - end < 4096;
@@ -245,21 +245,21 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Run<'
         }
         let (run, after) = rest.split_at(count);
         let run = match kind(first) {
-            0 => Run::Encode(run),
-            1 => Run::Copy(run, start, end - start),
-            _ => Run::Raw(run),
+            0 => FrameRun::Encode(run),
+            1 => FrameRun::Copy(run, start, end - start),
+            _ => FrameRun::Raw(run),
         };
         rest = after;
         Some(run)
     })
 }
 
-struct ReadAt<'f> {
+struct FileReader<'f> {
     file: &'f File,
     at: u64,
 }
 
-impl Read for ReadAt<'_> {
+impl Read for FileReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(buffer, self.at)?;
         self.at += count as u64;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::fs::{Entry, StoreFs};
+use crate::fs::{StoreDirEntry, StoreFs};
 use crate::holder::{FOREIGN_SECS, Holder};
 use crate::store::Store;
 
@@ -52,7 +52,7 @@ impl Store {
 }
 
 /// What a directory holds. What else has its name is moved out of the way.
-fn entries(fs: &Arc<StoreFs>, top: &str) -> Result<Vec<Entry>> {
+fn entries(fs: &Arc<StoreFs>, top: &str) -> Result<Vec<StoreDirEntry>> {
     match fs.list(top) {
         Err(Error::WrongType { .. }) => fs.make_dirs(top, &mut Vec::new()).map(|()| Vec::new()),
         other => other,

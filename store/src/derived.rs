@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::Sha256;
 use crate::digest::{BlobDigest, Digest, DiskDigest, Hasher, domain};
-use crate::error::{Kind, Result};
+use crate::error::{ObjectKind, Result};
 use crate::key::{self, Describe, Sink, field};
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
 use crate::store::Store;
@@ -90,11 +90,11 @@ impl Store {
     /// What is known about a derived file. Absent or damaged: a miss.
     pub fn derived(&self, key: &DerivedKey) -> Result<DerivedRecord> {
         let name = key.name();
-        let bytes = self.read_object(Kind::BlobNote, &name, RECORD_LIMIT)?;
+        let bytes = self.read_object(ObjectKind::BlobNote, &name, RECORD_LIMIT)?;
         match decode_derived(&bytes) {
             Ok(record) if record.key == *key => Ok(record),
-            Ok(_) => Err(self.damaged(Kind::BlobNote, &name, "it is for another file")),
-            Err(reason) => Err(self.damaged(Kind::BlobNote, &name, reason)),
+            Ok(_) => Err(self.damaged(ObjectKind::BlobNote, &name, "it is for another file")),
+            Err(reason) => Err(self.damaged(ObjectKind::BlobNote, &name, reason)),
         }
     }
 }

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What kind of object a path of the store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ObjectKind {
     /// A layer's qcow2 file.
     Layer,
     /// A layer's manifest.
@@ -30,18 +30,18 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl ObjectKind {
     /// The word for it in messages.
     pub fn word(self) -> &'static str {
         match self {
-            Kind::Layer => "layer file",
-            Kind::Manifest => "manifest",
-            Kind::Blob => "blob",
-            Kind::BlobNote => "blob record",
-            Kind::Claim => "claim",
-            Kind::State => "state file",
-            Kind::Directory => "directory",
-            Kind::Other => "store file",
+            ObjectKind::Layer => "layer file",
+            ObjectKind::Manifest => "manifest",
+            ObjectKind::Blob => "blob",
+            ObjectKind::BlobNote => "blob record",
+            ObjectKind::Claim => "claim",
+            ObjectKind::State => "state file",
+            ObjectKind::Directory => "directory",
+            ObjectKind::Other => "store file",
         }
     }
 }
@@ -51,7 +51,7 @@ impl Kind {
 #[error("{} `{}` {}", kind.word(), path.display(), reason)]
 pub struct Miss {
     /// What is missed.
-    pub kind: Kind,
+    pub kind: ObjectKind,
     /// Where it should be.
     pub path: PathBuf,
     /// What is wrong with it.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use crate::crash;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::holder::Holder;
 use crate::owner::Owner;
 
@@ -95,23 +95,23 @@ impl FsTime {
 
 /// What should be at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum ExpectedType {
     File,
     Directory,
 }
 
-impl Wanted {
+impl ExpectedType {
     pub(crate) fn word(self) -> &'static str {
         match self {
-            Wanted::File => "a regular file",
-            Wanted::Directory => "a directory",
+            ExpectedType::File => "a regular file",
+            ExpectedType::Directory => "a directory",
         }
     }
 }
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct StoreDirEntry {
     /// Its name in the directory.
     pub name: String,
     /// Whether it is a directory.
@@ -218,8 +218,8 @@ impl StoreFs {
 
     /// The error that names what is in the way to `name`: the first directory above it that is none, or what lies there
     /// itself and is not `wanted`. None where nothing is.
-    fn obstacle(&self, name: &str, wanted: Wanted) -> Result<Option<Error>> {
-        let ends = name.match_indices('/').map(|(end, _)| (end, Wanted::Directory));
+    fn obstacle(&self, name: &str, wanted: ExpectedType) -> Result<Option<Error>> {
+        let ends = name.match_indices('/').map(|(end, _)| (end, ExpectedType::Directory));
         for (end, wanted) in ends.chain([(name.len(), wanted)]) {
             let Some(stat) = self.stat(&name[..end])? else { return Ok(None) };
             if let Some(error) = self.wrong_type(&name[..end], &stat, wanted) {
@@ -230,10 +230,10 @@ impl StoreFs {
     }
 
     /// The error that something is not what it should be, if that is so.
-    pub(crate) fn wrong_type(&self, name: &str, stat: &std::fs::Metadata, wanted: Wanted) -> Option<Error> {
+    pub(crate) fn wrong_type(&self, name: &str, stat: &std::fs::Metadata, wanted: ExpectedType) -> Option<Error> {
         let right = match wanted {
-            Wanted::File => stat.is_file(),
-            Wanted::Directory => stat.is_dir(),
+            ExpectedType::File => stat.is_file(),
+            ExpectedType::Directory => stat.is_dir(),
         };
         let (path, wanted) = (self.full(name), wanted.word());
         (!right).then(|| Error::WrongType { path, found: type_word(stat), wanted })
@@ -241,20 +241,20 @@ impl StoreFs {
 
     /// Opens a file to be read; `None` where there is none. What is not a regular file is not read from, and no opening
     /// waits.
-    pub(crate) fn open_read(&self, kind: Kind, name: &str) -> Result<Option<File>> {
+    pub(crate) fn open_read(&self, kind: ObjectKind, name: &str) -> Result<Option<File>> {
         let counter = match kind {
-            Kind::Layer => &self.counters.layer,
-            Kind::Manifest => &self.counters.manifest,
-            Kind::Blob | Kind::BlobNote => &self.counters.blob,
-            Kind::Claim => &self.counters.claim,
-            Kind::State | Kind::Directory | Kind::Other => &self.counters.state,
+            ObjectKind::Layer => &self.counters.layer,
+            ObjectKind::Manifest => &self.counters.manifest,
+            ObjectKind::Blob | ObjectKind::BlobNote => &self.counters.blob,
+            ObjectKind::Claim => &self.counters.claim,
+            ObjectKind::State | ObjectKind::Directory | ObjectKind::Other => &self.counters.state,
         };
         match self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
             Ok(fd) => {
                 counter.fetch_add(1, Ordering::Relaxed);
                 let file = File::from(fd);
                 let stat = file.metadata().map_err(|source| self.io_error("stat", name, source))?;
-                self.wrong_type(name, &stat, Wanted::File).map_or(Ok(Some(file)), Err)
+                self.wrong_type(name, &stat, ExpectedType::File).map_or(Ok(Some(file)), Err)
             }
             Err(rustix::io::Errno::NOENT) => Ok(None),
             // A symbolic link, a socket, a device without driver; or one of these in the place of a directory.
@@ -263,13 +263,13 @@ impl StoreFs {
                 | rustix::io::Errno::LOOP
                 | rustix::io::Errno::NXIO
                 | rustix::io::Errno::NODEV,
-            ) => self.obstacle(name, Wanted::File)?.map_or(Ok(None), Err),
+            ) => self.obstacle(name, ExpectedType::File)?.map_or(Ok(None), Err),
             Err(errno) => Err(self.error("open", name, errno)),
         }
     }
 
     /// A whole file of at most `limit` bytes; `None` where there is none.
-    pub(crate) fn read(&self, kind: Kind, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn read(&self, kind: ObjectKind, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let Some(mut file) = self.open_read(kind, name)? else { return Ok(None) };
         let size = file.metadata().map_err(|source| self.io_error("stat", name, source))?.len();
         if size > limit {
@@ -300,20 +300,20 @@ impl StoreFs {
     }
 
     /// The entries of a directory, sorted; none where nothing has the name. Any other error is one.
-    pub(crate) fn list(&self, name: &str) -> Result<Vec<Entry>> {
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<StoreDirEntry>> {
         let fd = match self.open_dir(name) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return self.obstacle(name, Wanted::Directory)?.map_or(Ok(Vec::new()), Err);
+                return self.obstacle(name, ExpectedType::Directory)?.map_or(Ok(Vec::new()), Err);
             }
             Err(errno) => return Err(self.error("list", name, errno)),
         };
         self.entries(name, fd)
     }
 
-    fn entries(&self, name: &str, fd: OwnedFd) -> Result<Vec<Entry>> {
-        let list = || -> rustix::io::Result<Vec<Entry>> {
+    fn entries(&self, name: &str, fd: OwnedFd) -> Result<Vec<StoreDirEntry>> {
+        let list = || -> rustix::io::Result<Vec<StoreDirEntry>> {
             let mut entries = Vec::new();
             for entry in rustix::fs::Dir::read_from(&fd)? {
                 let entry = entry?;
@@ -328,7 +328,7 @@ impl StoreFs {
                     }
                     file_type => file_type == rustix::fs::FileType::Directory,
                 };
-                entries.push(Entry { name: String::from_utf8_lossy(raw).into_owned(), is_dir });
+                entries.push(StoreDirEntry { name: String::from_utf8_lossy(raw).into_owned(), is_dir });
             }
             entries.sort();
             Ok(entries)
@@ -360,7 +360,7 @@ impl StoreFs {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                if let Some(error) = self.obstacle(name, Wanted::Directory)? {
+                if let Some(error) = self.obstacle(name, ExpectedType::Directory)? {
                     self.clear(error)?;
                 }
             }
@@ -619,7 +619,7 @@ impl StoreFs {
         Ok(())
     }
 
-    /// Says that something was used just now. A store that cannot be written cannot be collected either, so that is no error.
+    /// Says that something was used just now. A store that cannot be written cannot be collected either, so that is not an error.
     pub(crate) fn freshen(&self, name: &str) {
         if let Ok(fd) = self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
             let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use crate::claim::{Claim, FileContent};
 use crate::crash;
 use crate::digest::{ActionDigest, ClaimId, DiskDigest};
-use crate::error::{Kind, Result};
+use crate::error::{ObjectKind, Result};
 use crate::fs::FsTime;
 use crate::lease::Lease;
 use crate::refs::{Root, RootFile};
@@ -39,7 +39,7 @@ impl Default for GcOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GcReport {
     /// What was deleted: kind, name in the store, bytes.
-    pub removed: Vec<(Kind, String, u64)>,
+    pub removed: Vec<(ObjectKind, String, u64)>,
     /// Bytes that this freed, with debris.
     pub freed_bytes: u64,
     /// Roots of checkouts that were not used for too long, by their names.
@@ -56,7 +56,7 @@ pub struct GcReport {
 
 /// What is needed.
 #[derive(Debug, Default)]
-struct Marks {
+struct LiveSet {
     objects: HashSet<ObjectId>,
     disks: HashSet<DiskDigest>,
 }
@@ -157,8 +157,8 @@ impl Store {
         keep: &[Root],
         bare: &[(ActionDigest, ClaimId)],
         options: GcOptions,
-    ) -> Result<(Marks, Vec<String>)> {
-        let mut marks = Marks::default();
+    ) -> Result<(LiveSet, Vec<String>)> {
+        let mut marks = LiveSet::default();
         // Marked before any root is followed, so that nothing goes further from them.
         marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
         let (checkouts, expired) = self.checkouts(options.expire_secs)?;
@@ -189,7 +189,7 @@ impl Store {
         Ok(())
     }
 
-    fn mark(&self, marks: &mut Marks, root: &Root) -> Result<()> {
+    fn mark(&self, marks: &mut LiveSet, root: &Root) -> Result<()> {
         match root {
             Root::Claim(action, id) => self.mark_object(marks, ObjectId::Claim(*action, *id)),
             Root::Layer(layer) => self.mark_object(marks, ObjectId::Manifest(*layer)),
@@ -198,7 +198,7 @@ impl Store {
     }
 
     /// Marks an object and all that it needs. What is missing or damaged needs nothing.
-    fn mark_object(&self, marks: &mut Marks, first: ObjectId) -> Result<()> {
+    fn mark_object(&self, marks: &mut LiveSet, first: ObjectId) -> Result<()> {
         let mut stack = vec![first];
         while let Some(id) = stack.pop() {
             if !marks.objects.insert(id) {
@@ -239,7 +239,7 @@ impl Store {
         Ok(())
     }
 
-    fn needs_of(&self, claim: &Claim, marks: &mut Marks, stack: &mut Vec<ObjectId>) -> Result<()> {
+    fn needs_of(&self, claim: &Claim, marks: &mut LiveSet, stack: &mut Vec<ObjectId>) -> Result<()> {
         stack.extend(claim.result.disk.map(|disk| ObjectId::Manifest(disk.layer)));
         stack.extend(claim.result.tree.map(|tree| ObjectId::Blob(tree.digest)));
         stack.extend(claim.log.map(|log| ObjectId::Blob(log.digest)));
@@ -261,7 +261,7 @@ impl Store {
     }
 
     /// Marks every representation of a disk.
-    fn mark_disk(&self, marks: &mut Marks, disk: &DiskDigest, stack: &mut Vec<ObjectId>) -> Result<()> {
+    fn mark_disk(&self, marks: &mut LiveSet, disk: &DiskDigest, stack: &mut Vec<ObjectId>) -> Result<()> {
         if marks.disks.insert(*disk) {
             stack.extend(self.layers_of(disk)?.into_iter().map(ObjectId::Manifest));
         }
@@ -270,14 +270,14 @@ impl Store {
 }
 
 impl ObjectId {
-    pub(crate) fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> ObjectKind {
         match self {
-            ObjectId::Claim(..) => Kind::Claim,
-            ObjectId::Manifest(_) => Kind::Manifest,
-            ObjectId::LayerFile(_) => Kind::Layer,
-            ObjectId::Blob(_) => Kind::Blob,
-            ObjectId::BlobSha256(_) | ObjectId::Derived(_) => Kind::BlobNote,
-            ObjectId::Unknown => Kind::Other,
+            ObjectId::Claim(..) => ObjectKind::Claim,
+            ObjectId::Manifest(_) => ObjectKind::Manifest,
+            ObjectId::LayerFile(_) => ObjectKind::Layer,
+            ObjectId::Blob(_) => ObjectKind::Blob,
+            ObjectId::BlobSha256(_) | ObjectId::Derived(_) => ObjectKind::BlobNote,
+            ObjectId::Unknown => ObjectKind::Other,
         }
     }
 }

@@ -45,11 +45,11 @@ impl ClaimSummary {
     }
 }
 
-type Map = HashMap<ActionDigest, Vec<ClaimSummary>>;
+type ClaimMap = HashMap<ActionDigest, Vec<ClaimSummary>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    map: Map,
+    map: ClaimMap,
     /// Not to be taken over again from what another process wrote.
     removed: HashSet<ClaimId>,
     dirty: bool,
@@ -109,7 +109,7 @@ impl Store {
         use_it(guard.get_or_insert_with(|| Index { map: self.read_index(), ..Index::default() }))
     }
 
-    fn read_index(&self) -> Map {
+    fn read_index(&self) -> ClaimMap {
         let body = self.cache_read(NAME, MAGIC).ok().flatten();
         body.map(|body| decode_index(&body).into_iter().collect()).unwrap_or_default()
     }

@@ -43,14 +43,14 @@ pub struct InputFile {
 
 /// What is remembered of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
+struct KnownInput {
     size: u64,
     mtime: (i64, i64),
     ctime: (i64, i64),
     digest: BlobDigest,
 }
 
-impl Known {
+impl KnownInput {
     fn fits(&self, stat: &Metadata) -> bool {
         self.size == stat.len()
             && self.mtime == (stat.mtime(), stat.mtime_nsec())
@@ -61,7 +61,7 @@ impl Known {
 /// Digests of input files by device and inode: a cache.
 #[derive(Debug, Default)]
 pub(crate) struct InputCache {
-    known: HashMap<(u64, u64), (Known, bool)>,
+    known: HashMap<(u64, u64), (KnownInput, bool)>,
     dirty: bool,
 }
 
@@ -75,7 +75,7 @@ pub enum Access {
 }
 
 /// Opens one of the user's files.
-pub type Open<'a> = dyn Fn(&Path, Access) -> io::Result<File> + Sync + 'a;
+pub type OpenInput<'a> = dyn Fn(&Path, Access) -> io::Result<File> + Sync + 'a;
 
 /// Opens any file, following symbolic links.
 ///
@@ -164,14 +164,14 @@ pub fn modified(stat: &Metadata) -> u64 {
 
 impl Store {
     /// The content and mode of one of the user's files; as [`Store::hash_inputs`].
-    pub fn hash_input(&self, path: &Path, open: &Open<'_>) -> Result<InputFile> {
+    pub fn hash_input(&self, path: &Path, open: &OpenInput<'_>) -> Result<InputFile> {
         let mut results = self.hash_inputs(&[path], open);
         results.pop().expect("BUG: one path gives one result")
     }
 
     /// The content and mode of each of the user's files, in the order of `paths`. A file that did not change since it was
     /// last hashed is examined and not read. `open` is the only way to them: it decides which may be opened.
-    pub fn hash_inputs<P: AsRef<Path> + Sync>(&self, paths: &[P], open: &Open<'_>) -> Vec<Result<InputFile>> {
+    pub fn hash_inputs<P: AsRef<Path> + Sync>(&self, paths: &[P], open: &OpenInput<'_>) -> Vec<Result<InputFile>> {
         let stat = |path: &P| {
             let found = open(path.as_ref(), Access::Examine).and_then(|file| file.metadata());
             match found {
@@ -221,7 +221,8 @@ impl Store {
 
     fn load_inputs(&self) -> InputCache {
         let body = self.cache_read(NAME, MAGIC).ok().flatten();
-        let list: Vec<((u64, u64), Known)> = body.and_then(|body| decode_unchecked(&body).ok()).unwrap_or_default();
+        let list: Vec<((u64, u64), KnownInput)> =
+            body.and_then(|body| decode_unchecked(&body).ok()).unwrap_or_default();
         InputCache { known: list.into_iter().map(|(file, known)| (file, (known, false))).collect(), dirty: false }
     }
 
@@ -258,7 +259,7 @@ impl InputCache {
             self.known.remove(&at);
             return;
         }
-        let known = Known {
+        let known = KnownInput {
             size: stat.len(),
             mtime: (stat.mtime(), stat.mtime_nsec()),
             ctime: (stat.ctime(), stat.ctime_nsec()),
@@ -269,7 +270,7 @@ impl InputCache {
 }
 
 /// Reads and hashes one file. A file that changed meanwhile is read again.
-fn hash(path: &Path, open: &Open<'_>) -> Result<(Metadata, BlobDigest)> {
+fn hash(path: &Path, open: &OpenInput<'_>) -> Result<(Metadata, BlobDigest)> {
     const ATTEMPTS: u32 = 5;
     let error = |source| Error::Io { verb: "read", path: path.to_owned(), source };
     for _ in 0..ATTEMPTS {

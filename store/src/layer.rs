@@ -54,7 +54,7 @@ impl From<EncoderId> for Encoder {
 
 /// Where a chunk's bytes lie in a layer file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ChunkLocation {
     /// Nowhere: the chunk is all zero, though the parent's may not be.
     Zero,
     /// As one zstd frame.
@@ -76,10 +76,10 @@ pub enum Place {
 pub struct ChunkEntry {
     /// Which chunk of the disk, from 0.
     pub index: u64,
-    /// The digest of its content; [`Digest::ZERO`] exactly where `place` is [`Place::Zero`].
+    /// The digest of its content; [`Digest::ZERO`] exactly where `place` is [`ChunkLocation::Zero`].
     pub digest: Digest,
     /// Where it lies.
-    pub place: Place,
+    pub place: ChunkLocation,
 }
 
 /// What a manifest says, within the limits of the format. Whether it is the manifest that a name promises is another
@@ -171,19 +171,19 @@ impl ManifestBody {
             put_number(&mut indexes, chunk.index - next_index);
             next_index = chunk.index + 1;
             match chunk.place {
-                Place::Zero => put_number(&mut lengths, 0),
-                Place::Frame { offset, length } => {
+                ChunkLocation::Zero => put_number(&mut lengths, 0),
+                ChunkLocation::Frame { offset, length } => {
                     put_number(&mut lengths, u64::from(length));
                     put_number(&mut offsets, offset - next_frame);
                     next_frame = offset + u64::from(length);
                 }
-                Place::Raw { offset } => {
+                ChunkLocation::Raw { offset } => {
                     put_number(&mut lengths, CHUNK as u64);
                     put_number(&mut offsets, offset - next_raw);
                     next_raw = offset + CHUNK as u64;
                 }
             }
-            if chunk.place != Place::Zero {
+            if chunk.place != ChunkLocation::Zero {
                 digests.extend_from_slice(chunk.digest.as_bytes());
             }
         }
@@ -241,19 +241,19 @@ impl ManifestBody {
                 if *next > wire.file_length { Err(bounds("offset")) } else { Ok(offset) }
             };
             let place = match length {
-                0 => Place::Zero,
-                1..RAW => Place::Frame { offset: place_after(&mut next_frame)?, length: length as u32 },
-                RAW => Place::Raw { offset: place_after(&mut next_raw)? },
+                0 => ChunkLocation::Zero,
+                1..RAW => ChunkLocation::Frame { offset: place_after(&mut next_frame)?, length: length as u32 },
+                RAW => ChunkLocation::Raw { offset: place_after(&mut next_raw)? },
                 _ => return Err(bounds("length")),
             };
             let digest = match place {
-                Place::Zero => Digest::ZERO,
+                ChunkLocation::Zero => Digest::ZERO,
                 _ => {
                     let bytes = digests.next().and_then(|bytes| bytes.try_into().ok()).ok_or(bounds("digests"))?;
                     Digest::from_bytes(bytes)
                 }
             };
-            if (digest == Digest::ZERO) != (place == Place::Zero) {
+            if (digest == Digest::ZERO) != (place == ChunkLocation::Zero) {
                 return Err(bounds("digest"));
             }
             chunks.push(ChunkEntry { index, digest, place });
@@ -347,19 +347,19 @@ mod tests {
         for (skip, length, gap) in gaps {
             index += skip;
             let place = match length {
-                0 => Place::Zero,
+                0 => ChunkLocation::Zero,
                 1..65536 => {
                     let offset = frame + gap;
                     frame = offset + u64::from(length);
-                    Place::Frame { offset, length }
+                    ChunkLocation::Frame { offset, length }
                 }
                 _ => {
                     let offset = raw + gap;
                     raw = offset + CHUNK as u64;
-                    Place::Raw { offset }
+                    ChunkLocation::Raw { offset }
                 }
             };
-            let digest = if place == Place::Zero { Digest::ZERO } else { digest(index) };
+            let digest = if place == ChunkLocation::Zero { Digest::ZERO } else { digest(index) };
             chunks.push(ChunkEntry { index, digest, place });
             index += 1;
         }

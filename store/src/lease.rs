@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::fs::{StoreFs, random_name};
 use crate::holder::{FOREIGN_SECS, Holder};
 use crate::record::{MAGIC_LEN, decode, encode, frame, unframe};
@@ -57,7 +57,7 @@ impl Store {
                 continue;
             }
             // Gone between the two calls: given up.
-            let bytes = match self.fs().read(Kind::Other, &name, 1 << 16) {
+            let bytes = match self.fs().read(ObjectKind::Other, &name, 1 << 16) {
                 Ok(Some(bytes)) => bytes,
                 Ok(None) => continue,
                 Err(Error::TooLarge { .. } | Error::WrongType { .. }) => Vec::new(),

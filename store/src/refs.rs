@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::BlobRef;
 use crate::digest::{ActionDigest, ClaimId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::layer::LayerRef;
 use crate::record::{MAGIC_LEN, decode, decode_unchecked, encode, frame, unframe};
 use crate::store::Store;
@@ -87,7 +87,7 @@ impl Store {
         let name = name(root)?;
         // A damaged root protects what nobody can name any more: it must not pass as none.
         let damaged = |reason: String| Error::RootDamaged { path: self.fs().full(&name), reason };
-        let bytes = match self.fs().read(Kind::Other, &name, LIMIT) {
+        let bytes = match self.fs().read(ObjectKind::Other, &name, LIMIT) {
             Err(error @ (Error::TooLarge { .. } | Error::WrongType { .. })) => return Err(damaged(error.to_string())),
             other => other?,
         };

@@ -13,7 +13,9 @@ use crate::disk::{CHUNK, chunk_buffer, chunk_count, chunk_digest, nonzero_chunk_
 use crate::error::{Error, Result};
 use crate::fs::Temp;
 use crate::hash_file::hash_range;
-use crate::layer::{ChunkEntry, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, ManifestBody, Place};
+use crate::layer::{
+    ChunkEntry, ChunkLocation, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, ManifestBody,
+};
 use crate::qcow2::{ChunkSource, Content, ENCODER, Encoded, Writer, decode_frame, encode_chunk};
 use crate::store::Store;
 
@@ -74,7 +76,7 @@ struct Changed {
 }
 
 /// The disk that the new layer is a delta to, the ones that chunks can be copied from, and the layer's chunks.
-struct Plan<'a> {
+struct SealPlan<'a> {
     source: &'a dyn ChunkSource,
     known: &'a [DiskReader],
     base: &'a DiskMap,
@@ -130,7 +132,7 @@ impl Store {
         if previous.is_some() || map.manifests.len() as u32 > MAX_DEPTH {
             return self.seal_hashed(parent, map, previous, source, &items);
         }
-        self.write_layer(&Plan { source, known: &[], base: &map, items }, parent)
+        self.write_layer(&SealPlan { source, known: &[], base: &map, items }, parent)
     }
 
     /// Hashes everything first, so that the base can be chosen: any layer of the parent's chain or of the previous disk's.
@@ -165,7 +167,7 @@ impl Store {
             None => Item::Read(index, Some(digest)),
         };
         let items = tree.changes_from(&base.tree).into_iter().map(item).collect();
-        let sealed = self.write_layer(&Plan { source, known: &known, base: &base, items }, parent)?;
+        let sealed = self.write_layer(&SealPlan { source, known: &known, base: &base, items }, parent)?;
         Ok(Sealed { changed_chunks: changes.len() as u64, ..sealed })
     }
 
@@ -181,7 +183,7 @@ impl Store {
         Ok(layer)
     }
 
-    fn write_layer(&self, plan: &Plan<'_>, parent: Option<&LayerRef>) -> Result<Sealed> {
+    fn write_layer(&self, plan: &SealPlan<'_>, parent: Option<&LayerRef>) -> Result<Sealed> {
         let virtual_size = plan.source.virtual_size();
         let mut temp = self.fs().temp()?;
         let (chunks, file_length) = self.write_chunks(plan, &temp)?;
@@ -258,7 +260,7 @@ impl Store {
     }
 
     /// Writes the layer file: the changed chunks with their places, and the file's length.
-    fn write_chunks(&self, plan: &Plan<'_>, temp: &Temp) -> Result<(Vec<ChunkEntry>, u64)> {
+    fn write_chunks(&self, plan: &SealPlan<'_>, temp: &Temp) -> Result<(Vec<ChunkEntry>, u64)> {
         let write_error = |error| Error::write(temp.path(), error);
         let mut writer = Writer::new(temp.file(), plan.source.virtual_size()).map_err(write_error)?;
         let mut chunks = Vec::new();
@@ -273,18 +275,18 @@ impl Store {
                     let place = match &encoded {
                         Encoded::Zero => {
                             writer.push_zero(index).map_err(write_error)?;
-                            Place::Zero
+                            ChunkLocation::Zero
                         }
                         Encoded::Frame(frame) => {
                             let at = writer.push_frame(index, frame).map_err(write_error)?;
-                            Place::Frame { offset: at.offset, length: at.length }
+                            ChunkLocation::Frame { offset: at.offset, length: at.length }
                         }
                         Encoded::Raw => {
                             raw.push(chunks.len());
-                            Place::Raw { offset: 0 }
+                            ChunkLocation::Raw { offset: 0 }
                         }
                     };
-                    if let Place::Frame { offset, .. } = place {
+                    if let ChunkLocation::Frame { offset, .. } = place {
                         end = offset;
                     }
                     chunks.push(ChunkEntry { index, digest, place });
@@ -310,7 +312,7 @@ impl Store {
             let contents: Vec<_> = batch.par_iter().map(read).collect::<Result<_>>()?;
             for (at, content) in batch.iter().zip(contents) {
                 let place = writer.push_raw(chunks[*at].index, &content).map_err(write_error)?;
-                chunks[*at].place = Place::Raw { offset: place.offset };
+                chunks[*at].place = ChunkLocation::Raw { offset: place.offset };
             }
         }
         let layout = writer.finish().map_err(write_error)?;
@@ -343,7 +345,7 @@ fn read_and_hash(source: &dyn ChunkSource, index: u64, data: &mut [u8; CHUNK]) -
     Ok(if content == Content::Zero { Digest::ZERO } else { chunk_digest(data) })
 }
 
-impl Plan<'_> {
+impl SealPlan<'_> {
     /// Reads, hashes, compares, compresses and checks one chunk; `None` where the base has the same.
     fn encode(&self, item: Item) -> Result<Option<Changed>> {
         BUFFERS.with_borrow_mut(|[data, back]| {

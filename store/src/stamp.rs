@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::error::{Kind, Result};
+use crate::error::{ObjectKind, Result};
 use crate::record::{MAGIC_LEN, decode_unchecked, encode, frame, unframe};
 use crate::state::LIMIT;
 use crate::store::{Store, lock};
@@ -25,7 +25,7 @@ struct Stamp {
 }
 
 /// The boot, and for each device and inode what was hashed.
-type Saved = (String, Vec<((u64, u64), Stamp)>);
+type SavedStamps = (String, Vec<((u64, u64), Stamp)>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
@@ -65,11 +65,11 @@ impl Store {
         let body = match self.private_apart() {
             None => self.cache_read(NAME, MAGIC).ok().flatten(),
             Some(private) => {
-                let bytes = private.read(Kind::State, NAME, LIMIT).ok().flatten();
+                let bytes = private.read(ObjectKind::State, NAME, LIMIT).ok().flatten();
                 bytes.and_then(|bytes| unframe(MAGIC, &bytes).ok().map(<[u8]>::to_vec))
             }
         };
-        let saved: Option<Saved> = body.and_then(|body| decode_unchecked(&body).ok());
+        let saved: Option<SavedStamps> = body.and_then(|body| decode_unchecked(&body).ok());
         let by_inode = match saved {
             Some((saved_boot, list)) if Some(&saved_boot) == boot.as_ref() => list.into_iter().collect(),
             _ => HashMap::new(),

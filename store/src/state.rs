@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ObjectKind, Result};
 use crate::record::{MAGIC_LEN, frame, unframe};
 use crate::store::Store;
 
@@ -41,7 +41,7 @@ impl Store {
     /// and within why it cannot be read.
     pub fn state_look(&self, components: &[&str]) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
         let name = name(components)?;
-        match self.fs().read(Kind::State, &name, LIMIT) {
+        match self.fs().read(ObjectKind::State, &name, LIMIT) {
             Ok(bytes) => Ok(bytes.map(|bytes| unframe(MAGIC, &bytes).map(<[u8]>::to_vec).map_err(|e| e.to_string()))),
             Err(Error::TooLarge { .. }) => Ok(Some(Err("it is too large".to_owned()))),
             Err(error) => Err(error),
@@ -81,7 +81,7 @@ impl Store {
 
     /// Says what is wrong with a state file of any sort.
     pub(crate) fn check_state(&self, name: &str) -> Result<Result<(), String>> {
-        let bytes = match self.read_object(Kind::State, name, LIMIT) {
+        let bytes = match self.read_object(ObjectKind::State, name, LIMIT) {
             Err(Error::Miss(miss)) if miss.is_damage() => return Ok(Err(miss.reason.to_string())),
             Err(Error::Miss(_)) => return Ok(Ok(())),
             other => other?,
@@ -93,7 +93,7 @@ impl Store {
             _ => MAGIC,
         };
         let Err(error) = unframe(magic, &bytes) else { return Ok(Ok(())) };
-        self.damaged(Kind::State, name, error);
+        self.damaged(ObjectKind::State, name, error);
         // It is not synced, and this is what a power cut leaves of such a file: lost, as may be, and not damaged.
         let lost = bytes.iter().all(|byte| *byte == 0);
         Ok(if lost { Ok(()) } else { Err(error.to_string()) })
@@ -101,7 +101,7 @@ impl Store {
 
     /// The body of a checksummed cache; a damaged one is moved away and counts as none.
     pub(crate) fn cache_read(&self, name: &str, magic: &[u8; MAGIC_LEN]) -> Result<Option<Vec<u8>>> {
-        let mut bytes = match self.read_object(Kind::State, name, LIMIT) {
+        let mut bytes = match self.read_object(ObjectKind::State, name, LIMIT) {
             Ok(bytes) => bytes,
             Err(error) => return error.into_miss().map(|_| None),
         };
@@ -113,7 +113,7 @@ impl Store {
                 Ok(Some(bytes))
             }
             Err(error) => {
-                self.damaged(Kind::State, name, error);
+                self.damaged(ObjectKind::State, name, error);
                 Ok(None)
             }
         }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::{Hasher, domain};
-use crate::error::{Error, Kind, Miss, MissReason, Result};
-use crate::fs::{Entry, FsTime, IoSnapshot, StoreFs, Wanted};
+use crate::error::{Error, Miss, MissReason, ObjectKind, Result};
+use crate::fs::{ExpectedType, FsTime, IoSnapshot, StoreDirEntry, StoreFs};
 use crate::index::Index;
 use crate::inputs::InputCache;
 use crate::meter::Meter;
@@ -177,7 +177,7 @@ impl Store {
     }
 
     /// The miss that a damaged object is; it is moved away so that a good one can take its place.
-    pub(crate) fn damaged(&self, kind: Kind, name: &str, reason: impl ToString) -> Error {
+    pub(crate) fn damaged(&self, kind: ObjectKind, name: &str, reason: impl ToString) -> Error {
         tracing::debug!(name, reason = reason.to_string(), "damaged");
         // On a read-only store it stays where it is, and is a miss every time.
         if !self.look_only
@@ -190,11 +190,11 @@ impl Store {
     }
 
     /// The miss that an object is which is not a regular file, or lies below what is not a directory; other errors as they are.
-    pub(crate) fn as_damage(&self, kind: Kind, error: Error) -> Error {
+    pub(crate) fn as_damage(&self, kind: ObjectKind, error: Error) -> Error {
         match error {
             Error::WrongType { path, found, wanted } => {
                 let name = path.strip_prefix(self.path()).ok().and_then(Path::to_str).unwrap_or_default();
-                let kind = if wanted == Wanted::File.word() { kind } else { Kind::Directory };
+                let kind = if wanted == ExpectedType::File.word() { kind } else { ObjectKind::Directory };
                 self.damaged(kind, name, format!("it is {found}, not {wanted}"))
             }
             other => other,
@@ -202,7 +202,7 @@ impl Store {
     }
 
     /// Opens an object's file. Absent, or not a regular file: a miss.
-    pub(crate) fn open_object(&self, kind: Kind, name: &str) -> Result<File> {
+    pub(crate) fn open_object(&self, kind: ObjectKind, name: &str) -> Result<File> {
         match self.fs().open_read(kind, name) {
             Ok(file) => file.ok_or_else(|| self.absent(kind, name)),
             Err(error) => Err(self.as_damage(kind, error)),
@@ -210,17 +210,17 @@ impl Store {
     }
 
     /// The entries of a directory; none where it is absent, or damaged and moved away.
-    pub(crate) fn entries(&self, name: &str) -> Result<Vec<Entry>> {
+    pub(crate) fn entries(&self, name: &str) -> Result<Vec<StoreDirEntry>> {
         match self.fs().list(name) {
             Err(error @ Error::WrongType { .. }) if !self.look_only => {
-                self.as_damage(Kind::Directory, error).into_miss().map(|_| Vec::new())
+                self.as_damage(ObjectKind::Directory, error).into_miss().map(|_| Vec::new())
             }
             other => other,
         }
     }
 
     /// A whole object of at most `limit` bytes. Absent, larger, or not a regular file: a miss.
-    pub(crate) fn read_object(&self, kind: Kind, name: &str, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) fn read_object(&self, kind: ObjectKind, name: &str, limit: u64) -> Result<Vec<u8>> {
         match self.fs().read(kind, name, limit) {
             Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(self.absent(kind, name)),
@@ -244,7 +244,7 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn absent(&self, kind: Kind, name: &str) -> Error {
+    pub(crate) fn absent(&self, kind: ObjectKind, name: &str) -> Error {
         Miss { kind, path: self.fs().full(name), reason: MissReason::Absent }.into()
     }
 }
@@ -309,7 +309,7 @@ fn parse_copy(copy: &[u8]) -> Option<(u32, Vec<String>)> {
 
 /// The bytes of `format`; none of a file that is much too large, or not a regular one.
 pub(crate) fn read_format(fs: &StoreFs) -> Result<Option<Vec<u8>>> {
-    match fs.read(Kind::Other, "format", 1 << 16) {
+    match fs.read(ObjectKind::Other, "format", 1 << 16) {
         Err(Error::TooLarge { .. } | Error::WrongType { .. }) => Ok(Some(Vec::new())),
         other => other,
     }
@@ -353,10 +353,10 @@ fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
 }
 
 /// Whether a directory holds what stores hold, and nothing else.
-fn looks_like_a_store(entries: &[Entry]) -> bool {
+fn looks_like_a_store(entries: &[StoreDirEntry]) -> bool {
     const OBJECTS: [&str; 3] = ["claims", "disks", "blobs"];
     const OTHERS: [&str; 6] = ["format", "roots", "leases", "state", "tmp", "trash"];
-    let is = |names: &[&str], entry: &Entry| names.contains(&entry.name.as_str());
+    let is = |names: &[&str], entry: &StoreDirEntry| names.contains(&entry.name.as_str());
     entries.iter().any(|entry| is(&OBJECTS, entry))
         && entries.iter().all(|entry| is(&OBJECTS, entry) || is(&OTHERS, entry))
 }

@@ -8,9 +8,9 @@ use crate::claim::{FileContent, LIMIT as CLAIM_LIMIT, decode_claim};
 use crate::derived::{RECORD_LIMIT, decode_derived};
 use crate::digest::{ActionDigest, ClaimId};
 use crate::disk::chunk_buffer;
-use crate::error::{Error, Kind, Miss, MissReason, Result};
-use crate::fs::Wanted;
-use crate::layer::{LayerRef, Place};
+use crate::error::{Error, Miss, MissReason, ObjectKind, Result};
+use crate::fs::ExpectedType;
+use crate::layer::{ChunkLocation, LayerRef};
 use crate::store::{Store, read_format, valid_format_copies};
 use crate::walk::{Object, ObjectId};
 
@@ -94,15 +94,15 @@ impl Code {
         )
     }
 
-    fn of(kind: Kind) -> Code {
+    fn of(kind: ObjectKind) -> Code {
         match kind {
-            Kind::Claim => Code::ClaimDamaged,
-            Kind::Manifest => Code::ManifestDamaged,
-            Kind::Layer => Code::LayerDamaged,
-            Kind::Blob => Code::BlobDamaged,
-            Kind::BlobNote => Code::RecordDamaged,
-            Kind::Directory => Code::DirectoryDamaged,
-            Kind::State | Kind::Other => Code::StateDamaged,
+            ObjectKind::Claim => Code::ClaimDamaged,
+            ObjectKind::Manifest => Code::ManifestDamaged,
+            ObjectKind::Layer => Code::LayerDamaged,
+            ObjectKind::Blob => Code::BlobDamaged,
+            ObjectKind::BlobNote => Code::RecordDamaged,
+            ObjectKind::Directory => Code::DirectoryDamaged,
+            ObjectKind::State | ObjectKind::Other => Code::StateDamaged,
         }
     }
 }
@@ -150,7 +150,7 @@ impl Store {
         let mut findings = Vec::new();
         let objects = looking.readable_objects(&mut |name, error| {
             // One that cannot be listed stays: all that is in it may be sound.
-            findings.push(looking.finding(name, looking.as_damage(Kind::Directory, error), false)?);
+            findings.push(looking.finding(name, looking.as_damage(ObjectKind::Directory, error), false)?);
             Ok(())
         })?;
         let mut report = VerifyReport { objects: objects.len() as u64, ..VerifyReport::default() };
@@ -219,23 +219,23 @@ impl Store {
         let damaged = |kind, reason: String| Err(self.damaged(kind, name, reason));
         let read = |kind, limit| self.read_object(kind, name, limit);
         match id {
-            ObjectId::Claim(action, id) => match decode_claim(&read(Kind::Claim, CLAIM_LIMIT)?, &action, &id) {
+            ObjectId::Claim(action, id) => match decode_claim(&read(ObjectKind::Claim, CLAIM_LIMIT)?, &action, &id) {
                 Ok(_) => Ok(()),
-                Err(reason) => damaged(Kind::Claim, reason),
+                Err(reason) => damaged(ObjectKind::Claim, reason),
             },
             ObjectId::Manifest(layer) => self.verify_layer(&layer),
             // Looked at with its manifest; without one it is what a crash left, or a damaged manifest, which is told.
             ObjectId::LayerFile(_) => Ok(()),
             ObjectId::Blob(blob) => self.check_blob(&blob),
-            ObjectId::BlobSha256(blob) => match decode_sha256(&read(Kind::BlobNote, SHA256_LIMIT)?) {
+            ObjectId::BlobSha256(blob) => match decode_sha256(&read(ObjectKind::BlobNote, SHA256_LIMIT)?) {
                 Ok((about, _)) if about.digest == blob => Ok(()),
-                Ok(_) => damaged(Kind::BlobNote, "it is for another blob".to_owned()),
-                Err(reason) => damaged(Kind::BlobNote, reason),
+                Ok(_) => damaged(ObjectKind::BlobNote, "it is for another blob".to_owned()),
+                Err(reason) => damaged(ObjectKind::BlobNote, reason),
             },
-            ObjectId::Derived(key) => match decode_derived(&read(Kind::BlobNote, RECORD_LIMIT)?) {
+            ObjectId::Derived(key) => match decode_derived(&read(ObjectKind::BlobNote, RECORD_LIMIT)?) {
                 Ok(record) if record.key.digest() == key => Ok(()),
-                Ok(_) => damaged(Kind::BlobNote, "it is for another file".to_owned()),
-                Err(reason) => damaged(Kind::BlobNote, reason),
+                Ok(_) => damaged(ObjectKind::BlobNote, "it is for another file".to_owned()),
+                Err(reason) => damaged(ObjectKind::BlobNote, reason),
             },
             ObjectId::Unknown => Ok(()),
         }
@@ -248,16 +248,17 @@ impl Store {
         if let Some(disk) = &claim.result.disk
             && !self.has_layer(&disk.layer)?
         {
-            let names = [(Kind::Manifest, disk.layer.manifest_name()), (Kind::Layer, disk.layer.file_name())];
+            let names =
+                [(ObjectKind::Manifest, disk.layer.manifest_name()), (ObjectKind::Layer, disk.layer.file_name())];
             let own = names.into_iter().find(|(_, name)| !matches!(self.fs().stat(name), Ok(Some(_))));
             // Where its own files are there, one of a layer below is missing: a finding of the layer above that one.
             missing.extend(own.map(|(kind, name)| self.absent(kind, &name)));
         }
         let files = claim.result.files.values().map(|file| match &file.content {
-            FileContent::Blob(blob) => (Kind::Blob, blob_name(&blob.digest)),
-            FileContent::Derived(derived) => (Kind::BlobNote, derived.key.name()),
+            FileContent::Blob(blob) => (ObjectKind::Blob, blob_name(&blob.digest)),
+            FileContent::Derived(derived) => (ObjectKind::BlobNote, derived.key.name()),
         });
-        let blobs = claim.result.tree.iter().chain(&claim.log).map(|blob| (Kind::Blob, blob_name(&blob.digest)));
+        let blobs = claim.result.tree.iter().chain(&claim.log).map(|blob| (ObjectKind::Blob, blob_name(&blob.digest)));
         for (kind, name) in blobs.chain(files) {
             if self.fs().stat(&name)?.is_none() {
                 missing.push(self.absent(kind, &name));
@@ -279,7 +280,7 @@ impl Store {
         let share = half / (disk.map().chunks.len() as u64).max(1);
         disk.map().chunks.par_chunks(64).try_for_each(|batch| {
             let mut data = chunk_buffer();
-            let own = batch.iter().filter(|found| found.layer == own && found.place != Place::Zero);
+            let own = batch.iter().filter(|found| found.layer == own && found.place != ChunkLocation::Zero);
             self.count(share * batch.len() as u64);
             own.into_iter().try_for_each(|found| disk.read_found(found, &mut data).map(|_| ()))
         })
@@ -302,9 +303,9 @@ impl Store {
         }
         for top in ["roots", "leases", "state", "tmp", "trash"] {
             if let Some(stat) = self.fs().stat(top)?
-                && let Some(error) = self.fs().wrong_type(top, &stat, Wanted::Directory)
+                && let Some(error) = self.fs().wrong_type(top, &stat, ExpectedType::Directory)
             {
-                findings.push(self.finding(top, self.as_damage(Kind::Directory, error), repair)?);
+                findings.push(self.finding(top, self.as_damage(ObjectKind::Directory, error), repair)?);
             }
         }
         for root in self.fs().list("roots").or_else(not_a_directory)? {

@@ -4,8 +4,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use crate::digest::{ActionDigest, BlobDigest, ClaimId, Digest};
-use crate::error::{Error, Kind, Result};
-use crate::fs::{FsTime, StoreFs, Wanted};
+use crate::error::{Error, ObjectKind, Result};
+use crate::fs::{ExpectedType, FsTime, StoreFs};
 use crate::layer::LayerRef;
 use crate::store::Store;
 
@@ -26,7 +26,7 @@ pub(crate) struct Object {
     /// Unknown where what has an object's name is not a regular file.
     pub(crate) id: ObjectId,
     /// What is wrong with it, as far as that is known without opening it.
-    pub(crate) wrong: Option<(Kind, Error)>,
+    pub(crate) wrong: Option<(ObjectKind, Error)>,
     /// Its name in the store.
     pub(crate) name: String,
     /// Bytes that its content takes.
@@ -67,7 +67,7 @@ impl Store {
             }
             let wrong = match id {
                 ObjectId::Unknown => None,
-                id => self.fs().wrong_type(&name, &stat, Wanted::File).map(|error| (id.kind(), error)),
+                id => self.fs().wrong_type(&name, &stat, ExpectedType::File).map(|error| (id.kind(), error)),
             };
             let id = if wrong.is_some() { ObjectId::Unknown } else { id };
             let modified = FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() };

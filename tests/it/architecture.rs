@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-/// Each room with the rooms that it uses: only such as stand before it, so that there is no circle. A new arrow is a
+/// Each room with the rooms that it uses: only such as stand before it, so that there is no cycle. A new arrow is a
 /// decision: it is written here, and in the head of `src/lib.rs` where the order changes.
 const ROOMS: [(&str, &[&str]); 13] = [
     ("base", &[]),

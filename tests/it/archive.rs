@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use impasto::base::cancel::CancelToken;
 use impasto::base::host::Host;
 use impasto::debian::archive::{
-    Cache, Client, DEBIAN_KEYS, DownloadError, Index, Keyring, NoCache, Options, Place, Release, SignatureError,
-    Source, Trust, Wanted,
+    ArchiveSource, Cache, Client, DEBIAN_KEYS, DownloadError, DownloadRequest, DownloadSource, Keyring, NoCache,
+    Options, PackageIndex, Release, SignatureError, Trust,
 };
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
 use pgp::crypto::hash::HashAlgorithm;
@@ -59,7 +59,7 @@ impl Bench {
     }
 
     /// Gets files; gives what was handed out, and the errors.
-    fn get(&self, wanted: &[Wanted]) -> (Got, Vec<(usize, DownloadError)>) {
+    fn get(&self, wanted: &[DownloadRequest]) -> (Got, Vec<(usize, DownloadError)>) {
         let mut got = BTreeMap::new();
         let mut last = (0, 0);
         let result = self.client.get(
@@ -75,14 +75,14 @@ impl Bench {
     }
 
     /// Gets one file, in vain.
-    fn refused(&self, wanted: Wanted) -> String {
+    fn refused(&self, wanted: DownloadRequest) -> String {
         let (got, errors) = self.get(&[wanted]);
         assert!(got.is_empty() && errors.len() == 1, "{got:?} {errors:?}");
         chain(&errors[0].1)
     }
 
     /// Gets all indexes of a source.
-    fn read(&self, source: &Source) -> Result<(Release, Vec<Index>), String> {
+    fn read(&self, source: &ArchiveSource) -> Result<(Release, Vec<PackageIndex>), String> {
         let release = self.client.release(source, now()).map_err(|error| chain(&error))?;
         let indexes = self.client.indexes(source, &release, &NoCache).map_err(|error| chain(&error))?;
         Ok((release, indexes))
@@ -106,9 +106,9 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn wanted(name: &str, body: &[u8], mirrors: &[Mirror]) -> Wanted {
-    let places = mirrors.iter().map(|mirror| Place { mirror: mirror.clone(), path: format!("pool/{name}") });
-    Wanted { name: name.to_owned(), size: body.len() as u64, sha256: sha256(body), places: places.collect() }
+fn wanted(name: &str, body: &[u8], mirrors: &[Mirror]) -> DownloadRequest {
+    let places = mirrors.iter().map(|mirror| DownloadSource { mirror: mirror.clone(), path: format!("pool/{name}") });
+    DownloadRequest { name: name.to_owned(), size: body.len() as u64, sha256: sha256(body), places: places.collect() }
 }
 
 /// A repository with a few packages, unpublished.
@@ -120,7 +120,7 @@ fn repository(dir: &Path) -> Repository {
     repository
 }
 
-fn text(index: &Index) -> String {
+fn text(index: &PackageIndex) -> String {
     String::from_utf8(index.text.clone()).unwrap()
 }
 
@@ -178,7 +178,7 @@ fn packages_for_all_architectures_are_read_once() {
     repository.all_apart = true;
     repository.publish();
     let read = |repository: &Repository| {
-        let source = Source { components: vec!["main".to_owned()], ..repository.source("stable") };
+        let source = ArchiveSource { components: vec!["main".to_owned()], ..repository.source("stable") };
         let (_, indexes) = bench.read(&source).unwrap();
         indexes
             .into_iter()
@@ -200,7 +200,7 @@ fn a_signature_may_stand_beside_and_a_flat_archive_has_no_suite() {
     repository.delete("dists/stable/InRelease");
     let (release, _) = bench.read(&repository.source("stable")).unwrap();
     assert_eq!(release.signer, Some(repository.key.fingerprint()));
-    let unsigned = Source { trust: Trust::Unsigned, ..repository.source("stable") };
+    let unsigned = ArchiveSource { trust: Trust::Unsigned, ..repository.source("stable") };
     repository.delete("dists/stable/Release.gpg");
     assert_eq!(bench.read(&unsigned).unwrap().0.signer, None);
 
@@ -213,7 +213,7 @@ fn a_signature_may_stand_beside_and_a_flat_archive_has_no_suite() {
     std::fs::write(flat.path().join("deb/Packages"), index).unwrap();
     std::fs::write(flat.path().join("deb/InRelease"), repository.key.clear_sign(&release)).unwrap();
     let mirror = Mirror::parse(&format!("file:{}", flat.path().display())).unwrap();
-    let source = Source { suite: "./deb/".to_owned(), bases: vec![mirror], ..repository.source("stable") };
+    let source = ArchiveSource { suite: "./deb/".to_owned(), bases: vec![mirror], ..repository.source("stable") };
     assert_eq!(text(&bench.read(&source).unwrap().1[0]), "Package: flat\n");
 }
 
@@ -259,7 +259,7 @@ fn debians_own_archive_is_verified_with_the_keys_built_in() {
         Keyring::parse(&std::fs::read(&path).unwrap(), "here").unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
     let bench = Bench::new();
-    let source = Source {
+    let source = ArchiveSource {
         name: "debian".to_owned(),
         bases: vec![Mirror::parse(&format!("file:{}", mirror.display())).unwrap()],
         suite: "bookworm".to_owned(),
@@ -277,7 +277,7 @@ fn debians_own_archive_is_verified_with_the_keys_built_in() {
 }
 
 /// What is done to a repository that was published, and by whom it is then read.
-type Spoil = fn(&mut Repository) -> Source;
+type Spoil = fn(&mut Repository) -> ArchiveSource;
 
 const INDEX: &str = "dists/stable/main/binary-amd64/Packages";
 
@@ -291,11 +291,11 @@ fn replaced(from: &str, to: &str) -> impl Fn(Vec<u8>) -> Vec<u8> {
 }
 
 /// Publishes with another key; the source trusts the one that is given.
-fn signed_by(repository: &mut Repository, key: Key, trusted: &Key) -> Source {
+fn signed_by(repository: &mut Repository, key: Key, trusted: &Key) -> ArchiveSource {
     repository.key = key;
     repository.publish();
     let trust = Trust::Keys { keys: trusted.public(), place: "those of the test".to_owned() };
-    Source { trust, ..repository.source("stable") }
+    ArchiveSource { trust, ..repository.source("stable") }
 }
 
 /// Makes an index whose Release states a size of the text that its form does not have.
@@ -401,7 +401,7 @@ const SPOILT: &[(&str, Spoil)] = &[
     }),
     ("keys that are none", |repository| {
         let trust = Trust::Keys { keys: b"no keys\n".to_vec(), place: "/etc/apt/keyrings/x.asc".to_owned() };
-        Source { trust, ..repository.source("stable") }
+        ArchiveSource { trust, ..repository.source("stable") }
     }),
     ("expired", |repository| {
         (repository.date, repository.valid_until) = (1_600_000_000, Some(1_600_600_000));
@@ -429,11 +429,11 @@ const SPOILT: &[(&str, Spoil)] = &[
         repository.resign("stable", |release| release.replace("main/binary", "../main/binary"));
         repository.source("stable")
     }),
-    ("index that is not in the Release", |repository| Source {
+    ("index that is not in the Release", |repository| ArchiveSource {
         components: vec!["contrib".to_owned()],
         ..repository.source("stable")
     }),
-    ("index of another architecture", |repository| Source {
+    ("index of another architecture", |repository| ArchiveSource {
         architectures: vec!["riscv64".to_owned()],
         ..repository.source("stable")
     }),
@@ -464,8 +464,8 @@ const SPOILT: &[(&str, Spoil)] = &[
         stated(repository, b"Package: good\n", 1400, &sha256(b"Package: good\n"));
         repository.source("stable")
     }),
-    ("no archive", |repository| Source { suite: "none".to_owned(), ..repository.source("stable") }),
-    ("no mirror", |repository| Source { bases: Vec::new(), ..repository.source("stable") }),
+    ("no archive", |repository| ArchiveSource { suite: "none".to_owned(), ..repository.source("stable") }),
+    ("no mirror", |repository| ArchiveSource { bases: Vec::new(), ..repository.source("stable") }),
 ];
 
 /// What a server does with a file, by the number of the request.
@@ -536,7 +536,7 @@ fn a_frozen_archive_may_be_old() {
     let mut repository = repository(dir.path());
     (repository.date, repository.valid_until) = (1_600_000_000, Some(1_600_600_000));
     repository.publish();
-    let source = Source { frozen: true, ..repository.source("stable") };
+    let source = ArchiveSource { frozen: true, ..repository.source("stable") };
     assert_eq!(bench.read(&source).unwrap().0.valid_until, Some(1_600_600_000));
 }
 
@@ -548,11 +548,12 @@ fn one_good_signature_and_one_good_mirror_are_enough() {
     let other = self::repository(bad.path());
     other.publish();
     other.edit("dists/stable/InRelease", replaced("Origin: Test", "Origin: Tost"));
-    let source = Source { bases: vec![nobody(), other.mirror(), repository.mirror()], ..repository.source("stable") };
+    let source =
+        ArchiveSource { bases: vec![nobody(), other.mirror(), repository.mirror()], ..repository.source("stable") };
     assert_eq!(bench.read(&source).unwrap().0.origin, "Test");
     // Keyrings hold several keys, armored one after another.
     let keys = format!("{}{}", Key::new(2).armored(), repository.key.armored()).into_bytes();
-    let source = Source { trust: Trust::Keys { keys, place: String::new() }, ..source };
+    let source = ArchiveSource { trust: Trust::Keys { keys, place: String::new() }, ..source };
     assert_eq!(bench.read(&source).unwrap().0.origin, "Test");
 }
 

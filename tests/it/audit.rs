@@ -61,7 +61,7 @@ fn every_planted_reason_is_named_with_its_remedy() {
     assert_eq!(stages.len(), PLANTED.len() + 2);
     let stage = |name: &str| stages.iter().find(|stage| stage["stage"] == *name).unwrap();
     for name in ["base", "clean"] {
-        // What was put back may have been elsewhere on the disk.
+        // What was restored may have been elsewhere on the disk.
         assert_ne!(stage(name)["verdict"], "different", "{}", stage(name));
     }
     for (name, paths, kind) in PLANTED {

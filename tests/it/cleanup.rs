@@ -198,7 +198,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// What is left of the planted files after each operation, by operation and path. All run in one sandbox, one after the
-/// other, and everything is planted anew before each.
+/// other, and everything is planted again before each.
 fn run_each() -> BTreeMap<String, BTreeMap<String, String>> {
     let project = Project::empty();
     project.link(debian::base(), "debian.qcow2");

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use impasto::disk::guest::View;
+use impasto::disk::guest::OverlayView;
 use impasto::disk::tree::make::{Unread, tree};
 use impasto::disk::tree::text;
 use impasto_store::qcow2::RawFile;
@@ -128,7 +128,7 @@ fn mutate(bytes: &mut [u8], places: &[Vec<Range<usize>>], random: &mut Random) -
 /// The index of an image, as text.
 fn index(image: &Path) -> (Vec<u8>, Vec<Unread>) {
     let disk = RawFile::new(fs::File::open(image).unwrap()).unwrap();
-    let (tree, unread) = tree(&View::whole(&disk).unwrap(), None).unwrap();
+    let (tree, unread) = tree(&OverlayView::whole(&disk).unwrap(), None).unwrap();
     (text::write(&tree), unread)
 }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use impasto::deb::closure::closure;
 use impasto::deb::control::{Stanza, stanzas};
 use impasto::deb::package::Package;
-use impasto::debian::tools::Tree;
-use impasto::debian::tools::unpack::{Identity, Source, unpack};
+use impasto::debian::tools::ToolboxTree;
+use impasto::debian::tools::unpack::{DebIdentity, DebSource, unpack};
 use impasto_store::Store;
 
 use crate::base::tool;
@@ -30,12 +30,12 @@ fn packages() -> Vec<PathBuf> {
     all.map(walkdir::DirEntry::into_path).filter(|path| path.extension().is_some_and(|end| end == "deb")).collect()
 }
 
-fn source(stanza: &Stanza<'_>) -> Source<'static> {
+fn source(stanza: &Stanza<'_>) -> DebSource<'static> {
     let field = |name: &str| stanza.get(name).unwrap().to_owned();
     let [name, version, architecture, sha256] = ["Package", "Version", "Architecture", "SHA256"].map(field);
     let path = mirror().join(field("Filename"));
-    let identity = Identity { name, version, architecture, sha256 };
-    Source { identity, open: Box::new(move || Ok(Box::new(File::open(&path)?))) }
+    let identity = DebIdentity { name, version, architecture, sha256 };
+    DebSource { identity, open: Box::new(move || Ok(Box::new(File::open(&path)?))) }
 }
 
 #[test]
@@ -125,11 +125,11 @@ fn a_toolbox_has_the_files_that_dpkg_unpacks_and_its_tools_run() {
     // The tree of the store is the same, and is there at once the second time.
     let store = Store::open(dir.path().join("store")).unwrap();
     let begin = std::time::Instant::now();
-    let tree = Tree::open_or_make(&store, &sources).unwrap();
+    let tree = ToolboxTree::open_or_make(&store, &sources).unwrap();
     let made = begin.elapsed();
     let set: Vec<_> = sources.iter().map(|source| source.identity.clone()).collect();
     let begin = std::time::Instant::now();
-    assert_eq!(Tree::open(&store, &set).unwrap(), Some(tree.clone()));
+    assert_eq!(ToolboxTree::open(&store, &set).unwrap(), Some(tree.clone()));
     println!("made in {made:?}, opened in {:?}", begin.elapsed());
     let (first, second) = (unchanged, listed(tree.path()));
     let unequal: Vec<_> = first.iter().filter(|(path, file)| second.get(*path) != Some(file)).collect();

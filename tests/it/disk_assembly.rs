@@ -8,7 +8,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use impasto::assemble::{AssembleError, assemble};
-use impasto::disk::guest::{DiskFile, FsKind, PartitionKind, RootChoice, RootSpec, Table, choose_root, read_layout};
+use impasto::disk::guest::{
+    DiskFile, FsKind, PartitionKind, PartitionTable, RootChoice, RootSelector, choose_root, read_layout,
+};
 use impasto_stages::disk::{DiskSpec, ExtraFileSystem, MIB, Networking, PartitionSpec, Role, RootFileSystem, UserSpec};
 use tempfile::TempDir;
 
@@ -209,7 +211,7 @@ fn tools_find_no_fault_in_it() {
     assert_eq!(names, ["bios", "esp", "swap", "data", "exchange", "raw", "root"]);
 
     let layout = read_layout(&DiskFile::new(File::open(path).unwrap()).unwrap()).unwrap();
-    assert!(matches!(layout.table, Table::Gpt { from_backup: false, .. }));
+    assert!(matches!(layout.table, PartitionTable::Gpt { from_backup: false, .. }));
     let found: Vec<_> = layout
         .partitions
         .iter()
@@ -226,7 +228,7 @@ fn tools_find_no_fault_in_it() {
         (mib(82), Some(FsKind::Ext4), Some("root")),
     ];
     assert_eq!(found, expected);
-    let root = choose_root(&layout, &RootSpec::Auto).unwrap();
+    let root = choose_root(&layout, &RootSelector::Auto).unwrap();
     assert_eq!(root, RootChoice::Partition(7));
     let kind = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709".to_owned();
     assert_eq!(layout.partitions[6].kind, PartitionKind::Guid(kind));
@@ -339,7 +341,7 @@ fn a_disk_can_be_as_small_as_the_error_says() {
     tool("e2fsck", &["-fn", &disk.device(Role::Root)]);
 }
 
-/// The message and the way out of a disk that cannot be made.
+/// The message and the hint of a disk that cannot be made.
 fn refusal(change: impl FnOnce(&Path, &mut DiskSpec)) -> String {
     let (tree, mut spec) = (tree(), spec());
     change(tree.path(), &mut spec);

@@ -1,6 +1,6 @@
 //! `impasto doctor`: what it tries, on this host and on hosts where something is missing.
 //!
-//! Needs root, and unshare, setpriv and mount of util-linux: hosts that lack something are name spaces of this one.
+//! Needs root, and unshare, setpriv and mount of util-linux: hosts that lack something are namespaces of this one.
 
 use std::path::Path;
 use std::process::Command;

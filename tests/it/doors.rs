@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use impasto::sandbox::{AgentStep, Content, Input, Job, Outcome};
+use impasto::sandbox::{AgentStep, InputContent, Outcome, SandboxInput, SandboxJob};
 
 use crate::base::{ROOT_START, base, tool};
 use crate::project::Project;
@@ -20,8 +20,8 @@ fn doors() -> &'static PathBuf {
     })
 }
 
-fn input() -> Vec<Input<'static>> {
-    vec![Input { name: "doors".to_owned(), mode: 0o755, content: Content::Path(doors()) }]
+fn input() -> Vec<SandboxInput<'static>> {
+    vec![SandboxInput { name: "doors".to_owned(), mode: 0o755, content: InputContent::Path(doors()) }]
 }
 
 fn steps() -> Vec<AgentStep> {
@@ -37,7 +37,7 @@ fn every_door_is_shut() {
     let device = format!("{}?offset={}", raw.display(), ROOT_START * 512);
     tool("debugfs", &["-w", "-R", "mknod device-of-the-image b 7 0", &device]);
     tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), lower.to_str().unwrap()]);
-    let job = Job { chain: vec![lower], steps: steps(), inputs: input(), ..bench.job() };
+    let job = SandboxJob { chain: vec![lower], steps: steps(), inputs: input(), ..bench.job() };
     let outcome = bench.run(job).unwrap().outcome;
     let log = bench.log();
     std::fs::remove_file(doors()).unwrap();
@@ -71,7 +71,7 @@ fn a_privileged_step_mounts_and_reaches_neither_keys_nor_modules() {
     let bench = Bench::new();
     let line = "mkdir -p /mnt; mount -t tmpfs none /mnt; echo in >/mnt/file; cat /mnt/file; mknod /tmp/null c 1 3; \
                 unshare -m /run/impasto/inputs/doors | grep -e key -e module -e bpf -e hypervisor -e clock -e kexec || true";
-    let job = Job { steps: commands(&[line]), inputs: input(), privileged: true, ..bench.job() };
+    let job = SandboxJob { steps: commands(&[line]), inputs: input(), privileged: true, ..bench.job() };
     let outcome = bench.run(job).unwrap().outcome;
     let log = bench.log();
     std::fs::remove_file(doors()).unwrap();

@@ -283,7 +283,7 @@ fn a_server_that_says_no_or_is_not_there_is_named() {
 
 #[test]
 fn what_goes_in_comes_out_with_equal_content() {
-    // Raw and qcow2, partitioned and bare, and a file that is no disk.
+    // Raw and qcow2, partitioned and bare, and a file that is not a disk.
     let project = Project::new();
     std::fs::copy(&base().raw, project.path("disk.raw")).unwrap();
     std::fs::copy(&base().bare, project.path("bare.qcow2")).unwrap();

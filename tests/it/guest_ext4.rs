@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use impasto::disk::guest::ext4::{Content, Ext4, Inode, Xattrs};
+use impasto::disk::guest::ext4::{Ext4, Inode, InodeContent, Xattrs};
 use impasto::disk::guest::{DiskFile, ReadAt};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 
@@ -178,8 +178,8 @@ fn one<D: ReadAt + ?Sized>(fs: &Ext4<'_, D>, disk: &D, inode: &Inode) -> Seen {
     let mut content = BTreeMap::new();
     match fs.content(inode).unwrap() {
         _ if !inode.is_file() => {}
-        Content::Inline(bytes) => add(&mut content, 0, &bytes),
-        Content::Extents(extents) => {
+        InodeContent::Inline(bytes) => add(&mut content, 0, &bytes),
+        InodeContent::Extents(extents) => {
             let mut last = 0;
             for extent in extents {
                 assert!(extent.offset >= last && extent.offset + extent.length <= inode.size, "{extent:?}");

@@ -12,9 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
-use impasto::disk::image::{self, Format, Image};
+use impasto::disk::image::{self, ForeignFormat, ImageKind};
 use impasto::sandbox::Outcome;
-use impasto::vm::{Accel, Console, Firmware, Machine, Network, Seen, Spec};
+use impasto::vm::{Accel, Console, ConsoleMatch, Firmware, Machine, Network, Spec};
 use impasto_store::chain::open_file_path;
 
 use crate::base::{base, tool};
@@ -35,7 +35,7 @@ fn small_disk() -> Vec<u8> {
 }
 
 /// Files of every format that is not read here, as the usual programs make them.
-fn files_of_others(dir: &Path) -> Vec<(&'static str, Format)> {
+fn files_of_others(dir: &Path) -> Vec<(&'static str, ForeignFormat)> {
     let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let raw = at("disk.raw");
     fs::write(&raw, small_disk()).unwrap();
@@ -60,19 +60,19 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, Format)> {
         ("two-sparse.vmdk", "subformat=twoGbMaxExtentSparse"),
         ("two-flat.vmdk", "subformat=twoGbMaxExtentFlat"),
     ] {
-        convert(name, "vmdk", options, Format::Vmdk);
+        convert(name, "vmdk", options, ForeignFormat::Vmdk);
     }
-    convert("fixed.vhd", "vpc", "subformat=fixed,force_size=on", Format::Vhd);
-    convert("dynamic.vhd", "vpc", "subformat=dynamic", Format::Vhd);
-    convert("fixed.vhdx", "vhdx", "subformat=fixed", Format::Vhdx);
-    convert("dynamic.vhdx", "vhdx", "subformat=dynamic", Format::Vhdx);
-    convert("dynamic.vdi", "vdi", "static=off", Format::Vdi);
-    convert("static.vdi", "vdi", "static=on", Format::Vdi);
-    convert("disk.qed", "qed", "cluster_size=65536", Format::Qed);
-    convert("disk.hdd", "parallels", "cluster_size=1048576", Format::Parallels);
-    convert("disk.qcow", "qcow", "encryption=off", Format::Qcow1);
-    convert("disk.luks", "luks", "key-secret=key,iter-time=10", Format::Luks);
-    made.push(("two-sparse-s001.vmdk", Format::Vmdk));
+    convert("fixed.vhd", "vpc", "subformat=fixed,force_size=on", ForeignFormat::Vhd);
+    convert("dynamic.vhd", "vpc", "subformat=dynamic", ForeignFormat::Vhd);
+    convert("fixed.vhdx", "vhdx", "subformat=fixed", ForeignFormat::Vhdx);
+    convert("dynamic.vhdx", "vhdx", "subformat=dynamic", ForeignFormat::Vhdx);
+    convert("dynamic.vdi", "vdi", "static=off", ForeignFormat::Vdi);
+    convert("static.vdi", "vdi", "static=on", ForeignFormat::Vdi);
+    convert("disk.qed", "qed", "cluster_size=65536", ForeignFormat::Qed);
+    convert("disk.hdd", "parallels", "cluster_size=1048576", ForeignFormat::Parallels);
+    convert("disk.qcow", "qcow", "encryption=off", ForeignFormat::Qcow1);
+    convert("disk.luks", "luks", "key-secret=key,iter-time=10", ForeignFormat::Luks);
+    made.push(("two-sparse-s001.vmdk", ForeignFormat::Vmdk));
 
     // What no program here makes: headers by the formats' descriptions, in front of or behind the disk.
     let disk = small_disk();
@@ -86,17 +86,21 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, Format)> {
     bochs[32..39].copy_from_slice(b"Redolog");
     bochs[48..55].copy_from_slice(b"Growing");
     bochs[64..68].copy_from_slice(&0x2_0000u32.to_le_bytes());
-    put("disk.bochs", bochs, Format::Bochs);
+    put("disk.bochs", bochs, ForeignFormat::Bochs);
     let trailer = [&b"koly"[..], &4u32.to_be_bytes(), &512u32.to_be_bytes(), &[0; 500]].concat();
-    put("disk.dmg", [disk.clone(), trailer].concat(), Format::Dmg);
+    put("disk.dmg", [disk.clone(), trailer].concat(), ForeignFormat::Dmg);
     let preamble = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
-    put("disk.cloop", [&preamble[..], &[0; 4096]].concat(), Format::Cloop);
-    put("disk.lz4", b"\x04\x22\x4d\x18\x64\x40\xa7\0\0\0\0".to_vec(), Format::Lz4);
-    put("disk.7z", b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(), Format::SevenZip);
-    put("disk.zip", b"PK\x03\x04\x14\0\0\0".to_vec(), Format::Zip);
+    put("disk.cloop", [&preamble[..], &[0; 4096]].concat(), ForeignFormat::Cloop);
+    put("disk.lz4", b"\x04\x22\x4d\x18\x64\x40\xa7\0\0\0\0".to_vec(), ForeignFormat::Lz4);
+    put("disk.7z", b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(), ForeignFormat::SevenZip);
+    put("disk.zip", b"PK\x03\x04\x14\0\0\0".to_vec(), ForeignFormat::Zip);
 
-    for (name, format) in [("gzip", Format::Gzip), ("xz", Format::Xz), ("zstd", Format::Zstd), ("bzip2", Format::Bzip2)]
-    {
+    for (name, format) in [
+        ("gzip", ForeignFormat::Gzip),
+        ("xz", ForeignFormat::Xz),
+        ("zstd", ForeignFormat::Zstd),
+        ("bzip2", ForeignFormat::Bzip2),
+    ] {
         let output = Command::new(name).arg("-c").stdin(File::open(&raw).unwrap()).output().unwrap();
         assert!(output.status.success(), "{name}");
         put(name, output.stdout, format);
@@ -104,7 +108,7 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, Format)> {
     tool("tar", &["-C", &at(""), "-cf", &at("disk.tar"), "disk.raw"]);
     fs::write(at("box.ovf"), "<Envelope/>").unwrap();
     tool("tar", &["-C", &at(""), "-cf", &at("box.ova"), "box.ovf", "stream.vmdk"]);
-    made.extend([("disk.tar", Format::Tar), ("box.ova", Format::Ova)]);
+    made.extend([("disk.tar", ForeignFormat::Tar), ("box.ova", ForeignFormat::Ova)]);
     made
 }
 
@@ -115,7 +119,7 @@ fn formats_of_others_are_named_with_what_to_do() {
     let mut told = String::new();
     for (name, format) in &made {
         let file = File::open(project.path(name)).unwrap();
-        assert_eq!(image::recognize(&file).unwrap(), Image::Other(*format), "{name}");
+        assert_eq!(image::recognize(&file).unwrap(), ImageKind::Other(*format), "{name}");
         assert_eq!(image::format_of(file).unwrap(), Some(*format), "{name}");
         let boot = project.run(&["boot", &format!("./{name}")]);
         let diff = project.run(&["diff", "disk.raw", &format!("./{name}")]);
@@ -130,7 +134,7 @@ fn formats_of_others_are_named_with_what_to_do() {
     insta::assert_snapshot!("formats", told);
     // The extents of a flat VMDK are raw disks.
     for name in ["disk.raw", "flat-flat.vmdk", "two-flat-f001.vmdk"] {
-        assert_eq!(image::recognize(&File::open(project.path(name)).unwrap()).unwrap(), Image::Raw, "{name}");
+        assert_eq!(image::recognize(&File::open(project.path(name)).unwrap()).unwrap(), ImageKind::Raw, "{name}");
     }
 }
 
@@ -201,14 +205,19 @@ fn a_raw_disk_is_one_whatever_its_boot_code_begins_with() {
         let mut disk = small_disk();
         disk[..beginning.len()].copy_from_slice(beginning);
         fs::write(&path, &disk).unwrap();
-        assert_eq!(image::recognize(&File::open(&path).unwrap()).unwrap(), Image::Raw, "{}", beginning.escape_ascii());
+        assert_eq!(
+            image::recognize(&File::open(&path).unwrap()).unwrap(),
+            ImageKind::Raw,
+            "{}",
+            beginning.escape_ascii()
+        );
     }
     // Trailers that are not whole.
     for (at, bytes) in [((4 << 20) - 512, &b"conectix"[..]), ((4 << 20) - 512, b"koly"), (257, b"ustar")] {
         let mut disk = small_disk();
         disk[at..at + bytes.len()].copy_from_slice(bytes);
         fs::write(&path, &disk).unwrap();
-        assert_eq!(image::recognize(&File::open(&path).unwrap()).unwrap(), Image::Raw, "{}", bytes.escape_ascii());
+        assert_eq!(image::recognize(&File::open(&path).unwrap()).unwrap(), ImageKind::Raw, "{}", bytes.escape_ascii());
     }
 }
 
@@ -326,7 +335,7 @@ fn what_was_examined_is_what_is_booted() {
         };
         let mut machine = Machine::start(&spec, &work, None).unwrap();
         let deadline = Some(Instant::now() + Duration::from_secs(120));
-        assert_eq!(machine.wait_for("written", deadline, &CancelToken::new()).unwrap(), Seen::Text, "{good:?}");
+        assert_eq!(machine.wait_for("written", deadline, &CancelToken::new()).unwrap(), ConsoleMatch::Text, "{good:?}");
     }
     assert_eq!(forbidden.opened(), 0);
 }
@@ -382,7 +391,7 @@ fn a_layer_that_is_swapped_before_the_storage_daemon_opens_it_opens_no_other_fil
     fs::copy(&base().qcow2, &name).unwrap();
     let checked = File::open(&name).unwrap();
     put(&hostile, &name);
-    let job = impasto::sandbox::Job {
+    let job = impasto::sandbox::SandboxJob {
         chain: vec![open_file_path(&checked)],
         steps: commands(&["cat /etc/hosts"]),
         ..bench.job()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use impasto::sandbox::{Culprit, Finished, Job, Limit, NamespaceSandbox, Outcome, Sandbox, SandboxEvent};
+use impasto::sandbox::{Culprit, Finished, Limit, NamespaceSandbox, Outcome, Sandbox, SandboxEvent, SandboxJob};
 use impasto_stages::Limits;
 
 use crate::base;
@@ -18,7 +18,7 @@ fn sandboxes() -> [NamespaceSandbox; 2] {
 }
 
 /// Runs a line that reaches a limit, and demands that it is that one.
-fn reach(sandbox: &NamespaceSandbox, bench: &Bench, job: Job<'_>, limit: Limit, by: &Culprit) -> Finished {
+fn reach(sandbox: &NamespaceSandbox, bench: &Bench, job: SandboxJob<'_>, limit: Limit, by: &Culprit) -> Finished {
     let begun = Instant::now();
     let finished = sandbox.run(job, &mut |_| {}).unwrap();
     let Outcome::LimitReached(reached) = &finished.outcome else { panic!("{limit:?}: {:?}", finished.outcome) };
@@ -30,8 +30,8 @@ fn reach(sandbox: &NamespaceSandbox, bench: &Bench, job: Job<'_>, limit: Limit, 
     finished
 }
 
-fn line<'a>(bench: &'a Bench, line: &str, limits: Limits) -> Job<'a> {
-    Job { steps: commands(&["true", line]), limits, ..bench.job() }
+fn line<'a>(bench: &'a Bench, line: &str, limits: Limits) -> SandboxJob<'a> {
+    SandboxJob { steps: commands(&["true", line]), limits, ..bench.job() }
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn an_output_is_limited_by_its_data_and_holes_are_not_read() {
     let bench = Bench::new();
     let limits = Limits { output: 1 << 20, ..Limits::default() };
     let begun = Instant::now();
-    let job = Job { outputs: outputs(), ..line(&bench, sparse, limits) };
+    let job = SandboxJob { outputs: outputs(), ..line(&bench, sparse, limits) };
     let finished = bench.run(job).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
@@ -124,7 +124,7 @@ fn an_output_is_limited_by_its_data_and_holes_are_not_read() {
 
     let bench = Bench::new();
     let data = "dd if=/dev/urandom of=/big bs=1M count=2 seek=50000";
-    let job = Job { outputs: outputs(), ..line(&bench, data, limits) };
+    let job = SandboxJob { outputs: outputs(), ..line(&bench, data, limits) };
     reach(&sandbox(), &bench, job, Limit::Output, &Culprit::Named("big".to_owned()));
 }
 
@@ -132,12 +132,17 @@ fn an_output_is_limited_by_its_data_and_holes_are_not_read() {
 fn a_secret_is_limited_and_nothing_can_be_put_beside_it() {
     let bench = Bench::new();
     let secrets = vec![("key".to_owned(), vec![b'x'; (1 << 20) + 1])];
-    let job = Job { secrets, ..bench.job() };
+    let job = SandboxJob { secrets, ..bench.job() };
     reach(&sandbox(), &bench, job, Limit::Secret, &Culprit::Named("key".to_owned()));
     let bench = Bench::new();
     let secrets = vec![("key".to_owned(), vec![b'x'; 1 << 20])];
     let steps = commands(&["wc -c </run/impasto/secrets/key; ! echo x >/run/impasto/secrets/more"]);
-    assert_eq!(bench.run(Job { secrets, steps, ..bench.job() }).unwrap().outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(
+        bench.run(SandboxJob { secrets, steps, ..bench.job() }).unwrap().outcome,
+        Outcome::Ok,
+        "{}",
+        bench.log()
+    );
 }
 
 #[test]

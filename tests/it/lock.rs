@@ -330,7 +330,7 @@ fn a_chain_is_locked_on_what_is_below_without_building_any_of_it() {
     assert!(ran.stdout.ends_with("an update rebuilds root, system, first, second\n"), "{}", ran.stdout);
     let said = site.ok(&["update", "library"]);
     assert_eq!(said, "root: library 1.0 → 2.0\n");
-    // What stands on it was settled again, as it was.
+    // What stands on it was resolved again, as it was.
     let ran = site.run(&["outdated"]);
     assert_eq!(ran.code, 0, "{}{}", ran.stdout, ran.stderr);
 }

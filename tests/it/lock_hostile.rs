@@ -134,7 +134,7 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
     assert!(said.starts_with("one[variant=a] (and 1 more): 2 packages, "), "{said}");
     assert_eq!(entry(&site.lock(), "one"), entry(&lock, "one"));
     assert!(site.lock().contains("packages = [[[ {"), "the other stays as it is");
-    // A package is no stage, and locks nothing else either.
+    // A package is not a stage, and locks nothing else either.
     let ran = site.run(&["update", "library"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing is newer: the lock is unchanged\n"), "{}", ran.stderr);
     assert!(site.ok(&["update", "two"]).starts_with("two[variant=a] (and 1 more): 1 packages, "));
@@ -502,19 +502,19 @@ proptest! {
     ) {
         let good = ["name", "1:2.0~rc1-3", "amd64", &"ab".repeat(32), "own", "pool/x.deb", "one", "install x", "variant=a"];
         let text = |at: usize| if sound[at] { good[at].to_owned() } else { texts[at].clone() };
-        let entry = impasto::lock::Entry {
+        let entry = impasto::lock::LockEntry {
             name: text(6),
             combinations: vec![text(8)],
             architecture: "amd64".to_owned(),
             request: vec![text(7), "upgrade".to_owned()],
             against: String::new(),
-            archives: vec![impasto::lock::Archive {
+            archives: vec![impasto::lock::LockArchive {
                 name: text(4),
                 date: "2026-11-14T10:00:00Z".to_owned(),
                 release: "cd".repeat(32),
                 trusted: true,
             }],
-            packages: vec![impasto::lock::Package {
+            packages: vec![impasto::lock::LockPackage {
                 name: text(0), version: text(1), architecture: text(2), size, installed: Some(size % (1 << 33)), sha256: text(3), archive: Some(text(4)), path: text(5),
             }],
             removed: vec![impasto::lock::Removed { name: text(0), version: text(1), architecture: text(2) }],

@@ -1,4 +1,4 @@
-//! Settled disks: nothing of when a stage ran, nothing of a mount, and file systems in order.
+//! Normalized disks: nothing of when a stage ran, nothing of a mount, and file systems in order.
 
 use std::collections::BTreeMap;
 

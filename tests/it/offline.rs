@@ -11,7 +11,7 @@ use crate::mirror::serve;
 use crate::project::ran;
 use crate::site::{Done, Site, done};
 
-/// A build in a network name space in which there is nothing, not even a loopback device that is up.
+/// A build in a network namespace in which there is nothing, not even a loopback device that is up.
 fn build_offline(site: &Site, arguments: &[&str]) -> Done {
     let build = site.command(&[&["build", "--locked", "--progress", "json"], arguments].concat());
     let mut command = Command::new("unshare");

@@ -184,7 +184,7 @@ fn survive(file_system: &str, cuts: u64) {
     );
 }
 
-/// Runs a test again in a mount name space of its own: what others mount must not hold its file system, which would then
+/// Runs a test again in a mount namespace of its own: what others mount must not hold its file system, which would then
 /// come back as it was shut down, and whatever becomes of the test, the kernel unmounts it.
 fn alone(test: &str, survive: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some() {

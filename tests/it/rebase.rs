@@ -1,4 +1,4 @@
-//! A new result that is laid onto the node's previous disk: the same files, a small layer, a clean file system; and chains
+//! A new result that is rebased onto the node's previous disk: the same files, a small layer, a clean file system; and chains
 //! of such layers that end.
 
 use impasto_store::Store;

@@ -1,4 +1,4 @@
-//! Archives and packages that nobody may believe, as a user meets them: every refusal names what, where, and the way out.
+//! Archives and packages that nobody may believe, as a user meets them: every refusal names what, where, and the hint.
 
 use std::fmt::Write as _;
 

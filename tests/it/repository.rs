@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use impasto::base::host::Host;
-use impasto::debian::archive::{Source, Trust};
+use impasto::debian::archive::{ArchiveSource, Trust};
 use impasto::debian::mirror::Mirror;
 use sha2::{Digest as _, Sha256};
 
@@ -279,8 +279,8 @@ impl Repository {
     }
 
     /// A suite with all its components and architectures, trusted by its key.
-    pub(crate) fn source(&self, suite: &str) -> Source {
-        Source {
+    pub(crate) fn source(&self, suite: &str) -> ArchiveSource {
+        ArchiveSource {
             name: "test".to_owned(),
             bases: vec![self.mirror()],
             suite: suite.to_owned(),

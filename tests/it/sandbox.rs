@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
-use impasto::disk::guest::RootSpec;
+use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
-    AgentStep, Content, Finished, Input, InputKind, Job, NamespaceSandbox, Outcome, Owner, Sandbox, SandboxError,
-    SandboxEvent, Stream,
+    AgentStep, FileOwner, Finished, InputContent, InputKind, NamespaceSandbox, Outcome, Sandbox, SandboxError,
+    SandboxEvent, SandboxInput, SandboxJob, Stream,
 };
 use impasto_stages::Limits;
 
@@ -36,14 +36,14 @@ impl Bench {
     }
 
     /// A job without steps on the base disk.
-    pub(crate) fn job(&self) -> Job<'_> {
-        Job {
+    pub(crate) fn job(&self) -> SandboxJob<'_> {
+        SandboxJob {
             work: self.dir.path(),
             // The bench lives as long as the test.
             overlay: Box::leak(self.overlay().into_boxed_path()),
             chain: vec![base().qcow2.clone()],
             virtual_size: DISK_SIZE,
-            root: RootSpec::Auto,
+            root: RootSelector::Auto,
             steps: Vec::new(),
             inputs: Vec::new(),
             trees: Vec::new(),
@@ -63,7 +63,7 @@ impl Bench {
         }
     }
 
-    pub(crate) fn run(&self, job: Job<'_>) -> Result<Finished, SandboxError> {
+    pub(crate) fn run(&self, job: SandboxJob<'_>) -> Result<Finished, SandboxError> {
         sandbox().run(job, &mut |event| {
             if let SandboxEvent::Log { bytes, .. } = event {
                 self.log.lock().unwrap().extend_from_slice(bytes);
@@ -73,7 +73,7 @@ impl Bench {
 
     /// Runs lines of shell on the base disk and demands success.
     pub(crate) fn lines(&self, lines: &[&str]) -> Finished {
-        let finished = self.run(Job { steps: commands(lines), ..self.job() }).unwrap();
+        let finished = self.run(SandboxJob { steps: commands(lines), ..self.job() }).unwrap();
         assert_eq!(finished.outcome, Outcome::Ok, "{}", self.log());
         finished
     }
@@ -104,7 +104,7 @@ fn a_step_sees_a_fixed_world() {
         "cut -d' ' -f1-3 /proc/mounts | grep -v -e ' /proc/' -e ' /sys/'; ls /dev /dev/disk/*; readlink /dev/disk/by-label/root; ls /run/impasto",
         "grep -e NoNewPrivs -e CapEff /proc/self/status; ls /sys/class/net; (echo 1 > /sys/kernel/profiling) 2>&1 || true",
     ];
-    let job = Job { steps: commands(&lines), env: vec![pair("GREETING", "hello world")], ..bench.job() };
+    let job = SandboxJob { steps: commands(&lines), env: vec![pair("GREETING", "hello world")], ..bench.job() };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok, "{}", bench.log());
     insta::assert_snapshot!(bench.log());
 }
@@ -112,7 +112,7 @@ fn a_step_sees_a_fixed_world() {
 #[test]
 fn a_script_runs_by_its_shebang_or_by_the_shell() {
     let bench = Bench::new();
-    let job = Job {
+    let job = SandboxJob {
         steps: vec![script("plain"), script("with-shebang")],
         scripts: vec![
             ("plain".to_owned(), b"echo $0 $-; false; echo not reached".to_vec()),
@@ -126,7 +126,7 @@ fn a_script_runs_by_its_shebang_or_by_the_shell() {
 
     let bench = Bench::new();
     let scripts = vec![("cat".to_owned(), b"#!/bin/cat\nbody\n".to_vec())];
-    let job = Job { steps: vec![script("cat")], scripts, ..bench.job() };
+    let job = SandboxJob { steps: vec![script("cat")], scripts, ..bench.job() };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok);
     assert_eq!(bench.log(), "#!/bin/cat\nbody\n");
 }
@@ -135,7 +135,7 @@ fn a_script_runs_by_its_shebang_or_by_the_shell() {
 fn a_missing_interpreter_is_exit_code_127() {
     let bench = Bench::new();
     let scripts = vec![("s".to_owned(), b"#!/no/such/thing\n".to_vec())];
-    let outcome = bench.run(Job { steps: vec![script("s")], scripts, ..bench.job() }).unwrap().outcome;
+    let outcome = bench.run(SandboxJob { steps: vec![script("s")], scripts, ..bench.job() }).unwrap().outcome;
     assert_eq!(outcome, Outcome::StepFailed { index: 0, code: Some(127), signal: None });
     assert!(bench.log().starts_with("impasto: cannot start /run/impasto/scripts/s: No such file"), "{}", bench.log());
 }
@@ -144,7 +144,7 @@ fn a_missing_interpreter_is_exit_code_127() {
 fn a_failed_step_ends_the_job_and_leaves_a_clean_disk() {
     let bench = Bench::new();
     let steps = commands(&["echo state > /left-behind", "kill -9 $$", "echo never"]);
-    let finished = bench.run(Job { steps, ..bench.job() }).unwrap();
+    let finished = bench.run(SandboxJob { steps, ..bench.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::StepFailed { index: 1, code: None, signal: Some(9) });
     assert!(finished.outcome.leaves_a_disk());
     assert_eq!(bench.log(), "");
@@ -156,7 +156,7 @@ fn a_failed_step_ends_the_job_and_leaves_a_clean_disk() {
 fn events_tell_of_steps_and_streams_in_order() {
     let bench = Bench::new();
     let mut told = Vec::new();
-    let job = Job { steps: commands(&["echo out", "echo err >&2; exit 3", "true"]), ..bench.job() };
+    let job = SandboxJob { steps: commands(&["echo out", "echo err >&2; exit 3", "true"]), ..bench.job() };
     sandbox()
         .run(job, &mut |event| {
             told.push(match event {
@@ -191,12 +191,12 @@ fn what_steps_put_into_a_cache_is_found_again_and_is_not_on_the_disk() {
     let caches = || vec![("kept".to_owned(), cache.path().to_path_buf())];
     let bench = Bench::new();
     let steps = commands(&["cd /run/impasto/caches/kept; echo found >file"]);
-    let finished = bench.run(Job { steps, caches: caches(), ..bench.job() }).unwrap();
+    let finished = bench.run(SandboxJob { steps, caches: caches(), ..bench.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     assert_eq!(std::fs::read_to_string(cache.path().join("file")).unwrap(), "found\n");
     let bench = Bench::new();
     let steps = commands(&["cat /run/impasto/caches/kept/file; ls /run/impasto/caches"]);
-    let finished = bench.run(Job { steps, caches: caches(), ..bench.job() }).unwrap();
+    let finished = bench.run(SandboxJob { steps, caches: caches(), ..bench.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     assert_eq!(bench.log(), "found\nkept\n");
 }
@@ -235,7 +235,7 @@ fn inputs_are_copied_with_mode_and_owner() {
         kind,
         modified: None,
     };
-    let builder = || Some(Owner { user: "builder".to_owned(), group: "1000".to_owned() });
+    let builder = || Some(FileOwner { user: "builder".to_owned(), group: "1000".to_owned() });
     let steps = vec![
         copy("one", "/new/dir/one", Some(0o640), None, InputKind::File),
         copy("two", "/etc/link", None, builder(), InputKind::File),
@@ -249,13 +249,18 @@ fn inputs_are_copied_with_mode_and_owner() {
     let mut all = commands(&["ln -s passwd /etc/link"]);
     all.extend(steps);
     all.extend(commands(&[look]));
-    let input = |name: &str, mode, content| Input { name: name.to_owned(), mode, content };
+    let input = |name: &str, mode, content| SandboxInput { name: name.to_owned(), mode, content };
     let inputs = vec![
-        input("one", 0o755, Content::Bytes(b"bytes ")),
-        input("two", 0o755, Content::Path(&path)),
-        input("tree", 0o644, Content::Reader(Box::new(tar.as_slice()))),
+        input("one", 0o755, InputContent::Bytes(b"bytes ")),
+        input("two", 0o755, InputContent::Path(&path)),
+        input("tree", 0o644, InputContent::Reader(Box::new(tar.as_slice()))),
     ];
-    assert_eq!(bench.run(Job { steps: all, inputs, ..bench.job() }).unwrap().outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(
+        bench.run(SandboxJob { steps: all, inputs, ..bench.job() }).unwrap().outcome,
+        Outcome::Ok,
+        "{}",
+        bench.log()
+    );
     insta::assert_snapshot!(bench.log());
 }
 
@@ -280,8 +285,8 @@ fn a_tar_stream_cannot_lead_out_of_its_directory() {
         kind: InputKind::Tar,
         modified: None,
     };
-    let inputs = vec![Input { name: "tree".to_owned(), mode: 0o644, content: Content::Bytes(&tar) }];
-    let finished = bench.run(Job { steps: vec![step], inputs, ..bench.job() }).unwrap();
+    let inputs = vec![SandboxInput { name: "tree".to_owned(), mode: 0o644, content: InputContent::Bytes(&tar) }];
+    let finished = bench.run(SandboxJob { steps: vec![step], inputs, ..bench.job() }).unwrap();
     let Outcome::StepRefused { index: 0, problem } = finished.outcome else { panic!("{:?}", finished.outcome) };
     assert!(problem.to_string().contains("leads out of the archive"), "{problem}");
 }
@@ -293,7 +298,7 @@ fn outputs_are_brought_back() {
         "echo version > /tmp/version; chmod 751 /tmp/version; dd if=/dev/zero of=/big bs=1M count=3; ln -s / /self",
     ]);
     let outputs = vec![pair("version", "/tmp/version"), pair("big", "/self/big")];
-    let finished = bench.run(Job { steps, outputs, ..bench.job() }).unwrap();
+    let finished = bench.run(SandboxJob { steps, outputs, ..bench.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok);
     let [version, big] = finished.outputs.as_slice() else { panic!("{:?}", finished.outputs) };
     assert_eq!((version.name.as_str(), version.size, version.mode), ("version", 8, 0o751));
@@ -317,7 +322,7 @@ fn what_is_no_regular_file_is_refused_as_output() {
         let bench = Bench::new();
         let (steps, outputs) = (commands(&[line]), vec![pair("name", "/out")]);
         // A device file takes one that may make some.
-        let finished = bench.run(Job { steps, outputs, privileged: true, ..bench.job() }).unwrap();
+        let finished = bench.run(SandboxJob { steps, outputs, privileged: true, ..bench.job() }).unwrap();
         let Outcome::OutputRefused { name, problem } = &finished.outcome else {
             panic!("{line}: {:?}", finished.outcome)
         };
@@ -334,7 +339,7 @@ fn processes_left_behind_are_killed_before_the_disk_is_closed() {
         "(while :; do echo x >> /root/grow; done) & setsid sleep 1000 > /root/held & trap '' TERM; echo $! > /pid",
         "kill -0 $(cat /pid); unshare -m -p -f sleep 1000 & sleep 0.1",
     ]);
-    let finished = bench.run(Job { steps, privileged: true, ..bench.job() }).unwrap();
+    let finished = bench.run(SandboxJob { steps, privileged: true, ..bench.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     base::flatten(&[&base().qcow2, &bench.overlay()], bench.dir.path()).check();
@@ -345,7 +350,7 @@ fn a_job_ends_when_its_time_is_over() {
     let bench = Bench::new();
     let timeout = Duration::from_millis(400);
     let begun = Instant::now();
-    let job = Job { steps: commands(&["trap '' TERM INT; sleep 100"]), timeout: Some(timeout), ..bench.job() };
+    let job = SandboxJob { steps: commands(&["trap '' TERM INT; sleep 100"]), timeout: Some(timeout), ..bench.job() };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::TimedOut { after: timeout });
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
@@ -355,7 +360,7 @@ fn a_job_ends_when_its_time_is_over() {
 fn a_cancelled_job_ends_at_once() {
     let bench = Bench::new();
     let cancel = CancelToken::new();
-    let job = Job { steps: commands(&["echo go; sleep 100"]), cancel: cancel.clone(), ..bench.job() };
+    let job = SandboxJob { steps: commands(&["echo go; sleep 100"]), cancel: cancel.clone(), ..bench.job() };
     let begun = Instant::now();
     let finished = sandbox()
         .run(job, &mut |event| {
@@ -379,7 +384,7 @@ fn an_image_without_shell_refuses_commands() {
         AgentStep::WriteFile { path: "/fine".to_owned(), content: b"1".to_vec().into(), mode: 0o644 },
         AgentStep::Command { line: "true".to_owned() },
     ];
-    let finished = second.run(Job { steps, chain, ..second.job() }).unwrap();
+    let finished = second.run(SandboxJob { steps, chain, ..second.job() }).unwrap();
     let Outcome::StepRefused { index: 1, problem } = finished.outcome else { panic!("{:?}", finished.outcome) };
     assert_eq!((problem.kind, problem.to_string().as_str()), (ProblemKind::NoShell, "the image has no /bin/sh"));
 }
@@ -396,7 +401,7 @@ fn two_sandboxes_run_side_by_side() {
                 let line = format!("echo started; echo {index} > /index; cat /index; sleep 0.2; cat /index");
                 let mut log = Vec::new();
                 let finished = sandbox()
-                    .run(Job { steps: commands(&[&line]), ..bench.job() }, &mut |event| {
+                    .run(SandboxJob { steps: commands(&[&line]), ..bench.job() }, &mut |event| {
                         if let SandboxEvent::Log { bytes, .. } = event {
                             log.extend_from_slice(bytes);
                             if !std::mem::replace(&mut waited, true) {
@@ -438,7 +443,7 @@ fn chain_error(error: &SandboxError) -> String {
 #[test]
 fn a_root_that_is_not_there_is_an_error_with_the_candidates() {
     let bench = Bench::new();
-    let error = bench.run(Job { root: RootSpec::Label("other".to_owned()), ..bench.job() }).unwrap_err();
+    let error = bench.run(SandboxJob { root: RootSelector::Label("other".to_owned()), ..bench.job() }).unwrap_err();
     assert_eq!(
         chain_error(&error),
         format!(
@@ -452,7 +457,7 @@ fn a_root_that_is_not_there_is_an_error_with_the_candidates() {
 #[test]
 fn a_blank_disk_has_no_root() {
     let bench = Bench::new();
-    let error = bench.run(Job { chain: Vec::new(), ..bench.job() }).unwrap_err();
+    let error = bench.run(SandboxJob { chain: Vec::new(), ..bench.job() }).unwrap_err();
     assert_eq!(
         chain_error(&error),
         "no root file system: the disk has no file system that can be the root; it has no partitions"
@@ -463,7 +468,7 @@ fn a_blank_disk_has_no_root() {
 fn a_missing_layer_is_an_error_of_the_storage_daemon() {
     let bench = Bench::new();
     let chain = vec![Path::new("/no/such/layer").to_path_buf()];
-    let error = bench.run(Job { chain, ..bench.job() }).unwrap_err().to_string();
+    let error = bench.run(SandboxJob { chain, ..bench.job() }).unwrap_err().to_string();
     assert!(error.contains("qemu-storage-daemon exited immediately") && error.contains("/no/such/layer"), "{error}");
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }

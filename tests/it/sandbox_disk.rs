@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use impasto::disk::guest::RootSpec;
+use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
-use impasto::sandbox::{AgentStep, Finished, Job, Outcome, SandboxError, Scrubbed};
+use impasto::sandbox::{AgentStep, Finished, Outcome, SandboxError, SandboxJob, TrimmedOverlay};
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, Qcow2};
 
 use crate::base::{ROOT_START, base, flatten, tool};
@@ -15,7 +15,7 @@ use crate::sandbox::{Bench, commands};
 /// What sealing reads of a finished job, in one piece.
 fn sealed_bytes(bench: &Bench, finished: &Finished) -> Vec<u8> {
     let overlay = Qcow2::open(File::open(bench.overlay()).unwrap()).unwrap();
-    let scrubbed = Scrubbed::new(&overlay, &finished.unused);
+    let scrubbed = TrimmedOverlay::new(&overlay, &finished.unused);
     let (mut all, mut buffer) = (Vec::new(), Box::new([0; CHUNK]));
     scrubbed
         .for_each_present(&mut |index| {
@@ -66,9 +66,9 @@ fn what_is_deleted_of_a_layer_below_becomes_zero() {
     below.lines(&["yes canary | head -c 3000000 > /large"]);
     let above = Bench::new();
     let chain = vec![base().qcow2.clone(), below.overlay()];
-    let finished = above.run(Job { chain, steps: commands(&["rm /large"]), ..above.job() }).unwrap();
+    let finished = above.run(SandboxJob { chain, steps: commands(&["rm /large"]), ..above.job() }).unwrap();
     let overlay = Qcow2::open(File::open(above.overlay()).unwrap()).unwrap();
-    let scrubbed = Scrubbed::new(&overlay, &finished.unused);
+    let scrubbed = TrimmedOverlay::new(&overlay, &finished.unused);
     let lower = Qcow2::open(File::open(below.overlay()).unwrap()).unwrap();
     let (mut with_canary, mut buffer) = (0, Box::new([0; CHUNK]));
     lower
@@ -105,8 +105,11 @@ fn a_sealed_disk_is_a_clean_file_system() {
     let compressed = bench.dir.path().join("flat.qcow2");
     tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", path.to_str().unwrap(), compressed.to_str().unwrap()]);
     let again = Bench::new();
-    let job =
-        Job { chain: vec![compressed.clone()], steps: commands(&["cat /etc2/hosts; echo x > /x"]), ..again.job() };
+    let job = SandboxJob {
+        chain: vec![compressed.clone()],
+        steps: commands(&["cat /etc2/hosts; echo x > /x"]),
+        ..again.job()
+    };
     assert_eq!(again.run(job).unwrap().outcome, Outcome::Ok);
     assert_eq!(again.log(), "127.0.0.1 image\n");
     flatten(&[&compressed, &again.overlay()], again.dir.path()).check();
@@ -118,7 +121,7 @@ fn secrets_are_in_memory_only() {
     let secret = "hunter2-hunter2-hunter2";
     let line = "stat -c '%a %u:%g' /run/impasto/secrets /run/impasto/secrets/token; stat -f -c %T /run/impasto/secrets; \
                 sha256sum < /run/impasto/secrets/token; env | grep -c hunter2 || true";
-    let job = Job {
+    let job = SandboxJob {
         steps: commands(&[line]),
         secrets: vec![("token".to_owned(), secret.as_bytes().to_vec())],
         ..bench.job()
@@ -141,7 +144,7 @@ fn mount_points_that_were_missing_are_gone_again() {
         tool("debugfs", &["-w", "-R", request, &device]);
     }
     tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), lower.to_str().unwrap()]);
-    let job = Job { chain: vec![lower.clone()], steps: commands(&["ls -d /sys/block /tmp"]), ..untouched.job() };
+    let job = SandboxJob { chain: vec![lower.clone()], steps: commands(&["ls -d /sys/block /tmp"]), ..untouched.job() };
     assert_eq!(untouched.run(job).unwrap().outcome, Outcome::Ok);
     let disk = flatten(&[&lower, &untouched.overlay()], untouched.dir.path()).check();
     let (names, root) = (disk.debugfs("ls /"), disk.debugfs("stat /"));
@@ -151,7 +154,10 @@ fn mount_points_that_were_missing_are_gone_again() {
     let touched = Bench::new();
     let steps = commands(&["touch /new; umount /tmp; touch -d '2002-02-02 02:02:02' /"]);
     assert_eq!(
-        touched.run(Job { chain: vec![lower.clone()], steps, privileged: true, ..touched.job() }).unwrap().outcome,
+        touched
+            .run(SandboxJob { chain: vec![lower.clone()], steps, privileged: true, ..touched.job() })
+            .unwrap()
+            .outcome,
         Outcome::Ok
     );
     let disk = flatten(&[&lower, &touched.overlay()], touched.dir.path()).check();
@@ -172,7 +178,7 @@ fn the_network_is_off_unless_asked_for() {
 #[test]
 fn with_network_the_hosts_resolver_is_laid_over_the_images() {
     let on = |bench: &Bench, chain: Vec<PathBuf>, lines: &[&str]| {
-        let finished = bench.run(Job { chain, network: true, steps: commands(lines), ..bench.job() }).unwrap();
+        let finished = bench.run(SandboxJob { chain, network: true, steps: commands(lines), ..bench.job() }).unwrap();
         assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     };
     let bench = Bench::new();
@@ -213,7 +219,7 @@ fn with_network_the_hosts_resolver_is_laid_over_the_images() {
 fn a_bare_file_system_is_the_root() {
     let bench = Bench::new();
     let size = fs::metadata(base().bare_raw.clone()).unwrap().len();
-    let job = Job {
+    let job = SandboxJob {
         chain: vec![base().bare.clone()],
         virtual_size: size,
         steps: commands(&["cut -d' ' -f1-3 /proc/mounts | head -1; ls /dev/vda*; echo x > /x"]),
@@ -236,7 +242,7 @@ fn a_chain_of_three_reads_as_one() {
                 "cat /log 2>/dev/null || true; echo {index} >> /log; rm -f /was-{}; echo > /was-{index}",
                 index - 1
             );
-            let job = Job { chain: chain.clone(), steps: commands(&[&line]), ..bench.job() };
+            let job = SandboxJob { chain: chain.clone(), steps: commands(&[&line]), ..bench.job() };
             assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok);
             chain.push(bench.overlay());
             bench
@@ -277,7 +283,7 @@ fn the_partition_with_a_shell_is_the_root() {
         let bench = Bench::new();
         let chain = vec![three_partitions(bench.dir.path(), label, true)];
         let steps = commands(&["cut -d' ' -f1-3 /proc/mounts | head -1; ls /dev/vda*; ls /dev/disk/by-label"]);
-        let job = Job { chain, steps, virtual_size: 64 << 20, ..bench.job() };
+        let job = SandboxJob { chain, steps, virtual_size: 64 << 20, ..bench.job() };
         assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok, "{}", bench.log());
         let expected = "/dev/vda2 / ext4\n/dev/vda\n/dev/vda1\n/dev/vda2\n/dev/vda3\nESP\ndata\nsystem\n";
         assert_eq!(bench.log(), expected, "{label}");
@@ -287,16 +293,16 @@ fn the_partition_with_a_shell_is_the_root() {
 #[test]
 fn a_root_can_be_named() {
     for (root, expected) in [
-        (RootSpec::Number(2), "/dev/vda2\n"),
-        (RootSpec::Label("system".to_owned()), "/dev/vda2\n"),
-        (RootSpec::Number(1), "the image has no /bin/sh"),
-        (RootSpec::Number(3), "no root file system: the disk has no file system"),
-        (RootSpec::Number(4), "no root file system: no file system matches root = 4"),
+        (RootSelector::Number(2), "/dev/vda2\n"),
+        (RootSelector::Label("system".to_owned()), "/dev/vda2\n"),
+        (RootSelector::Number(1), "the image has no /bin/sh"),
+        (RootSelector::Number(3), "no root file system: the disk has no file system"),
+        (RootSelector::Number(4), "no root file system: no file system matches root = 4"),
     ] {
         let bench = Bench::new();
         let chain = vec![three_partitions(bench.dir.path(), "gpt", true)];
         let steps = commands(&["cut -d' ' -f1 /proc/mounts | head -1"]);
-        let job = Job { chain, steps, root: root.clone(), virtual_size: 64 << 20, ..bench.job() };
+        let job = SandboxJob { chain, steps, root: root.clone(), virtual_size: 64 << 20, ..bench.job() };
         let seen = match bench.run(job) {
             Ok(Finished { outcome: Outcome::Ok, .. }) => bench.log(),
             Ok(Finished { outcome: Outcome::StepRefused { problem, .. }, .. }) => problem.to_string(),
@@ -311,18 +317,23 @@ fn a_root_can_be_named() {
 fn several_partitions_with_a_shell_are_an_error_that_lists_them() {
     let bench = Bench::new();
     let chain = vec![three_partitions(bench.dir.path(), "gpt", true)];
-    let job = || Job { chain: chain.clone(), virtual_size: 64 << 20, ..bench.job() };
+    let job = || SandboxJob { chain: chain.clone(), virtual_size: 64 << 20, ..bench.job() };
     let steps = commands(&["mkdir /mnt; mount /dev/vda1 /mnt; mkdir /mnt/bin; ln -s nothing /mnt/bin/sh; ls /mnt"]);
-    assert_eq!(bench.run(Job { steps, privileged: true, ..job() }).unwrap().outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(
+        bench.run(SandboxJob { steps, privileged: true, ..job() }).unwrap().outcome,
+        Outcome::Ok,
+        "{}",
+        bench.log()
+    );
     // The dangling link does not count; a file does.
     let second = Bench::new();
     let chain = vec![chain[0].clone(), bench.overlay()];
     let steps = commands(&["mount /dev/vda1 /mnt; echo > /mnt/bin/nothing"]);
-    let job = Job { chain: chain.clone(), steps, virtual_size: 64 << 20, privileged: true, ..second.job() };
+    let job = SandboxJob { chain: chain.clone(), steps, virtual_size: 64 << 20, privileged: true, ..second.job() };
     assert_eq!(second.run(job).unwrap().outcome, Outcome::Ok);
     let third = Bench::new();
     let chain = [chain, vec![second.overlay()]].concat();
-    let error = third.run(Job { chain, virtual_size: 64 << 20, ..third.job() }).unwrap_err();
+    let error = third.run(SandboxJob { chain, virtual_size: 64 << 20, ..third.job() }).unwrap_err();
     assert_eq!(error.to_string(), "no root file system: several partitions contain /bin/sh: 1 (ext4), 2 (ext4)");
 }
 
@@ -334,19 +345,22 @@ fn file_systems_of_fstab_are_mounted_and_closed() {
                  UUID=none /nowhere ext4 defaults 0 0\n/swapfile none swap sw 0 0\n";
     let write =
         AgentStep::WriteFile { path: "/etc/fstab".to_owned(), content: fstab.as_bytes().to_vec().into(), mode: 0o644 };
-    let job = Job { chain: chain.clone(), steps: vec![write], virtual_size: 64 << 20, ..bench.job() };
+    let job = SandboxJob { chain: chain.clone(), steps: vec![write], virtual_size: 64 << 20, ..bench.job() };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok);
     let second = Bench::new();
     let chain = vec![chain[0].clone(), bench.overlay()];
     let steps = commands(&["echo data > '/srv/with blank/file'; grep vda /proc/mounts | cut -d' ' -f1-3"]);
-    let finished = second.run(Job { chain: chain.clone(), steps, virtual_size: 64 << 20, ..second.job() }).unwrap();
+    let finished =
+        second.run(SandboxJob { chain: chain.clone(), steps, virtual_size: 64 << 20, ..second.job() }).unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", second.log());
     assert_eq!(second.log(), "/dev/vda2 / ext4\n/dev/vda1 /srv/with\\040blank ext4\n");
     let third = Bench::new();
     let chain = [chain, vec![second.overlay()]].concat();
     let steps = commands(&["mkdir -p /mnt; umount /dev/vda1; ls /srv 2>&1; mount /dev/vda1 /mnt; cat /mnt/file"]);
-    let outcome =
-        third.run(Job { chain, steps, virtual_size: 64 << 20, privileged: true, ..third.job() }).unwrap().outcome;
+    let outcome = third
+        .run(SandboxJob { chain, steps, virtual_size: 64 << 20, privileged: true, ..third.job() })
+        .unwrap()
+        .outcome;
     assert_eq!((outcome, third.log().as_str()), (Outcome::Ok, "with blank\ndata\n"));
 }
 
@@ -359,7 +373,8 @@ fn errors_of_the_disk_are_never_a_success() {
     tool("mount", &["-t", "tmpfs", "-o", "size=3m", "small", small.to_str().unwrap()]);
     let overlay = small.join("overlay.qcow2");
     let steps = commands(&["dd if=/dev/urandom of=/big bs=1M count=12 conv=fsync || true; sync"]);
-    let result = bench.run(Job { overlay: &overlay, steps, timeout: Some(Duration::from_secs(50)), ..bench.job() });
+    let result =
+        bench.run(SandboxJob { overlay: &overlay, steps, timeout: Some(Duration::from_secs(50)), ..bench.job() });
     tool("umount", &[small.to_str().unwrap()]);
     let outcome = result.unwrap().outcome;
     let Outcome::Damaged { problem } = &outcome else { panic!("{outcome:?}") };

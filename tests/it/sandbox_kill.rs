@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use impasto::sandbox::{Job, Outcome, Sandbox, SandboxError, SandboxEvent};
+use impasto::sandbox::{Outcome, Sandbox, SandboxError, SandboxEvent, SandboxJob};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::base::{DISK_SIZE, base, flatten, leftovers};
@@ -29,7 +29,7 @@ fn victim() {
     let bench = Bench::new();
     let overlay = dir.join("overlay.qcow2");
     let line = std::env::var(LINE).unwrap();
-    let job = Job { work: &dir, overlay: &overlay, steps: commands(&[&line]), timeout: None, ..bench.job() };
+    let job = SandboxJob { work: &dir, overlay: &overlay, steps: commands(&[&line]), timeout: None, ..bench.job() };
     let mut print = |event: SandboxEvent<'_>| {
         if let SandboxEvent::Log { bytes, .. } = event {
             fs::write(dir.join("log"), bytes).unwrap();
@@ -45,12 +45,12 @@ fn victim() {
 fn shell_victim() {
     let Some(dir) = std::env::var_os(DIR).map(PathBuf::from) else { return };
     let overlay = dir.join("overlay.qcow2");
-    let job = Job {
+    let job = SandboxJob {
         work: &dir,
         overlay: &overlay,
         chain: vec![base().qcow2.clone()],
         virtual_size: DISK_SIZE,
-        ..Job::empty()
+        ..SandboxJob::empty()
     };
     std::process::exit(sandbox().shell(job, std::env::var(LINE).ok()).unwrap());
 }
@@ -218,7 +218,7 @@ fn a_time_out_leaves_nothing_while_the_disk_is_busy() {
     for _ in 0..3 {
         let bench = Bench::new();
         let timeout = Some(Duration::from_millis(300));
-        let outcome = bench.run(Job { steps: commands(&[BUSY]), timeout, ..bench.job() }).unwrap().outcome;
+        let outcome = bench.run(SandboxJob { steps: commands(&[BUSY]), timeout, ..bench.job() }).unwrap().outcome;
         assert!(matches!(outcome, Outcome::TimedOut { .. }), "{outcome:?}");
         assert_eq!(wait_until_gone(bench.dir.path(), &[], Duration::from_secs(1)), Vec::<String>::new());
     }
@@ -261,11 +261,11 @@ fn a_shell_has_the_streams_of_its_caller() {
 #[test]
 fn a_shell_on_the_state_of_a_failed_stage_sees_it() {
     let failed = Bench::new();
-    let job = Job { steps: commands(&["echo half > /done; exit 1"]), ..failed.job() };
+    let job = SandboxJob { steps: commands(&["echo half > /done; exit 1"]), ..failed.job() };
     assert!(failed.run(job).unwrap().outcome.leaves_a_disk());
     let before = fs::read(failed.overlay()).unwrap();
     let second = Bench::new();
-    let job = Job {
+    let job = SandboxJob {
         chain: vec![base().qcow2.clone(), failed.overlay()],
         steps: commands(&["cat /done; rm /done"]),
         ..second.job()

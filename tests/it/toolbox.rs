@@ -1,4 +1,4 @@
-//! Work in a room whose root is a toolbox: what apt chooses, roots out of packages, and disks, without the host's programs.
+//! Work in a container whose root is a toolbox: what apt chooses, roots out of packages, and disks, without the host's programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use impasto::base::cancel::CancelToken;
 use impasto::debian::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::debian::toolbox::{
-    EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, Task,
+    EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, ToolboxTask,
     Variant,
 };
 use impasto::sandbox::{
@@ -76,7 +76,7 @@ impl Work {
     }
 
     /// Does a task, and gives its log.
-    fn perform(&self, toolbox: &Path, task: Task) -> Result<String, ToolFailure> {
+    fn perform(&self, toolbox: &Path, task: ToolboxTask) -> Result<String, ToolFailure> {
         let (end, log) = self.try_perform(toolbox, task);
         match end.unwrap() {
             ToolEnd::Done => Ok(log),
@@ -88,14 +88,14 @@ impl Work {
         }
     }
 
-    fn try_perform(&self, toolbox: &Path, task: Task) -> (Result<ToolEnd, SandboxError>, String) {
+    fn try_perform(&self, toolbox: &Path, task: ToolboxTask) -> (Result<ToolEnd, SandboxError>, String) {
         self.try_perform_within(toolbox, task, &sandbox(), Limits::default())
     }
 
     fn try_perform_within(
         &self,
         toolbox: &Path,
-        task: Task,
+        task: ToolboxTask,
         sandbox: &NamespaceSandbox,
         limits: Limits,
     ) -> (Result<ToolEnd, SandboxError>, String) {
@@ -113,7 +113,7 @@ impl Work {
 
     fn resolve(&self, request: &ResolveRequest) -> ResolveOutcome {
         let _ = fs::remove_dir_all(self.path("apt/lists"));
-        self.perform(toolbox(), Task::Resolve { request: Box::new(request.clone()) }).unwrap();
+        self.perform(toolbox(), ToolboxTask::Resolve { request: Box::new(request.clone()) }).unwrap();
         serde_json::from_slice(&fs::read(self.path(RESULT)).unwrap()).unwrap()
     }
 
@@ -210,7 +210,8 @@ fn a_root_is_made_of_packages_that_apt_chose() {
     for _ in 0..2 {
         let work = Work::new();
         lay_out(&work, &index, mirror(), &result);
-        let log = work.perform(toolbox(), Task::Bootstrap { spec: Box::new(spec(&wanted)), epoch: EPOCH }).unwrap();
+        let log =
+            work.perform(toolbox(), ToolboxTask::Bootstrap { spec: Box::new(spec(&wanted)), epoch: EPOCH }).unwrap();
         println!("{}", log.lines().filter(|line| line.starts_with("impasto: ")).collect::<Vec<_>>().join("\n"));
         let tree = work.path(TREE);
         let mut hasher = blake3::Hasher::new();
@@ -416,7 +417,7 @@ fn work_with_the_toolbox_has_the_limits_of_its_stage() {
         (sandbox().without_groups(), Limits { memory: Some(4096), ..defaults }, Limit::Memory),
     ] {
         let _ = fs::remove_dir_all(work.path("apt/lists"));
-        let task = Task::Resolve { request: Box::new(request.clone()) };
+        let task = ToolboxTask::Resolve { request: Box::new(request.clone()) };
         let (end, log) = work.try_perform_within(toolbox(), task, &sandbox, limits);
         let Ok(ToolEnd::LimitReached(reached)) = end else { panic!("{limit:?}: {end:?}: {log}") };
         assert_eq!(reached.limit, limit, "{reached}");
@@ -450,7 +451,7 @@ fn a_root_of_another_machine_is_made_by_an_emulator_of_the_rooms_own() {
     }
     lay_out(&work, &packages, &mirror, &result);
     let spec = BootstrapSpec { architecture: "arm64".to_owned(), ..spec(&wanted) };
-    let task = Task::Bootstrap { spec: Box::new(spec), epoch: EPOCH };
+    let task = ToolboxTask::Bootstrap { spec: Box::new(spec), epoch: EPOCH };
 
     let (end, _) = work.try_perform(toolbox(), task.clone());
     assert!(end.unwrap_err().to_string().contains("emulator"), "this toolbox has none");
@@ -511,6 +512,6 @@ fn a_tree_that_is_no_toolbox_is_refused() {
     }
     std::os::unix::fs::symlink("/tmp", dir.path().join(MOUNT_POINTS[0])).unwrap();
     let (work, request) = small();
-    let (end, _) = work.try_perform(dir.path(), Task::Resolve { request: Box::new(request) });
+    let (end, _) = work.try_perform(dir.path(), ToolboxTask::Resolve { request: Box::new(request) });
     insta::assert_snapshot!(end.unwrap_err().to_string(), @"the host cannot serve as a sandbox: the toolbox lacks the directory proc");
 }

@@ -10,9 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use impasto::disk::guest::View;
-use impasto::disk::tree::make::{Below, tree};
-use impasto::disk::tree::{Kind, Tree, text};
+use impasto::disk::guest::OverlayView;
+use impasto::disk::tree::make::{BaseIndex, tree};
+use impasto::disk::tree::{EntryKind, Tree, text};
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 
 use crate::base::tool;
@@ -57,7 +57,7 @@ impl ChunkSource for Chunks {
 
 fn whole(bytes: &[u8]) -> Tree {
     let chunks = Chunks::whole(bytes.to_vec());
-    let (tree, unread) = tree(&View::whole(&chunks).unwrap(), None).unwrap();
+    let (tree, unread) = tree(&OverlayView::whole(&chunks).unwrap(), None).unwrap();
     assert_eq!(unread, []);
     tree
 }
@@ -152,8 +152,8 @@ fn the_index_of_a_changed_tree_is_that_from_scratch() {
             let after = fs::read(&image).unwrap();
             let base = Chunks::whole(before);
             let top = Chunks::over(after.clone(), &base.bytes);
-            let (view, old) = (View::over(&top, &base).unwrap(), View::whole(&base).unwrap());
-            let (found, unread) = tree(&view, Some(&Below { tree: &below, disk: &old })).unwrap();
+            let (view, old) = (OverlayView::over(&top, &base).unwrap(), OverlayView::whole(&base).unwrap());
+            let (found, unread) = tree(&view, Some(&BaseIndex { tree: &below, disk: &old })).unwrap();
             assert_eq!(unread, []);
             let scratch = whole(&after);
             assert_eq!(text::write(&found), text::write(&scratch), "seed {seed}, round {round}");
@@ -173,12 +173,12 @@ fn a_wrong_tree_below_changes_nothing_of_what_is_written() {
     let (top, base) = (Chunks::whole(bytes.clone()), Chunks::whole(vec![0; bytes.len()]));
     let mut wrong = whole(&bytes);
     for entry in &mut wrong.volumes[0].entries {
-        if let Kind::File { content, .. } = &mut entry.kind {
+        if let EntryKind::File { content, .. } = &mut entry.kind {
             *content = impasto_store::digest::Digest::ZERO;
         }
     }
-    let (view, old) = (View::over(&top, &base).unwrap(), View::whole(&base).unwrap());
-    let (found, _) = tree(&view, Some(&Below { tree: &wrong, disk: &old })).unwrap();
+    let (view, old) = (OverlayView::over(&top, &base).unwrap(), OverlayView::whole(&base).unwrap());
+    let (found, _) = tree(&view, Some(&BaseIndex { tree: &wrong, disk: &old })).unwrap();
     assert_eq!(found, whole(&bytes));
 }
 
@@ -195,7 +195,7 @@ fn what_cannot_be_listed_is_an_area_and_is_told() {
     };
     let told = |bytes: Vec<u8>| {
         let chunks = Chunks::whole(bytes);
-        let (tree, unread) = tree(&View::whole(&chunks).unwrap(), None).unwrap();
+        let (tree, unread) = tree(&OverlayView::whole(&chunks).unwrap(), None).unwrap();
         assert!(tree.volumes.is_empty() && tree.areas.len() == 1, "{tree:?}");
         assert_eq!(unread.len(), 1);
         format!("{}: {}", unread[0].place, unread[0].reason)
@@ -227,9 +227,9 @@ fn names_of_one_file_are_one_group_whatever_their_order() {
     let tree = whole(&fs::read(&image).unwrap());
     let kinds: HashMap<_, _> =
         tree.volumes[0].entries.iter().map(|entry| (entry.path.clone(), entry.kind.clone())).collect();
-    assert!(matches!(kinds[b"/a".as_slice()], Kind::File { size: 3, .. }));
+    assert!(matches!(kinds[b"/a".as_slice()], EntryKind::File { size: 3, .. }));
     for other in [b"/b/z".as_slice(), b"/z"] {
-        assert_eq!(kinds[other], Kind::HardLink { first: b"/a".to_vec() });
+        assert_eq!(kinds[other], EntryKind::HardLink { first: b"/a".to_vec() });
     }
 }
 
@@ -276,17 +276,17 @@ fn what_is_hard_to_name_or_to_hold_is_indexed_right_and_shown_safely() {
     assert!(text.iter().all(|byte| byte.is_ascii_graphic() || b" \n".contains(byte)));
     let volume = &tree.volumes[0];
     let find = |path: &[u8]| volume.find(path).unwrap_or_else(|| panic!("{} is not there", path.escape_ascii()));
-    odd.iter().for_each(|name| assert!(matches!(find(&[b"/", *name].concat()).kind, Kind::File { size: 1, .. })));
-    assert_eq!(find(deep.as_bytes()).kind, Kind::Dir);
-    assert!(matches!(find(b"/sparse").kind, Kind::File { size, .. } if size == 15 * TIB));
+    odd.iter().for_each(|name| assert!(matches!(find(&[b"/", *name].concat()).kind, EntryKind::File { size: 1, .. })));
+    assert_eq!(find(deep.as_bytes()).kind, EntryKind::Dir);
+    assert!(matches!(find(b"/sparse").kind, EntryKind::File { size, .. } if size == 15 * TIB));
     let links =
-        volume.entries.iter().filter(|entry| matches!(&entry.kind, Kind::HardLink { first } if first == b"/many"));
+        volume.entries.iter().filter(|entry| matches!(&entry.kind, EntryKind::HardLink { first } if first == b"/many"));
     assert_eq!(links.count(), 20_000);
     let attribute = |path: &[u8]| find(path).xattrs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(attribute(b"/ping"), [b"security.capability"]);
     assert_eq!(attribute(b"/many"), [b"system.posix_acl_access"]);
     assert_eq!(find(b"/fixed").flags, 0x10);
-    assert_eq!((&find(b"/null").kind, &find(b"/pipe").kind), (&Kind::Char(1, 3), &Kind::Fifo));
+    assert_eq!((&find(b"/null").kind, &find(b"/pipe").kind), (&EntryKind::Char(1, 3), &EntryKind::Fifo));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
 use impasto::vm::machine::ask_agent;
-use impasto::vm::{Accel, Backing, Console, Firmware as MachineFirmware, Machine, Network, Seen, Spec};
+use impasto::vm::{Accel, Backing, Console, ConsoleMatch, Firmware as MachineFirmware, Machine, Network, Spec};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -292,15 +292,15 @@ fn a_machine_is_talked_to_and_stopped() {
     let mut machine = Machine::start(&spec, &work, None).unwrap();
     let cancel = CancelToken::new();
     let soon = || Some(Instant::now() + Duration::from_secs(120));
-    assert_eq!(machine.wait_for("written\r\n", soon(), &cancel).unwrap(), Seen::Text);
+    assert_eq!(machine.wait_for("written\r\n", soon(), &cancel).unwrap(), ConsoleMatch::Text);
     machine.send(b"one two").unwrap();
-    assert_eq!(machine.wait_for("one", soon(), &cancel).unwrap(), Seen::Text);
+    assert_eq!(machine.wait_for("one", soon(), &cancel).unwrap(), ConsoleMatch::Text);
     let now = Some(Instant::now());
-    assert_eq!(machine.wait_for("one", now, &cancel).unwrap(), Seen::TimedOut, "what was seen is behind");
-    assert_eq!(machine.wait_for(" two", soon(), &cancel).unwrap(), Seen::Text);
+    assert_eq!(machine.wait_for("one", now, &cancel).unwrap(), ConsoleMatch::TimedOut, "what was seen is behind");
+    assert_eq!(machine.wait_for(" two", soon(), &cancel).unwrap(), ConsoleMatch::Text);
     assert!(machine.ping_agent(Duration::from_secs(1)).is_err(), "there is no agent in it");
     cancel.cancel();
-    assert_eq!(machine.wait_for("three", soon(), &cancel).unwrap(), Seen::Cancelled);
+    assert_eq!(machine.wait_for("three", soon(), &cancel).unwrap(), ConsoleMatch::Cancelled);
     // It has no idea of a power button.
     assert!(!machine.stop(Duration::from_secs(1)).unwrap());
     assert_eq!(leftovers(dir.path()), Vec::<String>::new());

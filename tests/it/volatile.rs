@@ -1,8 +1,8 @@
-//! Volatile files: what the end of a job puts back, and what it leaves as it is.
+//! Volatile files: what the end of a job restores, and what it leaves as it is.
 
 use std::time::Duration;
 
-use impasto::sandbox::{Finished, Job, Outcome};
+use impasto::sandbox::{Finished, Outcome, SandboxJob};
 
 use crate::base::{Flat, base, flatten};
 use crate::project::Project;
@@ -12,7 +12,7 @@ use crate::sandbox::{Bench, commands};
 fn changed(volatile: &[&str], before: &[&str], lines: &[&str]) -> (Flat, Bench, Finished) {
     let (below, above) = (Bench::new(), Bench::new());
     below.lines(before);
-    let job = Job {
+    let job = SandboxJob {
         chain: vec![base().qcow2.clone(), below.overlay()],
         steps: commands(lines),
         // For device files and mounts.
@@ -78,7 +78,7 @@ fn nothing_is_touched_through_links_or_mounts() {
 #[test]
 fn outputs_are_taken_before_and_failed_states_keep_their_logs() {
     let bench = Bench::new();
-    let job = |lines: &[&str]| Job {
+    let job = |lines: &[&str]| SandboxJob {
         steps: commands(lines),
         outputs: vec![("log".to_owned(), "/var/log".to_owned())],
         volatile: vec!["/var/log".to_owned()],
@@ -91,7 +91,7 @@ fn outputs_are_taken_before_and_failed_states_keep_their_logs() {
 
     let bench = Bench::new();
     let volatile = vec!["/var/log".to_owned()];
-    let job = Job { steps: commands(&["echo line >/var/log; false"]), volatile, ..bench.job() };
+    let job = SandboxJob { steps: commands(&["echo line >/var/log; false"]), volatile, ..bench.job() };
     assert!(matches!(bench.run(job).unwrap().outcome, Outcome::StepFailed { .. }));
     assert_eq!(flatten(&[&base().qcow2, &bench.overlay()], bench.dir.path()).cat("/var/log"), "line\n");
 }

@@ -1,7 +1,7 @@
 //! Steps that write to the disk that they run on: what they leave is looked at from outside before it counts.
 
 use impasto::sandbox::protocol::ProblemKind;
-use impasto::sandbox::{Job, Outcome};
+use impasto::sandbox::{Outcome, SandboxJob};
 
 use crate::base;
 use crate::project::Project;
@@ -15,7 +15,7 @@ fn a_file_system_that_is_gone_is_no_success() {
         "dd if=/dev/zero of=/dev/vda bs=512 count=34 conv=notrunc; dd if=/dev/zero of=/dev/vda bs=1k seek=65500 conv=notrunc; sync",
     ] {
         let bench = Bench::new();
-        let finished = bench.run(Job { steps: commands(&[line]), ..bench.job() }).unwrap();
+        let finished = bench.run(SandboxJob { steps: commands(&[line]), ..bench.job() }).unwrap();
         let Outcome::Damaged { problem } = &finished.outcome else {
             panic!("{line}: {:?}: {}", finished.outcome, bench.log())
         };

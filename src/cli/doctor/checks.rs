@@ -1,4 +1,4 @@
-//! The checks of `impasto doctor`: each tries one thing, and names the command that mends it.
+//! The checks of `impasto doctor`: each tries one thing, and names the command that repairs it.
 //! Knows the host's devices and programs that impasto uses; shows nothing.
 
 use std::io::ErrorKind;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use impasto_store::Store;
 
-use super::{Check, Status};
+use super::{DoctorCheck, Status};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::base::host::User;
@@ -17,8 +17,8 @@ use crate::cli::error::CliError;
 use crate::cli::hint::{OVMF_PACKAGES, QEMU_PACKAGES};
 use crate::cli::session::Session;
 use crate::deb::control::stanzas;
-use crate::debian::archive::{Client, Options, Source, Trust};
-use crate::sandbox::{self, Piece};
+use crate::debian::archive::{ArchiveSource, Client, Options, Trust};
+use crate::sandbox::{self, ProbePiece};
 use crate::vm::{self, Accel, VmError};
 
 /// Debian's suite that the mirror is asked for: that of the tools that impasto itself uses.
@@ -35,19 +35,19 @@ const INODES: u64 = 10_000;
 const STAGES: &str = "stages that run programs";
 const DISK_PACKAGES: &str = "apt-get install qemu-system-common qemu-utils";
 
-fn ok(check: &'static str, needed_for: &'static str, found: impl Into<String>) -> Check {
-    Check { check, status: Status::Ok, found: found.into(), needed_for, help: Vec::new() }
+fn ok(check: &'static str, needed_for: &'static str, found: impl Into<String>) -> DoctorCheck {
+    DoctorCheck { check, status: Status::Ok, found: found.into(), needed_for, help: Vec::new() }
 }
 
-impl Check {
-    fn bad(mut self, status: Status, help: &[&str]) -> Check {
+impl DoctorCheck {
+    fn bad(mut self, status: Status, help: &[&str]) -> DoctorCheck {
         self.status = status;
         self.help = help.iter().map(|line| (*line).to_owned()).collect();
         self
     }
 
     /// Of a result: the help is for its error.
-    fn of(check: &'static str, needed_for: &'static str, found: Result<String, String>, help: &[&str]) -> Check {
+    fn of(check: &'static str, needed_for: &'static str, found: Result<String, String>, help: &[&str]) -> DoctorCheck {
         match found {
             Ok(found) => ok(check, needed_for, found),
             Err(reason) => ok(check, needed_for, reason).bad(Status::Error, help),
@@ -55,7 +55,7 @@ impl Check {
     }
 
     /// Not an error: stages run without it.
-    fn or_warning(mut self) -> Check {
+    fn or_warning(mut self) -> DoctorCheck {
         if self.status == Status::Error {
             self.status = Status::Warning;
         }
@@ -64,13 +64,13 @@ impl Check {
 }
 
 /// Does all checks, in an order in which the first one that fails explains the others. `each` gets them as they end.
-pub(super) fn all(session: &Session, cancel: &CancelToken, each: &mut dyn FnMut(Check)) {
+pub(super) fn all(session: &Session, cancel: &CancelToken, each: &mut dyn FnMut(DoctorCheck)) {
     let store = session.store();
-    let scratch = || -> Result<Scratch, String> {
+    let scratch = || -> Result<ProbeDir, String> {
         // Where stages work, too.
         match &store {
-            Ok(store) => store.scratch().map(Scratch::Store).map_err(|error| error.to_string()),
-            Err(_) => tempfile::tempdir().map(Scratch::Other).map_err(|error| error.to_string()),
+            Ok(store) => store.scratch().map(ProbeDir::Store).map_err(|error| error.to_string()),
+            Err(_) => tempfile::tempdir().map(ProbeDir::Other).map_err(|error| error.to_string()),
         }
     };
     each(root(session));
@@ -98,23 +98,23 @@ pub(super) fn all(session: &Session, cancel: &CancelToken, each: &mut dyn FnMut(
 }
 
 /// A private directory, removed when it is dropped.
-enum Scratch {
+enum ProbeDir {
     Store(impasto_store::Scratch),
     Other(tempfile::TempDir),
 }
 
-impl Scratch {
+impl ProbeDir {
     fn path(&self) -> &Path {
         match self {
-            Scratch::Store(scratch) => scratch.path(),
-            Scratch::Other(dir) => dir.path(),
+            ProbeDir::Store(scratch) => scratch.path(),
+            ProbeDir::Other(dir) => dir.path(),
         }
     }
 }
 
-type MakeScratch<'a> = &'a dyn Fn() -> Result<Scratch, String>;
+type MakeScratch<'a> = &'a dyn Fn() -> Result<ProbeDir, String>;
 
-fn root(session: &Session) -> Check {
+fn root(session: &Session) -> DoctorCheck {
     let host = &session.host;
     if host.root {
         let caller = host.sudo.as_ref().map(|caller| {
@@ -130,19 +130,19 @@ fn root(session: &Session) -> Check {
     check.bad(Status::Error, &help)
 }
 
-fn disk_server() -> Check {
+fn disk_server() -> DoctorCheck {
     let version = sandbox::storage_version().ok_or_else(|| "qemu-storage-daemon is not in the PATH".to_owned());
-    Check::of("disk-server", STAGES, version, &[DISK_PACKAGES])
+    DoctorCheck::of("disk-server", STAGES, version, &[DISK_PACKAGES])
 }
 
 /// What only root can try: the pieces of the sandbox, as stages use them.
-fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> Vec<Check> {
+fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> Vec<DoctorCheck> {
     let name = |piece| match piece {
-        Piece::NameSpaces => "name-spaces",
-        Piece::Served => "fuse",
-        Piece::LoopDevice => "loop",
+        ProbePiece::NameSpaces => "name-spaces",
+        ProbePiece::Served => "fuse",
+        ProbePiece::LoopDevice => "loop",
     };
-    let pieces = [Piece::NameSpaces, Piece::Served, Piece::LoopDevice];
+    let pieces = [ProbePiece::NameSpaces, ProbePiece::Served, ProbePiece::LoopDevice];
     let skipped = |piece, why: &str| ok(name(piece), STAGES, why).bad(Status::Skipped, &[]);
     if !session.host.root {
         return pieces.map(|piece| skipped(piece, "only root can check this")).into();
@@ -155,32 +155,32 @@ fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelTo
     pieces
         .map(|piece| {
             let works = match piece {
-                Piece::NameSpaces => "created, with a loopback interface that is up",
-                Piece::Served => "a disk was served as a file",
-                Piece::LoopDevice => "a disk was attached and detached",
+                ProbePiece::NameSpaces => "created, with a loopback interface that is up",
+                ProbePiece::Served => "a disk was served as a file",
+                ProbePiece::LoopDevice => "a disk was attached and detached",
             };
             let help: &[&str] = match piece {
-                Piece::NameSpaces => {
+                ProbePiece::NameSpaces => {
                     &["in a container: run it privileged, or with --cap-add SYS_ADMIN and without seccomp"]
                 }
-                Piece::Served => {
+                ProbePiece::Served => {
                     &["modprobe fuse", "in a container: pass the device in (--device /dev/fuse)", DISK_PACKAGES]
                 }
-                Piece::LoopDevice => &[
+                ProbePiece::LoopDevice => &[
                     "modprobe loop",
                     "in a container: pass the devices in (--device /dev/loop-control, and /dev/loop0 and so on)",
                     "losetup --list shows which are in use",
                 ],
             };
             match found(piece) {
-                Some(result) => Check::of(name(piece), STAGES, result.map(|()| works.to_owned()), help),
+                Some(result) => DoctorCheck::of(name(piece), STAGES, result.map(|()| works.to_owned()), help),
                 None => skipped(piece, "a check before it failed"),
             }
         })
         .into()
 }
 
-fn user_name_spaces(session: &Session) -> [Check; 2] {
+fn user_name_spaces(session: &Session) -> [DoctorCheck; 2] {
     const NEEDED: &str = "roots of other architectures";
     let tried = sandbox::probe_user_namespace(&session.host.exe);
     let root = tried.root.map(|()| "root in one of its own, and mounts there".to_owned());
@@ -188,16 +188,16 @@ fn user_name_spaces(session: &Session) -> [Check; 2] {
         "sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1",
         "Ubuntu: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
     ];
-    let root = Check::of("user-name-spaces", NEEDED, root, &help).or_warning();
+    let root = DoctorCheck::of("user-name-spaces", NEEDED, root, &help).or_warning();
     if root.status != Status::Ok {
         return [root, ok("emulators", NEEDED, "they need a user namespace").bad(Status::Skipped, &[])];
     }
     let emulators = tried.emulators.map(|()| "this kernel registers emulators per user namespace".to_owned());
     let help = ["modprobe binfmt_misc", "or use Linux 6.7 or later, built with binfmt_misc"];
-    [root, Check::of("emulators", NEEDED, emulators, &help).or_warning()]
+    [root, DoctorCheck::of("emulators", NEEDED, emulators, &help).or_warning()]
 }
 
-fn limits(session: &Session) -> Check {
+fn limits(session: &Session) -> DoctorCheck {
     const NEEDED: &str = "limits of processes and memory";
     if !session.host.root {
         return ok("limits", NEEDED, "only root can check this").bad(Status::Skipped, &[]);
@@ -216,7 +216,7 @@ fn limits(session: &Session) -> Check {
 }
 
 /// Asks the mirror that packages come from for the signed list of a suite.
-fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
+fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
     const NEEDED: &str = "packages, and the tools that impasto uses";
     const NAME: &str = "name another with --mirror URL or IMPASTO_MIRROR";
     let asked = || -> Result<String, (Status, String)> {
@@ -234,12 +234,12 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
         let options = Options { connect: 5 * second, stall: 5 * second, attempts: 1, ..Options::default() };
         let client =
             Client::new(&mirrors, scratch.path(), cancel, options).map_err(|e| silent(human::with_causes(&e)))?;
-        let source = Source {
+        let source = ArchiveSource {
             name: "debian".to_owned(),
             bases: vec![base.clone()],
             suite: SUITE.to_owned(),
             components: vec!["main".to_owned()],
-            architectures: vec![impasto_stages::packages::ARCHITECTURE.to_owned()],
+            architectures: vec![impasto_stages::package_set::ARCHITECTURE.to_owned()],
             trust: Trust::debian(),
             frozen: false,
         };
@@ -257,7 +257,7 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
     }
 }
 
-fn store_check(session: &Session, store: &Result<Store, CliError>) -> Check {
+fn store_check(session: &Session, store: &Result<Store, CliError>) -> DoctorCheck {
     match store {
         Ok(store) => space("store", "everything", store.path(), Some("impasto gc deletes what no recipe uses")),
         Err(error) => {
@@ -272,7 +272,7 @@ fn store_check(session: &Session, store: &Result<Store, CliError>) -> Check {
 }
 
 /// How much there is left where a directory is, or would be made.
-fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option<&str>) -> Check {
+fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option<&str>) -> DoctorCheck {
     let shown = dir.display();
     let there = dir.ancestors().find(|path| path.is_dir()).map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
     let stat = match rustix::fs::statvfs(&there) {
@@ -302,7 +302,7 @@ fn elsewhere(check: &str) -> &'static str {
 }
 
 /// Boots a machine of one sector, emulated.
-fn qemu(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
+fn qemu(scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
     const NEEDED: &str = "boot";
     let Some(version) = vm::probe::version() else {
         return ok("qemu", NEEDED, format!("{} is not in the PATH", vm::QEMU)).bad(Status::Warning, &[QEMU_PACKAGES]);
@@ -336,7 +336,7 @@ fn first_words(words: &str) -> String {
     }
 }
 
-fn ports() -> Check {
+fn ports() -> DoctorCheck {
     let tried = || -> std::io::Result<u16> {
         let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = socket.local_addr()?.port();
@@ -346,11 +346,11 @@ fn ports() -> Check {
     };
     let found = tried().map(|_| "a free port of 127.0.0.1 was opened and reached".to_owned());
     let found = found.map_err(|error| format!("no port of 127.0.0.1 can be used: {error}"));
-    Check::of("ports", "boot --ssh-key and --ssh-port", found, &["ip link set lo up"]).or_warning()
+    DoctorCheck::of("ports", "boot --ssh-key and --ssh-port", found, &["ip link set lo up"]).or_warning()
 }
 
 /// Boots the same machine on the processor: a /dev/kvm that opens is not KVM.
-fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
+fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
     const NEEDED: &str = "boot --accel kvm";
     const DEVICE: &str = "/dev/kvm";
     const WITHOUT: &str = "without it machines are emulated (--accel tcg, the default), which is slower";
@@ -380,13 +380,13 @@ fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> Check {
     }
 }
 
-fn ovmf() -> Check {
+fn ovmf() -> DoctorCheck {
     let path = format!("{}/OVMF_CODE_4M.fd", vm::OVMF);
     let found = match bounded::open(&path) {
         Ok(_) => Ok(package_version("ovmf").map_or(path.clone(), |version| format!("ovmf {version}"))),
         Err(error) => Err(format!("cannot open {path}: {error}")),
     };
-    Check::of("ovmf", "boot --firmware uefi", found, &[OVMF_PACKAGES]).or_warning()
+    DoctorCheck::of("ovmf", "boot --firmware uefi", found, &[OVMF_PACKAGES]).or_warning()
 }
 
 /// The version of an installed package, where dpkg keeps a list of them.
@@ -396,9 +396,9 @@ fn package_version(name: &str) -> Option<String> {
     found.get("Version").map(str::to_owned)
 }
 
-fn qemu_img(session: &Session) -> Check {
+fn qemu_img(session: &Session) -> DoctorCheck {
     let path = session.host.path_dirs().map(|dir| dir.join("qemu-img")).find(|path| path.is_file());
     let found = path.map(|path| path.display().to_string()).ok_or_else(|| "qemu-img is not in the PATH".to_owned());
-    Check::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"])
+    DoctorCheck::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"])
         .or_warning()
 }

@@ -1,4 +1,4 @@
-//! `impasto doctor`: tries what impasto needs of this host, and says what mends what does not work.
+//! `impasto doctor`: tries what impasto needs of this host, and says what repairs what does not work.
 //! Knows how findings are shown; the checks are in [`checks`].
 
 mod checks;
@@ -59,7 +59,7 @@ impl Status {
 
 /// One thing that was tried.
 #[derive(Debug, Serialize)]
-struct Check {
+struct DoctorCheck {
     /// Its stable name.
     check: &'static str,
     status: Status,
@@ -67,7 +67,7 @@ struct Check {
     found: String,
     /// Who needs it.
     needed_for: &'static str,
-    /// What mends it, a line each.
+    /// What repairs it, a line each.
     help: Vec<String>,
 }
 
@@ -84,10 +84,10 @@ struct SandboxRow {
 }
 
 #[derive(Serialize)]
-struct Document {
+struct DoctorDocument {
     v: u32,
     ok: bool,
-    checks: Vec<Check>,
+    checks: Vec<DoctorCheck>,
     sandboxes: Vec<SandboxRow>,
 }
 
@@ -115,7 +115,7 @@ impl Doctor {
         let count = |status| checks.iter().filter(|check| check.status == status).count();
         let (errors, warnings, skipped) = (count(Status::Error), count(Status::Warning), count(Status::Skipped));
         if self.json {
-            let document = Document { v: 1, ok: errors == 0, checks, sandboxes: vec![sandbox] };
+            let document = DoctorDocument { v: 1, ok: errors == 0, checks, sandboxes: vec![sandbox] };
             ui::output(&(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"))?;
         } else {
             ui::output(&summary(&sandbox, errors, warnings, skipped))?;
@@ -125,7 +125,7 @@ impl Doctor {
 }
 
 /// Whether the namespace sandbox works: if all that it needs does.
-fn sandbox(checks: &[Check]) -> SandboxRow {
+fn sandbox(checks: &[DoctorCheck]) -> SandboxRow {
     let needs = || checks.iter().filter(|check| SANDBOX_NEEDS.contains(&check.check));
     let of = |status| needs().find(|check| check.status == status);
     let (works, why) = match (of(Status::Error), of(Status::Skipped)) {
@@ -144,7 +144,7 @@ fn sandbox(checks: &[Check]) -> SandboxRow {
     }
 }
 
-fn text(check: &Check) -> String {
+fn text(check: &DoctorCheck) -> String {
     let mut text = format!("{:<8} {:<17} {}\n", check.status.word(), check.check, check.found);
     for line in &check.help {
         text += &format!("{:<26} help: {line}\n", "");

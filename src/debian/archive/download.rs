@@ -17,15 +17,15 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::access;
-use super::error::{Cause, DownloadError};
+use super::error::{DownloadCause, DownloadError};
 use super::release::{is_below, is_sha256};
-use super::transfer::{Expected, Http, Part, copy};
+use super::transfer::{Expected, Http, PartialFile, copy};
 use crate::base::cancel::CancelToken;
 use crate::debian::mirror::{Mirror, Mirrors};
 
 /// A file that is wanted.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct DownloadRequest {
     /// What it is called in messages.
     pub name: String,
     /// Bytes.
@@ -33,12 +33,12 @@ pub struct Wanted {
     /// In lower-case hexadecimal.
     pub sha256: String,
     /// Where it may be, tried in order.
-    pub places: Vec<Place>,
+    pub places: Vec<DownloadSource>,
 }
 
 /// A place where a file may be.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct DownloadSource {
     /// Which mirror.
     pub mirror: Mirror,
     /// The file's path below it.
@@ -103,10 +103,10 @@ pub struct Client {
     /// Always there, until the client goes.
     runtime: Option<tokio::runtime::Runtime>,
     pub(super) cancel: CancelToken,
-    shared: Arc<Shared>,
+    shared: Arc<DownloaderShared>,
 }
 
-struct Shared {
+struct DownloaderShared {
     http: Http,
     scratch: PathBuf,
     options: Options,
@@ -116,13 +116,13 @@ struct Shared {
 
 /// A file that is wanted, checked or not.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct DownloadJob {
     pub(super) name: String,
     pub(super) expected: Expected,
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<DownloadSource>,
 }
 
-enum Event {
+enum DownloadEvent {
     Bytes(i64),
     Done(usize, NamedTempFile),
     Failed(usize, DownloadError),
@@ -142,7 +142,7 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
         let client = http_client(mirrors, &options).map_err(|source| ClientError::Http { source })?;
-        let shared = Shared {
+        let shared = DownloaderShared {
             http: Http { client, stall: options.stall },
             scratch: scratch.to_owned(),
             hosts: Mutex::default(),
@@ -162,11 +162,11 @@ impl Client {
     /// Index and reason of each file that failed.
     pub fn get(
         &self,
-        wanted: &[Wanted],
+        wanted: &[DownloadRequest],
         done: &mut dyn FnMut(usize, &Path),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Vec<(usize, DownloadError)>> {
-        let jobs = wanted.iter().map(|wanted| Job {
+        let jobs = wanted.iter().map(|wanted| DownloadJob {
             name: wanted.name.clone(),
             expected: Expected::Exact { size: wanted.size, sha256: wanted.sha256.clone() },
             places: wanted.places.clone(),
@@ -177,7 +177,7 @@ impl Client {
 
     pub(super) fn run(
         &self,
-        jobs: Vec<Job>,
+        jobs: Vec<DownloadJob>,
         done: &mut dyn FnMut(usize, &Path),
         progress: &mut dyn FnMut(u64, u64),
     ) -> Vec<(usize, DownloadError)> {
@@ -195,13 +195,13 @@ impl Client {
             scope.spawn(|| runtime.block_on(all(&self.shared, &self.cancel, jobs, sender)));
             for event in receiver {
                 match event {
-                    Event::Bytes(change) => {
+                    DownloadEvent::Bytes(change) => {
                         bytes = bytes.saturating_add_signed(change);
                         meter.inspect(|meter| meter.change(change));
                         progress(bytes, total);
                     }
-                    Event::Done(index, file) => done(index, file.path()),
-                    Event::Failed(index, error) => failed.push((index, error)),
+                    DownloadEvent::Done(index, file) => done(index, file.path()),
+                    DownloadEvent::Failed(index, error) => failed.push((index, error)),
                 }
             }
         });
@@ -239,7 +239,12 @@ fn http_client(mirrors: &Mirrors, options: &Options) -> Result<reqwest::Client, 
 }
 
 /// Works on all files until they are there, have failed, or the run is stopped.
-async fn all(shared: &Arc<Shared>, cancel: &CancelToken, jobs: Vec<Job>, sender: Sender<Event>) {
+async fn all(
+    shared: &Arc<DownloaderShared>,
+    cancel: &CancelToken,
+    jobs: Vec<DownloadJob>,
+    sender: Sender<DownloadEvent>,
+) {
     let stopping = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     let first = jobs.first().map(|job| job.name.clone());
@@ -249,12 +254,12 @@ async fn all(shared: &Arc<Shared>, cancel: &CancelToken, jobs: Vec<Job>, sender:
             let Some(result) = one(&shared, &job, &sender, &stopping).await else { return };
             // Nobody listens any more: then nobody wants it.
             let _ = sender.send(match result {
-                Ok(file) => Event::Done(index, file),
+                Ok(file) => DownloadEvent::Done(index, file),
                 Err(error) => {
-                    if !matches!(error.cause, Cause::Gone) {
+                    if !matches!(error.cause, DownloadCause::Gone) {
                         stopping.store(true, Ordering::Relaxed);
                     }
-                    Event::Failed(index, error)
+                    DownloadEvent::Failed(index, error)
                 }
             });
         });
@@ -270,9 +275,9 @@ async fn all(shared: &Arc<Shared>, cancel: &CancelToken, jobs: Vec<Job>, sender:
             let error = DownloadError {
                 name: first.unwrap_or_default(),
                 url: "its mirror".to_owned(),
-                cause: Cause::Cancelled,
+                cause: DownloadCause::Cancelled,
             };
-            let _ = sender.send(Event::Failed(0, error));
+            let _ = sender.send(DownloadEvent::Failed(0, error));
         }
     }
     // They hold the channel, and nobody would poll them after this.
@@ -287,26 +292,30 @@ enum Next {
     End,
 }
 
-fn next(cause: &Cause) -> Next {
+fn next(cause: &DownloadCause) -> Next {
     match cause {
-        Cause::Unreachable { .. } | Cause::BrokenOff { .. } | Cause::Stalled { .. } => Next::Again,
-        Cause::Status { code: 408 | 425 | 429 | 500..=599, .. } => Next::Again,
-        Cause::TooLong { .. } | Cause::TooShort { .. } | Cause::Checksum { .. } => Next::FromTheStart,
-        Cause::Write { .. } | Cause::Cancelled => Next::End,
+        DownloadCause::Unreachable { .. } | DownloadCause::BrokenOff { .. } | DownloadCause::Stalled { .. } => {
+            Next::Again
+        }
+        DownloadCause::Status { code: 408 | 425 | 429 | 500..=599, .. } => Next::Again,
+        DownloadCause::TooLong { .. } | DownloadCause::TooShort { .. } | DownloadCause::Checksum { .. } => {
+            Next::FromTheStart
+        }
+        DownloadCause::Write { .. } | DownloadCause::Cancelled => Next::End,
         _ => Next::OtherPlace,
     }
 }
 
 /// Works on one file. None where it was not begun, because another has failed.
 async fn one(
-    shared: &Shared,
-    job: &Job,
-    sender: &Sender<Event>,
+    shared: &DownloaderShared,
+    job: &DownloadJob,
+    sender: &Sender<DownloadEvent>,
     stopping: &AtomicBool,
 ) -> Option<Result<NamedTempFile, DownloadError>> {
     let sender = sender.clone();
     let progress = move |change| {
-        let _ = sender.send(Event::Bytes(change));
+        let _ = sender.send(DownloadEvent::Bytes(change));
     };
     let error = |url: String, cause| DownloadError { name: job.name.clone(), url, cause };
     if let Expected::Exact { sha256, .. } = &job.expected
@@ -314,7 +323,7 @@ async fn one(
     {
         return Some(Err(error("any mirror".to_owned(), invalid("checksum", sha256))));
     }
-    let mut part: Option<Part<'_>> = None;
+    let mut part: Option<PartialFile<'_>> = None;
     let mut told: Option<DownloadError> = None;
     let mut begun = false;
     for place in &job.places {
@@ -337,7 +346,7 @@ async fn one(
             begun = true;
             let part = match &mut part {
                 Some(part) => part,
-                None => match Part::new(&shared.scratch, &progress) {
+                None => match PartialFile::new(&shared.scratch, &progress) {
                     Ok(new) => part.insert(new),
                     Err(cause) => return Some(Err(error(address.shown(), cause))),
                 },
@@ -355,7 +364,7 @@ async fn one(
             };
             let next = next(&cause);
             // What one place says of a file that another lacks is worth more.
-            if told.is_none() || !matches!(cause, Cause::Gone) {
+            if told.is_none() || !matches!(cause, DownloadCause::Gone) {
                 told = Some(error(address.shown(), cause));
             }
             match next {
@@ -382,11 +391,11 @@ async fn one(
             part = Some(got);
         }
     }
-    Some(Err(told.unwrap_or_else(|| error("any mirror".to_owned(), Cause::Nowhere))))
+    Some(Err(told.unwrap_or_else(|| error("any mirror".to_owned(), DownloadCause::Nowhere))))
 }
 
-fn invalid(what: &'static str, text: &str) -> Cause {
-    Cause::Invalid { what, text: text.chars().take(100).collect() }
+fn invalid(what: &'static str, text: &str) -> DownloadCause {
+    DownloadCause::Invalid { what, text: text.chars().take(100).collect() }
 }
 
 enum Address {
@@ -395,7 +404,7 @@ enum Address {
 }
 
 impl Address {
-    fn of(place: &Place) -> Result<Address, Cause> {
+    fn of(place: &DownloadSource) -> Result<Address, DownloadCause> {
         if !is_below(&place.path) {
             return Err(invalid("path", &place.path));
         }
@@ -414,7 +423,7 @@ impl Address {
     }
 }
 
-impl Shared {
+impl DownloaderShared {
     /// What bounds the files at a time from one server; a directory of this machine is one too.
     fn host(&self, address: &Address) -> Arc<Semaphore> {
         let name = match address {

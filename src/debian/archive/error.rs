@@ -18,7 +18,7 @@ pub struct DownloadError {
     /// From where, without user name and password: of several places, where the last attempt that told most was made.
     pub url: String,
     /// Why not.
-    pub cause: Cause,
+    pub cause: DownloadCause,
 }
 
 impl fmt::Display for DownloadError {
@@ -35,7 +35,7 @@ impl std::error::Error for DownloadError {
 
 /// Why a file could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
+pub enum DownloadCause {
     /// No place has it.
     #[error("the mirror does not have it")]
     Gone,
@@ -136,7 +136,7 @@ pub enum Cause {
     Cancelled,
 }
 
-impl Cause {
+impl DownloadCause {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(self)
     }
@@ -214,7 +214,7 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// An archive that could not even be asked.
     pub fn unready(archive: &str, reason: String) -> ArchiveError {
-        let cause = Cause::Unreachable { source: reason.into() };
+        let cause = DownloadCause::Unreachable { source: reason.into() };
         let source = DownloadError { name: "Release".to_owned(), url: String::new(), cause };
         ArchiveError::Download { archive: archive.to_owned(), source }
     }
@@ -223,7 +223,7 @@ impl ArchiveError {
     pub fn help(&self) -> PackageHint {
         match self {
             ArchiveError::Download { archive, source } => match source.cause {
-                Cause::Gone => gone(archive, &source.url),
+                DownloadCause::Gone => gone(archive, &source.url),
                 _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             },
             ArchiveError::Signature { .. } => {

@@ -3,19 +3,19 @@
 
 use rayon::prelude::*;
 
-use super::Source;
-use super::download::{Client, Job, Place};
-use super::error::{ArchiveError, Cause, DownloadError};
-use super::release::{Entry, Release};
+use super::ArchiveSource;
+use super::download::{Client, DownloadJob, DownloadSource};
+use super::error::{ArchiveError, DownloadCause, DownloadError};
+use super::release::{Release, ReleaseEntry};
 use super::signed::download;
 use super::transfer::{Expected, sha256};
-use super::unpack::{FORMATS, Format, UnpackError, unpack};
+use super::unpack::{DecompressError, FORMATS, IndexCompression, unpack};
 
 use crate::base::bounded;
 
 /// An index of packages, as the Release states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
+pub struct PackageIndex {
     /// The component; empty where the archive is flat.
     pub component: String,
     /// Whose packages; `all` where those for all architectures are apart. Empty where the archive is flat.
@@ -57,7 +57,7 @@ struct Sought<'a> {
     architecture: String,
     path: String,
     /// Of its text.
-    entry: &'a Entry,
+    entry: &'a ReleaseEntry,
     text: Option<Vec<u8>>,
 }
 
@@ -67,7 +67,12 @@ impl Client {
     ///
     /// # Errors
     /// The Release names no such index, it cannot be had, or it is not what the Release states.
-    pub fn indexes(&self, source: &Source, release: &Release, cache: &dyn Cache) -> Result<Vec<Index>, ArchiveError> {
+    pub fn indexes(
+        &self,
+        source: &ArchiveSource,
+        release: &Release,
+        cache: &dyn Cache,
+    ) -> Result<Vec<PackageIndex>, ArchiveError> {
         let mut sought = sought(source, release)?;
         sought.par_iter_mut().for_each(|index| index.text = cached(cache, index.entry));
         // A mirror need not have every form that the Release names: the next is asked for what is missing.
@@ -96,7 +101,7 @@ impl Client {
             }
         }
         let found = sought.into_iter().map(|index| match index.text {
-            Some(text) => Ok(Index {
+            Some(text) => Ok(PackageIndex {
                 component: index.component,
                 architecture: index.architecture,
                 path: index.path,
@@ -105,7 +110,7 @@ impl Client {
             }),
             None => {
                 let (name, url) = (index.path, "any mirror".to_owned());
-                let error = gone.take().unwrap_or(DownloadError { name, url, cause: Cause::Gone });
+                let error = gone.take().unwrap_or(DownloadError { name, url, cause: DownloadCause::Gone });
                 Err(download(source, error))
             }
         });
@@ -113,19 +118,24 @@ impl Client {
     }
 
     /// Gets files into memory; none for those that are gone, with the error of the first of them.
-    fn packed(&self, source: &Source, jobs: Vec<Job>) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
+    fn packed(
+        &self,
+        source: &ArchiveSource,
+        jobs: Vec<DownloadJob>,
+    ) -> Result<(Packed, Option<DownloadError>), ArchiveError> {
         let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
         let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
         // How long each may be was checked while it was downloaded.
         let failed =
             self.run(jobs, &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)), &mut |_, _| {});
-        let (gone, other): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, e)| matches!(e.cause, Cause::Gone));
+        let (gone, other): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|(_, e)| matches!(e.cause, DownloadCause::Gone));
         if let Some((_, error)) = other.into_iter().next() {
             return Err(download(source, error));
         }
         let read = packed.into_iter().zip(names).map(|(bytes, name)| {
             bytes.transpose().map_err(|error| {
-                let cause = Cause::Read { source: error };
+                let cause = DownloadCause::Read { source: error };
                 download(source, DownloadError { name, url: "what was downloaded".to_owned(), cause })
             })
         });
@@ -134,7 +144,7 @@ impl Client {
 }
 
 /// The indexes that a source wants, and what the Release states of each.
-fn sought<'a>(source: &Source, release: &'a Release) -> Result<Vec<Sought<'a>>, ArchiveError> {
+fn sought<'a>(source: &ArchiveSource, release: &'a Release) -> Result<Vec<Sought<'a>>, ArchiveError> {
     if source.suite.ends_with('/') {
         return Ok(vec![wanted(source, release, "", "", "Packages".to_owned())?]);
     }
@@ -158,7 +168,7 @@ fn sought<'a>(source: &Source, release: &'a Release) -> Result<Vec<Sought<'a>>, 
 }
 
 fn wanted<'a>(
-    source: &Source,
+    source: &ArchiveSource,
     release: &'a Release,
     component: &str,
     architecture: &str,
@@ -176,12 +186,12 @@ fn wanted<'a>(
     Ok(Sought { component, architecture, path, entry, text: None })
 }
 
-fn cached(cache: &dyn Cache, entry: &Entry) -> Option<Vec<u8>> {
+fn cached(cache: &dyn Cache, entry: &ReleaseEntry) -> Option<Vec<u8>> {
     cache.get(&entry.sha256).filter(|text| text.len() as u64 == entry.size && sha256(text) == entry.sha256)
 }
 
 /// What to get: by hash first, where a file is not replaced while it is read.
-fn job(source: &Source, release: &Release, path: &str) -> Job {
+fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
     let entry = &release.files[path];
     let by_hash = release.by_hash.then(|| {
         let dir = path.rsplit_once('/').map_or(String::new(), |(dir, _)| format!("{dir}/"));
@@ -191,8 +201,8 @@ fn job(source: &Source, release: &Release, path: &str) -> Job {
     let places = source
         .bases
         .iter()
-        .flat_map(|mirror| paths.iter().map(|path| Place { mirror: mirror.clone(), path: source.path(path) }));
-    Job {
+        .flat_map(|mirror| paths.iter().map(|path| DownloadSource { mirror: mirror.clone(), path: source.path(path) }));
+    DownloadJob {
         name: format!("{path} of {}", source.name),
         expected: Expected::Exact { size: entry.size, sha256: entry.sha256.clone() },
         places: places.collect(),
@@ -200,9 +210,9 @@ fn job(source: &Source, release: &Release, path: &str) -> Job {
 }
 
 fn unpacked(
-    source: &Source,
+    source: &ArchiveSource,
     index: &Sought<'_>,
-    format: Format,
+    format: IndexCompression,
     suffix: &str,
     packed: Vec<u8>,
 ) -> Result<Vec<u8>, ArchiveError> {
@@ -210,8 +220,10 @@ fn unpacked(
     let unlike = |what| ArchiveError::Unlike { archive: source.name.clone(), path: path(), what };
     let text = match unpack(format, packed, index.entry.size) {
         Ok(text) => text,
-        Err(UnpackError::TooLong) => return Err(unlike(format!("it unpacks to more than {} bytes", index.entry.size))),
-        Err(UnpackError::Broken(error)) => {
+        Err(DecompressError::TooLong) => {
+            return Err(unlike(format!("it unpacks to more than {} bytes", index.entry.size)));
+        }
+        Err(DecompressError::Broken(error)) => {
             return Err(ArchiveError::Unpack { archive: source.name.clone(), path: path(), source: error });
         }
     };

@@ -23,17 +23,17 @@ mod transfer;
 mod unpack;
 
 pub use cleartext::Cleartext;
-pub use download::{Client, Options, Place, Wanted};
-pub use error::{ArchiveError, Cause, DownloadError, LOGIN};
-pub use index::{Cache, Index, NoCache};
+pub use download::{Client, DownloadRequest, DownloadSource, Options};
+pub use error::{ArchiveError, DownloadCause, DownloadError, LOGIN};
+pub use index::{Cache, NoCache, PackageIndex};
 pub use openpgp::{DEBIAN_KEYS, Keyring, SignatureError};
-pub use release::{Entry, Release, ReleaseError};
+pub use release::{Release, ReleaseEntry, ReleaseError};
 
 use crate::debian::mirror::Mirror;
 
 /// An archive, and what of it is wanted.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct ArchiveSource {
     /// Its name in messages and locks.
     pub name: String,
     /// Where it can be had, tried in order.

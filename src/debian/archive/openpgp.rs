@@ -209,7 +209,7 @@ impl Keyring {
             primary.into_iter().chain(subkeys)
         });
         let mut result = Err(SignatureError::UnknownKey { keys: issuers(signature), place: self.place.clone() });
-        // Several keys only where a key is there twice: the best of them counts.
+        // Several keys only where a key appears twice: the best of them counts.
         for signer in signers {
             match signer.verify(signature, hashed, now) {
                 Ok(()) => return Ok(hex(signer.certificate.fingerprint().as_bytes())),

@@ -28,7 +28,7 @@ pub struct Release {
     /// Fingerprint of the certificate that signed; none where nobody need have.
     pub signer: Option<String>,
     /// Files by their paths below the Release.
-    pub files: BTreeMap<String, Entry>,
+    pub files: BTreeMap<String, ReleaseEntry>,
     /// Whether files can be had by their hash.
     pub by_hash: bool,
     /// Architectures that it names; may be empty.
@@ -43,7 +43,7 @@ pub struct Release {
 
 /// A file that a Release names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct ReleaseEntry {
     /// Bytes.
     pub size: u64,
     /// In hexadecimal.
@@ -174,7 +174,7 @@ fn fields(text: &str) -> Result<BTreeMap<&str, Vec<&str>>, ReleaseError> {
 }
 
 /// Lines of `SHA-256 size path`.
-fn files(lines: &[&str]) -> Result<BTreeMap<String, Entry>, ReleaseError> {
+fn files(lines: &[&str]) -> Result<BTreeMap<String, ReleaseEntry>, ReleaseError> {
     let mut files = BTreeMap::new();
     for line in lines {
         let bad = || malformed(format!("the line {:?} does not describe a file", shortened(line)));
@@ -183,7 +183,7 @@ fn files(lines: &[&str]) -> Result<BTreeMap<String, Entry>, ReleaseError> {
         else {
             return Err(bad());
         };
-        let entry = Entry { size: size.parse().map_err(|_| bad())?, sha256: sha256.to_ascii_lowercase() };
+        let entry = ReleaseEntry { size: size.parse().map_err(|_| bad())?, sha256: sha256.to_ascii_lowercase() };
         if !is_sha256(&entry.sha256) {
             return Err(bad());
         }
@@ -232,7 +232,7 @@ mod tests {
         let text = text(&format!("Acquire-By-Hash: yes\nArchitectures: all amd64\nSHA256:\n {HASH} 12 main/a\n"));
         let release = parse(&text).unwrap();
         assert_eq!((release.date, release.by_hash, release.all_within), (1_783_764_997, true, false));
-        assert_eq!(release.files["main/a"], Entry { size: 12, sha256: HASH.to_owned() });
+        assert_eq!(release.files["main/a"], ReleaseEntry { size: 12, sha256: HASH.to_owned() });
         assert!(Release::parse(&text, "stable", false, NOW).is_ok());
         assert!(Release::parse(&text, "flat/", false, NOW).is_ok());
     }

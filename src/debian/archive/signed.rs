@@ -2,12 +2,12 @@
 //! Knows where the signature is: within the file, or beside it.
 
 use super::cleartext::Cleartext;
-use super::download::{Client, Job, Place};
-use super::error::{ArchiveError, Cause, DownloadError};
+use super::download::{Client, DownloadJob, DownloadSource};
+use super::error::{ArchiveError, DownloadCause, DownloadError};
 use super::openpgp::{Keyring, SignatureError, Verified};
 use super::release::Release;
 use super::transfer::Expected;
-use super::{Source, Trust};
+use super::{ArchiveSource, Trust};
 use crate::base::bounded;
 use crate::debian::mirror::Mirror;
 
@@ -23,7 +23,7 @@ impl Client {
     /// # Errors
     /// No mirror of the source has one that is signed by a trusted key, is in time, and is of the suite. Of several
     /// mirrors the first reason is given.
-    pub fn release(&self, source: &Source, now: u64) -> Result<Release, ArchiveError> {
+    pub fn release(&self, source: &ArchiveSource, now: u64) -> Result<Release, ArchiveError> {
         let keyring = match &source.trust {
             Trust::Unsigned => None,
             Trust::Keys { keys, place } => Some(Keyring::parse(keys, place).map_err(|error| {
@@ -45,23 +45,23 @@ impl Client {
         }
         Err(first.unwrap_or_else(|| {
             let (name, url) = ("InRelease".to_owned(), "any mirror".to_owned());
-            download(source, DownloadError { name, url, cause: Cause::Nowhere })
+            download(source, DownloadError { name, url, cause: DownloadCause::Nowhere })
         }))
     }
 
     fn release_at(
         &self,
-        source: &Source,
+        source: &ArchiveSource,
         base: &Mirror,
         keyring: Option<&Keyring>,
         now: u64,
     ) -> Result<Release, ArchiveError> {
         let (path, verified) = match self.small(source, base, "InRelease", MAX_RELEASE) {
             Ok(bytes) => ("InRelease", clear_signed(&bytes, keyring, now)),
-            Err(error) if matches!(error.cause, Cause::Gone) => {
+            Err(error) if matches!(error.cause, DownloadCause::Gone) => {
                 let text = match self.small(source, base, "Release", MAX_RELEASE) {
                     // The file that should be there first is the one to tell of.
-                    Err(other) if matches!(other.cause, Cause::Gone) => return Err(download(source, error)),
+                    Err(other) if matches!(other.cause, DownloadCause::Gone) => return Err(download(source, error)),
                     text => text.map_err(|error| download(source, error))?,
                 };
                 ("Release", self.beside(source, base, text, keyring, now)?)
@@ -82,7 +82,7 @@ impl Client {
     /// Checks a text against the signatures beside it.
     fn beside(
         &self,
-        source: &Source,
+        source: &ArchiveSource,
         base: &Mirror,
         text: Vec<u8>,
         keyring: Option<&Keyring>,
@@ -95,15 +95,18 @@ impl Client {
         };
         match self.small(source, base, "Release.gpg", MAX_SIGNATURES) {
             Ok(signatures) => Ok(keyring.verify_detached(&text, &signatures, now).map(parts)),
-            Err(error) if matches!(error.cause, Cause::Gone) => Ok(Err(SignatureError::Unsigned)),
+            Err(error) if matches!(error.cause, DownloadCause::Gone) => Ok(Err(SignatureError::Unsigned)),
             Err(error) => Err(download(source, error)),
         }
     }
 
-    fn small(&self, source: &Source, base: &Mirror, name: &str, limit: u64) -> Result<Vec<u8>, DownloadError> {
-        let place = Place { mirror: base.clone(), path: source.path(name) };
-        let job =
-            Job { name: format!("{name} of {}", source.name), expected: Expected::AtMost(limit), places: vec![place] };
+    fn small(&self, source: &ArchiveSource, base: &Mirror, name: &str, limit: u64) -> Result<Vec<u8>, DownloadError> {
+        let place = DownloadSource { mirror: base.clone(), path: source.path(name) };
+        let job = DownloadJob {
+            name: format!("{name} of {}", source.name),
+            expected: Expected::AtMost(limit),
+            places: vec![place],
+        };
         let mut read = None;
         let failed = self.run(
             vec![job],
@@ -116,13 +119,13 @@ impl Client {
         let unread = |cause| DownloadError { name: name.to_owned(), url: base.to_string(), cause };
         match read {
             Some((Ok(bytes), _)) => Ok(bytes),
-            Some((Err(source), _)) => Err(unread(Cause::Read { source })),
-            None => Err(unread(Cause::Nowhere)),
+            Some((Err(source), _)) => Err(unread(DownloadCause::Read { source })),
+            None => Err(unread(DownloadCause::Nowhere)),
         }
     }
 }
 
-impl Source {
+impl ArchiveSource {
     /// The path of a file of its suite below a base.
     pub(super) fn path(&self, name: &str) -> String {
         let suite = self.suite.trim_start_matches("./");
@@ -146,14 +149,14 @@ fn parts(verified: Verified) -> (String, Option<String>) {
     (verified.text, Some(verified.signer))
 }
 
-pub(super) fn download(source: &Source, error: DownloadError) -> ArchiveError {
+pub(super) fn download(source: &ArchiveSource, error: DownloadError) -> ArchiveError {
     ArchiveError::Download { archive: source.name.clone(), source: error }
 }
 
 fn is_gone(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source: DownloadError { cause: Cause::Gone, .. }, .. })
+    matches!(error, ArchiveError::Download { source: DownloadError { cause: DownloadCause::Gone, .. }, .. })
 }
 
 fn is_cancelled(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source: DownloadError { cause: Cause::Cancelled, .. }, .. })
+    matches!(error, ArchiveError::Download { source: DownloadError { cause: DownloadCause::Cancelled, .. }, .. })
 }

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::access::shown;
-use super::error::Cause;
+use super::error::DownloadCause;
 
 use crate::base::bounded;
 
@@ -43,7 +43,7 @@ impl Expected {
 }
 
 /// A file that is not verified: what has come of it.
-pub(super) struct Part<'a> {
+pub(super) struct PartialFile<'a> {
     file: NamedTempFile,
     len: u64,
     hasher: Sha256,
@@ -53,15 +53,15 @@ pub(super) struct Part<'a> {
     progress: &'a (dyn Fn(i64) + Send + Sync),
 }
 
-impl<'a> Part<'a> {
-    pub(super) fn new(dir: &Path, progress: &'a (dyn Fn(i64) + Send + Sync)) -> Result<Part<'a>, Cause> {
+impl<'a> PartialFile<'a> {
+    pub(super) fn new(dir: &Path, progress: &'a (dyn Fn(i64) + Send + Sync)) -> Result<PartialFile<'a>, DownloadCause> {
         let file = tempfile::Builder::new().prefix("download-").tempfile_in(dir);
-        let file = file.map_err(|source| Cause::Write { path: dir.to_owned(), source })?;
-        Ok(Part { file, len: 0, hasher: Sha256::new(), validator: None, progress })
+        let file = file.map_err(|source| DownloadCause::Write { path: dir.to_owned(), source })?;
+        Ok(PartialFile { file, len: 0, hasher: Sha256::new(), validator: None, progress })
     }
 
     /// Starts over.
-    pub(super) fn reset(&mut self) -> Result<(), Cause> {
+    pub(super) fn reset(&mut self) -> Result<(), DownloadCause> {
         self.validator = None;
         if self.len == 0 {
             return Ok(());
@@ -73,10 +73,10 @@ impl<'a> Part<'a> {
         file.set_len(0).and_then(|()| file.rewind()).map_err(|source| self.write_error(source))
     }
 
-    fn append(&mut self, bytes: &[u8], limit: u64) -> Result<(), Cause> {
+    fn append(&mut self, bytes: &[u8], limit: u64) -> Result<(), DownloadCause> {
         let len = self.len.saturating_add(bytes.len() as u64);
         if len > limit {
-            return Err(Cause::TooLong { size: limit });
+            return Err(DownloadCause::TooLong { size: limit });
         }
         self.file.as_file_mut().write_all(bytes).map_err(|source| self.write_error(source))?;
         self.hasher.update(bytes);
@@ -85,21 +85,21 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    fn write_error(&self, source: std::io::Error) -> Cause {
-        Cause::Write { path: self.file.path().to_owned(), source }
+    fn write_error(&self, source: std::io::Error) -> DownloadCause {
+        DownloadCause::Write { path: self.file.path().to_owned(), source }
     }
 
-    fn verify(&self, expected: &Expected) -> Result<(), Cause> {
+    fn verify(&self, expected: &Expected) -> Result<(), DownloadCause> {
         let Expected::Exact { size, sha256 } = expected else { return Ok(()) };
         if self.len < *size {
-            return Err(Cause::TooShort { received: self.len, size: *size });
+            return Err(DownloadCause::TooShort { received: self.len, size: *size });
         }
         let got = hex(&self.hasher.clone().finalize());
-        if got == *sha256 { Ok(()) } else { Err(Cause::Checksum { expected: sha256.clone(), got }) }
+        if got == *sha256 { Ok(()) } else { Err(DownloadCause::Checksum { expected: sha256.clone(), got }) }
     }
 
     /// The file. Only what was verified is handed out.
-    pub(super) fn into_verified(self, expected: &Expected) -> Result<NamedTempFile, Cause> {
+    pub(super) fn into_verified(self, expected: &Expected) -> Result<NamedTempFile, DownloadCause> {
         self.verify(expected).map(|()| self.file)
     }
 }
@@ -118,9 +118,9 @@ impl Http {
         &self,
         url: &Url,
         login: Option<&(String, String)>,
-        part: &mut Part<'_>,
+        part: &mut PartialFile<'_>,
         expected: &Expected,
-    ) -> Result<(), Cause> {
+    ) -> Result<(), DownloadCause> {
         let mut response = self.ask(url, login, part, expected).await?;
         let status = response.status();
         match status {
@@ -134,24 +134,24 @@ impl Http {
                 part.reset()?;
                 return Err(broken_off(0, "the server does not have that range"));
             }
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Cause::Gone),
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(DownloadCause::Gone),
             // The whole of it, whether or not a part was asked for.
             StatusCode::OK => part.reset()?,
             _ => {
                 let reason = status.canonical_reason().unwrap_or("");
-                return Err(Cause::Status { code: status.as_u16(), reason });
+                return Err(DownloadCause::Status { code: status.as_u16(), reason });
             }
         }
         part.validator = validator(response.headers());
         let html = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         if html {
-            return Err(Cause::WebPage);
+            return Err(DownloadCause::WebPage);
         }
         let announced = response.content_length().map(|rest| rest.saturating_add(part.len));
         let mut first = part.len == 0;
         loop {
             let chunk = match tokio::time::timeout(self.stall, response.chunk()).await {
-                Err(_) => return Err(Cause::Stalled { after: self.stall }),
+                Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Ok(chunk)) => chunk,
                 // What comes behind the last byte does not matter.
                 Ok(Err(_)) if matches!(expected, Expected::Exact { size, .. } if *size == part.len) => None,
@@ -159,7 +159,7 @@ impl Http {
             };
             if std::mem::take(&mut first) {
                 if chunk.as_ref().is_some_and(|chunk| looks_like_html(chunk)) {
-                    return Err(Cause::WebPage);
+                    return Err(DownloadCause::WebPage);
                 }
                 check_announced(announced, expected)?;
             }
@@ -173,9 +173,9 @@ impl Http {
         &self,
         url: &Url,
         login: Option<&(String, String)>,
-        part: &Part<'_>,
+        part: &PartialFile<'_>,
         expected: &Expected,
-    ) -> Result<Response, Cause> {
+    ) -> Result<Response, DownloadCause> {
         let mut target = url.clone();
         for _ in 0..=REDIRECTS {
             let mut request = self.client.get(target.clone()).header(ACCEPT_ENCODING, "identity");
@@ -193,9 +193,9 @@ impl Http {
                 }
             }
             let response = match tokio::time::timeout(self.stall, request.send()).await {
-                Err(_) => return Err(Cause::Stalled { after: self.stall }),
+                Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Err(source)) if source.is_connect() => {
-                    return Err(Cause::Unreachable { source: source.without_url().into() });
+                    return Err(DownloadCause::Unreachable { source: source.without_url().into() });
                 }
                 Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
                 Ok(Ok(response)) => response,
@@ -205,13 +205,13 @@ impl Http {
             }
             target = follow(&target, response.headers())?;
         }
-        Err(Cause::Redirects { limit: REDIRECTS })
+        Err(DownloadCause::Redirects { limit: REDIRECTS })
     }
 }
 
 /// Where a redirection leads.
-fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, Cause> {
-    let refuse = |to: String, why| Err(Cause::Redirect { to, why });
+fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, DownloadCause> {
+    let refuse = |to: String, why| Err(DownloadCause::Redirect { to, why });
     let location = headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
     let Ok(mut to) = from.join(location) else {
         return refuse("nowhere".to_owned(), "which is not a URL");
@@ -243,11 +243,11 @@ fn validator(headers: &HeaderMap) -> Option<String> {
     text(ETAG).filter(|tag| tag.starts_with('"')).or_else(|| text(LAST_MODIFIED))
 }
 
-fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), Cause> {
+fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), DownloadCause> {
     match (announced, expected) {
-        (Some(announced), _) if announced > expected.limit() => Err(Cause::TooLong { size: expected.limit() }),
+        (Some(announced), _) if announced > expected.limit() => Err(DownloadCause::TooLong { size: expected.limit() }),
         (Some(received), Expected::Exact { size, .. }) if received < *size => {
-            Err(Cause::TooShort { received, size: *size })
+            Err(DownloadCause::TooShort { received, size: *size })
         }
         _ => Ok(()),
     }
@@ -260,18 +260,18 @@ fn looks_like_html(bytes: &[u8]) -> bool {
         .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
 }
 
-fn broken_off(received: u64, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Cause {
-    Cause::BrokenOff { received, source: source.into() }
+fn broken_off(received: u64, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DownloadCause {
+    DownloadCause::BrokenOff { received, source: source.into() }
 }
 
 /// Copies a file of a directory that is a mirror.
-pub(super) async fn copy(path: &Path, part: &mut Part<'_>, expected: &Expected) -> Result<(), Cause> {
+pub(super) async fn copy(path: &Path, part: &mut PartialFile<'_>, expected: &Expected) -> Result<(), DownloadCause> {
     part.reset()?;
     let read = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => {
-            Cause::Gone
+            DownloadCause::Gone
         }
-        _ => Cause::Read { source },
+        _ => DownloadCause::Read { source },
     };
     let mut file = bounded::open(path).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;

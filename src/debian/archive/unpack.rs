@@ -7,7 +7,7 @@ const MEMORY: u64 = 256 << 20;
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(super) enum IndexCompression {
     Xz,
     Zstd,
     Gzip,
@@ -15,12 +15,16 @@ pub(super) enum Format {
 }
 
 /// What is preferred first, with the end of the file's name.
-pub(super) const FORMATS: [(Format, &str); 4] =
-    [(Format::Xz, ".xz"), (Format::Zstd, ".zst"), (Format::Gzip, ".gz"), (Format::Plain, "")];
+pub(super) const FORMATS: [(IndexCompression, &str); 4] = [
+    (IndexCompression::Xz, ".xz"),
+    (IndexCompression::Zstd, ".zst"),
+    (IndexCompression::Gzip, ".gz"),
+    (IndexCompression::Plain, ""),
+];
 
 /// A content that does not unpack to the announced size.
 #[derive(Debug)]
-pub(super) enum UnpackError {
+pub(super) enum DecompressError {
     /// It goes on.
     TooLong,
     /// It is broken, or ends early.
@@ -28,37 +32,39 @@ pub(super) enum UnpackError {
 }
 
 /// Unpacks to exactly `size` bytes.
-pub(super) fn unpack(format: Format, bytes: Vec<u8>, size: u64) -> Result<Vec<u8>, UnpackError> {
-    let wanted = usize::try_from(size).map_err(|_| UnpackError::TooLong)?;
+pub(super) fn unpack(format: IndexCompression, bytes: Vec<u8>, size: u64) -> Result<Vec<u8>, DecompressError> {
+    let wanted = usize::try_from(size).map_err(|_| DecompressError::TooLong)?;
     let text = match format {
-        Format::Plain => bytes,
+        IndexCompression::Plain => bytes,
         // The announcement is not believed before bytes have come: it is not what memory is taken for.
-        Format::Xz => {
+        IndexCompression::Xz => {
             let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED);
-            let stream = stream.map_err(|error| UnpackError::Broken(error.into()))?;
+            let stream = stream.map_err(|error| DecompressError::Broken(error.into()))?;
             bounded(liblzma::bufread::XzDecoder::new_stream(bytes.as_slice(), stream), size)?
         }
-        Format::Zstd => bounded(zstd::Decoder::with_buffer(bytes.as_slice()).map_err(UnpackError::Broken)?, size)?,
-        Format::Gzip => gunzip(&bytes, wanted)?,
+        IndexCompression::Zstd => {
+            bounded(zstd::Decoder::with_buffer(bytes.as_slice()).map_err(DecompressError::Broken)?, size)?
+        }
+        IndexCompression::Gzip => gunzip(&bytes, wanted)?,
     };
     match text.len() {
-        len if len > wanted => Err(UnpackError::TooLong),
-        len if len < wanted => Err(UnpackError::Broken(io::ErrorKind::UnexpectedEof.into())),
+        len if len > wanted => Err(DecompressError::TooLong),
+        len if len < wanted => Err(DecompressError::Broken(io::ErrorKind::UnexpectedEof.into())),
         _ => Ok(text),
     }
 }
 
-fn bounded(reader: impl io::Read, size: u64) -> Result<Vec<u8>, UnpackError> {
+fn bounded(reader: impl io::Read, size: u64) -> Result<Vec<u8>, DecompressError> {
     let mut text = Vec::new();
-    reader.take(size.saturating_add(1)).read_to_end(&mut text).map_err(UnpackError::Broken)?;
+    reader.take(size.saturating_add(1)).read_to_end(&mut text).map_err(DecompressError::Broken)?;
     Ok(text)
 }
 
 /// The most that deflate can make of a byte.
 const DEFLATE_RATIO: usize = 1032;
 
-fn gunzip(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, UnpackError> {
-    let broken = |what: &str| UnpackError::Broken(io::Error::new(io::ErrorKind::InvalidData, what));
+fn gunzip(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, DecompressError> {
+    let broken = |what: &str| DecompressError::Broken(io::Error::new(io::ErrorKind::InvalidData, what));
     if wanted > bytes.len().saturating_mul(DEFLATE_RATIO) {
         return Err(broken("it is too short for its size"));
     }
@@ -68,7 +74,7 @@ fn gunzip(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, UnpackError> {
             text.truncate(len);
             Ok(text)
         }
-        Err(libdeflater::DecompressionError::InsufficientSpace) => Err(UnpackError::TooLong),
+        Err(libdeflater::DecompressionError::InsufficientSpace) => Err(DecompressError::TooLong),
         Err(libdeflater::DecompressionError::BadData) => Err(broken("its data is damaged")),
     }
 }
@@ -77,16 +83,16 @@ fn gunzip(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, UnpackError> {
 mod tests {
     use super::*;
 
-    fn packed(format: Format, text: &[u8]) -> Vec<u8> {
+    fn packed(format: IndexCompression, text: &[u8]) -> Vec<u8> {
         match format {
-            Format::Plain => text.to_vec(),
-            Format::Zstd => zstd::encode_all(text, 3).unwrap(),
-            Format::Xz => {
+            IndexCompression::Plain => text.to_vec(),
+            IndexCompression::Zstd => zstd::encode_all(text, 3).unwrap(),
+            IndexCompression::Xz => {
                 let mut packed = Vec::new();
                 liblzma::read::XzEncoder::new(text, 6).read_to_end(&mut packed).unwrap();
                 packed
             }
-            Format::Gzip => {
+            IndexCompression::Gzip => {
                 let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
                 let mut packed = vec![0; compressor.gzip_compress_bound(text.len())];
                 let len = compressor.gzip_compress(text, &mut packed).unwrap();
@@ -103,10 +109,10 @@ mod tests {
         for (format, _) in FORMATS {
             let packed = packed(format, &text);
             assert_eq!(unpack(format, packed.clone(), size).unwrap(), text, "{format:?}");
-            assert!(matches!(unpack(format, packed.clone(), size - 1), Err(UnpackError::TooLong)), "{format:?}");
-            assert!(matches!(unpack(format, packed.clone(), size + 1), Err(UnpackError::Broken(_))), "{format:?}");
+            assert!(matches!(unpack(format, packed.clone(), size - 1), Err(DecompressError::TooLong)), "{format:?}");
+            assert!(matches!(unpack(format, packed.clone(), size + 1), Err(DecompressError::Broken(_))), "{format:?}");
             assert!(unpack(format, packed, u64::MAX).is_err(), "{format:?}");
-            if format != Format::Plain {
+            if format != IndexCompression::Plain {
                 assert!(unpack(format, b"no such format".to_vec(), 10).is_err(), "{format:?}");
             }
         }

@@ -3,7 +3,7 @@
 
 /// One archive in one suite, as apt is told of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct SourceEntry {
     uri: String,
     suite: String,
     components: Vec<String>,
@@ -19,7 +19,7 @@ const CODENAMES: [&str; 12] = [
 /// Names that other archives use for their suites too.
 const CLASSES: [&str; 4] = ["stable", "testing", "unstable", "oldstable"];
 
-impl Entry {
+impl SourceEntry {
     /// How sure it is that this is Debian's own archive; none where it is not.
     fn archive_score(&self) -> Option<u32> {
         let known = CODENAMES.contains(&self.suite.as_str()) || CLASSES.contains(&self.suite.as_str());
@@ -63,21 +63,21 @@ impl Entry {
 }
 
 /// URIs of the archive and of the security archive, where the entries name them.
-pub(super) fn choose(entries: &[Entry]) -> (Option<&str>, Option<&str>) {
+pub(super) fn choose(entries: &[SourceEntry]) -> (Option<&str>, Option<&str>) {
     // The first of the best: apt, too, prefers what stands first.
-    let best = |score: fn(&Entry) -> Option<u32>| {
+    let best = |score: fn(&SourceEntry) -> Option<u32>| {
         let scored = entries.iter().filter_map(|entry| Some((score(entry)?, entry)));
         scored.rev().max_by_key(|(score, _)| *score).map(|(_, entry)| entry.uri.as_str())
     };
-    (best(Entry::archive_score), best(Entry::security_score))
+    (best(SourceEntry::archive_score), best(SourceEntry::security_score))
 }
 
 /// Entries of a file in the one-line form.
-pub(super) fn parse_list(text: &str) -> Vec<Entry> {
+pub(super) fn parse_list(text: &str) -> Vec<SourceEntry> {
     text.lines().filter_map(parse_line).collect()
 }
 
-fn parse_line(line: &str) -> Option<Entry> {
+fn parse_line(line: &str) -> Option<SourceEntry> {
     let line = line.split('#').next()?.trim();
     let rest = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '[']))?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
@@ -86,7 +86,7 @@ fn parse_line(line: &str) -> Option<Entry> {
     };
     let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
     let mut fields = rest.split_whitespace();
-    Some(Entry {
+    Some(SourceEntry {
         uri: fields.next()?.to_owned(),
         suite: fields.next()?.to_owned(),
         components: fields.map(str::to_owned).collect(),
@@ -95,7 +95,7 @@ fn parse_line(line: &str) -> Option<Entry> {
 }
 
 /// Entries of a file in the deb822 form.
-pub(super) fn parse_sources(text: &str) -> Vec<Entry> {
+pub(super) fn parse_sources(text: &str) -> Vec<SourceEntry> {
     let mut entries = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in text.lines().chain([""]) {
@@ -116,7 +116,7 @@ pub(super) fn parse_sources(text: &str) -> Vec<Entry> {
     entries
 }
 
-fn paragraph(fields: &[(String, String)], entries: &mut Vec<Entry>) {
+fn paragraph(fields: &[(String, String)], entries: &mut Vec<SourceEntry>) {
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let off = ["no", "false", "0", "off", "without", "disable"];
@@ -126,7 +126,7 @@ fn paragraph(fields: &[(String, String)], entries: &mut Vec<Entry>) {
     for uri in words("uris") {
         for suite in words("suites") {
             let (components, signed_by) = (words("components"), field("signed-by").to_owned());
-            entries.push(Entry { uri: uri.clone(), suite, components, signed_by });
+            entries.push(SourceEntry { uri: uri.clone(), suite, components, signed_by });
         }
     }
 }
@@ -135,7 +135,7 @@ fn paragraph(fields: &[(String, String)], entries: &mut Vec<Entry>) {
 mod tests {
     use super::*;
 
-    fn chosen(entries: &[Entry]) -> (&str, &str) {
+    fn chosen(entries: &[SourceEntry]) -> (&str, &str) {
         let (archive, security) = choose(entries);
         (archive.unwrap_or("-"), security.unwrap_or("-"))
     }

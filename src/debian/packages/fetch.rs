@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use impasto_stages::packages::{LockedPackage, PackageSet};
+use impasto_stages::package_set::{LockedPackage, PackageSet};
 use impasto_store::blob::BlobRef;
 use impasto_store::meter::Meter;
 use impasto_store::{Error as StoreError, Store};
@@ -16,18 +16,18 @@ use super::files;
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::base::human::with_causes;
-pub use crate::debian::archive::Place;
-use crate::debian::archive::{Cause, Client, LOGIN, Options};
+pub use crate::debian::archive::DownloadSource;
+use crate::debian::archive::{Client, DownloadCause, LOGIN, Options};
 use crate::debian::mirror::Mirrors;
 use crate::lock::PackageHint;
 
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub struct PackageDownload {
     /// The file.
     pub package: LockedPackage,
     /// Places, in the order to try.
-    pub places: Vec<Place>,
+    pub places: Vec<DownloadSource>,
     /// Whether it is the user's own: stages have it beside the recipe.
     pub own: bool,
 }
@@ -47,15 +47,15 @@ pub struct PackageFetchError {
 /// Package files that are needed in a run. Clones are one.
 #[derive(Clone)]
 pub struct Fetcher {
-    shared: Arc<Shared>,
+    shared: Arc<FetchShared>,
 }
 
-struct Shared {
+struct FetchShared {
     store: Store,
     supply: Result<Supply, PackageFetchError>,
     now: u64,
     cancel: CancelToken,
-    files: Mutex<HashMap<String, File>>,
+    files: Mutex<HashMap<String, FetchedFile>>,
     changed: Condvar,
     downloads: Mutex<Vec<Download>>,
     meter: Arc<Meter>,
@@ -70,12 +70,12 @@ pub struct Supply {
     /// The host's mirrors and proxies.
     pub mirrors: Mirrors,
     /// Files that may be needed, by their SHA-256.
-    pub wanted: HashMap<String, Wanted>,
+    pub wanted: HashMap<String, PackageDownload>,
 }
 
 /// What is known of a file.
 #[derive(Clone)]
-enum File {
+enum FetchedFile {
     Coming,
     Here(BlobRef),
     Failed(PackageFetchError),
@@ -88,7 +88,7 @@ impl Fetcher {
         let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
         let meter = store.meter().cloned().unwrap_or_default();
         let downloads = Mutex::default();
-        Fetcher { shared: Arc::new(Shared { store, supply, now, cancel, files, changed, downloads, meter }) }
+        Fetcher { shared: Arc::new(FetchShared { store, supply, now, cancel, files, changed, downloads, meter }) }
     }
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
@@ -123,10 +123,10 @@ impl Fetcher {
             let mut files = self.shared.lock();
             loop {
                 match files.get(&package.sha256) {
-                    Some(File::Here(blob)) => break blobs.push(*blob),
-                    Some(File::Failed(error)) => return Err(DemandError::Package(error.clone())),
-                    Some(File::Coming) if cancel.is_cancelled() => return Err(DemandError::Cancelled),
-                    Some(File::Coming) => {
+                    Some(FetchedFile::Here(blob)) => break blobs.push(*blob),
+                    Some(FetchedFile::Failed(error)) => return Err(DemandError::Package(error.clone())),
+                    Some(FetchedFile::Coming) if cancel.is_cancelled() => return Err(DemandError::Cancelled),
+                    Some(FetchedFile::Coming) => {
                         let waited = self.shared.changed.wait_timeout(files, Duration::from_millis(100));
                         files = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(files, _)| files);
                     }
@@ -161,26 +161,26 @@ impl Fetcher {
     }
 
     /// Of some packages those that nobody gets yet and the store lacks: now they are the caller's to get.
-    fn claim<'a>(&self, packages: impl Iterator<Item = &'a LockedPackage>) -> Result<Vec<Wanted>, StoreError> {
+    fn claim<'a>(&self, packages: impl Iterator<Item = &'a LockedPackage>) -> Result<Vec<PackageDownload>, StoreError> {
         let mut batch = Vec::new();
         let mut files = self.shared.lock();
         for package in packages {
-            if matches!(files.get(&package.sha256), Some(File::Coming | File::Here(_))) {
+            if matches!(files.get(&package.sha256), Some(FetchedFile::Coming | FetchedFile::Here(_))) {
                 continue;
             }
             let found = files::find(&self.shared.store, &package.sha256).inspect_err(|_| {
                 // Nobody will get what was claimed so far.
-                batch.iter().for_each(|wanted: &Wanted| drop(files.remove(&wanted.package.sha256)));
+                batch.iter().for_each(|wanted: &PackageDownload| drop(files.remove(&wanted.package.sha256)));
             })?;
             let state = match found {
-                Some(blob) => File::Here(blob),
+                Some(blob) => FetchedFile::Here(blob),
                 None => match self.shared.supply.as_ref().map(|supply| supply.wanted.get(&package.sha256)) {
                     Ok(Some(wanted)) => {
                         batch.push(wanted.clone());
-                        File::Coming
+                        FetchedFile::Coming
                     }
-                    Err(error) => File::Failed(PackageFetchError { package: title(package), ..error.clone() }),
-                    Ok(None) => File::Failed(PackageFetchError {
+                    Err(error) => FetchedFile::Failed(PackageFetchError { package: title(package), ..error.clone() }),
+                    Ok(None) => FetchedFile::Failed(PackageFetchError {
                         package: title(package),
                         reason: "no source for it is known".to_owned(),
                         help: Some(PackageHint::Settle("lock the packages again".to_owned())),
@@ -207,12 +207,12 @@ pub enum DemandError {
     Cancelled,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, File>> {
+impl FetchShared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, FetchedFile>> {
         self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn set(&self, sha256: &str, file: File) {
+    fn set(&self, sha256: &str, file: FetchedFile) {
         self.lock().insert(sha256.to_owned(), file);
         self.changed.notify_all();
     }
@@ -221,7 +221,7 @@ impl Shared {
     ///
     /// What did not come any more after one failed has no reason of its own. Where it is `needed` together, that is the
     /// reason; else whoever needs it asks again.
-    fn get(&self, batch: &[Wanted], needed: bool) {
+    fn get(&self, batch: &[PackageDownload], needed: bool) {
         let begun = Instant::now();
         self.get_all(batch, needed);
         let bytes = batch.iter().map(|wanted| wanted.package.size).sum();
@@ -233,14 +233,14 @@ impl Shared {
         downloads.push((name, begun, Instant::now()));
     }
 
-    fn get_all(&self, batch: &[Wanted], needed: bool) {
+    fn get_all(&self, batch: &[PackageDownload], needed: bool) {
         if let Err(reason) = self.try_get(batch) {
             let mut files = self.lock();
             for wanted in batch {
                 let key = &wanted.package.sha256;
-                if let Some(File::Coming) = files.get(key) {
+                if let Some(FetchedFile::Coming) = files.get(key) {
                     match needed {
-                        true => drop(files.insert(key.clone(), File::Failed(reason.clone()))),
+                        true => drop(files.insert(key.clone(), FetchedFile::Failed(reason.clone()))),
                         false => drop(files.remove(key)),
                     }
                 }
@@ -249,9 +249,9 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn try_get(&self, batch: &[Wanted]) -> Result<(), PackageFetchError> {
+    fn try_get(&self, batch: &[PackageDownload]) -> Result<(), PackageFetchError> {
         let Ok(supply) = &self.supply else { return Ok(()) };
-        let failed = |wanted: &Wanted, reason: String, help: Option<PackageHint>| PackageFetchError {
+        let failed = |wanted: &PackageDownload, reason: String, help: Option<PackageHint>| PackageFetchError {
             package: title(&wanted.package),
             reason,
             help,
@@ -263,7 +263,7 @@ impl Shared {
         let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()
-            .map(|Wanted { package, places, own: _ }| crate::debian::archive::Wanted {
+            .map(|PackageDownload { package, places, own: _ }| crate::debian::archive::DownloadRequest {
                 name: title(package),
                 size: package.size,
                 sha256: package.sha256.clone(),
@@ -279,8 +279,8 @@ impl Shared {
                     let keep = |file| files::keep(&self.store, &wanted.package, io::BufReader::new(file), self.now);
                     let kept = file.map_err(|error| with_causes(&error));
                     let kept = kept.and_then(|file| keep(file).map_err(|error| with_causes(&error)));
-                    let failed = |reason| File::Failed(failed(wanted, reason, None));
-                    self.set(&wanted.package.sha256, kept.map_or_else(failed, File::Here));
+                    let failed = |reason| FetchedFile::Failed(failed(wanted, reason, None));
+                    self.set(&wanted.package.sha256, kept.map_or_else(failed, FetchedFile::Here));
                 });
             };
             client.get(&files, &mut done, &mut |_, _| {}).err().unwrap_or_default()
@@ -288,17 +288,17 @@ impl Shared {
         let mut told = None;
         for (place, error) in errors {
             let help = match &error.cause {
-                Cause::Gone => PackageHint::Gone,
-                Cause::Unreachable { .. } => {
+                DownloadCause::Gone => PackageHint::Gone,
+                DownloadCause::Unreachable { .. } => {
                     PackageHint::Mirror("check the network, or choose another mirror".to_owned())
                 }
-                Cause::Status { code: 401, .. } => LOGIN.into(),
+                DownloadCause::Status { code: 401, .. } => LOGIN.into(),
                 _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             };
             let causes = with_causes(&error.cause);
             let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help));
             told.get_or_insert_with(|| error.clone());
-            self.set(&batch[place].package.sha256, File::Failed(error));
+            self.set(&batch[place].package.sha256, FetchedFile::Failed(error));
         }
         let stopped = failed(first, "it was stopped".to_owned(), None);
         Err(told.unwrap_or(stopped))

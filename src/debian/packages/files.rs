@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use impasto_stages::action::{Action, Bound, ENGINE_EPOCH, Executor, ImportAs, Step};
-use impasto_stages::packages::LockedPackage;
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Cost, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::refs::Root;

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use impasto_stages::packages::{LockedPackage, Repository};
+use impasto_stages::package_set::{LockedPackage, Repository};
 
-use super::fetch::{Place, Wanted};
+use super::fetch::{DownloadSource, PackageDownload};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
-use crate::lock::Entry;
+use crate::lock::LockEntry;
 
 /// The variable that names a snapshot of archives: an address in which `{archive}` and `{timestamp}` are replaced.
 pub const SNAPSHOT_VARIABLE: &str = "IMPASTO_SNAPSHOT";
@@ -20,7 +20,7 @@ pub const ARCHIVE: &str = "debian";
 pub const SECURITY: &str = "debian-security";
 
 /// The addresses of this host and of a recipe.
-pub struct Places<'a> {
+pub struct PackageSources<'a> {
     /// The host's mirrors.
     pub mirrors: &'a Mirrors,
     /// The pattern of a snapshot's address, where one is known.
@@ -29,16 +29,21 @@ pub struct Places<'a> {
     pub dir: &'a Path,
 }
 
-impl Places<'_> {
+impl PackageSources<'_> {
     /// The package files of one entry, by SHA-256, which come from Debian's archives alone.
-    pub fn of_entry(&self, entry: &Entry) -> HashMap<String, Wanted> {
+    pub fn of_entry(&self, entry: &LockEntry) -> HashMap<String, PackageDownload> {
         let mut wanted = HashMap::new();
         self.add(&mut wanted, entry, &|_| None);
         wanted
     }
 
     /// Adds the package files of one entry, by SHA-256. `named` finds archives beside Debian's.
-    pub fn add(&self, wanted: &mut HashMap<String, Wanted>, entry: &Entry, named: &dyn Fn(&str) -> Option<Mirror>) {
+    pub fn add(
+        &self,
+        wanted: &mut HashMap<String, PackageDownload>,
+        entry: &LockEntry,
+        named: &dyn Fn(&str) -> Option<Mirror>,
+    ) {
         for package in &entry.packages {
             let file = LockedPackage {
                 name: package.name.clone(),
@@ -48,16 +53,16 @@ impl Places<'_> {
                 size: package.size,
             };
             let places = match &package.archive {
-                None => vec![Place { mirror: Mirror::of_directory(self.dir), path: package.path.clone() }],
+                None => vec![DownloadSource { mirror: Mirror::of_directory(self.dir), path: package.path.clone() }],
                 Some(archive) => {
                     let date = entry.archives.iter().find(|known| known.name == *archive).map(|known| &*known.date);
                     let snapshot = self.snapshot_of(archive, date.unwrap_or_default());
                     let bases = self.base(archive, named).into_iter().chain(snapshot);
-                    bases.map(|mirror| Place { mirror, path: package.path.clone() }).collect()
+                    bases.map(|mirror| DownloadSource { mirror, path: package.path.clone() }).collect()
                 }
             };
             let own = package.archive.is_none();
-            wanted.entry(file.sha256.clone()).or_insert(Wanted { package: file, places, own });
+            wanted.entry(file.sha256.clone()).or_insert(PackageDownload { package: file, places, own });
         }
     }
 

@@ -4,14 +4,14 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use impasto_stages::packages::{LockedPackage, PackageSet};
+use impasto_stages::package_set::{LockedPackage, PackageSet};
 use impasto_store::Store;
 use impasto_store::digest::Digest;
 
 use super::fetch::{DemandError, Fetcher};
 use crate::base::cancel::CancelToken;
-use crate::debian::tools::unpack::{Identity, Source, content};
-use crate::debian::tools::{ToolboxError, Tree};
+use crate::debian::tools::unpack::{DebIdentity, DebSource, content};
+use crate::debian::tools::{ToolboxError, ToolboxTree};
 
 /// The tools cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +29,8 @@ pub fn name(set: &PackageSet) -> Digest {
     content(&identities(set))
 }
 
-fn identities(set: &PackageSet) -> Vec<Identity> {
-    let identity = |package: &LockedPackage| Identity {
+fn identities(set: &PackageSet) -> Vec<DebIdentity> {
+    let identity = |package: &LockedPackage| DebIdentity {
         name: package.name.clone(),
         version: package.version.clone(),
         architecture: package.architecture.clone(),
@@ -50,14 +50,14 @@ pub fn tools(
     cancel: &CancelToken,
 ) -> Result<PathBuf, ToolsError> {
     let identities = identities(set);
-    if let Some(tree) = Tree::open(store, &identities)? {
+    if let Some(tree) = ToolboxTree::open(store, &identities)? {
         return Ok(tree.path().to_owned());
     }
     let blobs = fetcher().demand(set, cancel)?;
     let sources: Vec<_> = identities
         .into_iter()
         .zip(blobs)
-        .map(|(identity, blob)| Source {
+        .map(|(identity, blob)| DebSource {
             identity,
             open: Box::new(move || {
                 let reader = store.open_blob(&blob.digest).map_err(std::io::Error::other)?;
@@ -65,5 +65,5 @@ pub fn tools(
             }),
         })
         .collect();
-    Ok(Tree::open_or_make(store, &sources)?.path().to_owned())
+    Ok(ToolboxTree::open_or_make(store, &sources)?.path().to_owned())
 }

@@ -1,4 +1,4 @@
-//! Apt in the room: its configuration, and lists of packages laid where it would have put them itself.
+//! Apt in the container: its configuration, and lists of packages laid where it would have put them itself.
 //! Knows apt's file names and options (apt.conf(5), sources.list(5)), not what is asked of it.
 
 use std::fmt::Write as _;
@@ -6,17 +6,17 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use super::program::Program;
+use super::program::HostProgram;
 use crate::sandbox::ToolFailure;
 
 /// Apt with a state of its own in one directory, offline.
-pub(super) struct Apt {
+pub(super) struct AptTool {
     dir: PathBuf,
     sources: String,
 }
 
 /// One archive's lists.
-pub(super) struct Archive<'a> {
+pub(super) struct AptArchive<'a> {
     /// The host that pins may name.
     pub(super) site: &'a str,
     /// Its name in addresses.
@@ -27,7 +27,7 @@ pub(super) struct Archive<'a> {
     pub(super) components: &'a [String],
 }
 
-impl Apt {
+impl AptTool {
     /// Makes the directory's parts that are missing. What installed packages there are is read from its file `status`,
     /// which are automatic from `extended_states`, pins from `preferences`; without these there are none.
     pub(super) fn new(
@@ -35,7 +35,7 @@ impl Apt {
         architecture: &str,
         foreign: &[String],
         recommends: bool,
-    ) -> Result<Apt, ToolFailure> {
+    ) -> Result<AptTool, ToolFailure> {
         for part in ["lists/partial", "cache/archives/partial", "parts"] {
             let part = dir.join(part);
             fs::create_dir_all(&part).map_err(ToolFailure::io("make", &part))?;
@@ -65,13 +65,13 @@ impl Apt {
         );
         let path = dir.join("apt.conf");
         fs::write(&path, config).map_err(ToolFailure::io("write", &path))?;
-        Ok(Apt { dir: dir.to_path_buf(), sources: String::new() })
+        Ok(AptTool { dir: dir.to_path_buf(), sources: String::new() })
     }
 
     /// Adds an archive whose files lie in `from`: `Release`, and `COMPONENT/binary-ARCHITECTURE/Packages`, or `Packages`
     /// right there where it is flat. All of it was checked by whoever put it there.
-    pub(super) fn add(&mut self, archive: &Archive<'_>, from: &Path) -> Result<(), ToolFailure> {
-        let Archive { site, name, suite, components } = archive;
+    pub(super) fn add(&mut self, archive: &AptArchive<'_>, from: &Path) -> Result<(), ToolFailure> {
+        let AptArchive { site, name, suite, components } = archive;
         for word in [site, name].into_iter().chain(suite).copied().chain(components.iter().map(String::as_str)) {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-./+_~:".contains(&byte);
             if word.is_empty() || !word.bytes().all(fits) || word.split('/').any(|part| part == "..") {
@@ -115,8 +115,8 @@ impl Apt {
     }
 
     /// `apt-get`, for arguments.
-    pub(super) fn get(&self) -> Program {
-        Program::new("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8")
+    pub(super) fn get(&self) -> HostProgram {
+        HostProgram::new("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8")
     }
 }
 

@@ -1,5 +1,5 @@
 //! Our own work with a distribution's programs: packages chosen, roots out of packages, disks out of roots.
-//! Runs inside a sandbox's room (`crate::sandbox`), whose root is the toolbox: knows its one directory, no store, no host
+//! Runs inside a sandbox's container (`crate::sandbox`), whose root is the toolbox: knows its one directory, no store, no host
 //! and no network.
 //!
 //! ```text
@@ -33,7 +33,7 @@ pub use tools::{EMULATOR, SUITE, TOOLS};
 
 /// What can be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Task {
+pub enum ToolboxTask {
     /// Asks apt what an installation would install and remove: the file [`RESULT`].
     Resolve {
         /// What is asked.
@@ -57,7 +57,7 @@ pub enum Task {
     },
 }
 
-impl Task {
+impl ToolboxTask {
     /// As a sandbox carries it to [`perform`].
     pub fn packed(&self) -> ToolTask {
         let body = rmp_serde::to_vec(self).expect("BUG: a task is plain data");
@@ -67,7 +67,7 @@ impl Task {
     /// Debian's name of the machine whose programs it runs, where that is not this one.
     fn foreign(&self) -> Option<&str> {
         match self {
-            Task::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => Some(&spec.architecture),
+            ToolboxTask::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => Some(&spec.architecture),
             _ => None,
         }
     }
@@ -82,7 +82,7 @@ pub const TREE: &str = "tree.tar";
 /// The file that holds a disk that was made.
 pub const DISK: &str = "disk/disk.raw";
 
-/// Does a [`Task`] in a directory: the [`Perform`](crate::sandbox::Perform) of our sandboxes. `phase` is told which part
+/// Does a [`ToolboxTask`] in a directory: the [`Perform`](crate::sandbox::Perform) of our sandboxes. `phase` is told which part
 /// of the work is over.
 ///
 /// # Errors
@@ -93,11 +93,11 @@ pub fn perform(
     log: &mut dyn FnMut(&[u8]),
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    let task = rmp_serde::from_slice::<Task>(body);
+    let task = rmp_serde::from_slice::<ToolboxTask>(body);
     match task.map_err(|error| ToolFailure::new(format!("BUG: the task cannot be read: {error}")))? {
-        Task::Resolve { request } => resolve::resolve(&request, work, log),
-        Task::Bootstrap { spec, epoch } => bootstrap::bootstrap(&spec, epoch, work, log, phase),
-        Task::AssembleDisk { spec, epoch, reordered } => disk(&spec, epoch, reordered, work, log, phase),
+        ToolboxTask::Resolve { request } => resolve::resolve(&request, work, log),
+        ToolboxTask::Bootstrap { spec, epoch } => bootstrap::bootstrap(&spec, epoch, work, log, phase),
+        ToolboxTask::AssembleDisk { spec, epoch, reordered } => disk(&spec, epoch, reordered, work, log, phase),
     }
 }
 

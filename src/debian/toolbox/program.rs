@@ -11,7 +11,7 @@ use crate::sandbox::ToolFailure;
 const KEPT_LINES: usize = 200;
 
 /// A program that is to be run.
-pub(super) struct Program {
+pub(super) struct HostProgram {
     name: String,
     command: Command,
 }
@@ -24,13 +24,13 @@ pub(super) struct Ended {
 }
 
 /// A program that has run, with all that it said.
-pub(super) struct Output {
+pub(super) struct ProgramOutput {
     pub(super) status: ExitStatus,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
-impl Program {
+impl HostProgram {
     /// `name`, found in the usual directories, with nothing of the host's environment.
     pub(super) fn new(name: &str) -> Self {
         #[expect(clippy::disallowed_methods, reason = "this is the inside of a sandbox, which runs programs")]
@@ -43,7 +43,7 @@ impl Program {
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         crate::sandbox::confine(&mut command, false);
-        Program { name: name.to_owned(), command }
+        HostProgram { name: name.to_owned(), command }
     }
 
     pub(super) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
@@ -74,11 +74,11 @@ impl Program {
     /// Runs it to its end and gives all that it said, for programs that say little.
     ///
     /// # Errors
-    /// It cannot be started. A program that fails is no error but a status.
-    pub(super) fn output(mut self) -> Result<Output, ToolFailure> {
+    /// It cannot be started. A program that fails is not an error but a status.
+    pub(super) fn output(mut self) -> Result<ProgramOutput, ToolFailure> {
         let output = self.command.output().map_err(failed(&self.name, "start"))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Output { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+        Ok(ProgramOutput { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
     }
 
     /// Runs it to its end; that it fails is an error, whose words are its last line.
@@ -100,7 +100,7 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Errors
-    /// It cannot be started. A program that fails is no error but a status.
+    /// It cannot be started. A program that fails is not an error but a status.
     pub(super) fn run(mut self, log: &mut dyn FnMut(&[u8])) -> Result<Ended, ToolFailure> {
         let name = self.name.clone();
         let failed = |verb| failed(&name, verb);
@@ -109,7 +109,7 @@ impl Program {
         let mut child = self.command.stdout(writer).stderr(copy).spawn().map_err(failed("start"))?;
         // Our own ends of the pipe would keep it open.
         drop(self);
-        let mut tail = Tail::default();
+        let mut tail = OutputTail::default();
         let mut buffer = [0; 16 << 10];
         loop {
             match reader.read(&mut buffer) {
@@ -139,12 +139,12 @@ fn failed(name: &str, verb: &'static str) -> impl FnOnce(io::Error) -> ToolFailu
 
 /// The last lines of what comes in pieces.
 #[derive(Default)]
-struct Tail {
+struct OutputTail {
     lines: std::collections::VecDeque<String>,
     open: Vec<u8>,
 }
 
-impl Tail {
+impl OutputTail {
     fn push(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.open.extend_from_slice(piece);

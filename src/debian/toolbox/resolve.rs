@@ -14,8 +14,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::apt::{Apt, Archive};
-use super::program::Output;
+use super::apt::{AptArchive, AptTool};
+use super::program::ProgramOutput;
 use crate::sandbox::ToolFailure;
 
 use crate::base::bounded;
@@ -136,9 +136,9 @@ pub struct ResolvedPackage {
 
 pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
     let dir = work.join(APT);
-    let mut apt = Apt::new(&dir, &request.architecture, &request.foreign, request.recommends)?;
+    let mut apt = AptTool::new(&dir, &request.architecture, &request.foreign, request.recommends)?;
     for source in &request.sources {
-        let archive = Archive {
+        let archive = AptArchive {
             site: source.site.as_deref().unwrap_or(NOWHERE),
             name: &source.directory,
             suite: (!source.flat).then_some(source.suite.as_str()),
@@ -171,7 +171,7 @@ pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut
     fs::write(&path, json).map_err(ToolFailure::io("write", &path))
 }
 
-/// Patterns that choose no package of a foreign machine.
+/// Patterns that choose no package of a foreign architecture.
 fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
     let one = |pattern: &&str| {
         if foreign.is_empty() { (*pattern).to_owned() } else { format!("?and(?architecture(native),{pattern})") }
@@ -180,19 +180,19 @@ fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
 }
 
 /// A package that dpkg's status text lists.
-struct Installed {
+struct AptInstall {
     name: String,
     architecture: String,
     version: String,
 }
 
-fn installed(dir: &Path) -> Result<Vec<Installed>, ToolFailure> {
+fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
     let path = dir.join("status");
     let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
     let package = |stanza: &str| {
         let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         let (name, architecture, version) = (field("Package")?, field("Architecture")?, field("Version")?);
-        Some(Installed { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() })
+        Some(AptInstall { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() })
     };
     Ok(text.split("\n\n").filter_map(package).collect())
 }
@@ -200,7 +200,7 @@ fn installed(dir: &Path) -> Result<Vec<Installed>, ToolFailure> {
 /// Reads what apt-get prints for `--print-uris --verbose-versions`: addresses, each on a line that begins with a quote, and
 /// lists of packages under titles, each on a line that is indented by three blanks (apt's `private-install.cc` and
 /// `private-output.h`). Of the lists only what is removed counts, and of the other lines none.
-fn read_answer(request: &ResolveRequest, text: &str, installed: &[Installed]) -> Result<ResolveResult, ToolFailure> {
+fn read_answer(request: &ResolveRequest, text: &str, installed: &[AptInstall]) -> Result<ResolveResult, ToolFailure> {
     let strange = |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
     let mut result = ResolveResult::default();
     let mut removing = false;
@@ -212,7 +212,7 @@ fn read_answer(request: &ResolveRequest, text: &str, installed: &[Installed]) ->
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
             };
-            let Installed { name, architecture, version } = package;
+            let AptInstall { name, architecture, version } = package;
             result.remove.push((name.clone(), architecture.clone(), version.clone()));
         } else {
             removing = line.starts_with("The following packages will be REMOVED:");
@@ -242,7 +242,7 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
 
 /// Reads `NAME[:ARCHITECTURE][*][ (VERSION)]`, with the asterisk where it is purged, and finds what is meant. The version is
 /// not believed: apt 2.6 prints the one that could be installed, and none where a conflict has ruled out all of them.
-fn read_removed<'i>(entry: &str, native: &str, installed: &'i [Installed]) -> Option<&'i Installed> {
+fn read_removed<'i>(entry: &str, native: &str, installed: &'i [AptInstall]) -> Option<&'i AptInstall> {
     let name = entry.split_once(" (").map_or(entry, |(name, _)| name).trim_end_matches('*');
     let (name, architecture) = name.split_once(':').map_or((name, None), |(name, own)| (name, Some(own)));
     installed.iter().find(|package| {
@@ -270,7 +270,7 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// What apt's messages mean.
-fn explain(output: &Output) -> ResolveOutcome {
+fn explain(output: &ProgramOutput) -> ResolveOutcome {
     let lines: Vec<&str> = output.stdout.lines().chain(output.stderr.lines()).collect();
     let virtual_of = |name: &str| {
         let begin = format!("Package {name} is a virtual package provided by:");
@@ -331,8 +331,8 @@ mod tests {
     use super::*;
 
     /// A package that dpkg's status text lists.
-    fn known(name: &str, architecture: &str, version: &str) -> Installed {
-        Installed { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() }
+    fn known(name: &str, architecture: &str, version: &str) -> AptInstall {
+        AptInstall { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub const TOOLS: &[&str] = &[
     // Solve, unpack and configure.
     "apt",
     "dpkg",
-    // What dpkg demands of its surroundings, and what our own steps use.
+    // What dpkg demands of its environment, and what our own steps use.
     "coreutils",
     "dash",
     "diffutils",

@@ -2,7 +2,7 @@
 //!
 //! Knows where the tree lies (`state/trees/` of a store: a cache, which may be lost) and whether it is still what was
 //! unpacked: beside it lies an index of its files. Every use compares their sizes, times and inodes with it; the first use
-//! after a start of the machine also what they hold. A tree that differs is made again, never mended. Does not know what the
+//! after a start of the machine also what they hold. A tree that differs is made again, never repaired. Does not know what the
 //! tools do.
 
 use std::ffi::OsStr;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod unpack;
 
-use unpack::{Identity, Source, UnpackError, content, unpack};
+use unpack::{DebIdentity, DebSource, UnpackError, content, unpack};
 
 use crate::base::bounded;
 
@@ -60,7 +60,7 @@ impl ToolboxError {
 
 /// A toolbox that was found to be what its packages give.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tree {
+pub struct ToolboxTree {
     digest: Digest,
     path: PathBuf,
 }
@@ -86,12 +86,12 @@ struct Stat {
     inode: u64,
 }
 
-impl Tree {
+impl ToolboxTree {
     /// The tree of a set of packages, where it was made before and is still sound: no package is needed then.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn open(store: &Store, set: &[Identity]) -> Result<Option<Tree>, ToolboxError> {
+    pub fn open(store: &Store, set: &[DebIdentity]) -> Result<Option<ToolboxTree>, ToolboxError> {
         let digest = content(set);
         let dir = store.tree_path(&digest);
         let path = dir.join(ROOT);
@@ -112,22 +112,22 @@ impl Tree {
             }
             set_checked(store, &digest, &name);
         }
-        Ok(Some(Tree { digest, path }))
+        Ok(Some(ToolboxTree { digest, path }))
     }
 
     /// The tree of packages: the one that is there, or a new one. Several processes may do this at once.
     ///
     /// # Errors
     /// A package cannot be unpacked, or the store cannot be written.
-    pub fn open_or_make(store: &Store, packages: &[Source<'_>]) -> Result<Tree, ToolboxError> {
+    pub fn open_or_make(store: &Store, packages: &[DebSource<'_>]) -> Result<ToolboxTree, ToolboxError> {
         let set: Vec<_> = packages.iter().map(|source| source.identity.clone()).collect();
-        match Tree::open(store, &set)? {
+        match ToolboxTree::open(store, &set)? {
             Some(tree) => Ok(tree),
-            None => Tree::make(store, &set, packages),
+            None => ToolboxTree::make(store, &set, packages),
         }
     }
 
-    fn make(store: &Store, set: &[Identity], packages: &[Source<'_>]) -> Result<Tree, ToolboxError> {
+    fn make(store: &Store, set: &[DebIdentity], packages: &[DebSource<'_>]) -> Result<ToolboxTree, ToolboxError> {
         let digest = content(set);
         let scratch = store.scratch()?;
         let root = scratch.path().join(ROOT);
@@ -144,7 +144,7 @@ impl Tree {
         fs::write(&path, bytes).map_err(ToolboxError::io("write", &path))?;
         let path = store.publish_tree(scratch, &digest)?.join(ROOT);
         set_checked(store, &digest, &name);
-        Ok(Tree { digest, path })
+        Ok(ToolboxTree { digest, path })
     }
 
     /// The root of the tree. Nothing may write below it.
@@ -249,19 +249,19 @@ mod tests {
             Case { dir: tempfile::tempdir().unwrap(), deb, opened: AtomicUsize::new(0) }
         }
 
-        fn packages(&self) -> Vec<Source<'_>> {
+        fn packages(&self) -> Vec<DebSource<'_>> {
             let sha256 = Sha256::digest(&self.deb).iter().map(|byte| format!("{byte:02x}")).collect();
             let [name, version, architecture] = ["tool", "1", "all"].map(str::to_owned);
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(Box::new(io::Cursor::new(self.deb.clone())))
             };
-            vec![Source { identity: Identity { name, version, architecture, sha256 }, open: Box::new(open) }]
+            vec![DebSource { identity: DebIdentity { name, version, architecture, sha256 }, open: Box::new(open) }]
         }
 
-        fn tree(&self) -> Tree {
+        fn tree(&self) -> ToolboxTree {
             let store = Store::open(self.dir.path()).unwrap();
-            Tree::open_or_make(&store, &self.packages()).unwrap()
+            ToolboxTree::open_or_make(&store, &self.packages()).unwrap()
         }
 
         fn opened(&self) -> usize {

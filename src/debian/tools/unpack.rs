@@ -46,7 +46,7 @@ const WAITING: usize = 256;
 
 /// Which package, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
+pub struct DebIdentity {
     /// Its name.
     pub name: String,
     /// Its version.
@@ -58,14 +58,14 @@ pub struct Identity {
 }
 
 /// Opens a `.deb` at its beginning.
-pub type Open<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
+pub type OpenDeb<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
 
 /// A package, and where its bytes are.
-pub struct Source<'a> {
+pub struct DebSource<'a> {
     /// Which it must be: what the bytes say otherwise is an error.
-    pub identity: Identity,
+    pub identity: DebIdentity,
     /// How it is opened.
-    pub open: Open<'a>,
+    pub open: OpenDeb<'a>,
 }
 
 /// A tree that was not laid out.
@@ -136,7 +136,7 @@ impl UnpackError {
 }
 
 /// Names the tree that a set of packages gives; their order does not count.
-pub fn content<'a>(packages: impl IntoIterator<Item = &'a Identity>) -> Digest {
+pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Digest {
     let mut packages: Vec<_> = packages.into_iter().collect();
     packages.sort_unstable();
     packages.dedup();
@@ -154,7 +154,7 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a Identity>) -> Digest {
 ///
 /// # Errors
 /// A package cannot be read or is another one, two have the same file, or a file cannot be made.
-pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
+pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError> {
     let mut order: Vec<_> = packages.iter().collect();
     order.sort_by_key(|source| &source.identity);
     let directory = |path: &str| {
@@ -167,7 +167,7 @@ pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
         symlink(format!("usr/{name}"), &link).map_err(UnpackError::io("make", &link))?;
     }
     MOUNT_POINTS.iter().try_for_each(|name| directory(name))?;
-    let mut tree = Tree { package: String::new(), files: HashMap::new() };
+    let mut tree = UnpackTree { package: String::new(), files: HashMap::new() };
     let (senders, receivers): (Vec<_>, Vec<_>) = order.iter().map(|_| sync_channel(WAITING)).unzip();
     // Taken in order, so that the package that is waited for is always at work.
     let work = Mutex::new(order.iter().zip(senders));
@@ -185,7 +185,7 @@ pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
         }
         for (source, receiver) in order.iter().zip(receivers) {
             tree.package.clone_from(&source.identity.name);
-            let mut pieces = Pieces { receiver, piece: Vec::new(), start: 0, ended: false, error: None };
+            let mut pieces = PieceReader { receiver, piece: Vec::new(), start: 0, ended: false, error: None };
             let done = unpack_by(&mut pieces, root, &mut tree);
             if let Some(error) = pieces.error {
                 return Err(error);
@@ -197,11 +197,11 @@ pub fn unpack(packages: &[Source<'_>], root: &Path) -> Result<(), UnpackError> {
     finish(root, &tree)
 }
 
-type Piece = Result<Vec<u8>, UnpackError>;
+type StreamPiece = Result<Vec<u8>, UnpackError>;
 
 /// Hands the data of a package over in pieces, and at the end that it was sound: an empty piece, or an error. None where
 /// nobody listens.
-fn hand_over(source: &Source<'_>, sender: &SyncSender<Piece>) -> Option<()> {
+fn hand_over(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Option<()> {
     let end = match read(source, sender) {
         Ok(true) => Ok(Vec::new()),
         Ok(false) => return None,
@@ -211,7 +211,7 @@ fn hand_over(source: &Source<'_>, sender: &SyncSender<Piece>) -> Option<()> {
 }
 
 /// Hands over all but the end. False where nobody listens.
-fn read(source: &Source<'_>, sender: &SyncSender<Piece>) -> Result<bool, UnpackError> {
+fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool, UnpackError> {
     let identity = &source.identity;
     let package = || identity.name.clone();
     let failed = |source| UnpackError::Package { package: package(), source };
@@ -264,8 +264,8 @@ impl Read for Hashed {
 }
 
 /// What a decompressor hands over, as a stream.
-struct Pieces {
-    receiver: Receiver<Piece>,
+struct PieceReader {
+    receiver: Receiver<StreamPiece>,
     piece: Vec<u8>,
     start: usize,
     ended: bool,
@@ -273,7 +273,7 @@ struct Pieces {
     error: Option<UnpackError>,
 }
 
-impl Read for Pieces {
+impl Read for PieceReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.start == self.piece.len() && !self.ended {
             self.piece = match self.receiver.recv() {
@@ -295,7 +295,7 @@ impl Read for Pieces {
 }
 
 /// What was laid out so far.
-struct Tree {
+struct UnpackTree {
     /// The package that is unpacked.
     package: String,
     /// Every path, with its package; none for directories, which many packages have.
@@ -303,40 +303,40 @@ struct Tree {
 }
 
 /// Why a package's entry was not laid out; the package is known to the caller.
-enum Problem {
+enum UnpackProblem {
     Files(AssembleError),
     Device(String),
     Conflict { path: String, first: String },
 }
 
-impl From<AssembleError> for Problem {
-    fn from(error: AssembleError) -> Problem {
-        Problem::Files(error)
+impl From<AssembleError> for UnpackProblem {
+    fn from(error: AssembleError) -> UnpackProblem {
+        UnpackProblem::Files(error)
     }
 }
 
-impl Problem {
+impl UnpackProblem {
     fn of(self, package: &str) -> UnpackError {
         let package = package.to_owned();
         match self {
-            Problem::Files(source) => UnpackError::Files { package, source },
-            Problem::Device(path) => UnpackError::Device { package, path },
-            Problem::Conflict { path, first } => UnpackError::Conflict { path, first, second: package },
+            UnpackProblem::Files(source) => UnpackError::Files { package, source },
+            UnpackProblem::Device(path) => UnpackError::Device { package, path },
+            UnpackProblem::Conflict { path, first } => UnpackError::Conflict { path, first, second: package },
         }
     }
 }
 
-impl Rules for Tree {
-    type Error = Problem;
+impl Rules for UnpackTree {
+    type Error = UnpackProblem;
 
-    fn entry(&mut self, entry: &mut Meta) -> Result<bool, Problem> {
+    fn entry(&mut self, entry: &mut Meta) -> Result<bool, UnpackProblem> {
         let show = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
         let is_dir = entry.kind.is_dir();
         if entry.path.is_empty() && is_dir {
             return Ok(false);
         }
         if matches!(entry.kind, EntryType::Char | EntryType::Block) {
-            return Err(Problem::Device(show(&entry.path)));
+            return Err(UnpackProblem::Device(show(&entry.path)));
         }
         // The links of the merge are there already, and a package may bring them itself.
         if entry.kind.is_symlink()
@@ -365,7 +365,7 @@ impl Rules for Tree {
             Some(None) if is_dir => Ok(false),
             Some(first) => {
                 let first = first.clone().unwrap_or_else(|| "another package, as a directory,".to_owned());
-                Err(Problem::Conflict { path: show(&entry.path), first })
+                Err(UnpackProblem::Conflict { path: show(&entry.path), first })
             }
         }
     }
@@ -378,7 +378,7 @@ fn merged(path: Vec<u8>) -> Vec<u8> {
 }
 
 /// What maintainer scripts would have done, and the modes and times of directories.
-fn finish(root: &Path, tree: &Tree) -> Result<(), UnpackError> {
+fn finish(root: &Path, tree: &UnpackTree) -> Result<(), UnpackError> {
     let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
     for (link, target) in LINKS {
         let link = root.join(link);
@@ -418,11 +418,11 @@ mod tests {
     use super::*;
     use crate::deb::package::tests::deb;
 
-    fn source<'a>(name: &str, bytes: &'a [u8]) -> Source<'a> {
+    fn source<'a>(name: &str, bytes: &'a [u8]) -> DebSource<'a> {
         let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
-        let identity = Identity { name: name.to_owned(), version, architecture, sha256 };
-        Source { identity, open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))) }
+        let identity = DebIdentity { name: name.to_owned(), version, architecture, sha256 };
+        DebSource { identity, open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))) }
     }
 
     fn package(name: &str, data: &[u8]) -> Vec<u8> {
@@ -468,7 +468,7 @@ mod tests {
         .collect()
     }
 
-    fn laid_out(packages: &[Source<'_>]) -> Result<tempfile::TempDir, String> {
+    fn laid_out(packages: &[DebSource<'_>]) -> Result<tempfile::TempDir, String> {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
         match unpack(packages, root.path()) {
@@ -553,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_set_has_one_name_and_another_set_another() {
-        let identity = |name: &str, version: &str| Identity {
+        let identity = |name: &str, version: &str| DebIdentity {
             name: name.to_owned(),
             version: version.to_owned(),
             architecture: "all".to_owned(),
@@ -563,7 +563,7 @@ mod tests {
         assert_eq!(content([&a, &b]), content([&b, &a, &b]));
         assert_ne!(content([&a, &b]), content([&a]));
         assert_ne!(content([&identity("a", "12")]), content([&identity("a1", "2")]));
-        // A change here makes every toolbox anew, and runs every stage again that was made with one.
+        // A change here makes every toolbox again, and runs every stage again that was made with one.
         assert_eq!(content([&a, &b]).to_string()[..16], *"6693dd6c94c3f84c");
     }
 }

@@ -17,12 +17,12 @@ pub(crate) fn crc16(crc: u16, bytes: &[u8]) -> u16 {
 }
 
 /// Entry `[n][byte]` is the sum of `byte` and `n` zero bytes, so that eight bytes are looked up at once.
-type Tables = [[u32; 256]; 8];
+type CrcTables = [[u32; 256]; 8];
 
-static ISO: Tables = tables(0xedb8_8320);
-static CASTAGNOLI: Tables = tables(0x82f6_3b78);
+static ISO: CrcTables = tables(0xedb8_8320);
+static CASTAGNOLI: CrcTables = tables(0x82f6_3b78);
 
-fn update(tables: &Tables, mut crc: u32, bytes: &[u8]) -> u32 {
+fn update(tables: &CrcTables, mut crc: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
     for word in words {
         let [a, b, c, d, e, f, g, h] = word;
@@ -40,7 +40,7 @@ fn update(tables: &Tables, mut crc: u32, bytes: &[u8]) -> u32 {
     rest.iter().fold(crc, |crc, byte| (crc >> 8) ^ tables[0][usize::from(crc as u8 ^ byte)])
 }
 
-const fn tables(polynomial: u32) -> Tables {
+const fn tables(polynomial: u32) -> CrcTables {
     let mut tables = [[0; 256]; 8];
     let mut index = 0;
     while index < 256 {

@@ -69,12 +69,12 @@ pub struct Fat<'d, D: ReadAt + ?Sized> {
     table: Vec<u8>,
     /// First byte of the first data cluster.
     data: u64,
-    root: Root,
+    root: FatRoot,
 }
 
 /// Where the root directory is.
 #[derive(Clone, Copy, Debug)]
-enum Root {
+enum FatRoot {
     /// Before the clusters: first byte and length.
     Fixed(u64, usize),
     /// In clusters, as any other.
@@ -137,9 +137,9 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             dirty: boot[extended + 1] & 1 != 0,
         };
         let root = if is_32 {
-            Root::Cluster(le32(&boot, 44))
+            FatRoot::Cluster(le32(&boot, 44))
         } else {
-            Root::Fixed(root_start * sector, entries as usize * ENTRY)
+            FatRoot::Fixed(root_start * sector, entries as usize * ENTRY)
         };
         let mut fat = Self { disk, identity, table, data: data * sector, root };
         if let Some(label) = fat.root_label()? {
@@ -162,7 +162,7 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         while let Some(file) = files.get(next) {
             next += 1;
             if file.directory {
-                let (prefix, start) = ([&file.path[..], b"/"].concat(), Root::Cluster(file.cluster));
+                let (prefix, start) = ([&file.path[..], b"/"].concat(), FatRoot::Cluster(file.cluster));
                 self.read_entries(&self.directory(start, &mut seen)?, &prefix, &mut files)?;
             }
         }
@@ -223,15 +223,15 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
     }
 
     /// All bytes of a directory; no cluster of it may be in `seen`, where they are added.
-    fn directory(&self, start: Root, seen: &mut HashSet<u32>) -> Result<Vec<u8>, ReadError> {
+    fn directory(&self, start: FatRoot, seen: &mut HashSet<u32>) -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         let mut cluster = match start {
-            Root::Fixed(start, length) => {
+            FatRoot::Fixed(start, length) => {
                 bytes.resize(length, 0);
                 self.disk.read_exact_at(&mut bytes, start).map_err(ReadError::Io)?;
                 return Ok(bytes);
             }
-            Root::Cluster(cluster) => cluster,
+            FatRoot::Cluster(cluster) => cluster,
         };
         if self.place(cluster).is_none() {
             return Err(corrupt(format!("a directory starts outside the file system, in cluster {cluster}")));

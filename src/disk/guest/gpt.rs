@@ -5,7 +5,9 @@
 use std::io;
 
 use super::crc::crc32;
-use super::{MAX_PARTITIONS, Partition, PartitionKind, ReadAt, SECTOR, Table, bytes_at, le32, le64, text, uuid_text};
+use super::{
+    MAX_PARTITIONS, Partition, PartitionKind, PartitionTable, ReadAt, SECTOR, bytes_at, le32, le64, text, uuid_text,
+};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 
@@ -13,14 +15,14 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const MAX_ENTRY_SIZE: u32 = 1024;
 
 /// The table and its partitions; the backup at the disk's end is used where the primary is damaged.
-pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(Table, Vec<Partition>)>> {
+pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
     let sectors = disk.size() / SECTOR;
     if sectors < 6 {
         return Ok(None);
     }
     for (lba, from_backup) in [(1, false), (sectors - 1, true)] {
         if let Some((guid, partitions)) = read_at(disk, lba, sectors)? {
-            return Ok(Some((Table::Gpt { guid, from_backup }, partitions)));
+            return Ok(Some((PartitionTable::Gpt { guid, from_backup }, partitions)));
         }
     }
     Ok(None)

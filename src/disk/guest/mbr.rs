@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{MAX_PARTITIONS, Partition, PartitionKind, ReadAt, SECTOR, Table, le32};
+use super::{MAX_PARTITIONS, Partition, PartitionKind, PartitionTable, ReadAt, SECTOR, le32};
 
 /// Type bytes that hold a chain of logical partitions.
 const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
@@ -12,17 +12,17 @@ const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
 /// Type byte of the one entry that protects a GPT; such a table is not an MBR.
 const PROTECTIVE: u8 = 0xee;
 
-struct Entry {
+struct MbrEntry {
     kind: u8,
     first: u64,
     count: u64,
 }
 
-fn entries(sector: &[u8; 512]) -> Option<[Entry; 4]> {
+fn entries(sector: &[u8; 512]) -> Option<[MbrEntry; 4]> {
     (sector[510..] == [0x55, 0xaa]).then(|| {
         std::array::from_fn(|index| {
             let at = 446 + 16 * index;
-            Entry {
+            MbrEntry {
                 kind: sector[at + 4],
                 first: u64::from(le32(sector, at + 8)),
                 count: u64::from(le32(sector, at + 12)),
@@ -32,7 +32,7 @@ fn entries(sector: &[u8; 512]) -> Option<[Entry; 4]> {
 }
 
 /// The table and its partitions, `None` where there is none.
-pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(Table, Vec<Partition>)>> {
+pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
     let sectors = disk.size() / SECTOR;
     let mut sector = [0; 512];
     if sectors < 2 {
@@ -56,7 +56,7 @@ pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(Table, Ve
     if let Some((start, count)) = chain {
         read_logical(disk, start, count, signature, &mut partitions)?;
     }
-    Ok((!partitions.is_empty()).then_some((Table::Mbr { signature }, partitions)))
+    Ok((!partitions.is_empty()).then_some((PartitionTable::Mbr { signature }, partitions)))
 }
 
 /// Follows the chain inside the extended partition. A chain must go forward, so it ends.
@@ -90,7 +90,7 @@ fn fits(first: u64, count: u64, sectors: u64) -> bool {
     first > 0 && count > 0 && first + count <= sectors
 }
 
-fn partition(number: u32, entry: &Entry, base: u64, signature: u32) -> Partition {
+fn partition(number: u32, entry: &MbrEntry, base: u64, signature: u32) -> Partition {
     Partition {
         number,
         start: (base + entry.first) * SECTOR,

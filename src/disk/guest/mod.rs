@@ -8,8 +8,8 @@ pub mod ext4;
 pub mod fat;
 mod gpt;
 mod mbr;
+mod normalize;
 mod root;
-mod settle;
 mod superblock;
 mod unused;
 mod view;
@@ -21,11 +21,11 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
-pub use root::{RootChoice, RootError, RootSpec, choose_root};
-pub use settle::{Patch, Settle};
+pub use normalize::{Normalizer, Patch};
+pub use root::{RootChoice, RootError, RootSelector, choose_root};
 pub use superblock::{FileSystem, FsKind, read_file_system};
 pub use unused::unused;
-pub use view::View;
+pub use view::OverlayView;
 
 /// Size of the sectors in which partition tables count, in bytes. Disks with 4096-byte sectors are not supported.
 pub const SECTOR: u64 = 512;
@@ -112,7 +112,7 @@ impl<D: ReadAt + ?Sized> ReadAt for Window<'_, D> {
     }
 }
 
-impl Layout {
+impl DiskLayout {
     /// Every file system with the number of its partition (0 is the disk itself) and where it lies, in bytes.
     pub fn file_systems(&self) -> impl Iterator<Item = (u32, u64, &FileSystem)> {
         let bare = self.bare.iter().map(|fs| (0, 0, fs));
@@ -121,7 +121,7 @@ impl Layout {
 }
 
 /// Byte ranges of partition `number` (0 is the disk itself) that mean nothing, counted from the disk's start.
-pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &Layout, number: u32) -> io::Result<Vec<Range<u64>>> {
+pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &DiskLayout, number: u32) -> io::Result<Vec<Range<u64>>> {
     let (start, size) = match layout.partitions.iter().find(|partition| partition.number == number) {
         Some(partition) => (partition.start, partition.size),
         None if number == 0 => (0, disk.size()),
@@ -133,9 +133,9 @@ pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &Layout, number: u32) -> 
 
 /// What a disk holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layout {
+pub struct DiskLayout {
     /// The partition table.
-    pub table: Table,
+    pub table: PartitionTable,
     /// Its partitions, by number.
     pub partitions: Vec<Partition>,
     /// The file system of a disk without partition table.
@@ -144,7 +144,7 @@ pub struct Layout {
 
 /// Kind of partition table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Table {
+pub enum PartitionTable {
     /// None that we know.
     None,
     /// GUID partition table.
@@ -192,20 +192,20 @@ pub enum PartitionKind {
 /// Reads partition table and superblocks of a disk.
 ///
 /// A damaged table counts as none (the kernel thinks the same); only failing reads are errors.
-pub fn read_layout<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Layout> {
+pub fn read_layout<D: ReadAt + ?Sized>(disk: &D) -> io::Result<DiskLayout> {
     let (table, mut partitions) = match gpt::read(disk)? {
         Some((table, partitions)) => (table, partitions),
         // A file system's boot sector carries the MBR's signature too (vfat, many ext with a loader).
         None => match superblock::read_file_system(disk)? {
-            Some(fs) => return Ok(Layout { table: Table::None, partitions: Vec::new(), bare: Some(fs) }),
-            None => mbr::read(disk)?.unwrap_or((Table::None, Vec::new())),
+            Some(fs) => return Ok(DiskLayout { table: PartitionTable::None, partitions: Vec::new(), bare: Some(fs) }),
+            None => mbr::read(disk)?.unwrap_or((PartitionTable::None, Vec::new())),
         },
     };
     for partition in &mut partitions {
         let window = Window::new(disk, partition.start, partition.size);
         partition.fs = superblock::read_file_system(&window)?;
     }
-    Ok(Layout { table, partitions, bare: None })
+    Ok(DiskLayout { table, partitions, bare: None })
 }
 
 /// Writes 16 bytes as a UUID in text, in the byte order of RFC 9562.

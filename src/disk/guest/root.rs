@@ -7,11 +7,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileSystem, FsKind, Layout, Partition, PartitionKind};
+use super::{DiskLayout, FileSystem, FsKind, Partition, PartitionKind};
 
 /// What the user said about the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RootSpec {
+pub enum RootSelector {
     /// Nothing: find it.
     #[default]
     Auto,
@@ -23,7 +23,7 @@ pub enum RootSpec {
     Uuid(String),
 }
 
-impl fmt::Display for RootSpec {
+impl fmt::Display for RootSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -52,7 +52,7 @@ pub enum RootError {
     #[error("no file system matches root = {spec}; the disk has {}", list(.candidates))]
     NotFound {
         /// What was asked for.
-        spec: RootSpec,
+        spec: RootSelector,
         /// What is there.
         candidates: Vec<String>,
     },
@@ -60,7 +60,7 @@ pub enum RootError {
     #[error("several file systems match root = {spec}: {}", list(.candidates))]
     Ambiguous {
         /// What was asked for.
-        spec: RootSpec,
+        spec: RootSelector,
         /// Those that fit.
         candidates: Vec<String>,
     },
@@ -94,20 +94,24 @@ const ROOT_TYPE: &str = if cfg!(target_arch = "x86_64") {
 };
 
 /// Chooses by what the user said; else the GPT root type, a bare file system, the only partition with `/bin/sh`.
-pub fn choose_root(layout: &Layout, spec: &RootSpec) -> Result<RootChoice, RootError> {
+pub fn choose_root(layout: &DiskLayout, spec: &RootSelector) -> Result<RootChoice, RootError> {
     match spec {
-        RootSpec::Auto => automatic(layout),
-        RootSpec::Number(number) => named(layout, spec, |partition, _| partition.is_some_and(|p| p.number == *number)),
-        RootSpec::Label(label) => named(layout, spec, |_, fs| fs.is_some_and(|fs| fs.label.as_ref() == Some(label))),
-        RootSpec::Uuid(uuid) => named(layout, spec, |_, fs| {
+        RootSelector::Auto => automatic(layout),
+        RootSelector::Number(number) => {
+            named(layout, spec, |partition, _| partition.is_some_and(|p| p.number == *number))
+        }
+        RootSelector::Label(label) => {
+            named(layout, spec, |_, fs| fs.is_some_and(|fs| fs.label.as_ref() == Some(label)))
+        }
+        RootSelector::Uuid(uuid) => named(layout, spec, |_, fs| {
             fs.and_then(|fs| fs.uuid.as_ref()).is_some_and(|found| found.eq_ignore_ascii_case(uuid))
         }),
     }
 }
 
 fn named(
-    layout: &Layout,
-    spec: &RootSpec,
+    layout: &DiskLayout,
+    spec: &RootSelector,
     fits: impl Fn(Option<&Partition>, Option<&FileSystem>) -> bool,
 ) -> Result<RootChoice, RootError> {
     if layout.bare.is_some() && fits(None, layout.bare.as_ref()) {
@@ -127,7 +131,7 @@ fn named(
     }
 }
 
-fn automatic(layout: &Layout) -> Result<RootChoice, RootError> {
+fn automatic(layout: &DiskLayout) -> Result<RootChoice, RootError> {
     if let Some(bare) = &layout.bare {
         return usable("the disk", Some(bare), RootChoice::Whole, layout);
     }
@@ -155,7 +159,12 @@ fn automatic(layout: &Layout) -> Result<RootChoice, RootError> {
     Err(RootError::Nothing { candidates: candidates(layout) })
 }
 
-fn usable(what: &str, fs: Option<&FileSystem>, choice: RootChoice, layout: &Layout) -> Result<RootChoice, RootError> {
+fn usable(
+    what: &str,
+    fs: Option<&FileSystem>,
+    choice: RootChoice,
+    layout: &DiskLayout,
+) -> Result<RootChoice, RootError> {
     match fs {
         Some(fs) if fs.kind.is_container() => Err(RootError::Container { what: what.to_owned(), kind: fs.kind }),
         Some(fs) if fs.kind.mount_type().is_some() => Ok(choice),
@@ -163,7 +172,7 @@ fn usable(what: &str, fs: Option<&FileSystem>, choice: RootChoice, layout: &Layo
     }
 }
 
-fn candidates(layout: &Layout) -> Vec<String> {
+fn candidates(layout: &DiskLayout) -> Vec<String> {
     let bare = layout.bare.iter().map(|fs| format!("the disk itself ({})", describe_fs(fs)));
     bare.chain(layout.partitions.iter().map(describe)).collect()
 }

@@ -48,7 +48,7 @@ impl Disk {
         fs::read(&self.path).unwrap()
     }
 
-    fn layout(&self) -> Layout {
+    fn layout(&self) -> DiskLayout {
         read_layout(&DiskFile::new(File::open(&self.path).unwrap()).unwrap()).unwrap()
     }
 }
@@ -69,7 +69,7 @@ fn gpt() -> Disk {
 #[test]
 fn a_gpt_is_read_as_sfdisk_wrote_it() {
     let layout = gpt().layout();
-    let table = Table::Gpt { guid: "6a3b2c1d-0000-4000-8000-000000000001".to_owned(), from_backup: false };
+    let table = PartitionTable::Gpt { guid: "6a3b2c1d-0000-4000-8000-000000000001".to_owned(), from_backup: false };
     assert_eq!(layout.table, table);
     let numbers: Vec<_> = layout.partitions.iter().map(|p| (p.number, p.start / SECTOR, p.size / SECTOR)).collect();
     assert_eq!(numbers, [(1, 2048, 2048), (2, 4096, 8192), (4, 16384, 65536)]);
@@ -88,12 +88,16 @@ fn a_damaged_gpt_is_read_from_its_backup() {
         let mut bytes = disk.bytes();
         bytes[at] ^= 1;
         let layout = read_layout(bytes.as_slice()).unwrap();
-        assert!(matches!(layout.table, Table::Gpt { from_backup: true, .. }), "{at}");
+        assert!(matches!(layout.table, PartitionTable::Gpt { from_backup: true, .. }), "{at}");
         assert_eq!(layout.partitions, good.partitions, "{at}");
         let backup = bytes.len() - 512 + 60;
         bytes[backup] ^= 1;
         let both = read_layout(bytes.as_slice()).unwrap();
-        assert_eq!((both.table, both.partitions.len()), (Table::None, 0), "{at}: the protective MBR is no table");
+        assert_eq!(
+            (both.table, both.partitions.len()),
+            (PartitionTable::None, 0),
+            "{at}: the protective MBR is no table"
+        );
     }
 }
 
@@ -104,7 +108,7 @@ fn an_mbr_is_read_with_its_logical_partitions() {
          5: start=10240, size=2048, type=83\n6: start=20480, size=4096, type=82\n7: start=30720, size=2048, type=83\n",
     );
     let layout = disk.layout();
-    assert_eq!(layout.table, Table::Mbr { signature: 0x1234_abcd });
+    assert_eq!(layout.table, PartitionTable::Mbr { signature: 0x1234_abcd });
     let found: Vec<_> = layout.partitions.iter().map(|p| (p.number, p.start / SECTOR, p.size / SECTOR)).collect();
     assert_eq!(found, [(1, 2048, 4096), (5, 10240, 2048), (6, 20480, 4096), (7, 30720, 2048)]);
     assert_eq!(layout.partitions[1].uuid, "1234abcd-05");
@@ -137,7 +141,7 @@ fn ext_file_systems_are_told_apart() {
             dirty: None,
         };
         let layout = disk.layout();
-        assert_eq!((layout.table, layout.bare), (Table::None, Some(expected)));
+        assert_eq!((layout.table, layout.bare), (PartitionTable::None, Some(expected)));
     }
 }
 
@@ -281,7 +285,7 @@ fn a_bitmap_that_disagrees_with_its_count_is_left_alone() {
     assert!(journal < 5 * MIB && all > journal, "{journal} {all}");
 }
 
-fn layout_of(partitions: &[(u32, Option<FsKind>, &str)]) -> Layout {
+fn layout_of(partitions: &[(u32, Option<FsKind>, &str)]) -> DiskLayout {
     let fs = |kind| FileSystem { kind, uuid: None, label: Some("L".to_owned()), block_size: None, dirty: None };
     let partition = |&(number, kind, guid): &(u32, Option<FsKind>, &str)| Partition {
         number,
@@ -292,14 +296,14 @@ fn layout_of(partitions: &[(u32, Option<FsKind>, &str)]) -> Layout {
         name: None,
         fs: kind.map(fs),
     };
-    Layout { table: Table::None, partitions: partitions.iter().map(partition).collect(), bare: None }
+    DiskLayout { table: PartitionTable::None, partitions: partitions.iter().map(partition).collect(), bare: None }
 }
 
 #[test]
 fn the_root_is_chosen_by_type_then_by_looking() {
     let root = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
     let root = if cfg!(target_arch = "aarch64") { "b921b045-1df0-41c3-af44-4c6f280d3fae" } else { root };
-    let choose = |partitions: &[_]| choose_root(&layout_of(partitions), &RootSpec::Auto).map_err(|e| e.to_string());
+    let choose = |partitions: &[_]| choose_root(&layout_of(partitions), &RootSelector::Auto).map_err(|e| e.to_string());
     let (ext4, vfat) = (Some(FsKind::Ext4), Some(FsKind::Vfat));
     assert_eq!(choose(&[(1, ext4, ""), (2, ext4, root)]), Ok(RootChoice::Partition(2)));
     assert_eq!(choose(&[(1, ext4, root), (2, ext4, root)]), Ok(RootChoice::Probe(vec![1, 2])));
@@ -311,7 +315,7 @@ fn the_root_is_chosen_by_type_then_by_looking() {
     let nothing = "the disk has no file system that can be the root; it has 1 (vfat LABEL=L), 2 (nothing known)";
     assert_eq!(choose(&[(1, vfat, ""), (2, None, "")]), Err(nothing.to_owned()));
     let two = layout_of(&[(1, ext4, ""), (2, ext4, "")]);
-    let error = choose_root(&two, &RootSpec::Label("L".to_owned())).unwrap_err().to_string();
+    let error = choose_root(&two, &RootSelector::Label("L".to_owned())).unwrap_err().to_string();
     assert_eq!(error, "several file systems match root = LABEL=L: 1 (ext4 LABEL=L), 2 (ext4 LABEL=L)");
 }
 

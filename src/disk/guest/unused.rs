@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::ext4::superblock::Superblock;
 use super::ext4::superblock::feature::{INCOMPAT_META_BG, RO_COMPAT_BIGALLOC};
-use super::ext4::{Content, Ext4, ReadError};
+use super::ext4::{Ext4, InodeContent, ReadError};
 use super::{ReadAt, bytes_at};
 
 const GROUP_BLOCK_UNINIT: u16 = 0x2;
@@ -95,7 +95,7 @@ pub(super) struct Journal {
 pub(super) fn journal<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Journal>> {
     let read = || {
         let ext = Ext4::open(disk)?;
-        let Content::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else { return Ok(None) };
+        let InodeContent::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else { return Ok(None) };
         let Some(first) = extents.first().filter(|first| first.offset == 0 && first.length >= HEAD) else {
             return Ok(None);
         };

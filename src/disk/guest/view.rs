@@ -20,7 +20,7 @@ const SHARDS: usize = 16;
 type Chunk = Arc<Box<[u8; CHUNK]>>;
 
 /// A disk whose chunks come from `top`, or from `base` where `top` says nothing about them.
-pub struct View<'a> {
+pub struct OverlayView<'a> {
     top: &'a dyn ChunkSource,
     base: Option<&'a dyn ChunkSource>,
     /// What `top` says anything about, ascending.
@@ -35,7 +35,7 @@ struct Shard {
     order: VecDeque<u64>,
 }
 
-impl<'a> View<'a> {
+impl<'a> OverlayView<'a> {
     /// A stage's overlay over the disk that the stage began with.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
             Ok(())
         })?;
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Ok(View { top, base, present, shards, zero: Arc::new(buffer()) })
+        Ok(OverlayView { top, base, present, shards, zero: Arc::new(buffer()) })
     }
 
     /// Whether `top` says anything about a chunk; without a disk below, whether the chunk may be other than zero.
@@ -114,7 +114,7 @@ fn buffer() -> Box<[u8; CHUNK]> {
     vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
 }
 
-impl ReadAt for View<'_> {
+impl ReadAt for OverlayView<'_> {
     fn size(&self) -> u64 {
         self.top.virtual_size()
     }
@@ -165,7 +165,7 @@ mod tests {
     fn the_top_hides_what_is_below_and_reads_cross_chunks() {
         let size = 400 * CHUNK as u64 + 512;
         let (top, base) = (Plain(size, &[(1, 7), (2, 0), (400, 9)]), Plain(size, &[(0, 1), (2, 2), (3, 3)]));
-        let view = View::over(&top, &base).unwrap();
+        let view = OverlayView::over(&top, &base).unwrap();
         let byte = |offset| {
             let mut byte = [0];
             view.read_exact_at(&mut byte, offset).map(|()| byte[0])
@@ -188,7 +188,7 @@ mod tests {
     fn more_chunks_than_are_kept_are_read_again() {
         let size = 3000 * CHUNK as u64;
         let disk = Plain(size, &[(5, 5), (2999, 29)]);
-        let view = View::whole(&disk).unwrap();
+        let view = OverlayView::whole(&disk).unwrap();
         let mut byte = [0];
         for offset in (0..size).step_by(CHUNK).chain([5 * CHUNK as u64]) {
             view.read_exact_at(&mut byte, offset).unwrap();

@@ -4,7 +4,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Area, Entry, Kind, Tree, Volume};
+use super::{Area, EntryKind, IndexEntry, Tree, Volume};
 
 /// All differences of two trees; nothing is in it where they are equal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,21 +18,21 @@ pub struct Changes<'a> {
     /// File systems that differ in themselves, without their files; one may be missing.
     pub volumes: Vec<(Option<&'a Volume>, Option<&'a Volume>)>,
     /// Files, by partition and path.
-    pub files: Vec<FileChange<'a>>,
+    pub files: Vec<TreeChange<'a>>,
 }
 
 /// A path at which two trees differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileChange<'a> {
+pub struct TreeChange<'a> {
     /// The partition of its file system.
     pub partition: u32,
     /// What is there in the first tree.
-    pub before: Option<&'a Entry>,
+    pub before: Option<&'a IndexEntry>,
     /// What is there in the second.
-    pub after: Option<&'a Entry>,
+    pub after: Option<&'a IndexEntry>,
 }
 
-impl FileChange<'_> {
+impl TreeChange<'_> {
     /// The path.
     pub fn path(&self) -> &[u8] {
         self.after.or(self.before).map_or(b"", |entry| &entry.path)
@@ -64,14 +64,14 @@ pub fn compare<'a>(before: &'a Tree, after: &'a Tree) -> Changes<'a> {
             changes.volumes.push((before, after));
         }
         let partition = after.or(before).map_or(0, |volume| volume.partition);
-        let entries = |volume: Option<&'a Volume>| volume.map_or(&[] as &[Entry], |volume| &volume.entries);
+        let entries = |volume: Option<&'a Volume>| volume.map_or(&[] as &[IndexEntry], |volume| &volume.entries);
         merge(
             entries(before),
             entries(after),
             |a, b| a.path.cmp(&b.path),
             |before, after| {
                 if before != after {
-                    changes.files.push(FileChange { partition, before, after });
+                    changes.files.push(TreeChange { partition, before, after });
                 }
             },
         );
@@ -131,10 +131,10 @@ pub struct Aspects {
 }
 
 /// In what two entries differ.
-pub fn aspects(before: &Entry, after: &Entry) -> Aspects {
-    let Entry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = before;
+pub fn aspects(before: &IndexEntry, after: &IndexEntry) -> Aspects {
+    let IndexEntry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = before;
     let same_kind = std::mem::discriminant(kind) == std::mem::discriminant(&after.kind);
-    let linked = matches!(kind, Kind::HardLink { .. }) || matches!(after.kind, Kind::HardLink { .. });
+    let linked = matches!(kind, EntryKind::HardLink { .. }) || matches!(after.kind, EntryKind::HardLink { .. });
     // Another name of a file says nothing of its own but which file it is.
     if linked {
         return Aspects { kind: !same_kind, content: *kind != after.kind, ..Aspects::default() };
@@ -154,12 +154,12 @@ pub fn aspects(before: &Entry, after: &Entry) -> Aspects {
 mod tests {
     use super::*;
 
-    fn entry(path: &str, mode: u16) -> Entry {
-        let (path, kind) = (path.as_bytes().to_vec(), Kind::Fifo);
-        Entry { path, kind, mode, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+    fn entry(path: &str, mode: u16) -> IndexEntry {
+        let (path, kind) = (path.as_bytes().to_vec(), EntryKind::Fifo);
+        IndexEntry { path, kind, mode, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
     }
 
-    fn tree(entries: Vec<Entry>) -> Tree {
+    fn tree(entries: Vec<IndexEntry>) -> Tree {
         let volume = Volume {
             partition: 2,
             kind: "ext4".to_owned(),

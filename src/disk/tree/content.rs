@@ -10,7 +10,7 @@ use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
 use impasto_store::qcow2::{CHUNK, is_zero};
 
 use crate::disk::guest::ext4::Extent;
-use crate::disk::guest::{ReadAt, View};
+use crate::disk::guest::{OverlayView, ReadAt};
 
 /// Bytes of a piece.
 const PIECE: u64 = 1 << 20;
@@ -52,7 +52,7 @@ pub(super) fn of_extents<D: ReadAt + ?Sized>(disk: &D, size: u64, extents: &[Ext
 }
 
 /// The digest of a range of a disk; none where all of it is zero.
-pub(super) fn of_range(disk: &View<'_>, start: u64, size: u64) -> io::Result<Option<Digest>> {
+pub(super) fn of_range(disk: &OverlayView<'_>, start: u64, size: u64) -> io::Result<Option<Digest>> {
     let chunk = CHUNK as u64;
     let mut extents: Vec<Extent> = Vec::new();
     let mut from = start / chunk;

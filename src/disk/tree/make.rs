@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use impasto_store::digest::Digest;
 use rayon::prelude::*;
 
-use super::{Area, Entry, Kind, Partition, Place, Table, Tree, Volume, content};
-use crate::disk::guest::ext4::{self, Content, Ext4, Extent, Inode, ReadError};
+use super::{Area, EntryKind, IndexEntry, PartitionName, TableIdentity, Tree, TreePartition, Volume, content};
+use crate::disk::guest::ext4::{self, Ext4, Extent, Inode, InodeContent, ReadError};
 use crate::disk::guest::fat::Fat;
-use crate::disk::guest::{self, FsKind, Layout, PartitionKind, ReadAt, View, Window};
+use crate::disk::guest::{self, DiskLayout, FsKind, OverlayView, PartitionKind, ReadAt, Window};
 
 /// Fields of an ext superblock, by offset and length, that tell of use or of placement: free counts, times, mounts, the last
 /// mount point, orphans, the seed of directory hashes, the copy of the journal's inode, errors, overhead, the checksum; or
@@ -57,18 +57,18 @@ const METADATA_CSUM: u32 = 0x400;
 const BOOT_BLOCK: u64 = 1024;
 
 /// The disk that a stage began with.
-pub struct Below<'a> {
+pub struct BaseIndex<'a> {
     /// Its tree.
     pub tree: &'a Tree,
     /// Its bytes.
-    pub disk: &'a View<'a>,
+    pub disk: &'a OverlayView<'a>,
 }
 
 /// A part of a disk that is compared by its bytes although it holds a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     /// Where.
-    pub place: Place,
+    pub place: PartitionName,
     /// Why its files cannot be listed, or what cannot be vouched for.
     pub reason: String,
     /// Whether its files are listed all the same.
@@ -90,13 +90,13 @@ impl std::fmt::Display for Unread {
 ///
 /// # Errors
 /// The disk's own bytes cannot be read.
-pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec<Unread>)> {
+pub fn tree(disk: &OverlayView<'_>, below: Option<&BaseIndex<'_>>) -> io::Result<(Tree, Vec<Unread>)> {
     let layout = guest::read_layout(disk)?;
     let mut tree = Tree { size: disk.size(), table: table(&layout), ..Tree::default() };
     let mut unread = Vec::new();
     tree.partitions = layout.partitions.iter().map(partition).collect();
     // Of a disk that is divided otherwise nothing can be taken over.
-    let same = |below: &&Below<'_>| (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions);
+    let same = |below: &&BaseIndex<'_>| (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions);
     let below = below.filter(same);
     let leaves = leaves(&layout, disk.size());
     let mut end = 0;
@@ -117,7 +117,7 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
                 } else if !has_sums(&volume) {
                     let kind = &volume.kind;
                     let reason = format!("is an {kind} without checksums of its metadata (metadata_csum)");
-                    unread.push(Unread { place: Place(leaf.number), reason, listed: true, damaged: false });
+                    unread.push(Unread { place: PartitionName(leaf.number), reason, listed: true, damaged: false });
                     leaf.start..leaf.end
                 } else {
                     behind = Some(leaf.start.saturating_add(volume.size()).min(leaf.end)..leaf.end);
@@ -130,7 +130,12 @@ pub fn tree(disk: &View<'_>, below: Option<&Below<'_>>) -> io::Result<(Tree, Vec
             Err(ReadError::Io(error)) => return Err(error),
             Err(error) => {
                 let damaged = !matches!(error, ReadError::Unsupported { .. });
-                unread.push(Unread { place: Place(leaf.number), reason: error.to_string(), listed: false, damaged });
+                unread.push(Unread {
+                    place: PartitionName(leaf.number),
+                    reason: error.to_string(),
+                    listed: false,
+                    damaged,
+                });
                 leaf.start..leaf.end
             }
         };
@@ -161,7 +166,7 @@ struct Leaf {
 }
 
 /// Ascending by start, apart: where partitions overlap, the later one is left to the area before it.
-fn leaves(layout: &Layout, size: u64) -> Vec<Leaf> {
+fn leaves(layout: &DiskLayout, size: u64) -> Vec<Leaf> {
     if let Some(fs) = &layout.bare {
         return vec![Leaf { number: 0, start: 0, end: size, kind: Some(fs.kind) }];
     }
@@ -193,21 +198,21 @@ fn leaves(layout: &Layout, size: u64) -> Vec<Leaf> {
     leaves
 }
 
-fn table(layout: &Layout) -> Table {
+fn table(layout: &DiskLayout) -> TableIdentity {
     match &layout.table {
-        guest::Table::None => Table::None,
-        guest::Table::Gpt { guid, .. } => Table::Gpt(guid.clone()),
-        guest::Table::Mbr { signature } => Table::Mbr(*signature),
+        guest::PartitionTable::None => TableIdentity::None,
+        guest::PartitionTable::Gpt { guid, .. } => TableIdentity::Gpt(guid.clone()),
+        guest::PartitionTable::Mbr { signature } => TableIdentity::Mbr(*signature),
     }
 }
 
-fn partition(partition: &guest::Partition) -> Partition {
+fn partition(partition: &guest::Partition) -> TreePartition {
     let kind = match &partition.kind {
         PartitionKind::Guid(guid) => guid.clone(),
         PartitionKind::Mbr(byte) => format!("{byte:02x}"),
     };
     let guest::Partition { number, start, size, uuid, name, .. } = partition;
-    Partition {
+    TreePartition {
         number: *number,
         start: *start,
         size: *size,
@@ -218,8 +223,8 @@ fn partition(partition: &guest::Partition) -> Partition {
 }
 
 fn area(
-    disk: &View<'_>,
-    below: Option<&Below<'_>>,
+    disk: &OverlayView<'_>,
+    below: Option<&BaseIndex<'_>>,
     partition: Option<u32>,
     range: Range<u64>,
 ) -> io::Result<Option<Area>> {
@@ -235,10 +240,10 @@ fn area(
 
 /// The files of a file system; none for what is not read here.
 fn read_volume(
-    disk: &View<'_>,
+    disk: &OverlayView<'_>,
     leaf: &Leaf,
     kind: FsKind,
-    below: Option<&Below<'_>>,
+    below: Option<&BaseIndex<'_>>,
 ) -> Result<Option<Volume>, ReadError> {
     if let Some(known) =
         below.and_then(|below| below.tree.volume(leaf.number)).filter(|known| known.kind == kind.to_string())
@@ -259,7 +264,7 @@ fn read_volume(
             fs.check_allocation()?;
             let present = |range: Range<u64>| disk.is_written(leaf.start + range.start..leaf.start + range.end);
             let left = AtomicU64::new(MEMORY);
-            Walk { disk: &window, fs: &fs, old: old.as_ref(), present: &present, left: &left }
+            TreeWalk { disk: &window, fs: &fs, old: old.as_ref(), present: &present, left: &left }
                 .volume(leaf.number, kind)
                 .map(Some)
         }
@@ -269,26 +274,26 @@ fn read_volume(
     }
 }
 
-fn paths(volume: &Volume) -> HashMap<&[u8], &Entry> {
+fn paths(volume: &Volume) -> HashMap<&[u8], &IndexEntry> {
     volume.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect()
 }
 
 /// The same file system on the disk below.
 struct Old<'a> {
-    fs: Ext4<'a, Window<'a, View<'a>>>,
+    fs: Ext4<'a, Window<'a, OverlayView<'a>>>,
     volume: &'a Volume,
-    paths: HashMap<&'a [u8], &'a Entry>,
+    paths: HashMap<&'a [u8], &'a IndexEntry>,
 }
 
 impl Old<'_> {
     /// What a file held there.
     fn content(&self, path: &[u8], size: u64) -> Option<Digest> {
         let entry = match &self.paths.get(path)?.kind {
-            Kind::HardLink { first } => self.volume.find(first)?,
+            EntryKind::HardLink { first } => self.volume.find(first)?,
             _ => self.paths[path],
         };
         match &entry.kind {
-            Kind::File { size: old, content } if *old == size => Some(*content),
+            EntryKind::File { size: old, content } if *old == size => Some(*content),
             _ => None,
         }
     }
@@ -308,9 +313,9 @@ struct Directory {
     old: Option<u32>,
 }
 
-struct Walk<'a> {
-    disk: &'a Window<'a, View<'a>>,
-    fs: &'a Ext4<'a, Window<'a, View<'a>>>,
+struct TreeWalk<'a> {
+    disk: &'a Window<'a, OverlayView<'a>>,
+    fs: &'a Ext4<'a, Window<'a, OverlayView<'a>>>,
     old: Option<&'a Old<'a>>,
     /// Whether the stage may have written to a range of the file system.
     present: &'a (dyn Fn(Range<u64>) -> bool + Sync),
@@ -319,29 +324,29 @@ struct Walk<'a> {
 }
 
 /// What a name in a directory stands for.
-struct Found {
+struct FoundInode {
     inode: Inode,
-    entry: Entry,
+    entry: IndexEntry,
     /// Where the content is that is to be hashed: its size, and its extents.
     todo: Option<(u64, Vec<Extent>)>,
     /// The inode's number on the disk below, where the name was there.
     old: Option<u32>,
 }
 
-impl Walk<'_> {
+impl TreeWalk<'_> {
     fn volume(&self, partition: u32, kind: FsKind) -> Result<Volume, ReadError> {
         let (mut entries, mut todo) = (Vec::new(), Vec::new());
         // By inode: the places in `entries` of files with several names.
         let mut linked: HashMap<u32, Vec<usize>> = HashMap::new();
         let mut seen = HashSet::from([self.fs.root()]);
         let root = self.fs.inode(self.fs.root())?;
-        entries.push(self.entry(b"/".to_vec(), &root, Kind::Dir)?);
+        entries.push(self.entry(b"/".to_vec(), &root, EntryKind::Dir)?);
         let mut level = vec![Directory { path: Vec::new(), inode: root, old: self.old.map(|old| old.fs.root()) }];
         while !level.is_empty() {
             let read: Vec<_> = level.par_iter().map(|directory| self.directory(directory)).collect::<Result<_, _>>()?;
             level.clear();
-            for Found { inode, entry, todo: content, old } in read.into_iter().flatten() {
-                let is_dir = entry.kind == Kind::Dir;
+            for FoundInode { inode, entry, todo: content, old } in read.into_iter().flatten() {
+                let is_dir = entry.kind == EntryKind::Dir;
                 if is_dir && !seen.insert(inode.number) {
                     return Err(ReadError::Corrupt { what: format!("directory inode {} appears twice", inode.number) });
                 }
@@ -349,7 +354,7 @@ impl Walk<'_> {
                     let names = linked.entry(inode.number).or_default();
                     names.push(entries.len());
                     if names.len() > 1 {
-                        entries.push(bare(entry.path, Kind::Fifo));
+                        entries.push(bare(entry.path, EntryKind::Fifo));
                         continue;
                     }
                 }
@@ -373,17 +378,17 @@ impl Walk<'_> {
     }
 
     /// Names, attributes and maps can be shared on a disk, and be many times as large in memory.
-    fn charge(&self, found: &Found) -> Result<(), ReadError> {
+    fn charge(&self, found: &FoundInode) -> Result<(), ReadError> {
         let xattrs = found.entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let target = if let Kind::Symlink { target } = &found.entry.kind { target.len() } else { 0 };
+        let target = if let EntryKind::Symlink { target } = &found.entry.kind { target.len() } else { 0 };
         let extents = found.todo.as_ref().map_or(0, |(_, extents)| extents.len() * size_of::<Extent>());
-        let bytes = (size_of::<Found>() + found.entry.path.len() + xattrs + target + extents) as u64;
+        let bytes = (size_of::<FoundInode>() + found.entry.path.len() + xattrs + target + extents) as u64;
         let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         left.map(drop).map_err(|_| ReadError::Unsupported { what: format!("an index of more than {MEMORY} bytes") })
     }
 
     /// What is in a directory.
-    fn directory(&self, directory: &Directory) -> Result<Vec<Found>, ReadError> {
+    fn directory(&self, directory: &Directory) -> Result<Vec<FoundInode>, ReadError> {
         let names = self.fs.entries(&directory.inode)?;
         let old = self.old_names(directory);
         let find = |name: ext4::DirEntry| {
@@ -399,29 +404,33 @@ impl Walk<'_> {
             };
             let mut todo = None;
             let kind = match inode.mode & 0xf000 {
-                0x4000 => Kind::Dir,
+                0x4000 => EntryKind::Dir,
                 0x8000 => self.file(&path, &inode, old, &mut todo)?,
-                0xa000 => Kind::Symlink { target: self.fs.target(&inode)? },
+                0xa000 => EntryKind::Symlink { target: self.fs.target(&inode)? },
                 0x2000 | 0x6000 => {
                     let (major, minor) = inode.device.unwrap_or_default();
-                    if inode.mode & 0xf000 == 0x2000 { Kind::Char(major, minor) } else { Kind::Block(major, minor) }
+                    if inode.mode & 0xf000 == 0x2000 {
+                        EntryKind::Char(major, minor)
+                    } else {
+                        EntryKind::Block(major, minor)
+                    }
                 }
-                0x1000 => Kind::Fifo,
-                0xc000 => Kind::Socket,
+                0x1000 => EntryKind::Fifo,
+                0xc000 => EntryKind::Socket,
                 _ => {
                     let what = format!("inode {} has the mode {:o}", inode.number, inode.mode);
                     return Err(ReadError::Corrupt { what });
                 }
             };
-            let found = Found { entry: self.entry(path, &inode, kind)?, inode, todo, old };
+            let found = FoundInode { entry: self.entry(path, &inode, kind)?, inode, todo, old };
             self.charge(&found)?;
             Ok(found)
         };
         names.into_iter().map(find).collect()
     }
 
-    fn entry(&self, path: Vec<u8>, inode: &Inode, kind: Kind) -> Result<Entry, ReadError> {
-        Ok(Entry {
+    fn entry(&self, path: Vec<u8>, inode: &Inode, kind: EntryKind) -> Result<IndexEntry, ReadError> {
+        Ok(IndexEntry {
             path,
             kind,
             mode: inode.mode & 0o7777,
@@ -443,7 +452,7 @@ impl Walk<'_> {
         Ok(xattrs)
     }
 
-    fn facts(&self, identity: &ext4::Identity) -> Result<Vec<(String, String)>, ReadError> {
+    fn facts(&self, identity: &ext4::Ext4Identity) -> Result<Vec<(String, String)>, ReadError> {
         let mut superblock = [0; 1024];
         self.disk.read_exact_at(&mut superblock, 1024).map_err(ReadError::Io)?;
         for (at, length) in NO_SETTINGS {
@@ -461,7 +470,7 @@ impl Walk<'_> {
         inode: &Inode,
         old: Option<u32>,
         todo: &mut Option<(u64, Vec<Extent>)>,
-    ) -> Result<Kind, ReadError> {
+    ) -> Result<EntryKind, ReadError> {
         let size = inode.size;
         let content = self.fs.content(inode)?;
         if let Some(below) = self.old
@@ -469,20 +478,20 @@ impl Walk<'_> {
             && self.is_as_below(below, inode, &content)
             && let Some(content) = below.content(path, size)
         {
-            return Ok(Kind::File { size, content });
+            return Ok(EntryKind::File { size, content });
         }
         let content = match content {
-            Content::Inline(bytes) => content::of_bytes(&bytes),
-            Content::Extents(extents) => {
+            InodeContent::Inline(bytes) => content::of_bytes(&bytes),
+            InodeContent::Extents(extents) => {
                 *todo = Some((size, extents));
                 Digest::ZERO
             }
         };
-        Ok(Kind::File { size, content })
+        Ok(EntryKind::File { size, content })
     }
 
     /// Whether a file has the content of the one with the same number below.
-    fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &Content) -> bool {
+    fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &InodeContent) -> bool {
         let untouched = |ranges: &[Range<u64>]| !ranges.iter().any(|range| (self.present)(range.clone()));
         let same_place = |place: Range<u64>| {
             untouched(std::slice::from_ref(&place)) && below.fs.inode_place(inode.number).is_ok_and(|old| old == place)
@@ -494,8 +503,10 @@ impl Walk<'_> {
             old.is_ok_and(|(size, old)| size == inode.size && old == *content)
         };
         let same_blocks = match content {
-            Content::Inline(_) => true,
-            Content::Extents(extents) => !extents.iter().any(|one| (self.present)(one.start..one.start + one.length)),
+            InodeContent::Inline(_) => true,
+            InodeContent::Extents(extents) => {
+                !extents.iter().any(|one| (self.present)(one.start..one.start + one.length))
+            }
         };
         same_blocks && (in_place || same_map())
     }
@@ -518,7 +529,7 @@ impl Walk<'_> {
     }
 
     /// Hashes what is to be hashed, in the order in which it lies on the disk.
-    fn hash(&self, entries: &mut [Entry], mut todo: Vec<Todo>) -> Result<(), ReadError> {
+    fn hash(&self, entries: &mut [IndexEntry], mut todo: Vec<Todo>) -> Result<(), ReadError> {
         let sum: u128 = todo.iter().flat_map(|one| &one.extents).map(|extent| u128::from(extent.length)).sum();
         if sum > u128::from(self.disk.size()) {
             return Err(ReadError::Corrupt { what: "files share blocks".to_owned() });
@@ -532,7 +543,7 @@ impl Walk<'_> {
             .collect::<io::Result<_>>()
             .map_err(ReadError::Io)?;
         for (one, digest) in todo.iter().zip(digests) {
-            if let Kind::File { content, .. } = &mut entries[one.entry].kind {
+            if let EntryKind::File { content, .. } = &mut entries[one.entry].kind {
                 *content = digest;
             }
         }
@@ -547,7 +558,7 @@ enum OldNames {
 }
 
 /// Gives the first path of each file with several names what the file is; the others name it.
-fn link(entries: &mut [Entry], linked: HashMap<u32, Vec<usize>>) {
+fn link(entries: &mut [IndexEntry], linked: HashMap<u32, Vec<usize>>) {
     for places in linked.into_values() {
         let Some((&known, _)) = places.split_first() else { continue };
         let Some(&first) = places.iter().min_by_key(|place| &entries[**place].path) else { continue };
@@ -561,16 +572,16 @@ fn link(entries: &mut [Entry], linked: HashMap<u32, Vec<usize>>) {
         let path = entries[first].path.clone();
         for place in places.into_iter().filter(|place| *place != first) {
             let own = std::mem::take(&mut entries[place].path);
-            entries[place] = bare(own, Kind::HardLink { first: path.clone() });
+            entries[place] = bare(own, EntryKind::HardLink { first: path.clone() });
         }
     }
 }
 
-fn bare(path: Vec<u8>, kind: Kind) -> Entry {
-    Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+fn bare(path: Vec<u8>, kind: EntryKind) -> IndexEntry {
+    IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
 }
 
-fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
+fn facts(identity: &ext4::Ext4Identity) -> Vec<(String, String)> {
     let fact = |name: &str, value: String| (name.to_owned(), value);
     vec![
         fact("block-size", identity.block_size.to_string()),
@@ -585,25 +596,25 @@ fn facts(identity: &ext4::Identity) -> Vec<(String, String)> {
     ]
 }
 
-fn read_fat(window: &Window<'_, View<'_>>, partition: u32) -> Result<Volume, ReadError> {
+fn read_fat(window: &Window<'_, OverlayView<'_>>, partition: u32) -> Result<Volume, ReadError> {
     let fs = Fat::open(window)?;
     let files = fs.files()?;
     let sum: u128 = files.iter().map(|file| u128::from(file.size)).sum();
     if sum > u128::from(window.size()) {
         return Err(ReadError::Corrupt { what: "files share clusters".to_owned() });
     }
-    let mut entries = vec![Entry { mode: 0o755, ..bare(b"/".to_vec(), Kind::Dir) }];
+    let mut entries = vec![IndexEntry { mode: 0o755, ..bare(b"/".to_vec(), EntryKind::Dir) }];
     for file in files {
         let kind = match file.directory {
-            true => Kind::Dir,
+            true => EntryKind::Dir,
             false => {
                 let extents = fs.content(&file)?;
                 let content = content::of_extents(window, file.size, &extents).map_err(ReadError::Io)?;
-                Kind::File { size: file.size, content }
+                EntryKind::File { size: file.size, content }
             }
         };
         let path = [b"/", file.path.as_slice()].concat();
-        entries.push(Entry { mode: 0o755, mtime: (file.mtime, 0), ..bare(path, kind) });
+        entries.push(IndexEntry { mode: 0o755, mtime: (file.mtime, 0), ..bare(path, kind) });
     }
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     entries.dedup_by(|a, b| a.path == b.path);

@@ -1,7 +1,7 @@
 //! The tree index: all that can be seen on a disk, as one text. Its digest is what children bind to.
 //!
 //! Knows files, partitions and boot areas by what they contain, not where their bytes lie: two disks with one tree are
-//! the same to whoever mounts them, though file systems place files anew each time.
+//! the same to whoever mounts them, though file systems place files again each time.
 //!
 //! * [`text`] is its form, and the only one: what is equal has equal texts.
 //! * [`make`] makes it of a disk, again or from the tree of the disk below; `content` hashes files.
@@ -25,9 +25,9 @@ pub struct Tree {
     /// Size of the disk in bytes.
     pub size: u64,
     /// The partition table.
-    pub table: Table,
+    pub table: TableIdentity,
     /// Its partitions, by number.
-    pub partitions: Vec<Partition>,
+    pub partitions: Vec<TreePartition>,
     /// What lies outside partitions, and in those without a file system that is read here: boot code, boot loaders, swap,
     /// unknown contents. Parts that are all zero are left out. Ascending, apart.
     pub areas: Vec<Area>,
@@ -53,7 +53,7 @@ impl Tree {
 
 /// Kind and identity of a partition table.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Table {
+pub enum TableIdentity {
     /// None that is known.
     #[default]
     None,
@@ -65,7 +65,7 @@ pub enum Table {
 
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partition {
+pub struct TreePartition {
     /// Number as the kernel counts, from 1.
     pub number: u32,
     /// First byte on the disk.
@@ -107,16 +107,16 @@ pub struct Volume {
     /// What else its superblock says that can be seen of it: block size, blocks, features, by name in a fixed order.
     pub facts: Vec<(String, String)>,
     /// Its files, ascending by path. An entry that stands for a directory comes before what is in it.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<IndexEntry>,
 }
 
 /// A file of any kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// Absolute path in its file system; bytes, of any encoding.
     pub path: Vec<u8>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// Permission bits, with set-user-id, set-group-id and sticky.
     pub mode: u16,
     /// Owner.
@@ -133,7 +133,7 @@ pub struct Entry {
 
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A directory.
     Dir,
     /// A file with content.
@@ -178,11 +178,11 @@ impl Volume {
     }
 
     /// The entry at a path, hard links followed.
-    pub fn find(&self, path: &[u8]) -> Option<&Entry> {
+    pub fn find(&self, path: &[u8]) -> Option<&IndexEntry> {
         let at = |path: &[u8]| self.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).ok();
         let entry = &self.entries[at(path)?];
         match &entry.kind {
-            Kind::HardLink { first } => Some(&self.entries[at(first)?]),
+            EntryKind::HardLink { first } => Some(&self.entries[at(first)?]),
             _ => Some(entry),
         }
     }
@@ -190,9 +190,9 @@ impl Volume {
 
 /// A partition by its number, 0 being the disk itself, as messages name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(pub u32);
+pub struct PartitionName(pub u32);
 
-impl fmt::Display for Place {
+impl fmt::Display for PartitionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => f.write_str("the disk"),

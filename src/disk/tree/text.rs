@@ -27,7 +27,7 @@ use std::io::Write as _;
 
 use impasto_store::digest::Digest;
 
-use super::{Area, Entry, Kind, Partition, Table, Tree, Volume};
+use super::{Area, EntryKind, IndexEntry, TableIdentity, Tree, TreePartition, Volume};
 
 /// The first line.
 const MAGIC: &str = "impasto tree 1";
@@ -46,27 +46,27 @@ pub struct ParseError {
 pub fn write(tree: &Tree) -> Vec<u8> {
     let entries: usize = tree.volumes.iter().map(|volume| volume.entries.len()).sum();
     let mut out = Vec::with_capacity(1024 + entries * 160);
-    let mut writer = Writer(&mut out);
+    let mut writer = TreeTextWriter(&mut out);
     writer.tree(tree);
     out
 }
 
-struct Writer<'a>(&'a mut Vec<u8>);
+struct TreeTextWriter<'a>(&'a mut Vec<u8>);
 
 macro_rules! put {
     ($writer:expr, $($arg:tt)*) => { write!($writer.0, $($arg)*).expect("BUG: memory cannot be written") };
 }
 
-impl Writer<'_> {
+impl TreeTextWriter<'_> {
     fn tree(&mut self, tree: &Tree) {
         put!(self, "{MAGIC}\ndisk {}\n", tree.size);
         match &tree.table {
-            Table::None => put!(self, "table none\n"),
-            Table::Gpt(guid) => put!(self, "table gpt {guid}\n"),
-            Table::Mbr(signature) => put!(self, "table mbr {signature:08x}\n"),
+            TableIdentity::None => put!(self, "table none\n"),
+            TableIdentity::Gpt(guid) => put!(self, "table gpt {guid}\n"),
+            TableIdentity::Mbr(signature) => put!(self, "table mbr {signature:08x}\n"),
         }
         for partition in &tree.partitions {
-            let Partition { number, start, size, kind, uuid, name } = partition;
+            let TreePartition { number, start, size, kind, uuid, name } = partition;
             put!(self, "partition {number} {start} {size} ");
             self.words([kind.as_bytes(), uuid.as_bytes(), name.as_bytes()]);
         }
@@ -93,36 +93,36 @@ impl Writer<'_> {
         }
     }
 
-    fn entry(&mut self, entry: &Entry) {
-        let Entry { path, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
+    fn entry(&mut self, entry: &IndexEntry) {
+        let IndexEntry { path, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
         let letter = match kind {
-            Kind::Dir => 'd',
-            Kind::File { .. } => 'f',
-            Kind::Symlink { .. } => 'l',
-            Kind::HardLink { first } => {
+            EntryKind::Dir => 'd',
+            EntryKind::File { .. } => 'f',
+            EntryKind::Symlink { .. } => 'l',
+            EntryKind::HardLink { first } => {
                 put!(self, "h ");
                 return self.words([first.as_slice(), path]);
             }
-            Kind::Char(..) => 'c',
-            Kind::Block(..) => 'b',
-            Kind::Fifo => 'p',
-            Kind::Socket => 's',
+            EntryKind::Char(..) => 'c',
+            EntryKind::Block(..) => 'b',
+            EntryKind::Fifo => 'p',
+            EntryKind::Socket => 's',
         };
         put!(self, "{letter} {mode:o} {uid} {gid} {}", mtime.0);
         if mtime.1 > 0 {
             put!(self, ".{:09}", mtime.1);
         }
         match kind {
-            Kind::Dir | Kind::Fifo | Kind::Socket | Kind::HardLink { .. } => {}
-            Kind::File { size, content } => {
+            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket | EntryKind::HardLink { .. } => {}
+            EntryKind::File { size, content } => {
                 put!(self, " {size} ");
                 self.hex(content.as_bytes());
             }
-            Kind::Symlink { target } => {
+            EntryKind::Symlink { target } => {
                 self.0.push(b' ');
                 self.word(target);
             }
-            Kind::Char(major, minor) | Kind::Block(major, minor) => put!(self, " {major},{minor}"),
+            EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => put!(self, " {major},{minor}"),
         }
         self.0.push(b' ');
         self.words([path.as_slice()]);
@@ -207,13 +207,13 @@ fn parse_line(tree: &mut Tree, line: &[u8]) -> Option<()> {
         b"disk" => tree.size = number(fields.next()?)?,
         b"table" => {
             tree.table = match fields.next()? {
-                b"none" => Table::None,
-                b"gpt" => Table::Gpt(text_of(fields.next()?)?),
-                b"mbr" => Table::Mbr(u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?),
+                b"none" => TableIdentity::None,
+                b"gpt" => TableIdentity::Gpt(text_of(fields.next()?)?),
+                b"mbr" => TableIdentity::Mbr(u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?),
                 _ => return None,
             }
         }
-        b"partition" => tree.partitions.push(Partition {
+        b"partition" => tree.partitions.push(TreePartition {
             number: number(fields.next()?)?,
             start: number(fields.next()?)?,
             size: number(fields.next()?)?,
@@ -249,11 +249,11 @@ fn parse_line(tree: &mut Tree, line: &[u8]) -> Option<()> {
     fields.next().is_none().then_some(())
 }
 
-fn parse_entry<'t>(letter: u8, fields: &mut impl Iterator<Item = &'t [u8]>) -> Option<Entry> {
+fn parse_entry<'t>(letter: u8, fields: &mut impl Iterator<Item = &'t [u8]>) -> Option<IndexEntry> {
     if letter == b'h' {
         let (first, path) = (unescape(fields.next()?)?, unescape(fields.next()?)?);
-        let kind = Kind::HardLink { first };
-        return Some(Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() });
+        let kind = EntryKind::HardLink { first };
+        return Some(IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() });
     }
     let mode = u16::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 8).ok()?;
     let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
@@ -262,19 +262,19 @@ fn parse_entry<'t>(letter: u8, fields: &mut impl Iterator<Item = &'t [u8]>) -> O
     let seconds = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
     let mtime = (seconds, parts.next().map_or(Some(0), number)?);
     let kind = match letter {
-        b'd' => Kind::Dir,
-        b'f' => Kind::File { size: number(fields.next()?)?, content: digest(fields.next()?)? },
-        b'l' => Kind::Symlink { target: unescape(fields.next()?)? },
+        b'd' => EntryKind::Dir,
+        b'f' => EntryKind::File { size: number(fields.next()?)?, content: digest(fields.next()?)? },
+        b'l' => EntryKind::Symlink { target: unescape(fields.next()?)? },
         b'c' | b'b' => {
             let mut device = fields.next()?.splitn(2, |&byte| byte == b',');
             let (major, minor) = (number(device.next()?)?, number(device.next()?)?);
-            if letter == b'c' { Kind::Char(major, minor) } else { Kind::Block(major, minor) }
+            if letter == b'c' { EntryKind::Char(major, minor) } else { EntryKind::Block(major, minor) }
         }
-        b'p' => Kind::Fifo,
-        b's' => Kind::Socket,
+        b'p' => EntryKind::Fifo,
+        b's' => EntryKind::Socket,
         _ => return None,
     };
-    Some(Entry { path: unescape(fields.next()?)?, kind, mode, uid, gid, mtime, flags: 0, xattrs: Vec::new() })
+    Some(IndexEntry { path: unescape(fields.next()?)?, kind, mode, uid, gid, mtime, flags: 0, xattrs: Vec::new() })
 }
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
@@ -335,25 +335,25 @@ mod tests {
         proptest::collection::vec(any::<u8>(), 0..12)
     }
 
-    fn kind() -> impl Strategy<Value = Kind> {
+    fn kind() -> impl Strategy<Value = EntryKind> {
         prop_oneof![
-            Just(Kind::Dir),
+            Just(EntryKind::Dir),
             (any::<u64>(), any::<[u8; 32]>())
-                .prop_map(|(size, content)| Kind::File { size, content: Digest::from_bytes(content) }),
-            bytes().prop_map(|target| Kind::Symlink { target }),
-            (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| Kind::Char(major, minor)),
-            (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| Kind::Block(major, minor)),
-            Just(Kind::Fifo),
-            Just(Kind::Socket),
+                .prop_map(|(size, content)| EntryKind::File { size, content: Digest::from_bytes(content) }),
+            bytes().prop_map(|target| EntryKind::Symlink { target }),
+            (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| EntryKind::Char(major, minor)),
+            (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| EntryKind::Block(major, minor)),
+            Just(EntryKind::Fifo),
+            Just(EntryKind::Socket),
         ]
     }
 
-    fn entry() -> impl Strategy<Value = Entry> {
+    fn entry() -> impl Strategy<Value = IndexEntry> {
         let access = (0u16..0o10000, any::<u32>(), any::<u32>(), any::<i64>(), 0u32..1_000_000_000, any::<u32>());
         (bytes(), kind(), access, proptest::collection::btree_map(bytes(), bytes(), 0..3)).prop_map(
             |(path, kind, (mode, uid, gid, seconds, nanos, flags), xattrs)| {
                 let xattrs = xattrs.into_iter().collect();
-                Entry { path, kind, mode, uid, gid, mtime: (seconds, nanos), flags, xattrs }
+                IndexEntry { path, kind, mode, uid, gid, mtime: (seconds, nanos), flags, xattrs }
             },
         )
     }
@@ -363,9 +363,9 @@ mod tests {
             entries.sort_by(|a, b| a.path.cmp(&b.path));
             entries.dedup_by(|a, b| a.path == b.path);
             if let [first, .., last] = entries.as_mut_slice() {
-                let kind = Kind::HardLink { first: first.path.clone() };
+                let kind = EntryKind::HardLink { first: first.path.clone() };
                 let path = last.path.clone();
-                *last = Entry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() };
+                *last = IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() };
             }
             entries
         });
@@ -375,8 +375,8 @@ mod tests {
                 let facts = vec![("block".to_owned(), "4096".to_owned()), ("odd name".to_owned(), "-".to_owned())];
                 Tree {
                     size,
-                    table: Table::Mbr(7),
-                    partitions: vec![Partition {
+                    table: TableIdentity::Mbr(7),
+                    partitions: vec![TreePartition {
                         number: 1,
                         start: 0,
                         size,
@@ -414,11 +414,20 @@ mod tests {
     fn the_form_is_pinned() {
         let entry = |path: &[u8], kind, mode| {
             let xattrs = vec![(b"security.capability".to_vec(), vec![1, 0, 0, 2])];
-            Entry { path: path.to_vec(), kind, mode, uid: 0, gid: 7, mtime: (1_700_000_000, 5), flags: 0x10, xattrs }
+            IndexEntry {
+                path: path.to_vec(),
+                kind,
+                mode,
+                uid: 0,
+                gid: 7,
+                mtime: (1_700_000_000, 5),
+                flags: 0x10,
+                xattrs,
+            }
         };
         let tree = Tree {
             size: 1 << 20,
-            table: Table::Gpt("6a3b2c1d".to_owned()),
+            table: TableIdentity::Gpt("6a3b2c1d".to_owned()),
             volumes: vec![Volume {
                 partition: 0,
                 kind: "ext4".to_owned(),
@@ -426,8 +435,8 @@ mod tests {
                 label: b"a b".to_vec(),
                 facts: Vec::new(),
                 entries: vec![
-                    entry(b"/new\nline", Kind::File { size: 3, content: Digest::ZERO }, 0o4755),
-                    entry(b"/null", Kind::Char(1, 3), 0o666),
+                    entry(b"/new\nline", EntryKind::File { size: 3, content: Digest::ZERO }, 0o4755),
+                    entry(b"/null", EntryKind::Char(1, 3), 0o666),
                 ],
             }],
             ..Tree::default()

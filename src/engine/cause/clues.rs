@@ -23,7 +23,7 @@ pub(super) enum Clue {
     /// A file is not there, or cannot be executed.
     Start,
     Memory,
-    /// `EPERM` of programs that mount or make name spaces.
+    /// `EPERM` of programs that mount or make namespaces.
     Permission,
 }
 

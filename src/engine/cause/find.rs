@@ -16,7 +16,7 @@ const NO_ROOM: u64 = 128 << 10;
 /// A file system that has this much left, in parts of its size, was not full.
 const ROOMY: u64 = 8;
 
-/// What is no part of the image's disk, under the names that it has there.
+/// What is not a part of the image's disk, under the names that it has there.
 const IN_MEMORY: [&str; 7] = ["/tmp", "/run", "/dev", "/proc", "/sys", "/var/run", "/var/lock"];
 
 /// SIGKILL and SIGXFSZ, which a shell passes on as an exit code above 128.
@@ -51,9 +51,11 @@ pub fn find(evidence: &Evidence<'_>) -> Option<(Cause, Option<LogLine>)> {
         Outcome::Damaged { .. } => host::examine(evidence.host.0, evidence.host.1, evidence.host.2).map(alone),
         Outcome::StepFailed { code, signal, .. } => {
             // What a guest cannot write because the host does not take it is an I/O error to it.
-            killed(evidence, *code, *signal).or_else(|| room(evidence, None)).or_else(|| started(evidence, *code))
+            killed(evidence, *code, *signal).or_else(|| full_disk(evidence, None)).or_else(|| started(evidence, *code))
         }
-        Outcome::StepRefused { problem, .. } | Outcome::OutputRefused { problem, .. } => room(evidence, Some(problem)),
+        Outcome::StepRefused { problem, .. } | Outcome::OutputRefused { problem, .. } => {
+            full_disk(evidence, Some(problem))
+        }
         Outcome::TimedOut { .. } => unreachable(evidence),
         Outcome::Ok | Outcome::Cancelled => None,
     }
@@ -76,8 +78,8 @@ fn killed(evidence: &Evidence<'_>, code: Option<i32>, signal: Option<i32>) -> Op
     (memory && evidence.oom_kills > 0).then(|| said(clues, Clue::Memory, Cause::NoMemory))
 }
 
-/// Room on the image's disk. `problem` is what the agent itself could not do.
-fn room(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Option<LogLine>)> {
+/// Space on the image's disk. `problem` is what the agent itself could not do.
+fn full_disk(evidence: &Evidence<'_>, problem: Option<&Problem>) -> Option<(Cause, Option<LogLine>)> {
     let clues = evidence.clues;
     let errno = problem.and_then(|problem| problem.errno).map(Errno::from_raw_os_error);
     if errno == Some(Errno::DQUOT) || clues.line(Clue::Quota).is_some() {
@@ -159,7 +161,7 @@ fn not_started(evidence: &Evidence<'_>, code: Option<i32>, line: &LogLine) -> Op
     let denied = code == Some(126);
     let name = || name.clone();
     Some(match file {
-        // What is no path may be a file of the current directory.
+        // What is not a path may be a file of the current directory.
         FileFacts { mode: None, .. } if missing || file.name.contains('/') => Cause::NoProgram { program: name() },
         FileFacts { directory: true, .. } if denied => Cause::IsDirectory { file: name() },
         FileFacts { mode: Some(mode), .. } if denied && mode & 0o111 == 0 => {

@@ -133,8 +133,8 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
                 errno = errno.or(problem.errno.map(Errno::from_raw_os_error));
                 None
             }
-            _ => error.downcast_ref::<crate::debian::archive::Cause>().and_then(|cause| match cause {
-                crate::debian::archive::Cause::Write { path, .. } => Some(path.as_path()),
+            _ => error.downcast_ref::<crate::debian::archive::DownloadCause>().and_then(|cause| match cause {
+                crate::debian::archive::DownloadCause::Write { path, .. } => Some(path.as_path()),
                 _ => None,
             }),
         };

@@ -73,7 +73,7 @@ pub enum Cause {
     },
     /// What the step did needs `privileged`.
     NotPrivileged,
-    /// A file system of the image's disk has no room left.
+    /// A file system of the image's disk has no space left.
     DiskFull {
         /// Where it is mounted.
         at: String,
@@ -227,7 +227,7 @@ pub enum What {
 
 /// A line of a file, as messages show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Place {
+pub struct SourceLocation {
     /// What is there.
     pub what: What,
     /// The file: relative to the current directory where it lies below it.
@@ -236,7 +236,7 @@ pub struct Place {
     pub line: u32,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.file.starts_with("--") {
             true => f.write_str(&self.file),
@@ -249,9 +249,9 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, Default)]
 pub struct About {
     /// Where its block begins.
-    pub stage: Option<Place>,
+    pub stage: Option<SourceLocation>,
     /// Where its script begins, where it has one.
-    pub script: Option<Place>,
+    pub script: Option<SourceLocation>,
     /// The stage whose disk it works on, in the first place.
     pub disk: Option<DiskMaker>,
 }
@@ -264,7 +264,7 @@ pub struct DiskMaker {
     /// Whether its recipe says how large the disk is.
     pub has_size: bool,
     /// Where its block begins.
-    pub place: Option<Place>,
+    pub place: Option<SourceLocation>,
 }
 
 /// What is known of a failure beside its message.
@@ -274,7 +274,7 @@ pub struct Diagnosis {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<&'static str>,
     /// Where it stands: the nearest place first (script, command), the stage's block last.
-    pub places: Vec<Place>,
+    pub places: Vec<SourceLocation>,
     /// The line of the log that says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_line: Option<LogLine>,
@@ -285,7 +285,7 @@ impl Diagnosis {
     pub fn lines(&self, shown: &[String]) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.places.is_empty() {
-            let named = |place: &Place| match place.what {
+            let named = |place: &SourceLocation| match place.what {
                 What::Line => format!("at {place}"),
                 What::Value => format!("in {place}"),
                 What::Script => format!("in the script {place}"),
@@ -300,11 +300,11 @@ impl Diagnosis {
     }
 }
 
-impl Place {
+impl SourceLocation {
     /// A place of a recipe whose directory messages call `dir`, with a `/` at its end; empty for the current one.
-    pub fn of(what: What, dir: &str, origin: &Origin) -> Place {
+    pub fn of(what: What, dir: &str, origin: &Origin) -> SourceLocation {
         // A value of the command line has an option's name for a file.
         let dir = if origin.path.starts_with("--") { "" } else { dir };
-        Place { what, file: format!("{dir}{}", origin.path), line: origin.line }
+        SourceLocation { what, file: format!("{dir}{}", origin.path), line: origin.line }
     }
 }

@@ -10,8 +10,8 @@ use rustix::io::Errno;
 
 use crate::debian::packages::fetch::PackageFetchError;
 use crate::debian::packages::tools::ToolsError;
-use crate::disk::image::Format;
-use crate::engine::cause::{self, Cause, Diagnosis, LogLine, Place};
+use crate::disk::image::ForeignFormat;
+use crate::engine::cause::{self, Cause, Diagnosis, LogLine, SourceLocation};
 use crate::engine::download::FetchError;
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::InputError;
@@ -99,7 +99,7 @@ pub enum JobError {
     Format {
         /// The file.
         what: String,
-        format: Format,
+        format: ForeignFormat,
     },
     /// A file is not a disk.
     #[error("{what} is not a disk: {reason}")]
@@ -146,7 +146,7 @@ pub struct StageFailure {
     /// The line of the log that says so.
     pub log_line: Option<LogLine>,
     /// Where in the recipe and its scripts, the nearest place first.
-    pub places: Vec<Place>,
+    pub places: Vec<SourceLocation>,
     /// The way out, where no cause has one.
     pub help: Option<String>,
     /// What it wrote last.

@@ -15,15 +15,15 @@ use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
 use impasto_store::qcow2::{ChunkSource, Qcow2, RawFile};
 
-use super::{Job, JobError, JobInput, Made, create};
-use crate::disk::image::{self, Image};
+use super::{Job, JobError, JobInput, JobOutput, create};
+use crate::disk::image::{self, ImageKind};
 use crate::engine::download::{FetchError, fetch};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
 use crate::engine::publish::Draft;
 
 impl Job {
-    pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+    pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
         let [step] = action.steps.as_slice() else { panic!("BUG: the host carries out one step, not several") };
         match step {
             Step::Import { input, as_a } => {
@@ -84,19 +84,20 @@ impl Job {
         name: &str,
         mode: u32,
         as_a: ImportAs,
-    ) -> Result<Made, JobError> {
+    ) -> Result<JobOutput, JobError> {
         let io = JobError::io("read", Path::new(name));
         let image = image::recognize(&file).map_err(io)?;
         let what = || format!("`{name}`");
         let image = match (as_a, image) {
             (ImportAs::File, _) => None,
-            (_, Image::Raw | Image::Qcow2) => Some(image),
+            (_, ImageKind::Raw | ImageKind::Qcow2) => Some(image),
             // A qcow2 to one program and an ISO to the next is nobody's honest file.
-            (_, Image::Other(format @ image::Format::Polyglot)) | (ImportAs::Disk, Image::Other(format)) => {
+            (_, ImageKind::Other(format @ image::ForeignFormat::Polyglot))
+            | (ImportAs::Disk, ImageKind::Other(format)) => {
                 return Err(JobError::Format { what: what(), format });
             }
-            (ImportAs::Auto, Image::Other(_) | Image::Iso | Image::Unknown) => None,
-            (ImportAs::Disk, Image::Iso | Image::Unknown) => {
+            (ImportAs::Auto, ImageKind::Other(_) | ImageKind::Iso | ImageKind::Unknown) => None,
+            (ImportAs::Disk, ImageKind::Iso | ImageKind::Unknown) => {
                 let reason = "it has no qcow2 header, no partition table and no file system that impasto knows";
                 return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
             }
@@ -111,9 +112,9 @@ impl Job {
                 let file = OutputFile { content: FileContent::Blob(blob), mode };
                 // Under one name always: what the file was called is in no key.
                 let files = BTreeMap::from([("file".to_owned(), file)]);
-                return Ok(Made::on_host(Outputs { files, ..Outputs::default() }, blob.size));
+                return Ok(JobOutput::on_host(Outputs { files, ..Outputs::default() }, blob.size));
             }
-            Some(Image::Qcow2) => {
+            Some(ImageKind::Qcow2) => {
                 let gate = |source| JobError::Gate { what: what(), source: Box::new(source) };
                 keep(&Qcow2::open(file).map_err(gate)?)?
             }
@@ -124,10 +125,10 @@ impl Job {
             }
         };
         let result = Outputs { disk: Some(kept.disk), tree: Some(kept.tree), ..Outputs::default() };
-        Ok(Made { same_as: kept.same_as, ..Made::on_host(result, kept.stored_bytes) })
+        Ok(JobOutput { same_as: kept.same_as, ..JobOutput::on_host(result, kept.stored_bytes) })
     }
 
-    fn convert(&self, format: Format, level: Option<i32>) -> Result<Made, JobError> {
+    fn convert(&self, format: Format, level: Option<i32>) -> Result<JobOutput, JobError> {
         let (from, disk) = self.disk.expect("BUG: nothing to convert");
         let key = match format {
             Format::Qcow2 => DerivedKey::qcow2(disk.layer.disk, level),
@@ -153,7 +154,7 @@ impl Job {
         let name = format!("disk.{}", format.extension());
         let file = OutputFile { content: FileContent::Derived(derived), mode: 0o644 };
         let result = Outputs { files: BTreeMap::from([(name, file)]), ..Outputs::default() };
-        Ok(Made { published, ..Made::on_host(result, 0) })
+        Ok(JobOutput { published, ..JobOutput::on_host(result, 0) })
     }
 
     /// Writes what a key describes into an empty file.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use impasto_stages::packages::{LockedPackage, PackageSet};
+use impasto_stages::package_set::{LockedPackage, PackageSet};
 use impasto_store::blob::Sha256Writer;
 use rayon::prelude::*;
 

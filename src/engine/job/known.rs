@@ -20,17 +20,17 @@ use impasto_store::meter::Meter;
 use impasto_store::qcow2::{ChunkSource, Content, Qcow2, SourceError};
 use impasto_store::seal::{Absent, Sealed};
 
-use super::replay::Replay;
+use super::rebase::Rebase;
 use super::{Job, JobError, StageFailure, host_failure};
 use crate::base::bounded;
-use crate::disk::guest::View;
-use crate::disk::tree::make::{self, Below, Unread};
+use crate::disk::guest::OverlayView;
+use crate::disk::tree::make::{self, BaseIndex, Unread};
 use crate::disk::tree::{Tree, text};
-use crate::engine::plan::Asked;
-use crate::sandbox::{Finished, Scrubbed};
+use crate::engine::plan::TrustPolicy;
+use crate::sandbox::{Finished, TrimmedOverlay};
 
 /// A disk that the store has.
-pub(super) struct Kept {
+pub(super) struct StoredDisk {
     pub(super) disk: DiskRef,
     pub(super) tree: BlobRef,
     pub(super) stored_bytes: u64,
@@ -54,7 +54,7 @@ impl Job {
         action: &Action<Bound>,
         source: &dyn ChunkSource,
         start: Option<Start<'_>>,
-    ) -> Result<Kept, JobError> {
+    ) -> Result<StoredDisk, JobError> {
         let begun = Instant::now();
         let base = start.map(|start| start.reader as &dyn ChunkSource);
         self.meter.begin("listing files", None);
@@ -63,7 +63,7 @@ impl Job {
         let below = start.and_then(|start| start.tree);
         let (tree, unread) = self.phase("index the disk", || self.tree_of(&view, base.zip(below)))?;
         self.demand_undamaged(&unread, below)?;
-        self.tell_unread(&unread, below);
+        self.warn_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
         let earlier: Vec<_> = self.earlier().collect();
@@ -75,11 +75,11 @@ impl Job {
         let index_bytes = if is_new { self.store.blob_length(&digest)?.unwrap_or(0) } else { 0 };
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
-            return Ok(Kept { disk, tree: blob, stored_bytes: index_bytes, same_as: Some(claim) });
+            return Ok(StoredDisk { disk, tree: blob, stored_bytes: index_bytes, same_as: Some(claim) });
         }
         let kept = |sealed: Sealed| {
             let stored_bytes = sealed.stored_bytes + index_bytes;
-            Kept { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
+            StoredDisk { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
         };
         let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
         if self.cutoff == Cutoff::Tree
@@ -87,8 +87,8 @@ impl Job {
             && let Some(earlier_tree) = Tree::load(&self.store, &earlier_tree)?
         {
             let earlier_tree = &earlier_tree;
-            let replay = Replay { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
-            match self.phase("rebase onto the previous disk", || self.replay(action, &replay)) {
+            let rebase = Rebase { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
+            match self.phase("rebase onto the previous disk", || self.rebase(action, &rebase)) {
                 Ok(Some(sealed)) => return Ok(kept(sealed)),
                 Ok(None) => {}
                 Err(JobError::Cancelled) => return Err(JobError::Cancelled),
@@ -109,10 +109,10 @@ impl Job {
         &self,
         source: &'v dyn ChunkSource,
         base: Option<&'v dyn ChunkSource>,
-    ) -> Result<View<'v>, JobError> {
+    ) -> Result<OverlayView<'v>, JobError> {
         let view = match base {
-            Some(base) => View::over(source, base),
-            None => View::whole(source),
+            Some(base) => OverlayView::over(source, base),
+            None => OverlayView::whole(source),
         };
         view.map_err(|error| self.broken(io::Error::other(error)))
     }
@@ -120,11 +120,11 @@ impl Job {
     /// The tree of a disk, from that of the disk below it where there is one.
     pub(super) fn tree_of(
         &self,
-        view: &View<'_>,
+        view: &OverlayView<'_>,
         below: Option<(&dyn ChunkSource, &Tree)>,
     ) -> Result<(Tree, Vec<Unread>), JobError> {
         let below_view = below.map(|(disk, _)| self.view(disk, None)).transpose()?;
-        let below = below.zip(below_view.as_ref()).map(|((_, tree), disk)| Below { tree, disk });
+        let below = below.zip(below_view.as_ref()).map(|((_, tree), disk)| BaseIndex { tree, disk });
         make::tree(view, below.as_ref()).map_err(|error| self.broken(error))
     }
 
@@ -140,9 +140,9 @@ impl Job {
         let source = Qcow2::open(bounded::open(overlay).map_err(JobError::io("open", overlay))?);
         let source =
             source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
-        let patches = self.settled(&source, finished, action, below)?;
-        let source = Scrubbed::new(&source, &finished.unused).patched(&patches);
-        use_it(&source.without_sameness(below).map_err(|error| self.broken(io::Error::other(error)))?)
+        let patches = self.normalized(&source, finished, action, below)?;
+        let source = TrimmedOverlay::new(&source, &finished.unused).patched(&patches);
+        use_it(&source.skip_unchanged(below).map_err(|error| self.broken(io::Error::other(error)))?)
     }
 
     /// An earlier result with this tree, that could be taken for what was just made.
@@ -155,11 +155,11 @@ impl Job {
         if self.cutoff != Cutoff::Tree {
             return Ok(None);
         }
-        let asked = Asked::of(action, &self.caveats);
+        let asked = TrustPolicy::of(action, &self.caveats);
         for (id, claim) in earlier {
             let same = claim.result.tree.is_some_and(|blob| blob.digest == *tree);
             if let Some(disk) = claim.result.disk.filter(|_| same)
-                && asked.objection(&ClaimSummary::of(claim, *id)).is_none()
+                && asked.rejection(&ClaimSummary::of(claim, *id)).is_none()
                 && self.is_whole(&disk)?
             {
                 return Ok(Some((*id, disk)));
@@ -198,7 +198,7 @@ impl Job {
     }
 
     /// Tells what is compared by its bytes from here on; what already was, was told before.
-    fn tell_unread(&self, unread: &[Unread], below: Option<&Tree>) {
+    fn warn_unread(&self, unread: &[Unread], below: Option<&Tree>) {
         for unread in unread {
             if below.is_none_or(|below| !unread.listed && below.volume(unread.place.0).is_some()) {
                 let consequence = "it is compared byte by byte, so stages built on this one run again after it";

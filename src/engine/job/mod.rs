@@ -3,11 +3,11 @@
 
 mod error;
 mod host;
+mod install;
 mod known;
-mod packages;
-mod replay;
+mod normalized;
+mod rebase;
 mod sandboxed;
-mod settled;
 mod shell;
 mod tools;
 
@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use impasto_stages::Secret;
 use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
-use impasto_stages::packages::PackageSet;
+use impasto_stages::package_set::PackageSet;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
@@ -33,7 +33,7 @@ use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
 pub use error::{Enter, JobError, StageFailure};
-pub(crate) use packages::WAITING;
+pub(crate) use install::WAITING;
 pub use shell::ShellRequest;
 
 use crate::base::cancel::CancelToken;
@@ -198,7 +198,7 @@ pub struct Job {
 }
 
 /// What came of the steps, before it is claimed.
-struct Made {
+struct JobOutput {
     result: Outputs,
     sandbox: String,
     isolation: Isolation,
@@ -209,11 +209,11 @@ struct Made {
     same_as: Option<ClaimId>,
 }
 
-impl Made {
+impl JobOutput {
     fn on_host(result: Outputs, stored_bytes: u64) -> Self {
         let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
         let (facts, published, same_as) = (BTreeMap::new(), Vec::new(), None);
-        Made { result, sandbox, isolation, facts, stored_bytes, published, same_as }
+        JobOutput { result, sandbox, isolation, facts, stored_bytes, published, same_as }
     }
 }
 

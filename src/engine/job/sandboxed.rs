@@ -17,20 +17,21 @@ use impasto_store::inputs::TreeNode;
 use impasto_store::meter::Metered;
 
 use super::known::Start;
-use super::{Enter, Job, JobError, JobInput, Made, StageFailure, create};
+use super::{Enter, Job, JobError, JobInput, JobOutput, StageFailure, create};
 use crate::base::bounded;
 use crate::disk::guest;
 use crate::disk::tree::Tree;
-use crate::engine::cause::{self, Clues, Evidence, Place, What};
+use crate::engine::cause::{self, Clues, Evidence, SourceLocation, What};
 use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{
-    self, AgentStep, Content, Culprit, Finished, InputKind, Outcome, Output, Owner, Sandbox, SandboxError, SandboxEvent,
+    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, Outcome, Output, Sandbox, SandboxError,
+    SandboxEvent,
 };
 
 impl Job {
-    pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+    pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
         let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
@@ -77,7 +78,7 @@ impl Job {
         self.forget_failed();
         self.phase("clean up", || drop(scratch));
         let facts = sandbox.facts();
-        Ok(Made {
+        Ok(JobOutput {
             result: Outputs {
                 disk: kept.as_ref().map(|kept| kept.disk),
                 tree: kept.as_ref().map(|kept| kept.tree),
@@ -110,7 +111,7 @@ impl Job {
     fn run_steps(
         &self,
         sandbox: &dyn Sandbox,
-        job: sandbox::Job<'_>,
+        job: sandbox::SandboxJob<'_>,
         action: &Action<Bound>,
         staged: &Staged,
         secrets: &[Secret],
@@ -210,23 +211,23 @@ impl Job {
         place: (&'s Path, &'s Path),
         chain: Vec<PathBuf>,
         staged: &'s Staged,
-    ) -> Result<sandbox::Job<'s>, JobError> {
+    ) -> Result<sandbox::SandboxJob<'s>, JobError> {
         let (_, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let (work, overlay) = place;
         let mut trees = Vec::new();
         if let Some(set) = &action.packages {
-            let dir = work.with_file_name(super::packages::TREE);
+            let dir = work.with_file_name(super::install::TREE);
             self.phase("get the packages", || self.lay_out_packages(set, &dir))?;
-            trees.push((super::packages::TREE.to_owned(), dir));
+            trees.push((super::install::TREE.to_owned(), dir));
         }
         let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
-        let inputs = staged.inputs.iter().map(|(name, mode, path)| sandbox::Input {
+        let inputs = staged.inputs.iter().map(|(name, mode, path)| sandbox::SandboxInput {
             name: name.clone(),
             mode: *mode,
-            content: Content::Path(path),
+            content: InputContent::Path(path),
         });
         let secrets = self.secrets.iter().filter(|(name, _)| action.secrets.contains_key(*name));
-        Ok(sandbox::Job {
+        Ok(sandbox::SandboxJob {
             work,
             overlay,
             chain,
@@ -269,7 +270,7 @@ impl Job {
             }
             JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed && self.context.sandbox.as_ref().is_ok_and(|sandbox| sandbox.surroundings().reordered) {
+                if is_listed && self.context.sandbox.as_ref().is_ok_and(|sandbox| sandbox.environment().reordered) {
                     // Directories come before what they hold.
                     entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
                     let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
@@ -302,7 +303,7 @@ impl Job {
         staged: &mut Staged,
     ) -> Result<(), JobError> {
         let mut kinds = BTreeMap::new();
-        let packages = |name: &str| action.packages.is_some() && name.starts_with(super::packages::LOCAL);
+        let packages = |name: &str| action.packages.is_some() && name.starts_with(super::install::LOCAL);
         for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
@@ -381,18 +382,18 @@ impl Job {
 
     /// Where a step stands that failed: the line of its script, as far as its shell names one, or its command; and the
     /// stage.
-    fn places(&self, action: &Action<Bound>, step: Option<usize>, clues: &Clues) -> Vec<Place> {
+    fn places(&self, action: &Action<Bound>, step: Option<usize>, clues: &Clues) -> Vec<SourceLocation> {
         let origin = |name: &str| step.and_then(|step| action.hints.origins.get(&format!("steps[{step}].{name}")));
         let mut places = Vec::new();
         if let Some(origin) = origin("script") {
             let line = clues.script_line().filter(|(script, _)| Some(*script) == step).map(|(_, line)| line);
-            let script = Place::of(What::Script, &self.context.dir, origin);
+            let script = SourceLocation::of(What::Script, &self.context.dir, origin);
             places.push(match line {
-                Some(line) => Place { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
+                Some(line) => SourceLocation { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
                 None => script,
             });
         }
-        places.extend(origin("command").map(|origin| Place::of(What::Command, &self.context.dir, origin)));
+        places.extend(origin("command").map(|origin| SourceLocation::of(What::Command, &self.context.dir, origin)));
         places.extend(self.about.stage.iter().cloned());
         places
     }
@@ -526,18 +527,18 @@ pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<S
     record
 }
 
-pub(super) fn root(root: &RootSpec) -> guest::RootSpec {
+pub(super) fn root(root: &RootSpec) -> guest::RootSelector {
     match root {
-        RootSpec::Auto => guest::RootSpec::Auto,
-        RootSpec::Number(number) => guest::RootSpec::Number(*number),
-        RootSpec::Label(label) => guest::RootSpec::Label(label.clone()),
-        RootSpec::Uuid(uuid) => guest::RootSpec::Uuid(uuid.clone()),
+        RootSpec::Auto => guest::RootSelector::Auto,
+        RootSpec::Number(number) => guest::RootSelector::Number(*number),
+        RootSpec::Label(label) => guest::RootSelector::Label(label.clone()),
+        RootSpec::Uuid(uuid) => guest::RootSelector::Uuid(uuid.clone()),
     }
 }
 
-fn parse_owner(owner: &str) -> Owner {
+fn parse_owner(owner: &str) -> FileOwner {
     let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
-    Owner { user: user.to_owned(), group: group.to_owned() }
+    FileOwner { user: user.to_owned(), group: group.to_owned() }
 }
 
 /// The step at which a job ended, as its index among the sandbox's.

@@ -53,7 +53,7 @@ impl Job {
         let paths = chain.paths().into_iter().chain(request.failed.map(|(overlay, _)| overlay)).collect();
         let job = self.sandbox_job(action, (&work, &overlay), paths, &staged)?;
         let network = job.network || request.network;
-        Ok(sandbox.shell(crate::sandbox::Job { network, cancel: request.cancel, ..job }, request.line)?)
+        Ok(sandbox.shell(crate::sandbox::SandboxJob { network, cancel: request.cancel, ..job }, request.line)?)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Actions of the toolbox: roots out of packages, disks out of roots.
-//! Knows what goes into the sandbox's room and what comes out, not how the work is done.
+//! Knows what goes into the sandbox's container and what comes out, not how the work is done.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,9 +13,9 @@ use impasto_store::meter::Metered;
 use impasto_store::qcow2::RawFile;
 
 use super::sandboxed::{LogFile, record};
-use super::{Job, JobError, Made, StageFailure, create};
+use super::{Job, JobError, JobOutput, StageFailure, create};
 use crate::base::bounded;
-use crate::debian::toolbox::{DISK, PACKAGES, TREE, Task};
+use crate::debian::toolbox::{DISK, PACKAGES, TREE, ToolboxTask};
 use crate::engine::cause::{self, Cause};
 use crate::sandbox::{SandboxError, ToolEnd, ToolEvent, ToolJob};
 
@@ -23,7 +23,7 @@ use crate::sandbox::{SandboxError, ToolEnd, ToolEvent, ToolJob};
 const NAME: &str = "tree.tar";
 
 impl Job {
-    pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<Made, JobError> {
+    pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
         let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
         let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
         let scratch = self.store.scratch()?;
@@ -36,11 +36,11 @@ impl Job {
             Step::Bootstrap { spec } => {
                 let set = action.packages.as_ref().expect("BUG: a bootstrap without packages");
                 self.phase("get the packages", || self.lay_out_packages(set, &work.join(PACKAGES)))?;
-                Task::Bootstrap { spec: spec.clone(), epoch }
+                ToolboxTask::Bootstrap { spec: spec.clone(), epoch }
             }
             Step::AssembleDisk { input, spec } => {
                 self.phase("copy the input", || self.lay_out_tree(input, epoch, &work.join(TREE)))?;
-                Task::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.surroundings().reordered }
+                ToolboxTask::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.environment().reordered }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
@@ -75,7 +75,7 @@ impl Job {
         self.phase("clean up", || drop(scratch));
         let facts = sandbox.facts();
         let (sandbox, isolation) = (facts.name.to_owned(), Isolation::Namespace);
-        Ok(Made {
+        Ok(JobOutput {
             result,
             sandbox,
             isolation,

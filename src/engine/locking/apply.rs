@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 
 use impasto_stages::action::{Slot, Step};
-use impasto_stages::packages::{PackageRequest, RequestRoot};
+use impasto_stages::package_set::{PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
 use crate::debian::packages::places::{ARCHIVE, SECURITY};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{Entry, LockFile, Package, TOOLBOX, Table};
+use crate::lock::{LockEntry, LockFile, LockPackage, LockTable, TOOLBOX};
 
 /// What the lock has for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum LockState {
     Stale {
         /// The entry's place.
         entry: usize,
-        /// What changed since it was settled.
+        /// What changed since it was resolved.
         why: String,
     },
     /// The lock does not say which tools the node needs.
@@ -40,7 +40,7 @@ pub enum LockState {
 
 impl LockState {
     /// Whether the node can be built.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         matches!(self, LockState::NotNeeded | LockState::Locked(_))
     }
 }
@@ -65,10 +65,10 @@ pub fn below(node: &Node) -> Option<NodeId> {
 
 /// Gives every node's Actions the packages that the lock has for them, as far as it is right. One state for every node.
 pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockState> {
-    let mut walk = Walk::default();
+    let mut walk = LockWalk::default();
     let mut states = NodeMap::new();
     // Tools are never taken out of a recipe's directory.
-    let from_archives = |entry: &&Entry| entry.packages.iter().all(|package| package.archive.is_some());
+    let from_archives = |entry: &&LockEntry| entry.packages.iter().all(|package| package.archive.is_some());
     let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine).filter(from_archives);
     for id in graph.ids() {
         let (state, against) = walk.look(graph, lock, id);
@@ -76,11 +76,11 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockS
         let node = graph.node(id);
         let needs_tools = node.lowered.actions.iter().any(|action| action.toolbox.is_some());
         let emulator = node.lowered.request.as_ref().and_then(|request| emulator(request, machine));
-        let lacks = |entry: &Entry| emulator.as_ref().is_some_and(|line| !entry.request.contains(line));
+        let lacks = |entry: &LockEntry| emulator.as_ref().is_some_and(|line| !entry.request.contains(line));
         let state = match state {
             LockState::Refused { .. } => state,
             _ if needs_tools && toolbox.is_none_or(lacks) => {
-                refused(lock, Table::Toolbox, TOOLBOX).unwrap_or(LockState::NoToolbox)
+                refused(lock, LockTable::Toolbox, TOOLBOX).unwrap_or(LockState::NoToolbox)
             }
             _ => state,
         };
@@ -89,7 +89,7 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockS
         }
         states.push(state);
     }
-    graph.toolbox = toolbox.map(Entry::set);
+    graph.toolbox = toolbox.map(LockEntry::set);
     states
 }
 
@@ -120,14 +120,14 @@ pub fn tidied(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> Op
         return None;
     }
     let used = lock.stages.iter().zip(uses).filter_map(|(entry, used)| Some((entry, used?)));
-    let stages = used.map(|(entry, combinations)| Entry { combinations, ..entry.clone() }).collect();
+    let stages = used.map(|(entry, combinations)| LockEntry { combinations, ..entry.clone() }).collect();
     let mut tidied = LockFile { stages, toolbox: lock.toolbox.clone(), refused: lock.refused.clone() };
     tidied.sort();
     Some(tidied)
 }
 
 /// The state of a node whose entry cannot be used.
-fn refused(lock: &LockFile, table: Table, name: &str) -> Option<LockState> {
+fn refused(lock: &LockFile, table: LockTable, name: &str) -> Option<LockState> {
     let entry = lock.refused.iter().find(|entry| entry.table == table && entry.name == name)?;
     Some(LockState::Refused { name: name.to_owned(), why: entry.reason.clone() })
 }
@@ -142,18 +142,18 @@ pub(super) fn emulator(request: &PackageRequest, machine: &str) -> Option<String
 
 /// A walk over the nodes in their order: knows what every node's disk has in packages, as one digest.
 #[derive(Default)]
-pub(super) struct Walk {
+pub(super) struct LockWalk {
     contents: NodeMap<String>,
 }
 
-impl Walk {
-    /// What the lock has for the next node, and what its packages are to be settled against.
+impl LockWalk {
+    /// What the lock has for the next node, and what its packages are to be resolved against.
     pub(super) fn look(&self, graph: &Graph, lock: &LockFile, id: NodeId) -> (LockState, String) {
         let node = graph.node(id);
         let Some(request) = &node.lowered.request else { return (LockState::NotNeeded, self.before(graph, id)) };
         let own = matches!(request.root, RequestRoot::Own { .. });
         let against = if own { String::new() } else { self.before(graph, id) };
-        let state = refused(lock, Table::Stage, &node.stage);
+        let state = refused(lock, LockTable::Stage, &node.stage);
         (state.unwrap_or_else(|| find(graph, id, lock, &request.lines(), &against)), against)
     }
 
@@ -197,7 +197,7 @@ fn digest(text: &str) -> String {
 }
 
 /// What is there after an entry's packages were put in and taken out.
-fn advance(before: &str, entry: &Entry) -> String {
+fn advance(before: &str, entry: &LockEntry) -> String {
     let mut text = before.to_owned();
     for package in &entry.packages {
         text += &format!("\n+ {} {} {}", package.name, package.architecture, package.sha256);
@@ -211,10 +211,10 @@ fn advance(before: &str, entry: &Entry) -> String {
 fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &str) -> LockState {
     let node = graph.node(id);
     let of_stage = || lock.stages.iter().enumerate().filter(|(_, entry)| *entry.name == *node.stage);
-    let right = |entry: &Entry| entry.request == lines && entry.against == against;
+    let right = |entry: &LockEntry| entry.request == lines && entry.against == against;
     let own: Vec<_> = node.combinations.iter().map(|place| graph.combination_name(*place)).collect();
     let mine =
-        |entry: &Entry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
+        |entry: &LockEntry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
     // Its own first: others may want the same today, and something else tomorrow.
     let fits = of_stage().find(|(_, entry)| right(entry) && mine(entry));
     if let Some((place, entry)) = fits.or_else(|| of_stage().find(|(_, entry)| right(entry))) {
@@ -228,7 +228,7 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
 }
 
 /// What of an entry nobody asked for, though it is for the same request: somebody wrote it into the lock.
-fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
+fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
     let request = graph.node(id).lowered.request.as_ref()?;
     let chain = || std::iter::successors(Some(id), |at| below(graph.node(*at))).map(|at| &graph.node(at).lowered);
     let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
@@ -252,7 +252,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
             || requests().any(|request| request.architectures.contains(architecture))
     };
     entry.packages.iter().find_map(|package| {
-        let Package { name, architecture, archive, path, .. } = package;
+        let LockPackage { name, architecture, archive, path, .. } = package;
         let file = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
         if archive.is_none() && !file() {
             return Some(format!("the lock has {name} from the file {path}, which is not in the recipe"));
@@ -263,7 +263,7 @@ fn misfit(graph: &Graph, id: NodeId, entry: &Entry) -> Option<String> {
 }
 
 /// What is not any more as it was asked for.
-fn difference(entry: &Entry, lines: &[String]) -> String {
+fn difference(entry: &LockEntry, lines: &[String]) -> String {
     let new: Vec<_> = lines.iter().filter(|line| !entry.request.contains(line)).cloned().collect();
     let gone: Vec<_> = entry.request.iter().filter(|line| !lines.contains(line)).cloned().collect();
     let mut parts = Vec::new();

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use impasto_stages::Origin;
 use impasto_stages::action::Step;
-use impasto_stages::packages::PackageRequest;
+use impasto_stages::package_set::PackageRequest;
 
 use super::apply::{LockState, below};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{LockFile, Package};
+use crate::lock::{LockFile, LockPackage};
 
 /// What packages take is at least this part of what they say: sizes of files are rounded otherwise, and scripts of
 /// packages may remove what they brought.
@@ -35,9 +35,9 @@ pub struct TooSmall {
     pub size: u64,
 }
 
-impl Package {
+impl LockPackage {
     /// Bytes that it takes at least, as it says itself.
-    fn room(&self) -> u64 {
+    fn available(&self) -> u64 {
         let said = self.installed.unwrap_or(0).saturating_mul(1024);
         said.min(self.size.saturating_mul(PACKED))
     }
@@ -66,7 +66,7 @@ pub fn too_small(
             for package in &entry.removed {
                 sizes.remove(&(&package.name, &package.architecture));
             }
-            sizes.extend(entry.packages.iter().map(|p| ((&p.name, &p.architecture), p.room())));
+            sizes.extend(entry.packages.iter().map(|p| ((&p.name, &p.architecture), p.available())));
         }
         let needed: u64 = sizes.values().sum();
         (needed / CERTAIN.1 * CERTAIN.0 > size).then(|| TooSmall {

@@ -2,11 +2,11 @@
 //! Knows requests, nodes and entries; whom [`Renewal`] asks is a [`PackageManager`](crate::lock::PackageManager).
 
 mod apply;
+mod disk_size;
 mod renew;
-mod room;
 mod wanted;
 
 pub use apply::{LockState, apply, below, tidied};
-pub use renew::{Choice, ImageFiles, RenewError, Renewal, below_of};
-pub use room::{TooSmall, too_small};
+pub use disk_size::{TooSmall, too_small};
+pub use renew::{Choice, ImageFiles, RenewError, Renewal, base_of};
 pub use wanted::{repository, wanted};

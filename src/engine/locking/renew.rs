@@ -1,16 +1,19 @@
-//! Settles what the lock lacks, or what is to be settled anew: stage by stage, each on what those below it install.
+//! Resolves what the lock lacks, or what is to be resolved again: stage by stage, each on what those below it install.
 //! Knows stages and entries; asks a [`PackageManager`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use impasto_stages::packages::RequestRoot;
+use impasto_stages::package_set::RequestRoot;
 
-use super::apply::{LockState, Walk, below, emulator};
-use crate::engine::cause::{Place, What};
+use super::apply::{LockState, LockWalk, below, emulator};
+use crate::engine::cause::{SourceLocation, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
-use crate::lock::{Below, Entry, Keep, Layer, LockFile, ManagerError, PackageManager, Question, TOOLBOX, Table};
+use crate::lock::{
+    BaseLayer, InstalledBase, LockEntry, LockFile, LockTable, ManagerError, PackageManager, Pinning, ResolveQuery,
+    TOOLBOX,
+};
 use crate::recipe::scope::Scope;
 
 /// What happens to a node's entry.
@@ -18,7 +21,7 @@ use crate::recipe::scope::Scope;
 pub enum Choice {
     /// It stays, where it is right.
     Stay,
-    /// All of it is settled anew.
+    /// All of it is resolved again.
     All,
     /// Packages of these names get other versions; the others stay as they are.
     Only(Vec<String>),
@@ -43,25 +46,25 @@ pub struct Renewal<'a> {
     pub scope: &'a Scope,
     /// What to do with each node's entry; none for nodes that are not asked for.
     pub choices: NodeMap<Option<Choice>>,
-    /// Whether the tools of impasto itself are settled anew.
+    /// Whether the tools of impasto itself are resolved again.
     pub tools: bool,
     /// The recipe's stages, also those that are not built now, where entries of others are to go.
     pub prune: Option<&'a BTreeSet<Arc<str>>>,
     /// Reads the state files of the disk image that a `fetch` node makes.
     pub image: &'a dyn Fn(NodeId) -> Result<ImageFiles, RenewError>,
-    /// Told before a stage is settled: its label.
+    /// Told before a stage is resolved: its label.
     pub progress: &'a dyn Fn(&str),
 }
 
 /// A lock that could not be renewed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    /// A stage's packages could not be settled.
+    /// A stage's packages could not be resolved.
     #[error("the packages of stage {stage} cannot be resolved{}", at(.place.as_ref()))]
     Manager {
         stage: String,
         /// Where the recipe says what cannot be had, or where the stage begins.
-        place: Option<Place>,
+        place: Option<SourceLocation>,
         /// Why not.
         source: ManagerError,
     },
@@ -72,7 +75,7 @@ pub enum RenewError {
         /// What the next run would refuse: which field of which package of which archive.
         problem: String,
     },
-    /// A stage below is not settled itself.
+    /// A stage below is not resolved itself.
     #[error("the packages of stage {stage} depend on those of stage {below}, which are no longer locked")]
     Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
@@ -85,33 +88,33 @@ pub enum RenewError {
 }
 
 impl RenewError {
-    /// A node's packages could not be settled.
+    /// A node's packages could not be resolved.
     pub fn of_node(node: &Node, shown_dir: &str, source: ManagerError) -> RenewError {
         let origins = node.lowered.actions.first().map(|action| &action.hints.origins);
         let line = origins.and_then(|origins| source.about.iter().find_map(|line| origins.get(line)));
-        let place = line.or(node.place.as_ref()).map(|origin| Place::of(What::Value, shown_dir, origin));
+        let place = line.or(node.place.as_ref()).map(|origin| SourceLocation::of(What::Value, shown_dir, origin));
         RenewError::Manager { stage: node.label.clone(), place, source }
     }
 }
 
 /// A place at the end of a message.
-fn at(place: Option<&Place>) -> String {
+fn at(place: Option<&SourceLocation>) -> String {
     place.map_or(String::new(), |place| format!(" ({place})"))
 }
 
 impl Renewal<'_> {
-    /// Changes `lock` as the choices say. Stages that are stale because one below them changed are settled again too,
+    /// Changes `lock` as the choices say. Stages that are stale because one below them changed are resolved again too,
     /// each package as it was where that still fits.
     ///
     /// # Errors
-    /// A stage cannot be settled; then `lock` is changed as far as was done.
+    /// A stage cannot be resolved; then `lock` is changed as far as was done.
     pub fn renew(&self, lock: &mut LockFile) -> Result<(), RenewError> {
         self.renew_toolbox(lock)?;
         let mut images: BTreeMap<NodeId, ImageFiles> = BTreeMap::new();
         let mut settled = NodeMap::filled(false, self.graph.len());
-        // Stages that are not settled, and what stands on them.
+        // Stages that are not resolved, and what stands on them.
         let mut open: NodeMap<Option<NodeId>> = NodeMap::filled(None, self.graph.len());
-        let mut walk = Walk::default();
+        let mut walk = LockWalk::default();
         for id in self.graph.ids() {
             let node = self.graph.node(id);
             let (mut state, against) = walk.look(self.graph, lock, id);
@@ -137,18 +140,18 @@ impl Renewal<'_> {
                 {
                     images.insert(image, (self.image)(image)?);
                 }
-                let below = below_of(self.graph, lock, id, |image| images.get(&image));
+                let below = base_of(self.graph, lock, id, |image| images.get(&image));
                 let tools = lock.toolbox.iter().find(|entry| entry.architecture == self.machine);
                 let tools = tools.expect("BUG: packages are settled without tools");
                 let (stage, secrets) = (&*node.label, &node.lowered.secrets);
-                let question =
-                    Question { stage, request, below, secrets, dir: self.dir, scope: self.scope, keep, tools };
-                let settled_entry = self.manager.settle(&question);
+                let query =
+                    ResolveQuery { stage, request, below, secrets, dir: self.dir, scope: self.scope, keep, tools };
+                let settled_entry = self.manager.resolve(&query);
                 let entry = settled_entry.map_err(|source| RenewError::of_node(node, self.shown_dir, source))?;
                 let combinations = node.combinations.iter().map(|place| self.graph.combination_name(*place));
                 let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
                 let (name, request) = (node.stage.to_string(), request.lines());
-                let entry = Entry { name, combinations, request, against: against.clone(), ..entry };
+                let entry = LockEntry { name, combinations, request, against: against.clone(), ..entry };
                 check(&entry, &node.label)?;
                 let same = before
                     .as_ref()
@@ -156,18 +159,18 @@ impl Renewal<'_> {
                 settled[id] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
-            open[id] = if state.is_settled() { open_below } else { Some(id) };
+            open[id] = if state.is_locked() { open_below } else { Some(id) };
             walk.pass(self.graph, lock, id, &state, &against);
         }
         if let Some(stages) = self.prune {
             lock.stages.retain(|entry| stages.contains(entry.name.as_str()));
-            lock.refused.retain(|entry| entry.table == Table::Toolbox || stages.contains(entry.name.as_str()));
+            lock.refused.retain(|entry| entry.table == LockTable::Toolbox || stages.contains(entry.name.as_str()));
         }
         lock.sort();
         Ok(())
     }
 
-    /// Settles the tools, where something that is asked for needs them and they are not there, or are to be newer.
+    /// Resolves the tools, where something that is asked for needs them and they are not there, or are to be newer.
     fn renew_toolbox(&self, lock: &mut LockFile) -> Result<(), RenewError> {
         let needed = self.needs_tools();
         let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
@@ -182,11 +185,12 @@ impl Renewal<'_> {
         lines.sort_unstable();
         lines.dedup();
         let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
-        let entry = self.manager.settle_toolbox(&foreign);
+        let entry = self.manager.resolve_toolbox(&foreign);
         let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
-        let entry = Entry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+        let entry =
+            LockEntry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
         check(&entry, TOOLBOX)?;
-        lock.refused.retain(|refused| refused.table != Table::Toolbox);
+        lock.refused.retain(|refused| refused.table != LockTable::Toolbox);
         match place {
             Some(place) => lock.toolbox[place] = entry,
             None => lock.toolbox.push(entry),
@@ -218,31 +222,33 @@ impl Renewal<'_> {
     }
 }
 
-/// What stays of a node's entry when it is settled again; none where it is not. `before` is the entry that it has, and
-/// `changed_below` whether what it stands on was settled again.
+/// What stays of a node's entry when it is resolved again; none where it is not. `before` is the entry that it has, and
+/// `changed_below` whether what it stands on was resolved again.
 fn keep<'e>(
     choice: Option<&'e Choice>,
     state: &LockState,
-    before: Option<&'e Entry>,
+    before: Option<&'e LockEntry>,
     changed_below: bool,
-) -> Option<Keep<'e>> {
+) -> Option<Pinning<'e>> {
     match (choice, state, before) {
         (None, ..) | (_, LockState::NotNeeded, _) => None,
         (Some(Choice::Stay), LockState::Locked(_), _) => None,
-        (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => Some(Keep::AllBut(before, &[])),
+        (Some(Choice::Stay), LockState::Stale { .. }, Some(before)) if changed_below => {
+            Some(Pinning::AllBut(before, &[]))
+        }
         (Some(Choice::Stay), LockState::Stale { .. } | LockState::Refused { .. }, _) => None,
-        (Some(Choice::Only(names)), _, Some(before)) => Some(Keep::AllBut(before, names)),
-        _ => Some(Keep::Nothing),
+        (Some(Choice::Only(names)), _, Some(before)) => Some(Pinning::AllBut(before, names)),
+        _ => Some(Pinning::Nothing),
     }
 }
 
 /// What stands below a node, as the lock has it.
-pub fn below_of<'q>(
+pub fn base_of<'q>(
     graph: &'q Graph,
     lock: &'q LockFile,
     id: NodeId,
     image: impl Fn(NodeId) -> Option<&'q ImageFiles>,
-) -> Below<'q> {
+) -> InstalledBase<'q> {
     let mut chain = Vec::new();
     let mut at = id;
     while let Some(next) = below(graph.node(at)) {
@@ -250,8 +256,8 @@ pub fn below_of<'q>(
         at = next;
     }
     chain.reverse();
-    let mut walk = Walk::default();
-    let mut found = Below { image: chain.first().and_then(|first| image(*first)), stages: Vec::new() };
+    let mut walk = LockWalk::default();
+    let mut found = InstalledBase { image: chain.first().and_then(|first| image(*first)), stages: Vec::new() };
     for node in graph.ids().take_while(|node| *node < id) {
         let (state, against) = walk.look(graph, lock, node);
         walk.pass(graph, lock, node, &state, &against);
@@ -259,21 +265,21 @@ pub fn below_of<'q>(
         if let (true, LockState::Locked(place), Some(request)) = (chain.contains(&node), &state, &lowered.request)
             && !request.is_builder()
         {
-            found.stages.push(Layer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
+            found.stages.push(BaseLayer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
         }
     }
     found
 }
 
 /// Checks before anything is written that the next run will read it.
-fn check(entry: &Entry, stage: &str) -> Result<(), RenewError> {
+fn check(entry: &LockEntry, stage: &str) -> Result<(), RenewError> {
     entry.check_written().map_err(|problem| RenewError::Unusable { stage: stage.to_owned(), problem })
 }
 
 /// Puts an entry into the place of what the lock has for its stage and combinations.
-fn put(lock: &mut LockFile, entry: Entry) -> usize {
+fn put(lock: &mut LockFile, entry: LockEntry) -> usize {
     // Nobody knows which combinations those are for.
-    lock.refused.retain(|refused| refused.table != Table::Stage || refused.name != entry.name);
+    lock.refused.retain(|refused| refused.table != LockTable::Stage || refused.name != entry.name);
     for other in lock.stages.iter_mut().filter(|other| other.name == entry.name) {
         other.combinations.retain(|name| !entry.combinations.contains(name));
     }

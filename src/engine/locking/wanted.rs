@@ -1,22 +1,22 @@
 //! Which package files a graph may need, and where each can be had.
-//! Knows nodes and the archives that their stages add; addresses are [`Places`]' business.
+//! Knows nodes and the archives that their stages add; addresses are [`PackageSources`]' business.
 
 use std::collections::HashMap;
 
 use super::apply::{LockState, below};
 use crate::debian::mirror::Mirror;
-use crate::debian::packages::fetch::Wanted;
-use crate::debian::packages::places::{Places, address};
+use crate::debian::packages::fetch::PackageDownload;
+use crate::debian::packages::places::{PackageSources, address};
 use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::lock::LockFile;
 
 /// Every package file that the lock names for a graph, by SHA-256.
 pub fn wanted(
-    places: &Places<'_>,
+    places: &PackageSources<'_>,
     graph: &Graph,
     lock: &LockFile,
     states: &NodeMap<LockState>,
-) -> HashMap<String, Wanted> {
+) -> HashMap<String, PackageDownload> {
     let mut wanted = HashMap::new();
     for entry in &lock.toolbox {
         places.add(&mut wanted, entry, &|_| None);

@@ -8,12 +8,12 @@ use impasto_store::claim::FileContent;
 use impasto_store::layer::DiskRef;
 
 use super::{Engine, EngineError, NodeRun};
-use crate::engine::cause::{About, DiskMaker, Place, What};
+use crate::engine::cause::{About, DiskMaker, SourceLocation, What};
+use crate::engine::chain::ActionChain;
 use crate::engine::graph::{Graph, NodeId, NodeMap};
 use crate::engine::job::{Job, JobContext, JobInput, JobTask};
 use crate::engine::log::Redactor;
 use crate::engine::publish::Target;
-use crate::engine::units::Units;
 
 /// How many earlier runs of a node are looked at.
 const PREVIOUS: usize = 8;
@@ -33,7 +33,7 @@ impl Engine<'_> {
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
-        let mut units = Units::new(graph.node(id));
+        let mut units = ActionChain::new(graph.node(id));
         let found = self.planner.advance(id, &mut units, |parent| self.nodes[parent].known())?;
         self.nodes[id].units = Some(units);
         let (Some(action), _) = found else { return Ok(None) };
@@ -130,8 +130,9 @@ impl Engine<'_> {
     /// What messages say of a node.
     pub(super) fn about(&self, id: NodeId) -> About {
         let graph = self.graph;
-        let place =
-            |id: NodeId| graph.node(id).place.as_ref().map(|origin| Place::of(What::Stage, &self.config.dir, origin));
+        let place = |id: NodeId| {
+            graph.node(id).place.as_ref().map(|origin| SourceLocation::of(What::Stage, &self.config.dir, origin))
+        };
         let disk_of = |id: &NodeId| match graph.node(*id).lowered.actions.first()?.parent.as_ref()? {
             Slot::Stage(stage) => Some(graph.node(*id).parent(stage)),
             _ => None,
@@ -143,7 +144,7 @@ impl Engine<'_> {
         });
         let origins = graph.node(id).lowered.actions.first().map(|action| &action.hints.origins);
         let script = origins.and_then(|origins| origins.get("steps[0].script"));
-        let script = script.map(|origin| Place::of(What::Script, &self.config.dir, origin));
+        let script = script.map(|origin| SourceLocation::of(What::Script, &self.config.dir, origin));
         About { stage: place(id), script, disk }
     }
 }

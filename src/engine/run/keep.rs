@@ -7,9 +7,9 @@ use std::time::Instant;
 use impasto_store::Error as StoreError;
 
 use super::Engine;
+use crate::engine::chain::chain_step_name;
 use crate::engine::roots::InUse;
-use crate::engine::schedule::State as TaskState;
-use crate::engine::units::unit_name;
+use crate::engine::schedule::TaskState;
 
 impl Engine<'_> {
     /// Begins: what builds left that were killed is deleted, and the collector kept off all that this run will find and
@@ -80,7 +80,7 @@ impl Engine<'_> {
                 continue;
             }
             for name in self.graph.stable_names(id) {
-                results.extend(used.iter().enumerate().map(|(unit, run)| (unit_name(name.clone(), unit), *run)));
+                results.extend(used.iter().enumerate().map(|(unit, run)| (chain_step_name(name.clone(), unit), *run)));
                 if whole {
                     names.insert(name, Some(used.len()).filter(|units| *units > 0));
                 }

@@ -11,7 +11,7 @@ use crate::engine::event::EventKind;
 use crate::engine::forecast::{Durations, Left, Rest, Work, left};
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::job::WAITING;
-use crate::engine::schedule::State;
+use crate::engine::schedule::TaskState;
 
 /// How often meters are read.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -77,10 +77,10 @@ impl Engine<'_> {
     }
 
     /// Tells how long a node that starts took before.
-    pub(super) fn tell_expected(&mut self, id: NodeId) {
+    pub(super) fn emit_expected(&mut self, id: NodeId) {
         if let Some(wall_ms) = self.nodes[id].progress.before.as_ref().map(|work| work.work_ms) {
             let stage = self.label(id);
-            self.tell(EventKind::Expected { stage, wall_ms });
+            self.emit(EventKind::Expected { stage, wall_ms });
         }
     }
 
@@ -144,7 +144,7 @@ impl Engine<'_> {
         }
         for (id, Reading { what, done: done_bytes, total: total_bytes }) in news {
             let stage = id.map(|id| self.label(id));
-            self.tell(EventKind::Progress { stage, what, done_bytes, total_bytes });
+            self.emit(EventKind::Progress { stage, what, done_bytes, total_bytes });
         }
         if self.progress.judged.is_none_or(|judged| judged.elapsed() >= JUDGE_EVERY) {
             self.judge();
@@ -163,7 +163,7 @@ impl Engine<'_> {
         let mut rest = NodeMap::filled(Rest::Nothing, self.graph.len());
         for (id, node) in self.nodes.iter() {
             let state = self.schedule.state(id);
-            if matches!(state, State::Unwanted | State::Done | State::Failed | State::Cancelled) {
+            if matches!(state, TaskState::Unwanted | TaskState::Done | TaskState::Failed | TaskState::Cancelled) {
                 continue;
             }
             rest[id] = match &node.progress.before {
@@ -197,7 +197,7 @@ impl Engine<'_> {
         if is_news {
             self.progress.told = Some((now, left));
             let remaining_ms = left.time.map(|time| time.as_millis() as u64);
-            self.tell(EventKind::Estimate { remaining_ms, unknown: left.unknown });
+            self.emit(EventKind::Estimate { remaining_ms, unknown: left.unknown });
         }
     }
 }

@@ -4,11 +4,11 @@
 use super::{Engine, REBINDS, SAVE_EVERY};
 use crate::engine::event::{EventKind, How};
 use crate::engine::graph::{NodeId, NodeMap};
-use crate::engine::history::NodeMemory;
+use crate::engine::history::NodeHistory;
 use crate::engine::job::{JobError, Success};
 use crate::engine::plan::Completed;
 use crate::engine::reason::Reason;
-use crate::engine::schedule::State as TaskState;
+use crate::engine::schedule::TaskState;
 
 impl Engine<'_> {
     /// Takes what a job came to.
@@ -35,7 +35,7 @@ impl Engine<'_> {
         for published in &success.published {
             self.planner.add_published(published);
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
-            self.tell(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
+            self.emit(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
         }
         let completed = if success.ran {
             let node = &mut self.nodes[id];
@@ -48,7 +48,7 @@ impl Engine<'_> {
                 Err(error) => return self.fail(id, JobError::plan(error)),
             };
             node.stored_bytes += success.stored_bytes;
-            let run = NodeMemory { action, claim, reason, at, wall_ms, earlier: Vec::new() };
+            let run = NodeHistory { action, claim, reason, at, wall_ms, earlier: Vec::new() };
             self.planner.add_run(id, unit, &run);
             completed
         } else {
@@ -75,7 +75,7 @@ impl Engine<'_> {
         self.schedule.done(id);
         let (stage, how) = (self.label(id), if success.ran { How::Built } else { How::Cached });
         let (result_bytes, caveats) = (self.result_bytes(id), self.caveats(id));
-        self.tell(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats });
+        self.emit(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats });
     }
 
     /// A result that was there is there no more: the node that made it runs again, then this one.
@@ -128,7 +128,7 @@ impl Engine<'_> {
         let wall_ms = self.nodes[id].wall_ms();
         let help = self.config.hints.job(&error, &stage, &self.about(id));
         let (message, causes, last_lines, diagnosis) = error.into_parts();
-        self.tell(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
+        self.emit(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
         self.schedule.failed(id);
     }
 }

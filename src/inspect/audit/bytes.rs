@@ -8,8 +8,8 @@ use std::ops::Range;
 use impasto_store::qcow2::{CHUNK, ChunkSource, Content, SourceError};
 use serde::Serialize;
 
-use crate::disk::guest::ext4::{Content as FileContent, Ext4, Inode, ReadError};
-use crate::disk::guest::{View, Window, read_layout};
+use crate::disk::guest::ext4::{Ext4, Inode, InodeContent as FileContent, ReadError};
+use crate::disk::guest::{OverlayView, Window, read_layout};
 
 /// Differences are counted in pieces of this size, so that no piece belongs to two things.
 const SECTOR: usize = 512;
@@ -115,7 +115,7 @@ struct Labels(BTreeMap<u64, (u64, Purpose)>);
 
 impl Labels {
     fn of(disk: &dyn ChunkSource) -> io::Result<Self> {
-        let view = View::whole(disk).map_err(io::Error::other)?;
+        let view = OverlayView::whole(disk).map_err(io::Error::other)?;
         let mut labels = Self::default();
         for (_, start, _) in read_layout(&view)?.file_systems() {
             let window = Window::new(&view, start, disk.virtual_size().saturating_sub(start));
@@ -135,7 +135,12 @@ impl Labels {
         Ok(labels)
     }
 
-    fn inode(&mut self, ext: &Ext4<'_, Window<'_, View<'_>>>, start: u64, inode: &Inode) -> Result<(), ReadError> {
+    fn inode(
+        &mut self,
+        ext: &Ext4<'_, Window<'_, OverlayView<'_>>>,
+        start: u64,
+        inode: &Inode,
+    ) -> Result<(), ReadError> {
         let purpose = match inode.number {
             number if number < FIRST_INODE && number != ROOT => Purpose::Journal,
             _ if inode.is_directory() => Purpose::Directories,
@@ -177,9 +182,9 @@ mod tests {
 
     use super::*;
 
-    struct Plain(Vec<u8>);
+    struct PlainBytes(Vec<u8>);
 
-    impl ChunkSource for Plain {
+    impl ChunkSource for PlainBytes {
         fn virtual_size(&self) -> u64 {
             self.0.len() as u64
         }
@@ -207,11 +212,11 @@ mod tests {
             String::from_utf8(output.stdout).unwrap()
         };
         tool("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "4096", "-d", &tree, &image, "8M"]);
-        let first = Plain(std::fs::read(&image).unwrap());
+        let first = PlainBytes(std::fs::read(&image).unwrap());
         let blocks = tool("debugfs", &["-R", "blocks /f", &image]);
         let block: usize = blocks.split_whitespace().next().unwrap().parse().unwrap();
         tool("debugfs", &["-w", "-R", "sif /f mode 0100600", &image]);
-        let mut second = Plain(std::fs::read(&image).unwrap());
+        let mut second = PlainBytes(std::fs::read(&image).unwrap());
         let inode_bytes = first.0.iter().zip(&second.0).filter(|(a, b)| a != b).count() as u64;
         second.0[block * 4096 + 5] = 2;
         // Free, and so for nothing.

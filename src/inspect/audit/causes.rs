@@ -32,7 +32,7 @@ use std::cell::Cell;
 use serde::Serialize;
 
 use crate::disk::tree::compare::{Aspects, aspects};
-use crate::disk::tree::{Entry, Kind};
+use crate::disk::tree::{EntryKind, IndexEntry};
 use crate::inspect::diff::plain;
 
 /// Most bytes that one question may unpack, of both contents together.
@@ -44,16 +44,16 @@ const NAME_SHOWN: usize = 80;
 
 /// A file as one build left it.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
+pub struct SeenFile<'a> {
     /// Its entry in the tree.
-    pub entry: &'a Entry,
-    /// Its content; none where it is no file, or longer than the caller reads (8 MiB).
+    pub entry: &'a IndexEntry,
+    /// Its content; none where it is not a file, or longer than the caller reads (8 MiB).
     pub content: Option<&'a [u8]>,
 }
 
 /// The conditions of one build.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct AuditRun {
     /// Host name that steps saw.
     pub host_name: String,
     /// `LANG`.
@@ -72,7 +72,7 @@ pub struct Run {
 
 /// Why a file differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Cause {
+pub struct DifferenceCause {
     /// The reason.
     pub kind: CauseKind,
     /// What was seen: one sentence, neutralised.
@@ -143,8 +143,13 @@ pub enum CauseKind {
 
 /// Tells why a file differs between the first build and the second; none where that is not known. A file that is missing in
 /// one of them is `None` there. `runs` are the conditions of the two.
-pub fn cause(path: &[u8], before: Option<&Seen<'_>>, after: Option<&Seen<'_>>, runs: &[Run; 2]) -> Option<Cause> {
-    let scope = Scope { path, runs, depth: 0, left: &Cell::new(UNPACK_LIMIT) };
+pub fn cause(
+    path: &[u8],
+    before: Option<&SeenFile<'_>>,
+    after: Option<&SeenFile<'_>>,
+    runs: &[AuditRun; 2],
+) -> Option<DifferenceCause> {
+    let scope = CauseScope { path, runs, depth: 0, left: &Cell::new(UNPACK_LIMIT) };
     let found = match (before, after) {
         (Some(before), Some(after)) => changed(&scope, before, after)?,
         (Some(_), None) => known::lone(&scope, 0)?,
@@ -156,10 +161,10 @@ pub fn cause(path: &[u8], before: Option<&Seen<'_>>, after: Option<&Seen<'_>>, r
 
 /// What is asked, handed down to what lies within.
 #[derive(Clone, Copy)]
-struct Scope<'a> {
+struct CauseScope<'a> {
     /// The file's path, or a member's name.
     path: &'a [u8],
-    runs: &'a [Run; 2],
+    runs: &'a [AuditRun; 2],
     depth: usize,
     /// Bytes that may still be unpacked.
     left: &'a Cell<usize>,
@@ -167,7 +172,7 @@ struct Scope<'a> {
 
 /// A reason that was found.
 #[derive(Debug)]
-struct Found {
+struct CauseMatch {
     kind: CauseKind,
     /// What the file does, to stand behind "it": `holds the host name`.
     what: String,
@@ -175,17 +180,17 @@ struct Found {
     members: Vec<String>,
 }
 
-impl Found {
+impl CauseMatch {
     fn new(kind: CauseKind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into(), members: Vec::new() }
     }
 
-    fn cause(self, path: &[u8]) -> Cause {
+    fn cause(self, path: &[u8]) -> DifferenceCause {
         let what = match self.members.as_slice() {
             [] => format!("It {}.", self.what),
             members => format!("Its member {} {}.", members.join(", in it "), self.what),
         };
-        Cause { kind: self.kind, what, remedy: remedy::remedy(self.kind, path, !self.members.is_empty()) }
+        DifferenceCause { kind: self.kind, what, remedy: remedy::remedy(self.kind, path, !self.members.is_empty()) }
     }
 }
 
@@ -198,7 +203,7 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
-fn changed(scope: &Scope<'_>, before: &Seen<'_>, after: &Seen<'_>) -> Option<Found> {
+fn changed(scope: &CauseScope<'_>, before: &SeenFile<'_>, after: &SeenFile<'_>) -> Option<CauseMatch> {
     let differs = aspects(before.entry, after.entry);
     if differs.kind {
         return None;
@@ -207,7 +212,7 @@ fn changed(scope: &Scope<'_>, before: &Seen<'_>, after: &Seen<'_>) -> Option<Fou
         return metadata(&differs, before.entry, after.entry);
     }
     let pair = match (&before.entry.kind, &after.entry.kind) {
-        (Kind::Symlink { target: before }, Kind::Symlink { target: after }) => {
+        (EntryKind::Symlink { target: before }, EntryKind::Symlink { target: after }) => {
             Some((before.as_slice(), after.as_slice()))
         }
         _ => before.content.zip(after.content),
@@ -219,14 +224,14 @@ fn changed(scope: &Scope<'_>, before: &Seen<'_>, after: &Seen<'_>) -> Option<Fou
 }
 
 /// Looks for one reason in two contents.
-type Reason = fn(&Scope<'_>, &[u8], &[u8]) -> Option<Found>;
+type CauseFinder = fn(&CauseScope<'_>, &[u8], &[u8]) -> Option<CauseMatch>;
 
 /// Why two contents differ, whatever they are called. The most specific reason comes first.
-fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+fn content(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     if before == after || scope.depth > MAX_DEPTH {
         return None;
     }
-    let reasons: [Reason; 10] = [
+    let reasons: [CauseFinder; 10] = [
         pyc::find,
         packed::find,
         archive::find,
@@ -242,10 +247,10 @@ fn content(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
 }
 
 /// Why two files with one content differ.
-fn metadata(differs: &Aspects, before: &Entry, after: &Entry) -> Option<Found> {
+fn metadata(differs: &Aspects, before: &IndexEntry, after: &IndexEntry) -> Option<CauseMatch> {
     let only = |aspects: Aspects| *differs == aspects;
     if only(Aspects { mtime: true, ..Aspects::default() }) {
-        return Some(Found::new(CauseKind::ModificationTime, "differs only in its modification time"));
+        return Some(CauseMatch::new(CauseKind::ModificationTime, "differs only in its modification time"));
     }
     // A directory's time follows from what is in it.
     let mode = Aspects { mode: true, ..Aspects::default() };
@@ -256,11 +261,11 @@ fn metadata(differs: &Aspects, before: &Entry, after: &Entry) -> Option<Found> {
 }
 
 /// Bits for group and others that one mode lacks and the other does not.
-fn umask(before: u16, after: u16) -> Option<Found> {
+fn umask(before: u16, after: u16) -> Option<CauseMatch> {
     let (differs, both) = (before ^ after, before & after);
     let masked = differs != 0 && differs & !0o077 == 0 && (both == before || both == after);
     masked.then(|| {
         let what = format!("has mode {before:o} in one build and {after:o} in the other");
-        Found::new(CauseKind::Umask, what)
+        CauseMatch::new(CauseKind::Umask, what)
     })
 }

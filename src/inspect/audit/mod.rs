@@ -1,7 +1,7 @@
 //! Whether two builds of a recipe gave the same, stage by stage; where they did not, what differs, and probably why.
 //!
 //! Knows results and trees; builds nothing and prints nothing. What a guest wrote is neutralised where it enters a
-//! [`Report`].
+//! [`AuditReport`].
 //!
 //! * [`stage`] compares what a stage gave twice; `tar` reads the trees that stages make as archives.
 //! * [`bytes`] counts what differs where content does not.
@@ -16,11 +16,11 @@ mod tar;
 use serde::Serialize;
 
 use bytes::Bytes;
-use causes::Cause;
+use causes::DifferenceCause;
 
 /// What an audit found. As JSON it is what `impasto audit --json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct AuditReport {
     /// Version of this form: 1.
     pub v: u32,
     /// Whether every stage gave the same.
@@ -30,13 +30,13 @@ pub struct Report {
     /// Under what the second build ran: a name, and the values of both.
     pub varied: Vec<(String, String, String)>,
     /// All stages, in the order of the graph.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<AuditStage>,
 }
 
 /// How a stage's two results compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum StageVerdict {
     /// The same bytes.
     Identical,
     /// The same files in the same places, though file systems have laid them out otherwise on the disk.
@@ -47,11 +47,11 @@ pub enum Verdict {
 
 /// A stage of an audit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Stage {
+pub struct AuditStage {
     /// Its name, with the values of the matrix that set it apart.
     pub stage: String,
     /// What came out.
-    pub verdict: Verdict,
+    pub verdict: StageVerdict,
     /// What differs here first: not what differs because an earlier stage did.
     pub files: Vec<Difference>,
     /// How many differences an earlier stage is answerable for.
@@ -69,15 +69,15 @@ pub struct Difference {
     /// How: `content`, `mode`, `only in the first`, …
     pub change: String,
     /// Where that probably comes from.
-    pub cause: Option<Cause>,
+    pub cause: Option<DifferenceCause>,
 }
 
-impl Report {
+impl AuditReport {
     /// The report of these stages, in the order of the graph.
-    pub fn new(stages: Vec<Stage>, varied: Vec<(String, String, String)>) -> Self {
-        let first = stages.iter().find(|stage| stage.verdict == Verdict::Different);
+    pub fn new(stages: Vec<AuditStage>, varied: Vec<(String, String, String)>) -> Self {
+        let first = stages.iter().find(|stage| stage.verdict == StageVerdict::Different);
         let first = first.map(|stage| stage.stage.clone());
-        Report { v: 1, equal: first.is_none(), first, varied, stages }
+        AuditReport { v: 1, equal: first.is_none(), first, varied, stages }
     }
 
     /// The report as text.

@@ -1,20 +1,20 @@
 //! An audit's report as text.
 //! Knows lines; what is in them was neutralised before.
 
-use super::{Report, Stage, Verdict};
+use super::{AuditReport, AuditStage, StageVerdict};
 use crate::base::human;
 use crate::base::table::columns;
 
 /// Differences of a stage that are shown; JSON has all.
 const SHOWN: usize = 40;
 
-pub(super) fn render(report: &Report) -> String {
+pub(super) fn render(report: &AuditReport) -> String {
     let mut rows = Vec::new();
     for stage in &report.stages {
         let (word, note) = match stage.verdict {
-            Verdict::Identical => ("identical", String::new()),
-            Verdict::Equal => ("equal", elsewhere(stage)),
-            Verdict::Different => ("DIFFERENT", note(stage)),
+            StageVerdict::Identical => ("identical", String::new()),
+            StageVerdict::Equal => ("equal", elsewhere(stage)),
+            StageVerdict::Different => ("DIFFERENT", note(stage)),
         };
         rows.push(vec![format!("  {}", stage.stage), word.to_owned(), note]);
     }
@@ -41,7 +41,7 @@ pub(super) fn render(report: &Report) -> String {
 }
 
 /// What differs between disks of the same content, the most first.
-fn elsewhere(stage: &Stage) -> String {
+fn elsewhere(stage: &AuditStage) -> String {
     let text = "same content, placed differently on the disk";
     let Some(found) = &stage.bytes else { return text.to_owned() };
     let mut purposes: Vec<_> = found.purposes.iter().collect();
@@ -51,7 +51,7 @@ fn elsewhere(stage: &Stage) -> String {
     format!("{text}: {} in {} chunks ({})", human::bytes(found.bytes), found.chunks, purposes.join(", "))
 }
 
-fn note(stage: &Stage) -> String {
+fn note(stage: &AuditStage) -> String {
     let own = stage.files.len();
     let inherited = stage.inherited;
     match (own, inherited) {

@@ -9,13 +9,13 @@ use impasto_store::layer::DiskRef;
 use impasto_store::qcow2::ChunkSource;
 use impasto_store::{Error as StoreError, Store};
 
-use super::causes::{Run, Seen, cause};
-use super::tar::Archive;
-use super::{Difference, Stage, Verdict, bytes};
-use crate::disk::guest::View;
+use super::causes::{AuditRun, SeenFile, cause};
+use super::tar::TarTree;
+use super::{AuditStage, Difference, StageVerdict, bytes};
+use crate::disk::guest::OverlayView;
 use crate::disk::guest::ext4::ReadError;
-use crate::disk::tree::compare::{FileChange, aspects, compare};
-use crate::disk::tree::{Entry, Kind, Place, Tree, make};
+use crate::disk::tree::compare::{TreeChange, aspects, compare};
+use crate::disk::tree::{EntryKind, IndexEntry, PartitionName, Tree, make};
 use crate::inspect::diff::contents::{Contents, OnDisk};
 use crate::inspect::diff::plain;
 
@@ -28,7 +28,7 @@ const BATCH: usize = 32;
 
 /// What a stage gave in one build.
 #[derive(Clone, Copy)]
-pub struct Given<'a> {
+pub struct AuditInput<'a> {
     /// The store that it is in.
     pub store: &'a Store,
     /// The outputs.
@@ -37,19 +37,19 @@ pub struct Given<'a> {
 
 /// What differed already in what a stage was given: of each path the two contents, as far as entries tell.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Known {
-    paths: BTreeMap<Vec<u8>, (Option<Kind>, Option<Kind>)>,
-    /// What differs and is no file, by its name.
+pub struct KnownStage {
+    paths: BTreeMap<Vec<u8>, (Option<EntryKind>, Option<EntryKind>)>,
+    /// What differs and is not a file, by its name.
     others: BTreeSet<String>,
     /// Whether disks that stages were made of are equal in content, but not in bytes.
     moved: bool,
 }
 
-impl Known {
+impl KnownStage {
     /// What differs in any of several inputs.
-    pub fn all<'k>(inputs: impl IntoIterator<Item = &'k Known>) -> Known {
-        let mut all = Known::default();
-        for Known { paths, others, moved } in inputs {
+    pub fn all<'k>(inputs: impl IntoIterator<Item = &'k KnownStage>) -> KnownStage {
+        let mut all = KnownStage::default();
+        for KnownStage { paths, others, moved } in inputs {
             all.others.extend(others.iter().cloned());
             all.paths.extend(paths.iter().map(|(path, kinds)| (path.clone(), kinds.clone())));
             all.moved |= moved;
@@ -84,13 +84,20 @@ pub enum CompareError {
 /// A result cannot be read.
 pub fn stage(
     name: &str,
-    first: Given<'_>,
-    second: Given<'_>,
-    inputs: &Known,
-    runs: &[Run; 2],
-) -> Result<(Stage, Known), CompareError> {
-    let mut comparison =
-        Comparison { name, runs, inputs, files: Vec::new(), inherited: 0, known: Known::default(), identical: true };
+    first: AuditInput<'_>,
+    second: AuditInput<'_>,
+    inputs: &KnownStage,
+    runs: &[AuditRun; 2],
+) -> Result<(AuditStage, KnownStage), CompareError> {
+    let mut comparison = Comparison {
+        name,
+        runs,
+        inputs,
+        files: Vec::new(),
+        inherited: 0,
+        known: KnownStage::default(),
+        identical: true,
+    };
     if let (Some(a), Some(b)) = (first.outputs.disk, second.outputs.disk)
         && a.layer.disk != b.layer.disk
     {
@@ -106,33 +113,39 @@ pub fn stage(
     }
     let Comparison { files, inherited, known, identical, .. } = comparison;
     let verdict = match (identical, files.len() + inherited) {
-        (true, _) => Verdict::Identical,
-        (false, 0) => Verdict::Equal,
-        _ => Verdict::Different,
+        (true, _) => StageVerdict::Identical,
+        (false, 0) => StageVerdict::Equal,
+        _ => StageVerdict::Different,
     };
     let bytes = match (verdict, first.outputs.disk, second.outputs.disk) {
-        (Verdict::Equal, Some(a), Some(b)) if known.moved => {
+        (StageVerdict::Equal, Some(a), Some(b)) if known.moved => {
             let (a, b) = (first.store.disk_reader(&a.layer)?, second.store.disk_reader(&b.layer)?);
             let unreadable = |error| CompareError::Read { stage: name.to_owned(), source: ReadError::Io(error) };
             Some(bytes::compare(&a, &b).map_err(unreadable)?)
         }
         _ => None,
     };
-    Ok((Stage { stage: name.to_owned(), verdict, files, inherited, bytes }, known))
+    Ok((AuditStage { stage: name.to_owned(), verdict, files, inherited, bytes }, known))
 }
 
 struct Comparison<'a> {
     name: &'a str,
-    runs: &'a [Run; 2],
-    inputs: &'a Known,
+    runs: &'a [AuditRun; 2],
+    inputs: &'a KnownStage,
     files: Vec<Difference>,
     inherited: usize,
-    known: Known,
+    known: KnownStage,
     identical: bool,
 }
 
 impl Comparison<'_> {
-    fn disks(&mut self, first: Given<'_>, a: DiskRef, second: Given<'_>, b: DiskRef) -> Result<(), CompareError> {
+    fn disks(
+        &mut self,
+        first: AuditInput<'_>,
+        a: DiskRef,
+        second: AuditInput<'_>,
+        b: DiskRef,
+    ) -> Result<(), CompareError> {
         let open = |store: &Store, disk: DiskRef| {
             let store = store.clone();
             move || {
@@ -152,7 +165,7 @@ impl Comparison<'_> {
         for (before, after) in &changes.areas {
             let Some(area) = after.or(*before) else { continue };
             let place = match area.partition {
-                Some(number) => Place(number).to_string(),
+                Some(number) => PartitionName(number).to_string(),
                 None => "outside of partitions".to_owned(),
             };
             // The bytes of a FAT differ because its files do, which are told by their names.
@@ -166,7 +179,7 @@ impl Comparison<'_> {
         }
         for (before, after) in &changes.volumes {
             if let Some(volume) = after.or(*before) {
-                self.other(format!("file system of {}", Place(volume.partition)), "identity or features");
+                self.other(format!("file system of {}", PartitionName(volume.partition)), "identity or features");
             }
         }
         let contents = |open, tree| OnDisk { open, tree };
@@ -176,7 +189,7 @@ impl Comparison<'_> {
 
     fn tree(
         &self,
-        given: Given<'_>,
+        given: AuditInput<'_>,
         open: &dyn Fn() -> io::Result<Box<dyn ChunkSource>>,
     ) -> Result<Tree, CompareError> {
         if let Some(blob) = &given.outputs.tree
@@ -185,16 +198,16 @@ impl Comparison<'_> {
             return Ok(tree);
         }
         let source = open().map_err(|error| self.unreadable(error))?;
-        let view = View::whole(&*source).map_err(|error| self.unreadable(io::Error::other(error)))?;
+        let view = OverlayView::whole(&*source).map_err(|error| self.unreadable(io::Error::other(error)))?;
         Ok(make::tree(&view, None).map_err(|error| self.unreadable(error))?.0)
     }
 
     fn outputs(
         &mut self,
         name: &str,
-        first: Given<'_>,
+        first: AuditInput<'_>,
         a: &OutputFile,
-        second: Given<'_>,
+        second: AuditInput<'_>,
         b: &OutputFile,
     ) -> Result<(), CompareError> {
         let what = format!("output {}", plain::name(name.as_bytes()));
@@ -220,7 +233,7 @@ impl Comparison<'_> {
         }
         self.identical = false;
         if name.ends_with(".tar") {
-            let archive = |given: Given<'_>, digest| Archive::read(given.store.clone(), digest);
+            let archive = |given: AuditInput<'_>, digest| TarTree::read(given.store.clone(), digest);
             // What is no archive whatever its name, or no sound one, is a file like others.
             if let (Some(a), Some(b)) = (archive(first, &blob_a.digest)?, archive(second, &blob_b.digest)?) {
                 let changes = compare(&a.tree, &b.tree);
@@ -230,7 +243,7 @@ impl Comparison<'_> {
                 return self.changes(&changes.files, &a, &b);
             }
         }
-        let read = |given: Given<'_>, digest, size| -> Result<Option<Vec<u8>>, CompareError> {
+        let read = |given: AuditInput<'_>, digest, size| -> Result<Option<Vec<u8>>, CompareError> {
             if size > LIMIT {
                 return Ok(None);
             }
@@ -238,9 +251,9 @@ impl Comparison<'_> {
             Ok(Some(reader.into_bytes().map_err(|error| self.unreadable(error))?))
         };
         let (a, b) = (read(first, &blob_a.digest, blob_a.size)?, read(second, &blob_b.digest, blob_b.size)?);
-        let entry = |size, content| Entry {
+        let entry = |size, content| IndexEntry {
             path: name.as_bytes().to_vec(),
-            kind: Kind::File { size, content },
+            kind: EntryKind::File { size, content },
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -249,7 +262,8 @@ impl Comparison<'_> {
             xattrs: Vec::new(),
         };
         let (entry_a, entry_b) = (entry(blob_a.size, blob_a.digest.0), entry(blob_b.size, blob_b.digest.0));
-        let (a, b) = (Seen { entry: &entry_a, content: a.as_deref() }, Seen { entry: &entry_b, content: b.as_deref() });
+        let (a, b) =
+            (SeenFile { entry: &entry_a, content: a.as_deref() }, SeenFile { entry: &entry_b, content: b.as_deref() });
         let cause = cause(name.as_bytes(), Some(&a), Some(&b), self.runs);
         if self.inputs.is_empty() || cause.is_some() {
             self.files.push(Difference { path: what, change: "content".to_owned(), cause });
@@ -259,12 +273,12 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn changes(&mut self, changes: &[FileChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
-        let kind = |entry: Option<&Entry>| entry.map(|entry| entry.kind.clone());
+    fn changes(&mut self, changes: &[TreeChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
+        let kind = |entry: Option<&IndexEntry>| entry.map(|entry| entry.kind.clone());
         for change in changes {
             self.known.paths.insert(change.path().to_vec(), (kind(change.before), kind(change.after)));
         }
-        let is_own = |change: &&FileChange<'_>| {
+        let is_own = |change: &&TreeChange<'_>| {
             let known = self.inputs.paths.get(change.path());
             known.is_none_or(|known| *known != (kind(change.before), kind(change.after)))
         };
@@ -276,15 +290,15 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn batch(&mut self, own: &[&FileChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
+    fn batch(&mut self, own: &[&TreeChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
         let limit = if own.first().is_some_and(in_boot) { BOOT_LIMIT } else { LIMIT };
         let wanted: Vec<_> = own.iter().map(|change| (change.partition, change.path())).collect();
         let broken = |source| CompareError::Read { stage: self.name.to_owned(), source };
         let before = a.files(&wanted, limit).map_err(broken)?;
         let after = b.files(&wanted, limit).map_err(broken)?;
         for ((change, before), after) in own.iter().zip(&before).zip(&after) {
-            let before = change.before.map(|entry| Seen { entry, content: before.as_deref() });
-            let after = change.after.map(|entry| Seen { entry, content: after.as_deref() });
+            let before = change.before.map(|entry| SeenFile { entry, content: before.as_deref() });
+            let after = change.after.map(|entry| SeenFile { entry, content: after.as_deref() });
             let cause = cause(change.path(), before.as_ref(), after.as_ref(), self.runs);
             let path = plain::name(change.path());
             self.files.push(Difference { path, change: how(change), cause });
@@ -292,7 +306,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Something that differs and is no file.
+    /// Something that differs and is not a file.
     fn other(&mut self, path: String, change: &str) {
         self.known.others.insert(path.clone());
         if self.inputs.others.contains(&path) {
@@ -307,11 +321,11 @@ impl Comparison<'_> {
     }
 }
 
-fn in_boot(change: &&FileChange<'_>) -> bool {
+fn in_boot(change: &&TreeChange<'_>) -> bool {
     change.path().starts_with(b"/boot/")
 }
 
-fn how(change: &FileChange<'_>) -> String {
+fn how(change: &TreeChange<'_>) -> String {
     let (before, after) = match (change.before, change.after) {
         (Some(before), Some(after)) => (before, after),
         (Some(_), None) => return "only in the first".to_owned(),

@@ -8,20 +8,20 @@ use impasto_store::digest::BlobDigest;
 use impasto_store::{Error as StoreError, Store};
 
 use crate::disk::guest::ext4::ReadError;
-use crate::disk::tree::{Entry, Kind, Tree, Volume, content_digest};
-use crate::inspect::diff::contents::{Contents, Wanted};
+use crate::disk::tree::{EntryKind, IndexEntry, Tree, Volume, content_digest};
+use crate::inspect::diff::contents::{Contents, WantedFile};
 
 /// Longest file in an archive that is read, in bytes.
 const LARGEST: u64 = 1 << 30;
 
 /// An archive in a store.
-pub(super) struct Archive {
+pub(super) struct TarTree {
     store: Store,
     blob: BlobDigest,
     pub(super) tree: Tree,
 }
 
-impl Archive {
+impl TarTree {
     /// Reads all of it; none where it cannot be read as an archive.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Archive {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let (kind, uuid, label) = ("tar".to_owned(), String::new(), Vec::new());
         let volume = Volume { partition: 0, kind, uuid, label, facts: Vec::new(), entries };
-        Ok(Some(Archive { store, blob: *blob, tree: Tree { volumes: vec![volume], ..Tree::default() } }))
+        Ok(Some(TarTree { store, blob: *blob, tree: Tree { volumes: vec![volume], ..Tree::default() } }))
     }
 }
 
@@ -56,7 +56,7 @@ fn path(name: &[u8]) -> Vec<u8> {
     [b"/", name].concat()
 }
 
-fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
+fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<IndexEntry> {
     let mut xattrs = Vec::new();
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
@@ -75,12 +75,12 @@ fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
     let (mode, uid, gid) = (header.mode()? as u16 & 0o7777, number(header.uid())?, number(header.gid())?);
     let mtime = (header.mtime()? as i64, 0);
     let kind = match header.entry_type() {
-        tar::EntryType::Directory => Kind::Dir,
-        tar::EntryType::Symlink => Kind::Symlink { target: target.unwrap_or_default() },
-        tar::EntryType::Link => Kind::HardLink { first: path(&target.unwrap_or_default()) },
-        tar::EntryType::Char => device().map(|(major, minor)| Kind::Char(major, minor))?,
-        tar::EntryType::Block => device().map(|(major, minor)| Kind::Block(major, minor))?,
-        tar::EntryType::Fifo => Kind::Fifo,
+        tar::EntryType::Directory => EntryKind::Dir,
+        tar::EntryType::Symlink => EntryKind::Symlink { target: target.unwrap_or_default() },
+        tar::EntryType::Link => EntryKind::HardLink { first: path(&target.unwrap_or_default()) },
+        tar::EntryType::Char => device().map(|(major, minor)| EntryKind::Char(major, minor))?,
+        tar::EntryType::Block => device().map(|(major, minor)| EntryKind::Block(major, minor))?,
+        tar::EntryType::Fifo => EntryKind::Fifo,
         _ => {
             // A header alone can claim any size.
             if entry.size() > LARGEST {
@@ -88,14 +88,14 @@ fn describe(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {
             }
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            Kind::File { size: bytes.len() as u64, content: content_digest(&bytes) }
+            EntryKind::File { size: bytes.len() as u64, content: content_digest(&bytes) }
         }
     };
-    Ok(Entry { path: name, kind, mode, uid, gid, mtime, flags: 0, xattrs })
+    Ok(IndexEntry { path: name, kind, mode, uid, gid, mtime, flags: 0, xattrs })
 }
 
-impl Contents for Archive {
-    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+impl Contents for TarTree {
+    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let mut found = vec![None; wanted.len()];
         let places: HashMap<&[u8], usize> = wanted.iter().enumerate().map(|(at, (_, path))| (*path, at)).collect();
         if places.is_empty() {

@@ -11,7 +11,7 @@ use super::mounts::Mounts;
 use super::{plain, stat};
 use crate::base::human;
 use crate::base::table;
-use crate::disk::tree::{Entry, Kind, Tree, Volume};
+use crate::disk::tree::{EntryKind, IndexEntry, Tree, Volume};
 
 /// Rows of a stage that the table shows.
 const ROWS: usize = 10;
@@ -26,12 +26,12 @@ pub struct Blame {
     /// Number of files on the disk.
     pub files: u64,
     /// The stages of the chain, those that brought most first.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<BlameStage>,
 }
 
 /// What one stage brought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Stage {
+pub struct BlameStage {
     /// The stage's name.
     pub stage: String,
     /// Bytes of its files.
@@ -39,12 +39,12 @@ pub struct Stage {
     /// Its files.
     pub files: u64,
     /// The same by directory, or by package; the largest first.
-    pub parts: Vec<Part>,
+    pub parts: Vec<BlamePart>,
 }
 
 /// A part of what a stage brought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct BlamePart {
     /// Directory or package; `null` for files that no package lists.
     pub name: Option<String>,
     /// Bytes of its files.
@@ -71,12 +71,12 @@ pub enum By<'a> {
 pub fn blame(chain: &[(String, Tree)], by: &By<'_>, mounts: &Mounts) -> Blame {
     let mut blame = Blame { v: 1, bytes: 0, files: 0, stages: Vec::new() };
     let Some(((_, last), below)) = chain.split_last() else { return blame };
-    let mut parts: Vec<HashMap<Option<String>, Part>> = vec![HashMap::new(); chain.len()];
+    let mut parts: Vec<HashMap<Option<String>, BlamePart>> = vec![HashMap::new(); chain.len()];
     let several = last.volumes.iter().filter(|volume| volume.entries.len() > 1).count() > 1;
     for volume in &last.volumes {
         let directories = Directories::new(volume);
         for entry in &volume.entries {
-            let Kind::File { size, .. } = &entry.kind else { continue };
+            let EntryKind::File { size, .. } = &entry.kind else { continue };
             let stage = (0..below.len()).rev().find(|at| !has(&below[*at].1, volume, entry)).map_or(0, |at| at + 1);
             let name = match by {
                 By::Directory(depth) => {
@@ -92,7 +92,7 @@ pub fn blame(chain: &[(String, Tree)], by: &By<'_>, mounts: &Mounts) -> Blame {
                 }
                 By::Package { .. } => None,
             };
-            let part = parts[stage].entry(name.clone()).or_insert(Part { name, bytes: 0, files: 0 });
+            let part = parts[stage].entry(name.clone()).or_insert(BlamePart { name, bytes: 0, files: 0 });
             part.bytes = part.bytes.saturating_add(*size);
             part.files += 1;
         }
@@ -104,7 +104,7 @@ pub fn blame(chain: &[(String, Tree)], by: &By<'_>, mounts: &Mounts) -> Blame {
         let files = parts.iter().map(|part| part.files).sum();
         blame.bytes = blame.bytes.saturating_add(bytes);
         blame.files += files;
-        blame.stages.push(Stage { stage: plain::name(stage.as_bytes()), bytes, files, parts });
+        blame.stages.push(BlameStage { stage: plain::name(stage.as_bytes()), bytes, files, parts });
     }
     // A stable sort: where two brought the same, the lower one comes first.
     blame.stages.sort_by_key(|stage| std::cmp::Reverse(stage.bytes));
@@ -112,7 +112,7 @@ pub fn blame(chain: &[(String, Tree)], by: &By<'_>, mounts: &Mounts) -> Blame {
 }
 
 /// Whether a disk has the same content at the same path.
-fn has(tree: &Tree, volume: &Volume, entry: &Entry) -> bool {
+fn has(tree: &Tree, volume: &Volume, entry: &IndexEntry) -> bool {
     tree.volume(volume.partition).and_then(|old| old.find(&entry.path)).is_some_and(|old| old.kind == entry.kind)
 }
 
@@ -124,8 +124,8 @@ pub(crate) struct Directories {
 
 impl Directories {
     pub(crate) fn new(volume: &Volume) -> Self {
-        let link = |entry: &Entry| match &entry.kind {
-            Kind::Symlink { target } if !entry.path[1..].contains(&b'/') => {
+        let link = |entry: &IndexEntry| match &entry.kind {
+            EntryKind::Symlink { target } if !entry.path[1..].contains(&b'/') => {
                 let target = target.strip_prefix(b"/").unwrap_or(target);
                 Some((entry.path.clone(), [b"/", target].concat()))
             }
@@ -176,12 +176,12 @@ mod tests {
     use super::*;
 
     fn tree(files: &[(&str, &str)]) -> Tree {
-        let entry = |(path, content): &(&str, &str)| Entry {
+        let entry = |(path, content): &(&str, &str)| IndexEntry {
             path: path.as_bytes().to_vec(),
             kind: match content.split_once(' ') {
-                Some(("link", target)) => Kind::Symlink { target: target.into() },
-                Some(("hard", first)) => Kind::HardLink { first: first.into() },
-                _ => Kind::File { size: content.len() as u64, content: BlobDigest::of(content.as_bytes()).0 },
+                Some(("link", target)) => EntryKind::Symlink { target: target.into() },
+                Some(("hard", first)) => EntryKind::HardLink { first: first.into() },
+                _ => EntryKind::File { size: content.len() as u64, content: BlobDigest::of(content.as_bytes()).0 },
             },
             mode: 0o644,
             uid: 0,
@@ -229,7 +229,7 @@ mod tests {
     fn packages_list_files_through_links() {
         let lists: [(String, &[u8]); 2] =
             [("m".to_owned(), b"/lib/m\n"), ("a".to_owned(), b"/usr/bin/a\n/usr/bin/hard\n")];
-        let owners = super::super::packages::owners(lists);
+        let owners = super::super::installed::owners(lists);
         let blame = blame(&chain(), &By::Package { partition: 1, owners: &owners }, &Mounts::default());
         insta::assert_snapshot!(render(&blame));
         insta::assert_snapshot!(serde_json::to_string(&blame.stages[2]).unwrap());
@@ -242,7 +242,7 @@ mod tests {
             let sum: u64 = chain[length - 1].1.volumes[0]
                 .entries
                 .iter()
-                .map(|entry| if let Kind::File { size, .. } = entry.kind { size } else { 0 })
+                .map(|entry| if let EntryKind::File { size, .. } = entry.kind { size } else { 0 })
                 .sum();
             let blame = blame(chain, &By::Directory(1), &Mounts::default());
             assert_eq!((blame.bytes, blame.stages.iter().map(|stage| stage.bytes).sum::<u64>()), (sum, sum));

@@ -7,13 +7,13 @@ use std::io;
 
 use impasto_store::qcow2::ChunkSource;
 
-use crate::disk::guest::ext4::{Content, Ext4, Paths, ReadError};
+use crate::disk::guest::ext4::{Ext4, InodeContent, Paths, ReadError};
 use crate::disk::guest::fat::Fat;
-use crate::disk::guest::{ReadAt, View, Window};
+use crate::disk::guest::{OverlayView, ReadAt, Window};
 use crate::disk::tree::{Tree, Volume};
 
 /// A file by the partition of its file system and its path there.
-pub type Wanted<'a> = (u32, &'a [u8]);
+pub type WantedFile<'a> = (u32, &'a [u8]);
 
 /// What a disk holds, beyond its tree.
 pub trait Contents: Sync {
@@ -22,7 +22,7 @@ pub trait Contents: Sync {
     ///
     /// # Errors
     /// The disk cannot be read, or is not what its tree says.
-    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
+    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
 
     /// Bytes of the disk.
     ///
@@ -32,26 +32,26 @@ pub trait Contents: Sync {
 }
 
 /// Opens a disk.
-pub type Open<'a> = &'a (dyn Fn() -> io::Result<Box<dyn ChunkSource>> + Sync);
+pub type OpenDisk<'a> = &'a (dyn Fn() -> io::Result<Box<dyn ChunkSource>> + Sync);
 
 /// A disk whose tree is known.
 pub struct OnDisk<'a> {
     /// How to open it.
-    pub open: Open<'a>,
+    pub open: OpenDisk<'a>,
     /// Its tree.
     pub tree: &'a Tree,
 }
 
 impl OnDisk<'_> {
-    fn with<T>(&self, work: impl FnOnce(&View<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    fn with<T>(&self, work: impl FnOnce(&OverlayView<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let source = (self.open)().map_err(ReadError::Io)?;
-        let view = View::whole(&*source).map_err(|error| ReadError::Io(io::Error::other(error)))?;
+        let view = OverlayView::whole(&*source).map_err(|error| ReadError::Io(io::Error::other(error)))?;
         work(&view)
     }
 }
 
 impl Contents for OnDisk<'_> {
-    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let mut found = vec![None; wanted.len()];
         if wanted.is_empty() {
             return Ok(found);
@@ -79,7 +79,7 @@ impl Contents for OnDisk<'_> {
     }
 }
 
-fn window<'v, 'd>(view: &'v View<'d>, tree: &Tree, volume: &Volume) -> Window<'v, View<'d>> {
+fn window<'v, 'd>(view: &'v OverlayView<'d>, tree: &Tree, volume: &Volume) -> Window<'v, OverlayView<'d>> {
     let size = view.size();
     let partition = tree.partitions.iter().find(|partition| partition.number == volume.partition);
     let (start, length) = partition.map_or((0, size), |partition| (partition.start.min(size), partition.size));
@@ -87,7 +87,7 @@ fn window<'v, 'd>(view: &'v View<'d>, tree: &Tree, volume: &Volume) -> Window<'v
 }
 
 fn read_volume(
-    window: &Window<'_, View<'_>>,
+    window: &Window<'_, OverlayView<'_>>,
     volume: &Volume,
     wanted: &[(usize, &[u8])],
     limit: u64,
@@ -126,8 +126,8 @@ fn read<D: ReadAt + ?Sized>(
         return Ok(None);
     }
     let extents = match fs.content(&inode)? {
-        Content::Inline(bytes) => return Ok(Some(bytes)),
-        Content::Extents(extents) => extents,
+        InodeContent::Inline(bytes) => return Ok(Some(bytes)),
+        InodeContent::Extents(extents) => extents,
     };
     let mut bytes = vec![0; usize::try_from(inode.size).unwrap_or(0)];
     for extent in extents {

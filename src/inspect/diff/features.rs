@@ -2,10 +2,10 @@
 //!
 //! Knows numbers and names, not which of them matter.
 
-type Names = &'static [(u32, &'static str)];
+type FeatureNames = &'static [(u32, &'static str)];
 
 /// Features that a writer and a reader may ignore (`lib/e2p/feature.c` of e2fsprogs, as the other two).
-const COMPAT: Names = &[
+const COMPAT: FeatureNames = &[
     (0x1, "dir_prealloc"),
     (0x2, "imagic_inodes"),
     (0x4, "has_journal"),
@@ -20,7 +20,7 @@ const COMPAT: Names = &[
     (0x1000, "orphan_file"),
 ];
 /// Features that nobody may ignore.
-const INCOMPAT: Names = &[
+const INCOMPAT: FeatureNames = &[
     (0x1, "compression"),
     (0x2, "filetype"),
     (0x4, "needs_recovery"),
@@ -39,7 +39,7 @@ const INCOMPAT: Names = &[
     (0x2_0000, "casefold"),
 ];
 /// Features that a reader may ignore.
-const RO_COMPAT: Names = &[
+const RO_COMPAT: FeatureNames = &[
     (0x1, "sparse_super"),
     (0x2, "large_file"),
     (0x8, "huge_file"),
@@ -58,7 +58,7 @@ const RO_COMPAT: Names = &[
     (0x1_0000, "orphan_present"),
 ];
 /// Default mount options (`lib/e2p/mntopts.c`); bits 0x20 and 0x40 together are a third mode of the journal.
-const MOUNT: Names = &[
+const MOUNT: FeatureNames = &[
     (0x1, "debug"),
     (0x2, "bsdgroups"),
     (0x4, "user_xattr"),
@@ -72,7 +72,7 @@ const MOUNT: Names = &[
     (0x800, "nodelalloc"),
 ];
 /// `FS_*_FL` of the kernel's `include/uapi/linux/fs.h`.
-const ATTRIBUTES: Names = &[
+const ATTRIBUTES: FeatureNames = &[
     (0x1, "secure-deletion"),
     (0x2, "undelete"),
     (0x4, "compressed"),
@@ -116,7 +116,7 @@ pub(super) fn attributes(bits: u32) -> Vec<String> {
     named(bits, ATTRIBUTES)
 }
 
-fn named(bits: u32, names: Names) -> Vec<String> {
+fn named(bits: u32, names: FeatureNames) -> Vec<String> {
     let known = names.iter().fold(0, |all, (bit, _)| all | bit);
     let mut all: Vec<_> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
     if bits & !known != 0 {

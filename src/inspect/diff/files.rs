@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::text::{self, TextDiff};
-use super::{Change, features, plain, xattr};
+use super::{DiffChange, features, plain, xattr};
 use crate::disk::tree::compare::{self, aspects};
-use crate::disk::tree::{Entry, Kind, Tree};
+use crate::disk::tree::{EntryKind, IndexEntry, Tree};
 
 /// A path at which two disks differ.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,7 +19,7 @@ pub struct FileChange {
     /// Path in the guest; in its file system, where the report's `mounts` do not have its partition.
     pub path: String,
     /// Whether it is there at all.
-    pub change: Change,
+    pub change: DiffChange,
     /// In which respects it differs, where both disks have it.
     pub aspects: Vec<Aspect>,
     /// What the first disk has there.
@@ -113,12 +113,12 @@ impl FileState {
 }
 
 /// Describes a change between the files of two trees.
-pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::FileChange<'_>) -> FileChange {
+pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::TreeChange<'_>) -> FileChange {
     let partition = change.partition;
-    let resolved = |tree, entry: Option<&'_ Entry>| entry.map(|entry| resolve(tree, partition, entry).clone());
+    let resolved = |tree, entry: Option<&'_ IndexEntry>| entry.map(|entry| resolve(tree, partition, entry).clone());
     let (a, b) = (resolved(before, change.before), resolved(after, change.after));
     let links = [change.before, change.after].map(|entry| match entry.map(|entry| &entry.kind) {
-        Some(Kind::HardLink { first }) => Some(plain::name(first)),
+        Some(EntryKind::HardLink { first }) => Some(plain::name(first)),
         _ => None,
     });
     let mut found = Vec::new();
@@ -132,7 +132,7 @@ pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::FileChange
     FileChange {
         partition,
         path: plain::name(change.path()),
-        change: Change::of(change.before, change.after),
+        change: DiffChange::of(change.before, change.after),
         aspects: found,
         before: a.map(|entry| state(&entry, a_link)),
         after: b.map(|entry| state(&entry, b_link)),
@@ -141,18 +141,20 @@ pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::FileChange
 }
 
 /// The entry that tells what a file is.
-fn resolve<'t>(tree: &'t Tree, partition: u32, entry: &'t Entry) -> &'t Entry {
+fn resolve<'t>(tree: &'t Tree, partition: u32, entry: &'t IndexEntry) -> &'t IndexEntry {
     match &entry.kind {
-        Kind::HardLink { .. } => tree.volume(partition).and_then(|volume| volume.find(&entry.path)).unwrap_or(entry),
+        EntryKind::HardLink { .. } => {
+            tree.volume(partition).and_then(|volume| volume.find(&entry.path)).unwrap_or(entry)
+        }
         _ => entry,
     }
 }
 
-fn list(a: &Entry, b: &Entry) -> Vec<Aspect> {
+fn list(a: &IndexEntry, b: &IndexEntry) -> Vec<Aspect> {
     let compare::Aspects { kind, content, mode, owner, mtime, flags, xattrs } = aspects(a, b);
     let content_is = match b.kind {
-        Kind::Symlink { .. } => Aspect::Target,
-        Kind::Char(..) | Kind::Block(..) => Aspect::Device,
+        EntryKind::Symlink { .. } => Aspect::Target,
+        EntryKind::Char(..) | EntryKind::Block(..) => Aspect::Device,
         _ => Aspect::Content,
     };
     let all = [
@@ -167,17 +169,17 @@ fn list(a: &Entry, b: &Entry) -> Vec<Aspect> {
     all.into_iter().filter_map(|(differs, aspect)| differs.then_some(aspect)).collect()
 }
 
-fn state(entry: &Entry, hard_link_to: Option<String>) -> FileState {
-    let Entry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
+fn state(entry: &IndexEntry, hard_link_to: Option<String>) -> FileState {
+    let IndexEntry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
     let mut state = FileState {
         kind: match kind {
-            Kind::Dir => "directory",
-            Kind::File { .. } | Kind::HardLink { .. } => "file",
-            Kind::Symlink { .. } => "symlink",
-            Kind::Char(..) => "character device",
-            Kind::Block(..) => "block device",
-            Kind::Fifo => "pipe",
-            Kind::Socket => "socket",
+            EntryKind::Dir => "directory",
+            EntryKind::File { .. } | EntryKind::HardLink { .. } => "file",
+            EntryKind::Symlink { .. } => "symlink",
+            EntryKind::Char(..) => "character device",
+            EntryKind::Block(..) => "block device",
+            EntryKind::Fifo => "pipe",
+            EntryKind::Socket => "socket",
         },
         size: None,
         content: None,
@@ -192,10 +194,10 @@ fn state(entry: &Entry, hard_link_to: Option<String>) -> FileState {
         xattrs: xattrs.iter().map(|(name, value)| (plain::name(name), xattr::value(name, value))).collect(),
     };
     match kind {
-        Kind::File { size, content } => (state.size, state.content) = (Some(*size), Some(content.to_string())),
-        Kind::Symlink { target } => state.target = Some(plain::name(target)),
-        Kind::Char(major, minor) | Kind::Block(major, minor) => state.device = Some((*major, *minor)),
-        Kind::Dir | Kind::HardLink { .. } | Kind::Fifo | Kind::Socket => {}
+        EntryKind::File { size, content } => (state.size, state.content) = (Some(*size), Some(content.to_string())),
+        EntryKind::Symlink { target } => state.target = Some(plain::name(target)),
+        EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => state.device = Some((*major, *minor)),
+        EntryKind::Dir | EntryKind::HardLink { .. } | EntryKind::Fifo | EntryKind::Socket => {}
     }
     state
 }

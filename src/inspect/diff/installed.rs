@@ -11,7 +11,7 @@ use super::contents::Contents;
 use super::plain;
 use crate::deb::status;
 use crate::disk::guest::ext4::ReadError;
-use crate::disk::tree::{Kind, Tree};
+use crate::disk::tree::{EntryKind, Tree};
 
 /// Where dpkg keeps what it knows; where `/var` is a file system of its own, without the first part.
 const PLACES: [&str; 2] = ["/var/lib/dpkg", "/lib/dpkg"];
@@ -23,7 +23,7 @@ pub const STATUS_LIMIT: u64 = 64 << 20;
 pub type Listed = (u32, BTreeMap<Vec<u8>, String>);
 
 /// Packages by name and architecture, with what there is to tell of each.
-pub type Packages = BTreeMap<(String, String), Installed>;
+pub type InstalledPackages = BTreeMap<(String, String), Installed>;
 
 /// An installed package.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub struct PackageState {
 pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let status = format!("{place}/status");
-        let has = |entry: &crate::disk::tree::Entry| matches!(entry.kind, Kind::File { .. });
+        let has = |entry: &crate::disk::tree::IndexEntry| matches!(entry.kind, EntryKind::File { .. });
         let volume = tree.volumes.iter().find(|volume| volume.find(status.as_bytes()).is_some_and(has))?;
         Some((volume.partition, place))
     })
@@ -72,15 +72,15 @@ pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
 pub(crate) fn parts_place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let parts = format!("{place}/status.d/");
-        let has = |entry: &crate::disk::tree::Entry| entry.path.starts_with(parts.as_bytes());
+        let has = |entry: &crate::disk::tree::IndexEntry| entry.path.starts_with(parts.as_bytes());
         let volume = tree.volumes.iter().find(|volume| volume.entries.iter().any(has))?;
         Some((volume.partition, place))
     })
 }
 
 /// Reads a `status` file: the packages that are installed, wholly or not.
-pub fn parse(status: &[u8]) -> Packages {
-    let installed = |entry: status::Entry<'_>| {
+pub fn parse(status: &[u8]) -> InstalledPackages {
+    let installed = |entry: status::StatusEntry<'_>| {
         let state = (!entry.is_installed()).then(|| plain::name(entry.state));
         let key = (plain::name(entry.name), plain::name(entry.architecture));
         (key, Installed { version: plain::name(entry.version), state })
@@ -89,9 +89,9 @@ pub fn parse(status: &[u8]) -> Packages {
 }
 
 /// What is different, by name.
-pub fn compare(before: &Packages, after: &Packages) -> Vec<PackageChange> {
+pub fn compare(before: &InstalledPackages, after: &InstalledPackages) -> Vec<PackageChange> {
     let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(name, _)| name.as_str()).collect();
-    let of = |packages: &Packages, name: &str| -> Vec<PackageState> {
+    let of = |packages: &InstalledPackages, name: &str| -> Vec<PackageState> {
         let all = packages.range((name.to_owned(), String::new())..).take_while(|((other, _), _)| other == name);
         all.map(|((_, architecture), package)| PackageState {
             version: package.version.clone(),

@@ -4,12 +4,12 @@
 
 use serde::Serialize;
 
-use super::{Change, Field, Side, features, plain};
+use super::{DiffChange, DiffField, Side, features, plain};
 use crate::base::human;
 use crate::disk::guest::SECTOR;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::compare::Changes;
-use crate::disk::tree::{Area, Partition, Place, Table, Tree, Volume};
+use crate::disk::tree::{Area, PartitionName, TableIdentity, Tree, TreePartition, Volume};
 
 /// Largest area before the first partition that is taken apart, in bytes.
 const TAKEN_APART: u64 = 16 << 20;
@@ -41,7 +41,7 @@ pub struct AreaChange {
     /// Length in bytes.
     pub size: u64,
     /// `added`: it was all zero; `removed`: it is all zero now.
-    pub change: Change,
+    pub change: DiffChange,
 }
 
 /// A file system in itself, without its files.
@@ -52,19 +52,19 @@ pub struct VolumeChange {
     /// What it is: `ext4`, `vfat`, …
     pub kind: String,
     /// Whether it is there at all.
-    pub change: Change,
+    pub change: DiffChange,
     /// What differs; all that it says of itself where it is new or gone.
-    pub fields: Vec<Field>,
+    pub fields: Vec<DiffField>,
 }
 
 /// How the partition tables differ.
-pub(super) fn table(before: &Tree, after: &Tree) -> Vec<Field> {
-    let kind = |table: &Table| match table {
-        Table::None => "none".to_owned(),
-        Table::Gpt(guid) => format!("GPT {}", plain::name(guid.as_bytes())),
-        Table::Mbr(signature) => format!("MBR {signature:08x}"),
+pub(super) fn table(before: &Tree, after: &Tree) -> Vec<DiffField> {
+    let kind = |table: &TableIdentity| match table {
+        TableIdentity::None => "none".to_owned(),
+        TableIdentity::Gpt(guid) => format!("GPT {}", plain::name(guid.as_bytes())),
+        TableIdentity::Mbr(signature) => format!("MBR {signature:08x}"),
     };
-    let mut fields: Vec<_> = Field::changed("table", kind(&before.table), kind(&after.table)).into_iter().collect();
+    let mut fields: Vec<_> = DiffField::changed("table", kind(&before.table), kind(&after.table)).into_iter().collect();
     let of = |tree: &'_ Tree, number| tree.partitions.iter().find(|one| one.number == number).cloned();
     let mut numbers: Vec<_> = before.partitions.iter().chain(&after.partitions).map(|one| one.number).collect();
     numbers.sort_unstable();
@@ -74,17 +74,17 @@ pub(super) fn table(before: &Tree, after: &Tree) -> Vec<Field> {
         match (of(before, number), of(after, number)) {
             (Some(a), Some(b)) => fields.extend(partition(&what, &a, &b)),
             (a, b) => {
-                let told = |one: Option<Partition>| one.map(|one| partition_text(&one));
-                fields.push(Field { what, before: told(a), after: told(b) });
+                let told = |one: Option<TreePartition>| one.map(|one| partition_text(&one));
+                fields.push(DiffField { what, before: told(a), after: told(b) });
             }
         }
     }
     fields
 }
 
-fn partition(what: &str, a: &Partition, b: &Partition) -> Vec<Field> {
-    let Partition { number: _, start, size, kind, uuid, name } = a;
-    let field = |name: &str, a: String, b: String| Field::changed(format!("{what}: {name}"), a, b);
+fn partition(what: &str, a: &TreePartition, b: &TreePartition) -> Vec<DiffField> {
+    let TreePartition { number: _, start, size, kind, uuid, name } = a;
+    let field = |name: &str, a: String, b: String| DiffField::changed(format!("{what}: {name}"), a, b);
     let text = |text: &str| plain::name(text.as_bytes());
     let all = [
         field("start", start.to_string(), b.start.to_string()),
@@ -96,7 +96,7 @@ fn partition(what: &str, a: &Partition, b: &Partition) -> Vec<Field> {
     all.into_iter().flatten().collect()
 }
 
-fn partition_text(one: &Partition) -> String {
+fn partition_text(one: &TreePartition) -> String {
     let name = if one.name.is_empty() { String::new() } else { format!(", name {}", quoted(one.name.as_bytes())) };
     let (kind, uuid) = (kind_text(&one.kind), plain::name(one.uuid.as_bytes()));
     format!("{} at {}, type {kind}, UUID {uuid}{name}", bytes(one.size), one.start)
@@ -119,7 +119,7 @@ pub(super) fn areas(before: &Side<'_>, after: &Side<'_>, changes: &Changes<'_>) 
     for (a, b) in &changes.areas {
         let Some(area) = b.or(*a) else { continue };
         let tree = if b.is_some() { after.tree } else { before.tree };
-        let change = Change::of(*a, *b);
+        let change = DiffChange::of(*a, *b);
         let Area { partition, start, size, .. } = *area;
         let same_place = a.is_none_or(|a| b.is_none_or(|b| a.size == b.size && a.partition == b.partition));
         let fits = size <= TAKEN_APART && size <= before.tree.size && size <= after.tree.size;
@@ -136,7 +136,7 @@ pub(super) fn areas(before: &Side<'_>, after: &Side<'_>, changes: &Changes<'_>) 
 fn take_apart(before: &Side<'_>, after: &Side<'_>, size: u64, found: &mut Vec<AreaChange>) -> Result<(), ReadError> {
     let length = size as usize;
     let (a, b) = (before.contents.range(0, length)?, after.contents.range(0, length)?);
-    let gpt = matches!(after.tree.table, Table::Gpt(_)) || matches!(before.tree.table, Table::Gpt(_));
+    let gpt = matches!(after.tree.table, TableIdentity::Gpt(_)) || matches!(before.tree.table, TableIdentity::Gpt(_));
     let ends: &[(&str, u64)] = if gpt {
         &[
             ("boot code in the MBR", BOOT_CODE),
@@ -158,7 +158,7 @@ fn take_apart(before: &Side<'_>, after: &Side<'_>, size: u64, found: &mut Vec<Ar
         let (a, b) = (&a[range.clone()], &b[range]);
         if a != b {
             let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-            let change = Change::of((!zero(a)).then_some(()), (!zero(b)).then_some(()));
+            let change = DiffChange::of((!zero(a)).then_some(()), (!zero(b)).then_some(()));
             found.push(AreaChange { what: (*what).to_owned(), partition: None, start, size: end - start, change });
         }
         start = end;
@@ -171,13 +171,13 @@ fn area_name(tree: &Tree, area: &Area) -> String {
         let at_end = area.start.saturating_add(area.size) == tree.size;
         return match (&tree.table, at_end, area.start) {
             (_, _, 0) => "boot code, partition table and gap before the first partition",
-            (Table::Gpt(_), true, _) => "backup of the GPT, and the gap before it",
+            (TableIdentity::Gpt(_), true, _) => "backup of the GPT, and the gap before it",
             (_, true, _) => "gap after the last partition",
             _ => "gap between partitions",
         }
         .to_owned();
     };
-    let place = Place(number);
+    let place = PartitionName(number);
     let kind = tree.partitions.iter().find(|one| one.number == number).and_then(|one| special(&one.kind));
     match (tree.volume(number), kind) {
         (Some(volume), _) if volume.kind != "vfat" => format!("boot block of the file system on {place}"),
@@ -190,12 +190,12 @@ fn area_name(tree: &Tree, area: &Area) -> String {
 pub(super) fn volumes(changes: &Changes<'_>) -> Vec<VolumeChange> {
     let describe = |(a, b): &(Option<&Volume>, Option<&Volume>)| {
         let volume = b.or(*a)?;
-        let change = Change::of(*a, *b);
+        let change = DiffChange::of(*a, *b);
         let mut fields = Vec::new();
         let shown = |of: fn(&Volume) -> String| (a.map(of), b.map(of));
         let mut field = |what: &str, (before, after): (Option<String>, Option<String>)| {
             if before != after {
-                fields.push(Field { what: what.to_owned(), before, after });
+                fields.push(DiffField { what: what.to_owned(), before, after });
             }
         };
         field("type", shown(|volume| plain::name(volume.kind.as_bytes())));
@@ -207,7 +207,7 @@ pub(super) fn volumes(changes: &Changes<'_>) -> Vec<VolumeChange> {
     changes.volumes.iter().filter_map(describe).collect()
 }
 
-fn facts(a: Option<&Volume>, b: Option<&Volume>) -> Vec<Field> {
+fn facts(a: Option<&Volume>, b: Option<&Volume>) -> Vec<DiffField> {
     let of = |volume: Option<&Volume>, name: &str| {
         volume.and_then(|volume| Some(volume.facts.iter().find(|(other, _)| other == name)?.1.clone()))
     };
@@ -228,13 +228,13 @@ fn facts(a: Option<&Volume>, b: Option<&Volume>) -> Vec<Field> {
             (None, None) => {
                 let shown = |value: Option<String>| value.map(|value| plain::name(value.as_bytes()));
                 let what = plain::name(name.as_bytes());
-                fields.push(Field { what, before: shown(before), after: shown(after) });
+                fields.push(DiffField { what, before: shown(before), after: shown(after) });
             }
             (before, after) => {
                 let what = before.as_ref().or(after.as_ref()).map_or("", |(what, _)| *what);
                 let list = |set: Option<(_, Vec<String>)>| set.map(|(_, names)| names).unwrap_or_default();
                 let (before, after) = (list(before), list(after));
-                let field = |before, after| Field { what: what.to_owned(), before, after };
+                let field = |before, after| DiffField { what: what.to_owned(), before, after };
                 let gone = before.iter().filter(|name| !after.contains(name));
                 fields.extend(gone.map(|name| field(Some(name.clone()), None)));
                 let new = after.iter().filter(|name| !before.contains(name));

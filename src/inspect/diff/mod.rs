@@ -1,10 +1,10 @@
 //! What differs between two disks, and which stage a disk's bytes come from, in the words of those who build images.
 //!
 //! Knows trees, and reads out of the disks only what is shown; does not know recipes, stores or command lines. All that a
-//! guest wrote is neutralised where it enters a [`Report`], so whatever shows one may print it.
+//! guest wrote is neutralised where it enters a [`DiffReport`], so whatever shows one may print it.
 //!
-//! * [`Report`] is everything that differs; [`render`] and [`stat`] are two ways to show it, its JSON a third.
-//! * [`layout`] describes partition table, boot areas and file systems; [`files`] files; [`packages`] Debian's packages;
+//! * [`DiffReport`] is everything that differs; [`render`] and [`stat`] are two ways to show it, its JSON a third.
+//! * [`layout`] describes partition table, boot areas and file systems; [`files`] files; [`installed`] Debian's packages;
 //!   [`text`] the lines of text files.
 //! * [`contents`] reads files out of disks without mounting them.
 //! * [`mounts`] tells where a guest mounts its file systems.
@@ -15,9 +15,9 @@ pub mod blame;
 pub mod contents;
 mod features;
 pub mod files;
+pub mod installed;
 pub mod layout;
 pub mod mounts;
-pub mod packages;
 pub mod plain;
 pub mod render;
 pub mod stat;
@@ -34,10 +34,10 @@ use crate::disk::tree::compare::compare;
 
 use contents::Contents;
 use files::FileChange;
+use installed::{InstalledPackages, PackageChange};
 use layout::{AreaChange, VolumeChange};
 use mounts::Mounts;
-use packages::{PackageChange, Packages};
-use text::{Budget, TextDiff};
+use text::{TextBudget, TextDiff};
 
 /// One of the two disks.
 pub struct Side<'a> {
@@ -52,7 +52,7 @@ pub struct Side<'a> {
 /// All that differs between two disks. As JSON it is what `impasto diff --json` prints: names do not change, new ones may
 /// come. In all texts what is not plain is written `\xNN`, byte by byte; in paths and names the backslash is too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DiffReport {
     /// Version of this form: 1.
     pub v: u32,
     /// The first disk, as it was named.
@@ -64,7 +64,7 @@ pub struct Report {
     /// Sizes of the disks in bytes, where they differ.
     pub disk_size: Option<Sizes>,
     /// The partition table and its partitions.
-    pub partition_table: Vec<Field>,
+    pub partition_table: Vec<DiffField>,
     /// What lies outside file systems, and file systems that are compared by their bytes.
     pub areas: Vec<AreaChange>,
     /// File systems in themselves, without their files.
@@ -91,7 +91,7 @@ pub struct Sizes {
 
 /// One thing that two disks say differently of themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Field {
+pub struct DiffField {
     /// What it is.
     pub what: String,
     /// What the first disk says; `null` where it says nothing.
@@ -100,17 +100,17 @@ pub struct Field {
     pub after: Option<String>,
 }
 
-impl Field {
-    fn changed(what: impl Into<String>, before: impl ToString, after: impl ToString) -> Option<Field> {
+impl DiffField {
+    fn changed(what: impl Into<String>, before: impl ToString, after: impl ToString) -> Option<DiffField> {
         let (before, after) = (before.to_string(), after.to_string());
-        (before != after).then(|| Field { what: what.into(), before: Some(before), after: Some(after) })
+        (before != after).then(|| DiffField { what: what.into(), before: Some(before), after: Some(after) })
     }
 }
 
 /// Whether a thing is new, gone or different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub enum DiffChange {
     /// Only the second disk has it.
     Added,
     /// Only the first disk has it.
@@ -119,21 +119,21 @@ pub enum Change {
     Changed,
 }
 
-impl Change {
-    fn of<T>(before: Option<T>, after: Option<T>) -> Change {
+impl DiffChange {
+    fn of<T>(before: Option<T>, after: Option<T>) -> DiffChange {
         match (before.is_some(), after.is_some()) {
-            (false, _) => Change::Added,
-            (true, false) => Change::Removed,
-            (true, true) => Change::Changed,
+            (false, _) => DiffChange::Added,
+            (true, false) => DiffChange::Removed,
+            (true, true) => DiffChange::Changed,
         }
     }
 
     /// How a line of it begins.
     pub fn sign(self) -> char {
         match self {
-            Change::Added => '+',
-            Change::Removed => '-',
-            Change::Changed => '~',
+            DiffChange::Added => '+',
+            DiffChange::Removed => '-',
+            DiffChange::Changed => '~',
         }
     }
 }
@@ -142,9 +142,9 @@ impl Change {
 ///
 /// # Errors
 /// A disk cannot be read, or is not what its tree says.
-pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<Report, ReadError> {
+pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<DiffReport, ReadError> {
     let changes = compare(before.tree, after.tree);
-    let mut report = Report {
+    let mut report = DiffReport {
         v: 1,
         before: plain::name(before.name.as_bytes()),
         after: plain::name(after.name.as_bytes()),
@@ -166,7 +166,7 @@ pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<Report
 }
 
 /// Gives files the paths by which the guest knows them.
-fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut Report) -> Result<(), ReadError> {
+fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut DiffReport) -> Result<(), ReadError> {
     if report.files.is_empty() {
         return Ok(());
     }
@@ -174,7 +174,7 @@ fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut Report) -> Result<(),
     let (a, b) = rayon::join(|| read(before), || read(after));
     let (a, b) = (a?, b?);
     for file in &mut report.files {
-        let sides = if file.change == Change::Removed { [&a, &b] } else { [&b, &a] };
+        let sides = if file.change == DiffChange::Removed { [&a, &b] } else { [&b, &a] };
         if let Some(path) = sides.iter().find_map(|mounts| mounts.path(file.partition, &file.path)) {
             file.path = path;
         }
@@ -184,7 +184,7 @@ fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut Report) -> Result<(),
 }
 
 fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageChange>, ReadError> {
-    let places = [before, after].map(|side| packages::place(side.tree));
+    let places = [before, after].map(|side| installed::place(side.tree));
     let status = |side: &Side<'_>, place: Option<(u32, &str)>| {
         let (partition, dir) = place?;
         let path = format!("{dir}/status").into_bytes();
@@ -195,26 +195,26 @@ fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageCh
     if a.as_ref().map(|(_, _, kind)| kind) == b.as_ref().map(|(_, _, kind)| kind) {
         return Ok(Vec::new());
     }
-    let read = |side: &Side<'_>, status: Option<(u32, Vec<u8>, _)>| -> Result<Packages, ReadError> {
-        let Some((partition, path, _)) = status else { return Ok(Packages::new()) };
-        let mut found = side.contents.files(&[(partition, &path)], packages::STATUS_LIMIT)?;
-        Ok(found.pop().flatten().map(|bytes| packages::parse(&bytes)).unwrap_or_default())
+    let read = |side: &Side<'_>, status: Option<(u32, Vec<u8>, _)>| -> Result<InstalledPackages, ReadError> {
+        let Some((partition, path, _)) = status else { return Ok(InstalledPackages::new()) };
+        let mut found = side.contents.files(&[(partition, &path)], installed::STATUS_LIMIT)?;
+        Ok(found.pop().flatten().map(|bytes| installed::parse(&bytes)).unwrap_or_default())
     };
     let (a, b) = rayon::join(|| read(before, a), || read(after, b));
-    Ok(packages::compare(&a?, &b?))
+    Ok(installed::compare(&a?, &b?))
 }
 
-/// Compares the changed text files line by line, but for those of which [`packages`] tells the same.
+/// Compares the changed text files line by line, but for those of which [`installed`] tells the same.
 fn compare_texts(
     before: &Side<'_>,
     after: &Side<'_>,
-    changes: &[crate::disk::tree::compare::FileChange<'_>],
-    report: &mut Report,
+    changes: &[crate::disk::tree::compare::TreeChange<'_>],
+    report: &mut DiffReport,
 ) -> Result<(), ReadError> {
     let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");
     let wanted: Vec<_> =
         (0..changes.len()).filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path())).collect();
-    let budget = Budget::new();
+    let budget = TextBudget::new();
     let (mut seen, mut compared) = (0, 0);
     // Whether a file is a text shows when it is read: others do not count, but are not read without end either.
     for batch in wanted.chunks(text::MOST_FILES).take(text::MOST_READ / text::MOST_FILES) {

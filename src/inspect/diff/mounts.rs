@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::contents::Contents;
 use super::plain;
 use crate::disk::guest::ext4::ReadError;
-use crate::disk::tree::{Kind, Tree, Volume};
+use crate::disk::tree::{EntryKind, Tree, Volume};
 
 const FSTAB: &[u8] = b"/etc/fstab";
 /// Largest fstab that is read, in bytes.
@@ -28,7 +28,7 @@ impl Mounts {
             return Ok(Mounts::default());
         }
         let has_fstab =
-            |volume: &&Volume| volume.find(FSTAB).is_some_and(|entry| matches!(entry.kind, Kind::File { .. }));
+            |volume: &&Volume| volume.find(FSTAB).is_some_and(|entry| matches!(entry.kind, EntryKind::File { .. }));
         for root in tree.volumes.iter().filter(has_fstab) {
             let text = contents.files(&[(root.partition, FSTAB)], LIMIT)?.pop().flatten();
             let Some(text) = text else { continue };
@@ -109,7 +109,7 @@ fn unescape(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::tree::Partition;
+    use crate::disk::tree::TreePartition;
 
     fn disk() -> Tree {
         let volume = |partition, uuid: &str, label: &str| Volume {
@@ -120,7 +120,7 @@ mod tests {
             facts: Vec::new(),
             entries: Vec::new(),
         };
-        let partition = |number, uuid: &str, name: &str| Partition {
+        let partition = |number, uuid: &str, name: &str| TreePartition {
             number,
             start: 0,
             size: 0,

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 
 use super::files::{Aspect, FileChange, FileState};
+use super::installed::{PackageChange, PackageState};
 use super::layout::AreaChange;
-use super::packages::{PackageChange, PackageState};
-use super::{Change, Field, Report, Sizes};
+use super::{DiffChange, DiffField, DiffReport, Sizes};
 use crate::base::human;
-use crate::disk::tree::Place;
+use crate::disk::tree::PartitionName;
 
 /// The attribute that gives a program rights.
 const CAPABILITY: &str = "security.capability";
@@ -17,7 +17,7 @@ const CAPABILITY: &str = "security.capability";
 const FEW: usize = 20;
 
 /// The report as text. With `all`, every file has a line of its own.
-pub fn render(report: &Report, all: bool) -> String {
+pub fn render(report: &DiffReport, all: bool) -> String {
     let mut out = format!("{} → {}\n", report.before, report.after);
     if let Some(Sizes { before, after }) = report.disk_size {
         out += &format!("\ndisk size: {}\n", sizes(before, after));
@@ -26,9 +26,11 @@ pub fn render(report: &Report, all: bool) -> String {
     section(&mut out, "boot areas and other bytes", report.areas.iter().map(area));
     for volume in &report.file_systems {
         let title = match (volume.change, volume.partition) {
-            (Change::Changed, number) => format!("file system on {} ({})", Place(number), volume.kind),
-            (Change::Added, number) => format!("new file system on {} ({})", Place(number), volume.kind),
-            (Change::Removed, number) => format!("removed file system on {} ({})", Place(number), volume.kind),
+            (DiffChange::Changed, number) => format!("file system on {} ({})", PartitionName(number), volume.kind),
+            (DiffChange::Added, number) => format!("new file system on {} ({})", PartitionName(number), volume.kind),
+            (DiffChange::Removed, number) => {
+                format!("removed file system on {} ({})", PartitionName(number), volume.kind)
+            }
         };
         section(&mut out, &title, volume.fields.iter().map(field));
     }
@@ -40,7 +42,7 @@ pub fn render(report: &Report, all: bool) -> String {
     let clear = parts.iter().filter(|files| is_clear(&files[0])).flat_map(|files| lines(files, all));
     section(&mut out, "files", clear);
     for files in parts.iter().filter(|files| !is_clear(&files[0])) {
-        section(&mut out, &format!("files on {}", Place(files[0].partition)), lines(files, all).into_iter());
+        section(&mut out, &format!("files on {}", PartitionName(files[0].partition)), lines(files, all).into_iter());
     }
     for file in &report.files {
         texts(&mut out, file, !is_clear(file));
@@ -59,8 +61,8 @@ fn section(out: &mut String, title: &str, lines: impl Iterator<Item = String>) {
     }
 }
 
-fn field(field: &Field) -> String {
-    let Field { what, before, after } = field;
+fn field(field: &DiffField) -> String {
+    let DiffField { what, before, after } = field;
     match (before, after) {
         (Some(before), Some(after)) => format!("~ {what}: {before} → {after}"),
         (Some(value), None) => format!("- {what}: {value}"),
@@ -72,9 +74,9 @@ fn field(field: &Field) -> String {
 fn area(area: &AreaChange) -> String {
     let AreaChange { what, start, size, change, partition: _ } = area;
     let note = match change {
-        Change::Added => ", was empty",
-        Change::Removed => ", is empty now",
-        Change::Changed => "",
+        DiffChange::Added => ", was empty",
+        DiffChange::Removed => ", is empty now",
+        DiffChange::Changed => "",
     };
     format!("{} {what}: {} at {start}{note}", change.sign(), human::bytes(*size))
 }
@@ -127,10 +129,10 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
             continue;
         }
         let parent = file.path.rfind('/').map_or("", |end| &file.path[..end.max(1)]);
-        let side = usize::from(file.change == Change::Removed);
+        let side = usize::from(file.change == DiffChange::Removed);
         let state = if side == 0 { &file.after } else { &file.before };
         if !all
-            && file.change != Change::Changed
+            && file.change != DiffChange::Changed
             && file.path != "/"
             && !state.as_ref().is_some_and(is_notable)
             && let Some(place) = whole[side].get(parent).copied()
@@ -291,7 +293,7 @@ fn sizes(before: u64, after: u64) -> String {
 
 fn texts(out: &mut String, file: &FileChange, with_place: bool) {
     let Some(text) = &file.text else { return };
-    let place = if with_place { format!("{}: ", Place(file.partition)) } else { String::new() };
+    let place = if with_place { format!("{}: ", PartitionName(file.partition)) } else { String::new() };
     *out += &format!("\n{place}{}\n", file.path);
     text.lines.iter().for_each(|line| *out += &format!("{line}\n"));
     match text.lines_left_out {

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Change, Report};
+use super::{DiffChange, DiffReport};
 use crate::base::human;
 use crate::base::table;
 
 #[derive(Default)]
-struct Row {
+struct StatRow {
     added: u64,
     removed: u64,
     changed: u64,
@@ -19,19 +19,19 @@ struct Row {
 }
 
 /// The table; nothing where no file differs.
-pub fn render(report: &Report) -> String {
+pub fn render(report: &DiffReport) -> String {
     let several = report.files.iter().any(|file| file.partition != report.files[0].partition);
-    let mut rows: BTreeMap<(u32, &str), Row> = BTreeMap::new();
-    let mut total = Row::default();
+    let mut rows: BTreeMap<(u32, &str), StatRow> = BTreeMap::new();
+    let mut total = StatRow::default();
     for file in &report.files {
         let row = rows.entry((file.partition, directory(&file.path, 2))).or_default();
         let bytes = |state: &Option<super::files::FileState>| state.as_ref().map_or(0, |state| state.bytes());
         let (before, after) = (bytes(&file.before), bytes(&file.after));
         for row in [row, &mut total] {
             match file.change {
-                Change::Added => row.added += 1,
-                Change::Removed => row.removed += 1,
-                Change::Changed => row.changed += 1,
+                DiffChange::Added => row.added += 1,
+                DiffChange::Removed => row.removed += 1,
+                DiffChange::Changed => row.changed += 1,
             }
             row.plus = row.plus.saturating_add(after.saturating_sub(before));
             row.minus = row.minus.saturating_add(before.saturating_sub(after));
@@ -50,8 +50,8 @@ pub fn render(report: &Report) -> String {
     table::columns(&table)
 }
 
-fn line(place: String, row: &Row) -> Vec<String> {
-    let Row { added, removed, changed, plus, minus } = row;
+fn line(place: String, row: &StatRow) -> Vec<String> {
+    let StatRow { added, removed, changed, plus, minus } = row;
     let bytes = match (plus, minus) {
         (0, 0) => "0 B".to_owned(),
         (plus, 0) => format!("+{}", human::bytes(*plus)),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use impasto_store::digest::BlobDigest;
 
-use super::contents::Wanted;
+use super::contents::WantedFile;
 use super::*;
-use crate::disk::tree::{Area, Entry, Kind, Partition, Table, Volume};
+use crate::disk::tree::{Area, EntryKind, IndexEntry, TableIdentity, TreePartition, Volume};
 
 /// A tree with what its files hold.
 #[derive(Default)]
@@ -17,8 +17,8 @@ struct Disk {
 }
 
 impl Contents for Disk {
-    fn files(&self, wanted: &[Wanted<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
-        let read = |(partition, path): &Wanted<'_>| {
+    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let read = |(partition, path): &WantedFile<'_>| {
             self.files.get(&(*partition, path.to_vec())).filter(|bytes| bytes.len() as u64 <= limit).cloned()
         };
         Ok(wanted.iter().map(read).collect())
@@ -45,26 +45,27 @@ impl Disk {
     }
 
     /// Puts an entry into the last volume.
-    fn put(&mut self, path: impl AsRef<[u8]>, kind: Kind, mode: u16) -> &mut Self {
+    fn put(&mut self, path: impl AsRef<[u8]>, kind: EntryKind, mode: u16) -> &mut Self {
         let path = path.as_ref().to_vec();
-        let entry = Entry { path, kind, mode, uid: 0, gid: 0, mtime: (1_700_000_000, 0), flags: 0, xattrs: Vec::new() };
+        let entry =
+            IndexEntry { path, kind, mode, uid: 0, gid: 0, mtime: (1_700_000_000, 0), flags: 0, xattrs: Vec::new() };
         self.tree.volumes.last_mut().unwrap().entries.push(entry);
         self
     }
 
     fn dir(&mut self, path: &str) -> &mut Self {
-        self.put(path, Kind::Dir, 0o755)
+        self.put(path, EntryKind::Dir, 0o755)
     }
 
     fn file(&mut self, path: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> &mut Self {
         let (path, content) = (path.as_ref(), content.as_ref());
         let partition = self.tree.volumes.last().unwrap().partition;
         self.files.insert((partition, path.to_vec()), content.to_vec());
-        self.put(path, Kind::File { size: content.len() as u64, content: BlobDigest::of(content).0 }, 0o644)
+        self.put(path, EntryKind::File { size: content.len() as u64, content: BlobDigest::of(content).0 }, 0o644)
     }
 
     /// Changes the entry that was put last.
-    fn with(&mut self, change: impl FnOnce(&mut Entry)) -> &mut Self {
+    fn with(&mut self, change: impl FnOnce(&mut IndexEntry)) -> &mut Self {
         change(self.tree.volumes.last_mut().unwrap().entries.last_mut().unwrap());
         self
     }
@@ -79,20 +80,20 @@ impl Disk {
 
 const CAP_NET_RAW: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-fn disk(size: u64, partitions: Vec<Partition>, boot: u8) -> Disk {
+fn disk(size: u64, partitions: Vec<TreePartition>, boot: u8) -> Disk {
     let mut start = vec![0; 1 << 20];
     start[10] = boot;
     start[20_000] = boot;
     let area = |partition, start, size, byte: u8| Area { partition, start, size, content: BlobDigest::of(&[byte]).0 };
     let areas =
         vec![area(None, 0, 1 << 20, boot), area(Some(14), 1 << 20, 1 << 20, boot), area(Some(1), 4 << 20, 1024, boot)];
-    let table = Table::Gpt("disk-guid".to_owned());
+    let table = TableIdentity::Gpt("disk-guid".to_owned());
     Disk { tree: Tree { size, table, partitions, areas, ..Tree::default() }, start, ..Disk::default() }
 }
 
-fn partition(number: u32, start: u64, size: u64, kind: &str) -> Partition {
+fn partition(number: u32, start: u64, size: u64, kind: &str) -> TreePartition {
     let (kind, name) = (kind.to_owned(), String::new());
-    Partition { number, start, size, kind, uuid: format!("partuuid-{number}"), name }
+    TreePartition { number, start, size, kind, uuid: format!("partuuid-{number}"), name }
 }
 
 fn status(packages: &[(&str, &str, &str)]) -> String {
@@ -105,7 +106,7 @@ fn status(packages: &[(&str, &str, &str)]) -> String {
 fn before() -> Disk {
     let bios = partition(14, 1 << 20, 1 << 20, "21686148-6449-6e6f-744e-656564454649");
     let mut disk = disk(1 << 30, vec![partition(1, 4 << 20, 100 << 20, "linux"), bios], 1);
-    let device = |minor| Kind::Char(1, minor);
+    let device = |minor| EntryKind::Char(1, minor);
     disk.volume(1, "ext4", &[("blocks", "25600"), ("compat", "2c"), ("incompat", "2c2"), ("mount-options", "c")])
         .file(
             "/var/lib/dpkg/status",
@@ -131,10 +132,10 @@ fn before() -> Disk {
         .dir("/timed")
         .dir("/timed/one")
         .put("/dev-null", device(3), 0o666)
-        .put("/link", Kind::Symlink { target: b"old/target".to_vec() }, 0o777)
-        .put("/becomes", Kind::Symlink { target: b"else".to_vec() }, 0o777)
+        .put("/link", EntryKind::Symlink { target: b"old/target".to_vec() }, 0o777)
+        .put("/becomes", EntryKind::Symlink { target: b"else".to_vec() }, 0o777)
         .file("/hard-1", "hard")
-        .put("/hard-2", Kind::HardLink { first: b"/hard-1".to_vec() }, 0)
+        .put("/hard-2", EntryKind::HardLink { first: b"/hard-1".to_vec() }, 0)
         .done()
 }
 
@@ -167,26 +168,26 @@ fn after() -> Disk {
         .file("/new/deep/b", "b")
         .file("/new/deep/su", "su")
         .with(|entry| entry.mode = 0o4755)
-        .put("/new/a-link", Kind::HardLink { first: b"/new/a".to_vec() }, 0)
+        .put("/new/a-link", EntryKind::HardLink { first: b"/new/a".to_vec() }, 0)
         .dir("/new-empty")
         .file(b"/\x1b[31mred\n\xff\\", "red")
         .dir("/timed")
         .with(|entry| entry.mtime.0 += 1)
         .dir("/timed/one")
         .with(|entry| entry.mtime.0 += 1)
-        .put("/dev-null", Kind::Char(1, 5), 0o666)
-        .put("/link", Kind::Symlink { target: b"new/\ntarget".to_vec() }, 0o777)
+        .put("/dev-null", EntryKind::Char(1, 5), 0o666)
+        .put("/link", EntryKind::Symlink { target: b"new/\ntarget".to_vec() }, 0o777)
         .dir("/becomes")
         .file("/becomes/file", "in it")
         .file("/hard-2", "hard")
-        .put("/pipe", Kind::Fifo, 0o600)
-        .put("/sda", Kind::Block(8, 0), 0o660)
+        .put("/pipe", EntryKind::Fifo, 0o600)
+        .put("/sda", EntryKind::Block(8, 0), 0o660)
         .volume(15, "vfat", &[])
         .file("/EFI", "boot")
         .done()
 }
 
-fn compared(before: &Disk, after: &Disk) -> Report {
+fn compared(before: &Disk, after: &Disk) -> DiffReport {
     report(
         &Side { name: "base", tree: &before.tree, contents: before },
         &Side { name: "too\x1bls", tree: &after.tree, contents: after },

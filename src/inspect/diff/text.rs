@@ -34,14 +34,14 @@ pub struct TextDiff {
 }
 
 /// The time that is left for text diffs.
-pub(super) struct Budget(Instant);
+pub(super) struct TextBudget(Instant);
 
-impl Budget {
+impl TextBudget {
     pub(super) fn new() -> Self {
-        Budget(Instant::now() + ALL)
+        TextBudget(Instant::now() + ALL)
     }
 
-    /// The diff of two contents; none where one is no text: not UTF-8, or with a NUL in it.
+    /// The diff of two contents; none where one is not a text: not UTF-8, or with a NUL in it.
     pub(super) fn diff(&self, before: &[u8], after: &[u8]) -> Option<TextDiff> {
         let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
         let (before, after) = (text(before)?, text(after)?);
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn diff(before: &str, after: &str) -> TextDiff {
-        Budget::new().diff(before.as_bytes(), after.as_bytes()).unwrap()
+        TextBudget::new().diff(before.as_bytes(), after.as_bytes()).unwrap()
     }
 
     #[test]
@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn what_is_no_text_has_no_diff() {
-        assert_eq!(Budget::new().diff(b"a\0b", b"a"), None);
-        assert_eq!(Budget::new().diff(b"a", b"\xff"), None);
+        assert_eq!(TextBudget::new().diff(b"a\0b", b"a"), None);
+        assert_eq!(TextBudget::new().diff(b"a", b"\xff"), None);
     }
 
     #[test]

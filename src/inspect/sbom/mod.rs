@@ -18,12 +18,12 @@ use serde::Serialize;
 use crate::base::human;
 use crate::base::table;
 use crate::deb::relation;
-use crate::deb::status::{self, Entry};
+use crate::deb::status::{self, StatusEntry};
 use crate::disk::guest::ext4::ReadError;
-use crate::disk::tree::{Kind, Tree, Volume};
+use crate::disk::tree::{EntryKind, Tree, Volume};
 use crate::inspect::diff::blame::Directories;
 use crate::inspect::diff::contents::Contents;
-use crate::inspect::diff::packages::{self, STATUS_LIMIT};
+use crate::inspect::diff::installed::{self, STATUS_LIMIT};
 use crate::inspect::diff::plain;
 
 /// Largest copyright file that is read, in bytes.
@@ -33,7 +33,7 @@ const MOST_LINKS: usize = 16;
 
 /// Where a package came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Origin {
+pub struct PackageOrigin {
     /// SHA-256 of the `.deb`, in hexadecimal.
     pub sha256: Option<String>,
     /// The archive's address.
@@ -43,13 +43,13 @@ pub struct Origin {
 }
 
 /// Origins by name, version and architecture.
-pub type Origins = BTreeMap<(String, String, String), Origin>;
+pub type Origins = BTreeMap<(String, String, String), PackageOrigin>;
 
 /// The packages of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bill {
     /// The packages, by name and architecture.
-    pub packages: Vec<Package>,
+    pub packages: Vec<SbomPackage>,
     /// The system, as its `os-release` names it.
     pub system: System,
     /// Files that no package lists, where dpkg has lists of files.
@@ -60,7 +60,7 @@ pub struct Bill {
 
 /// A package of a disk. Texts are neutralised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Package {
+pub struct SbomPackage {
     /// Its name.
     pub name: String,
     /// Its version.
@@ -76,7 +76,7 @@ pub struct Package {
     /// Its source package.
     pub source: SourcePackage,
     /// Where it came from; `null` where that is not known.
-    pub origin: Option<Origin>,
+    pub origin: Option<PackageOrigin>,
 }
 
 /// What a package was built from.
@@ -113,7 +113,9 @@ pub struct Unlisted {
 /// # Errors
 /// The disk cannot be read.
 pub fn read(tree: &Tree, contents: &dyn Contents, origins: &Origins) -> Result<Option<Bill>, ReadError> {
-    let Some((partition, dir)) = packages::place(tree).or_else(|| packages::parts_place(tree)) else { return Ok(None) };
+    let Some((partition, dir)) = installed::place(tree).or_else(|| installed::parts_place(tree)) else {
+        return Ok(None);
+    };
     let Some(volume) = tree.volume(partition) else { return Ok(None) };
     let status = format!("{dir}/status").into_bytes();
     // Images without dpkg have a file for each package.
@@ -127,28 +129,28 @@ pub fn read(tree: &Tree, contents: &dyn Contents, origins: &Origins) -> Result<O
     let mut texts = contents.files(&wanted, STATUS_LIMIT)?;
     let states = texts.pop().flatten().unwrap_or_default();
     let texts: Vec<Vec<u8>> = texts.into_iter().flatten().collect();
-    let entries: Vec<Entry<'_>> = texts.iter().flat_map(|text| status::entries(text)).collect();
+    let entries: Vec<StatusEntry<'_>> = texts.iter().flat_map(|text| status::entries(text)).collect();
     let automatic = status::automatic(&states);
     // Dpkg's own package is never for all architectures.
     let native = entries.iter().find(|entry| entry.name == b"dpkg").map_or(&b""[..], |entry| entry.architecture);
     let mut list: Vec<_> = entries
         .iter()
-        .map(|entry| Package::of(entry, status::is_automatic(entry, &automatic, native), origins))
+        .map(|entry| SbomPackage::of(entry, status::is_automatic(entry, &automatic, native), origins))
         .collect();
     list.sort_by(|a, b| (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version)));
     list.dedup_by(|b, a| (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version));
-    let listed = packages::listed_files(tree, contents)?;
+    let listed = installed::listed_files(tree, contents)?;
     let unlisted = listed.map(|(_, owners)| unlisted(volume, &owners));
     Ok(Some(Bill { packages: list, system: system(tree, contents)?, unlisted, written }))
 }
 
-impl Package {
-    fn of(entry: &Entry<'_>, automatic: bool, origins: &Origins) -> Package {
+impl SbomPackage {
+    fn of(entry: &StatusEntry<'_>, automatic: bool, origins: &Origins) -> SbomPackage {
         let [name, version, architecture] = [entry.name, entry.version, entry.architecture].map(plain::name);
         let (source, source_version) = entry.source();
         let size = entry.stanza.get("Installed-Size").and_then(|size| size.parse::<u64>().ok());
         let origin = origins.get(&(name.clone(), version.clone(), architecture.clone())).cloned();
-        Package {
+        SbomPackage {
             state: (!entry.is_installed()).then(|| plain::name(entry.state)),
             size: size.and_then(|kib| kib.checked_mul(1024)),
             automatic,
@@ -164,7 +166,7 @@ impl Package {
 fn unlisted(volume: &Volume, owners: &BTreeMap<Vec<u8>, String>) -> Unlisted {
     let directories = Directories::new(volume);
     let mut counts = Unlisted::default();
-    for entry in volume.entries.iter().filter(|entry| entry.kind != Kind::Dir) {
+    for entry in volume.entries.iter().filter(|entry| entry.kind != EntryKind::Dir) {
         if !directories.names(&entry.path).any(|path| owners.contains_key(&path)) {
             counts.files += 1;
             let module = [&b".ko"[..], b".ko.xz", b".ko.zst", b".ko.gz"].iter().any(|end| entry.path.ends_with(end));
@@ -198,12 +200,12 @@ fn system(tree: &Tree, contents: &dyn Contents) -> Result<System, ReadError> {
 pub fn copyrights(
     tree: &Tree,
     contents: &dyn Contents,
-    packages: &[Package],
+    packages: &[SbomPackage],
 ) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
     let places: Vec<_> = packages
         .iter()
         .map(|package| {
-            // What is no name of a package is no part of a path either.
+            // What is not a name of a package is not a part of a path either.
             let name = Some(&package.name).filter(|name| relation::is_name(name))?;
             locate(tree, format!("/usr/share/doc/{name}/copyright").as_bytes())
         })
@@ -232,7 +234,7 @@ fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
         }
         let next = [&done, &b"/"[..], &part].concat();
         match &volume.find(&next)?.kind {
-            Kind::Symlink { target } => {
+            EntryKind::Symlink { target } => {
                 links += 1;
                 if links > MOST_LINKS {
                     return None;
@@ -245,7 +247,7 @@ fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
             _ => done = next,
         }
     }
-    let is_file = matches!(volume.find(&done)?.kind, Kind::File { .. });
+    let is_file = matches!(volume.find(&done)?.kind, EntryKind::File { .. });
     is_file.then_some(done)
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::copyright::Copyright;
 use super::licenses::{self, References};
-use super::{Bill, Origin, Package, System};
+use super::{Bill, PackageOrigin, SbomPackage, System};
 use crate::inspect::diff::plain;
 
 /// What is not said.
@@ -23,7 +23,7 @@ const IMAGE: &str = "SPDXRef-Image";
 pub struct Subject<'a> {
     /// How the image is called.
     pub name: &'a str,
-    /// What names its content, such as `disk-` and its DiskDigest: the document's name space is made of it.
+    /// What names its content, such as `disk-` and its DiskDigest: the document's namespace is made of it.
     pub content: String,
     /// Seconds since 1970 that stand for when the document was made.
     pub epoch: u64,
@@ -98,7 +98,7 @@ fn image(name: &str, bill: &Bill) -> Value {
     })
 }
 
-fn package(package: &Package, id: &str, declared: Option<String>, system: &System) -> Value {
+fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
     let is_sha256 = |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut source = format!("built from the source package {} {}", package.source.name, package.source.version);
@@ -131,7 +131,7 @@ fn package(package: &Package, id: &str, declared: Option<String>, system: &Syste
 }
 
 /// Where a package can be had; an archive that is a directory of some host is nowhere to others.
-fn location(origin: &Origin) -> Option<String> {
+fn location(origin: &PackageOrigin) -> Option<String> {
     let (archive, path) = (origin.archive.as_ref()?, origin.path.as_ref()?);
     let is_url = archive.starts_with("http://") || archive.starts_with("https://");
     let url = format!("{}/{}", archive.trim_end_matches('/'), path.trim_start_matches('/'));
@@ -139,7 +139,7 @@ fn location(origin: &Origin) -> Option<String> {
 }
 
 /// The package's address (<https://github.com/package-url/purl-spec>, type `deb`).
-fn purl(package: &Package, system: &System) -> String {
+fn purl(package: &SbomPackage, system: &System) -> String {
     let id = system.id.as_deref().unwrap_or("debian");
     let distro = system.version.as_ref().map(|version| format!("&distro={}-{}", encoded(id), encoded(version)));
     format!(
@@ -164,7 +164,7 @@ fn escaped(text: &str, mark: &str, stays: impl Fn(u8) -> bool) -> String {
 }
 
 /// An identifier may have letters, digits, dots and hyphens.
-fn id(package: &Package) -> String {
+fn id(package: &SbomPackage) -> String {
     let name = format!("{}-{}-{}", package.name, package.version, package.architecture);
     format!("SPDXRef-deb-{}", escaped(&name, "-", |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')))
 }

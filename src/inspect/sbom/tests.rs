@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::spdx::{Subject, document};
 use super::*;
-use crate::disk::tree::Entry;
+use crate::disk::tree::IndexEntry;
 
 /// Files by path.
 struct Files(BTreeMap<Vec<u8>, Vec<u8>>);
@@ -33,32 +33,35 @@ Version: 1:2.10-3
 ";
 
 fn disk() -> (Tree, Files) {
-    let link = |target: &str| (Kind::Symlink { target: target.into() }, None);
+    let link = |target: &str| (EntryKind::Symlink { target: target.into() }, None);
     let file = |text: &str| {
-        (Kind::File { size: text.len() as u64, content: impasto_store::digest::Digest::ZERO }, Some(text.to_owned()))
+        (
+            EntryKind::File { size: text.len() as u64, content: impasto_store::digest::Digest::ZERO },
+            Some(text.to_owned()),
+        )
     };
     let dep5 = "Format: dep5\n\nFiles: *\nLicense: GPL-3+ and own\n\nLicense: own\n words\n";
     let paths = [
         ("/bin", link("usr/bin")),
-        ("/etc", (Kind::Dir, None)),
+        ("/etc", (EntryKind::Dir, None)),
         ("/etc/os-release", link("../usr/lib/os-release")),
-        ("/usr", (Kind::Dir, None)),
-        ("/usr/bin", (Kind::Dir, None)),
+        ("/usr", (EntryKind::Dir, None)),
+        ("/usr/bin", (EntryKind::Dir, None)),
         ("/usr/bin/hello", file("hello")),
         ("/usr/bin/mine", file("mine")),
-        ("/usr/lib", (Kind::Dir, None)),
+        ("/usr/lib", (EntryKind::Dir, None)),
         ("/usr/lib/os-release", file("ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n")),
         ("/usr/lib/own.ko.xz", file("module")),
-        ("/usr/share", (Kind::Dir, None)),
-        ("/usr/share/doc", (Kind::Dir, None)),
-        ("/usr/share/doc/gcc", (Kind::Dir, None)),
+        ("/usr/share", (EntryKind::Dir, None)),
+        ("/usr/share/doc", (EntryKind::Dir, None)),
+        ("/usr/share/doc/gcc", (EntryKind::Dir, None)),
         ("/usr/share/doc/gcc/copyright", file(dep5)),
         ("/usr/share/doc/libstdc++6", link("gcc")),
         ("/var/lib/apt/extended_states", file("Package: libstdc++6\nArchitecture: amd64\nAuto-Installed: 1\n")),
         ("/var/lib/dpkg/info/hello.list", file("/.\n/bin\n/bin/hello\n/usr/share/doc/libstdc++6\n")),
         ("/var/lib/dpkg/status", file(STATUS)),
     ];
-    let entry = |(path, (kind, _)): &(&str, (Kind, Option<String>))| Entry {
+    let entry = |(path, (kind, _)): &(&str, (EntryKind, Option<String>))| IndexEntry {
         path: path.as_bytes().to_vec(),
         kind: kind.clone(),
         mode: 0o644,
@@ -82,7 +85,7 @@ fn disk() -> (Tree, Files) {
 
 fn origins() -> Origins {
     let [name, version, architecture] = ["libstdc++6", "12.2.0-14+deb12u1", "amd64"].map(str::to_owned);
-    let origin = Origin {
+    let origin = PackageOrigin {
         sha256: Some("ab".repeat(32)),
         archive: Some("https://mirror.example.org/debian/".to_owned()),
         path: Some("pool/main/g/gcc-12/libstdc++6_12.2.0-14+deb12u1_amd64.deb".to_owned()),
@@ -125,7 +128,7 @@ fn the_document_is_the_same_every_time_and_has_licenses_through_links() {
 fn links_in_circles_lead_nowhere() {
     let (mut tree, _) = disk();
     for entry in &mut tree.volumes[0].entries {
-        if let Kind::Symlink { target } = &mut entry.kind {
+        if let EntryKind::Symlink { target } = &mut entry.kind {
             *target = entry.path.clone();
         }
     }

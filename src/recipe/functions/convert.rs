@@ -2,7 +2,7 @@
 
 use impasto_stages::{Data, Value};
 
-use super::{Fail, Function, Run, exactly, function, wrong};
+use super::{Fail, Function, FunctionBody, exactly, function, wrong};
 use crate::recipe::convert::{into_set, list, number, to_bool, to_number, to_text, truth};
 use crate::recipe::types::VarType;
 
@@ -15,7 +15,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         max: Some(1),
         structural: true,
         cost: super::no_cost,
-        run: Run::Can,
+        run: FunctionBody::Can,
     },
     // The second argument is a type, not a value: the call is taken apart before it comes here.
     function(
@@ -63,7 +63,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         max: None,
         structural: true,
         cost: super::no_cost,
-        run: Run::Try,
+        run: FunctionBody::Try,
     },
     function("type", "type(value)", exactly(1), "The name of a value's type.", |args| {
         Ok(Value::string(VarType::of(&args[0]).to_string()))

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Origin, Source, Value};
 
-use super::{Fail, Function, Host, Run, between, exactly, function, object_arg, text_arg};
+use super::{Fail, Function, FunctionBody, HostFunction, between, exactly, function, object_arg, text_arg};
 use crate::recipe::convert::{list, truth};
 use crate::recipe::diagnostic::{Diagnostic, Span};
 use crate::recipe::eval::{Evaluator, Failed};
-use crate::recipe::expr::{Names, Part};
-use crate::recipe::files::Problem;
+use crate::recipe::expr::{Names, TemplatePart};
+use crate::recipe::files::FileProblem;
 use crate::recipe::lower::{Allowed, Lowering};
 use crate::recipe::syntax;
 
@@ -22,9 +22,9 @@ const fn host(
     signature: &'static str,
     (min, max): (usize, Option<usize>),
     help: &'static str,
-    run: Host,
+    run: HostFunction,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, cost: super::no_cost, run: Run::Host(run) }
+    Function { name, signature, help, min, max, structural: false, cost: super::no_cost, run: FunctionBody::Host(run) }
 }
 
 pub(super) static FUNCTIONS: &[Function] = &[
@@ -121,7 +121,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
     host("templatefile", "templatefile(path, vars)", between(1, 2), "The same as `template`.", template),
 ];
 
-fn problem(problem: Problem) -> Fail {
+fn problem(problem: FileProblem) -> Fail {
     Fail { arg: Some(0), message: problem.message, help: problem.help }
 }
 
@@ -179,7 +179,7 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
 }
 
 /// A template's parts, or what is wrong with it. Said once for each set of names.
-pub(in crate::recipe) type Compiled = Result<Arc<Vec<Part>>, Vec<Diagnostic>>;
+pub(in crate::recipe) type Compiled = Result<Arc<Vec<TemplatePart>>, Vec<Diagnostic>>;
 
 fn compiled(eval: &mut Evaluator, path: &str, text: &Arc<str>, names: Vec<Arc<str>>) -> Result<Compiled, Failed> {
     let key = (path.to_owned(), names);

@@ -33,7 +33,7 @@ pub struct Function {
     pub(super) structural: bool,
     /// How many bytes it may take beside what it is given, where that can be much more than it gives.
     pub(super) cost: fn(&[Value]) -> u64,
-    pub(super) run: Run,
+    pub(super) run: FunctionBody,
 }
 
 impl std::fmt::Debug for Function {
@@ -43,14 +43,14 @@ impl std::fmt::Debug for Function {
 }
 
 /// A function that reads; it fails by a reason for the call, or by what it has reported itself.
-type Host = fn(&mut Evaluator, Span, Vec<Value>) -> Result<Result<Value, Fail>, Failed>;
+type HostFunction = fn(&mut Evaluator, Span, Vec<Value>) -> Result<Result<Value, Fail>, Failed>;
 
 #[derive(Clone, Copy)]
-pub(super) enum Run {
+pub(super) enum FunctionBody {
     /// Of the arguments alone.
     Pure(fn(Vec<Value>) -> Result<Value, Fail>),
     /// With files or the environment.
-    Host(Host),
+    Host(HostFunction),
     /// The first argument that can be evaluated.
     Try,
     /// Whether the argument can be evaluated.
@@ -87,7 +87,7 @@ const fn function(
     help: &'static str,
     run: fn(Vec<Value>) -> Result<Value, Fail>,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, cost: no_cost, run: Run::Pure(run) }
+    Function { name, signature, help, min, max, structural: false, cost: no_cost, run: FunctionBody::Pure(run) }
 }
 
 fn no_cost(_: &[Value]) -> u64 {

@@ -7,7 +7,7 @@ use impasto_stages::{Data, Value};
 use regex::{Captures, Regex};
 
 use super::format::{format, formatlist};
-use super::{Fail, Function, Run, at_least, exactly, function, int_arg, size_arg, text_arg, texts_arg};
+use super::{Fail, Function, FunctionBody, at_least, exactly, function, int_arg, size_arg, text_arg, texts_arg};
 use crate::recipe::convert::{MAX_TEXT, cost_written_out, list, object, truth};
 use crate::recipe::diagnostic::Span;
 use crate::recipe::eval::{Evaluator, Failed};
@@ -73,7 +73,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         max: Some(2),
         structural: false,
         cost: super::no_cost,
-        run: Run::Host(|eval, span, args| {
+        run: FunctionBody::Host(|eval, span, args| {
             let (pattern, text) = match search(eval, span, &args, 0, 1)? {
                 Ok(found) => found,
                 Err(fail) => return Ok(Err(fail)),
@@ -93,7 +93,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         max: Some(3),
         structural: false,
         cost: super::no_cost,
-        run: Run::Host(|eval, span, args| {
+        run: FunctionBody::Host(|eval, span, args| {
             let (pattern, text) = match search(eval, span, &args, 1, 0)? {
                 Ok(found) => found,
                 Err(fail) => return Ok(Err(fail)),
@@ -127,7 +127,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         max: Some(2),
         structural: false,
         cost: super::no_cost,
-        run: Run::Host(|eval, span, args| {
+        run: FunctionBody::Host(|eval, span, args| {
             let (pattern, text) = match search(eval, span, &args, 0, 1)? {
                 Ok(found) => found,
                 Err(fail) => return Ok(Err(fail)),

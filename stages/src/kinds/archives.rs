@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::action::Step;
 use crate::error::ParamError;
 use crate::number::Number;
-use crate::packages::{Pin, Repository};
+use crate::package_set::{Pin, Repository};
 use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, Type};
 use crate::value::{Data, Value};

@@ -6,7 +6,7 @@ use crate::bootstrap::BootstrapSpec;
 use crate::error::ParamError;
 use crate::kinds::{archives, common};
 use crate::limits::{LIMITS, limits};
-use crate::packages::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
+use crate::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 

@@ -191,7 +191,7 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     spec
 }
 
-/// What is wrong with the place where a further partition is to be mounted, and the way out. `mounts` are the others'.
+/// What is wrong with the place where a further partition is to be mounted, and the hint. `mounts` are the others'.
 fn wrong_mount(
     mount: &str,
     is_absolute: bool,

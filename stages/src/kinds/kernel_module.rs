@@ -13,7 +13,7 @@ use crate::bootstrap::BootstrapSpec;
 use crate::disk::{DiskSpec, MIB, Networking, RootFileSystem};
 use crate::error::ParamError;
 use crate::kinds::{bootstrap, common};
-use crate::packages::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
+use crate::package_set::{ARCHITECTURE, PackageRequest, PackageSet, RequestRoot};
 use crate::params::{Params, Secret};
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 use crate::value::{Data, Value};
@@ -50,7 +50,7 @@ const TREE: &str = "tree";
 /// always among them: whether it is used is in no key.
 const BUILDER: [&str; 7] = ["bzip2", "ccache", "kmod", "make", "patch", "xz-utils", "zstd"];
 
-/// Size of the builder's disk in bytes, of which only what is used takes room.
+/// Size of the builder's disk in bytes, of which only what is used takes space.
 const BUILDER_SIZE: u64 = 16 << 30;
 
 const PARAMS: &[ParamSpec] = &[

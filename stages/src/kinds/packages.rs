@@ -4,7 +4,7 @@
 use crate::action::{Slot, Step};
 use crate::error::ParamError;
 use crate::kinds::{archives, common};
-use crate::packages::{PackageRequest, PackageSet, RequestRoot};
+use crate::package_set::{PackageRequest, PackageSet, RequestRoot};
 use crate::params::Params;
 use crate::registry::{Kind, Lowered, Makes, ParamSpec, StageContext, Type};
 

@@ -16,11 +16,11 @@ pub struct Chain {
     /// Per layer, how much of it can be seen, in bytes: no more than the smallest of itself and those above.
     visible: Vec<u64>,
     /// Per layer, where the last search began and what it found: the next one mostly goes on from there.
-    heads: Mutex<Vec<Option<Head>>>,
+    heads: Mutex<Vec<Option<ChainHead>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Head {
+struct ChainHead {
     from: u64,
     found: Option<u64>,
 }
@@ -68,7 +68,7 @@ impl ChunkSource for Chain {
                 Some(head) => head.found,
                 None => layer.next_present(from)?,
             };
-            *head = Some(Head { from: known.map_or(from, |head| head.from), found });
+            *head = Some(ChainHead { from: known.map_or(from, |head| head.from), found });
             let seen = found.filter(|&index| index < visible.div_ceil(CHUNK as u64));
             next = next.into_iter().chain(seen).min();
         }

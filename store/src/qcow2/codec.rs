@@ -36,7 +36,7 @@ impl fmt::Display for EncoderId {
     }
 }
 
-/// The longest frame that is kept as a frame. Padded to whole sectors a longer one would take as much room as the
+/// The longest frame that is kept as a frame. Padded to whole sectors a longer one would take as much space as the
 /// chunk itself, which is then stored raw. Changing this is a format break.
 pub const MAX_FRAME: usize = CHUNK - SECTOR as usize;
 
@@ -54,14 +54,14 @@ pub enum Encoded {
     Raw,
 }
 
-struct Encoder {
+struct FrameEncoder {
     context: CCtx<'static>,
     level: Option<i32>,
     out: Vec<u8>,
 }
 
 thread_local! {
-    static ENCODERS: RefCell<Encoder> = RefCell::new(Encoder {
+    static ENCODERS: RefCell<FrameEncoder> = RefCell::new(FrameEncoder {
         context: CCtx::create(),
         level: None,
         out: Vec::with_capacity(zstd_safe::compress_bound(CHUNK)),
@@ -94,7 +94,7 @@ pub fn encode_chunk(data: &[u8; CHUNK], level: i32) -> Encoded {
     })
 }
 
-impl Encoder {
+impl FrameEncoder {
     fn set_level(&mut self, level: i32) {
         if self.level == Some(level) {
             return;

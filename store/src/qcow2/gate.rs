@@ -47,7 +47,7 @@ pub(super) fn check(file: &File) -> Result<Passed, GateError> {
         let (value, limit) = (host_clusters, MAX_HOST_CLUSTERS);
         return Err(GateError::TooLarge { what: "the number of host clusters", value, limit });
     }
-    let mut walk = Walk {
+    let mut walk = GateWalk {
         geometry: Geometry::new(&header, file_length),
         claims: Claims { bits: vec![0; host_clusters.div_ceil(64) as usize], cluster_bits: header.cluster_bits },
         tables: TableReader {
@@ -72,13 +72,13 @@ pub(super) fn check(file: &File) -> Result<Passed, GateError> {
     Ok(Passed { header, file_length, l2_tables })
 }
 
-struct Walk<'f> {
+struct GateWalk<'f> {
     geometry: Geometry,
     claims: Claims,
     tables: TableReader<'f>,
 }
 
-impl Walk<'_> {
+impl GateWalk<'_> {
     /// Claims the clusters of a table that must lie within the file.
     fn claim_table(&mut self, what: &'static str, offset: u64, length: u64) -> Result<(), GateError> {
         if length == 0 {
@@ -92,7 +92,7 @@ impl Walk<'_> {
     }
 
     fn refcount_blocks(&mut self, header: &Header) -> Result<(), GateError> {
-        let Walk { geometry, claims, tables } = self;
+        let GateWalk { geometry, claims, tables } = self;
         let length = header.refcount_table_clusters << header.cluster_bits;
         tables.for_each_entry("refcount table", header.refcount_table_offset, length, |at, entry| {
             match geometry.refcount_table_entry(entry, at)? {
@@ -105,7 +105,7 @@ impl Walk<'_> {
     /// Claims all L2 tables and returns those that the disk needs. An L1 table may be longer than the disk (shrunk
     /// disks, saved machine states); what hangs below its tail is never read, so it is not looked at.
     fn l2_tables(&mut self, header: &Header) -> Result<Vec<u32>, GateError> {
-        let Walk { geometry, claims, tables } = self;
+        let GateWalk { geometry, claims, tables } = self;
         let mut found = vec![0; header.l1_needed() as usize];
         tables.for_each_entry("L1 table", header.l1_offset, header.l1_entries * 8, |at, entry| {
             let Some(offset) = geometry.l1_entry(entry, at)? else { return Ok(()) };
@@ -122,7 +122,7 @@ impl Walk<'_> {
     /// Claims every standard cluster and checks every entry; says whether there are compressed ones.
     fn data_clusters(&mut self, l2_tables: &[u32]) -> Result<bool, GateError> {
         let mut compressed = false;
-        let Walk { geometry, claims, tables } = self;
+        let GateWalk { geometry, claims, tables } = self;
         for &table in l2_tables.iter().filter(|&&table| table != 0) {
             let offset = u64::from(table) << geometry.cluster_bits;
             tables.for_each_entry("L2 table", offset, geometry.cluster_size(), |at, entry| {
@@ -146,7 +146,7 @@ impl Walk<'_> {
     /// The limit: no stretch of the file may hold the beginnings of more clusters than the best possible encoder could
     /// have put there. It refuses a table that points at one cluster over and over, and nothing that was encoded.
     fn compressed_clusters(&mut self, header: &Header, l2_tables: &[u32]) -> Result<(), GateError> {
-        let Walk { geometry, claims, tables } = self;
+        let GateWalk { geometry, claims, tables } = self;
         let mut bits = header.cluster_bits;
         while geometry.file_length >> bits >= MAX_COUNTERS {
             bits += 1;

@@ -94,7 +94,7 @@ impl Qcow2 {
     pub fn presence(&self, index: u64) -> Result<Presence, SourceError> {
         let (start, length) = chunk_range(index, self.header.virtual_size)?;
         let bits = self.header.cluster_bits;
-        let mut tables = Tables::new(self);
+        let mut tables = L2Tables::new(self);
         let mut found = Presence::Absent;
         for cluster in start >> bits..=(start + length as u64 - 1) >> bits {
             match tables.mapping(cluster)? {
@@ -188,16 +188,16 @@ impl Qcow2 {
 }
 
 /// Looks entries up, one table at a time.
-struct Tables<'q> {
+struct L2Tables<'q> {
     image: &'q Qcow2,
     l1_index: usize,
     table: Option<Arc<[u64]>>,
 }
 
-impl<'q> Tables<'q> {
-    fn new(image: &'q Qcow2) -> Tables<'q> {
+impl<'q> L2Tables<'q> {
+    fn new(image: &'q Qcow2) -> L2Tables<'q> {
         // No table has this index: disks are smaller.
-        Tables { image, l1_index: usize::MAX, table: None }
+        L2Tables { image, l1_index: usize::MAX, table: None }
     }
 
     /// Makes the L2 table that covers a guest cluster the current one; returns the cluster's place in it.
@@ -256,14 +256,14 @@ impl ChunkSource for Qcow2 {
         };
         let bits = self.header.cluster_bits;
         let end = self.header.virtual_size.div_ceil(self.header.cluster_size());
-        let found = Tables::new(self).next_entry(start >> bits, end)?;
+        let found = L2Tables::new(self).next_entry(start >> bits, end)?;
         Ok(found.map(|cluster| ((cluster << bits) / CHUNK as u64).max(from)))
     }
 
     fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
         let (start, length) = chunk_range(index, self.header.virtual_size)?;
         let cluster_size = self.header.cluster_size() as usize;
-        let mut tables = Tables::new(self);
+        let mut tables = L2Tables::new(self);
         let mut content = Content::Zero;
         // Neighbours on the guest's disk are mostly neighbours in the file: (offset, place in the chunk, bytes).
         let mut run: Option<(u64, usize, usize)> = None;

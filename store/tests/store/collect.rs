@@ -143,7 +143,10 @@ fn a_checkout_keeps_its_last_results_until_it_is_not_used_any_more() {
     assert_eq!(full.store.gc(&[], &[], None, GcOptions { keep: 2, ..NOW }).unwrap().removed, []);
     let bare = [(action, claim)];
     let dry = full.store.gc(&[], &bare, None, GcOptions { keep: 2, dry_run: true, ..NOW }).unwrap();
-    assert!(!dry.removed.is_empty() && dry.removed.iter().all(|(kind, ..)| *kind != impasto_store::error::Kind::Claim));
+    assert!(
+        !dry.removed.is_empty()
+            && dry.removed.iter().all(|(kind, ..)| *kind != impasto_store::error::ObjectKind::Claim)
+    );
     assert!(!full.store.gc(&[], &[], None, NOW).unwrap().removed.is_empty(), "the one before is not the last");
     assert!(full.store.claim(&action, &claim).is_err() && full.store.claim(&newer.0, &newer.1).is_ok());
     assert_eq!(read_blob(&full.store, &full.small).unwrap(), crate::support::SMALL);

@@ -1,6 +1,6 @@
 //! A store as format version 2 wrote it: what is read from it must stay the same for ever.
 //!
-//! To make it anew (before 0.1.0 only): `cargo run -p impasto-store --example fixture`.
+//! To make it again (before 0.1.0 only): `cargo run -p impasto-store --example fixture`.
 
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use impasto_store::layer::{LayerRef, MAX_DEPTH, Place};
+use impasto_store::layer::{ChunkLocation, LayerRef, MAX_DEPTH};
 use impasto_store::qcow2::CHUNK;
 use impasto_store::seal::Absent;
 use impasto_store::{Error, Store};
@@ -22,7 +22,8 @@ fn an_overlay_over_a_base_reads_as_one_disk() {
     let full = Full::new();
     assert_eq!(read_disk(&full.reopen(), &full.top).unwrap(), top_chunks());
     let manifest = full.store.manifest(&full.top).unwrap();
-    let places: Vec<_> = manifest.chunks.iter().map(|chunk| (chunk.index, chunk.place == Place::Zero)).collect();
+    let places: Vec<_> =
+        manifest.chunks.iter().map(|chunk| (chunk.index, chunk.place == ChunkLocation::Zero)).collect();
     assert_eq!(places, [(0, false), (3, true), (5, false)], "chunk 4 was zero before: zero over zero is dropped");
 }
 

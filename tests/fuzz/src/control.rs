@@ -1,7 +1,7 @@
 //! Bytes as Debian's texts: stanzas, versions, relations, what dpkg remembers, copyright files.
 
 use impasto::deb::closure::closure;
-use impasto::deb::control::{Writer, stanzas};
+use impasto::deb::control::{StanzaWriter, stanzas};
 use impasto::deb::relation::{self, Relation};
 use impasto::deb::status;
 use impasto::deb::version::{Version, compare};
@@ -10,7 +10,7 @@ use impasto::inspect::sbom::licenses::{References, declared};
 
 /// Must never panic; what is written must read back, and versions must have one order.
 pub fn run(data: &[u8]) {
-    let mut writer = Writer::new();
+    let mut writer = StanzaWriter::new();
     let mut versions = Vec::new();
     for stanza in stanzas(data) {
         writer.fields_of(&stanza, &[]).end();

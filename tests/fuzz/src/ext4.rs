@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use impasto::disk::guest::ext4::{Content, Ext4};
+use impasto::disk::guest::ext4::{Ext4, InodeContent};
 
 /// Must never panic, and what it names must lie in the file system.
 pub fn run(data: &[u8]) {
@@ -19,8 +19,8 @@ pub fn run(data: &[u8]) {
             todo.extend(entries.iter().map(|entry| entry.inode));
         }
         match fs.content(&inode) {
-            Ok(Content::Inline(bytes)) => assert_eq!(bytes.len() as u64, inode.size),
-            Ok(Content::Extents(extents)) => {
+            Ok(InodeContent::Inline(bytes)) => assert_eq!(bytes.len() as u64, inode.size),
+            Ok(InodeContent::Extents(extents)) => {
                 let mut last = 0;
                 for extent in extents {
                     assert!(extent.length > 0 && extent.offset >= last, "{extent:?} after {last}");

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use impasto_stages::Secret;
-use impasto_stages::packages::{ARCHITECTURE, Repository, RequestRoot};
+use impasto_stages::package_set::{ARCHITECTURE, Repository, RequestRoot};
 
 use crate::deb::status;
-use crate::debian::archive::{Source, Trust};
+use crate::debian::archive::{ArchiveSource, Trust};
 use crate::debian::mirror::{Mirror, Mirrors};
 use crate::debian::packages::places::{self, ARCHIVE, SECURITY};
-use crate::lock::{Entry, ManagerError, PackageHint, Question};
+use crate::lock::{LockEntry, ManagerError, PackageHint, ResolveQuery};
 
 /// Releases that get no updates of their own, and no security archive.
 const ROLLING: [&str; 4] = ["sid", "unstable", "experimental", "rc-buggy"];
@@ -45,8 +45,8 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn of(question: &Question<'a>) -> Result<Facts<'a>, ManagerError> {
-        let facts = Facts::gather(question);
+    pub(super) fn of(query: &ResolveQuery<'a>) -> Result<Facts<'a>, ManagerError> {
+        let facts = Facts::gather(query);
         if facts.suite.is_empty() && facts.distribution == DEBIAN {
             return Err(ManagerError {
                 message: "the image's /etc/os-release does not name its Debian release".to_owned(),
@@ -59,8 +59,8 @@ impl<'a> Facts<'a> {
     }
 
     /// The same where the answer is known, which tells what the disk's image would: nobody has to look at it.
-    pub(super) fn answered(question: &Question<'a>, entry: &Entry) -> Facts<'a> {
-        let mut facts = Facts::gather(question);
+    pub(super) fn answered(query: &ResolveQuery<'a>, entry: &LockEntry) -> Facts<'a> {
+        let mut facts = Facts::gather(query);
         facts.architecture.clone_from(&entry.architecture);
         facts.foreign.retain(|machine| *machine != entry.architecture);
         let suites = entry.archives.iter().filter_map(|archive| archive.name.strip_prefix(ARCHIVE)?.strip_prefix('/'));
@@ -75,7 +75,7 @@ impl<'a> Facts<'a> {
         facts
     }
 
-    fn gather(question: &Question<'a>) -> Facts<'a> {
+    fn gather(query: &ResolveQuery<'a>) -> Facts<'a> {
         let mut facts = Facts {
             distribution: DEBIAN.to_owned(),
             suite: String::new(),
@@ -84,11 +84,11 @@ impl<'a> Facts<'a> {
             foreign: Vec::new(),
             repositories: BTreeMap::new(),
         };
-        if let Some(image) = question.below.image {
+        if let Some(image) = query.below.image {
             facts.read_image(image);
         }
-        let layers = question.below.stages.iter().map(|layer| (layer.request, layer.secrets));
-        for (request, secrets) in layers.chain([(question.request, question.secrets)]) {
+        let layers = query.below.stages.iter().map(|layer| (layer.request, layer.secrets));
+        for (request, secrets) in layers.chain([(query.request, query.secrets)]) {
             if let RequestRoot::Own { distribution, architecture, .. } = &request.root {
                 facts.distribution.clone_from(distribution);
                 facts.architecture.clone_from(architecture);
@@ -141,7 +141,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The archives to ask: each with whether it may be missing.
-    pub(super) fn sources(&self, mirrors: &Mirrors) -> Result<Vec<(Source, bool)>, ManagerError> {
+    pub(super) fn sources(&self, mirrors: &Mirrors) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
         let mut sources = Vec::new();
         if self.distribution == DEBIAN {
             sources = self.debian(mirrors)?;
@@ -185,7 +185,7 @@ impl<'a> Facts<'a> {
         Ok(sources)
     }
 
-    fn debian(&self, mirrors: &Mirrors) -> Result<Vec<(Source, bool)>, ManagerError> {
+    fn debian(&self, mirrors: &Mirrors) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
         let (base, suite) = (archive(mirrors)?, &self.suite);
         let debian = |place: &str, base: &Mirror, suite: &str| {
             self.source(format!("{place}/{suite}"), base.clone(), suite, &self.components, Trust::debian())
@@ -200,10 +200,10 @@ impl<'a> Facts<'a> {
         Ok(sources)
     }
 
-    fn source(&self, name: String, base: Mirror, suite: &str, components: &[String], trust: Trust) -> Source {
+    fn source(&self, name: String, base: Mirror, suite: &str, components: &[String], trust: Trust) -> ArchiveSource {
         let frozen = base.directory().is_some();
         let machines = std::iter::once(&self.architecture).chain(&self.foreign).cloned();
-        Source {
+        ArchiveSource {
             name,
             bases: vec![base],
             suite: suite.to_owned(),

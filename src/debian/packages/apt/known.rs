@@ -4,31 +4,33 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use impasto_stages::packages::LockedPackage;
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
 use crate::deb::control::{Stanza, stanzas};
-use crate::debian::archive::{ArchiveError, Cache, Cause, Client, Index, Options, Release, Source};
+use crate::debian::archive::{
+    ArchiveError, ArchiveSource, Cache, Client, DownloadCause, Options, PackageIndex, Release,
+};
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::files;
 use crate::lock::ManagerError;
 
 /// An archive, as it was verified.
-pub(super) struct Archive {
-    pub(super) source: Source,
+pub(super) struct VerifiedArchive {
+    pub(super) source: ArchiveSource,
     pub(super) release: Release,
-    pub(super) indexes: Vec<Index>,
+    pub(super) indexes: Vec<PackageIndex>,
 }
 
 /// A package of an archive.
 #[derive(Clone, Copy)]
-pub(super) struct Found<'a> {
-    pub(super) archive: &'a Archive,
+pub(super) struct ArchivePackage<'a> {
+    pub(super) archive: &'a VerifiedArchive,
     pub(super) stanza: Stanza<'a>,
 }
 
-impl Archive {
+impl VerifiedArchive {
     /// Every package of its indexes.
     pub(super) fn packages(&self) -> impl Iterator<Item = Stanza<'_>> {
         self.indexes.iter().flat_map(|index| stanzas(&index.text))
@@ -41,7 +43,7 @@ impl Archive {
     }
 }
 
-impl Found<'_> {
+impl ArchivePackage<'_> {
     /// What the package says it takes when it is installed, in KiB.
     pub(super) fn installed(&self) -> Option<u64> {
         let said = self.stanza.get("Installed-Size")?.trim().parse().ok();
@@ -50,10 +52,10 @@ impl Found<'_> {
     }
 
     /// The file that it names, as the lock has it; none where it names none.
-    pub(super) fn package(&self) -> Option<crate::lock::Package> {
+    pub(super) fn package(&self) -> Option<crate::lock::LockPackage> {
         let names = ["Package", "Version", "Architecture", "Size", "SHA256", "Filename"];
         let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
-        Some(crate::lock::Package {
+        Some(crate::lock::LockPackage {
             name: name?.to_owned(),
             version: version?.to_owned(),
             architecture: architecture?.to_owned(),
@@ -71,17 +73,17 @@ pub(super) struct Archives<'a> {
     store: &'a Store,
     mirrors: &'a Mirrors,
     now: u64,
-    known: Mutex<HashMap<String, Option<Arc<Archive>>>>,
+    known: Mutex<HashMap<String, Option<Arc<VerifiedArchive>>>>,
     client: OnceLock<Result<(Client, Scratch), String>>,
 }
 
 /// Keeps texts of indexes in the store, as files by their SHA-256.
-struct Kept<'a> {
+struct IndexCache<'a> {
     store: &'a Store,
     now: u64,
 }
 
-impl Cache for Kept<'_> {
+impl Cache for IndexCache<'_> {
     fn get(&self, sha256: &str) -> Option<Vec<u8>> {
         let blob = files::find(self.store, sha256).ok()??;
         self.store.open_blob(&blob.digest).ok()?.into_bytes().ok()
@@ -108,7 +110,7 @@ impl<'a> Archives<'a> {
     }
 
     /// The archives of some sources, in their order. What may be missing, and is, is left out.
-    pub(super) fn get(&self, sources: &[(Source, bool)]) -> Result<Vec<Arc<Archive>>, ManagerError> {
+    pub(super) fn get(&self, sources: &[(ArchiveSource, bool)]) -> Result<Vec<Arc<VerifiedArchive>>, ManagerError> {
         let found: Vec<_> = std::thread::scope(|scope| {
             // What they wait for is the network.
             let asked: Vec<_> = sources.iter().map(|source| scope.spawn(|| self.find(source))).collect();
@@ -117,7 +119,7 @@ impl<'a> Archives<'a> {
         found.into_iter().filter_map(Result::transpose).collect()
     }
 
-    fn find(&self, (source, optional): &(Source, bool)) -> Result<Option<Arc<Archive>>, ManagerError> {
+    fn find(&self, (source, optional): &(ArchiveSource, bool)) -> Result<Option<Arc<VerifiedArchive>>, ManagerError> {
         let key = format!("{source:?}");
         let known = self.lock().get(&key).cloned();
         if let Some(known) = known {
@@ -129,7 +131,7 @@ impl<'a> Archives<'a> {
     }
 
     /// None where it has no Release and may be missing. What a Release names must be there.
-    fn ask(&self, source: &Source, optional: bool) -> Result<Option<Archive>, ArchiveError> {
+    fn ask(&self, source: &ArchiveSource, optional: bool) -> Result<Option<VerifiedArchive>, ArchiveError> {
         let made = self.client.get_or_init(|| {
             let scratch = self.store.scratch().map_err(|error| error.to_string())?;
             let options = Options { meter: self.store.meter().cloned(), ..Options::default() };
@@ -141,17 +143,17 @@ impl<'a> Archives<'a> {
             Err(error) if optional && is_missing(&error) => return Ok(None),
             other => other?,
         };
-        let indexes = client.indexes(source, &release, &Kept { store: self.store, now: self.now })?;
-        Ok(Some(Archive { source: source.clone(), release, indexes }))
+        let indexes = client.indexes(source, &release, &IndexCache { store: self.store, now: self.now })?;
+        Ok(Some(VerifiedArchive { source: source.clone(), release, indexes }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Archive>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<VerifiedArchive>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_missing(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, Cause::Gone))
+    matches!(error, ArchiveError::Download { source, .. } if matches!(source.cause, DownloadCause::Gone))
 }
 
 fn explain(error: &ArchiveError, suite: &str) -> ManagerError {

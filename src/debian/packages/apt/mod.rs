@@ -3,16 +3,16 @@
 
 mod facts;
 mod known;
-mod question;
+mod query;
 mod state;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use facts::{EXTENDED, Facts, OS_RELEASE, STATUS, USR_OS_RELEASE};
-use impasto_stages::packages::ARCHITECTURE;
+use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
-use known::{Archive, Archives, Found};
+use known::{ArchivePackage, Archives, VerifiedArchive};
 
 use super::fetch::{DemandError, Fetcher};
 use super::places::SECURITY;
@@ -23,7 +23,9 @@ use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
-use crate::lock::{self, Entry, ManagerError, Newer, Package, PackageHint, PackageManager, Question};
+use crate::lock::{
+    self, LockEntry, LockPackage, ManagerError, NewerVersion, PackageHint, PackageManager, ResolveQuery,
+};
 use crate::sandbox::Sandbox;
 
 /// The files of a disk that tell which packages it has; without the first it has none.
@@ -36,7 +38,7 @@ pub struct Apt<'a> {
     sandbox: &'a Result<Arc<dyn Sandbox>, String>,
     archives: Archives<'a>,
     /// What gets the files of an entry.
-    get: Box<dyn Fn(&Entry) -> Fetcher + 'a>,
+    get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
 }
 
 impl<'a> Apt<'a> {
@@ -47,13 +49,13 @@ impl<'a> Apt<'a> {
         mirrors: &'a Mirrors,
         sandbox: &'a Result<Arc<dyn Sandbox>, String>,
         now: u64,
-        get: Box<dyn Fn(&Entry) -> Fetcher + 'a>,
+        get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
     ) -> Self {
         Apt { store, mirrors, sandbox, archives: Archives::new(store, mirrors, now), get }
     }
 
     /// The tree of tools.
-    fn tools(&self, entry: &Entry) -> Result<std::path::PathBuf, ManagerError> {
+    fn tools(&self, entry: &LockEntry) -> Result<std::path::PathBuf, ManagerError> {
         let fetcher = || (self.get)(entry);
         let root = tools(self.store, &entry.set(), &fetcher, &CancelToken::new());
         root.map_err(|error| {
@@ -72,8 +74,8 @@ impl<'a> Apt<'a> {
     }
 
     /// The fields of a package out of its own file.
-    fn read(&self, package: &Package) -> Result<Vec<u8>, ManagerError> {
-        let entry = Entry { packages: vec![package.clone()], ..Entry::default() };
+    fn read(&self, package: &LockPackage) -> Result<Vec<u8>, ManagerError> {
+        let entry = LockEntry { packages: vec![package.clone()], ..LockEntry::default() };
         let failed = |reason: String| ManagerError {
             message: format!("package {} {}: {reason}", package.name, package.version),
             help: None,
@@ -89,7 +91,7 @@ impl<'a> Apt<'a> {
 }
 
 impl PackageManager for Apt<'_> {
-    fn settle_toolbox(&self, foreign: &[String]) -> Result<Entry, ManagerError> {
+    fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError> {
         let facts = Facts::plain(SUITE);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         let names: Vec<_> = TOOLS.iter().copied().chain((!foreign.is_empty()).then_some(EMULATOR)).collect();
@@ -104,34 +106,34 @@ impl PackageManager for Apt<'_> {
         let mut packages = Vec::new();
         for stanza in tools {
             let archive = places[&stanza.text().as_ptr()];
-            let package = Found { archive, stanza }.package();
+            let package = ArchivePackage { archive, stanza }.package();
             // What is not put into an image needs no room there.
-            let package = package.map(|package| Package { installed: None, ..package });
+            let package = package.map(|package| LockPackage { installed: None, ..package });
             packages.push(package.ok_or_else(|| unusable(archive, stanza.get("Package")))?);
         }
-        Ok(Entry { packages, ..entry(&facts, &archives) })
+        Ok(LockEntry { packages, ..entry(&facts, &archives) })
     }
 
-    fn settle(&self, question: &Question<'_>) -> Result<Entry, ManagerError> {
-        self.ask(question)
+    fn resolve(&self, query: &ResolveQuery<'_>) -> Result<LockEntry, ManagerError> {
+        self.ask(query)
     }
 
-    fn newer(&self, question: &Question<'_>, entry: &Entry) -> Result<Vec<Newer>, ManagerError> {
-        let facts = Facts::answered(question, entry);
+    fn newer(&self, query: &ResolveQuery<'_>, entry: &LockEntry) -> Result<Vec<NewerVersion>, ManagerError> {
+        let facts = Facts::answered(query, entry);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         // Who asked for a version does not want another.
         let pinned = |name: &str| {
-            question.request.install.iter().any(|wanted| {
+            query.request.install.iter().any(|wanted| {
                 wanted.split_once('=').is_some_and(|(package, _)| package.split(':').next() == Some(name))
-            }) || question.request.hold.iter().any(|held| held == name)
-                || question.request.pins.iter().any(|pin| pin.package == name)
+            }) || query.request.hold.iter().any(|held| held == name)
+                || query.request.pins.iter().any(|pin| pin.package == name)
         };
         let locked = entry.packages.iter().filter(|package| package.archive.is_some() && !pinned(&package.name));
         let locked: BTreeMap<(&str, &str), &str> = locked
             .map(|package| ((package.name.as_str(), package.architecture.as_str()), package.version.as_str()))
             .collect();
         let names: HashSet<&str> = locked.keys().map(|(name, _)| *name).collect();
-        let mut newest: BTreeMap<(&str, &str), (&str, &Archive)> = BTreeMap::new();
+        let mut newest: BTreeMap<(&str, &str), (&str, &VerifiedArchive)> = BTreeMap::new();
         for archive in &archives {
             let on_demand = archive.is_on_demand();
             for stanza in archive.packages() {
@@ -158,7 +160,7 @@ impl PackageManager for Apt<'_> {
         }
         let newer = newest.into_iter().filter_map(|((name, architecture), (version, archive))| {
             let have = locked[&(name, architecture)];
-            (have != version).then(|| Newer {
+            (have != version).then(|| NewerVersion {
                 name: name.to_owned(),
                 architecture: architecture.to_owned(),
                 locked: have.to_owned(),
@@ -172,15 +174,15 @@ impl PackageManager for Apt<'_> {
 }
 
 /// Where each stanza of an archive lies, by its address in memory: stanzas that others chose are found again.
-fn places(archive: &Archive) -> impl Iterator<Item = (*const u8, &Archive)> {
+fn places(archive: &VerifiedArchive) -> impl Iterator<Item = (*const u8, &VerifiedArchive)> {
     archive.packages().map(move |stanza| (stanza.text().as_ptr(), archive))
 }
 
 /// An entry without packages.
-fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
+fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
     let mut known: Vec<_> = archives
         .iter()
-        .map(|archive| lock::Archive {
+        .map(|archive| lock::LockArchive {
             name: archive.source.name.clone(),
             date: jiff::Timestamp::from_second(archive.release.date as i64)
                 .map(|date| date.to_string())
@@ -190,10 +192,10 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<Archive>]) -> Entry {
         })
         .collect();
     known.sort();
-    Entry { architecture: facts.architecture.clone(), archives: known, ..Entry::default() }
+    LockEntry { architecture: facts.architecture.clone(), archives: known, ..LockEntry::default() }
 }
 
-fn unusable(archive: &Archive, name: Option<&str>) -> ManagerError {
+fn unusable(archive: &VerifiedArchive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
             "the archive {} does not give the size, SHA-256 and path of package {}",

@@ -8,20 +8,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use impasto_stages::Limits;
-use impasto_stages::packages::{ARCHITECTURE, RequestRoot};
+use impasto_stages::package_set::{ARCHITECTURE, RequestRoot};
 
 use super::facts::Facts;
-use super::known::Archive;
-use super::state::{State, find};
+use super::known::VerifiedArchive;
+use super::state::{DpkgState, find};
 use super::{Apt, entry};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::toolbox::{
-    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, Task, Variant,
+    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ToolboxTask, Variant,
 };
-use crate::lock::{self, Entry, Keep, ManagerError, Package, PackageHint, Question, Removed};
+use crate::lock::{self, LockEntry, LockPackage, ManagerError, PackageHint, Pinning, Removed, ResolveQuery};
 use crate::recipe::suggest;
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
@@ -44,29 +44,29 @@ const HEADERS: &str = "linux-headers-";
 const KERNEL: &str = "linux-image-";
 
 impl Apt<'_> {
-    pub(super) fn ask(&self, question: &Question<'_>) -> Result<Entry, ManagerError> {
-        let facts = Facts::of(question)?;
+    pub(super) fn ask(&self, query: &ResolveQuery<'_>) -> Result<LockEntry, ManagerError> {
+        let facts = Facts::of(query)?;
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
-        let asked = Asked { apt: self, question, facts, archives };
+        let asked = AskedPackage { apt: self, query, facts, archives };
         let pinned = asked.answer(true);
-        match (pinned, question.keep) {
+        match (pinned, query.keep) {
             // What stayed may be what others cannot go with: apt says so.
-            (Err(error), Keep::AllBut(..)) if !error.said.is_empty() => asked.answer(false),
+            (Err(error), Pinning::AllBut(..)) if !error.said.is_empty() => asked.answer(false),
             (answer, _) => answer,
         }
     }
 }
 
-struct Asked<'q, 'a> {
+struct AskedPackage<'q, 'a> {
     apt: &'q Apt<'a>,
-    question: &'q Question<'q>,
+    query: &'q ResolveQuery<'q>,
     facts: Facts<'q>,
-    archives: Vec<Arc<Archive>>,
+    archives: Vec<Arc<VerifiedArchive>>,
 }
 
-impl Asked<'_, '_> {
-    fn answer(&self, pinned: bool) -> Result<Entry, ManagerError> {
-        let (question, request) = (self.question, self.question.request);
+impl AskedPackage<'_, '_> {
+    fn answer(&self, pinned: bool) -> Result<LockEntry, ManagerError> {
+        let (query, request) = (self.query, self.query.request);
         let scratch = self.apt.store.scratch().map_err(|error| failed(error.to_string()))?;
         let work = scratch.path().join("work");
         let dir = work.join(APT);
@@ -78,15 +78,15 @@ impl Asked<'_, '_> {
         let mut install = request.install.clone();
         let own = self.own_files(&dir, &mut sources, &mut install)?;
         let mut kept = BTreeMap::new();
-        if let (true, Keep::AllBut(entry, names)) = (pinned, question.keep) {
+        if let (true, Pinning::AllBut(entry, names)) = (pinned, query.keep) {
             write(&dir.join("preferences"), self.preferences(entry, names).as_bytes())?;
             kept = self.kept(entry, names, &dir, &mut sources)?;
         } else {
-            write(&dir.join("preferences"), self.preferences(&Entry::default(), &[]).as_bytes())?;
+            write(&dir.join("preferences"), self.preferences(&LockEntry::default(), &[]).as_bytes())?;
         }
         let state = match request.root {
             RequestRoot::Disk => {
-                let mut state = State::of(&question.below);
+                let mut state = DpkgState::of(&query.below);
                 state.hold(&request.hold);
                 let status = state.status(&self.archives, &|package| self.apt.read(package))?;
                 write(&dir.join("status"), &status)?;
@@ -95,9 +95,9 @@ impl Asked<'_, '_> {
             }
             RequestRoot::Builder { .. } => {
                 install.extend(self.headers()?);
-                State::default()
+                DpkgState::default()
             }
-            RequestRoot::Own { .. } => State::default(),
+            RequestRoot::Own { .. } => DpkgState::default(),
         };
         install.extend(request.remove.iter().map(|name| format!("{name}-")));
         let variant = match &request.root {
@@ -131,7 +131,7 @@ impl Asked<'_, '_> {
                     let archive =
                         archive.ok_or_else(|| failed(format!("apt returned an unknown archive {place:?}")))?;
                     let sha256 = package.sha256.ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
-                    Package {
+                    LockPackage {
                         name: package.name,
                         version: package.version,
                         architecture: package.architecture,
@@ -150,11 +150,11 @@ impl Asked<'_, '_> {
         let removed: Vec<_> =
             removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
-        Ok(Entry { packages, removed, ..entry(&self.facts, &self.archives) })
+        Ok(LockEntry { packages, removed, ..entry(&self.facts, &self.archives) })
     }
 
     /// Fills in what packages of the archives say that they take when they are installed.
-    fn measure(&self, packages: &mut [Package]) {
+    fn measure(&self, packages: &mut [LockPackage]) {
         let sizes: HashMap<(String, String, String), Option<u64>> = {
             let names = packages.iter().map(|package| package.name.as_str()).collect();
             let found = find(&self.archives, &names);
@@ -169,11 +169,11 @@ impl Asked<'_, '_> {
 
     fn run(&self, request: ResolveRequest, work: &Path) -> Result<ResolveResult, ManagerError> {
         let sandbox = self.apt.sandbox.as_ref().map_err(|reason| failed(reason.clone()))?;
-        let toolbox = self.apt.tools(self.question.tools)?;
+        let toolbox = self.apt.tools(self.query.tools)?;
         let job = ToolJob {
             work,
             toolbox: &toolbox,
-            task: Task::Resolve { request: Box::new(request) }.packed(),
+            task: ToolboxTask::Resolve { request: Box::new(request) }.packed(),
             limits: Limits::default(),
             timeout: None,
             cancel: CancelToken::new(),
@@ -247,7 +247,7 @@ impl Asked<'_, '_> {
             return ManagerError { message, help, said: Vec::new(), about };
         }
         let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
-        let gone = self.question.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
+        let gone = self.query.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
             _ if gone => PackageHint::Settle(
                 "the archives have these only for newer kernels: update the image's kernel, in the stage \
@@ -261,7 +261,7 @@ impl Asked<'_, '_> {
         ManagerError { message, help: Some(help), said: Vec::new(), about }
     }
 
-    /// What is wrong with a package whose name is known, and the way out.
+    /// What is wrong with a package whose name is known, and the hint.
     fn other(&self, package: &str, versions: &BTreeSet<(&str, &str)>, archives: &str) -> (String, String) {
         let (name, wanted) = package.split_at(package.find([':', '=', '/']).unwrap_or(package.len()));
         let mut there: Vec<&str> = versions.iter().map(|(version, _)| *version).collect();
@@ -293,9 +293,9 @@ impl Asked<'_, '_> {
     }
 
     /// Rules for versions: the recipe's, and what is locked.
-    fn preferences(&self, entry: &Entry, names: &[String]) -> String {
+    fn preferences(&self, entry: &LockEntry, names: &[String]) -> String {
         let mut text = String::new();
-        for pin in &self.question.request.pins {
+        for pin in &self.query.request.pins {
             text += &format!("Package: {}\nPin: {}\nPin-Priority: {}\n\n", pin.package, pin.pin, pin.priority);
         }
         for package in entry.packages.iter().filter(|package| !names.contains(&package.name)) {
@@ -313,14 +313,14 @@ impl Asked<'_, '_> {
         dir: &Path,
         sources: &mut Vec<ResolveSource>,
         install: &mut Vec<String>,
-    ) -> Result<BTreeMap<(String, String), Package>, ManagerError> {
+    ) -> Result<BTreeMap<(String, String), LockPackage>, ManagerError> {
         let mut own = BTreeMap::new();
         let mut index = Vec::new();
-        for path in &self.question.request.files {
+        for path in &self.query.request.files {
             let path = path.trim_start_matches("./");
-            let full = self.question.dir.join(path);
+            let full = self.query.dir.join(path);
             let failed = |reason: String| failed(format!("the package file {path}: {reason}"));
-            let bytes = self.question.scope.open_file(&full).and_then(|file| bounded::read_open(file, MAX_OWN));
+            let bytes = self.query.scope.open_file(&full).and_then(|file| bounded::read_open(file, MAX_OWN));
             let bytes = bytes.map_err(|error| failed(error.to_string()))?;
             let mut hash = impasto_store::blob::Sha256Writer::default();
             io::copy(&mut bytes.as_slice(), &mut hash).map_err(|error| failed(error.to_string()))?;
@@ -330,7 +330,7 @@ impl Asked<'_, '_> {
             let (name, version, architecture) = (field("Package"), field("Version"), field("Architecture"));
             install.push(format!("{name}={version}"));
             index.extend(deb.index_stanza(path, size, &sha256));
-            let package = Package {
+            let package = LockPackage {
                 name: name.clone(),
                 version,
                 architecture: architecture.clone(),
@@ -353,11 +353,11 @@ impl Asked<'_, '_> {
     /// What is locked and no archive has any more, as an archive of its own; by name and machine.
     fn kept(
         &self,
-        entry: &Entry,
+        entry: &LockEntry,
         names: &[String],
         dir: &Path,
         sources: &mut Vec<ResolveSource>,
-    ) -> Result<BTreeMap<(String, String), Package>, ManagerError> {
+    ) -> Result<BTreeMap<(String, String), LockPackage>, ManagerError> {
         let wanted: HashSet<&str> = entry.packages.iter().map(|package| package.name.as_str()).collect();
         let found = find(&self.archives, &wanted);
         let mut kept = BTreeMap::new();
@@ -397,7 +397,7 @@ impl Asked<'_, '_> {
                 about: Vec::new(),
             });
         }
-        let below = State::of(&self.question.below);
+        let below = DpkgState::of(&self.query.below);
         let releases: Vec<_> = below
             .matching(KERNEL)
             .filter_map(|name| name.strip_prefix(KERNEL))
@@ -418,7 +418,7 @@ impl Asked<'_, '_> {
     }
 }
 
-fn lay_out(archive: &Archive, place: &str, dir: &Path) -> Result<ResolveSource, ManagerError> {
+fn lay_out(archive: &VerifiedArchive, place: &str, dir: &Path) -> Result<ResolveSource, ManagerError> {
     let from = dir.join("sources").join(place);
     make(&from)?;
     write(&from.join("Release"), archive.release.text.as_bytes())?;

@@ -4,37 +4,37 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use impasto_stages::packages::PackageRequest;
+use impasto_stages::package_set::PackageRequest;
 
 use super::facts::{EXTENDED, STATUS};
-use super::known::{Archive, Found};
-use crate::deb::control::Writer;
+use super::known::{ArchivePackage, VerifiedArchive};
+use crate::deb::control::StanzaWriter;
 use crate::deb::status;
-use crate::lock::{Below, Entry, Layer, ManagerError, Package};
+use crate::lock::{BaseLayer, InstalledBase, LockEntry, LockPackage, ManagerError};
 
 /// A package by name and machine.
 type Key = (String, String);
 
 /// Installed packages.
 #[derive(Default)]
-pub(super) struct State {
-    packages: BTreeMap<Key, Installed>,
+pub(super) struct DpkgState {
+    packages: BTreeMap<Key, DpkgPackage>,
     automatic: BTreeSet<Key>,
 }
 
-struct Installed {
+struct DpkgPackage {
     version: String,
     held: bool,
     /// Its fields, where the image told them; else they come from archives.
     stanza: Option<Vec<u8>>,
     /// Where else its fields can be read.
-    file: Option<Package>,
+    file: Option<LockPackage>,
 }
 
-impl State {
+impl DpkgState {
     /// What stands below a stage.
-    pub(super) fn of(below: &Below<'_>) -> State {
-        let mut state = State::default();
+    pub(super) fn of(below: &InstalledBase<'_>) -> DpkgState {
+        let mut state = DpkgState::default();
         if let Some(image) = below.image {
             let empty = Vec::new();
             let automatic = status::automatic(image.get(EXTENDED).unwrap_or(&empty));
@@ -46,16 +46,16 @@ impl State {
                 }
                 let stanza = Some(entry.stanza.text().to_vec());
                 let (version, held) = (text(entry.version), entry.held);
-                state.packages.insert(key, Installed { version, held, stanza, file: None });
+                state.packages.insert(key, DpkgPackage { version, held, stanza, file: None });
             }
         }
-        for Layer { request, entry, .. } in &below.stages {
+        for BaseLayer { request, entry, .. } in &below.stages {
             state.apply(request, entry);
         }
         state
     }
 
-    fn apply(&mut self, request: &PackageRequest, entry: &Entry) {
+    fn apply(&mut self, request: &PackageRequest, entry: &LockEntry) {
         for package in &entry.removed {
             let key = (package.name.clone(), package.architecture.clone());
             self.packages.remove(&key);
@@ -72,7 +72,7 @@ impl State {
                 self.automatic.insert(key.clone());
             }
             let (version, file) = (package.version.clone(), Some(package.clone()));
-            self.packages.insert(key, Installed { version, held: false, stanza: None, file });
+            self.packages.insert(key, DpkgPackage { version, held: false, stanza: None, file });
         }
         self.hold(&request.hold);
     }
@@ -104,8 +104,8 @@ impl State {
     /// The text of `status`. Fields of packages come from `archives`, else from `read`, which reads a package's file.
     pub(super) fn status(
         &self,
-        archives: &[std::sync::Arc<Archive>],
-        read: &dyn Fn(&Package) -> Result<Vec<u8>, ManagerError>,
+        archives: &[std::sync::Arc<VerifiedArchive>],
+        read: &dyn Fn(&LockPackage) -> Result<Vec<u8>, ManagerError>,
     ) -> Result<Vec<u8>, ManagerError> {
         let needed: HashSet<&str> = self
             .packages
@@ -114,7 +114,7 @@ impl State {
             .map(|((name, _), _)| name.as_str())
             .collect();
         let found = find(archives, &needed);
-        let mut text = Writer::new();
+        let mut text = StanzaWriter::new();
         for ((name, architecture), installed) in &self.packages {
             let own;
             let stanza = match (&installed.stanza, &installed.file) {
@@ -154,9 +154,9 @@ impl State {
 
 /// The packages of these names in archives, by name, machine and version; the first archive that has one counts.
 pub(super) fn find<'a>(
-    archives: &'a [std::sync::Arc<Archive>],
+    archives: &'a [std::sync::Arc<VerifiedArchive>],
     names: &HashSet<&str>,
-) -> HashMap<(&'a str, &'a str, &'a str), Found<'a>> {
+) -> HashMap<(&'a str, &'a str, &'a str), ArchivePackage<'a>> {
     let mut found = HashMap::new();
     if names.is_empty() {
         return found;
@@ -169,7 +169,7 @@ pub(super) fn find<'a>(
                 continue;
             };
             if names.contains(name) {
-                found.entry((name, architecture, version)).or_insert(Found { archive, stanza });
+                found.entry((name, architecture, version)).or_insert(ArchivePackage { archive, stanza });
             }
         }
     }

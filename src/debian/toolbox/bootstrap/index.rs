@@ -8,7 +8,7 @@ use crate::base::bounded;
 use crate::sandbox::ToolFailure;
 
 /// One package.
-pub(super) struct Package {
+pub(super) struct BootstrapPackage {
     pub(super) name: String,
     /// Its file in the directory.
     pub(super) file: String,
@@ -21,11 +21,11 @@ pub(super) struct Package {
 }
 
 /// All packages, by name.
-pub(super) struct Index(BTreeMap<String, Package>);
+pub(super) struct BootstrapIndex(BTreeMap<String, BootstrapPackage>);
 
-impl Index {
+impl BootstrapIndex {
     /// Reads the file `Packages` of a directory.
-    pub(super) fn read(dir: &Path) -> Result<Index, ToolFailure> {
+    pub(super) fn read(dir: &Path) -> Result<BootstrapIndex, ToolFailure> {
         let path = dir.join("Packages");
         let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
         let mut packages = BTreeMap::new();
@@ -38,7 +38,7 @@ impl Index {
             if file.is_empty() || file.contains('/') || file == ".." {
                 return Err(ToolFailure::new(format!("the package index has an invalid file {file:?}")));
             }
-            let package = Package {
+            let package = BootstrapPackage {
                 name: name.to_owned(),
                 file: file.to_owned(),
                 essential: field("Essential") == Some("yes"),
@@ -49,14 +49,14 @@ impl Index {
                 return Err(ToolFailure::new(format!("the package index has {name} more than once")));
             }
         }
-        Ok(Index(packages))
+        Ok(BootstrapIndex(packages))
     }
 
-    pub(super) fn packages(&self) -> impl Iterator<Item = &Package> {
+    pub(super) fn packages(&self) -> impl Iterator<Item = &BootstrapPackage> {
         self.0.values()
     }
 
-    pub(super) fn get(&self, name: &str) -> Result<&Package, ToolFailure> {
+    pub(super) fn get(&self, name: &str) -> Result<&BootstrapPackage, ToolFailure> {
         self.0.get(name).ok_or_else(|| ToolFailure::new(format!("apt chose {name}, which is not in the index")))
     }
 

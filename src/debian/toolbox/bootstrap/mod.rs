@@ -25,12 +25,12 @@ use std::time::Instant;
 use impasto_stages::bootstrap::BootstrapSpec;
 
 use super::TREE;
-use super::program::Program;
+use super::program::HostProgram;
 use crate::sandbox::ToolFailure;
-use index::Index;
-use order::{Batch, Order};
+use index::BootstrapIndex;
+use order::{Batch, InstallOrder};
 use plain::Plains;
-use root::Root;
+use root::BootstrapRoot;
 
 use crate::base::bounded;
 
@@ -50,9 +50,9 @@ pub(super) fn bootstrap(
     log: &mut dyn FnMut(&[u8]),
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    let mut clock = Clock { last: Instant::now(), phase };
+    let mut clock = PhaseClock { last: Instant::now(), phase };
     let packages = work.join(PACKAGES);
-    let index = Index::read(&packages)?;
+    let index = BootstrapIndex::read(&packages)?;
     let order = order::plan(&index, &packages, &work.join("plan"), &spec.architecture, spec.recommends)?;
     clock.lap("plan", log);
     let names: Vec<_> = order.first.iter().cloned().chain(order::unpacked(&order.then)).collect();
@@ -61,7 +61,7 @@ pub(super) fn bootstrap(
     let plain = work.join("plain");
     fs::create_dir(&plain).map_err(ToolFailure::io("make", &plain))?;
     let plains = Plains::new(&files, &plain);
-    let root = Root::make(&work.join("root"), &spec.architecture, epoch)?;
+    let root = BootstrapRoot::make(&work.join("root"), &spec.architecture, epoch)?;
     let installed = thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| plains.work());
@@ -82,11 +82,11 @@ pub(super) fn bootstrap(
 }
 
 fn install(
-    order: &Order,
+    order: &InstallOrder,
     plains: &Plains<'_>,
-    root: &Root,
+    root: &BootstrapRoot,
     place: &Path,
-    clock: &mut Clock<'_>,
+    clock: &mut PhaseClock<'_>,
     log: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ToolFailure> {
     let first = 0..order.first.len();
@@ -131,10 +131,11 @@ fn install(
 }
 
 /// Lays out packages' files, one package after the other: directories of several have the first one's owner and mode.
-fn lay_out(plains: &Plains<'_>, range: std::ops::Range<usize>, root: &Root) -> Result<(), ToolFailure> {
+fn lay_out(plains: &Plains<'_>, range: std::ops::Range<usize>, root: &BootstrapRoot) -> Result<(), ToolFailure> {
     let (reader, mut writer) = io::pipe().map_err(ToolFailure::io("make", Path::new("a pipe")))?;
     let options = ["--extract", "--file=-", "--ignore-zeros", "--keep-directory-symlink", "--numeric-owner"];
-    let program = Program::new("tar").args(options).args(["--preserve-permissions", "--directory"]).args([root.path()]);
+    let program =
+        HostProgram::new("tar").args(options).args(["--preserve-permissions", "--directory"]).args([root.path()]);
     let mut child = program.stdin(reader).start()?;
     let feed = || {
         for index in range {
@@ -158,13 +159,13 @@ fn inside(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
     paths.iter().filter_map(|path| Some(Path::new(root::PACKAGES).join(path.file_name()?)))
 }
 
-/// What is installed takes no room any more.
+/// What is installed takes no space any more.
 fn remove(paths: &[PathBuf]) -> Result<(), ToolFailure> {
     paths.iter().try_for_each(|path| fs::remove_file(path).map_err(ToolFailure::io("remove", path)))
 }
 
 /// Tells apt which packages nobody asked for, so that it can remove them when nothing needs them any more.
-fn mark_automatic(index: &Index, spec: &BootstrapSpec, root: &Root) -> Result<(), ToolFailure> {
+fn mark_automatic(index: &BootstrapIndex, spec: &BootstrapSpec, root: &BootstrapRoot) -> Result<(), ToolFailure> {
     let named: BTreeSet<_> = spec.packages.iter().filter_map(|asked| asked.split([':', '=', '/']).next()).collect();
     let minbase = spec.variant == "minbase";
     let mut text = String::new();
@@ -178,7 +179,12 @@ fn mark_automatic(index: &Index, spec: &BootstrapSpec, root: &Root) -> Result<()
     root.write("var/lib/apt/extended_states", &text, 0o644)
 }
 
-fn finish(spec: &BootstrapSpec, work: &Path, root: &Root, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+fn finish(
+    spec: &BootstrapSpec,
+    work: &Path,
+    root: &BootstrapRoot,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<(), ToolFailure> {
     let script = work.join("finish-tree.sh");
     fs::write(&script, FINISH).map_err(ToolFailure::io("write", &script))?;
     if let Some(lines) = &spec.sources {
@@ -187,12 +193,12 @@ fn finish(spec: &BootstrapSpec, work: &Path, root: &Root, log: &mut dyn FnMut(&[
         fs::write(&sources, text).map_err(ToolFailure::io("write", &sources))?;
     }
     let components = spec.components.join(" ");
-    Program::new("sh").args([&script]).args([root.bare()]).args([&components]).succeed(log)
+    HostProgram::new("sh").args([&script]).args([root.bare()]).args([&components]).succeed(log)
 }
 
 /// Writes the root as a tar archive, the same bytes for the same root.
-fn pack(root: &Root, epoch: u64, to: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
-    Program::new("tar")
+fn pack(root: &BootstrapRoot, epoch: u64, to: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+    HostProgram::new("tar")
         .args(["--create", "--sort=name", "--numeric-owner", "--clamp-mtime", "--one-file-system", "--format=pax"])
         .args(["--xattrs", "--xattrs-exclude=system.*"])
         .args(["--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"])
@@ -203,12 +209,12 @@ fn pack(root: &Root, epoch: u64, to: &Path, log: &mut dyn FnMut(&[u8])) -> Resul
 }
 
 /// Says in the log how long each part took, in seconds.
-struct Clock<'a> {
+struct PhaseClock<'a> {
     last: Instant,
     phase: &'a mut dyn FnMut(&str),
 }
 
-impl Clock<'_> {
+impl PhaseClock<'_> {
     fn lap(&mut self, part: &str, log: &mut dyn FnMut(&[u8])) {
         let seconds = self.last.elapsed().as_secs_f64();
         log(format!("impasto: {part}: {seconds:.1} s\n").as_bytes());

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::index::Index;
-use crate::debian::toolbox::apt::{Apt, Archive};
+use super::index::BootstrapIndex;
+use crate::debian::toolbox::apt::{AptArchive, AptTool};
 use crate::sandbox::ToolFailure;
 
 /// The archive's name in addresses.
@@ -19,7 +19,7 @@ pub(super) enum Batch {
 }
 
 /// What is done.
-pub(super) struct Order {
+pub(super) struct InstallOrder {
     /// The essential packages and what these need, whose order matters to nobody: they are unpacked all at once.
     pub(super) first: Vec<String>,
     /// All others.
@@ -28,19 +28,19 @@ pub(super) struct Order {
 
 /// Plans the installation of all that the index has, in the directory `dir` of apt's own.
 pub(super) fn plan(
-    index: &Index,
+    index: &BootstrapIndex,
     packages: &Path,
     dir: &Path,
     architecture: &str,
     recommends: bool,
-) -> Result<Order, ToolFailure> {
+) -> Result<InstallOrder, ToolFailure> {
     let ask = |name: &str, installed: &[String], wanted: &[&str]| {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
         let status = dir.join("status");
         std::fs::write(&status, index.status(installed)?).map_err(ToolFailure::io("write", &status))?;
-        let mut apt = Apt::new(&dir, architecture, &[], recommends)?;
-        let archive = Archive { site: "localhost", name: ARCHIVE, suite: None, components: &[] };
+        let mut apt = AptTool::new(&dir, architecture, &[], recommends)?;
+        let archive = AptArchive { site: "localhost", name: ARCHIVE, suite: None, components: &[] };
         apt.add(&archive, packages)?;
         let output = apt.get().args(["--simulate", "install", "--"]).args(wanted).output()?;
         if output.status.success() {
@@ -56,7 +56,7 @@ pub(super) fn plan(
     let wanted: Vec<_> = index.packages().map(|package| package.name.as_str()).collect();
     let wanted: Vec<_> = wanted.into_iter().filter(|name| !known.contains(&(*name).to_owned())).collect();
     let then = if wanted.is_empty() { Vec::new() } else { ask("then", &first, &wanted)? };
-    Ok(Order { first, then })
+    Ok(InstallOrder { first, then })
 }
 
 /// All that is unpacked, in this order.

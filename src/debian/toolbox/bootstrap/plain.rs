@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::base::bounded;
-use crate::debian::toolbox::program::Program;
+use crate::debian::toolbox::program::HostProgram;
 use crate::sandbox::ToolFailure;
 
 /// A package whose `data.tar` is not compressed.
 #[derive(Debug, Clone)]
-pub(super) struct Plain {
+pub(super) struct PlainDeb {
     pub(super) path: PathBuf,
     /// Where the tar archive of its files is, in bytes.
     pub(super) start: u64,
@@ -29,7 +29,7 @@ pub(super) struct Plains<'a> {
     to: &'a Path,
     next: AtomicUsize,
     given_up: AtomicBool,
-    done: Mutex<BTreeMap<usize, Result<Plain, ToolFailure>>>,
+    done: Mutex<BTreeMap<usize, Result<PlainDeb, ToolFailure>>>,
     more: Condvar,
 }
 
@@ -63,7 +63,7 @@ impl<'a> Plains<'a> {
     }
 
     /// Waits for a package, by its place in the list.
-    pub(super) fn wait(&self, index: usize) -> Result<Plain, ToolFailure> {
+    pub(super) fn wait(&self, index: usize) -> Result<PlainDeb, ToolFailure> {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         let done = self.more.wait_while(done, |done| !done.contains_key(&index));
         done.unwrap_or_else(PoisonError::into_inner)[&index].clone()
@@ -78,7 +78,7 @@ const MAGIC: &[u8; 8] = b"!<arch>\n";
 const MAX_CONTROL: u64 = 64 << 20;
 
 /// Copies a package with its data unpacked.
-fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
+fn flatten(from: &Path, to: &Path) -> Result<PlainDeb, ToolFailure> {
     let wrong = |what: &str| ToolFailure::new(format!("{} is not a Debian package: {what}", from.display()));
     let read = ToolFailure::io;
     let mut input = bounded::open(from).map_err(read("read", from))?;
@@ -106,7 +106,7 @@ fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
     }
     output.write_all(&data_header(0)).map_err(read("write", to))?;
     let start = output.stream_position().map_err(read("write", to))?;
-    let mut child = Program::new("dpkg-deb").args(["--fsys-tarfile"]).args([from]).start()?;
+    let mut child = HostProgram::new("dpkg-deb").args(["--fsys-tarfile"]).args([from]).start()?;
     let copied = child.stdout.take().map_or(Ok(0), |mut data| io::copy(&mut data, &mut output));
     let status = child.wait().map_err(read("unpack", from))?;
     let length = copied.map_err(read("write", to))?;
@@ -118,7 +118,7 @@ fn flatten(from: &Path, to: &Path) -> Result<Plain, ToolFailure> {
     }
     output.seek(SeekFrom::Start(start - HEADER as u64)).map_err(read("write", to))?;
     output.write_all(&data_header(length)).map_err(read("write", to))?;
-    Ok(Plain { path: to.to_path_buf(), start, length })
+    Ok(PlainDeb { path: to.to_path_buf(), start, length })
 }
 
 /// Of a member `data.tar`. Ten digits are enough for what a disk has room for.

@@ -1,7 +1,7 @@
 //! The new root as a place in which programs run: its first links and files, its mounts, and what is taken away again.
-//! Knows a root's surroundings, not its packages.
+//! Knows a root's environment, not its packages.
 //!
-//! What is mounted on the root is not seen through [`Root::bare`], so nothing has to be unmounted, which a name space of
+//! What is mounted on the root is not seen through [`BootstrapRoot::bare`], so nothing has to be unmounted, which a namespace of
 //! ids would not allow.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
 use crate::base::bounded;
-use crate::debian::toolbox::program::Program;
+use crate::debian::toolbox::program::HostProgram;
 use crate::sandbox::ToolFailure;
 
 /// Inside: where dpkg finds packages.
@@ -26,21 +26,21 @@ const PATH: &str = "/run/impasto:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// Asked whether services are started (invoke-rc.d(8)); 101 is no.
 const POLICY: &str = "#!/bin/sh\n# of impasto\nexit 101\n";
 
-/// Every kernel, and every package with a hook, would make the initramfs anew: once at the end is enough.
+/// Every kernel, and every package with a hook, would make the initramfs again: once at the end is enough.
 const LATER: &str = "#!/bin/sh\nprintf '%s\\n' \"$*\" >>/run/impasto/initramfs\n";
 
 /// Directories in the place of which a root of one `/usr` has links.
 const MERGED: [&str; 3] = ["bin", "sbin", "lib"];
 
-pub(super) struct Root {
+pub(super) struct BootstrapRoot {
     path: PathBuf,
     bare: PathBuf,
     epoch: u64,
 }
 
-impl Root {
+impl BootstrapRoot {
     /// Makes an empty root at `path`.
-    pub(super) fn make(path: &Path, architecture: &str, epoch: u64) -> Result<Root, ToolFailure> {
+    pub(super) fn make(path: &Path, architecture: &str, epoch: u64) -> Result<BootstrapRoot, ToolFailure> {
         let loader = (architecture == "amd64").then_some("lib64");
         for name in MERGED.into_iter().chain(loader) {
             let dir = path.join("usr").join(name);
@@ -52,7 +52,7 @@ impl Root {
             let dir = path.join(name);
             fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
         }
-        let root = Root { path: path.to_path_buf(), bare: PathBuf::from(BARE), epoch };
+        let root = BootstrapRoot { path: path.to_path_buf(), bare: PathBuf::from(BARE), epoch };
         root.write("var/lib/dpkg/status", "", 0o644)?;
         Ok(root)
     }
@@ -103,8 +103,8 @@ impl Root {
     }
 
     /// A program of the root, in the environment of packages' scripts.
-    pub(super) fn program(&self, name: &str) -> Program {
-        Program::new("chroot")
+    pub(super) fn program(&self, name: &str) -> HostProgram {
+        HostProgram::new("chroot")
             .args([self.path.as_os_str(), name.as_ref()])
             .env("PATH", PATH)
             .env("LC_ALL", "C.UTF-8")
@@ -117,7 +117,7 @@ impl Root {
     }
 
     /// The root's own dpkg, which knows what its release and its machine are.
-    pub(super) fn dpkg(&self) -> Program {
+    pub(super) fn dpkg(&self) -> HostProgram {
         self.program("dpkg").args(["--force-unsafe-io", "--log=/dev/null"])
     }
 

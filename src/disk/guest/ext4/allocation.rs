@@ -4,7 +4,7 @@
 //! Knows bitmaps, inodes that are free, and checksums; where a file system has none it can tell nothing.
 
 use super::inode::{own_seed, sum_is_right};
-use super::superblock::Group;
+use super::superblock::BlockGroup;
 use super::{Ext4, ReadError, corrupt};
 use crate::disk::guest::crc::crc32c;
 use crate::disk::guest::{ReadAt, le16};
@@ -57,7 +57,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         Ok((bitmap, is_right))
     }
 
-    fn check_free_inodes(&self, number: u32, group: &Group, used: &[u8]) -> Result<(), ReadError> {
+    fn check_free_inodes(&self, number: u32, group: &BlockGroup, used: &[u8]) -> Result<(), ReadError> {
         let sb = &self.superblock;
         let per_block = (sb.block_size / sb.inode_size) as u32;
         let first = number * sb.inodes_per_group + 1;

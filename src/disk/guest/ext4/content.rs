@@ -4,18 +4,18 @@
 use std::ops::Range;
 
 use super::inode::{FLAG_INLINE_DATA, Inode};
-use super::map::Map;
-use super::{Content, Ext4, Extent, ReadError, corrupt};
+use super::map::BlockMap;
+use super::{Ext4, Extent, InodeContent, ReadError, corrupt};
 use crate::disk::guest::ReadAt;
 
 impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// Where a file's or a directory's content is: without holes, cut at its size.
-    pub fn content(&self, inode: &Inode) -> Result<Content, ReadError> {
+    pub fn content(&self, inode: &Inode) -> Result<InodeContent, ReadError> {
         if inode.has(FLAG_INLINE_DATA) {
-            return self.inline(inode).map(Content::Inline);
+            return self.inline(inode).map(InodeContent::Inline);
         }
         if inode.is_short_link() {
-            return self.target(inode).map(Content::Inline);
+            return self.target(inode).map(InodeContent::Inline);
         }
         let block_size = self.superblock.block_size;
         let runs = self.map(inode)?.runs;
@@ -24,7 +24,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
             let length = (run.length * block_size).min(inode.size.checked_sub(offset)?);
             (length > 0).then_some(Extent { offset, start: run.start * block_size, length })
         });
-        Ok(Content::Extents(extents.collect()))
+        Ok(InodeContent::Extents(extents.collect()))
     }
 
     /// Where the blocks lie that map a file's content, in bytes: its extent tree below the inode, or indirect blocks.
@@ -33,7 +33,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         Ok(self.ranges(&self.map(inode)?))
     }
 
-    pub(super) fn ranges(&self, map: &Map) -> Vec<Range<u64>> {
+    pub(super) fn ranges(&self, map: &BlockMap) -> Vec<Range<u64>> {
         let size = self.superblock.block_size;
         map.nodes.iter().map(|block| block * size..(block + 1) * size).collect()
     }
@@ -58,7 +58,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// The first `size` bytes of a file, which the caller has found to be few.
     pub(super) fn read_small(&self, inode: &Inode, size: usize) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; size];
-        let Content::Extents(extents) = self.content(inode)? else { return self.inline(inode) };
+        let InodeContent::Extents(extents) = self.content(inode)? else { return self.inline(inode) };
         for extent in extents.iter().take_while(|extent| extent.offset < size as u64) {
             let from = extent.offset as usize;
             let to = size.min(from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX)));

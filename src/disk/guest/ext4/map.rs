@@ -31,7 +31,7 @@ const MAX_RUNS: usize = 1 << 22;
 
 /// Blocks that follow each other in the file and on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct BlockRun {
     /// First block in the file.
     pub(super) logical: u64,
     /// First block in the file system.
@@ -42,21 +42,28 @@ pub(super) struct Run {
 
 /// A file's blocks, ascending and apart, and those that its map is in.
 #[derive(Debug, Default)]
-pub(super) struct Map {
-    pub(super) runs: Vec<Run>,
+pub(super) struct BlockMap {
+    pub(super) runs: Vec<BlockRun>,
     pub(super) nodes: Vec<u64>,
 }
 
 impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// The map of a file, directory or long symbolic link; empty for everything else.
-    pub(super) fn map(&self, inode: &Inode) -> Result<Map, ReadError> {
+    pub(super) fn map(&self, inode: &Inode) -> Result<BlockMap, ReadError> {
         let has_blocks = inode.is_file() || inode.is_directory() || inode.is_link();
         if !has_blocks || inode.has(FLAG_INLINE_DATA) || inode.is_short_link() {
-            return Ok(Map::default());
+            return Ok(BlockMap::default());
         }
         let size = self.superblock.block_size as usize;
-        let mut walk =
-            Walk { fs: self, inode, map: Map::default(), next: 0, mapped: 0, seen: HashSet::new(), spare: Vec::new() };
+        let mut walk = MapWalk {
+            fs: self,
+            inode,
+            map: BlockMap::default(),
+            next: 0,
+            mapped: 0,
+            seen: HashSet::new(),
+            spare: Vec::new(),
+        };
         if inode.has(FLAG_EXTENTS) {
             let root = inode.block();
             let depth = le16(root, 6);
@@ -85,10 +92,10 @@ pub(super) fn sum_of(seed: u32, node: &[u8]) -> Option<(usize, u32)> {
 }
 
 /// A walk through one map.
-struct Walk<'a, 'd, D: ReadAt + ?Sized> {
+struct MapWalk<'a, 'd, D: ReadAt + ?Sized> {
     fs: &'a Ext4<'d, D>,
     inode: &'a Inode,
-    map: Map,
+    map: BlockMap,
     /// The first block of the file that may come next.
     next: u64,
     /// Blocks that are mapped.
@@ -99,7 +106,7 @@ struct Walk<'a, 'd, D: ReadAt + ?Sized> {
     spare: Vec<Vec<u8>>,
 }
 
-impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
+impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
     fn corrupt(&self, what: &str) -> ReadError {
         corrupt(format!("inode {}: {what}", self.inode.number))
     }
@@ -118,7 +125,7 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
     }
 
     /// Takes a run, after those that came before it.
-    fn push(&mut self, run: Run) -> Result<(), ReadError> {
+    fn push(&mut self, run: BlockRun) -> Result<(), ReadError> {
         let sb = &self.fs.superblock;
         let last = run.start.checked_add(run.length).and_then(|end| end.checked_sub(1));
         if sb.place(run.start).is_none() || last.and_then(|last| sb.place(last)).is_none() {
@@ -180,7 +187,7 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
                 return Err(self.corrupt("an extent has an invalid length"));
             }
             if written {
-                self.push(Run { logical, start, length })?;
+                self.push(BlockRun { logical, start, length })?;
             }
             self.next = logical + length;
         }
@@ -205,7 +212,7 @@ impl<D: ReadAt + ?Sized> Walk<'_, '_, D> {
         if block == 0 {
             self.next = logical + span;
         } else if level == 0 {
-            self.push(Run { logical, start: block, length: 1 })?;
+            self.push(BlockRun { logical, start: block, length: 1 })?;
         } else {
             if !self.seen.insert(block) {
                 return Err(self.corrupt("a block of its map appears twice"));

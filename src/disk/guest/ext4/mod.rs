@@ -21,14 +21,14 @@ mod xattr;
 use std::io;
 
 use super::ReadAt;
-use superblock::{Group, Superblock};
+use superblock::{BlockGroup, Superblock};
 
 pub use inode::Inode;
 pub use paths::Paths;
 
 /// What a file system says of itself that its users can see.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
+pub struct Ext4Identity {
     /// UUID in text, lower case.
     pub uuid: String,
     /// Label, up to its first NUL: at most 16 bytes.
@@ -93,7 +93,7 @@ pub struct DirEntry {
 
 /// Where a file's content is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
+pub enum InodeContent {
     /// Here: a small file in its inode.
     Inline(Vec<u8>),
     /// In these parts of the file system; everything else up to the file's size is zero.
@@ -116,7 +116,7 @@ pub struct Extent {
 pub struct Ext4<'d, D: ReadAt + ?Sized> {
     disk: &'d D,
     superblock: Superblock,
-    groups: Vec<Group>,
+    groups: Vec<BlockGroup>,
 }
 
 impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
@@ -145,7 +145,7 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     }
 
     /// Takes what has been read and found without fault.
-    pub(in crate::disk::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<Group>) -> Self {
+    pub(in crate::disk::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<BlockGroup>) -> Self {
         Self { disk, superblock, groups }
     }
 
@@ -155,7 +155,7 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     }
 
     /// What it says of itself.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &Ext4Identity {
         &self.superblock.identity
     }
 

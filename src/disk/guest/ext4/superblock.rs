@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{Identity, ReadError, corrupt};
+use super::{Ext4Identity, ReadError, corrupt};
 use crate::disk::guest::crc::{crc16, crc32c};
 use crate::disk::guest::{ReadAt, bytes_at, le16, le32, uuid_text};
 
@@ -52,7 +52,7 @@ use feature::*;
 #[derive(Clone, Debug)]
 pub(in crate::disk::guest) struct Superblock {
     /// What users of the file system can see of it.
-    pub(in crate::disk::guest) identity: Identity,
+    pub(in crate::disk::guest) identity: Ext4Identity,
     /// Size of a block in bytes: a power of two from 1 KiB to 64 KiB.
     pub(in crate::disk::guest) block_size: u64,
     /// Number of blocks.
@@ -111,7 +111,7 @@ impl Superblock {
         let seed = if incompat & INCOMPAT_CSUM_SEED != 0 { le32(sb, 0x270) } else { crc32c(!0, &uuid) };
         // The first revision had no field for it.
         let inode_size = if le32(sb, 0x4c) == 0 { 128 } else { u64::from(le16(sb, 0x58)) };
-        let identity = Identity {
+        let identity = Ext4Identity {
             uuid: uuid_text(&uuid),
             label: cut(&sb[0x78..0x88]),
             block_size: 1024 << log_block_size,
@@ -259,7 +259,10 @@ impl Superblock {
     }
 
     /// Reads the group descriptors. Those of a superblock with a fault cannot be read.
-    pub(in crate::disk::guest) fn read_groups<D: ReadAt + ?Sized>(&self, disk: &D) -> Result<Vec<Group>, ReadError> {
+    pub(in crate::disk::guest) fn read_groups<D: ReadAt + ?Sized>(
+        &self,
+        disk: &D,
+    ) -> Result<Vec<BlockGroup>, ReadError> {
         let per_block = self.block_size / self.descriptor_size as u64;
         let mut groups = Vec::with_capacity(self.groups() as usize);
         let mut bytes = vec![0; self.block_size as usize];
@@ -300,11 +303,11 @@ impl Superblock {
         !sparse || group == 1 || is_power(3) || is_power(5) || is_power(7)
     }
 
-    fn group(&self, number: u32, bytes: &[u8]) -> Group {
+    fn group(&self, number: u32, bytes: &[u8]) -> BlockGroup {
         let wide = bytes.len() >= 64;
         let high = |at| if wide { u64::from(le32(bytes, at)) << 32 } else { 0 };
         let count = |low, high| u32::from(le16(bytes, low)) | if wide { u32::from(le16(bytes, high)) << 16 } else { 0 };
-        Group {
+        BlockGroup {
             block_bitmap: high(0x20) | u64::from(le32(bytes, 0)),
             inode_bitmap: high(0x24) | u64::from(le32(bytes, 4)),
             inode_table: high(0x28) | u64::from(le32(bytes, 8)),
@@ -335,7 +338,7 @@ impl Superblock {
 
 /// One group's descriptor.
 #[derive(Clone, Debug)]
-pub(in crate::disk::guest) struct Group {
+pub(in crate::disk::guest) struct BlockGroup {
     /// Block of its bitmap of free blocks.
     pub(in crate::disk::guest) block_bitmap: u64,
     /// Block of its bitmap of free inodes.

@@ -56,7 +56,7 @@ fn summed() -> Vec<u8> {
 }
 
 /// An object and all that is read of it.
-type Found = (Inode, Vec<DirEntry>, Option<Content>, Option<Vec<u8>>, Xattrs);
+type Found = (Inode, Vec<DirEntry>, Option<InodeContent>, Option<Vec<u8>>, Xattrs);
 
 /// Everything from the root on, by inode.
 fn walk(bytes: &[u8]) -> Result<BTreeMap<u32, Found>, ReadError> {
@@ -87,7 +87,7 @@ fn metadata(bytes: &[u8]) -> impl Iterator<Item = u64> {
         places.push(fs.inode_place(number).unwrap());
         places.extend(fs.blocks_of_map(&inode).unwrap());
         places.extend(fs.blocks_of_xattrs(&inode).unwrap());
-        if let Some(Content::Extents(extents)) = content.filter(|_| inode.is_directory()) {
+        if let Some(InodeContent::Extents(extents)) = content.filter(|_| inode.is_directory()) {
             places.extend(extents.iter().map(|extent| extent.start..extent.start + extent.length));
         }
     }
@@ -105,8 +105,8 @@ fn inode_at(fs: &Ext4<'_, [u8]>, path: &str) -> Inode {
 
 fn content_of(fs: &Ext4<'_, [u8]>, bytes: &[u8], inode: &Inode) -> Vec<u8> {
     match fs.content(inode).unwrap() {
-        Content::Inline(content) => content,
-        Content::Extents(extents) => {
+        InodeContent::Inline(content) => content,
+        InodeContent::Extents(extents) => {
             let mut content = vec![0; inode.size as usize];
             for extent in extents {
                 let from = &bytes[extent.start as usize..][..extent.length as usize];

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::inode::{FLAG_EA_INODE, Inode};
-use super::{Content, Ext4, ReadError, Xattrs, corrupt, unsupported};
+use super::{Ext4, InodeContent, ReadError, Xattrs, corrupt, unsupported};
 use crate::disk::guest::crc::crc32c;
 use crate::disk::guest::{ReadAt, le16, le32};
 
@@ -26,7 +26,7 @@ const SYSTEM: u8 = 7;
 const INLINE_NAME: &[u8] = b"data";
 
 /// One attribute as it is stored.
-struct Entry<'a> {
+struct XattrEntry<'a> {
     prefix: u8,
     name: &'a [u8],
     /// Where the value is among the bytes of attributes.
@@ -57,12 +57,12 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     /// contents of large values. Inode and these unchanged, the attributes are as they were.
     pub fn blocks_of_xattrs(&self, inode: &Inode) -> Result<Vec<Range<u64>>, ReadError> {
         let mut ranges = Vec::new();
-        let mut add = |entries: Vec<Entry<'_>>| -> Result<(), ReadError> {
+        let mut add = |entries: Vec<XattrEntry<'_>>| -> Result<(), ReadError> {
             for entry in entries.iter().filter(|entry| entry.inode != 0) {
                 let value = self.value_inode(inode, entry)?;
                 ranges.push(self.inode_place(value.number)?);
                 ranges.extend(self.blocks_of_map(&value)?);
-                if let Content::Extents(extents) = self.content(&value)? {
+                if let InodeContent::Extents(extents) = self.content(&value)? {
                     ranges.extend(extents.iter().map(|extent| extent.start..extent.start + extent.length));
                 }
             }
@@ -129,7 +129,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     }
 
     /// The inode that holds a value.
-    fn value_inode(&self, inode: &Inode, entry: &Entry<'_>) -> Result<Inode, ReadError> {
+    fn value_inode(&self, inode: &Inode, entry: &XattrEntry<'_>) -> Result<Inode, ReadError> {
         let value = self.inode(entry.inode)?;
         if value.has(FLAG_EA_INODE) && value.is_file() && value.size == u64::from(entry.size) {
             Ok(value)
@@ -139,7 +139,7 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     }
 
     /// A value that is an inode, which has its hash there where others have a time.
-    fn large_value(&self, inode: &Inode, entry: &Entry<'_>) -> Result<Vec<u8>, ReadError> {
+    fn large_value(&self, inode: &Inode, entry: &XattrEntry<'_>) -> Result<Vec<u8>, ReadError> {
         let stored = self.value_inode(inode, entry)?;
         let value = self.read_small(&stored, entry.size as usize)?;
         // Lustre wrote no hash but the inode that the value belongs to.
@@ -159,7 +159,7 @@ fn body(inode: &Inode) -> Option<&[u8]> {
 }
 
 /// Beginning of an attribute's full name; `None` for what the kernel keeps to itself.
-fn prefix(inode: &Inode, entry: &Entry<'_>) -> Result<Option<Vec<u8>>, ReadError> {
+fn prefix(inode: &Inode, entry: &XattrEntry<'_>) -> Result<Option<Vec<u8>>, ReadError> {
     let prefix: &[u8] = match entry.prefix {
         1 => b"user.",
         2 => b"system.posix_acl_access",
@@ -177,7 +177,7 @@ fn prefix(inode: &Inode, entry: &Entry<'_>) -> Result<Option<Vec<u8>>, ReadError
 }
 
 /// The entries of `area`, which begin at `first`; each value that is there lies behind the last of them.
-fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<Entry<'a>>, ReadError> {
+fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<XattrEntry<'a>>, ReadError> {
     let wrong = |what: &str| corrupt(format!("inode {}: {what}", inode.number));
     let mut entries = Vec::new();
     let mut at = first;
@@ -189,7 +189,7 @@ fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<Entry<
         }
         let head = area.get(at..at + HEAD).ok_or_else(|| wrong("its attributes have no end"))?;
         let name = at + HEAD..at + HEAD + usize::from(head[0]);
-        entries.push(Entry {
+        entries.push(XattrEntry {
             prefix: head[1],
             name: area.get(name.clone()).ok_or_else(|| wrong("its attributes have no end"))?,
             offset: usize::from(le16(head, 2)),

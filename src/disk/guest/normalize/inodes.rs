@@ -11,13 +11,13 @@ use std::ops::Range;
 
 use impasto_store::qcow2::CHUNK;
 
-use super::{Pair, Patch, Volume};
+use super::{Ext4Volume, Pair, Patch};
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::guest::ext4::inode::{
     ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, GENERATION, MTIME_EXTRA, OLD_SIZE, extra_size, field, own_seed,
     sum_is_right, sum_of, sum_places,
 };
-use crate::disk::guest::ext4::superblock::Group;
+use crate::disk::guest::ext4::superblock::BlockGroup;
 use crate::disk::guest::ext4::time::{decode, encode};
 use crate::disk::guest::{ReadAt, bytes_at, le32};
 
@@ -51,7 +51,7 @@ struct Used(Option<Vec<u8>>);
 
 impl Used {
     /// `None` where the group cannot be believed.
-    fn read<D: ReadAt + ?Sized>(volume: &Volume<'_, D>, group: &Group) -> io::Result<Option<Self>> {
+    fn read<D: ReadAt + ?Sized>(volume: &Ext4Volume<'_, D>, group: &BlockGroup) -> io::Result<Option<Self>> {
         if !group.sum_is_right {
             return Ok(None);
         }

@@ -16,10 +16,10 @@ use std::ops::Range;
 use impasto_store::qcow2::CHUNK;
 
 use super::crc::crc32c;
-use super::ext4::superblock::{Group, Superblock};
+use super::ext4::superblock::{BlockGroup, Superblock};
 use super::ext4::{Ext4, ReadError};
 use super::unused::{JOURNAL_INODE, journal, read_superblock};
-use super::{Layout, ReadAt, Window};
+use super::{DiskLayout, ReadAt, Window};
 
 /// Bytes to write, and where on the disk.
 pub type Patch = (u64, Vec<u8>);
@@ -40,13 +40,13 @@ const OF_MOUNTS: [Range<usize>; 7] =
 const OF_JOURNAL: [Range<usize>; 5] = [0x18..0x1c, 0x24..0x30, 0x50..0x51, 0x58..0x5c, 0xfc..0x100];
 
 /// A disk that was changed, and what it was.
-pub struct Settle<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
+pub struct Normalizer<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
     /// The disk before.
     pub before: &'a B,
     /// The disk now, all file systems unmounted.
     pub after: &'a A,
     /// What lies on the disk now.
-    pub layout: &'a Layout,
+    pub layout: &'a DiskLayout,
     /// Numbers of the partitions whose file systems were mounted; 0 is the whole disk.
     pub mounted: &'a [u32],
     /// Whether a chunk may differ from the one before. Nothing else is read for patches, or patched.
@@ -58,7 +58,7 @@ pub struct Settle<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
     pub kept: &'a BTreeSet<u64>,
 }
 
-impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
+impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Normalizer<'_, B, A> {
     /// What to write, sorted by place; patches do not overlap in a file system that makes sense.
     pub fn patches(&self) -> io::Result<Vec<Patch>> {
         let mut patches = Vec::new();
@@ -71,10 +71,10 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
             };
             let after = Window::new(self.after, start, size);
             let before = Window::new(self.before, start, size);
-            if let Some(now) = Volume::read(&after)? {
-                let was = Volume::read_before(&before, &now)?;
+            if let Some(now) = Ext4Volume::read(&after)? {
+                let was = Ext4Volume::read_before(&before, &now)?;
                 let blocks_left = Cell::new(now.superblock.blocks);
-                let Settle { is_present, epoch, kept, .. } = *self;
+                let Normalizer { is_present, epoch, kept, .. } = *self;
                 let pair = Pair { now: &now, was: was.as_ref(), start, is_present, epoch, kept, blocks_left };
                 pair.patches(&mut patches)?;
             }
@@ -85,15 +85,15 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Settle<'_, B, A> {
 }
 
 /// A file system that is understood.
-struct Volume<'a, D: ReadAt + ?Sized> {
+struct Ext4Volume<'a, D: ReadAt + ?Sized> {
     disk: &'a D,
     superblock: Superblock,
-    groups: Vec<Group>,
+    groups: Vec<BlockGroup>,
     /// The same, to find the blocks of an inode.
     ext: Ext4<'a, D>,
 }
 
-impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
+impl<'a, D: ReadAt + ?Sized> Ext4Volume<'a, D> {
     /// `None` unless it is clean.
     fn read(disk: &'a D) -> io::Result<Option<Self>> {
         match read_superblock(disk)? {
@@ -105,7 +105,7 @@ impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
     }
 
     /// The same file system earlier; `None` where another one was there, or none.
-    fn read_before<A: ReadAt + ?Sized>(disk: &'a D, now: &Volume<'_, A>) -> io::Result<Option<Self>> {
+    fn read_before<A: ReadAt + ?Sized>(disk: &'a D, now: &Ext4Volume<'_, A>) -> io::Result<Option<Self>> {
         // It may have grown or shrunk.
         let superblock = match Superblock::read(disk) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
@@ -135,7 +135,7 @@ impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
             Ok(groups) => {
                 let mut tables: Vec<_> = groups.iter().map(|group| group.inode_table).collect();
                 tables.sort_unstable();
-                // One table for several groups would be settled as often.
+                // One table for several groups would be normalized as often.
                 let size =
                     (u64::from(superblock.inodes_per_group) * superblock.inode_size).div_ceil(superblock.block_size);
                 let apart = tables.windows(2).all(|pair| pair[1] - pair[0] >= size);
@@ -150,8 +150,8 @@ impl<'a, D: ReadAt + ?Sized> Volume<'a, D> {
 
 /// One file system, now and before.
 struct Pair<'a, B: ReadAt + ?Sized, A: ReadAt + ?Sized> {
-    now: &'a Volume<'a, A>,
-    was: Option<&'a Volume<'a, B>>,
+    now: &'a Ext4Volume<'a, A>,
+    was: Option<&'a Ext4Volume<'a, B>>,
     /// Its first byte on the disk.
     start: u64,
     is_present: &'a dyn Fn(u64) -> bool,
@@ -179,7 +179,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
     }
 
     /// A superblock of file system or journal, now and before; `None` where they cannot differ.
-    fn both(&self, was: &Volume<'_, B>, at: u64) -> io::Result<Option<[[u8; SUPERBLOCK]; 2]>> {
+    fn both(&self, was: &Ext4Volume<'_, B>, at: u64) -> io::Result<Option<[[u8; SUPERBLOCK]; 2]>> {
         if !self.all_present(&(at..at + SUPERBLOCK as u64)) {
             return Ok(None);
         }
@@ -189,7 +189,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         Ok((now != before).then_some([now, before]))
     }
 
-    fn superblock(&self, was: &Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
+    fn superblock(&self, was: &Ext4Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
         let at = SUPERBLOCK as u64;
         let Some([mut now, before]) = self.both(was, at)? else { return Ok(()) };
         for field in OF_MOUNTS {
@@ -204,7 +204,7 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
     }
 
     /// An empty journal's blocks are dropped, so nothing remembers the sequence that it had come to.
-    fn journal(&self, was: &Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
+    fn journal(&self, was: &Ext4Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
         if self.now.superblock.journal_inode != JOURNAL_INODE || was.superblock.journal_inode != JOURNAL_INODE {
             return Ok(());
         }

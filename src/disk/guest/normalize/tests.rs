@@ -1,4 +1,4 @@
-//! Disks of `mke2fs`, changed by `debugfs`: what is settled, what is left alone.
+//! Disks of `mke2fs`, changed by `debugfs`: what is normalized, what is left alone.
 #![allow(clippy::disallowed_methods, reason = "tests run mke2fs, debugfs and e2fsck")]
 
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ impl Disks {
         std::fs::read(self.image()).unwrap()
     }
 
-    /// The disk after requests, settled and checked.
+    /// The disk after requests, normalized and checked.
     fn settled(&self, requests: &[&str]) -> (Vec<u8>, Vec<Patch>) {
         let mut after = self.debugfs(requests);
         let patches = patches(&self.before, &after, EPOCH, &|_| true);
@@ -78,7 +78,7 @@ fn check(image: &Path) {
 
 fn patches(before: &[u8], after: &[u8], epoch: u64, is_present: &dyn Fn(u64) -> bool) -> Vec<Patch> {
     let layout = read_layout(after).unwrap();
-    Settle { before, after, layout: &layout, mounted: &[0], is_present, epoch, kept: &BTreeSet::new() }
+    Normalizer { before, after, layout: &layout, mounted: &[0], is_present, epoch, kept: &BTreeSet::new() }
         .patches()
         .unwrap()
 }

@@ -3,7 +3,7 @@
 
 use super::members::{Form, Member, members};
 use super::packed::{inflate, within};
-use super::{CauseKind, Found, Scope, content};
+use super::{CauseKind, CauseMatch, CauseScope, content};
 
 /// Members with other contents that are looked into.
 const LOOKED_INTO: usize = 16;
@@ -12,12 +12,12 @@ const LOOKED_INTO: usize = 16;
 const LOOK: usize = 4096;
 
 /// Finds the first reason: order, then contents, then times, then owners and numbers.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let ((form, first), (other, second)) = (members(before)?, members(after)?);
     if form != other || first.is_empty() {
         return None;
     }
-    let archive = Archive { scope, form, initramfs: form == Form::Cpio && is_initramfs(scope.path, &first) };
+    let archive = ArchivePair { scope, form, initramfs: form == Form::Cpio && is_initramfs(scope.path, &first) };
     let named = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
     let (names, other_names) = (named(&first), named(&second));
     if names != other_names {
@@ -49,31 +49,31 @@ fn is_initramfs(path: &[u8], members: &[Member]) -> bool {
     name.starts_with(b"initr") || name.ends_with(b".img") || has(b"init") || has(b"kernel/x86/microcode")
 }
 
-struct Archive<'a> {
-    scope: &'a Scope<'a>,
+struct ArchivePair<'a> {
+    scope: &'a CauseScope<'a>,
     form: Form,
     initramfs: bool,
 }
 
-impl Archive<'_> {
-    fn found(&self, kind: CauseKind, how: &str) -> Found {
+impl ArchivePair<'_> {
+    fn found(&self, kind: CauseKind, how: &str) -> CauseMatch {
         if self.initramfs {
-            return Found::new(
+            return CauseMatch::new(
                 CauseKind::Initramfs,
                 format!("is an initramfs, a cpio archive of the same members {how}"),
             );
         }
-        Found::new(kind, format!("is an archive ({}) of the same members {how}", self.form.name()))
+        CauseMatch::new(kind, format!("is an archive ({}) of the same members {how}", self.form.name()))
     }
 
-    fn names(&self, mut before: Vec<Vec<u8>>, mut after: Vec<Vec<u8>>) -> Option<Found> {
+    fn names(&self, mut before: Vec<Vec<u8>>, mut after: Vec<Vec<u8>>) -> Option<CauseMatch> {
         before.sort_unstable();
         after.sort_unstable();
         (before == after).then(|| self.found(CauseKind::ArchiveOrder, "in a different order"))
     }
 
     /// Why a member's content differs.
-    fn member(&self, first: &Member, before: &[u8], second: &Member, after: &[u8]) -> Option<Found> {
+    fn member(&self, first: &Member, before: &[u8], second: &Member, after: &[u8]) -> Option<CauseMatch> {
         let scope = self.scope;
         // Members may overlap, and lie in each other: looking into one is paid for like unpacking it.
         let cost = before.len() + after.len() + LOOK;
@@ -81,7 +81,7 @@ impl Archive<'_> {
         scope.left.set(left);
         // What follows a cpio is the file itself, not one of its members.
         let path = if first.name.is_empty() { scope.path } else { &first.name };
-        let scope = Scope { path, depth: scope.depth + 1, ..*scope };
+        let scope = CauseScope { path, depth: scope.depth + 1, ..*scope };
         let unpacked = |member: &Member, bytes| Some(inflate(&scope, bytes, member.deflated?));
         let found = match (unpacked(first, before), unpacked(second, after)) {
             (None, None) => by_name(&scope, before, after),
@@ -93,12 +93,12 @@ impl Archive<'_> {
 }
 
 /// A member's name may tell as much as a path.
-fn by_name(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+fn by_name(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     if before == after {
         return None;
     }
     let name = scope.path.strip_prefix(b"./").or(scope.path.strip_prefix(b"/")).unwrap_or(scope.path);
     let path = [b"/", name].concat();
-    super::known::exact(&Scope { path: &path, ..*scope }, Some((before, after)))
+    super::known::exact(&CauseScope { path: &path, ..*scope }, Some((before, after)))
         .or_else(|| content(scope, before, after))
 }

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::Run;
+use super::AuditRun;
 
 /// Seconds by which clocks may differ.
 const SLACK: i64 = 2;
@@ -12,14 +12,14 @@ const SLACK: i64 = 2;
 const LATEST: i64 = 253_402_300_799;
 
 /// Seconds since 1970 in which a build ran. One whose start is not known may have run at any time before its end.
-pub(super) fn window(run: &Run) -> (i64, i64) {
+pub(super) fn window(run: &AuditRun) -> (i64, i64) {
     // No clock is beyond the year 9999.
     let second = |at: u64| i64::try_from(at).unwrap_or(i64::MAX).min(LATEST);
     (second(run.started) - SLACK, second(run.ended) + SLACK)
 }
 
 /// The offset of the run's time zone when it ended: seconds east of UTC, and the zone's abbreviation then.
-pub(super) fn zone(run: &Run) -> Option<(i64, String)> {
+pub(super) fn zone(run: &AuditRun) -> Option<(i64, String)> {
     let name = run.timezone.strip_prefix(':').unwrap_or(&run.timezone);
     let zone = if name.is_empty() { Some(TimeZone::UTC) } else { TimeZone::posix(name).ok() };
     let zone = zone.or_else(|| TimeZone::get(name).ok())?;
@@ -40,20 +40,20 @@ pub(super) fn offsets(seconds: i64) -> Vec<String> {
 }
 
 /// Host name in full, and its first part.
-pub(super) fn host_names(run: &Run) -> Vec<&str> {
+pub(super) fn host_names(run: &AuditRun) -> Vec<&str> {
     let first = run.host_name.split('.').next().unwrap_or_default();
     words([run.host_name.as_str(), first])
 }
 
 /// `LANG` in full, and without its encoding.
-pub(super) fn langs(run: &Run) -> Vec<&str> {
+pub(super) fn langs(run: &AuditRun) -> Vec<&str> {
     let first = run.lang.split(['.', '@']).next().unwrap_or_default();
     // "C" and "POSIX" are words of other meanings.
     words([run.lang.as_str(), if first.contains('_') { first } else { "" }])
 }
 
 /// The recipe's path and its directory.
-pub(super) fn paths(run: &Run) -> Vec<&str> {
+pub(super) fn paths(run: &AuditRun) -> Vec<&str> {
     let parent = run.path.rsplit_once('/').map_or("", |(parent, _)| parent);
     words([run.path.as_str(), if parent.len() > 4 { parent } else { "" }])
 }

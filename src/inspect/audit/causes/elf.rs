@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{CauseKind, Found, Scope, masks, shown};
+use super::{CauseKind, CauseMatch, CauseScope, masks, shown};
 
 /// Type of a note that is a segment, and of one that is a section.
 const PT_NOTE: u64 = 4;
@@ -17,7 +17,7 @@ const MOST: u64 = 4096;
 const NAMED: usize = 6;
 
 /// Finds build ids that differ; what else differs is told before it, as the id follows from it.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let elves = [Elf::read(before)?, Elf::read(after)?];
     let ids = elves.each_ref().map(Elf::build_id);
     let id = |side: usize| ids[side].clone().and_then(|place| elves[side].bytes.get(place));
@@ -32,16 +32,16 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         bytes
     });
     if blanked[0] == blanked[1] {
-        return Some(Found::new(CauseKind::BuildId, "is an ELF file that differs only in its build ID"));
+        return Some(CauseMatch::new(CauseKind::BuildId, "is an ELF file that differs only in its build ID"));
     }
     let sections = differing(&blanked);
     let placed = if sections.is_empty() { String::new() } else { format!(", but {}", sections.join(", ")) };
     let found = masks::find(scope, &blanked[0], &blanked[1]);
     if let Some(found) = found.or_else(|| masks::among_others(scope, &blanked[0], &blanked[1])) {
-        return Some(Found { what: format!("{}; its build ID follows from that", found.what), ..found });
+        return Some(CauseMatch { what: format!("{}; its build ID follows from that", found.what), ..found });
     }
     let what = format!("is an ELF file that was compiled differently: more than its build ID differs{placed}");
-    Some(Found::new(CauseKind::BuildId, what))
+    Some(CauseMatch::new(CauseKind::BuildId, what))
 }
 
 /// Names of sections that are not the same.

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{CauseKind, Found, Scope, conditions, masks, shown};
-use crate::inspect::diff::packages;
+use super::{CauseKind, CauseMatch, CauseScope, conditions, masks, shown};
+use crate::inspect::diff::installed;
 
 /// Packages that are named.
 const NAMED: usize = 8;
@@ -37,7 +37,7 @@ const PATHS: &[(&str, CauseKind, &str)] = &[
 ];
 
 /// What the path tells, and the content where it is given.
-pub(super) fn exact(scope: &Scope<'_>, content: Option<(&[u8], &[u8])>) -> Option<Found> {
+pub(super) fn exact(scope: &CauseScope<'_>, content: Option<(&[u8], &[u8])>) -> Option<CauseMatch> {
     let path = scope.path;
     if let Some((before, after)) = content {
         if ends(path, &["/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-"]) {
@@ -49,28 +49,28 @@ pub(super) fn exact(scope: &Scope<'_>, content: Option<(&[u8], &[u8])>) -> Optio
     }
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     if ends(path, &["/random-seed", "/random.seed", "/entropy"]) || name.starts_with(b"random-seed") {
-        return Some(Found::new(CauseKind::RandomSeed, "is a random seed"));
+        return Some(CauseMatch::new(CauseKind::RandomSeed, "is a random seed"));
     }
     listed(path)
 }
 
 /// What the name alone lets one suppose.
-pub(super) fn likely(scope: &Scope<'_>) -> Option<Found> {
+pub(super) fn likely(scope: &CauseScope<'_>) -> Option<CauseMatch> {
     let name = scope.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    name.ends_with(b".log").then(|| Found::new(CauseKind::Log, "is a log, by its name"))
+    name.ends_with(b".log").then(|| CauseMatch::new(CauseKind::Log, "is a log, by its name"))
 }
 
 /// Why a file is there in one build only.
-pub(super) fn lone(scope: &Scope<'_>, side: usize) -> Option<Found> {
+pub(super) fn lone(scope: &CauseScope<'_>, side: usize) -> Option<CauseMatch> {
     let found = listed(scope.path).or_else(|| masks::of_name(scope, side)).or_else(|| likely(scope))?;
     let what = match found.what.strip_prefix("exists in only one build") {
         Some(_) => found.what,
         None => format!("exists in only one build, and {}", found.what),
     };
-    Some(Found { what, ..found })
+    Some(CauseMatch { what, ..found })
 }
 
-fn listed(path: &[u8]) -> Option<Found> {
+fn listed(path: &[u8]) -> Option<CauseMatch> {
     // Where /var is a file system of its own, its files' paths begin below it.
     let of = |pattern: &str, path: &[u8]| match (pattern.strip_suffix('*'), pattern.ends_with('/')) {
         (Some(begin), _) => path.strip_prefix(begin.as_bytes()).is_some_and(|rest| !rest.contains(&b'/')),
@@ -82,7 +82,7 @@ fn listed(path: &[u8]) -> Option<Found> {
             pattern.strip_prefix("/var").filter(|short| short.starts_with("/log/") || short.starts_with("/cache/"));
         of(pattern, path) || short.is_some_and(|short| of(short, path))
     };
-    PATHS.iter().find(|(pattern, ..)| is(pattern)).map(|(_, kind, what)| Found::new(*kind, *what))
+    PATHS.iter().find(|(pattern, ..)| is(pattern)).map(|(_, kind, what)| CauseMatch::new(*kind, *what))
 }
 
 fn ends(path: &[u8], endings: &[&str]) -> bool {
@@ -90,7 +90,7 @@ fn ends(path: &[u8], endings: &[&str]) -> bool {
 }
 
 /// Lines of shadow(5): name, password, day of its last change, and six more fields.
-fn shadow(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+fn shadow(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let users = |content| {
         let line = |line| {
             let fields: Vec<&[u8]> = <[u8]>::split(line, |byte| *byte == b':').collect();
@@ -114,11 +114,11 @@ fn shadow(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
     match (salts.is_empty(), days.is_empty()) {
         (false, _) => {
             let what = format!("contains passwords that were hashed with new salts: {}", few(&salts));
-            Some(Found::new(CauseKind::PasswordSalt, what))
+            Some(CauseMatch::new(CauseKind::PasswordSalt, what))
         }
         (true, false) => {
             let what = format!("contains the day of the build as the day on which passwords were set: {}", few(&days));
-            Some(Found::new(CauseKind::BuildTime, what))
+            Some(CauseMatch::new(CauseKind::BuildTime, what))
         }
         (true, true) => None,
     }
@@ -131,7 +131,7 @@ fn method(password: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether a field is a day on which the build of this side ran.
-fn is_day(scope: &Scope<'_>, side: usize, field: &[u8]) -> bool {
+fn is_day(scope: &CauseScope<'_>, side: usize, field: &[u8]) -> bool {
     let day = std::str::from_utf8(field).ok().and_then(|text| text.parse::<i64>().ok());
     let (first, last) = conditions::window(&scope.runs[side]);
     // Whichever time zone is meant.
@@ -140,21 +140,21 @@ fn is_day(scope: &Scope<'_>, side: usize, field: &[u8]) -> bool {
 }
 
 /// dpkg's list of packages.
-fn versions(before: &[u8], after: &[u8]) -> Option<Found> {
-    let changes = packages::compare(&packages::parse(before), &packages::parse(after));
+fn versions(before: &[u8], after: &[u8]) -> Option<CauseMatch> {
+    let changes = installed::compare(&installed::parse(before), &installed::parse(after));
     if changes.is_empty() {
         return None;
     }
     let told: Vec<_> = changes
         .iter()
         .map(|change| {
-            let version = |state: &Option<packages::PackageState>| {
+            let version = |state: &Option<installed::PackageState>| {
                 state.as_ref().map_or_else(|| "none".to_owned(), |state| shown(state.version.as_bytes()))
             };
             format!("{} {} → {}", shown(change.name.as_bytes()), version(&change.before), version(&change.after))
         })
         .collect();
-    Some(Found::new(CauseKind::PackageVersion, format!("lists different versions of packages: {}", few(&told))))
+    Some(CauseMatch::new(CauseKind::PackageVersion, format!("lists different versions of packages: {}", few(&told))))
 }
 
 /// A list that is cut where it is long.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::spoken::{Spoken, times};
-use super::{CauseKind, Found, Run, Scope, conditions};
+use super::{AuditRun, CauseKind, CauseMatch, CauseScope, conditions};
 
 /// Bytes of differing lines that are looked at, of each content.
 const LOOKED_AT: usize = 32 << 10;
@@ -28,7 +28,7 @@ const MASKS: &[CauseKind] = &[
 ];
 
 /// The reason that makes both contents equal, or the fewest that do so together.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let differing = differing(before, after);
     // Both of these blank out times: alone first, as one may hide the other.
     let attempts = [Some(CauseKind::TimeZone), Some(CauseKind::BuildTime), None];
@@ -41,14 +41,14 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
     let Some(needed) = needed else { return clocks(&differing) };
     let kind = *needed.first()?;
     if needed == [CauseKind::RandomId] && differing.iter().all(|text| is_checksums(text)) {
-        return Some(Found::new(CauseKind::Checksums, "lists checksums of files that differ"));
+        return Some(CauseMatch::new(CauseKind::Checksums, "lists checksums of files that differ"));
     }
     let told: Vec<_> = needed.iter().map(|mask| describe(*mask, scope.runs)).collect();
-    Some(Found::new(kind, format!("contains {}", told.join(", and "))))
+    Some(CauseMatch::new(kind, format!("contains {}", told.join(", and "))))
 }
 
 /// The fewest of these masks that make both texts equal; none where all together do not.
-fn fewest(scope: &Scope<'_>, differing: &[Vec<u8>; 2], mut masks: Vec<CauseKind>) -> Option<Vec<CauseKind>> {
+fn fewest(scope: &CauseScope<'_>, differing: &[Vec<u8>; 2], mut masks: Vec<CauseKind>) -> Option<Vec<CauseKind>> {
     let equal = |masks: &[CauseKind]| masked(scope, differing, 0, masks) == masked(scope, differing, 1, masks);
     if !equal(&masks) {
         return None;
@@ -63,7 +63,7 @@ fn fewest(scope: &Scope<'_>, differing: &[Vec<u8>; 2], mut masks: Vec<CauseKind>
 }
 
 /// A reason that is surely there, though others are as well.
-pub(super) fn among_others(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn among_others(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let differing = differing(before, after);
     let found = |words: [Vec<&str>; 2]| {
         let has = |text: usize, run: usize| words[run].iter().any(|word| !places(&differing[text], word).is_empty());
@@ -77,11 +77,11 @@ pub(super) fn among_others(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Op
     ];
     let by_words = by_words.into_iter().find_map(|(kind, words)| found(words).then_some(kind));
     let kind = by_words.or_else(|| is_of_builds(scope, &differing).then_some(CauseKind::BuildTime))?;
-    Some(Found::new(kind, format!("contains {}, and differs in more", describe(kind, scope.runs))))
+    Some(CauseMatch::new(kind, format!("contains {}, and differs in more", describe(kind, scope.runs))))
 }
 
-fn describe(mask: CauseKind, runs: &[Run; 2]) -> String {
-    let both = |what: &str, of: fn(&Run) -> String| {
+fn describe(mask: CauseKind, runs: &[AuditRun; 2]) -> String {
+    let both = |what: &str, of: fn(&AuditRun) -> String| {
         let [first, second] = runs.each_ref().map(|run| super::shown(of(run).as_bytes()));
         format!("{what}, {first} in one build and {second} in the other")
     };
@@ -97,11 +97,11 @@ fn describe(mask: CauseKind, runs: &[Run; 2]) -> String {
 }
 
 /// Numbers that differ, where one is a time of day of which nothing says that it is one of the builds'.
-fn clocks(differing: &[Vec<u8>; 2]) -> Option<Found> {
+fn clocks(differing: &[Vec<u8>; 2]) -> Option<CauseMatch> {
     let [before, after] = differing.each_ref().map(|text| blanked(text, |_| runs_of(text, u8::is_ascii_digit)));
     let [first, second] = differing.each_ref().map(|text| clock_texts(text));
     let told = before == after && first != second && !first.is_empty();
-    told.then(|| Found::new(CauseKind::BuildTime, "is equal except for numbers, times of day among them"))
+    told.then(|| CauseMatch::new(CauseKind::BuildTime, "is equal except for numbers, times of day among them"))
 }
 
 fn clock_texts(text: &[u8]) -> Vec<&[u8]> {
@@ -110,7 +110,7 @@ fn clock_texts(text: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Whether each text tells a time of its own build that the other does not tell.
-fn is_of_builds(scope: &Scope<'_>, differing: &[Vec<u8>; 2]) -> bool {
+fn is_of_builds(scope: &CauseScope<'_>, differing: &[Vec<u8>; 2]) -> bool {
     let offsets = offsets(scope.runs);
     let texts = [0, 1].map(|side| {
         let text = &differing[side];
@@ -122,7 +122,7 @@ fn is_of_builds(scope: &Scope<'_>, differing: &[Vec<u8>; 2]) -> bool {
     only(0) && only(1)
 }
 
-fn offsets(runs: &[Run; 2]) -> Vec<i64> {
+fn offsets(runs: &[AuditRun; 2]) -> Vec<i64> {
     runs.iter().filter_map(conditions::zone).map(|(offset, _)| offset).collect()
 }
 
@@ -172,7 +172,7 @@ fn differing(before: &[u8], after: &[u8]) -> [Vec<u8>; 2] {
 }
 
 /// The text of one side with everything blanked out that these masks find.
-fn masked(scope: &Scope<'_>, texts: &[Vec<u8>; 2], side: usize, masks: &[CauseKind]) -> Vec<u8> {
+fn masked(scope: &CauseScope<'_>, texts: &[Vec<u8>; 2], side: usize, masks: &[CauseKind]) -> Vec<u8> {
     let runs = scope.runs;
     let words = |text: &[u8], words: [Vec<&str>; 2]| {
         let mut words = words.concat();
@@ -233,7 +233,7 @@ fn in_utc(text: &[u8], offset: i64) -> Vec<u8> {
 }
 
 /// Blanks out names of the runs' time zones and their offsets.
-fn zone_words(text: &[u8], runs: &[Run; 2], zones: &[Option<(i64, String)>; 2]) -> Vec<u8> {
+fn zone_words(text: &[u8], runs: &[AuditRun; 2], zones: &[Option<(i64, String)>; 2]) -> Vec<u8> {
     let mut words: Vec<String> = runs.iter().map(|run| run.timezone.clone()).collect();
     for (offset, abbreviation) in zones.iter().flatten() {
         words.extend(conditions::offsets(*offset));
@@ -311,7 +311,7 @@ fn blanked(text: &[u8], places: impl FnOnce(&[u8]) -> Vec<Range<usize>>) -> Vec<
 }
 
 /// The same for a name of which there is only one: what of it is of the run.
-pub(super) fn of_name(scope: &Scope<'_>, side: usize) -> Option<Found> {
+pub(super) fn of_name(scope: &CauseScope<'_>, side: usize) -> Option<CauseMatch> {
     let (run, other) = (&scope.runs[side], &scope.runs[1 - side]);
     let name = scope.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let has = |words: Vec<&str>, of_other: Vec<&str>| {
@@ -334,5 +334,5 @@ pub(super) fn of_name(scope: &Scope<'_>, side: usize) -> Option<Found> {
         CauseKind::BuildTime => "the time of the build".to_owned(),
         kind => describe(kind, scope.runs),
     };
-    Some(Found::new(kind, format!("exists in only one build, and its name contains {what}")))
+    Some(CauseMatch::new(kind, format!("exists in only one build, and its name contains {what}")))
 }

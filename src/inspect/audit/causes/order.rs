@@ -1,10 +1,10 @@
 //! The same lines or words in another order.
 //! Knows bytes and how locales sort, no formats of files.
 
-use super::{CauseKind, Found, Scope};
+use super::{CauseKind, CauseMatch, CauseScope};
 
 /// Finds the same lines, strings or words in another order.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     if before.len() != after.len() || histogram(before) != histogram(after) {
         return None;
     }
@@ -35,16 +35,16 @@ fn same(before: &[&[u8]], after: &[&[u8]]) -> bool {
     before.len() > 1 && before == after
 }
 
-fn reason(scope: &Scope<'_>, what: &str, before: &[&[u8]], after: &[&[u8]]) -> Found {
+fn reason(scope: &CauseScope<'_>, what: &str, before: &[&[u8]], after: &[&[u8]]) -> CauseMatch {
     let by_bytes = |parts: &[&[u8]]| parts.is_sorted();
     let [first, second] = scope.runs;
     let collated = by_bytes(before) && by_locale(after) || by_bytes(after) && by_locale(before);
     if first.lang != second.lang && collated {
         let what = format!("has the same {what}, sorted by another locale's rules");
-        return Found::new(CauseKind::Collation, what);
+        return CauseMatch::new(CauseKind::Collation, what);
     }
     let what = format!("has the same {what} in a different order, as a directory or a hash table lists them");
-    Found::new(CauseKind::DirectoryOrder, what)
+    CauseMatch::new(CauseKind::DirectoryOrder, what)
 }
 
 /// Whether parts may be sorted as locales do: upper and lower case are one, and punctuation comes first or does not count.

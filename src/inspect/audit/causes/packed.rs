@@ -5,7 +5,7 @@ use std::io::Read;
 
 use libdeflater::{DecompressionError, Decompressor};
 
-use super::{CauseKind, Found, Scope, content, shown};
+use super::{CauseKind, CauseMatch, CauseScope, content, shown};
 
 /// Largest content that is unpacked, in bytes.
 const LIMIT: usize = 64 << 20;
@@ -13,22 +13,26 @@ const LIMIT: usize = 64 << 20;
 const GZIP_TIME: std::ops::Range<usize> = 4..8;
 
 /// Finds what differs within, or in the header, or in how it was compressed.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let gzip = is_gzip(before) && is_gzip(after);
     if !(gzip || is_zstd(before) && is_zstd(after)) {
         return None;
     }
     let times = gzip && before.get(GZIP_TIME) != after.get(GZIP_TIME);
-    let header = || times.then(|| Found::new(CauseKind::GzipTime, "is a gzip file with a time in its header"));
+    let header = || times.then(|| CauseMatch::new(CauseKind::GzipTime, "is a gzip file with a time in its header"));
     let (Some(before), Some(after)) = (unpack(scope, before), unpack(scope, after)) else { return header() };
     if before != after {
-        return content(&Scope { depth: scope.depth + 1, path: unpacked_name(scope.path), ..*scope }, &before, &after)
-            .or_else(header);
+        return content(
+            &CauseScope { depth: scope.depth + 1, path: unpacked_name(scope.path), ..*scope },
+            &before,
+            &after,
+        )
+        .or_else(header);
     }
     header().or_else(|| {
         let [first, second] = scope.runs;
         let what = "has the same content when unpacked: it was compressed with a different number of threads";
-        (first.cpus != second.cpus).then(|| Found::new(CauseKind::CpuCount, what))
+        (first.cpus != second.cpus).then(|| CauseMatch::new(CauseKind::CpuCount, what))
     })
 }
 
@@ -46,7 +50,7 @@ fn unpacked_name(name: &[u8]) -> &[u8] {
 }
 
 /// What a compressed content holds; none where it is too long or damaged.
-fn unpack(scope: &Scope<'_>, content: &[u8]) -> Option<Vec<u8>> {
+fn unpack(scope: &CauseScope<'_>, content: &[u8]) -> Option<Vec<u8>> {
     let limit = LIMIT.min(scope.left.get());
     // Also what fails takes its time.
     scope.left.set(scope.left.get().saturating_sub(content.len()));
@@ -56,7 +60,7 @@ fn unpack(scope: &Scope<'_>, content: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Inflates a member of a zip file.
-pub(super) fn inflate(scope: &Scope<'_>, content: &[u8], length: usize) -> Option<Vec<u8>> {
+pub(super) fn inflate(scope: &CauseScope<'_>, content: &[u8], length: usize) -> Option<Vec<u8>> {
     if length > LIMIT.min(scope.left.get()) {
         return None;
     }
@@ -97,7 +101,7 @@ fn unzstd(content: &[u8], limit: usize) -> Option<Vec<u8>> {
 }
 
 /// What a finding within a member is told as.
-pub(super) fn within(mut found: Found, member: &[u8]) -> Found {
+pub(super) fn within(mut found: CauseMatch, member: &[u8]) -> CauseMatch {
     if !member.is_empty() {
         found.members.insert(0, shown(member));
     }

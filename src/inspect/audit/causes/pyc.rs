@@ -1,16 +1,19 @@
 //! Compiled Python, which may name the time of its source.
 //! Knows the header of PEP 552, not what is behind it.
 
-use super::{CauseKind, Found, Scope, masks};
+use super::{CauseKind, CauseMatch, CauseScope, masks};
 
 /// Magic, flags, time of the source, size of the source: four bytes each.
 const HEADER: usize = 16;
 
 /// Finds headers with times that differ.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let (time, other) = (source_time(before)?, source_time(after)?);
     if time != other {
-        return Some(Found::new(CauseKind::PycTimestamp, "is compiled Python that records the time of its source"));
+        return Some(CauseMatch::new(
+            CauseKind::PycTimestamp,
+            "is compiled Python that records the time of its source",
+        ));
     }
     masks::find(scope, &before[HEADER..], &after[HEADER..])
 }

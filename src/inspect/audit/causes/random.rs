@@ -1,7 +1,7 @@
 //! Bytes that a build drew at random: keys, and what has no form at all.
 //! Knows contents, no paths but that they may say "seed".
 
-use super::{CauseKind, Found, Scope};
+use super::{CauseKind, CauseMatch, CauseScope};
 
 /// Lengths of contents that are told to be random by their bytes alone.
 const SHORTEST: usize = 16;
@@ -20,8 +20,8 @@ const DENSE: &[&[u8]] = &[
     b"\xff\xd8",
 ];
 
-/// Finds a private key or a certificate that was made anew.
-pub(super) fn key(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+/// Finds a private key or a certificate that was made again.
+pub(super) fn key(_: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let both = |begin: &[u8], end: &[u8]| {
         [before, after].iter().all(|text| {
             let line = text.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
@@ -29,17 +29,18 @@ pub(super) fn key(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
         })
     };
     if both(b"-----BEGIN ", b"PRIVATE KEY-----") {
-        return Some(Found::new(CauseKind::GeneratedKey, "is a private key that the build created"));
+        return Some(CauseMatch::new(CauseKind::GeneratedKey, "is a private key that the build created"));
     }
     let public = |kind: &str| [before, after].iter().all(|text| text.starts_with(kind.as_bytes()));
     let certificate = ["ssh-", "ecdsa-sha2-"].into_iter().any(public)
         || both(b"-----BEGIN ", b"CERTIFICATE-----")
         || both(b"-----BEGIN ", b"PUBLIC KEY-----");
-    certificate.then(|| Found::new(CauseKind::GeneratedKey, "is a certificate or public key that the build created"))
+    certificate
+        .then(|| CauseMatch::new(CauseKind::GeneratedKey, "is a certificate or public key that the build created"))
 }
 
 /// Finds contents of one length of which neither has any form.
-pub(super) fn find(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(_: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let length = before.len();
     if length != after.len() || !(SHORTEST..=LONGEST).contains(&length) {
         return None;
@@ -47,11 +48,11 @@ pub(super) fn find(_: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> 
     let equal = before.iter().zip(after).filter(|(before, after)| before == after).count();
     // Random bytes agree in one place of 256.
     if equal <= 2 + length / 64 && is_formless(before) && is_formless(after) {
-        return Some(Found::new(CauseKind::RandomSeed, "is random bytes"));
+        return Some(CauseMatch::new(CauseKind::RandomSeed, "is random bytes"));
     }
     // Those of base 64 in one of 64; ends of lines and padding are the same.
     let written = equal <= 4 + length / 16 && is_base64(before) && is_base64(after);
-    written.then(|| Found::new(CauseKind::RandomSeed, "is random bytes, in base 64"))
+    written.then(|| CauseMatch::new(CauseKind::RandomSeed, "is random bytes, in base 64"))
 }
 
 fn is_base64(content: &[u8]) -> bool {

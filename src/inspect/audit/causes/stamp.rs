@@ -1,7 +1,7 @@
 //! Times as binary numbers: seconds since 1970 in four bytes of either order, as many formats hold them.
 //! Knows numbers, no formats.
 
-use super::{CauseKind, Found, Scope, conditions};
+use super::{CauseKind, CauseMatch, CauseScope, conditions};
 
 /// Most bytes that may differ: more than a few times are something else.
 const MOST: usize = 4096;
@@ -9,7 +9,7 @@ const MOST: usize = 4096;
 const EARLIEST: i64 = 946_684_800;
 
 /// Finds contents whose bytes are equal but for times of their own builds.
-pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Found> {
+pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     if before.len() != after.len() {
         return None;
     }
@@ -37,5 +37,5 @@ pub(super) fn find(scope: &Scope<'_>, before: &[u8], after: &[u8]) -> Option<Fou
         let place = (at.saturating_sub(3)..=at).find(|place| is_time(*place))?;
         (explained, found) = (place + 4, true);
     }
-    found.then(|| Found::new(CauseKind::BuildTime, "contains the time of the build as a binary number"))
+    found.then(|| CauseMatch::new(CauseKind::BuildTime, "contains the time of the build as a binary number"))
 }

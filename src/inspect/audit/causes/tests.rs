@@ -8,8 +8,8 @@ use crate::disk::tree::content_digest;
 /// 2026-11-20 17:21:34 UTC, when the first build ended; the second began ten minutes later.
 const NOW: u64 = 1_795_195_294;
 
-fn runs() -> [Run; 2] {
-    let run = |host: &str, lang: &str, zone: &str, path: &str, cpus, started, ended| Run {
+fn runs() -> [AuditRun; 2] {
+    let run = |host: &str, lang: &str, zone: &str, path: &str, cpus, started, ended| AuditRun {
         host_name: host.to_owned(),
         lang: lang.to_owned(),
         timezone: zone.to_owned(),
@@ -24,28 +24,28 @@ fn runs() -> [Run; 2] {
     ]
 }
 
-fn entry(path: &str, content: &[u8]) -> Entry {
-    let kind = Kind::File { size: content.len() as u64, content: content_digest(content) };
+fn entry(path: &str, content: &[u8]) -> IndexEntry {
+    let kind = EntryKind::File { size: content.len() as u64, content: content_digest(content) };
     let path = path.as_bytes().to_vec();
-    Entry { path, kind, mode: 0o644, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+    IndexEntry { path, kind, mode: 0o644, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
 }
 
-fn ask(path: &str, before: &[u8], after: &[u8]) -> Option<Cause> {
+fn ask(path: &str, before: &[u8], after: &[u8]) -> Option<DifferenceCause> {
     let (first, second) = (entry(path, before), entry(path, after));
-    let before = Seen { entry: &first, content: Some(before) };
-    let after = Seen { entry: &second, content: Some(after) };
+    let before = SeenFile { entry: &first, content: Some(before) };
+    let after = SeenFile { entry: &second, content: Some(after) };
     cause(path.as_bytes(), Some(&before), Some(&after), &runs())
 }
 
 #[track_caller]
-fn expect(kind: CauseKind, path: &str, before: &[u8], after: &[u8]) -> Cause {
+fn expect(kind: CauseKind, path: &str, before: &[u8], after: &[u8]) -> DifferenceCause {
     let cause = ask(path, before, after).unwrap_or_else(|| panic!("{path}: no reason, not {kind:?}"));
     assert_eq!(cause.kind, kind, "{path}: {}", cause.what);
     cause
 }
 
 #[track_caller]
-fn expect_text(kind: CauseKind, before: &str, after: &str) -> Cause {
+fn expect_text(kind: CauseKind, before: &str, after: &str) -> DifferenceCause {
     expect(kind, "/usr/share/own/file", before.as_bytes(), after.as_bytes())
 }
 
@@ -341,11 +341,11 @@ fn packages_are_named_with_their_versions() {
 
 #[test]
 fn entries_may_differ_in_what_is_no_content() {
-    let ask = |change: fn(&mut Entry)| {
+    let ask = |change: fn(&mut IndexEntry)| {
         let before = entry("/x", b"same");
         let mut after = before.clone();
         change(&mut after);
-        let seen = [&before, &after].map(|entry| Seen { entry, content: None });
+        let seen = [&before, &after].map(|entry| SeenFile { entry, content: None });
         cause(b"/x", Some(&seen[0]), Some(&seen[1]), &runs()).map(|cause| cause.kind)
     };
     assert_eq!(ask(|entry| entry.mtime = (1, 0)), Some(CauseKind::ModificationTime));
@@ -353,10 +353,13 @@ fn entries_may_differ_in_what_is_no_content() {
     assert_eq!(ask(|entry| entry.mode = 0o664), Some(CauseKind::Umask));
     assert_eq!(ask(|entry| entry.mode = 0o755), None);
     assert_eq!(ask(|entry| entry.uid = 1), None);
-    assert_eq!(ask(|entry| entry.kind = Kind::Fifo), None);
-    let link = |target: &str| Entry { kind: Kind::Symlink { target: target.as_bytes().to_vec() }, ..entry("/l", b"") };
+    assert_eq!(ask(|entry| entry.kind = EntryKind::Fifo), None);
+    let link = |target: &str| IndexEntry {
+        kind: EntryKind::Symlink { target: target.as_bytes().to_vec() },
+        ..entry("/l", b"")
+    };
     let links = [link("/run/impasto"), link("/run/elsewhere")];
-    let seen = links.each_ref().map(|entry| Seen { entry, content: None });
+    let seen = links.each_ref().map(|entry| SeenFile { entry, content: None });
     assert_eq!(cause(b"/l", Some(&seen[0]), Some(&seen[1]), &runs()).unwrap().kind, CauseKind::HostName);
 }
 
@@ -364,7 +367,7 @@ fn entries_may_differ_in_what_is_no_content() {
 fn names_that_are_there_once_may_tell_why() {
     let ask = |path: &str, side: usize| {
         let entry = entry(path, b"");
-        let seen = Seen { entry: &entry, content: None };
+        let seen = SeenFile { entry: &entry, content: None };
         let (before, after) = if side == 0 { (Some(&seen), None) } else { (None, Some(&seen)) };
         cause(path.as_bytes(), before, after, &runs()).map(|cause| cause.kind)
     };
@@ -456,7 +459,7 @@ proptest! {
         let samples = samples();
         let (before, after) = (&samples[which], &samples[8]);
         let (a, b) = (entry("/x", before), entry("/x", after));
-        let (a, b) = (Seen { entry: &a, content: Some(before) }, Seen { entry: &b, content: Some(after) });
+        let (a, b) = (SeenFile { entry: &a, content: Some(before) }, SeenFile { entry: &b, content: Some(after) });
         cause(b"/x", Some(&a), Some(&b), &[first.clone(), second.clone()]);
         cause(b"/2026-11-20 17:21 Nov 20", None, Some(&b), &[first, second]);
     }
