@@ -21,7 +21,11 @@ fn chunk() -> Box<[u8; CHUNK]> {
         noise ^= noise << 13;
         noise ^= noise >> 7;
         noise ^= noise << 17;
-        *byte = if at % 64 < 32 { noise as u8 } else { (at / 64) as u8 };
+        *byte = if at % 64 < 32 {
+            noise as u8
+        } else {
+            (at / 64) as u8
+        };
     }
     data
 }
@@ -29,31 +33,45 @@ fn chunk() -> Box<[u8; CHUNK]> {
 #[divan::bench]
 fn zero_chunk_is_found(bencher: Bencher<'_, '_>) {
     let data = Box::new([0; CHUNK]);
-    bencher.counter(BytesCount::new(CHUNK)).bench(|| is_zero(black_box(&data[..])));
+    bencher
+        .counter(BytesCount::new(CHUNK))
+        .bench(|| is_zero(black_box(&data[..])));
 }
 
 #[divan::bench]
 fn chunk_is_hashed(bencher: Bencher<'_, '_>) {
     let data = chunk();
-    bencher.counter(BytesCount::new(CHUNK)).bench(|| chunk_digest(black_box(&data)));
+    bencher
+        .counter(BytesCount::new(CHUNK))
+        .bench(|| chunk_digest(black_box(&data)));
 }
 
 #[divan::bench]
 fn chunk_is_compressed(bencher: Bencher<'_, '_>) {
     let data = chunk();
-    bencher.counter(BytesCount::new(CHUNK)).bench(|| encode_chunk(black_box(&data), ENCODER.level));
+    bencher
+        .counter(BytesCount::new(CHUNK))
+        .bench(|| encode_chunk(black_box(&data), ENCODER.level));
 }
 
 #[divan::bench]
 fn frame_is_decoded(bencher: Bencher<'_, '_>) {
-    let Encoded::Frame(frame) = encode_chunk(&chunk(), ENCODER.level) else { panic!("BUG: it compresses") };
+    let Encoded::Frame(frame) = encode_chunk(&chunk(), ENCODER.level) else {
+        panic!("BUG: it compresses")
+    };
     let mut out = chunk();
-    bencher.counter(BytesCount::new(CHUNK)).bench_local(|| decode_frame(black_box(&frame), &mut out).is_ok());
+    bencher
+        .counter(BytesCount::new(CHUNK))
+        .bench_local(|| decode_frame(black_box(&frame), &mut out).is_ok());
 }
 
 #[divan::bench]
 fn disk_of_10_000_chunks_changes_in_100(bencher: Bencher<'_, '_>) {
-    let digest = |at: u64| Hasher::new(domain::CHUNK).update(&at.to_le_bytes()).finish();
+    let digest = |at: u64| {
+        Hasher::new(domain::CHUNK)
+            .update(&at.to_le_bytes())
+            .finish()
+    };
     let tree = DiskTree::new(1 << 32, (0..10_000).map(|at| (at, digest(at))).collect());
     let changes: Vec<(u64, Digest)> = (0..100).map(|at| (at * 97, digest(at))).collect();
     bencher.bench(|| black_box(&tree).with(1 << 32, black_box(&changes)).digest());
@@ -62,7 +80,10 @@ fn disk_of_10_000_chunks_changes_in_100(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn tree_of_20_000_entries_is_hashed(bencher: Bencher<'_, '_>) {
     let file = |at: u32| InputFile {
-        blob: impasto_store::blob::BlobRef { digest: BlobDigest::of(&at.to_le_bytes()), size: 4 },
+        blob: impasto_store::blob::BlobRef {
+            digest: BlobDigest::of(&at.to_le_bytes()),
+            size: 4,
+        },
         mode: 0o644,
         modified: 0,
     };
@@ -72,5 +93,7 @@ fn tree_of_20_000_entries_is_hashed(bencher: Bencher<'_, '_>) {
         modified: 0,
     };
     let entries: Vec<_> = (0..20_000).map(entry).collect();
-    bencher.counter(ItemsCount::new(entries.len())).bench(|| tree_digest(black_box(&entries)));
+    bencher
+        .counter(ItemsCount::new(entries.len()))
+        .bench(|| tree_digest(black_box(&entries)));
 }

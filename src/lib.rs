@@ -29,7 +29,13 @@
     missing_docs,
     reason = "a program, whose names mostly say it: what is no more than the name again is left out"
 )]
-#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests run programs and edit files"))]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests run programs and edit files"
+    )
+)]
 
 pub mod assemble;
 pub mod base;

@@ -32,7 +32,9 @@ pub(crate) fn rows() -> Vec<Row> {
         );
         from = format!("tenth-{stage}");
     }
-    text += &format!("\nstage \"convert\" \"flat\" {{\n  from   = stage.{from}\n  format = \"qcow2\"\n}}\n");
+    text += &format!(
+        "\nstage \"convert\" \"flat\" {{\n  from   = stage.{from}\n  format = \"qcow2\"\n}}\n"
+    );
     let chain = dir.join("chain.hcl");
     std::fs::write(&chain, text).expect("a recipe");
     build(&chain, &store);
@@ -44,14 +46,23 @@ pub(crate) fn rows() -> Vec<Row> {
     quiet();
     let [ours, peer] = interleaved(ROUNDS, |side, _| {
         site::drop_caches();
-        if side == 0 { read(&chain, &store, &from) } else { read(&flat, &flat_store, "base") }
+        if side == 0 {
+            read(&chain, &store, &from)
+        } else {
+            read(&flat, &flat_store, "base")
+        }
     });
     detail("11 layers", &ours);
     detail("one layer", &peer);
     for path in [&dir, &store, &flat_store] {
         site::remove(path);
     }
-    vec![Row::against("tar through 11 layers vs one flat layer, cold", median(&ours), median(&peer), Goal::AtMost(1.2))]
+    vec![Row::against(
+        "tar through 11 layers vs one flat layer, cold",
+        median(&ours),
+        median(&peer),
+        Goal::AtMost(1.2),
+    )]
 }
 
 fn head(name: &str, base: &Path) -> String {
@@ -64,13 +75,27 @@ fn head(name: &str, base: &Path) -> String {
 
 fn build(recipe: &Path, store: &Path) {
     let out = recipe.with_file_name("out");
-    site::run(site::impasto(store).arg("build").arg(recipe).arg("--out").arg(out));
+    site::run(
+        site::impasto(store)
+            .arg("build")
+            .arg(recipe)
+            .arg("--out")
+            .arg(out),
+    );
 }
 
 fn read(recipe: &Path, store: &Path, stage: &str) -> Duration {
-    let output =
-        site::run(site::impasto(store).arg("shell").arg(recipe).arg(stage).args(["-c", sized(READ, READ_SMALL)]));
+    let output = site::run(
+        site::impasto(store)
+            .arg("shell")
+            .arg(recipe)
+            .arg(stage)
+            .args(["-c", sized(READ, READ_SMALL)]),
+    );
     let text = String::from_utf8_lossy(&output.stdout);
-    let micros = text.trim().parse().unwrap_or_else(|_| panic!("{text:?} is no number"));
+    let micros = text
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no number"));
     Duration::from_micros(micros)
 }

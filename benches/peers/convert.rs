@@ -19,7 +19,10 @@ const ROUNDS: usize = 5;
 
 pub(crate) fn rows() -> Vec<Row> {
     let debian = site::debian();
-    println!("convert: {} MB of data", std::fs::metadata(&debian.data).expect("the data").len() / 1_000_000);
+    println!(
+        "convert: {} MB of data",
+        std::fs::metadata(&debian.data).expect("the data").len() / 1_000_000
+    );
     let dir = site::fresh("convert-store");
     let store = Store::open(&dir).expect("a store");
     let source = RawFile::new(File::open(&debian.raw).expect("the base")).expect("the base");
@@ -33,14 +36,23 @@ pub(crate) fn rows() -> Vec<Row> {
         site::settle();
         match side {
             0 => {
-                let file = File::options().read(true).write(true).create_new(true).open(&out).expect("a file");
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(&out)
+                    .expect("a file");
                 let options = ConvertOptions::default();
-                let (time, converted) = timed(|| store.convert_qcow2(&sealed.disk.layer, &file, &out, options));
+                let (time, converted) =
+                    timed(|| store.convert_qcow2(&sealed.disk.layer, &file, &out, options));
                 converted.expect("converted");
                 sums.push(sha256(&out));
                 if round == 0 {
                     site::run(
-                        site::program("qemu-img").args(["compare", "-q", "-f", "raw"]).arg(&debian.raw).arg(&out),
+                        site::program("qemu-img")
+                            .args(["compare", "-q", "-f", "raw"])
+                            .arg(&debian.raw)
+                            .arg(&out),
                     );
                 }
                 time
@@ -68,16 +80,30 @@ pub(crate) fn rows() -> Vec<Row> {
             median(&zstd),
             Goal::AtLeast(5.0),
         ),
-        Row::fact("convert gives the same SHA-256", format!("{} runs", sums.len()), "every run", same),
+        Row::fact(
+            "convert gives the same SHA-256",
+            format!("{} runs", sums.len()),
+            "every run",
+            same,
+        ),
     ]
 }
 
 fn qemu(raw: &Path, out: &Path, option: &str) -> Duration {
     let mut convert = site::program("qemu-img");
-    site::time(convert.args(["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", option]).arg(raw).arg(out))
+    site::time(
+        convert
+            .args(["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", option])
+            .arg(raw)
+            .arg(out),
+    )
 }
 
 fn sha256(path: &Path) -> String {
     let output = site::run(site::program("sha256sum").arg(path));
-    String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
+    String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

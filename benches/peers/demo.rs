@@ -42,12 +42,18 @@ pub(crate) fn rows() -> Vec<Row> {
     });
     detail("impasto build, cold", &ours);
     detail("by hand, cold", &by_hand);
-    let mut rows = vec![Row::against("cold build of Debian 12", median(&ours), median(&by_hand), Goal::AtMost(1.2))];
+    let mut rows = vec![Row::against(
+        "cold build of Debian 12",
+        median(&ours),
+        median(&by_hand),
+        Goal::AtMost(1.2),
+    )];
 
     let script = recipe.join(sized("scripts/configure.sh", "scripts/users.sh"));
     let text = std::fs::read_to_string(&script).expect("the script");
-    let edit =
-        |round: usize| std::fs::write(&script, format!("{text}\necho {round} > /etc/edit\n")).expect("the script");
+    let edit = |round: usize| {
+        std::fs::write(&script, format!("{text}\necho {round} > /etc/edit\n")).expect("the script")
+    };
     quiet();
     let [edited] = interleaved(EDIT_RUNS, |_, round| {
         edit(round);
@@ -62,7 +68,10 @@ pub(crate) fn rows() -> Vec<Row> {
     for (peer, package, goal) in [("packer", "packer", 20.0), ("mkosi", "mkosi", 1.0)] {
         // They take minutes.
         if small() || Command::new(peer).arg("--version").output().is_err() {
-            println!("  {peer} is left out: {}", sized(&*format!("apt-get install {package}"), "it takes minutes"));
+            println!(
+                "  {peer} is left out: {}",
+                sized(&*format!("apt-get install {package}"), "it takes minutes")
+            );
             continue;
         }
         let [times] = interleaved(PEER_RUNS, |_, round| {
@@ -71,7 +80,12 @@ pub(crate) fn rows() -> Vec<Row> {
         });
         detail(peer, &times);
         let what = format!("edit of a script, up to the image, against {peer}");
-        rows.push(Row::against(&what, ours, median(&times), Goal::AtLeast(goal)));
+        rows.push(Row::against(
+            &what,
+            ours,
+            median(&times),
+            Goal::AtLeast(goal),
+        ));
     }
     rows
 }
@@ -87,7 +101,12 @@ pub(crate) fn recipe_at(dir: &Path) {
 
 fn build(recipe: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
-    command.arg("build").arg(recipe).args(["--only", "variant=minimal"]).arg("--out").arg(recipe.join("out"));
+    command
+        .arg("build")
+        .arg(recipe)
+        .args(["--only", "variant=minimal"])
+        .arg("--out")
+        .arg(recipe.join("out"));
     command
 }
 
@@ -97,10 +116,20 @@ fn cold_by_hand(dir: &Path) -> Duration {
     site::remove(&at);
     std::fs::create_dir_all(&at).expect("a directory");
     let text = std::fs::read_to_string("recipes/debian-12/recipe.hcl").expect("the recipe");
-    let list = text.split_once("packages = concat([").and_then(|(_, rest)| rest.split_once(']')).expect("packages").0;
-    let packages: Vec<_> = list.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(quoted).collect();
+    let list = text
+        .split_once("packages = concat([")
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .expect("packages")
+        .0;
+    let packages: Vec<_> = list
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(quoted)
+        .collect();
     let mut command = site::program("benches/peers/by-hand.sh");
-    command.arg(&at).args(["bookworm", "4G", &packages.join(",")]);
+    command
+        .arg(&at)
+        .args(["bookworm", "4G", &packages.join(",")]);
     command.args(sources());
     let time = site::time(&mut command);
     site::remove(&at);
@@ -111,26 +140,52 @@ fn cold_by_hand(dir: &Path) -> Duration {
 /// Lines of sources for the host's own mirrors.
 pub(crate) fn sources() -> [String; 3] {
     let environment: Vec<(String, String)> = std::env::vars().collect();
-    let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let mirrors = MirrorChoice::read(None, variable).expect("a mirror").resolve().expect("a mirror");
-    let archive = mirrors.archive.expect("the host knows a mirror of Debian").to_string();
-    let security = mirrors.security.expect("the host knows the security archive").to_string();
+    let variable = |name: &str| {
+        environment
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let mirrors = MirrorChoice::read(None, variable)
+        .expect("a mirror")
+        .resolve()
+        .expect("a mirror");
+    let archive = mirrors
+        .archive
+        .expect("the host knows a mirror of Debian")
+        .to_string();
+    let security = mirrors
+        .security
+        .expect("the host knows the security archive")
+        .to_string();
     let deb = |url: &str, suite: &str| {
         format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {url} {suite} main")
     };
-    [deb(&archive, "bookworm"), deb(&archive, "bookworm-updates"), deb(&security, "bookworm-security")]
+    [
+        deb(&archive, "bookworm"),
+        deb(&archive, "bookworm-updates"),
+        deb(&security, "bookworm-security"),
+    ]
 }
 
 /// The texts between quotes.
 pub(crate) fn quoted(line: &str) -> Vec<String> {
-    line.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+    line.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn edit_by_peer(peer: &str, dir: &Path, image: &Path, script: &Path) -> Duration {
     let at = dir.join(peer);
     std::fs::create_dir_all(&at).expect("a directory");
     let mut command = site::program(&format!("benches/peers/{peer}.sh"));
-    command.arg(&at).arg(image).arg(script).arg("benches/peers/peer-cleanup.sh");
+    command
+        .arg(&at)
+        .arg(image)
+        .arg(script)
+        .arg("benches/peers/peer-cleanup.sh");
     let time = site::time(&mut command);
     site::settle();
     time

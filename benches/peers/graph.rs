@@ -40,7 +40,11 @@ pub(crate) fn rows() -> Vec<Row> {
     let ninja = site::has("ninja", "ninja-build").then(ninja);
     let mut rows = Vec::new();
     for (shape, text) in [("a matrix of 100", matrix()), ("10,000 blocks", blocks())] {
-        let name = if shape.starts_with('a') { "plan-matrix" } else { "plan-blocks" };
+        let name = if shape.starts_with('a') {
+            "plan-matrix"
+        } else {
+            "plan-blocks"
+        };
         let dir = site::fresh(name);
         // Ten thousand claims take a while to become durable; those that are there already serve.
         let store = site::dir().join(format!("{name}-store"));
@@ -49,26 +53,51 @@ pub(crate) fn rows() -> Vec<Row> {
         claim_all(&dir, &store);
         let output = site::run(plan(&dir, &store).arg("--json"));
         let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let states: Vec<_> = document["nodes"].as_array().expect("nodes").iter().map(|node| &node["state"]).collect();
+        let states: Vec<_> = document["nodes"]
+            .as_array()
+            .expect("nodes")
+            .iter()
+            .map(|node| &node["state"])
+            .collect();
         assert_eq!(states.len(), chains * length + 1);
-        assert!(states.iter().all(|state| *state == "cached"), "not all is cached");
+        assert!(
+            states.iter().all(|state| *state == "cached"),
+            "not all is cached"
+        );
         // A small plan's output fits into the pipe that holds a large one up.
         let memory = (!small()).then(|| peak_memory(&mut plan(&dir, &store)));
         quiet();
         let [ours, build, peer] = interleaved(ROUNDS, |side, _| match side {
             0 => site::time(plan(&dir, &store).stdout(Stdio::null())),
-            1 => site::time(site::impasto(&store).arg("build").arg(&dir).stderr(Stdio::null())),
-            _ => ninja.as_ref().map_or(Duration::ZERO, |dir| site::time(site::program("ninja").arg("-C").arg(dir))),
+            1 => site::time(
+                site::impasto(&store)
+                    .arg("build")
+                    .arg(&dir)
+                    .stderr(Stdio::null()),
+            ),
+            _ => ninja.as_ref().map_or(Duration::ZERO, |dir| {
+                site::time(site::program("ninja").arg("-C").arg(dir))
+            }),
         });
         detail(&format!("impasto plan, {shape}"), &ours);
         detail(&format!("impasto build, {shape}"), &build);
         detail("ninja", &peer);
         let what = format!("no-op plan of 10,000 nodes ({shape}) vs ninja");
-        rows.push(Row::against(&what, median(&ours), median(&peer), Goal::AtMost(3.0)));
+        rows.push(Row::against(
+            &what,
+            median(&ours),
+            median(&peer),
+            Goal::AtMost(3.0),
+        ));
         let show = |bytes: f64| format!("{:.0} MB", bytes / 1e6);
-        rows.extend(
-            memory.map(|bytes| Row::absolute(&format!("{what}: peak memory"), bytes as f64, Goal::AtMost(150e6), show)),
-        );
+        rows.extend(memory.map(|bytes| {
+            Row::absolute(
+                &format!("{what}: peak memory"),
+                bytes as f64,
+                Goal::AtMost(150e6),
+                show,
+            )
+        }));
     }
     rows
 }
@@ -86,9 +115,17 @@ fn matrix() -> String {
     let (chains, length) = size();
     let mut text = HEAD.to_owned();
     let values: Vec<_> = (0..chains).map(|value| format!("\"v{value}\"")).collect();
-    let _ = write!(text, "\nmatrix {{\n  variant = [{}]\n}}\n", values.join(", "));
+    let _ = write!(
+        text,
+        "\nmatrix {{\n  variant = [{}]\n}}\n",
+        values.join(", ")
+    );
     for stage in 0..length {
-        let from = if stage == 0 { "base".to_owned() } else { format!("s{}", stage - 1) };
+        let from = if stage == 0 {
+            "base".to_owned()
+        } else {
+            format!("s{}", stage - 1)
+        };
         let _ = write!(
             text,
             "\nstage \"run\" \"s{stage}\" {{\n  from     = stage.{from}\n  \
@@ -103,7 +140,11 @@ fn blocks() -> String {
     let mut text = HEAD.to_owned();
     for chain in 0..chains {
         for stage in 0..length {
-            let from = if stage == 0 { "base".to_owned() } else { format!("c{chain}s{}", stage - 1) };
+            let from = if stage == 0 {
+                "base".to_owned()
+            } else {
+                format!("c{chain}s{}", stage - 1)
+            };
             let _ = write!(
                 text,
                 "\nstage \"run\" \"c{chain}s{stage}\" {{\n  from     = stage.{from}\n  \
@@ -121,7 +162,11 @@ fn ninja() -> std::path::PathBuf {
     let mut text = "rule touch\n  command = : > $out\n".to_owned();
     for chain in 0..chains {
         for stage in 0..length {
-            let from = if stage == 0 { "base".to_owned() } else { format!("c{chain}s{}", stage - 1) };
+            let from = if stage == 0 {
+                "base".to_owned()
+            } else {
+                format!("c{chain}s{}", stage - 1)
+            };
             let _ = writeln!(text, "build c{chain}s{stage}: touch {from}");
         }
     }
@@ -150,7 +195,8 @@ fn claim_all(dir: &Path, store: &Path) {
         home: None,
         allow_paths: Vec::new(),
     };
-    let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+    let recipe =
+        load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(store).expect("a store");
     let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
@@ -174,10 +220,16 @@ fn claim_all(dir: &Path, store: &Path) {
             // No plan and no build in which nothing is to be done looks at the layer.
             let made_up = Digest::from_bytes(*blake3::hash(name.as_bytes()).as_bytes());
             let disk = DiskRef {
-                layer: LayerRef { disk: DiskDigest(made_up), layer: LayerId(made_up) },
+                layer: LayerRef {
+                    disk: DiskDigest(made_up),
+                    layer: LayerId(made_up),
+                },
                 virtual_size: 1 << 30,
             };
-            let result = Outputs { disk: Some(disk), ..Outputs::default() };
+            let result = Outputs {
+                disk: Some(disk),
+                ..Outputs::default()
+            };
             let claim = Claim {
                 action: action.digest(),
                 kind: node.kind.name.to_owned(),
@@ -196,7 +248,11 @@ fn claim_all(dir: &Path, store: &Path) {
                 writer: String::new(),
                 created: 1_700_000_000,
                 engine_epoch: u64::from(ENGINE_EPOCH),
-                cost: Cost { wall_ms: 1000, cpu_ms: 0, stored_bytes: 1 << 20 },
+                cost: Cost {
+                    wall_ms: 1000,
+                    cpu_ms: 0,
+                    stored_bytes: 1 << 20,
+                },
                 log: None,
                 fields: action.explain(),
                 root: None,
@@ -211,10 +267,20 @@ fn claim_all(dir: &Path, store: &Path) {
                 isolation: claim.isolation,
                 wall_ms: claim.cost.wall_ms,
             };
-            assert!(matches!(planner.complete(id, &mut units, hit.clone()), Ok(Completed::Node(_))));
+            assert!(matches!(
+                planner.complete(id, &mut units, hit.clone()),
+                Ok(Completed::Node(_))
+            ));
             let (action, claim) = (hit.action, hit.claim);
             let reason = "never built".to_owned();
-            let memory = NodeHistory { action, claim, reason, at: 1_700_000_000, wall_ms: 1000, earlier: Vec::new() };
+            let memory = NodeHistory {
+                action,
+                claim,
+                reason,
+                at: 1_700_000_000,
+                wall_ms: 1000,
+                earlier: Vec::new(),
+            };
             planner.add_run(id, 0, &memory);
             hits[id] = Some(hit);
         }
@@ -223,7 +289,11 @@ fn claim_all(dir: &Path, store: &Path) {
     store.flush().expect("the index is kept");
     let everything: Vec<_> = graph.ids().collect();
     let states = planner.plan(&everything).expect("a plan");
-    assert!(states.values().all(|state| matches!(state, Some(PlanState::Cached(_)))));
+    assert!(
+        states
+            .values()
+            .all(|state| matches!(state, Some(PlanState::Cached(_))))
+    );
     println!("  {made} claims in {:.1} s", time.as_secs_f64());
 }
 
@@ -235,12 +305,23 @@ fn peak_memory(command: &mut Command) -> u64 {
     let mut first = [0; 1];
     output.read_exact(&mut first).expect("output");
     std::thread::sleep(Duration::from_millis(50));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("the process waits for us");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("proc(5)");
-    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()))
+        .expect("the process waits for us");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("proc(5)");
+    let kilobytes: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .expect("a number");
     let mut rest = Vec::new();
     output.read_to_end(&mut rest).expect("output");
-    assert!(rest.len() > 128 << 10, "the output fits into a pipe: the process did not wait");
+    assert!(
+        rest.len() > 128 << 10,
+        "the output fits into a pipe: the process did not wait"
+    );
     assert!(child.wait().expect("its end").success());
     kilobytes * 1024
 }

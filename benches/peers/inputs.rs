@@ -70,12 +70,19 @@ pub(crate) fn rows() -> Vec<Row> {
             median(&peer),
             Goal::AtMost(1.5),
         ),
-        Row::fact("the same with a warm index: files read", opened.to_string(), "0", opened == 0),
+        Row::fact(
+            "the same with a warm index: files read",
+            opened.to_string(),
+            "0",
+            opened == 0,
+        ),
     ]
 }
 
 fn hash(store: &Store, tree: &Path) -> String {
-    let scope = impasto::recipe::scope::Scope::new(tree, None, &[]).expect("a directory").into();
+    let scope = impasto::recipe::scope::Scope::new(tree, None, &[])
+        .expect("a directory")
+        .into();
     let mut inputs = Inputs::new(store.clone(), tree.to_owned(), scope);
     let input = inputs.get(".").expect("inputs");
     assert!(matches!(input, Input::Tree { .. }));
@@ -99,7 +106,9 @@ fn tree() -> (PathBuf, Vec<String>) {
             noise
         };
         // Sizes from 2^8 to 2^17, each power as likely as the others, scaled to the sum.
-        let weights: Vec<f64> = (0..files).map(|_| 2_f64.powf(8.0 + (next() % 9000) as f64 / 1000.0)).collect();
+        let weights: Vec<f64> = (0..files)
+            .map(|_| 2_f64.powf(8.0 + (next() % 9000) as f64 / 1000.0))
+            .collect();
         let scale = bytes as f64 / weights.iter().sum::<f64>();
         let mut buffer = Vec::new();
         for (name, weight) in names.iter().zip(&weights) {
@@ -110,7 +119,10 @@ fn tree() -> (PathBuf, Vec<String>) {
             while buffer.len() < size {
                 buffer.extend_from_slice(&next().to_le_bytes());
             }
-            File::create(path).expect("a file").write_all(&buffer[..size]).expect("written");
+            File::create(path)
+                .expect("a file")
+                .write_all(&buffer[..size])
+                .expect("written");
         }
         // Files that have just changed are not remembered.
         std::thread::sleep(Duration::from_secs(3));

@@ -3,7 +3,12 @@
 //! Each module is one comparison and says what is compared, and with which state of the page cache. What a row came to is
 //! printed and kept (`target/bench/results.json`) when it is measured. Exit 1 where a goal is missed. `--readme` puts the
 //! table of this commit into `benches/README.md`; `--small` runs every row once on tiny data, and judges no figure.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "a program for measuring")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program for measuring"
+)]
 
 mod chain;
 mod convert;
@@ -51,7 +56,10 @@ fn main() -> ExitCode {
     let names = ROWS.map(|(row, _)| row);
     let mut results = Results::open();
     if arguments.iter().any(|argument| argument == "--readme") {
-        let needed: Vec<&str> = names.into_iter().filter(|name| !LONG.contains(name)).collect();
+        let needed: Vec<&str> = names
+            .into_iter()
+            .filter(|name| !LONG.contains(name))
+            .collect();
         return match results.write_readme(&needed) {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
@@ -61,7 +69,10 @@ fn main() -> ExitCode {
         };
     }
     // cargo adds options of its own.
-    let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let wanted: Vec<&String> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     if let Some(unknown) = wanted.iter().find(|name| !names.contains(&name.as_str())) {
         println!("no such row: {unknown}. There are: {}", names.join(" "));
         return ExitCode::from(2);
@@ -75,11 +86,16 @@ fn main() -> ExitCode {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let load = load.split(' ').next().unwrap_or_default().to_owned();
         // One that fails does not keep the others from being measured.
-        let rows = std::panic::catch_unwind(measure).unwrap_or_else(|_| vec![measure::Row::failed(name)]);
+        let rows =
+            std::panic::catch_unwind(measure).unwrap_or_else(|_| vec![measure::Row::failed(name)]);
         println!("\n{}", measure::table(&rows));
         results.add(name, &load, &rows);
         all.extend(rows);
     }
     println!("{}", measure::table(&all));
-    if all.iter().all(measure::Row::ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all.iter().all(measure::Row::ok) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

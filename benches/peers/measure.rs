@@ -59,13 +59,25 @@ pub(crate) struct Row {
 
 impl Row {
     /// A figure that stands for itself: seconds, or whatever `show` makes of it.
-    pub(crate) fn absolute(what: &str, value: f64, goal: Goal, show: impl Fn(f64) -> String) -> Row {
+    pub(crate) fn absolute(
+        what: &str,
+        value: f64,
+        goal: Goal,
+        show: impl Fn(f64) -> String,
+    ) -> Row {
         let goal_text = match goal {
             Goal::AtMost(limit) => format!("<= {}", show(limit)),
             Goal::AtLeast(limit) => format!(">= {}", show(limit)),
         };
         let (what, ours) = (what.to_owned(), show(value));
-        Row { what, ours, peer: "-".to_owned(), ratio: "-".to_owned(), goal: goal_text, ok: goal.holds(value) }
+        Row {
+            what,
+            ours,
+            peer: "-".to_owned(),
+            ratio: "-".to_owned(),
+            goal: goal_text,
+            ok: goal.holds(value),
+        }
     }
 
     /// Our time against a peer's, zero where it was left out. For [`Goal::AtMost`] the ratio is ours over theirs; for [`Goal::AtLeast`] it is our
@@ -104,7 +116,14 @@ impl Row {
     /// Something that is true or not.
     pub(crate) fn fact(what: &str, found: String, goal: &str, ok: bool) -> Row {
         let (what, dash) = (what.to_owned(), "-".to_owned());
-        Row { what, ours: found, peer: dash.clone(), ratio: dash, goal: goal.to_owned(), ok }
+        Row {
+            what,
+            ours: found,
+            peer: dash.clone(),
+            ratio: dash,
+            goal: goal.to_owned(),
+            ok,
+        }
     }
 
     /// What could not be measured at all.
@@ -120,17 +139,43 @@ impl Row {
 
 /// Rows as a Markdown table.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = ["what", "ours (median)", "peer (median)", "ratio", "goal", "ok?"].map(str::to_owned);
+    let head = [
+        "what",
+        "ours (median)",
+        "peer (median)",
+        "ratio",
+        "goal",
+        "ok?",
+    ]
+    .map(str::to_owned);
     let cells = rows.iter().map(|row| {
         let ok = if row.ok { "ok" } else { "MISSED" }.to_owned();
-        [row.what.clone(), row.ours.clone(), row.peer.clone(), row.ratio.clone(), row.goal.clone(), ok]
+        [
+            row.what.clone(),
+            row.ours.clone(),
+            row.peer.clone(),
+            row.ratio.clone(),
+            row.goal.clone(),
+            ok,
+        ]
     });
     let lines: Vec<_> = std::iter::once(head).chain(cells).collect();
-    let widths: Vec<_> =
-        (0..6).map(|column| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<_> = (0..6)
+        .map(|column| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
     let mut text = String::new();
     for (at, line) in lines.iter().enumerate() {
-        let padded: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<_> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         let _ = writeln!(text, "| {} |", padded.join(" | "));
         if at == 0 {
             let rules: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
@@ -142,7 +187,11 @@ pub(crate) fn table(rows: &[Row]) -> String {
 
 /// A time as people read it.
 pub(crate) fn seconds(value: f64) -> String {
-    if value < 1.0 { format!("{:.1} ms", value * 1e3) } else { format!("{value:.2} s") }
+    if value < 1.0 {
+        format!("{:.1} ms", value * 1e3)
+    } else {
+        format!("{value:.2} s")
+    }
 }
 
 /// Bytes as people read them.
@@ -162,7 +211,11 @@ pub(crate) fn median(times: &[Duration]) -> Duration {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2 }
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        (sorted[middle - 1] + sorted[middle]) / 2
+    }
 }
 
 /// Runs all sides in turns, so that what else the machine does meets all of them: their times, side by side. One turn
@@ -209,15 +262,24 @@ pub(crate) fn quiet() {
             return;
         }
     }
-    println!("  (the machine is {:.0} % busy with something else)", busy * 100.0);
+    println!(
+        "  (the machine is {:.0} % busy with something else)",
+        busy * 100.0
+    );
 }
 
 /// Which share of all processors was in use, over a time.
 fn busy_share(over: Duration) -> f64 {
     let read = || {
         let text = std::fs::read_to_string("/proc/stat").expect("/proc/stat");
-        let numbers: Vec<u64> =
-            text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+        let numbers: Vec<u64> = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|n| n.parse().ok())
+            .collect();
         // proc(5): user nice system idle iowait …
         (numbers.iter().take(8).sum::<u64>(), numbers[3] + numbers[4])
     };

@@ -23,16 +23,22 @@ pub(crate) fn rows() -> Vec<Row> {
     let mut from = "base".to_owned();
     for stage in 1..=stages - 2 {
         let what = if stage % 2 == 0 {
-            std::fs::write(dir.join(format!("scripts/{stage}.sh")), format!("echo {stage} > /root/file-{stage}\n"))
-                .expect("a script");
+            std::fs::write(
+                dir.join(format!("scripts/{stage}.sh")),
+                format!("echo {stage} > /root/file-{stage}\n"),
+            )
+            .expect("a script");
             format!("script = file(\"scripts/{stage}.sh\")")
         } else {
             format!("commands = [\"echo {stage} > /root/file-{stage}\"]")
         };
-        text += &format!("\nstage \"run\" \"step-{stage}\" {{\n  from = stage.{from}\n  {what}\n}}\n");
+        text +=
+            &format!("\nstage \"run\" \"step-{stage}\" {{\n  from = stage.{from}\n  {what}\n}}\n");
         from = format!("step-{stage}");
     }
-    text += &format!("\nstage \"convert\" \"qcow2\" {{\n  from   = stage.{from}\n  format = \"qcow2\"\n}}\n");
+    text += &format!(
+        "\nstage \"convert\" \"qcow2\" {{\n  from   = stage.{from}\n  format = \"qcow2\"\n}}\n"
+    );
     text += "\nimage \"noop\" {\n  name  = \"noop\"\n  files = [stage.qcow2]\n}\n";
     std::fs::write(dir.join("impasto.hcl"), text).expect("a recipe");
 
@@ -53,13 +59,22 @@ pub(crate) fn rows() -> Vec<Row> {
             Goal::AtMost(0.025),
             crate::measure::seconds,
         ),
-        Row::fact("the same: layer files opened", opened.to_string(), "0", opened == 0),
+        Row::fact(
+            "the same: layer files opened",
+            opened.to_string(),
+            "0",
+            opened == 0,
+        ),
     ]
 }
 
 fn build(dir: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
-    command.arg("build").arg(dir).arg("--out").arg(dir.join("out"));
+    command
+        .arg("build")
+        .arg(dir)
+        .arg("--out")
+        .arg(dir.join("out"));
     command
 }
 
@@ -68,9 +83,16 @@ fn opened_layers(dir: &Path, store: &Path) -> usize {
     let trace = dir.join("trace");
     let build = build(dir, store);
     let mut strace = site::program("strace");
-    strace.args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"]).arg(&trace);
+    strace
+        .args(["-f", "-qq", "-e", "trace=open,openat,openat2", "-o"])
+        .arg(&trace);
     site::run(strace.arg(build.get_program()).args(build.get_args()));
     let text = std::fs::read_to_string(trace).expect("a trace");
-    assert!(text.contains("\"format\""), "the trace does not show the store's files");
-    text.lines().filter(|line| line.contains("disks/") && line.contains(".qcow2")).count()
+    assert!(
+        text.contains("\"format\""),
+        "the trace does not show the store's files"
+    );
+    text.lines()
+        .filter(|line| line.contains("disks/") && line.contains(".qcow2"))
+        .count()
 }

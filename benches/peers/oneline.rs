@@ -23,7 +23,11 @@ pub(crate) fn rows() -> Vec<Row> {
         write(&dir, &format!("round {round}"));
         let time = site::time(&mut build(&dir, &store));
         let output = site::run(build(&dir, &store).args(["--progress", "json"]));
-        assert_eq!(site::summary(&output), (0, 2), "the edited line was not built");
+        assert_eq!(
+            site::summary(&output),
+            (0, 2),
+            "the edited line was not built"
+        );
         site::settle();
         time
     });
@@ -32,11 +36,19 @@ pub(crate) fn rows() -> Vec<Row> {
     let output = site::run(build(&dir, &store).env("IMPASTO_LOG", "debug"));
     let log = String::from_utf8_lossy(&output.stderr);
     for line in log.lines().filter(|line| line.contains("timings")) {
-        println!("  phases: {}", line.find("[(").map_or(line, |at| &line[at..]));
+        println!(
+            "  phases: {}",
+            line.find("[(").map_or(line, |at| &line[at..])
+        );
     }
     site::remove(&store);
     let what = "one-line run stage on 600 MB of Debian, up to the durable claim";
-    vec![Row::absolute(what, median(&times).as_secs_f64(), Goal::AtMost(0.8), seconds)]
+    vec![Row::absolute(
+        what,
+        median(&times).as_secs_f64(),
+        Goal::AtMost(0.8),
+        seconds,
+    )]
 }
 
 fn write(dir: &Path, line: &str) {
@@ -51,6 +63,10 @@ fn write(dir: &Path, line: &str) {
 
 fn build(dir: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
-    command.arg("build").arg(dir).arg("--out").arg(dir.join("out"));
+    command
+        .arg("build")
+        .arg(dir)
+        .arg("--out")
+        .arg(dir.join("out"));
     command
 }

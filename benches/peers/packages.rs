@@ -20,7 +20,10 @@ pub(crate) fn rows() -> Vec<Row> {
     println!("packages: sixty of them, and what they need");
     let dir = site::fresh("packages");
     let recipe = dir.join("recipe.hcl");
-    let text = sized("benches/peers/sixty.hcl", "benches/peers/small-packages.hcl");
+    let text = sized(
+        "benches/peers/sixty.hcl",
+        "benches/peers/small-packages.hcl",
+    );
     std::fs::copy(text, &recipe).expect("a recipe");
     let (store, fetched, tree) = (dir.join("store"), dir.join("fetched"), dir.join("tree"));
     let impasto = |command: &str, store: &Path, more: &[&str]| {
@@ -33,7 +36,11 @@ pub(crate) fn rows() -> Vec<Row> {
     let [ours, warm, peer] = interleaved(RUNS, |which, _| match which {
         0 => {
             site::remove(&store);
-            let time = site::time(impasto("build", &store, &["tools"]).args(["--locked", "--out"]).arg(&dir));
+            let time = site::time(
+                impasto("build", &store, &["tools"])
+                    .args(["--locked", "--out"])
+                    .arg(&dir),
+            );
             site::settle();
             time
         }
@@ -42,7 +49,11 @@ pub(crate) fn rows() -> Vec<Row> {
             site::remove(&fetched);
             site::run(&mut impasto("fetch", &fetched, &["tools"]));
             site::settle();
-            let time = site::time(impasto("build", &fetched, &["tools"]).args(["--locked", "--out"]).arg(&dir));
+            let time = site::time(
+                impasto("build", &fetched, &["tools"])
+                    .args(["--locked", "--out"])
+                    .arg(&dir),
+            );
             site::settle();
             time
         }
@@ -58,38 +69,66 @@ pub(crate) fn rows() -> Vec<Row> {
             median(&peer),
             Goal::AtMost(1.0),
         ),
-        Row::against("the same with packages in the store", median(&warm), median(&peer), Goal::AtMost(0.75)),
+        Row::against(
+            "the same with packages in the store",
+            median(&warm),
+            median(&peer),
+            Goal::AtMost(0.75),
+        ),
     ];
 
     if small() {
         println!("  mmdebstrap and apt are left out: they take long");
     } else {
         std::fs::create_dir_all(&tree).expect("a directory");
-        site::run(site::program("tar").args(["-xf"]).arg(dir.join("peer.tar")).arg("-C").arg(&tree));
-        std::fs::write(tree.join("etc/apt/sources.list"), sources().join("\n") + "\n").expect("sources");
+        site::run(
+            site::program("tar")
+                .args(["-xf"])
+                .arg(dir.join("peer.tar"))
+                .arg("-C")
+                .arg(&tree),
+        );
+        std::fs::write(
+            tree.join("etc/apt/sources.list"),
+            sources().join("\n") + "\n",
+        )
+        .expect("sources");
     }
-    for (what, cold) in [("neither lists nor indexes", true), ("lists and indexes", false)] {
+    for (what, cold) in [
+        ("neither lists nor indexes", true),
+        ("lists and indexes", false),
+    ] {
         let [ours, peer] = interleaved(QUICK_RUNS, |which, round| match which {
             0 => {
-                let place = if cold { dir.join(format!("empty-{round}")) } else { store.clone() };
+                let place = if cold {
+                    dir.join(format!("empty-{round}"))
+                } else {
+                    store.clone()
+                };
                 site::time(&mut impasto("outdated", &place, &["tools"]))
             }
             _ if small() => Duration::ZERO,
             _ => {
                 if cold {
                     site::run(
-                        site::program("find").arg(tree.join("var/lib/apt/lists")).args(["-type", "f", "-delete"]),
+                        site::program("find")
+                            .arg(tree.join("var/lib/apt/lists"))
+                            .args(["-type", "f", "-delete"]),
                     );
                 }
-                let line =
-                    "cp /etc/resolv.conf \"$1/etc/\"; chroot \"$1\" sh -c 'apt-get update && apt list --upgradable'";
+                let line = "cp /etc/resolv.conf \"$1/etc/\"; chroot \"$1\" sh -c 'apt-get update && apt list --upgradable'";
                 site::time(site::program("sh").args(["-ec", line, "sh"]).arg(&tree))
             }
         });
         detail(&format!("impasto outdated, {what}"), &ours);
         detail(&format!("apt, {what}"), &peer);
         let what = format!("outdated, with {what}, against apt in the chroot");
-        rows.push(Row::against(&what, median(&ours), median(&peer), Goal::AtMost(1.0)));
+        rows.push(Row::against(
+            &what,
+            median(&ours),
+            median(&peer),
+            Goal::AtMost(1.0),
+        ));
     }
 
     // That takes a disk with sixty packages.
@@ -101,10 +140,20 @@ pub(crate) fn rows() -> Vec<Row> {
     for package in some {
         let more = format!("one={package}");
         let settle = site::time(&mut impasto("update", &store, &["tools", "--var", &more]));
-        let time = site::time(impasto("build", &store, &["tools", "--var", &more]).arg("--out").arg(&dir));
+        let time = site::time(
+            impasto("build", &store, &["tools", "--var", &more])
+                .arg("--out")
+                .arg(&dir),
+        );
         let log = site::run(&mut impasto("log", &store, &["tools", "--var", &more]));
         let log = String::from_utf8_lossy(&log.stdout).into_owned();
-        let apt = log.lines().find_map(|line| line.split_once("apt took ")?.1.strip_suffix(" ms")?.parse().ok());
+        let apt = log.lines().find_map(|line| {
+            line.split_once("apt took ")?
+                .1
+                .strip_suffix(" ms")?
+                .parse()
+                .ok()
+        });
         let apt = Duration::from_millis(apt.expect("the log tells how long apt took"));
         println!(
             "  {package}: settled in {}, built in {}, of which apt {}",
@@ -116,21 +165,39 @@ pub(crate) fn rows() -> Vec<Row> {
         site::settle();
     }
     let beyond = median(&beyond).as_secs_f64();
-    rows.push(Row::absolute("one small package more, beyond apt's own work", beyond, Goal::AtMost(1.5), seconds));
+    rows.push(Row::absolute(
+        "one small package more, beyond apt's own work",
+        beyond,
+        Goal::AtMost(1.5),
+        seconds,
+    ));
     rows
 }
 
 /// The same packages by mmdebstrap, from the same mirrors, into `peer.tar`.
 fn mmdebstrap(dir: &Path) -> Duration {
     let text = std::fs::read_to_string("benches/peers/sixty.hcl").expect("the recipe");
-    let lists = text.lines().filter(|line| line.trim_start().starts_with('"') || line.contains("packages     ="));
+    let lists = text
+        .lines()
+        .filter(|line| line.trim_start().starts_with('"') || line.contains("packages     ="));
     let packages: Vec<_> = lists.flat_map(quoted).chain(["gdb".to_owned()]).collect();
     let archive = dir.join("peer.tar");
     site::remove(&archive);
     let mut command = site::program("mmdebstrap");
-    command.env("SOURCE_DATE_EPOCH", "1700000000").args(["--quiet", "--mode=root", "--variant=essential"]);
-    command.args(["--aptopt=Acquire::Languages \"none\"", "--aptopt=APT::Install-Recommends \"false\""]);
-    command.arg(format!("--include={}", packages.join(","))).arg("bookworm").arg(&archive).args(sources());
+    command.env("SOURCE_DATE_EPOCH", "1700000000").args([
+        "--quiet",
+        "--mode=root",
+        "--variant=essential",
+    ]);
+    command.args([
+        "--aptopt=Acquire::Languages \"none\"",
+        "--aptopt=APT::Install-Recommends \"false\"",
+    ]);
+    command
+        .arg(format!("--include={}", packages.join(",")))
+        .arg("bookworm")
+        .arg(&archive)
+        .args(sources());
     let time = site::time(&mut command);
     site::settle();
     time

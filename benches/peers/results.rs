@@ -26,26 +26,45 @@ const END: &str = "<!-- end of what was measured -->\n";
 impl Results {
     /// Those of this commit so far; none where the last ones are another commit's.
     pub(crate) fn open() -> Results {
-        let output = site::program("git").args(["describe", "--always", "--dirty"]).output();
-        let commit = output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        let output = site::program("git")
+            .args(["describe", "--always", "--dirty"])
+            .output();
+        let commit = output.map_or(String::new(), |output| {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        });
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let known = std::fs::read(file()).ok().and_then(|bytes| serde_json::from_slice::<Results>(&bytes).ok());
+        let known = std::fs::read(file())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Results>(&bytes).ok());
         let same = known.filter(|known| known.commit == commit && known.cpus == cpus);
-        same.unwrap_or(Results { commit, cpus, groups: Vec::new() })
+        same.unwrap_or(Results {
+            commit,
+            cpus,
+            groups: Vec::new(),
+        })
     }
 
     /// Keeps what was measured, at once.
     pub(crate) fn add(&mut self, name: &str, load: &str, rows: &[Row]) {
         self.groups.retain(|(known, ..)| known != name);
-        self.groups.push((name.to_owned(), load.to_owned(), rows.to_vec()));
+        self.groups
+            .push((name.to_owned(), load.to_owned(), rows.to_vec()));
         let text = serde_json::to_string_pretty(self).expect("JSON");
         std::fs::write(file(), text).expect("target/bench can be written");
     }
 
     /// What the page says of it.
     fn text(&self) -> String {
-        let rows: Vec<Row> = self.groups.iter().flat_map(|(.., rows)| rows.clone()).collect();
-        let loads: Vec<_> = self.groups.iter().map(|(name, load, _)| format!("{name} {load}")).collect();
+        let rows: Vec<Row> = self
+            .groups
+            .iter()
+            .flat_map(|(.., rows)| rows.clone())
+            .collect();
+        let loads: Vec<_> = self
+            .groups
+            .iter()
+            .map(|(name, load, _)| format!("{name} {load}"))
+            .collect();
         format!(
             "Medians at commit {} on {} CPUs, each peer in the same run. Load average at the start of each group: {}.\n\n{}",
             self.commit,
@@ -57,14 +76,25 @@ impl Results {
 
     /// Puts the table into the page, in the place of the one there. All rows must have been measured.
     pub(crate) fn write_readme(&self, names: &[&str]) -> Result<(), String> {
-        let missing: Vec<_> =
-            names.iter().filter(|name| self.groups.iter().all(|(known, ..)| known != *name)).copied().collect();
+        let missing: Vec<_> = names
+            .iter()
+            .filter(|name| self.groups.iter().all(|(known, ..)| known != *name))
+            .copied()
+            .collect();
         if !missing.is_empty() {
-            return Err(format!("not measured at {} yet: benches/run.sh {}", self.commit, missing.join(" ")));
+            return Err(format!(
+                "not measured at {} yet: benches/run.sh {}",
+                self.commit,
+                missing.join(" ")
+            ));
         }
         let page = std::fs::read_to_string(PAGE).map_err(|error| format!("{PAGE}: {error}"))?;
-        let (before, rest) = page.split_once(BEGIN).ok_or(format!("{PAGE} has no place for a table"))?;
-        let (_, after) = rest.split_once(END).ok_or(format!("{PAGE} has no end of a table"))?;
+        let (before, rest) = page
+            .split_once(BEGIN)
+            .ok_or(format!("{PAGE} has no place for a table"))?;
+        let (_, after) = rest
+            .split_once(END)
+            .ok_or(format!("{PAGE} has no end of a table"))?;
         let text = format!("{before}{BEGIN}{}{END}{after}", self.text());
         std::fs::write(PAGE, text).map_err(|error| format!("{PAGE}: {error}"))
     }

@@ -28,10 +28,14 @@ pub(crate) fn rows() -> Vec<Row> {
             let dir = site::fresh("seal-store");
             let store = Store::open(&dir).expect("a store");
             let (time, sealed) = timed(|| {
-                let source = Qcow2::open(File::open(&debian.qcow2).expect("the overlay")).expect("the overlay");
+                let source = Qcow2::open(File::open(&debian.qcow2).expect("the overlay"))
+                    .expect("the overlay");
                 store.seal(None, &source, Absent::AsParent).expect("sealed")
             });
-            assert!(sealed.new && sealed.changed_chunks == bytes / 65536, "{sealed:?}");
+            assert!(
+                sealed.new && sealed.changed_chunks == bytes / 65536,
+                "{sealed:?}"
+            );
             stored = sealed.stored_bytes;
             drop(store);
             site::remove(&dir);
@@ -41,7 +45,12 @@ pub(crate) fn rows() -> Vec<Row> {
         } else {
             let out = site::dir().join("seal.zst");
             let mut zstd = site::program("zstd");
-            let time = site::time(zstd.args(["-1", "-T0", "-q", "-f"]).arg(&debian.data).arg("-o").arg(&out));
+            let time = site::time(
+                zstd.args(["-1", "-T0", "-q", "-f"])
+                    .arg(&debian.data)
+                    .arg("-o")
+                    .arg(&out),
+            );
             site::remove(&out);
             time
         }

@@ -27,14 +27,21 @@ pub(crate) fn fresh(name: &str) -> PathBuf {
 
 /// Deletes a directory or a file, if it is there.
 pub(crate) fn remove(path: &Path) {
-    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let _ = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
     assert!(!path.exists(), "{} cannot be removed", path.display());
 }
 
 /// A program, with nothing to read and its output kept.
 pub(crate) fn program(name: &str) -> Command {
     let mut command = Command::new(name);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
@@ -49,7 +56,9 @@ pub(crate) fn impasto(store: &Path) -> Command {
 
 /// Runs a program to its end, which must be a success.
 pub(crate) fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}{}",
@@ -77,9 +86,13 @@ pub(crate) fn time(command: &mut Command) -> Duration {
 /// What a build's last event says about nodes: how many were built, and how many were found.
 pub(crate) fn summary(output: &Output) -> (u64, u64) {
     let text = String::from_utf8_lossy(&output.stdout);
-    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap_or_default()).expect("JSON events");
+    let last: serde_json::Value =
+        serde_json::from_str(text.lines().last().unwrap_or_default()).expect("JSON events");
     assert_eq!(last["event"], "run_finished");
-    (last["built"].as_u64().expect("a number"), last["cached"].as_u64().expect("a number"))
+    (
+        last["built"].as_u64().expect("a number"),
+        last["cached"].as_u64().expect("a number"),
+    )
 }
 
 /// A disk of Debian, made once; where everything is tiny, the small disk of `recipes/tiny`.
@@ -99,7 +112,10 @@ pub(crate) fn debian() -> Debian {
         std::fs::create_dir_all(&at).expect("a directory");
         let image = |from: &Path, to: &str, format| {
             let (mut convert, to) = (program("qemu-img"), at.join(to));
-            run(convert.args(["convert", "-q", "-O", format]).arg(from).arg(to));
+            run(convert
+                .args(["convert", "-q", "-O", format])
+                .arg(from)
+                .arg(to));
         };
         image(&tiny(), "base.raw", "raw");
         image(&tiny(), "base.qcow2", "qcow2");
@@ -107,7 +123,11 @@ pub(crate) fn debian() -> Debian {
     } else {
         script("benches/peers/make-base.sh", &at);
     }
-    let debian = Debian { raw: at.join("base.raw"), qcow2: at.join("base.qcow2"), data: at.join("base.data") };
+    let debian = Debian {
+        raw: at.join("base.raw"),
+        qcow2: at.join("base.qcow2"),
+        data: at.join("base.data"),
+    };
     if !debian.data.exists() {
         let source = RawFile::new(File::open(&debian.raw).expect("the base")).expect("the base");
         let part = at.join("base.data.part");
@@ -141,7 +161,11 @@ fn script(name: &str, at: &Path) {
 
 /// Reads a file, so that it is in the page cache.
 pub(crate) fn warm(path: &Path) {
-    std::io::copy(&mut File::open(path).expect("a file to read"), &mut std::io::sink()).expect("a readable file");
+    std::io::copy(
+        &mut File::open(path).expect("a file to read"),
+        &mut std::io::sink(),
+    )
+    .expect("a readable file");
 }
 
 /// Waits until all is written, so that what one run leaves behind is not paid for by the next.

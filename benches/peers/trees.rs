@@ -39,5 +39,10 @@ fn missing(program: &str, package: &str) -> Option<Row> {
     }
     let why = sized("not installed", "left out");
     println!("  {program} is {why}: apt-get install {package}");
-    Some(Row::fact(&format!("comparison with {program}"), why.to_owned(), "installed", small()))
+    Some(Row::fact(
+        &format!("comparison with {program}"),
+        why.to_owned(),
+        "installed",
+        small(),
+    ))
 }

@@ -45,7 +45,8 @@ pub(crate) fn close(guest_mounts: GuestMounts) -> Result<(), Problem> {
             UndoStep::Mounted { path, .. } if !mounts.contains(path) => {}
             UndoStep::Mounted { path, .. } => {
                 let path = below_old(path);
-                let directory = bounded::open_directory(&path).map_err(|e| failed("open", &path, e))?;
+                let directory =
+                    bounded::open_directory(&path).map_err(|e| failed("open", &path, e))?;
                 write_out(directory, &path)?;
                 unmount_at(&path, false)?;
             }
@@ -65,7 +66,8 @@ fn mounted(trace: &UndoStep) -> Option<&Path> {
 
 /// Writes a file system out; `directory` is on it.
 fn write_out(directory: File, path: &Path) -> Result<(), Problem> {
-    syncfs(&directory).map_err(|e| failed("write out", path, e.into()).of_kind(ProblemKind::WriteBack))
+    syncfs(&directory)
+        .map_err(|e| failed("write out", path, e.into()).of_kind(ProblemKind::WriteBack))
 }
 
 fn failed(what: &str, path: &Path, error: io::Error) -> Problem {
@@ -81,9 +83,12 @@ fn unmount_at(path: &Path, lazily: bool) -> Result<(), Problem> {
     match unmount(path, UnmountFlags::NOFOLLOW) {
         // Memory file systems may stay busy without harm to the disk below them.
         Err(rustix::io::Errno::BUSY) if lazily => {
-            unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH).map_err(|e| failed("unmount", path, e.into()))
+            unmount(path, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+                .map_err(|e| failed("unmount", path, e.into()))
         }
-        result => result.map_err(|e| failed("unmount", path, e.into()).of_kind(ProblemKind::WriteBack)),
+        result => {
+            result.map_err(|e| failed("unmount", path, e.into()).of_kind(ProblemKind::WriteBack))
+        }
     }
 }
 
@@ -91,8 +96,13 @@ fn unmount_at(path: &Path, lazily: bool) -> Result<(), Problem> {
 fn mount_points() -> Result<Vec<PathBuf>, Problem> {
     let path = Path::new("/proc/self/mountinfo");
     let text = bounded::read(path, bounded::TEXT).map_err(|e| failed("read", path, e))?;
-    let points = text.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    Ok(points.map(unescape).filter(|path| path != Path::new("/")).collect())
+    let points = text
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    Ok(points
+        .map(unescape)
+        .filter(|path| path != Path::new("/"))
+        .collect())
 }
 
 /// Blanks and backslashes are written as three octal digits (proc_pid_mountinfo(5)).
@@ -100,7 +110,9 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = tail
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(value) if byte == b'\\' => {
                 out.push(value);
@@ -118,21 +130,35 @@ fn unescape(field: &[u8]) -> PathBuf {
 /// Removes a mount point that the image did not have, and gives its directory the time back unless a step changed it.
 fn take_back(made: &CreatedPath) -> Result<(), Problem> {
     let path = below_old(&made.path);
-    let Some(parent) = path.parent() else { return Ok(()) };
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
     if !parent.starts_with(OLD) || !path.exists() {
         return Ok(());
     }
     let now = modified(parent)?;
-    let removed = if made.directory { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+    let removed = if made.directory {
+        fs::remove_dir(&path)
+    } else {
+        fs::remove_file(&path)
+    };
     match removed {
         // A step put something below it: then it belongs to the image.
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
         result => result.map_err(|e| failed("remove", &path, e))?,
     }
-    let (tv_sec, tv_nsec) = if now == made.parent_after { made.parent_before } else { now };
+    let (tv_sec, tv_nsec) = if now == made.parent_after {
+        made.parent_before
+    } else {
+        now
+    };
     let times = Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
         last_modification: Timespec { tv_sec, tv_nsec },
     };
-    utimensat(CWD, parent, &times, AtFlags::empty()).map_err(|e| failed("set the time of", parent, e.into()))
+    utimensat(CWD, parent, &times, AtFlags::empty())
+        .map_err(|e| failed("set the time of", parent, e.into()))
 }

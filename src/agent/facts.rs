@@ -29,7 +29,10 @@ pub(crate) struct Gauge {
 
 impl Gauge {
     pub(crate) fn new() -> Self {
-        Self { least: RefCell::default(), next: Cell::new(Instant::now()) }
+        Self {
+            least: RefCell::default(),
+            next: Cell::new(Instant::now()),
+        }
     }
 
     /// Looks, where it is time to.
@@ -66,22 +69,44 @@ impl Gauge {
     /// All that can be said of a step that has just failed.
     pub(crate) fn facts(&self, guest_mounts: &GuestMounts, files: &[String]) -> StepFacts {
         self.look_now(guest_mounts);
-        let path =
-            guest_mounts.setup.env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
-        let files = files.iter().take(MAX_EXAMINED).map(|name| examine(name, path)).collect();
-        StepFacts { spaces: self.least.borrow().clone(), files }
+        let path = guest_mounts
+            .setup
+            .env
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map_or("", |(_, value)| value.as_str());
+        let files = files
+            .iter()
+            .take(MAX_EXAMINED)
+            .map(|name| examine(name, path))
+            .collect();
+        StepFacts {
+            spaces: self.least.borrow().clone(),
+            files,
+        }
     }
 }
 
 /// A file by its absolute path, or by its name in the directories of `path`.
 fn examine(name: &str, path: &str) -> FileFacts {
-    let absent = FileFacts { name: name.to_owned(), mode: None, directory: false, noexec: false, lacks: None };
+    let absent = FileFacts {
+        name: name.to_owned(),
+        mode: None,
+        directory: false,
+        noexec: false,
+        lacks: None,
+    };
     let found = match name.contains('/') {
         true => Some(PathBuf::from(name)).filter(|file| file.is_absolute() && file.exists()),
-        false => path.split(':').map(|dir| Path::new(dir).join(name)).find(|file| file.is_file()),
+        false => path
+            .split(':')
+            .map(|dir| Path::new(dir).join(name))
+            .find(|file| file.is_file()),
     };
     let Some(file) = found else { return absent };
-    let Ok(metadata) = fs::metadata(&file) else { return absent };
+    let Ok(metadata) = fs::metadata(&file) else {
+        return absent;
+    };
     let noexec = statvfs(&file).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::NOEXEC));
     let lacks = interpreter(&file).filter(|program| !Path::new(program).exists());
     FileFacts {
@@ -102,10 +127,15 @@ fn interpreter(file: &Path) -> Option<String> {
         return loader(&file);
     }
     let mut line = Vec::new();
-    BufReader::new(file.take(FIRST_LINE)).read_until(b'\n', &mut line).ok()?;
+    BufReader::new(file.take(FIRST_LINE))
+        .read_until(b'\n', &mut line)
+        .ok()?;
     let line = String::from_utf8_lossy(&line[2..]);
     // A carriage return is part of the name, to the kernel too.
-    let mut words = line.trim_end_matches('\n').split([' ', '\t']).filter(|word| !word.is_empty());
+    let mut words = line
+        .trim_end_matches('\n')
+        .split([' ', '\t'])
+        .filter(|word| !word.is_empty());
     words.next().map(str::to_owned)
 }
 
@@ -118,12 +148,14 @@ fn loader(file: &fs::File) -> Option<String> {
     if !header.starts_with(b"\x7fELF\x02\x01") {
         return None;
     }
-    let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("BUG: eight bytes"));
+    let number =
+        |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("BUG: eight bytes"));
     let short = |at: usize| u64::from(u16::from_le_bytes([header[at], header[at + 1]]));
     let (table, size, count) = (number(32), short(54), short(56));
     for index in 0..count {
         let mut entry = [0; 40];
-        file.read_exact_at(&mut entry, table.checked_add(index * size)?).ok()?;
+        file.read_exact_at(&mut entry, table.checked_add(index * size)?)
+            .ok()?;
         if u32::from_le_bytes(entry[..4].try_into().expect("BUG: four bytes")) != PT_INTERP {
             continue;
         }
@@ -131,7 +163,11 @@ fn loader(file: &fs::File) -> Option<String> {
         let length = u64::from_le_bytes(entry[32..40].try_into().expect("BUG: eight bytes"));
         let mut name = vec![0; usize::try_from(length.min(FIRST_LINE)).ok()?];
         file.read_exact_at(&mut name, offset).ok()?;
-        return Some(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned());
+        return Some(
+            String::from_utf8_lossy(&name)
+                .trim_end_matches('\0')
+                .to_owned(),
+        );
     }
     None
 }

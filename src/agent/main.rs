@@ -6,7 +6,11 @@
 
 #[path = "../base"]
 mod base {
-    #[allow(dead_code, unreachable_pub, reason = "impasto uses the rest; for impasto it is public")]
+    #[allow(
+        dead_code,
+        unreachable_pub,
+        reason = "impasto uses the rest; for impasto it is public"
+    )]
     pub(crate) mod bounded;
 }
 mod close;
@@ -22,7 +26,11 @@ mod nodes;
 mod patch;
 mod placement;
 #[path = "../sandbox/protocol.rs"]
-#[allow(dead_code, unreachable_pub, reason = "each side uses its half; for impasto it is public")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each side uses its half; for impasto it is public"
+)]
 mod protocol;
 mod serve;
 mod steps;

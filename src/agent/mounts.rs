@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_change,
-    mount_remount, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_bind, mount_change, mount_remount, move_mount, open_tree,
 };
 use rustix::process::{chdir, pivot_root, umask};
 
@@ -58,19 +58,33 @@ pub(crate) fn io_problem(what: &'static str, path: &Path) -> impl FnOnce(io::Err
     move |error| Problem::io(what, path.to_string_lossy(), &error)
 }
 
-pub(crate) fn mount_at(source: &str, target: &Path, kind: &str, flags: MountFlags, data: &str) -> Result<(), Problem> {
-    let data =
-        std::ffi::CString::new(data).map_err(|_| Problem::new(ProblemKind::Protocol, "a mount option contains NUL"))?;
-    mount(source, target, kind, flags, Some(data.as_c_str()))
-        .map_err(|e| Problem::io("mount", format!("{source} ({kind}) at {}", target.display()), &e.into()))
+pub(crate) fn mount_at(
+    source: &str,
+    target: &Path,
+    kind: &str,
+    flags: MountFlags,
+    data: &str,
+) -> Result<(), Problem> {
+    let data = std::ffi::CString::new(data)
+        .map_err(|_| Problem::new(ProblemKind::Protocol, "a mount option contains NUL"))?;
+    mount(source, target, kind, flags, Some(data.as_c_str())).map_err(|e| {
+        Problem::io(
+            "mount",
+            format!("{source} ({kind}) at {}", target.display()),
+            &e.into(),
+        )
+    })
 }
 
 impl GuestMounts {
     /// Builds it. On an error nothing needs to be undone: the namespace ends with the agent, and nothing was written.
     pub(crate) fn make(setup: Setup) -> Result<Self, Problem> {
         sys::unshare_own().map_err(|e| Problem::io("create", "namespaces", &e))?;
-        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-            .map_err(|e| Problem::io("make private", "/", &e.into()))?;
+        mount_change(
+            "/",
+            MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+        )
+        .map_err(|e| Problem::io("make private", "/", &e.into()))?;
         rustix::system::sethostname(setup.host_name.as_bytes())
             .map_err(|e| Problem::io("set", "the host name", &e.into()))?;
         if let Some(cpus) = setup.cpus {
@@ -86,14 +100,23 @@ impl GuestMounts {
         mount_disk(root, disk, false)?;
         enter(disk)?;
         let directory = bounded::open_directory("/").map_err(io_problem("open", Path::new("/")))?;
-        let mut guest_mounts = Self { root: root.number, directory, undo_log: Vec::new(), setup: setup.clone() };
+        let mut guest_mounts = Self {
+            root: root.number,
+            directory,
+            undo_log: Vec::new(),
+            setup: setup.clone(),
+        };
         for path in kernel::MOUNT_POINTS.map(Path::new) {
             guest_mounts.make_dir(path)?;
         }
         kernel::mount_all(&guest_mounts.setup)?;
         guest_mounts.mount_fstab()?;
         let mounted = guest_mounts.mounted();
-        setup.disk.iter().filter(|node| mounted.contains(&node.number)).for_each(|node| settings.apply(node.device));
+        setup
+            .disk
+            .iter()
+            .filter(|node| mounted.contains(&node.number))
+            .for_each(|node| settings.apply(node.device));
         for (path, content) in &setup.overlays {
             guest_mounts.overlay(Path::new(path), content)?;
         }
@@ -106,7 +129,11 @@ impl GuestMounts {
             show_tree(&tree, &below_run(path)?, MountFlags::RDONLY)?;
         }
         for ((name, _), cache) in setup.caches.iter().zip(caches) {
-            show_tree(&cache, &below_run(&format!("{CACHES}/{name}"))?, MountFlags::empty())?;
+            show_tree(
+                &cache,
+                &below_run(&format!("{CACHES}/{name}"))?,
+                MountFlags::empty(),
+            )?;
         }
         umask(Mode::WGRP | Mode::WOTH);
         Ok(guest_mounts)
@@ -123,7 +150,10 @@ impl GuestMounts {
             return Some(Path::new("/"));
         }
         self.undo_log.iter().find_map(|trace| match trace {
-            UndoStep::Mounted { number: mounted, path } if *mounted == number => Some(path.as_path()),
+            UndoStep::Mounted {
+                number: mounted,
+                path,
+            } if *mounted == number => Some(path.as_path()),
             _ => None,
         })
     }
@@ -156,12 +186,19 @@ impl GuestMounts {
         };
         for line in String::from_utf8_lossy(&text).lines() {
             let mut fields = line.split_whitespace();
-            let (Some(source), Some(target), Some(kind)) = (fields.next(), fields.next(), fields.next()) else {
+            let (Some(source), Some(target), Some(kind)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
                 continue;
             };
             let options = fields.next().unwrap_or_default();
             let waits = options.split(',').any(|option| option == "noauto");
-            if source.starts_with('#') || target == "/" || !target.starts_with('/') || kind == "swap" || waits {
+            if source.starts_with('#')
+                || target == "/"
+                || !target.starts_with('/')
+                || kind == "swap"
+                || waits
+            {
                 continue;
             }
             let Some(node) = find(&self.setup.disk, source).cloned() else {
@@ -176,13 +213,19 @@ impl GuestMounts {
                 if node.describe == "vfat" {
                     continue;
                 }
-                let what = format!("fstab mounts {source} at {target}: cannot use a {}", node.describe);
+                let what = format!(
+                    "fstab mounts {source} at {target}: cannot use a {}",
+                    node.describe
+                );
                 return Err(Problem::new(ProblemKind::NoRoot, what));
             }
             let target = PathBuf::from(unescape(target));
             self.make_dir(&target)?;
             mount_disk(&node, &target, false)?;
-            self.undo_log.push(UndoStep::Mounted { number: node.number, path: target });
+            self.undo_log.push(UndoStep::Mounted {
+                number: node.number,
+                path: target,
+            });
         }
         Ok(())
     }
@@ -192,8 +235,9 @@ impl GuestMounts {
         let container = self.setup.disk.iter().find(|node| node.is_container);
         let Some(node) = container else { return Ok(()) };
         let (number, describe) = (node.number, &node.describe);
-        let what =
-            format!("fstab mounts {source} at {target}, and partition {number} is a {describe}: cannot use that");
+        let what = format!(
+            "fstab mounts {source} at {target}, and partition {number} is a {describe}: cannot use that"
+        );
         Err(Problem::new(ProblemKind::NoRoot, what))
     }
 
@@ -218,7 +262,12 @@ impl GuestMounts {
                     path = path.parent().unwrap_or(Path::new("/")).join(target);
                 }
                 Ok(found) if found.is_file() => return Ok(path),
-                Ok(_) => return Err(Problem::new(ProblemKind::Io, format!("{} is not a file", path.display()))),
+                Ok(_) => {
+                    return Err(Problem::new(
+                        ProblemKind::Io,
+                        format!("{} is not a file", path.display()),
+                    ));
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if let Some(parent) = path.parent() {
                         self.make_dir(parent)?;
@@ -229,27 +278,44 @@ impl GuestMounts {
                 Err(error) => return Err(io_problem("examine", &path)(error)),
             }
         }
-        Err(Problem::io("follow", path.to_string_lossy(), &rustix::io::Errno::LOOP.into()))
+        Err(Problem::io(
+            "follow",
+            path.to_string_lossy(),
+            &rustix::io::Errno::LOOP.into(),
+        ))
     }
 
     /// A directory, made where it is missing together with those above it.
     fn make_dir(&mut self, path: &Path) -> Result<(), Problem> {
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Ok(()),
-            Ok(_) => return Err(Problem::io("mount at", path.to_string_lossy(), &rustix::io::Errno::NOTDIR.into())),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_problem("examine", path)(error)),
+            Ok(_) => {
+                return Err(Problem::io(
+                    "mount at",
+                    path.to_string_lossy(),
+                    &rustix::io::Errno::NOTDIR.into(),
+                ));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_problem("examine", path)(error));
+            }
             Err(_) => {}
         }
         if let Some(parent) = path.parent() {
             self.make_dir(parent)?;
         }
-        self.remember(path, true, |path| fs::DirBuilder::new().mode(0o755).create(path))
+        self.remember(path, true, |path| {
+            fs::DirBuilder::new().mode(0o755).create(path)
+        })
     }
 
     /// Mounts the root once more, without what is mounted on it. Closing the guest unmounts it.
     pub(crate) fn show_root(&self) -> Result<(), Problem> {
         let path = Path::new(RUN_DIR).join(ROOT);
-        fs::DirBuilder::new().mode(0o755).create(&path).map_err(io_problem("make", &path))?;
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&path)
+            .map_err(io_problem("make", &path))?;
         mount_bind("/", &path).map_err(|e| io_problem("bind the root at", &path)(e.into()))
     }
 
@@ -262,7 +328,12 @@ impl GuestMounts {
         let parent = path.parent().unwrap_or(Path::new("/"));
         let parent_before = modified(parent)?;
         make(path).map_err(io_problem("make", path))?;
-        let made = CreatedPath { path: path.to_path_buf(), directory, parent_before, parent_after: modified(parent)? };
+        let made = CreatedPath {
+            path: path.to_path_buf(),
+            directory,
+            parent_before,
+            parent_after: modified(parent)?,
+        };
         self.undo_log.push(UndoStep::Made(made));
         Ok(())
     }
@@ -282,17 +353,22 @@ fn limit_cpus(count: u32) -> rustix::io::Result<()> {
 fn open_trees(named: &[(String, String)]) -> Result<Vec<OwnedFd>, Problem> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let open = |(_, host): &(String, String)| {
-        open_tree(CWD, host.as_str(), flags).map_err(|e| Problem::io("open", host.clone(), &e.into()))
+        open_tree(CWD, host.as_str(), flags)
+            .map_err(|e| Problem::io("open", host.clone(), &e.into()))
     };
     named.iter().map(open).collect()
 }
 
 /// Mounts a directory of the host, with one more flag than every such directory has.
 fn show_tree(tree: &OwnedFd, path: &Path, flag: MountFlags) -> Result<(), Problem> {
-    fs::DirBuilder::new().mode(0o755).create(path).map_err(io_problem("make", path))?;
+    fs::DirBuilder::new()
+        .mode(0o755)
+        .create(path)
+        .map_err(io_problem("make", path))?;
     move_mount(tree, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|e| io_problem("bind", path)(e.into()))?;
-    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | flag;
+    let flags =
+        MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | flag;
     mount_remount(path, flags, "").map_err(|e| io_problem("guard", path)(e.into()))
 }
 
@@ -300,7 +376,11 @@ fn show_tree(tree: &OwnedFd, path: &Path, flag: MountFlags) -> Result<(), Proble
 fn below_run(path: &str) -> Result<PathBuf, Problem> {
     let path = Path::new(RUN_DIR).join(path);
     let parent = path.parent().unwrap_or(Path::new(RUN_DIR));
-    fs::DirBuilder::new().mode(0o755).recursive(true).create(parent).map_err(io_problem("make", parent))?;
+    fs::DirBuilder::new()
+        .mode(0o755)
+        .recursive(true)
+        .create(parent)
+        .map_err(io_problem("make", parent))?;
     Ok(path)
 }
 
@@ -312,7 +392,8 @@ pub(crate) fn modified(path: &Path) -> Result<(i64, i64), Problem> {
 
 fn chmod(path: &Path, mode: u32) -> Result<(), Problem> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_problem("change the mode of", path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(io_problem("change the mode of", path))
 }
 
 /// Leaves the host's file systems for a tmpfs that holds the disk's nodes and a mount point.
@@ -329,7 +410,9 @@ fn enter_scaffold(disk: &[DiskNode]) -> Result<(), Problem> {
 
 /// Makes a mount the root and lets go of the old one.
 fn enter(root: &Path) -> Result<(), Problem> {
-    let failed = |what| move |error: rustix::io::Errno| Problem::io(what, root.to_string_lossy(), &error.into());
+    let failed = |what| {
+        move |error: rustix::io::Errno| Problem::io(what, root.to_string_lossy(), &error.into())
+    };
     chdir(root).map_err(failed("enter"))?;
     // The old root is put over the new one and taken away again: no directory is needed for it (pivot_root(2)).
     pivot_root(".", ".").map_err(failed("make the root"))?;
@@ -341,7 +424,11 @@ fn enter(root: &Path) -> Result<(), Problem> {
 fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem> {
     let kind = node.mount_type.as_deref().unwrap_or_default();
     let source = format!("/dev/{}", nodes::name(node.number));
-    let access = if probe { MountFlags::RDONLY } else { MountFlags::empty() };
+    let access = if probe {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::empty()
+    };
     // A device file of the image would be a device of the host.
     let flags = access | MountFlags::NOATIME | MountFlags::NODEV;
     // What is free at the end is found by reading the bitmaps: QEMU refuses discards that are not whole clusters.
@@ -349,7 +436,13 @@ fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem
         // Inode tables that mke2fs left to the kernel would be zeroed as far as the job's time allows.
         let mut result = Ok(());
         for options in placement::OPTIONS {
-            result = mount_at(&source, target, kind, flags, &format!("noinit_itable,{options}"));
+            result = mount_at(
+                &source,
+                target,
+                kind,
+                flags,
+                &format!("noinit_itable,{options}"),
+            );
             if result.is_ok() {
                 break;
             }
@@ -369,8 +462,11 @@ fn mount_disk(node: &DiskNode, target: &Path, probe: bool) -> Result<(), Problem
 
 /// The node of the root; where several are possible the only one that holds a shell.
 fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
-    let nodes: Vec<&DiskNode> =
-        setup.root.iter().filter_map(|number| setup.disk.iter().find(|node| node.number == *number)).collect();
+    let nodes: Vec<&DiskNode> = setup
+        .root
+        .iter()
+        .filter_map(|number| setup.disk.iter().find(|node| node.number == *number))
+        .collect();
     if let [only] = nodes.as_slice() {
         return Ok(only);
     }
@@ -379,7 +475,8 @@ fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
     for node in &nodes {
         mount_disk(node, disk, true)?;
         let found = has_shell(disk);
-        rustix::mount::unmount(disk, UnmountFlags::empty()).map_err(|e| io_problem("unmount", disk)(e.into()))?;
+        rustix::mount::unmount(disk, UnmountFlags::empty())
+            .map_err(|e| io_problem("unmount", disk)(e.into()))?;
         if found {
             with_shell.push(*node);
         }
@@ -388,7 +485,10 @@ fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
         return Ok(only);
     }
     let name = |nodes: &[&DiskNode]| {
-        let names: Vec<String> = nodes.iter().map(|node| format!("{} ({})", node.number, node.describe)).collect();
+        let names: Vec<String> = nodes
+            .iter()
+            .map(|node| format!("{} ({})", node.number, node.describe))
+            .collect();
         names.join(", ")
     };
     let what = if with_shell.is_empty() {
@@ -402,7 +502,9 @@ fn choose_root(setup: &Setup) -> Result<&DiskNode, Problem> {
 /// `/bin/sh` below a directory that is not the root: links stay inside, and a dangling one counts.
 fn has_shell(root: &Path) -> bool {
     use rustix::fs::{OFlags, ResolveFlags, openat2};
-    let Ok(dir) = bounded::open_directory(root) else { return false };
+    let Ok(dir) = bounded::open_directory(root) else {
+        return false;
+    };
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(&dir, "bin/sh", flags, Mode::empty(), inside).is_ok()
@@ -412,7 +514,10 @@ fn has_shell(root: &Path) -> bool {
 fn find<'a>(disk: &'a [DiskNode], source: &str) -> Option<&'a DiskNode> {
     let (key, value) = source.split_once('=').unwrap_or((source, ""));
     let value = unescape(value.trim_matches('"'));
-    let same = |have: &Option<String>| have.as_ref().is_some_and(|have| have.eq_ignore_ascii_case(&value));
+    let same = |have: &Option<String>| {
+        have.as_ref()
+            .is_some_and(|have| have.eq_ignore_ascii_case(&value))
+    };
     let tail = |prefix| source.strip_prefix(prefix);
     disk.iter().find(|node| match key {
         "UUID" => same(&node.uuid),
@@ -420,14 +525,24 @@ fn find<'a>(disk: &'a [DiskNode], source: &str) -> Option<&'a DiskNode> {
         "LABEL" => node.label.as_ref() == Some(&value),
         _ => tail("/dev/").is_some_and(|name| {
             name == nodes::name(node.number)
-                || name.strip_prefix("disk/by-uuid/").is_some_and(|uuid| node.uuid.as_deref() == Some(uuid))
-                || name.strip_prefix("disk/by-partuuid/").is_some_and(|uuid| node.part_uuid.as_deref() == Some(uuid))
-                || name.strip_prefix("disk/by-label/").is_some_and(|label| node.label.as_deref() == Some(label))
+                || name
+                    .strip_prefix("disk/by-uuid/")
+                    .is_some_and(|uuid| node.uuid.as_deref() == Some(uuid))
+                || name
+                    .strip_prefix("disk/by-partuuid/")
+                    .is_some_and(|uuid| node.part_uuid.as_deref() == Some(uuid))
+                || name
+                    .strip_prefix("disk/by-label/")
+                    .is_some_and(|label| node.label.as_deref() == Some(label))
         }),
     })
 }
 
 /// A field of fstab: blanks are written in octal (fstab(5)).
 fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    field
+        .replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }

@@ -9,8 +9,14 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 use crate::protocol::{DiskNode, Problem};
 
-const CHARACTER_DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const CHARACTER_DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
@@ -22,7 +28,11 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Name of the disk or a partition in `/dev`.
 pub(crate) fn name(number: u32) -> String {
-    if number == 0 { "vda".to_owned() } else { format!("vda{number}") }
+    if number == 0 {
+        "vda".to_owned()
+    } else {
+        format!("vda{number}")
+    }
 }
 
 /// Makes the disk's nodes in `dir`. The umask must be 0.
@@ -30,8 +40,14 @@ pub(crate) fn make_disk(dir: &Path, disk: &[DiskNode]) -> Result<(), Problem> {
     for node in disk {
         let path = dir.join(name(node.number));
         let device = makedev(node.device.major, node.device.minor);
-        mknodat(CWD, &path, FileType::BlockDevice, Mode::from_raw_mode(0o660), device)
-            .map_err(|e| Problem::io("make the device", path.to_string_lossy(), &e.into()))?;
+        mknodat(
+            CWD,
+            &path,
+            FileType::BlockDevice,
+            Mode::from_raw_mode(0o660),
+            device,
+        )
+        .map_err(|e| Problem::io("make the device", path.to_string_lossy(), &e.into()))?;
     }
     Ok(())
 }
@@ -42,8 +58,14 @@ pub(crate) fn make_all(dir: &Path, disk: &[DiskNode]) -> Result<(), Problem> {
     let failed = |path: &Path, error| Problem::io("make", path.to_string_lossy(), &error);
     for (name, major, minor) in CHARACTER_DEVICES {
         let path = dir.join(name);
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))
-            .map_err(|e| failed(&path, e.into()))?;
+        mknodat(
+            CWD,
+            &path,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            makedev(major, minor),
+        )
+        .map_err(|e| failed(&path, e.into()))?;
     }
     for (name, target) in LINKS {
         let path = dir.join(name);
@@ -59,7 +81,10 @@ pub(crate) fn make_all(dir: &Path, disk: &[DiskNode]) -> Result<(), Problem> {
             let Some(value) = value else { continue };
             let links = dir.join("disk").join(kind);
             let mut make = std::fs::DirBuilder::new();
-            make.recursive(true).mode(0o755).create(&links).map_err(|e| failed(&links, e))?;
+            make.recursive(true)
+                .mode(0o755)
+                .create(&links)
+                .map_err(|e| failed(&links, e))?;
             let link = links.join(escape(value));
             match symlink(format!("../../{}", name(node.number)), &link) {
                 // Two file systems of one label: the first wins, as good as any.

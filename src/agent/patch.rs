@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, makedev, mknodat, utimensat,
+};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::base::bounded;
@@ -20,10 +22,17 @@ use crate::protocol::{self, Change, PatchNode, Problem, ProblemKind, Put, RUN_DI
 const BLOCK: usize = 4096;
 
 /// Applies the changes that an input holds to the file system of a partition.
-pub(crate) fn apply(guest_mounts: &GuestMounts, partition: u32, input: &str) -> Result<(), Problem> {
+pub(crate) fn apply(
+    guest_mounts: &GuestMounts,
+    partition: u32,
+    input: &str,
+) -> Result<(), Problem> {
     let source = job_path(RunSubdir::Inputs, input)?;
     let Some(mounted) = guest_mounts.mount_point(partition) else {
-        return Err(Problem::new(ProblemKind::Protocol, format!("partition {partition} is not mounted")));
+        return Err(Problem::new(
+            ProblemKind::Protocol,
+            format!("partition {partition} is not mounted"),
+        ));
     };
     // What is mounted on its directories hides what lies in them; a bind shows the file system alone.
     let bare = Path::new(RUN_DIR).join("bare");
@@ -61,20 +70,27 @@ fn patch(changes: &mut impl Read, root: &Path) -> Result<(), Problem> {
             }
         }
     }
-    directories
-        .iter()
-        .rev()
-        .try_for_each(|(path, put)| set_attributes(put, path).map_err(|e| failed("change", path, e)))
+    directories.iter().rev().try_for_each(|(path, put)| {
+        set_attributes(put, path).map_err(|e| failed("change", path, e))
+    })
 }
 
 fn below(root: &Path, path: &[u8]) -> PathBuf {
     let path = path.strip_prefix(b"/").unwrap_or(path);
-    if path.is_empty() { root.to_path_buf() } else { root.join(std::ffi::OsStr::from_bytes(path)) }
+    if path.is_empty() {
+        root.to_path_buf()
+    } else {
+        root.join(std::ffi::OsStr::from_bytes(path))
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
-    if found.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) }
+    if found.is_dir() {
+        fs::remove_dir(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 /// Makes what is to be at a path; owner, mode, time and attributes come after.
@@ -110,7 +126,13 @@ fn make(put: &Put, path: &Path, root: &Path, contents: &mut impl Read) -> io::Re
 
 /// Writes a file: only blocks that differ from what is there. What no run covers is zero.
 fn write(path: &Path, size: u64, runs: &[(u64, u64)], contents: &mut impl Read) -> io::Result<()> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
     // Behind it nothing is there that could be as it shall be: a hole reads like zeros that were written.
     let old_size = file.metadata()?.len().min(size);
     file.set_len(size)?;
@@ -148,7 +170,12 @@ fn zero(file: &File, start: u64, end: u64) -> io::Result<()> {
             return Ok(());
         }
         let hole = seek(file, SeekFrom::Hole(data))?.min(end);
-        fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, data, hole - data)?;
+        fallocate(
+            file,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            data,
+            hole - data,
+        )?;
         at = hole;
     }
     Ok(())
@@ -156,15 +183,22 @@ fn zero(file: &File, start: u64, end: u64) -> io::Result<()> {
 
 /// Gives a file its owner, mode, extended attributes and time.
 fn set_attributes(put: &Put, path: &Path) -> io::Result<()> {
-    let is_link = matches!(put.node, PatchNode::Symlink { .. }) || fs::symlink_metadata(path)?.is_symlink();
+    let is_link =
+        matches!(put.node, PatchNode::Symlink { .. }) || fs::symlink_metadata(path)?.is_symlink();
     lchown(path, Some(put.uid), Some(put.gid))?;
     if !is_link {
         fs::set_permissions(path, fs::Permissions::from_mode(put.mode))?;
     }
     attributes(put, path)?;
     let (tv_sec, nanos) = put.mtime;
-    let time = Timespec { tv_sec, tv_nsec: nanos.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let time = Timespec {
+        tv_sec,
+        tv_nsec: nanos.into(),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -177,8 +211,15 @@ fn attributes(put: &Put, path: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::OPNOTSUPP) if put.xattrs.is_empty() => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        if !put.xattrs.iter().any(|(wanted, _)| wanted.as_slice() == name) {
+    for name in names[..length]
+        .split(|&byte| byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        if !put
+            .xattrs
+            .iter()
+            .any(|(wanted, _)| wanted.as_slice() == name)
+        {
             rustix::fs::lremovexattr(path, name)?;
         }
     }

@@ -37,12 +37,24 @@ impl MountSettings {
     /// them, files are placed as well as ever.
     pub(crate) fn apply(&self, device: Device) {
         let Some(sys) = &self.0 else { return };
-        let link = readlinkat(sys, format!("dev/block/{}:{}", device.major, device.minor), Vec::new());
-        let Some(name) = link.ok().and_then(|link| link.to_str().ok()?.rsplit('/').next().map(str::to_owned)) else {
+        let link = readlinkat(
+            sys,
+            format!("dev/block/{}:{}", device.major, device.minor),
+            Vec::new(),
+        );
+        let Some(name) = link
+            .ok()
+            .and_then(|link| link.to_str().ok()?.rsplit('/').next().map(str::to_owned))
+        else {
             return;
         };
         let setting = format!("fs/ext4/{name}/mb_group_prealloc");
-        if let Ok(file) = openat(sys, setting, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        if let Ok(file) = openat(
+            sys,
+            setting,
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             let _ = std::fs::File::from(file).write_all(b"0");
         }
     }

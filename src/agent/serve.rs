@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
-use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use rustix::process::{
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
 
 use crate::close;
 use crate::files::{self, Upload};
@@ -37,12 +39,16 @@ pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let mut channel = Channel(File::from(io::stdin().as_fd().try_clone_to_owned()?));
     let runner = Runner::new(terminal.and_then(sys::inherited))?;
-    let Some(Request::Hello { version, nonce }) = channel.receive()? else { return Err(out_of_order()) };
+    let Some(Request::Hello { version, nonce }) = channel.receive()? else {
+        return Err(out_of_order());
+    };
     if version != VERSION {
         return Err(out_of_order());
     }
     channel.send(&Answer::Ok)?;
-    let Some(Request::Setup(setup)) = channel.receive()? else { return Err(out_of_order()) };
+    let Some(Request::Setup(setup)) = channel.receive()? else {
+        return Err(out_of_order());
+    };
     let guest_mounts = match GuestMounts::make(setup) {
         Ok(guest_mounts) => guest_mounts,
         Err(problem) => {
@@ -50,7 +56,10 @@ pub(crate) fn serve(terminal: Option<RawFd>) -> io::Result<()> {
             return Err(io::ErrorKind::Other.into());
         }
     };
-    channel.send(&Answer::Made { root: guest_mounts.root(), mounted: guest_mounts.mounted() })?;
+    channel.send(&Answer::Made {
+        root: guest_mounts.root(),
+        mounted: guest_mounts.mounted(),
+    })?;
     converse(&mut channel, &runner, &guest_mounts)?;
     runner.kill_remaining();
     match close::close(guest_mounts) {
@@ -80,7 +89,9 @@ fn converse(channel: &mut Channel, runner: &Runner, guest_mounts: &GuestMounts) 
             }
             Request::End => {
                 let upload = upload.take().unwrap_or_else(|| Err(unexpected()));
-                upload.and_then(|upload| upload.end(guest_mounts.setup.source_date_epoch)).map(|()| Answer::Ok)
+                upload
+                    .and_then(|upload| upload.end(guest_mounts.setup.source_date_epoch))
+                    .map(|()| Answer::Ok)
             }
             Request::Step(step) => runner.run(channel, guest_mounts, &step)?,
             Request::Shell { line } => runner.shell(guest_mounts, line.as_deref()),
@@ -90,10 +101,12 @@ fn converse(channel: &mut Channel, runner: &Runner, guest_mounts: &GuestMounts) 
                 Ok(Answer::Ok)
             }
             // Everything for the steps is there now.
-            Request::SnapshotVolatile { volatile: paths } => kernel::close_secrets().and_then(|()| {
-                volatile = Volatile::snapshot(guest_mounts, &paths)?;
-                Ok(Answer::Ok)
-            }),
+            Request::SnapshotVolatile { volatile: paths } => {
+                kernel::close_secrets().and_then(|()| {
+                    volatile = Volatile::snapshot(guest_mounts, &paths)?;
+                    Ok(Answer::Ok)
+                })
+            }
             Request::RestoreVolatile => volatile.restore().map(|()| Answer::Ok),
             Request::Collect { path, most } => files::collect(channel, &path, most)?,
             Request::Hello { .. } | Request::Setup(_) => Err(unexpected()),

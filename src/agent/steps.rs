@@ -15,8 +15,8 @@ use rustix::fs::{Mode, OFlags, fcntl_setfl};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, chdir, getpgrp, kill_process_group, pidfd_open, setpgid, setsid,
-    umask, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, chdir, getpgrp, kill_process_group,
+    pidfd_open, setpgid, setsid, umask, wait,
 };
 use rustix::termios::tcsetpgrp;
 use serde_bytes::ByteBuf;
@@ -27,7 +27,9 @@ use crate::facts::Gauge;
 use crate::files;
 use crate::memory;
 use crate::mounts::GuestMounts;
-use crate::protocol::{AgentStep, Answer, Limit, MAX_LOG, Problem, ProblemKind, RunSubdir, StepFacts, Stream};
+use crate::protocol::{
+    AgentStep, Answer, Limit, MAX_LOG, Problem, ProblemKind, RunSubdir, StepFacts, Stream,
+};
 use crate::serve::Channel;
 use crate::sys;
 use crate::usage::Watcher;
@@ -43,7 +45,10 @@ const CONFINED: &str = "confined";
 const FIRST_TO_GO: &str = "500";
 
 /// How often orphans are reaped while a step runs.
-const REAP_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const REAP_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 50_000_000,
+};
 
 const SHELL: &str = "/bin/sh";
 
@@ -72,7 +77,13 @@ impl Runner {
             fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
         let outputs = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-        Ok(Self { executable, outputs, inputs: [stdout_in, stderr_in], terminal, gauge: Gauge::new() })
+        Ok(Self {
+            executable,
+            outputs,
+            inputs: [stdout_in, stderr_in],
+            terminal,
+            gauge: Gauge::new(),
+        })
     }
 
     /// Does one step. The outer error is a broken channel.
@@ -83,7 +94,11 @@ impl Runner {
         step: &AgentStep,
     ) -> io::Result<Result<Answer, Problem>> {
         let answer = self.run_unlimited(channel, guest_mounts, step)?;
-        Ok(if tmpfs_is_full() { Ok(Answer::Limit(Limit::Tmpfs)) } else { answer })
+        Ok(if tmpfs_is_full() {
+            Ok(Answer::Limit(Limit::Tmpfs))
+        } else {
+            answer
+        })
     }
 
     fn run_unlimited(
@@ -99,10 +114,16 @@ impl Runner {
             },
             AgentStep::Command { line } => vec![SHELL.into(), "-ec".into(), line.into()],
             AgentStep::ShowRoot => {
-                return Ok(guest_mounts.show_root().map(|()| Answer::Exited { code: Some(0), signal: None }));
+                return Ok(guest_mounts.show_root().map(|()| Answer::Exited {
+                    code: Some(0),
+                    signal: None,
+                }));
             }
             other => {
-                return Ok(files::apply(guest_mounts, other).map(|()| Answer::Exited { code: Some(0), signal: None }));
+                return Ok(files::apply(guest_mounts, other).map(|()| Answer::Exited {
+                    code: Some(0),
+                    signal: None,
+                }));
             }
         };
         if let Err(problem) = demand_shell(&arguments) {
@@ -110,20 +131,37 @@ impl Runner {
         }
         match self.spawn(guest_mounts, &arguments) {
             Ok(pid) => self.follow(channel, guest_mounts, pid),
-            Err(error) => Ok(Err(Problem::io("start", arguments[0].to_string_lossy(), &error))),
+            Err(error) => Ok(Err(Problem::io(
+                "start",
+                arguments[0].to_string_lossy(),
+                &error,
+            ))),
         }
     }
 
     fn command(&self, guest_mounts: &GuestMounts, arguments: &[OsString]) -> Command {
         let executable = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
-        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the sandbox, which runs programs"
+        )]
         let mut command = Command::new(executable);
-        let confinement = if guest_mounts.setup.privileged { PRIVILEGED } else { CONFINED };
+        let confinement = if guest_mounts.setup.privileged {
+            PRIVILEGED
+        } else {
+            CONFINED
+        };
         command
             .args([LAUNCH, confinement])
             .args(arguments)
             .env_clear()
-            .envs(guest_mounts.setup.env.iter().map(|(name, value)| (name, value)));
+            .envs(
+                guest_mounts
+                    .setup
+                    .env
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            );
         command
     }
 
@@ -161,7 +199,10 @@ impl Runner {
             let status = reap(Some(pid));
             self.pass_on(channel)?;
             if let Some(status) = status {
-                let answer = Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() };
+                let answer = Answer::Exited {
+                    code: status.exit_status(),
+                    signal: status.terminating_signal(),
+                };
                 return Ok(Ok(answer));
             }
             let full = tmpfs_is_full().then_some(Limit::Tmpfs);
@@ -181,7 +222,10 @@ impl Runner {
                     Ok(0) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => break,
                     Ok(count) => {
                         let bytes = ByteBuf::from(&buffer[..count]);
-                        channel.send(&Answer::Log { stream: *stream, bytes })?;
+                        channel.send(&Answer::Log {
+                            stream: *stream,
+                            bytes,
+                        })?;
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -191,16 +235,27 @@ impl Runner {
     }
 
     /// Runs a shell on the agent's own standard output and error, and the terminal that it was given.
-    pub(crate) fn shell(&self, guest_mounts: &GuestMounts, line: Option<&str>) -> Result<Answer, Problem> {
+    pub(crate) fn shell(
+        &self,
+        guest_mounts: &GuestMounts,
+        line: Option<&str>,
+    ) -> Result<Answer, Problem> {
         let mut arguments: Vec<OsString> = vec![SHELL.into()];
-        arguments.extend(line.map(|line| ["-c".into(), line.into()]).into_iter().flatten());
+        arguments.extend(
+            line.map(|line| ["-c".into(), line.into()])
+                .into_iter()
+                .flatten(),
+        );
         demand_shell(&arguments)?;
         let run = || -> io::Result<WaitStatus> {
             let stdin = match &self.terminal {
                 Some(terminal) => Stdio::from(terminal.try_clone()?),
                 None => Stdio::null(),
             };
-            let child = self.command(guest_mounts, &arguments).stdin(stdin).spawn()?;
+            let child = self
+                .command(guest_mounts, &arguments)
+                .stdin(stdin)
+                .spawn()?;
             let pid = Pid::from_child(&child);
             loop {
                 // Whoever ends is reaped, as pid 1 has to.
@@ -212,7 +267,10 @@ impl Runner {
             }
         };
         let status = run().map_err(|e| Problem::io("run", SHELL, &e))?;
-        Ok(Answer::Exited { code: status.exit_status(), signal: status.terminating_signal() })
+        Ok(Answer::Exited {
+            code: status.exit_status(),
+            signal: status.terminating_signal(),
+        })
     }
 
     /// What there is to see of the step that has just failed.
@@ -244,14 +302,22 @@ fn reap(wanted: Option<Pid>) -> Option<WaitStatus> {
 fn script(name: &str) -> Result<Vec<OsString>, Problem> {
     let path = files::job_path(RunSubdir::Scripts, name)?;
     let mut start = [0; 2];
-    let mut file = bounded::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
+    let mut file =
+        bounded::open(&path).map_err(|e| Problem::io("open", path.to_string_lossy(), &e))?;
     let has_shebang = file.read_exact(&mut start).is_ok() && &start == b"#!";
-    Ok(if has_shebang { vec![path.into()] } else { vec![SHELL.into(), "-e".into(), path.into()] })
+    Ok(if has_shebang {
+        vec![path.into()]
+    } else {
+        vec![SHELL.into(), "-e".into(), path.into()]
+    })
 }
 
 fn demand_shell(arguments: &[OsString]) -> Result<(), Problem> {
     if arguments[0] == SHELL && fs::metadata(SHELL).is_err() {
-        return Err(Problem::new(ProblemKind::NoShell, "the image has no /bin/sh"));
+        return Err(Problem::new(
+            ProblemKind::NoShell,
+            "the image has no /bin/sh",
+        ));
     }
     Ok(())
 }
@@ -261,7 +327,11 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
     let complain = |what: &str, error: io::Error| {
         // The reader of the log is the only one left to tell.
         let _ = writeln!(io::stderr(), "impasto: cannot {what}: {error}");
-        ExitCode::from(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+        ExitCode::from(if error.kind() == io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        })
     };
     let [confinement, program, rest @ ..] = arguments.as_slice() else {
         return complain("start nothing", io::ErrorKind::InvalidInput.into());
@@ -269,7 +339,10 @@ pub(crate) fn launch(arguments: Vec<OsString>) -> ExitCode {
     if let Err(error) = prepare(confinement == PRIVILEGED) {
         return complain("prepare the process", error);
     }
-    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the sandbox, which runs programs"
+    )]
     let error = Command::new(program).args(rest).exec();
     complain(&format!("start {}", Path::new(program).display()), error)
 }

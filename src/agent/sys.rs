@@ -31,7 +31,10 @@ pub(crate) fn filter_calls(filter: &[Instruction]) -> io::Result<()> {
         fn prctl(option: i32, mode: usize, filter: *const ExecProgram) -> i32;
     }
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = ExecProgram { length, instructions: filter.as_ptr() };
+    let program = ExecProgram {
+        length,
+        instructions: filter.as_ptr(),
+    };
     // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the instructions that it
     // points to, which outlive the call.
     if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) } == 0 {

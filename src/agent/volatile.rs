@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, ftruncate, open, openat2, statx, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, ftruncate, open,
+    openat2, statx, unlinkat,
 };
 
 use crate::mounts::{GuestMounts, UndoStep};
@@ -36,7 +37,12 @@ struct FileSnapshot(u64, u64, (i64, u32), (i64, u32));
 impl FileSnapshot {
     fn of(found: &Statx) -> Self {
         let (mtime, ctime) = (found.stx_mtime, found.stx_ctime);
-        Self(found.stx_ino, found.stx_size, (mtime.tv_sec, mtime.tv_nsec), (ctime.tv_sec, ctime.tv_nsec))
+        Self(
+            found.stx_ino,
+            found.stx_size,
+            (mtime.tv_sec, mtime.tv_nsec),
+            (ctime.tv_sec, ctime.tv_nsec),
+        )
     }
 }
 
@@ -52,19 +58,33 @@ impl Volatile {
     /// Looks at what is there now. Paths are absolute; `*` stands for any bytes within one part, and a directory for all
     /// that is below it.
     pub(crate) fn snapshot(guest_mounts: &GuestMounts, paths: &[String]) -> Result<Self, Problem> {
-        let parts =
-            |path: &String| path.split('/').filter(|part| !matches!(*part, "" | ".")).map(OsString::from).collect();
-        let mut volatile = Self { patterns: paths.iter().map(parts).collect(), ..Self::default() };
-        let mounted = guest_mounts.undo_log.iter().filter_map(|trace| match trace {
-            UndoStep::Mounted { path, .. } => Some(path.as_path()),
-            UndoStep::Made(_) => None,
-        });
+        let parts = |path: &String| {
+            path.split('/')
+                .filter(|part| !matches!(*part, "" | "."))
+                .map(OsString::from)
+                .collect()
+        };
+        let mut volatile = Self {
+            patterns: paths.iter().map(parts).collect(),
+            ..Self::default()
+        };
+        let mounted = guest_mounts
+            .undo_log
+            .iter()
+            .filter_map(|trace| match trace {
+                UndoStep::Mounted { path, .. } => Some(path.as_path()),
+                UndoStep::Made(_) => None,
+            });
         for path in mounted.chain([Path::new("/")]) {
             let found = examine(path).map_err(|e| failed("examine", path, e))?;
             volatile.mounts.insert(found.stx_mnt_id);
         }
         let found = volatile.find()?;
-        volatile.files = found.files.into_iter().map(|(path, found)| (path, FileSnapshot::of(&found))).collect();
+        volatile.files = found
+            .files
+            .into_iter()
+            .map(|(path, found)| (path, FileSnapshot::of(&found)))
+            .collect();
         volatile.directories = found.directories.into_iter().collect();
         Ok(volatile)
     }
@@ -86,7 +106,12 @@ impl Volatile {
                 }
             }
         }
-        for path in found.directories.iter().rev().filter(|path| !self.directories.contains(*path)) {
+        for path in found
+            .directories
+            .iter()
+            .rev()
+            .filter(|path| !self.directories.contains(*path))
+        {
             if emptied.contains(path) {
                 match remove(path, AtFlags::REMOVEDIR) {
                     // It holds something that is no regular file, or was there already.
@@ -113,8 +138,15 @@ impl Volatile {
     }
 
     /// What lies below `directory`, a real one, at the path that `pattern` is the rest of.
-    fn descend(&self, directory: &Path, pattern: &[OsString], found: &mut VolatilePaths) -> Result<(), Problem> {
-        let Some((part, rest)) = pattern.split_first() else { return Ok(()) };
+    fn descend(
+        &self,
+        directory: &Path,
+        pattern: &[OsString],
+        found: &mut VolatilePaths,
+    ) -> Result<(), Problem> {
+        let Some((part, rest)) = pattern.split_first() else {
+            return Ok(());
+        };
         if !part.as_bytes().contains(&b'*') {
             return self.visit(directory.join(part), rest, found);
         }
@@ -126,7 +158,12 @@ impl Volatile {
         Ok(())
     }
 
-    fn visit(&self, path: PathBuf, rest: &[OsString], found: &mut VolatilePaths) -> Result<(), Problem> {
+    fn visit(
+        &self,
+        path: PathBuf,
+        rest: &[OsString],
+        found: &mut VolatilePaths,
+    ) -> Result<(), Problem> {
         let at = match examine(&path) {
             Ok(at) if self.mounts.contains(&at.stx_mnt_id) => at,
             Ok(_) => return Ok(()),
@@ -179,17 +216,30 @@ fn done(result: io::Result<()>) -> io::Result<()> {
 }
 
 fn examine(path: &Path) -> io::Result<Statx> {
-    Ok(statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?)
+    Ok(statx(
+        CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW,
+        StatxFlags::BASIC_STATS | StatxFlags::MNT_ID,
+    )?)
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>, Problem> {
-    let read = || fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+    let read = || {
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<io::Result<Vec<_>>>()
+    };
     read().map_err(|e| failed("read", directory, e))
 }
 
 /// Opens a path of the image without following a link anywhere.
 fn open_real(path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let root = open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
@@ -201,7 +251,9 @@ fn empty(path: &Path) -> io::Result<()> {
 }
 
 fn remove(path: &Path, flags: AtFlags) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
     let parent = open_real(parent, OFlags::PATH | OFlags::DIRECTORY)?;
     Ok(unlinkat(&parent, name, flags)?)
 }
@@ -209,7 +261,9 @@ fn remove(path: &Path, flags: AtFlags) -> io::Result<()> {
 /// Whether a name is of a pattern in which `*` stands for any bytes.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let mut parts = pattern.split(|byte| *byte == b'*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+        return false;
+    };
     let mut parts = parts.peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
@@ -246,12 +300,23 @@ mod tests {
             ("a*aba", "aababa"),
             ("log", "log"),
         ] {
-            assert!(matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+            assert!(
+                matches(pattern.as_bytes(), name.as_bytes()),
+                "{pattern} {name}"
+            );
         }
-        for (pattern, name) in
-            [("*.bin", "bin"), ("a*a", "a"), ("a*b*c", "acb"), ("log", "log1"), ("log", ""), ("*a*ab", "ab")]
-        {
-            assert!(!matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        for (pattern, name) in [
+            ("*.bin", "bin"),
+            ("a*a", "a"),
+            ("a*b*c", "acb"),
+            ("log", "log1"),
+            ("log", ""),
+            ("*a*ab", "ab"),
+        ] {
+            assert!(
+                !matches(pattern.as_bytes(), name.as_bytes()),
+                "{pattern} {name}"
+            );
         }
     }
 }

@@ -22,20 +22,32 @@ impl Architecture {
     /// The tree has no programs, or they are for another machine.
     pub(super) fn of(tree: &RootTree) -> Result<Architecture, AssembleError> {
         let programs = ["/usr/bin/dpkg", "/usr/bin/bash", "/usr/bin/dash", "/bin/sh"];
-        let program = tree.first_file(&programs)?.ok_or_else(|| AssembleError::missing("shell", "dash or bash"))?;
+        let program = tree
+            .first_file(&programs)?
+            .ok_or_else(|| AssembleError::missing("shell", "dash or bash"))?;
         let mut header = Vec::new();
         if let Some(file) = tree.open_file(program)? {
-            file.take(20).read_to_end(&mut header).map_err(AssembleError::io("read", program))?;
+            file.take(20)
+                .read_to_end(&mut header)
+                .map_err(AssembleError::io("read", program))?;
         }
         // ELF: magic, 64-bit, little-endian; e_machine at 18 (elf(5)).
         let found = match header.as_slice() {
-            [0x7f, b'E', b'L', b'F', 2, 1, .., low, high] if header.len() == 20 => u16::from_le_bytes([*low, *high]),
-            _ => return Err(AssembleError::Machine { found: format!("{program} is not a 64-bit ELF file") }),
+            [0x7f, b'E', b'L', b'F', 2, 1, .., low, high] if header.len() == 20 => {
+                u16::from_le_bytes([*low, *high])
+            }
+            _ => {
+                return Err(AssembleError::Machine {
+                    found: format!("{program} is not a 64-bit ELF file"),
+                });
+            }
         };
         match found {
             62 => Ok(Architecture::Amd64),
             183 => Ok(Architecture::Arm64),
-            other => Err(AssembleError::Machine { found: format!("ELF machine {other}") }),
+            other => Err(AssembleError::Machine {
+                found: format!("ELF machine {other}"),
+            }),
         }
     }
 

@@ -12,7 +12,11 @@ use super::tree::{RootTree, TreeAccess};
 const PUBLIC: TreeAccess = TreeAccess::root(0o644);
 
 /// Where systemd looks for units, in the order of the links that it would make.
-const UNIT_DIRS: &[&str] = &["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const UNIT_DIRS: &[&str] = &[
+    "/etc/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 
 /// Configures the tree for the disk that `spec` describes and `parts` lay out.
 pub(super) fn configure(
@@ -52,17 +56,32 @@ fn clean(tree: &RootTree) -> Result<(), AssembleError> {
     tree.remove("/var/lib/systemd/random-seed")
 }
 
-fn mounts(tree: &RootTree, spec: &DiskSpec, parts: &[PlannedPartition]) -> Result<(), AssembleError> {
+fn mounts(
+    tree: &RootTree,
+    spec: &DiskSpec,
+    parts: &[PlannedPartition],
+) -> Result<(), AssembleError> {
     let mut fstab = "# <file system> <mount point> <type> <options> <dump> <pass>\n".to_owned();
     let mut line = |what: &str, place: &str, ty: &str, options: &str, pass: u8| {
-        writeln!(fstab, "UUID={what} {place} {ty} {options} 0 {pass}").expect("BUG: writing to a String failed");
+        writeln!(fstab, "UUID={what} {place} {ty} {options} 0 {pass}")
+            .expect("BUG: writing to a String failed");
     };
     for part in parts.iter().rev() {
         match part.role {
             Role::BiosBoot => {}
             Role::Root => {
-                let grow = if spec.growpart { ",x-systemd.growfs" } else { "" };
-                line(&part.fs_id(), "/", "ext4", &format!("errors=remount-ro{grow}"), 1);
+                let grow = if spec.growpart {
+                    ",x-systemd.growfs"
+                } else {
+                    ""
+                };
+                line(
+                    &part.fs_id(),
+                    "/",
+                    "ext4",
+                    &format!("errors=remount-ro{grow}"),
+                    1,
+                );
             }
             Role::Efi => {
                 tree.make_dir("/boot/efi", TreeAccess::root(0o700))?;
@@ -91,11 +110,17 @@ fn mounts(tree: &RootTree, spec: &DiskSpec, parts: &[PlannedPartition]) -> Resul
 fn names(tree: &RootTree, host_name: &str) -> Result<(), AssembleError> {
     tree.write("/etc/hostname", format!("{host_name}\n"), PUBLIC)?;
     let old = tree.read_text("/etc/hosts")?;
-    let old =
-        if old.trim().is_empty() { "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" } else { &old };
+    let old = if old.trim().is_empty() {
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    } else {
+        &old
+    };
     let mut hosts = String::new();
     // Debian's place for the own name is beside `localhost` (Debian reference, 5.1.1).
-    for text in old.lines().filter(|text| text.split_whitespace().next() != Some("127.0.1.1")) {
+    for text in old
+        .lines()
+        .filter(|text| text.split_whitespace().next() != Some("127.0.1.1"))
+    {
         hosts += text;
         hosts.push('\n');
         if text.split_whitespace().next() == Some("127.0.0.1") && !hosts.contains("127.0.1.1") {
@@ -109,7 +134,12 @@ fn names(tree: &RootTree, host_name: &str) -> Result<(), AssembleError> {
 }
 
 fn network(tree: &RootTree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleError> {
-    let missing = || AssembleError::missing("systemd-networkd, which gets the image its address", "systemd-sysv");
+    let missing = || {
+        AssembleError::missing(
+            "systemd-networkd, which gets the image its address",
+            "systemd-sysv",
+        )
+    };
     if !tree.is_file("/usr/lib/systemd/systemd-networkd")? {
         return Err(missing());
     }
@@ -119,10 +149,17 @@ fn network(tree: &RootTree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleErr
     if !enable(tree, "systemd-networkd.service")? {
         return Err(missing());
     }
-    if tree.is_file("/usr/lib/systemd/systemd-resolved")? && enable(tree, "systemd-resolved.service")? {
-        tree.link("/etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")?;
+    if tree.is_file("/usr/lib/systemd/systemd-resolved")?
+        && enable(tree, "systemd-resolved.service")?
+    {
+        tree.link(
+            "/etc/resolv.conf",
+            "../run/systemd/resolve/stub-resolv.conf",
+        )?;
     } else {
-        log("the tree has no systemd-resolved: the image has no name server until something writes /etc/resolv.conf");
+        log(
+            "the tree has no systemd-resolved: the image has no name server until something writes /etc/resolv.conf",
+        );
     }
     Ok(())
 }
@@ -130,8 +167,15 @@ fn network(tree: &RootTree, log: &mut dyn FnMut(&str)) -> Result<(), AssembleErr
 /// The partition grows before the file system does; the latter is `x-systemd.growfs` in fstab(5).
 fn grow(tree: &RootTree) -> Result<(), AssembleError> {
     // Needs no data source, unlike cloud-init, which does nothing on a machine without one.
-    if tree.first_file(&["/usr/bin/systemd-repart", "/bin/systemd-repart"])?.is_some() {
-        return tree.write("/etc/repart.d/50-root.conf", "[Partition]\nType=root\n", PUBLIC);
+    if tree
+        .first_file(&["/usr/bin/systemd-repart", "/bin/systemd-repart"])?
+        .is_some()
+    {
+        return tree.write(
+            "/etc/repart.d/50-root.conf",
+            "[Partition]\nType=root\n",
+            PUBLIC,
+        );
     }
     if !tree.is_file("/usr/bin/growpart")? {
         return Err(AssembleError::missing(
@@ -153,8 +197,16 @@ fn grow(tree: &RootTree) -> Result<(), AssembleError> {
         RequiresMountsFor=/\n\n\
         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/lib/impasto/grow-root\n\n\
         [Install]\nWantedBy=sysinit.target\n";
-    tree.write("/usr/lib/impasto/grow-root", SCRIPT, TreeAccess::root(0o755))?;
-    tree.write("/etc/systemd/system/impasto-grow-root.service", UNIT, PUBLIC)?;
+    tree.write(
+        "/usr/lib/impasto/grow-root",
+        SCRIPT,
+        TreeAccess::root(0o755),
+    )?;
+    tree.write(
+        "/etc/systemd/system/impasto-grow-root.service",
+        UNIT,
+        PUBLIC,
+    )?;
     enable(tree, "impasto-grow-root.service").map(drop)
 }
 
@@ -167,7 +219,11 @@ fn host_keys(tree: &RootTree) -> Result<(), AssembleError> {
         Before=ssh.service ssh.socket sshd.service\nConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key\n\n\
         [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/ssh-keygen -A\n\n\
         [Install]\nWantedBy=multi-user.target\n";
-    tree.write("/etc/systemd/system/impasto-ssh-keygen.service", UNIT, PUBLIC)?;
+    tree.write(
+        "/etc/systemd/system/impasto-ssh-keygen.service",
+        UNIT,
+        PUBLIC,
+    )?;
     enable(tree, "impasto-ssh-keygen.service").map(drop)
 }
 
@@ -235,10 +291,19 @@ mod tests {
 
     #[test]
     fn a_unit_says_where_it_is_wanted() {
-        let unit =
-            "[Unit]\nWantedBy=no\n[Install]\n# comment\nWantedBy=a.target b.target\nAlias=c.service\nAlso=../evil\n";
+        let unit = "[Unit]\nWantedBy=no\n[Install]\n# comment\nWantedBy=a.target b.target\nAlias=c.service\nAlso=../evil\n";
         let pairs = install_section(unit);
-        let shown: Vec<_> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        assert_eq!(shown, [("WantedBy", "a.target"), ("WantedBy", "b.target"), ("Alias", "c.service")]);
+        let shown: Vec<_> = pairs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("WantedBy", "a.target"),
+                ("WantedBy", "b.target"),
+                ("Alias", "c.service")
+            ]
+        );
     }
 }

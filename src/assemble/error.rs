@@ -89,7 +89,9 @@ pub enum AssembleError {
         packages: &'static str,
     },
     /// A kernel without its initramfs.
-    #[error("the tree has the kernel {kernel} without an initramfs, which finds the root by its UUID")]
+    #[error(
+        "the tree has the kernel {kernel} without an initramfs, which finds the root by its UUID"
+    )]
     NoInitramfs {
         /// The kernel's version.
         kernel: String,
@@ -115,7 +117,9 @@ pub enum AssembleError {
         uid: u32,
     },
     /// A user's own group is there already.
-    #[error("the user {name:?} needs a group of the same name, but the tree already has one with the GID {gid}")]
+    #[error(
+        "the user {name:?} needs a group of the same name, but the tree already has one with the GID {gid}"
+    )]
     GroupExists {
         /// The user.
         name: String,
@@ -149,7 +153,9 @@ pub enum AssembleError {
         shell: String,
     },
     /// A partition that would hide files of the tree, and cannot hold them.
-    #[error("the tree has files in {mount}, which the partition {partition:?} would hide and cannot store")]
+    #[error(
+        "the tree has files in {mount}, which the partition {partition:?} would hide and cannot store"
+    )]
     Hides {
         /// The partition.
         partition: String,
@@ -167,12 +173,22 @@ pub enum AssembleError {
 }
 
 impl AssembleError {
-    pub(super) fn io(verb: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> AssembleError {
-        move |source| AssembleError::Io { verb, path: path.as_ref().to_owned(), source }
+    pub(super) fn io(
+        verb: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(io::Error) -> AssembleError {
+        move |source| AssembleError::Io {
+            verb,
+            path: path.as_ref().to_owned(),
+            source,
+        }
     }
 
     pub(super) fn missing(what: impl Into<String>, packages: &'static str) -> AssembleError {
-        AssembleError::Missing { what: what.into(), packages }
+        AssembleError::Missing {
+            what: what.into(),
+            packages,
+        }
     }
 
     /// The way out, for the user.

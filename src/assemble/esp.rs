@@ -29,8 +29,12 @@ pub(super) fn efi_files(
     root: &PlannedPartition,
 ) -> Result<EfiFiles, AssembleError> {
     let suffix = machine.efi_suffix();
-    let grub = tree.read(&format!("{}/grub{suffix}.efi.signed", machine.signed_grub()))?;
-    let grub = grub.ok_or_else(|| AssembleError::missing("signed GRUB for UEFI", machine.efi_packages()))?;
+    let grub = tree.read(&format!(
+        "{}/grub{suffix}.efi.signed",
+        machine.signed_grub()
+    ))?;
+    let grub =
+        grub.ok_or_else(|| AssembleError::missing("signed GRUB for UEFI", machine.efi_packages()))?;
     // The place that firmware looks in when nothing tells it another (UEFI specification, 3.5.1.1).
     let boot = format!("/EFI/BOOT/BOOT{}.EFI", suffix.to_ascii_uppercase());
     let config = grub::early_config(root).into_bytes();
@@ -53,11 +57,21 @@ pub(super) fn efi_files(
 /// Where a signed GRUB looks for its configuration: its prefix is in its bytes, as it can have no other.
 fn vendor_dir(grub: &[u8]) -> String {
     let is_name = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'-';
-    let names = grub.windows(PREFIX.len()).enumerate().filter(|(_, window)| *window == PREFIX).map(|(at, _)| {
-        let name: Vec<u8> = grub[at + PREFIX.len()..].iter().take_while(is_name).copied().collect();
-        String::from_utf8(name).expect("BUG: letters and digits are no text")
-    });
-    let name = names.into_iter().find(|name| !name.is_empty() && !name.eq_ignore_ascii_case("boot"));
+    let names = grub
+        .windows(PREFIX.len())
+        .enumerate()
+        .filter(|(_, window)| *window == PREFIX)
+        .map(|(at, _)| {
+            let name: Vec<u8> = grub[at + PREFIX.len()..]
+                .iter()
+                .take_while(is_name)
+                .copied()
+                .collect();
+            String::from_utf8(name).expect("BUG: letters and digits are no text")
+        });
+    let name = names
+        .into_iter()
+        .find(|name| !name.is_empty() && !name.eq_ignore_ascii_case("boot"));
     format!("/EFI/{}", name.as_deref().unwrap_or("debian"))
 }
 
@@ -73,7 +87,10 @@ impl EfiFiles {
         let needed: u64 = self.0.iter().map(|(_, content)| content.len() as u64).sum();
         // The two tables, the directories and half a cluster for every file.
         if needed + part.size / 64 > part.size {
-            return Err(AssembleError::BootLoaderTooLarge { needed, size: part.size });
+            return Err(AssembleError::BootLoaderTooLarge {
+                needed,
+                size: part.size,
+            });
         }
         fat::make(disk, part, Some("ESP"), epoch)?;
         fat::copy_in(disk, part, &self.0, epoch, work)

@@ -41,31 +41,59 @@ pub(super) fn make(
     epoch: u64,
     work: &Path,
 ) -> Result<(), AssembleError> {
-    let DiskIdentity::Uuid { uuid, hash_seed } = part.identity else { panic!("BUG: an ext4 without UUID") };
+    let DiskIdentity::Uuid { uuid, hash_seed } = part.identity else {
+        panic!("BUG: an ext4 without UUID")
+    };
     let config = work.join("mke2fs.conf");
     fs::write(&config, CONFIG).map_err(AssembleError::io("write", &config))?;
     let extended = format!(
         "offset={},hash_seed={hash_seed},root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard",
         part.start
     );
-    let (block, inode, ratio) = (BLOCK.to_string(), INODE_SIZE.to_string(), BYTES_PER_INODE.to_string());
+    let (block, inode, ratio) = (
+        BLOCK.to_string(),
+        INODE_SIZE.to_string(),
+        BYTES_PER_INODE.to_string(),
+    );
     let journal = format!("size={}", journal_mib(part.size));
     // Zero would mean the real time.
     let now = epoch.max(1).to_string();
-    let tool = Tool::new("mke2fs", epoch).env("MKE2FS_CONFIG", &config).env("E2FSPROGS_FAKE_TIME", now);
-    let tool = tool.args(["-q", "-F", "-O", FEATURES, "-b", &block, "-I", &inode, "-i", &ratio, "-G", "16", "-m", "1"]);
-    let tool = tool.args(["-J", &journal, "-U", &uuid.to_string(), "-L", label.unwrap_or_default(), "-E", &extended]);
+    let tool = Tool::new("mke2fs", epoch)
+        .env("MKE2FS_CONFIG", &config)
+        .env("E2FSPROGS_FAKE_TIME", now);
+    let tool = tool.args([
+        "-q", "-F", "-O", FEATURES, "-b", &block, "-I", &inode, "-i", &ratio, "-G", "16", "-m", "1",
+    ]);
+    let tool = tool.args([
+        "-J",
+        &journal,
+        "-U",
+        &uuid.to_string(),
+        "-L",
+        label.unwrap_or_default(),
+        "-E",
+        &extended,
+    ]);
     let (tool, root) = match directory {
         Some(directory) => {
-            let meta = fs::symlink_metadata(directory).map_err(AssembleError::io("examine", directory))?;
-            let access = TreeAccess { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
+            let meta =
+                fs::symlink_metadata(directory).map_err(AssembleError::io("examine", directory))?;
+            let access = TreeAccess {
+                uid: meta.uid(),
+                gid: meta.gid(),
+                mode: meta.mode() & 0o7777,
+            };
             (tool.arg("-d").arg(directory), access)
         }
         None => (tool, TreeAccess::root(0o755)),
     };
     tool.arg(disk).arg((part.size / BLOCK).to_string()).run()?;
     let io = |verb| AssembleError::io(verb, disk);
-    let file = File::options().read(true).write(true).open(disk).map_err(io("open"))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(disk)
+        .map_err(io("open"))?;
     ext4_times::normalize(&file, part.start, epoch, root).map_err(io("write"))
 }
 
@@ -96,7 +124,9 @@ impl TreeUsage {
             let mut names = 0;
             for entry in fs::read_dir(&directory).map_err(AssembleError::io("list", &directory))? {
                 let entry = entry.map_err(AssembleError::io("list", &directory))?;
-                let meta = entry.metadata().map_err(AssembleError::io("examine", entry.path()))?;
+                let meta = entry
+                    .metadata()
+                    .map_err(AssembleError::io("examine", entry.path()))?;
                 names += 8 + (entry.file_name().len() as u64).next_multiple_of(4);
                 if meta.is_dir() {
                     left.push(entry.path());
@@ -151,8 +181,13 @@ fn overhead(size: u64) -> u64 {
 
 /// Whether a group has a copy of the superblock: 0, 1, and powers of 3, 5 and 7.
 fn has_superblock(group: u64) -> bool {
-    let power_of = |base: u64| std::iter::successors(Some(base), |power| power.checked_mul(base)).find(|p| *p >= group);
-    group <= 1 || [3, 5, 7].into_iter().any(|base| power_of(base) == Some(group))
+    let power_of = |base: u64| {
+        std::iter::successors(Some(base), |power| power.checked_mul(base)).find(|p| *p >= group)
+    };
+    group <= 1
+        || [3, 5, 7]
+            .into_iter()
+            .any(|base| power_of(base) == Some(group))
 }
 
 #[cfg(test)]

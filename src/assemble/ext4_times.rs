@@ -69,8 +69,13 @@ pub(super) fn normalize(disk: &File, start: u64, epoch: u64, root: TreeAccess) -
     let blocks_per_group = u64::from(le32(&superblock, 0x20));
     let per_group = le32(&superblock, 0x28);
     let inode_size = usize::from(le16(&superblock, 0x58));
-    if usize::from(le16(&superblock, 0xfe)) != DESCRIPTOR || inode_size < 256 || blocks_per_group == 0 {
-        return Err(strange("mke2fs made a file system without the features that were asked for"));
+    if usize::from(le16(&superblock, 0xfe)) != DESCRIPTOR
+        || inode_size < 256
+        || blocks_per_group == 0
+    {
+        return Err(strange(
+            "mke2fs made a file system without the features that were asked for",
+        ));
     }
     let seed = crc32c(!0, &superblock[UUID]);
     let groups = (blocks - first_block).div_ceil(blocks_per_group);
@@ -101,7 +106,8 @@ pub(super) fn normalize(disk: &File, start: u64, epoch: u64, root: TreeAccess) -
 
 fn set_access(inode: &mut [u8], access: TreeAccess) {
     let mode = le16(inode, MODE) & !0o7777 | (access.mode & 0o7777) as u16;
-    let mut put16 = |at: usize, value: u32| inode[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
+    let mut put16 =
+        |at: usize, value: u32| inode[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes());
     put16(MODE, u32::from(mode));
     for ((low, high), id) in [(UID, access.uid), (GID, access.gid)] {
         put16(low, id);
@@ -116,7 +122,11 @@ fn normalize_inode(inode: &mut [u8], number: u32, seed: u32, epoch: u64) {
     }
     let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
     let (low, extra) = encode(epoch);
-    for (field, more) in [(ATIME, ATIME_EXTRA), (CTIME, CTIME_EXTRA), (CRTIME, CRTIME_EXTRA)] {
+    for (field, more) in [
+        (ATIME, ATIME_EXTRA),
+        (CTIME, CTIME_EXTRA),
+        (CRTIME, CRTIME_EXTRA),
+    ] {
         put32(inode, field, low);
         put32(inode, more, extra);
     }

@@ -37,7 +37,10 @@ pub(super) fn write(disk: &File, size: u64, guid: Uuid, partitions: &[GptEntry])
     disk.write_all_at(&entries, 2 * SECTOR)?;
     let backup = last - ENTRY_SECTORS;
     disk.write_all_at(&entries, backup * SECTOR)?;
-    disk.write_all_at(&header(last, 1, backup, last, guid, &entries), last * SECTOR)
+    disk.write_all_at(
+        &header(last, 1, backup, last, guid, &entries),
+        last * SECTOR,
+    )
 }
 
 fn entries(partitions: &[GptEntry]) -> Vec<u8> {
@@ -46,15 +49,26 @@ fn entries(partitions: &[GptEntry]) -> Vec<u8> {
         bytes[..16].copy_from_slice(&partition.kind.guid_bytes());
         bytes[16..32].copy_from_slice(&partition.uuid.guid_bytes());
         bytes[32..40].copy_from_slice(&(partition.start / SECTOR).to_le_bytes());
-        bytes[40..48].copy_from_slice(&((partition.start + partition.size) / SECTOR - 1).to_le_bytes());
-        for (pair, unit) in bytes[56..].chunks_exact_mut(2).zip(partition.name.encode_utf16()) {
+        bytes[40..48]
+            .copy_from_slice(&((partition.start + partition.size) / SECTOR - 1).to_le_bytes());
+        for (pair, unit) in bytes[56..]
+            .chunks_exact_mut(2)
+            .zip(partition.name.encode_utf16())
+        {
             pair.copy_from_slice(&unit.to_le_bytes());
         }
     }
     table
 }
 
-fn header(own: u64, other: u64, entries_at: u64, last: u64, guid: Uuid, entries: &[u8]) -> [u8; SECTOR as usize] {
+fn header(
+    own: u64,
+    other: u64,
+    entries_at: u64,
+    last: u64,
+    guid: Uuid,
+    entries: &[u8],
+) -> [u8; SECTOR as usize] {
     let mut header = [0; SECTOR as usize];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, b"EFI PART");
@@ -101,19 +115,35 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         let (disk, part) = (Uuid([7; 16]), Uuid([9; 16]));
-        let entry =
-            GptEntry { kind: Uuid::parse(KIND), uuid: part, start: 1 << 20, size: 4 << 20, name: "data".to_owned() };
+        let entry = GptEntry {
+            kind: Uuid::parse(KIND),
+            uuid: part,
+            start: 1 << 20,
+            size: 4 << 20,
+            name: "data".to_owned(),
+        };
         write(&file, size, disk, &[entry]).unwrap();
         for from_backup in [false, true] {
             if from_backup {
                 file.write_all_at(&[0; 512], 512).unwrap();
             }
             let layout = read_layout(&DiskFile::new(file.try_clone().unwrap()).unwrap()).unwrap();
-            assert_eq!(layout.table, PartitionTable::Gpt { guid: disk.to_string(), from_backup });
-            let [partition] = layout.partitions.as_slice() else { panic!("{layout:?}") };
+            assert_eq!(
+                layout.table,
+                PartitionTable::Gpt {
+                    guid: disk.to_string(),
+                    from_backup
+                }
+            );
+            let [partition] = layout.partitions.as_slice() else {
+                panic!("{layout:?}")
+            };
             assert_eq!((partition.start, partition.size), (1 << 20, 4 << 20));
             assert_eq!(partition.kind, PartitionKind::Guid(KIND.to_owned()));
-            assert_eq!((partition.uuid.clone(), partition.name.as_deref()), (part.to_string(), Some("data")));
+            assert_eq!(
+                (partition.uuid.clone(), partition.name.as_deref()),
+                (part.to_string(), Some("data"))
+            );
         }
     }
 }

@@ -45,7 +45,9 @@ const CORE_MODULES: &[&str] = &[
 /// What GRUB does first, wherever it was started from: finds the root and goes on there.
 pub(super) fn early_config(root: &PlannedPartition) -> String {
     let id = root.fs_id();
-    format!("search.fs_uuid {id} root\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n")
+    format!(
+        "search.fs_uuid {id} root\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
+    )
 }
 
 /// Writes `/boot/grub/grub.cfg`, and what `update-grub` needs to write one with the same command line.
@@ -57,20 +59,28 @@ pub(super) fn configure(
 ) -> Result<(), AssembleError> {
     let kernels = kernels(tree)?;
     if kernels.is_empty() {
-        return Err(AssembleError::missing("kernel in /boot, which a bootable disk needs", machine.kernel_package()));
+        return Err(AssembleError::missing(
+            "kernel in /boot, which a bootable disk needs",
+            machine.kernel_package(),
+        ));
     }
     for kernel in &kernels {
         if !tree.is_file(&format!("/boot/initrd.img-{kernel}"))? {
-            return Err(AssembleError::NoInitramfs { kernel: kernel.clone() });
+            return Err(AssembleError::NoInitramfs {
+                kernel: kernel.clone(),
+            });
         }
     }
     let arguments = arguments(spec, machine);
     let serial = "serial --unit=0 --speed=115200";
-    let mut config = "# Written by impasto; update-grub writes it anew.\nset default=0\nset timeout=1\n".to_owned();
+    let mut config =
+        "# Written by impasto; update-grub writes it anew.\nset default=0\nset timeout=1\n"
+            .to_owned();
     if spec.console {
         // Firmware without a serial port has the screen still.
-        config +=
-            &format!("if {serial}; then\n  terminal_input console serial\n  terminal_output console serial\nfi\n");
+        config += &format!(
+            "if {serial}; then\n  terminal_input console serial\n  terminal_output console serial\nfi\n"
+        );
     }
     let id = root.fs_id();
     let name = pretty_name(&tree.read_text("/etc/os-release")?);
@@ -82,12 +92,14 @@ pub(super) fn configure(
         );
     }
     tree.write("/boot/grub/grub.cfg", config, TreeAccess::root(0o600))?;
-    let mut defaults = "# Written by impasto: what the image was made with.\nGRUB_TIMEOUT=1\n".to_owned();
+    let mut defaults =
+        "# Written by impasto: what the image was made with.\nGRUB_TIMEOUT=1\n".to_owned();
     defaults += &format!("GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"{arguments}\"\n");
     // It would write what it finds on the machine that builds.
     defaults += "GRUB_DISABLE_OS_PROBER=true\n";
     if spec.console {
-        defaults += &format!("GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"{serial}\"\n");
+        defaults +=
+            &format!("GRUB_TERMINAL=\"console serial\"\nGRUB_SERIAL_COMMAND=\"{serial}\"\n");
     }
     tree.write("/etc/default/grub.d/50-impasto.cfg", defaults, PUBLIC)
 }
@@ -95,14 +107,22 @@ pub(super) fn configure(
 fn arguments(spec: &DiskSpec, machine: Architecture) -> String {
     // The last one is where the login of the emergency shell appears.
     let serial = format!("console={},115200", machine.serial_port());
-    let console = if spec.console { vec!["console=tty0", &serial] } else { Vec::new() };
-    let arguments = console.into_iter().chain(spec.kernel_arguments.iter().map(String::as_str));
+    let console = if spec.console {
+        vec!["console=tty0", &serial]
+    } else {
+        Vec::new()
+    };
+    let arguments = console
+        .into_iter()
+        .chain(spec.kernel_arguments.iter().map(String::as_str));
     arguments.collect::<Vec<_>>().join(" ")
 }
 
 /// `PRETTY_NAME` of os-release(5), without what GRUB's quotes would not hold.
 fn pretty_name(os_release: &str) -> String {
-    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let value = os_release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let plain = |c: &char| c.is_ascii_alphanumeric() || " ()/.,_+:-".contains(*c);
     let name: String = value.unwrap_or("Linux").chars().filter(plain).collect();
     name.trim().to_owned()
@@ -110,9 +130,15 @@ fn pretty_name(os_release: &str) -> String {
 
 /// Versions of the kernels in `/boot`, the newest first.
 fn kernels(tree: &RootTree) -> Result<Vec<String>, AssembleError> {
-    let plain = |version: &String| version.chars().all(|c| c.is_ascii_alphanumeric() || "-._+~".contains(c));
+    let plain = |version: &String| {
+        version
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._+~".contains(c))
+    };
     let names = tree.list("/boot")?;
-    let versions = names.iter().filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
+    let versions = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
     let mut versions: Vec<String> = versions.filter(plain).collect();
     versions.sort_by(|a, b| compare(b, a));
     Ok(versions)
@@ -122,10 +148,22 @@ fn kernels(tree: &RootTree) -> Result<Vec<String>, AssembleError> {
 fn compare(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a, b);
     while !a.is_empty() && !b.is_empty() {
-        let (text_a, text_b) = (take(&mut a, |c| !c.is_ascii_digit()), take(&mut b, |c| !c.is_ascii_digit()));
-        let (number_a, number_b) = (take(&mut a, |c| c.is_ascii_digit()), take(&mut b, |c| c.is_ascii_digit()));
-        let (number_a, number_b) = (number_a.trim_start_matches('0'), number_b.trim_start_matches('0'));
-        let order = text_a.cmp(text_b).then(number_a.len().cmp(&number_b.len())).then(number_a.cmp(number_b));
+        let (text_a, text_b) = (
+            take(&mut a, |c| !c.is_ascii_digit()),
+            take(&mut b, |c| !c.is_ascii_digit()),
+        );
+        let (number_a, number_b) = (
+            take(&mut a, |c| c.is_ascii_digit()),
+            take(&mut b, |c| c.is_ascii_digit()),
+        );
+        let (number_a, number_b) = (
+            number_a.trim_start_matches('0'),
+            number_b.trim_start_matches('0'),
+        );
+        let order = text_a
+            .cmp(text_b)
+            .then(number_a.len().cmp(&number_b.len()))
+            .then(number_a.cmp(number_b));
         if order != Ordering::Equal {
             return order;
         }
@@ -153,7 +191,9 @@ pub(super) fn bios_images(
     root: &PlannedPartition,
 ) -> Result<Bios, AssembleError> {
     if machine != Architecture::Amd64 {
-        return Err(AssembleError::NoBios { machine: machine.name() });
+        return Err(AssembleError::NoBios {
+            machine: machine.name(),
+        });
     }
     let boot = tree.read(&format!("{MODULES}/boot.img"))?;
     let boot = boot.ok_or_else(|| AssembleError::missing("GRUB for BIOS", "grub-pc-bin"))?;
@@ -162,7 +202,10 @@ pub(super) fn bios_images(
         problem: "it is not 512 bytes long".to_owned(),
     })?;
     if !tree.is_file("/usr/bin/grub-mkimage")? {
-        return Err(AssembleError::missing("grub-mkimage, which makes GRUB's image for BIOS", "grub-common"));
+        return Err(AssembleError::missing(
+            "grub-mkimage, which makes GRUB's image for BIOS",
+            "grub-common",
+        ));
     }
     for name in tree.list(MODULES)? {
         if name.ends_with(".mod") || name.ends_with(".lst") {
@@ -172,17 +215,36 @@ pub(super) fn bios_images(
     }
     let config = format!("{INSTALLED}/load.cfg");
     tree.write(&config, early_config(root), PUBLIC)?;
-    let tool = Tool::in_tree("grub-mkimage", "/usr/bin/grub-mkimage", tree.host_path(), tree.epoch());
+    let tool = Tool::in_tree(
+        "grub-mkimage",
+        "/usr/bin/grub-mkimage",
+        tree.host_path(),
+        tree.epoch(),
+    );
     // Not to its standard output, which it would sync.
     let output = format!("{INSTALLED}/core.img");
-    let tool = tool.args(["-O", "i386-pc", "-d", MODULES, "-p", "/boot/grub", "-c", &config, "-o", &output]);
+    let tool = tool.args([
+        "-O",
+        "i386-pc",
+        "-d",
+        MODULES,
+        "-p",
+        "/boot/grub",
+        "-c",
+        &config,
+        "-o",
+        &output,
+    ]);
     tool.args(CORE_MODULES).run()?;
     let core = tree.read(&output)?.unwrap_or_default();
     tree.write(&output, &core, PUBLIC)?;
     tree.write(&format!("{INSTALLED}/boot.img"), boot, PUBLIC)?;
     if core.len() < 2 * SECTOR as usize {
         let message = format!("it made an image of {} bytes", core.len());
-        return Err(AssembleError::Tool { program: "grub-mkimage", message });
+        return Err(AssembleError::Tool {
+            program: "grub-mkimage",
+            message,
+        });
     }
     Ok(Bios { boot, core })
 }
@@ -205,7 +267,10 @@ impl Bios {
     pub(super) fn embed(&self, disk: &File, part: &PlannedPartition) -> Result<(), AssembleError> {
         let needed = (self.core.len() as u64).next_multiple_of(SECTOR);
         if needed > part.size {
-            return Err(AssembleError::BootLoaderTooLarge { needed, size: part.size });
+            return Err(AssembleError::BootLoaderTooLarge {
+                needed,
+                size: part.size,
+            });
         }
         let write = || -> io::Result<()> {
             let first = part.start / SECTOR;
@@ -218,7 +283,11 @@ impl Bios {
     }
 }
 
-fn boot_sector(boot: &[u8; SECTOR as usize], mbr: &[u8; SECTOR as usize], first: u64) -> [u8; SECTOR as usize] {
+fn boot_sector(
+    boot: &[u8; SECTOR as usize],
+    mbr: &[u8; SECTOR as usize],
+    first: u64,
+) -> [u8; SECTOR as usize] {
     let mut sector = *boot;
     sector[KERNEL_SECTOR..KERNEL_SECTOR + 8].copy_from_slice(&first.to_le_bytes());
     // The drive that the BIOS says; and no check of it, which is for floppy disks.
@@ -246,9 +315,21 @@ mod tests {
 
     #[test]
     fn newer_kernels_come_first() {
-        let mut versions = ["6.1.0-9-amd64", "6.1.0-50-amd64", "6.12.3-amd64", "6.1.0-50-cloud-amd64", "6.1.0-9"];
+        let mut versions = [
+            "6.1.0-9-amd64",
+            "6.1.0-50-amd64",
+            "6.12.3-amd64",
+            "6.1.0-50-cloud-amd64",
+            "6.1.0-9",
+        ];
         versions.sort_by(|a, b| compare(b, a));
-        let expected = ["6.12.3-amd64", "6.1.0-50-cloud-amd64", "6.1.0-50-amd64", "6.1.0-9-amd64", "6.1.0-9"];
+        let expected = [
+            "6.12.3-amd64",
+            "6.1.0-50-cloud-amd64",
+            "6.1.0-50-amd64",
+            "6.1.0-9-amd64",
+            "6.1.0-9",
+        ];
         assert_eq!(versions, expected);
     }
 
@@ -257,11 +338,17 @@ mod tests {
         let sector = boot_sector(&[0x11; 512], &[0x22; 512], 2048);
         assert_eq!(sector[..3], [0x11; 3]);
         assert_eq!((sector[3], sector[0x59], sector[0x5a]), (0x22, 0x22, 0x11));
-        assert_eq!(sector[0x5c..0x68], [0, 8, 0, 0, 0, 0, 0, 0, 0xff, 0x11, 0x90, 0x90]);
+        assert_eq!(
+            sector[0x5c..0x68],
+            [0, 8, 0, 0, 0, 0, 0, 0, 0xff, 0x11, 0x90, 0x90]
+        );
         assert_eq!((sector[439], sector[440], sector[511]), (0x11, 0x22, 0x22));
         let core = core_image(&[0x33; 1025], 2048);
         assert_eq!(core.len(), 1536);
-        assert_eq!(core[0x1f4..0x200], [1, 8, 0, 0, 0, 0, 0, 0, 2, 0, 0x20, 0x08]);
+        assert_eq!(
+            core[0x1f4..0x200],
+            [1, 8, 0, 0, 0, 0, 0, 0, 2, 0, 0x20, 0x08]
+        );
     }
 
     #[test]

@@ -12,7 +12,11 @@ impl Uuid {
     /// Reads the text form; for constants, whose form is known.
     pub(super) fn parse(text: &str) -> Uuid {
         let digits: String = text.chars().filter(|c| *c != '-').collect();
-        Uuid(u128::from_str_radix(&digits, 16).expect("BUG: a constant that is no UUID").to_be_bytes())
+        Uuid(
+            u128::from_str_radix(&digits, 16)
+                .expect("BUG: a constant that is no UUID")
+                .to_be_bytes(),
+        )
     }
 
     /// As a GUID of a partition table: the first three fields little-endian (UEFI specification, appendix A).
@@ -50,7 +54,10 @@ impl Ids<'_> {
         hasher.update(self.seed.as_bytes());
         hasher.update(what.as_bytes());
         let hash = hasher.finalize();
-        *hash.as_bytes().first_chunk().expect("BUG: a hash of 32 bytes has 16")
+        *hash
+            .as_bytes()
+            .first_chunk()
+            .expect("BUG: a hash of 32 bytes has 16")
     }
 
     /// The UUID of `what`: random-looking, marked as version 4 (RFC 9562, 5.4).
@@ -76,7 +83,10 @@ mod tests {
     fn identifiers_are_pinned() {
         // Changing these changes every disk that was ever made of a seed.
         let ids = Ids { seed: "seed" };
-        assert_eq!(ids.uuid("disk").to_string(), "ddaadc4c-e448-43e9-9462-cb6bb86d3c45");
+        assert_eq!(
+            ids.uuid("disk").to_string(),
+            "ddaadc4c-e448-43e9-9462-cb6bb86d3c45"
+        );
         assert_ne!(ids.uuid("disk"), ids.uuid("root"));
         assert_ne!(ids.uuid("disk"), Ids { seed: "other" }.uuid("disk"));
     }
@@ -85,6 +95,9 @@ mod tests {
     fn guids_have_their_first_fields_turned() {
         let uuid = Uuid::parse("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
         assert_eq!(uuid.to_string(), "c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
-        assert_eq!(uuid.guid_bytes()[..8], [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11]);
+        assert_eq!(
+            uuid.guid_bytes()[..8],
+            [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11]
+        );
     }
 }

@@ -63,7 +63,11 @@ pub fn assemble(
 
     let directory = unpack::make_root(work)?;
     let unpacked = unpack::unpack(tree, &directory)?;
-    log(&format!("laid out {} entries, {} MiB", unpacked.entries, unpacked.bytes / MIB));
+    log(&format!(
+        "laid out {} entries, {} MiB",
+        unpacked.entries,
+        unpacked.bytes / MIB
+    ));
     phase("unpack");
 
     let tree = RootTree::open(&directory, epoch)?;
@@ -73,36 +77,70 @@ pub fn assemble(
     if spec.is_bootable() {
         grub::configure(&tree, spec, machine, root)?;
     }
-    let bios = if spec.bios { Some(grub::bios_images(&tree, machine, root)?) } else { None };
-    let efi = if spec.efi { Some(esp::efi_files(&tree, machine, root)?) } else { None };
+    let bios = if spec.bios {
+        Some(grub::bios_images(&tree, machine, root)?)
+    } else {
+        None
+    };
+    let efi = if spec.efi {
+        Some(esp::efi_files(&tree, machine, root)?)
+    } else {
+        None
+    };
     phase("configure");
 
     let moved = move_out(&tree, spec, work)?;
     check_space(spec, root, &directory, &moved)?;
     let path = work.join("disk.raw");
     let io = |verb| AssembleError::io(verb, &path);
-    let disk = File::options().read(true).write(true).create_new(true).open(&path).map_err(io("make"))?;
+    let disk = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(io("make"))?;
     disk.set_len(spec.size).map_err(io("make"))?;
     let entries: Vec<_> = parts.iter().map(|part| part.entry(spec, machine)).collect();
     gpt::write(&disk, spec.size, ids.uuid("disk"), &entries).map_err(io("write"))?;
     for part in &parts {
         match part.role {
-            Role::BiosBoot => bios.as_ref().expect("BUG: no image for BIOS").embed(&disk, part)?,
-            Role::Efi => efi.as_ref().expect("BUG: no files for UEFI").write(&path, part, epoch, work)?,
+            Role::BiosBoot => bios
+                .as_ref()
+                .expect("BUG: no image for BIOS")
+                .embed(&disk, part)?,
+            Role::Efi => efi
+                .as_ref()
+                .expect("BUG: no files for UEFI")
+                .write(&path, part, epoch, work)?,
             Role::Extra(index) => {
                 let extra = &spec.partitions[index];
-                let (label, files) = (extra.label.as_deref(), moved.get(&index).map(PathBuf::as_path));
+                let (label, files) = (
+                    extra.label.as_deref(),
+                    moved.get(&index).map(PathBuf::as_path),
+                );
                 match extra.file_system {
                     None => {}
-                    Some(ExtraFileSystem::Ext4) => ext4::make(&path, part, label, files, epoch, work)?,
+                    Some(ExtraFileSystem::Ext4) => {
+                        ext4::make(&path, part, label, files, epoch, work)?
+                    }
                     Some(ExtraFileSystem::Vfat) => fat::make(&path, part, label, epoch)?,
                     Some(ExtraFileSystem::Swap) => swap::make(&disk, part, label)?,
                 }
             }
             Role::Root => {
                 phase("boot loaders");
-                log(&format!("making the root file system, {} MiB", part.size / MIB));
-                ext4::make(&path, part, Some(&spec.label), Some(&directory), epoch, work)?;
+                log(&format!(
+                    "making the root file system, {} MiB",
+                    part.size / MIB
+                ));
+                ext4::make(
+                    &path,
+                    part,
+                    Some(&spec.label),
+                    Some(&directory),
+                    epoch,
+                    work,
+                )?;
                 phase("root file system");
             }
         }
@@ -112,7 +150,11 @@ pub fn assemble(
 
 /// Moves what the tree has below the mount points of further partitions to where those are made of it.
 /// Gives the directories by the partitions' indices.
-fn move_out(tree: &RootTree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
+fn move_out(
+    tree: &RootTree,
+    spec: &DiskSpec,
+    work: &Path,
+) -> Result<BTreeMap<usize, PathBuf>, AssembleError> {
     let mut mounts: Vec<_> = spec
         .partitions
         .iter()
@@ -130,7 +172,10 @@ fn move_out(tree: &RootTree, spec: &DiskSpec, work: &Path) -> Result<BTreeMap<us
             }
         } else if !tree.list(mount)?.is_empty() {
             // FAT knows no owners.
-            return Err(AssembleError::Hides { partition: part.name.clone(), mount: mount.clone() });
+            return Err(AssembleError::Hides {
+                partition: part.name.clone(),
+                mount: mount.clone(),
+            });
         }
     }
     Ok(moved)
@@ -148,7 +193,12 @@ fn check_space(
         let needed = ext4::TreeUsage::of(directory)?.needs();
         if needed > part.size.max(ext4::SMALLEST) {
             let (partition, mount) = (part.name.clone(), part.mount.clone().unwrap_or_default());
-            return Err(AssembleError::PartitionTooSmall { partition, mount, needed, size: part.size });
+            return Err(AssembleError::PartitionTooSmall {
+                partition,
+                mount,
+                needed,
+                size: part.size,
+            });
         }
     }
     let content = ext4::TreeUsage::of(directory)?;
@@ -158,5 +208,9 @@ fn check_space(
     }
     // The table's backup lies behind the root.
     let needed = (root.start + needs + MIB).next_multiple_of(64 * MIB);
-    Err(AssembleError::TooSmall { content: content.bytes(), needed, size: spec.size })
+    Err(AssembleError::TooSmall {
+        content: content.bytes(),
+        needed,
+        size: spec.size,
+    })
 }

@@ -74,19 +74,32 @@ impl PlannedPartition {
 }
 
 /// The partitions of a disk, in their order. `reordered` gives directories another order.
-pub(super) fn parts(spec: &DiskSpec, ids: &Ids<'_>, reordered: bool) -> Result<Vec<PlannedPartition>, Overfull> {
-    let seed = if reordered { "other hash seed" } else { "hash seed" };
+pub(super) fn parts(
+    spec: &DiskSpec,
+    ids: &Ids<'_>,
+    reordered: bool,
+) -> Result<Vec<PlannedPartition>, Overfull> {
+    let seed = if reordered {
+        "other hash seed"
+    } else {
+        "hash seed"
+    };
     let part = |placed: impasto_stages::disk::Placed| {
         let (name, file_system) = match placed.role {
             Role::BiosBoot => ("bios", None),
             Role::Efi => ("esp", Some(ExtraFileSystem::Vfat)),
             Role::Root => ("root", Some(ExtraFileSystem::Ext4)),
-            Role::Extra(index) => (spec.partitions[index].name.as_str(), spec.partitions[index].file_system),
+            Role::Extra(index) => (
+                spec.partitions[index].name.as_str(),
+                spec.partitions[index].file_system,
+            ),
         };
         // By name, not by number: another partition before it leaves it what it is called.
         let identity = match file_system {
             None => DiskIdentity::None,
-            Some(ExtraFileSystem::Vfat) => DiskIdentity::Volume(ids.volume(&format!("volume {name}"))),
+            Some(ExtraFileSystem::Vfat) => {
+                DiskIdentity::Volume(ids.volume(&format!("volume {name}")))
+            }
             Some(ExtraFileSystem::Ext4 | ExtraFileSystem::Swap) => DiskIdentity::Uuid {
                 uuid: ids.uuid(&format!("file system {name}")),
                 hash_seed: ids.uuid(&format!("{seed} {name}")),

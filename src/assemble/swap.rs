@@ -11,8 +11,14 @@ use super::partitions::{DiskIdentity, PlannedPartition};
 const PAGE: usize = 4096;
 
 /// Makes a partition a swap space.
-pub(super) fn make(disk: &File, part: &PlannedPartition, label: Option<&str>) -> Result<(), AssembleError> {
-    let DiskIdentity::Uuid { uuid, .. } = part.identity else { panic!("BUG: a swap space without UUID") };
+pub(super) fn make(
+    disk: &File,
+    part: &PlannedPartition,
+    label: Option<&str>,
+) -> Result<(), AssembleError> {
+    let DiskIdentity::Uuid { uuid, .. } = part.identity else {
+        panic!("BUG: a swap space without UUID")
+    };
     let mut page = [0; PAGE];
     page[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
     let last = u32::try_from(part.size / PAGE as u64 - 1).unwrap_or(u32::MAX);
@@ -21,5 +27,6 @@ pub(super) fn make(disk: &File, part: &PlannedPartition, label: Option<&str>) ->
     let label = label.unwrap_or_default().as_bytes();
     page[1052..1052 + label.len()].copy_from_slice(label);
     page[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
-    disk.write_all_at(&page, part.start).map_err(AssembleError::io("write", "the disk"))
+    disk.write_all_at(&page, part.start)
+        .map_err(AssembleError::io("write", "the disk"))
 }

@@ -26,12 +26,22 @@ impl Tool {
         Self::named("chroot", program, epoch).arg(tree).arg(path)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this runs inside the sandbox, which runs programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this runs inside the sandbox, which runs programs"
+    )]
     fn named(start: &str, program: &'static str, epoch: u64) -> Tool {
         let mut command = Command::new(start);
         command.env_clear().stdin(Stdio::null()).current_dir("/");
-        let fixed = [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/")];
-        command.envs(fixed).env("SOURCE_DATE_EPOCH", epoch.to_string());
+        let fixed = [
+            ("PATH", PATH),
+            ("LC_ALL", "C"),
+            ("TZ", "UTC"),
+            ("HOME", "/"),
+        ];
+        command
+            .envs(fixed)
+            .env("SOURCE_DATE_EPOCH", epoch.to_string());
         // It copies the attributes of a tree's files.
         crate::sandbox::confine(&mut command, start == "mke2fs");
         Tool { program, command }
@@ -57,14 +67,30 @@ impl Tool {
     /// # Errors
     /// It cannot be started, or says that it failed.
     pub(super) fn run(mut self) -> Result<Vec<u8>, AssembleError> {
-        let output = self.command.output().map_err(AssembleError::io("start", self.program))?;
+        let output = self
+            .command
+            .output()
+            .map_err(AssembleError::io("start", self.program))?;
         if output.status.success() {
             return Ok(output.stdout);
         }
         let text = String::from_utf8_lossy(&output.stderr);
-        let mut lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).rev().take(4).collect();
+        let mut lines: Vec<_> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .rev()
+            .take(4)
+            .collect();
         lines.reverse();
-        let message = if lines.is_empty() { output.status.to_string() } else { lines.join("; ") };
-        Err(AssembleError::Tool { program: self.program, message })
+        let message = if lines.is_empty() {
+            output.status.to_string()
+        } else {
+            lines.join("; ")
+        };
+        Err(AssembleError::Tool {
+            program: self.program,
+            message,
+        })
     }
 }

@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, fchmod, fchown, fstat,
-    mkdirat, openat, openat2, readlinkat, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, fchmod,
+    fchown, fstat, mkdirat, openat, openat2, readlinkat, renameat, statat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -27,11 +28,19 @@ pub(super) struct TreeAccess {
 
 impl TreeAccess {
     pub(super) const fn root(mode: u32) -> TreeAccess {
-        TreeAccess { uid: 0, gid: 0, mode }
+        TreeAccess {
+            uid: 0,
+            gid: 0,
+            mode,
+        }
     }
 
     fn of(stat: &Stat) -> TreeAccess {
-        TreeAccess { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 }
+        TreeAccess {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+        }
     }
 }
 
@@ -47,10 +56,22 @@ impl RootTree {
     /// Opens the directory; what changes from now on gets `epoch` as its time.
     pub(super) fn open(path: &Path, epoch: u64) -> Result<RootTree> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, path, flags, Mode::empty()).map_err(|e| AssembleError::io("open", path)(e.into()))?;
-        let time = Timespec { tv_sec: i64::try_from(epoch).unwrap_or(i64::MAX), tv_nsec: 0 };
-        let times = Timestamps { last_access: time, last_modification: time };
-        Ok(RootTree { root, path: path.to_owned(), times, epoch })
+        let root = openat(CWD, path, flags, Mode::empty())
+            .map_err(|e| AssembleError::io("open", path)(e.into()))?;
+        let time = Timespec {
+            tv_sec: i64::try_from(epoch).unwrap_or(i64::MAX),
+            tv_nsec: 0,
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        Ok(RootTree {
+            root,
+            path: path.to_owned(),
+            times,
+            epoch,
+        })
     }
 
     /// The directory on the host.
@@ -66,13 +87,21 @@ impl RootTree {
         // Relative and absolute links both end in the tree, as after chroot.
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let path = if path.is_empty() { "." } else { path };
-        openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        openat2(
+            &self.root,
+            path,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        )
     }
 
     /// The directory that `path` lies in, and its name there. The name itself may be a link, which nobody follows.
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        let fd = self.resolve(parent, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed("open", parent))?;
+        let fd = self
+            .resolve(parent, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(failed("open", parent))?;
         Ok((fd, name))
     }
 
@@ -86,7 +115,9 @@ impl RootTree {
     }
 
     pub(super) fn is_file(&self, path: &str) -> Result<bool> {
-        Ok(self.stat(path)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()))
+        Ok(self
+            .stat(path)?
+            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()))
     }
 
     /// The first of these that is a file, as a path in the tree.
@@ -120,7 +151,11 @@ impl RootTree {
             Ok(fd) => {
                 let stat = fstat(&fd).map_err(failed("examine", path))?;
                 let regular = FileType::from_raw_mode(stat.st_mode).is_file();
-                if regular { Ok(Some(File::from(fd))) } else { Err(not_regular(path)) }
+                if regular {
+                    Ok(Some(File::from(fd)))
+                } else {
+                    Err(not_regular(path))
+                }
             }
             Err(errno) if is_absent(errno) => Ok(None),
             Err(errno) => Err(failed("open", path)(errno)),
@@ -129,17 +164,22 @@ impl RootTree {
 
     /// A file's content, if it is there.
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let Some(mut file) = self.open_file(path)? else { return Ok(None) };
+        let Some(mut file) = self.open_file(path)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(AssembleError::io("read", path))?;
+        file.read_to_end(&mut bytes)
+            .map_err(AssembleError::io("read", path))?;
         Ok(Some(bytes))
     }
 
     /// A text file's content, empty where it is not there.
     pub(super) fn read_text(&self, path: &str) -> Result<String> {
         let bytes = self.read(path)?.unwrap_or_default();
-        String::from_utf8(bytes)
-            .map_err(|_| AssembleError::BadFile { path: path.to_owned(), problem: "it is not UTF-8 text".to_owned() })
+        String::from_utf8(bytes).map_err(|_| AssembleError::BadFile {
+            path: path.to_owned(),
+            problem: "it is not UTF-8 text".to_owned(),
+        })
     }
 
     /// Names in a directory, sorted; none where it is not there.
@@ -151,7 +191,11 @@ impl RootTree {
         };
         let mut names = Vec::new();
         for entry in Dir::read_from(&fd).map_err(failed("list", path))? {
-            let name = entry.map_err(failed("list", path))?.file_name().to_string_lossy().into_owned();
+            let name = entry
+                .map_err(failed("list", path))?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
             if name != "." && name != ".." {
                 names.push(name);
             }
@@ -165,42 +209,69 @@ impl RootTree {
         if path.is_empty() || self.stat(path)?.is_some() {
             return Ok(());
         }
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
+        self.make_dir(
+            path.rsplit_once('/').map_or("", |(parent, _)| parent),
+            TreeAccess::root(0o755),
+        )?;
         let (parent, name) = self.parent(path)?;
         mkdirat(&parent, name, Mode::from_raw_mode(0o700)).map_err(failed("make", path))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&parent, name, flags, Mode::empty()).map_err(failed("open", path))?;
         own(&fd, access).map_err(failed("set the owner of", path))?;
-        self.normalize(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name)
+            .map_err(failed("set the time of", path))
     }
 
     /// Writes a file in place of what is there, a link included, and makes the directories above it.
-    pub(super) fn write(&self, path: &str, content: impl AsRef<[u8]>, access: TreeAccess) -> Result<()> {
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
+    pub(super) fn write(
+        &self,
+        path: &str,
+        content: impl AsRef<[u8]>,
+        access: TreeAccess,
+    ) -> Result<()> {
+        self.make_dir(
+            path.rsplit_once('/').map_or("", |(parent, _)| parent),
+            TreeAccess::root(0o755),
+        )?;
         let (parent, name) = self.parent(path)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         const NEW: &str = ".impasto-new";
-        let fd = openat(&parent, NEW, flags, Mode::from_raw_mode(0o600)).map_err(failed("make", path))?;
+        let fd = openat(&parent, NEW, flags, Mode::from_raw_mode(0o600))
+            .map_err(failed("make", path))?;
         let mut file = File::from(fd);
-        file.write_all(content.as_ref()).map_err(AssembleError::io("write", path))?;
+        file.write_all(content.as_ref())
+            .map_err(AssembleError::io("write", path))?;
         own(&file, access).map_err(failed("set the owner of", path))?;
         renameat(&parent, NEW, &parent, name).map_err(failed("write", path))?;
-        self.normalize(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name)
+            .map_err(failed("set the time of", path))
     }
 
     /// Writes a file again, with the owner and mode that it has; `otherwise` where it is not there.
-    pub(super) fn rewrite(&self, path: &str, content: impl AsRef<[u8]>, otherwise: TreeAccess) -> Result<()> {
-        let access = self.stat(path)?.map_or(otherwise, |stat| TreeAccess::of(&stat));
+    pub(super) fn rewrite(
+        &self,
+        path: &str,
+        content: impl AsRef<[u8]>,
+        otherwise: TreeAccess,
+    ) -> Result<()> {
+        let access = self
+            .stat(path)?
+            .map_or(otherwise, |stat| TreeAccess::of(&stat));
         self.write(path, content, access)
     }
 
     /// Makes a symbolic link in place of what is there.
     pub(super) fn link(&self, path: &str, target: &str) -> Result<()> {
-        self.make_dir(path.rsplit_once('/').map_or("", |(parent, _)| parent), TreeAccess::root(0o755))?;
+        self.make_dir(
+            path.rsplit_once('/').map_or("", |(parent, _)| parent),
+            TreeAccess::root(0o755),
+        )?;
         self.remove(path)?;
         let (parent, name) = self.parent(path)?;
         symlinkat(target, &parent, name).map_err(failed("make the link", path))?;
-        self.normalize(&parent, name).map_err(failed("set the time of", path))
+        self.normalize(&parent, name)
+            .map_err(failed("set the time of", path))
     }
 
     /// Removes a file or link, if it is there.
@@ -210,16 +281,22 @@ impl RootTree {
         }
         let (parent, name) = self.parent(path)?;
         unlinkat(&parent, name, AtFlags::empty()).map_err(failed("remove", path))?;
-        utimensat(&parent, ".", &self.times, AtFlags::empty()).map_err(failed("set the time of", path))
+        utimensat(&parent, ".", &self.times, AtFlags::empty())
+            .map_err(failed("set the time of", path))
     }
 
     /// Moves a directory out of the tree to `to` on the host, and leaves an empty one with the same access in its place.
     /// Whether there was one.
     pub(super) fn take_dir(&self, path: &str, to: &Path) -> Result<bool> {
-        let Some(stat) = self.lstat(path)? else { return Ok(false) };
+        let Some(stat) = self.lstat(path)? else {
+            return Ok(false);
+        };
         if !FileType::from_raw_mode(stat.st_mode).is_dir() {
             let problem = "it is not a directory, so nothing can be mounted on it".to_owned();
-            return Err(AssembleError::BadFile { path: path.to_owned(), problem });
+            return Err(AssembleError::BadFile {
+                path: path.to_owned(),
+                problem,
+            });
         }
         let (parent, name) = self.parent(path)?;
         renameat(&parent, name, CWD, to).map_err(failed("move", path))?;
@@ -229,15 +306,23 @@ impl RootTree {
 
     /// Whether `path` itself is a regular file and no link.
     pub(super) fn is_plain_file(&self, path: &str) -> Result<bool> {
-        Ok(self.lstat(path)?.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()))
+        Ok(self
+            .lstat(path)?
+            .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file()))
     }
 
     /// Copies what lies in a directory into another: files, links and directories, all of one owner.
     pub(super) fn copy_into(&self, from: &str, to: &str, uid: u32, gid: u32) -> Result<()> {
         for name in self.list(from)? {
             let (source, dest) = (format!("{from}/{name}"), format!("{to}/{name}"));
-            let Some(stat) = self.lstat(&source)? else { continue };
-            let access = TreeAccess { uid, gid, ..TreeAccess::of(&stat) };
+            let Some(stat) = self.lstat(&source)? else {
+                continue;
+            };
+            let access = TreeAccess {
+                uid,
+                gid,
+                ..TreeAccess::of(&stat)
+            };
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     self.make_dir(&dest, access)?;
@@ -249,7 +334,8 @@ impl RootTree {
                 }
                 FileType::Symlink => {
                     let (parent, name) = self.parent(&source)?;
-                    let target = readlinkat(&parent, name, Vec::new()).map_err(failed("read the link", &source))?;
+                    let target = readlinkat(&parent, name, Vec::new())
+                        .map_err(failed("read the link", &source))?;
                     self.link(&dest, &target.to_string_lossy())?;
                 }
                 _ => {}
@@ -270,7 +356,10 @@ fn is_absent(errno: Errno) -> bool {
 }
 
 fn not_regular(path: &str) -> AssembleError {
-    AssembleError::BadFile { path: path.to_owned(), problem: "it is not a regular file".to_owned() }
+    AssembleError::BadFile {
+        path: path.to_owned(),
+        problem: "it is not a regular file".to_owned(),
+    }
 }
 
 fn failed(verb: &'static str, path: &str) -> impl FnOnce(Errno) -> AssembleError {
@@ -278,7 +367,11 @@ fn failed(verb: &'static str, path: &str) -> impl FnOnce(Errno) -> AssembleError
 }
 
 fn own(fd: impl std::os::fd::AsFd, access: TreeAccess) -> Result<(), Errno> {
-    fchown(&fd, Some(Uid::from_raw(access.uid)), Some(Gid::from_raw(access.gid)))?;
+    fchown(
+        &fd,
+        Some(Uid::from_raw(access.uid)),
+        Some(Gid::from_raw(access.gid)),
+    )?;
     // After chown, which clears set-user-id.
     fchmod(&fd, Mode::from_raw_mode(access.mode))
 }
@@ -300,9 +393,14 @@ mod tests {
         assert_eq!(tree.read("/file").unwrap(), None);
         assert_eq!(tree.read("/../../../../../../etc/hostname").unwrap(), None);
         // A link to nothing in the tree is not a directory to write into.
-        tree.write("/etc/new", "x", TreeAccess::root(0o644)).unwrap_err();
-        tree.write("/file", "tree", TreeAccess::root(0o644)).unwrap();
-        assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "host");
+        tree.write("/etc/new", "x", TreeAccess::root(0o644))
+            .unwrap_err();
+        tree.write("/file", "tree", TreeAccess::root(0o644))
+            .unwrap();
+        assert_eq!(
+            std::fs::read_to_string(outside.path().join("secret")).unwrap(),
+            "host"
+        );
         assert_eq!(tree.read("/file").unwrap().as_deref(), Some(&b"tree"[..]));
         assert!(!outside.path().join("new").exists());
     }

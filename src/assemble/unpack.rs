@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, futimens, ioctl_getflags, ioctl_setflags, linkat, makedev, mkdirat, mknodat, openat, openat2, symlinkat,
-    unlinkat, utimensat,
+    AtFlags, FileType, IFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
+    chownat, fchmod, fchown, fsetxattr, futimens, ioctl_getflags, ioctl_setflags, linkat, makedev,
+    mkdirat, mknodat, openat, openat2, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -60,7 +60,8 @@ pub(super) fn make_root(work: &Path) -> Result<PathBuf, AssembleError> {
         let _ = ioctl_setflags(&fd, flags | IFlags::TOPDIR);
     }
     let mut random = [0; 8];
-    getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| AssembleError::io("make", work)(e.into()))?;
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|e| AssembleError::io("make", work)(e.into()))?;
     let root = work.join(format!("tree-{:016x}", u64::from_le_bytes(random)));
     std::fs::create_dir(&root).map_err(AssembleError::io("make", &root))?;
     Ok(root)
@@ -79,10 +80,20 @@ pub(super) fn unpack(stream: &mut dyn Read, root: &Path) -> Result<Unpacked, Ass
 ///
 /// # Errors
 /// Those of [`unpack`], and those of the rules.
-pub(crate) fn unpack_by<R: Rules>(stream: &mut dyn Read, root: &Path, rules: &mut R) -> Result<Unpacked, R::Error> {
+pub(crate) fn unpack_by<R: Rules>(
+    stream: &mut dyn Read,
+    root: &Path,
+    rules: &mut R,
+) -> Result<Unpacked, R::Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| AssembleError::io("open", root)(e.into()))?;
-    let mut unpacker = Unpacker { root: fd, last: None, directories: Vec::new(), buffer: vec![0; 1 << 20] };
+    let fd = rustix::fs::open(root, flags, Mode::empty())
+        .map_err(|e| AssembleError::io("open", root)(e.into()))?;
+    let mut unpacker = Unpacker {
+        root: fd,
+        last: None,
+        directories: Vec::new(),
+        buffer: vec![0; 1 << 20],
+    };
     let mut done = Unpacked::default();
     // Headers are small, and the stream may be a file.
     let mut archive = Archive::new(BufReader::with_capacity(1 << 18, stream));
@@ -97,20 +108,35 @@ pub(crate) fn unpack_by<R: Rules>(stream: &mut dyn Read, root: &Path, rules: &mu
         done.bytes = done.bytes.saturating_add(entry.size());
     }
     if done.entries == 0 {
-        return Err(tar(io::Error::new(io::ErrorKind::UnexpectedEof, "it has no entries")).into());
+        return Err(tar(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it has no entries",
+        ))
+        .into());
     }
     // To the end, behind which a stream that is checked as it is read says whether it was sound.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(tar)?;
     // Filling a directory changes its time.
     for (path, modified) in unpacker.directories.iter().rev() {
-        let set = || utimensat(&unpacker.root, path.as_slice(), &times(*modified), AtFlags::SYMLINK_NOFOLLOW);
+        let set = || {
+            utimensat(
+                &unpacker.root,
+                path.as_slice(),
+                &times(*modified),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+        };
         set().map_err(|e| failed("set the time of", path, e))?;
     }
     Ok(done)
 }
 
 fn failed(verb: &'static str, path: &[u8], errno: Errno) -> AssembleError {
-    AssembleError::Io { verb, path: show(path).into_owned().into(), source: errno.into() }
+    AssembleError::Io {
+        verb,
+        path: show(path).into_owned().into(),
+        source: errno.into(),
+    }
 }
 
 fn show(path: &[u8]) -> Cow<'_, str> {
@@ -119,7 +145,10 @@ fn show(path: &[u8]) -> Cow<'_, str> {
 
 fn times(modified: Timespec) -> Timestamps {
     // The time of the last access has no meaning in a tree; equal to the other, it is one thing less to differ.
-    Timestamps { last_access: modified, last_modification: modified }
+    Timestamps {
+        last_access: modified,
+        last_modification: modified,
+    }
 }
 
 /// What an entry says about itself.
@@ -139,10 +168,15 @@ pub(crate) struct Meta {
 impl Meta {
     fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Meta> {
         let header = entry.header();
-        let number = |id: u64| u32::try_from(id).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a huge id"));
+        let number = |id: u64| {
+            u32::try_from(id).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a huge id"))
+        };
         let (uid, gid) = (number(header.uid()?)?, number(header.gid()?)?);
         let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-        let mut modified = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
+        let mut modified = Timespec {
+            tv_sec: header.mtime()? as i64,
+            tv_nsec: 0,
+        };
         let kind = header.entry_type();
         let path = plain(&entry.path_bytes());
         let target = entry.link_name_bytes().map(|target| match kind {
@@ -162,13 +196,23 @@ impl Meta {
                 modified = exact;
             }
         }
-        Ok(Meta { path, kind, target, owner: Some((uid, gid)), mode, modified, attributes })
+        Ok(Meta {
+            path,
+            kind,
+            target,
+            owner: Some((uid, gid)),
+            mode,
+            modified,
+            attributes,
+        })
     }
 }
 
 /// Without `.` and empty parts; `..` stays and is refused where the path is resolved.
 fn plain(path: &[u8]) -> Vec<u8> {
-    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let parts = path
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".");
     parts.collect::<Vec<_>>().join(&b'/')
 }
 
@@ -176,11 +220,22 @@ fn plain(path: &[u8]) -> Vec<u8> {
 fn decimal(text: &str) -> Option<Timespec> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
     let nanoseconds: i64 = digits.parse().ok()?;
     let negative = text.starts_with('-') && nanoseconds > 0;
-    let (tv_sec, tv_nsec) = if negative { (whole - 1, 1_000_000_000 - nanoseconds) } else { (whole, nanoseconds) };
-    Some(Timespec { tv_sec, tv_nsec: tv_nsec as _ })
+    let (tv_sec, tv_nsec) = if negative {
+        (whole - 1, 1_000_000_000 - nanoseconds)
+    } else {
+        (whole, nanoseconds)
+    };
+    Some(Timespec {
+        tv_sec,
+        tv_nsec: tv_nsec as _,
+    })
 }
 
 struct Unpacker {
@@ -193,9 +248,16 @@ struct Unpacker {
 
 impl Unpacker {
     fn put<R: Read>(&mut self, entry: &mut Entry<'_, R>, meta: &Meta) -> Result<(), AssembleError> {
-        let refuse = |problem| AssembleError::Entry { path: show(&meta.path).into_owned(), problem };
+        let refuse = |problem| AssembleError::Entry {
+            path: show(&meta.path).into_owned(),
+            problem,
+        };
         let kind = meta.kind;
-        let target = || meta.target.as_deref().ok_or_else(|| refuse("is a link to nothing"));
+        let target = || {
+            meta.target
+                .as_deref()
+                .ok_or_else(|| refuse("is a link to nothing"))
+        };
         if kind.is_pax_global_extensions() {
             return Ok(());
         }
@@ -203,7 +265,10 @@ impl Unpacker {
             if !kind.is_dir() {
                 return Err(refuse("has no name"));
             }
-            let root = self.root.try_clone().map_err(AssembleError::io("open", "/"))?;
+            let root = self
+                .root
+                .try_clone()
+                .map_err(AssembleError::io("open", "/"))?;
             return self.finish_directory(&root, meta);
         }
         let (parent, name) = match meta.path.iter().rposition(|byte| *byte == b'/') {
@@ -220,13 +285,22 @@ impl Unpacker {
         // A clone of the handle would cost a system call for every entry.
         let (path, parent) = self.last.take().expect("BUG: set above");
         let result = match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => self.file(entry, &parent, name, meta),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.file(entry, &parent, name, meta)
+            }
             EntryType::Directory => self.subdirectory(&parent, name, meta),
             EntryType::Symlink => {
                 let target = target()?;
                 let made = replacing(&parent, name, || symlinkat(target, &parent, name))
                     .and_then(|()| own(&parent, name, meta))
-                    .and_then(|()| utimensat(&parent, name, &times(meta.modified), AtFlags::SYMLINK_NOFOLLOW));
+                    .and_then(|()| {
+                        utimensat(
+                            &parent,
+                            name,
+                            &times(meta.modified),
+                            AtFlags::SYMLINK_NOFOLLOW,
+                        )
+                    });
                 made.map_err(|e| failed("make the link", &meta.path, e))
             }
             EntryType::Link => {
@@ -235,18 +309,35 @@ impl Unpacker {
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
                 let header = entry.header();
-                let numbers = header.device_major().and_then(|major| Ok((major, header.device_minor()?)));
+                let numbers = header
+                    .device_major()
+                    .and_then(|major| Ok((major, header.device_minor()?)));
                 let (major, minor) = numbers.map_err(|source| AssembleError::Tar { source })?;
                 let (ty, device) = match kind {
-                    EntryType::Char => (FileType::CharacterDevice, makedev(major.unwrap_or(0), minor.unwrap_or(0))),
-                    EntryType::Block => (FileType::BlockDevice, makedev(major.unwrap_or(0), minor.unwrap_or(0))),
+                    EntryType::Char => (
+                        FileType::CharacterDevice,
+                        makedev(major.unwrap_or(0), minor.unwrap_or(0)),
+                    ),
+                    EntryType::Block => (
+                        FileType::BlockDevice,
+                        makedev(major.unwrap_or(0), minor.unwrap_or(0)),
+                    ),
                     _ => (FileType::Fifo, 0),
                 };
-                let made = replacing(&parent, name, || mknodat(&parent, name, ty, meta.mode, device))
-                    .and_then(|()| own(&parent, name, meta))
-                    // Not through umask, and again after chown.
-                    .and_then(|()| rustix::fs::chmodat(&parent, name, meta.mode, AtFlags::empty()))
-                    .and_then(|()| utimensat(&parent, name, &times(meta.modified), AtFlags::SYMLINK_NOFOLLOW));
+                let made = replacing(&parent, name, || {
+                    mknodat(&parent, name, ty, meta.mode, device)
+                })
+                .and_then(|()| own(&parent, name, meta))
+                // Not through umask, and again after chown.
+                .and_then(|()| rustix::fs::chmodat(&parent, name, meta.mode, AtFlags::empty()))
+                .and_then(|()| {
+                    utimensat(
+                        &parent,
+                        name,
+                        &times(meta.modified),
+                        AtFlags::SYMLINK_NOFOLLOW,
+                    )
+                });
                 made.map_err(|e| failed("make the device", &meta.path, e))
             }
             _ => Err(refuse("is of a type that trees cannot contain")),
@@ -260,7 +351,8 @@ impl Unpacker {
         let open = |path: &[u8]| {
             let path = if path.is_empty() { b"." } else { path };
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
             openat2(&self.root, path, flags, Mode::empty(), resolve)
         };
         match open(path) {
@@ -270,13 +362,17 @@ impl Unpacker {
                     None => (&b""[..], path),
                 };
                 let parent = self.directory(parent)?;
-                mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(|e| failed("make", path, e))?;
+                mkdirat(&parent, name, Mode::from_raw_mode(0o755))
+                    .map_err(|e| failed("make", path, e))?;
                 open(path)
             }
             // A link where the archive has a directory leads to files that it does not name.
             Err(Errno::LOOP | Errno::NOTDIR) => {
                 let problem = "is under something that is not a directory";
-                return Err(AssembleError::Entry { path: show(path).into_owned(), problem });
+                return Err(AssembleError::Entry {
+                    path: show(path).into_owned(),
+                    problem,
+                });
             }
             other => other,
         }
@@ -290,9 +386,11 @@ impl Unpacker {
         name: &[u8],
         meta: &Meta,
     ) -> Result<(), AssembleError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat(parent, name, flags, Mode::from_raw_mode(0o600));
-        let mut file = File::from(replacing(parent, name, open).map_err(|e| failed("make", &meta.path, e))?);
+        let mut file =
+            File::from(replacing(parent, name, open).map_err(|e| failed("make", &meta.path, e))?);
         loop {
             let count = match entry.read(&mut self.buffer) {
                 Ok(0) => break,
@@ -307,7 +405,12 @@ impl Unpacker {
         futimens(&file, &times(meta.modified)).map_err(|e| failed("set the time of", &meta.path, e))
     }
 
-    fn subdirectory(&mut self, parent: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), AssembleError> {
+    fn subdirectory(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        meta: &Meta,
+    ) -> Result<(), AssembleError> {
         let io = |e| failed("make", &meta.path, e);
         match mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
             Err(Errno::EXIST) | Ok(()) => {}
@@ -320,12 +423,22 @@ impl Unpacker {
 
     fn finish_directory(&mut self, directory: &OwnedFd, meta: &Meta) -> Result<(), AssembleError> {
         finish(directory, meta)?;
-        let path = if meta.path.is_empty() { b".".to_vec() } else { meta.path.clone() };
+        let path = if meta.path.is_empty() {
+            b".".to_vec()
+        } else {
+            meta.path.clone()
+        };
         self.directories.push((path, meta.modified));
         Ok(())
     }
 
-    fn hard_link(&self, target: &[u8], parent: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), AssembleError> {
+    fn hard_link(
+        &self,
+        target: &[u8],
+        parent: &OwnedFd,
+        name: &[u8],
+        meta: &Meta,
+    ) -> Result<(), AssembleError> {
         let (directory, file) = match target.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (&target[..slash], &target[slash + 1..]),
             None => (&b""[..], target),
@@ -337,7 +450,11 @@ impl Unpacker {
 }
 
 /// Does what makes a file; once more without the one that is there, as a later entry counts.
-fn replacing<T>(parent: &OwnedFd, name: &[u8], make: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+fn replacing<T>(
+    parent: &OwnedFd,
+    name: &[u8],
+    make: impl Fn() -> Result<T, Errno>,
+) -> Result<T, Errno> {
     match make() {
         Err(Errno::EXIST) => {
             unlinkat(parent, name, AtFlags::empty())?;
@@ -348,16 +465,25 @@ fn replacing<T>(parent: &OwnedFd, name: &[u8], make: impl Fn() -> Result<T, Errn
 }
 
 fn own(parent: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), Errno> {
-    let Some((uid, gid)) = meta.owner else { return Ok(()) };
+    let Some((uid, gid)) = meta.owner else {
+        return Ok(());
+    };
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    chownat(
+        parent,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
 }
 
 /// Owner, then mode and attributes: a change of owner clears set-user-id and capabilities.
 fn finish(file: impl AsFd, meta: &Meta) -> Result<(), AssembleError> {
     let io = |verb| move |e| failed(verb, &meta.path, e);
     if let Some((uid, gid)) = meta.owner {
-        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(io("set the owner of"))?;
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(io("set the owner of"))?;
     }
     fchmod(&file, meta.mode).map_err(io("set the mode of"))?;
     for (name, value) in &meta.attributes {
@@ -410,7 +536,9 @@ mod tests {
             header.set_uid(0);
             header.set_gid(0);
             header.set_mtime(0);
-            builder.append_data(&mut header, "out/file", &b"x"[..]).unwrap();
+            builder
+                .append_data(&mut header, "out/file", &b"x"[..])
+                .unwrap();
         });
         let error = unpack(&mut bytes.as_slice(), root.path()).unwrap_err();
         assert!(matches!(error, AssembleError::Entry { .. }), "{error}");

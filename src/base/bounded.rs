@@ -21,7 +21,10 @@ const UNSIZED: usize = 4096;
 
 /// How every file is opened that others may have written: no waiting for the other end of a FIFO, no terminal that
 /// becomes ours.
-pub const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+pub const FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
 
 /// Opens a regular file to read it, following symbolic links.
 ///
@@ -57,14 +60,21 @@ pub fn regular(file: File) -> io::Result<File> {
 
 fn regular_size(file: &File) -> io::Result<u64> {
     let stat = file.metadata()?;
-    if stat.is_file() { Ok(stat.len()) } else { Err(not_regular(stat.file_type())) }
+    if stat.is_file() {
+        Ok(stat.len())
+    } else {
+        Err(not_regular(stat.file_type()))
+    }
 }
 
 /// The error for what stands where a regular file is needed.
 pub fn not_regular(kind: std::fs::FileType) -> io::Error {
     let what = match () {
         () if kind.is_dir() => {
-            return io::Error::new(io::ErrorKind::IsADirectory, "it is a directory, not a regular file");
+            return io::Error::new(
+                io::ErrorKind::IsADirectory,
+                "it is a directory, not a regular file",
+            );
         }
         () if kind.is_fifo() => "it is a FIFO, not a regular file",
         () if kind.is_socket() => "it is a socket, not a regular file",
@@ -90,7 +100,8 @@ pub fn read(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
 /// As those of [`read`]; it is not UTF-8 (of kind `InvalidData`).
 pub fn read_text(path: impl AsRef<Path>, limit: u64) -> io::Result<String> {
     let bytes = read(path, limit)?;
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
 }
 
 /// Reads the rest of an open file, of at most `limit` bytes.
@@ -107,9 +118,17 @@ fn read_sized(file: File, size: u64, limit: u64) -> io::Result<Vec<u8>> {
     if size > limit {
         return Err(too_large(limit));
     }
-    let mut bytes = Vec::with_capacity(if size == 0 { UNSIZED } else { size as usize + 1 });
+    let mut bytes = Vec::with_capacity(if size == 0 {
+        UNSIZED
+    } else {
+        size as usize + 1
+    });
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+    if bytes.len() as u64 > limit {
+        Err(too_large(limit))
+    } else {
+        Ok(bytes)
+    }
 }
 
 fn too_large(limit: u64) -> io::Error {
@@ -118,5 +137,8 @@ fn too_large(limit: u64) -> io::Error {
         1024..0x10_0000 => format!("{} KiB", limit >> 10),
         _ => format!("{} MiB", limit >> 20),
     };
-    io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than the limit of {limit}"))
+    io::Error::new(
+        io::ErrorKind::FileTooLarge,
+        format!("it is larger than the limit of {limit}"),
+    )
 }

@@ -23,8 +23,11 @@ pub enum HostError {
 impl HostError {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
-        let HostError::Directory(error) = self else { return None };
-        (error.kind() == io::ErrorKind::NotFound).then(|| "change to a directory that exists".to_owned())
+        let HostError::Directory(error) = self else {
+            return None;
+        };
+        (error.kind() == io::ErrorKind::NotFound)
+            .then(|| "change to a directory that exists".to_owned())
     }
 }
 
@@ -79,12 +82,19 @@ impl Host {
 
     /// A variable of the environment.
     pub fn var(&self, name: &str) -> Option<&str> {
-        self.env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.env
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The directories in which programs are looked for.
     pub fn path_dirs(&self) -> impl Iterator<Item = &Path> {
-        self.var("PATH").unwrap_or_default().split(':').filter(|dir| !dir.is_empty()).map(Path::new)
+        self.var("PATH")
+            .unwrap_or_default()
+            .split(':')
+            .filter(|dir| !dir.is_empty())
+            .map(Path::new)
     }
 
     /// The store's directory where nobody names one: in the user's cache directory.
@@ -99,9 +109,15 @@ impl Host {
 
     fn xdg(&self, name: &str, default: &str) -> PathBuf {
         // A relative XDG path is to be ignored (XDG Base Directory Specification).
-        let dir = self.var(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let dir = self
+            .var(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute());
         // Debian's word for a user without a home: nothing can be made there, and the error has the path.
-        let home = || self.home_path().unwrap_or_else(|| PathBuf::from("/nonexistent"));
+        let home = || {
+            self.home_path()
+                .unwrap_or_else(|| PathBuf::from("/nonexistent"))
+        };
         dir.unwrap_or_else(|| home().join(default))
     }
 
@@ -111,7 +127,10 @@ impl Host {
         if let Some(home) = self.sudo.as_ref().and_then(|caller| caller.home.clone()) {
             return Some(home);
         }
-        let home = self.var("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+        let home = self
+            .var("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute());
         home.or_else(|| User::by_uid(rustix::process::geteuid().as_raw()).map(|user| user.home))
     }
 
@@ -133,7 +152,9 @@ impl Host {
 
     /// Whether messages may be coloured when they go to standard error.
     pub fn colour(&self) -> bool {
-        self.stderr_is_terminal && self.var("NO_COLOR").is_none_or(str::is_empty) && self.var("TERM") != Some("dumb")
+        self.stderr_is_terminal
+            && self.var("NO_COLOR").is_none_or(str::is_empty)
+            && self.var("TERM") != Some("dumb")
     }
 
     /// Whether lines can be drawn again and again on standard error.
@@ -144,7 +165,9 @@ impl Host {
     /// Seconds since 1970, for records that tell when they were made.
     #[expect(clippy::disallowed_methods, reason = "this is its one home")]
     pub fn now(&self) -> u64 {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
     }
 }
 
@@ -164,7 +187,11 @@ impl SudoCaller {
     fn of(env: &[(String, String)]) -> Option<SudoCaller> {
         let number = |name| env.iter().find(|(key, _)| key == name)?.1.parse().ok();
         let uid = number("SUDO_UID").filter(|uid| *uid != 0)?;
-        Some(SudoCaller { uid, gid: number("SUDO_GID"), home: User::by_uid(uid).map(|user| user.home) })
+        Some(SudoCaller {
+            uid,
+            gid: number("SUDO_GID"),
+            home: User::by_uid(uid).map(|user| user.home),
+        })
     }
 }
 
@@ -183,13 +210,21 @@ impl User {
         let text = bounded::read_text("/etc/passwd", bounded::LINES).ok()?;
         text.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
-            let [name, _, number, _, _, home, _] = fields[..] else { return None };
+            let [name, _, number, _, _, home, _] = fields[..] else {
+                return None;
+            };
             let is_it = number.parse() == Ok(uid) && home.starts_with('/');
-            is_it.then(|| User { name: name.to_owned(), home: home.into() })
+            is_it.then(|| User {
+                name: name.to_owned(),
+                home: home.into(),
+            })
         })
     }
 }
 
 fn read_line(path: &str) -> String {
-    bounded::read_text(path, bounded::LINES).unwrap_or_default().trim_end().to_owned()
+    bounded::read_text(path, bounded::LINES)
+        .unwrap_or_default()
+        .trim_end()
+        .to_owned()
 }

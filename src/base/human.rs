@@ -71,14 +71,41 @@ mod tests {
 
     #[test]
     fn numbers_are_said_as_people_say_them() {
-        let durations: Vec<_> = [0, 20, 3600, 130_000].map(|ms| seconds(Duration::from_millis(ms))).into();
+        let durations: Vec<_> = [0, 20, 3600, 130_000]
+            .map(|ms| seconds(Duration::from_millis(ms)))
+            .into();
         assert_eq!(durations, ["0.00 s", "0.02 s", "3.6 s", "2 min 10 s"]);
-        let left = [0, 9400, 59_600, 61_000, 127_000, 599_000, 3_540_000, 3_900_000].map(Duration::from_millis);
+        let left = [
+            0, 9400, 59_600, 61_000, 127_000, 599_000, 3_540_000, 3_900_000,
+        ]
+        .map(Duration::from_millis);
         assert_eq!(
             left.map(about),
-            ["<1 s", "~9 s", "~1 min", "~1 min", "~2 min 10 s", "~10 min", "~59 min", "~1 h 5 min"]
+            [
+                "<1 s",
+                "~9 s",
+                "~1 min",
+                "~1 min",
+                "~2 min 10 s",
+                "~10 min",
+                "~59 min",
+                "~1 h 5 min"
+            ]
         );
-        let sizes: Vec<_> = [0, 999, 1000, 1_234_567, 569_000_000, 999_999_999, u64::MAX].map(bytes).into();
-        assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "1.2 MB", "569 MB", "1.0 GB", "18446744 TB"]);
+        let sizes: Vec<_> = [0, 999, 1000, 1_234_567, 569_000_000, 999_999_999, u64::MAX]
+            .map(bytes)
+            .into();
+        assert_eq!(
+            sizes,
+            [
+                "0 B",
+                "999 B",
+                "1.0 kB",
+                "1.2 MB",
+                "569 MB",
+                "1.0 GB",
+                "18446744 TB"
+            ]
+        );
     }
 }

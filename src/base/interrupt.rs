@@ -46,7 +46,12 @@ impl Interrupt {
     /// `end` ends the process where an orderly end is not waited for. It may wait for nothing: another thread may hold the
     /// standard streams' locks.
     pub fn new(end: fn() -> !) -> Self {
-        Interrupt { cancel: CancelToken::new(), listeners: Arc::default(), watched: Arc::default(), end }
+        Interrupt {
+            cancel: CancelToken::new(),
+            listeners: Arc::default(),
+            watched: Arc::default(),
+            end,
+        }
     }
 
     /// From now on an interrupt cancels the listener's token, which has to be looked at.
@@ -56,7 +61,9 @@ impl Interrupt {
     pub fn listen(&self) -> Listener {
         self.listeners.fetch_add(1, Ordering::SeqCst);
         self.watched.get_or_init(|| self.watch());
-        Listener { interrupt: self.clone() }
+        Listener {
+            interrupt: self.clone(),
+        }
     }
 
     /// Where signals cannot be watched they do what they do to any program.
@@ -88,7 +95,9 @@ impl Interrupt {
             let _held = writer;
             watched.obey(&arrived)
         };
-        std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(wait)?;
         Ok(())
     }
 
@@ -122,7 +131,10 @@ impl Drop for Listener {
 
 /// Waits for the next signal, of which each writes a byte, or until the time is over.
 fn next(mut arrived: &UnixStream, time: Option<Duration>) -> io::Result<()> {
-    let time = time.map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: 0 });
+    let time = time.map(|time| Timespec {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_nsec: 0,
+    });
     loop {
         match poll(&mut [PollFd::new(arrived, PollFlags::IN)], time.as_ref()) {
             Ok(0) => return Ok(()),
@@ -137,5 +149,6 @@ fn next(mut arrived: &UnixStream, time: Option<Duration>) -> io::Result<()> {
 fn ignored() -> u64 {
     let status = bounded::read_text("/proc/self/status", bounded::LINES).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }

@@ -14,7 +14,10 @@ fn columns_within(rows: &[Vec<String>], terminal: Option<usize>) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {
         // What is last in its row pushes nothing aside.
-        let cells = rows.iter().filter(|row| column + 1 < row.len()).map(|row| width(&row[column]));
+        let cells = rows
+            .iter()
+            .filter(|row| column + 1 < row.len())
+            .map(|row| width(&row[column]));
         cells.max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..count).map(widest).collect();
@@ -62,14 +65,22 @@ const LEAST: usize = 16;
 
 /// A text as lines of so many columns, cut at blanks; as it is where there is no room worth using, or no bound.
 pub fn wrap(text: &str, room: Option<usize>) -> Vec<&str> {
-    let Some(room) = room.filter(|room| *room >= LEAST) else { return vec![text] };
+    let Some(room) = room.filter(|room| *room >= LEAST) else {
+        return vec![text];
+    };
     let mut lines = Vec::new();
     let mut rest = text;
     while width(rest) > room {
         let fits = |at: &usize| width(&rest[..*at]) <= room;
-        let blanks = || rest.match_indices(' ').map(|(at, _)| at).filter(|at| *at > 0);
+        let blanks = || {
+            rest.match_indices(' ')
+                .map(|(at, _)| at)
+                .filter(|at| *at > 0)
+        };
         // A word that is longer than a line stays whole, so that it can be copied.
-        let Some(at) = blanks().take_while(fits).last().or_else(|| blanks().next()) else { break };
+        let Some(at) = blanks().take_while(fits).last().or_else(|| blanks().next()) else {
+            break;
+        };
         lines.push(&rest[..at]);
         rest = &rest[at + 1..];
     }
@@ -85,7 +96,11 @@ pub fn output_width() -> Option<usize> {
 
 /// Columns of a text, which may be coloured.
 pub fn width(text: &str) -> usize {
-    if text.contains('\x1b') { strip(text).width() } else { text.width() }
+    if text.contains('\x1b') {
+        strip(text).width()
+    } else {
+        text.width()
+    }
 }
 
 /// A text without its colours.
@@ -99,16 +114,33 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let row = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        assert_eq!(columns(&[row(&["a", "bb", "c"]), row(&["aaa", "b", ""])]), "a    bb  c\naaa  b\n");
-        assert_eq!(columns(&[row(&["漢字", "b"]), row(&["a", "b"])]), "漢字  b\na     b\n");
-        let rows = [row(&["dirty", "run", "line 14 of the script changed, and more"]), row(&["cached", "x", ""])];
+        let row = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            columns(&[row(&["a", "bb", "c"]), row(&["aaa", "b", ""])]),
+            "a    bb  c\naaa  b\n"
+        );
+        assert_eq!(
+            columns(&[row(&["漢字", "b"]), row(&["a", "b"])]),
+            "漢字  b\na     b\n"
+        );
+        let rows = [
+            row(&["dirty", "run", "line 14 of the script changed, and more"]),
+            row(&["cached", "x", ""]),
+        ];
         assert_eq!(
             columns_within(&rows, Some(32)),
             "dirty   run  line 14 of the\n             script changed, and\n             more\ncached  x\n"
         );
         let word = "a-word-that-is-longer-than-the-terminal-is-wide";
-        assert_eq!(columns_within(&[row(&["a", word])], Some(30)), format!("a  {word}\n"));
+        assert_eq!(
+            columns_within(&[row(&["a", word])], Some(30)),
+            format!("a  {word}\n")
+        );
         // Where there is no room beside it, it goes below.
         let row = row(&[
             "openssl",

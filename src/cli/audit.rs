@@ -72,7 +72,11 @@ impl Audit {
             let help = "a stage that fails only there depends on the host name, locale, time zone, number of CPUs or \
                         the order of directory entries";
             let code = u8::try_from(code).unwrap_or(exit::INTERNAL);
-            return Err(CliError::Other { message, help: Some(help.to_owned()), code });
+            return Err(CliError::Other {
+                message,
+                help: Some(help.to_owned()),
+                code,
+            });
         }
         let other = Store::open_for(scratch.path().join("store"), &session.host.owner())?;
         let again = hits(&loaded, &other, &nodes)?.ok_or_else(|| changed("the second"))?;
@@ -89,21 +93,38 @@ impl Audit {
         let elsewhere = format!("{}{place}", scratch.path().join("elsewhere").display());
         let runs = [
             run(session.environment.clone(), place, 0, first_ended),
-            run(GuestEnvironment::variation(), elsewhere, started, session.host.now()),
+            run(
+                GuestEnvironment::variation(),
+                elsewhere,
+                started,
+                session.host.now(),
+            ),
         ];
         let stages = compare(&loaded, &nodes, (&store, &found), (&other, &again), &runs)?;
         let report = AuditReport::new(stages, self.variation(session, &runs));
         if self.json {
-            ui::output(&(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"))?;
+            ui::output(
+                &(serde_json::to_string_pretty(&report).expect("BUG: a report is no JSON") + "\n"),
+            )?;
         } else {
             ui::output(&report.render())?;
         }
-        Ok(if report.equal { exit::OK } else { exit::DIFFERENT })
+        Ok(if report.equal {
+            exit::OK
+        } else {
+            exit::DIFFERENT
+        })
     }
 
     fn build(&self) -> Build {
         let (recipe, run) = (self.recipe.clone(), self.run.clone());
-        Build { recipe, run, rebuild: Vec::new(), locked: false, record: RecordArgs::default() }
+        Build {
+            recipe,
+            run,
+            rebuild: Vec::new(),
+            locked: false,
+            record: RecordArgs::default(),
+        }
     }
 
     /// The nodes that are compared, in the order of the graph.
@@ -128,22 +149,50 @@ impl Audit {
         option("--out", scratch.join("out").into());
         option("--recipe", recipe.into());
         option("--jobs", self.other_jobs(session).to_string().into());
-        self.recipe.vars.iter().for_each(|var| option("--var", var.into()));
-        self.recipe.var_files.iter().for_each(|file| option("--var-file", session.host.cwd.join(file).into()));
-        self.recipe.only.iter().for_each(|only| option("--only", only.into()));
+        self.recipe
+            .vars
+            .iter()
+            .for_each(|var| option("--var", var.into()));
+        self.recipe
+            .var_files
+            .iter()
+            .for_each(|file| option("--var-file", session.host.cwd.join(file).into()));
+        self.recipe
+            .only
+            .iter()
+            .for_each(|only| option("--only", only.into()));
         // Settings too name directories that the recipe may read; they are moved with everything else.
-        let settings = session.settings.allow_paths.iter().map(|setting| setting.value.clone());
-        let allowed = self.recipe.allow_paths.iter().map(|path| session.host.cwd.join(path)).chain(settings);
+        let settings = session
+            .settings
+            .allow_paths
+            .iter()
+            .map(|setting| setting.value.clone());
+        let allowed = self
+            .recipe
+            .allow_paths
+            .iter()
+            .map(|path| session.host.cwd.join(path))
+            .chain(settings);
         allowed.for_each(|path| option("--allow-path", path.into()));
-        self.run.mirror.iter().for_each(|mirror| option("--mirror", mirror.into()));
+        self.run
+            .mirror
+            .iter()
+            .for_each(|mirror| option("--mirror", mirror.into()));
         if session.global.progress.is_json() {
             option("--progress", "plain".into());
         }
         arguments.extend(selectors.into_iter().map(OsString::from));
         let other = GuestEnvironment::variation();
-        #[expect(clippy::disallowed_methods, reason = "impasto itself, in a varied environment")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "impasto itself, in a varied environment"
+        )]
         let mut command = Command::new(&session.host.exe);
-        command.args(arguments).env("TZ", other.timezone).env("LANG", &other.lang).env("LC_ALL", other.lang);
+        command
+            .args(arguments)
+            .env("TZ", other.timezone)
+            .env("LANG", &other.lang)
+            .env("LC_ALL", other.lang);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         crate::sandbox::die_with_parent(&mut command, Signal::TERM);
         let interrupt = session.interrupt.listen();
@@ -165,12 +214,17 @@ impl Audit {
     /// Puts this process under other conditions: host name, umask, and the whole machine's files below another directory.
     fn move_elsewhere(&mut self, session: &mut Session, root: &Path) -> Result<(), CliError> {
         let other = GuestEnvironment::variation();
-        crate::sandbox::move_elsewhere(&other.host_name, root).map_err(CliError::io("show files under", root))?;
+        crate::sandbox::move_elsewhere(&other.host_name, root)
+            .map_err(CliError::io("show files under", root))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
         session.environment = other;
         let moved = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
         self.recipe.recipe = self.recipe.recipe.as_deref().map(moved);
-        self.recipe.var_files.iter_mut().chain(&mut self.recipe.allow_paths).for_each(|file| *file = moved(file));
+        self.recipe
+            .var_files
+            .iter_mut()
+            .chain(&mut self.recipe.allow_paths)
+            .for_each(|file| *file = moved(file));
         session.settings.allow_paths.clear();
         Ok(())
     }
@@ -179,13 +233,19 @@ impl Audit {
     fn variation(&self, session: &Session, runs: &[AuditRun; 2]) -> Vec<(String, String, String)> {
         let [first, second] = runs;
         let jobs = session.jobs(self.run.jobs, &session.settings);
-        let row = |name: &str, first: &str, second: &str| (name.to_owned(), first.to_owned(), second.to_owned());
+        let row = |name: &str, first: &str, second: &str| {
+            (name.to_owned(), first.to_owned(), second.to_owned())
+        };
         vec![
             row("host name", &first.host_name, &second.host_name),
             row("locale", &first.lang, &second.lang),
             row("time zone", &first.timezone, &second.timezone),
             row("CPUs", &first.cpus.to_string(), &second.cpus.to_string()),
-            row("jobs", &jobs.to_string(), &self.other_jobs(session).to_string()),
+            row(
+                "jobs",
+                &jobs.to_string(),
+                &self.other_jobs(session).to_string(),
+            ),
             row("umask of impasto", "the user's", &format!("{UMASK:03o}")),
             row("order of directories", "theirs", "another"),
             row("recipe and store", "theirs", "at other paths"),
@@ -194,7 +254,11 @@ impl Audit {
 }
 
 /// The results of all these nodes, where all of them are known.
-fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashMap<NodeId, Hit>>, CliError> {
+fn hits(
+    loaded: &Loaded,
+    store: &Store,
+    nodes: &[NodeId],
+) -> Result<Option<HashMap<NodeId, Hit>>, CliError> {
     let mut planner = loaded.planner(store, &[])?;
     let states = planner.plan(nodes)?;
     let mut hits = HashMap::new();
@@ -210,7 +274,9 @@ fn hits(loaded: &Loaded, store: &Store, nodes: &[NodeId]) -> Result<Option<HashM
 fn changed(which: &str) -> CliError {
     CliError::Other {
         message: format!("the result of {which} build is not what the recipe now describes"),
-        help: Some("did the recipe or its files change in the meantime? run the audit again".to_owned()),
+        help: Some(
+            "did the recipe or its files change in the meantime? run the audit again".to_owned(),
+        ),
         code: exit::INTERNAL,
     }
 }
@@ -226,9 +292,19 @@ fn compare(
     let mut stages = Vec::new();
     for id in nodes {
         let node = loaded.graph.node(*id);
-        let inputs = KnownStage::all(node.parents.iter().filter_map(|(_, parent)| known.get(parent)));
-        let first = AuditInput { store, outputs: &first[id].result };
-        let second = AuditInput { store: other, outputs: &second[id].result };
+        let inputs = KnownStage::all(
+            node.parents
+                .iter()
+                .filter_map(|(_, parent)| known.get(parent)),
+        );
+        let first = AuditInput {
+            store,
+            outputs: &first[id].result,
+        };
+        let second = AuditInput {
+            store: other,
+            outputs: &second[id].result,
+        };
         let compared = stage(&node.label, first, second, &inputs, runs);
         let (stage, differs) = compared.map_err(|error| CliError::Other {
             message: human::with_causes(&error),

@@ -40,7 +40,10 @@ impl BlameArgs {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
-            return Err(CliError::usage("no stage was given", "name one: `impasto plan` lists them"));
+            return Err(CliError::usage(
+                "no stage was given",
+                "name one: `impasto plan` lists them",
+            ));
         };
         let chain = names.chain(name)?;
         let store = names.opened();
@@ -53,12 +56,21 @@ impl BlameArgs {
             (true, Some((disk, (_, tree)))) => {
                 let open = || disk_trees::open(disk, store).map_err(io::Error::other);
                 let found = installed::listed_files(tree, &OnDisk { open: &open, tree });
-                let found = found.map_err(|source| CliError::Disk { label: disk.label.clone(), source })?;
+                let found = found.map_err(|source| CliError::Disk {
+                    label: disk.label.clone(),
+                    source,
+                })?;
                 let Some((partition, found)) = found else {
-                    return Err(CliError::usage(format!("{name} has no dpkg packages"), "omit --packages"));
+                    return Err(CliError::usage(
+                        format!("{name} has no dpkg packages"),
+                        "omit --packages",
+                    ));
                 };
                 owners = found;
-                By::Package { partition, owners: &owners }
+                By::Package {
+                    partition,
+                    owners: &owners,
+                }
             }
             _ => By::Directory(self.depth),
         };
@@ -66,7 +78,10 @@ impl BlameArgs {
             Some((disk, (_, tree))) => {
                 let open = || disk_trees::open(disk, store).map_err(io::Error::other);
                 let found = Mounts::read(tree, &OnDisk { open: &open, tree });
-                found.map_err(|source| CliError::Disk { label: disk.label.clone(), source })?
+                found.map_err(|source| CliError::Disk {
+                    label: disk.label.clone(),
+                    source,
+                })?
             }
             None => Mounts::default(),
         };

@@ -55,7 +55,12 @@ pub(crate) struct Boot {
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     ssh_key: Option<PathBuf>,
     /// The user that the key is for; may become root
-    #[arg(long, value_name = "NAME", default_value = "impasto", requires = "ssh_key")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "impasto",
+        requires = "ssh_key"
+    )]
     user: String,
     /// Passes user-data, meta-data, vendor-data and network-config of a directory to cloud-init
     #[arg(long, value_name = "DIR")]
@@ -133,7 +138,12 @@ impl Boot {
         let scratch = store.scratch()?;
         let work = scratch.path();
         let interactive = session.host.stdin_is_terminal && self.wait_for.is_none();
-        let Disk { label, backing, size, opened } = disk;
+        let Disk {
+            label,
+            backing,
+            size,
+            opened,
+        } = disk;
         let spec = self.spec(session, (backing, size), work, interactive)?;
         self.announce(&label, &spec, interactive);
 
@@ -169,24 +179,38 @@ impl Boot {
             }
             (ConsoleMatch::Ended, None) => exit::OK,
             (ConsoleMatch::Ended, Some(text)) => {
-                ui::message(&format!("error: the machine stopped before its console showed `{text}`"));
+                ui::message(&format!(
+                    "error: the machine stopped before its console showed `{text}`"
+                ));
                 exit::STAGE
             }
             (_, Some(text)) => {
-                ui::message(&format!("error: the console did not show `{text}` in {}", self.shown_timeout()));
+                ui::message(&format!(
+                    "error: the console did not show `{text}` in {}",
+                    self.shown_timeout()
+                ));
                 exit::STAGE
             }
             (_, None) => {
-                ui::message(&format!("error: the machine was still running after {}", self.shown_timeout()));
+                ui::message(&format!(
+                    "error: the machine was still running after {}",
+                    self.shown_timeout()
+                ));
                 exit::STAGE
             }
         })
     }
 
     fn timeout(&self) -> Result<Option<Duration>, CliError> {
-        let Some(text) = &self.timeout else { return Ok(None) };
-        let wrong =
-            || CliError::usage(format!("`--timeout {text}` is not a valid time"), "write it as 90s, 15m or 1h30m");
+        let Some(text) = &self.timeout else {
+            return Ok(None);
+        };
+        let wrong = || {
+            CliError::usage(
+                format!("`--timeout {text}` is not a valid time"),
+                "write it as 90s, 15m or 1h30m",
+            )
+        };
         parse_duration(text).map(Some).ok_or_else(wrong)
     }
 
@@ -203,8 +227,17 @@ impl Boot {
         let name = name.to_string_lossy();
         let is_file = path.exists() && !path.is_dir() && !name.ends_with(".hcl");
         if is_file || looks_like_image(&name) {
-            let Examined { backing, size, file } = vm::examine(&path)?;
-            return Ok(Disk { label: name.into_owned(), backing, size, opened: Opened::Image(file) });
+            let Examined {
+                backing,
+                size,
+                file,
+            } = vm::examine(&path)?;
+            return Ok(Disk {
+                label: name.into_owned(),
+                backing,
+                size,
+                opened: Opened::Image(file),
+            });
         }
         self.stage(session, store)
     }
@@ -218,7 +251,13 @@ impl Boot {
         let mut planner = loaded.planner(store, &[])?;
         let hit = match planner.plan(&[id])?.into_value(id) {
             Some(PlanState::Cached(hit)) => hit,
-            _ => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
+            _ => {
+                return Err(not_built(
+                    &node.label,
+                    selector,
+                    &session.place(&self.recipe),
+                ));
+            }
         };
         let layer: Option<LayerRef> = match hit.result.disk {
             Some(disk) => Some(disk.layer),
@@ -232,13 +271,28 @@ impl Boot {
             Some(Ok(chain)) => chain,
             Some(Err(impasto_store::Error::Miss(miss))) => {
                 ui::message(&format!("warning: {miss}"));
-                return Err(not_built(&node.label, selector, &session.place(&self.recipe)));
+                return Err(not_built(
+                    &node.label,
+                    selector,
+                    &session.place(&self.recipe),
+                ));
             }
             Some(Err(error)) => return Err(error.into()),
-            None => return Err(not_built(&node.label, selector, &session.place(&self.recipe))),
+            None => {
+                return Err(not_built(
+                    &node.label,
+                    selector,
+                    &session.place(&self.recipe),
+                ));
+            }
         };
         let (backing, size) = (Backing::Layers(chain.paths()), chain.disk.virtual_size);
-        Ok(Disk { label: node.label.clone(), backing, size, opened: Opened::Chain(chain) })
+        Ok(Disk {
+            label: node.label.clone(),
+            backing,
+            size,
+            opened: Opened::Chain(chain),
+        })
     }
 
     fn spec(
@@ -249,7 +303,11 @@ impl Boot {
         interactive: bool,
     ) -> Result<Spec, CliError> {
         let cwd = &session.host.cwd;
-        let overlay = vm::overlay(work, size, self.disk_size.map(|size| size.next_multiple_of(512)))?;
+        let overlay = vm::overlay(
+            work,
+            size,
+            self.disk_size.map(|size| size.next_multiple_of(512)),
+        )?;
         let firmware = match (self.firmware, self.secure_boot) {
             (FirmwareChoice::Bios, false) => Firmware::Bios,
             (_, secure) => vm::uefi(work, secure)?,
@@ -267,7 +325,9 @@ impl Boot {
         if let Some(socket) = &guest_agent
             && !socket.parent().is_some_and(Path::is_dir)
         {
-            return Err(CliError::io("make", socket)(rustix::io::Errno::NOENT.into()));
+            return Err(CliError::io("make", socket)(
+                rustix::io::Errno::NOENT.into(),
+            ));
         }
         Ok(Spec {
             accel: match self.accel {
@@ -282,19 +342,29 @@ impl Boot {
             seed,
             network: self.network()?,
             guest_agent,
-            console: if interactive { Console::Terminal } else { Console::Pipe },
+            console: if interactive {
+                Console::Terminal
+            } else {
+                Console::Pipe
+            },
             control: None,
         })
     }
 
     fn network(&self) -> Result<Network, CliError> {
         // Who brings a key wants to log in.
-        let port = self.ssh_port.as_deref().or(self.ssh_key.as_ref().map(|_| "auto"));
+        let port = self
+            .ssh_port
+            .as_deref()
+            .or(self.ssh_key.as_ref().map(|_| "auto"));
         if self.network == NetworkChoice::None {
             return match &self.ssh_port {
                 Some(_) => {
                     let message = "a machine without a network has no SSH port";
-                    Err(CliError::usage(message, "omit --ssh-port or --network none"))
+                    Err(CliError::usage(
+                        message,
+                        "omit --ssh-port or --network none",
+                    ))
                 }
                 None => Ok(Network::None),
             };
@@ -303,13 +373,19 @@ impl Boot {
             None => None,
             Some("auto") => {
                 // Free now: another program may take it before QEMU does, which then says so.
-                Some(vm::probe::free_port().map_err(CliError::io("find a free port on", "127.0.0.1"))?)
+                Some(
+                    vm::probe::free_port()
+                        .map_err(CliError::io("find a free port on", "127.0.0.1"))?,
+                )
             }
             Some(text) => match text.parse::<u16>() {
                 Ok(port) if port > 0 => Some(port),
                 _ => {
                     let message = format!("`--ssh-port {text}` is not a valid port");
-                    return Err(CliError::usage(message, "use a number from 1 to 65535, or `auto`"));
+                    return Err(CliError::usage(
+                        message,
+                        "use a number from 1 to 65535, or `auto`",
+                    ));
                 }
             },
         };
@@ -320,17 +396,24 @@ impl Boot {
     fn seed_files(&self, cwd: &Path) -> Result<Option<Vec<SeedFile>>, CliError> {
         if let Some(key) = &self.ssh_key {
             let path = cwd.join(key);
-            let text = bounded::read_text(&path, bounded::LINES).map_err(CliError::io("read", key))?;
-            let keys = seed::public_keys(&text).map_err(|error| seed_error(error, &format!("`{}`", key.display())))?;
+            let text =
+                bounded::read_text(&path, bounded::LINES).map_err(CliError::io("read", key))?;
+            let keys = seed::public_keys(&text)
+                .map_err(|error| seed_error(error, &format!("`{}`", key.display())))?;
             let boot = format!("impasto-{:016x}", random());
             return Ok(Some(seed::for_keys(&keys, &self.user, &boot)));
         }
-        let Some(dir) = &self.seed else { return Ok(None) };
+        let Some(dir) = &self.seed else {
+            return Ok(None);
+        };
         let mut files = Vec::new();
         for (index, name) in seed::NAMES.iter().enumerate() {
             let path = cwd.join(dir).join(name);
             match bounded::read(&path, bounded::LINES) {
-                Ok(content) => files.push(SeedFile { name: (*name).to_owned(), content }),
+                Ok(content) => files.push(SeedFile {
+                    name: (*name).to_owned(),
+                    content,
+                }),
                 // cloud-init takes no disk for a seed that lacks one of the first two.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && index >= 2 => {}
                 Err(error) => return Err(CliError::io("read", dir.join(name))(error)),
@@ -341,15 +424,24 @@ impl Boot {
 
     fn announce(&self, name: &str, spec: &Spec, interactive: bool) {
         let accel = match (self.accel, spec.accel) {
-            (AccelChoice::Auto, accel) => format!("{}: slow; --accel kvm where /dev/kvm works", accel.name()),
+            (AccelChoice::Auto, accel) => {
+                format!("{}: slow; --accel kvm where /dev/kvm works", accel.name())
+            }
             (_, accel) => accel.name().to_owned(),
         };
         let mut text = format!("booting {name} ({accel}). Changes to its disk are discarded.");
         if interactive {
             text += "\nThis is its console: Ctrl-A X stops it, Ctrl-A H lists more keys.";
         }
-        if let Network::User { ssh_port: Some(port) } = spec.network {
-            let user = if self.ssh_key.is_some() { format!("{}@", self.user) } else { String::new() };
+        if let Network::User {
+            ssh_port: Some(port),
+        } = spec.network
+        {
+            let user = if self.ssh_key.is_some() {
+                format!("{}@", self.user)
+            } else {
+                String::new()
+            };
             // Its host key is new at every boot.
             let options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no";
             text += &format!("\nssh -p {port} {options} {user}127.0.0.1");
@@ -361,7 +453,9 @@ impl Boot {
 fn seed_error(error: SeedError, what: &str) -> CliError {
     let help = match error {
         SeedError::PrivateKey => "use the file beside it whose name ends in .pub",
-        SeedError::NoKey { .. } => "use a file written by ssh-keygen, such as ~/.ssh/id_ed25519.pub",
+        SeedError::NoKey { .. } => {
+            "use a file written by ssh-keygen, such as ~/.ssh/id_ed25519.pub"
+        }
         SeedError::TooLarge { .. } => "make user-data smaller: it can fetch the rest",
     };
     CliError::usage(format!("{what} cannot be used: {error}"), help)
@@ -382,6 +476,8 @@ fn random() -> u64 {
 
 /// Reads a size as recipes write it, or a number of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let bytes = impasto_stages::parse_size(text).or_else(|| text.parse().ok()).filter(|bytes| *bytes > 0);
+    let bytes = impasto_stages::parse_size(text)
+        .or_else(|| text.parse().ok())
+        .filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "write it as 512MiB or 8GiB".to_owned())
 }

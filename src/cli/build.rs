@@ -52,7 +52,12 @@ impl Build {
     }
 
     /// Builds, and gives the recipe's name as soon as it is known.
-    fn build(self, session: &Session, records: &mut Records, recipe: &mut Option<String>) -> Result<u8, CliError> {
+    fn build(
+        self,
+        session: &Session,
+        records: &mut Records,
+        recipe: &mut Option<String>,
+    ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
         records.lap("read the recipe", session.start.elapsed());
@@ -60,22 +65,48 @@ impl Build {
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
         let context = LockContext::new(session, &store, mirrors, sandbox.clone());
-        context.ensure(&mut loaded, &self.recipe, &selection, self.locked, Some(&self.rebuild))?;
+        context.ensure(
+            &mut loaded,
+            &self.recipe,
+            &selection,
+            self.locked,
+            Some(&self.rebuild),
+        )?;
         let needed = loaded.graph.closure(&selection.nodes);
         check_disk_sizes(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
         let targets = targets(&loaded, &selection, &session.host.cwd.join(&self.run.out))?;
         let planner = loaded.planner(&store, &self.rebuild)?;
         for selector in &self.rebuild {
-            if !loaded.graph.select(selector)?.nodes.iter().any(|id| needed[*id]) {
+            if !loaded
+                .graph
+                .select(selector)?
+                .nodes
+                .iter()
+                .any(|id| needed[*id])
+            {
                 let message = format!("--rebuild {selector} matches nothing that this build needs");
-                return Err(CliError::usage(message, "add it as a selector too, or omit the selectors"));
+                return Err(CliError::usage(
+                    message,
+                    "add it as a selector too, or omit the selectors",
+                ));
             }
         }
         let packages = || context.fetcher(&loaded);
-        let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
+        let config = engine_config(
+            session,
+            &self.recipe,
+            &self.run,
+            &loaded,
+            sandbox,
+            &packages,
+        );
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
-        let config = RunConfig { targets, whole, ..config };
+        let config = RunConfig {
+            targets,
+            whole,
+            ..config
+        };
         let mut reporter = view(session, &self.record, &loaded);
         let mut events = |event: &Event| {
             reporter.event(event);
@@ -94,14 +125,35 @@ impl Build {
 
 /// Sees to it that no work begins whose end is known: a disk that cannot take the packages that the lock names.
 /// `needed` are the nodes to be built.
-fn check_disk_sizes(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) -> Result<(), CliError> {
+fn check_disk_sizes(
+    session: &Session,
+    loaded: &Loaded,
+    needed: &NodeMap<bool>,
+) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else { return Ok(()) };
-    let TooSmall { stage, disk, place, packages, needed, size } = found;
-    let place =
-        place.map(|origin| format!(" ({})", SourceLocation::of(What::Stage, &session.shown_dir(loaded), &origin)));
-    let with = if stage == disk { String::new() } else { format!(" with those of stage {stage}") };
+    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else {
+        return Ok(());
+    };
+    let TooSmall {
+        stage,
+        disk,
+        place,
+        packages,
+        needed,
+        size,
+    } = found;
+    let place = place.map(|origin| {
+        format!(
+            " ({})",
+            SourceLocation::of(What::Stage, &session.shown_dir(loaded), &origin)
+        )
+    });
+    let with = if stage == disk {
+        String::new()
+    } else {
+        format!(" with those of stage {stage}")
+    };
     let message = format!(
         "the disk of stage {disk}{} is too small: its {packages} packages{with} declare {}, and it has {}",
         place.unwrap_or_default(),
@@ -110,15 +162,25 @@ fn check_disk_sizes(session: &Session, loaded: &Loaded, needed: &NodeMap<bool>) 
     );
     // A file system takes some for itself, and an image is to be used.
     let enough = (needed + needed / 2).div_ceil(STEP) * (STEP >> 20);
-    let help = Some(format!("make it larger, such as size = \"{enough}MiB\"; nothing has been built yet"));
-    Err(CliError::Other { message, help, code: exit::RECIPE })
+    let help = Some(format!(
+        "make it larger, such as size = \"{enough}MiB\"; nothing has been built yet"
+    ));
+    Err(CliError::Other {
+        message,
+        help,
+        code: exit::RECIPE,
+    })
 }
 
 /// The exit code of a run.
 pub(super) fn exit_code(summary: &Summary) -> u8 {
     match summary {
-        Summary { interrupted: true, .. } => exit::INTERRUPTED,
-        Summary { host_failed: true, .. } => exit::INTERNAL,
+        Summary {
+            interrupted: true, ..
+        } => exit::INTERRUPTED,
+        Summary {
+            host_failed: true, ..
+        } => exit::INTERNAL,
         Summary { failed: 0, .. } => exit::OK,
         _ => exit::STAGE,
     }
@@ -141,7 +203,9 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         now: session.host.now(),
-        hints: Box::new(CommandHints { args: session.place(recipe) }),
+        hints: Box::new(CommandHints {
+            args: session.place(recipe),
+        }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
@@ -154,25 +218,44 @@ pub(super) fn engine_config<'a>(
 /// asked for by their stage, under the stage's name. Where nothing is named and there are no images, what stages converted:
 /// what they only hand on to others stays in the store. Scripts rely on it: "The command line is an interface" in
 /// src/ARCHITECTURE.md.
-fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
+fn targets(
+    loaded: &Loaded,
+    selection: &Selection,
+    out: &Path,
+) -> Result<HashMap<NodeId, Vec<Target>>, CliError> {
     let graph = &loaded.graph;
     let mut targets: HashMap<NodeId, Vec<Target>> = HashMap::new();
     let mut taken: HashMap<PathBuf, String> = HashMap::new();
     let mut add = |id: NodeId, file: Option<String>, path: PathBuf, whose: String| {
         let checksum = PathBuf::from(format!("{}.sha256", path.display()));
-        let twice = taken.insert(path.clone(), whose.clone()).or(taken.insert(checksum, whose.clone()));
+        let twice = taken
+            .insert(path.clone(), whose.clone())
+            .or(taken.insert(checksum, whose.clone()));
         if let Some(other) = twice {
             let message = format!("{whose} and {other} would both write {}", path.display());
-            let help = Some("give them different names, for example with ${matrix.…} in `name`".to_owned());
-            return Err(CliError::Other { message, help, code: exit::RECIPE });
+            let help = Some(
+                "give them different names, for example with ${matrix.…} in `name`".to_owned(),
+            );
+            return Err(CliError::Other {
+                message,
+                help,
+                code: exit::RECIPE,
+            });
         }
         targets.entry(id).or_default().push(Target { file, path });
         Ok(())
     };
     let mut imaged = Vec::new();
     for image in selection.images.iter().map(|image| &graph.images()[*image]) {
-        let values: Vec<_> = graph.values(image.combination).map(|(axis, value)| format!("{axis}={value}")).collect();
-        let combination = if values.is_empty() { String::new() } else { format!("[{}]", values.join(",")) };
+        let values: Vec<_> = graph
+            .values(image.combination)
+            .map(|(axis, value)| format!("{axis}={value}"))
+            .collect();
+        let combination = if values.is_empty() {
+            String::new()
+        } else {
+            format!("[{}]", values.join(","))
+        };
         let whose = format!("image.{}{combination}", image.label);
         for (id, file) in &image.files {
             imaged.push(*id);
@@ -181,7 +264,12 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
                 (None, None) => out.join(&image.name).join(&*graph.node(*id).stage),
                 (Some(file), _) => out.join(&image.name).join(&**file),
             };
-            add(*id, file.as_ref().map(ToString::to_string), path, whose.clone())?;
+            add(
+                *id,
+                file.as_ref().map(ToString::to_string),
+                path,
+                whose.clone(),
+            )?;
         }
     }
     for id in &selection.nodes {
@@ -191,7 +279,8 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
         if !wanted || imaged.contains(id) {
             continue;
         }
-        let extension = extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
+        let extension =
+            extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
         let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
         add(*id, None, path, format!("stage {}", node.label))?;
     }
@@ -201,9 +290,16 @@ fn targets(loaded: &Loaded, selection: &Selection, out: &Path) -> Result<HashMap
 /// The extension of a file that a stage makes, if it has a form of its own.
 fn extension(loaded: &Loaded, id: NodeId) -> Option<&'static str> {
     use impasto_stages::action::Step;
-    loaded.graph.node(id).lowered.actions.iter().flat_map(|action| &action.steps).find_map(|step| match step {
-        Step::Convert { format, .. } => Some(format.extension()),
-        Step::Bootstrap { .. } => Some("tar"),
-        _ => None,
-    })
+    loaded
+        .graph
+        .node(id)
+        .lowered
+        .actions
+        .iter()
+        .flat_map(|action| &action.steps)
+        .find_map(|step| match step {
+            Step::Convert { format, .. } => Some(format.extension()),
+            Step::Bootstrap { .. } => Some("tar"),
+            _ => None,
+        })
 }

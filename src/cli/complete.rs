@@ -28,8 +28,17 @@ static WORDS: OnceLock<Vec<OsString>> = OnceLock::new();
 pub fn complete(arguments: impl Iterator<Item = OsString>) -> bool {
     let arguments: Vec<OsString> = arguments.collect();
     // Those of the line come after `--`, the program's name first.
-    let _ = WORDS.set(arguments.iter().skip_while(|word| *word != "--").skip(2).cloned().collect());
-    let answer = CompleteEnv::with_factory(Cli::command).var(VARIABLE).try_complete(arguments, Some(Path::new(".")));
+    let _ = WORDS.set(
+        arguments
+            .iter()
+            .skip_while(|word| *word != "--")
+            .skip(2)
+            .cloned()
+            .collect(),
+    );
+    let answer = CompleteEnv::with_factory(Cli::command)
+        .var(VARIABLE)
+        .try_complete(arguments, Some(Path::new(".")));
     // A shell shows nothing where there is nothing to show.
     answer.unwrap_or(true)
 }
@@ -45,13 +54,24 @@ pub(super) fn script(shell: Shell) -> std::io::Result<Vec<u8>> {
 
 /// Stages and images of the recipe that the line names, and paths where one is begun.
 pub(super) fn names(current: &OsStr) -> Vec<CompletionCandidate> {
-    let Some(text) = current.to_str() else { return Vec::new() };
+    let Some(text) = current.to_str() else {
+        return Vec::new();
+    };
     let Outline { stages, images } = the_recipe();
-    let candidate = |name: String, help: String| CompletionCandidate::new(name).help(Some(help.into()));
+    let candidate =
+        |name: String, help: String| CompletionCandidate::new(name).help(Some(help.into()));
     let stages = stages.into_iter().map(|(kind, name)| candidate(name, kind));
-    let images = images.into_iter().map(|name| candidate(format!("image.{name}"), "image".to_owned()));
-    let mut found: Vec<_> =
-        stages.chain(images).filter(|name| name.get_value().as_encoded_bytes().starts_with(text.as_bytes())).collect();
+    let images = images
+        .into_iter()
+        .map(|name| candidate(format!("image.{name}"), "image".to_owned()));
+    let mut found: Vec<_> = stages
+        .chain(images)
+        .filter(|name| {
+            name.get_value()
+                .as_encoded_bytes()
+                .starts_with(text.as_bytes())
+        })
+        .collect();
     if found.is_empty() || text.contains('/') || text.starts_with('.') {
         let named = |path: &Path| {
             let extension = path.extension().and_then(OsStr::to_str);

@@ -38,7 +38,10 @@ impl Config {
         settings.add_repository(scope.repository(), &session.host)?;
         let store = session.store_setting();
         let jobs = settings.jobs.clone();
-        let jobs = jobs.unwrap_or(Setting { value: session.default_jobs(), origin: SettingOrigin::Default });
+        let jobs = jobs.unwrap_or(Setting {
+            value: session.default_jobs(),
+            origin: SettingOrigin::Default,
+        });
         let mut rows: Vec<SettingRow> = settings
             .allow_paths
             .iter()
@@ -49,10 +52,22 @@ impl Config {
             })
             .collect();
         if let Some(Setting { value, origin }) = settings.gc_expire {
-            rows.push(SettingRow { key: "gc.expire", value: json!(print_duration(value)), origin });
+            rows.push(SettingRow {
+                key: "gc.expire",
+                value: json!(print_duration(value)),
+                origin,
+            });
         }
-        rows.push(SettingRow { key: "jobs", value: json!(jobs.value), origin: jobs.origin });
-        rows.push(SettingRow { key: "store", value: json!(store.value.display().to_string()), origin: store.origin });
+        rows.push(SettingRow {
+            key: "jobs",
+            value: json!(jobs.value),
+            origin: jobs.origin,
+        });
+        rows.push(SettingRow {
+            key: "store",
+            value: json!(store.value.display().to_string()),
+            origin: store.origin,
+        });
         if self.json {
             let rows: Vec<_> = rows
                 .iter()
@@ -64,18 +79,38 @@ impl Config {
                 .map(|(path, is_there)| json!({ "path": path.display().to_string(), "exists": is_there }))
                 .collect();
             let repository = scope.repository().display().to_string();
-            ui::output(&format!("{}\n", json!({ "settings": rows, "files": files, "repository": repository })))?;
+            ui::output(&format!(
+                "{}\n",
+                json!({ "settings": rows, "files": files, "repository": repository })
+            ))?;
             return Ok(exit::OK);
         }
         let mut text = String::new();
-        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let width = rows.iter().map(|row| shown(&row.value).chars().count()).max().unwrap_or(0);
+        let shown = |value: &Value| {
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let width = rows
+            .iter()
+            .map(|row| shown(&row.value).chars().count())
+            .max()
+            .unwrap_or(0);
         for row in &rows {
-            text += &format!("{:<11}  {:<width$}  {}\n", row.key, shown(&row.value), row.origin);
+            text += &format!(
+                "{:<11}  {:<width$}  {}\n",
+                row.key,
+                shown(&row.value),
+                row.origin
+            );
         }
         text += "\nfiles, in order of precedence:\n";
         for (path, is_there) in &settings.files {
-            text += &format!("  {}{}\n", path.display(), if *is_there { "" } else { " (does not exist)" });
+            text += &format!(
+                "  {}{}\n",
+                path.display(),
+                if *is_there { "" } else { " (does not exist)" }
+            );
         }
         ui::output(&text)?;
         Ok(exit::OK)

@@ -48,28 +48,69 @@ impl Diff {
                 (names.below(a)?, after)
             }
             [a, b] => (names.disk(a)?, names.disk(b)?),
-            [] => return Err(CliError::usage("no disk was given", "name one or two: impasto diff A B")),
-            _ => return Err(CliError::usage("more than two disks were given", "name one or two")),
+            [] => {
+                return Err(CliError::usage(
+                    "no disk was given",
+                    "name one or two: impasto diff A B",
+                ));
+            }
+            _ => {
+                return Err(CliError::usage(
+                    "more than two disks were given",
+                    "name one or two",
+                ));
+            }
         };
         let store = names.opened();
-        let (tree_a, tree_b) = rayon::join(|| disk_trees::tree(&before, store), || disk_trees::tree(&after, store));
+        let (tree_a, tree_b) = rayon::join(
+            || disk_trees::tree(&before, store),
+            || disk_trees::tree(&after, store),
+        );
         let (tree_a, tree_b) = (tree_a?, tree_b?);
         let (open_a, open_b) = (opener(&before, store), opener(&after, store));
-        let contents = [OnDisk { open: &open_a, tree: &tree_a }, OnDisk { open: &open_b, tree: &tree_b }];
-        let [a, b] = [(&before, &tree_a, &contents[0]), (&after, &tree_b, &contents[1])]
-            .map(|(disk, tree, contents)| Side { name: &disk.label, tree, contents });
-        let report = diff::report(&a, &b, !self.no_text && !self.stat)
-            .map_err(|source| CliError::Disk { label: format!("{} or {}", before.label, after.label), source })?;
+        let contents = [
+            OnDisk {
+                open: &open_a,
+                tree: &tree_a,
+            },
+            OnDisk {
+                open: &open_b,
+                tree: &tree_b,
+            },
+        ];
+        let [a, b] = [
+            (&before, &tree_a, &contents[0]),
+            (&after, &tree_b, &contents[1]),
+        ]
+        .map(|(disk, tree, contents)| Side {
+            name: &disk.label,
+            tree,
+            contents,
+        });
+        let report =
+            diff::report(&a, &b, !self.no_text && !self.stat).map_err(|source| CliError::Disk {
+                label: format!("{} or {}", before.label, after.label),
+                source,
+            })?;
         if self.json {
-            ui::output(&(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"))?;
+            ui::output(
+                &(serde_json::to_string(&report).expect("BUG: a report is not JSON") + "\n"),
+            )?;
         } else if self.stat {
             ui::output(&stat::render(&report))?;
         } else if report.equal {
-            ui::message(&format!("{} and {} have equal contents", report.before, report.after));
+            ui::message(&format!(
+                "{} and {} have equal contents",
+                report.before, report.after
+            ));
         } else {
             ui::output(&render::render(&report, self.all))?;
         }
-        let code = if report.equal { exit::OK } else { exit::DIFFERENT };
+        let code = if report.equal {
+            exit::OK
+        } else {
+            exit::DIFFERENT
+        };
         leave_to_exit((tree_a, tree_b, report));
         Ok(code)
     }

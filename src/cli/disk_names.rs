@@ -32,7 +32,8 @@ pub(crate) const HELP: &str = "A disk is named by a stage (`tools`, `tools[varia
 
 /// How an argument that names one disk is explained.
 pub(crate) fn one_disk_argument(arg: clap::Arg) -> clap::Arg {
-    arg.value_name("DISK").help("A disk, optionally preceded by a recipe")
+    arg.value_name("DISK")
+        .help("A disk, optionally preceded by a recipe")
 }
 
 /// A disk that a name stands for.
@@ -48,7 +49,10 @@ pub(crate) struct NamedDisk {
 #[derive(Clone, Debug)]
 pub(crate) enum DiskOrigin {
     /// In the store, perhaps with its tree index.
-    Store { layer: LayerRef, tree: Option<BlobRef> },
+    Store {
+        layer: LayerRef,
+        tree: Option<BlobRef>,
+    },
     /// An image file of the user's.
     File(PathBuf),
 }
@@ -57,7 +61,11 @@ pub(crate) enum DiskOrigin {
 enum Meaning {
     File(PathBuf),
     Digest(LayerRef),
-    Stage { recipe: PathBuf, selector: String, earlier: Option<usize> },
+    Stage {
+        recipe: PathBuf,
+        selector: String,
+        earlier: Option<usize>,
+    },
 }
 
 /// Finds disks by their names. The store is opened and recipes are read when a name first needs them.
@@ -71,7 +79,11 @@ pub(crate) struct DiskNames<'s> {
 
 impl<'s> DiskNames<'s> {
     /// Splits the positional arguments, of which at most `most` name disks: the first may be the recipe.
-    pub(crate) fn new(session: &'s Session, args: &'s RecipeArgs, most: usize) -> (Self, Vec<String>) {
+    pub(crate) fn new(
+        session: &'s Session,
+        args: &'s RecipeArgs,
+        most: usize,
+    ) -> (Self, Vec<String>) {
         let cwd = &session.host.cwd;
         // Unlike a selector, a disk may be a path: only what a recipe can be is one.
         let ends_as_recipe = |name: &OsStr| name.as_encoded_bytes().ends_with(b".hcl");
@@ -85,14 +97,25 @@ impl<'s> DiskNames<'s> {
             (None, Some((first, rest))) if is_recipe(first) => (cwd.join(first), texts(rest)),
             (None, _) => (cwd.clone(), texts(&args.names)),
         };
-        (DiskNames { session, args, recipe, store: None, recipes: Vec::new() }, names)
+        (
+            DiskNames {
+                session,
+                args,
+                recipe,
+                store: None,
+                recipes: Vec::new(),
+            },
+            names,
+        )
     }
 
     /// The store, and a lease on it where this user may take one.
     pub(crate) fn store(&mut self) -> Result<Store, CliError> {
         if self.store.is_none() {
             let store = self.session.store()?;
-            let lease = store.lease().inspect_err(|error| tracing::debug!(%error, "no lease: nothing is kept"));
+            let lease = store
+                .lease()
+                .inspect_err(|error| tracing::debug!(%error, "no lease: nothing is kept"));
             self.store = Some((store, lease.ok()));
         }
         let (store, _) = self.store.as_ref().expect("BUG: just opened");
@@ -107,9 +130,16 @@ impl<'s> DiskNames<'s> {
     /// The disk of a name.
     pub(crate) fn disk(&mut self, name: &str) -> Result<NamedDisk, CliError> {
         match self.meaning(name)? {
-            Meaning::File(path) => Ok(NamedDisk { label: name.to_owned(), origin: DiskOrigin::File(path) }),
+            Meaning::File(path) => Ok(NamedDisk {
+                label: name.to_owned(),
+                origin: DiskOrigin::File(path),
+            }),
             Meaning::Digest(layer) => Ok(stored(name, layer)),
-            Meaning::Stage { recipe, selector, earlier } => {
+            Meaning::Stage {
+                recipe,
+                selector,
+                earlier,
+            } => {
                 let found = self.stage(&recipe, &selector)?;
                 match earlier {
                     None => found.disk(found.id, name),
@@ -122,15 +152,23 @@ impl<'s> DiskNames<'s> {
     /// The disk that the disk of a name was built on.
     pub(crate) fn below(&mut self, name: &str) -> Result<NamedDisk, CliError> {
         let nothing = |what: &str| {
-            CliError::usage(format!("{name} {what}, so there is nothing to compare it with"), "name two disks")
+            CliError::usage(
+                format!("{name} {what}, so there is nothing to compare it with"),
+                "name two disks",
+            )
         };
         match self.meaning(name)? {
             Meaning::File(_) => Err(nothing("is a file")),
             // How a layer is stored says nothing of what its disk was built on.
             Meaning::Digest(_) => Err(nothing("does not record what it was built on")),
-            Meaning::Stage { recipe, selector, earlier } => {
+            Meaning::Stage {
+                recipe,
+                selector,
+                earlier,
+            } => {
                 let found = self.stage(&recipe, &selector)?;
-                let from = from(found.loaded, found.id).ok_or_else(|| nothing("is not built on another disk"))?;
+                let from = from(found.loaded, found.id)
+                    .ok_or_else(|| nothing("is not built on another disk"))?;
                 let label = &found.loaded.graph.node(from).label;
                 match earlier {
                     None => found.disk(from, label),
@@ -142,8 +180,16 @@ impl<'s> DiskNames<'s> {
 
     /// The disks of a stage and of all stages below it, the bottom first, each under its stage's name.
     pub(crate) fn chain(&mut self, name: &str) -> Result<Vec<NamedDisk>, CliError> {
-        let Meaning::Stage { recipe, selector, earlier: None } = self.meaning(name)? else {
-            return Err(CliError::usage(format!("`{name}` is not a stage"), "name a stage or image.NAME"));
+        let Meaning::Stage {
+            recipe,
+            selector,
+            earlier: None,
+        } = self.meaning(name)?
+        else {
+            return Err(CliError::usage(
+                format!("`{name}` is not a stage"),
+                "name a stage or image.NAME",
+            ));
         };
         let found = self.stage(&recipe, &selector)?;
         let mut chain = Vec::new();
@@ -160,18 +206,29 @@ impl<'s> DiskNames<'s> {
     /// say.
     pub(crate) fn epoch(&mut self, name: &str) -> Result<Option<u64>, CliError> {
         match self.meaning(name)? {
-            Meaning::Stage { recipe, selector, .. } => {
-                Ok(self.stage(&recipe, &selector)?.loaded.recipe.source_date_epoch)
-            }
+            Meaning::Stage {
+                recipe, selector, ..
+            } => Ok(self
+                .stage(&recipe, &selector)?
+                .loaded
+                .recipe
+                .source_date_epoch),
             Meaning::File(_) | Meaning::Digest(_) => Ok(None),
         }
     }
 
     /// Where the packages of a stage's disk came from, as the lock of its recipe has it; nothing for other disks.
     pub(crate) fn origins(&mut self, name: &str) -> Result<Origins, CliError> {
-        let Meaning::Stage { recipe, selector, .. } = self.meaning(name)? else { return Ok(Origins::new()) };
+        let Meaning::Stage {
+            recipe, selector, ..
+        } = self.meaning(name)?
+        else {
+            return Ok(Origins::new());
+        };
         let found = self.stage(&recipe, &selector)?;
-        let Loaded { graph, lock, locks, .. } = found.loaded;
+        let Loaded {
+            graph, lock, locks, ..
+        } = found.loaded;
         let mut origins = Origins::new();
         let mut at = Some(found.id);
         while let Some(id) = at {
@@ -180,12 +237,21 @@ impl<'s> DiskNames<'s> {
                 _ => None,
             };
             for package in entry.iter().flat_map(|entry| &entry.packages) {
-                let key = (package.name.clone(), package.version.clone(), package.architecture.clone());
+                let key = (
+                    package.name.clone(),
+                    package.version.clone(),
+                    package.architecture.clone(),
+                );
                 let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
                 // Which mirror of the host's was asked says nothing about the image.
-                let archive =
-                    place.map(|name| repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string()));
-                origins.entry(key).or_insert(sbom::PackageOrigin { sha256, archive, path: Some(package.path.clone()) });
+                let archive = place.map(|name| {
+                    repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())
+                });
+                origins.entry(key).or_insert(sbom::PackageOrigin {
+                    sha256,
+                    archive,
+                    path: Some(package.path.clone()),
+                });
             }
             at = below(graph.node(id));
         }
@@ -196,18 +262,22 @@ impl<'s> DiskNames<'s> {
     pub(crate) fn layer(&mut self, name: &str) -> Result<LayerRef, CliError> {
         match self.disk(name)?.origin {
             DiskOrigin::Store { layer, .. } => Ok(layer),
-            DiskOrigin::File(_) => {
-                Err(CliError::usage(format!("`{name}` is a file, not a layer of the store"), "name a stage"))
-            }
+            DiskOrigin::File(_) => Err(CliError::usage(
+                format!("`{name}` is a file, not a layer of the store"),
+                "name a stage",
+            )),
         }
     }
 
     fn meaning(&mut self, name: &str) -> Result<Meaning, CliError> {
         let cwd = &self.session.host.cwd;
-        let is_recipe = |path: &str| path.ends_with(".hcl") || !path.is_empty() && cwd.join(path).is_dir();
+        let is_recipe =
+            |path: &str| path.ends_with(".hcl") || !path.is_empty() && cwd.join(path).is_dir();
         // Values in a selector's brackets may hold any character.
         let plain = name.split('[').next().unwrap_or(name);
-        let parts = plain.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let parts = plain
+            .match_indices(':')
+            .map(|(at, _)| (&name[..at], &name[at + 1..]));
         let (recipe, selector) = match parts.into_iter().find(|(path, _)| is_recipe(path)) {
             Some((path, selector)) => (cwd.join(path), selector),
             None => {
@@ -219,14 +289,23 @@ impl<'s> DiskNames<'s> {
                     return Ok(Meaning::Digest(layer));
                 }
                 if self.recipe == *cwd && recipe_files(cwd).is_empty() {
-                    let message = format!("`{name}` is not a file, and no recipe here has a stage of that name");
-                    return Err(CliError::usage(message, "name an existing file, or the recipe with --recipe PATH"));
+                    let message = format!(
+                        "`{name}` is not a file, and no recipe here has a stage of that name"
+                    );
+                    return Err(CliError::usage(
+                        message,
+                        "name an existing file, or the recipe with --recipe PATH",
+                    ));
                 }
                 (self.recipe.clone(), name)
             }
         };
         let (selector, earlier) = earlier_run(name, selector)?;
-        Ok(Meaning::Stage { recipe, selector, earlier })
+        Ok(Meaning::Stage {
+            recipe,
+            selector,
+            earlier,
+        })
     }
 
     /// The layer whose digest, or whose disk's, begins so.
@@ -235,14 +314,25 @@ impl<'s> DiskNames<'s> {
             return Ok(None);
         }
         let starts = |digest: String| digest.starts_with(name);
-        let mut found: Vec<_> = self.store()?.du()?.by_layer.into_iter().map(|(layer, _)| layer).collect();
+        let mut found: Vec<_> = self
+            .store()?
+            .du()?
+            .by_layer
+            .into_iter()
+            .map(|(layer, _)| layer)
+            .collect();
         found.retain(|layer| starts(layer.layer.to_string()) || starts(layer.disk.to_string()));
         match found.as_slice() {
-            [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => Ok(Some(*first)),
+            [first, rest @ ..] if rest.iter().all(|layer| layer.disk == first.disk) => {
+                Ok(Some(*first))
+            }
             [] => Ok(None),
             _ => {
                 let message = format!("`{name}` is a prefix of several digests");
-                Err(CliError::usage(message, "use more digits: `impasto layer list` shows twelve"))
+                Err(CliError::usage(
+                    message,
+                    "use more digits: `impasto layer list` shows twelve",
+                ))
             }
         }
     }
@@ -251,12 +341,21 @@ impl<'s> DiskNames<'s> {
     fn stage(&mut self, recipe: &Path, selector: &str) -> Result<SelectorMatch<'_>, CliError> {
         let store = self.store()?;
         // Variables and combinations are those of the recipe that the command line is about.
-        let own = if recipe == self.recipe { self.args.clone() } else { RecipeArgs::default() };
-        let args = RecipeArgs { names: Vec::new(), recipe: Some(recipe.to_owned()), ..own };
+        let own = if recipe == self.recipe {
+            self.args.clone()
+        } else {
+            RecipeArgs::default()
+        };
+        let args = RecipeArgs {
+            names: Vec::new(),
+            recipe: Some(recipe.to_owned()),
+            ..own
+        };
         let place = match self.recipes.iter().position(|(path, _)| path == recipe) {
             Some(place) => place,
             None => {
-                self.recipes.push((recipe.to_owned(), self.session.load(&args)?));
+                self.recipes
+                    .push((recipe.to_owned(), self.session.load(&args)?));
                 self.recipes.len() - 1
             }
         };
@@ -268,7 +367,16 @@ impl<'s> DiskNames<'s> {
         let parent = from(loaded, id).and_then(|from| history_of(&planner, from).cloned());
         drop(planner);
         let place = self.session.place(&args);
-        Ok(SelectorMatch { loaded, store, id, selector: selector.to_owned(), states, memory, parent, place })
+        Ok(SelectorMatch {
+            loaded,
+            store,
+            id,
+            selector: selector.to_owned(),
+            states,
+            memory,
+            parent,
+            place,
+        })
     }
 }
 
@@ -297,8 +405,14 @@ impl SelectorMatch<'_> {
 
     fn not_built(&self, id: NodeId) -> CliError {
         let label = &self.loaded.graph.node(id).label;
-        let mut error = not_built(label, if id == self.id { &self.selector } else { label }, &self.place);
-        if let CliError::Other { help: Some(help), .. } = &mut error
+        let mut error = not_built(
+            label,
+            if id == self.id { &self.selector } else { label },
+            &self.place,
+        );
+        if let CliError::Other {
+            help: Some(help), ..
+        } = &mut error
             && id == self.id
             && self.memory.is_some()
         {
@@ -315,14 +429,23 @@ impl SelectorMatch<'_> {
         if !self.store.has_layer(&disk.layer)? {
             return Err(self.collected(label));
         }
-        let origin = DiskOrigin::Store { layer: disk.layer, tree: outputs.tree };
-        Ok(NamedDisk { label: label.to_owned(), origin })
+        let origin = DiskOrigin::Store {
+            layer: disk.layer,
+            tree: outputs.tree,
+        };
+        Ok(NamedDisk {
+            label: label.to_owned(),
+            origin,
+        })
     }
 
     fn collected(&self, label: &str) -> CliError {
         CliError::Other {
             message: format!("the result of {label} is no longer in the store"),
-            help: Some(format!("build it as the recipe is now: impasto build '{}'{}", self.selector, self.place)),
+            help: Some(format!(
+                "build it as the recipe is now: impasto build '{}'{}",
+                self.selector, self.place
+            )),
             code: exit::INTERNAL,
         }
     }
@@ -335,7 +458,11 @@ impl SelectorMatch<'_> {
             let known = match runs.len() {
                 0 => "no run is recorded".to_owned(),
                 1 => format!("only its last run is recorded, {}~0", self.selector),
-                runs => format!("the recorded runs are {0}~0 to {0}~{1}", self.selector, runs - 1),
+                runs => format!(
+                    "the recorded runs are {0}~0 to {0}~{1}",
+                    self.selector,
+                    runs - 1
+                ),
             };
             return Err(CliError::usage(format!("there is no {label}"), known));
         };
@@ -354,8 +481,13 @@ impl SelectorMatch<'_> {
         let label = &self.loaded.graph.node(from).label;
         let entered = |outputs: &Outputs| {
             let names = outputs.tree.map(|tree| tree.digest.to_string());
-            let names = names.into_iter().chain(outputs.disk.map(|disk| disk.layer.disk.to_string()));
-            let mut fields = run.fields.iter().filter(|field| field.path.starts_with("from"));
+            let names = names
+                .into_iter()
+                .chain(outputs.disk.map(|disk| disk.layer.disk.to_string()));
+            let mut fields = run
+                .fields
+                .iter()
+                .filter(|field| field.path.starts_with("from"));
             let names: Vec<_> = names.collect();
             fields.any(|field| names.iter().any(|name| field.value.contains(name)))
         };
@@ -371,7 +503,10 @@ impl SelectorMatch<'_> {
                 return self.outputs(&claim.result, &format!("{label}~{at}"));
             }
         }
-        let message = format!("the disk that {}~{back} was built on is no longer known", self.selector);
+        let message = format!(
+            "the disk that {}~{back} was built on is no longer known",
+            self.selector
+        );
         Err(CliError::usage(message, "name two disks"))
     }
 }
@@ -386,9 +521,16 @@ fn earlier_run(name: &str, selector: &str) -> Result<(String, Option<usize>), Cl
         (None, Some(back)) => (stage, back),
         _ => return Ok((selector.to_owned(), None)),
     };
-    let wrong =
-        || CliError::usage(format!("`~{back}` in `{name}` is not a valid number of runs"), "write it as STAGE~1");
-    Ok((format!("{stage}{filter}"), Some(back.parse().map_err(|_| wrong())?)))
+    let wrong = || {
+        CliError::usage(
+            format!("`~{back}` in `{name}` is not a valid number of runs"),
+            "write it as STAGE~1",
+        )
+    };
+    Ok((
+        format!("{stage}{filter}"),
+        Some(back.parse().map_err(|_| wrong())?),
+    ))
 }
 
 /// Whether a name can only be meant as a file: no stage's name has a point.
@@ -396,12 +538,17 @@ pub(crate) fn looks_like_image(name: &str) -> bool {
     if name.starts_with("image.") {
         return false;
     }
-    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    let extension = Path::new(name)
+        .extension()
+        .and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| ["qcow2", "raw", "img", "iso"].contains(&extension))
 }
 
 fn stored(name: &str, layer: LayerRef) -> NamedDisk {
-    NamedDisk { label: name.to_owned(), origin: DiskOrigin::Store { layer, tree: None } }
+    NamedDisk {
+        label: name.to_owned(),
+        origin: DiskOrigin::Store { layer, tree: None },
+    }
 }
 
 /// The history of a node's last unit of work, which makes its disk.
@@ -412,28 +559,48 @@ fn history_of<'p>(planner: &'p Planner<'_>, id: NodeId) -> Option<&'p NodeHistor
 /// The node whose disk a node changes, or writes as a file.
 fn from(loaded: &Loaded, id: NodeId) -> Option<NodeId> {
     let node = loaded.graph.node(id);
-    node.lowered.actions.iter().find_map(|action| match &action.parent {
-        Some(Slot::Stage(stage)) => Some(node.parent(stage)),
-        _ => None,
-    })
+    node.lowered
+        .actions
+        .iter()
+        .find_map(|action| match &action.parent {
+            Some(Slot::Stage(stage)) => Some(node.parent(stage)),
+            _ => None,
+        })
 }
 
 /// Whether a node writes another's disk as a file.
 pub(crate) fn converts(loaded: &Loaded, id: NodeId) -> bool {
     let action = loaded.graph.node(id).lowered.actions.last();
-    action.is_some_and(|action| action.steps.iter().any(|step| matches!(step, Step::Convert { .. })))
+    action.is_some_and(|action| {
+        action
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Convert { .. }))
+    })
 }
 
 /// The node whose disk a node means: a converted file is another node's disk in another form.
 fn disk_of(loaded: &Loaded, id: NodeId) -> NodeId {
-    from(loaded, id).filter(|_| converts(loaded, id)).unwrap_or(id)
+    from(loaded, id)
+        .filter(|_| converts(loaded, id))
+        .unwrap_or(id)
 }
 
 /// The error that the result of a node is not a disk.
-pub(crate) fn no_disk(store: &Store, label: &str, result: &Outputs) -> Result<CliError, impasto_store::Error> {
+pub(crate) fn no_disk(
+    store: &Store,
+    label: &str,
+    result: &Outputs,
+) -> Result<CliError, impasto_store::Error> {
     let format = file_format(store, result)?;
-    let help = format.map_or("name a stage that makes one".to_owned(), ForeignFormat::help);
-    Ok(CliError::usage(format!("{label} made no disk{}", is(&format)), help))
+    let help = format.map_or(
+        "name a stage that makes one".to_owned(),
+        ForeignFormat::help,
+    );
+    Ok(CliError::usage(
+        format!("{label} made no disk{}", is(&format)),
+        help,
+    ))
 }
 
 /// The one node of a selector that makes a disk, or converts one. An image's disk is the one that its files are converted
@@ -447,33 +614,55 @@ pub(crate) fn one_disk(loaded: &Loaded, selector: &str) -> Result<NodeId, CliErr
     // Each with a selector that names it alone.
     let mut disks: Vec<(NodeId, String)> = Vec::new();
     for image in picked.images.iter().map(|image| &graph.images()[*image]) {
-        let mut own: Vec<_> =
-            image.files.iter().filter(|(_, file)| file.is_none()).map(|(id, _)| *id).filter(is_converted).collect();
+        let mut own: Vec<_> = image
+            .files
+            .iter()
+            .filter(|(_, file)| file.is_none())
+            .map(|(id, _)| *id)
+            .filter(is_converted)
+            .collect();
         if own.is_empty() {
-            own = image.files.iter().map(|(id, _)| *id).filter(is_disk).collect();
+            own = image
+                .files
+                .iter()
+                .map(|(id, _)| *id)
+                .filter(is_disk)
+                .collect();
         }
         own.sort_unstable_by_key(|id| disk_of(loaded, *id));
         // The same disk may be published in several forms.
         own.dedup_by_key(|id| disk_of(loaded, *id));
         match own.as_slice() {
-            [id] => disks.push((*id, graph.stable_name(&format!("image.{}", image.label), image.combination))),
+            [id] => disks.push((
+                *id,
+                graph.stable_name(&format!("image.{}", image.label), image.combination),
+            )),
             several => disks.extend(several.iter().map(|id| (*id, label(*id)))),
         }
     }
     if picked.images.is_empty() {
-        disks = picked.nodes.into_iter().filter(is_disk).map(|id| (id, label(id))).collect();
+        disks = picked
+            .nodes
+            .into_iter()
+            .filter(is_disk)
+            .map(|id| (id, label(id)))
+            .collect();
     }
     let mut seen = HashSet::new();
     disks.retain(|(id, _)| seen.insert(disk_of(loaded, *id)));
     match disks.as_slice() {
         [(id, _)] => Ok(*id),
-        [] => {
-            Err(CliError::usage(format!("{selector} does not make a disk"), "name a stage or an image that makes one"))
-        }
+        [] => Err(CliError::usage(
+            format!("{selector} does not make a disk"),
+            "name a stage or an image that makes one",
+        )),
         several => {
             let names: Vec<_> = several.iter().map(|(_, name)| name.as_str()).collect();
             let message = format!("{selector} names several disks: {}", names.join(", "));
-            Err(CliError::usage(message, format!("name one of them, such as '{}'", names[0])))
+            Err(CliError::usage(
+                message,
+                format!("name one of them, such as '{}'", names[0]),
+            ))
         }
     }
 }
@@ -485,7 +674,11 @@ pub(crate) fn disk_node(loaded: &Loaded, selector: &str) -> Result<NodeId, CliEr
 
 /// A stage must be built first.
 pub(crate) fn not_built(label: &str, selector: &str, place: &str) -> CliError {
-    let quoted = if selector.contains('[') { format!("'{selector}'") } else { selector.to_owned() };
+    let quoted = if selector.contains('[') {
+        format!("'{selector}'")
+    } else {
+        selector.to_owned()
+    };
     CliError::Other {
         message: format!("{label} is not built from its current dependencies"),
         help: Some(format!("build it first: impasto build {quoted}{place}")),

@@ -27,7 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// It cannot be read, or its file is not a disk image that may be opened.
 pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliError> {
-    if let (DiskOrigin::Store { tree: Some(blob), .. }, Some(store)) = (&disk.origin, store)
+    if let (
+        DiskOrigin::Store {
+            tree: Some(blob), ..
+        },
+        Some(store),
+    ) = (&disk.origin, store)
         && let Some(tree) = Tree::load(store, blob)?
     {
         return Ok(tree);
@@ -38,17 +43,24 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
         let label = &disk.label;
         scope.spawn(move || {
             if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                ui::message(&format!("reading all files of {label}, which has no index…"));
+                ui::message(&format!(
+                    "reading all files of {label}, which has no index…"
+                ));
             }
         });
-        let made = OverlayView::whole(&*source).map_err(io::Error::other).and_then(|view| make::tree(&view, None));
+        let made = OverlayView::whole(&*source)
+            .map_err(io::Error::other)
+            .and_then(|view| make::tree(&view, None));
         drop(done);
         made
     })
     .map_err(|source| unreadable(disk, source))?;
     for unread in unread {
         let unread = plain::line(unread.to_string().as_bytes());
-        ui::message(&format!("warning: {}: {unread}; it is compared byte by byte", disk.label));
+        ui::message(&format!(
+            "warning: {}: {unread}; it is compared byte by byte",
+            disk.label
+        ));
     }
     Ok(tree)
 }
@@ -57,7 +69,10 @@ pub(crate) fn tree(disk: &NamedDisk, store: Option<&Store>) -> Result<Tree, CliE
 ///
 /// # Errors
 /// It cannot be opened, or its file is not a disk image that may be opened.
-pub(crate) fn open(disk: &NamedDisk, store: Option<&Store>) -> Result<Box<dyn ChunkSource>, CliError> {
+pub(crate) fn open(
+    disk: &NamedDisk,
+    store: Option<&Store>,
+) -> Result<Box<dyn ChunkSource>, CliError> {
     match &disk.origin {
         DiskOrigin::Store { layer, .. } => {
             let store = store.expect("BUG: a disk of a store that was never opened");
@@ -72,25 +87,38 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
     let read = || CliError::io("read", label);
     let none = |reason: String, help: Option<String>| CliError::Other {
         message: format!("`{label}` is not a readable disk image: {reason}"),
-        help: help
-            .or_else(|| Some("`qemu-img convert` makes a qcow2 or raw image from an image that you trust".to_owned())),
+        help: help.or_else(|| {
+            Some(
+                "`qemu-img convert` makes a qcow2 or raw image from an image that you trust"
+                    .to_owned(),
+            )
+        }),
         code: exit::INTERNAL,
     };
     let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
     match image {
-        ImageKind::Qcow2 => Ok(Box::new(Qcow2::open(file).map_err(|error| none(error.to_string(), None))?)),
+        ImageKind::Qcow2 => Ok(Box::new(
+            Qcow2::open(file).map_err(|error| none(error.to_string(), None))?,
+        )),
         ImageKind::Other(format) => Err(none(format!("it is {format}"), Some(format.help()))),
-        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown if length > 0 && length.is_multiple_of(512) => {
+        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown
+            if length > 0 && length.is_multiple_of(512) =>
+        {
             Ok(Box::new(RawFile::new(file).map_err(read())?))
         }
-        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown => {
-            Err(none("it has no qcow2 header, and its length is not a multiple of the sector size".to_owned(), None))
-        }
+        ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown => Err(none(
+            "it has no qcow2 header, and its length is not a multiple of the sector size"
+                .to_owned(),
+            None,
+        )),
     }
 }
 
 /// A disk's bytes cannot be read.
 pub(crate) fn unreadable(disk: &NamedDisk, source: io::Error) -> CliError {
-    CliError::Disk { label: disk.label.clone(), source: crate::disk::guest::ext4::ReadError::Io(source) }
+    CliError::Disk {
+        label: disk.label.clone(),
+        source: crate::disk::guest::ext4::ReadError::Io(source),
+    }
 }

@@ -21,7 +21,10 @@ use crate::ui::{self, Level, RecordFileError, Service};
 pub(crate) enum CliError {
     /// The arguments make no sense.
     #[error("{message}")]
-    Usage { message: String, help: Option<String> },
+    Usage {
+        message: String,
+        help: Option<String>,
+    },
     /// The recipe is wrong; each problem shows itself.
     #[error("the recipe has errors")]
     Recipe(Box<Diagnostics>),
@@ -60,21 +63,38 @@ pub(crate) enum CliError {
     Vm(#[from] crate::vm::VmError),
     /// A disk cannot be read, or is not what its tree index says.
     #[error("cannot read {label}")]
-    Disk { label: String, source: crate::disk::guest::ext4::ReadError },
+    Disk {
+        label: String,
+        source: crate::disk::guest::ext4::ReadError,
+    },
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
-    Io { verb: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        verb: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// Something else, with its exit code.
     #[error("{message}")]
-    Other { message: String, help: Option<String>, code: u8 },
+    Other {
+        message: String,
+        help: Option<String>,
+        code: u8,
+    },
 }
 
 impl CliError {
     pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
-        CliError::Usage { message: message.into(), help: Some(help.into()) }
+        CliError::Usage {
+            message: message.into(),
+            help: Some(help.into()),
+        }
     }
 
-    pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(
+        verb: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| CliError::Io { verb, path, source }
     }
@@ -85,7 +105,9 @@ impl CliError {
             CliError::Recipe(_) => exit::RECIPE,
             CliError::Plan(error) | CliError::Engine(EngineError::Plan(error)) => match error {
                 PlanError::Input { .. } => exit::RECIPE,
-                PlanError::Kind { .. } | PlanError::NoFile { .. } | PlanError::Expand { .. } => exit::STAGE,
+                PlanError::Kind { .. } | PlanError::NoFile { .. } | PlanError::Expand { .. } => {
+                    exit::STAGE
+                }
                 PlanError::Store(error) => store_code(error),
             },
             CliError::Store(error) => store_code(error),
@@ -149,7 +171,9 @@ impl CliError {
 
     /// The message where nothing is known of the host.
     pub(crate) fn render_plain(&self) -> String {
-        let help = self.help().map_or(String::new(), |help| format!("\n  help: {help}"));
+        let help = self
+            .help()
+            .map_or(String::new(), |help| format!("\n  help: {help}"));
         format!("error: {self}{help}")
     }
 
@@ -158,7 +182,9 @@ impl CliError {
         match self {
             CliError::Store(error)
             | CliError::Plan(PlanError::Store(error))
-            | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => cause::of_error(error),
+            | CliError::Engine(EngineError::Plan(PlanError::Store(error))) => {
+                cause::of_error(error)
+            }
             CliError::Sandbox(error) => cause::of_error(error),
             // Where standard output goes is not known.
             CliError::Output(_) => None,
@@ -171,13 +197,20 @@ impl CliError {
         if let CliError::Recipe(diagnostics) = self {
             // Names of files as the user would write them here.
             let here = format!("{}/", host.cwd.display());
-            return diagnostics.render(host.colour()).replace(&here, "").trim_end().to_owned();
+            return diagnostics
+                .render(host.colour())
+                .replace(&here, "")
+                .trim_end()
+                .to_owned();
         }
         let bold = anstyle::AnsiColor::Red.on_default().bold();
         let note = anstyle::AnsiColor::Yellow.on_default();
         let mut text = format!("{bold}error:{bold:#} {self}");
         if let CliError::Renew(RenewError::Manager { source, .. }) = self {
-            source.said.iter().for_each(|line| text += &format!("\n  | {line}"));
+            source
+                .said
+                .iter()
+                .for_each(|line| text += &format!("\n  | {line}"));
         }
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
@@ -196,7 +229,9 @@ impl CliError {
 
 /// Tells a CI service where in which file something is wrong.
 pub(super) fn annotate(diagnostics: &Diagnostics, host: &Host) {
-    let Some(service) = Service::of(host) else { return };
+    let Some(service) = Service::of(host) else {
+        return;
+    };
     for diagnostic in &diagnostics.list {
         let level = match diagnostic.severity {
             Severity::Error => Level::Error,
@@ -204,14 +239,29 @@ pub(super) fn annotate(diagnostics: &Diagnostics, host: &Host) {
         };
         let place = diagnostic.primary.as_ref().and_then(|label| {
             let text = diagnostics.sources.get(label.span.file)?;
-            ui::ci_place(&text.name, diagnostics.sources.position(label.span).0, &host.cwd)
+            ui::ci_place(
+                &text.name,
+                diagnostics.sources.position(label.span).0,
+                &host.cwd,
+            )
         });
-        let more = diagnostic.notes.iter().chain(&diagnostic.help).map(|text| format!("\n{text}"));
+        let more = diagnostic
+            .notes
+            .iter()
+            .chain(&diagnostic.help)
+            .map(|text| format!("\n{text}"));
         let message = format!("{}{}", diagnostic.message, more.collect::<String>());
-        service.annotation(level, "", place.as_ref(), &message).iter().for_each(|text| ui::commands(text));
+        service
+            .annotation(level, "", place.as_ref(), &message)
+            .iter()
+            .for_each(|text| ui::commands(text));
     }
 }
 
 fn store_code(error: &impasto_store::Error) -> u8 {
-    if error.is_store_damage() { exit::STORE } else { exit::INTERNAL }
+    if error.is_store_damage() {
+        exit::STORE
+    } else {
+        exit::INTERNAL
+    }
 }

@@ -50,13 +50,23 @@ fn explain(
     now: u64,
 ) -> String {
     let node = loaded.graph.node(id);
-    let state = states[id].as_ref().expect("BUG: a selected node was not planned");
+    let state = states[id]
+        .as_ref()
+        .expect("BUG: a selected node was not planned");
     let mut text = format!("{} ({}) is {}", node.label, node.kind.name, state.word());
     match state {
         PlanState::Cached(hit) => {
-            text += &format!("\n  key:   {}\n  claim: {}\n", hit.action, hit.claim.short());
+            text += &format!(
+                "\n  key:   {}\n  claim: {}\n",
+                hit.action,
+                hit.claim.short()
+            );
             if let Some(disk) = &hit.result.disk {
-                text += &format!("  disk:  {} in layer {}\n", disk.layer.disk.short(), disk.layer.layer.short());
+                text += &format!(
+                    "  disk:  {} in layer {}\n",
+                    disk.layer.disk.short(),
+                    disk.layer.layer.short()
+                );
             }
             for (name, file) in &hit.result.files {
                 let digest = file.content.digest();
@@ -69,7 +79,10 @@ fn explain(
             if let Some(last) = planner.history_of(id, 0) {
                 let took = human::seconds(Duration::from_millis(last.wall_ms));
                 let ago = human::seconds(Duration::from_secs(now.saturating_sub(last.at)));
-                text += &format!("  last run: {ago} ago, in {took}, because: {}\n", last.reason);
+                text += &format!(
+                    "  last run: {ago} ago, in {took}, because: {}\n",
+                    last.reason
+                );
             }
         }
         PlanState::Dirty { reason, .. } => match reason {
@@ -91,9 +104,18 @@ fn explain(
                 at = next.unwrap_or(*on);
                 path.push(loaded.graph.node(at).label.clone());
             }
-            let cause = states[*on].as_ref().and_then(|state| super::plan::reason(loaded, state));
-            text += &format!(": it depends on {}\n", path[1..].join(", which depends on "));
-            text += &format!("  {}: {}\n", loaded.graph.node(*on).label, cause.unwrap_or_default());
+            let cause = states[*on]
+                .as_ref()
+                .and_then(|state| super::plan::reason(loaded, state));
+            text += &format!(
+                ": it depends on {}\n",
+                path[1..].join(", which depends on ")
+            );
+            text += &format!(
+                "  {}: {}\n",
+                loaded.graph.node(*on).label,
+                cause.unwrap_or_default()
+            );
             text += "  if its content turns out the same as before, this one does not run\n";
         }
     }

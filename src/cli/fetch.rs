@@ -53,7 +53,9 @@ impl Fetch {
         let (mut count, mut bytes) = (0, 0);
         let mut digests = BTreeSet::new();
         for set in &sets {
-            fetcher.demand(set, &CancelToken::new()).map_err(package_error)?;
+            fetcher
+                .demand(set, &CancelToken::new())
+                .map_err(package_error)?;
             for package in &set.install {
                 if digests.insert(package.sha256.as_str()) {
                     count += 1;
@@ -62,18 +64,39 @@ impl Fetch {
             }
         }
         // Images and files that stages name by URL and checksum.
-        let fetched = needed.iter().copied().filter(|id| loaded.graph.node(*id).kind.name == "fetch");
-        let selection = Selection { nodes: fetched.collect(), images: Vec::new() };
+        let fetched = needed
+            .iter()
+            .copied()
+            .filter(|id| loaded.graph.node(*id).kind.name == "fetch");
+        let selection = Selection {
+            nodes: fetched.collect(),
+            images: Vec::new(),
+        };
         let mut summary = Summary::default();
         if !selection.nodes.is_empty() {
             let packages = || fetcher.clone();
-            let config = engine_config(session, &self.recipe, &self.run, &loaded, sandbox, &packages);
+            let config = engine_config(
+                session,
+                &self.recipe,
+                &self.run,
+                &loaded,
+                sandbox,
+                &packages,
+            );
             let planner = loaded.planner(&store, &[])?;
             let mut events = |event: &Event| {
                 ui::follow(fetcher.meter(), event);
-                if let EventKind::StageFailed { stage, error, causes, .. } = &event.kind {
+                if let EventKind::StageFailed {
+                    stage,
+                    error,
+                    causes,
+                    ..
+                } = &event.kind
+                {
                     ui::message(&format!("error: {stage}: {error}"));
-                    causes.iter().for_each(|cause| ui::message(&format!("  caused by: {cause}")));
+                    causes
+                        .iter()
+                        .for_each(|cause| ui::message(&format!("  caused by: {cause}")));
                 }
             };
             let engine = Engine::new(planner, &selection, config, session.start, &mut events)?;
@@ -85,7 +108,10 @@ impl Fetch {
             1 => ", and 1 file used by a stage".to_owned(),
             more => format!(", and {more} files used by stages"),
         };
-        ui::output(&format!("{count} packages, {}{images} are in the store\n", human::bytes(bytes)))?;
+        ui::output(&format!(
+            "{count} packages, {}{images} are in the store\n",
+            human::bytes(bytes)
+        ))?;
         Ok(exit_code(&summary))
     }
 }
@@ -93,15 +119,26 @@ impl Fetch {
 /// What of packages a recipe's lock names.
 pub(super) fn used_packages(loaded: &Loaded) -> UsedPackages {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
-    let files = entries.flat_map(|entry| &entry.packages).map(|package| package.sha256.clone()).collect();
-    let trees = loaded.graph.toolbox.iter().map(|set| tools::name(set).to_string()).collect();
+    let files = entries
+        .flat_map(|entry| &entry.packages)
+        .map(|package| package.sha256.clone())
+        .collect();
+    let trees = loaded
+        .graph
+        .toolbox
+        .iter()
+        .map(|set| tools::name(set).to_string())
+        .collect();
     UsedPackages { files, trees }
 }
 
 /// Keeps the package files of a recipe's lock from the collector.
 pub(super) fn keep(loaded: &Loaded, store: &Store) -> Result<(), CliError> {
     let packages = used_packages(loaded);
-    Ok(loaded.state(store).keep(&InUse { packages: Some(&packages), ..InUse::default() })?)
+    Ok(loaded.state(store).keep(&InUse {
+        packages: Some(&packages),
+        ..InUse::default()
+    })?)
 }
 
 fn package_error(error: DemandError) -> CliError {
@@ -112,8 +149,10 @@ fn package_error(error: DemandError) -> CliError {
             code: exit::STAGE,
         },
         DemandError::Store(error) => CliError::Store(error),
-        DemandError::Cancelled => {
-            CliError::Other { message: "cancelled".to_owned(), help: None, code: exit::INTERRUPTED }
-        }
+        DemandError::Cancelled => CliError::Other {
+            message: "cancelled".to_owned(),
+            help: None,
+            code: exit::INTERRUPTED,
+        },
     }
 }

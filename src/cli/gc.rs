@@ -52,25 +52,58 @@ impl Gc {
         roots::adopt(&store)?;
         let (checkouts, _) = store.checkouts(options.expire_secs)?;
         let used = || checkouts.values().filter(|_| !self.packages);
-        let packages = files::roots(&store, used().flat_map(|checkout| &checkout.packages).map(String::as_str))?;
-        let trees = used().flat_map(|checkout| &checkout.trees).cloned().collect();
-        let bare = if self.trees { bootstraps(&store, &checkouts, self.keep) } else { Vec::new() };
+        let packages = files::roots(
+            &store,
+            used()
+                .flat_map(|checkout| &checkout.packages)
+                .map(String::as_str),
+        )?;
+        let trees = used()
+            .flat_map(|checkout| &checkout.trees)
+            .cloned()
+            .collect();
+        let bare = if self.trees {
+            bootstraps(&store, &checkouts, self.keep)
+        } else {
+            Vec::new()
+        };
         // What goes to the trash is gone when the rest is collected, and stays there where a build is running.
         store.collect_trees(&trees, options.min_age_secs, self.dry_run)?;
         let report = store.gc(&packages, &bare, None, options)?;
         if !report.leases.is_empty() && !self.dry_run {
-            let message = format!("{} still using this store; nothing more is deleted", builds(report.leases.len()));
+            let message = format!(
+                "{} still using this store; nothing more is deleted",
+                builds(report.leases.len())
+            );
             let help = Some("run gc again when it is done".to_owned());
-            return Err(CliError::Other { message, help, code: exit::INTERNAL });
+            return Err(CliError::Other {
+                message,
+                help,
+                code: exit::INTERNAL,
+            });
         }
         if !self.dry_run {
-            report.expired.iter().try_for_each(|root| roots::forget(&store, root))?;
+            report
+                .expired
+                .iter()
+                .try_for_each(|root| roots::forget(&store, root))?;
         }
-        let verb = if self.dry_run { "would delete" } else { "deleted" };
-        let mut text = format!("{verb} {} objects, {}", report.removed.len(), human::bytes(report.freed_bytes));
+        let verb = if self.dry_run {
+            "would delete"
+        } else {
+            "deleted"
+        };
+        let mut text = format!(
+            "{verb} {} objects, {}",
+            report.removed.len(),
+            human::bytes(report.freed_bytes)
+        );
         text += &format!("; kept {} that are needed", report.kept_needed);
         if report.kept_young > 0 {
-            text += &format!(", {} that are younger than {}", report.kept_young, self.min_age);
+            text += &format!(
+                ", {} that are younger than {}",
+                report.kept_young, self.min_age
+            );
         }
         if !report.expired.is_empty() {
             let recipes = match report.expired.len() {
@@ -92,28 +125,51 @@ impl Gc {
 
 impl Gc {
     fn expire(&self, session: &Session) -> Result<Duration, CliError> {
-        let setting = session.settings.gc_expire.as_ref().map(|setting| setting.value);
+        let setting = session
+            .settings
+            .gc_expire
+            .as_ref()
+            .map(|setting| setting.value);
         let default = setting.unwrap_or(Duration::from_secs(EXPIRE_SECS));
-        self.expire.as_ref().map_or(Ok(default), |text| time("--expire", text))
+        self.expire
+            .as_ref()
+            .map_or(Ok(default), |text| time("--expire", text))
     }
 }
 
 fn time(option: &str, text: &str) -> Result<Duration, CliError> {
-    let wrong =
-        || CliError::usage(format!("`{option} {text}` is not a valid time"), "write it as 90s, 15m, 1h30m or 30d");
+    let wrong = || {
+        CliError::usage(
+            format!("`{option} {text}` is not a valid time"),
+            "write it as 90s, 15m, 1h30m or 30d",
+        )
+    };
     parse_duration(text).ok_or_else(wrong)
 }
 
 /// The claims of trees that disks were made of.
 fn bootstraps(store: &Store, checkouts: &Checkouts, keep: usize) -> Vec<(ActionDigest, ClaimId)> {
-    let claims = checkouts.values().flat_map(|checkout| checkout.last(keep)).filter_map(|root| match root {
-        Root::Claim(action, claim) => Some((action, claim)),
-        _ => None,
-    });
+    let claims = checkouts
+        .values()
+        .flat_map(|checkout| checkout.last(keep))
+        .filter_map(|root| match root {
+            Root::Claim(action, claim) => Some((action, claim)),
+            _ => None,
+        });
     // A claim that cannot be read keeps nothing, whichever it is.
-    claims.filter(|(action, id)| store.claim(action, id).is_ok_and(|claim| claim.kind == "bootstrap")).collect()
+    claims
+        .filter(|(action, id)| {
+            store
+                .claim(action, id)
+                .is_ok_and(|claim| claim.kind == "bootstrap")
+        })
+        .collect()
 }
 
 fn builds(count: usize) -> String {
-    if count == 1 { "a build is".to_owned() } else { format!("{count} builds are") }
+    if count == 1 {
+        "a build is".to_owned()
+    } else {
+        format!("{count} builds are")
+    }
 }

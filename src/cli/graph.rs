@@ -50,21 +50,42 @@ impl GraphArgs {
             GraphFormat::Json => {
                 let nodes = graph.ids().filter(|id| needed[*id]).map(|id| {
                     let node = graph.node(id);
-                    let needs = node.parents.iter().map(|(_, parent)| &*graph.node(*parent).label).collect();
-                    GraphNode { label: &node.label, stage: &node.stage, kind: node.kind.name, needs }
+                    let needs = node
+                        .parents
+                        .iter()
+                        .map(|(_, parent)| &*graph.node(*parent).label)
+                        .collect();
+                    GraphNode {
+                        label: &node.label,
+                        stage: &node.stage,
+                        kind: node.kind.name,
+                        needs,
+                    }
                 });
-                let document = GraphDocument { v: 1, nodes: nodes.collect() };
+                let document = GraphDocument {
+                    v: 1,
+                    nodes: nodes.collect(),
+                };
                 serde_json::to_string(&document).expect("BUG: a graph is not JSON") + "\n"
             }
             GraphFormat::Dot => {
                 let shown = graph.to_petgraph().filter_map(
-                    |_, id| needed[*id].then(|| format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name)),
+                    |_, id| {
+                        needed[*id].then(|| {
+                            format!("{}\\n{}", graph.node(*id).label, graph.node(*id).kind.name)
+                        })
+                    },
                     |_, ()| Some(()),
                 );
-                let label = |_: &_, (_, text): (_, &String)| format!("label = \"{}\"", text.replace('"', "\\\""));
+                let label = |_: &_, (_, text): (_, &String)| {
+                    format!("label = \"{}\"", text.replace('"', "\\\""))
+                };
                 let edge = |_: &_, _| String::new();
                 let config = &[Config::EdgeNoLabel, Config::NodeNoLabel];
-                format!("{:?}", Dot::with_attr_getters(&shown, config, &edge, &label))
+                format!(
+                    "{:?}",
+                    Dot::with_attr_getters(&shown, config, &edge, &label)
+                )
             }
         };
         ui::output(&text)?;

@@ -83,7 +83,15 @@ impl LayerCommand {
 }
 
 fn list(store: &Store) -> Result<u8, CliError> {
-    let head = ["LAYER", "DISK", "PARENT", "DISK SIZE", "FILE", "STAGE", "RECIPE"];
+    let head = [
+        "LAYER",
+        "DISK",
+        "PARENT",
+        "DISK SIZE",
+        "FILE",
+        "STAGE",
+        "RECIPE",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let makers = makers(store)?;
     for (layer, _) in store.du()?.by_layer {
@@ -98,12 +106,16 @@ fn list(store: &Store) -> Result<u8, CliError> {
         rows.push(vec![
             layer.layer.short(),
             layer.disk.short(),
-            manifest.parent.map_or("-".to_owned(), |parent| parent.layer.short()),
+            manifest
+                .parent
+                .map_or("-".to_owned(), |parent| parent.layer.short()),
             human::bytes(manifest.virtual_size),
             human::bytes(manifest.file_length),
         ]);
         let maker = makers.get(&layer.layer);
-        rows.last_mut().expect("BUG: just pushed").extend(maker.map_or(["-", "-"].map(str::to_owned), Clone::clone));
+        rows.last_mut()
+            .expect("BUG: just pushed")
+            .extend(maker.map_or(["-", "-"].map(str::to_owned), Clone::clone));
     }
     ui::output(&table::columns(&rows))?;
     Ok(exit::OK)
@@ -117,20 +129,39 @@ fn makers(store: &Store) -> Result<HashMap<LayerId, [String; 2]>, CliError> {
     let mut runs: Vec<_> = Vec::new();
     for (root, checkout) in &checkouts {
         // A state is called after the recipe's name, and the digest of its path.
-        let recipe = root.rsplit_once('-').map_or(root.as_str(), |(name, _)| name);
+        let recipe = root
+            .rsplit_once('-')
+            .map_or(root.as_str(), |(name, _)| name);
         for (name, results) in &checkout.results {
-            let stage = name.split_once('#').map_or(name.as_str(), |(stage, _)| stage);
-            runs.extend(results.iter().enumerate().map(|(back, run)| (back, stage, recipe, run)));
+            let stage = name
+                .split_once('#')
+                .map_or(name.as_str(), |(stage, _)| stage);
+            runs.extend(
+                results
+                    .iter()
+                    .enumerate()
+                    .map(|(back, run)| (back, stage, recipe, run)),
+            );
         }
     }
     runs.sort();
     for (back, stage, recipe, (action, claim)) in runs {
         // A claim that cannot be read tells nothing.
-        let Ok(claim) = store.claim(action, claim) else { continue };
-        let Some(disk) = claim.result.disk else { continue };
+        let Ok(claim) = store.claim(action, claim) else {
+            continue;
+        };
+        let Some(disk) = claim.result.disk else {
+            continue;
+        };
         let (name, filter) = stage.split_at(stage.find('[').unwrap_or(stage.len()));
-        let stage = if back == 0 { stage.to_owned() } else { format!("{name}~{back}{filter}") };
-        makers.entry(disk.layer.layer).or_insert([stage, recipe.to_owned()]);
+        let stage = if back == 0 {
+            stage.to_owned()
+        } else {
+            format!("{name}~{back}{filter}")
+        };
+        makers
+            .entry(disk.layer.layer)
+            .or_insert([stage, recipe.to_owned()]);
     }
     Ok(makers)
 }
@@ -140,8 +171,13 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
     let mut next = Some(*layer);
     while let Some(layer) = next {
         let manifest = store.manifest(&layer)?;
-        let count =
-            |kind: fn(&ChunkLocation) -> bool| manifest.chunks.iter().filter(|chunk| kind(&chunk.place)).count();
+        let count = |kind: fn(&ChunkLocation) -> bool| {
+            manifest
+                .chunks
+                .iter()
+                .filter(|chunk| kind(&chunk.place))
+                .count()
+        };
         text += &format!(
             "layer {}\n  disk:   {}\n  size:   {} of guest disk, {} in the file\n  chunks: {} changed: {} compressed, \
              {} uncompressed, {} zero\n",
@@ -164,7 +200,10 @@ fn show(store: &Store, layer: &LayerRef) -> Result<u8, CliError> {
 /// The store, and the layer in it that the arguments name.
 fn find(names: &mut DiskNames<'_>, disks: &[String]) -> Result<(Store, LayerRef), CliError> {
     let [name] = disks else {
-        return Err(CliError::usage("no layer was given", "name one: `impasto layer list` lists them"));
+        return Err(CliError::usage(
+            "no layer was given",
+            "name one: `impasto layer list` lists them",
+        ));
     };
     let layer = names.layer(name)?;
     Ok((names.store()?, layer))
@@ -179,20 +218,41 @@ impl ExportArgs {
         }
         let _lease = store.lease()?;
         let draft = Draft::new(&path, store.owner()).map_err(write)?;
-        let options = ConvertOptions { compression_level: None, fsync: false, digest: true, sha256: true };
-        let raw = path.extension().is_some_and(|extension| extension == "raw" || extension == "img");
+        let options = ConvertOptions {
+            compression_level: None,
+            fsync: false,
+            digest: true,
+            sha256: true,
+        };
+        let raw = path
+            .extension()
+            .is_some_and(|extension| extension == "raw" || extension == "img");
         let meter = Arc::<Meter>::default();
-        let wait = ui::Wait::new(&session.host, "export", &self.output.display().to_string(), &meter);
+        let wait = ui::Wait::new(
+            &session.host,
+            "export",
+            &self.output.display().to_string(),
+            &meter,
+        );
         let store = store.metered(meter);
         let converted = if raw {
             store.convert_raw(layer, draft.file(), &path, options)?
         } else {
             store.convert_qcow2(layer, draft.file(), &path, options)?
         };
-        let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
-        draft.publish(digest.0, &sha256.to_string(), 0o644).map_err(write)?;
+        let (digest, sha256) = converted
+            .digest
+            .zip(converted.sha256)
+            .expect("BUG: asked for");
+        draft
+            .publish(digest.0, &sha256.to_string(), 0o644)
+            .map_err(write)?;
         drop(wait);
-        ui::message(&format!("wrote {} ({})", self.output.display(), human::bytes(converted.length)));
+        ui::message(&format!(
+            "wrote {} ({})",
+            self.output.display(),
+            human::bytes(converted.length)
+        ));
         Ok(exit::OK)
     }
 }

@@ -45,11 +45,22 @@ impl<'a> LockContext<'a> {
         sandbox: Result<Arc<dyn Sandbox>, String>,
     ) -> Self {
         let (mirrors, lease, metered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        LockContext { session, store, choice, sandbox, mirrors, lease, metered }
+        LockContext {
+            session,
+            store,
+            choice,
+            sandbox,
+            mirrors,
+            lease,
+            metered,
+        }
     }
 
     fn mirrors(&self) -> Result<&Mirrors, MirrorError> {
-        self.mirrors.get_or_init(|| self.choice.resolve()).as_ref().map_err(Clone::clone)
+        self.mirrors
+            .get_or_init(|| self.choice.resolve())
+            .as_ref()
+            .map_err(Clone::clone)
     }
 
     /// What gets package files for a recipe as its lock is now.
@@ -64,7 +75,11 @@ impl<'a> LockContext<'a> {
         dir: &Path,
         wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<String, PackageDownload>,
     ) -> Fetcher {
-        let snapshot = self.session.host.var(SNAPSHOT_VARIABLE).filter(|pattern| !pattern.is_empty());
+        let snapshot = self
+            .session
+            .host
+            .var(SNAPSHOT_VARIABLE)
+            .filter(|pattern| !pattern.is_empty());
         let supply = self.mirrors().map_err(|error| PackageFetchError {
             package: String::new(),
             reason: error.to_string(),
@@ -72,7 +87,11 @@ impl<'a> LockContext<'a> {
         });
         let supply = supply.map(|mirrors| Supply {
             mirrors: mirrors.clone(),
-            wanted: wanted(&PackageSources { mirrors, snapshot, dir }),
+            wanted: wanted(&PackageSources {
+                mirrors,
+                snapshot,
+                dir,
+            }),
         });
         let store = self.metered.get().map_or(self.store, |(store, _)| store);
         Fetcher::new(store.clone(), supply, self.session.host.now())
@@ -84,10 +103,21 @@ impl<'a> LockContext<'a> {
             let help = "choose another with --mirror or IMPASTO_MIRROR";
             CliError::usage(format!("the mirror cannot be used: {error}"), help)
         })?;
-        self.lease.get_or_init(|| self.store.lease().inspect_err(|error| tracing::debug!(%error, "no lease")).ok());
+        self.lease.get_or_init(|| {
+            self.store
+                .lease()
+                .inspect_err(|error| tracing::debug!(%error, "no lease"))
+                .ok()
+        });
         let get = move |entry: &LockEntry| self.fetcher_of(dir, |places| places.of_entry(entry));
         let (store, _) = self.metered();
-        Ok(Apt::new(store, mirrors, &self.sandbox, self.session.host.now(), Box::new(get)))
+        Ok(Apt::new(
+            store,
+            mirrors,
+            &self.sandbox,
+            self.session.host.now(),
+            Box::new(get),
+        ))
     }
 
     /// The store whose meter tells how much has come of what a manager asked for.
@@ -167,11 +197,14 @@ impl<'a> LockContext<'a> {
             self.check_whole(loaded, recipe)?;
         }
         let to_lock = open(loaded);
-        let wrong = |state: &LockState| matches!(state, LockState::Stale { .. } | LockState::Refused { .. });
+        let wrong = |state: &LockState| {
+            matches!(state, LockState::Stale { .. } | LockState::Refused { .. })
+        };
         let stale = to_lock.iter().any(|id| wrong(&loaded.locks[*id]));
         // What is wrong with the lock is said by whoever runs it.
         if !locked && !stale {
-            self.session.demand_root_to_lock(loaded, self.store, selection, &to_lock, again)?;
+            self.session
+                .demand_root_to_lock(loaded, self.store, selection, &to_lock, again)?;
         }
         if to_lock.is_empty() {
             if !locked {
@@ -180,7 +213,10 @@ impl<'a> LockContext<'a> {
             return Ok(());
         }
         if !locked && !stale {
-            let choices = needed.values().map(|needed| needed.then_some(Choice::Stay)).collect();
+            let choices = needed
+                .values()
+                .map(|needed| needed.then_some(Choice::Stay))
+                .collect();
             for change in self.renew(loaded, choices, false, false, false)? {
                 ui::message(&format!("locked {change}"));
             }
@@ -193,15 +229,24 @@ impl<'a> LockContext<'a> {
         let lock = self.shown_lock(loaded);
         let label = |id: &NodeId| loaded.graph.node(*id).label.clone();
         let mut message = match &loaded.locks[*first] {
-            LockState::Stale { why, .. } => format!("{lock} is stale: stage {}: {why}", label(first)),
+            LockState::Stale { why, .. } => {
+                format!("{lock} is stale: stage {}: {why}", label(first))
+            }
             LockState::Refused { name, why } => refusal(&lock, name, why),
-            LockState::NoToolbox => format!("{lock} does not list the tools that stage {} needs", label(first)),
+            LockState::NoToolbox => format!(
+                "{lock} does not list the tools that stage {} needs",
+                label(first)
+            ),
             _ => format!("{lock} has no packages for stage {}", label(first)),
         };
         for id in &open[1..] {
             match &loaded.locks[*id] {
-                LockState::Stale { why, .. } => message += &format!("\n  stage {}: {why}", label(id)),
-                LockState::Refused { name, why } if name != TOOLBOX => message += &format!("\n  stage {name}: {why}"),
+                LockState::Stale { why, .. } => {
+                    message += &format!("\n  stage {}: {why}", label(id))
+                }
+                LockState::Refused { name, why } if name != TOOLBOX => {
+                    message += &format!("\n  stage {name}: {why}")
+                }
                 _ => {}
             }
         }
@@ -214,18 +259,29 @@ impl<'a> LockContext<'a> {
             .collect();
         names.dedup();
         let help = if locked && !stale {
-            "build once without --locked, which writes it, and keep the file with the recipe".to_owned()
+            "build once without --locked, which writes it, and keep the file with the recipe"
+                .to_owned()
         } else {
-            format!("lock them again: impasto update {}{}", names.join(" "), self.session.place(recipe))
+            format!(
+                "lock them again: impasto update {}{}",
+                names.join(" "),
+                self.session.place(recipe)
+            )
         };
-        Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
+        Err(CliError::Other {
+            message,
+            help: Some(help),
+            code: exit::RECIPE,
+        })
     }
 
     /// Makes the lock what a build of all combinations writes: parts of the matrix that were built alone leave entries
     /// that name only themselves, or that nothing uses any more.
     fn tidy(&self, loaded: &mut Loaded, recipe: &RecipeArgs) {
         let tidied = || locking::tidied(&loaded.graph, &loaded.lock, &loaded.locks);
-        let Some(tidied) = recipe.only.is_empty().then(tidied).flatten() else { return };
+        let Some(tidied) = recipe.only.is_empty().then(tidied).flatten() else {
+            return;
+        };
         match tidied.save(&loaded.lock_path, self.store.owner()) {
             Ok(()) => loaded.take_lock(tidied),
             // It serves as it is.
@@ -236,33 +292,61 @@ impl<'a> LockContext<'a> {
     /// Whether every entry can be used and is of a stage of the recipe, needed or not.
     fn check_whole(&self, loaded: &Loaded, recipe: &RecipeArgs) -> Result<(), CliError> {
         let lock = self.shown_lock(loaded);
-        let ghost = loaded.lock.stages.iter().find(|entry| !loaded.recipe.stage_names.contains(entry.name.as_str()));
+        let ghost = loaded
+            .lock
+            .stages
+            .iter()
+            .find(|entry| !loaded.recipe.stage_names.contains(entry.name.as_str()));
         let (name, message) = match (loaded.lock.refused.first(), ghost) {
             (Some(entry), _) => (&entry.name, refusal(&lock, &entry.name, &entry.reason)),
-            (None, Some(entry)) => {
-                (&entry.name, format!("{lock} has packages for stage {}, which the recipe does not have", entry.name))
-            }
+            (None, Some(entry)) => (
+                &entry.name,
+                format!(
+                    "{lock} has packages for stage {}, which the recipe does not have",
+                    entry.name
+                ),
+            ),
             (None, None) => return Ok(()),
         };
-        let help = format!("lock them again: impasto update {name}{}", self.session.place(recipe));
-        Err(CliError::Other { message, help: Some(help), code: exit::RECIPE })
+        let help = format!(
+            "lock them again: impasto update {name}{}",
+            self.session.place(recipe)
+        );
+        Err(CliError::Other {
+            message,
+            help: Some(help),
+            code: exit::RECIPE,
+        })
     }
 
     /// The lock's path, as messages show it.
     fn shown_lock(&self, loaded: &Loaded) -> String {
-        super::session::shown(&loaded.lock_path, &self.session.host.cwd).display().to_string()
+        super::session::shown(&loaded.lock_path, &self.session.host.cwd)
+            .display()
+            .to_string()
     }
 
     /// The files of a fetched disk image that tell which packages it has; the image is fetched where it is not there.
-    fn image_files(&self, loaded: &Loaded, id: NodeId) -> Result<locking::ImageFiles, locking::RenewError> {
-        let failed = |reason: String| locking::RenewError::Image { stage: loaded.graph.node(id).label.clone(), reason };
+    fn image_files(
+        &self,
+        loaded: &Loaded,
+        id: NodeId,
+    ) -> Result<locking::ImageFiles, locking::RenewError> {
+        let failed = |reason: String| locking::RenewError::Image {
+            stage: loaded.graph.node(id).label.clone(),
+            reason,
+        };
         super::image_files::read(self, loaded, id).map_err(|error| failed(error.to_string()))
     }
 }
 
 /// Says which entry of a lock cannot be used, and why.
 fn refusal(lock: &str, name: &str, why: &str) -> String {
-    let whose = if name == TOOLBOX { "the toolbox".to_owned() } else { format!("stage {name}") };
+    let whose = if name == TOOLBOX {
+        "the toolbox".to_owned()
+    } else {
+        format!("stage {name}")
+    };
     format!("{lock} cannot be used for {whose}: {why}")
 }
 

@@ -16,7 +16,9 @@ use crate::engine::history::file_name;
 use crate::ui;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without a selector: of the stage that failed, or else of the one that ran last.")]
+#[command(
+    after_help = "Without a selector: of the stage that failed, or else of the one that ran last."
+)]
 pub(crate) struct Log {
     #[command(flatten)]
     recipe: RecipeArgs,
@@ -31,7 +33,10 @@ impl Log {
         let store = session.store()?;
         let dir = loaded.state(&store).logs()?;
         let path = |id: NodeId| {
-            let mut paths = loaded.graph.stable_names(id).map(|name| dir.join(format!("{}.log", file_name(&name))));
+            let mut paths = loaded
+                .graph
+                .stable_names(id)
+                .map(|name| dir.join(format!("{}.log", file_name(&name))));
             paths.find(|path| path.exists())
         };
         let nodes = match loaded.selectors() {
@@ -56,8 +61,15 @@ impl Log {
         if found {
             return Ok(exit::OK);
         }
-        let labels: Vec<_> = nodes.iter().map(|id| loaded.graph.node(*id).label.clone()).collect();
-        let whose = if labels.is_empty() { "any stage of this recipe".to_owned() } else { labels.join(", ") };
+        let labels: Vec<_> = nodes
+            .iter()
+            .map(|id| loaded.graph.node(*id).label.clone())
+            .collect();
+        let whose = if labels.is_empty() {
+            "any stage of this recipe".to_owned()
+        } else {
+            labels.join(", ")
+        };
         Err(CliError::Other {
             message: format!("there is no log of {whose}"),
             help: Some("a stage has a log once it has run here".to_owned()),
@@ -73,10 +85,20 @@ fn latest(
     path: impl Fn(NodeId) -> Option<PathBuf>,
 ) -> Result<Option<NodeId>, CliError> {
     let failed = loaded.state(store).failed()?;
-    let has_failed = |id: NodeId| loaded.graph.stable_names(id).any(|name| FailedState::find(&failed, &name).is_some());
+    let has_failed = |id: NodeId| {
+        loaded
+            .graph
+            .stable_names(id)
+            .any(|name| FailedState::find(&failed, &name).is_some())
+    };
     let written = |id: NodeId| Some((std::fs::metadata(path(id)?).ok()?.modified().ok()?, id));
     let logs: Vec<_> = loaded.graph.ids().filter_map(written).collect();
-    let newest = |wanted: &dyn Fn(NodeId) -> bool| logs.iter().filter(|(_, id)| wanted(*id)).max().map(|(_, id)| *id);
+    let newest = |wanted: &dyn Fn(NodeId) -> bool| {
+        logs.iter()
+            .filter(|(_, id)| wanted(*id))
+            .max()
+            .map(|(_, id)| *id)
+    };
     let (id, what) = match newest(&has_failed) {
         Some(id) => (id, "which failed"),
         None => match newest(&|_| true) {
@@ -84,6 +106,9 @@ fn latest(
             None => return Ok(None),
         },
     };
-    ui::message(&format!("the log of {}, {what}:", loaded.graph.node(id).label));
+    ui::message(&format!(
+        "the log of {}, {what}:",
+        loaded.graph.node(id).label
+    ));
     Ok(Some(id))
 }

@@ -23,9 +23,13 @@ impl ManPages {
             Ok::<PathBuf, CliError>(dir)
         };
         let commands = section("1")?;
-        clap_mangen::generate_to(Cli::command(), &commands).map_err(CliError::io("write pages into", &commands))?;
+        clap_mangen::generate_to(Cli::command(), &commands)
+            .map_err(CliError::io("write pages into", &commands))?;
         let others = section(manual::SECTION)?;
-        for page in page::all().iter().filter(|page| page.subject != page::Subject::Command) {
+        for page in page::all()
+            .iter()
+            .filter(|page| page.subject != page::Subject::Command)
+        {
             let path: &Path = &others.join(format!("{}.{}", manual::name(page), manual::SECTION));
             std::fs::write(path, manual::render(page, env!("CARGO_PKG_VERSION")))
                 .map_err(CliError::io("write", path))?;

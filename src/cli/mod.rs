@@ -234,13 +234,22 @@ pub(crate) mod exit {
     /// All of them, and what they mean.
     pub(crate) const ALL: [(u8, &str); 8] = [
         (OK, "Done."),
-        (INTERNAL, "The host failed (a full disk, an I/O error), or impasto itself did."),
+        (
+            INTERNAL,
+            "The host failed (a full disk, an I/O error), or impasto itself did.",
+        ),
         (USAGE, "The command line is wrong."),
         (RECIPE, "The recipe is wrong, or its lock."),
         (STAGE, "A stage failed."),
         (STORE, "The store is damaged."),
-        (DIFFERENT, "`impasto diff` or `impasto audit` found a difference, or `impasto outdated` something newer."),
-        (INTERRUPTED, "Interrupted while something ran. What has nothing to end in order dies of the signal instead."),
+        (
+            DIFFERENT,
+            "`impasto diff` or `impasto audit` found a difference, or `impasto outdated` something newer.",
+        ),
+        (
+            INTERRUPTED,
+            "Interrupted while something ran. What has nothing to end in order dies of the signal instead.",
+        ),
     ];
 }
 
@@ -271,7 +280,11 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
     let host = match Host::read() {
         Ok(host) => host,
         Err(error) => {
-            let error = CliError::Other { message: error.to_string(), help: error.help(), code: exit::INTERNAL };
+            let error = CliError::Other {
+                message: error.to_string(),
+                help: error.help(),
+                code: exit::INTERNAL,
+            };
             ui::message(&error.render_plain());
             return exit::INTERNAL;
         }
@@ -286,9 +299,20 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
         }
     };
     let environment = GuestEnvironment::default();
-    let arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments = arguments
+        .iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
     let global = cli.global;
-    let mut session = session::Session { host, global, start, settings, environment, interrupt, arguments };
+    let mut session = session::Session {
+        host,
+        global,
+        start,
+        settings,
+        environment,
+        interrupt,
+        arguments,
+    };
     let outcome = match cli.command {
         Command::Init(command) => command.run(&session),
         Command::Build(command) => command.run(&session),
@@ -314,7 +338,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
         Command::Help(command) => command.run(&session),
         Command::Completions { shell } => {
             let script = complete::script(shell).expect("BUG: a vector takes every byte");
-            ui::output(&String::from_utf8_lossy(&script)).map(|()| exit::OK).map_err(CliError::from)
+            ui::output(&String::from_utf8_lossy(&script))
+                .map(|()| exit::OK)
+                .map_err(CliError::from)
         }
         Command::ManPages(command) => command.run(),
     };
@@ -330,7 +356,12 @@ pub fn main(arguments: impl Iterator<Item = OsString>, start: Instant, interrupt
 
 /// Developer logs, where `IMPASTO_LOG` asks for them: users get events.
 fn start_developer_log(host: &Host) {
-    let Some(filter) = host.var("IMPASTO_LOG").filter(|filter| !filter.is_empty()) else { return };
+    let Some(filter) = host.var("IMPASTO_LOG").filter(|filter| !filter.is_empty()) else {
+        return;
+    };
     let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(filter);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }

@@ -80,7 +80,9 @@ impl Outdated {
         for id in loaded.graph.ids().filter(|id| needed[*id]) {
             let node = loaded.graph.node(id);
             dirty[id] = node.parents.iter().any(|(_, parent)| dirty[*parent]);
-            let Some(request) = &node.lowered.request else { continue };
+            let Some(request) = &node.lowered.request else {
+                continue;
+            };
             let LockState::Locked(place) = loaded.locks[id] else {
                 unlocked.push(node.label.clone());
                 continue;
@@ -102,22 +104,41 @@ impl Outdated {
             newer.retain(|newer| newer.security || !self.security);
             dirty[id] |= !newer.is_empty();
             let images = images(&loaded, id);
-            rows.extend(newer.into_iter().map(|newer| row(&node.label, &images, newer)));
+            rows.extend(
+                newer
+                    .into_iter()
+                    .map(|newer| row(&node.label, &images, newer)),
+            );
         }
         drop(wait);
         let rebuild: Vec<_> = loaded
             .graph
             .ids()
             .filter(|id| dirty[*id])
-            .map(|id| Rebuild { stage: loaded.graph.node(id).label.clone(), last_ms: last_ms(&loaded, &store, id) })
+            .map(|id| Rebuild {
+                stage: loaded.graph.node(id).label.clone(),
+                last_ms: last_ms(&loaded, &store, id),
+            })
             .collect();
-        let code = if rows.is_empty() { exit::OK } else { exit::DIFFERENT };
+        let code = if rows.is_empty() {
+            exit::OK
+        } else {
+            exit::DIFFERENT
+        };
         if !unlocked.is_empty() {
             let message = format!("the packages of {} are not locked", unlocked.join(", "));
             let help = Some("lock them: impasto update".to_owned());
-            return Err(CliError::Other { message, help, code: exit::RECIPE });
+            return Err(CliError::Other {
+                message,
+                help,
+                code: exit::RECIPE,
+            });
         }
-        let document = OutdatedDocument { v: 1, packages: rows, rebuild };
+        let document = OutdatedDocument {
+            v: 1,
+            packages: rows,
+            rebuild,
+        };
         ui::output(&if self.json {
             serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"
         } else {
@@ -128,9 +149,25 @@ impl Outdated {
 }
 
 fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
-    let NewerVersion { name, architecture, locked, newest, archive, security } = newer;
+    let NewerVersion {
+        name,
+        architecture,
+        locked,
+        newest,
+        archive,
+        security,
+    } = newer;
     let (stage, images) = (stage.to_owned(), images.to_owned());
-    OutdatedRow { stage, images, name, architecture, locked, newest, archive, security }
+    OutdatedRow {
+        stage,
+        images,
+        name,
+        architecture,
+        locked,
+        newest,
+        archive,
+        security,
+    }
 }
 
 /// The images that a node is part of.
@@ -140,18 +177,24 @@ fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
         let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
         graph.closure(&nodes)[id]
     };
-    let names: BTreeSet<_> =
-        graph.images().iter().filter(|image| part(&image.files)).map(|image| image.name.clone()).collect();
+    let names: BTreeSet<_> = graph
+        .images()
+        .iter()
+        .filter(|image| part(&image.files))
+        .map(|image| image.name.clone())
+        .collect();
     names.into_iter().collect()
 }
 
 /// How long a node took when it last ran, in milliseconds.
 fn last_ms(loaded: &Loaded, store: &impasto_store::Store, id: NodeId) -> Option<u64> {
     let memory = loaded.state(store).load().ok()?;
-    loaded
-        .graph
-        .stable_names(id)
-        .find_map(|name| memory.nodes.get(&chain_step_name(name, 0)).map(|memory| memory.wall_ms))
+    loaded.graph.stable_names(id).find_map(|name| {
+        memory
+            .nodes
+            .get(&chain_step_name(name, 0))
+            .map(|memory| memory.wall_ms)
+    })
 }
 
 fn text(document: &OutdatedDocument, security: bool) -> String {
@@ -167,7 +210,13 @@ fn text(document: &OutdatedDocument, security: bool) -> String {
     for row in &document.packages {
         let change = format!("{} → {}", row.locked, row.newest);
         let security = if row.security { "security" } else { "" };
-        let cells = vec![row.name.clone(), change, row.stage.clone(), row.archive.clone(), security.to_owned()];
+        let cells = vec![
+            row.name.clone(),
+            change,
+            row.stage.clone(),
+            row.archive.clone(),
+            security.to_owned(),
+        ];
         by_images.entry(&row.images).or_default().push(cells);
     }
     let mut text = String::new();
@@ -178,12 +227,26 @@ fn text(document: &OutdatedDocument, security: bool) -> String {
         text += &format!("{}\n", table::columns(&rows).trim_end());
     }
     let security = document.packages.iter().filter(|row| row.security).count();
-    let cost: u64 = document.rebuild.iter().filter_map(|stage| stage.last_ms).sum();
-    let stages: Vec<_> = document.rebuild.iter().map(|stage| stage.stage.as_str()).collect();
-    text += &format!("{} newer, {security} of them for security\n", document.packages.len());
+    let cost: u64 = document
+        .rebuild
+        .iter()
+        .filter_map(|stage| stage.last_ms)
+        .sum();
+    let stages: Vec<_> = document
+        .rebuild
+        .iter()
+        .map(|stage| stage.stage.as_str())
+        .collect();
+    text += &format!(
+        "{} newer, {security} of them for security\n",
+        document.packages.len()
+    );
     text += &format!("an update rebuilds {}", stages.join(", "));
     if cost > 0 {
-        text += &format!(", which last took {}", human::seconds(std::time::Duration::from_millis(cost)));
+        text += &format!(
+            ", which last took {}",
+            human::seconds(std::time::Duration::from_millis(cost))
+        );
     }
     text + "\n"
 }

@@ -43,30 +43,51 @@ impl PackagesArgs {
     pub(crate) fn run(self, session: &Session) -> Result<u8, CliError> {
         let (mut names, disks) = DiskNames::new(session, &self.recipe, 1);
         let [name] = disks.as_slice() else {
-            return Err(CliError::usage("no disk was given", "name one: `impasto plan` lists the stages"));
+            return Err(CliError::usage(
+                "no disk was given",
+                "name one: `impasto plan` lists the stages",
+            ));
         };
         let disk = names.disk(name)?;
-        let epoch = if self.format == PackagesFormat::Spdx { names.epoch(name)? } else { None };
+        let epoch = if self.format == PackagesFormat::Spdx {
+            names.epoch(name)?
+        } else {
+            None
+        };
         let origins = names.origins(name)?;
         let store = names.opened();
         let tree = disk_trees::tree(&disk, store)?;
         let open = || disk_trees::open(&disk, store).map_err(io::Error::other);
-        let contents = OnDisk { open: &open, tree: &tree };
-        let unreadable = |source| CliError::Disk { label: disk.label.clone(), source };
+        let contents = OnDisk {
+            open: &open,
+            tree: &tree,
+        };
+        let unreadable = |source| CliError::Disk {
+            label: disk.label.clone(),
+            source,
+        };
         let Some(bill) = sbom::read(&tree, &contents, &origins).map_err(unreadable)? else {
-            return Err(CliError::usage(format!("{name} has no dpkg packages"), "name a disk with Debian on it"));
+            return Err(CliError::usage(
+                format!("{name} has no dpkg packages"),
+                "name a disk with Debian on it",
+            ));
         };
         ui::output(&match self.format {
             PackagesFormat::Text => sbom::text(&bill),
             PackagesFormat::Json => sbom::json(&bill),
             PackagesFormat::Spdx => {
-                let copyrights = sbom::copyrights(&tree, &contents, &bill.packages).map_err(unreadable)?;
+                let copyrights =
+                    sbom::copyrights(&tree, &contents, &bill.packages).map_err(unreadable)?;
                 let content = match &disk.origin {
                     DiskOrigin::Store { layer, .. } => format!("disk-{}", layer.disk),
                     DiskOrigin::File(_) => format!("tree-{}", BlobDigest::of(&text::write(&tree))),
                 };
                 let epoch = epoch.unwrap_or_else(|| u64::try_from(bill.written).unwrap_or(0));
-                let subject = spdx::Subject { name: &disk.label, content, epoch };
+                let subject = spdx::Subject {
+                    name: &disk.label,
+                    content,
+                    epoch,
+                };
                 spdx::document(&subject, &bill, &copyrights)
             }
         })?;

@@ -80,10 +80,18 @@ impl Plan {
         if let Err(error) = store.flush() {
             tracing::debug!(%error, "caches cannot be written");
         }
-        let planned: Vec<_> =
-            loaded.graph.ids().zip(states.values()).filter_map(|(id, state)| Some((id, state.as_ref()?))).collect();
+        let planned: Vec<_> = loaded
+            .graph
+            .ids()
+            .zip(states.values())
+            .filter_map(|(id, state)| Some((id, state.as_ref()?)))
+            .collect();
         let cost = cost(session, &loaded, &store, &planned)?;
-        ui::output(&if self.json { json(&loaded, &planned, &cost) } else { text(&loaded, &planned, &cost) })?;
+        ui::output(&if self.json {
+            json(&loaded, &planned, &cost)
+        } else {
+            text(&loaded, &planned, &cost)
+        })?;
         leave_to_exit((states, planner));
         leave_to_exit((loaded, store));
         Ok(exit::OK)
@@ -115,10 +123,16 @@ fn cost(
     planned: &[(NodeId, &PlanState)],
 ) -> Result<PlanCost, CliError> {
     let graph = &loaded.graph;
-    let open: Vec<_> =
-        planned.iter().filter(|(_, state)| !matches!(state, PlanState::Cached(_))).map(|(id, _)| *id).collect();
+    let open: Vec<_> = planned
+        .iter()
+        .filter(|(_, state)| !matches!(state, PlanState::Cached(_)))
+        .map(|(id, _)| *id)
+        .collect();
     if open.is_empty() {
-        return Ok(PlanCost { wall_ms: Some(0), ..PlanCost::default() });
+        return Ok(PlanCost {
+            wall_ms: Some(0),
+            ..PlanCost::default()
+        });
     }
     let durations: Durations = loaded.state(store).durations();
     let mut rest = NodeMap::filled(Rest::Nothing, graph.len());
@@ -131,15 +145,32 @@ fn cost(
             None => cost.unknown.push(graph.node(*id).label.clone()),
         }
         let from_elsewhere = |action: &&ActionTemplate| !action.hints.urls.is_empty();
-        cost.downloads_of_unknown_size += graph.node(*id).lowered.actions.iter().filter(from_elsewhere).count();
+        cost.downloads_of_unknown_size += graph
+            .node(*id)
+            .lowered
+            .actions
+            .iter()
+            .filter(from_elsewhere)
+            .count();
     }
     let time = left(graph, &rest, session.jobs(None, &loaded.settings)).time;
     cost.wall_ms = time.map(|time| time.as_millis() as u64);
     // The user's own files come from nowhere.
-    let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages).flat_map(|entry| &entry.packages);
-    let mut here: BTreeSet<_> =
-        entries.filter(|package| package.archive.is_none()).map(|package| package.sha256.as_str()).collect();
-    for package in graph.package_sets(open.iter().copied()).iter().flat_map(|set| &set.install) {
+    let entries = loaded
+        .lock
+        .toolbox
+        .iter()
+        .chain(&loaded.lock.stages)
+        .flat_map(|entry| &entry.packages);
+    let mut here: BTreeSet<_> = entries
+        .filter(|package| package.archive.is_none())
+        .map(|package| package.sha256.as_str())
+        .collect();
+    for package in graph
+        .package_sets(open.iter().copied())
+        .iter()
+        .flat_map(|set| &set.install)
+    {
         if here.insert(&package.sha256) && files::find(store, &package.sha256)?.is_none() {
             cost.download_bytes += package.size;
         }
@@ -151,12 +182,16 @@ impl PlanCost {
     /// All of it as a sentence; none where there is nothing to tell.
     fn sentence(&self, nodes: usize) -> Option<String> {
         let unknown = self.unknown.len();
-        let time = self.wall_ms.map(|ms| human::about(Duration::from_millis(ms)));
+        let time = self
+            .wall_ms
+            .map(|ms| human::about(Duration::from_millis(ms)));
         let time = match (time, unknown) {
             (None, _) => "build time unknown: none of these stages has been timed yet".to_owned(),
             (Some(time), 0) => format!("a build takes {time}"),
             (Some(time), 1) => format!("a build takes {time}, plus one stage that was never timed"),
-            (Some(time), more) => format!("a build takes {time}, plus {more} stages that were never timed"),
+            (Some(time), more) => {
+                format!("a build takes {time}, plus {more} stages that were never timed")
+            }
         };
         let mut downloads = Vec::new();
         if self.download_bytes > 0 {
@@ -181,16 +216,35 @@ fn text(loaded: &Loaded, planned: &[(NodeId, &PlanState)], cost: &PlanCost) -> S
     for (id, state) in planned {
         let node = loaded.graph.node(*id);
         let reason = reason(loaded, state).unwrap_or_else(|| caveats(state).join(", "));
-        let time = cost.stages.get(id).map_or(String::new(), |time| human::about(*time));
-        let mut row = vec![state.word().to_owned(), node.kind.name.to_owned(), node.label.clone(), time, reason];
+        let time = cost
+            .stages
+            .get(id)
+            .map_or(String::new(), |time| human::about(*time));
+        let mut row = vec![
+            state.word().to_owned(),
+            node.kind.name.to_owned(),
+            node.label.clone(),
+            time,
+            reason,
+        ];
         if cost.stages.is_empty() {
             row.remove(3);
         }
         rows.push(row);
-        counts.iter_mut().filter(|(word, _)| *word == state.word()).for_each(|(_, count)| *count += 1);
+        counts
+            .iter_mut()
+            .filter(|(word, _)| *word == state.word())
+            .for_each(|(_, count)| *count += 1);
     }
-    let counts: Vec<_> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    let open = planned.len() - planned.iter().filter(|(_, state)| matches!(state, PlanState::Cached(_))).count();
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    let open = planned.len()
+        - planned
+            .iter()
+            .filter(|(_, state)| matches!(state, PlanState::Cached(_)))
+            .count();
     let cost = cost.sentence(open).unwrap_or_default();
     format!("{}\n{}\n{cost}", table::columns(&rows), counts.join(", "))
 }
@@ -199,8 +253,11 @@ fn json(loaded: &Loaded, planned: &[(NodeId, &PlanState)], cost: &PlanCost) -> S
     let graph = &loaded.graph;
     let nodes = planned.iter().map(|(id, state)| {
         let node = graph.node(*id);
-        let combinations: Vec<_> =
-            node.combinations.iter().map(|place| graph.values(*place).collect::<BTreeMap<_, _>>()).collect();
+        let combinations: Vec<_> = node
+            .combinations
+            .iter()
+            .map(|place| graph.values(*place).collect::<BTreeMap<_, _>>())
+            .collect();
         PlanRow {
             stage: &node.stage,
             label: &node.label,
@@ -213,6 +270,10 @@ fn json(loaded: &Loaded, planned: &[(NodeId, &PlanState)], cost: &PlanCost) -> S
             expected_ms: cost.stages.get(id).map(|time| time.as_millis() as u64),
         }
     });
-    let document = PlanDocument { v: 1, cost, nodes: nodes.collect() };
+    let document = PlanDocument {
+        v: 1,
+        cost,
+        nodes: nodes.collect(),
+    };
     serde_json::to_string(&document).expect("BUG: a plan is not JSON") + "\n"
 }

@@ -29,11 +29,16 @@ impl Validate {
         // A selector that names nothing is an error here too.
         loaded.selection()?;
         let (nodes, combinations) = (loaded.graph.len(), loaded.recipe.combinations.len());
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        let plural = |count: usize, word: &str| {
+            format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+        };
         let images = plural(loaded.graph.images().len(), "image");
         let combinations = plural(combinations, "combination");
         let nodes = plural(nodes, "node");
-        ui::output(&format!("{} is valid: {nodes}, {images}, {combinations}\n", loaded.recipe.name))?;
+        ui::output(&format!(
+            "{} is valid: {nodes}, {images}, {combinations}\n",
+            loaded.recipe.name
+        ))?;
         Ok(exit::OK)
     }
 }
@@ -67,20 +72,43 @@ fn print(line: &ValidateLine<'_>) -> Result<(), OutputError> {
         #[serde(flatten)]
         line: &'l ValidateLine<'a>,
     }
-    ui::output(&(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON") + "\n"))
+    ui::output(
+        &(serde_json::to_string(&Versioned { v: 1, line }).expect("BUG: a line is not JSON")
+            + "\n"),
+    )
 }
 
 fn print_problems(problems: &Diagnostics, cwd: &Path) -> Result<(), OutputError> {
-    for Diagnostic { severity, message, primary, notes, help, .. } in &problems.list {
+    for Diagnostic {
+        severity,
+        message,
+        primary,
+        notes,
+        help,
+        ..
+    } in &problems.list
+    {
         let place = primary.as_ref().map(|primary| {
-            let name = problems.sources.get(primary.span.file).map(|text| Path::new(&text.name));
+            let name = problems
+                .sources
+                .get(primary.span.file)
+                .map(|text| Path::new(&text.name));
             let name = name.map(|name| shown(name, cwd).display().to_string());
             (name, problems.sources.position(primary.span))
         });
         let label = primary.as_ref().map_or("", |primary| &primary.text);
         let (line, column) = place.as_ref().map(|(_, position)| *position).unzip();
         let file = place.and_then(|(file, _)| file);
-        print(&ValidateLine::Problem { severity: *severity, message, file, line, column, label, notes, help })?;
+        print(&ValidateLine::Problem {
+            severity: *severity,
+            message,
+            file,
+            line,
+            column,
+            label,
+            notes,
+            help,
+        })?;
     }
     Ok(())
 }
@@ -140,7 +168,8 @@ impl Fmt {
                 let bytes = bytes.map_err(CliError::io("read", &file))?;
                 let name = shown(&file, &session.host.cwd).display().to_string();
                 let text = utf8(bytes, &name)?;
-                let formatted = recipe::format(&name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+                let formatted = recipe::format(&name, &text)
+                    .map_err(|errors| CliError::Recipe(Box::new(errors)))?;
                 if formatted == text {
                     continue;
                 }
@@ -151,19 +180,30 @@ impl Fmt {
                 }
             }
         }
-        Ok(if self.check && unformatted { exit::INTERNAL } else { exit::OK })
+        Ok(if self.check && unformatted {
+            exit::INTERNAL
+        } else {
+            exit::OK
+        })
     }
 
     /// Formats standard input, and tells whether it was not.
     fn standard_input(&self) -> Result<bool, CliError> {
         let name = "standard input";
         let mut bytes = Vec::new();
-        std::io::stdin().take(bounded::TEXT + 1).read_to_end(&mut bytes).map_err(CliError::io("read", name))?;
+        std::io::stdin()
+            .take(bounded::TEXT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(CliError::io("read", name))?;
         if bytes.len() as u64 > bounded::TEXT {
-            return Err(CliError::usage("standard input is too large for a recipe", "name a file"));
+            return Err(CliError::usage(
+                "standard input is too large for a recipe",
+                "name a file",
+            ));
         }
         let text = utf8(bytes, name)?;
-        let formatted = recipe::format(name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
+        let formatted =
+            recipe::format(name, &text).map_err(|errors| CliError::Recipe(Box::new(errors)))?;
         if !self.check {
             ui::output(&formatted)?;
         }
@@ -186,7 +226,9 @@ fn hcl_files(path: &Path) -> Result<Vec<PathBuf>, CliError> {
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = entries.map_err(CliError::io("read", path))?;
     let mut files: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "hcl") && file.is_file());
+    files.retain(|file| {
+        file.extension().is_some_and(|extension| extension == "hcl") && file.is_file()
+    });
     files.sort();
     Ok(files)
 }

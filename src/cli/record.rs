@@ -10,7 +10,9 @@ use super::error::CliError;
 use super::session::{Loaded, Session};
 use super::{ProgressMode, exit};
 use crate::base::table;
-use crate::ui::{self, Ending, FileLine, Json, Live, Plain, RecordPaths, Records, Reporter, Service, Verdict};
+use crate::ui::{
+    self, Ending, FileLine, Json, Live, Plain, RecordPaths, Records, Reporter, Service, Verdict,
+};
 
 /// What a build shows and leaves beside its results.
 #[derive(Debug, Clone, Default, Args)]
@@ -33,14 +35,25 @@ impl RecordArgs {
     /// Opens what is to be written: what cannot be is an error before anything starts.
     pub(super) fn open(&self, session: &Session) -> Result<Records, CliError> {
         let full = |path: &Option<PathBuf>| path.as_ref().map(|path| session.host.cwd.join(path));
-        let paths = RecordPaths { summary: full(&self.summary), logs: full(&self.logs), trace: full(&self.trace) };
+        let paths = RecordPaths {
+            summary: full(&self.summary),
+            logs: full(&self.logs),
+            trace: full(&self.trace),
+        };
         if paths == RecordPaths::default() {
             return Ok(Records::default());
         }
         if paths.summary.is_some() && paths.summary == paths.trace {
-            return Err(CliError::usage("--summary and --trace name the same file", "give them different names"));
+            return Err(CliError::usage(
+                "--summary and --trace name the same file",
+                "give them different names",
+            ));
         }
-        Ok(Records::open(&paths, &session.host.owner(), &session.host.cwd)?)
+        Ok(Records::open(
+            &paths,
+            &session.host.owner(),
+            &session.host.cwd,
+        )?)
     }
 }
 
@@ -69,10 +82,17 @@ pub(super) fn view(session: &Session, args: &RecordArgs, loaded: &Loaded) -> Box
 /// Where stages are defined, by their names.
 fn places(session: &Session, loaded: &Loaded) -> HashMap<String, FileLine> {
     let sources = &loaded.recipe.sources;
-    let stages = loaded.recipe.combinations.iter().flat_map(|combination| &combination.stages);
+    let stages = loaded
+        .recipe
+        .combinations
+        .iter()
+        .flat_map(|combination| &combination.stages);
     let places = stages.filter_map(|stage| {
         let (text, (line, _)) = (sources.get(stage.span.file)?, sources.position(stage.span));
-        Some((stage.name.to_string(), ui::ci_place(&text.name, line, &session.host.cwd)?))
+        Some((
+            stage.name.to_string(),
+            ui::ci_place(&text.name, line, &session.host.cwd)?,
+        ))
     });
     places.collect()
 }
@@ -91,9 +111,15 @@ pub(super) fn close(
         Ok(_) => Verdict::Failed,
         Err(error) => Verdict::Error(table::strip(&error.render(&session.host))),
     };
-    let errors = records.close(&Ending { recipe, verdict, at: session.start.elapsed() });
+    let errors = records.close(&Ending {
+        recipe,
+        verdict,
+        at: session.start.elapsed(),
+    });
     let failed = !errors.is_empty();
-    errors.into_iter().for_each(|error| CliError::from(error).show(&session.host));
+    errors
+        .into_iter()
+        .for_each(|error| CliError::from(error).show(&session.host));
     match outcome {
         Ok(exit::OK) if failed => Ok(exit::INTERNAL),
         outcome => outcome,

@@ -60,12 +60,21 @@ impl Session {
     /// The store's directory, and who named it.
     pub(crate) fn store_setting(&self) -> Setting<PathBuf> {
         if let Some(path) = &self.global.store {
-            return Setting { value: self.host.cwd.join(path), origin: SettingOrigin::Flag("--store") };
+            return Setting {
+                value: self.host.cwd.join(path),
+                origin: SettingOrigin::Flag("--store"),
+            };
         }
         if let Some(dir) = self.host.var("IMPASTO_STORE").filter(|dir| !dir.is_empty()) {
-            return Setting { value: self.host.cwd.join(dir), origin: SettingOrigin::Environment("IMPASTO_STORE") };
+            return Setting {
+                value: self.host.cwd.join(dir),
+                origin: SettingOrigin::Environment("IMPASTO_STORE"),
+            };
         }
-        let default = || Setting { value: self.host.default_store(), origin: SettingOrigin::Default };
+        let default = || Setting {
+            value: self.host.default_store(),
+            origin: SettingOrigin::Default,
+        };
         self.settings.store.clone().unwrap_or_else(default)
     }
 
@@ -81,13 +90,19 @@ impl Session {
     /// How many stages may run at once.
     pub(crate) fn jobs(&self, flag: Option<u16>, settings: &Settings) -> usize {
         let setting = settings.jobs.as_ref().map(|setting| setting.value);
-        flag.or(setting).unwrap_or_else(|| self.default_jobs()).into()
+        flag.or(setting)
+            .unwrap_or_else(|| self.default_jobs())
+            .into()
     }
 
     /// What a recipe at a path may read where nothing more is allowed.
     pub(crate) fn scope_of(&self, path: &Path) -> Result<Scope, CliError> {
         let full = std::fs::canonicalize(path).map_err(CliError::io("find", path))?;
-        let dir = if full.is_dir() { &full } else { full.parent().unwrap_or(&full) };
+        let dir = if full.is_dir() {
+            &full
+        } else {
+            full.parent().unwrap_or(&full)
+        };
         let scope = Scope::new(dir, self.host.home().as_deref(), &[]);
         scope.map_err(|(path, error)| CliError::io("open", path)(error))
     }
@@ -114,7 +129,9 @@ impl Session {
                 Ok::<_, impasto_store::Error>(store)
             };
             let exists = path.join("format").exists();
-            let early = exists.then(|| std::thread::Builder::new().spawn_scoped(scope, open).ok()).flatten();
+            let early = exists
+                .then(|| std::thread::Builder::new().spawn_scoped(scope, open).ok())
+                .flatten();
             let loaded = self.load(args)?;
             let store = match early {
                 Some(thread) => thread.join().expect("BUG: opening the store panicked")?,
@@ -137,17 +154,25 @@ impl Session {
         };
         match (&args.recipe, args.names.split_first()) {
             (Some(path), _) => (self.host.cwd.join(path), texts(&args.names)),
-            (None, Some((first, rest))) if looks_like_path(first) => (self.host.cwd.join(first), texts(rest)),
+            (None, Some((first, rest))) if looks_like_path(first) => {
+                (self.host.cwd.join(first), texts(rest))
+            }
             (None, _) => (self.host.cwd.clone(), texts(&args.names)),
         }
     }
 
     /// What to say where a name may have been meant for a stage, but is that of a path.
     fn taken_for_recipe(&self, args: &RecipeArgs) -> Option<String> {
-        let name = args.names.first().filter(|_| args.recipe.is_none())?.to_str()?;
-        let is_plain = !name.contains('/') && !name.ends_with(".hcl") && name != "." && name != "..";
-        let is_meant =
-            is_plain && self.host.cwd.join(name).exists() && !recipe::recipe_files(&self.host.cwd).is_empty();
+        let name = args
+            .names
+            .first()
+            .filter(|_| args.recipe.is_none())?
+            .to_str()?;
+        let is_plain =
+            !name.contains('/') && !name.ends_with(".hcl") && name != "." && name != "..";
+        let is_meant = is_plain
+            && self.host.cwd.join(name).exists()
+            && !recipe::recipe_files(&self.host.cwd).is_empty();
         is_meant.then(|| {
             format!("`{name}` is a path, so it is taken as the recipe; for a stage of this name write `. {name}`")
         })
@@ -159,12 +184,19 @@ impl Session {
         let mut place = String::new();
         let mut add = |option: &str, value: &str| place += &format!(" {option} {}", quoted(value));
         if path != self.host.cwd {
-            add("--recipe", &shown(&path, &self.host.cwd).display().to_string());
+            add(
+                "--recipe",
+                &shown(&path, &self.host.cwd).display().to_string(),
+            );
         }
         args.vars.iter().for_each(|pair| add("--var", pair));
-        args.var_files.iter().for_each(|file| add("--var-file", &file.display().to_string()));
+        args.var_files
+            .iter()
+            .for_each(|file| add("--var-file", &file.display().to_string()));
         args.only.iter().for_each(|only| add("--only", only));
-        args.allow_paths.iter().for_each(|path| add("--allow-path", &path.display().to_string()));
+        args.allow_paths
+            .iter()
+            .for_each(|path| add("--allow-path", &path.display().to_string()));
         if let Some(store) = &self.global.store {
             add("--store", &store.display().to_string());
         }
@@ -173,7 +205,10 @@ impl Session {
 
     /// The recipe's directory before the name of a file in it: with a `/` at its end, empty for the current directory.
     pub(crate) fn shown_dir(&self, loaded: &Loaded) -> String {
-        match shown(&loaded.recipe.dir, &self.host.cwd).display().to_string() {
+        match shown(&loaded.recipe.dir, &self.host.cwd)
+            .display()
+            .to_string()
+        {
             here if here.is_empty() => here,
             dir => dir + "/",
         }
@@ -195,19 +230,24 @@ impl Session {
         let mut vars = Vec::new();
         for pair in &args.vars {
             let Some((name, value)) = pair.split_once('=') else {
-                return Err(CliError::usage(format!("`--var {pair}` has no value"), "write --var NAME=VALUE"));
+                return Err(CliError::usage(
+                    format!("`--var {pair}` has no value"),
+                    "write --var NAME=VALUE",
+                ));
             };
             vars.push((name.to_owned(), value.to_owned()));
         }
-        let variables = self
-            .host
-            .env
-            .iter()
-            .filter_map(|(name, value)| Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone())));
+        let variables = self.host.env.iter().filter_map(|(name, value)| {
+            Some((name.strip_prefix("IMPASTO_VAR_")?.to_owned(), value.clone()))
+        });
         let request = LoadRequest {
             path,
             vars,
-            var_files: args.var_files.iter().map(|file| self.host.cwd.join(file)).collect(),
+            var_files: args
+                .var_files
+                .iter()
+                .map(|file| self.host.cwd.join(file))
+                .collect(),
             env: variables.collect(),
             host_env: self.host.env.iter().cloned().collect(),
             only: args.only.clone(),
@@ -216,7 +256,12 @@ impl Session {
                 .allow_paths
                 .iter()
                 .map(|path| self.host.cwd.join(path))
-                .chain(self.settings.allow_paths.iter().map(|setting| setting.value.clone()))
+                .chain(
+                    self.settings
+                        .allow_paths
+                        .iter()
+                        .map(|setting| setting.value.clone()),
+                )
                 .collect(),
         };
         let registry = Registry::default();
@@ -224,7 +269,9 @@ impl Session {
             for diagnostic in &mut errors.list {
                 diagnostic.help.extend(diagnostic.lacks.map(recipe_help));
             }
-            if let (Some(help), Some(first)) = (self.taken_for_recipe(args), errors.list.first_mut()) {
+            if let (Some(help), Some(first)) =
+                (self.taken_for_recipe(args), errors.list.first_mut())
+            {
                 first.help.push(help);
             }
             CliError::Recipe(Box::new(errors))
@@ -235,7 +282,15 @@ impl Session {
         let lock_path = lock::path_of(&recipe);
         let lock = LockFile::load(&lock_path)?;
         let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
-        Ok(Loaded { recipe, graph, settings, lock_path, lock, locks, selectors })
+        Ok(Loaded {
+            recipe,
+            graph,
+            settings,
+            lock_path,
+            lock,
+            locks,
+            selectors,
+        })
     }
 
     /// The mirrors that the user chose, by `--mirror` or the environment.
@@ -247,11 +302,19 @@ impl Session {
     }
 
     /// The sandbox that was chosen, or why there is none.
-    pub(crate) fn sandbox(&self, choice: SandboxChoice, mirrors: MirrorChoice) -> Result<Arc<dyn Sandbox>, String> {
+    pub(crate) fn sandbox(
+        &self,
+        choice: SandboxChoice,
+        mirrors: MirrorChoice,
+    ) -> Result<Arc<dyn Sandbox>, String> {
         let (SandboxChoice::Auto | SandboxChoice::Namespace) = choice;
         if self.host.root {
             let sandbox = NamespaceSandbox::new(self.host.exe.clone());
-            return Ok(Arc::new(sandbox.with_policy(mirrors.policy()).in_surroundings(self.environment.clone())));
+            return Ok(Arc::new(
+                sandbox
+                    .with_policy(mirrors.policy())
+                    .in_surroundings(self.environment.clone()),
+            ));
         }
         Err("stages that run programs need root: only the namespace sandbox exists in this version. \
              Run impasto as root, for example with sudo"
@@ -292,8 +355,14 @@ impl Loaded {
     pub(crate) fn one_selector(&self) -> Result<&str, CliError> {
         match self.selectors.as_slice() {
             [one] => Ok(one),
-            [] => Err(CliError::usage("no selector was given", "name one: `impasto plan` lists them")),
-            _ => Err(CliError::usage("several selectors were given, but only one is allowed", "name one of them")),
+            [] => Err(CliError::usage(
+                "no selector was given",
+                "name one: `impasto plan` lists them",
+            )),
+            _ => Err(CliError::usage(
+                "several selectors were given, but only one is allowed",
+                "name one of them",
+            )),
         }
     }
 
@@ -303,10 +372,17 @@ impl Loaded {
     }
 
     /// A planner over the graph. `again` are selectors of nodes that run even where their results are known.
-    pub(crate) fn planner<'a>(&'a self, store: &'a Store, again: &[String]) -> Result<Planner<'a>, CliError> {
+    pub(crate) fn planner<'a>(
+        &'a self,
+        store: &'a Store,
+        again: &[String],
+    ) -> Result<Planner<'a>, CliError> {
         let mut planner = Planner::new(&self.recipe, &self.graph, &self.locks, store);
         if !again.is_empty() {
-            self.select(again)?.nodes.into_iter().for_each(|id| planner.rebuild(id));
+            self.select(again)?
+                .nodes
+                .into_iter()
+                .for_each(|id| planner.rebuild(id));
         }
         Ok(planner)
     }
@@ -314,7 +390,10 @@ impl Loaded {
 
 /// Names as texts. One of other bytes names no stage, and is told with a stand-in for them.
 pub(crate) fn texts(names: &[OsString]) -> Vec<String> {
-    names.iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    names
+        .iter()
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// A word as a shell takes it.

@@ -51,8 +51,11 @@ impl Shell {
         let id = disk_node(&loaded, loaded.one_selector()?)?;
         let mirrors = session.mirrors(None)?;
         let sandbox = session.sandbox(SandboxChoice::Auto, mirrors.clone());
-        let no_sandbox =
-            |message: &String| CliError::Other { message: message.clone(), help: None, code: exit::INTERNAL };
+        let no_sandbox = |message: &String| CliError::Other {
+            message: message.clone(),
+            help: None,
+            code: exit::INTERNAL,
+        };
         sandbox.as_ref().map_err(no_sandbox)?;
         let store = session.store()?;
         // Keeps the collector off the layers until they are open; what it deletes then stays there for the shell.
@@ -87,26 +90,42 @@ impl Shell {
                     cancel: interrupt.token(),
                     ..SandboxJob::empty()
                 };
-                sandbox.as_ref().map_err(no_sandbox)?.shell(job, self.line)?
+                sandbox
+                    .as_ref()
+                    .map_err(no_sandbox)?
+                    .shell(job, self.line)?
             }
             Some(PlanState::Dirty { action, .. }) => {
                 // It stays open until the shell has ended.
-                let failed = if self.fresh { None } else { failed_state(&loaded, &store, id, &action)? };
+                let failed = if self.fresh {
+                    None
+                } else {
+                    failed_state(&loaded, &store, id, &action)?
+                };
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));
                 }
                 let context = LockContext::new(session, &store, mirrors, sandbox.clone());
                 let packages = || context.fetcher(&loaded);
                 let run = RunArgs::default();
-                let config = engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
-                let selection = Selection { nodes: vec![id], images: Vec::new() };
+                let config =
+                    engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
+                let selection = Selection {
+                    nodes: vec![id],
+                    images: Vec::new(),
+                };
                 let planner = loaded.planner(&store, again)?;
                 let mut nobody = |_: &Event| {};
                 let engine = Engine::new(planner, &selection, config, session.start, &mut nobody)?;
                 let job = engine.job_of(id)?.filter(|job| job.runs_in_the_image());
-                let Some(job) = job else { return Err(no_steps(&node.label)) };
-                let what =
-                    if failed.is_some() { "as it was when it failed" } else { "as it was before its first step" };
+                let Some(job) = job else {
+                    return Err(no_steps(&node.label));
+                };
+                let what = if failed.is_some() {
+                    "as it was when it failed"
+                } else {
+                    "as it was before its first step"
+                };
                 self.say(&format!(
                     "{}: {what}. Its scripts, inputs and secrets are in /run/impasto; {AGAIN} runs the step again, with -x \
                      line by line.",
@@ -114,12 +133,15 @@ impl Shell {
                 ));
                 let failed = failed.as_ref();
                 let request = ShellRequest {
-                    failed: failed.map(|(file, state)| (open_file_path(file), state.step.map(|step| step as usize))),
+                    failed: failed.map(|(file, state)| {
+                        (open_file_path(file), state.step.map(|step| step as usize))
+                    }),
                     line: self.line,
                     network: self.network,
                     cancel: interrupt.token(),
                 };
-                job.shell(request).map_err(|error| failed_shell(&node.label, error))?
+                job.shell(request)
+                    .map_err(|error| failed_shell(&node.label, error))?
             }
             _ => return Err(not_built(&node.label, &session.place(&self.recipe), false)),
         };
@@ -129,7 +151,9 @@ impl Shell {
     /// What somebody should know who types.
     fn say(&self, text: &str) {
         if self.line.is_none() {
-            ui::message(&format!("{text} Changes are discarded when the shell exits."));
+            ui::message(&format!(
+                "{text} Changes are discarded when the shell exits."
+            ));
         }
     }
 }
@@ -142,16 +166,24 @@ fn failed_state(
     action: &ActionDigest,
 ) -> Result<Option<(File, FailedState)>, CliError> {
     let dir = loaded.state(store).failed()?;
-    let failed = loaded.graph.stable_names(id).find_map(|name| FailedState::find(&dir, &name));
+    let failed = loaded
+        .graph
+        .stable_names(id)
+        .find_map(|name| FailedState::find(&dir, &name));
     let failed = failed.filter(|(_, state)| state.action == *action);
-    failed.map(|(path, state)| Ok((checked(&path)?, state))).transpose()
+    failed
+        .map(|(path, state)| Ok((checked(&path)?, state)))
+        .transpose()
 }
 
 /// The overlay of a failed stage, which nothing has checked since it was kept.
 fn checked(overlay: &Path) -> Result<File, CliError> {
     let read = || CliError::io("read", overlay);
     let file = bounded::open(overlay).map_err(read())?;
-    let gate = |source| VmError::Gate { path: overlay.to_owned(), source: Box::new(source) };
+    let gate = |source| VmError::Gate {
+        path: overlay.to_owned(),
+        source: Box::new(source),
+    };
     Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
     Ok(file)
 }
@@ -165,14 +197,20 @@ fn not_built(label: &str, place: &str, ready: bool) -> CliError {
     };
     CliError::Other {
         message: format!("{label} has neither been built nor failed with its current dependencies"),
-        help: Some(format!("build it first: impasto build '{label}'{place}{fresh}")),
+        help: Some(format!(
+            "build it first: impasto build '{label}'{place}{fresh}"
+        )),
         code: exit::INTERNAL,
     }
 }
 
 fn no_steps(label: &str) -> CliError {
     let message = format!("{label} runs no programs in an image, so there is nothing to enter");
-    CliError::Other { message, help: None, code: exit::USAGE }
+    CliError::Other {
+        message,
+        help: None,
+        code: exit::USAGE,
+    }
 }
 
 fn failed_shell(label: &str, error: JobError) -> CliError {
@@ -181,7 +219,11 @@ fn failed_shell(label: &str, error: JobError) -> CliError {
         JobError::Store(error) => CliError::Store(error),
         error => {
             let help = job_help(&error, label, &About::default(), "");
-            CliError::Other { message: crate::base::human::with_causes(&error), help, code: exit::INTERNAL }
+            CliError::Other {
+                message: crate::base::human::with_causes(&error),
+                help,
+                code: exit::INTERNAL,
+            }
         }
     }
 }

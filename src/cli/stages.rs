@@ -68,13 +68,20 @@ struct ParamRow {
 
 /// The JSON schema of what `--json` prints.
 pub(super) fn schema() -> serde_json::Value {
-    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<StagesDocument>().to_value()
+    SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<StagesDocument>()
+        .to_value()
 }
 
 impl Stages {
     /// The command that explains a kind.
     pub(crate) fn explaining(kind: &str) -> Stages {
-        Stages { kind: Some(kind.to_owned()), json: false }
+        Stages {
+            kind: Some(kind.to_owned()),
+            json: false,
+        }
     }
 
     pub(crate) fn run(self, _: &Session) -> Result<u8, CliError> {
@@ -90,18 +97,30 @@ impl Stages {
                         || format!("the kinds are: {}", known.join(", ")),
                         |near| format!("did you mean `{near}`?"),
                     );
-                    return Err(CliError::usage(format!("there is no stage kind `{name}`"), help));
+                    return Err(CliError::usage(
+                        format!("there is no stage kind `{name}`"),
+                        help,
+                    ));
                 }
             },
         };
         let text = if self.json {
-            let document = StagesDocument { v: 1, kinds: kinds.into_iter().map(row).collect() };
+            let document = StagesDocument {
+                v: 1,
+                kinds: kinds.into_iter().map(row).collect(),
+            };
             serde_json::to_string(&document).expect("BUG: kinds are not JSON") + "\n"
         } else if self.kind.is_some() {
             kinds.into_iter().map(page).collect()
         } else {
-            let rows: Vec<_> = kinds.iter().map(|kind| vec![kind.name.to_owned(), kind.summary.to_owned()]).collect();
-            format!("{}\n`impasto stages KIND` explains one.\n", table::columns(&rows))
+            let rows: Vec<_> = kinds
+                .iter()
+                .map(|kind| vec![kind.name.to_owned(), kind.summary.to_owned()])
+                .collect();
+            format!(
+                "{}\n`impasto stages KIND` explains one.\n",
+                table::columns(&rows)
+            )
         };
         ui::output(&text)?;
         Ok(exit::OK)
@@ -138,7 +157,12 @@ fn page(kind: &'static Kind) -> String {
         text += &format!("{} ({}{required})\n", param.name, short_type(&param.ty));
         text += &format!("    {}\n", param.help.replace('\n', "\n    "));
         for field in fields(&param.ty) {
-            text += &format!("    {} ({}): {}\n", field.name, type_text(&field.ty), field.help);
+            text += &format!(
+                "    {} ({}): {}\n",
+                field.name,
+                type_text(&field.ty),
+                field.help
+            );
         }
     }
     text += "when (bool)\n    Drops the stage if false.\n";
@@ -148,14 +172,22 @@ fn page(kind: &'static Kind) -> String {
 /// The same as Markdown, for the manual and for HTML.
 pub(super) fn markdown(kind: &'static Kind) -> String {
     use super::help::markdown::{code, description, sentence};
-    let files: String = kind.files.iter().map(|name| format!(", `{name}`")).collect();
+    let files: String = kind
+        .files
+        .iter()
+        .map(|name| format!(", `{name}`"))
+        .collect();
     let mut text = format!("Makes {}{files}.\n\n", makes(kind.made(&Params::default())));
     text += &code("hcl", kind.example);
     text += "## Parameters\n\n";
     for param in kind.params() {
         let required = if param.required { ", required" } else { "" };
         let ty = sentence(&short_type(&param.ty));
-        text += &format!("### `{}` ({ty}{required})\n\n{}", param.name, description(param.help));
+        text += &format!(
+            "### `{}` ({ty}{required})\n\n{}",
+            param.name,
+            description(param.help)
+        );
         for field in fields(&param.ty) {
             let ty = sentence(&type_text(&field.ty));
             text += &format!("- `{}` ({ty}): {}\n", field.name, sentence(field.help));
@@ -170,7 +202,11 @@ fn fields(ty: &Type) -> &'static [ParamSpec] {
     match ty {
         Type::Object(fields) => fields,
         Type::List(inner) | Type::Map(inner) => fields(inner),
-        Type::Either(types) => types.iter().map(fields).find(|fields| !fields.is_empty()).unwrap_or(&[]),
+        Type::Either(types) => types
+            .iter()
+            .map(fields)
+            .find(|fields| !fields.is_empty())
+            .unwrap_or(&[]),
         _ => &[],
     }
 }
@@ -205,7 +241,11 @@ fn type_text(ty: &Type) -> String {
         Type::Disk => "stage with a disk".to_owned(),
         Type::File => "path, or a stage's file".to_owned(),
         Type::Path => "path".to_owned(),
-        Type::OneOf(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" | "),
+        Type::OneOf(words) => words
+            .iter()
+            .map(|word| format!("{word:?}"))
+            .collect::<Vec<_>>()
+            .join(" | "),
         Type::List(item) => format!("list of {}", type_text(item)),
         Type::Map(value) => format!("map of {}", type_text(value)),
         Type::Object(_) => "object".to_owned(),

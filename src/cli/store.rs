@@ -91,7 +91,10 @@ impl Verify {
             })
             .collect();
         let damaged = rows.iter().filter(|row| row.damage).count();
-        let incomplete = rows.iter().filter(|row| row.code == Code::Incomplete.text()).count();
+        let incomplete = rows
+            .iter()
+            .filter(|row| row.code == Code::Incomplete.text())
+            .count();
         // A repaired `format` is there, of course.
         let stays = |finding: &&Finding| {
             let moves = finding.code.is_damage() && finding.code != Code::FormatCopyDamaged;
@@ -99,25 +102,43 @@ impl Verify {
         };
         let left = report.findings.iter().filter(stays).count();
         if self.json {
-            let document = VerifyDocument { v: 1, objects: report.objects, bytes: report.bytes, findings: rows };
-            ui::output(&(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"))?;
+            let document = VerifyDocument {
+                v: 1,
+                objects: report.objects,
+                bytes: report.bytes,
+                findings: rows,
+            };
+            ui::output(
+                &(serde_json::to_string(&document).expect("BUG: a report is not JSON") + "\n"),
+            )?;
         } else {
-            let table = rows.iter().map(|row| vec![row.code.to_owned(), row.path.clone(), row.detail.clone()]);
+            let table = rows
+                .iter()
+                .map(|row| vec![row.code.to_owned(), row.path.clone(), row.detail.clone()]);
             let table: Vec<_> = table.collect();
             let mut verdict = match damaged {
                 0 => "no damage".to_owned(),
-                count if self.repair => format!("{count} damaged, moved to trash/: they are rebuilt when needed"),
-                count => format!("{count} damaged: `impasto store verify --repair` moves them to trash/"),
+                count if self.repair => {
+                    format!("{count} damaged, moved to trash/: they are rebuilt when needed")
+                }
+                count => {
+                    format!("{count} damaged: `impasto store verify --repair` moves them to trash/")
+                }
             };
             if self.repair && left > 0 {
-                verdict +=
-                    &format!("; {left} of them remain: remove them by hand, roots once nobody needs what they kept");
+                verdict += &format!(
+                    "; {left} of them remain: remove them by hand, roots once nobody needs what they kept"
+                );
             }
             if incomplete > 0 {
-                verdict += &format!("; {incomplete} incomplete: what is missing is rebuilt when needed");
+                verdict +=
+                    &format!("; {incomplete} incomplete: what is missing is rebuilt when needed");
             }
             let (objects, bytes) = (report.objects, human::bytes(report.bytes));
-            ui::output(&format!("{}{objects} objects, {bytes}: {verdict}\n", table::columns(&table)))?;
+            ui::output(&format!(
+                "{}{objects} objects, {bytes}: {verdict}\n",
+                table::columns(&table)
+            ))?;
         }
         Ok(if damaged == 0 { exit::OK } else { exit::STORE })
     }
@@ -138,20 +159,36 @@ impl Du {
         let total: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
         if self.json {
             let classes: BTreeMap<_, _> = classes.into_iter().collect();
-            let layers: BTreeMap<_, _> =
-                usage.by_layer.iter().map(|(layer, bytes)| (layer.layer.to_string(), bytes)).collect();
-            let document = serde_json::json!({ "v": 1, "total": total, "classes": classes, "layers": layers });
+            let layers: BTreeMap<_, _> = usage
+                .by_layer
+                .iter()
+                .map(|(layer, bytes)| (layer.layer.to_string(), bytes))
+                .collect();
+            let document =
+                serde_json::json!({ "v": 1, "total": total, "classes": classes, "layers": layers });
             ui::output(&format!("{document}\n"))?;
             return Ok(exit::OK);
         }
-        let mut rows: Vec<_> =
-            classes.iter().map(|(name, bytes)| vec![human::bytes(*bytes), (*name).to_owned()]).collect();
-        rows.push(vec![human::bytes(total), format!("in all, in {}", store.path().display())]);
+        let mut rows: Vec<_> = classes
+            .iter()
+            .map(|(name, bytes)| vec![human::bytes(*bytes), (*name).to_owned()])
+            .collect();
+        rows.push(vec![
+            human::bytes(total),
+            format!("in all, in {}", store.path().display()),
+        ]);
         let mut layers = usage.by_layer;
         layers.sort_by_key(|(layer, bytes)| (std::cmp::Reverse(*bytes), *layer));
         let largest = layers.iter().take(10);
         rows.extend(largest.map(|(layer, bytes)| {
-            vec![human::bytes(*bytes), format!("layer {} of disk {}", layer.layer.short(), layer.disk.short())]
+            vec![
+                human::bytes(*bytes),
+                format!(
+                    "layer {} of disk {}",
+                    layer.layer.short(),
+                    layer.disk.short()
+                ),
+            ]
         }));
         ui::output(&table::columns(&rows))?;
         Ok(exit::OK)

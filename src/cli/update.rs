@@ -37,7 +37,8 @@ impl Update {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         let (choices, tools, gone) = choose(&loaded)?;
         let asks_apt = |id: &NodeId| {
-            let open = !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_locked();
+            let open =
+                !matches!(choices[*id], Some(Choice::Stay)) || !loaded.locks[*id].is_locked();
             open && loaded.graph.node(*id).lowered.request.is_some()
         };
         if loaded.graph.ids().any(|id| asks_apt(&id)) {
@@ -60,13 +61,22 @@ impl Update {
 /// What the names mean for every node, whether the tools are resolved again, and whether entries go whose stage is gone.
 fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliError> {
     let names = loaded.selectors();
-    let everything = if names.is_empty() { Choice::All } else { Choice::Stay };
+    let everything = if names.is_empty() {
+        Choice::All
+    } else {
+        Choice::Stay
+    };
     let mut choices = NodeMap::filled(Some(everything), loaded.graph.len());
     let mut tools = names.is_empty();
     let mut gone = false;
     let entries = || {
         let refused = loaded.lock.refused.iter().map(|entry| &entry.name);
-        loaded.lock.stages.iter().map(|entry| &entry.name).chain(refused)
+        loaded
+            .lock
+            .stages
+            .iter()
+            .map(|entry| &entry.name)
+            .chain(refused)
     };
     let mut packages = BTreeSet::new();
     for name in names {
@@ -76,8 +86,13 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
             && (selection.images.is_empty() || name.starts_with("image."))
         {
             // A bare name of an image may be a package's, and an image itself has none.
-            selection.nodes.iter().for_each(|id| choices[*id] = Some(Choice::All));
-        } else if entries().any(|entry| entry == name) && !loaded.recipe.stage_names.contains(name.as_str()) {
+            selection
+                .nodes
+                .iter()
+                .for_each(|id| choices[*id] = Some(Choice::All));
+        } else if entries().any(|entry| entry == name)
+            && !loaded.recipe.stage_names.contains(name.as_str())
+        {
             gone = true;
         } else {
             packages.insert(name.clone());
@@ -90,7 +105,10 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
                 LockState::Locked(place) | LockState::Stale { entry: place, .. } => place,
                 _ => continue,
             };
-            let locked = loaded.lock.stages[place].packages.iter().any(|package| package.name == *name);
+            let locked = loaded.lock.stages[place]
+                .packages
+                .iter()
+                .any(|package| package.name == *name);
             let request = loaded.graph.node(id).lowered.request.as_ref();
             if !locked && !request.is_some_and(|request| request.names(name)) {
                 continue;
@@ -103,13 +121,23 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
             }
         }
         if !found {
-            let stages = loaded.graph.ids().map(|id| loaded.graph.node(id).stage.to_string());
+            let stages = loaded
+                .graph
+                .ids()
+                .map(|id| loaded.graph.node(id).stage.to_string());
             let known = loaded.lock.stages.iter().flat_map(|entry| &entry.packages);
-            let known: BTreeSet<String> = known.map(|package| package.name.clone()).chain(stages).collect();
+            let known: BTreeSet<String> = known
+                .map(|package| package.name.clone())
+                .chain(stages)
+                .collect();
             let nearest = suggest::nearest(name, known.iter().map(String::as_str));
-            let help =
-                nearest.map_or("name a stage or a locked package".to_owned(), |name| format!("did you mean `{name}`?"));
-            return Err(CliError::usage(format!("`{name}` is neither a stage nor a locked package"), help));
+            let help = nearest.map_or("name a stage or a locked package".to_owned(), |name| {
+                format!("did you mean `{name}`?")
+            });
+            return Err(CliError::usage(
+                format!("`{name}` is neither a stage nor a locked package"),
+                help,
+            ));
         }
     }
     Ok((choices, tools, gone))

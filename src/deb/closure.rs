@@ -51,12 +51,17 @@ impl<'a> StanzaIndex<'a> {
         let mut latest: HashMap<&str, (&str, Stanza<'_>, Option<&str>)> = HashMap::new();
         for stanza in stanzas {
             let fields = stanza.get_all(["Package", "Version", "Architecture", "Provides"]);
-            let [Some(name), Some(found), Some(of), provides] = fields else { continue };
+            let [Some(name), Some(found), Some(of), provides] = fields else {
+                continue;
+            };
             if of != architecture && of != "all" {
                 continue;
             }
             // Of two that are equal the first stays: its source was named first.
-            if latest.get(name).is_none_or(|(known, ..)| version::compare(known, found).is_lt()) {
+            if latest
+                .get(name)
+                .is_none_or(|(known, ..)| version::compare(known, found).is_lt())
+            {
                 latest.insert(name, (found, stanza, provides));
             }
         }
@@ -65,25 +70,42 @@ impl<'a> StanzaIndex<'a> {
         for (name, (_, stanza, provides)) in latest {
             packages.insert(name, stanza);
             // One who cannot be read provides nothing: whether it is needed shows where nobody else does.
-            let provides = provides.and_then(|field| relation::parse(field).ok()).unwrap_or_default();
+            let provides = provides
+                .and_then(|field| relation::parse(field).ok())
+                .unwrap_or_default();
             for provided in provides.into_iter().flatten() {
                 let version = provided.version.map(|(_, version)| version);
-                providers.entry(provided.name).or_default().insert(name, version);
+                providers
+                    .entry(provided.name)
+                    .or_default()
+                    .insert(name, version);
             }
         }
-        StanzaIndex { packages, providers }
+        StanzaIndex {
+            packages,
+            providers,
+        }
     }
 
     /// The package that an alternative means: the one of this name, or the first that provides it.
     fn choose(&self, relation: &Relation<'_>) -> Option<&'a str> {
-        let own = self.packages.get_key_value(relation.name).filter(|(name, stanza)| {
-            let version = stanza.get("Version").and_then(|text| Version::parse(text).ok());
-            relation.is_satisfied_by(name, version.as_ref())
-        });
+        let own = self
+            .packages
+            .get_key_value(relation.name)
+            .filter(|(name, stanza)| {
+                let version = stanza
+                    .get("Version")
+                    .and_then(|text| Version::parse(text).ok());
+                relation.is_satisfied_by(name, version.as_ref())
+            });
         let provided = || {
             let all = self.providers.get(relation.name)?;
-            let fits = |version: &Option<Version<'_>>| relation.is_satisfied_by(relation.name, version.as_ref());
-            all.iter().find(|(_, version)| fits(version)).map(|(name, _)| *name)
+            let fits = |version: &Option<Version<'_>>| {
+                relation.is_satisfied_by(relation.name, version.as_ref())
+            };
+            all.iter()
+                .find(|(_, version)| fits(version))
+                .map(|(name, _)| *name)
         };
         own.map(|(name, _)| *name).or_else(provided)
     }
@@ -103,8 +125,12 @@ pub fn closure<'a>(
     let mut chosen = BTreeMap::new();
     let mut todo = Vec::new();
     for name in names {
-        let wanted = Relation::parse(name).ok().and_then(|relation| index.choose(&relation));
-        todo.push(wanted.ok_or_else(|| ClosureError::Unknown { name: (*name).to_owned() })?);
+        let wanted = Relation::parse(name)
+            .ok()
+            .and_then(|relation| index.choose(&relation));
+        todo.push(wanted.ok_or_else(|| ClosureError::Unknown {
+            name: (*name).to_owned(),
+        })?);
     }
     while let Some(name) = todo.pop() {
         let stanza = index.packages[name];
@@ -114,13 +140,26 @@ pub fn closure<'a>(
         let fields = ["Pre-Depends", "Depends"];
         for (field, value) in fields.into_iter().zip(stanza.get_all(fields)) {
             let groups = relation::parse(value.unwrap_or_default());
-            let groups = groups.map_err(|source| ClosureError::Field { package: name.to_owned(), field, source })?;
+            let groups = groups.map_err(|source| ClosureError::Field {
+                package: name.to_owned(),
+                field,
+                source,
+            })?;
             for group in groups {
                 let missing = || ClosureError::Missing {
-                    relation: group.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "),
+                    relation: group
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(" | "),
                     needed_by: name.to_owned(),
                 };
-                todo.push(group.iter().find_map(|relation| index.choose(relation)).ok_or_else(missing)?);
+                todo.push(
+                    group
+                        .iter()
+                        .find_map(|relation| index.choose(relation))
+                        .ok_or_else(missing)?,
+                );
             }
         }
     }
@@ -179,22 +218,44 @@ Depends: a b
 
     fn names(names: &[&str]) -> Result<Vec<String>, String> {
         let found = closure(stanzas(INDEX), names, "amd64").map_err(|error| error.to_string())?;
-        Ok(found.iter().map(|one| format!("{} {}", one.get("Package").unwrap(), one.get("Version").unwrap())).collect())
+        Ok(found
+            .iter()
+            .map(|one| {
+                format!(
+                    "{} {}",
+                    one.get("Package").unwrap(),
+                    one.get("Version").unwrap()
+                )
+            })
+            .collect())
     }
 
     #[test]
     fn what_is_needed_is_found_through_circles_and_providers() {
-        assert_eq!(names(&["a"]).unwrap(), ["a 1", "all-of-it 1", "lib 10", "provider 1"]);
+        assert_eq!(
+            names(&["a"]).unwrap(),
+            ["a 1", "all-of-it 1", "lib 10", "provider 1"]
+        );
         assert_eq!(names(&["other", "lib"]).unwrap(), names(&["a"]).unwrap());
         assert_eq!(names(&[]).unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn what_is_missing_is_named_with_who_needs_it() {
-        let message = "broken depends on virtual (>= 6) | lib (>= 11), which the index does not have";
+        let message =
+            "broken depends on virtual (>= 6) | lib (>= 11), which the index does not have";
         assert_eq!(names(&["lib", "broken"]).unwrap_err(), message);
-        assert_eq!(names(&["nano"]).unwrap_err(), "the index has no package nano");
-        assert_eq!(names(&["../x"]).unwrap_err(), "the index has no package ../x");
-        assert_eq!(names(&["odd"]).unwrap_err(), "the field Depends of odd cannot be read");
+        assert_eq!(
+            names(&["nano"]).unwrap_err(),
+            "the index has no package nano"
+        );
+        assert_eq!(
+            names(&["../x"]).unwrap_err(),
+            "the index has no package ../x"
+        );
+        assert_eq!(
+            names(&["odd"]).unwrap_err(),
+            "the field Depends of odd cannot be read"
+        );
     }
 }

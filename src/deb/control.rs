@@ -20,7 +20,10 @@ pub struct Stanzas<'a> {
 
 /// Splits a text into its stanzas.
 pub fn stanzas<T: AsRef<[u8]> + ?Sized>(text: &T) -> Stanzas<'_> {
-    Stanzas { rest: text.as_ref(), blank: memmem::Finder::new(b"\n\n") }
+    Stanzas {
+        rest: text.as_ref(),
+        blank: memmem::Finder::new(b"\n\n"),
+    }
 }
 
 impl<'a> Iterator for Stanzas<'a> {
@@ -78,7 +81,9 @@ impl<'a> Stanza<'a> {
 
     /// The bytes of a field; upper and lower case are one. Of several with one name the first counts.
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
-        self.fields().find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.fields()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
     }
 
     /// A field as text; none too where it is no UTF-8.
@@ -91,7 +96,9 @@ impl<'a> Stanza<'a> {
         let mut found = [None; N];
         let mut missing = N;
         for (field, value) in self.fields() {
-            let at = names.iter().position(|name| field.eq_ignore_ascii_case(name.as_bytes()));
+            let at = names
+                .iter()
+                .position(|name| field.eq_ignore_ascii_case(name.as_bytes()));
             if let Some(at) = at.filter(|&at| found[at].is_none()) {
                 found[at] = Some(value);
                 missing -= 1;
@@ -132,14 +139,24 @@ impl StanzaWriter {
     /// Adds a field. Further lines of a value begin with a blank: those that do not are given one, and an empty one is a
     /// dot, so that no value can end its field.
     pub fn field(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut StanzaWriter {
-        debug_assert!(!name.contains([':', '\n', ' ']), "BUG: {name:?} is no name of a field");
+        debug_assert!(
+            !name.contains([':', '\n', ' ']),
+            "BUG: {name:?} is no name of a field"
+        );
         self.open = true;
         self.text.extend_from_slice(name.as_bytes());
         self.text.push(b':');
-        for (number, line) in value.as_ref().trim_ascii_end().split(|&byte| byte == b'\n').enumerate() {
+        for (number, line) in value
+            .as_ref()
+            .trim_ascii_end()
+            .split(|&byte| byte == b'\n')
+            .enumerate()
+        {
             let line = if number == 0 { line.trim_ascii() } else { line };
             match line.first() {
-                _ if number > 0 && line.trim_ascii().is_empty() => self.text.extend_from_slice(b"\n ."),
+                _ if number > 0 && line.trim_ascii().is_empty() => {
+                    self.text.extend_from_slice(b"\n .")
+                }
                 // A field may have no first line, as lists of files do.
                 None => {}
                 Some(&byte) => {
@@ -160,8 +177,13 @@ impl StanzaWriter {
     /// Adds all fields of a stanza but those with the given names.
     pub fn fields_of(&mut self, stanza: &Stanza<'_>, except: &[&str]) -> &mut StanzaWriter {
         for (name, value) in stanza.fields() {
-            let Ok(text) = std::str::from_utf8(name) else { continue };
-            if !except.iter().any(|except| except.eq_ignore_ascii_case(text)) {
+            let Ok(text) = std::str::from_utf8(name) else {
+                continue;
+            };
+            if !except
+                .iter()
+                .any(|except| except.eq_ignore_ascii_case(text))
+            {
                 self.field(text, value);
             }
         }
@@ -212,21 +234,36 @@ last: x";
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].get("package"), Some("hello"));
         assert_eq!(all[0].get("VERSION"), Some("2.10-3"));
-        assert_eq!(all[0].get("Description"), Some("words\n more:   words\n .\n Package: not this"));
+        assert_eq!(
+            all[0].get("Description"),
+            Some("words\n more:   words\n .\n Package: not this")
+        );
         assert_eq!(all[0].get("Depends"), Some("a,\n b"));
         assert_eq!(all[0].get("more"), None);
-        assert_eq!(all[0].get_all(["Depends", "none", "Package"]), [Some("a,\n b"), None, Some("hello")]);
+        assert_eq!(
+            all[0].get_all(["Depends", "none", "Package"]),
+            [Some("a,\n b"), None, Some("hello")]
+        );
         assert_eq!(all[1].get("Package"), Some("world"), "the first counts");
-        assert_eq!((all[1].get("empty"), all[1].get("last")), (Some(""), Some("x")));
+        assert_eq!(
+            (all[1].get("empty"), all[1].get("last")),
+            (Some(""), Some("x"))
+        );
         assert_eq!(all[1].fields().count(), 4);
-        assert_eq!(Stanza::only(b"\na: b\n\n").and_then(|stanza| stanza.get("a")), Some("b"));
+        assert_eq!(
+            Stanza::only(b"\na: b\n\n").and_then(|stanza| stanza.get("a")),
+            Some("b")
+        );
         assert_eq!(Stanza::only(TEXT.as_bytes()), None);
     }
 
     #[test]
     fn what_is_written_reads_back_and_no_value_ends_its_field() {
         let mut writer = StanzaWriter::new();
-        writer.field("Package", "x\nVersion: 1\n\nPackage: y").field("Empty", "").field("Files", "\n a\n b");
+        writer
+            .field("Package", "x\nVersion: 1\n\nPackage: y")
+            .field("Empty", "")
+            .field("Files", "\n a\n b");
         writer.end().end();
         writer.fields_of(&stanzas(TEXT).next().unwrap(), &["VERSION"]);
         let text = writer.finish();

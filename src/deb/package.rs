@@ -90,22 +90,36 @@ impl<R: Read> Package<R> {
         }
         let header = ArHeader::read(&mut reader)?;
         if header.name != "debian-binary" {
-            return Err(PackageError::Member { found: header.name, expected: "debian-binary" });
+            return Err(PackageError::Member {
+                found: header.name,
+                expected: "debian-binary",
+            });
         }
         let mut text = Vec::new();
         let mut member = ArMember::new(reader, header.size);
-        (&mut member).take(64).read_to_end(&mut text).map_err(|source| PackageError::Read { source })?;
+        (&mut member)
+            .take(64)
+            .read_to_end(&mut text)
+            .map_err(|source| PackageError::Read { source })?;
         let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let minor = line.strip_prefix(b"2.").filter(|minor| !minor.is_empty() && minor.iter().all(u8::is_ascii_digit));
+        let minor = line
+            .strip_prefix(b"2.")
+            .filter(|minor| !minor.is_empty() && minor.iter().all(u8::is_ascii_digit));
         if minor.is_none() {
-            return Err(PackageError::Format { format: String::from_utf8_lossy(line).into_owned() });
+            return Err(PackageError::Format {
+                format: String::from_utf8_lossy(line).into_owned(),
+            });
         }
         let (header, packing, member) = next(member, "control.tar")?;
         let reader = member.reader;
         let member = ArMember::new(reader, header.size);
         let (control, member) = control(member, packing, &header.name)?;
         let (header, packing, member) = next(member, "data.tar")?;
-        Ok(Package { control, packing, data: ArMember::new(member.reader, header.size) })
+        Ok(Package {
+            control,
+            packing,
+            data: ArMember::new(member.reader, header.size),
+        })
     }
 
     /// Its control file. It is one stanza, with a name, a version and an architecture.
@@ -126,8 +140,14 @@ impl<R: Read> Package<R> {
     /// The stanza of an index for it: its control file, where it lies, its size in bytes and its SHA-256 in hexadecimal.
     pub fn index_stanza(&self, filename: &str, size: u64, sha256: &str) -> Vec<u8> {
         let mut writer = StanzaWriter::new();
-        writer.fields_of(&self.stanza(), &["Filename", "Size", "SHA256", "MD5sum", "SHA1", "Status"]);
-        writer.field("Filename", filename).field("Size", size.to_string()).field("SHA256", sha256);
+        writer.fields_of(
+            &self.stanza(),
+            &["Filename", "Size", "SHA256", "MD5sum", "SHA1", "Status"],
+        );
+        writer
+            .field("Filename", filename)
+            .field("Size", size.to_string())
+            .field("SHA256", sha256);
         writer.finish()
     }
 
@@ -179,14 +199,23 @@ impl ArHeader {
         }
         let text = |bytes: &[u8]| std::str::from_utf8(bytes.trim_ascii_end()).map(str::to_owned);
         let name = text(&bytes[..16]).map_err(|_| form("a member's name is not text"))?;
-        let size = text(&bytes[48..58]).ok().filter(|size| size.bytes().all(|byte| byte.is_ascii_digit()));
-        let size = size.and_then(|size| size.parse().ok()).ok_or_else(|| form("a member's size is not a number"))?;
-        Ok(ArHeader { name: name.strip_suffix('/').unwrap_or(&name).to_owned(), size })
+        let size = text(&bytes[48..58])
+            .ok()
+            .filter(|size| size.bytes().all(|byte| byte.is_ascii_digit()));
+        let size = size
+            .and_then(|size| size.parse().ok())
+            .ok_or_else(|| form("a member's size is not a number"))?;
+        Ok(ArHeader {
+            name: name.strip_suffix('/').unwrap_or(&name).to_owned(),
+            size,
+        })
     }
 }
 
 fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), PackageError> {
-    reader.read_exact(buffer).map_err(|source| PackageError::Read { source })
+    reader
+        .read_exact(buffer)
+        .map_err(|source| PackageError::Read { source })
 }
 
 /// Reads on to the header of the member that must come next, and gives back the bytes behind it.
@@ -195,22 +224,34 @@ fn next<R: Read>(
     expected: &'static str,
 ) -> Result<(ArHeader, Packing, ArMember<R>), PackageError> {
     loop {
-        member.skip().map_err(|source| PackageError::Read { source })?;
+        member
+            .skip()
+            .map_err(|source| PackageError::Read { source })?;
         let header = ArHeader::read(&mut member.reader)?;
         if let Some(packing) = header.name.strip_prefix(expected).and_then(Packing::of) {
             return Ok((header, packing, member));
         }
         // deb(5): what may be passed over begins with an underscore.
         if !header.name.starts_with('_') {
-            return Err(PackageError::Member { found: header.name, expected });
+            return Err(PackageError::Member {
+                found: header.name,
+                expected,
+            });
         }
         member = ArMember::new(member.reader, header.size);
     }
 }
 
 /// The text of the file `control` in a member, and what is left of the member.
-fn control<R: Read>(member: ArMember<R>, packing: Packing, name: &str) -> Result<(String, ArMember<R>), PackageError> {
-    let unpack = |source| PackageError::Unpack { member: name.to_owned(), source };
+fn control<R: Read>(
+    member: ArMember<R>,
+    packing: Packing,
+    name: &str,
+) -> Result<(String, ArMember<R>), PackageError> {
+    let unpack = |source| PackageError::Unpack {
+        member: name.to_owned(),
+        source,
+    };
     let bad = |problem| PackageError::Control { problem };
     let data = DebData::new(member, packing, CONTROL_TAR_LIMIT).map_err(unpack)?;
     let mut archive = tar::Archive::new(data);
@@ -259,7 +300,11 @@ struct ArMember<R> {
 
 impl<R: Read> ArMember<R> {
     fn new(reader: R, size: u64) -> Self {
-        ArMember { reader, left: size, padded: !size.is_multiple_of(2) }
+        ArMember {
+            reader,
+            left: size,
+            padded: !size.is_multiple_of(2),
+        }
     }
 
     fn skip(&mut self) -> io::Result<()> {
@@ -273,13 +318,18 @@ impl<R: Read> ArMember<R> {
 
 impl<R: Read> Read for ArMember<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let most = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
         }
         let count = self.reader.read(&mut buffer[..most])?;
         if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends early"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it ends early",
+            ));
         }
         self.left -= count as u64;
         Ok(count)
@@ -305,7 +355,10 @@ impl<R: Read> DebData<R> {
             Packing::None => Decoder::None(member),
             Packing::Gzip => Decoder::Gzip(flate2::read::MultiGzDecoder::new(member)),
             Packing::Xz => {
-                let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY_LIMIT, liblzma::stream::CONCATENATED)?;
+                let stream = liblzma::stream::Stream::new_stream_decoder(
+                    MEMORY_LIMIT,
+                    liblzma::stream::CONCATENATED,
+                )?;
                 Decoder::Xz(liblzma::read::XzDecoder::new_stream(member, stream))
             }
             Packing::Zstd => {
@@ -314,7 +367,10 @@ impl<R: Read> DebData<R> {
                 Decoder::Zstd(decoder)
             }
         };
-        Ok(DebData { decoder, left: limit })
+        Ok(DebData {
+            decoder,
+            left: limit,
+        })
     }
 
     /// The member, of which the decompressor may have taken more than it gave.
@@ -336,7 +392,12 @@ impl<R: Read> Read for DebData<R> {
             Decoder::Xz(reader) => reader.read(buffer),
             Decoder::Zstd(reader) => reader.read(buffer),
         }?;
-        let error = || io::Error::new(io::ErrorKind::InvalidData, "it unpacks to more than the limit for packages");
+        let error = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it unpacks to more than the limit for packages",
+            )
+        };
         self.left = self.left.checked_sub(count as u64).ok_or_else(error)?;
         Ok(count)
     }
@@ -344,7 +405,9 @@ impl<R: Read> Read for DebData<R> {
 
 impl<R: Read> std::fmt::Debug for DebData<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Data").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Data")
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }
 
@@ -357,8 +420,15 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn member(name: &str, content: &[u8]) -> Vec<u8> {
-        let mut out =
-            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, "100644", content.len()).into_bytes();
+        let mut out = format!(
+            "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+            0,
+            0,
+            0,
+            "100644",
+            content.len()
+        )
+        .into_bytes();
         out.extend_from_slice(content);
         out.extend((content.len() % 2 == 1).then_some(b'\n'));
         out
@@ -388,17 +458,22 @@ pub(crate) mod tests {
                 encoder.finish().unwrap()
             }
             _ => {
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut encoder =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 encoder.write_all(bytes).unwrap();
                 encoder.finish().unwrap()
             }
         }
     }
 
-    const CONTROL: &str = "Package: hello\nVersion: 1:2-3\nArchitecture: amd64\nDescription: words\n more\n";
+    const CONTROL: &str =
+        "Package: hello\nVersion: 1:2-3\nArchitecture: amd64\nDescription: words\n more\n";
 
     pub(crate) fn deb(control: &str, data: &[u8], suffix: &str) -> Vec<u8> {
-        let control = tarball(&[("./postinst", b"#!/bin/sh\n"), ("./control", control.as_bytes())]);
+        let control = tarball(&[
+            ("./postinst", b"#!/bin/sh\n"),
+            ("./control", control.as_bytes()),
+        ]);
         [
             &b"!<arch>\n"[..],
             &member("debian-binary", b"2.0\n"),
@@ -416,7 +491,10 @@ pub(crate) mod tests {
         let package = Package::read(bytes).map_err(|error| told(&error))?;
         let control = package.control().to_owned();
         let mut data = Vec::new();
-        package.data().and_then(|mut reader| reader.read_to_end(&mut data)).map_err(|error| told(&error))?;
+        package
+            .data()
+            .and_then(|mut reader| reader.read_to_end(&mut data))
+            .map_err(|error| told(&error))?;
         Ok((control, data))
     }
 
@@ -425,7 +503,11 @@ pub(crate) mod tests {
         let data = tarball(&[("./usr/bin/hello", &[7; 300_001])]);
         for suffix in ["", ".gz", ".xz", ".zst"] {
             let bytes = deb(CONTROL, &data, suffix);
-            assert_eq!(read_all(&bytes).unwrap(), (CONTROL.to_owned(), data.clone()), "{suffix}");
+            assert_eq!(
+                read_all(&bytes).unwrap(),
+                (CONTROL.to_owned(), data.clone()),
+                "{suffix}"
+            );
             // A member of another sort may stand between, and anything behind.
             let extra = [&bytes[..], &member("anything", b"x")].concat();
             assert_eq!(read_all(&extra).unwrap().1, data);
@@ -449,7 +531,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_stanza_of_an_index_is_made() {
-        let control = "Package: hello\nVersion: 2\nArchitecture: all\nsize: 3\nDescription: words\n more\n";
+        let control =
+            "Package: hello\nVersion: 2\nArchitecture: all\nsize: 3\nDescription: words\n more\n";
         let bytes = deb(control, b"", "");
         let package = Package::read(bytes.as_slice()).unwrap();
         assert_eq!(
@@ -463,33 +546,63 @@ pub(crate) mod tests {
     fn what_is_no_package_is_refused_with_the_reason() {
         let good = deb(CONTROL, &tarball(&[("./x", b"x")]), ".xz");
         let swap = |from: &str, to: &str| {
-            let at = good.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+            let at = good
+                .windows(from.len())
+                .position(|window| window == from.as_bytes())
+                .unwrap();
             [&good[..at], to.as_bytes(), &good[at + from.len()..]].concat()
         };
         let of = |control: &str| deb(control, b"", "");
         let refused = |bytes: &[u8]| read_all(bytes).unwrap_err();
         let twice = [CONTROL, "\n", CONTROL].concat();
         for (bytes, reason) in [
-            (swap("!<arch>", "!<tree>"), "this is not a Debian package: it is not an ar archive"),
-            (swap("2.0", "3.0"), "the package has the format \"3.0\", but only 2.x is supported"),
-            (swap("debian-binary", "debian-tertia"), "has \"debian-tertia\" instead of debian-binary"),
-            (swap("control.tar.xz", "control.tar.bz"), "has \"control.tar.bz\" instead of control.tar"),
-            (swap("control.tar.xz ", "data.tar.xz    "), "has \"data.tar.xz\" instead of control.tar"),
-            (swap("data.tar.xz/", "data.tar.zst"), "Unknown frame descriptor"),
+            (
+                swap("!<arch>", "!<tree>"),
+                "this is not a Debian package: it is not an ar archive",
+            ),
+            (
+                swap("2.0", "3.0"),
+                "the package has the format \"3.0\", but only 2.x is supported",
+            ),
+            (
+                swap("debian-binary", "debian-tertia"),
+                "has \"debian-tertia\" instead of debian-binary",
+            ),
+            (
+                swap("control.tar.xz", "control.tar.bz"),
+                "has \"control.tar.bz\" instead of control.tar",
+            ),
+            (
+                swap("control.tar.xz ", "data.tar.xz    "),
+                "has \"data.tar.xz\" instead of control.tar",
+            ),
+            (
+                swap("data.tar.xz/", "data.tar.zst"),
+                "Unknown frame descriptor",
+            ),
             (good[..100].to_vec(), "failed to fill whole buffer"),
             (good[..good.len() - 40].to_vec(), "it ends early"),
             (swap("`\n2.0", "``2.0"), "a member has no header"),
-            (of("Version: 1\n"), "the package's control file has no package name"),
+            (
+                of("Version: 1\n"),
+                "the package's control file has no package name",
+            ),
             (of("Package: ../x\nVersion: 1\n"), "has no package name"),
             (of("Package: x\n"), "has no version"),
-            (of("Package: x\nVersion: 1\nArchitecture: a/b\n"), "has no architecture"),
+            (
+                of("Package: x\nVersion: 1\nArchitecture: a/b\n"),
+                "has no architecture",
+            ),
             (of(&twice), "is not a single stanza"),
         ] {
             let told = refused(&bytes);
             assert!(told.contains(reason), "{told:?} has no {reason:?}");
         }
-        let no_control =
-            [&b"!<arch>\n"[..], &member("debian-binary", b"2.0\n"), &member("control.tar", &tarball(&[("x", b"y")]))];
+        let no_control = [
+            &b"!<arch>\n"[..],
+            &member("debian-binary", b"2.0\n"),
+            &member("control.tar", &tarball(&[("x", b"y")])),
+        ];
         assert!(refused(&no_control.concat()).contains("control file is missing"));
         let mut tampered = good.clone();
         let at = tampered.len() - 100;
@@ -509,7 +622,11 @@ pub(crate) mod tests {
             &member_of("debian-binary", b"2.0\n"),
             &member_of("control.tar.zst", &packed(&zeros, ".zst")),
         ];
-        assert!(read_all(&bytes.concat()).unwrap_err().contains("is too large"));
+        assert!(
+            read_all(&bytes.concat())
+                .unwrap_err()
+                .contains("is too large")
+        );
     }
 
     use member as member_of;

@@ -61,8 +61,13 @@ pub enum RelationError {
 /// # Errors
 /// A part of it has no form that dpkg knows. Empty parts between commas are passed over, as dpkg does.
 pub fn parse(field: &str) -> Result<Vec<Vec<Relation<'_>>>, RelationError> {
-    let groups = field.split(',').map(str::trim_ascii).filter(|group| !group.is_empty());
-    groups.map(|group| group.split('|').map(Relation::parse).collect()).collect()
+    let groups = field
+        .split(',')
+        .map(str::trim_ascii)
+        .filter(|group| !group.is_empty());
+    groups
+        .map(|group| group.split('|').map(Relation::parse).collect())
+        .collect()
 }
 
 impl<'a> Relation<'a> {
@@ -73,8 +78,13 @@ impl<'a> Relation<'a> {
     pub fn parse(text: &'a str) -> Result<Relation<'a>, RelationError> {
         let text = text.trim_ascii();
         let shown = || text.chars().take(120).collect::<String>();
-        let error = |problem| RelationError::Form { text: shown(), problem };
-        let end = text.find(|c: char| c.is_ascii_whitespace() || "([<".contains(c)).unwrap_or(text.len());
+        let error = |problem| RelationError::Form {
+            text: shown(),
+            problem,
+        };
+        let end = text
+            .find(|c: char| c.is_ascii_whitespace() || "([<".contains(c))
+            .unwrap_or(text.len());
         let (head, mut rest) = text.split_at(end);
         let (name, qualifier) = match head.split_once(':') {
             Some((name, qualifier)) => (name, Some(qualifier)),
@@ -83,21 +93,32 @@ impl<'a> Relation<'a> {
         if !is_name(name) {
             return Err(error("names consist of letters, digits, `+`, `-` and `.`"));
         }
-        let word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic());
+        let word =
+            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic());
         if !qualifier.is_none_or(is_name) {
             return Err(error("there is no architecture after the colon"));
         }
-        let mut relation = Relation { name, qualifier, version: None, architectures: Vec::new(), profiles: Vec::new() };
+        let mut relation = Relation {
+            name,
+            qualifier,
+            version: None,
+            architectures: Vec::new(),
+            profiles: Vec::new(),
+        };
         loop {
             rest = rest.trim_ascii();
-            let Some(open) = rest.chars().next() else { return Ok(relation) };
+            let Some(open) = rest.chars().next() else {
+                return Ok(relation);
+            };
             let close = match open {
                 '(' => ')',
                 '[' => ']',
                 '<' => '>',
                 _ => return Err(error("there is something after the name")),
             };
-            let (inner, after) = rest[1..].split_once(close).ok_or_else(|| error("a bracket is not closed"))?;
+            let (inner, after) = rest[1..]
+                .split_once(close)
+                .ok_or_else(|| error("a bracket is not closed"))?;
             rest = after;
             let mut words = inner.split_ascii_whitespace();
             match open {
@@ -105,15 +126,21 @@ impl<'a> Relation<'a> {
                     let inner = inner.trim_ascii();
                     let end = inner.find(|c| !"<=>".contains(c)).unwrap_or(inner.len());
                     let (operator, version) = inner.split_at(end);
-                    let operator = Operator::parse(operator).ok_or_else(|| error("its operator is not valid"))?;
+                    let operator = Operator::parse(operator)
+                        .ok_or_else(|| error("its operator is not valid"))?;
                     let version = Version::parse(version);
-                    let version = version.map_err(|source| RelationError::Version { text: shown(), source })?;
+                    let version = version.map_err(|source| RelationError::Version {
+                        text: shown(),
+                        source,
+                    })?;
                     relation.version = Some((operator, version));
                 }
                 '[' if relation.architectures.is_empty() && words.clone().all(word) => {
                     relation.architectures.extend(words);
                 }
-                '<' if words.all(word) => relation.profiles.push(inner.split_ascii_whitespace().collect()),
+                '<' if words.all(word) => relation
+                    .profiles
+                    .push(inner.split_ascii_whitespace().collect()),
                 _ => return Err(error("a bracket appears twice")),
             }
         }
@@ -134,8 +161,13 @@ impl<'a> Relation<'a> {
 /// Whether a text can be a package's name; more than Policy 5.6.1 allows, but never a path or an option.
 pub fn is_name(text: &str) -> bool {
     text.len() <= 200
-        && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_'))
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_'))
 }
 
 impl Operator {
@@ -186,7 +218,9 @@ impl fmt::Display for Relation<'_> {
         if !self.architectures.is_empty() {
             write!(f, " [{}]", self.architectures.join(" "))?;
         }
-        self.profiles.iter().try_for_each(|list| write!(f, " <{}>", list.join(" ")))
+        self.profiles
+            .iter()
+            .try_for_each(|list| write!(f, " <{}>", list.join(" ")))
     }
 }
 
@@ -200,12 +234,29 @@ mod tests {
     fn fields_are_read() {
         let field = "a (>= 1), b|c:any(<<2:3-1) [amd64 !i386] <!nocheck> <cross !stage1>,,\n d:native (= 1) ,";
         let all = parse(field).unwrap();
-        let shown: Vec<Vec<String>> = all.iter().map(|group| group.iter().map(ToString::to_string).collect()).collect();
+        let shown: Vec<Vec<String>> = all
+            .iter()
+            .map(|group| group.iter().map(ToString::to_string).collect())
+            .collect();
         let last = "c:any (<< 2:3-1) [amd64 !i386] <!nocheck> <cross !stage1>";
-        assert_eq!(shown, [vec!["a (>= 1)"], vec!["b", last], vec!["d:native (= 1)"]]);
+        assert_eq!(
+            shown,
+            [vec!["a (>= 1)"], vec!["b", last], vec!["d:native (= 1)"]]
+        );
         assert_eq!(parse(" , ").unwrap(), Vec::<Vec<Relation<'_>>>::new());
-        for bad in ["a b", "a (1)", "a (>= )", "a (>= 1", "a |", "-a", "a:", "a (=< 1)", "a (= 1) (= 2)", "a]", "../a"]
-        {
+        for bad in [
+            "a b",
+            "a (1)",
+            "a (>= )",
+            "a (>= 1",
+            "a |",
+            "-a",
+            "a:",
+            "a (=< 1)",
+            "a (= 1) (= 2)",
+            "a]",
+            "../a",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
@@ -214,16 +265,31 @@ mod tests {
     fn versions_and_architectures_decide() {
         let satisfied = |relation: &str, version: Option<&str>| {
             let version = version.map(|text| Version::parse(text).unwrap());
-            Relation::parse(relation).unwrap().is_satisfied_by("a", version.as_ref())
+            Relation::parse(relation)
+                .unwrap()
+                .is_satisfied_by("a", version.as_ref())
         };
-        for (operator, holds) in
-            [("<<", [true, false, false]), ("<=", [true, true, false]), ("=", [false, true, false])]
-                .into_iter()
-                .chain([(">=", [false, true, true]), (">>", [false, false, true]), ("<", [true, true, false])])
-        {
+        for (operator, holds) in [
+            ("<<", [true, false, false]),
+            ("<=", [true, true, false]),
+            ("=", [false, true, false]),
+        ]
+        .into_iter()
+        .chain([
+            (">=", [false, true, true]),
+            (">>", [false, false, true]),
+            ("<", [true, true, false]),
+        ]) {
             let relation = format!("a ({operator} 2)");
-            assert_eq!(["1", "2.0~", "2-0"].map(|version| satisfied(&relation, Some(version)))[0], holds[0]);
-            assert_eq!(["1", "2-0", "3"].map(|version| satisfied(&relation, Some(version))), holds, "{operator}");
+            assert_eq!(
+                ["1", "2.0~", "2-0"].map(|version| satisfied(&relation, Some(version)))[0],
+                holds[0]
+            );
+            assert_eq!(
+                ["1", "2-0", "3"].map(|version| satisfied(&relation, Some(version))),
+                holds,
+                "{operator}"
+            );
         }
         assert!(satisfied("a", None) && satisfied("a:any", Some("1")));
         assert!(!satisfied("a (>= 1)", None) && !satisfied("b", Some("1")));

@@ -26,8 +26,14 @@ pub struct StatusEntry<'a> {
 
 impl<'a> StatusEntry<'a> {
     fn of(stanza: Stanza<'a>) -> Option<StatusEntry<'a>> {
-        let mut entry =
-            StatusEntry { name: b"", architecture: b"", version: b"", state: b"installed", held: false, stanza };
+        let mut entry = StatusEntry {
+            name: b"",
+            architecture: b"",
+            version: b"",
+            state: b"installed",
+            held: false,
+            stanza,
+        };
         let mut status = None;
         for (field, value) in stanza.fields() {
             let place = match field.to_ascii_lowercase().as_slice() {
@@ -41,7 +47,9 @@ impl<'a> StatusEntry<'a> {
         }
         // "want, flag, state". Files in `status.d`, as images without dpkg have them, tell no status.
         if let Some(status) = status {
-            let mut words = status.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            let mut words = status
+                .split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty());
             entry.held = words.next() == Some(b"hold");
             entry.state = words.nth(1).unwrap_or(b"installed");
         }
@@ -60,38 +68,62 @@ impl<'a> StatusEntry<'a> {
 
     /// Its source package's name and version, which `Source` tells where they differ from its own.
     pub fn source(&self) -> (&'a [u8], &'a [u8]) {
-        let Some(source) = self.stanza.bytes("Source").filter(|source| !source.is_empty()) else {
+        let Some(source) = self
+            .stanza
+            .bytes("Source")
+            .filter(|source| !source.is_empty())
+        else {
             return (self.name, self.version);
         };
         let (name, rest) = match source.iter().position(u8::is_ascii_whitespace) {
             Some(end) => source.split_at(end),
             None => (source, &b""[..]),
         };
-        let version = rest.trim_ascii().strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")"));
+        let version = rest
+            .trim_ascii()
+            .strip_prefix(b"(")
+            .and_then(|rest| rest.strip_suffix(b")"));
         (name, version.unwrap_or(self.version))
     }
 }
 
 fn first_line(value: &[u8]) -> &[u8] {
-    value.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end()
+    value
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii_end()
 }
 
 /// The packages of a `status` file that are there, in its order.
 pub fn entries(status: &[u8]) -> impl Iterator<Item = StatusEntry<'_>> {
-    stanzas(status).filter_map(StatusEntry::of).filter(StatusEntry::is_there)
+    stanzas(status)
+        .filter_map(StatusEntry::of)
+        .filter(StatusEntry::is_there)
 }
 
 /// The packages that apt installed only because others need them: names and architectures.
 pub fn automatic(extended_states: &[u8]) -> HashSet<(&[u8], &[u8])> {
     let stanzas = stanzas(extended_states);
     let marked = stanzas.filter(|stanza| stanza.bytes("Auto-Installed") == Some(b"1"));
-    marked.filter_map(|stanza| Some((stanza.bytes("Package")?, stanza.bytes("Architecture")?))).collect()
+    marked
+        .filter_map(|stanza| Some((stanza.bytes("Package")?, stanza.bytes("Architecture")?)))
+        .collect()
 }
 
 /// Whether apt marked a package as automatic. It marks those for all architectures with the system's own.
-pub fn is_automatic(entry: &StatusEntry<'_>, automatic: &HashSet<(&[u8], &[u8])>, native: &[u8]) -> bool {
-    let architecture = if entry.architecture == b"all" { native } else { entry.architecture };
-    automatic.contains(&(entry.name, architecture)) || automatic.contains(&(entry.name, entry.architecture))
+pub fn is_automatic(
+    entry: &StatusEntry<'_>,
+    automatic: &HashSet<(&[u8], &[u8])>,
+    native: &[u8],
+) -> bool {
+    let architecture = if entry.architecture == b"all" {
+        native
+    } else {
+        entry.architecture
+    };
+    automatic.contains(&(entry.name, architecture))
+        || automatic.contains(&(entry.name, entry.architecture))
 }
 
 #[cfg(test)]
@@ -131,10 +163,20 @@ Architecture: all
             .iter()
             .map(|one| {
                 let (source, version) = one.source();
-                format!("{} {} {} {}", text(one.name), text(one.state), text(source), text(version))
+                format!(
+                    "{} {} {} {}",
+                    text(one.name),
+                    text(one.state),
+                    text(source),
+                    text(version)
+                )
             })
             .collect();
-        let expected = ["libc6 installed glibc 2.36-9", "libc6 half-configured glibc 2.36-8", "dash installed dash 1"];
+        let expected = [
+            "libc6 installed glibc 2.36-9",
+            "libc6 half-configured glibc 2.36-8",
+            "dash installed dash 1",
+        ];
         assert_eq!(shown, expected);
         assert!(all[0].held && !all[2].held && all[1].is_there() && !all[1].is_installed());
     }
@@ -145,7 +187,9 @@ Architecture: all
                       Auto-Installed: 1\n\nPackage: x\nArchitecture: amd64\nAuto-Installed: 0\n";
         let marked = automatic(states.as_bytes());
         assert_eq!(marked.len(), 2);
-        let all: Vec<_> = entries(STATUS.as_bytes()).map(|one| is_automatic(&one, &marked, b"amd64")).collect();
+        let all: Vec<_> = entries(STATUS.as_bytes())
+            .map(|one| is_automatic(&one, &marked, b"amd64"))
+            .collect();
         assert_eq!(all, [true, false, true]);
     }
 }

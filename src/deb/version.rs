@@ -29,14 +29,23 @@ impl<'a> Version<'a> {
     /// # Errors
     /// What dpkg does not take either, but for versions that begin with a letter: it only warns of those.
     pub fn parse(text: &'a str) -> Result<Version<'a>, VersionError> {
-        let error = |problem| VersionError { text: text.chars().take(80).collect(), problem };
+        let error = |problem| VersionError {
+            text: text.chars().take(80).collect(),
+            problem,
+        };
         let text = text.trim_ascii();
         let (epoch, rest) = match text.split_once(':') {
             None => (0, text),
             Some((epoch, rest)) => {
                 let digits = !epoch.is_empty() && epoch.bytes().all(|byte| byte.is_ascii_digit());
-                let number = epoch.parse::<u32>().ok().filter(|&number| digits && number <= i32::MAX as u32);
-                (number.ok_or_else(|| error("its epoch is not a valid number"))?, rest)
+                let number = epoch
+                    .parse::<u32>()
+                    .ok()
+                    .filter(|&number| digits && number <= i32::MAX as u32);
+                (
+                    number.ok_or_else(|| error("its epoch is not a valid number"))?,
+                    rest,
+                )
             }
         };
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
@@ -48,11 +57,18 @@ impl<'a> Version<'a> {
         }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'~');
         let colon = |byte| byte == b':' && rest.len() < text.len();
-        let sound = upstream.bytes().all(|byte| plain(byte) || byte == b'-' || colon(byte));
+        let sound = upstream
+            .bytes()
+            .all(|byte| plain(byte) || byte == b'-' || colon(byte));
         if !sound || !revision.bytes().all(plain) {
             return Err(error("it contains an invalid character"));
         }
-        Ok(Version { text, epoch, upstream, revision })
+        Ok(Version {
+            text,
+            epoch,
+            upstream,
+            revision,
+        })
     }
 
     /// The number before the colon; 0 without one.
@@ -67,7 +83,9 @@ impl<'a> Version<'a> {
 
     /// The text without epoch, as names of files have it.
     pub fn without_epoch(&self) -> &'a str {
-        self.text.split_once(':').map_or(self.text, |(_, rest)| rest)
+        self.text
+            .split_once(':')
+            .map_or(self.text, |(_, rest)| rest)
     }
 }
 
@@ -125,7 +143,10 @@ fn compare_part(mut a: &[u8], mut b: &[u8]) -> Ordering {
             (a, b) = (&a[1..], &b[1..]);
         }
         let (first, second) = (digits(&mut a), digits(&mut b));
-        let order = first.len().cmp(&second.len()).then_with(|| first.cmp(second));
+        let order = first
+            .len()
+            .cmp(&second.len())
+            .then_with(|| first.cmp(second));
         if order.is_ne() {
             return order;
         }
@@ -150,10 +171,16 @@ fn weight(byte: Option<u8>) -> i32 {
 
 /// Takes the digits at the beginning, without the zeros that they begin with.
 fn digits<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, rest) = text.split_at(end);
     *text = rest;
-    &number[number.iter().position(|&byte| byte != b'0').unwrap_or(number.len())..]
+    &number[number
+        .iter()
+        .position(|&byte| byte != b'0')
+        .unwrap_or(number.len())..]
 }
 
 #[cfg(test)]
@@ -178,8 +205,23 @@ mod tests {
         let rows: [&[&str]; 6] = [
             &["~~", "~~a", "~", "0", "a"],
             &["1.0~~", "1.0~~a", "1.0~", "1.0", "1.0a", "1.0+", "1.0.1"],
-            &["9", "10", "99999999999999999999999999999", "100000000000000000000000000000", "1:0"],
-            &["1.2-1", "1.2-1+b1", "1.2-1.1", "1.2-2~bpo1", "1.2-2", "1.2-10", "1.2a-1", "1.2.-1"],
+            &[
+                "9",
+                "10",
+                "99999999999999999999999999999",
+                "100000000000000000000000000000",
+                "1:0",
+            ],
+            &[
+                "1.2-1",
+                "1.2-1+b1",
+                "1.2-1.1",
+                "1.2-2~bpo1",
+                "1.2-2",
+                "1.2-10",
+                "1.2a-1",
+                "1.2.-1",
+            ],
             &["2.36-9+deb12u1", "2.36-9+deb12u10", "2.36-10"],
             &["0:5-1", "5-1-1", "5.0"],
         ];
@@ -196,7 +238,21 @@ mod tests {
 
     #[test]
     fn what_is_no_version_is_refused() {
-        for text in ["", ":1", "1:", "a:1", "-1:1", "2147483648:1", "1-", "-1", "1 2", "1_2", "1\n2", "1:2-3:4", "é"] {
+        for text in [
+            "",
+            ":1",
+            "1:",
+            "a:1",
+            "-1:1",
+            "2147483648:1",
+            "1-",
+            "-1",
+            "1 2",
+            "1_2",
+            "1\n2",
+            "1:2-3:4",
+            "é",
+        ] {
             assert!(Version::parse(text).is_err(), "{text:?}");
         }
         for text in ["1", " 1 ", "2147483647:1", "1:2:3", "a", "1-2-3", "1~-0~"] {
@@ -208,15 +264,26 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_dpkg() {
-        if Command::new("dpkg").arg("--version").stdout(Stdio::null()).status().is_err() {
+        if Command::new("dpkg")
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_err()
+        {
             println!("skipped: this host has no dpkg to ask");
             return;
         }
         let part = "[0-9][0-9.a-zA-Z+~]{0,5}";
-        let text = (proptest::option::of(0..3u32), part, proptest::option::of("[0-9a-z.+~]{1,4}"));
+        let text = (
+            proptest::option::of(0..3u32),
+            part,
+            proptest::option::of("[0-9a-z.+~]{1,4}"),
+        );
         let text = text.prop_map(|(epoch, upstream, revision)| {
             let epoch = epoch.map(|epoch| format!("{epoch}:")).unwrap_or_default();
-            let revision = revision.map(|revision| format!("-{revision}")).unwrap_or_default();
+            let revision = revision
+                .map(|revision| format!("-{revision}"))
+                .unwrap_or_default();
             format!("{epoch}{upstream}{revision}")
         });
         // Half of the pairs share most of their text, or hardly any would be close.
@@ -224,7 +291,9 @@ mod tests {
         let near = near.prop_map(|(text, a, b)| (format!("{text}{a}"), format!("{text}{b}")));
         let pair = prop_oneof![(text.clone(), text), near];
         let mut runner = TestRunner::deterministic();
-        let pairs: Vec<_> = (0..600).map(|_| pair.new_tree(&mut runner).unwrap().current()).collect();
+        let pairs: Vec<_> = (0..600)
+            .map(|_| pair.new_tree(&mut runner).unwrap().current())
+            .collect();
         let mut shell = Command::new("sh")
             .args([
                 "-c",

@@ -90,18 +90,37 @@ impl Mirror {
     pub fn parse(text: &str) -> Result<Mirror, MirrorError> {
         // Errors do not repeat the text: it may hold a password.
         let (scheme, rest) = text.trim().split_once(':').ok_or(MirrorError::NoAddress)?;
-        let known = SCHEMES.into_iter().find(|known| scheme.eq_ignore_ascii_case(known));
+        let known = SCHEMES
+            .into_iter()
+            .find(|known| scheme.eq_ignore_ascii_case(known));
         let Some(scheme) = known else {
-            let word = scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-            return Err(if word { MirrorError::Scheme { scheme: scheme.to_owned() } } else { MirrorError::NoAddress });
+            let word = scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+            return Err(if word {
+                MirrorError::Scheme {
+                    scheme: scheme.to_owned(),
+                }
+            } else {
+                MirrorError::NoAddress
+            });
         };
-        if rest.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'`\\[]#|".contains(c)) {
+        if rest.contains(|c: char| c.is_whitespace() || c.is_control() || "\"'`\\[]#|".contains(c))
+        {
             return Err(MirrorError::Characters);
         }
         if matches!(scheme, "file" | "copy") {
             let path = rest.strip_prefix("//").unwrap_or(rest);
-            let mirror = Mirror { scheme, rest: path.to_owned(), credentials: None };
-            return if path.starts_with('/') { Ok(mirror) } else { Err(MirrorError::NoAddress) };
+            let mirror = Mirror {
+                scheme,
+                rest: path.to_owned(),
+                credentials: None,
+            };
+            return if path.starts_with('/') {
+                Ok(mirror)
+            } else {
+                Err(MirrorError::NoAddress)
+            };
         }
         let rest = rest.strip_prefix("//").ok_or(MirrorError::NoAddress)?;
         let authority = rest.find('/').unwrap_or(rest.len());
@@ -115,17 +134,28 @@ impl Mirror {
         if rest.starts_with(['/', ':']) || rest.is_empty() {
             return Err(MirrorError::NoAddress);
         }
-        Ok(Mirror { scheme, rest: rest.trim_end_matches('/').to_owned(), credentials })
+        Ok(Mirror {
+            scheme,
+            rest: rest.trim_end_matches('/').to_owned(),
+            credentials,
+        })
     }
 
     /// A directory of the host.
     pub fn of_directory(path: &Path) -> Mirror {
-        Mirror { scheme: "file", rest: path.to_string_lossy().into_owned(), credentials: None }
+        Mirror {
+            scheme: "file",
+            rest: path.to_string_lossy().into_owned(),
+            credentials: None,
+        }
     }
 
     /// The same, reached with a name and a password.
     pub fn with_login(self, user: &str, password: &str) -> Mirror {
-        Mirror { credentials: Some((user.to_owned(), password.to_owned())), ..self }
+        Mirror {
+            credentials: Some((user.to_owned(), password.to_owned())),
+            ..self
+        }
     }
 
     /// The directory of the host that it is.
@@ -145,7 +175,9 @@ impl Mirror {
     fn auth(&self) -> Option<String> {
         let (user, password) = self.credentials.as_ref()?;
         let machine = format!("{}://{}", self.scheme, self.rest);
-        Some(format!("machine {machine} login {user} password {password}\n"))
+        Some(format!(
+            "machine {machine} login {user} password {password}\n"
+        ))
     }
 }
 
@@ -154,7 +186,9 @@ fn decode(text: &str) -> Result<String, MirrorError> {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = tail
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(decoded) if byte == b'%' => {
                 bytes.push(decoded);
@@ -167,7 +201,11 @@ fn decode(text: &str) -> Result<String, MirrorError> {
         }
     }
     let text = String::from_utf8(bytes).map_err(|_| MirrorError::Characters)?;
-    if text.contains(|c: char| c.is_whitespace() || c.is_control()) { Err(MirrorError::Characters) } else { Ok(text) }
+    if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        Err(MirrorError::Characters)
+    } else {
+        Ok(text)
+    }
 }
 
 impl fmt::Display for Mirror {
@@ -217,23 +255,35 @@ impl MirrorChoice {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let archive = match (flag, given(ARCHIVE_VARIABLE)) {
             (Some(flag), _) => Some(Mirror::parse(flag).map_err(|error| ("--mirror", error))?),
-            (None, Some(text)) => Some(Mirror::parse(text).map_err(|error| (ARCHIVE_VARIABLE, error))?),
+            (None, Some(text)) => {
+                Some(Mirror::parse(text).map_err(|error| (ARCHIVE_VARIABLE, error))?)
+            }
             (None, None) => None,
         };
         let security = match given(SECURITY_VARIABLE) {
             Some(NONE) => Some(None),
-            Some(text) => Some(Some(Mirror::parse(text).map_err(|error| (SECURITY_VARIABLE, error))?)),
+            Some(text) => Some(Some(
+                Mirror::parse(text).map_err(|error| (SECURITY_VARIABLE, error))?,
+            )),
             None => None,
         };
         // HTTP_PROXY is not asked: a header of a request can set it where a server starts programs (httpoxy).
-        let proxies = [("http", "http_proxy"), ("https", "https_proxy"), ("https", "HTTPS_PROXY")];
+        let proxies = [
+            ("http", "http_proxy"),
+            ("https", "https_proxy"),
+            ("https", "HTTPS_PROXY"),
+        ];
         let proxies = proxies
             .into_iter()
             .filter_map(|(scheme, name)| Some((scheme, given(name)?)))
             .filter(|(_, address)| is_plain(address))
             .map(|(scheme, address)| (scheme, Hidden(address.to_owned())))
             .collect();
-        Ok(MirrorChoice { archive, security, proxies })
+        Ok(MirrorChoice {
+            archive,
+            security,
+            proxies,
+        })
     }
 
     /// The mirrors to use: what was chosen, else what the host's apt uses.
@@ -242,14 +292,25 @@ impl MirrorChoice {
     /// A mirror that is a directory is not there.
     pub fn resolve(&self) -> Result<Mirrors, MirrorError> {
         let apt = Path::new("/etc/apt");
-        let (archive, security) =
-            self.with_sources(&read_sources(apt), &|path| bounded::read_text(path, bounded::TEXT).ok());
-        for path in [&archive, &security].into_iter().flatten().filter_map(Mirror::directory) {
+        let (archive, security) = self.with_sources(&read_sources(apt), &|path| {
+            bounded::read_text(path, bounded::TEXT).ok()
+        });
+        for path in [&archive, &security]
+            .into_iter()
+            .flatten()
+            .filter_map(Mirror::directory)
+        {
             if std::fs::read_dir(path).is_err() {
-                return Err(MirrorError::NoDirectory { path: path.to_owned() });
+                return Err(MirrorError::NoDirectory {
+                    path: path.to_owned(),
+                });
             }
         }
-        Ok(Mirrors { archive, security, proxies: self.with_proxies(&apt_proxies()) })
+        Ok(Mirrors {
+            archive,
+            security,
+            proxies: self.with_proxies(&apt_proxies()),
+        })
     }
 
     /// These mirrors as a sandbox shows them to steps with network.
@@ -268,7 +329,10 @@ impl MirrorChoice {
         let (archive, security) = choose(entries);
         let host = |uri: Option<&str>| mirror_of_list(uri?, read);
         // A directory is chosen so that nothing else decides what is in an image.
-        let frozen = self.archive.as_ref().is_some_and(|mirror| mirror.directory().is_some());
+        let frozen = self
+            .archive
+            .as_ref()
+            .is_some_and(|mirror| mirror.directory().is_some());
         let security = match &self.security {
             Some(chosen) => chosen.clone(),
             None if frozen => None,
@@ -281,20 +345,31 @@ impl MirrorChoice {
     fn with_proxies(&self, dump: &str) -> Vec<(String, Hidden)> {
         let mut proxies = Vec::new();
         for line in dump.lines() {
-            let Some((key, value)) = line.trim_end().strip_suffix("\";").and_then(|line| line.split_once(" \"")) else {
+            let Some((key, value)) = line
+                .trim_end()
+                .strip_suffix("\";")
+                .and_then(|line| line.split_once(" \""))
+            else {
                 continue;
             };
             let lower = key.to_ascii_lowercase();
             let ours = ["acquire::http::proxy", "acquire::https::proxy"]
                 .iter()
-                .any(|name| lower.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::")));
+                .any(|name| {
+                    lower
+                        .strip_prefix(name)
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+                });
             if ours && !value.is_empty() && is_plain(value) && is_plain(key) {
                 proxies.push((key.to_owned(), Hidden(value.to_owned())));
             }
         }
         for (scheme, address) in &self.proxies {
             let key = format!("Acquire::{scheme}::Proxy");
-            if !proxies.iter().any(|(other, _)| other.eq_ignore_ascii_case(&key)) {
+            if !proxies
+                .iter()
+                .any(|(other, _)| other.eq_ignore_ascii_case(&key))
+            {
                 proxies.push((key, address.clone()));
             }
         }
@@ -309,17 +384,27 @@ fn is_plain(text: &str) -> bool {
 
 /// The mirror that a URI of the host's sources means. Debian's images for clouds keep a list of them in a file.
 fn mirror_of_list(uri: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<Mirror> {
-    let Some(list) = uri.strip_prefix("mirror+file:") else { return Mirror::parse(uri).ok() };
+    let Some(list) = uri.strip_prefix("mirror+file:") else {
+        return Mirror::parse(uri).ok();
+    };
     let list = read(Path::new(list.strip_prefix("//").unwrap_or(list)))?;
-    let lines = list.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.filter_map(|line| Mirror::parse(line.split_whitespace().next()?).ok()).next()
+    let lines = list
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .filter_map(|line| Mirror::parse(line.split_whitespace().next()?).ok())
+        .next()
 }
 
 fn read_sources(apt: &Path) -> Vec<SourceEntry> {
     // What cannot be read is what the host does not tell.
     let read = |path: &Path| bounded::read_text(path, bounded::TEXT).unwrap_or_default();
     let mut entries = parse_list(&read(&apt.join("sources.list")));
-    let parts = std::fs::read_dir(apt.join("sources.list.d")).into_iter().flatten().flatten();
+    let parts = std::fs::read_dir(apt.join("sources.list.d"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut parts: Vec<_> = parts.map(|part| part.path()).collect();
     parts.sort_unstable();
     for path in parts {
@@ -335,9 +420,17 @@ fn read_sources(apt: &Path) -> Vec<SourceEntry> {
 /// What the host's apt says of proxies. Its configuration has a grammar of its own, so it is asked; a host without apt
 /// has no answer.
 fn apt_proxies() -> String {
-    #[expect(clippy::disallowed_methods, reason = "apt alone can read its configuration")]
-    let output = Command::new("apt-config").args(["dump", "Acquire"]).stderr(std::process::Stdio::null()).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "apt alone can read its configuration"
+    )]
+    let output = Command::new("apt-config")
+        .args(["dump", "Acquire"])
+        .stderr(std::process::Stdio::null())
+        .output();
+    output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default()
 }
 
 /// The mirrors and proxies that stages with network use.
@@ -353,36 +446,72 @@ pub struct Mirrors {
 impl Mirrors {
     fn named(&self) -> impl Iterator<Item = (&'static str, &Mirror)> {
         let both = [("archive", &self.archive), ("security", &self.security)];
-        both.into_iter().filter_map(|(name, mirror)| Some((name, mirror.as_ref()?)))
+        both.into_iter()
+            .filter_map(|(name, mirror)| Some((name, mirror.as_ref()?)))
     }
 
     /// The files of [`DIR`]: name, permission bits and content.
     pub fn files(&self) -> Vec<(&'static str, u32, String)> {
-        let mirrors = self.named().map(|(name, mirror)| format!("{name} {}\n", mirror.seen_as(name))).collect();
-        let proxies = self.proxies.iter().map(|(key, value)| format!("{key} \"{}\";\n", value.0)).collect();
-        let auth = self.named().filter_map(|(_, mirror)| mirror.auth()).collect();
-        vec![("mirrors", 0o644, mirrors), ("proxy.conf", 0o600, proxies), ("auth.conf", 0o600, auth)]
+        let mirrors = self
+            .named()
+            .map(|(name, mirror)| format!("{name} {}\n", mirror.seen_as(name)))
+            .collect();
+        let proxies = self
+            .proxies
+            .iter()
+            .map(|(key, value)| format!("{key} \"{}\";\n", value.0))
+            .collect();
+        let auth = self
+            .named()
+            .filter_map(|(_, mirror)| mirror.auth())
+            .collect();
+        vec![
+            ("mirrors", 0o644, mirrors),
+            ("proxy.conf", 0o600, proxies),
+            ("auth.conf", 0o600, auth),
+        ]
     }
 
     /// The host's directories that are mirrors, by their names below [`DIR`].
     fn directories(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        self.named().filter_map(|(name, mirror)| Some((name, mirror.directory()?)))
+        self.named()
+            .filter_map(|(name, mirror)| Some((name, mirror.directory()?)))
     }
 
     /// The same for a sandbox, which knows files only.
     fn policy(&self) -> Result<NetworkPolicy, PolicyError> {
-        let dir = DIR.strip_prefix(RUN_DIR).expect("BUG: the policy lies elsewhere").trim_start_matches('/');
+        let dir = DIR
+            .strip_prefix(RUN_DIR)
+            .expect("BUG: the policy lies elsewhere")
+            .trim_start_matches('/');
         let below = |name: &str| format!("{dir}/{name}");
-        let files = self.files().into_iter().map(|(name, mode, text)| (below(name), mode, text.into_bytes()));
+        let files = self
+            .files()
+            .into_iter()
+            .map(|(name, mode, text)| (below(name), mode, text.into_bytes()));
         let certificates = match bounded::read(CERTIFICATES, MAX_CERTIFICATES) {
             Ok(text) => Some((below("ca-certificates.crt"), 0o644, text)),
             // Half of too many would be as good as none.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge) => None,
-            Err(error) => return Err(Arc::new(io::Error::other(format!("cannot read {CERTIFICATES}: {error}")))),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::FileTooLarge
+                ) =>
+            {
+                None
+            }
+            Err(error) => {
+                return Err(Arc::new(io::Error::other(format!(
+                    "cannot read {CERTIFICATES}: {error}"
+                ))));
+            }
         };
         Ok(NetworkPolicy {
             files: files.chain(certificates).collect(),
-            directories: self.directories().map(|(name, path)| (below(name), path.display().to_string())).collect(),
+            directories: self
+                .directories()
+                .map(|(name, path)| (below(name), path.display().to_string()))
+                .collect(),
             facts: self.facts(),
             secrets: self.secrets().into_iter().map(Secret::new).collect(),
         })
@@ -390,19 +519,32 @@ impl Mirrors {
 
     /// What claims record.
     fn facts(&self) -> BTreeMap<String, String> {
-        let name = |name: &str| if name == "archive" { "mirror" } else { "security-mirror" };
-        self.named().map(|(kind, mirror)| (name(kind).to_owned(), mirror.to_string())).collect()
+        let name = |name: &str| {
+            if name == "archive" {
+                "mirror"
+            } else {
+                "security-mirror"
+            }
+        };
+        self.named()
+            .map(|(kind, mirror)| (name(kind).to_owned(), mirror.to_string()))
+            .collect()
     }
 
     /// What must not be shown: passwords of mirrors and proxies.
     fn secrets(&self) -> Vec<String> {
-        let mirrors = self.named().filter_map(|(_, mirror)| Some(mirror.credentials.as_ref()?.1.clone()));
+        let mirrors = self
+            .named()
+            .filter_map(|(_, mirror)| Some(mirror.credentials.as_ref()?.1.clone()));
         let proxies = self.proxies.iter().filter_map(|(_, address)| {
             let (_, rest) = address.0.split_once("://")?;
             let (user, _) = rest.rsplit_once('@')?;
             Some(user.split_once(':')?.1.to_owned())
         });
-        mirrors.chain(proxies).filter(|secret| !secret.is_empty()).collect()
+        mirrors
+            .chain(proxies)
+            .filter(|secret| !secret.is_empty())
+            .collect()
     }
 }
 
@@ -415,45 +557,97 @@ mod tests {
     }
 
     fn choice(flag: Option<&str>, variables: &[(&str, &str)]) -> MirrorChoice {
-        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| *value)
+        };
         MirrorChoice::read(flag, variable).unwrap()
     }
 
     fn shown(mirrors: (Option<Mirror>, Option<Mirror>)) -> (String, String) {
-        let show = |mirror: Option<Mirror>| mirror.map_or("-".to_owned(), |mirror| mirror.to_string());
+        let show =
+            |mirror: Option<Mirror>| mirror.map_or("-".to_owned(), |mirror| mirror.to_string());
         (show(mirrors.0), show(mirrors.1))
     }
 
     #[test]
     fn addresses_are_read() {
-        assert_eq!(mirror("HTTP://mirror.example.org/debian/").to_string(), "http://mirror.example.org/debian");
-        assert_eq!(mirror("https://mirror.example.org:8443").to_string(), "https://mirror.example.org:8443");
+        assert_eq!(
+            mirror("HTTP://mirror.example.org/debian/").to_string(),
+            "http://mirror.example.org/debian"
+        );
+        assert_eq!(
+            mirror("https://mirror.example.org:8443").to_string(),
+            "https://mirror.example.org:8443"
+        );
         for text in ["file:/srv/mirror", "file:///srv/mirror"] {
             assert_eq!(mirror(text).directory(), Some(Path::new("/srv/mirror")));
         }
-        assert_eq!(mirror("copy:/srv/mirror").seen_as("archive"), "copy:/run/impasto/apt/archive");
-        for text in ["", "mirror.example.org", "file:mirror", "file://", "http:/x", "http:///x", "http://@/", "/srv"] {
+        assert_eq!(
+            mirror("copy:/srv/mirror").seen_as("archive"),
+            "copy:/run/impasto/apt/archive"
+        );
+        for text in [
+            "",
+            "mirror.example.org",
+            "file:mirror",
+            "file://",
+            "http:/x",
+            "http:///x",
+            "http://@/",
+            "/srv",
+        ] {
             assert_eq!(Mirror::parse(text), Err(MirrorError::NoAddress), "{text}");
         }
-        for text in ["https://a b/", "https://x/\"", "file:/a[b", "https://u:%0a@x/", "https://u:%ff@x/"] {
+        for text in [
+            "https://a b/",
+            "https://x/\"",
+            "file:/a[b",
+            "https://u:%0a@x/",
+            "https://u:%ff@x/",
+        ] {
             assert_eq!(Mirror::parse(text), Err(MirrorError::Characters), "{text}");
         }
-        assert_eq!(Mirror::parse("ftp://x/"), Err(MirrorError::Scheme { scheme: "ftp".to_owned() }));
+        assert_eq!(
+            Mirror::parse("ftp://x/"),
+            Err(MirrorError::Scheme {
+                scheme: "ftp".to_owned()
+            })
+        );
     }
 
     #[test]
     fn passwords_reach_apt_and_nobody_else() {
         let mirror = mirror("https://me:s%40cret@mirror.example.org/debian");
-        let mirrors = Mirrors { archive: Some(mirror.clone()), ..Mirrors::default() };
-        for text in [mirror.to_string(), format!("{mirror:?}{mirrors:?}{:?}", mirrors.facts())] {
+        let mirrors = Mirrors {
+            archive: Some(mirror.clone()),
+            ..Mirrors::default()
+        };
+        for text in [
+            mirror.to_string(),
+            format!("{mirror:?}{mirrors:?}{:?}", mirrors.facts()),
+        ] {
             assert!(!text.contains("cret") && !text.contains("me:"), "{text}");
         }
         assert_eq!(mirrors.secrets(), ["s@cret"]);
         let files = mirrors.files();
-        assert_eq!(files[0], ("mirrors", 0o644, "archive https://mirror.example.org/debian\n".to_owned()));
+        assert_eq!(
+            files[0],
+            (
+                "mirrors",
+                0o644,
+                "archive https://mirror.example.org/debian\n".to_owned()
+            )
+        );
         let auth = "machine https://mirror.example.org/debian login me password s@cret\n";
         assert_eq!(files[2], ("auth.conf", 0o600, auth.to_owned()));
-        for wrong in ["ftp://me:s3cret@x/", "https://me:s3cret@x y/", "me:s3cret@x"] {
+        for wrong in [
+            "ftp://me:s3cret@x/",
+            "https://me:s3cret@x y/",
+            "me:s3cret@x",
+        ] {
             let error = Mirror::parse(wrong).unwrap_err();
             assert!(!format!("{error}{error:?}").contains("s3cret"), "{error:?}");
         }
@@ -467,14 +661,32 @@ mod tests {
         );
         let resolve = |choice: MirrorChoice| shown(choice.with_sources(&entries, &|_| None));
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        let (host, security) = ("https://host.example.org/debian", "https://host.example.org/debian-security");
+        let (host, security) = (
+            "https://host.example.org/debian",
+            "https://host.example.org/debian-security",
+        );
         assert_eq!(resolve(choice(None, &[])), pair(host, security));
         let variables = [(ARCHIVE_VARIABLE, "https://near.example.org/d")];
-        assert_eq!(resolve(choice(None, &variables)), pair("https://near.example.org/d", security));
-        assert_eq!(resolve(choice(Some("file:/frozen"), &variables)), pair("file:/frozen", "-"));
-        assert_eq!(resolve(choice(None, &[(SECURITY_VARIABLE, "none")])), pair(host, "-"));
-        let variables = [(ARCHIVE_VARIABLE, "file:/frozen"), (SECURITY_VARIABLE, "copy:/fixes")];
-        assert_eq!(resolve(choice(None, &variables)), pair("file:/frozen", "copy:/fixes"));
+        assert_eq!(
+            resolve(choice(None, &variables)),
+            pair("https://near.example.org/d", security)
+        );
+        assert_eq!(
+            resolve(choice(Some("file:/frozen"), &variables)),
+            pair("file:/frozen", "-")
+        );
+        assert_eq!(
+            resolve(choice(None, &[(SECURITY_VARIABLE, "none")])),
+            pair(host, "-")
+        );
+        let variables = [
+            (ARCHIVE_VARIABLE, "file:/frozen"),
+            (SECURITY_VARIABLE, "copy:/fixes"),
+        ];
+        assert_eq!(
+            resolve(choice(None, &variables)),
+            pair("file:/frozen", "copy:/fixes")
+        );
         let wrong = MirrorChoice::read(Some("frozen"), |_| None).unwrap_err();
         assert_eq!(wrong, ("--mirror", MirrorError::NoAddress));
     }
@@ -491,7 +703,10 @@ mod tests {
             })
         };
         let resolved = MirrorChoice::default().with_sources(&entries, &read);
-        assert_eq!(shown(resolved), ("https://one.example.org/debian".to_owned(), "-".to_owned()));
+        assert_eq!(
+            shown(resolved),
+            ("https://one.example.org/debian".to_owned(), "-".to_owned())
+        );
     }
 
     #[test]
@@ -499,12 +714,24 @@ mod tests {
         let dump = "Acquire::Languages \"none\";\nAcquire::HTTP \"\";\n\
              Acquire::http::Proxy \"http://me:geheim@proxy.example.org:3128\";\n\
              Acquire::http::Proxy::near.example.org \"DIRECT\";\nAcquire::http::Proxy-Auto-Detect \"/bin/x\";\n";
-        let choice = choice(None, &[("http_proxy", "http://a.example.org"), ("https_proxy", "http://b.example.org")]);
-        let mirrors = Mirrors { proxies: choice.with_proxies(dump), ..Mirrors::default() };
+        let choice = choice(
+            None,
+            &[
+                ("http_proxy", "http://a.example.org"),
+                ("https_proxy", "http://b.example.org"),
+            ],
+        );
+        let mirrors = Mirrors {
+            proxies: choice.with_proxies(dump),
+            ..Mirrors::default()
+        };
         let expected = "Acquire::http::Proxy \"http://me:geheim@proxy.example.org:3128\";\n\
              Acquire::http::Proxy::near.example.org \"DIRECT\";\nAcquire::https::Proxy \"http://b.example.org\";\n";
         assert_eq!(mirrors.files()[1].2, expected);
         assert_eq!(mirrors.secrets(), ["geheim"]);
-        assert!(!format!("{mirrors:?}{choice:?}").contains("geheim"), "{mirrors:?}");
+        assert!(
+            !format!("{mirrors:?}{choice:?}").contains("geheim"),
+            "{mirrors:?}"
+        );
     }
 }

@@ -115,8 +115,11 @@ impl ForeignFormat {
     pub fn help(self) -> String {
         let unpack = |command| format!("decompress it first: {command}");
         // QEMU probes a format unless it is given, and would take a flat disk for raw.
-        let convert =
-            |driver| format!("convert it first, if you trust it: qemu-img convert -f {driver} -O qcow2 FILE NEW.qcow2");
+        let convert = |driver| {
+            format!(
+                "convert it first, if you trust it: qemu-img convert -f {driver} -O qcow2 FILE NEW.qcow2"
+            )
+        };
         match self {
             ForeignFormat::Qcow1 => convert("qcow"),
             ForeignFormat::Qed => convert("qed"),
@@ -168,7 +171,11 @@ pub fn recognize(file: &File) -> io::Result<ImageKind> {
     let mut tail = vec![0; TAIL.min(head.len())];
     let at = size - tail.len() as u64;
     file.read_exact_at(&mut tail, at)?;
-    let ends = Ends { head: &head, tail: &tail, size };
+    let ends = Ends {
+        head: &head,
+        tail: &tail,
+        size,
+    };
     if Qcow2::has_magic(&head) {
         return Ok(match (be32(&head, 4), ends.is_iso()) {
             (Some(1), _) => ImageKind::Other(ForeignFormat::Qcow1),
@@ -222,9 +229,16 @@ pub fn format_of(mut file: impl Read) -> io::Result<Option<ForeignFormat>> {
             Err(error) => return Err(error),
         }
     }
-    let ends = Ends { head: &head, tail: &tail, size };
+    let ends = Ends {
+        head: &head,
+        tail: &tail,
+        size,
+    };
     let qcow1 = Qcow2::has_magic(&head) && be32(&head, 4) == Some(1);
-    Ok(qcow1.then_some(ForeignFormat::Qcow1).or_else(|| ends.image_format()).or_else(|| ends.packed()))
+    Ok(qcow1
+        .then_some(ForeignFormat::Qcow1)
+        .or_else(|| ends.image_format())
+        .or_else(|| ends.packed()))
 }
 
 /// A file's beginning and its end, which may be the same bytes.
@@ -248,21 +262,30 @@ impl Ends<'_> {
             le32(head, at).is_some_and(|value| value.is_power_of_two() && range.contains(&value))
         };
         // VMware, Virtual Disk Format 5.0: the four bytes show whether a transfer changed line ends. COWD is ESX's own.
-        let vmdk = starts(b"KDMV") && matches!(le32(head, 4), Some(1..=3)) && head.get(73..77) == Some(b"\n \r\n")
+        let vmdk = starts(b"KDMV")
+            && matches!(le32(head, 4), Some(1..=3))
+            && head.get(73..77) == Some(b"\n \r\n")
             || starts(b"COWD") && le32(head, 4) == Some(1) && is_power(16, 1..=1 << 20);
         // QEMU, docs/interop/qed_spec.txt: clusters of 4 KiB to 64 MiB, tables of 1 to 16 of them.
         let qed = starts(b"QED\0") && is_power(4, 1 << 12..=1 << 26) && is_power(8, 1..=16);
         // [MS-VHDX] 2.2: an identifier at 0, headers at 64 KiB and 128 KiB, of which one is valid.
         let vhdx = starts(b"vhdxfile")
-            && [64 << 10, 128 << 10].into_iter().any(|at: usize| head.get(at..at + 4) == Some(b"head"));
+            && [64 << 10, 128 << 10]
+                .into_iter()
+                .any(|at: usize| head.get(at..at + 4) == Some(b"head"));
         // VirtualBox, VDICore.h: text, a signature, the version 1.1 (or 0.1), in little endian.
-        let vdi = le32(head, 0x40) == Some(0xbeda_107f) && matches!(le32(head, 0x44), Some(0x1_0001 | 1));
+        let vdi =
+            le32(head, 0x40) == Some(0xbeda_107f) && matches!(le32(head, 0x44), Some(0x1_0001 | 1));
         // QEMU, docs/interop/parallels.txt.
-        let parallels = (starts(b"WithoutFreeSpace") || starts(b"WithouFreSpacExt")) && le32(head, 16) == Some(2);
+        let parallels = (starts(b"WithoutFreeSpace") || starts(b"WithouFreSpacExt"))
+            && le32(head, 16) == Some(2);
         // Bochs, iodev/hdimage/hdimage.h: magic, type, subtype, version 1 or 2.
-        let bochs = starts(b"Bochs Virtual HD Image\0") && matches!(le32(head, 64), Some(0x1_0000 | 0x2_0000));
+        let bochs = starts(b"Bochs Virtual HD Image\0")
+            && matches!(le32(head, 64), Some(0x1_0000 | 0x2_0000));
         // A trailer: its signature, version 4, its own length, all big endian.
-        let dmg = self.tail.starts_with(b"koly") && be32(self.tail, 4) == Some(4) && be32(self.tail, 8) == Some(512);
+        let dmg = self.tail.starts_with(b"koly")
+            && be32(self.tail, 4) == Some(4)
+            && be32(self.tail, 8) == Some(512);
         // LUKS 1 and 2 (On-Disk Format Specification, 2.3.1).
         let luks = starts(b"LUKS\xba\xbe") && matches!(head.get(6..8), Some([0, 1 | 2]));
         let vhd = is_vhd_footer(head.get(..TAIL).unwrap_or_default()) || is_vhd_footer(self.tail);
@@ -277,7 +300,9 @@ impl Ends<'_> {
             (luks, ForeignFormat::Luks),
             (vhd, ForeignFormat::Vhd),
         ];
-        found.into_iter().find_map(|(is, format)| is.then_some(format))
+        found
+            .into_iter()
+            .find_map(|(is, format)| is.then_some(format))
     }
 
     /// What begins with text, and what a disk image may be packed in: weak magics, so only for what is not a disk otherwise.
@@ -285,22 +310,37 @@ impl Ends<'_> {
         let head = self.head;
         let starts = |magic: &[u8]| head.starts_with(magic);
         if head.get(257..262) == Some(b"ustar") && self.size.is_multiple_of(512) {
-            let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = head[..100]
+                .split(|byte| *byte == 0)
+                .next()
+                .unwrap_or_default();
             // Open Virtualization Format, 6.4: the descriptor comes first.
-            return Some(if name.ends_with(b".ovf") { ForeignFormat::Ova } else { ForeignFormat::Tar });
+            return Some(if name.ends_with(b".ovf") {
+                ForeignFormat::Ova
+            } else {
+                ForeignFormat::Tar
+            });
         }
         let found = [
             (starts(b"# Disk DescriptorFile"), ForeignFormat::Vmdk),
-            (starts(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"), ForeignFormat::Cloop),
+            (
+                starts(b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop"),
+                ForeignFormat::Cloop,
+            ),
             (starts(b"\x1f\x8b\x08"), ForeignFormat::Gzip),
             (starts(b"\xfd7zXZ\0"), ForeignFormat::Xz),
             (starts(b"\x28\xb5\x2f\xfd"), ForeignFormat::Zstd),
-            (starts(b"BZh") && matches!(head.get(3), Some(b'1'..=b'9')), ForeignFormat::Bzip2),
+            (
+                starts(b"BZh") && matches!(head.get(3), Some(b'1'..=b'9')),
+                ForeignFormat::Bzip2,
+            ),
             (starts(b"\x04\x22\x4d\x18"), ForeignFormat::Lz4),
             (starts(b"PK\x03\x04"), ForeignFormat::Zip),
             (starts(b"7z\xbc\xaf\x27\x1c"), ForeignFormat::SevenZip),
         ];
-        found.into_iter().find_map(|(is, format)| is.then_some(format))
+        found
+            .into_iter()
+            .find_map(|(is, format)| is.then_some(format))
     }
 }
 
@@ -315,9 +355,17 @@ fn is_vhd_footer(bytes: &[u8]) -> bool {
 }
 
 fn le32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)
 }
 
 fn be32(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_be_bytes)
 }

@@ -19,7 +19,10 @@ pub struct ActionChain<'g> {
 impl<'g> ActionChain<'g> {
     /// The units of a node of which none is done.
     pub fn new(node: &'g Node) -> Self {
-        ActionChain { templates: Cow::Borrowed(&node.lowered.actions), hits: Vec::new() }
+        ActionChain {
+            templates: Cow::Borrowed(&node.lowered.actions),
+            hits: Vec::new(),
+        }
     }
 
     /// The unit that is next.
@@ -58,5 +61,9 @@ impl<'g> ActionChain<'g> {
 
 /// The name under which a node's unit is remembered: the node's own for the first.
 pub fn chain_step_name(node: String, unit: usize) -> String {
-    if unit == 0 { node } else { format!("{node}#{unit}") }
+    if unit == 0 {
+        node
+    } else {
+        format!("{node}#{unit}")
+    }
 }

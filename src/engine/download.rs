@@ -76,13 +76,22 @@ pub fn fetch(
 ) -> Result<u64, FetchError> {
     let address = url;
     let url = without_password(url);
-    let http = |source: reqwest::Error| FetchError::Http { url: url.clone(), source: source.without_url().into() };
-    let write = |source| FetchError::Write { url: url.clone(), source };
+    let http = |source: reqwest::Error| FetchError::Http {
+        url: url.clone(),
+        source: source.without_url().into(),
+    };
+    let write = |source| FetchError::Write {
+        url: url.clone(),
+        source,
+    };
     let work = async {
         let client = client().map_err(http)?;
         let mut response = client.get(address).send().await.map_err(http)?;
         if !response.status().is_success() {
-            return Err(FetchError::Status { url: url.clone(), status: response.status().to_string() });
+            return Err(FetchError::Status {
+                url: url.clone(),
+                status: response.status().to_string(),
+            });
         }
         let total = response.content_length();
         let mut hasher = Sha256::new();
@@ -93,9 +102,17 @@ pub fn fetch(
             size += bytes.len() as u64;
             progress(size, total);
         }
-        let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let got: String = hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         if got != sha256 {
-            return Err(FetchError::Checksum { url: url.clone(), expected: sha256.to_owned(), got });
+            return Err(FetchError::Checksum {
+                url: url.clone(),
+                expected: sha256.to_owned(),
+                got,
+            });
         }
         Ok(size)
     };
@@ -113,7 +130,10 @@ pub fn fetch(
             None => std::future::pending().await,
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(write)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(write)?;
     runtime.block_on(async {
         tokio::select! {
             result = work => result,
@@ -128,14 +148,19 @@ fn without_password(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {
             let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            format!("{scheme}://{}{path}", host.rsplit('@').next().unwrap_or(host))
+            format!(
+                "{scheme}://{}{path}",
+                host.rsplit('@').next().unwrap_or(host)
+            )
         }
         None => url.to_owned(),
     }
 }
 
 fn client() -> Result<reqwest::Client, reqwest::Error> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -67,7 +67,10 @@ pub struct FailedState {
 impl FailedState {
     fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
         let name = file_name(name);
-        (dir.join(format!("{name}.qcow2")), dir.join(format!("{name}.state")))
+        (
+            dir.join(format!("{name}.qcow2")),
+            dir.join(format!("{name}.state")),
+        )
     }
 
     /// Keeps an overlay as the state in which the node of this name failed; both must lie on one file system.

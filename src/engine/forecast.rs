@@ -32,10 +32,18 @@ const PARTS: usize = 32;
 impl Work {
     /// A stage that took so long and wrote a line at each of some times, ascending.
     pub fn new(work: Duration, lines: &[Duration]) -> Work {
-        let until =
-            |part: usize| lines.partition_point(|line| *line <= work.mul_f64(part as f64 / PARTS as f64)) as u32;
-        let parts = if lines.is_empty() { Vec::new() } else { (1..=PARTS).map(until).collect() };
-        Work { work_ms: work.as_millis() as u64, lines: parts }
+        let until = |part: usize| {
+            lines.partition_point(|line| *line <= work.mul_f64(part as f64 / PARTS as f64)) as u32
+        };
+        let parts = if lines.is_empty() {
+            Vec::new()
+        } else {
+            (1..=PARTS).map(until).collect()
+        };
+        Work {
+            work_ms: work.as_millis() as u64,
+            lines: parts,
+        }
     }
 
     /// How long it took.
@@ -46,7 +54,10 @@ impl Work {
     /// How far it was then where it is now, having run for `took` and written so many lines: never beyond its end.
     pub fn reached(&self, took: Duration, lines: usize) -> Duration {
         let after = |part: usize| self.time().mul_f64(part.min(PARTS) as f64 / PARTS as f64);
-        let with = |lines: usize| self.lines.partition_point(|known| (*known as usize) < lines);
+        let with = |lines: usize| {
+            self.lines
+                .partition_point(|known| (*known as usize) < lines)
+        };
         let (first, last) = match self.lines.is_empty() {
             true => (Duration::ZERO, self.time()),
             // The line after these came in this part, if it came.
@@ -60,15 +71,31 @@ impl Durations {
     /// What a node did; where it never ran, how long the other combinations of its stage took on average.
     pub fn of(&self, graph: &Graph, id: NodeId) -> Option<Work> {
         let node = graph.node(id);
-        let own = graph.stable_names(id).find_map(|name| self.stages.get(&name));
+        let own = graph
+            .stable_names(id)
+            .find_map(|name| self.stages.get(&name));
         let stage = &*node.stage;
-        let is_sibling =
-            |name: &str| name.strip_prefix(stage).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        let is_sibling = |name: &str| {
+            name.strip_prefix(stage)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
+        };
         let average = || {
-            let names = self.stages.range(stage.to_owned()..).take_while(|(name, _)| name.starts_with(stage));
-            let siblings: Vec<_> = names.filter(|(name, _)| is_sibling(name)).map(|(_, work)| work.work_ms).collect();
-            let work_ms = siblings.iter().sum::<u64>().checked_div(siblings.len() as u64)?;
-            Some(Work { work_ms, lines: Vec::new() })
+            let names = self
+                .stages
+                .range(stage.to_owned()..)
+                .take_while(|(name, _)| name.starts_with(stage));
+            let siblings: Vec<_> = names
+                .filter(|(name, _)| is_sibling(name))
+                .map(|(_, work)| work.work_ms)
+                .collect();
+            let work_ms = siblings
+                .iter()
+                .sum::<u64>()
+                .checked_div(siblings.len() as u64)?;
+            Some(Work {
+                work_ms,
+                lines: Vec::new(),
+            })
         };
         own.cloned().or_else(average)
     }
@@ -105,12 +132,21 @@ pub fn left(graph: &Graph, rest: &NodeMap<Rest>, jobs: usize) -> Left {
     let mut needs = NodeMap::filled(0_usize, rest.len());
     let mut dependents: NodeMap<Vec<NodeId>> = NodeMap::filled(Vec::new(), rest.len());
     for id in graph.ids().filter(|id| is_open(*id)) {
-        for parent in graph.node(id).parents.iter().map(|(_, parent)| *parent).filter(|parent| is_open(*parent)) {
+        for parent in graph
+            .node(id)
+            .parents
+            .iter()
+            .map(|(_, parent)| *parent)
+            .filter(|parent| is_open(*parent))
+        {
             needs[id] += 1;
             dependents[parent].push(id);
         }
     }
-    let mut ready: BTreeSet<NodeId> = graph.ids().filter(|id| is_open(*id) && needs[*id] == 0).collect();
+    let mut ready: BTreeSet<NodeId> = graph
+        .ids()
+        .filter(|id| is_open(*id) && needs[*id] == 0)
+        .collect();
     // The first to end comes first.
     let mut running = BinaryHeap::new();
     let mut now = Duration::ZERO;
@@ -124,7 +160,9 @@ pub fn left(graph: &Graph, rest: &NodeMap<Rest>, jobs: usize) -> Left {
             };
             running.push(Reverse((now + takes, id)));
         }
-        let Some(Reverse((end, id))) = running.pop() else { break };
+        let Some(Reverse((end, id))) = running.pop() else {
+            break;
+        };
         now = end;
         for next in &dependents[id] {
             needs[*next] -= 1;
@@ -133,7 +171,10 @@ pub fn left(graph: &Graph, rest: &NodeMap<Rest>, jobs: usize) -> Left {
             }
         }
     }
-    Left { time: Some(now), unknown }
+    Left {
+        time: Some(now),
+        unknown,
+    }
 }
 
 #[cfg(test)]
@@ -145,8 +186,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("impasto.hcl"), text).expect("a recipe");
         let registry = impasto_stages::Registry::default();
-        let request = LoadRequest { path: dir.path().to_owned(), ..LoadRequest::default() };
-        let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+        let request = LoadRequest {
+            path: dir.path().to_owned(),
+            ..LoadRequest::default()
+        };
+        let recipe =
+            load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
         Graph::new(&recipe, &registry)
     }
 
@@ -184,15 +229,33 @@ mod tests {
     fn what_is_left_is_as_long_as_the_schedule_makes_it() {
         let graph = diamond();
         let takes = |rest: [Rest; 4], jobs| left(&graph, &rest.into_iter().collect(), jobs);
-        let known = |time| Left { time: Some(Duration::from_secs(time)), unknown: 0 };
+        let known = |time| Left {
+            time: Some(Duration::from_secs(time)),
+            unknown: 0,
+        };
         let all = [seconds(10), seconds(5), seconds(7), seconds(1)];
         assert_eq!(takes(all, 1), known(23));
         assert_eq!(takes(all, 2), known(18));
-        assert_eq!(takes([Rest::Nothing, seconds(5), seconds(7), seconds(1)], 2), known(8));
+        assert_eq!(
+            takes([Rest::Nothing, seconds(5), seconds(7), seconds(1)], 2),
+            known(8)
+        );
         assert_eq!(takes([Rest::Nothing; 4], 2), known(0));
         let some = [Rest::Nothing, Rest::Unknown, seconds(7), Rest::Unknown];
-        assert_eq!(takes(some, 2), Left { time: Some(Duration::from_secs(7)), unknown: 2 });
-        assert_eq!(takes([Rest::Unknown; 4], 2), Left { time: None, unknown: 4 });
+        assert_eq!(
+            takes(some, 2),
+            Left {
+                time: Some(Duration::from_secs(7)),
+                unknown: 2
+            }
+        );
+        assert_eq!(
+            takes([Rest::Unknown; 4], 2),
+            Left {
+                time: None,
+                unknown: 4
+            }
+        );
     }
 
     #[test]
@@ -209,12 +272,26 @@ mod tests {
             }
             "#;
         let graph = graph(recipe);
-        let id = |label: &str| graph.ids().find(|id| graph.node(*id).label == label).expect(label);
-        let took = [("a[size=small]", 1000), ("a[size=large]", 3000), ("ab", 9000)];
+        let id = |label: &str| {
+            graph
+                .ids()
+                .find(|id| graph.node(*id).label == label)
+                .expect(label)
+        };
+        let took = [
+            ("a[size=small]", 1000),
+            ("a[size=large]", 3000),
+            ("ab", 9000),
+        ];
         let work = |ms| Work::new(Duration::from_millis(ms), &[]);
-        let durations = Durations { stages: took.map(|(name, ms)| (name.to_owned(), work(ms))).into() };
+        let durations = Durations {
+            stages: took.map(|(name, ms)| (name.to_owned(), work(ms))).into(),
+        };
         let of = |label| durations.of(&graph, id(label)).map(|work| work.work_ms);
-        assert_eq!([of("a[size=large]"), of("a[size=new]")], [Some(3000), Some(2000)]);
+        assert_eq!(
+            [of("a[size=large]"), of("a[size=new]")],
+            [Some(3000), Some(2000)]
+        );
         assert_eq!(Durations::default().of(&graph, id("a[size=new]")), None);
     }
 
@@ -233,6 +310,9 @@ mod tests {
         assert_eq!(work.reached(seconds(99), 16), seconds(32));
         // More lines than ever.
         assert_eq!(work.reached(seconds(99), 40), seconds(32));
-        assert_eq!(Work::new(seconds(5), &[]).reached(seconds(3), 7), seconds(3));
+        assert_eq!(
+            Work::new(seconds(5), &[]).reached(seconds(3), 7),
+            seconds(3)
+        );
     }
 }

@@ -42,7 +42,9 @@ impl Node {
     /// The node that a stage name stands for in this node's parameters.
     pub fn parent(&self, stage: &str) -> NodeId {
         let found = self.parents.iter().find(|(name, _)| &**name == stage);
-        found.map(|(_, id)| *id).unwrap_or_else(|| panic!("BUG: stage {} does not need {stage}", self.stage))
+        found
+            .map(|(_, id)| *id)
+            .unwrap_or_else(|| panic!("BUG: stage {} does not need {stage}", self.stage))
     }
 }
 
@@ -153,30 +155,52 @@ impl Graph {
             nodes: NodeMap::new(),
             images: Vec::new(),
             axes: recipe.axes.iter().map(|axis| axis.name.clone()).collect(),
-            combinations: recipe.combinations.iter().map(|combination| combination.values.clone()).collect(),
+            combinations: recipe
+                .combinations
+                .iter()
+                .map(|combination| combination.values.clone())
+                .collect(),
             stages: Vec::new(),
             toolbox: None,
         };
         let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
         for (place, combination) in recipe.combinations.iter().enumerate() {
-            let names: HashMap<&str, usize> =
-                combination.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
-            let references: Vec<Vec<Arc<str>>> =
-                combination.stages.iter().map(|stage| stage_names(stage.params.0.values())).collect();
+            let names: HashMap<&str, usize> = combination
+                .stages
+                .iter()
+                .enumerate()
+                .map(|(index, stage)| (&*stage.name, index))
+                .collect();
+            let references: Vec<Vec<Arc<str>>> = combination
+                .stages
+                .iter()
+                .map(|stage| stage_names(stage.params.0.values()))
+                .collect();
             let mut ids: HashMap<Arc<str>, NodeId> = HashMap::with_capacity(names.len());
             for index in order(&names, &references) {
                 let stage = &combination.stages[index];
-                let parents: Vec<_> = references[index].iter().map(|name| (name.clone(), ids[name])).collect();
-                let definition =
-                    Definition { stage: &stage.name, kind: &stage.kind, params: &stage.params, parents: &parents };
+                let parents: Vec<_> = references[index]
+                    .iter()
+                    .map(|name| (name.clone(), ids[name]))
+                    .collect();
+                let definition = Definition {
+                    stage: &stage.name,
+                    kind: &stage.kind,
+                    params: &stage.params,
+                    parents: &parents,
+                };
                 let digest = NodeDigest(key::digest(NodeDigest::hasher(), &definition));
                 let id = *by_definition.entry(digest).or_insert_with(|| {
-                    let kind = registry.get(&stage.kind).expect("BUG: the recipe let an unknown kind pass");
+                    let kind = registry
+                        .get(&stage.kind)
+                        .expect("BUG: the recipe let an unknown kind pass");
                     let from = stage.params.get("from").and_then(|from| match &from.data {
                         Data::Stage(name) => Some(&graph.nodes[ids[name]].root),
                         _ => None,
                     });
-                    let root = from.cloned().unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
+                    let root = from
+                        .cloned()
+                        .unwrap_or_else(|| kind.root(&stage.params).unwrap_or_default());
                     let context = StageContext {
                         name: stage.name.to_string(),
                         source_date_epoch: recipe.source_date_epoch,
@@ -186,10 +210,10 @@ impl Graph {
                     graph.nodes.push(Node {
                         stage: stage.name.clone(),
                         kind,
-                        place: recipe
-                            .sources
-                            .get(stage.span.file)
-                            .map(|text| Origin { path: text.short.clone(), line: text.line(stage.span.start) }),
+                        place: recipe.sources.get(stage.span.file).map(|text| Origin {
+                            path: text.short.clone(),
+                            line: text.line(stage.span.start),
+                        }),
                         combinations: Vec::new(),
                         label: String::new(),
                         parents,
@@ -234,7 +258,8 @@ impl Graph {
             let differs: Vec<bool> = (0..self.axes.len())
                 .map(|axis| {
                     let combinations = nodes.iter().flat_map(|id| &self.nodes[*id].combinations);
-                    let mut values = combinations.map(|place| &self.combinations[*place as usize][axis]);
+                    let mut values =
+                        combinations.map(|place| &self.combinations[*place as usize][axis]);
                     let first = values.next();
                     values.any(|value| Some(value) != first)
                 })
@@ -242,7 +267,12 @@ impl Graph {
             for &id in nodes.iter().filter(|_| nodes.len() > 1) {
                 let node = &self.nodes[id];
                 let mut parts = Vec::new();
-                for (axis, name) in self.axes.iter().enumerate().filter(|(axis, _)| differs[*axis]) {
+                for (axis, name) in self
+                    .axes
+                    .iter()
+                    .enumerate()
+                    .filter(|(axis, _)| differs[*axis])
+                {
                     let value = |place: &u32| &self.combinations[*place as usize][axis];
                     let first = value(&node.combinations[0]);
                     if node.combinations.iter().all(|place| value(place) == first) {
@@ -250,7 +280,11 @@ impl Graph {
                     }
                 }
                 let stage = &node.stage;
-                let label = if parts.is_empty() { stage.to_string() } else { format!("{stage}[{}]", parts.join(",")) };
+                let label = if parts.is_empty() {
+                    stage.to_string()
+                } else {
+                    format!("{stage}[{}]", parts.join(","))
+                };
                 self.nodes[id].label = label;
             }
             if let [only] = nodes.as_slice() {
@@ -287,24 +321,36 @@ impl Graph {
     /// The matrix' values of a combination, with their axes.
     pub fn values(&self, combination: u32) -> impl Iterator<Item = (&str, &str)> {
         let values = &self.combinations[combination as usize];
-        self.axes.iter().map(String::as_str).zip(values.iter().map(String::as_str))
+        self.axes
+            .iter()
+            .map(String::as_str)
+            .zip(values.iter().map(String::as_str))
     }
 
     /// A name of a node that does not depend on which combinations are chosen: the stage and all values of one.
     pub fn stable_name(&self, stage: &str, combination: u32) -> String {
         let values = self.combination_name(combination);
-        if values.is_empty() { stage.to_owned() } else { format!("{stage}[{values}]") }
+        if values.is_empty() {
+            stage.to_owned()
+        } else {
+            format!("{stage}[{values}]")
+        }
     }
 
     /// The stable names of a node: under which of them it ran last depends on the combinations that were chosen then.
     pub fn stable_names(&self, id: NodeId) -> impl Iterator<Item = String> {
         let node = self.node(id);
-        node.combinations.iter().map(|combination| self.stable_name(&node.stage, *combination))
+        node.combinations
+            .iter()
+            .map(|combination| self.stable_name(&node.stage, *combination))
     }
 
     /// What sets a combination apart: `axis=value,…`.
     pub fn combination_name(&self, combination: u32) -> String {
-        let values: Vec<_> = self.values(combination).map(|(axis, value)| format!("{axis}={value}")).collect();
+        let values: Vec<_> = self
+            .values(combination)
+            .map(|(axis, value)| format!("{axis}={value}"))
+            .collect();
         values.join(",")
     }
 
@@ -331,22 +377,34 @@ impl Graph {
 
     /// The packages that some nodes need to run, and those of the tools where one of them uses tools.
     pub fn package_sets(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<&PackageSet> {
-        let actions: Vec<_> = nodes.flat_map(|id| &self.node(id).lowered.actions).collect();
-        let tools = self.toolbox.iter().filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        tools.chain(actions.iter().filter_map(|action| action.packages.as_ref())).collect()
+        let actions: Vec<_> = nodes
+            .flat_map(|id| &self.node(id).lowered.actions)
+            .collect();
+        let tools = self
+            .toolbox
+            .iter()
+            .filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
+        tools
+            .chain(actions.iter().filter_map(|action| action.packages.as_ref()))
+            .collect()
     }
 
     /// What to build where the user names nothing: every image, or every node where the recipe has no image.
     pub fn everything(&self) -> Selection {
         if self.images.is_empty() {
-            return Selection { nodes: self.ids().collect(), images: Vec::new() };
+            return Selection {
+                nodes: self.ids().collect(),
+                images: Vec::new(),
+            };
         }
         self.with_images((0..self.images.len()).collect())
     }
 
     fn with_images(&self, images: Vec<usize>) -> Selection {
-        let mut nodes: Vec<_> =
-            images.iter().flat_map(|image| self.images[*image].files.iter().map(|(id, _)| *id)).collect();
+        let mut nodes: Vec<_> = images
+            .iter()
+            .flat_map(|image| self.images[*image].files.iter().map(|(id, _)| *id))
+            .collect();
         nodes.sort_unstable();
         nodes.dedup();
         Selection { nodes, images }
@@ -355,11 +413,15 @@ impl Graph {
     /// The images of a label; where there are none, those whose files are called so.
     fn images_named(&self, name: &str, is_label: bool) -> Vec<usize> {
         let all = || 0..self.images.len();
-        let labelled: Vec<_> = all().filter(|image| &*self.images[*image].label == name).collect();
+        let labelled: Vec<_> = all()
+            .filter(|image| &*self.images[*image].label == name)
+            .collect();
         if is_label || !labelled.is_empty() {
             return labelled;
         }
-        all().filter(|image| self.images[*image].name == name).collect()
+        all()
+            .filter(|image| self.images[*image].name == name)
+            .collect()
     }
 
     /// Reads a selector: `STAGE`, `image.LABEL` or an image's label or name, with an optional `[axis=value,…]`. What is
@@ -371,39 +433,75 @@ impl Graph {
         let (name, filter) = split_selector(text)?;
         let wanted = self.axes_of(&filter)?;
         let matches = |combination: u32| {
-            wanted.iter().all(|(axis, value)| self.combinations[combination as usize][*axis] == *value)
+            wanted
+                .iter()
+                .all(|(axis, value)| self.combinations[combination as usize][*axis] == *value)
         };
         let nothing = || self.no_combination(name, &wanted);
         let is_stage = self.stages.iter().any(|stage| &**stage == name);
         let label = name.strip_prefix("image.");
         let named = self.images_named(label.unwrap_or(name), label.is_some());
         if let Some(label) = label.filter(|_| named.is_empty()) {
-            let mut known: Vec<_> = self.images.iter().map(|image| image.label.to_string()).collect();
+            let mut known: Vec<_> = self
+                .images
+                .iter()
+                .map(|image| image.label.to_string())
+                .collect();
             known.dedup();
-            return Err(SelectorError::Image { name: label.to_owned(), known });
+            return Err(SelectorError::Image {
+                name: label.to_owned(),
+                known,
+            });
         }
         // An image of a stage's name needs its prefix.
         if !is_stage && !named.is_empty() {
-            let images: Vec<_> = named.into_iter().filter(|image| matches(self.images[*image].combination)).collect();
-            return if images.is_empty() { Err(nothing()) } else { Ok(self.with_images(images)) };
+            let images: Vec<_> = named
+                .into_iter()
+                .filter(|image| matches(self.images[*image].combination))
+                .collect();
+            return if images.is_empty() {
+                Err(nothing())
+            } else {
+                Ok(self.with_images(images))
+            };
         }
         if !is_stage {
             let known = self.stages.iter().map(|stage| stage.to_string()).collect();
-            return Err(SelectorError::Stage { name: name.to_owned(), known });
+            return Err(SelectorError::Stage {
+                name: name.to_owned(),
+                known,
+            });
         }
         let picked = |id: &NodeId| {
             let node = self.node(*id);
-            &*node.stage == name && node.combinations.iter().any(|combination| matches(*combination))
+            &*node.stage == name
+                && node
+                    .combinations
+                    .iter()
+                    .any(|combination| matches(*combination))
         };
         let nodes: Vec<_> = self.ids().filter(picked).collect();
-        if nodes.is_empty() { Err(nothing()) } else { Ok(Selection { nodes, images: Vec::new() }) }
+        if nodes.is_empty() {
+            Err(nothing())
+        } else {
+            Ok(Selection {
+                nodes,
+                images: Vec::new(),
+            })
+        }
     }
 
     /// The places of the axes that a selector's brackets name, with the values.
-    fn axes_of<'t>(&self, filter: &[(&str, &'t str)]) -> Result<Vec<(usize, &'t str)>, SelectorError> {
+    fn axes_of<'t>(
+        &self,
+        filter: &[(&str, &'t str)],
+    ) -> Result<Vec<(usize, &'t str)>, SelectorError> {
         let axis_of = |(axis, value): &(&str, &'t str)| {
             let place = self.axes.iter().position(|known| known == axis);
-            let unknown = || SelectorError::Axis { axis: (*axis).to_owned(), known: self.axes.clone() };
+            let unknown = || SelectorError::Axis {
+                axis: (*axis).to_owned(),
+                known: self.axes.clone(),
+            };
             Ok((place.ok_or_else(unknown)?, *value))
         };
         filter.iter().map(axis_of).collect()
@@ -411,7 +509,10 @@ impl Graph {
 
     /// A stage or image has no combination with these values.
     fn no_combination(&self, name: &str, wanted: &[(usize, &str)]) -> SelectorError {
-        let pairs: Vec<_> = wanted.iter().map(|(axis, value)| format!("{}={value}", self.axes[*axis])).collect();
+        let pairs: Vec<_> = wanted
+            .iter()
+            .map(|(axis, value)| format!("{}={value}", self.axes[*axis]))
+            .collect();
         let unknown = wanted.iter().find_map(|(axis, value)| {
             let mut known = Vec::new();
             for combination in &self.combinations {
@@ -422,7 +523,11 @@ impl Graph {
             let is_unknown = known.iter().all(|known| known != value);
             is_unknown.then(|| (self.axes[*axis].clone(), known))
         });
-        SelectorError::Combination { name: name.to_owned(), filter: pairs.join(","), values: unknown }
+        SelectorError::Combination {
+            name: name.to_owned(),
+            filter: pairs.join(","),
+            values: unknown,
+        }
     }
 
     /// The nodes and their needs as a petgraph graph.
@@ -444,17 +549,31 @@ type Filter<'t> = Vec<(&'t str, &'t str)>;
 /// The name in a selector, and the axes and values in its brackets.
 fn split_selector(text: &str) -> Result<(&str, Filter<'_>), SelectorError> {
     fn pair(text: &str) -> Option<(&str, &str)> {
-        text.split_once('=').map(|(axis, value)| (axis.trim(), value.trim()))
+        text.split_once('=')
+            .map(|(axis, value)| (axis.trim(), value.trim()))
     }
-    let syntax = || SelectorError::Syntax { text: text.to_owned() };
+    let syntax = || SelectorError::Syntax {
+        text: text.to_owned(),
+    };
     let (name, filter) = match text.split_once('[') {
         None => (text, Vec::new()),
         Some((name, rest)) => {
             let inner = rest.strip_suffix(']').ok_or_else(syntax)?;
-            (name, inner.split(',').map(pair).collect::<Option<_>>().ok_or_else(syntax)?)
+            (
+                name,
+                inner
+                    .split(',')
+                    .map(pair)
+                    .collect::<Option<_>>()
+                    .ok_or_else(syntax)?,
+            )
         }
     };
-    if name.is_empty() { Err(syntax()) } else { Ok((name, filter)) }
+    if name.is_empty() {
+        Err(syntax())
+    } else {
+        Ok((name, filter))
+    }
 }
 
 /// The stage names that values refer to, sorted, each once.
@@ -476,7 +595,8 @@ fn stage_names<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<Arc<str>> {
 
 /// An order of a combination's stages in which every stage comes after those that it refers to.
 fn order(names: &HashMap<&str, usize>, references: &[Vec<Arc<str>>]) -> Vec<usize> {
-    let in_order = |(index, needs): (usize, &Vec<Arc<str>>)| needs.iter().all(|name| names[&**name] < index);
+    let in_order =
+        |(index, needs): (usize, &Vec<Arc<str>>)| needs.iter().all(|name| names[&**name] < index);
     if references.iter().enumerate().all(in_order) {
         return (0..references.len()).collect();
     }
@@ -493,8 +613,12 @@ fn order(names: &HashMap<&str, usize>, references: &[Vec<Arc<str>>]) -> Vec<usiz
 
 /// The slots of a node's first unit of work that local files fill.
 pub fn local_paths(node: &Node) -> impl Iterator<Item = &str> {
-    node.lowered.actions.iter().flat_map(|action| action.slots()).filter_map(|slot| match slot {
-        Slot::Local(path) | Slot::LocalWithTimes(path) => Some(path.as_str()),
-        _ => None,
-    })
+    node.lowered
+        .actions
+        .iter()
+        .flat_map(|action| action.slots())
+        .filter_map(|slot| match slot {
+            Slot::Local(path) | Slot::LocalWithTimes(path) => Some(path.as_str()),
+            _ => None,
+        })
 }

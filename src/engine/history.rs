@@ -37,7 +37,8 @@ impl NodeHistory {
     pub fn after(mut self, before: Option<&NodeHistory>) -> Self {
         if let Some(before) = before {
             let this = (self.action, self.claim);
-            let runs = std::iter::once((before.action, before.claim)).chain(before.earlier.iter().copied());
+            let runs = std::iter::once((before.action, before.claim))
+                .chain(before.earlier.iter().copied());
             self.earlier = runs.filter(|run| *run != this).take(EARLIER).collect();
         }
         self
@@ -83,7 +84,11 @@ pub struct History<'a> {
 impl<'a> History<'a> {
     /// The history of a recipe, not read yet.
     pub fn new(state: RecipeState<'a>) -> Self {
-        History { state, memory: OnceCell::new(), news: RecipeHistory::default() }
+        History {
+            state,
+            memory: OnceCell::new(),
+            news: RecipeHistory::default(),
+        }
     }
 
     /// The recipe's state, which it is read from.
@@ -160,14 +165,22 @@ const DURATIONS: &str = "durations";
 pub(crate) fn recipes(store: &Store) -> Result<Vec<String>, impasto_store::Error> {
     let mut names = store.state_list(&[])?;
     // These are the store's own.
-    names.retain(|name| !matches!(name.as_str(), "index" | "inputs" | "stamps" | "logs" | "trees" | "caches"));
+    names.retain(|name| {
+        !matches!(
+            name.as_str(),
+            "index" | "inputs" | "stamps" | "logs" | "trees" | "caches"
+        )
+    });
     Ok(names)
 }
 
 impl<'a> RecipeState<'a> {
     /// The state of a recipe: it goes by the recipe's name and the hash of its path.
     pub fn new(store: &'a Store, recipe: &Recipe) -> Self {
-        RecipeState { store, name: state_name(&recipe.name, &recipe.path) }
+        RecipeState {
+            store,
+            name: state_name(&recipe.name, &recipe.path),
+        }
     }
 
     /// What is remembered; nothing where it was lost or is of another version.
@@ -180,7 +193,9 @@ impl<'a> RecipeState<'a> {
             Some(Err(_)) => self.store.state_read(&[&self.name, MEMORY])?,
             None => None,
         };
-        Ok(bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default())
+        Ok(bytes
+            .and_then(|bytes| rmp_serde::from_slice(&bytes).ok())
+            .unwrap_or_default())
     }
 
     /// Remembers more. What another build of the recipe remembered meanwhile stays.
@@ -195,8 +210,13 @@ impl<'a> RecipeState<'a> {
     /// How long stages took when they last ran; nothing where that was lost.
     pub fn durations(&self) -> Durations {
         let read = self.store.state_read(&[&self.name, DURATIONS]);
-        let bytes = read.inspect_err(|error| tracing::debug!(%error, "the durations cannot be read")).ok().flatten();
-        bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default()
+        let bytes = read
+            .inspect_err(|error| tracing::debug!(%error, "the durations cannot be read"))
+            .ok()
+            .flatten();
+        bytes
+            .and_then(|bytes| rmp_serde::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// Remembers how long stages took. What another build of the recipe remembered meanwhile stays.
@@ -220,17 +240,46 @@ impl<'a> RecipeState<'a> {
 
 /// A file name for a node: readable, and one for each stable name.
 pub fn file_name(stable_name: &str) -> String {
-    let readable: String =
-        stable_name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_=.".contains(c) { c } else { '_' }).collect();
-    let digest = Hasher::new(domain::STATE).update(stable_name.as_bytes()).finish();
-    format!("{}-{}", readable.trim_start_matches('.').chars().take(80).collect::<String>(), digest.short())
+    let readable: String = stable_name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_=.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    let digest = Hasher::new(domain::STATE)
+        .update(stable_name.as_bytes())
+        .finish();
+    format!(
+        "{}-{}",
+        readable
+            .trim_start_matches('.')
+            .chars()
+            .take(80)
+            .collect::<String>(),
+        digest.short()
+    )
 }
 
 fn state_name(name: &str, path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    let digest = Hasher::new(domain::STATE).update(path.as_os_str().as_bytes()).finish();
-    let readable: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).take(80).collect();
+    let digest = Hasher::new(domain::STATE)
+        .update(path.as_os_str().as_bytes())
+        .finish();
+    let readable: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .take(80)
+        .collect();
     format!("{readable}-{}", digest.short())
 }
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use impasto_stages::action::Bound;
 use impasto_store::digest::{BlobDigest, ContentDigest};
-use impasto_store::inputs::{Access, InputFile, TreeEntry, TreeNode, modified, timed_tree_digest, tree_digest};
+use impasto_store::inputs::{
+    Access, InputFile, TreeEntry, TreeNode, modified, timed_tree_digest, tree_digest,
+};
 use impasto_store::{Error as StoreError, Store};
 use walkdir::WalkDir;
 
@@ -72,7 +74,11 @@ impl InputError {
     }
 
     fn io(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        InputError::Io { verb, path: path.to_owned(), source: source.into() }
+        InputError::Io {
+            verb,
+            path: path.to_owned(),
+            source: source.into(),
+        }
     }
 }
 
@@ -93,9 +99,11 @@ impl Input {
     /// What stands for it in keys.
     pub fn bound(&self) -> Bound {
         match self {
-            Input::File(file) => {
-                Bound { content: ContentDigest::Blob(file.blob.digest), mode: Some(file.mode), made_by: None }
-            }
+            Input::File(file) => Bound {
+                content: ContentDigest::Blob(file.blob.digest),
+                mode: Some(file.mode),
+                made_by: None,
+            },
             Input::Tree { bound, .. } => *bound,
         }
     }
@@ -105,11 +113,19 @@ impl Input {
         let digest = match self {
             Input::File(file) => {
                 let (path, node) = (String::new(), TreeNode::File(*file));
-                timed_tree_digest(&[TreeEntry { path, node, modified: file.modified }])
+                timed_tree_digest(&[TreeEntry {
+                    path,
+                    node,
+                    modified: file.modified,
+                }])
             }
             Input::Tree { entries, .. } => timed_tree_digest(entries),
         };
-        Bound { content: ContentDigest::Tree(digest), mode: None, made_by: None }
+        Bound {
+            content: ContentDigest::Tree(digest),
+            mode: None,
+            made_by: None,
+        }
     }
 
     /// The times of its files, each in seconds since 1970.
@@ -132,7 +148,12 @@ pub struct Inputs {
 impl Inputs {
     /// The inputs of a recipe whose relative paths start from `dir`, and which may read what is in `scope`.
     pub fn new(store: Store, dir: PathBuf, scope: Arc<Scope>) -> Self {
-        Inputs { store, dir, scope, known: HashMap::new() }
+        Inputs {
+            store,
+            dir,
+            scope,
+            known: HashMap::new(),
+        }
     }
 
     /// What the recipe may read.
@@ -156,13 +177,17 @@ impl Inputs {
 
     /// Hashes many files in one go; what cannot be read is told when it is asked for.
     pub fn prefetch<'n>(&mut self, names: impl Iterator<Item = &'n str>) {
-        let mut files: Vec<&str> = names.filter(|name| !self.known.contains_key(*name)).collect();
+        let mut files: Vec<&str> = names
+            .filter(|name| !self.known.contains_key(*name))
+            .collect();
         files.sort_unstable();
         files.dedup();
         // What this gives for a directory is an error, and no answer.
         let paths: Vec<_> = files.iter().map(|name| self.path(name)).collect();
-        for (name, result) in files.iter().zip(self.store.hash_inputs(&paths, &|path, access| self.open(path, access)))
-        {
+        for (name, result) in files.iter().zip(
+            self.store
+                .hash_inputs(&paths, &|path, access| self.open(path, access)),
+        ) {
             if let Ok(file) = result {
                 self.known.insert((*name).to_owned(), Input::File(file));
             }
@@ -187,7 +212,10 @@ impl Inputs {
         }
         let mut entries = Vec::new();
         let mut files = Vec::new();
-        for entry in WalkDir::new(&path).sort_by_file_name().follow_root_links(true) {
+        for entry in WalkDir::new(&path)
+            .sort_by_file_name()
+            .follow_root_links(true)
+        {
             let entry = entry.map_err(|error| {
                 let at = error.path().unwrap_or(&path).to_owned();
                 InputError::io("read", &at, error)
@@ -195,33 +223,56 @@ impl Inputs {
             if entries.len() + files.len() >= MAX_ENTRIES {
                 return Err(InputError::TooMany { path });
             }
-            let name =
-                |bytes: &Path| bytes.to_str().map(str::to_owned).ok_or(InputError::Name { path: entry.path().into() });
+            let name = |bytes: &Path| {
+                bytes.to_str().map(str::to_owned).ok_or(InputError::Name {
+                    path: entry.path().into(),
+                })
+            };
             let below = name(entry.path().strip_prefix(&path).unwrap_or(entry.path()))?;
             let kind = entry.file_type();
             let failed = |error| InputError::io("read", entry.path(), error);
             if kind.is_dir() || entry.depth() == 0 {
-                let stat = open(entry.path(), Access::Examine).and_then(|file| file.metadata()).map_err(failed)?;
+                let stat = open(entry.path(), Access::Examine)
+                    .and_then(|file| file.metadata())
+                    .map_err(failed)?;
                 let node = TreeNode::Dir(stat.mode() & 0o7777);
-                entries.push(TreeEntry { path: below, node, modified: modified(&stat) });
+                entries.push(TreeEntry {
+                    path: below,
+                    node,
+                    modified: modified(&stat),
+                });
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(entry.path()).map_err(failed)?;
                 let stat = std::fs::symlink_metadata(entry.path()).map_err(failed)?;
                 let node = TreeNode::Symlink(name(&target)?);
-                entries.push(TreeEntry { path: below, node, modified: modified(&stat) });
+                entries.push(TreeEntry {
+                    path: below,
+                    node,
+                    modified: modified(&stat),
+                });
             } else if kind.is_file() {
                 files.push((below, entry.into_path()));
             } else {
-                return Err(InputError::Special { path: entry.into_path() });
+                return Err(InputError::Special {
+                    path: entry.into_path(),
+                });
             }
         }
         let paths: Vec<_> = files.iter().map(|(_, path)| path).collect();
         for ((below, _), result) in files.iter().zip(self.store.hash_inputs(&paths, &open)) {
             let file = result?;
-            entries.push(TreeEntry { path: below.clone(), node: TreeNode::File(file), modified: file.modified });
+            entries.push(TreeEntry {
+                path: below.clone(),
+                node: TreeNode::File(file),
+                modified: file.modified,
+            });
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        let bound = Bound { content: ContentDigest::Tree(tree_digest(&entries)), mode: None, made_by: None };
+        let bound = Bound {
+            content: ContentDigest::Tree(tree_digest(&entries)),
+            mode: None,
+            made_by: None,
+        };
         Ok(Input::Tree { entries, bound })
     }
 
@@ -237,22 +288,34 @@ impl Inputs {
 ///
 /// # Errors
 /// [`InputError::Changed`] where the copy is another file than was planned; it lies out of the scope.
-pub fn copy_file(scope: &Scope, from: &Path, to: &mut impl Write, planned: BlobDigest) -> Result<u64, InputError> {
-    let mut file = scope.open_file(from).map_err(|error| InputError::io("open", from, error))?;
+pub fn copy_file(
+    scope: &Scope,
+    from: &Path,
+    to: &mut impl Write,
+    planned: BlobDigest,
+) -> Result<u64, InputError> {
+    let mut file = scope
+        .open_file(from)
+        .map_err(|error| InputError::io("open", from, error))?;
     let mut hasher = BlobDigest::hasher();
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
     loop {
-        let count = file.read(&mut buffer).map_err(|error| InputError::io("read", from, error))?;
+        let count = file
+            .read(&mut buffer)
+            .map_err(|error| InputError::io("read", from, error))?;
         if count == 0 {
             break;
         }
         hasher.update_parallel(&buffer[..count]);
-        to.write_all(&buffer[..count]).map_err(|error| InputError::io("copy", from, error))?;
+        to.write_all(&buffer[..count])
+            .map_err(|error| InputError::io("copy", from, error))?;
         size += count as u64;
     }
     if BlobDigest(hasher.finish()) != planned {
-        return Err(InputError::Changed { path: from.to_owned() });
+        return Err(InputError::Changed {
+            path: from.to_owned(),
+        });
     }
     Ok(size)
 }
@@ -272,7 +335,11 @@ pub fn pack_tree(
     let mut tar = tar::Builder::new(out);
     for entry in entries {
         let path = root.join(&entry.path);
-        let name = if entry.path.is_empty() { "." } else { &entry.path };
+        let name = if entry.path.is_empty() {
+            "."
+        } else {
+            &entry.path
+        };
         let mut header = tar::Header::new_gnu();
         header.set_uid(0);
         header.set_gid(0);
@@ -283,7 +350,8 @@ pub fn pack_tree(
                 header.set_entry_type(tar::EntryType::Directory);
                 header.set_mode(*mode);
                 header.set_size(0);
-                tar.append_data(&mut header, name, io::empty()).map_err(fail)?;
+                tar.append_data(&mut header, name, io::empty())
+                    .map_err(fail)?;
             }
             TreeNode::Symlink(target) => {
                 header.set_entry_type(tar::EntryType::Symlink);
@@ -296,16 +364,22 @@ pub fn pack_tree(
                 header.set_mode(planned.mode);
                 header.set_size(planned.blob.size);
                 let file = scope.open_file(&path).map_err(fail)?;
-                let mut reader = HashingReader { inner: file.take(planned.blob.size), hasher: BlobDigest::hasher() };
-                tar.append_data(&mut header, name, &mut reader).map_err(fail)?;
-                let whole = reader.inner.limit() == 0 && reader.inner.into_inner().read(&mut [0]).map_err(fail)? == 0;
+                let mut reader = HashingReader {
+                    inner: file.take(planned.blob.size),
+                    hasher: BlobDigest::hasher(),
+                };
+                tar.append_data(&mut header, name, &mut reader)
+                    .map_err(fail)?;
+                let whole = reader.inner.limit() == 0
+                    && reader.inner.into_inner().read(&mut [0]).map_err(fail)? == 0;
                 if !whole || BlobDigest(reader.hasher.finish()) != planned.blob.digest {
                     return Err(InputError::Changed { path });
                 }
             }
         }
     }
-    tar.finish().map_err(|error| InputError::io("pack", root, error))
+    tar.finish()
+        .map_err(|error| InputError::io("pack", root, error))
 }
 
 struct HashingReader<R> {

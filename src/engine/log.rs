@@ -59,13 +59,20 @@ impl Redactor {
             return Redactor::default();
         }
         // The longest of several that begin at one place, so that a secret that holds another goes whole.
-        let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(patterns);
-        Redactor { search: Some(search.expect("BUG: secrets are too long to be searched for")), longest }
+        let search = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(patterns);
+        Redactor {
+            search: Some(search.expect("BUG: secrets are too long to be searched for")),
+            longest,
+        }
     }
 
     /// The bytes with every secret replaced.
     pub fn redact(&self, bytes: &[u8]) -> Vec<u8> {
-        let Some(search) = &self.search else { return bytes.to_vec() };
+        let Some(search) = &self.search else {
+            return bytes.to_vec();
+        };
         let mut out = Vec::with_capacity(bytes.len());
         let mut end = 0;
         for found in search.find_iter(bytes) {
@@ -82,7 +89,15 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 fn hex(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
-    bytes.iter().flat_map(|byte| [digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| {
+            [
+                digits[usize::from(byte >> 4)],
+                digits[usize::from(byte & 15)],
+            ]
+        })
+        .collect()
 }
 
 fn percent(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
@@ -91,7 +106,11 @@ fn percent(bytes: &[u8], digits: &[u8; 16]) -> Vec<u8> {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(byte);
         } else {
-            out.extend([b'%', digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]);
+            out.extend([
+                b'%',
+                digits[usize::from(byte >> 4)],
+                digits[usize::from(byte & 15)],
+            ]);
         }
     }
     out
@@ -107,7 +126,9 @@ fn base64_core(bytes: &[u8], shift: usize, alphabet: &[u8; 64]) -> Vec<u8> {
         byte >> (7 - bit % 8) & 1
     };
     (first..last)
-        .map(|digit| alphabet[(0..6).fold(0, |value, i| value << 1 | usize::from(bit(digit * 6 + i)))])
+        .map(|digit| {
+            alphabet[(0..6).fold(0, |value, i| value << 1 | usize::from(bit(digit * 6 + i)))]
+        })
         .collect()
 }
 
@@ -121,7 +142,10 @@ pub struct Lines {
 impl Lines {
     /// A stream from which `redactor` takes the secrets.
     pub fn new(redactor: Redactor) -> Self {
-        Lines { redactor, pending: Vec::new() }
+        Lines {
+            redactor,
+            pending: Vec::new(),
+        }
     }
 
     /// Takes bytes as they come and gives the lines that they complete.
@@ -210,7 +234,10 @@ mod tests {
 
     #[test]
     fn bytes_become_lines_wherever_they_are_cut() {
-        assert_eq!(lines(Redactor::default(), &[b"a\nb", b"c\n", b"\n", b"d"]), ["a", "bc", "", "d"]);
+        assert_eq!(
+            lines(Redactor::default(), &[b"a\nb", b"c\n", b"\n", b"d"]),
+            ["a", "bc", "", "d"]
+        );
     }
 
     #[test]
@@ -245,9 +272,14 @@ mod tests {
         for line in lines {
             let shown = neutralise(line);
             assert!(!is_command(&shown), "{shown:?}");
-            assert!(shown.contains(r"\u{3a}:") || shown.contains(r"\u{23}#"), "{shown:?}");
+            assert!(
+                shown.contains(r"\u{3a}:") || shown.contains(r"\u{23}#"),
+                "{shown:?}"
+            );
         }
-        for line in ["# title", "## title", "a::b", "std::fs", "##", "## [x]", ":x:"] {
+        for line in [
+            "# title", "## title", "a::b", "std::fs", "##", "## [x]", ":x:",
+        ] {
             assert_eq!(neutralise(line.as_bytes()), line);
         }
     }
@@ -268,19 +300,32 @@ mod tests {
         ];
         for text in printed {
             let shown = lines(redactor.clone(), &[format!("token={text};").as_bytes()]);
-            assert!(shown[0].contains(REDACTED), "{text} was shown as {}", shown[0]);
+            assert!(
+                shown[0].contains(REDACTED),
+                "{text} was shown as {}",
+                shown[0]
+            );
             assert!(!shown[0].contains("hunter"), "{}", shown[0]);
         }
     }
 
     #[test]
     fn control_characters_do_not_hide_a_secret() {
-        assert_eq!(lines(redactor("hunter2secret"), &[b"a hun\x1b[31mter2\x1b[0msecret b\n"]), ["a [secret] b"]);
+        assert_eq!(
+            lines(
+                redactor("hunter2secret"),
+                &[b"a hun\x1b[31mter2\x1b[0msecret b\n"]
+            ),
+            ["a [secret] b"]
+        );
     }
 
     #[test]
     fn each_line_of_a_secret_is_redacted() {
-        let shown = lines(redactor("first-line\nsecond-line\n"), &[b"x first-line\nsecond-line y\n"]);
+        let shown = lines(
+            redactor("first-line\nsecond-line\n"),
+            &[b"x first-line\nsecond-line y\n"],
+        );
         assert_eq!(shown, ["x [secret]", "[secret] y"]);
     }
 
@@ -291,7 +336,12 @@ mod tests {
         bytes.extend(secret.repeat(3000).as_bytes());
         let shown = lines(redactor(secret), &bytes.chunks(4096).collect::<Vec<_>>());
         assert!(shown.len() > 1);
-        assert!(shown.iter().all(|line| line.len() <= LINE_LIMIT && !line.contains("s3cr3t")), "leaked");
+        assert!(
+            shown
+                .iter()
+                .all(|line| line.len() <= LINE_LIMIT && !line.contains("s3cr3t")),
+            "leaked"
+        );
     }
 
     proptest! {

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use impasto_stages::UnitFiles;
-use impasto_stages::action::{Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot};
+use impasto_stages::action::{
+    Action, ActionTemplate, Bound, Cutoff, Executor, SandboxRequirement, Slot,
+};
 use impasto_stages::package_set::PackageSet;
 use impasto_store::claim::{Caveat, FileContent, Isolation, OutputFile, Outputs, capped};
 use impasto_store::digest::{ActionDigest, BlobDigest, ClaimId, ContentDigest, TreeDigest};
@@ -68,14 +70,24 @@ impl Hit {
         match (self.result.disk, self.result.tree, file) {
             (Some(_), Some(tree), None) if !by_bytes => {
                 let tree = ContentDigest::Tree(TreeDigest::of_index(&tree.digest));
-                Some(Bound { content: tree, mode: None, made_by: None })
+                Some(Bound {
+                    content: tree,
+                    mode: None,
+                    made_by: None,
+                })
             }
-            (Some(disk), _, None) => {
-                Some(Bound { content: ContentDigest::Disk(disk.layer.disk), mode: None, made_by: None })
-            }
+            (Some(disk), _, None) => Some(Bound {
+                content: ContentDigest::Disk(disk.layer.disk),
+                mode: None,
+                made_by: None,
+            }),
             _ => self.file(file).map(|file| {
                 let digest = BlobDigest(file.content.digest());
-                Bound { content: ContentDigest::Blob(digest), mode: Some(file.mode), made_by: None }
+                Bound {
+                    content: ContentDigest::Blob(digest),
+                    mode: Some(file.mode),
+                    made_by: None,
+                }
             }),
         }
     }
@@ -177,12 +189,20 @@ pub(crate) fn is(format: &Option<ForeignFormat>) -> String {
 ///
 /// # Errors
 /// The store failed.
-pub(crate) fn file_format(store: &Store, result: &Outputs) -> Result<Option<ForeignFormat>, StoreError> {
-    let Some(FileContent::Blob(blob)) = result.files.values().next().map(|file| &file.content) else { return Ok(None) };
+pub(crate) fn file_format(
+    store: &Store,
+    result: &Outputs,
+) -> Result<Option<ForeignFormat>, StoreError> {
+    let Some(FileContent::Blob(blob)) = result.files.values().next().map(|file| &file.content)
+    else {
+        return Ok(None);
+    };
     match store.open_blob(&blob.digest) {
-        Ok(reader) => {
-            image::format_of(reader).map_err(|source| StoreError::Io { verb: "read", path: "a file".into(), source })
-        }
+        Ok(reader) => image::format_of(reader).map_err(|source| StoreError::Io {
+            verb: "read",
+            path: "a file".into(),
+            source,
+        }),
         Err(error) => error.into_miss().map(|_| None),
     }
 }
@@ -203,7 +223,12 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node.
-    pub fn new(recipe: &Recipe, graph: &'a Graph, locks: &'a NodeMap<LockState>, store: &'a Store) -> Self {
+    pub fn new(
+        recipe: &Recipe,
+        graph: &'a Graph,
+        locks: &'a NodeMap<LockState>,
+        store: &'a Store,
+    ) -> Self {
         Planner {
             graph,
             store,
@@ -270,14 +295,26 @@ impl<'a> Planner<'a> {
     /// Remembers a run of a node's unit, under all names of the node.
     pub fn add_run(&mut self, id: NodeId, unit: usize, run: &NodeHistory) {
         for name in self.graph.stable_names(id) {
-            self.history.add_run(chain_step_name(name, unit), run.clone());
+            self.history
+                .add_run(chain_step_name(name, unit), run.clone());
         }
     }
 
     /// What a node's unit came to when it ran before, the last run first, as its first name has it.
-    pub fn earlier_runs(&self, id: NodeId, unit: usize) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
-        let name = self.graph.stable_names(id).next().expect("BUG: a node of no combination");
-        self.history.run(&chain_step_name(name, unit)).into_iter().flat_map(NodeHistory::runs)
+    pub fn earlier_runs(
+        &self,
+        id: NodeId,
+        unit: usize,
+    ) -> impl Iterator<Item = (ActionDigest, ClaimId)> {
+        let name = self
+            .graph
+            .stable_names(id)
+            .next()
+            .expect("BUG: a node of no combination");
+        self.history
+            .run(&chain_step_name(name, unit))
+            .into_iter()
+            .flat_map(NodeHistory::runs)
     }
 
     /// Writes what was added to the history.
@@ -296,15 +333,19 @@ impl<'a> Planner<'a> {
         let needed = self.graph.closure(wanted);
         let graph = self.graph;
         let nodes: Vec<_> = graph.ids().filter(|id| needed[*id]).collect();
-        self.inputs.prefetch(nodes.iter().flat_map(|id| local_paths(graph.node(*id))));
+        self.inputs
+            .prefetch(nodes.iter().flat_map(|id| local_paths(graph.node(*id))));
         let mut states: NodeMap<Option<PlanState>> = NodeMap::filled(None, graph.len());
         for id in nodes {
             let parents = &graph.node(id).parents;
-            let open = parents.iter().map(|(_, parent)| *parent).find_map(|parent| match &states[parent] {
-                Some(PlanState::Cached(_)) => None,
-                Some(PlanState::Pending { on }) => Some(*on),
-                _ => Some(parent),
-            });
+            let open = parents
+                .iter()
+                .map(|(_, parent)| *parent)
+                .find_map(|parent| match &states[parent] {
+                    Some(PlanState::Cached(_)) => None,
+                    Some(PlanState::Pending { on }) => Some(*on),
+                    _ => Some(parent),
+                });
             states[id] = Some(match open {
                 Some(on) => PlanState::Pending { on },
                 None => {
@@ -312,7 +353,8 @@ impl<'a> Planner<'a> {
                         Some(PlanState::Cached(hit)) => hit,
                         _ => panic!("BUG: a parent of {} is not known", graph.node(id).label),
                     };
-                    self.advance(id, &mut ActionChain::new(graph.node(id)), result)?.1
+                    self.advance(id, &mut ActionChain::new(graph.node(id)), result)?
+                        .1
                 }
             });
         }
@@ -333,10 +375,15 @@ impl<'a> Planner<'a> {
         loop {
             let action = self.bind(id, units, &result)?;
             let parents = &self.graph.node(id).parents;
-            let inherited: BTreeSet<_> =
-                parents.iter().flat_map(|(_, parent)| &result(*parent).caveats).copied().collect();
+            let inherited: BTreeSet<_> = parents
+                .iter()
+                .flat_map(|(_, parent)| &result(*parent).caveats)
+                .copied()
+                .collect();
             let state = self.look_up(id, units, &action, &inherited)?;
-            let PlanState::Cached(mut hit) = state else { return Ok((Some(action), state)) };
+            let PlanState::Cached(mut hit) = state else {
+                return Ok((Some(action), state));
+            };
             let key = hit.action;
             // Its own, and those of the inputs that it has now: equal content may have come another way.
             hit.caveats.extend(inherited);
@@ -344,7 +391,13 @@ impl<'a> Planner<'a> {
                 Completed::Node(hit) => return Ok((None, PlanState::Cached(*hit))),
                 Completed::Unit => {}
                 Completed::Lost => {
-                    return Ok((Some(action), PlanState::Dirty { action: key, reason: Reason::Collected }));
+                    return Ok((
+                        Some(action),
+                        PlanState::Dirty {
+                            action: key,
+                            reason: Reason::Collected,
+                        },
+                    ));
                 }
             }
         }
@@ -354,21 +407,34 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// What the unit made cannot be expanded, or the store failed.
-    pub fn complete(&mut self, id: NodeId, units: &mut ActionChain<'_>, hit: Hit) -> Result<Completed, PlanError> {
+    pub fn complete(
+        &mut self,
+        id: NodeId,
+        units: &mut ActionChain<'_>,
+        hit: Hit,
+    ) -> Result<Completed, PlanError> {
         let node = self.graph.node(id);
         if let Some(expand) = node.kind.expand {
             let mut files = UnitFiles::new();
             for (name, file) in &hit.result.files {
-                let FileContent::Blob(blob) = &file.content else { continue };
-                let broken = |source| StoreError::Io { verb: "read", path: name.into(), source };
+                let FileContent::Blob(blob) = &file.content else {
+                    continue;
+                };
+                let broken = |source| StoreError::Io {
+                    verb: "read",
+                    path: name.into(),
+                    source,
+                };
                 match self.store.open_blob(&blob.digest) {
                     Ok(reader) => files.insert(name.clone(), reader.into_bytes().map_err(broken)?),
                     Err(StoreError::Miss(_)) => return Ok(Completed::Lost),
                     Err(error) => return Err(error.into()),
                 };
             }
-            let further = expand(units.next(), &files)
-                .map_err(|error| PlanError::Expand { stage: node.label.clone(), reason: error.to_string() })?;
+            let further = expand(units.next(), &files).map_err(|error| PlanError::Expand {
+                stage: node.label.clone(),
+                reason: error.to_string(),
+            })?;
             units.insert(further);
         }
         let in_use = &mut self.in_use[id];
@@ -402,13 +468,20 @@ impl<'a> Planner<'a> {
                     return inputs
                         .get(path)
                         .map(bound)
-                        .map_err(|source| PlanError::Input { stage: node.label.clone(), source });
+                        .map_err(|source| PlanError::Input {
+                            stage: node.label.clone(),
+                            source,
+                        });
                 }
                 Slot::Toolbox => {
                     let tools = graph.toolbox.as_ref().map(PackageSet::content);
                     // Without a lock the node has no key that could be found.
                     let content = tools.unwrap_or_else(|| PackageSet::default().content());
-                    return Ok(Bound { content, mode: None, made_by: None });
+                    return Ok(Bound {
+                        content,
+                        mode: None,
+                        made_by: None,
+                    });
                 }
                 Slot::Stage(stage) => {
                     let parent = node.parent(stage);
@@ -421,12 +494,17 @@ impl<'a> Planner<'a> {
                 Slot::Unit { unit, file } => (units.hit(*unit), file.as_ref(), Cutoff::Tree),
             };
             let by_bytes = cutoff != Cutoff::Tree || template.reads_bytes();
-            let bound = hit.content(file, by_bytes).ok_or_else(|| PlanError::NoFile {
-                stage: node.label.clone(),
-                parent: slot_name(&slot),
-                file: file.cloned().unwrap_or_default(),
-            })?;
-            Ok(Bound { made_by: (cutoff == Cutoff::Off).then_some(hit.action), ..bound })
+            let bound = hit
+                .content(file, by_bytes)
+                .ok_or_else(|| PlanError::NoFile {
+                    stage: node.label.clone(),
+                    parent: slot_name(&slot),
+                    file: file.cloned().unwrap_or_default(),
+                })?;
+            Ok(Bound {
+                made_by: (cutoff == Cutoff::Off).then_some(hit.action),
+                ..bound
+            })
         })?;
         let is_disk = |slot: &Slot| match slot {
             Slot::Stage(stage) => result(node.parent(stage)).result.disk.is_some(),
@@ -434,7 +512,13 @@ impl<'a> Planner<'a> {
             _ => false,
         };
         let wrong = |made, needed, slot: &Slot, format| {
-            Err(PlanError::Kind { stage: node.label.clone(), parent: slot_name(slot), made, needed, format })
+            Err(PlanError::Kind {
+                stage: node.label.clone(),
+                parent: slot_name(slot),
+                made,
+                needed,
+                format,
+            })
         };
         if let Some(slot) = template.parent.iter().find(|slot| !is_disk(slot)) {
             let format = match slot {
@@ -459,10 +543,16 @@ impl<'a> Planner<'a> {
     ) -> Result<PlanState, PlanError> {
         let digest = action.digest();
         if !self.locks[id].is_locked() {
-            return Ok(PlanState::Dirty { action: digest, reason: Reason::NotLocked });
+            return Ok(PlanState::Dirty {
+                action: digest,
+                reason: Reason::NotLocked,
+            });
         }
         if self.rebuild[id] {
-            return Ok(PlanState::Dirty { action: digest, reason: Reason::Again });
+            return Ok(PlanState::Dirty {
+                action: digest,
+                reason: Reason::Again,
+            });
         }
         let last = || self.history_of(id, units.done());
         let mut claims = self.store.lookup(&digest)?;
@@ -473,19 +563,30 @@ impl<'a> Planner<'a> {
         // believed" in src/ARCHITECTURE.md.
         if claims.len() > 1 {
             let history_of = last().map(|memory| memory.claim);
-            claims.sort_by_key(|claim| (Some(claim.claim) != history_of, Reverse(claim.isolation), claim.claim));
+            claims.sort_by_key(|claim| {
+                (
+                    Some(claim.claim) != history_of,
+                    Reverse(claim.isolation),
+                    claim.claim,
+                )
+            });
         }
         let reason = match (claims.into_iter().next(), refused) {
             (Some(summary), _) => return Ok(PlanState::Cached(Hit::new(digest, summary))),
             (None, Some(rejection)) => Reason::NotBelieved(rejection),
             (None, None) => self.reason(last(), units.next(), action, digest),
         };
-        Ok(PlanState::Dirty { action: digest, reason })
+        Ok(PlanState::Dirty {
+            action: digest,
+            reason,
+        })
     }
 
     /// The history of the last run of a node's unit.
     pub fn history_of(&self, id: NodeId, unit: usize) -> Option<&NodeHistory> {
-        self.graph.stable_names(id).find_map(|name| self.history.run(&chain_step_name(name, unit)))
+        self.graph
+            .stable_names(id)
+            .find_map(|name| self.history.run(&chain_step_name(name, unit)))
     }
 
     fn reason(
@@ -495,12 +596,16 @@ impl<'a> Planner<'a> {
         action: &Action<Bound>,
         digest: ActionDigest,
     ) -> Reason {
-        let Some(last) = last else { return Reason::NeverBuilt };
+        let Some(last) = last else {
+            return Reason::NeverBuilt;
+        };
         if last.action == digest {
             return Reason::Collected;
         }
         // A claim that is gone explains nothing, but the key is another one for sure.
-        let Ok(claim) = self.store.claim(&last.action, &last.claim) else { return Reason::Changed(Vec::new()) };
+        let Ok(claim) = self.store.claim(&last.action, &last.claim) else {
+            return Reason::Changed(Vec::new());
+        };
         let now = capped(action.explain());
         Reason::Changed(changes(&claim.fields, &now, &ReasonNames::new(template)))
     }
@@ -525,16 +630,30 @@ impl TrustPolicy {
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
         let weak = action.privileged.then_some(Caveat::WeakIsolation);
-        TrustPolicy { isolation, caveats: inherited.iter().copied().chain(unlocked).chain(weak).collect() }
+        TrustPolicy {
+            isolation,
+            caveats: inherited
+                .iter()
+                .copied()
+                .chain(unlocked)
+                .chain(weak)
+                .collect(),
+        }
     }
 
     /// Why a claim is not believed; none where it is.
     pub fn rejection(&self, claim: &ClaimSummary) -> Option<String> {
         if !claim.writer.is_empty() {
-            return Some(format!("it is from {}, who is not trusted", claim.writer.escape_debug()));
+            return Some(format!(
+                "it is from {}, who is not trusted",
+                claim.writer.escape_debug()
+            ));
         }
         if claim.isolation < self.isolation {
-            return Some(format!("it was made with weaker isolation ({})", claim.isolation));
+            return Some(format!(
+                "it was made with weaker isolation ({})",
+                claim.isolation
+            ));
         }
         claim
             .caveats

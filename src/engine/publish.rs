@@ -35,7 +35,9 @@ pub struct Published {
 
 /// Whether the target's file, and the checksum beside it, are as they were `written` for this result.
 pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> bool {
-    let Some(file) = hit.file(target.file.as_ref()) else { return false };
+    let Some(file) = hit.file(target.file.as_ref()) else {
+        return false;
+    };
     let Some(known) = written else { return false };
     known.content == file.content.digest()
         && stamp(&target.path).ok() == Some(known.stamp)
@@ -46,7 +48,12 @@ pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> b
 fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
     let stat = std::fs::metadata(path)?;
     let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    Ok((stat.dev(), stat.ino(), nanos(stat.mtime(), stat.mtime_nsec()), nanos(stat.ctime(), stat.ctime_nsec())))
+    Ok((
+        stat.dev(),
+        stat.ino(),
+        nanos(stat.mtime(), stat.mtime_nsec()),
+        nanos(stat.ctime(), stat.ctime_nsec()),
+    ))
 }
 
 /// A file that is being written: it appears under its name when it is whole.
@@ -65,11 +72,18 @@ impl Draft {
         let dir = path.parent().unwrap_or(Path::new("/"));
         owner.create_dirs(dir, 0o777)?;
         if std::fs::metadata(path).is_ok_and(|stat| !stat.is_file()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a regular file"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists and is not a regular file",
+            ));
         }
         let temp = part(dir, owner)?;
         remove_stale(dir, temp.as_file().metadata()?.mtime())?;
-        Ok(Draft { temp, path: path.to_owned(), owner: owner.clone() })
+        Ok(Draft {
+            temp,
+            path: path.to_owned(),
+            owner: owner.clone(),
+        })
     }
 
     /// Where it is going to be.
@@ -87,7 +101,8 @@ impl Draft {
     /// # Errors
     /// It cannot be renamed.
     pub fn place(self, mode: u32) -> io::Result<()> {
-        self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        self.file()
+            .set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
         self.temp.persist(&self.path).map_err(|error| error.error)?;
         Ok(())
     }
@@ -104,13 +119,25 @@ impl Draft {
         let dir = self.path.parent().unwrap_or(Path::new("/"));
         let mut checksum = part(dir, &self.owner)?;
         checksum.write_all(checksum_line(&self.path, sha256).as_bytes())?;
-        checksum.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        checksum
+            .as_file()
+            .set_permissions(std::fs::Permissions::from_mode(0o644))?;
         checksum.as_file().sync_all()?;
-        checksum.persist(checksum_path(&self.path)).map_err(|error| error.error)?;
+        checksum
+            .persist(checksum_path(&self.path))
+            .map_err(|error| error.error)?;
         bounded::open_directory(dir)?.sync_all()?;
         let size = std::fs::metadata(&self.path)?.len();
-        let memory = FileMemory { content, size, sha256: sha256.to_owned(), stamp: stamp(&self.path)? };
-        Ok(Published { path: self.path, memory })
+        let memory = FileMemory {
+            content,
+            size,
+            sha256: sha256.to_owned(),
+            stamp: stamp(&self.path)?,
+        };
+        Ok(Published {
+            path: self.path,
+            memory,
+        })
     }
 }
 
@@ -130,7 +157,10 @@ const SUFFIX: &str = ".part";
 /// A file in the making, which names its process.
 fn part(dir: &Path, owner: &Owner) -> io::Result<NamedTempFile> {
     let prefix = format!("{PREFIX}{}", Holder::prefix());
-    let part = tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(dir)?;
+    let part = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(SUFFIX)
+        .tempfile_in(dir)?;
     owner.give(&part)?;
     Ok(part)
 }
@@ -141,12 +171,17 @@ fn remove_stale(dir: &Path, now: i64) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let Some(part) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)) else {
+        let Some(part) = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX))
+        else {
             continue;
         };
         let stale = match Holder::of_name(part).and_then(|holder| holder.is_alive()) {
             Some(alive) => !alive,
-            None => entry.metadata().is_ok_and(|stat| now - stat.mtime() >= FOREIGN_SECS),
+            None => entry
+                .metadata()
+                .is_ok_and(|stat| now - stat.mtime() >= FOREIGN_SECS),
         };
         if stale {
             // Somebody else may be as quick.
@@ -165,5 +200,8 @@ fn checksum_path(path: &Path) -> PathBuf {
 
 /// The line that `sha256sum -c` reads.
 fn checksum_line(path: &Path, sha256: &str) -> String {
-    format!("{sha256}  {}\n", path.file_name().unwrap_or_default().to_string_lossy())
+    format!(
+        "{sha256}  {}\n",
+        path.file_name().unwrap_or_default().to_string_lossy()
+    )
 }

@@ -30,7 +30,9 @@ impl fmt::Display for Reason {
         match self {
             Reason::NeverBuilt => f.write_str("never built"),
             Reason::Collected => f.write_str("result was deleted"),
-            Reason::NotBelieved(rejection) => write!(f, "the stored result is not accepted: {rejection}"),
+            Reason::NotBelieved(rejection) => {
+                write!(f, "the stored result is not accepted: {rejection}")
+            }
             Reason::NotLocked => f.write_str("its packages are not locked"),
             Reason::Again => f.write_str("requested with --rebuild"),
             Reason::Changed(changes) => match changes.as_slice() {
@@ -70,8 +72,14 @@ impl<'a> ReasonNames<'a> {
 
 /// What changed from the fields of an earlier run to those of now.
 pub fn changes(before: &[Field], now: &[Field], names: &ReasonNames<'_>) -> Vec<String> {
-    let old: BTreeMap<&str, &str> = before.iter().map(|field| (&*field.path, &*field.value)).collect();
-    let new: BTreeMap<&str, &str> = now.iter().map(|field| (&*field.path, &*field.value)).collect();
+    let old: BTreeMap<&str, &str> = before
+        .iter()
+        .map(|field| (&*field.path, &*field.value))
+        .collect();
+    let new: BTreeMap<&str, &str> = now
+        .iter()
+        .map(|field| (&*field.path, &*field.value))
+        .collect();
     let mut lines = Vec::new();
     // In the order of the description, so that what is told first is what stands first in the stage.
     for field in now {
@@ -96,13 +104,21 @@ pub fn changes(before: &[Field], now: &[Field], names: &ReasonNames<'_>) -> Vec<
 
 fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> String {
     if path == "engine_epoch" || path == "kind_version" {
-        return format!("this version of impasto works differently ({} {before} → {now})", name(path));
+        return format!(
+            "this version of impasto works differently ({} {before} → {now})",
+            name(path)
+        );
     }
     if path == "toolbox" {
         return "the tools that impasto uses changed".to_owned();
     }
     if path == "from" {
-        let parent = names.template.parent.as_ref().map(ReasonNames::slot).unwrap_or_default();
+        let parent = names
+            .template
+            .parent
+            .as_ref()
+            .map(ReasonNames::slot)
+            .unwrap_or_default();
         return format!("the disk of {parent} changed");
     }
     if let Some(package) = package_name(path) {
@@ -114,7 +130,12 @@ fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> Stri
         };
     }
     if let Some(input) = input_name(path) {
-        let what = names.template.inputs.get(input).map(ReasonNames::slot).unwrap_or_else(|| input.to_owned());
+        let what = names
+            .template
+            .inputs
+            .get(input)
+            .map(ReasonNames::slot)
+            .unwrap_or_else(|| input.to_owned());
         return if path.ends_with(".mode") {
             format!("mode of {what}: {} → {}", octal(before), octal(now))
         } else {
@@ -133,7 +154,13 @@ fn changed(path: &str, before: &str, now: &str, names: &ReasonNames<'_>) -> Stri
         };
         return format!("{}: line {line} changed{place}", name(path));
     }
-    format!("{}: {} → {}{}", name(path), shown(before), shown(now), place(path, names))
+    format!(
+        "{}: {} → {}{}",
+        name(path),
+        shown(before),
+        shown(now),
+        place(path, names)
+    )
 }
 
 fn added(path: &str, now: &str, names: &ReasonNames<'_>) -> String {
@@ -141,22 +168,37 @@ fn added(path: &str, now: &str, names: &ReasonNames<'_>) -> String {
         return format!("package {package} was added");
     }
     if let Some(input) = input_name(path) {
-        let what = names.template.inputs.get(input).map(ReasonNames::slot).unwrap_or_else(|| input.to_owned());
+        let what = names
+            .template
+            .inputs
+            .get(input)
+            .map(ReasonNames::slot)
+            .unwrap_or_else(|| input.to_owned());
         return format!("{what} was added");
     }
     if now.contains('\n') {
         return format!("{} was added{}", name(path), place(path, names));
     }
-    format!("{}: {} was added{}", name(path), shown(now), place(path, names))
+    format!(
+        "{}: {} was added{}",
+        name(path),
+        shown(now),
+        place(path, names)
+    )
 }
 
 fn place(path: &str, names: &ReasonNames<'_>) -> String {
-    names.origin(path).map(|origin| format!(" ({}:{})", origin.path, origin.line)).unwrap_or_default()
+    names
+        .origin(path)
+        .map(|origin| format!(" ({}:{})", origin.path, origin.line))
+        .unwrap_or_default()
 }
 
 /// The name in `inputs["NAME"]` and what is below it.
 fn input_name(path: &str) -> Option<&str> {
-    path.strip_prefix("inputs[\"")?.split_once("\"]").map(|(name, _)| name)
+    path.strip_prefix("inputs[\"")?
+        .split_once("\"]")
+        .map(|(name, _)| name)
 }
 
 /// The name in `packages["NAME:ARCH"]`.
@@ -171,9 +213,14 @@ fn last(path: &str) -> &str {
 
 /// A field's path as people call it: `steps[0].script` is `script`, `steps[2].command` is `command 3`.
 fn name(path: &str) -> String {
-    let Some(rest) = path.strip_prefix("steps[") else { return path.replace('_', " ") };
+    let Some(rest) = path.strip_prefix("steps[") else {
+        return path.replace('_', " ");
+    };
     match rest.split_once(']') {
-        Some((index, "")) => format!("step {}", index.parse::<usize>().map_or(0, |index| index + 1)),
+        Some((index, "")) => format!(
+            "step {}",
+            index.parse::<usize>().map_or(0, |index| index + 1)
+        ),
         Some((index, field)) => {
             let field = field.trim_start_matches('.');
             match index.parse::<usize>() {
@@ -188,13 +235,20 @@ fn name(path: &str) -> String {
 }
 
 fn octal(mode: &str) -> String {
-    mode.parse::<u32>().map_or_else(|_| mode.to_owned(), |mode| format!("{mode:04o}"))
+    mode.parse::<u32>()
+        .map_or_else(|_| mode.to_owned(), |mode| format!("{mode:04o}"))
 }
 
 /// A value, short enough for one line.
 fn shown(value: &str) -> String {
     // Digests say nothing beyond their beginning.
-    if value.len() >= 64 && value.bytes().rev().take(64).all(|byte| byte.is_ascii_hexdigit()) {
+    if value.len() >= 64
+        && value
+            .bytes()
+            .rev()
+            .take(64)
+            .all(|byte| byte.is_ascii_hexdigit())
+    {
         return value[..value.len() - 52].to_owned();
     }
     if value.chars().count() > 60 {
@@ -209,7 +263,11 @@ fn shown(value: &str) -> String {
 
 /// The number of the first line that differs, from 1.
 fn first_difference(before: &str, now: &str) -> usize {
-    let same = before.split('\n').zip(now.split('\n')).take_while(|(a, b)| a == b).count();
+    let same = before
+        .split('\n')
+        .zip(now.split('\n'))
+        .take_while(|(a, b)| a == b)
+        .count();
     // Where one text is the beginning of the other, the first line that only one has.
     same.min(now.split('\n').count().saturating_sub(1)) + 1
 }
@@ -221,51 +279,101 @@ mod tests {
     use super::*;
 
     fn field(path: &str, value: &str) -> Field {
-        Field { path: path.into(), value: value.into() }
+        Field {
+            path: path.into(),
+            value: value.into(),
+        }
     }
 
     fn template() -> ActionTemplate {
         let mut template = ActionTemplate::new("run", 1, Executor::Sandbox(SandboxRoot::Guest));
         template.parent = Some(Slot::Stage("base".into()));
-        template.inputs.insert("conf".into(), Slot::Local("files/app.conf".into()));
-        let origin = |line| Origin { path: "scripts/a.sh".into(), line };
-        template.hints.origins.insert("steps[0].script".into(), origin(1));
-        template.hints.origins.insert("steps[1].command".into(), origin(30));
+        template
+            .inputs
+            .insert("conf".into(), Slot::Local("files/app.conf".into()));
+        let origin = |line| Origin {
+            path: "scripts/a.sh".into(),
+            line,
+        };
+        template
+            .hints
+            .origins
+            .insert("steps[0].script".into(), origin(1));
+        template
+            .hints
+            .origins
+            .insert("steps[1].command".into(), origin(30));
         template
     }
 
     fn told(before: &[(&str, &str)], now: &[(&str, &str)]) -> Vec<String> {
-        let fields = |pairs: &[(&str, &str)]| pairs.iter().map(|(path, value)| field(path, value)).collect::<Vec<_>>();
-        changes(&fields(before), &fields(now), &ReasonNames::new(&template()))
+        let fields = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(path, value)| field(path, value))
+                .collect::<Vec<_>>()
+        };
+        changes(
+            &fields(before),
+            &fields(now),
+            &ReasonNames::new(&template()),
+        )
     }
 
     #[test]
     fn a_script_names_the_line_and_where_it_stands() {
         let path = "steps[0].script";
-        assert_eq!(told(&[(path, "a\nb\nc\n")], &[(path, "a\nB\nc\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
-        assert_eq!(told(&[(path, "a\n")], &[(path, "a\nb\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
-        assert_eq!(told(&[(path, "a\nb\n")], &[(path, "a\n")]), ["script: line 2 changed (scripts/a.sh:2)"]);
+        assert_eq!(
+            told(&[(path, "a\nb\nc\n")], &[(path, "a\nB\nc\n")]),
+            ["script: line 2 changed (scripts/a.sh:2)"]
+        );
+        assert_eq!(
+            told(&[(path, "a\n")], &[(path, "a\nb\n")]),
+            ["script: line 2 changed (scripts/a.sh:2)"]
+        );
+        assert_eq!(
+            told(&[(path, "a\nb\n")], &[(path, "a\n")]),
+            ["script: line 2 changed (scripts/a.sh:2)"]
+        );
     }
 
     #[test]
     fn each_kind_of_field_is_told_in_its_own_words() {
         let digest = |c: &str| format!("blob:{}", c.repeat(64));
-        assert_eq!(told(&[("from", "disk:a")], &[("from", "disk:b")]), ["the disk of stage base changed"]);
         assert_eq!(
-            told(&[(r#"inputs["conf"]"#, &digest("a"))], &[(r#"inputs["conf"]"#, &digest("b"))]),
+            told(&[("from", "disk:a")], &[("from", "disk:b")]),
+            ["the disk of stage base changed"]
+        );
+        assert_eq!(
+            told(
+                &[(r#"inputs["conf"]"#, &digest("a"))],
+                &[(r#"inputs["conf"]"#, &digest("b"))]
+            ),
             ["files/app.conf changed"]
         );
         assert_eq!(
-            told(&[(r#"inputs["conf"].mode"#, "420")], &[(r#"inputs["conf"].mode"#, "493")]),
+            told(
+                &[(r#"inputs["conf"].mode"#, "420")],
+                &[(r#"inputs["conf"].mode"#, "493")]
+            ),
             ["mode of files/app.conf: 0644 → 0755"]
         );
-        assert_eq!(told(&[(r#"env["A"]"#, "1")], &[(r#"env["A"]"#, "2 3")]), [r#"env["A"]: 1 → "2 3""#]);
+        assert_eq!(
+            told(&[(r#"env["A"]"#, "1")], &[(r#"env["A"]"#, "2 3")]),
+            [r#"env["A"]: 1 → "2 3""#]
+        );
         assert_eq!(
             told(&[("steps[1].command", "a")], &[("steps[1].command", "b")]),
             ["command 2: a → b (scripts/a.sh:30)"]
         );
-        assert_eq!(told(&[], &[(r#"env["A"]"#, "1")]), [r#"env["A"]: 1 was added"#]);
-        assert_eq!(told(&[(r#"env["A"]"#, "1")], &[]), [r#"env["A"] was removed"#]);
+        assert_eq!(
+            told(&[], &[(r#"env["A"]"#, "1")]),
+            [r#"env["A"]: 1 was added"#]
+        );
+        assert_eq!(
+            told(&[(r#"env["A"]"#, "1")], &[]),
+            [r#"env["A"] was removed"#]
+        );
         assert_eq!(
             told(&[("engine_epoch", "1")], &[("engine_epoch", "2")]),
             ["this version of impasto works differently (engine epoch 1 → 2)"]

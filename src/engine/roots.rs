@@ -64,7 +64,9 @@ impl InUse<'_> {
             let before = checkout.results.len();
             checkout.results.retain(|name, _| {
                 let (node, unit) = chain_step_of(name);
-                whole.get(node).is_some_and(|units| units.is_none_or(|units| unit < units))
+                whole
+                    .get(node)
+                    .is_some_and(|units| units.is_none_or(|units| unit < units))
             });
             changed |= checkout.results.len() != before;
         }
@@ -74,7 +76,9 @@ impl InUse<'_> {
 
 /// The node and the unit of a unit's name.
 fn chain_step_of(name: &str) -> (&str, usize) {
-    let parts = name.rsplit_once('#').and_then(|(node, unit)| Some((node, unit.parse().ok()?)));
+    let parts = name
+        .rsplit_once('#')
+        .and_then(|(node, unit)| Some((node, unit.parse().ok()?)));
     parts.unwrap_or((name, 0))
 }
 
@@ -100,7 +104,10 @@ impl RecipeState<'_> {
 
     /// Notes that the checkout is used; `now` is in seconds since 1970. Its results are kept for a while from then on.
     pub fn touch(&self, now: u64) {
-        if let Err(error) = self.store.freshen_checkout(&self.name, now.saturating_sub(FRESH_SECS) as i64) {
+        if let Err(error) = self
+            .store
+            .freshen_checkout(&self.name, now.saturating_sub(FRESH_SECS) as i64)
+        {
             tracing::debug!(%error, "the use of the checkout cannot be recorded");
         }
     }
@@ -114,16 +121,28 @@ impl RecipeState<'_> {
         }
         let UsedPackages { files, trees } = packages.unwrap_or_default();
         let nodes = memory.unwrap_or_default().nodes;
-        let results: BTreeMap<_, _> = nodes.into_iter().map(|(name, memory)| (name, memory.runs().collect())).collect();
-        Ok(Some(Checkout { results, packages: files, trees }))
+        let results: BTreeMap<_, _> = nodes
+            .into_iter()
+            .map(|(name, memory)| (name, memory.runs().collect()))
+            .collect();
+        Ok(Some(Checkout {
+            results,
+            packages: files,
+            trees,
+        }))
     }
 
     /// A state file that tells what to keep: where it cannot be read, that is not known.
     fn look<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<Option<T>, StoreError> {
-        let Some(bytes) = self.store.state_look(&[&self.name, file])? else { return Ok(None) };
-        let decoded = bytes.and_then(|bytes| rmp_serde::from_slice(&bytes).map_err(|error| error.to_string()));
+        let Some(bytes) = self.store.state_look(&[&self.name, file])? else {
+            return Ok(None);
+        };
+        let decoded = bytes
+            .and_then(|bytes| rmp_serde::from_slice(&bytes).map_err(|error| error.to_string()));
         let path = self.store.path().join("state").join(&self.name).join(file);
-        decoded.map(Some).map_err(|reason| StoreError::RootDamaged { path, reason })
+        decoded
+            .map(Some)
+            .map_err(|reason| StoreError::RootDamaged { path, reason })
     }
 }
 
@@ -143,7 +162,9 @@ pub fn adopt(store: &Store) -> Result<(), StoreError> {
     }
     // Before anything is written: whether all other roots can be read.
     store.checkouts(u64::MAX)?;
-    found.iter().try_for_each(|(name, checkout)| store.put_checkout(name, checkout))
+    found
+        .iter()
+        .try_for_each(|(name, checkout)| store.put_checkout(name, checkout))
 }
 
 /// Forgets the history of a checkout whose root expired, so that it does not become a root again.
@@ -151,7 +172,9 @@ pub fn adopt(store: &Store) -> Result<(), StoreError> {
 /// # Errors
 /// The store cannot be written.
 pub fn forget(store: &Store, root: &str) -> Result<(), StoreError> {
-    [MEMORY, PACKAGES].iter().try_for_each(|file| store.state_remove(&[root, file]))
+    [MEMORY, PACKAGES]
+        .iter()
+        .try_for_each(|file| store.state_remove(&[root, file]))
 }
 
 #[cfg(test)]
@@ -164,17 +187,28 @@ mod tests {
     }
 
     fn results(list: &[(&str, u8)]) -> Vec<(String, (ActionDigest, ClaimId))> {
-        list.iter().map(|(name, number)| ((*name).to_owned(), run(*number))).collect()
+        list.iter()
+            .map(|(name, number)| ((*name).to_owned(), run(*number)))
+            .collect()
     }
 
     #[test]
     fn the_last_result_is_first_and_earlier_ones_are_bounded() {
         let mut checkout = Checkout::default();
         for number in 0..100 {
-            assert!(InUse { results: results(&[("a", number)]), ..InUse::default() }.enter(&mut checkout));
+            assert!(
+                InUse {
+                    results: results(&[("a", number)]),
+                    ..InUse::default()
+                }
+                .enter(&mut checkout)
+            );
         }
         assert_eq!(checkout.results["a"].len(), 1 + EARLIER);
-        let back = InUse { results: results(&[("a", 98)]), ..InUse::default() };
+        let back = InUse {
+            results: results(&[("a", 98)]),
+            ..InUse::default()
+        };
         assert!(back.enter(&mut checkout));
         assert_eq!(checkout.results["a"][..3], [run(98), run(99), run(97)]);
         assert!(!back.enter(&mut checkout), "nothing is new");
@@ -183,16 +217,31 @@ mod tests {
     #[test]
     fn a_part_drops_nothing_and_a_whole_build_what_is_gone() {
         let mut checkout = Checkout::default();
-        let first =
-            InUse { results: results(&[("a", 1), ("b", 2), ("b#1", 3), ("b#2", 4), ("gone", 5)]), ..InUse::default() };
+        let first = InUse {
+            results: results(&[("a", 1), ("b", 2), ("b#1", 3), ("b#2", 4), ("gone", 5)]),
+            ..InUse::default()
+        };
         assert!(first.enter(&mut checkout));
-        assert!(InUse { results: results(&[("unneeded#1", 6)]), ..InUse::default() }.enter(&mut checkout));
+        assert!(
+            InUse {
+                results: results(&[("unneeded#1", 6)]),
+                ..InUse::default()
+            }
+            .enter(&mut checkout)
+        );
         assert_eq!(checkout.results.len(), 6);
         let whole = [("a", Some(1)), ("b", Some(2)), ("unneeded", None)];
         let whole = whole.map(|(name, units)| (name.to_owned(), units)).into();
-        let last = InUse { results: results(&[("a", 1), ("b", 2), ("b#1", 3)]), whole: Some(whole), packages: None };
+        let last = InUse {
+            results: results(&[("a", 1), ("b", 2), ("b#1", 3)]),
+            whole: Some(whole),
+            packages: None,
+        };
         assert!(last.enter(&mut checkout));
-        assert_eq!(checkout.results.keys().collect::<Vec<_>>(), ["a", "b", "b#1", "unneeded#1"]);
+        assert_eq!(
+            checkout.results.keys().collect::<Vec<_>>(),
+            ["a", "b", "b#1", "unneeded#1"]
+        );
         assert!(!last.enter(&mut checkout));
     }
 }

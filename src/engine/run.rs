@@ -153,7 +153,8 @@ impl NodeRun<'_> {
     }
 
     fn wall_ms(&self) -> u64 {
-        self.started.map_or(0, |start| start.elapsed().as_millis() as u64)
+        self.started
+            .map_or(0, |start| start.elapsed().as_millis() as u64)
     }
 }
 
@@ -184,11 +185,28 @@ impl<'a> Engine<'a> {
     ) -> Result<Self, EngineError> {
         let graph = planner.graph();
         let states = planner.plan(&selection.nodes)?;
-        let needs = |id: NodeId| graph.node(id).parents.iter().map(|(_, parent)| *parent).collect();
-        let schedule = Schedule::new(graph.ids().map(needs).collect(), &selection.nodes, config.keep_going);
+        let needs = |id: NodeId| {
+            graph
+                .node(id)
+                .parents
+                .iter()
+                .map(|(_, parent)| *parent)
+                .collect()
+        };
+        let schedule = Schedule::new(
+            graph.ids().map(needs).collect(),
+            &selection.nodes,
+            config.keep_going,
+        );
         let nodes = states.map(|state| match state {
-            Some(PlanState::Cached(hit)) => NodeRun { result: Some(hit), ..NodeRun::default() },
-            Some(PlanState::Dirty { reason, .. }) => NodeRun { reason: Some(reason), ..NodeRun::default() },
+            Some(PlanState::Cached(hit)) => NodeRun {
+                result: Some(hit),
+                ..NodeRun::default()
+            },
+            Some(PlanState::Dirty { reason, .. }) => NodeRun {
+                reason: Some(reason),
+                ..NodeRun::default()
+            },
             Some(PlanState::Pending { .. }) | None => NodeRun::default(),
         });
         let (sender, receiver) = sync_channel(MESSAGES);
@@ -221,19 +239,31 @@ impl<'a> Engine<'a> {
 
     /// Nodes that are wanted and whose result is not known.
     pub fn open(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let open =
-            move |id: &NodeId| self.schedule.state(*id) != TaskState::Unwanted && self.nodes[*id].result.is_none();
+        let open = move |id: &NodeId| {
+            self.schedule.state(*id) != TaskState::Unwanted && self.nodes[*id].result.is_none()
+        };
         self.graph.ids().filter(open)
     }
 
     /// Runs to the end. What fails, stages or the host, is part of the summary.
     pub fn run(mut self) -> Summary {
-        let known = self.nodes.values().filter(|node| node.result.is_some()).count();
-        let nodes = self.schedule.ids().filter(|id| self.schedule.state(*id) != TaskState::Unwanted).count();
+        let known = self
+            .nodes
+            .values()
+            .filter(|node| node.result.is_some())
+            .count();
+        let nodes = self
+            .schedule
+            .ids()
+            .filter(|id| self.schedule.state(*id) != TaskState::Unwanted)
+            .count();
         self.has_work = known < nodes;
         // Before any line tells that something runs: who reads it may interrupt it.
         let mut interrupt = self.has_work.then(|| self.config.interrupt.listen());
-        self.emit(EventKind::RunStarted { nodes, cached: known });
+        self.emit(EventKind::RunStarted {
+            nodes,
+            cached: known,
+        });
         self.begin();
         self.begin_packages();
         self.begin_forecast();
@@ -276,7 +306,12 @@ impl<'a> Engine<'a> {
                 self.emit(EventKind::Log { stage, line });
             }
             Ok(Message::Warning { id, message }) => self.warn(Some(id), message),
-            Ok(Message::Phase { id, name, start, end }) => {
+            Ok(Message::Phase {
+                id,
+                name,
+                start,
+                end,
+            }) => {
                 let stage = Some(self.label(id));
                 self.emit_phase(stage, name, start, end);
             }
@@ -293,7 +328,10 @@ impl<'a> Engine<'a> {
             self.emit(EventKind::Interrupted);
             self.stop();
         }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
             for id in self.schedule.ids() {
                 if self.schedule.state(id) == TaskState::Running {
                     self.schedule.cancelled(id);
@@ -309,12 +347,15 @@ impl<'a> Engine<'a> {
         if let Some(packages) = &self.packages {
             packages.stop();
         }
-        self.deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.deadline
+            .get_or_insert_with(|| Instant::now() + PATIENCE);
     }
 
     fn start_ready(&mut self) {
         while self.schedule.running() < self.config.jobs {
-            let Some(id) = self.schedule.start() else { break };
+            let Some(id) = self.schedule.start() else {
+                break;
+            };
             self.start_node(id);
         }
     }
@@ -323,8 +364,13 @@ impl<'a> Engine<'a> {
     fn start_node(&mut self, id: NodeId) {
         if self.nodes[id].result.is_none() {
             let graph = self.graph;
-            let mut units = self.nodes[id].units.take().unwrap_or_else(|| ActionChain::new(graph.node(id)));
-            let found = self.planner.advance(id, &mut units, |parent| self.nodes[parent].known());
+            let mut units = self.nodes[id]
+                .units
+                .take()
+                .unwrap_or_else(|| ActionChain::new(graph.node(id)));
+            let found = self
+                .planner
+                .advance(id, &mut units, |parent| self.nodes[parent].known());
             let node = &mut self.nodes[id];
             node.units = Some(units);
             match found {
@@ -340,7 +386,8 @@ impl<'a> Engine<'a> {
         }
         let hit = self.nodes[id].result.as_ref().expect("BUG: just found");
         let targets = self.config.targets.get(&id).into_iter().flatten();
-        let missing = |target: &&Target| !is_current(target, hit, self.planner.published(&target.path));
+        let missing =
+            |target: &&Target| !is_current(target, hit, self.planner.published(&target.path));
         let missing: Vec<_> = targets.filter(missing).cloned().collect();
         if missing.is_empty() {
             return self.finish_cached(id);
@@ -356,31 +403,69 @@ impl<'a> Engine<'a> {
         for target in self.config.targets.get(&id).into_iter().flatten() {
             if let Some(file) = self.planner.published(&target.path) {
                 let (bytes, sha256) = (file.size, file.sha256.clone());
-                let event = EventKind::Published { path: target.path.clone(), bytes, sha256, written: false };
-                (self.events)(&Event { at: self.start.elapsed(), kind: event });
+                let event = EventKind::Published {
+                    path: target.path.clone(),
+                    bytes,
+                    sha256,
+                    written: false,
+                };
+                (self.events)(&Event {
+                    at: self.start.elapsed(),
+                    kind: event,
+                });
             }
         }
         self.nodes[id].built = false;
         self.schedule.done(id);
         let stage = self.label(id);
-        let result_bytes = if self.has_work { self.result_bytes(id) } else { None };
+        let result_bytes = if self.has_work {
+            self.result_bytes(id)
+        } else {
+            None
+        };
         let (how, caveats) = (How::Cached, self.caveats(id));
-        self.emit(EventKind::StageFinished { stage, how, wall_ms: 0, stored_bytes: 0, result_bytes, caveats });
+        self.emit(EventKind::StageFinished {
+            stage,
+            how,
+            wall_ms: 0,
+            stored_bytes: 0,
+            result_bytes,
+            caveats,
+        });
     }
 
     fn start_job(&mut self, id: NodeId, action: Action<Bound>) {
         let node = &mut self.nodes[id];
         if node.started.is_none() {
             node.started = Some(Instant::now());
-            let reason = node.reason.as_ref().map(Reason::to_string).unwrap_or_default();
+            let reason = node
+                .reason
+                .as_ref()
+                .map(Reason::to_string)
+                .unwrap_or_default();
             let (stage, kind) = (self.label(id), self.graph.node(id).kind.name);
-            self.emit(EventKind::StageStarted { stage, kind, reason });
+            self.emit(EventKind::StageStarted {
+                stage,
+                kind,
+                reason,
+            });
             self.emit_expected(id);
         }
         // The node's files are those of its last unit.
-        let is_last = self.nodes[id].units.as_ref().is_none_or(ActionChain::is_last);
-        let targets = if is_last { self.config.targets.get(&id).cloned() } else { None };
-        let job = self.job(id, JobTask::Run(Box::new(action)), targets.unwrap_or_default());
+        let is_last = self.nodes[id]
+            .units
+            .as_ref()
+            .is_none_or(ActionChain::is_last);
+        let targets = if is_last {
+            self.config.targets.get(&id).cloned()
+        } else {
+            None
+        };
+        let job = self.job(
+            id,
+            JobTask::Run(Box::new(action)),
+            targets.unwrap_or_default(),
+        );
         self.spawn(job);
     }
 
@@ -393,7 +478,10 @@ impl<'a> Engine<'a> {
         self.nodes[id].spawned = self.ticks;
         let name = job.label.clone();
         // A thread of its own, which lives as long as the sandbox: the kernel ends the sandbox with it.
-        if let Err(source) = std::thread::Builder::new().name(name).spawn(move || job.run()) {
+        if let Err(source) = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || job.run())
+        {
             self.fail(id, JobError::Thread { source });
         }
     }
@@ -401,7 +489,9 @@ impl<'a> Engine<'a> {
     /// With what a node's result is to be believed.
     fn caveats(&self, id: NodeId) -> Vec<String> {
         let hit = self.nodes[id].result.as_ref();
-        hit.map_or(Vec::new(), |hit| hit.caveats.iter().map(ToString::to_string).collect())
+        hit.map_or(Vec::new(), |hit| {
+            hit.caveats.iter().map(ToString::to_string).collect()
+        })
     }
 
     /// Bytes of a result: of its layer's own file, or of its files where it has no disk. No file is opened. None where the
@@ -443,7 +533,10 @@ impl<'a> Engine<'a> {
         if !read_only && !std::mem::replace(&mut self.cache_warned, true) {
             self.warn(
                 None,
-                format!("the history of this build cannot be recorded: {}", crate::base::human::with_causes(error)),
+                format!(
+                    "the history of this build cannot be recorded: {}",
+                    crate::base::human::with_causes(error)
+                ),
             );
         }
     }
@@ -455,8 +548,11 @@ impl<'a> Engine<'a> {
         if let Err(error) = self.planner.store().flush() {
             self.cache_lost(&error);
         }
-        let mut summary =
-            Summary { interrupted: self.interrupted, host_failed: self.host_failed, ..Summary::default() };
+        let mut summary = Summary {
+            interrupted: self.interrupted,
+            host_failed: self.host_failed,
+            ..Summary::default()
+        };
         for id in self.graph.ids() {
             match self.schedule.state(id) {
                 TaskState::Done if self.nodes[id].built => summary.built += 1,
@@ -473,9 +569,21 @@ impl<'a> Engine<'a> {
                 state => panic!("BUG: {} is {state:?} after the run", self.label(id)),
             }
         }
-        let Summary { built, cached, failed, cancelled, .. } = summary;
+        let Summary {
+            built,
+            cached,
+            failed,
+            cancelled,
+            ..
+        } = summary;
         let wall_ms = self.start.elapsed().as_millis() as u64;
-        self.emit(EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
+        self.emit(EventKind::RunFinished {
+            built,
+            cached,
+            failed,
+            cancelled,
+            wall_ms,
+        });
         summary
     }
 
@@ -490,10 +598,18 @@ impl<'a> Engine<'a> {
 
     fn emit_phase(&mut self, stage: Option<String>, name: String, start: Instant, end: Instant) {
         let wall = end.saturating_duration_since(start);
-        self.emit(EventKind::Phase { stage, name, start: start.saturating_duration_since(self.start), wall });
+        self.emit(EventKind::Phase {
+            stage,
+            name,
+            start: start.saturating_duration_since(self.start),
+            wall,
+        });
     }
 
     fn emit(&mut self, kind: EventKind) {
-        (self.events)(&Event { at: self.start.elapsed(), kind });
+        (self.events)(&Event {
+            at: self.start.elapsed(),
+            kind,
+        });
     }
 }

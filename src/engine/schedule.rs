@@ -47,17 +47,30 @@ impl Schedule {
     /// A schedule of tasks by what each needs (ids lower than its own), of which those that `wanted` names, and all that
     /// they need, are to be done. With `keep_going`, a failure cancels only what needs the failed task.
     pub fn new(needs: NodeMap<Vec<NodeId>>, wanted: &[NodeId], keep_going: bool) -> Self {
-        let task =
-            |needs: Vec<NodeId>| Task { state: TaskState::Unwanted, open: needs.len(), needs, dependents: Vec::new() };
+        let task = |needs: Vec<NodeId>| Task {
+            state: TaskState::Unwanted,
+            open: needs.len(),
+            needs,
+            dependents: Vec::new(),
+        };
         let mut tasks = needs.map(task);
         for id in tasks.ids() {
             for place in 0..tasks[id].needs.len() {
                 let need = tasks[id].needs[place];
-                assert!(need < id, "BUG: task {id} needs task {need}, which comes after it");
+                assert!(
+                    need < id,
+                    "BUG: task {id} needs task {need}, which comes after it"
+                );
                 tasks[need].dependents.push(id);
             }
         }
-        let mut schedule = Schedule { tasks, ready: BTreeSet::new(), running: 0, keep_going, stopped: false };
+        let mut schedule = Schedule {
+            tasks,
+            ready: BTreeSet::new(),
+            running: 0,
+            keep_going,
+            stopped: false,
+        };
         let mut queue = wanted.to_vec();
         while let Some(id) = queue.pop() {
             if schedule.state(id) == TaskState::Unwanted {
@@ -151,7 +164,13 @@ impl Schedule {
         }
         self.set(id, TaskState::Waiting);
         let unready = |task: &NodeId| self.tasks[*task].open > 0;
-        for task in self.ready.iter().copied().filter(unready).collect::<Vec<_>>() {
+        for task in self
+            .ready
+            .iter()
+            .copied()
+            .filter(unready)
+            .collect::<Vec<_>>()
+        {
             self.set(task, TaskState::Waiting);
         }
         if self.stopped {
@@ -168,7 +187,8 @@ impl Schedule {
 
     /// Makes a waiting task ready if nothing is left to wait for, or cancels it if what it waits for will not be done.
     fn recompute(&mut self, id: NodeId) {
-        let hopeless = |need: &NodeId| matches!(self.state(*need), TaskState::Failed | TaskState::Cancelled);
+        let hopeless =
+            |need: &NodeId| matches!(self.state(*need), TaskState::Failed | TaskState::Cancelled);
         if self.state(id) == TaskState::Waiting && self.tasks[id].needs.iter().any(hopeless) {
             self.set(id, TaskState::Cancelled);
             self.cancel_dependents(id);
@@ -231,7 +251,10 @@ impl Schedule {
     fn set(&mut self, id: NodeId, state: TaskState) {
         let old = std::mem::replace(&mut self.tasks[id].state, state);
         match old {
-            TaskState::Ready => assert!(self.ready.remove(&id), "BUG: ready task {id} was not queued"),
+            TaskState::Ready => assert!(
+                self.ready.remove(&id),
+                "BUG: ready task {id} was not queued"
+            ),
             TaskState::Running => self.running -= 1,
             _ => {}
         }
@@ -247,7 +270,10 @@ impl Schedule {
         };
         for dependent in self.tasks[id].dependents.clone() {
             let task = &mut self.tasks[dependent];
-            task.open = task.open.checked_add_signed(change).expect("BUG: a task was done twice");
+            task.open = task
+                .open
+                .checked_add_signed(change)
+                .expect("BUG: a task was done twice");
             self.promote(dependent);
         }
     }
@@ -275,7 +301,10 @@ mod tests {
         assert_eq!(schedule.start(), Some(NodeId(0)));
         assert_eq!(schedule.start(), None);
         schedule.done(NodeId(0));
-        assert_eq!((schedule.start(), schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2)), None));
+        assert_eq!(
+            (schedule.start(), schedule.start(), schedule.start()),
+            (Some(NodeId(1)), Some(NodeId(2)), None)
+        );
         schedule.done(NodeId(2));
         assert_eq!(schedule.start(), None);
         schedule.done(NodeId(1));
@@ -317,11 +346,18 @@ mod tests {
         schedule.done(NodeId(0));
         assert_eq!(schedule.start(), Some(NodeId(1)));
         schedule.rewind(NodeId(1), NodeId(0));
-        assert_eq!(schedule.state(NodeId(2)), TaskState::Waiting, "a ready sibling waits too");
+        assert_eq!(
+            schedule.state(NodeId(2)),
+            TaskState::Waiting,
+            "a ready sibling waits too"
+        );
         assert_eq!(schedule.start(), Some(NodeId(0)));
         assert_eq!(schedule.start(), None);
         schedule.done(NodeId(0));
-        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2))));
+        assert_eq!(
+            (schedule.start(), schedule.start()),
+            (Some(NodeId(1)), Some(NodeId(2)))
+        );
     }
 
     #[test]
@@ -335,7 +371,10 @@ mod tests {
         schedule.rewind(NodeId(2), NodeId(0));
         assert_eq!(schedule.start(), Some(NodeId(0)));
         schedule.done(NodeId(0));
-        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(1)), Some(NodeId(2))));
+        assert_eq!(
+            (schedule.start(), schedule.start()),
+            (Some(NodeId(1)), Some(NodeId(2)))
+        );
     }
 
     #[test]
@@ -349,7 +388,10 @@ mod tests {
         assert_eq!(schedule.start(), Some(NodeId(2)));
         schedule.rewind(NodeId(2), NodeId(0));
         for id in 0..3 {
-            assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(id)), None));
+            assert_eq!(
+                (schedule.start(), schedule.start()),
+                (Some(NodeId(id)), None)
+            );
             schedule.done(NodeId(id));
         }
         assert!(schedule.is_finished());
@@ -375,7 +417,10 @@ mod tests {
         let mut schedule = diamond(false);
         assert_eq!(schedule.start(), Some(NodeId(0)));
         schedule.requeue(NodeId(0));
-        assert_eq!((schedule.start(), schedule.start()), (Some(NodeId(0)), None));
+        assert_eq!(
+            (schedule.start(), schedule.start()),
+            (Some(NodeId(0)), None)
+        );
         schedule.stop();
         schedule.requeue(NodeId(0));
         assert_eq!(schedule.state(NodeId(0)), TaskState::Cancelled);

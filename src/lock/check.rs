@@ -25,8 +25,12 @@ impl LockEntry {
             false => Ok(()),
         };
         plain("name", &self.name)?;
-        self.combinations.iter().try_for_each(|text| plain("combinations", text))?;
-        self.request.iter().try_for_each(|text| plain("request", text))?;
+        self.combinations
+            .iter()
+            .try_for_each(|text| plain("combinations", text))?;
+        self.request
+            .iter()
+            .try_for_each(|text| plain("request", text))?;
         plain("against", &self.against)?;
         check_architecture(&self.architecture)?;
         let mut archives = HashSet::with_capacity(self.archives.len());
@@ -40,12 +44,23 @@ impl LockEntry {
         let mut names = HashSet::with_capacity(self.packages.len());
         for package in &self.packages {
             let of = |problem| match &package.archive {
-                Some(archive) => format!("package {:?} of the archive {archive:?}: {problem}", package.name),
+                Some(archive) => format!(
+                    "package {:?} of the archive {archive:?}: {problem}",
+                    package.name
+                ),
                 None => format!("package {:?}: {problem}", package.name),
             };
             check_package(package).map_err(of)?;
-            if let Some(archive) = package.archive.as_ref().filter(|name| !archives.contains(name.as_str())) {
-                return Err(of(unusable("archive", archive, "which is not among the entry's archives")));
+            if let Some(archive) = package
+                .archive
+                .as_ref()
+                .filter(|name| !archives.contains(name.as_str()))
+            {
+                return Err(of(unusable(
+                    "archive",
+                    archive,
+                    "which is not among the entry's archives",
+                )));
             }
             if !names.insert((&package.name, &package.architecture)) {
                 return Err(of("it is listed twice".to_owned()));
@@ -73,9 +88,18 @@ fn unusable(field: &str, value: &str, problem: &str) -> String {
 }
 
 fn check_archive(archive: &LockArchive) -> Result<(), String> {
-    let LockArchive { name, date, release, trusted: _ } = archive;
+    let LockArchive {
+        name,
+        date,
+        release,
+        trusted: _,
+    } = archive;
     if name.is_empty() || name.contains(char::is_control) {
-        return Err(unusable("name", name, "which is not a valid name of an archive"));
+        return Err(unusable(
+            "name",
+            name,
+            "which is not a valid name of an archive",
+        ));
     }
     if date.parse::<jiff::Timestamp>().is_err() {
         return Err(unusable("date", date, "which is not a valid time"));
@@ -84,13 +108,30 @@ fn check_archive(archive: &LockArchive) -> Result<(), String> {
 }
 
 fn check_package(package: &LockPackage) -> Result<(), String> {
-    let LockPackage { name, version, architecture, size, installed, sha256, archive: _, path } = package;
+    let LockPackage {
+        name,
+        version,
+        architecture,
+        size,
+        installed,
+        sha256,
+        archive: _,
+        path,
+    } = package;
     check_words(name, version, architecture)?;
     if !(1..=MAX_SIZE).contains(size) {
-        return Err(unusable("size", &size.to_string(), "which is not the size of a package: 1 byte to 32 GiB"));
+        return Err(unusable(
+            "size",
+            &size.to_string(),
+            "which is not the size of a package: 1 byte to 32 GiB",
+        ));
     }
     if let Some(installed) = installed.filter(|installed| *installed > MAX_INSTALLED) {
-        return Err(unusable("installed", &installed.to_string(), "which is more than the limit of 4 TiB, in KiB"));
+        return Err(unusable(
+            "installed",
+            &installed.to_string(),
+            "which is more than the limit of 4 TiB, in KiB",
+        ));
     }
     check_sha256("sha256", sha256)?;
     if path.is_empty() || path.contains(char::is_control) {
@@ -105,13 +146,21 @@ fn check_package(package: &LockPackage) -> Result<(), String> {
 /// Name, version and architecture are arguments of programs.
 fn check_words(name: &str, version: &str, architecture: &str) -> Result<(), String> {
     if !is_name(name) {
-        return Err(unusable("name", name, "which is not a valid name of a package"));
+        return Err(unusable(
+            "name",
+            name,
+            "which is not a valid name of a package",
+        ));
     }
     match Version::parse(version) {
         Ok(parsed) if parsed.as_str() == version => {}
         Ok(_) => return Err(unusable("version", version, "which has blanks around it")),
         Err(error) => {
-            return Err(unusable("version", version, &format!("which is not a valid version: {}", error.problem)));
+            return Err(unusable(
+                "version",
+                version,
+                &format!("which is not a valid version: {}", error.problem),
+            ));
         }
     }
     check_architecture(architecture)
@@ -119,8 +168,13 @@ fn check_words(name: &str, version: &str, architecture: &str) -> Result<(), Stri
 
 fn check_architecture(architecture: &str) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if architecture.is_empty() || architecture.starts_with('-') || !architecture.bytes().all(plain) {
-        return Err(unusable("architecture", architecture, "which is not a valid architecture"));
+    if architecture.is_empty() || architecture.starts_with('-') || !architecture.bytes().all(plain)
+    {
+        return Err(unusable(
+            "architecture",
+            architecture,
+            "which is not a valid architecture",
+        ));
     }
     Ok(())
 }
@@ -128,7 +182,11 @@ fn check_architecture(architecture: &str) -> Result<(), String> {
 fn check_sha256(field: &str, digest: &str) -> Result<(), String> {
     let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     if digest.len() != 64 || !digest.bytes().all(hexadecimal) {
-        return Err(unusable(field, digest, "which is not a SHA-256: 64 digits of 0-9 and a-f"));
+        return Err(unusable(
+            field,
+            digest,
+            "which is not a SHA-256: 64 digits of 0-9 and a-f",
+        ));
     }
     Ok(())
 }

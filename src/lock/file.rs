@@ -142,23 +142,36 @@ impl LockFile {
         let head: LockHead = toml::from_str(head).map_err(|error| explain(&error, head, 1))?;
         match head.version {
             Some(VERSION) => {}
-            Some(other) => return Err(format!("its version is {other}, but this impasto supports version {VERSION}")),
+            Some(other) => {
+                return Err(format!(
+                    "its version is {other}, but this impasto supports version {VERSION}"
+                ));
+            }
             None => return Err("it has no version".to_owned()),
         }
         let mut lock = LockFile::default();
         let mut known = HashSet::new();
         for block in blocks {
             let Block { table, line, text } = block;
-            let read = read_entry(block.body(), line + 1).and_then(|entry| match entry.doubled(table, &mut known) {
-                Some(problem) => Err(problem),
-                None => Ok(entry),
+            let read = read_entry(block.body(), line + 1).and_then(|entry| {
+                match entry.doubled(table, &mut known) {
+                    Some(problem) => Err(problem),
+                    None => Ok(entry),
+                }
             });
             match read {
                 Ok(entry) if table == LockTable::Toolbox => lock.toolbox.push(entry),
                 Ok(entry) => lock.stages.push(entry),
                 Err(reason) => {
-                    let Some(name) = block.name() else { return Err(reason) };
-                    lock.refused.push(RefusedEntry { table, name, reason, text: text.trim_end().to_owned() });
+                    let Some(name) = block.name() else {
+                        return Err(reason);
+                    };
+                    lock.refused.push(RefusedEntry {
+                        table,
+                        name,
+                        reason,
+                        text: text.trim_end().to_owned(),
+                    });
                 }
             }
         }
@@ -167,8 +180,10 @@ impl LockFile {
 
     /// Brings the entries into the order of their text.
     pub fn sort(&mut self) {
-        self.toolbox.sort_by(|a, b| a.architecture.cmp(&b.architecture));
-        self.stages.sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
+        self.toolbox
+            .sort_by(|a, b| a.architecture.cmp(&b.architecture));
+        self.stages
+            .sort_by(|a, b| (&a.name, &a.combinations).cmp(&(&b.name, &b.combinations)));
     }
 }
 
@@ -192,8 +207,19 @@ impl<'a> Block<'a> {
         if self.table == LockTable::Toolbox {
             return Some(TOOLBOX.to_owned());
         }
-        let value = |line: &'a str| line.trim().strip_prefix("name")?.trim_start().strip_prefix('=');
-        let (name, _) = self.body().lines().find_map(value)?.trim_start().strip_prefix('"')?.split_once('"')?;
+        let value = |line: &'a str| {
+            line.trim()
+                .strip_prefix("name")?
+                .trim_start()
+                .strip_prefix('=')
+        };
+        let (name, _) = self
+            .body()
+            .lines()
+            .find_map(value)?
+            .trim_start()
+            .strip_prefix('"')?
+            .split_once('"')?;
         (!name.is_empty() && !name.contains(char::is_control)).then(|| name.to_owned())
     }
 }
@@ -208,16 +234,34 @@ fn split(text: &str) -> Result<(&str, Vec<Block<'_>>), String> {
             let table = match title {
                 "[[toolbox]]" => LockTable::Toolbox,
                 "[[stage]]" => LockTable::Stage,
-                _ => return Err(format!("line {}: {title:?} is not a table of a lock", line + 1)),
+                _ => {
+                    return Err(format!(
+                        "line {}: {title:?} is not a table of a lock",
+                        line + 1
+                    ));
+                }
             };
             titles.push((table, line + 1, at));
         }
         at += content.len();
     }
-    let ends = titles.iter().skip(1).map(|(.., start)| *start).chain([text.len()]);
-    let blocks =
-        titles.iter().zip(ends).map(|(&(table, line, start), end)| Block { table, line, text: &text[start..end] });
-    Ok((&text[..titles.first().map_or(text.len(), |(.., start)| *start)], blocks.collect()))
+    let ends = titles
+        .iter()
+        .skip(1)
+        .map(|(.., start)| *start)
+        .chain([text.len()]);
+    let blocks = titles
+        .iter()
+        .zip(ends)
+        .map(|(&(table, line, start), end)| Block {
+            table,
+            line,
+            text: &text[start..end],
+        });
+    Ok((
+        &text[..titles.first().map_or(text.len(), |(.., start)| *start)],
+        blocks.collect(),
+    ))
 }
 
 /// Reads an entry and checks it. `line` is the line of the lock that the text begins at.
@@ -229,8 +273,15 @@ fn read_entry(text: &str, line: usize) -> Result<LockEntry, String> {
 
 /// What is wrong with a text that begins at a line of the lock, and at which line.
 fn explain(error: &toml::de::Error, text: &str, line: usize) -> String {
-    let at = error.span().and_then(|span| text.get(..span.start)).map_or(0, |before| before.matches('\n').count());
-    format!("line {}: {}", line + at, error.message().trim().replace('\n', " "))
+    let at = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(0, |before| before.matches('\n').count());
+    format!(
+        "line {}: {}",
+        line + at,
+        error.message().trim().replace('\n', " ")
+    )
 }
 
 impl LockEntry {
@@ -247,14 +298,24 @@ impl LockEntry {
     }
 
     /// What an earlier entry is for as well, where one is: nothing would say which of them counts.
-    fn doubled(&self, table: LockTable, known: &mut HashSet<(LockTable, String, String)>) -> Option<String> {
+    fn doubled(
+        &self,
+        table: LockTable,
+        known: &mut HashSet<(LockTable, String, String)>,
+    ) -> Option<String> {
         let whose: &[String] = match (table, self.combinations.as_slice()) {
             (LockTable::Toolbox, _) => std::slice::from_ref(&self.architecture),
             (LockTable::Stage, []) => &[String::new()],
             (LockTable::Stage, combinations) => combinations,
         };
-        let twice = whose.iter().find(|whose| !known.insert((table, self.name.clone(), (*whose).clone())))?;
-        Some(if twice.is_empty() { "it has two entries".to_owned() } else { format!("it has two entries for {twice}") })
+        let twice = whose
+            .iter()
+            .find(|whose| !known.insert((table, self.name.clone(), (*whose).clone())))?;
+        Some(if twice.is_empty() {
+            "it has two entries".to_owned()
+        } else {
+            format!("it has two entries for {twice}")
+        })
     }
 
     /// What an Action is given.
@@ -271,7 +332,10 @@ impl LockEntry {
             architecture: package.architecture.clone(),
             version: package.version.clone(),
         });
-        PackageSet { install: install.collect(), remove: remove.collect() }
+        PackageSet {
+            install: install.collect(),
+            remove: remove.collect(),
+        }
     }
 
     /// Bytes of its package files.
@@ -291,7 +355,9 @@ fn write_list(f: &mut fmt::Formatter<'_>, name: &str, items: &[String]) -> fmt::
         [only] => writeln!(f, "{name} = [{}]", quoted(only)),
         _ => {
             writeln!(f, "{name} = [")?;
-            items.iter().try_for_each(|item| writeln!(f, "  {},", quoted(item)))?;
+            items
+                .iter()
+                .try_for_each(|item| writeln!(f, "  {},", quoted(item)))?;
             writeln!(f, "]")
         }
     }
@@ -299,7 +365,16 @@ fn write_list(f: &mut fmt::Formatter<'_>, name: &str, items: &[String]) -> fmt::
 
 impl fmt::Display for LockEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LockEntry { name, combinations, architecture, request, against, archives, packages, removed } = self;
+        let LockEntry {
+            name,
+            combinations,
+            architecture,
+            request,
+            against,
+            archives,
+            packages,
+            removed,
+        } = self;
         writeln!(f, "name = {}", quoted(name))?;
         write_list(f, "combinations", combinations)?;
         writeln!(f, "architecture = {}", quoted(architecture))?;
@@ -309,21 +384,44 @@ impl fmt::Display for LockEntry {
         }
         if !archives.is_empty() {
             writeln!(f, "archives = [")?;
-            for LockArchive { name, date, release, trusted } in archives {
+            for LockArchive {
+                name,
+                date,
+                release,
+                trusted,
+            } in archives
+            {
                 let trusted = if *trusted { ", trusted = true" } else { "" };
                 let (name, date, release) = (quoted(name), quoted(date), quoted(release));
-                writeln!(f, "  {{ name = {name}, date = {date}, release = {release}{trusted} }},")?;
+                writeln!(
+                    f,
+                    "  {{ name = {name}, date = {date}, release = {release}{trusted} }},"
+                )?;
             }
             writeln!(f, "]")?;
         }
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
-            for LockPackage { name, version, architecture, size, installed, sha256, archive, path } in packages {
-                let archive =
-                    archive.as_ref().map_or(String::new(), |archive| format!("archive = {}, ", quoted(archive)));
-                let installed = installed.map_or(String::new(), |installed| format!("installed = {installed}, "));
+            for LockPackage {
+                name,
+                version,
+                architecture,
+                size,
+                installed,
+                sha256,
+                archive,
+                path,
+            } in packages
+            {
+                let archive = archive.as_ref().map_or(String::new(), |archive| {
+                    format!("archive = {}, ", quoted(archive))
+                });
+                let installed = installed.map_or(String::new(), |installed| {
+                    format!("installed = {installed}, ")
+                });
                 let (name, version) = (quoted(name), quoted(version));
-                let (architecture, sha256, path) = (quoted(architecture), quoted(sha256), quoted(path));
+                let (architecture, sha256, path) =
+                    (quoted(architecture), quoted(sha256), quoted(path));
                 writeln!(
                     f,
                     "  {{ name = {name}, version = {version}, architecture = {architecture}, size = {size}, \
@@ -334,9 +432,18 @@ impl fmt::Display for LockEntry {
         }
         if !removed.is_empty() {
             writeln!(f, "removed = [")?;
-            for Removed { name, version, architecture } in removed {
-                let (name, version, architecture) = (quoted(name), quoted(version), quoted(architecture));
-                writeln!(f, "  {{ name = {name}, version = {version}, architecture = {architecture} }},")?;
+            for Removed {
+                name,
+                version,
+                architecture,
+            } in removed
+            {
+                let (name, version, architecture) =
+                    (quoted(name), quoted(version), quoted(architecture));
+                writeln!(
+                    f,
+                    "  {{ name = {name}, version = {version}, architecture = {architecture} }},"
+                )?;
             }
             writeln!(f, "]")?;
         }
@@ -346,12 +453,22 @@ impl fmt::Display for LockEntry {
 
 impl fmt::Display for LockFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# Which package files the stages of this recipe get. impasto wrote it; keep it with the recipe.")?;
-        writeln!(f, "# `impasto outdated` tells what is newer, `impasto update` takes it.")?;
+        writeln!(
+            f,
+            "# Which package files the stages of this recipe get. impasto wrote it; keep it with the recipe."
+        )?;
+        writeln!(
+            f,
+            "# `impasto outdated` tells what is newer, `impasto update` takes it."
+        )?;
         writeln!(f, "version = {VERSION}")?;
         for (table, entries) in [("toolbox", &self.toolbox), ("stage", &self.stages)] {
-            entries.iter().try_for_each(|entry| write!(f, "\n[[{table}]]\n{entry}"))?;
+            entries
+                .iter()
+                .try_for_each(|entry| write!(f, "\n[[{table}]]\n{entry}"))?;
         }
-        self.refused.iter().try_for_each(|entry| write!(f, "\n{}\n", entry.text))
+        self.refused
+            .iter()
+            .try_for_each(|entry| write!(f, "\n{}\n", entry.text))
     }
 }

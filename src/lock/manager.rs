@@ -133,5 +133,9 @@ pub trait PackageManager {
     ///
     /// # Errors
     /// An archive cannot be had or believed.
-    fn newer(&self, query: &ResolveQuery<'_>, entry: &LockEntry) -> Result<Vec<NewerVersion>, ManagerError>;
+    fn newer(
+        &self,
+        query: &ResolveQuery<'_>,
+        entry: &LockEntry,
+    ) -> Result<Vec<NewerVersion>, ManagerError>;
 }

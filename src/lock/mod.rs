@@ -18,9 +18,12 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 
 pub use check::MAX_INSTALLED;
-pub use file::{LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, Removed, TOOLBOX};
+pub use file::{
+    LockArchive, LockEntry, LockFile, LockPackage, LockTable, RefusedEntry, Removed, TOOLBOX,
+};
 pub use manager::{
-    BaseLayer, InstalledBase, ManagerError, NewerVersion, PackageHint, PackageManager, Pinning, ResolveQuery,
+    BaseLayer, InstalledBase, ManagerError, NewerVersion, PackageHint, PackageManager, Pinning,
+    ResolveQuery,
 };
 pub use report::changes;
 
@@ -58,7 +61,11 @@ pub enum LockError {
 
 /// Where a recipe's lock lies: `impasto.lock` in a recipe's directory, `NAME.lock` beside a recipe `NAME.hcl`.
 pub fn path_of(recipe: &Recipe) -> PathBuf {
-    if recipe.path.is_dir() { recipe.path.join("impasto.lock") } else { recipe.path.with_extension("lock") }
+    if recipe.path.is_dir() {
+        recipe.path.join("impasto.lock")
+    } else {
+        recipe.path.with_extension("lock")
+    }
 }
 
 impl LockFile {
@@ -68,9 +75,16 @@ impl LockFile {
     /// It cannot be read, or is not one.
     pub fn load(path: &Path) -> Result<LockFile, LockError> {
         match bounded::read_text(path, bounded::TEXT) {
-            Ok(text) => LockFile::parse(&text).map_err(|reason| LockError::Syntax { path: path.to_owned(), reason }),
+            Ok(text) => LockFile::parse(&text).map_err(|reason| LockError::Syntax {
+                path: path.to_owned(),
+                reason,
+            }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(LockFile::default()),
-            Err(source) => Err(LockError::Io { verb: "read", path: path.to_owned(), source }),
+            Err(source) => Err(LockError::Io {
+                verb: "read",
+                path: path.to_owned(),
+                source,
+            }),
         }
     }
 
@@ -80,25 +94,41 @@ impl LockFile {
     /// # Errors
     /// It cannot be written, or is a symbolic link.
     pub fn save(&self, path: &Path, owner: &Owner) -> Result<(), LockError> {
-        let failed = |source| LockError::Io { verb: "write", path: path.to_owned(), source };
+        let failed = |source| LockError::Io {
+            verb: "write",
+            path: path.to_owned(),
+            source,
+        };
         let before = match std::fs::symlink_metadata(path) {
-            Ok(found) if found.is_symlink() => return Err(LockError::Link { path: path.to_owned() }),
+            Ok(found) if found.is_symlink() => {
+                return Err(LockError::Link {
+                    path: path.to_owned(),
+                });
+            }
             Ok(found) => Some(found),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
         let dir = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".impasto.lock.").tempfile_in(dir).map_err(failed)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".impasto.lock.")
+            .tempfile_in(dir)
+            .map_err(failed)?;
         std::io::Write::write_all(&mut file, self.to_string().as_bytes()).map_err(failed)?;
         if let Some(before) = &before {
             // Only root may give files away, and a lock of another owner is as good.
-            let _ = std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
+            let _ =
+                std::os::unix::fs::fchown(file.as_file(), Some(before.uid()), Some(before.gid()));
         }
         owner.give(&file).map_err(failed)?;
         let mode = before.map_or(0o644, |before| before.permissions().mode() & 0o777);
-        file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+        file.as_file()
+            .set_permissions(Permissions::from_mode(mode))
+            .map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(path).map_err(|error| failed(error.error))?;
-        bounded::open_directory(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+        bounded::open_directory(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)
     }
 }

@@ -20,13 +20,26 @@ pub fn changes(before: &LockFile, after: &LockFile) -> Vec<String> {
                 entry.packages.len(),
                 crate::base::human::bytes(entry.bytes())
             )),
-            Some(before) => lines.extend(differences(before, entry).into_iter().map(|line| format!("{name}: {line}"))),
+            Some(before) => lines.extend(
+                differences(before, entry)
+                    .into_iter()
+                    .map(|line| format!("{name}: {line}")),
+            ),
         }
     }
     let gone = old.keys().filter(|name| !new.contains_key(*name));
     lines.extend(gone.map(|name| format!("{name}: no longer in the recipe")));
-    let renewed = |name: &str| after.toolbox.iter().chain(&after.stages).any(|entry| entry.name == name);
-    let gone = before.refused.iter().filter(|entry| !after.refused.contains(entry) && !renewed(&entry.name));
+    let renewed = |name: &str| {
+        after
+            .toolbox
+            .iter()
+            .chain(&after.stages)
+            .any(|entry| entry.name == name)
+    };
+    let gone = before
+        .refused
+        .iter()
+        .filter(|entry| !after.refused.contains(entry) && !renewed(&entry.name));
     lines.extend(gone.map(|entry| format!("{}: no longer in the recipe", entry.name)));
     lines
 }
@@ -45,10 +58,21 @@ fn label(entry: &LockEntry) -> String {
 fn differences(before: &LockEntry, after: &LockEntry) -> Vec<String> {
     let installs = |entry: &LockEntry| -> BTreeMap<(String, String), (String, String)> {
         let packages = entry.packages.iter();
-        packages.map(|p| ((p.name.clone(), p.architecture.clone()), (p.version.clone(), p.sha256.clone()))).collect()
+        packages
+            .map(|p| {
+                (
+                    (p.name.clone(), p.architecture.clone()),
+                    (p.version.clone(), p.sha256.clone()),
+                )
+            })
+            .collect()
     };
     let removals = |entry: &LockEntry| -> BTreeMap<String, String> {
-        entry.removed.iter().map(|package| (package.name.clone(), package.version.clone())).collect()
+        entry
+            .removed
+            .iter()
+            .map(|package| (package.name.clone(), package.version.clone()))
+            .collect()
     };
     let (old, new) = (installs(before), installs(after));
     let mut lines = Vec::new();
@@ -56,7 +80,9 @@ fn differences(before: &LockEntry, after: &LockEntry) -> Vec<String> {
         match old.get(&(name.clone(), architecture.clone())) {
             None => lines.push(format!("+ {name} {version}")),
             Some((was, _)) if was != version => lines.push(format!("{name} {was} → {version}")),
-            Some((_, was)) if was != sha256 => lines.push(format!("{name} {version}: different file")),
+            Some((_, was)) if was != sha256 => {
+                lines.push(format!("{name} {version}: different file"))
+            }
             Some(_) => {}
         }
     }

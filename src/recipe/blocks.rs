@@ -35,7 +35,11 @@ pub(super) static RECIPE: Block = Block {
     labels: &[],
     help: "What holds for the whole recipe. There is at most one.",
     attributes: &[
-        attribute("name", "string", "The recipe's name. Default: that of its directory, or of its file."),
+        attribute(
+            "name",
+            "string",
+            "The recipe's name. Default: that of its directory, or of its file.",
+        ),
         attribute(
             "source_date_epoch",
             "whole number",
@@ -70,7 +74,11 @@ pub(super) static VARIABLE: Block = Block {
             "What it takes: `string`, `number`, `bool`, `any`, `list(TYPE)`, `set(TYPE)`, `map(TYPE)`, \
              `object({ NAME = TYPE, NAME = optional(TYPE, DEFAULT) })` or `tuple([TYPE])`. Default: the type of `default`.",
         ),
-        attribute("default", "any", "Its value where none is given. Without a default one must be given."),
+        attribute(
+            "default",
+            "any",
+            "Its value where none is given. Without a default one must be given.",
+        ),
         attribute("description", "string", "What it is for."),
         attribute(
             "sensitive",
@@ -160,7 +168,11 @@ pub static VALIDATION: Block = Block {
     labels: &[],
     help: "Within `variable`, any number of times: what its value must fulfil.",
     attributes: &[
-        attribute("condition", "bool", "What must be true; it looks at `var.NAME` of this variable only."),
+        attribute(
+            "condition",
+            "bool",
+            "What must be true; it looks at `var.NAME` of this variable only.",
+        ),
         attribute("error_message", "string", "What is wrong where it is not."),
     ],
     example: "",
@@ -178,7 +190,11 @@ impl Block {
 
     /// How it is written: its name and labels.
     pub fn head(&self) -> String {
-        let labels: String = self.labels.iter().map(|label| format!(" \"{label}\"")).collect();
+        let labels: String = self
+            .labels
+            .iter()
+            .map(|label| format!(" \"{label}\""))
+            .collect();
         format!("{}{labels}", self.name)
     }
 }

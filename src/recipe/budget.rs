@@ -27,7 +27,11 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Budget { steps: STEPS, bytes: BYTES, exhausted: None }
+        Budget {
+            steps: STEPS,
+            bytes: BYTES,
+            exhausted: None,
+        }
     }
 
     /// Allows more for a text that was read: larger recipes may cost more.
@@ -47,7 +51,9 @@ impl Budget {
                 return Ok(());
             }
             (None, _) => {
-                format!("its budget of {STEPS} steps, plus {STEPS_A_BYTE} for each byte of its source, is used up here")
+                format!(
+                    "its budget of {STEPS} steps, plus {STEPS_A_BYTE} for each byte of its source, is used up here"
+                )
             }
             (_, None) => format!(
                 "its budget of {} MiB of values, plus {BYTES_A_BYTE} bytes for each byte of its source, is used up \
@@ -55,8 +61,10 @@ impl Budget {
                 BYTES >> 20
             ),
         };
-        let diagnostic = Diagnostic::at(span, "the recipe is too expensive to evaluate").label(what);
-        let help = "look for values that contain others several times, and for nested `for` expressions";
+        let diagnostic =
+            Diagnostic::at(span, "the recipe is too expensive to evaluate").label(what);
+        let help =
+            "look for values that contain others several times, and for nested `for` expressions";
         self.exhausted = Some(diagnostic.help(help));
         Err(Failed)
     }

@@ -44,7 +44,13 @@ pub(super) struct Check<'e> {
 
 impl Check<'_> {
     /// Makes a value fit a type. All that does not is reported.
-    pub(super) fn value(&mut self, value: Value, ty: &Type, span: Span, expr: Option<&Expr>) -> Result<Value, Failed> {
+    pub(super) fn value(
+        &mut self,
+        value: Value,
+        ty: &Type,
+        span: Span,
+        expr: Option<&Expr>,
+    ) -> Result<Value, Failed> {
         if value.data == Data::Null {
             return Ok(value);
         }
@@ -65,14 +71,17 @@ impl Check<'_> {
             Type::Secrets => return self.secrets(value, span, expr),
             Type::Either(types) => {
                 let chosen = types.iter().find(|ty| has_shape(ty, &value.data, false));
-                let chosen = chosen.or_else(|| types.iter().find(|ty| has_shape(ty, &value.data, true)));
+                let chosen =
+                    chosen.or_else(|| types.iter().find(|ty| has_shape(ty, &value.data, true)));
                 return match chosen {
                     Some(chosen) => self.value(value, chosen, span, expr),
                     None => self.mismatch(&value, ty, span),
                 };
             }
             Type::List(inner) => {
-                let Data::List(items) = value.data else { return self.mismatch(&value, ty, span) };
+                let Data::List(items) = value.data else {
+                    return self.mismatch(&value, ty, span);
+                };
                 let mut all = Vec::with_capacity(items.len());
                 let mut failed = false;
                 for (index, item) in items.into_inner().into_iter().enumerate() {
@@ -89,10 +98,19 @@ impl Check<'_> {
                     }
                     self.path.truncate(length);
                 }
-                return finish(failed, Value { data: Data::List(all.into()), marks: value.marks, origin: None });
+                return finish(
+                    failed,
+                    Value {
+                        data: Data::List(all.into()),
+                        marks: value.marks,
+                        origin: None,
+                    },
+                );
             }
             Type::Map(inner) => {
-                let Data::Object(items) = value.data else { return self.mismatch(&value, ty, span) };
+                let Data::Object(items) = value.data else {
+                    return self.mismatch(&value, ty, span);
+                };
                 let mut all = BTreeMap::new();
                 let mut failed = false;
                 for (key, item) in items.into_inner() {
@@ -109,7 +127,14 @@ impl Check<'_> {
                     }
                     self.path.truncate(length);
                 }
-                return finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None });
+                return finish(
+                    failed,
+                    Value {
+                        data: Data::Object(all.into()),
+                        marks: value.marks,
+                        origin: None,
+                    },
+                );
             }
             Type::Object(specs) => return self.object(value, ty, specs, span, expr),
         };
@@ -126,7 +151,12 @@ impl Check<'_> {
     }
 
     fn mismatch(&mut self, value: &Value, ty: &Type, span: Span) -> Result<Value, Failed> {
-        let message = format!("`{}` takes {}, not {}", self.path, describe(ty), value.type_name());
+        let message = format!(
+            "`{}` takes {}, not {}",
+            self.path,
+            describe(ty),
+            value.type_name()
+        );
         let diagnostic = Diagnostic::at(span, message);
         let diagnostic = match value.data {
             Data::List(_) | Data::Object(_) => diagnostic,
@@ -134,8 +164,12 @@ impl Check<'_> {
         };
         let help = match (ty, &value.data) {
             (Type::List(_), Data::String(_)) => Some("put it in brackets: `[…]`".to_owned()),
-            (Type::List(_), Data::Object(_)) => Some("`values(…)` returns an object's values as a list".to_owned()),
-            (Type::Text, Data::List(_)) => Some("`join(\" \", …)` joins a list into one string".to_owned()),
+            (Type::List(_), Data::Object(_)) => {
+                Some("`values(…)` returns an object's values as a list".to_owned())
+            }
+            (Type::Text, Data::List(_)) => {
+                Some("`join(\" \", …)` joins a list into one string".to_owned())
+            }
             (_, Data::Stage(stage)) if matches!(ty, Type::Text) => Some(format!(
                 "a stage is not a string; to use a file that `{stage}` makes, pass it to a parameter such \
                               as `inputs`"
@@ -147,13 +181,18 @@ impl Check<'_> {
 
     fn null(&mut self, ty: &Type, span: Span) -> Result<(), Failed> {
         let message = format!("`{}` takes {}, not null", self.path, describe(ty));
-        self.eval.fail(Diagnostic::at(span, message).help("`compact(list)` removes nulls from a list"))
+        self.eval
+            .fail(Diagnostic::at(span, message).help("`compact(list)` removes nulls from a list"))
     }
 
     /// A sensitive value where it must not be.
     fn leak(&mut self, value: &Value, span: Span) -> Result<Value, Failed> {
-        let message = format!("`{}` of {} would contain a sensitive value", self.path, self.owner);
-        let mut diagnostic = Diagnostic::at(span, message).label("this is, or contains, a sensitive value");
+        let message = format!(
+            "`{}` of {} would contain a sensitive value",
+            self.path, self.owner
+        );
+        let mut diagnostic =
+            Diagnostic::at(span, message).label("this is, or contains, a sensitive value");
         diagnostic = diagnostic.note(way(value, &format!("`{}` of {}", self.path, self.owner)));
         self.eval.fail(diagnostic.help(
             "pass it in `secrets = { NAME = … }`; the steps read it from /run/impasto/secrets/NAME, and it is in no key, \
@@ -167,7 +206,10 @@ impl Check<'_> {
                 let message = format!("`{}` contains a NUL character", self.path);
                 self.eval.fail(Diagnostic::at(span, message))
             }
-            Some(text) => Ok(Value { data: Data::String(text), ..value }),
+            Some(text) => Ok(Value {
+                data: Data::String(text),
+                ..value
+            }),
             None => self.mismatch(&value, &Type::Text, span),
         }
     }
@@ -177,7 +219,10 @@ impl Check<'_> {
             Some(text) if parse_duration(text).is_some() => Ok(value),
             _ => {
                 let message = format!("`{}` takes a duration, not {}", self.path, show(&value));
-                self.eval.fail(Diagnostic::at(span, message).help("write \"90s\", \"15m\", \"2h\" or \"1h30m\""))
+                self.eval.fail(
+                    Diagnostic::at(span, message)
+                        .help("write \"90s\", \"15m\", \"2h\" or \"1h30m\""),
+                )
             }
         }
     }
@@ -186,10 +231,16 @@ impl Check<'_> {
         match value.as_str() {
             Some(text) if parse_mode(text).is_some() => Ok(value),
             _ => {
-                let message = format!("`{}` takes permission bits, not {}", self.path, show(&value));
+                let message = format!(
+                    "`{}` takes permission bits, not {}",
+                    self.path,
+                    show(&value)
+                );
                 let help = match &value.data {
                     Data::Number(number) => {
-                        format!("quote it, so that it is not read as a decimal number: \"{number:0>4}\"")
+                        format!(
+                            "quote it, so that it is not read as a decimal number: \"{number:0>4}\""
+                        )
                     }
                     _ => "write octal digits in quotes, such as \"0644\"".to_owned(),
                 };
@@ -198,15 +249,27 @@ impl Check<'_> {
         }
     }
 
-    fn one_of(&mut self, value: Value, words: &[&'static str], span: Span) -> Result<Value, Failed> {
-        let Some(text) = to_text(&value) else { return self.mismatch(&value, &Type::Text, span) };
+    fn one_of(
+        &mut self,
+        value: Value,
+        words: &[&'static str],
+        span: Span,
+    ) -> Result<Value, Failed> {
+        let Some(text) = to_text(&value) else {
+            return self.mismatch(&value, &Type::Text, span);
+        };
         if words.contains(&&*text) {
-            return Ok(Value { data: Data::String(text), ..value });
+            return Ok(Value {
+                data: Data::String(text),
+                ..value
+            });
         }
         let message = format!("`{}` cannot be {}", self.path, show(&value));
-        let diagnostic = Diagnostic::at(span, message).note(format!("valid values: {}", quoted(words)));
+        let diagnostic =
+            Diagnostic::at(span, message).note(format!("valid values: {}", quoted(words)));
         let near = super::suggest::nearest(&text, words.iter().copied());
-        self.eval.fail(diagnostic.maybe_help(near.map(|near| format!("did you mean \"{near}\"?"))))
+        self.eval
+            .fail(diagnostic.maybe_help(near.map(|near| format!("did you mean \"{near}\"?"))))
     }
 
     fn reference(&mut self, value: Value, ty: &Type, span: Span) -> Result<Value, Failed> {
@@ -217,28 +280,42 @@ impl Check<'_> {
                 self.refer(stage.clone(), Need::Named(file.clone()), span);
             }
             (Data::StageFile { stage, .. }, Type::Disk) => {
-                let message = format!("`{}` takes a stage that makes a disk, not one of its files", self.path);
-                return self.eval.fail(Diagnostic::at(span, message).help(format!("write `stage.{stage}`")));
+                let message = format!(
+                    "`{}` takes a stage that makes a disk, not one of its files",
+                    self.path
+                );
+                return self
+                    .eval
+                    .fail(Diagnostic::at(span, message).help(format!("write `stage.{stage}`")));
             }
             (Data::String(path), Type::File | Type::Path) => {
                 let found = self.eval.files.is(path);
                 let problem = match found {
-                    Ok(Is::Directory) if *ty == Type::Path => format!("{path:?} is a directory, not a file"),
+                    Ok(Is::Directory) if *ty == Type::Path => {
+                        format!("{path:?} is a directory, not a file")
+                    }
                     Ok(Is::Other) => format!("{path:?} is neither a file nor a directory"),
                     Ok(_) => return Ok(value),
                     Err(problem) => {
                         let message = format!("`{}`: {}", self.path, problem.message);
-                        return self.eval.fail(Diagnostic::at(span, message).maybe_help(problem.help));
+                        return self
+                            .eval
+                            .fail(Diagnostic::at(span, message).maybe_help(problem.help));
                     }
                 };
                 let message = format!("`{}`: {problem}", self.path);
                 return self.eval.fail(Diagnostic::at(span, message));
             }
             (Data::String(name), Type::Disk) => {
-                let message = format!("`{}` takes a stage that makes a disk, not a string", self.path);
+                let message = format!(
+                    "`{}` takes a stage that makes a disk, not a string",
+                    self.path
+                );
                 let help = format!("write `stage.{name}` without quotes");
                 let known = super::lower::is_name(name);
-                return self.eval.fail(Diagnostic::at(span, message).maybe_help(known.then_some(help)));
+                return self
+                    .eval
+                    .fail(Diagnostic::at(span, message).maybe_help(known.then_some(help)));
             }
             _ => return self.mismatch(&value, ty, span),
         }
@@ -257,13 +334,21 @@ impl Check<'_> {
         span: Span,
         expr: Option<&Expr>,
     ) -> Result<Value, Failed> {
-        let Data::Object(items) = value.data else { return self.mismatch(&value, ty, span) };
+        let Data::Object(items) = value.data else {
+            return self.mismatch(&value, ty, span);
+        };
         let mut all = BTreeMap::new();
         let mut failed = false;
         for spec in specs {
-            if spec.required && items.get(spec.name).is_none_or(|item| item.data == Data::Null) {
+            if spec.required
+                && items
+                    .get(spec.name)
+                    .is_none_or(|item| item.data == Data::Null)
+            {
                 let message = format!("`{}` needs `{}`", self.path, spec.name);
-                self.eval.diagnostics.push(Diagnostic::at(span, message).help(spec.help));
+                self.eval
+                    .diagnostics
+                    .push(Diagnostic::at(span, message).help(spec.help));
                 failed = true;
             }
         }
@@ -272,8 +357,11 @@ impl Check<'_> {
             let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
                 let place = part.map_or(span, |(key, _)| key.span);
                 let message = format!("unknown attribute `{key}` of `{}`", self.path);
-                let help = did_you_mean("valid attributes", &key, specs.iter().map(|spec| spec.name));
-                self.eval.diagnostics.push(Diagnostic::at(place, message).maybe_help(help));
+                let help =
+                    did_you_mean("valid attributes", &key, specs.iter().map(|spec| spec.name));
+                self.eval
+                    .diagnostics
+                    .push(Diagnostic::at(place, message).maybe_help(help));
                 failed = true;
                 continue;
             };
@@ -285,12 +373,21 @@ impl Check<'_> {
             }
             self.path.truncate(length);
         }
-        finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None })
+        finish(
+            failed,
+            Value {
+                data: Data::Object(all.into()),
+                marks: value.marks,
+                origin: None,
+            },
+        )
     }
 
     /// Secrets by name: the one place that takes sensitive values; names and versions stand in keys all the same.
     fn secrets(&mut self, value: Value, span: Span, expr: Option<&Expr>) -> Result<Value, Failed> {
-        let Data::Object(items) = value.data else { return self.mismatch(&value, &Type::Secrets, span) };
+        let Data::Object(items) = value.data else {
+            return self.mismatch(&value, &Type::Secrets, span);
+        };
         let mut all = BTreeMap::new();
         let mut failed = false;
         for (key, item) in items.into_inner() {
@@ -303,13 +400,23 @@ impl Check<'_> {
             }
             self.path.truncate(length);
         }
-        finish(failed, Value { data: Data::Object(all.into()), marks: value.marks, origin: None })
+        finish(
+            failed,
+            Value {
+                data: Data::Object(all.into()),
+                marks: value.marks,
+                origin: None,
+            },
+        )
     }
 
     fn secret(&mut self, value: Value, span: Span, expr: Option<&Expr>) -> Result<Value, Failed> {
         let wanted = "a string, or { value = …, version = … }";
         if let Some(text) = to_text(&value) {
-            return Ok(Value { data: Data::String(text), ..value });
+            return Ok(Value {
+                data: Data::String(text),
+                ..value
+            });
         }
         let Data::Object(items) = &value.data else {
             let message = format!("`{}` takes {wanted}, not {}", self.path, show(&value));
@@ -329,13 +436,16 @@ impl Check<'_> {
                 ("version", _) if item.data == Data::Null => {}
                 ("version", Some(_)) => {}
                 ("value" | "version", None) => {
-                    let message = format!("`{}.{key}` takes a string, not {}", self.path, show(item));
+                    let message =
+                        format!("`{}.{key}` takes a string, not {}", self.path, show(item));
                     return self.eval.fail(Diagnostic::at(place, message));
                 }
                 _ => {
                     let place = part.map_or(span, |(key, _)| key.span);
                     let message = format!("unknown attribute `{key}` of `{}`", self.path);
-                    return self.eval.fail(Diagnostic::at(place, message).help("valid attributes: value, version"));
+                    return self.eval.fail(
+                        Diagnostic::at(place, message).help("valid attributes: value, version"),
+                    );
                 }
             }
         }
@@ -384,7 +494,9 @@ fn item_of(expr: Option<&Expr>, index: usize) -> Option<&Expr> {
 fn entry_of<'x>(expr: Option<&'x Expr>, key: &str) -> Option<(&'x Expr, &'x Expr)> {
     match &expr?.node {
         ExprNode::Object(items) => items.iter().find_map(|(name, value)| match &name.node {
-            ExprNode::Const(name) if name.as_str() == Some(key) => Some((name_expr(items, key)?, value)),
+            ExprNode::Const(name) if name.as_str() == Some(key) => {
+                Some((name_expr(items, key)?, value))
+            }
             _ => None,
         }),
         _ => None,
@@ -403,7 +515,10 @@ fn has_shape(ty: &Type, data: &Data, loose: bool) -> bool {
     match (ty, data) {
         (Type::Either(types), data) => types.iter().any(|ty| has_shape(ty, data, loose)),
         (Type::Bool, Data::Bool(_)) | (Type::Int, Data::Number(_)) => true,
-        (Type::Text | Type::Duration | Type::Mode | Type::OneOf(_) | Type::Path | Type::File, Data::String(_)) => true,
+        (
+            Type::Text | Type::Duration | Type::Mode | Type::OneOf(_) | Type::Path | Type::File,
+            Data::String(_),
+        ) => true,
         (Type::Disk | Type::File, Data::Stage(_)) | (Type::File, Data::StageFile { .. }) => true,
         (Type::List(_), Data::List(_)) => true,
         (Type::Map(_) | Type::Object(_) | Type::Secrets, Data::Object(_)) => true,
@@ -413,7 +528,11 @@ fn has_shape(ty: &Type, data: &Data, loose: bool) -> bool {
 }
 
 fn quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// A type in words.
@@ -431,7 +550,14 @@ fn describe(ty: &Type) -> String {
         Type::List(inner) => format!("a list of {}", plural(inner)),
         Type::Map(inner) => format!("an object whose values are {}", plural(inner)),
         Type::Object(specs) => {
-            format!("an object of {}", specs.iter().map(|spec| spec.name).collect::<Vec<_>>().join(", "))
+            format!(
+                "an object of {}",
+                specs
+                    .iter()
+                    .map(|spec| spec.name)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
         }
         Type::Secrets => "an object of secrets by name".to_owned(),
         Type::Either(types) => types.iter().map(describe).collect::<Vec<_>>().join(", or "),

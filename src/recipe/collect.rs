@@ -81,9 +81,11 @@ impl<'t> Collector<'t> {
             match structure {
                 Structure::Attribute(attr) => {
                     let name = attr.key.as_str();
-                    let diagnostic =
-                        Diagnostic::at(place(file, attr.key.span()), format!("`{name}` is outside any block"))
-                            .help("named values go into `locals { … }`");
+                    let diagnostic = Diagnostic::at(
+                        place(file, attr.key.span()),
+                        format!("`{name}` is outside any block"),
+                    )
+                    .help("named values go into `locals { … }`");
                     self.diagnostics.push(diagnostic);
                 }
                 Structure::Block(block) => self.block(file, block),
@@ -99,12 +101,14 @@ impl<'t> Collector<'t> {
             let help = match word {
                 _ if packer::block(word, label).is_some() => packer::block(word, label),
                 "local" => Some("write `locals { … }`".to_owned()),
-                "variables" => {
-                    Some("declare each variable in a block of its own: `variable \"NAME\" { … }`".to_owned())
-                }
+                "variables" => Some(
+                    "declare each variable in a block of its own: `variable \"NAME\" { … }`"
+                        .to_owned(),
+                ),
                 _ => did_you_mean("blocks", word, BLOCKS.iter().map(|block| block.name)),
             };
-            self.diagnostics.push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
+            self.diagnostics
+                .push(Diagnostic::at(span, format!("unknown block `{word}`")).maybe_help(help));
             // Of a build's steps each has something in its place.
             for inner in block.body.blocks().filter(|_| word == "build") {
                 self.nested(file, word, inner);
@@ -112,8 +116,11 @@ impl<'t> Collector<'t> {
             return;
         };
         let labels = known.labels.len();
-        let texts: Vec<(&str, Span)> =
-            block.labels.iter().map(|label| (label.as_str(), place(file, label.span()))).collect();
+        let texts: Vec<(&str, Span)> = block
+            .labels
+            .iter()
+            .map(|label| (label.as_str(), place(file, label.span())))
+            .collect();
         let head = texts.last().map_or(span, |(_, last)| span.to(*last));
         if texts.len() != labels {
             let found = match texts.len() {
@@ -121,8 +128,13 @@ impl<'t> Collector<'t> {
                 1 => "1 label".to_owned(),
                 many => format!("{many} labels"),
             };
-            let message = format!("`{word}` takes {labels} label{}, not {found}", if labels == 1 { "" } else { "s" });
-            self.diagnostics.push(Diagnostic::at(head, message).help(format!("write `{} {{ … }}`", known.head())));
+            let message = format!(
+                "`{word}` takes {labels} label{}, not {found}",
+                if labels == 1 { "" } else { "s" }
+            );
+            self.diagnostics.push(
+                Diagnostic::at(head, message).help(format!("write `{} {{ … }}`", known.head())),
+            );
             return;
         }
         let (name, name_span) = texts.last().copied().unwrap_or((word, span));
@@ -139,7 +151,9 @@ impl<'t> Collector<'t> {
         for structure in block.body.iter() {
             match structure {
                 Structure::Attribute(attr) => decl.attrs.push(attribute(file, attr)),
-                Structure::Block(inner) if word == "variable" && inner.ident.as_str() == "validation" => {
+                Structure::Block(inner)
+                    if word == "variable" && inner.ident.as_str() == "validation" =>
+                {
                     decl.blocks.push(validation(file, inner));
                 }
                 Structure::Block(inner) => self.nested(file, word, inner),
@@ -150,8 +164,10 @@ impl<'t> Collector<'t> {
 
     fn nested(&mut self, file: u32, outer: &str, inner: &Block) {
         let word = inner.ident.as_str();
-        let diagnostic =
-            Diagnostic::at(place(file, inner.ident.span()), format!("a block is not allowed in `{outer}`"));
+        let diagnostic = Diagnostic::at(
+            place(file, inner.ident.span()),
+            format!("a block is not allowed in `{outer}`"),
+        );
         let label = inner.labels.first().map(|label| label.as_str());
         let help = match outer {
             _ if packer::block(word, label).is_some() => packer::block(word, label),
@@ -182,13 +198,17 @@ impl<'t> Collector<'t> {
             }
             "variable" => {
                 if self.good_name("variable", &decl) && self.unique_decl("variable", &decl) {
-                    self.names.variables.insert(decl.name.to_string(), self.found.variables.len() as u32);
+                    self.names
+                        .variables
+                        .insert(decl.name.to_string(), self.found.variables.len() as u32);
                     self.found.variables.push(decl);
                 }
             }
             "stage" => {
                 if self.good_name("stage", &decl) && self.unique_decl("stage", &decl) {
-                    self.names.stages.insert(decl.name.clone(), self.found.stages.len() as u32);
+                    self.names
+                        .stages
+                        .insert(decl.name.clone(), self.found.stages.len() as u32);
                     self.found.stages.push(decl);
                 }
             }
@@ -213,15 +233,29 @@ impl<'t> Collector<'t> {
     }
 
     fn twice(&mut self, what: &str, second: Span, first: Span) {
-        let diagnostic = Diagnostic::at(second, format!("{what} twice")).also(first, "first declared here");
+        let diagnostic =
+            Diagnostic::at(second, format!("{what} twice")).also(first, "first declared here");
         self.diagnostics.push(diagnostic.help("remove one of them"));
     }
 
     fn unique_decl(&mut self, what: &'static str, decl: &Decl<'t>) -> bool {
         let key = match what {
-            "variable" => self.names.variables.get(&*decl.name).map(|id| self.found.variables[*id as usize].span),
-            "stage" => self.names.stages.get(&*decl.name).map(|id| self.found.stages[*id as usize].span),
-            _ => self.found.images.iter().find(|other| other.name == decl.name).map(|other| other.span),
+            "variable" => self
+                .names
+                .variables
+                .get(&*decl.name)
+                .map(|id| self.found.variables[*id as usize].span),
+            "stage" => self
+                .names
+                .stages
+                .get(&*decl.name)
+                .map(|id| self.found.stages[*id as usize].span),
+            _ => self
+                .found
+                .images
+                .iter()
+                .find(|other| other.name == decl.name)
+                .map(|other| other.span),
         };
         let Some(first) = key else { return true };
         let message = format!("the {what} `{}` is declared twice", decl.name);
@@ -248,22 +282,39 @@ impl<'t> Collector<'t> {
     /// Whether a name can be written in references, selectors and file names.
     fn good_name(&mut self, what: &str, decl: &Decl<'t>) -> bool {
         let mut chars = decl.name.chars();
-        let first = chars.next().is_some_and(|c| c.is_alphanumeric() || c == '_');
-        let first = first && (what == "image" || !decl.name.starts_with(|c: char| c.is_ascii_digit()));
-        let rest = chars.all(|c| c.is_alphanumeric() || matches!(c, '_' | '-') || what == "image" && c == '.');
+        let first = chars
+            .next()
+            .is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let first =
+            first && (what == "image" || !decl.name.starts_with(|c: char| c.is_ascii_digit()));
+        let rest = chars
+            .all(|c| c.is_alphanumeric() || matches!(c, '_' | '-') || what == "image" && c == '.');
         if first && rest && decl.name.len() <= 128 {
             return true;
         }
-        let message =
-            format!("{:?} is not a valid name for a{} {what}", &*decl.name, if what == "image" { "n" } else { "" });
+        let message = format!(
+            "{:?} is not a valid name for a{} {what}",
+            &*decl.name,
+            if what == "image" { "n" } else { "" }
+        );
         let help = "use letters, digits, `_` and `-`, starting with a letter";
-        self.diagnostics.push(Diagnostic::at(decl.span, message).help(help));
+        self.diagnostics
+            .push(Diagnostic::at(decl.span, message).help(help));
         false
     }
 
     /// Reports attributes that a block does not have.
-    pub(super) fn known(diagnostics: &mut Vec<Diagnostic>, what: &str, decl: &Decl<'_>, block: &Known) {
-        let known: Vec<&str> = block.attributes.iter().map(|attribute| attribute.name).collect();
+    pub(super) fn known(
+        diagnostics: &mut Vec<Diagnostic>,
+        what: &str,
+        decl: &Decl<'_>,
+        block: &Known,
+    ) {
+        let known: Vec<&str> = block
+            .attributes
+            .iter()
+            .map(|attribute| attribute.name)
+            .collect();
         for attr in &decl.attrs {
             if !known.contains(&attr.name) {
                 let message = format!("unknown attribute `{}` of {what}", attr.name);
@@ -278,16 +329,36 @@ impl<'t> Collector<'t> {
 }
 
 fn attribute(file: u32, attr: &Attribute) -> Attr<'_> {
-    Attr { name: attr.key.as_str(), span: place(file, attr.key.span()), value: &attr.value }
+    Attr {
+        name: attr.key.as_str(),
+        span: place(file, attr.key.span()),
+        value: &attr.value,
+    }
 }
 
 fn validation(file: u32, block: &Block) -> Decl<'_> {
     let span = place(file, block.ident.span());
-    let attrs = block.body.attributes().map(|attr| attribute(file, attr)).collect();
-    Decl { file, name: "validation".into(), span, head: span, kind: None, attrs, blocks: Vec::new() }
+    let attrs = block
+        .body
+        .attributes()
+        .map(|attr| attribute(file, attr))
+        .collect();
+    Decl {
+        file,
+        name: "validation".into(),
+        span,
+        head: span,
+        kind: None,
+        attrs,
+        blocks: Vec::new(),
+    }
 }
 
 fn place(file: u32, range: Option<std::ops::Range<usize>>) -> Span {
     let range = range.unwrap_or_default();
-    Span { file, start: range.start as u32, end: range.end as u32 }
+    Span {
+        file,
+        start: range.start as u32,
+        end: range.end as u32,
+    }
 }

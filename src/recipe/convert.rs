@@ -57,7 +57,9 @@ pub(super) fn to_number(value: &Value) -> Option<Number> {
 /// What to say of a text that would be a number if it had fewer digits.
 pub(super) fn too_long(value: &Value) -> Option<String> {
     let text = value.as_str().filter(|_| !is_sensitive(value))?;
-    let error = Number::parse(text).err().filter(|error| *error == NumberError::TooLong)?;
+    let error = Number::parse(text)
+        .err()
+        .filter(|error| *error == NumberError::TooLong)?;
     Some(format!("as a number it {error}; it can stay a string"))
 }
 
@@ -78,11 +80,14 @@ pub(super) fn to_bool(value: &Value) -> Option<bool> {
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (&a.data, &b.data) {
         (Data::List(a), Data::List(b)) => {
-            a.address() == b.address() || a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b))
+            a.address() == b.address()
+                || a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b))
         }
         (Data::Object(a), Data::Object(b)) => {
-            let same_pair = |((ka, a), (kb, b)): ((&String, &Value), (&String, &Value))| ka == kb && same(a, b);
-            a.address() == b.address() || a.len() == b.len() && a.iter().zip(b.iter()).all(same_pair)
+            let same_pair =
+                |((ka, a), (kb, b)): ((&String, &Value), (&String, &Value))| ka == kb && same(a, b);
+            a.address() == b.address()
+                || a.len() == b.len() && a.iter().zip(b.iter()).all(same_pair)
         }
         (a, b) => a == b,
     }
@@ -130,7 +135,10 @@ fn write_identity(value: &Value, out: &mut String) {
 
 /// Sorts the elements and leaves each once: what a set is.
 pub(super) fn into_set(items: Vec<Value>) -> Vec<Value> {
-    let mut keyed: Vec<(String, Value)> = items.into_iter().map(|item| (identity(&item), item)).collect();
+    let mut keyed: Vec<(String, Value)> = items
+        .into_iter()
+        .map(|item| (identity(&item), item))
+        .collect();
     keyed.sort_by(|(ka, a), (kb, b)| match (&a.data, &b.data) {
         (Data::Number(a), Data::Number(b)) => a.cmp(b),
         (Data::String(a), Data::String(b)) => a.cmp(b),

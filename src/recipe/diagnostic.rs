@@ -20,7 +20,11 @@ pub struct Span {
 impl Span {
     /// The range from this one's start to the other's end; both lie in one text.
     pub fn to(self, other: Span) -> Span {
-        Span { file: self.file, start: self.start.min(other.start), end: self.end.max(other.end) }
+        Span {
+            file: self.file,
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
     }
 }
 
@@ -51,11 +55,25 @@ impl Text {
 
 impl Sources {
     /// Adds a text and returns its number.
-    pub fn add(&mut self, name: impl Into<String>, short: impl Into<String>, text: impl Into<Arc<str>>) -> u32 {
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        short: impl Into<String>,
+        text: impl Into<Arc<str>>,
+    ) -> u32 {
         let text = text.into();
-        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at as u32 + 1);
+        let starts = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(at, _)| at as u32 + 1);
         let lines = std::iter::once(0).chain(starts).collect();
-        self.texts.push(Arc::new(Text { name: name.into(), short: short.into(), text, lines }));
+        self.texts.push(Arc::new(Text {
+            name: name.into(),
+            short: short.into(),
+            text,
+            lines,
+        }));
         (self.texts.len() - 1) as u32
     }
 
@@ -66,11 +84,16 @@ impl Sources {
 
     /// The line and column of a span's start, both from 1; the column counts characters.
     pub fn position(&self, span: Span) -> (u32, u32) {
-        let Some(text) = self.get(span.file) else { return (1, 1) };
+        let Some(text) = self.get(span.file) else {
+            return (1, 1);
+        };
         let line = text.line(span.start);
         let start = text.lines[line as usize - 1] as usize;
         let end = (span.start as usize).min(text.text.len());
-        let column = text.text.get(start..end).map_or(0, |before| before.chars().count());
+        let column = text
+            .text
+            .get(start..end)
+            .map_or(0, |before| before.chars().count());
         (line, column as u32 + 1)
     }
 
@@ -146,7 +169,13 @@ impl Diagnostic {
 
     /// An error at a place.
     pub fn at(span: Span, message: impl Into<String>) -> Self {
-        Diagnostic { primary: Some(Label { span, text: String::new() }), ..Diagnostic::error(message) }
+        Diagnostic {
+            primary: Some(Label {
+                span,
+                text: String::new(),
+            }),
+            ..Diagnostic::error(message)
+        }
     }
 
     /// Makes it a warning.
@@ -165,7 +194,10 @@ impl Diagnostic {
 
     /// Adds another place.
     pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.secondary.push(Label { span, text: text.into() });
+        self.secondary.push(Label {
+            span,
+            text: text.into(),
+        });
         self
     }
 
@@ -224,7 +256,10 @@ impl Diagnostics {
 
     /// How many errors there are; warnings do not count.
     pub fn errors(&self) -> usize {
-        self.list.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+        self.list
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == Severity::Error)
+            .count()
     }
 }
 

@@ -138,16 +138,28 @@ impl Evaluator {
             }
             ExprNode::Convert(operand, ty) => {
                 let value = self.eval(operand)?;
-                self.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value))?;
+                self.budget.charge(
+                    expr.span,
+                    convert::size_of(&value).0,
+                    convert::cost_written_out(&value),
+                )?;
                 let sensitive = convert::is_sensitive(&value);
                 match ty.fit(value) {
-                    Err(_) if sensitive => self
-                        .fail(Diagnostic::at(operand.span, format!("convert: a sensitive value is not a valid {ty}"))),
+                    Err(_) if sensitive => self.fail(Diagnostic::at(
+                        operand.span,
+                        format!("convert: a sensitive value is not a valid {ty}"),
+                    )),
                     Ok(value) => Ok(value),
                     Err(mismatch) => {
-                        let at =
-                            if mismatch.path.is_empty() { String::new() } else { format!(" at {}", mismatch.path) };
-                        self.fail(Diagnostic::at(operand.span, format!("convert: {}{at}", mismatch.reason)))
+                        let at = if mismatch.path.is_empty() {
+                            String::new()
+                        } else {
+                            format!(" at {}", mismatch.path)
+                        };
+                        self.fail(Diagnostic::at(
+                            operand.span,
+                            format!("convert: {}{at}", mismatch.reason),
+                        ))
                     }
                 }
             }
@@ -160,7 +172,11 @@ impl Evaluator {
         match &expr.node {
             ExprNode::Const(_) => Err(Failed),
             ExprNode::Scope(slot) => self.scope.get(*slot as usize).ok_or(Failed),
-            ExprNode::Variable(id) => self.variables.get(*id as usize).and_then(Option::as_ref).ok_or(Failed),
+            ExprNode::Variable(id) => self
+                .variables
+                .get(*id as usize)
+                .and_then(Option::as_ref)
+                .ok_or(Failed),
             ExprNode::Axis(id) => self.axes.get(*id as usize).ok_or(Failed),
             ExprNode::Local(id) => match self.locals.get(*id as usize) {
                 Some(LocalValue::Ready(value)) => Ok(value),
@@ -188,12 +204,16 @@ impl Evaluator {
         let mut marks = Marks::default();
         let mut failed = false;
         for (key_expr, value_expr) in items {
-            let key = self.eval(key_expr).and_then(|key| self.key(key_expr.span, &key, &mut marks));
+            let key = self
+                .eval(key_expr)
+                .and_then(|key| self.key(key_expr.span, &key, &mut marks));
             match (key, self.eval(value_expr)) {
                 (Ok(key), Ok(value)) => {
                     if result.contains_key(&key) {
                         let message = format!("duplicate key {}", quoted(&key, &marks));
-                        self.diagnostics.push(Diagnostic::at(key_expr.span, message).help("remove one of them"));
+                        self.diagnostics.push(
+                            Diagnostic::at(key_expr.span, message).help("remove one of them"),
+                        );
                         failed = true;
                     }
                     result.insert(key, value);
@@ -201,7 +221,15 @@ impl Evaluator {
                 _ => failed = true,
             }
         }
-        if failed { Err(Failed) } else { Ok(Value { data: Data::Object(result.into()), marks, origin: None }) }
+        if failed {
+            Err(Failed)
+        } else {
+            Ok(Value {
+                data: Data::Object(result.into()),
+                marks,
+                origin: None,
+            })
+        }
     }
 
     /// An object's key; its marks go to the object.
@@ -209,15 +237,20 @@ impl Evaluator {
         marks.unite(&key.marks);
         match convert::to_text(key) {
             Some(text) => Ok(text.as_ref().to_owned()),
-            None => {
-                self.fail(Diagnostic::at(span, format!("{} cannot be a key", show(key))).label("a string is needed"))
-            }
+            None => self.fail(
+                Diagnostic::at(span, format!("{} cannot be a key", show(key)))
+                    .label("a string is needed"),
+            ),
         }
     }
 
     fn conditional(&mut self, [condition, then, otherwise]: &[Expr; 3]) -> EvalResult {
         let value = self.eval(condition)?;
-        let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
+        let chosen = if self.truth(condition.span, &value)? {
+            then
+        } else {
+            otherwise
+        };
         let mut result = self.eval(chosen)?;
         result.marks.unite(&value.marks);
         Ok(result)
@@ -227,7 +260,10 @@ impl Evaluator {
     pub(super) fn truth(&mut self, span: Span, value: &Value) -> Result<bool, Failed> {
         match convert::to_bool(value) {
             Some(truth) => Ok(truth),
-            None => self.fail(Diagnostic::at(span, format!("expected true or false, found {}", show(value)))),
+            None => self.fail(Diagnostic::at(
+                span,
+                format!("expected true or false, found {}", show(value)),
+            )),
         }
     }
 
@@ -235,7 +271,8 @@ impl Evaluator {
         match convert::to_number(value) {
             Some(number) => Ok(number),
             None => {
-                let diagnostic = Diagnostic::at(span, format!("expected a number, found {}", show(value)));
+                let diagnostic =
+                    Diagnostic::at(span, format!("expected a number, found {}", show(value)));
                 self.fail(diagnostic.maybe_help(convert::too_long(value)))
             }
         }
@@ -247,7 +284,11 @@ impl Evaluator {
             UnaryOp::Not => Data::Bool(!self.truth(operand.span, &value)?),
             UnaryOp::Neg => Data::Number(self.number(operand.span, &value)?.negated()),
         };
-        Ok(Value { data, marks: value.marks, origin: None })
+        Ok(Value {
+            data,
+            marks: value.marks,
+            origin: None,
+        })
     }
 
     fn binary(&mut self, span: Span, op: BinaryOp, [left, right]: &[Expr; 2]) -> EvalResult {
@@ -255,13 +296,21 @@ impl Evaluator {
             let value = self.eval(left)?;
             let first = self.truth(left.span, &value)?;
             if first == (op == BinaryOp::Or) {
-                return Ok(Value { data: Data::Bool(first), marks: value.marks, origin: None });
+                return Ok(Value {
+                    data: Data::Bool(first),
+                    marks: value.marks,
+                    origin: None,
+                });
             }
             let second = self.eval(right)?;
             let data = Data::Bool(self.truth(right.span, &second)?);
             let mut marks = value.marks;
             marks.unite(&second.marks);
-            return Ok(Value { data, marks, origin: None });
+            return Ok(Value {
+                data,
+                marks,
+                origin: None,
+            });
         }
         let (a, b) = (self.eval(left), self.eval(right));
         let (a, b) = (a?, b?);
@@ -269,7 +318,8 @@ impl Evaluator {
         let data = if matches!(op, BinaryOp::Eq | BinaryOp::NotEq) {
             convert::deep_marks(&a, &mut marks);
             convert::deep_marks(&b, &mut marks);
-            self.budget.charge(span, convert::size_of(&a).0.min(convert::size_of(&b).0), 0)?;
+            self.budget
+                .charge(span, convert::size_of(&a).0.min(convert::size_of(&b).0), 0)?;
             Data::Bool(same(&a, &b) == (op == BinaryOp::Eq))
         } else {
             marks.unite(&a.marks);
@@ -290,7 +340,11 @@ impl Evaluator {
                 },
             }
         };
-        Ok(Value { data, marks, origin: None })
+        Ok(Value {
+            data,
+            marks,
+            origin: None,
+        })
     }
 
     /// Adds to the report of a failed operator what `+` does not do.
@@ -322,7 +376,10 @@ impl Evaluator {
             self.scope.extend(parts.keyed.then_some(key));
             self.scope.push(value);
             let before = self.diagnostics.len();
-            if self.for_item(parts, &mut marks, &mut values, &mut object).is_err() {
+            if self
+                .for_item(parts, &mut marks, &mut values, &mut object)
+                .is_err()
+            {
                 failed = true;
                 if self.budget.is_exhausted()
                     || self.diagnostics.len() >= MAX_REPORTS && self.diagnostics.len() >= before
@@ -340,7 +397,11 @@ impl Evaluator {
             true => Data::Object(object.into_attributes().into()),
             false => Data::List(values.into()),
         };
-        Ok(Value { data, marks, origin: None })
+        Ok(Value {
+            data,
+            marks,
+            origin: None,
+        })
     }
 
     fn for_item(
@@ -380,15 +441,24 @@ impl Evaluator {
     /// A collection's keys and values.
     fn items<'v>(&mut self, span: Span, collection: &'v Value) -> Result<Items<'v>, Failed> {
         match &collection.data {
-            Data::List(items) => {
-                Ok(Box::new(items.iter().enumerate().map(|(index, item)| (convert::int(index), item.clone()))))
-            }
+            Data::List(items) => Ok(Box::new(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| (convert::int(index), item.clone())),
+            )),
             Data::Object(items) => {
-                Ok(Box::new(items.iter().map(|(key, item)| (Value::string(key.as_str()), item.clone()))))
+                Ok(Box::new(items.iter().map(|(key, item)| {
+                    (Value::string(key.as_str()), item.clone())
+                })))
             }
-            _ => {
-                self.fail(Diagnostic::at(span, format!("`for` needs a list or an object, found {}", show(collection))))
-            }
+            _ => self.fail(Diagnostic::at(
+                span,
+                format!(
+                    "`for` needs a list or an object, found {}",
+                    show(collection)
+                ),
+            )),
         }
     }
 
@@ -398,7 +468,10 @@ impl Evaluator {
         out.paid = out.text.len();
         self.budget.charge(span, grown / 64, grown * 2)?;
         if out.text.len() > MAX_TEXT {
-            return self.fail(Diagnostic::at(span, format!("the string would be larger than {} MiB", MAX_TEXT >> 20)));
+            return self.fail(Diagnostic::at(
+                span,
+                format!("the string would be larger than {} MiB", MAX_TEXT >> 20),
+            ));
         }
         Ok(())
     }
@@ -408,19 +481,41 @@ impl Evaluator {
             // "${x}" is x itself, of whatever type.
             return self.eval(only);
         }
-        let mut writer = BoundedWriter { text: String::new(), marks: Marks::default(), verbatim: true, paid: 0 };
+        let mut writer = BoundedWriter {
+            text: String::new(),
+            marks: Marks::default(),
+            verbatim: true,
+            paid: 0,
+        };
         self.parts(&template.parts, &mut writer)?;
         self.grown(span, &mut writer)?;
-        let origin = if writer.verbatim { template.origin.clone() } else { None };
-        Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin })
+        let origin = if writer.verbatim {
+            template.origin.clone()
+        } else {
+            None
+        };
+        Ok(Value {
+            data: Data::String(writer.text.into()),
+            marks: writer.marks,
+            origin,
+        })
     }
 
     /// A template file's text.
     pub(super) fn template_text(&mut self, span: Span, parts: &[TemplatePart]) -> EvalResult {
-        let mut writer = BoundedWriter { text: String::new(), marks: Marks::default(), verbatim: false, paid: 0 };
+        let mut writer = BoundedWriter {
+            text: String::new(),
+            marks: Marks::default(),
+            verbatim: false,
+            paid: 0,
+        };
         self.parts(parts, &mut writer)?;
         self.grown(span, &mut writer)?;
-        Ok(Value { data: Data::String(writer.text.into()), marks: writer.marks, origin: None })
+        Ok(Value {
+            data: Data::String(writer.text.into()),
+            marks: writer.marks,
+            origin: None,
+        })
     }
 
     fn parts(&mut self, parts: &[TemplatePart], out: &mut BoundedWriter) -> Result<(), Failed> {
@@ -454,14 +549,26 @@ impl Evaluator {
                 out.text.push_str(&text);
                 self.grown(expr.span, out)?;
             }
-            TemplatePart::If { condition, then, otherwise } => {
+            TemplatePart::If {
+                condition,
+                then,
+                otherwise,
+            } => {
                 out.verbatim = false;
                 let value = self.eval(condition)?;
                 out.marks.unite(&value.marks);
-                let chosen = if self.truth(condition.span, &value)? { then } else { otherwise };
+                let chosen = if self.truth(condition.span, &value)? {
+                    then
+                } else {
+                    otherwise
+                };
                 self.parts(chosen, out)?;
             }
-            TemplatePart::For { keyed, collection, body } => {
+            TemplatePart::For {
+                keyed,
+                collection,
+                body,
+            } => {
                 out.verbatim = false;
                 let value = self.eval(collection)?;
                 out.marks.unite(&value.marks);
@@ -485,15 +592,28 @@ impl Evaluator {
         Ok(())
     }
 
-    fn call(&mut self, span: Span, function: &'static Function, args: &[Expr], expand: bool) -> EvalResult {
+    fn call(
+        &mut self,
+        span: Span,
+        function: &'static Function,
+        args: &[Expr],
+        expand: bool,
+    ) -> EvalResult {
         match function.run {
             FunctionBody::Try => return self.try_each(span, args),
             FunctionBody::Can => {
                 let before = self.diagnostics.len();
                 let result = args.first().map_or(Err(Failed), |arg| self.eval(arg));
                 self.diagnostics.truncate(before);
-                let marks = result.as_ref().map(|value| value.marks.clone()).unwrap_or_default();
-                return Ok(Value { data: Data::Bool(result.is_ok()), marks, origin: None });
+                let marks = result
+                    .as_ref()
+                    .map(|value| value.marks.clone())
+                    .unwrap_or_default();
+                return Ok(Value {
+                    data: Data::Bool(result.is_ok()),
+                    marks,
+                    origin: None,
+                });
             }
             _ => {}
         }
@@ -503,7 +623,11 @@ impl Evaluator {
             marks.unite(&last.marks);
             match last.data {
                 Data::List(items) => {
-                    self.budget.charge(span, items.len() as u64, items.len() as u64 * convert::VALUE)?;
+                    self.budget.charge(
+                        span,
+                        items.len() as u64,
+                        items.len() as u64 * convert::VALUE,
+                    )?;
                     values.extend(items.into_inner());
                 }
                 _ => {
@@ -512,8 +636,14 @@ impl Evaluator {
                 }
             }
             if values.len() < function.min || function.max.is_some_and(|max| values.len() > max) {
-                let message = format!("`{}` does not take {} arguments", function.name, values.len());
-                return self.fail(Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)));
+                let message = format!(
+                    "`{}` does not take {} arguments",
+                    function.name,
+                    values.len()
+                );
+                return self.fail(
+                    Diagnostic::at(span, message).help(format!("usage: `{}`", function.signature)),
+                );
             }
         }
         for value in &values {
@@ -527,7 +657,9 @@ impl Evaluator {
         if !function.structural {
             // It looks at all of it.
             let sizes = values.iter().map(convert::size_of);
-            let steps = sizes.fold(0u64, |all, (parts, bytes)| all.saturating_add(parts).saturating_add(bytes / 64));
+            let steps = sizes.fold(0u64, |all, (parts, bytes)| {
+                all.saturating_add(parts).saturating_add(bytes / 64)
+            });
             self.budget.charge(span, steps, 0)?;
         }
         self.budget.charge(span, 0, (function.cost)(&values))?;
@@ -540,7 +672,10 @@ impl Evaluator {
             Ok(mut value) => {
                 let (parts, made) = match function.structural {
                     true => (convert::cost_shared(&value) / convert::VALUE, 0),
-                    false => (convert::size_of(&value).0, convert::cost_written_out(&value)),
+                    false => (
+                        convert::size_of(&value).0,
+                        convert::cost_written_out(&value),
+                    ),
                 };
                 self.budget.charge(span, parts, made)?;
                 value.marks.unite(&marks);
@@ -549,11 +684,17 @@ impl Evaluator {
             Err(Fail { arg, message, help }) => {
                 // The reason may hold a part of the value.
                 let (message, help) = match marks.sensitive.is_some() || sensitive {
-                    true => ("an argument is not valid; it is sensitive, so it is not shown".to_owned(), None),
+                    true => (
+                        "an argument is not valid; it is sensitive, so it is not shown".to_owned(),
+                        None,
+                    ),
                     false => (message, help),
                 };
-                let place = arg.and_then(|arg| args.get(arg).or(args.last())).map_or(span, |arg| arg.span);
-                let diagnostic = Diagnostic::at(place, format!("{}: {message}", function.name)).maybe_help(help);
+                let place = arg
+                    .and_then(|arg| args.get(arg).or(args.last()))
+                    .map_or(span, |arg| arg.span);
+                let diagnostic =
+                    Diagnostic::at(place, format!("{}: {message}", function.name)).maybe_help(help);
                 self.fail(diagnostic)
             }
         }
@@ -575,8 +716,10 @@ impl Evaluator {
             && self.diagnostics.len() > before
             && let Some(last) = self.diagnostics.last_mut()
         {
-            last.secondary
-                .push(super::diagnostic::Label { span, text: "none of the alternatives can be evaluated".into() });
+            last.secondary.push(super::diagnostic::Label {
+                span,
+                text: "none of the alternatives can be evaluated".into(),
+            });
         }
         Err(Failed)
     }
@@ -605,14 +748,21 @@ struct BuiltText {
 
 impl BuiltText {
     fn into_attributes(self) -> BTreeMap<String, Value> {
-        let groups = self.groups.into_iter().map(|(key, items)| (key, convert::list(items)));
+        let groups = self
+            .groups
+            .into_iter()
+            .map(|(key, items)| (key, convert::list(items)));
         self.values.into_iter().chain(groups).collect()
     }
 }
 
 /// A key for a message.
 fn quoted(key: &str, marks: &Marks) -> String {
-    if marks.sensitive.is_some() { "(sensitive)".to_owned() } else { format!("{key:?}") }
+    if marks.sensitive.is_some() {
+        "(sensitive)".to_owned()
+    } else {
+        format!("{key:?}")
+    }
 }
 
 fn arithmetic(op: BinaryOp, x: Number, y: Number) -> Result<Number, String> {

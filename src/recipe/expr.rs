@@ -104,8 +104,16 @@ pub(super) struct Template {
 pub(super) enum TemplatePart {
     Text(String),
     Value(Expr),
-    If { condition: Expr, then: Vec<TemplatePart>, otherwise: Vec<TemplatePart> },
-    For { keyed: bool, collection: Expr, body: Vec<TemplatePart> },
+    If {
+        condition: Expr,
+        then: Vec<TemplatePart>,
+        otherwise: Vec<TemplatePart>,
+    },
+    For {
+        keyed: bool,
+        collection: Expr,
+        body: Vec<TemplatePart>,
+    },
 }
 
 /// What a recipe declares, by name: what names are resolved against.

@@ -25,7 +25,11 @@ pub(super) struct FileProblem {
 
 impl FileProblem {
     fn new(message: String, help: Option<String>) -> Self {
-        FileProblem { message, help, outside: false }
+        FileProblem {
+            message,
+            help,
+            outside: false,
+        }
     }
 }
 
@@ -57,7 +61,15 @@ impl Files {
         scope: Arc<Scope>,
         env: std::collections::BTreeMap<String, String>,
     ) -> Self {
-        Files { dir, shown, scope, env, texts: HashMap::new(), lists: HashMap::new(), kinds: HashMap::new() }
+        Files {
+            dir,
+            shown,
+            scope,
+            env,
+            texts: HashMap::new(),
+            lists: HashMap::new(),
+            kinds: HashMap::new(),
+        }
     }
 
     /// A path below the recipe's directory as the user would type it.
@@ -82,7 +94,10 @@ impl Files {
 
     fn read(&self, path: &str) -> Result<Arc<str>, FileProblem> {
         let full = self.full(path)?;
-        let bytes = self.scope.open_file(&full).and_then(|file| bounded::read_open(file, bounded::TEXT));
+        let bytes = self
+            .scope
+            .open_file(&full)
+            .and_then(|file| bounded::read_open(file, bounded::TEXT));
         let whole = "pass its path to a parameter that takes a file, such as `inputs` of `run`";
         let bytes = bytes.map_err(|error| {
             let help = match error.kind() {
@@ -92,9 +107,9 @@ impl Files {
             };
             FileProblem::new(format!("cannot read {path:?}: {error}"), Some(help.into()))
         })?;
-        String::from_utf8(bytes)
-            .map(Arc::from)
-            .map_err(|_| FileProblem::new(format!("{path:?} is not UTF-8 text"), Some(whole.into())))
+        String::from_utf8(bytes).map(Arc::from).map_err(|_| {
+            FileProblem::new(format!("{path:?} is not UTF-8 text"), Some(whole.into()))
+        })
     }
 
     /// The files below a directory, as paths relative to it, sorted.
@@ -109,15 +124,24 @@ impl Files {
 
     fn walk(&self, path: &str) -> Result<Arc<[String]>, FileProblem> {
         let full = self.full(path)?;
-        let is_dir = self.scope.open(&full, Access::Examine).and_then(|file| file.metadata());
+        let is_dir = self
+            .scope
+            .open(&full, Access::Examine)
+            .and_then(|file| file.metadata());
         if !is_dir.map_err(|error| self.problem(path, &error))?.is_dir() {
-            return Err(FileProblem::new(format!("{path:?} is not a directory"), None));
+            return Err(FileProblem::new(
+                format!("{path:?} is not a directory"),
+                None,
+            ));
         }
         let mut found = Vec::new();
         for (count, entry) in walkdir::WalkDir::new(&full).into_iter().enumerate() {
-            let entry = entry.map_err(|error| FileProblem::new(format!("cannot list {path:?}: {error}"), None))?;
+            let entry = entry.map_err(|error| {
+                FileProblem::new(format!("cannot list {path:?}: {error}"), None)
+            })?;
             if count > MAX_FILES {
-                let message = format!("{path:?} contains more than {MAX_FILES} files and directories");
+                let message =
+                    format!("{path:?} contains more than {MAX_FILES} files and directories");
                 return Err(FileProblem::new(message, None));
             }
             if entry.file_type().is_dir() {
@@ -125,7 +149,10 @@ impl Files {
             }
             let relative = entry.path().strip_prefix(&full).unwrap_or(entry.path());
             let Some(text) = relative.to_str() else {
-                let message = format!("{path:?} contains a file whose name is not UTF-8: {}", relative.display());
+                let message = format!(
+                    "{path:?} contains a file whose name is not UTF-8: {}",
+                    relative.display()
+                );
                 return Err(FileProblem::new(message, None));
             };
             found.push(text.to_owned());
@@ -140,7 +167,10 @@ impl Files {
             return known.clone();
         }
         let result = self.full(path).and_then(|full| {
-            let meta = self.scope.open(&full, Access::Examine).and_then(|file| file.metadata());
+            let meta = self
+                .scope
+                .open(&full, Access::Examine)
+                .and_then(|file| file.metadata());
             let meta = meta.map_err(|error| self.problem(path, &error))?;
             Ok(match () {
                 () if meta.is_file() => Is::File,
@@ -154,7 +184,10 @@ impl Files {
 
     fn full(&self, path: &str) -> Result<PathBuf, FileProblem> {
         if path.is_empty() || path.contains('\0') {
-            return Err(FileProblem::new(format!("{path:?} is not a valid path"), None));
+            return Err(FileProblem::new(
+                format!("{path:?} is not a valid path"),
+                None,
+            ));
         }
         Ok(self.dir.join(path))
     }
@@ -162,7 +195,11 @@ impl Files {
     fn problem(&self, path: &str, error: &io::Error) -> FileProblem {
         if let Some(outside) = Outside::of(error) {
             let message = format!("the recipe may not read {path:?}: {outside}");
-            return FileProblem { message, help: Some(outside.help()), outside: true };
+            return FileProblem {
+                message,
+                help: Some(outside.help()),
+                outside: true,
+            };
         }
         let message = match error.kind() {
             io::ErrorKind::NotFound => format!("there is no file {path:?}"),
@@ -183,7 +220,9 @@ impl Files {
         let full = self.dir.join(path);
         let (parent, name) = (full.parent()?, full.file_name()?.to_str()?);
         let entries = std::fs::read_dir(parent).ok()?.take(1000);
-        let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
         names.sort_unstable();
         let near = super::suggest::nearest(name, names.iter().map(String::as_str))?;
         let shown = Path::new(path).with_file_name(near);

@@ -26,7 +26,11 @@ pub fn format(name: &str, text: &str) -> Result<String, Diagnostics> {
     indent(text, &mut lines);
     align(&mut lines);
     let out = join(&lines);
-    debug_assert_eq!(meaning(text), meaning(&out), "BUG: formatting changed more than blanks");
+    debug_assert_eq!(
+        meaning(text),
+        meaning(&out),
+        "BUG: formatting changed more than blanks"
+    );
     Ok(out)
 }
 
@@ -35,7 +39,11 @@ fn meaning(text: &str) -> Vec<&str> {
     let tokens = lex::lex(text).tokens;
     let mut all: Vec<&str> = Vec::with_capacity(tokens.len());
     for token in tokens {
-        let part = if token.kind == LexKind::Newline { "\n" } else { &text[token.start..token.end] };
+        let part = if token.kind == LexKind::Newline {
+            "\n"
+        } else {
+            &text[token.start..token.end]
+        };
         if part != "\n" || all.last().is_some_and(|last| *last != "\n") {
             all.push(part);
         }
@@ -95,7 +103,11 @@ fn split(text: &str, tokens: &[Token]) -> Vec<FormattedLine> {
 fn indent(text: &str, lines: &mut [FormattedLine]) {
     let mut open: Vec<bool> = Vec::new();
     for line in lines {
-        let leading = line.tokens.iter().take_while(|token| token.kind == LexKind::Close).count();
+        let leading = line
+            .tokens
+            .iter()
+            .take_while(|token| token.kind == LexKind::Close)
+            .count();
         let before = open.len();
         open.truncate(before.saturating_sub(leading));
         line.level = open.iter().filter(|indents| **indents).count();
@@ -152,14 +164,18 @@ fn space(text: &str, tokens: &[Token], index: usize) -> bool {
     let (before, token) = (&tokens[index - 1], &tokens[index]);
     let (left, right) = (of(before), of(token));
     let apart = before.end < token.start;
-    if matches!(token.kind, LexKind::BlockComment | LexKind::LineComment) || before.kind == LexKind::BlockComment {
+    if matches!(token.kind, LexKind::BlockComment | LexKind::LineComment)
+        || before.kind == LexKind::BlockComment
+    {
         return true;
     }
     // Splats, accesses, namespaces, `...`: nothing around them.
     if matches!(left, "." | "::") || matches!(right, "." | "::" | "..." | ",") {
         return false;
     }
-    if left == "*" && is_splat(text, tokens, index - 1) || right == "*" && is_splat(text, tokens, index) {
+    if left == "*" && is_splat(text, tokens, index - 1)
+        || right == "*" && is_splat(text, tokens, index)
+    {
         return false;
     }
     match (left, right) {
@@ -167,28 +183,45 @@ fn space(text: &str, tokens: &[Token], index: usize) -> bool {
         ("{", _) | (_, "}") => return true,
         _ => {}
     }
-    if before.kind == LexKind::Punct && matches!(left, "-" | "!") && is_unary(text, tokens, index - 1) {
+    if before.kind == LexKind::Punct
+        && matches!(left, "-" | "!")
+        && is_unary(text, tokens, index - 1)
+    {
         return false;
     }
     match right {
         "(" if before.kind == LexKind::Word => matches!(left, "in" | "if") && apart,
-        "[" if matches!(before.kind, LexKind::Word | LexKind::Close | LexKind::Quoted) => apart,
+        "[" if matches!(
+            before.kind,
+            LexKind::Word | LexKind::Close | LexKind::Quoted
+        ) =>
+        {
+            apart
+        }
         _ => true,
     }
 }
 
 /// `[*]` or `.*`.
 fn is_splat(text: &str, tokens: &[Token], index: usize) -> bool {
-    let of = |index: usize| tokens.get(index).map_or("", |token| &text[token.start..token.end]);
+    let of = |index: usize| {
+        tokens
+            .get(index)
+            .map_or("", |token| &text[token.start..token.end])
+    };
     let before = index.checked_sub(1).map_or("", of);
     before == "." || before == "[" && of(index + 1) == "]"
 }
 
 /// A sign before its operand, not between two.
 fn is_unary(text: &str, tokens: &[Token], index: usize) -> bool {
-    let Some(before) = index.checked_sub(1).map(|before| &tokens[before]) else { return true };
+    let Some(before) = index.checked_sub(1).map(|before| &tokens[before]) else {
+        return true;
+    };
     match before.kind {
-        LexKind::Punct => !matches!(&text[before.start..before.end], "*") || !is_splat(text, tokens, index - 1),
+        LexKind::Punct => {
+            !matches!(&text[before.start..before.end], "*") || !is_splat(text, tokens, index - 1)
+        }
         LexKind::Open | LexKind::LineComment | LexKind::BlockComment | LexKind::Newline => true,
         LexKind::Word => matches!(&text[before.start..before.end], "in" | "if"),
         LexKind::Close | LexKind::Quoted | LexKind::Heredoc => false,
@@ -202,14 +235,22 @@ fn width(text: &str) -> usize {
 /// Puts the `=` of neighbouring attributes below each other, then the comments at the ends of neighbouring lines.
 fn align(lines: &mut [FormattedLine]) {
     for run in runs(lines, |line| line.attribute) {
-        let most = lines[run.clone()].iter().map(|line| width(&line.key)).max().unwrap_or(0);
+        let most = lines[run.clone()]
+            .iter()
+            .map(|line| width(&line.key))
+            .max()
+            .unwrap_or(0);
         for line in &mut lines[run] {
             let spaces = " ".repeat(most - width(&line.key) + 1);
             line.rest = format!("{}{spaces}{}", line.key, line.rest);
         }
     }
     for run in runs(lines, |line| !line.comment.is_empty() && !line.tall) {
-        let most = lines[run.clone()].iter().map(|line| width(&line.rest)).max().unwrap_or(0);
+        let most = lines[run.clone()]
+            .iter()
+            .map(|line| width(&line.rest))
+            .max()
+            .unwrap_or(0);
         for line in &mut lines[run] {
             let spaces = " ".repeat(most - width(&line.rest) + 1);
             line.rest = format!("{}{spaces}{}", line.rest, std::mem::take(&mut line.comment));
@@ -218,14 +259,21 @@ fn align(lines: &mut [FormattedLine]) {
 }
 
 /// Stretches of lines of one level, without blank ones between, that all are so.
-fn runs(lines: &[FormattedLine], is: impl Fn(&FormattedLine) -> bool) -> Vec<std::ops::Range<usize>> {
+fn runs(
+    lines: &[FormattedLine],
+    is: impl Fn(&FormattedLine) -> bool,
+) -> Vec<std::ops::Range<usize>> {
     let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         if !is(line) {
             continue;
         }
         match runs.last_mut() {
-            Some(run) if run.end == index && !line.blank && lines[index - 1].level == line.level => run.end += 1,
+            Some(run)
+                if run.end == index && !line.blank && lines[index - 1].level == line.level =>
+            {
+                run.end += 1
+            }
             _ => runs.push(index..index + 1),
         }
     }

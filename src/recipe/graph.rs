@@ -46,7 +46,9 @@ impl Fit<'_> {
 
     fn reference(&mut self, reference: &Reference, owner: &dyn Fn() -> String) {
         let Reference { stage, need, span } = reference;
-        let Some(target) = self.target(stage) else { return };
+        let Some(target) = self.target(stage) else {
+            return;
+        };
         let there = self.texts[target].head;
         let built = match &self.states[target] {
             StageState::Ready(built) => built,
@@ -63,7 +65,9 @@ impl Fit<'_> {
                 return;
             }
         };
-        let Some(kind) = self.texts[target].kind else { return };
+        let Some(kind) = self.texts[target].kind else {
+            return;
+        };
         let params = &built.stage.params;
         let made = kind.made(params);
         let files = outputs(kind, params);
@@ -79,10 +83,12 @@ impl Fit<'_> {
             Need::File if made.file() => {}
             Need::File => {
                 let message = format!("a file is needed, but `{stage}` makes a disk");
-                let mut diagnostic =
-                    Diagnostic::at(*span, message).also(there, format!("`{}` makes a disk", kind.name));
+                let mut diagnostic = Diagnostic::at(*span, message)
+                    .also(there, format!("`{}` makes a disk", kind.name));
                 if let Some(first) = files.iter().flatten().next() {
-                    diagnostic = diagnostic.help(format!("for a file that it made: `stage.{stage}.files[{first:?}]`"));
+                    diagnostic = diagnostic.help(format!(
+                        "for a file that it made: `stage.{stage}.files[{first:?}]`"
+                    ));
                 }
                 let help = "to get the disk as a file, add a stage of kind `convert` and use that";
                 self.diagnostics.push(diagnostic.help(help));
@@ -97,7 +103,10 @@ impl Fit<'_> {
                 let help = if known.is_empty() && made == Makes::File {
                     Some(format!("it makes one file: `stage.{stage}`"))
                 } else if known.is_empty() && kind.param("output").is_some() {
-                    Some(format!("list it there: `output = {{ {:?} = \"/path/in/the/image\" }}`", &**name))
+                    Some(format!(
+                        "list it there: `output = {{ {:?} = \"/path/in/the/image\" }}`",
+                        &**name
+                    ))
                 } else if known.is_empty() {
                     Some(format!("`{}` makes no named files", kind.name))
                 } else {
@@ -136,14 +145,19 @@ impl Fit<'_> {
                     continue;
                 };
                 *next += 1;
-                let Some(target) = self.target(&reference.stage) else { continue };
+                let Some(target) = self.target(&reference.stage) else {
+                    continue;
+                };
                 match marks[target] {
                     Mark::New => {
                         marks[target] = Mark::Open;
                         path.push((target, 0));
                     }
                     Mark::Open => {
-                        let from = path.iter().position(|(stage, _)| *stage == target).unwrap_or(0);
+                        let from = path
+                            .iter()
+                            .position(|(stage, _)| *stage == target)
+                            .unwrap_or(0);
                         let diagnostic = self.cycle(&path[from..]);
                         self.diagnostics.push(diagnostic);
                     }
@@ -155,15 +169,26 @@ impl Fit<'_> {
 
     fn cycle(&self, path: &[(usize, usize)]) -> Diagnostic {
         // The cycle begins with its first stage in the text, wherever it was found.
-        let first =
-            path.iter().enumerate().min_by_key(|(_, (stage, _))| self.texts[*stage].head).map_or(0, |(at, _)| at);
+        let first = path
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, (stage, _))| self.texts[*stage].head)
+            .map_or(0, |(at, _)| at);
         let path: Vec<_> = path[first..].iter().chain(&path[..first]).collect();
-        let mut names: Vec<&str> = path.iter().map(|(stage, _)| &*self.texts[*stage].name).collect();
+        let mut names: Vec<&str> = path
+            .iter()
+            .map(|(stage, _)| &*self.texts[*stage].name)
+            .collect();
         names.extend(names.first().copied());
-        let mut spans = path.iter().filter_map(|(stage, next)| match &self.states[*stage] {
-            StageState::Ready(built) => built.references.get(next - 1).map(|reference| reference.span),
-            _ => None,
-        });
+        let mut spans = path
+            .iter()
+            .filter_map(|(stage, next)| match &self.states[*stage] {
+                StageState::Ready(built) => built
+                    .references
+                    .get(next - 1)
+                    .map(|reference| reference.span),
+                _ => None,
+            });
         let message = match path.len() {
             1 => format!("the stage `{}` depends on itself", names[0]),
             _ => format!("dependency cycle: {}", names.join(" -> ")),

@@ -106,8 +106,15 @@ pub(super) fn scan(text: &str) -> Lexed {
 }
 
 fn run(text: &str, keep: bool) -> Lexed {
-    let mut lexer =
-        Lexer { text: text.as_bytes(), at: 0, modes: Vec::new(), depth: 0, templates: 0, keep, out: Lexed::default() };
+    let mut lexer = Lexer {
+        text: text.as_bytes(),
+        at: 0,
+        modes: Vec::new(),
+        depth: 0,
+        templates: 0,
+        keep,
+        out: Lexed::default(),
+    };
     if let Err(problem) = lexer.run() {
         lexer.out.problem = Some(problem);
     }
@@ -133,7 +140,10 @@ impl Lexer<'_> {
         }
         match self.modes.last().copied() {
             None => Ok(()),
-            Some(Mode::Quote { at }) => Err(LexProblem::OpenQuote { at, line_end: self.text.len() }),
+            Some(Mode::Quote { at }) => Err(LexProblem::OpenQuote {
+                at,
+                line_end: self.text.len(),
+            }),
             Some(Mode::Heredoc { at, word, .. }) => Err(LexProblem::OpenHeredoc { at, word }),
             Some(Mode::Bracket { at, .. }) => Err(LexProblem::OpenBracket { at, len: 1 }),
             Some(Mode::Interpolation { at }) => Err(LexProblem::OpenBracket { at, len: 2 }),
@@ -146,7 +156,11 @@ impl Lexer<'_> {
 
     fn emit(&mut self, kind: LexKind, start: usize) {
         if self.keep && self.templates == 0 {
-            self.out.tokens.push(Token { kind, start, end: self.at });
+            self.out.tokens.push(Token {
+                kind,
+                start,
+                end: self.at,
+            });
         }
     }
 
@@ -202,7 +216,10 @@ impl Lexer<'_> {
                 let two = [byte, self.peek(0)];
                 if byte == b'.' && two[1] == b'.' && self.peek(1) == b'.' {
                     self.at += 2;
-                } else if matches!(&two, b"==" | b"!=" | b"<=" | b">=" | b"&&" | b"||" | b"=>" | b"::") {
+                } else if matches!(
+                    &two,
+                    b"==" | b"!=" | b"<=" | b">=" | b"&&" | b"||" | b"=>" | b"::"
+                ) {
                     self.at += 1;
                 }
                 self.emit(LexKind::Punct, start);
@@ -245,7 +262,10 @@ impl Lexer<'_> {
                 Ok(())
             }
             Some(Mode::Bracket { at: open, .. } | Mode::Interpolation { at: open }) => {
-                Err(LexProblem::WrongClose { at, open: Some(open) })
+                Err(LexProblem::WrongClose {
+                    at,
+                    open: Some(open),
+                })
             }
             _ => Err(LexProblem::WrongClose { at, open: None }),
         }
@@ -278,14 +298,23 @@ impl Lexer<'_> {
             // The parser says what is wrong with it; the rest is read as code.
             return Ok(());
         }
-        self.push(Mode::Heredoc { at: start, word, open: 0 })
+        self.push(Mode::Heredoc {
+            at: start,
+            word,
+            open: 0,
+        })
     }
 
     /// Text of a quoted string up to its end or the next interpolation.
     fn quoted(&mut self, at: usize) -> Result<(), LexProblem> {
         match self.peek(0) {
             0 => return Err(LexProblem::Nul(self.at)),
-            b'\n' => return Err(LexProblem::OpenQuote { at, line_end: self.at }),
+            b'\n' => {
+                return Err(LexProblem::OpenQuote {
+                    at,
+                    line_end: self.at,
+                });
+            }
             b'\\' => self.at += if self.peek(1) == b'\n' { 1 } else { 2 },
             b'"' => {
                 self.at += 1;
@@ -310,7 +339,10 @@ impl Lexer<'_> {
                 let word = &self.text[word.0..word.1];
                 if open == 0
                     && self.text[end..].starts_with(word)
-                    && !self.text.get(end + word.len()).is_some_and(|byte| is_word(*byte))
+                    && !self
+                        .text
+                        .get(end + word.len())
+                        .is_some_and(|byte| is_word(*byte))
                 {
                     self.at = end + word.len();
                     self.leave_template(LexKind::Heredoc, at);

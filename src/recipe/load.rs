@@ -61,10 +61,18 @@ pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagno
         Ok(place) => place,
         Err(diagnostic) => return Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
     };
-    let scope = Scope::new(&place.dir, request.home.as_deref(), &request.allow_paths).map_err(|(path, error)| {
-        let message = format!("cannot open the directory {}, which the recipe may read: {error}", path.display());
-        Diagnostics::new(vec![Diagnostic::error(message)], Arc::new(Sources::default()))
-    })?;
+    let scope = Scope::new(&place.dir, request.home.as_deref(), &request.allow_paths).map_err(
+        |(path, error)| {
+            let message = format!(
+                "cannot open the directory {}, which the recipe may read: {error}",
+                path.display()
+            );
+            Diagnostics::new(
+                vec![Diagnostic::error(message)],
+                Arc::new(Sources::default()),
+            )
+        },
+    )?;
     let mut bodies = Vec::new();
     for (shown, full) in &place.files {
         match read(shown, full, &scope, &mut sources) {
@@ -85,15 +93,32 @@ pub fn load(request: &LoadRequest, registry: &Registry) -> Result<Recipe, Diagno
 pub fn parse_bytes(bytes: &[u8], registry: &Registry) -> Result<Recipe, Diagnostics> {
     let mut sources = Sources::default();
     let (file, checked) = syntax::add(&mut sources, "recipe.hcl", "recipe.hcl", bytes.to_vec());
-    let text = sources.get(file).map(|text| text.text.clone()).unwrap_or_default();
+    let text = sources
+        .get(file)
+        .map(|text| text.text.clone())
+        .unwrap_or_default();
     match checked.and_then(|()| syntax::parse_body(&text, file)) {
         Ok(body) => {
             // Nothing lies below a path that no file system has.
             let dir = PathBuf::from("/dev/null/recipe");
             let (path, name) = (dir.join("recipe.hcl"), "recipe".to_owned());
-            let place = RecipePaths { path, dir, shown: PathBuf::new(), files: Vec::new(), values: Vec::new(), name };
+            let place = RecipePaths {
+                path,
+                dir,
+                shown: PathBuf::new(),
+                files: Vec::new(),
+                values: Vec::new(),
+                name,
+            };
             let scope = Arc::new(Scope::nothing());
-            evaluate(&LoadRequest::default(), registry, place, scope, &[(file, body)], sources)
+            evaluate(
+                &LoadRequest::default(),
+                registry,
+                place,
+                scope,
+                &[(file, body)],
+                sources,
+            )
         }
         Err(diagnostic) => Err(Diagnostics::new(vec![diagnostic], Arc::new(sources))),
     }
@@ -125,8 +150,13 @@ impl RecipePaths {
         let full = std::fs::canonicalize(path).map_err(cannot)?;
         let meta = std::fs::metadata(&full).map_err(cannot)?;
         if !meta.is_dir() {
-            let dir = full.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
-            let stem = full.file_name().and_then(|name| name.to_str()).unwrap_or("recipe");
+            let dir = full
+                .parent()
+                .map_or_else(|| PathBuf::from("/"), Path::to_owned);
+            let stem = full
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or("recipe");
             let name = match stem.split('.').next().unwrap_or_default() {
                 "" | "recipe" | "main" => directory_name(&dir),
                 stem => stem.to_owned(),
@@ -146,7 +176,11 @@ impl RecipePaths {
             if packer::is_file(&name) {
                 packer_files.push(name);
             } else if is_recipe_file(&name) {
-                let shown = if path == Path::new(".") { PathBuf::from(&name) } else { path.join(&name) };
+                let shown = if path == Path::new(".") {
+                    PathBuf::from(&name)
+                } else {
+                    path.join(&name)
+                };
                 files.push((shown, full.join(name)));
             }
         }
@@ -158,14 +192,30 @@ impl RecipePaths {
                 )
                 .lacks(Lack::Recipe);
             if let Some(template) = packer_files.iter().find(|name| name.ends_with(".pkr.hcl")) {
-                diagnostic = diagnostic.note(format!("`{template}` is a Packer template, which impasto does not read"));
+                diagnostic = diagnostic.note(format!(
+                    "`{template}` is a Packer template, which impasto does not read"
+                ));
             }
             return Err(diagnostic);
         }
         let name = directory_name(&full);
-        let values = packer_files.into_iter().filter(|name| packer::is_values(name)).collect();
-        let shown = if path == Path::new(".") { PathBuf::new() } else { path.to_owned() };
-        Ok(RecipePaths { path: full.clone(), dir: full, shown, files, values, name })
+        let values = packer_files
+            .into_iter()
+            .filter(|name| packer::is_values(name))
+            .collect();
+        let shown = if path == Path::new(".") {
+            PathBuf::new()
+        } else {
+            path.to_owned()
+        };
+        Ok(RecipePaths {
+            path: full.clone(),
+            dir: full,
+            shown,
+            files,
+            values,
+            name,
+        })
     }
 }
 
@@ -173,7 +223,13 @@ impl RecipePaths {
 fn list(dir: &Path) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        names.extend(entry?.file_name().to_str().filter(|name| !name.starts_with('.')).map(str::to_owned));
+        names.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .filter(|name| !name.starts_with('.'))
+                .map(str::to_owned),
+        );
     }
     names.sort_unstable();
     Ok(names)
@@ -191,19 +247,37 @@ pub fn recipe_files(dir: &Path) -> Vec<String> {
 }
 
 fn directory_name(dir: &Path) -> String {
-    dir.file_name().and_then(|name| name.to_str()).unwrap_or("recipe").to_owned()
+    dir.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("recipe")
+        .to_owned()
 }
 
-fn read(path: &Path, full: &Path, scope: &Scope, sources: &mut Sources) -> Result<(u32, Body), Diagnostic> {
+fn read(
+    path: &Path,
+    full: &Path,
+    scope: &Scope,
+    sources: &mut Sources,
+) -> Result<(u32, Body), Diagnostic> {
     let shown = path.display().to_string();
-    let bytes = scope.open_file(full).and_then(|file| bounded::read_open(file, bounded::TEXT)).map_err(|error| {
-        let diagnostic = Diagnostic::error(format!("cannot read {shown}: {error}"));
-        diagnostic.maybe_help(Outside::of(&error).map(Outside::help))
-    })?;
-    let short = full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned();
+    let bytes = scope
+        .open_file(full)
+        .and_then(|file| bounded::read_open(file, bounded::TEXT))
+        .map_err(|error| {
+            let diagnostic = Diagnostic::error(format!("cannot read {shown}: {error}"));
+            diagnostic.maybe_help(Outside::of(&error).map(Outside::help))
+        })?;
+    let short = full
+        .file_name()
+        .unwrap_or(full.as_os_str())
+        .to_string_lossy()
+        .into_owned();
     let (file, checked) = syntax::add(sources, &shown, &short, bytes);
     checked?;
-    let text = sources.get(file).map(|text| text.text.clone()).unwrap_or_default();
+    let text = sources
+        .get(file)
+        .map(|text| text.text.clone())
+        .unwrap_or_default();
     Ok((file, syntax::parse_body(&text, file)?))
 }
 
@@ -219,27 +293,65 @@ fn evaluate(
     for (file, body) in bodies {
         collector.file(*file, body);
     }
-    let Collector { found, names, diagnostics, .. } = collector;
-    let files = Files::new(place.dir.clone(), place.shown.clone(), scope.clone(), request.host_env.clone());
+    let Collector {
+        found,
+        names,
+        diagnostics,
+        ..
+    } = collector;
+    let files = Files::new(
+        place.dir.clone(),
+        place.shown.clone(),
+        scope.clone(),
+        request.host_env.clone(),
+    );
     let mut eval = Evaluator::new(files, sources);
     eval.diagnostics = diagnostics;
-    let texts = bodies.iter().filter_map(|(file, _)| eval.sources.get(*file));
+    let texts = bodies
+        .iter()
+        .filter_map(|(file, _)| eval.sources.get(*file));
     let bytes = texts.map(|text| text.text.len()).sum();
     eval.budget.add_text(bytes);
     if found.stages.is_empty() && eval.diagnostics.is_empty() {
         let file = bodies.first().map_or(0, |(file, _)| *file);
-        let diagnostic = Diagnostic::at(Span { file, start: 0, end: 0 }, "the recipe has no stages");
+        let diagnostic = Diagnostic::at(
+            Span {
+                file,
+                start: 0,
+                end: 0,
+            },
+            "the recipe has no stages",
+        );
         eval.diagnostics.push(diagnostic.lacks(Lack::Stages));
     }
     // Who names a file of variables knows how they are given.
-    if let Some(name) = place.values.first().filter(|_| request.var_files.is_empty()) {
+    if let Some(name) = place
+        .values
+        .first()
+        .filter(|_| request.var_files.is_empty())
+    {
         let path = place.shown.join(name);
         let message = format!("`{}` is not read automatically", path.display());
         let help = format!("pass it with --var-file {}", path.display());
-        eval.diagnostics.push(Diagnostic::error(message).warning().help(help));
+        eval.diagnostics
+            .push(Diagnostic::error(message).warning().help(help));
     }
-    Variables { request, decls: &found.variables, names: &names, eval: &mut eval, unsure: false }.run();
-    let loader = Loader { registry, place, scope, found: &found, names: &names, request };
+    Variables {
+        request,
+        decls: &found.variables,
+        names: &names,
+        eval: &mut eval,
+        unsure: false,
+    }
+    .run();
+    let loader = Loader {
+        registry,
+        place,
+        scope,
+        found: &found,
+        names: &names,
+        request,
+    };
     loader.run(eval)
 }
 
@@ -265,20 +377,40 @@ impl Loader<'_, '_> {
         eval.locals = vec![LocalValue::Unset; self.found.locals.len()];
         let locals = self.locals(&mut eval);
         let mut local_axes = vec![0; self.found.locals.len()];
-        locals.iter().for_each(|local| local_axes[local.id] = local.axes);
+        locals
+            .iter()
+            .for_each(|local| local_axes[local.id] = local.axes);
         for local in locals.iter().filter(|local| local.axes == 0) {
             self.local(local, &mut eval);
         }
         let head = self.head(&mut eval, &local_axes);
         // With a matrix or a choice that is wrong the rest is still checked, as far as it can be.
-        let matrix = Matrix::evaluate(self.found.matrix.as_ref(), self.names, &local_axes, &mut eval);
+        let matrix = Matrix::evaluate(
+            self.found.matrix.as_ref(),
+            self.names,
+            &local_axes,
+            &mut eval,
+        );
         let matrix = matrix.unwrap_or_else(|Failed| Matrix::none());
-        let chosen = matrix.choose(&self.request.only, self.found.matrix.is_some(), &mut eval.diagnostics);
-        let common =
-            Common { registry: self.registry, source_date_epoch: head.source_date_epoch, local_axes: &local_axes };
+        let chosen = matrix.choose(
+            &self.request.only,
+            self.found.matrix.is_some(),
+            &mut eval.diagnostics,
+        );
+        let common = Common {
+            registry: self.registry,
+            source_date_epoch: head.source_date_epoch,
+            local_axes: &local_axes,
+        };
         let (stages, images) = self.lower(&common, &mut eval);
-        let expand =
-            StageExpansion { loader: &self, matrix: &matrix, locals: &locals, common: &common, stages, images };
+        let expand = StageExpansion {
+            loader: &self,
+            matrix: &matrix,
+            locals: &locals,
+            common: &common,
+            stages,
+            images,
+        };
         let combinations = expand.run(&chosen, &mut eval);
         let sources = Arc::new(eval.sources);
         let mut found = eval.diagnostics;
@@ -291,7 +423,11 @@ impl Loader<'_, '_> {
         if all.errors() > 0 {
             return Err(all);
         }
-        debug_assert!(all.list.iter().all(|diagnostic| diagnostic.severity == Severity::Warning));
+        debug_assert!(
+            all.list
+                .iter()
+                .all(|diagnostic| diagnostic.severity == Severity::Warning)
+        );
         Ok(Recipe {
             name: head.name.unwrap_or(self.place.name),
             source_date_epoch: head.source_date_epoch,
@@ -307,8 +443,18 @@ impl Loader<'_, '_> {
         })
     }
 
-    fn lowering<'d>(&'d self, file: u32, eval: &Evaluator, out: &'d mut Vec<Diagnostic>) -> Option<Lowering<'d>> {
-        Some(Lowering::new(file, eval.sources.get(file)?.clone(), self.names, out))
+    fn lowering<'d>(
+        &'d self,
+        file: u32,
+        eval: &Evaluator,
+        out: &'d mut Vec<Diagnostic>,
+    ) -> Option<Lowering<'d>> {
+        Some(Lowering::new(
+            file,
+            eval.sources.get(file)?.clone(),
+            self.names,
+            out,
+        ))
     }
 
     /// Lowers the locals and brings them into an order in which each comes after those that it uses.
@@ -316,29 +462,51 @@ impl Loader<'_, '_> {
         let mut out = Vec::new();
         let mut roots = Vec::with_capacity(self.found.locals.len());
         for (file, attr) in &self.found.locals {
-            let Some(mut lowering) = self.lowering(*file, eval, &mut out) else { continue };
+            let Some(mut lowering) = self.lowering(*file, eval, &mut out) else {
+                continue;
+            };
             roots.push(Some(lowering.root(attr.value, Allowed::ALL)));
         }
         eval.diagnostics.append(&mut out);
-        let uses: Vec<Vec<u32>> =
-            roots.iter().map(|root| root.as_ref().map(|root| root.uses.locals.clone()).unwrap_or_default()).collect();
+        let uses: Vec<Vec<u32>> = roots
+            .iter()
+            .map(|root| {
+                root.as_ref()
+                    .map(|root| root.uses.locals.clone())
+                    .unwrap_or_default()
+            })
+            .collect();
         let (order, circle) = order(&uses);
         if let Some(circle) = circle {
-            let names: Vec<&str> =
-                circle.iter().chain(circle.first()).map(|id| self.found.locals[*id].1.name).collect();
+            let names: Vec<&str> = circle
+                .iter()
+                .chain(circle.first())
+                .map(|id| self.found.locals[*id].1.name)
+                .collect();
             let message = format!("dependency cycle of locals: {}", names.join(" -> "));
             let mut diagnostic = Diagnostic::at(self.found.locals[circle[0]].1.span, message);
             for id in &circle[1..] {
                 diagnostic = diagnostic.also(self.found.locals[*id].1.span, "through this one");
             }
-            eval.diagnostics.push(diagnostic.help("write out the value of one of them"));
+            eval.diagnostics
+                .push(diagnostic.help("write out the value of one of them"));
         }
         let mut axes = vec![0u64; roots.len()];
         let mut locals = Vec::with_capacity(order.len());
         for id in order {
-            let Some(root) = roots.get_mut(id).and_then(Option::take) else { continue };
-            axes[id] = root.uses.locals.iter().fold(root.uses.axes, |all, local| all | axes[*local as usize]);
-            locals.push(Local { id, axes: axes[id], root });
+            let Some(root) = roots.get_mut(id).and_then(Option::take) else {
+                continue;
+            };
+            axes[id] = root
+                .uses
+                .locals
+                .iter()
+                .fold(root.uses.axes, |all, local| all | axes[*local as usize]);
+            locals.push(Local {
+                id,
+                axes: axes[id],
+                root,
+            });
         }
         locals
     }
@@ -361,45 +529,75 @@ impl Loader<'_, '_> {
 
     /// Which names of the environment the recipe reads: known before anything else is evaluated.
     fn environment(&self, eval: &mut Evaluator) {
-        let Some(decl) = &self.found.recipe else { return };
-        let Some(attr) = decl.attr("environment") else { return };
-        let Ok((value, span)) = self.early(decl, attr.value, Allowed::ENVIRONMENT, &[], eval) else { return };
+        let Some(decl) = &self.found.recipe else {
+            return;
+        };
+        let Some(attr) = decl.attr("environment") else {
+            return;
+        };
+        let Ok((value, span)) = self.early(decl, attr.value, Allowed::ENVIRONMENT, &[], eval)
+        else {
+            return;
+        };
         let names = match &value.data {
-            Data::List(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            Data::List(items) => items
+                .iter()
+                .map(|item| item.as_str().map(str::to_owned))
+                .collect(),
             _ => None,
         };
         match names {
             Some(names) => eval.environment.named = names,
             None => {
-                let message = format!("`environment` is {}, not a list of names", convert::show(&value));
-                eval.diagnostics.push(Diagnostic::at(span, message).help("write `environment = [\"NAME\"]`"));
+                let message = format!(
+                    "`environment` is {}, not a list of names",
+                    convert::show(&value)
+                );
+                eval.diagnostics
+                    .push(Diagnostic::at(span, message).help("write `environment = [\"NAME\"]`"));
             }
         }
     }
 
     fn head(&self, eval: &mut Evaluator, local_axes: &[u64]) -> BlockHead {
         let mut head = BlockHead::default();
-        let Some(decl) = &self.found.recipe else { return head };
+        let Some(decl) = &self.found.recipe else {
+            return head;
+        };
         Collector::known(&mut eval.diagnostics, "the recipe", decl, &blocks::RECIPE);
         // What `environment` says was taken before anything else.
         for attr in decl.attrs.iter().filter(|attr| attr.name != "environment") {
-            let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval) else { continue };
+            let Ok((value, span)) = self.early(decl, attr.value, Allowed::RECIPE, local_axes, eval)
+            else {
+                continue;
+            };
             match attr.name {
                 "name" => match value.as_str() {
-                    Some(name) if !name.is_empty() && !name.chars().any(|c| c == '/' || c.is_control()) => {
+                    Some(name)
+                        if !name.is_empty()
+                            && !name.chars().any(|c| c == '/' || c.is_control()) =>
+                    {
                         head.name = Some(name.to_owned());
                     }
                     _ => {
-                        let message = format!("{} is not a valid name for a recipe", convert::show(&value));
-                        eval.diagnostics.push(Diagnostic::at(span, message).help("use a string without `/`"));
+                        let message =
+                            format!("{} is not a valid name for a recipe", convert::show(&value));
+                        eval.diagnostics
+                            .push(Diagnostic::at(span, message).help("use a string without `/`"));
                     }
                 },
                 "source_date_epoch" => match convert::to_number(&value) {
-                    Some(Number::Int(seconds)) if seconds >= 0 => head.source_date_epoch = Some(seconds as u64),
+                    Some(Number::Int(seconds)) if seconds >= 0 => {
+                        head.source_date_epoch = Some(seconds as u64)
+                    }
                     _ if value.data == Data::Null => {}
                     _ => {
-                        let message = format!("{} is not a valid time in seconds since 1970", convert::show(&value));
-                        eval.diagnostics.push(Diagnostic::at(span, message).help("`date +%s` prints one"));
+                        let message = format!(
+                            "{} is not a valid time in seconds since 1970",
+                            convert::show(&value)
+                        );
+                        eval.diagnostics
+                            .push(Diagnostic::at(span, message).help("`date +%s` prints one"));
                     }
                 },
                 "cutoff" => match value.as_str().map(Cutoff::named) {
@@ -408,7 +606,8 @@ impl Loader<'_, '_> {
                     _ => {
                         let message = format!("{} is not a valid cutoff", convert::show(&value));
                         let help = "use \"tree\", \"bytes\" or \"off\"";
-                        eval.diagnostics.push(Diagnostic::at(span, message).help(help));
+                        eval.diagnostics
+                            .push(Diagnostic::at(span, message).help(help));
                     }
                 },
                 _ => {}
@@ -434,12 +633,16 @@ impl Loader<'_, '_> {
         let mut kinds = KindErrors::default();
         let mut stages = Vec::with_capacity(self.found.stages.len());
         for decl in &self.found.stages {
-            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else { continue };
+            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else {
+                continue;
+            };
             stages.push(common.stage(decl, &mut lowering, &mut kinds));
         }
         let mut images = Vec::with_capacity(self.found.images.len());
         for decl in &self.found.images {
-            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else { continue };
+            let Some(mut lowering) = self.lowering(decl.file, eval, &mut out) else {
+                continue;
+            };
             images.push(common.image(decl, &mut lowering));
         }
         eval.diagnostics.append(&mut out);
@@ -483,12 +686,16 @@ fn extend_way(value: &mut Value, step: &str, done: &mut HashMap<usize, (Data, Da
     value.data = match &before {
         Data::List(items) => {
             let mut items = items.to_vec();
-            items.iter_mut().for_each(|item| extend_way(item, step, done));
+            items
+                .iter_mut()
+                .for_each(|item| extend_way(item, step, done));
             Data::List(items.into())
         }
         Data::Object(items) => {
             let mut items = BTreeMap::clone(items);
-            items.values_mut().for_each(|item| extend_way(item, step, done));
+            items
+                .values_mut()
+                .for_each(|item| extend_way(item, step, done));
             Data::Object(items.into())
         }
         other => other.clone(),
@@ -557,39 +764,79 @@ struct StageExpansion<'x, 'r, 't> {
 
 impl StageExpansion<'_, '_, '_> {
     fn run(&self, chosen: &[Chosen], eval: &mut Evaluator) -> Vec<Combination> {
-        let mut local_cache: Vec<HashMap<u64, LocalValue>> = vec![HashMap::new(); self.locals.len()];
-        let mut stage_cache: Vec<HashMap<u64, StageState>> = vec![HashMap::new(); self.stages.len()];
-        let mut image_cache: Vec<HashMap<u64, Option<Arc<BuiltImage>>>> = vec![HashMap::new(); self.images.len()];
+        let mut local_cache: Vec<HashMap<u64, LocalValue>> =
+            vec![HashMap::new(); self.locals.len()];
+        let mut stage_cache: Vec<HashMap<u64, StageState>> =
+            vec![HashMap::new(); self.stages.len()];
+        let mut image_cache: Vec<HashMap<u64, Option<Arc<BuiltImage>>>> =
+            vec![HashMap::new(); self.images.len()];
         let mut names = ImageNames::default();
         let mut combinations = Vec::with_capacity(chosen.len());
         for combination in chosen {
             let (stages, images) = (self.stages.len() as u64, self.images.len() as u64);
-            let head = self.stages.first().map_or_else(Span::default, |stage| stage.head);
+            let head = self
+                .stages
+                .first()
+                .map_or_else(Span::default, |stage| stage.head);
             let count = 1 + stages + images;
-            if eval.budget.charge(head, count * COMBINED_STEPS, count * COMBINED_BYTES).is_err() {
+            if eval
+                .budget
+                .charge(head, count * COMBINED_STEPS, count * COMBINED_BYTES)
+                .is_err()
+            {
                 break;
             }
             eval.axes = self.matrix.values(combination);
-            for (index, local) in self.locals.iter().enumerate().filter(|(_, local)| local.axes != 0) {
-                let value = self.once(combination, local.axes, &mut local_cache[index], eval, |eval| {
-                    self.loader.local(local, eval);
-                    eval.locals[local.id].clone()
-                });
+            for (index, local) in self
+                .locals
+                .iter()
+                .enumerate()
+                .filter(|(_, local)| local.axes != 0)
+            {
+                let value = self.once(
+                    combination,
+                    local.axes,
+                    &mut local_cache[index],
+                    eval,
+                    |eval| {
+                        self.loader.local(local, eval);
+                        eval.locals[local.id].clone()
+                    },
+                );
                 eval.locals[local.id] = value;
             }
-            let states = self.stages.iter().zip(&mut stage_cache).map(|(text, cache)| {
-                self.once(combination, text.axes, cache, eval, |eval| self.common.build(text, eval))
-            });
+            let states = self
+                .stages
+                .iter()
+                .zip(&mut stage_cache)
+                .map(|(text, cache)| {
+                    self.once(combination, text.axes, cache, eval, |eval| {
+                        self.common.build(text, eval)
+                    })
+                });
             let states: Vec<StageState> = states.collect();
-            let images = self.images.iter().zip(&mut image_cache).filter_map(|(text, cache)| {
-                self.once(combination, text.axes, cache, eval, |eval| self.common.build_image(text, eval))
-            });
+            let images = self
+                .images
+                .iter()
+                .zip(&mut image_cache)
+                .filter_map(|(text, cache)| {
+                    self.once(combination, text.axes, cache, eval, |eval| {
+                        self.common.build_image(text, eval)
+                    })
+                });
             let images: Vec<Arc<BuiltImage>> = images.collect();
             let numbers = &self.loader.names.stages;
             let before = eval.diagnostics.len();
-            Fit { texts: &self.stages, numbers, states: &states, diagnostics: &mut eval.diagnostics }.run(&images);
+            Fit {
+                texts: &self.stages,
+                numbers,
+                states: &states,
+                diagnostics: &mut eval.diagnostics,
+            }
+            .run(&images);
             names.check(&images, &states, numbers, &mut eval.diagnostics);
-            self.matrix.note(combination, u64::MAX, &mut eval.diagnostics[before..]);
+            self.matrix
+                .note(combination, u64::MAX, &mut eval.diagnostics[before..]);
             combinations.push(Combination {
                 values: self.matrix.texts(combination),
                 stages: states
@@ -599,7 +846,10 @@ impl StageExpansion<'_, '_, '_> {
                         _ => None,
                     })
                     .collect(),
-                images: images.iter().filter_map(|built| built.image.clone()).collect(),
+                images: images
+                    .iter()
+                    .filter_map(|built| built.image.clone())
+                    .collect(),
             });
         }
         combinations
@@ -617,10 +867,14 @@ impl StageExpansion<'_, '_, '_> {
         let make = || {
             let before = eval.diagnostics.len();
             let made = build(eval);
-            self.matrix.note(combination, axes, &mut eval.diagnostics[before..]);
+            self.matrix
+                .note(combination, axes, &mut eval.diagnostics[before..]);
             made
         };
-        cache.entry(self.matrix.projection(combination, axes)).or_insert_with(make).clone()
+        cache
+            .entry(self.matrix.projection(combination, axes))
+            .or_insert_with(make)
+            .clone()
     }
 }
 
@@ -642,7 +896,10 @@ impl ImageNames {
             let Some(image) = &built.image else { continue };
             let identity = identity(built, states, numbers);
             match self.seen.get(&image.name) {
-                None => drop(self.seen.insert(image.name.clone(), (built.name_span, identity))),
+                None => drop(
+                    self.seen
+                        .insert(image.name.clone(), (built.name_span, identity)),
+                ),
                 Some((_, known)) if *known == identity => {}
                 Some((first, _)) => {
                     let message = format!("two different images are called {:?}", image.name);
@@ -655,7 +912,9 @@ impl ImageNames {
                             )
                             .help("put an axis into the name: `name = \"…-${matrix.AXIS}\"`")
                     } else {
-                        diagnostic.also(*first, "the other one is named here").help("rename one of them")
+                        diagnostic
+                            .also(*first, "the other one is named here")
+                            .help("rename one of them")
                     };
                     diagnostics.push(diagnostic);
                 }
@@ -665,12 +924,22 @@ impl ImageNames {
 }
 
 /// What an image is made of: the evaluated stages below it, each by its address.
-fn identity(built: &BuiltImage, states: &[StageState], numbers: &HashMap<Arc<str>, u32>) -> Vec<usize> {
+fn identity(
+    built: &BuiltImage,
+    states: &[StageState],
+    numbers: &HashMap<Arc<str>, u32>,
+) -> Vec<usize> {
     let mut seen: Vec<bool> = vec![false; states.len()];
-    let mut open: Vec<&Arc<str>> = built.references.iter().map(|reference| &reference.stage).collect();
+    let mut open: Vec<&Arc<str>> = built
+        .references
+        .iter()
+        .map(|reference| &reference.stage)
+        .collect();
     let mut found: Vec<usize> = vec![std::ptr::from_ref(built) as usize];
     while let Some(stage) = open.pop() {
-        let Some(number) = numbers.get(stage).map(|number| *number as usize) else { continue };
+        let Some(number) = numbers.get(stage).map(|number| *number as usize) else {
+            continue;
+        };
         if std::mem::replace(&mut seen[number], true) {
             continue;
         }

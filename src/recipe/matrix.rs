@@ -41,23 +41,38 @@ impl Matrix {
         local_axes: &[u64],
         eval: &mut Evaluator,
     ) -> Result<Matrix, Failed> {
-        let Some(decl) = decl else { return Ok(Matrix::none()) };
+        let Some(decl) = decl else {
+            return Ok(Matrix::none());
+        };
         let mut axes = Vec::new();
         let mut failed = false;
         for attr in &decl.attrs {
-            let found = early(decl.file, attr.value, Allowed::MATRIX, names, local_axes, eval)
-                .and_then(|(value, span)| axis(attr.name, value, span, eval));
+            let found = early(
+                decl.file,
+                attr.value,
+                Allowed::MATRIX,
+                names,
+                local_axes,
+                eval,
+            )
+            .and_then(|(value, span)| axis(attr.name, value, span, eval));
             match found {
                 Ok(axis) => axes.push(axis),
                 Err(Failed) => failed = true,
             }
         }
-        let count = axes.iter().try_fold(1usize, |count, axis: &Values| count.checked_mul(axis.values.len()));
+        let count = axes.iter().try_fold(1usize, |count, axis: &Values| {
+            count.checked_mul(axis.values.len())
+        });
         if count.is_none_or(|count| count > MAX_COMBINATIONS) {
             let message = format!("the matrix has more than {MAX_COMBINATIONS} combinations");
             return eval.fail(Diagnostic::at(decl.head, message));
         }
-        if failed { Err(Failed) } else { Ok(Matrix { axes }) }
+        if failed {
+            Err(Failed)
+        } else {
+            Ok(Matrix { axes })
+        }
     }
 
     /// A matrix without axes: one combination.
@@ -67,9 +82,18 @@ impl Matrix {
 
     /// The combinations that `--only` leaves, in declared order: the first axis changes last. `declared` tells whether
     /// the recipe has a matrix; one that is wrong has no axes.
-    pub(super) fn choose(&self, only: &[String], declared: bool, out: &mut Vec<Diagnostic>) -> Vec<Chosen> {
+    pub(super) fn choose(
+        &self,
+        only: &[String],
+        declared: bool,
+        out: &mut Vec<Diagnostic>,
+    ) -> Vec<Chosen> {
         let mut keep: Vec<Option<Vec<u32>>> = vec![None; self.axes.len()];
-        let only = if declared && self.axes.is_empty() { &[] } else { only };
+        let only = if declared && self.axes.is_empty() {
+            &[]
+        } else {
+            only
+        };
         for flag in only {
             let Some((name, values)) = flag.split_once('=') else {
                 let diagnostic = Diagnostic::error(format!("`--only {flag}` has no values"));
@@ -78,7 +102,8 @@ impl Matrix {
             };
             let Some(index) = self.axes.iter().position(|axis| axis.name == name) else {
                 let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
-                let diagnostic = Diagnostic::error(format!("unknown axis `{name}` in `--only {flag}`"));
+                let diagnostic =
+                    Diagnostic::error(format!("unknown axis `{name}` in `--only {flag}`"));
                 out.push(match names.is_empty() {
                     true => diagnostic.note("the recipe has no matrix"),
                     false => diagnostic.maybe_help(did_you_mean("axes", name, names)),
@@ -90,10 +115,16 @@ impl Matrix {
                 match axis.texts.iter().position(|known| known == text) {
                     Some(value) => keep[index].get_or_insert_default().push(value as u32),
                     None => {
-                        let diagnostic = Diagnostic::error(format!("the axis `{name}` has no value {text:?}"));
-                        let diagnostic = diagnostic.note(format!("valid values: {}", axis.texts.join(", ")));
-                        let near = super::suggest::nearest(text, axis.texts.iter().map(String::as_str));
-                        out.push(diagnostic.maybe_help(near.map(|near| format!("did you mean `{near}`?"))));
+                        let diagnostic =
+                            Diagnostic::error(format!("the axis `{name}` has no value {text:?}"));
+                        let diagnostic =
+                            diagnostic.note(format!("valid values: {}", axis.texts.join(", ")));
+                        let near =
+                            super::suggest::nearest(text, axis.texts.iter().map(String::as_str));
+                        out.push(
+                            diagnostic
+                                .maybe_help(near.map(|near| format!("did you mean `{near}`?"))),
+                        );
                     }
                 }
             }
@@ -106,7 +137,9 @@ impl Matrix {
             all = all
                 .into_iter()
                 .flat_map(|chosen| {
-                    numbers.iter().map(move |number| chosen.iter().copied().chain([*number]).collect::<Chosen>())
+                    numbers.iter().map(move |number| {
+                        chosen.iter().copied().chain([*number]).collect::<Chosen>()
+                    })
                 })
                 .collect();
         }
@@ -125,11 +158,19 @@ impl Matrix {
     }
 
     pub(super) fn values(&self, chosen: &Chosen) -> Vec<Value> {
-        self.axes.iter().zip(chosen).map(|(axis, number)| axis.values[*number as usize].clone()).collect()
+        self.axes
+            .iter()
+            .zip(chosen)
+            .map(|(axis, number)| axis.values[*number as usize].clone())
+            .collect()
     }
 
     pub(super) fn texts(&self, chosen: &Chosen) -> Vec<String> {
-        self.axes.iter().zip(chosen).map(|(axis, number)| axis.texts[*number as usize].clone()).collect()
+        self.axes
+            .iter()
+            .zip(chosen)
+            .map(|(axis, number)| axis.texts[*number as usize].clone())
+            .collect()
     }
 
     /// Says of reports in which combination they came up, as far as these axes have to do with it.
@@ -139,49 +180,74 @@ impl Matrix {
         }
         let pairs = self.axes.iter().zip(self.texts(chosen)).enumerate();
         let pairs = pairs.filter(|(index, _)| axes >> index & 1 == 1);
-        let pairs: Vec<String> = pairs.map(|(_, (axis, text))| format!("{}={text}", axis.name)).collect();
+        let pairs: Vec<String> = pairs
+            .map(|(_, (axis, text))| format!("{}={text}", axis.name))
+            .collect();
         if pairs.is_empty() {
             return;
         }
         for report in reports {
-            report.notes.push(format!("in the combination {}", pairs.join(",")));
+            report
+                .notes
+                .push(format!("in the combination {}", pairs.join(",")));
         }
     }
 
     pub(super) fn axes(&self) -> Vec<Axis> {
-        self.axes.iter().map(|axis| Axis { name: axis.name.clone(), values: axis.texts.clone() }).collect()
+        self.axes
+            .iter()
+            .map(|axis| Axis {
+                name: axis.name.clone(),
+                values: axis.texts.clone(),
+            })
+            .collect()
     }
 }
 
 fn axis(name: &str, value: Value, span: Span, eval: &mut Evaluator) -> Result<Values, Failed> {
     let impasto_stages::Data::List(values) = value.data else {
         let message = format!("the axis `{name}` is {}, not a list", convert::show(&value));
-        return eval.fail(Diagnostic::at(span, message).help(format!("write `{name} = [\"…\", \"…\"]`")));
+        return eval
+            .fail(Diagnostic::at(span, message).help(format!("write `{name} = [\"…\", \"…\"]`")));
     };
     if values.is_empty() {
         let message = format!("the axis `{name}` has no values");
         return eval.fail(
-            Diagnostic::at(span, message).note("with it the matrix has no combinations, so nothing would be built"),
+            Diagnostic::at(span, message)
+                .note("with it the matrix has no combinations, so nothing would be built"),
         );
     }
     let mut texts: Vec<String> = Vec::with_capacity(values.len());
     let mut seen = HashSet::new();
     for value in &values {
         let Some(text) = convert::to_text(value) else {
-            let message = format!("a value of the axis `{name}` is {}, not a string", convert::show(value));
+            let message = format!(
+                "a value of the axis `{name}` is {}, not a string",
+                convert::show(value)
+            );
             return eval.fail(Diagnostic::at(span, message));
         };
-        if text.is_empty() || text.contains([',', '=', '[', ']']) || text.chars().any(char::is_control) {
+        if text.is_empty()
+            || text.contains([',', '=', '[', ']'])
+            || text.chars().any(char::is_control)
+        {
             let message = format!("{:?} cannot be a value of the axis `{name}`", &*text);
             let help = "selectors are written `STAGE[axis=value,…]`: use a string without `,`, `=`, `[` and `]`";
             return eval.fail(Diagnostic::at(span, message).help(help));
         }
         if !seen.insert(text.clone()) {
-            return eval.fail(Diagnostic::at(span, format!("the axis `{name}` has the value {:?} twice", &*text)));
+            return eval.fail(Diagnostic::at(
+                span,
+                format!("the axis `{name}` has the value {:?} twice", &*text),
+            ));
         }
         texts.push(text.to_string());
     }
-    Ok(Values { name: name.to_owned(), texts, values: values.into_inner() })
+    Ok(Values {
+        name: name.to_owned(),
+        texts,
+        values: values.into_inner(),
+    })
 }
 
 /// Evaluates what comes before the matrix. Nothing there may be sensitive, or depend on a combination.
@@ -193,13 +259,22 @@ pub(super) fn early(
     local_axes: &[u64],
     eval: &mut Evaluator,
 ) -> Result<(Value, Span), Failed> {
-    let Some(text) = eval.sources.get(file).cloned() else { return Err(Failed) };
+    let Some(text) = eval.sources.get(file).cloned() else {
+        return Err(Failed);
+    };
     let mut found = Vec::new();
     let root = Lowering::new(file, text, names, &mut found).root(value, allowed);
     eval.diagnostics.append(&mut found);
     let span = root.expr.span;
-    if root.uses.locals.iter().any(|local| local_axes.get(*local as usize).is_some_and(|axes| *axes != 0)) {
-        let message = format!("{} cannot use a local that depends on the matrix", allowed.what);
+    if root.uses.locals.iter().any(|local| {
+        local_axes
+            .get(*local as usize)
+            .is_some_and(|axes| *axes != 0)
+    }) {
+        let message = format!(
+            "{} cannot use a local that depends on the matrix",
+            allowed.what
+        );
         return eval.fail(Diagnostic::at(span, message));
     }
     let value = eval.eval(&root.expr)?;

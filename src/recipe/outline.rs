@@ -23,8 +23,12 @@ pub struct Outline {
 pub fn outline(path: &Path) -> Option<Outline> {
     let mut outline = Outline::default();
     for (_, full) in RecipePaths::new(path).ok()?.files {
-        let Ok(text) = bounded::read_text(&full, bounded::TEXT) else { continue };
-        let Ok(body) = syntax::parse_body(&text, 0) else { continue };
+        let Ok(text) = bounded::read_text(&full, bounded::TEXT) else {
+            continue;
+        };
+        let Ok(body) = syntax::parse_body(&text, 0) else {
+            continue;
+        };
         body.blocks().for_each(|block| outline.add(block));
     }
     Some(outline)
@@ -54,7 +58,10 @@ mod tests {
         )
         .unwrap();
         std::fs::write(dir.path().join("b.hcl"), "stage \"run\" \"half").unwrap();
-        let expected = Outline { stages: vec![("run".to_owned(), "one".to_owned())], images: vec!["x".to_owned()] };
+        let expected = Outline {
+            stages: vec![("run".to_owned(), "one".to_owned())],
+            images: vec!["x".to_owned()],
+        };
         assert_eq!(outline(dir.path()), Some(expected));
         assert_eq!(outline(&dir.path().join("nowhere")), None);
     }

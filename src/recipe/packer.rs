@@ -29,8 +29,12 @@ pub(super) fn block(word: &str, label: Option<&str>) -> Option<String> {
             "Packer's builds are not needed here: every step is a `stage \"KIND\" \"NAME\" { from = stage.OTHER }`, \
              and `image \"NAME\" { files = [stage.OTHER] }` defines what is published"
         }
-        ("packer", _) => "Packer's settings are not needed here; `recipe { name = \"…\" }` names the recipe",
-        ("data", _) => "Packer's data sources do not exist here; use a variable, or `jsondecode(file(…))`",
+        ("packer", _) => {
+            "Packer's settings are not needed here; `recipe { name = \"…\" }` names the recipe"
+        }
+        ("data", _) => {
+            "Packer's data sources do not exist here; use a variable, or `jsondecode(file(…))`"
+        }
         ("provisioner", Some("shell")) => {
             "Packer's provisioner \"shell\" is a stage here: `stage \"run\" \"NAME\" { from = stage.OTHER, script = \
              file(\"x.sh\") }`, or `commands = […]` for `inline`"

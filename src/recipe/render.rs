@@ -17,7 +17,11 @@ const MAX_SHOWN: usize = 50;
 impl Diagnostics {
     /// All diagnostics as text, one blank line between two, with a line that counts them at the end.
     pub fn render(&self, color: bool) -> String {
-        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if color {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let mut out = String::new();
         for diagnostic in self.list.iter().take(MAX_SHOWN) {
             out.push_str(&one(diagnostic, &self.sources, &renderer));
@@ -38,7 +42,11 @@ impl Diagnostics {
 
     /// All diagnostics for machines: a list of objects.
     pub fn to_json(&self) -> serde_json::Value {
-        let list: Vec<_> = self.list.iter().map(|diagnostic| JsonDiagnostic::new(diagnostic, &self.sources)).collect();
+        let list: Vec<_> = self
+            .list
+            .iter()
+            .map(|diagnostic| JsonDiagnostic::new(diagnostic, &self.sources))
+            .collect();
         serde_json::to_value(list).unwrap_or_default()
     }
 }
@@ -50,8 +58,18 @@ fn one(diagnostic: &Diagnostic, sources: &Sources, renderer: &Renderer) -> Strin
     };
     let mut group = Group::with_title(level.primary_title(neutral(&diagnostic.message)));
     let mut labels: Vec<(&Label, AnnotationKind)> = Vec::new();
-    labels.extend(diagnostic.primary.iter().map(|label| (label, AnnotationKind::Primary)));
-    labels.extend(diagnostic.secondary.iter().map(|label| (label, AnnotationKind::Context)));
+    labels.extend(
+        diagnostic
+            .primary
+            .iter()
+            .map(|label| (label, AnnotationKind::Primary)),
+    );
+    labels.extend(
+        diagnostic
+            .secondary
+            .iter()
+            .map(|label| (label, AnnotationKind::Context)),
+    );
     let mut files: Vec<u32> = Vec::new();
     for (label, _) in &labels {
         if !files.contains(&label.span.file) {
@@ -59,10 +77,17 @@ fn one(diagnostic: &Diagnostic, sources: &Sources, renderer: &Renderer) -> Strin
         }
     }
     for file in files {
-        let Some(text) = sources.get(file) else { continue };
-        let here: Vec<_> = labels.iter().filter(|(label, _)| label.span.file == file).collect();
+        let Some(text) = sources.get(file) else {
+            continue;
+        };
+        let here: Vec<_> = labels
+            .iter()
+            .filter(|(label, _)| label.span.file == file)
+            .collect();
         let excerpt = Excerpt::new(&text.text, here.iter().map(|(label, _)| label.span));
-        let mut snippet = Snippet::source(excerpt.text.clone()).path(neutral(&text.name)).line_start(excerpt.line);
+        let mut snippet = Snippet::source(excerpt.text.clone())
+            .path(neutral(&text.name))
+            .line_start(excerpt.line);
         for (label, kind) in here {
             let annotation = kind.span(excerpt.range(label.span));
             snippet = snippet.annotation(if label.text.is_empty() {
@@ -126,7 +151,11 @@ impl Excerpt {
         let keep = if line.len() <= MAX_LINE {
             0..line.len()
         } else {
-            let from = near.iter().min().map_or(0, |at| at - offset).saturating_sub(MAX_LINE / 4);
+            let from = near
+                .iter()
+                .min()
+                .map_or(0, |at| at - offset)
+                .saturating_sub(MAX_LINE / 4);
             floor(line, from)..floor(line, from + MAX_LINE)
         };
         for (at, c) in line.char_indices() {
@@ -171,7 +200,11 @@ fn visible(c: char) -> char {
         '\u{7f}' => '\u{2421}',
         c if (c as u32) < 0x20 => char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}'),
         // C1 controls, and the marks that turn the direction of text.
-        '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        '\u{80}'..='\u{9f}'
+        | '\u{200e}'
+        | '\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         c => c,
     }
 }
@@ -181,7 +214,11 @@ pub(super) fn neutral(text: &str) -> Cow<'_, str> {
     if text.chars().all(|c| c == '\n' || visible(c) == c) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect())
+    Cow::Owned(
+        text.chars()
+            .map(|c| if c == '\n' { c } else { visible(c) })
+            .collect(),
+    )
 }
 
 /// A diagnostic for machines.
@@ -209,10 +246,24 @@ impl<'a> JsonDiagnostic<'a> {
     fn new(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Self {
         let place = |label: &'a Label, primary: bool| {
             let (line, column) = sources.position(label.span);
-            let file = sources.get(label.span.file).map_or("", |text| text.name.as_str());
-            JsonSpan { primary, file, line, column, start: label.span.start, end: label.span.end, label: &label.text }
+            let file = sources
+                .get(label.span.file)
+                .map_or("", |text| text.name.as_str());
+            JsonSpan {
+                primary,
+                file,
+                line,
+                column,
+                start: label.span.start,
+                end: label.span.end,
+                label: &label.text,
+            }
         };
-        let mut places: Vec<_> = diagnostic.primary.iter().map(|label| place(label, true)).collect();
+        let mut places: Vec<_> = diagnostic
+            .primary
+            .iter()
+            .map(|label| place(label, true))
+            .collect();
         places.extend(diagnostic.secondary.iter().map(|label| place(label, false)));
         JsonDiagnostic {
             severity: diagnostic.severity,

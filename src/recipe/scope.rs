@@ -51,15 +51,37 @@ struct AllowedDir {
 
 impl AllowedDir {
     fn new(path: &Path) -> io::Result<AllowedDir> {
-        let dir = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(AllowedDir { path: real_path(&dir)?, dir })
+        let dir = rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(AllowedDir {
+            path: real_path(&dir)?,
+            dir,
+        })
     }
 
     /// Opens what lies at a path beneath it; none where the path does not begin with its own.
-    fn open(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Option<rustix::io::Result<OwnedFd>> {
+    fn open(
+        &self,
+        path: &Path,
+        flags: OFlags,
+        resolve: ResolveFlags,
+    ) -> Option<rustix::io::Result<OwnedFd>> {
         let rest = path.strip_prefix(&self.path).ok()?;
-        let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
-        Some(openat2(&self.dir, rest, flags, Mode::empty(), ResolveFlags::BENEATH | resolve))
+        let rest = if rest.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            rest
+        };
+        Some(openat2(
+            &self.dir,
+            rest,
+            flags,
+            Mode::empty(),
+            ResolveFlags::BENEATH | resolve,
+        ))
     }
 }
 
@@ -76,16 +98,26 @@ impl Scope {
     ///
     /// # Errors
     /// The repository, or an allowed directory, which the error names, cannot be opened.
-    pub fn new(dir: &Path, home: Option<&Path>, allowed: &[PathBuf]) -> Result<Scope, (PathBuf, io::Error)> {
+    pub fn new(
+        dir: &Path,
+        home: Option<&Path>,
+        allowed: &[PathBuf],
+    ) -> Result<Scope, (PathBuf, io::Error)> {
         let repository = repository(dir, home);
         let all = std::iter::once(repository).chain(allowed.iter().map(PathBuf::as_path));
         let roots = all.map(|path| AllowedDir::new(path).map_err(|error| (path.to_owned(), error)));
-        Ok(Scope { repository: repository.to_owned(), roots: roots.collect::<Result<_, _>>()? })
+        Ok(Scope {
+            repository: repository.to_owned(),
+            roots: roots.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The scope of a text that belongs to no directory: it may read nothing.
     pub fn nothing() -> Scope {
-        Scope { repository: PathBuf::from("(none)"), roots: Vec::new() }
+        Scope {
+            repository: PathBuf::from("(none)"),
+            roots: Vec::new(),
+        }
     }
 
     /// The directory beneath which a recipe may read without asking.
@@ -102,7 +134,10 @@ impl Scope {
             Access::Examine => OFlags::PATH | OFlags::CLOEXEC,
             Access::Read => bounded::FLAGS,
         };
-        let repository = self.roots.first().and_then(|root| root.open(path, flags, ResolveFlags::NO_MAGICLINKS));
+        let repository = self
+            .roots
+            .first()
+            .and_then(|root| root.open(path, flags, ResolveFlags::NO_MAGICLINKS));
         match repository {
             Some(Ok(file)) => return Ok(file.into()),
             // It leads out of the repository; or something was renamed meanwhile, and the kernel cannot tell.
@@ -110,7 +145,13 @@ impl Scope {
             Some(Err(error)) => return Err(error.into()),
         }
         // Where it leads to; nothing is read of it yet.
-        let found = openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+        let found = openat2(
+            CWD,
+            path,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::NO_MAGICLINKS,
+        );
         let resolved = match found {
             Ok(found) => real_path(&found)?,
             // Whether there is anything outside is nothing that a recipe may learn.
@@ -123,14 +164,21 @@ impl Scope {
             }
         };
         // No links are left in it: whoever puts one there now gains nothing.
-        match self.roots.iter().find_map(|root| root.open(&resolved, flags, ResolveFlags::NO_SYMLINKS)) {
+        match self
+            .roots
+            .iter()
+            .find_map(|root| root.open(&resolved, flags, ResolveFlags::NO_SYMLINKS))
+        {
             Some(opened) => Ok(opened?.into()),
             None => Err(self.outside(resolved)),
         }
     }
 
     fn outside(&self, resolved: PathBuf) -> io::Error {
-        let outside = Outside { resolved, repository: self.repository.clone() };
+        let outside = Outside {
+            resolved,
+            repository: self.repository.clone(),
+        };
         io::Error::new(io::ErrorKind::PermissionDenied, outside)
     }
 
@@ -146,10 +194,13 @@ impl Scope {
 /// The nearest directory from `dir` upwards that holds `.git`, but neither the root nor the user's home directory or one
 /// above it: who keeps those in git does not mean every recipe below. Else `dir` itself.
 fn repository<'d>(dir: &'d Path, home: Option<&Path>) -> &'d Path {
-    let is_too_high = |dir: &Path| dir.parent().is_none() || home.is_some_and(|home| home.starts_with(dir));
+    let is_too_high =
+        |dir: &Path| dir.parent().is_none() || home.is_some_and(|home| home.starts_with(dir));
     let mut candidates = dir.ancestors().take_while(|dir| !is_too_high(dir));
     // A file in a worktree, and in a submodule.
-    candidates.find(|dir| std::fs::symlink_metadata(dir.join(".git")).is_ok()).unwrap_or(dir)
+    candidates
+        .find(|dir| std::fs::symlink_metadata(dir.join(".git")).is_ok())
+        .unwrap_or(dir)
 }
 
 /// A path without `.` and `..`, as if no part of it were a link.

@@ -90,12 +90,19 @@ fn unknown() -> StageState {
 }
 
 fn axes(uses: &Uses, local_axes: &[u64]) -> u64 {
-    uses.locals.iter().fold(uses.axes, |axes, local| axes | local_axes.get(*local as usize).copied().unwrap_or(0))
+    uses.locals.iter().fold(uses.axes, |axes, local| {
+        axes | local_axes.get(*local as usize).copied().unwrap_or(0)
+    })
 }
 
 impl Common<'_> {
     /// Resolves a stage's names, and reports attributes that its kind does not have.
-    pub(super) fn stage(&self, decl: &Decl<'_>, lowering: &mut Lowering<'_>, spans: &mut KindErrors) -> StageText {
+    pub(super) fn stage(
+        &self,
+        decl: &Decl<'_>,
+        lowering: &mut Lowering<'_>,
+        spans: &mut KindErrors,
+    ) -> StageText {
         let (kind_name, kind_span) = decl.kind.unwrap_or(("", decl.head));
         let before = lowering.diagnostics.len();
         let kind = self.registry.get(kind_name);
@@ -113,16 +120,28 @@ impl Common<'_> {
             axes: 0,
         };
         for attr in &decl.attrs {
-            let allowed = if attr.name == "when" { Allowed::WHEN } else { Allowed::ALL };
+            let allowed = if attr.name == "when" {
+                Allowed::WHEN
+            } else {
+                Allowed::ALL
+            };
             let root = lowering.root(attr.value, allowed);
             text.axes |= axes(&root.uses, self.local_axes);
             if attr.name == "when" {
-                text.when = Some(LoweredAttr { name: "when", key: attr.span, root });
+                text.when = Some(LoweredAttr {
+                    name: "when",
+                    key: attr.span,
+                    root,
+                });
                 continue;
             }
             let Some(kind) = kind else { continue };
             match kind.param(attr.name) {
-                Some(spec) => text.params.push(LoweredAttr { name: spec.name, key: attr.span, root }),
+                Some(spec) => text.params.push(LoweredAttr {
+                    name: spec.name,
+                    key: attr.span,
+                    root,
+                }),
                 None => lowering.diagnostics.push(unknown_parameter(kind, attr)),
             }
         }
@@ -148,21 +167,47 @@ impl Common<'_> {
 
     pub(super) fn image(&self, decl: &Decl<'_>, lowering: &mut Lowering<'_>) -> ImageText {
         let before = lowering.diagnostics.len();
-        super::collect::Collector::known(lowering.diagnostics, "an image", decl, &super::blocks::IMAGE);
-        let mut text =
-            ImageText { label: decl.name.clone(), head: decl.head, name: None, files: None, broken: false, axes: 0 };
+        super::collect::Collector::known(
+            lowering.diagnostics,
+            "an image",
+            decl,
+            &super::blocks::IMAGE,
+        );
+        let mut text = ImageText {
+            label: decl.name.clone(),
+            head: decl.head,
+            name: None,
+            files: None,
+            broken: false,
+            axes: 0,
+        };
         for attr in &decl.attrs {
             let root = lowering.root(attr.value, Allowed::ALL);
             text.axes |= axes(&root.uses, self.local_axes);
             match attr.name {
-                "name" => text.name = Some(LoweredAttr { name: "name", key: attr.span, root }),
-                "files" => text.files = Some(LoweredAttr { name: "files", key: attr.span, root }),
+                "name" => {
+                    text.name = Some(LoweredAttr {
+                        name: "name",
+                        key: attr.span,
+                        root,
+                    })
+                }
+                "files" => {
+                    text.files = Some(LoweredAttr {
+                        name: "files",
+                        key: attr.span,
+                        root,
+                    })
+                }
                 _ => {}
             }
         }
         if text.files.is_none() {
-            let diagnostic = Diagnostic::at(decl.head, format!("the image `{}` has no `files`", decl.name))
-                .help("list what it is made of: `files = [stage.NAME, stage.OTHER.files[\"…\"]]`");
+            let diagnostic = Diagnostic::at(
+                decl.head,
+                format!("the image `{}` has no `files`", decl.name),
+            )
+            .help("list what it is made of: `files = [stage.NAME, stage.OTHER.files[\"…\"]]`");
             lowering.diagnostics.push(diagnostic);
         }
         text.broken = lowering.diagnostics.len() > before;
@@ -171,14 +216,23 @@ impl Common<'_> {
 
     /// Evaluates and checks a stage in the evaluator's combination.
     pub(super) fn build(&self, text: &StageText, eval: &mut Evaluator) -> StageState {
-        if eval.budget.charge(text.head, STAGE_STEPS, STAGE_BYTES).is_err() {
+        if eval
+            .budget
+            .charge(text.head, STAGE_STEPS, STAGE_BYTES)
+            .is_err()
+        {
             return unknown();
         }
         if let Some(when) = &text.when {
-            let Ok(value) = eval.eval(&when.root.expr) else { return unknown() };
+            let Ok(value) = eval.eval(&when.root.expr) else {
+                return unknown();
+            };
             if convert::is_sensitive(&value) {
                 let note = way(&value, &format!("`when` of stage `{}`", text.name));
-                let message = format!("`when` of the stage `{}` depends on a sensitive value", text.name);
+                let message = format!(
+                    "`when` of the stage `{}` depends on a sensitive value",
+                    text.name
+                );
                 eval.diagnostics.push(
                     Diagnostic::at(when.root.expr.span, message)
                         .note(note)
@@ -192,8 +246,12 @@ impl Common<'_> {
                 Err(Failed) => return unknown(),
             }
         }
-        let mut check =
-            Check { eval, path: String::new(), owner: format!("stage `{}`", text.name), references: Vec::new() };
+        let mut check = Check {
+            eval,
+            path: String::new(),
+            owner: format!("stage `{}`", text.name),
+            references: Vec::new(),
+        };
         let mut params = Params::default();
         let mut failed = text.broken;
         let Some(kind) = text.kind else {
@@ -203,7 +261,9 @@ impl Common<'_> {
             return unknown();
         };
         for param in &text.params {
-            let Some(spec) = kind.param(param.name) else { continue };
+            let Some(spec) = kind.param(param.name) else {
+                continue;
+            };
             let expr = &param.root.expr;
             let Ok(value) = check.eval.eval(expr) else {
                 failed = true;
@@ -212,15 +272,26 @@ impl Common<'_> {
             if value.data == Data::Null {
                 if spec.required {
                     let message = format!("`{}` of stage `{}` is null", spec.name, text.name);
-                    check.eval.diagnostics.push(Diagnostic::at(expr.span, message).help(spec.help));
+                    check
+                        .eval
+                        .diagnostics
+                        .push(Diagnostic::at(expr.span, message).help(spec.help));
                     failed = true;
                 }
                 continue;
             }
             check.path = spec.name.to_owned();
             // The kind takes it is written out, and copies its texts.
-            let (parts, cost) = (convert::size_of(&value).0, convert::cost_written_out(&value));
-            if check.eval.budget.charge(expr.span, parts, cost.saturating_mul(2)).is_err() {
+            let (parts, cost) = (
+                convert::size_of(&value).0,
+                convert::cost_written_out(&value),
+            );
+            if check
+                .eval
+                .budget
+                .charge(expr.span, parts, cost.saturating_mul(2))
+                .is_err()
+            {
                 failed = true;
                 continue;
             }
@@ -233,29 +304,54 @@ impl Common<'_> {
         if failed || self.lower(text, kind, &params, eval).is_err() {
             return StageState::Failed(references.into());
         }
-        let stage = Stage { name: text.name.clone(), kind: text.kind_name.clone(), params, span: text.head };
-        StageState::Ready(Arc::new(Built { stage: Arc::new(stage), references }))
+        let stage = Stage {
+            name: text.name.clone(),
+            kind: text.kind_name.clone(),
+            params,
+            span: text.head,
+        };
+        StageState::Ready(Arc::new(Built {
+            stage: Arc::new(stage),
+            references,
+        }))
     }
 
     /// Lets the kind say what is wrong with the parameters beyond their types.
-    fn lower(&self, text: &StageText, kind: &Kind, params: &Params, eval: &mut Evaluator) -> Result<(), Failed> {
+    fn lower(
+        &self,
+        text: &StageText,
+        kind: &Kind,
+        params: &Params,
+        eval: &mut Evaluator,
+    ) -> Result<(), Failed> {
         let context = StageContext {
             name: text.name.to_string(),
             source_date_epoch: self.source_date_epoch,
             ..StageContext::default()
         };
-        let Err(errors) = (kind.lower)(params, &context) else { return Ok(()) };
+        let Err(errors) = (kind.lower)(params, &context) else {
+            return Ok(());
+        };
         for error in errors {
-            let param = error.param.and_then(|name| text.params.iter().find(|param| param.name == name));
+            let param = error
+                .param
+                .and_then(|name| text.params.iter().find(|param| param.name == name));
             let diagnostic = match (param, error.param) {
                 (Some(param), _) => {
-                    let message = format!("`{}` of stage `{}`: {}", param.name, text.name, error.message);
+                    let message = format!(
+                        "`{}` of stage `{}`: {}",
+                        param.name, text.name, error.message
+                    );
                     Diagnostic::at(param.root.expr.span, message)
                 }
-                (None, Some(name)) => {
-                    Diagnostic::at(text.head, format!("`{name}` of stage `{}`: {}", text.name, error.message))
-                }
-                (None, None) => Diagnostic::at(text.head, format!("the stage `{}`: {}", text.name, error.message)),
+                (None, Some(name)) => Diagnostic::at(
+                    text.head,
+                    format!("`{name}` of stage `{}`: {}", text.name, error.message),
+                ),
+                (None, None) => Diagnostic::at(
+                    text.head,
+                    format!("the stage `{}`: {}", text.name, error.message),
+                ),
             };
             eval.diagnostics.push(diagnostic.maybe_help(error.help));
         }
@@ -263,8 +359,14 @@ impl Common<'_> {
     }
 
     /// Evaluates and checks an image in the evaluator's combination.
-    pub(super) fn build_image(&self, text: &ImageText, eval: &mut Evaluator) -> Option<Arc<BuiltImage>> {
-        eval.budget.charge(text.head, STAGE_STEPS, STAGE_BYTES).ok()?;
+    pub(super) fn build_image(
+        &self,
+        text: &ImageText,
+        eval: &mut Evaluator,
+    ) -> Option<Arc<BuiltImage>> {
+        eval.budget
+            .charge(text.head, STAGE_STEPS, STAGE_BYTES)
+            .ok()?;
         let name = match &text.name {
             Some(name) => image_name(name, text, eval),
             None => Ok(text.label.to_string()),
@@ -273,23 +375,42 @@ impl Common<'_> {
         let expr = &files.root.expr;
         let value = eval.eval(expr).ok()?;
         if convert::is_sensitive(&value) {
-            let message = format!("`files` of image `{}` would contain a sensitive value", text.label);
+            let message = format!(
+                "`files` of image `{}` would contain a sensitive value",
+                text.label
+            );
             let note = way(&value, &format!("`files` of image `{}`", text.label));
-            eval.diagnostics.push(Diagnostic::at(expr.span, message).note(note));
+            eval.diagnostics
+                .push(Diagnostic::at(expr.span, message).note(note));
             return None;
         }
-        eval.budget.charge(expr.span, convert::size_of(&value).0, convert::cost_written_out(&value)).ok()?;
+        eval.budget
+            .charge(
+                expr.span,
+                convert::size_of(&value).0,
+                convert::cost_written_out(&value),
+            )
+            .ok()?;
         let Data::List(items) = value.data else {
-            let message = format!("`files` of image `{}` must be a list of stages and their files", text.label);
-            eval.diagnostics.push(Diagnostic::at(expr.span, message).help("write it in brackets: `[stage.NAME]`"));
+            let message = format!(
+                "`files` of image `{}` must be a list of stages and their files",
+                text.label
+            );
+            eval.diagnostics.push(
+                Diagnostic::at(expr.span, message).help("write it in brackets: `[stage.NAME]`"),
+            );
             return None;
         };
         if items.is_empty() {
             let message = format!("`files` of image `{}` is empty", text.label);
             eval.diagnostics.push(Diagnostic::at(expr.span, message));
         }
-        let mut check =
-            Check { eval, path: String::new(), owner: format!("image `{}`", text.label), references: Vec::new() };
+        let mut check = Check {
+            eval,
+            path: String::new(),
+            owner: format!("image `{}`", text.label),
+            references: Vec::new(),
+        };
         let mut all: Vec<Value> = Vec::with_capacity(items.len());
         let mut failed = text.broken || items.is_empty();
         for (index, item) in items.into_inner().into_iter().enumerate() {
@@ -305,8 +426,12 @@ impl Common<'_> {
                     text.label,
                     convert::show(&item)
                 );
-                let help = "an image consists of what stages make; add a file of your own with a stage";
-                check.eval.diagnostics.push(Diagnostic::at(span, message).help(help));
+                let help =
+                    "an image consists of what stages make; add a file of your own with a stage";
+                check
+                    .eval
+                    .diagnostics
+                    .push(Diagnostic::at(span, message).help(help));
                 failed = true;
                 continue;
             }
@@ -316,25 +441,50 @@ impl Common<'_> {
             }
         }
         let references = check.references;
-        let name_span = text.name.as_ref().map_or(text.head, |name| name.root.expr.span);
-        let image = name
-            .ok()
-            .filter(|_| !failed)
-            .map(|name| Arc::new(Image { label: text.label.clone(), name, files: all, span: text.head }));
-        Some(Arc::new(BuiltImage { label: text.label.clone(), image, references, name_span }))
+        let name_span = text
+            .name
+            .as_ref()
+            .map_or(text.head, |name| name.root.expr.span);
+        let image = name.ok().filter(|_| !failed).map(|name| {
+            Arc::new(Image {
+                label: text.label.clone(),
+                name,
+                files: all,
+                span: text.head,
+            })
+        });
+        Some(Arc::new(BuiltImage {
+            label: text.label.clone(),
+            image,
+            references,
+            name_span,
+        }))
     }
 }
 
-fn image_name(name: &LoweredAttr, text: &ImageText, eval: &mut Evaluator) -> Result<String, Failed> {
+fn image_name(
+    name: &LoweredAttr,
+    text: &ImageText,
+    eval: &mut Evaluator,
+) -> Result<String, Failed> {
     let span = name.root.expr.span;
     let value = eval.eval(&name.root.expr)?;
     if convert::is_sensitive(&value) {
-        let message = format!("the name of the image `{}` would contain a sensitive value", text.label);
-        return eval
-            .fail(Diagnostic::at(span, message).note(way(&value, &format!("the name of image `{}`", text.label))));
+        let message = format!(
+            "the name of the image `{}` would contain a sensitive value",
+            text.label
+        );
+        return eval.fail(
+            Diagnostic::at(span, message)
+                .note(way(&value, &format!("the name of image `{}`", text.label))),
+        );
     }
     let Some(shown) = convert::to_text(&value) else {
-        let message = format!("the name of image `{}` is {}, not a string", text.label, convert::show(&value));
+        let message = format!(
+            "the name of image `{}` is {}, not a string",
+            text.label,
+            convert::show(&value)
+        );
         return eval.fail(Diagnostic::at(span, message));
     };
     let plain = !shown.is_empty()
@@ -368,8 +518,15 @@ impl KindErrors {
 }
 
 fn unknown_parameter(kind: &Kind, attr: &Attr<'_>) -> Diagnostic {
-    let names: Vec<&str> = kind.params().map(|spec| spec.name).chain(["when"]).collect();
-    let diagnostic = Diagnostic::at(attr.span, format!("`{}` has no parameter `{}`", kind.name, attr.name));
+    let names: Vec<&str> = kind
+        .params()
+        .map(|spec| spec.name)
+        .chain(["when"])
+        .collect();
+    let diagnostic = Diagnostic::at(
+        attr.span,
+        format!("`{}` has no parameter `{}`", kind.name, attr.name),
+    );
     match super::suggest::nearest(attr.name, names.iter().copied()) {
         Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
         None => diagnostic.help(format!("valid parameters: {}", names.join(", "))),
@@ -382,5 +539,9 @@ pub(super) fn outputs(kind: &Kind, params: &Params) -> Option<Vec<String>> {
         kind.param("output")?;
     }
     let always = kind.files.iter().map(|name| (*name).to_owned());
-    Some(always.chain(params.pairs("output").map(|(name, _)| name.clone())).collect())
+    Some(
+        always
+            .chain(params.pairs("output").map(|(name, _)| name.clone()))
+            .collect(),
+    )
 }

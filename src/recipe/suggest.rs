@@ -23,7 +23,11 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// A line of help with the nearest of `names`, else with all of them where they are few.
-pub fn did_you_mean<'a>(what: &str, word: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
+pub fn did_you_mean<'a>(
+    what: &str,
+    word: &str,
+    names: impl IntoIterator<Item = &'a str> + Clone,
+) -> Option<String> {
     if let Some(name) = nearest(word, names.clone()) {
         return Some(format!("did you mean `{name}`?"));
     }
@@ -72,7 +76,10 @@ mod tests {
 
     #[test]
     fn few_names_are_listed() {
-        assert_eq!(did_you_mean("stages", "zzzzzz", ["a1", "b1"]).as_deref(), Some("stages: a1, b1"));
+        assert_eq!(
+            did_you_mean("stages", "zzzzzz", ["a1", "b1"]).as_deref(),
+            Some("stages: a1, b1")
+        );
         assert_eq!(did_you_mean("stages", "zzzzzz", []), None);
     }
 }

@@ -11,11 +11,26 @@ use super::lex::{self, LexProblem, Lexed, MAX_DEPTH};
 pub(super) const MAX_TEXT: usize = 64 << 20;
 
 /// Adds a file's bytes to the texts, if they are text.
-pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>) -> (u32, Result<(), Diagnostic>) {
+pub(super) fn add(
+    sources: &mut Sources,
+    name: &str,
+    short: &str,
+    bytes: Vec<u8>,
+) -> (u32, Result<(), Diagnostic>) {
     if bytes.len() > MAX_TEXT {
         let file = sources.add(name, short, "");
         let message = format!("the file is larger than {} MiB", MAX_TEXT >> 20);
-        return (file, Err(Diagnostic::at(Span { file, start: 0, end: 0 }, message)));
+        return (
+            file,
+            Err(Diagnostic::at(
+                Span {
+                    file,
+                    start: 0,
+                    end: 0,
+                },
+                message,
+            )),
+        );
     }
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
@@ -26,10 +41,16 @@ pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>
             let byte = bytes.get(at).copied().unwrap_or_default();
             // Everything before `at` is valid, so that offsets up to there are those of the file.
             let file = sources.add(name, short, String::from_utf8_lossy(&bytes));
-            let span = Span { file, start: at as u32, end: at as u32 + 3 };
+            let span = Span {
+                file,
+                start: at as u32,
+                end: at as u32 + 3,
+            };
             let diagnostic = Diagnostic::at(span, "the file is not UTF-8 text");
             let diagnostic = if wide {
-                diagnostic.label("it looks like UTF-16").help("save the file as UTF-8 without a byte order mark")
+                diagnostic
+                    .label("it looks like UTF-16")
+                    .help("save the file as UTF-8 without a byte order mark")
             } else {
                 diagnostic
                     .label(format!("byte 0x{byte:02x} is not valid UTF-8"))
@@ -39,7 +60,9 @@ pub(super) fn add(sources: &mut Sources, name: &str, short: &str, bytes: Vec<u8>
         }
     };
     let file = sources.add(name, short, text);
-    let marked = sources.get(file).is_some_and(|text| text.text.starts_with('\u{feff}'));
+    let marked = sources
+        .get(file)
+        .is_some_and(|text| text.text.starts_with('\u{feff}'));
     if marked {
         let diagnostic = Diagnostic::at(Span { file, start: 0, end: 3 }, "the file starts with a byte order mark")
             .help(
@@ -70,32 +93,46 @@ pub(super) fn parse_template(text: &str, file: u32) -> Result<Template, Diagnost
     let wrapped = format!("<<T__\n{text}\nT__\n");
     let lexed = lex::scan(&wrapped);
     if let Some(LexProblem::TooDeep(at)) = lexed.problem {
-        return Err(too_deep(Span { file, start: at.saturating_sub(6) as u32, end: at.saturating_sub(4) as u32 }));
+        return Err(too_deep(Span {
+            file,
+            start: at.saturating_sub(6) as u32,
+            end: at.saturating_sub(4) as u32,
+        }));
     }
-    hcl_edit::parser::parse_template(text).map_err(|error| explain(&error, text, file, &Lexed::default()))
+    hcl_edit::parser::parse_template(text)
+        .map_err(|error| explain(&error, text, file, &Lexed::default()))
 }
 
 fn too_deep(span: Span) -> Diagnostic {
-    Diagnostic::at(span, format!("the nesting is deeper than {MAX_DEPTH} levels"))
-        .label("the nesting gets too deep here")
-        .help("move inner parts into `locals`")
+    Diagnostic::at(
+        span,
+        format!("the nesting is deeper than {MAX_DEPTH} levels"),
+    )
+    .label("the nesting gets too deep here")
+    .help("move inner parts into `locals`")
 }
 
 /// What makes the text unfit for the parser, or would be accepted by it but is wrong.
 fn check(text: &str, file: u32, lexed: &Lexed) -> Result<(), Diagnostic> {
-    let span = |start: usize, end: usize| Span { file, start: start as u32, end: end as u32 };
+    let span = |start: usize, end: usize| Span {
+        file,
+        start: start as u32,
+        end: end as u32,
+    };
     match lexed.problem {
-        Some(LexProblem::Nul(at)) => {
-            Err(Diagnostic::at(span(at, at + 1), "the file contains a NUL byte")
-                .help("remove it; is this a text file?"))
-        }
+        Some(LexProblem::Nul(at)) => Err(Diagnostic::at(
+            span(at, at + 1),
+            "the file contains a NUL byte",
+        )
+        .help("remove it; is this a text file?")),
         Some(LexProblem::TooDeep(at)) => Err(too_deep(span(at, at + 1))),
         Some(LexProblem::OpenQuote { at, line_end }) => {
             let mut diagnostic = Diagnostic::at(span(at, at + 1), "this quote is never closed")
                 .label("the string starts here, and its line ends without a closing `\"`")
                 .help("close the quote on the same line; for several lines use a heredoc: <<EOT … EOT");
             if text[at + 1..line_end].trim().is_empty() && at > 0 {
-                diagnostic = diagnostic.note("it may be a closing quote whose opening quote is missing");
+                diagnostic =
+                    diagnostic.note("it may be a closing quote whose opening quote is missing");
             }
             Err(diagnostic)
         }
@@ -105,25 +142,43 @@ fn check(text: &str, file: u32, lexed: &Lexed) -> Result<(), Diagnostic> {
 
 /// The parser's error in our words; where brackets explain it better, that.
 fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed) -> Diagnostic {
-    let span = |start: usize, end: usize| Span { file, start: start as u32, end: end.min(text.len()) as u32 };
+    let span = |start: usize, end: usize| Span {
+        file,
+        start: start as u32,
+        end: end.min(text.len()) as u32,
+    };
     match lexed.problem {
         Some(LexProblem::OpenHeredoc { at, word }) => {
             let word = &text[word.0..word.1];
-            return Diagnostic::at(span(at, at + 2 + word.len()), format!("the heredoc `{word}` is never closed"))
-                .label("it starts here")
-                .help(format!("end it with a line that contains only `{word}`"));
+            return Diagnostic::at(
+                span(at, at + 2 + word.len()),
+                format!("the heredoc `{word}` is never closed"),
+            )
+            .label("it starts here")
+            .help(format!("end it with a line that contains only `{word}`"));
         }
         Some(LexProblem::OpenComment(at)) => {
-            return Diagnostic::at(span(at, at + 2), "this comment is never closed").help("close it with `*/`");
+            return Diagnostic::at(span(at, at + 2), "this comment is never closed")
+                .help("close it with `*/`");
         }
         Some(LexProblem::OpenBracket { at, len }) => {
             let bracket = &text[at..at + len];
-            let diagnostic = Diagnostic::at(span(at, at + len), format!("this `{bracket}` is never closed"));
-            return if len == 2 { diagnostic.help(shell_hint(bracket)) } else { diagnostic };
+            let diagnostic = Diagnostic::at(
+                span(at, at + len),
+                format!("this `{bracket}` is never closed"),
+            );
+            return if len == 2 {
+                diagnostic.help(shell_hint(bracket))
+            } else {
+                diagnostic
+            };
         }
         Some(LexProblem::WrongClose { at, open }) => {
             let bracket = &text[at..at + 1];
-            let diagnostic = Diagnostic::at(span(at, at + 1), format!("`{bracket}` has no matching opening bracket"));
+            let diagnostic = Diagnostic::at(
+                span(at, at + 1),
+                format!("`{bracket}` has no matching opening bracket"),
+            );
             return match open {
                 Some(open) => diagnostic.also(span(open, open + 1), "this is still open"),
                 None => diagnostic,
@@ -133,7 +188,11 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
     }
     let at = floor(text, error.location().offset());
     // A line's end is no character to point at.
-    let len = text[at..].chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
+    let len = text[at..]
+        .chars()
+        .next()
+        .filter(|c| !matches!(c, '\n' | '\r'))
+        .map_or(0, char::len_utf8);
     let place = span(at, at + len);
     let message = error.message();
     if message.contains("nesting depth") {
@@ -145,17 +204,33 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
     }
     if message.contains("found redefined") {
         let word = word_at(text, at);
-        let what = if message.contains("object") { "the key" } else { "" };
-        let message = format!("{what} `{word}` is defined twice").trim_start().to_owned();
+        let what = if message.contains("object") {
+            "the key"
+        } else {
+            ""
+        };
+        let message = format!("{what} `{word}` is defined twice")
+            .trim_start()
+            .to_owned();
         return Diagnostic::at(span(at, at + word.len()), message).help("remove one of them");
     }
     if let Some(diagnostic) = special(message, text, at, file) {
         return diagnostic;
     }
-    let mut diagnostic = Diagnostic::at(place, format!("syntax error: {}", reworded(message, &text[at..])));
-    if let Some((from, _)) = lexed.interpolations.iter().find(|(from, to)| (*from..=*to).contains(&at)) {
+    let mut diagnostic = Diagnostic::at(
+        place,
+        format!("syntax error: {}", reworded(message, &text[at..])),
+    );
+    if let Some((from, _)) = lexed
+        .interpolations
+        .iter()
+        .find(|(from, to)| (*from..=*to).contains(&at))
+    {
         diagnostic = diagnostic
-            .also(span(*from, from + 2), "this starts an expression of the recipe")
+            .also(
+                span(*from, from + 2),
+                "this starts an expression of the recipe",
+            )
             .help(shell_hint(&text[*from..from + 2]));
     }
     diagnostic
@@ -163,7 +238,11 @@ fn explain(error: &hcl_edit::parser::Error, text: &str, file: u32, lexed: &Lexed
 
 /// Mistakes that have a name of their own.
 fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic> {
-    let span = |start: usize, end: usize| Span { file, start: start as u32, end: end.min(text.len()) as u32 };
+    let span = |start: usize, end: usize| Span {
+        file,
+        start: start as u32,
+        end: end.min(text.len()) as u32,
+    };
     let rest = &text[at..];
     if message.contains("escape sequence") {
         // The parser stops behind the letter.
@@ -189,11 +268,16 @@ fn special(message: &str, text: &str, at: usize, file: u32) -> Option<Diagnostic
         return Some(Diagnostic::at(span(at, at + 2), found).help(help));
     }
     if rest.starts_with(':') && message.contains("structure") {
-        return Some(Diagnostic::at(span(at, at + 1), "expected `=`, found a colon").help("write `name = value`"));
+        return Some(
+            Diagnostic::at(span(at, at + 1), "expected `=`, found a colon")
+                .help("write `name = value`"),
+        );
     }
     if rest.starts_with(',') && message.contains("block body") {
         let help = "attributes are not separated by commas: write each on its own line";
-        return Some(Diagnostic::at(span(at, at + 1), "there is a comma between two attributes").help(help));
+        return Some(
+            Diagnostic::at(span(at, at + 1), "there is a comma between two attributes").help(help),
+        );
     }
     None
 }
@@ -235,7 +319,12 @@ fn word_at(text: &str, at: usize) -> &str {
         .char_indices()
         .find(|(_, c)| !(c.is_alphanumeric() || matches!(c, '_' | '-')))
         .map_or(rest.len(), |(end, _)| end);
-    if end == 0 { rest.get(..rest.chars().next().map_or(0, char::len_utf8)).unwrap_or_default() } else { &rest[..end] }
+    if end == 0 {
+        rest.get(..rest.chars().next().map_or(0, char::len_utf8))
+            .unwrap_or_default()
+    } else {
+        &rest[..end]
+    }
 }
 
 fn floor(text: &str, at: usize) -> usize {

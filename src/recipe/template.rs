@@ -2,7 +2,9 @@
 //! Knows how literal text is cut; evaluates nothing.
 
 use hcl_edit::Span as _;
-use hcl_edit::template::{Directive, Element, HeredocTemplate, StringTemplate, Template as HclTemplate};
+use hcl_edit::template::{
+    Directive, Element, HeredocTemplate, StringTemplate, Template as HclTemplate,
+};
 
 use super::diagnostic::{Diagnostic, Span};
 use super::expr::{ExprNode, Template, TemplatePart};
@@ -21,30 +23,70 @@ struct Cut {
 
 impl Lowering<'_> {
     pub(super) fn quoted_parts(&mut self, template: &StringTemplate) -> Vec<TemplatePart> {
-        self.parts(template, Cut { lines: false, indent: None, raw: false }, false, false)
+        self.parts(
+            template,
+            Cut {
+                lines: false,
+                indent: None,
+                raw: false,
+            },
+            false,
+            false,
+        )
     }
 
     /// The parts of a template file.
     pub(super) fn file_parts(&mut self, template: &HclTemplate) -> Vec<TemplatePart> {
         self.templates += 1;
-        let parts = self.parts(template, Cut { lines: true, indent: None, raw: false }, false, false);
+        let parts = self.parts(
+            template,
+            Cut {
+                lines: true,
+                indent: None,
+                raw: false,
+            },
+            false,
+            false,
+        );
         self.templates -= 1;
         parts
     }
 
     pub(super) fn heredoc(&mut self, heredoc: &HeredocTemplate, span: Span) -> ExprNode {
         let text = self.text.text.clone();
-        let indented = text.get(span.start as usize..).is_some_and(|text| text.starts_with("<<-"));
+        let indented = text
+            .get(span.start as usize..)
+            .is_some_and(|text| text.starts_with("<<-"));
         let indent = indented.then(|| {
             let mut least = None;
             least_indent(&heredoc.template, &text, &mut least);
             least.unwrap_or(0)
         });
-        let parts = self.parts(&heredoc.template, Cut { lines: true, indent, raw: false }, false, false);
+        let parts = self.parts(
+            &heredoc.template,
+            Cut {
+                lines: true,
+                indent,
+                raw: false,
+            },
+            false,
+            false,
+        );
         // The first line of the text is the one after the line that `<<` stands in.
-        let after = text[span.start as usize..].find('\n').map_or(span.start, |at| span.start + at as u32 + 1);
-        if parts.iter().all(|part| matches!(part, TemplatePart::Text(_))) {
-            let texts = parts.iter().map(|part| if let TemplatePart::Text(text) = part { text.as_str() } else { "" });
+        let after = text[span.start as usize..]
+            .find('\n')
+            .map_or(span.start, |at| span.start + at as u32 + 1);
+        if parts
+            .iter()
+            .all(|part| matches!(part, TemplatePart::Text(_)))
+        {
+            let texts = parts.iter().map(|part| {
+                if let TemplatePart::Text(text) = part {
+                    text.as_str()
+                } else {
+                    ""
+                }
+            });
             return ExprNode::Const(self.text_value(&texts.collect::<String>(), after));
         }
         let origin = self.text_value("", after).origin;
@@ -52,7 +94,13 @@ impl Lowering<'_> {
     }
 
     /// The parts, with whitespace taken from the first and last literal where the neighbours outside ask for it.
-    fn parts(&mut self, template: &HclTemplate, cut: Cut, trim_first: bool, trim_last: bool) -> Vec<TemplatePart> {
+    fn parts(
+        &mut self,
+        template: &HclTemplate,
+        cut: Cut,
+        trim_first: bool,
+        trim_last: bool,
+    ) -> Vec<TemplatePart> {
         let elements: Vec<&Element> = template.iter().collect();
         let mut parts = Vec::with_capacity(elements.len());
         for (index, element) in elements.iter().enumerate() {
@@ -69,8 +117,16 @@ impl Lowering<'_> {
                         Some(other) => strip_start(other),
                     };
                     let text = self.literal(literal.value(), literal.span(), cut);
-                    let text = if before { trim_left(&text, cut.lines) } else { &text };
-                    let text = if after { trim_right(text, cut.lines) } else { text };
+                    let text = if before {
+                        trim_left(&text, cut.lines)
+                    } else {
+                        &text
+                    };
+                    let text = if after {
+                        trim_right(text, cut.lines)
+                    } else {
+                        text
+                    };
                     if !text.is_empty() {
                         parts.push(TemplatePart::Text(text.to_owned()));
                     }
@@ -85,19 +141,29 @@ impl Lowering<'_> {
     }
 
     fn directive(&mut self, directive: &Directive, cut: Cut) -> TemplatePart {
-        let cut = Cut { raw: !cut.lines, ..cut };
+        let cut = Cut {
+            raw: !cut.lines,
+            ..cut
+        };
         match directive {
             Directive::If(parts) => {
                 let condition = self.expr(&parts.if_expr.cond_expr);
                 let end = parts.endif_expr.strip.strip_start();
                 let first = parts.if_expr.strip.strip_end();
-                let last = parts.else_expr.as_ref().map_or(end, |other| other.strip.strip_start());
+                let last = parts
+                    .else_expr
+                    .as_ref()
+                    .map_or(end, |other| other.strip.strip_start());
                 let then = self.parts(&parts.if_expr.template, cut, first, last);
                 let otherwise = match &parts.else_expr {
                     Some(other) => self.parts(&other.template, cut, other.strip.strip_end(), end),
                     None => Vec::new(),
                 };
-                TemplatePart::If { condition, then, otherwise }
+                TemplatePart::If {
+                    condition,
+                    then,
+                    otherwise,
+                }
             }
             Directive::For(parts) => {
                 let collection = self.expr(&parts.for_expr.collection_expr);
@@ -106,9 +172,18 @@ impl Lowering<'_> {
                 self.scope.extend(key.map(|name| name.as_str().into()));
                 self.scope.push(parts.for_expr.value_var.as_str().into());
                 let first = parts.for_expr.strip.strip_end();
-                let body = self.parts(&parts.for_expr.template, cut, first, parts.endfor_expr.strip.strip_start());
+                let body = self.parts(
+                    &parts.for_expr.template,
+                    cut,
+                    first,
+                    parts.endfor_expr.strip.strip_start(),
+                );
                 self.scope.truncate(depth);
-                TemplatePart::For { keyed: key.is_some(), collection, body }
+                TemplatePart::For {
+                    keyed: key.is_some(),
+                    collection,
+                    body,
+                }
             }
         }
     }
@@ -118,18 +193,28 @@ impl Lowering<'_> {
         if cut.raw {
             return unescape(value).unwrap_or_else(|problem| {
                 let span = self.span(range);
-                self.diagnostics
-                    .push(Diagnostic::at(span, problem).help("a directive must end in the string in which it starts"));
+                self.diagnostics.push(
+                    Diagnostic::at(span, problem)
+                        .help("a directive must end in the string in which it starts"),
+                );
                 String::new()
             });
         }
-        let (Some(indent), Some(range)) = (cut.indent, range) else { return value.to_owned() };
-        let Some(raw) = self.text.text.get(range.clone()) else { return value.to_owned() };
+        let (Some(indent), Some(range)) = (cut.indent, range) else {
+            return value.to_owned();
+        };
+        let Some(raw) = self.text.text.get(range.clone()) else {
+            return value.to_owned();
+        };
         let mut out = String::with_capacity(raw.len());
         let mut at_line_start = line_start(&self.text.text, range.start);
         for line in raw.split_inclusive('\n') {
             let blanks = line.len() - line.trim_start_matches([' ', '\t']).len();
-            out.push_str(if at_line_start { &line[blanks.min(indent)..] } else { line });
+            out.push_str(if at_line_start {
+                &line[blanks.min(indent)..]
+            } else {
+                line
+            });
             at_line_start = true;
         }
         out.replace("$${", "${").replace("%%{", "%{")
@@ -157,7 +242,9 @@ fn unescape(text: &str) -> Result<String, String> {
             'u' | 'U' => {
                 let digits = if letter == 'u' { 4 } else { 8 };
                 let code: String = chars.by_ref().take(digits).collect();
-                let number = (code.len() == digits).then(|| u32::from_str_radix(&code, 16).ok()).flatten();
+                let number = (code.len() == digits)
+                    .then(|| u32::from_str_radix(&code, 16).ok())
+                    .flatten();
                 let found = number.and_then(char::from_u32);
                 found.ok_or_else(|| format!("`\\{letter}{code}` is not a valid character"))?
             }
@@ -196,7 +283,11 @@ fn trim_left(text: &str, lines: bool) -> &str {
         return text.trim_start();
     }
     let (first, rest) = text.split_at(text.find('\n').map_or(text.len(), |at| at + 1));
-    if first.trim().is_empty() { rest } else { text.trim_start() }
+    if first.trim().is_empty() {
+        rest
+    } else {
+        text.trim_start()
+    }
 }
 
 /// Takes whitespace off the end; in a text of lines at most to the beginning of the last one.
@@ -215,10 +306,13 @@ fn line_start(text: &str, at: usize) -> bool {
 
 /// The indentation that all lines of a heredoc have in common. Blank lines do not count.
 fn least_indent(template: &HclTemplate, text: &str, least: &mut Option<usize>) {
-    let mut take = |width: usize| *least = Some(least.map_or(width, |least: usize| least.min(width)));
+    let mut take =
+        |width: usize| *least = Some(least.map_or(width, |least: usize| least.min(width)));
     let mut inner = Vec::new();
     for element in template.iter() {
-        let Some(range) = element.span() else { continue };
+        let Some(range) = element.span() else {
+            continue;
+        };
         match element {
             Element::Literal(_) => {
                 let raw = text.get(range.clone()).unwrap_or_default();

@@ -38,7 +38,10 @@ fn shown(text: &str) -> String {
     match eval(text) {
         Ok(value) => format!("{value:?}"),
         Err(diagnostics) => {
-            let all: Vec<_> = diagnostics.iter().map(|one| format!("{} {}", one.message, one.help.join(" "))).collect();
+            let all: Vec<_> = diagnostics
+                .iter()
+                .map(|one| format!("{} {}", one.message, one.help.join(" ")))
+                .collect();
             format!("error: {}", all.join(" / "))
         }
     }
@@ -50,7 +53,10 @@ fn every_expression_has_its_value() {
     let table = std::fs::read_to_string(path).expect("the table is there");
     let mut wrong = Vec::new();
     let mut count = 0;
-    for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in table
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let (text, wanted) = line.rsplit_once(" => ").expect("a line has ` => `");
         let found = shown(text);
         let right = match wanted.strip_prefix("error: ") {
@@ -62,7 +68,12 @@ fn every_expression_has_its_value() {
         }
         count += 1;
     }
-    assert!(wrong.is_empty(), "{} of {count} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} are wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(count >= 200);
 }
 
@@ -77,13 +88,19 @@ fn text_of(text: &str) -> String {
 fn heredocs_keep_their_lines() {
     assert_eq!(text_of("<<EOT\n  a\nb\nEOT\n"), "  a\nb\n");
     assert_eq!(text_of("<<EOT\nEOT\n"), "");
-    assert_eq!(text_of("<<EOT\n$${HOME} %%{x} \"q\" \\n\nEOT\n"), "${HOME} %{x} \"q\" \\n\n");
+    assert_eq!(
+        text_of("<<EOT\n$${HOME} %%{x} \"q\" \\n\nEOT\n"),
+        "${HOME} %{x} \"q\" \\n\n"
+    );
     assert_eq!(text_of("<<EOT\na ${1 + 1} b\nEOT\n"), "a 2 b\n");
 }
 
 #[test]
 fn indented_heredocs_lose_what_all_lines_have() {
-    assert_eq!(text_of("<<-EOT\n    a\n      b\n\n    c\n  EOT\n"), "a\n  b\n\nc\n");
+    assert_eq!(
+        text_of("<<-EOT\n    a\n      b\n\n    c\n  EOT\n"),
+        "a\n  b\n\nc\n"
+    );
     // The line with the least indentation counts, wherever interpolations stand.
     assert_eq!(text_of("<<-EOT\n    a ${1}\n  b\n  EOT\n"), "  a 1\nb\n");
     assert_eq!(text_of("<<-EOT\n    a ${1}\nb\n  EOT\n"), "    a 1\nb\n");
@@ -94,7 +111,8 @@ fn indented_heredocs_lose_what_all_lines_have() {
 
 #[test]
 fn directives_in_heredocs_are_cut_at_lines() {
-    let text = "<<-EOT\n    %{ for x in [1, 2] ~}\n    - ${x}\n    %{ endfor ~}\n    end\n    EOT\n";
+    let text =
+        "<<-EOT\n    %{ for x in [1, 2] ~}\n    - ${x}\n    %{ endfor ~}\n    end\n    EOT\n";
     assert_eq!(text_of(text), "- 1\n- 2\nend\n");
     let text = "<<-EOT\n    a\n    %{ if true ~}\n      b\n    %{ else ~}\n      c\n    %{ endif ~}\n    d\n    EOT\n";
     assert_eq!(text_of(text), "a\n  b\nd\n");
@@ -104,13 +122,24 @@ fn directives_in_heredocs_are_cut_at_lines() {
 fn origins_name_the_line_where_a_text_stands() {
     let origin = |text: &str| {
         let value = eval(text).expect("it is valid");
-        value.origin.map(|origin| (origin.path.clone(), origin.line))
+        value
+            .origin
+            .map(|origin| (origin.path.clone(), origin.line))
     };
     assert_eq!(origin("\"a\""), Some(("test.hcl".to_owned(), 1)));
     assert_eq!(origin("<<EOT\na\nEOT\n"), Some(("test.hcl".to_owned(), 2)));
-    assert_eq!(origin("<<-EOT\n  a ${1}\n  EOT\n"), Some(("test.hcl".to_owned(), 2)));
-    assert_eq!(origin("file(\"./files/hello.txt\")"), Some(("files/hello.txt".to_owned(), 1)));
-    assert_eq!(origin("true ? file(\"files/hello.txt\") : 1"), Some(("files/hello.txt".to_owned(), 1)));
+    assert_eq!(
+        origin("<<-EOT\n  a ${1}\n  EOT\n"),
+        Some(("test.hcl".to_owned(), 2))
+    );
+    assert_eq!(
+        origin("file(\"./files/hello.txt\")"),
+        Some(("files/hello.txt".to_owned(), 1))
+    );
+    assert_eq!(
+        origin("true ? file(\"files/hello.txt\") : 1"),
+        Some(("files/hello.txt".to_owned(), 1))
+    );
 }
 
 #[test]

@@ -43,7 +43,11 @@ impl Evaluator {
             }
         };
         // Where none are left there were too few.
-        let made = if left == 0 { u64::MAX / convert::VALUE } else { before - left };
+        let made = if left == 0 {
+            u64::MAX / convert::VALUE
+        } else {
+            before - left
+        };
         self.budget.charge(base.span, made, made * convert::VALUE)?;
         found.or_else(|diagnostic| self.fail(*diagnostic))
     }
@@ -75,7 +79,10 @@ fn walk(base: &Value, steps: &[KnownStep], left: &mut u64) -> TraverseResult {
                 rest = after;
             }
             KnownStep::AttrSplat(_) => {
-                let attrs = after.iter().take_while(|step| matches!(step, KnownStep::Attr(..))).count();
+                let attrs = after
+                    .iter()
+                    .take_while(|step| matches!(step, KnownStep::Attr(..)))
+                    .count();
                 let (each, then) = after.split_at(attrs);
                 let mut list = splat(at, each, left)?;
                 list.marks.unite(&marks);
@@ -109,7 +116,11 @@ fn splat(at: &Value, each: &[KnownStep], left: &mut u64) -> TraverseResult {
         Data::List(items) => items.iter().map(&mut one).collect::<Result<_, _>>()?,
         _ => vec![one(at)?],
     };
-    Ok(Value { data: Data::List(items.into()), marks: at.marks.clone(), origin: None })
+    Ok(Value {
+        data: Data::List(items.into()),
+        marks: at.marks.clone(),
+        origin: None,
+    })
 }
 
 fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box<Diagnostic>> {
@@ -117,8 +128,9 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let message = format!("{} has no attribute `{name}`", show(at));
         let mut diagnostic = Diagnostic::at(span, message);
         if matches!(at.data, Data::List(_)) {
-            diagnostic =
-                diagnostic.help(format!("`[*].{name}` takes it from every element, `[0].{name}` from the first"));
+            diagnostic = diagnostic.help(format!(
+                "`[*].{name}` takes it from every element, `[0].{name}` from the first"
+            ));
         }
         return Err(diagnostic.into());
     };
@@ -127,7 +139,11 @@ fn attribute<'v>(at: &'v Value, name: &str, span: Span) -> Result<&'v Value, Box
         let diagnostic = if convert::is_sensitive(at) {
             diagnostic
         } else {
-            diagnostic.maybe_help(did_you_mean("its attributes", name, items.keys().map(String::as_str)))
+            diagnostic.maybe_help(did_you_mean(
+                "its attributes",
+                name,
+                items.keys().map(String::as_str),
+            ))
         };
         diagnostic.into()
     })
@@ -138,7 +154,9 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
     match &at.data {
         Data::List(items) => match convert::to_number(index) {
             Some(Number::Int(number)) => {
-                let found = usize::try_from(number).ok().and_then(|number| items.get(number));
+                let found = usize::try_from(number)
+                    .ok()
+                    .and_then(|number| items.get(number));
                 found.map_or_else(
                     || match items.len() {
                         0 => wrong(format!("there is no element {number}: the list is empty")),
@@ -155,11 +173,16 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
         },
         Data::Object(items) => match convert::to_text(index) {
             Some(key) => items.get(&*key).ok_or_else(|| {
-                let diagnostic = Diagnostic::at(span, format!("the object has no key {}", show(index)));
+                let diagnostic =
+                    Diagnostic::at(span, format!("the object has no key {}", show(index)));
                 let diagnostic = if convert::is_sensitive(at) || convert::is_sensitive(index) {
                     diagnostic
                 } else {
-                    diagnostic.maybe_help(did_you_mean("its keys", &key, items.keys().map(String::as_str)))
+                    diagnostic.maybe_help(did_you_mean(
+                        "its keys",
+                        &key,
+                        items.keys().map(String::as_str),
+                    ))
                 };
                 diagnostic.into()
             }),
@@ -167,7 +190,9 @@ fn element<'v>(at: &'v Value, index: &Value, span: Span) -> Result<&'v Value, Bo
         },
         Data::String(_) => {
             let help = "use `substr(text, offset, length)` to take a part of a string";
-            Err(Diagnostic::at(span, "a string has no elements").help(help).into())
+            Err(Diagnostic::at(span, "a string has no elements")
+                .help(help)
+                .into())
         }
         _ => wrong(format!("{} has no elements", show(at))),
     }
@@ -181,21 +206,51 @@ fn stage_file(stage: &Arc<str>, marks: Marks, steps: &[KnownStep]) -> TraverseRe
             name.marks.unite(&marks);
             (name, *span)
         }
-        [KnownStep::Attr(files, _), KnownStep::Attr(name, span)] if &**files == "files" => {
-            (Value { marks, ..Value::string(name.clone()) }, *span)
-        }
+        [KnownStep::Attr(files, _), KnownStep::Attr(name, span)] if &**files == "files" => (
+            Value {
+                marks,
+                ..Value::string(name.clone())
+            },
+            *span,
+        ),
         [KnownStep::Attr(_, span), ..] | [KnownStep::Index(_, span), ..] => {
-            let help = format!("`stage.{stage}` is its disk or file, `stage.{stage}.files[\"NAME\"]` a file it made");
-            return Err(Diagnostic::at(*span, "`files[\"NAME\"]` is the only attribute of a stage").help(help).into());
+            let help = format!(
+                "`stage.{stage}` is its disk or file, `stage.{stage}.files[\"NAME\"]` a file it made"
+            );
+            return Err(Diagnostic::at(
+                *span,
+                "`files[\"NAME\"]` is the only attribute of a stage",
+            )
+            .help(help)
+            .into());
         }
         [KnownStep::AttrSplat(span) | KnownStep::FullSplat(span), ..] => {
-            return Err(Diagnostic::at(*span, "a stage is not a list: a splat cannot be used on it").into());
+            return Err(Diagnostic::at(
+                *span,
+                "a stage is not a list: a splat cannot be used on it",
+            )
+            .into());
         }
-        [] => return Ok(Value { data: Data::Stage(stage.clone()), marks, origin: None }),
+        [] => {
+            return Ok(Value {
+                data: Data::Stage(stage.clone()),
+                marks,
+                origin: None,
+            });
+        }
     };
     let Some(name) = file.as_str() else {
-        return Err(Diagnostic::at(span, format!("{} is not a valid file name", show(&file))).into());
+        return Err(
+            Diagnostic::at(span, format!("{} is not a valid file name", show(&file))).into(),
+        );
     };
-    let data = Data::StageFile { stage: stage.clone(), file: name.into() };
-    Ok(Value { data, marks: file.marks, origin: None })
+    let data = Data::StageFile {
+        stage: stage.clone(),
+        file: name.into(),
+    };
+    Ok(Value {
+        data,
+        marks: file.marks,
+        origin: None,
+    })
 }

@@ -49,9 +49,9 @@ impl VarType {
                 "string" => Ok(VarType::String),
                 "number" => Ok(VarType::Number),
                 "bool" => Ok(VarType::Bool),
-                word @ ("list" | "set" | "map") => {
-                    Err(format!("`{word}` needs the type of its elements: `{word}(string)`"))
-                }
+                word @ ("list" | "set" | "map") => Err(format!(
+                    "`{word}` needs the type of its elements: `{word}(string)`"
+                )),
                 word => Err(unknown(word)),
             },
             Expression::FuncCall(call) => {
@@ -63,20 +63,25 @@ impl VarType {
                     "list" => Ok(VarType::List(Box::new(VarType::parse(arg, text)?))),
                     "set" => Ok(VarType::Set(Box::new(VarType::parse(arg, text)?))),
                     "map" => Ok(VarType::Map(Box::new(VarType::parse(arg, text)?))),
-                    "tuple" => match arg {
-                        Expression::Array(items) => items
-                            .iter()
-                            .map(|item| VarType::parse(item, text))
-                            .collect::<Result<_, _>>()
-                            .map(VarType::Tuple),
-                        _ => Err("`tuple` takes a list of types: `tuple([string, number])`".to_owned()),
-                    },
+                    "tuple" => {
+                        match arg {
+                            Expression::Array(items) => items
+                                .iter()
+                                .map(|item| VarType::parse(item, text))
+                                .collect::<Result<_, _>>()
+                                .map(VarType::Tuple),
+                            _ => Err("`tuple` takes a list of types: `tuple([string, number])`"
+                                .to_owned()),
+                        }
+                    }
                     "object" => object_type(arg, text),
                     "optional" => Err("`optional` is only valid in `object({…})`".to_owned()),
                     word => Err(unknown(word)),
                 }
             }
-            Expression::String(quoted) => Err(format!("types are not quoted: write `{}`", quoted.value())),
+            Expression::String(quoted) => {
+                Err(format!("types are not quoted: write `{}`", quoted.value()))
+            }
             _ => Err(unknown("this")),
         }
     }
@@ -92,7 +97,15 @@ impl VarType {
             Data::Object(items) => VarType::Object(
                 items
                     .iter()
-                    .map(|(key, item)| (key.clone(), Attribute { ty: VarType::of(item), optional: None }))
+                    .map(|(key, item)| {
+                        (
+                            key.clone(),
+                            Attribute {
+                                ty: VarType::of(item),
+                                optional: None,
+                            },
+                        )
+                    })
                     .collect(),
             ),
             Data::Stage(_) | Data::StageFile { .. } => VarType::Stage,
@@ -122,14 +135,25 @@ impl VarType {
         if value.data == Data::Null {
             return Ok(value);
         }
-        let Value { data, marks, origin } = value;
-        let back = |data| Value { data, marks: marks.clone(), origin: origin.clone() };
+        let Value {
+            data,
+            marks,
+            origin,
+        } = value;
+        let back = |data| Value {
+            data,
+            marks: marks.clone(),
+            origin: origin.clone(),
+        };
         let wrong = |value: Value, path: &str| {
             let mut reason = format!("expected {self}, found {}", show(&value));
             if let (VarType::Number, Some(why)) = (self, convert::too_long(&value)) {
                 reason += &format!("; {why}");
             }
-            Err(Mismatch { path: path.to_owned(), reason })
+            Err(Mismatch {
+                path: path.to_owned(),
+                reason,
+            })
         };
         let scalar = |data: Option<Data>, old: Data, path: &str| match data {
             Some(new) => Ok(back(new)),
@@ -138,23 +162,37 @@ impl VarType {
         match (self, data) {
             (VarType::Any, data) => Ok(back(data)),
             (VarType::String, data @ Data::String(_)) => Ok(back(data)),
-            (VarType::String, data) => scalar(convert::to_text(&back(data.clone())).map(Data::String), data, path),
-            (VarType::Number, data) => scalar(convert::to_number(&back(data.clone())).map(Data::Number), data, path),
-            (VarType::Bool, data) => scalar(convert::to_bool(&back(data.clone())).map(Data::Bool), data, path),
-            (VarType::List(ty), Data::List(items)) => {
-                Ok(back(Data::List(each(items.into_inner(), path, |_| Some(ty))?.into())))
-            }
+            (VarType::String, data) => scalar(
+                convert::to_text(&back(data.clone())).map(Data::String),
+                data,
+                path,
+            ),
+            (VarType::Number, data) => scalar(
+                convert::to_number(&back(data.clone())).map(Data::Number),
+                data,
+                path,
+            ),
+            (VarType::Bool, data) => scalar(
+                convert::to_bool(&back(data.clone())).map(Data::Bool),
+                data,
+                path,
+            ),
+            (VarType::List(ty), Data::List(items)) => Ok(back(Data::List(
+                each(items.into_inner(), path, |_| Some(ty))?.into(),
+            ))),
             (VarType::Set(ty), Data::List(items)) => {
                 let items = each(items.into_inner(), path, |_| Some(ty))?;
                 Ok(back(Data::List(convert::into_set(items).into())))
             }
-            (VarType::Tuple(types), Data::List(items)) if types.len() != items.len() => Err(Mismatch {
-                path: path.clone(),
-                reason: format!("expected {} elements, found {}", types.len(), items.len()),
-            }),
-            (VarType::Tuple(types), Data::List(items)) => {
-                Ok(back(Data::List(each(items.into_inner(), path, |index| types.get(index))?.into())))
+            (VarType::Tuple(types), Data::List(items)) if types.len() != items.len() => {
+                Err(Mismatch {
+                    path: path.clone(),
+                    reason: format!("expected {} elements, found {}", types.len(), items.len()),
+                })
             }
+            (VarType::Tuple(types), Data::List(items)) => Ok(back(Data::List(
+                each(items.into_inner(), path, |index| types.get(index))?.into(),
+            ))),
             (VarType::Map(ty), Data::Object(items)) => {
                 let mut fitted = BTreeMap::new();
                 for (key, item) in items.into_inner() {
@@ -168,22 +206,35 @@ impl VarType {
                 let mut fitted = BTreeMap::new();
                 for (key, attribute) in attributes {
                     let item = match (items.remove(key), &attribute.optional) {
-                        (Some(Value { data: Data::Null, .. }), Some(default)) | (None, Some(default)) => {
-                            default.clone()
-                        }
+                        (
+                            Some(Value {
+                                data: Data::Null, ..
+                            }),
+                            Some(default),
+                        )
+                        | (None, Some(default)) => default.clone(),
                         (Some(item), _) => item,
                         (None, None) => {
                             let reason = format!("the attribute `{key}` is missing");
-                            return Err(Mismatch { path: path.clone(), reason });
+                            return Err(Mismatch {
+                                path: path.clone(),
+                                reason,
+                            });
                         }
                     };
-                    let item = within(path, &format!(".{key}"), |path| attribute.ty.fit_at(item, path))?;
+                    let item = within(path, &format!(".{key}"), |path| {
+                        attribute.ty.fit_at(item, path)
+                    })?;
                     fitted.insert(key.clone(), item);
                 }
                 if let Some(key) = items.keys().next() {
                     let near = super::suggest::nearest(key, attributes.keys().map(String::as_str));
-                    let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                    return Err(Mismatch { path: path.clone(), reason: format!("unknown attribute `{key}`{near}") });
+                    let near =
+                        near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                    return Err(Mismatch {
+                        path: path.clone(),
+                        reason: format!("unknown attribute `{key}`{near}"),
+                    });
                 }
                 Ok(back(Data::Object(fitted.into())))
             }
@@ -208,13 +259,17 @@ fn each<'t>(
     let mut fitted = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         let ty = ty(index).unwrap_or(&VarType::Any);
-        fitted.push(within(path, &format!("[{index}]"), |path| ty.fit_at(item, path))?);
+        fitted.push(within(path, &format!("[{index}]"), |path| {
+            ty.fit_at(item, path)
+        })?);
     }
     Ok(fitted)
 }
 
 fn unknown(word: &str) -> String {
-    let known = ["string", "number", "bool", "any", "list", "set", "map", "object", "tuple"];
+    let known = [
+        "string", "number", "bool", "any", "list", "set", "map", "object", "tuple",
+    ];
     let near = super::packer::type_word(word).or_else(|| super::suggest::nearest(word, known));
     match near {
         Some(near) => format!("`{word}` is not a valid type; did you mean `{near}`?"),
@@ -227,14 +282,18 @@ fn unknown(word: &str) -> String {
 
 fn object_type(arg: &Expression, text: &str) -> Result<VarType, String> {
     let Expression::Object(items) = arg else {
-        return Err("`object` takes attributes and their types: `object({ name = string })`".to_owned());
+        return Err(
+            "`object` takes attributes and their types: `object({ name = string })`".to_owned(),
+        );
     };
     let mut attributes = BTreeMap::new();
     for (key, value) in items.iter() {
         let key = match key {
             ObjectKey::Ident(name) => name.as_str().to_owned(),
             ObjectKey::Expression(Expression::String(name)) => name.value().clone(),
-            ObjectKey::Expression(_) => return Err("an attribute of an object type needs a plain name".to_owned()),
+            ObjectKey::Expression(_) => {
+                return Err("an attribute of an object type needs a plain name".to_owned());
+            }
         };
         let attribute = match value.expr() {
             Expression::FuncCall(call) if call.name.name.as_str() == "optional" => {
@@ -244,11 +303,18 @@ fn object_type(arg: &Expression, text: &str) -> Result<VarType, String> {
                     [ty, default] => (VarType::parse(ty, text)?, literal(default, text)?),
                     _ => return Err("`optional` takes a type and an optional default".to_owned()),
                 };
-                let default =
-                    ty.fit(default).map_err(|mismatch| format!("the default of `{key}`: {}", mismatch.reason))?;
-                Attribute { ty, optional: Some(default) }
+                let default = ty
+                    .fit(default)
+                    .map_err(|mismatch| format!("the default of `{key}`: {}", mismatch.reason))?;
+                Attribute {
+                    ty,
+                    optional: Some(default),
+                }
             }
-            other => Attribute { ty: VarType::parse(other, text)?, optional: None },
+            other => Attribute {
+                ty: VarType::parse(other, text)?,
+                optional: None,
+            },
         };
         attributes.insert(key, attribute);
     }
@@ -262,16 +328,21 @@ fn literal(expr: &Expression, text: &str) -> Result<Value, String> {
         Expression::Bool(truth) => convert::truth(*truth.value()),
         Expression::Number(number) => convert::number(super::lower::number_of(number, text)?),
         Expression::String(quoted) => Value::string(quoted.value().as_str()),
-        Expression::Array(items) => {
-            convert::list(items.iter().map(|item| literal(item, text)).collect::<Result<_, _>>()?)
-        }
+        Expression::Array(items) => convert::list(
+            items
+                .iter()
+                .map(|item| literal(item, text))
+                .collect::<Result<_, _>>()?,
+        ),
         Expression::Object(items) => {
             let mut all = BTreeMap::new();
             for (key, value) in items.iter() {
                 let key = match key {
                     ObjectKey::Ident(name) => name.as_str().to_owned(),
                     ObjectKey::Expression(Expression::String(name)) => name.value().clone(),
-                    ObjectKey::Expression(_) => return Err("the default of `optional` must be a literal".to_owned()),
+                    ObjectKey::Expression(_) => {
+                        return Err("the default of `optional` must be a literal".to_owned());
+                    }
                 };
                 all.insert(key, literal(value.expr(), text)?);
             }
@@ -301,7 +372,12 @@ impl fmt::Display for VarType {
             VarType::Object(attributes) => {
                 f.write_str("object({ ")?;
                 for (index, (key, attribute)) in attributes.iter().enumerate() {
-                    write!(f, "{}{key} = {}", if index == 0 { "" } else { ", " }, attribute.ty)?;
+                    write!(
+                        f,
+                        "{}{key} = {}",
+                        if index == 0 { "" } else { ", " },
+                        attribute.ty
+                    )?;
                 }
                 f.write_str(" })")
             }

@@ -31,7 +31,11 @@ const PRIVILEGED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::
 ///
 /// What it has itself it keeps until it starts a program.
 pub(crate) fn drop_capabilities(privileged: bool) -> rustix::io::Result<()> {
-    let kept = if privileged { KEPT.union(PRIVILEGED) } else { KEPT };
+    let kept = if privileged {
+        KEPT.union(PRIVILEGED)
+    } else {
+        KEPT
+    };
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         if kept.contains(capability) {
@@ -161,7 +165,12 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENT: u32 = 16;
 
 fn step(code: u16, if_true: u8, if_false: u8, value: u32) -> Instruction {
-    Instruction { code, if_true, if_false, value }
+    Instruction {
+        code,
+        if_true,
+        if_false,
+        value,
+    }
 }
 
 /// The filter, as a program for the kernel (seccomp(2)).
@@ -187,10 +196,19 @@ fn part(calls: &Calls, privileged: bool) -> Vec<Instruction> {
     if calls.other_abi != 0 {
         refuse(AT_LEAST, calls.other_abi, ENOSYS);
     }
-    calls.always.iter().for_each(|call| refuse(EQUALS, *call, EPERM));
-    calls.socketcall.iter().for_each(|call| refuse(EQUALS, *call, ENOSYS));
+    calls
+        .always
+        .iter()
+        .for_each(|call| refuse(EQUALS, *call, EPERM));
+    calls
+        .socketcall
+        .iter()
+        .for_each(|call| refuse(EQUALS, *call, ENOSYS));
     if !privileged {
-        calls.mounts.iter().for_each(|call| refuse(EQUALS, *call, EPERM));
+        calls
+            .mounts
+            .iter()
+            .for_each(|call| refuse(EQUALS, *call, EPERM));
         // As if the kernel did not have it: C libraries then use `clone`, whose flags can be looked at.
         refuse(EQUALS, CLONE3, ENOSYS);
         program.extend([
@@ -202,7 +220,10 @@ fn part(calls: &Calls, privileged: bool) -> Vec<Instruction> {
         ]);
     }
     let families = FAMILIES.len() as u8;
-    program.extend([step(EQUALS, 0, families + 2, calls.socket), step(LOAD, 0, 0, ARGUMENT)]);
+    program.extend([
+        step(EQUALS, 0, families + 2, calls.socket),
+        step(LOAD, 0, 0, ARGUMENT),
+    ]);
     for (index, family) in (0..families).zip(FAMILIES) {
         program.push(step(EQUALS, families - index, 0, family));
     }

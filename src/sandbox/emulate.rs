@@ -32,10 +32,19 @@ pub(super) struct Mapper(Child);
 impl Mapper {
     /// Starts it. To be called while the host's `/` is this process's.
     pub(super) fn start() -> Result<Mapper, Problem> {
-        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the sandbox, which runs programs"
+        )]
         let mut command = Command::new("/proc/self/exe");
-        command.args([SUPERVISOR_ARGUMENT, MAP_IDS]).stdin(Stdio::piped()).stdout(Stdio::null());
-        command.spawn().map(Mapper).map_err(|error| Problem::io("start", "a process that maps IDs", &error))
+        command
+            .args([SUPERVISOR_ARGUMENT, MAP_IDS])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        command
+            .spawn()
+            .map(Mapper)
+            .map_err(|error| Problem::io("start", "a process that maps IDs", &error))
     }
 
     /// Lets it do its work, once.
@@ -92,13 +101,28 @@ impl BinfmtEntry {
         (magic[16], magic[18]) = (2, machine);
         let mut mask = [0xff; 20];
         (mask[7], mask[16]) = (0, 0xfe);
-        Some(BinfmtEntry { magic, mask, emulator })
+        Some(BinfmtEntry {
+            magic,
+            mask,
+            emulator,
+        })
     }
 
     /// What the kernel is told; `F` opens the emulator now, so that it is found in every root.
     fn registration(&self) -> Vec<u8> {
-        let escaped = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
-        format!(":impasto:M::{}:{}:{}:F", escaped(&self.magic), escaped(&self.mask), self.emulator).into_bytes()
+        let escaped = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .map(|byte| format!("\\x{byte:02x}"))
+                .collect::<String>()
+        };
+        format!(
+            ":impasto:M::{}:{}:{}:F",
+            escaped(&self.magic),
+            escaped(&self.mask),
+            self.emulator
+        )
+        .into_bytes()
     }
 }
 
@@ -108,17 +132,28 @@ pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
     let machine = BinfmtEntry::of(architecture)
         .ok_or_else(|| lacks(format!("no emulator is known for {architecture} programs")))?;
     if !Path::new(machine.emulator).exists() {
-        return Err(lacks(format!("the toolbox lacks the emulator {}", machine.emulator)));
+        return Err(lacks(format!(
+            "the toolbox lacks the emulator {}",
+            machine.emulator
+        )));
     }
     sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
         .map_err(|error| Problem::io("create", "a user namespace", &error))?;
     match mapper.map() {
         Ok(true) => {}
-        Ok(false) => return Err(Problem::new(ProblemKind::Io, "cannot map the IDs of a user namespace")),
+        Ok(false) => {
+            return Err(Problem::new(
+                ProblemKind::Io,
+                "cannot map the IDs of a user namespace",
+            ));
+        }
         Err(error) => return Err(Problem::io("map", "the IDs of a user namespace", &error)),
     }
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|error| Problem::io("make private", "/", &error.into()))?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )
+    .map_err(|error| Problem::io("make private", "/", &error.into()))?;
     fs::create_dir(REGISTRY).map_err(|error| Problem::io("make", REGISTRY, &error))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("binfmt_misc", REGISTRY, "binfmt_misc", flags, None).map_err(|error| {
@@ -128,7 +163,8 @@ pub(super) fn enter(architecture: &str, mapper: Mapper) -> Result<(), Problem> {
         ))
     })?;
     let register = format!("{REGISTRY}/register");
-    fs::write(&register, machine.registration()).map_err(|error| Problem::io("write to", &register, &error))
+    fs::write(&register, machine.registration())
+        .map_err(|error| Problem::io("write to", &register, &error))
 }
 
 #[cfg(test)]

@@ -44,7 +44,10 @@ impl Export {
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
             return Err(Problem::io("open", "/dev/fuse", &error).of_kind(ProblemKind::HostLacks));
         }
-        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the sandbox, which runs programs"
+        )]
         let mut command = Command::new(DAEMON);
         for node in nodes(&plan.chain, &plan.overlay)? {
             command.arg("--blockdev").arg(node.to_string());
@@ -55,13 +58,21 @@ impl Export {
         });
         command.arg("--export").arg(export.to_string());
         // A signal from the terminal must not reach it before the guest is closed.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         // Pages that wait for the daemon must not make it wait. Not every root may say so, and it works without.
         let _ = configure_io_flusher_behavior(true);
         let daemon = command.spawn();
         let _ = configure_io_flusher_behavior(false);
         let daemon = daemon.map_err(|error| {
-            let kind = if error.kind() == io::ErrorKind::NotFound { ProblemKind::HostLacks } else { ProblemKind::Io };
+            let kind = if error.kind() == io::ErrorKind::NotFound {
+                ProblemKind::HostLacks
+            } else {
+                ProblemKind::Io
+            };
             Problem::io("start", DAEMON, &error).of_kind(kind)
         })?;
         let mut export = Self { daemon, path };
@@ -79,10 +90,17 @@ impl Export {
     fn wait_until_mounted(&mut self) -> Result<(), Problem> {
         let begun = Instant::now();
         loop {
-            if let Some(status) = self.daemon.try_wait().map_err(|e| Problem::io("wait for", DAEMON, &e))? {
+            if let Some(status) = self
+                .daemon
+                .try_wait()
+                .map_err(|e| Problem::io("wait for", DAEMON, &e))?
+            {
                 return Err(Problem::new(
                     ProblemKind::Io,
-                    format!("{DAEMON} exited immediately ({status}): {}", self.last_words()),
+                    format!(
+                        "{DAEMON} exited immediately ({status}): {}",
+                        self.last_words()
+                    ),
                 ));
             }
             let found = rustix::fs::statfs(&self.path)
@@ -109,7 +127,10 @@ impl Export {
             // A partial message is better than none.
             let _ = stderr.take(4096).read_to_end(&mut text);
         }
-        String::from_utf8_lossy(&text).split_whitespace().collect::<Vec<_>>().join(" ")
+        String::from_utf8_lossy(&text)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// The raw disk.
@@ -130,13 +151,20 @@ impl Export {
             // Its handler only sets a flag: where that happens just before it waits for events, it waits on. The next
             // signal wakes it.
             if told.is_none_or(|told: Instant| told.elapsed() > TELL_AGAIN) {
-                kill_process(self.pid(), Signal::TERM).map_err(|e| Problem::io("stop", DAEMON, &e.into()))?;
+                kill_process(self.pid(), Signal::TERM)
+                    .map_err(|e| Problem::io("stop", DAEMON, &e.into()))?;
                 told = Some(Instant::now());
             }
-            match self.daemon.try_wait().map_err(|e| Problem::io("wait for", DAEMON, &e))? {
+            match self
+                .daemon
+                .try_wait()
+                .map_err(|e| Problem::io("wait for", DAEMON, &e))?
+            {
                 Some(status) => break status,
                 None if begun.elapsed() > STOP_DEADLINE => {
-                    let what = format!("{DAEMON} is still running {STOP_DEADLINE:?} after it was asked to stop");
+                    let what = format!(
+                        "{DAEMON} is still running {STOP_DEADLINE:?} after it was asked to stop"
+                    );
                     return Err(Problem::new(ProblemKind::WriteBack, what));
                 }
                 None => std::thread::sleep(Duration::from_micros(300)),

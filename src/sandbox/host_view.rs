@@ -51,11 +51,16 @@ pub(super) struct HostView {
 
 impl HostView {
     /// What steps with network see, whose own host has this name.
-    pub(super) fn with_network(policy: &NetworkPolicy, host_name: &str) -> Result<Self, SandboxError> {
+    pub(super) fn with_network(
+        policy: &NetworkPolicy,
+        host_name: &str,
+    ) -> Result<Self, SandboxError> {
         let files = policy.files.iter();
         Ok(HostView {
             overlays: host_files(host_name)?,
-            policy: files.map(|(path, mode, content)| (path.clone(), *mode, ByteBuf::from(content.clone()))).collect(),
+            policy: files
+                .map(|(path, mode, content)| (path.clone(), *mode, ByteBuf::from(content.clone())))
+                .collect(),
             trees: policy.directories.clone(),
             caches: Vec::new(),
         })
@@ -63,15 +68,22 @@ impl HostView {
 }
 
 fn host_files(host_name: &str) -> Result<Vec<(String, ByteBuf)>, SandboxError> {
-    let read = |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
-    let mut files = HOST_FILES.into_iter().filter_map(|path| read(path).transpose()).collect::<Result<Vec<_>, _>>()?;
+    let read =
+        |path: &str| Ok(read_host_file(path, MAX_HOST_FILE)?.map(|text| (path.to_owned(), text)));
+    let mut files = HOST_FILES
+        .into_iter()
+        .filter_map(|path| read(path).transpose())
+        .collect::<Result<Vec<_>, _>>()?;
     for (path, text) in &mut files {
         if path == "/etc/hosts" {
             // Programs look up their own host; without an answer here they would wait for a name server.
             text.extend_from_slice(format!("\n127.0.1.1 {host_name}\n").as_bytes());
         }
     }
-    Ok(files.into_iter().map(|(path, text)| (path, ByteBuf::from(text))).collect())
+    Ok(files
+        .into_iter()
+        .map(|(path, text)| (path, ByteBuf::from(text)))
+        .collect())
 }
 
 /// A file of the host, up to a length in bytes; none where there is none.

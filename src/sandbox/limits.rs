@@ -66,7 +66,10 @@ impl Reached {
             Limit::Processes => (self.most * 2).to_string(),
             _ => format!("\"{}MiB\"", (self.most * 2).div_ceil(1 << 20)),
         };
-        format!("if it needs more, raise the limit in the stage: limits = {{ {} = {more} }}", self.limit.field())
+        format!(
+            "if it needs more, raise the limit in the stage: limits = {{ {} = {more} }}",
+            self.limit.field()
+        )
     }
 }
 
@@ -77,10 +80,17 @@ impl fmt::Display for Reached {
             other => format!("{other} bytes"),
         };
         match self.limit {
-            Limit::Processes => write!(f, "limit `processes`: more than {} processes and threads", self.most),
+            Limit::Processes => write!(
+                f,
+                "limit `processes`: more than {} processes and threads",
+                self.most
+            ),
             Limit::Memory => write!(f, "limit `memory`: more than {most}"),
             Limit::Tmpfs => {
-                write!(f, "limit `tmpfs`: more than {most} in /tmp, /run and /dev/shm, which are in memory")
+                write!(
+                    f,
+                    "limit `tmpfs`: more than {most} in /tmp, /run and /dev/shm, which are in memory"
+                )
             }
             Limit::Secret => write!(f, "limit `secret`: more than {most}"),
             Limit::Log => write!(f, "limit `log`: more than {most} printed"),
@@ -101,8 +111,15 @@ pub(super) struct Bounds {
 impl Bounds {
     pub(super) fn new(limits: Limits) -> Self {
         let memory = machine_memory();
-        let ceiling = Ceiling { processes: limits.processes, memory: limits.memory.unwrap_or(memory - memory / 4) };
-        Self { limits, ceiling, tmpfs: limits.tmpfs.unwrap_or(memory / 2) }
+        let ceiling = Ceiling {
+            processes: limits.processes,
+            memory: limits.memory.unwrap_or(memory - memory / 4),
+        };
+        Self {
+            limits,
+            ceiling,
+            tmpfs: limits.tmpfs.unwrap_or(memory / 2),
+        }
     }
 
     pub(super) fn reached(&self, limit: Limit, by: Option<Culprit>) -> Reached {
@@ -157,8 +174,15 @@ impl Group {
                     let _ = fs::remove_dir(&dir.0);
                     None
                 })?;
-                let counters = vec![("pids.events", "max", Limit::Processes), ("memory.events", "oom", Limit::Memory)];
-                group.dirs.push(Dir { path: made.0, _lock: made.1, counters });
+                let counters = vec![
+                    ("pids.events", "max", Limit::Processes),
+                    ("memory.events", "oom", Limit::Memory),
+                ];
+                group.dirs.push(Dir {
+                    path: made.0,
+                    _lock: made.1,
+                    counters,
+                });
                 group.set("pids.max", ceiling.processes + 1)?;
                 group.set("memory.max", ceiling.memory)?;
                 // Without swap accounting there is no such file.
@@ -167,11 +191,19 @@ impl Group {
             CgroupDirs::Apart { pids, memory } => {
                 let (path, lock) = make_dir(&pids, &name)?;
                 let counters = vec![("pids.events", "max", Limit::Processes)];
-                group.dirs.push(Dir { path, _lock: lock, counters });
+                group.dirs.push(Dir {
+                    path,
+                    _lock: lock,
+                    counters,
+                });
                 group.set("pids.max", ceiling.processes + 1)?;
                 let (path, lock) = make_dir(&memory, &name)?;
                 let counters = vec![(OOM_CONTROL, "oom_kill", Limit::Memory)];
-                group.dirs.push(Dir { path, _lock: lock, counters });
+                group.dirs.push(Dir {
+                    path,
+                    _lock: lock,
+                    counters,
+                });
                 group.set("memory.limit_in_bytes", ceiling.memory)?;
                 let _ = group.set("memory.memsw.limit_in_bytes", ceiling.memory);
             }
@@ -186,12 +218,18 @@ impl Group {
 
     /// The files to which a process writes `0` to be in the groups.
     pub(super) fn doors(&self) -> Vec<PathBuf> {
-        self.dirs.iter().map(|dir| dir.path.join("cgroup.procs")).collect()
+        self.dirs
+            .iter()
+            .map(|dir| dir.path.join("cgroup.procs"))
+            .collect()
     }
 
     /// The limit that processes in it have reached.
     pub(super) fn reached(&self) -> Option<Limit> {
-        let counters = self.dirs.iter().flat_map(|dir| dir.counters.iter().map(move |counter| (dir, counter)));
+        let counters = self
+            .dirs
+            .iter()
+            .flat_map(|dir| dir.counters.iter().map(move |counter| (dir, counter)));
         counters.into_iter().find_map(|(dir, (file, line, limit))| {
             let text = bounded::read_text(dir.path.join(file), bounded::LINES).ok()?;
             let mut lines = text.lines().filter_map(|line| line.split_once(' '));
@@ -206,11 +244,19 @@ impl Dir {
     /// because memory ran out around it.
     fn was_full(&self) -> bool {
         let number = |file: &str| -> Option<u64> {
-            bounded::read_text(self.path.join(file), bounded::LINES).ok()?.trim().parse().ok()
+            bounded::read_text(self.path.join(file), bounded::LINES)
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
         };
-        let (most, limit) = (number("memory.max_usage_in_bytes"), number("memory.limit_in_bytes"));
+        let (most, limit) = (
+            number("memory.max_usage_in_bytes"),
+            number("memory.limit_in_bytes"),
+        );
         // Pages are charged many at a time.
-        most.zip(limit).is_none_or(|(most, limit)| most.saturating_add(CHARGED) >= limit)
+        most.zip(limit)
+            .is_none_or(|(most, limit)| most.saturating_add(CHARGED) >= limit)
     }
 }
 
@@ -227,7 +273,13 @@ impl Drop for Group {
 /// where these are counted instead.
 pub fn control_groups() -> Option<Vec<PathBuf>> {
     let group = Group::make(&Bounds::new(Limits::default()).ceiling)?;
-    Some(group.dirs.iter().filter_map(|dir| Some(dir.path.parent()?.to_path_buf())).collect())
+    Some(
+        group
+            .dirs
+            .iter()
+            .filter_map(|dir| Some(dir.path.parent()?.to_path_buf()))
+            .collect(),
+    )
 }
 
 fn unique_name() -> Option<String> {
@@ -247,7 +299,9 @@ fn make_dir(parent: &Path, name: &str) -> Option<(PathBuf, File)> {
         {
             return None;
         }
-        let Ok(lock) = bounded::open_directory(&path) else { continue };
+        let Ok(lock) = bounded::open_directory(&path) else {
+            continue;
+        };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && path.exists() {
             return Some((path, lock));
         }
@@ -257,12 +311,20 @@ fn make_dir(parent: &Path, name: &str) -> Option<(PathBuf, File)> {
 
 /// Removes groups that a killed impasto left.
 fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else { return };
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
     for entry in entries.flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        if !entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(PREFIX))
+        {
             continue;
         }
-        let Ok(dir) = bounded::open_directory(entry.path()) else { continue };
+        let Ok(dir) = bounded::open_directory(entry.path()) else {
+            continue;
+        };
         if flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok() {
             // It stays where somebody is in it.
             let _ = fs::remove_dir(entry.path());
@@ -291,16 +353,23 @@ impl CgroupDirs {
             let path = groups.lines().find_map(|line| {
                 let mut fields = line.splitn(3, ':').skip(1);
                 let (controllers, path) = (fields.next()?, fields.next()?);
-                controllers.split(',').any(|name| name == controller).then_some(path)
+                controllers
+                    .split(',')
+                    .any(|name| name == controller)
+                    .then_some(path)
             })?;
-            mounts.lines().find_map(|line| place(line, controller, path))
+            mounts
+                .lines()
+                .find_map(|line| place(line, controller, path))
         };
         if let (Some((_, pids)), Some((_, memory))) = (own("pids"), own("memory")) {
             return Some(CgroupDirs::Apart { pids, memory });
         }
         let (top, nearest) = own("")?;
         let parents = nearest.ancestors().take_while(|dir| dir.starts_with(&top));
-        Some(CgroupDirs::Unified(parents.map(Path::to_path_buf).collect()))
+        Some(CgroupDirs::Unified(
+            parents.map(Path::to_path_buf).collect(),
+        ))
     }
 }
 
@@ -317,7 +386,11 @@ fn place(line: &str, controller: &str, path: &str) -> Option<(PathBuf, PathBuf)>
         _ => kind == "cgroup" && options.split(',').any(|option| option == controller),
     };
     let below = Path::new(path).strip_prefix(root).ok().filter(|_| fits)?;
-    let group = if below.as_os_str().is_empty() { point.clone() } else { point.join(below) };
+    let group = if below.as_os_str().is_empty() {
+        point.clone()
+    } else {
+        point.join(below)
+    };
     Some((point, group))
 }
 
@@ -333,25 +406,45 @@ mod tests {
         else {
             panic!("version 2")
         };
-        let expected = ["user.slice/user-0.slice/session-1.scope", "user.slice/user-0.slice", "user.slice", ""];
-        let expected: Vec<_> = expected.iter().map(|path| Path::new("/sys/fs/cgroup").join(path)).collect();
+        let expected = [
+            "user.slice/user-0.slice/session-1.scope",
+            "user.slice/user-0.slice",
+            "user.slice",
+            "",
+        ];
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|path| Path::new("/sys/fs/cgroup").join(path))
+            .collect();
         assert_eq!(parents, expected);
 
         let mounts = "32 30 0:28 / /cg/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       33 30 0:29 /box /cg/pids rw - cgroup cgroup rw,pids\n\
                       34 30 0:30 / /cg/unified rw - cgroup2 cgroup2 rw\n";
-        let Some(CgroupDirs::Apart { pids, memory }) = CgroupDirs::read("8:pids:/box/in\n4:memory:/a\n0::/\n", mounts)
+        let Some(CgroupDirs::Apart { pids, memory }) =
+            CgroupDirs::read("8:pids:/box/in\n4:memory:/a\n0::/\n", mounts)
         else {
             panic!("version 1")
         };
-        assert_eq!((pids, memory), (PathBuf::from("/cg/pids/in"), PathBuf::from("/cg/memory/a")));
+        assert_eq!(
+            (pids, memory),
+            (PathBuf::from("/cg/pids/in"), PathBuf::from("/cg/memory/a"))
+        );
         assert!(CgroupDirs::read("", "").is_none());
     }
 
     #[test]
     fn a_limit_names_itself_and_the_parameter() {
-        let reached = Reached { limit: Limit::Memory, most: 64 << 20, by: None };
+        let reached = Reached {
+            limit: Limit::Memory,
+            most: 64 << 20,
+            by: None,
+        };
         assert_eq!(reached.to_string(), "limit `memory`: more than 64 MiB");
-        assert!(reached.help().ends_with("limits = { memory = \"128MiB\" }"), "{}", reached.help());
+        assert!(
+            reached.help().ends_with("limits = { memory = \"128MiB\" }"),
+            "{}",
+            reached.help()
+        );
     }
 }

@@ -52,7 +52,14 @@ impl Link {
         group: Option<Group>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, inbox: Vec::new(), deadline, cancel, group, next_look: Instant::now() + LOOK_INTERVAL })
+        Ok(Self {
+            socket,
+            inbox: Vec::new(),
+            deadline,
+            cancel,
+            group,
+            next_look: Instant::now() + LOOK_INTERVAL,
+        })
     }
 
     /// The limit that the job's control groups have come to.
@@ -70,7 +77,8 @@ impl Link {
             return Ok(());
         }
         self.next_look = Instant::now() + LOOK_INTERVAL;
-        self.reached().map_or(Ok(()), |limit| Err(LinkError::Limit(limit)))
+        self.reached()
+            .map_or(Ok(()), |limit| Err(LinkError::Limit(limit)))
     }
 
     /// Sends one message, whole.
@@ -80,7 +88,9 @@ impl Link {
         while !left.is_empty() {
             match self.socket.write(left) {
                 Ok(count) => left = &left[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::OUT)?
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
@@ -111,7 +121,9 @@ impl Link {
             match self.socket.read(&mut buffer) {
                 Ok(0) => return Err(LinkError::Broken("it ended without a message".to_owned())),
                 Ok(count) => self.inbox.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::IN)?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::IN)?
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(LinkError::Broken(error.to_string())),
             }
@@ -125,12 +137,17 @@ impl Link {
             }
             self.look()?;
             let now = Instant::now();
-            let left = self.deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let left = self
+                .deadline
+                .map(|deadline| deadline.saturating_duration_since(now));
             if left.is_some_and(|left| left.is_zero()) {
                 return Err(LinkError::TimedOut);
             }
             let tick = left.map_or(TICK, |left| left.min(TICK));
-            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(tick.subsec_nanos()).max(1) };
+            let timeout = Timespec {
+                tv_sec: 0,
+                tv_nsec: i64::from(tick.subsec_nanos()).max(1),
+            };
             match poll(&mut [PollFd::new(&self.socket, flags)], Some(&timeout)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return Ok(()),

@@ -34,7 +34,9 @@ pub(super) struct LoopDevice {
 impl LoopDevice {
     /// Binds a free device to `backing`.
     pub(super) fn attach(backing: &File) -> Result<Self, Problem> {
-        let lacks = |path: &str, error: &io::Error| Problem::io("open", path, error).of_kind(ProblemKind::HostLacks);
+        let lacks = |path: &str, error: &io::Error| {
+            Problem::io("open", path, error).of_kind(ProblemKind::HostLacks)
+        };
         let control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -42,13 +44,26 @@ impl LoopDevice {
             .map_err(|e| lacks("/dev/loop-control", &e))?;
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for _ in 0..BIND_ATTEMPTS {
-            let number = sys::loop_get_free(&control).map_err(|e| lacks("/dev/loop-control", &e))?;
+            let number =
+                sys::loop_get_free(&control).map_err(|e| lacks("/dev/loop-control", &e))?;
             let file = open_node(number).map_err(|e| lacks(&format!("/dev/loop{number}"), &e))?;
             let flags = sys::LO_FLAGS_AUTOCLEAR | sys::LO_FLAGS_PARTSCAN;
             match sys::loop_configure(&file, backing.as_fd(), flags) {
-                Ok(()) => return Ok(Self { file, number, partitions: Vec::new() }),
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => last = error,
-                Err(error) => return Err(Problem::io("bind", format!("/dev/loop{number}"), &error)),
+                Ok(()) => {
+                    return Ok(Self {
+                        file,
+                        number,
+                        partitions: Vec::new(),
+                    });
+                }
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) =>
+                {
+                    last = error
+                }
+                Err(error) => {
+                    return Err(Problem::io("bind", format!("/dev/loop{number}"), &error));
+                }
             }
         }
         Err(Problem::io("bind", "a loop device", &last))
@@ -64,13 +79,18 @@ impl LoopDevice {
     }
 
     /// Makes the kernel's view of the partitions the one that `partitions` gives.
-    pub(super) fn set_partitions(&mut self, partitions: &[Partition]) -> Result<Vec<(u32, Device)>, Problem> {
+    pub(super) fn set_partitions(
+        &mut self,
+        partitions: &[Partition],
+    ) -> Result<Vec<(u32, Device)>, Problem> {
         let dir = Path::new("/sys/block").join(self.name());
         // A kernel that knows the table has scanned it by itself, and may have read it in another way.
         let mut there = scanned(&dir, &self.name());
         there.retain(|number| {
             let path = dir.join(format!("{}p{number}", self.name()));
-            partitions.iter().any(|partition| partition.number == *number && is_same(&path, partition))
+            partitions
+                .iter()
+                .any(|partition| partition.number == *number && is_same(&path, partition))
         });
         for number in scanned(&dir, &self.name()) {
             if !there.contains(&number) {
@@ -80,8 +100,18 @@ impl LoopDevice {
         let mut devices = Vec::with_capacity(partitions.len());
         for partition in partitions {
             if !there.contains(&partition.number) {
-                sys::add_partition(&self.file, partition.number, partition.start, partition.size).map_err(|error| {
-                    Problem::io("add a partition to", format!("{} (number {})", self.name(), partition.number), &error)
+                sys::add_partition(
+                    &self.file,
+                    partition.number,
+                    partition.start,
+                    partition.size,
+                )
+                .map_err(|error| {
+                    Problem::io(
+                        "add a partition to",
+                        format!("{} (number {})", self.name(), partition.number),
+                        &error,
+                    )
                 })?;
             }
             self.partitions.push(partition.number);
@@ -113,17 +143,29 @@ impl LoopDevice {
         }
         let begun = Instant::now();
         // A bare file system sits on the disk itself: an exclusive open succeeds only when it is gone.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.file));
+        let path = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&self.file)
+        );
         loop {
-            let exclusive =
-                OpenOptions::new().read(true).write(true).custom_flags(OFlags::EXCL.bits().cast_signed()).open(&path);
+            let exclusive = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .custom_flags(OFlags::EXCL.bits().cast_signed())
+                .open(&path);
             match exclusive {
                 Ok(_) => break,
                 Err(error) if is_busy(&error) && begun.elapsed() < RELEASE_DEADLINE => pause(),
-                Err(error) => return Err(Problem::io("release", self.name(), &error).of_kind(ProblemKind::WriteBack)),
+                Err(error) => {
+                    return Err(
+                        Problem::io("release", self.name(), &error).of_kind(ProblemKind::WriteBack)
+                    );
+                }
             }
         }
-        let written = |error: &io::Error| Problem::io("write back", self.name(), error).of_kind(ProblemKind::WriteBack);
+        let written = |error: &io::Error| {
+            Problem::io("write back", self.name(), error).of_kind(ProblemKind::WriteBack)
+        };
         self.file.sync_all().map_err(|e| written(&e))?;
         sys::loop_clear(&self.file).map_err(|e| written(&e))
     }
@@ -145,7 +187,13 @@ fn open_node(number: u32) -> io::Result<File> {
         result => return result,
     }
     let path = std::env::temp_dir().join(format!("impasto-loop{number}-{}", std::process::id()));
-    mknodat(CWD, &path, FileType::BlockDevice, Mode::RUSR | Mode::WUSR, makedev(LOOP_MAJOR, number))?;
+    mknodat(
+        CWD,
+        &path,
+        FileType::BlockDevice,
+        Mode::RUSR | Mode::WUSR,
+        makedev(LOOP_MAJOR, number),
+    )?;
     let file = open(&path);
     fs::remove_file(&path)?;
     file
@@ -153,24 +201,49 @@ fn open_node(number: u32) -> io::Result<File> {
 
 /// Numbers of the partitions that the kernel knows of a disk.
 fn scanned(dir: &Path, name: &str) -> Vec<u32> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
     let prefix = format!("{name}p");
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()).collect()
+    entries
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_prefix(&prefix)?
+                .parse()
+                .ok()
+        })
+        .collect()
 }
 
 /// Whether the kernel's partition lies where ours does. It counts in 512 bytes.
 fn is_same(path: &Path, partition: &Partition) -> bool {
-    let number = |name| bounded::read_text(path.join(name), bounded::LINES).ok()?.trim().parse::<u64>().ok();
+    let number = |name| {
+        bounded::read_text(path.join(name), bounded::LINES)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
     number("start") == Some(partition.start / 512) && number("size") == Some(partition.size / 512)
 }
 
 fn read_device(dir: &Path) -> Result<Device, Problem> {
     let path = dir.join("dev");
-    let text =
-        bounded::read_text(&path, bounded::LINES).map_err(|e| Problem::io("read", path.to_string_lossy(), &e))?;
-    let parsed = text
-        .trim()
-        .split_once(':')
-        .and_then(|(major, minor)| Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? }));
-    parsed.ok_or_else(|| Problem::new(ProblemKind::Io, format!("{} contains no device number", path.display())))
+    let text = bounded::read_text(&path, bounded::LINES)
+        .map_err(|e| Problem::io("read", path.to_string_lossy(), &e))?;
+    let parsed = text.trim().split_once(':').and_then(|(major, minor)| {
+        Some(Device {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    });
+    parsed.ok_or_else(|| {
+        Problem::new(
+            ProblemKind::Io,
+            format!("{} contains no device number", path.display()),
+        )
+    })
 }

@@ -66,7 +66,11 @@ pub trait Sandbox: Send + Sync {
     ///
     /// A step that fails is an [`Outcome`], not an error. After [`Outcome::Ok`], and after a step that failed, the
     /// overlay holds cleanly unmounted file systems; after anything else it is worth nothing.
-    fn run(&self, job: SandboxJob<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError>;
+    fn run(
+        &self,
+        job: SandboxJob<'_>,
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<Finished, SandboxError>;
 
     /// Does a job's steps, then gives the process's own standard streams to a shell: to one `line` of it, or to an
     /// interactive one. Returns when that ends. Nothing that they write is kept, and the job's outputs, limits of processes
@@ -77,7 +81,11 @@ pub trait Sandbox: Send + Sync {
 
     /// Does our own work with the toolbox's programs, on the calling thread; when it returns no process or mount of it is
     /// left. Files of [`ToolJob::work`] are worth something only after [`ToolEnd::Done`].
-    fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError>;
+    fn run_tools(
+        &self,
+        job: ToolJob<'_>,
+        events: &mut dyn FnMut(ToolEvent<'_>),
+    ) -> Result<ToolEnd, SandboxError>;
 
     /// What steps see of the place where they run.
     fn environment(&self) -> &GuestEnvironment;
@@ -317,8 +325,14 @@ impl Outcome {
     /// Whether the overlay holds a state that can be looked at.
     pub fn leaves_a_disk(&self) -> bool {
         match self {
-            Self::Ok | Self::StepFailed { .. } | Self::StepRefused { .. } | Self::OutputRefused { .. } => true,
-            Self::TimedOut { .. } | Self::LimitReached(_) | Self::Cancelled | Self::Damaged { .. } => false,
+            Self::Ok
+            | Self::StepFailed { .. }
+            | Self::StepRefused { .. }
+            | Self::OutputRefused { .. } => true,
+            Self::TimedOut { .. }
+            | Self::LimitReached(_)
+            | Self::Cancelled
+            | Self::Damaged { .. } => false,
         }
     }
 }
@@ -424,6 +438,9 @@ pub enum SandboxError {
 impl fmt::Debug for SandboxJob<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Secrets and contents stay out.
-        f.debug_struct("Job").field("work", &self.work).field("steps", &self.steps).finish_non_exhaustive()
+        f.debug_struct("Job")
+            .field("work", &self.work)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
     }
 }

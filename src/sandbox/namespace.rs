@@ -22,8 +22,8 @@ use super::request::{GuestSpec, ToolPlan};
 use super::session::{End, GuestSession, SessionError, run_tools_session};
 use super::terminal::SavedTerminal;
 use super::{
-    Finished, GuestEnvironment, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob, ToolEnd,
-    ToolEvent, ToolJob, agent_digest,
+    Finished, GuestEnvironment, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
+    SandboxJob, ToolEnd, ToolEvent, ToolJob, agent_digest,
 };
 use crate::base::bounded;
 
@@ -54,7 +54,10 @@ impl NamespaceSandbox {
     /// The same, without control groups, as on a host that has none to give: what processes use is counted instead.
     #[must_use]
     pub fn without_groups(self) -> Self {
-        Self { groups: false, ..self }
+        Self {
+            groups: false,
+            ..self
+        }
     }
 
     /// A job's limits in numbers, the control groups that enforce them, and what is to be watched where there are none.
@@ -68,18 +71,26 @@ impl NamespaceSandbox {
     /// The same, in another environment.
     #[must_use]
     pub fn in_surroundings(self, environment: GuestEnvironment) -> Self {
-        Self { environment, ..self }
+        Self {
+            environment,
+            ..self
+        }
     }
 
     /// The same, with the host's policy for steps with network, which has none of its own.
     #[must_use]
     pub fn with_policy(self, read_policy: ReadPolicy) -> Self {
-        Self { read_policy, ..self }
+        Self {
+            read_policy,
+            ..self
+        }
     }
 
     fn policy(&self) -> Result<&NetworkPolicy, SandboxError> {
         let policy = self.policy.get_or_init(&self.read_policy);
-        policy.as_ref().map_err(|error| SandboxError::Policy(error.clone()))
+        policy
+            .as_ref()
+            .map_err(|error| SandboxError::Policy(error.clone()))
     }
 
     /// What steps see of the host because they have its network.
@@ -93,7 +104,11 @@ impl NamespaceSandbox {
 }
 
 impl Sandbox for NamespaceSandbox {
-    fn run(&self, job: SandboxJob<'_>, events: &mut dyn FnMut(SandboxEvent<'_>)) -> Result<Finished, SandboxError> {
+    fn run(
+        &self,
+        job: SandboxJob<'_>,
+        events: &mut dyn FnMut(SandboxEvent<'_>),
+    ) -> Result<Finished, SandboxError> {
         demand_root()?;
         let mut host = self.host_view(job.network)?;
         host.trees.extend(directories(&job.trees)?);
@@ -134,22 +149,43 @@ impl Sandbox for NamespaceSandbox {
             timings: Vec::new(),
         };
         let finished = match result {
-            Ok(End { outcome, outputs, unused, mounted, facts }) if success => {
-                Finished { outputs, unused, mounted, facts, ..finished(outcome) }
-            }
+            Ok(End {
+                outcome,
+                outputs,
+                unused,
+                mounted,
+                facts,
+            }) if success => Finished {
+                outputs,
+                unused,
+                mounted,
+                facts,
+                ..finished(outcome)
+            },
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
-            Err(SessionError::Stop(LinkError::TimedOut)) => finished(Outcome::TimedOut { after: timeout }),
+            Err(SessionError::Stop(LinkError::TimedOut)) => {
+                finished(Outcome::TimedOut { after: timeout })
+            }
             Err(SessionError::Stop(LinkError::Cancelled)) => finished(Outcome::Cancelled),
             Err(SessionError::Limit(reached)) => finished(Outcome::LimitReached(reached)),
-            Err(SessionError::Stop(LinkError::Limit(_))) => panic!("BUG: a limit without its number"),
-            Err(SessionError::Stop(LinkError::Broken(reason))) => return Err(supervisor.broken(reason)),
+            Err(SessionError::Stop(LinkError::Limit(_))) => {
+                panic!("BUG: a limit without its number")
+            }
+            Err(SessionError::Stop(LinkError::Broken(reason))) => {
+                return Err(supervisor.broken(reason));
+            }
             Err(SessionError::Problem(problem)) => match problem.kind {
-                ProblemKind::WriteBack | ProblemKind::Dirty => finished(Outcome::Damaged { problem }),
+                ProblemKind::WriteBack | ProblemKind::Dirty => {
+                    finished(Outcome::Damaged { problem })
+                }
                 _ => return Err(problem_error(problem)),
             },
             Err(SessionError::Error(error)) => return Err(error),
         };
-        Ok(Finished { timings, ..finished })
+        Ok(Finished {
+            timings,
+            ..finished
+        })
     }
 
     fn shell(&self, job: SandboxJob<'_>, line: Option<String>) -> Result<i32, SandboxError> {
@@ -170,7 +206,8 @@ impl Sandbox for NamespaceSandbox {
         };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
         let mut link = supervisor.link(None, job.cancel.clone(), None)?;
-        let mut talk = GuestSession::new(&self.environment, &mut link, &bounds, None, Instant::now());
+        let mut talk =
+            GuestSession::new(&self.environment, &mut link, &bounds, None, Instant::now());
         let saved = SavedTerminal::new();
         let result = talk.run_shell(&plan, job, host, line);
         // The overlay is thrown away, so nothing needs to be closed in order.
@@ -183,15 +220,23 @@ impl Sandbox for NamespaceSandbox {
             Err(SessionError::Problem(problem)) => Err(problem_error(problem)),
             Err(SessionError::Error(error)) => Err(error),
             Err(SessionError::Stop(LinkError::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(SessionError::Stop(LinkError::Cancelled)) => Ok(crate::base::interrupt::EXIT_CODE.into()),
-            Err(SessionError::Limit(reached)) => Err(SandboxError::Prepare(format!("the {reached} is reached"))),
+            Err(SessionError::Stop(LinkError::Cancelled)) => {
+                Ok(crate::base::interrupt::EXIT_CODE.into())
+            }
+            Err(SessionError::Limit(reached)) => {
+                Err(SandboxError::Prepare(format!("the {reached} is reached")))
+            }
             Err(SessionError::Stop(LinkError::TimedOut | LinkError::Limit(_))) => {
                 Err(supervisor.broken("it stopped without a cause".to_owned()))
             }
         }
     }
 
-    fn run_tools(&self, job: ToolJob<'_>, events: &mut dyn FnMut(ToolEvent<'_>)) -> Result<ToolEnd, SandboxError> {
+    fn run_tools(
+        &self,
+        job: ToolJob<'_>,
+        events: &mut dyn FnMut(ToolEvent<'_>),
+    ) -> Result<ToolEnd, SandboxError> {
         demand_root()?;
         let deadline = job.timeout.map(|timeout| Instant::now() + timeout);
         let after = job.timeout.unwrap_or_default();
@@ -214,7 +259,9 @@ impl Sandbox for NamespaceSandbox {
         let success = supervisor.end()?;
         drop((link, group));
         match result {
-            Ok(ToolEnd::Done) if !success => Err(supervisor.broken("its supervisor failed".to_owned())),
+            Ok(ToolEnd::Done) if !success => {
+                Err(supervisor.broken("its supervisor failed".to_owned()))
+            }
             Ok(end) => Ok(end),
             Err(SessionError::Stop(LinkError::TimedOut)) => Ok(ToolEnd::TimedOut { after }),
             Err(SessionError::Stop(LinkError::Cancelled)) => Ok(ToolEnd::Cancelled),
@@ -233,12 +280,22 @@ impl Sandbox for NamespaceSandbox {
 
     fn facts(&self) -> SandboxFacts {
         let storage = self.storage.get_or_init(storage_version).clone();
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+        let kernel = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
         let network = match self.policy.get() {
             Some(Ok(policy)) => policy.facts.clone(),
             _ => BTreeMap::new(),
         };
-        SandboxFacts { name: "namespace", isolation: "shared-kernel", kernel, agent: agent_digest(), storage, network }
+        SandboxFacts {
+            name: "namespace",
+            isolation: "shared-kernel",
+            kernel,
+            agent: agent_digest(),
+            storage,
+            network,
+        }
     }
 
     fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError> {
@@ -249,7 +306,9 @@ impl Sandbox for NamespaceSandbox {
 /// Directories of the host by name, as the protocol has them.
 fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, SandboxError> {
     let text = |(name, path): &(String, PathBuf)| {
-        let text = path.to_str().ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))?;
+        let text = path
+            .to_str()
+            .ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))?;
         Ok((name.clone(), text.to_owned()))
     };
     named.iter().map(text).collect()
@@ -257,13 +316,21 @@ fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, San
 
 pub(super) fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
     let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
-    impasto_store::qcow2::create_overlay(&file, virtual_size)
-        .map_err(|source| SandboxError::Overlay { path: path.to_path_buf(), source })
+    impasto_store::qcow2::create_overlay(&file, virtual_size).map_err(|source| {
+        SandboxError::Overlay {
+            path: path.to_path_buf(),
+            source,
+        }
+    })
 }
 
 fn demand_root() -> Result<(), SandboxError> {
     let uid = rustix::process::geteuid();
-    if uid.is_root() { Ok(()) } else { Err(SandboxError::NotRoot { uid: uid.as_raw() }) }
+    if uid.is_root() {
+        Ok(())
+    } else {
+        Err(SandboxError::NotRoot { uid: uid.as_raw() })
+    }
 }
 
 /// A problem that ends a job without outcome.
@@ -284,7 +351,10 @@ fn oom_kills() -> u64 {
 
 /// What the program that serves disks says of its version; `None` where it cannot be asked.
 pub fn storage_version() -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the sandbox, which runs programs"
+    )]
     let output = Command::new(DAEMON).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.lines().next()?.trim().to_owned())

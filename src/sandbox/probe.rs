@@ -44,7 +44,11 @@ pub enum ProbePiece {
 }
 
 /// All pieces.
-const PIECES: [ProbePiece; 3] = [ProbePiece::NameSpaces, ProbePiece::Served, ProbePiece::LoopDevice];
+const PIECES: [ProbePiece; 3] = [
+    ProbePiece::NameSpaces,
+    ProbePiece::Served,
+    ProbePiece::LoopDevice,
+];
 
 /// How it went with one piece. Each is one frame to impasto.
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,7 +69,11 @@ pub struct UserNameSpace {
 /// Tries every piece, as root. `executable` is the impasto binary, `work` a private, empty directory.
 ///
 /// What was not reached has no entry: a piece without which the others cannot be tried is the last one.
-pub fn probe(executable: &Path, work: &Path, cancel: CancelToken) -> Vec<(ProbePiece, Result<(), String>)> {
+pub fn probe(
+    executable: &Path,
+    work: &Path,
+    cancel: CancelToken,
+) -> Vec<(ProbePiece, Result<(), String>)> {
     let mut tried = Vec::new();
     if let Err(reason) = hold(executable, work, cancel, &mut tried)
         && let Some(piece) = PIECES.get(tried.len())
@@ -85,14 +93,26 @@ fn hold(
     let overlay = work.join("overlay.qcow2");
     make_overlay(&overlay, DISK_SIZE).map_err(said)?;
     let mut supervisor = Supervisor::start(executable, work).map_err(said)?;
-    let mut link = supervisor.link(Some(Instant::now() + DEADLINE), cancel, None).map_err(said)?;
+    let mut link = supervisor
+        .link(Some(Instant::now() + DEADLINE), cancel, None)
+        .map_err(said)?;
     let work = work.to_path_buf();
-    let plan = GuestSpec { work, overlay, chain: Vec::new(), network: false, terminal: false, groups: Vec::new() };
+    let plan = GuestSpec {
+        work,
+        overlay,
+        chain: Vec::new(),
+        network: false,
+        terminal: false,
+        groups: Vec::new(),
+    };
     let ask = || -> Result<(), LinkError> {
         link.send(&SupervisorRequest::Probe(plan))?;
         while tried.len() < PIECES.len() {
             let Tried { piece, problem } = link.receive()?;
-            tried.push((piece, problem.map_or(Ok(()), |problem| Err(problem.to_string()))));
+            tried.push((
+                piece,
+                problem.map_or(Ok(()), |problem| Err(problem.to_string())),
+            ));
         }
         Ok(())
     };
@@ -112,7 +132,8 @@ fn hold(
 
 /// The supervisor's part.
 pub(super) fn serve(plan: &GuestSpec, socket: &mut File) -> io::Result<bool> {
-    let mut tell = |piece, problem: Option<Problem>| protocol::write(socket, &Tried { piece, problem });
+    let mut tell =
+        |piece, problem: Option<Problem>| protocol::write(socket, &Tried { piece, problem });
     tell(ProbePiece::NameSpaces, isolate(false).err())?;
     let export = Export::start(plan);
     tell(ProbePiece::Served, export.as_ref().err().cloned())?;
@@ -131,17 +152,22 @@ pub(super) fn serve(plan: &GuestSpec, socket: &mut File) -> io::Result<bool> {
 
 /// Tries to be root of a user namespace, as whatever user this is. `executable` is the impasto binary.
 pub fn probe_user_namespace(executable: &Path) -> UserNameSpace {
-    let failed = |reason: String| UserNameSpace { root: Err(reason.clone()), emulators: Err(reason) };
-    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    let failed = |reason: String| UserNameSpace {
+        root: Err(reason.clone()),
+        emulators: Err(reason),
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the sandbox, which runs programs"
+    )]
     let output = Command::new(executable)
         .args([SUPERVISOR_ARGUMENT, USER_NAMESPACE])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();
     match output {
-        Ok(output) => {
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| failed("it ended without a message".into()))
-        }
+        Ok(output) => serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| failed("it ended without a message".into())),
         Err(error) => failed(format!("cannot start {}: {error}", executable.display())),
     }
 }
@@ -167,16 +193,29 @@ pub(super) fn user_namespace() -> io::Result<bool> {
 fn become_root() -> Result<(), String> {
     let said = |what: &'static str| move |error: io::Error| format!("cannot {what}: {error}");
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
-    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(said("create a user namespace"))?;
+    sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS)
+        .map_err(said("create a user namespace"))?;
     // Who has no right over groups must give that up first (user_namespaces(7)).
-    fs::write("/proc/self/setgroups", "deny").map_err(said("give up groups in a user namespace"))?;
-    fs::write("/proc/self/uid_map", format!("0 {uid} 1")).map_err(said("map the user of a user namespace"))?;
-    fs::write("/proc/self/gid_map", format!("0 {gid} 1")).map_err(said("map the group of a user namespace"))?;
+    fs::write("/proc/self/setgroups", "deny")
+        .map_err(said("give up groups in a user namespace"))?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
+        .map_err(said("map the user of a user namespace"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+        .map_err(said("map the group of a user namespace"))?;
     if !geteuid().is_root() {
         return Err("the user of a new user namespace is not its root".to_owned());
     }
-    let private = mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE);
+    let private = mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    );
     private.map_err(|errno| said("take mounts into a user namespace")(errno.into()))?;
-    let mounted = mount("tmpfs", "/tmp", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None);
+    let mounted = mount(
+        "tmpfs",
+        "/tmp",
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        None,
+    );
     mounted.map_err(|errno| said("mount a tmpfs in a user namespace")(errno.into()))
 }

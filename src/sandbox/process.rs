@@ -30,9 +30,13 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
         let log = work.join("supervisor.log");
-        let (ours, theirs) = UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
+        let (ours, theirs) =
+            UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
         let stderr = File::create(&log).map_err(|e| io_error("create", &log, e))?;
-        #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the sandbox, which runs programs"
+        )]
         let child = Command::new(executable)
             .arg(SUPERVISOR_ARGUMENT)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -42,7 +46,11 @@ impl Supervisor {
             .process_group(0)
             .spawn()
             .map_err(|e| io_error("start", executable, e))?;
-        Ok(Self { child, socket: Some(ours), log })
+        Ok(Self {
+            child,
+            socket: Some(ours),
+            log,
+        })
     }
 
     pub(super) fn link(
@@ -52,7 +60,8 @@ impl Supervisor {
         group: Option<Group>,
     ) -> Result<Link, SandboxError> {
         let socket = self.socket.take().expect("BUG: the link is taken once");
-        Link::new(socket, deadline, cancel, group).map_err(|e| io_error("use", Path::new("a socket"), e))
+        Link::new(socket, deadline, cancel, group)
+            .map_err(|e| io_error("use", Path::new("a socket"), e))
     }
 
     /// Waits for the end of everything; the channel must be closed. True after exit 0.
@@ -65,9 +74,9 @@ impl Supervisor {
             }
             if begun.elapsed() > END_DEADLINE {
                 let _ = self.child.kill();
-                return Err(
-                    self.broken(format!("its processes are still running {END_DEADLINE:?} after they were killed"))
-                );
+                return Err(self.broken(format!(
+                    "its processes are still running {END_DEADLINE:?} after they were killed"
+                )));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -79,7 +88,10 @@ impl Supervisor {
             // What can be read of it is enough.
             let _ = file.take(4096).read_to_end(&mut log);
         }
-        let log = String::from_utf8_lossy(&log).split_whitespace().collect::<Vec<_>>().join(" ");
+        let log = String::from_utf8_lossy(&log)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         SandboxError::Broken { reason, log }
     }
 }
@@ -93,5 +105,9 @@ impl Drop for Supervisor {
 }
 
 pub(super) fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
-    SandboxError::Io { verb, path: path.to_path_buf(), source }
+    SandboxError::Io {
+        verb,
+        path: path.to_path_buf(),
+        source,
+    }
 }

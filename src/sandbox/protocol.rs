@@ -487,7 +487,12 @@ impl Problem {
         let errno = error.raw_os_error();
         let path = Some(path.into());
         if errno.is_some() {
-            return Self { kind: ProblemKind::Io, what: what.to_owned(), path, errno };
+            return Self {
+                kind: ProblemKind::Io,
+                what: what.to_owned(),
+                path,
+                errno,
+            };
         }
         // An error that is not the system's own tells its reason in words, sometimes in those of its causes.
         let mut text = format!("cannot {what} ({error}");
@@ -496,12 +501,22 @@ impl Problem {
             text.push_str(&format!(": {error}"));
             cause = error.source();
         }
-        Self { kind: ProblemKind::Io, what: text + "):", path, errno }
+        Self {
+            kind: ProblemKind::Io,
+            what: text + "):",
+            path,
+            errno,
+        }
     }
 
     /// A problem without error number.
     pub fn new(kind: ProblemKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), path: None, errno: None }
+        Self {
+            kind,
+            what: what.into(),
+            path: None,
+            errno: None,
+        }
     }
 
     /// The same, of another class.
@@ -542,7 +557,10 @@ pub enum FrameError {
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong(length) => write!(f, "a frame claims {length} bytes, at most {MAX_FRAME} are allowed"),
+            Self::TooLong(length) => write!(
+                f,
+                "a frame claims {length} bytes, at most {MAX_FRAME} are allowed"
+            ),
             Self::Garbage(reason) => write!(f, "a frame holds no message: {reason}"),
         }
     }
@@ -559,7 +577,8 @@ impl From<FrameError> for io::Error {
 /// Makes a frame of a message.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; 4];
-    rmp_serde::encode::write(&mut frame, message).map_err(|error| FrameError::Garbage(error.to_string()))?;
+    rmp_serde::encode::write(&mut frame, message)
+        .map_err(|error| FrameError::Garbage(error.to_string()))?;
     let length = frame.len() - 4;
     if length > MAX_FRAME {
         return Err(FrameError::TooLong(length));
@@ -570,16 +589,21 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 
 /// Reads the first message of `bytes` and how many bytes it took; `None` where the frame is not complete yet.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
-    let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let Some((head, rest)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
     let length = u32::from_le_bytes(*head) as usize;
     if length > MAX_FRAME {
         return Err(FrameError::TooLong(length));
     }
-    let Some(body) = rest.get(..length) else { return Ok(None) };
+    let Some(body) = rest.get(..length) else {
+        return Ok(None);
+    };
     let mut reader = rmp_serde::Deserializer::new(body);
     // No message nests deeper than a handful; a bomb ends here.
     reader.set_max_depth(32);
-    let message = T::deserialize(&mut reader).map_err(|error| FrameError::Garbage(error.to_string()))?;
+    let message =
+        T::deserialize(&mut reader).map_err(|error| FrameError::Garbage(error.to_string()))?;
     let left = reader.get_ref().len();
     if left > 0 {
         return Err(FrameError::Garbage(format!("{left} bytes are left over")));

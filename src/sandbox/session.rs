@@ -17,13 +17,13 @@ use super::limits::{Bounds, Culprit, Reached};
 use super::link::{Link, LinkError};
 use super::process::io_error;
 use super::protocol::{
-    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, Request, RunSubdir, Setup,
-    StepFacts, VERSION,
+    Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, Request,
+    RunSubdir, Setup, StepFacts, VERSION,
 };
 use super::request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan, ToolReport};
 use super::{
-    AgentStep, GuestEnvironment, InputContent, Outcome, Output, SandboxError, SandboxEvent, SandboxInput, SandboxJob,
-    ToolEnd, ToolEvent,
+    AgentStep, GuestEnvironment, InputContent, Outcome, Output, SandboxError, SandboxEvent,
+    SandboxInput, SandboxJob, ToolEnd, ToolEvent,
 };
 use crate::base::bounded;
 use crate::disk::guest::{DiskLayout, FileSystem, RootChoice, RootSelector, choose_root};
@@ -139,9 +139,15 @@ impl<'a> GuestSession<'a> {
     }
 
     fn note(&mut self, phases: Vec<(String, f64)>) {
-        let valid = phases.into_iter().filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
-        self.timings
-            .extend(valid.map(|(phase, ms)| (format!("supervisor: {phase}"), Duration::from_secs_f64(ms / 1e3))));
+        let valid = phases
+            .into_iter()
+            .filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
+        self.timings.extend(valid.map(|(phase, ms)| {
+            (
+                format!("supervisor: {phase}"),
+                Duration::from_secs_f64(ms / 1e3),
+            )
+        }));
     }
 
     fn run_job_unlimited(
@@ -154,11 +160,17 @@ impl<'a> GuestSession<'a> {
         let (nonce, mounted) = self.open(&plan, &job, host)?;
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
         self.lap("inputs");
-        self.demand_ok(&Request::SnapshotVolatile { volatile: job.volatile })?;
+        self.demand_ok(&Request::SnapshotVolatile {
+            volatile: job.volatile,
+        })?;
         self.lap("volatile files noted");
         let mut outcome = self.run_steps(&job.steps, events)?;
         self.lap("steps");
-        let facts = if outcome.is_ok() { None } else { Some(self.examine(&job.steps, job.suspects)?) };
+        let facts = if outcome.is_ok() {
+            None
+        } else {
+            Some(self.examine(&job.steps, job.suspects)?)
+        };
         self.demand_ok(&Request::KillRemaining)?;
         let mut outputs = Vec::new();
         if outcome.is_ok() {
@@ -171,7 +183,13 @@ impl<'a> GuestSession<'a> {
         }
         self.lap("volatile files");
         let unused = self.finish(nonce, &mounted)?;
-        Ok(End { outcome, outputs, unused, mounted, facts })
+        Ok(End {
+            outcome,
+            outputs,
+            unused,
+            mounted,
+            facts,
+        })
     }
 
     /// A shell's conversation: the exit code.
@@ -184,14 +202,18 @@ impl<'a> GuestSession<'a> {
     ) -> Result<i32, SessionError> {
         self.open(plan, &job, host)?;
         self.put_all(job.inputs, &job.scripts, &job.secrets)?;
-        self.demand_ok(&Request::SnapshotVolatile { volatile: Vec::new() })?;
+        self.demand_ok(&Request::SnapshotVolatile {
+            volatile: Vec::new(),
+        })?;
         match self.run_steps(&job.steps, &mut |_| {})? {
             Outcome::Ok => {}
             Outcome::StepRefused { problem, .. } => return Err(SessionError::Problem(problem)),
             outcome => return Err(SandboxError::Prepare(format!("{outcome:?}")).into()),
         }
         match self.ask(&Request::Shell { line })? {
-            Answer::Exited { code: Some(code), .. } => Ok(code),
+            Answer::Exited {
+                code: Some(code), ..
+            } => Ok(code),
             Answer::Exited { signal, .. } => Ok(128 + signal.unwrap_or(0)),
             Answer::Problem(problem) => Err(SessionError::Problem(problem)),
             _ => Err(unexpected()),
@@ -238,12 +260,19 @@ impl<'a> GuestSession<'a> {
             self.link.send_terminal()?;
         }
         let (layout, disk, partitions) = match self.link.receive()? {
-            SupervisorEvent::Ready { layout, disk, partitions, phases } => {
+            SupervisorEvent::Ready {
+                layout,
+                disk,
+                partitions,
+                phases,
+            } => {
                 self.note(phases);
                 (layout, disk, partitions)
             }
             SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
-            SupervisorEvent::Closed { .. } | SupervisorEvent::Unused { .. } => return Err(unexpected()),
+            SupervisorEvent::Closed { .. } | SupervisorEvent::Unused { .. } => {
+                return Err(unexpected());
+            }
         };
         self.lap("disk");
         let root = match choose_root(&layout, root).map_err(SandboxError::Root)? {
@@ -261,7 +290,10 @@ impl<'a> GuestSession<'a> {
         let mut nonce = [0; 16];
         getrandom(&mut nonce, GetRandomFlags::empty())
             .map_err(|e| io_error("read", Path::new("random bytes"), e.into()))?;
-        self.demand_ok(&Request::Hello { version: VERSION, nonce })?;
+        self.demand_ok(&Request::Hello {
+            version: VERSION,
+            nonce,
+        })?;
         Ok(nonce)
     }
 
@@ -302,10 +334,19 @@ impl<'a> GuestSession<'a> {
             }
             self.put(RunSubdir::Secrets, name, 0o400, &mut bytes.as_slice())?;
         }
-        for SandboxInput { name, mode, content } in inputs {
+        for SandboxInput {
+            name,
+            mode,
+            content,
+        } in inputs
+        {
             match content {
-                InputContent::Bytes(mut bytes) => self.put(RunSubdir::Inputs, &name, mode, &mut bytes)?,
-                InputContent::Reader(mut reader) => self.put(RunSubdir::Inputs, &name, mode, &mut reader)?,
+                InputContent::Bytes(mut bytes) => {
+                    self.put(RunSubdir::Inputs, &name, mode, &mut bytes)?
+                }
+                InputContent::Reader(mut reader) => {
+                    self.put(RunSubdir::Inputs, &name, mode, &mut reader)?
+                }
                 InputContent::Path(path) => {
                     let mut file = bounded::open(path).map_err(|e| io_error("open", path, e))?;
                     self.put(RunSubdir::Inputs, &name, mode, &mut file)?;
@@ -316,24 +357,43 @@ impl<'a> GuestSession<'a> {
     }
 
     fn reached_by(&self, limit: Limit, name: &str) -> SessionError {
-        SessionError::Limit(self.bounds.reached(limit, Some(Culprit::Named(name.to_owned()))))
+        SessionError::Limit(
+            self.bounds
+                .reached(limit, Some(Culprit::Named(name.to_owned()))),
+        )
     }
 
-    fn put(&mut self, place: RunSubdir, name: &str, mode: u32, content: &mut dyn Read) -> Result<(), SessionError> {
-        self.link.send(&Request::PutFile { place, name: name.to_owned(), mode })?;
+    fn put(
+        &mut self,
+        place: RunSubdir,
+        name: &str,
+        mode: u32,
+        content: &mut dyn Read,
+    ) -> Result<(), SessionError> {
+        self.link.send(&Request::PutFile {
+            place,
+            name: name.to_owned(),
+            mode,
+        })?;
         let mut buffer = vec![0; MAX_DATA];
         loop {
             match content.read(&mut buffer) {
                 Ok(0) => {
-                    return self.demand_ok(&Request::End).map_err(|problem| match problem {
-                        // Files for the job lie in memory too.
-                        SessionError::Problem(problem) if problem.errno == Some(Errno::NOSPC.raw_os_error()) => {
-                            self.reached_by(Limit::Tmpfs, name)
-                        }
-                        other => other,
-                    });
+                    return self
+                        .demand_ok(&Request::End)
+                        .map_err(|problem| match problem {
+                            // Files for the job lie in memory too.
+                            SessionError::Problem(problem)
+                                if problem.errno == Some(Errno::NOSPC.raw_os_error()) =>
+                            {
+                                self.reached_by(Limit::Tmpfs, name)
+                            }
+                            other => other,
+                        });
                 }
-                Ok(count) => self.link.send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
+                Ok(count) => self
+                    .link
+                    .send(&Request::Data(ByteBuf::from(&buffer[..count])))?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(io_error("read", Path::new(name), error).into()),
             }
@@ -354,7 +414,10 @@ impl<'a> GuestSession<'a> {
             loop {
                 match self.link.receive()? {
                     Answer::Log { stream, bytes } => {
-                        events(SandboxEvent::Log { stream, bytes: &bytes });
+                        events(SandboxEvent::Log {
+                            stream,
+                            bytes: &bytes,
+                        });
                         self.tail.extend_from_slice(&bytes);
                         self.tail.drain(..self.tail.len().saturating_sub(TAIL));
                         printed += bytes.len() as u64;
@@ -364,7 +427,13 @@ impl<'a> GuestSession<'a> {
                     }
                     Answer::Limit(limit) => return Err(self.reached(limit)),
                     Answer::Exited { code: Some(0), .. } => break,
-                    Answer::Exited { code, signal } => return Ok(Outcome::StepFailed { index, code, signal }),
+                    Answer::Exited { code, signal } => {
+                        return Ok(Outcome::StepFailed {
+                            index,
+                            code,
+                            signal,
+                        });
+                    }
                     // The supervisor speaks where the agent should: the disk itself has failed.
                     Answer::Problem(problem) if problem.kind == ProblemKind::WriteBack => {
                         return Err(SessionError::Problem(problem));
@@ -380,9 +449,15 @@ impl<'a> GuestSession<'a> {
     }
 
     /// Asks the agent what there is to see of the step that has just failed.
-    fn examine(&mut self, steps: &[AgentStep], suspects: fn(&[u8]) -> Vec<String>) -> Result<StepFacts, SessionError> {
+    fn examine(
+        &mut self,
+        steps: &[AgentStep],
+        suspects: fn(&[u8]) -> Vec<String>,
+    ) -> Result<StepFacts, SessionError> {
         let script = match self.step.and_then(|step| steps.get(step)) {
-            Some(AgentStep::Script { name }) => Some(format!("{RUN_DIR}/{}/{name}", RunSubdir::Scripts.dir())),
+            Some(AgentStep::Script { name }) => {
+                Some(format!("{RUN_DIR}/{}/{name}", RunSubdir::Scripts.dir()))
+            }
             _ => None,
         };
         let files = script.into_iter().chain(suspects(&self.tail)).collect();
@@ -403,29 +478,46 @@ impl<'a> GuestSession<'a> {
             let file = work.join(format!("output-{index}"));
             match self.collect(name, path, &file)? {
                 Ok(output) => collected.push(output),
-                Err(problem) => return Ok((Outcome::OutputRefused { name: name.clone(), problem }, Vec::new())),
+                Err(problem) => {
+                    return Ok((
+                        Outcome::OutputRefused {
+                            name: name.clone(),
+                            problem,
+                        },
+                        Vec::new(),
+                    ));
+                }
             }
         }
         Ok((Outcome::Ok, collected))
     }
 
-    fn collect(&mut self, name: &str, path: &str, to: &Path) -> Result<Result<Output, Problem>, SessionError> {
-        let (size, mode) =
-            match self.ask(&Request::Collect { path: path.to_owned(), most: self.bounds.limits.output })? {
-                Answer::Output { size, mode } => (size, mode),
-                Answer::Problem(problem) => return Ok(Err(problem)),
-                _ => return Err(unexpected()),
-            };
+    fn collect(
+        &mut self,
+        name: &str,
+        path: &str,
+        to: &Path,
+    ) -> Result<Result<Output, Problem>, SessionError> {
+        let (size, mode) = match self.ask(&Request::Collect {
+            path: path.to_owned(),
+            most: self.bounds.limits.output,
+        })? {
+            Answer::Output { size, mode } => (size, mode),
+            Answer::Problem(problem) => return Ok(Err(problem)),
+            _ => return Err(unexpected()),
+        };
         let mut file = File::create_new(to).map_err(|e| io_error("create", to, e))?;
         let mut left = size;
         loop {
             match self.link.receive()? {
                 Answer::Data(bytes) if bytes.len() as u64 <= left => {
-                    file.write_all(&bytes).map_err(|e| io_error("write", to, e))?;
+                    file.write_all(&bytes)
+                        .map_err(|e| io_error("write", to, e))?;
                     left -= bytes.len() as u64;
                 }
                 Answer::Hole(count) if count <= left => {
-                    file.seek_relative(count.cast_signed()).map_err(|e| io_error("write", to, e))?;
+                    file.seek_relative(count.cast_signed())
+                        .map_err(|e| io_error("write", to, e))?;
                     left -= count;
                 }
                 Answer::Limit(limit) => return Err(self.reached_by(limit, name)),
@@ -436,11 +528,20 @@ impl<'a> GuestSession<'a> {
         }
         // A hole at the end is not written.
         file.set_len(size).map_err(|e| io_error("write", to, e))?;
-        Ok(Ok(Output { name: name.to_owned(), path: to.to_path_buf(), size, mode }))
+        Ok(Ok(Output {
+            name: name.to_owned(),
+            path: to.to_path_buf(),
+            size,
+            mode,
+        }))
     }
 
     /// Nothing counts as success before this is through.
-    fn finish(&mut self, nonce: [u8; 16], mounted: &[u32]) -> Result<Vec<Range<u64>>, SessionError> {
+    fn finish(
+        &mut self,
+        nonce: [u8; 16],
+        mounted: &[u32],
+    ) -> Result<Vec<Range<u64>>, SessionError> {
         match self.ask(&Request::Finish)? {
             Answer::Done { nonce: repeated } if repeated == nonce => {}
             Answer::Problem(problem) => return Err(SessionError::Problem(problem)),
@@ -464,17 +565,27 @@ impl<'a> GuestSession<'a> {
         };
         self.lap("close");
         // What was dirty before and is not ours stays as it was.
-        match dirty.into_iter().find(|(number, _)| mounted.contains(number)) {
+        match dirty
+            .into_iter()
+            .find(|(number, _)| mounted.contains(number))
+        {
             None => {
                 unused.sort_unstable_by_key(|range| range.start);
                 Ok(unused)
             }
             Some((number, reason)) => {
-                let device = if number == 0 { "/dev/vda".to_owned() } else { format!("/dev/vda{number}") };
+                let device = if number == 0 {
+                    "/dev/vda".to_owned()
+                } else {
+                    format!("/dev/vda{number}")
+                };
                 let what = format!(
                     "the file system on {device} {reason}, after it was unmounted; did a step write to its own disk?"
                 );
-                Err(SessionError::Problem(Problem::new(ProblemKind::Dirty, what)))
+                Err(SessionError::Problem(Problem::new(
+                    ProblemKind::Dirty,
+                    what,
+                )))
             }
         }
     }
@@ -517,7 +628,9 @@ fn run_tools_unlimited(
                 }
             }
             ToolReport::Phase(name) => events(ToolEvent::Phase(&name)),
-            ToolReport::Limit(limit) => return Ok(ToolEnd::LimitReached(bounds.reached(limit, None))),
+            ToolReport::Limit(limit) => {
+                return Ok(ToolEnd::LimitReached(bounds.reached(limit, None)));
+            }
             ToolReport::Done => return Ok(ToolEnd::Done),
             ToolReport::Failed(failure) => return Ok(ToolEnd::Failed(failure)),
             ToolReport::Problem(problem) => return Err(SessionError::Problem(problem)),
@@ -532,9 +645,17 @@ fn step_environment(
     more: &[(String, String)],
 ) -> Vec<(String, String)> {
     let GuestEnvironment { lang, timezone, .. } = environment;
-    let fixed = [("PATH", PATH), ("HOME", "/root"), ("LANG", lang), ("TZ", timezone)];
-    let fixed = fixed.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let epoch = source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
+    let fixed = [
+        ("PATH", PATH),
+        ("HOME", "/root"),
+        ("LANG", lang),
+        ("TZ", timezone),
+    ];
+    let fixed = fixed
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let epoch =
+        source_date_epoch.map(|seconds| ("SOURCE_DATE_EPOCH".to_owned(), seconds.to_string()));
     fixed.chain(epoch).chain(more.iter().cloned()).collect()
 }
 
@@ -543,7 +664,10 @@ fn disk_nodes(layout: &DiskLayout, disk: Device, partitions: &[(u32, Device)]) -
         number,
         device,
         mount_type: fs.and_then(|fs| fs.kind.mount_type()).map(str::to_owned),
-        describe: fs.map_or_else(|| "partition without file system".to_owned(), |fs| fs.kind.to_string()),
+        describe: fs.map_or_else(
+            || "partition without file system".to_owned(),
+            |fs| fs.kind.to_string(),
+        ),
         is_container: fs.is_some_and(|fs| fs.kind.is_container()),
         uuid: fs.and_then(|fs| fs.uuid.clone()),
         label: fs.and_then(|fs| fs.label.clone()),
@@ -551,9 +675,16 @@ fn disk_nodes(layout: &DiskLayout, disk: Device, partitions: &[(u32, Device)]) -
     };
     let mut nodes = vec![node(0, disk, layout.bare.as_ref(), None)];
     for partition in &layout.partitions {
-        let device = partitions.iter().find(|(number, _)| *number == partition.number);
+        let device = partitions
+            .iter()
+            .find(|(number, _)| *number == partition.number);
         if let Some((_, device)) = device {
-            nodes.push(node(partition.number, *device, partition.fs.as_ref(), Some(partition.uuid.clone())));
+            nodes.push(node(
+                partition.number,
+                *device,
+                partition.fs.as_ref(),
+                Some(partition.uuid.clone()),
+            ));
         }
     }
     nodes

@@ -23,7 +23,9 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal, setsid,
+};
 use rustix::thread::UnshareFlags;
 
 use super::emulate::MAP_IDS;
@@ -60,26 +62,43 @@ pub fn supervisor_main(perform: Perform) -> Option<ExitCode> {
         // It is kept beside the job; the socket carried the reason where there was somebody to tell.
         let _ = writeln!(io::stderr(), "{error}");
     }
-    Some(if matches!(result, Ok(true)) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Some(if matches!(result, Ok(true)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Dies with the parent's thread, however that ends.
 fn die_with_parent(socket: impl AsFd) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that; then the other end of the socket is closed.
-    if hung_up(socket)? { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    if hung_up(socket)? {
+        Err(io::ErrorKind::BrokenPipe.into())
+    } else {
+        Ok(())
+    }
 }
 
 fn hung_up(socket: impl AsFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(&socket, PollFlags::empty())];
-    poll(&mut fds, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    poll(
+        &mut fds,
+        Some(&rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )?;
     Ok(fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR))
 }
 
 /// Waits until `watched` has ended (true) or the socket has (false).
 fn ends_first(watched: &[&OwnedFd], socket: impl AsFd) -> io::Result<Option<usize>> {
     loop {
-        let mut fds: Vec<PollFd<'_>> = watched.iter().map(|fd| PollFd::new(*fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = watched
+            .iter()
+            .map(|fd| PollFd::new(*fd, PollFlags::IN))
+            .collect();
         fds.push(PollFd::new(&socket, PollFlags::empty()));
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
@@ -100,9 +119,18 @@ fn outer_main() -> io::Result<bool> {
     let name_spaces = sys::unshare(UnshareFlags::NEWPID | UnshareFlags::NEWNS);
     name_spaces.map_err(|error| io::Error::other(format!("cannot create namespaces: {error}")))?;
     sys::leave_keyring()?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
-    let mut inner = Command::new("/proc/self/exe").arg0("impasto").args([SUPERVISOR_ARGUMENT, INNER]).spawn()?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?;
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the sandbox, which runs programs"
+    )]
+    let mut inner = Command::new("/proc/self/exe")
+        .arg0("impasto")
+        .args([SUPERVISOR_ARGUMENT, INNER])
+        .spawn()?;
     let pidfd = pidfd_open(Pid::from_child(&inner), PidfdFlags::empty())?;
     if ends_first(&[&pidfd], &socket)?.is_none() {
         inner.kill()?;
@@ -129,7 +157,11 @@ fn inner_main(perform: Perform) -> io::Result<bool> {
         // Signals of a terminal are impasto's business.
         setsid()?;
     }
-    let terminal = if plan.terminal { Some(terminal::receive(&socket)?) } else { None };
+    let terminal = if plan.terminal {
+        Some(terminal::receive(&socket)?)
+    } else {
+        None
+    };
     match supervise(&plan, terminal, &mut socket) {
         Ok(report) => {
             protocol::write(&mut socket, &report)?;
@@ -150,17 +182,25 @@ struct Clock {
 
 impl Clock {
     fn new() -> Self {
-        Self { last: Instant::now(), phases: Vec::new() }
+        Self {
+            last: Instant::now(),
+            phases: Vec::new(),
+        }
     }
 
     fn lap(&mut self, phase: &str) {
         let now = Instant::now();
-        self.phases.push((phase.to_owned(), (now - self.last).as_secs_f64() * 1e3));
+        self.phases
+            .push((phase.to_owned(), (now - self.last).as_secs_f64() * 1e3));
         self.last = now;
     }
 }
 
-fn supervise(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &mut File) -> Result<SupervisorEvent, Problem> {
+fn supervise(
+    plan: &GuestSpec,
+    terminal: Option<ShellTerminal>,
+    socket: &mut File,
+) -> Result<SupervisorEvent, Problem> {
     let mut clock = Clock::new();
     isolate(plan.network)?;
     clock.lap("isolate");
@@ -168,7 +208,9 @@ fn supervise(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &mut Fil
     clock.lap("storage daemon");
     let disk = open_disk(export.path())?;
     let layout = read_layout(&disk)?;
-    let backing = disk.try_clone().map_err(|e| Problem::io("duplicate", "the disk", &e))?;
+    let backing = disk
+        .try_clone()
+        .map_err(|e| Problem::io("duplicate", "the disk", &e))?;
     let mut device = LoopDevice::attach(&backing)?;
     let partitions = device.set_partitions(&layout.partitions)?;
     let ready = SupervisorEvent::Ready {
@@ -192,7 +234,10 @@ fn supervise(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &mut Fil
     clock.lap("check");
     export.stop()?;
     clock.lap("storage daemon stop");
-    Ok(SupervisorEvent::Closed { dirty, phases: clock.phases })
+    Ok(SupervisorEvent::Closed {
+        dirty,
+        phases: clock.phases,
+    })
 }
 
 /// Name spaces that the guest has for itself.
@@ -224,7 +269,12 @@ fn read_layout(disk: &File) -> Result<DiskLayout, Problem> {
 }
 
 /// Starts the agent on the socket and waits for its success, watching daemon and socket.
-fn run_agent(plan: &GuestSpec, export: &Export, terminal: Option<ShellTerminal>, socket: &File) -> Result<(), Problem> {
+fn run_agent(
+    plan: &GuestSpec,
+    export: &Export,
+    terminal: Option<ShellTerminal>,
+    socket: &File,
+) -> Result<(), Problem> {
     sys::unshare(UnshareFlags::NEWPID).map_err(|e| Problem::io("create", "a PID namespace", &e))?;
     let failed = |what: &str, error: &io::Error| Problem::io(what, "the agent", error);
     let mut agent = spawn_agent(plan, terminal, socket).map_err(|e| failed("start", &e))?;
@@ -238,8 +288,14 @@ fn run_agent(plan: &GuestSpec, export: &Export, terminal: Option<ShellTerminal>,
     let status = agent.wait().map_err(|e| failed("wait for", &e))?;
     match first {
         Some(0) if status.success() => Ok(()),
-        Some(0) => Err(Problem::new(ProblemKind::Io, format!("the agent exited with {}", describe(status)))),
-        Some(_) => Err(Problem::new(ProblemKind::WriteBack, format!("{DAEMON} died while the guest was running"))),
+        Some(0) => Err(Problem::new(
+            ProblemKind::Io,
+            format!("the agent exited with {}", describe(status)),
+        )),
+        Some(_) => Err(Problem::new(
+            ProblemKind::WriteBack,
+            format!("{DAEMON} died while the guest was running"),
+        )),
         None => Err(Problem::new(ProblemKind::Io, "impasto is gone")),
     }
 }
@@ -253,43 +309,77 @@ fn describe(status: ExitStatus) -> String {
 }
 
 /// The agent out of our own executable: a file in memory, so nothing needs to be installed.
-fn spawn_agent(plan: &GuestSpec, terminal: Option<ShellTerminal>, socket: &File) -> io::Result<Child> {
+fn spawn_agent(
+    plan: &GuestSpec,
+    terminal: Option<ShellTerminal>,
+    socket: &File,
+) -> io::Result<Child> {
     let memory = memfd_create("impasto-agent", MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
     file.write_all(AGENT)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    #[expect(clippy::disallowed_methods, reason = "this is the sandbox, which runs programs")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the sandbox, which runs programs"
+    )]
     let mut command = Command::new(path);
-    command.arg0("impasto-agent").env_clear().stdin(Stdio::from(socket.try_clone()?));
+    command
+        .arg0("impasto-agent")
+        .env_clear()
+        .stdin(Stdio::from(socket.try_clone()?));
     sys::start_in_groups(&mut command, open_groups(&plan.groups)?);
     match terminal {
         None => command.spawn(),
-        Some(ShellTerminal { stdin, stdout, stderr }) => {
+        Some(ShellTerminal {
+            stdin,
+            stdout,
+            stderr,
+        }) => {
             // Its standard input is taken, so this one goes by number.
             rustix::io::fcntl_setfd(&stdin, rustix::io::FdFlags::empty())?;
-            command.arg(stdin.as_raw_fd().to_string()).stdout(stdout).stderr(stderr).spawn()
+            command
+                .arg(stdin.as_raw_fd().to_string())
+                .stdout(stdout)
+                .stderr(stderr)
+                .spawn()
         }
     }
 }
 
 /// The files of control groups that name their processes.
 pub(super) fn open_groups(groups: &[PathBuf]) -> io::Result<Vec<File>> {
-    groups.iter().map(|path| File::options().write(true).open(path)).collect()
+    groups
+        .iter()
+        .map(|path| File::options().write(true).open(path))
+        .collect()
 }
 
 /// File systems with which something is wrong: they say so themselves, or are not the ones that were there before.
 fn dirty(before: &DiskLayout, now: &DiskLayout) -> Vec<(u32, String)> {
     let wrong = |(number, _, was): (u32, u64, &FileSystem)| {
         let Some((.., is)) = now.file_systems().find(|(other, ..)| *other == number) else {
-            return Some((number, format!("is gone: nothing known is where {} was", was.kind)));
+            return Some((
+                number,
+                format!("is gone: nothing known is where {} was", was.kind),
+            ));
         };
         // An ext3 that becomes an ext4 is still the same.
         if is.kind != was.kind && is.kind.mount_type() != was.kind.mount_type() {
-            return Some((number, format!("is gone: it was {}, and is {}", was.kind, is.kind)));
+            return Some((
+                number,
+                format!("is gone: it was {}, and is {}", was.kind, is.kind),
+            ));
         }
         if is.uuid != was.uuid {
             let name = |fs: &FileSystem| fs.uuid.clone().unwrap_or_else(|| "none".to_owned());
-            return Some((number, format!("is a different one: its UUID was {}, and is {}", name(was), name(is))));
+            return Some((
+                number,
+                format!(
+                    "is a different one: its UUID was {}, and is {}",
+                    name(was),
+                    name(is)
+                ),
+            ));
         }
         Some((number, is.dirty.clone()?))
     };
@@ -303,7 +393,10 @@ fn report_unused(disk: &File, layout: &DiskLayout, socket: &mut File) -> Result<
     for (number, ..) in layout.file_systems() {
         let ranges = guest::unused_of(&disk, layout, number).map_err(failed)?;
         for ranges in ranges.chunks(MAX_RANGES) {
-            let ranges = ranges.iter().map(|range| (range.start, range.end)).collect();
+            let ranges = ranges
+                .iter()
+                .map(|range| (range.start, range.end))
+                .collect();
             let report = SupervisorEvent::Unused { number, ranges };
             protocol::write(socket, &report).map_err(|e| Problem::io("write to", "impasto", &e))?;
         }

@@ -30,7 +30,10 @@ pub(super) const LO_FLAGS_PARTSCAN: u32 = 8;
 ///
 /// Must not be given `FILES`: other owners of file descriptors would be surprised.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
-    assert!(!flags.contains(UnshareFlags::FILES), "BUG: file descriptors must stay shared");
+    assert!(
+        !flags.contains(UnshareFlags::FILES),
+        "BUG: file descriptors must stay shared"
+    );
     // SAFETY: the only unsound flag is ruled out above.
     Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
 }
@@ -41,7 +44,11 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
     let arm = move || {
         set_parent_process_death_signal(Some(signal))?;
         // The parent may have ended before that.
-        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        if getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
     };
     // SAFETY: between fork and exec only two system calls are made; nothing is allocated or locked.
     unsafe { command.pre_exec(arm) };
@@ -52,7 +59,10 @@ pub(crate) fn die_with_parent(command: &mut Command, signal: Signal) {
 pub(crate) fn move_elsewhere(host_name: &str, root: &std::path::Path) -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
     unshare(UnshareFlags::NEWNS | UnshareFlags::NEWUTS)?;
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?;
     rustix::system::sethostname(host_name.as_bytes())?;
     std::fs::create_dir(root)?;
     Ok(mount_bind_recursive("/", root)?)
@@ -63,7 +73,13 @@ pub(crate) fn move_elsewhere(host_name: &str, root: &std::path::Path) -> io::Res
 /// Rust opens its own so; this is for what the parent of this process left open, which a guest must never get.
 pub(super) fn close_inherited_on_exec() -> io::Result<()> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(number) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
         if number > 2 {
             // SAFETY: the number was read from the list of open descriptors; only its flag is touched.
             let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -128,7 +144,10 @@ unsafe impl<const OPCODE: ioctl::Opcode> ioctl::Ioctl for ReturnsValue<OPCODE> {
         std::ptr::null_mut()
     }
 
-    unsafe fn output_from_ptr(out: ioctl::IoctlOutput, _: *mut std::ffi::c_void) -> rustix::io::Result<u32> {
+    unsafe fn output_from_ptr(
+        out: ioctl::IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<u32> {
         Ok(out.cast_unsigned())
     }
 }
@@ -140,7 +159,11 @@ pub(super) fn loop_get_free(control: impl AsFd) -> io::Result<u32> {
 }
 
 /// Binds `file` to a loop device in one step.
-pub(super) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
+pub(super) fn loop_configure(
+    device: impl AsFd,
+    file: BorrowedFd<'_>,
+    flags: u32,
+) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let mut file_name = [0; 64];
     file_name[..7].copy_from_slice(b"impasto");
@@ -159,7 +182,12 @@ pub(super) fn loop_configure(device: impl AsFd, file: BorrowedFd<'_>, flags: u32
         encrypt_key: [0; 32],
         init: [0; 2],
     };
-    let config = LoopConfig { fd: file.as_raw_fd().cast_unsigned(), block_size: 0, info, reserved: [0; 8] };
+    let config = LoopConfig {
+        fd: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        info,
+        reserved: [0; 8],
+    };
     // SAFETY: LOOP_CONFIGURE reads one `struct loop_config`, which `LoopConfig` lays out.
     Ok(unsafe { ioctl::ioctl(device, Setter::<LOOP_CONFIGURE, LoopConfig>::new(config)) }?)
 }
@@ -191,7 +219,12 @@ struct BlkpgArgument {
 }
 
 /// Tells the kernel of a partition, in bytes.
-pub(super) fn add_partition(device: impl AsFd, number: u32, start: u64, length: u64) -> io::Result<()> {
+pub(super) fn add_partition(
+    device: impl AsFd,
+    number: u32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
     blkpg(device, 1, number, start, length)
 }
 
@@ -200,7 +233,13 @@ pub(super) fn delete_partition(device: impl AsFd, number: u32) -> io::Result<()>
     blkpg(device, 2, number, 0, 0)
 }
 
-fn blkpg(device: impl AsFd, operation: i32, number: u32, start: u64, length: u64) -> io::Result<()> {
+fn blkpg(
+    device: impl AsFd,
+    operation: i32,
+    number: u32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
     let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let mut partition = BlkpgPartition {
         start: start.try_into().map_err(too_large)?,
@@ -210,7 +249,12 @@ fn blkpg(device: impl AsFd, operation: i32, number: u32, start: u64, length: u64
         volume_name: [0; 64],
     };
     let length = size_of::<BlkpgPartition>() as i32;
-    let argument = BlkpgArgument { operation, flags: 0, length, data: &raw mut partition };
+    let argument = BlkpgArgument {
+        operation,
+        flags: 0,
+        length,
+        data: &raw mut partition,
+    };
     // SAFETY: BLKPG reads one `struct blkpg_ioctl_arg`, whose data points to a partition that outlives the call.
     Ok(unsafe { ioctl::ioctl(device, Setter::<BLKPG, BlkpgArgument>::new(argument)) }?)
 }
@@ -228,7 +272,11 @@ pub(super) fn loopback_up(socket: impl AsFd) -> io::Result<()> {
     const IFF_UP: i16 = 1;
     let mut name = [0; 16];
     name[..2].copy_from_slice(b"lo");
-    let request = InterfaceFlags { name, flags: IFF_UP, rest: [0; 22] };
+    let request = InterfaceFlags {
+        name,
+        flags: IFF_UP,
+        rest: [0; 22],
+    };
     // SAFETY: SIOCSIFFLAGS reads one `struct ifreq` of 40 bytes, which `InterfaceFlags` lays out.
     Ok(unsafe { ioctl::ioctl(socket, Setter::<SIOCSIFFLAGS, InterfaceFlags>::new(request)) }?)
 }
@@ -248,7 +296,10 @@ fn filter_calls(filter: &[Instruction]) -> io::Result<()> {
         fn prctl(option: i32, mode: usize, filter: *const Program) -> i32;
     }
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = Program { length, instructions: filter.as_ptr() };
+    let program = Program {
+        length,
+        instructions: filter.as_ptr(),
+    };
     // SAFETY: prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) reads one `struct sock_fprog` and the instructions that it
     // points to, which outlive the call.
     if unsafe { prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) } == 0 {
@@ -315,7 +366,8 @@ mod tests {
 
     #[test]
     fn nothing_waits_for_the_disk_once_syncs_are_ignored() {
-        let sync_a_pipe = || std::fs::File::from(std::os::fd::OwnedFd::from(io::pipe().unwrap().0)).sync_all();
+        let sync_a_pipe =
+            || std::fs::File::from(std::os::fd::OwnedFd::from(io::pipe().unwrap().0)).sync_all();
         assert!(sync_a_pipe().is_err(), "a pipe cannot be synced");
         // The filter is that of the thread, and of what it starts.
         let thread = std::thread::spawn(move || {

@@ -10,11 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::Pid;
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
+use rustix::termios::{
+    OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp,
+};
 
 use super::sys;
 
@@ -31,8 +33,16 @@ pub(super) fn send(socket: &UnixStream) -> io::Result<()> {
     let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "BUG: the buffer holds three descriptors");
-    match sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)? {
+    assert!(
+        control.push(SendAncillaryMessage::ScmRights(&fds)),
+        "BUG: the buffer holds three descriptors"
+    );
+    match sendmsg(
+        socket,
+        &[IoSlice::new(&[0])],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )? {
         1 => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
     }
@@ -43,14 +53,23 @@ pub(super) fn receive(socket: &File) -> io::Result<ShellTerminal> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
     let mut fds = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
     let mut fds = fds.next().ok_or(io::ErrorKind::InvalidData)?;
     match (fds.next(), fds.next(), fds.next()) {
-        (Some(stdin), Some(stdout), Some(stderr)) => Ok(ShellTerminal { stdin, stdout, stderr }),
+        (Some(stdin), Some(stdout), Some(stderr)) => Ok(ShellTerminal {
+            stdin,
+            stdout,
+            stderr,
+        }),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -69,7 +88,9 @@ impl SavedTerminal {
             return Self(None);
         }
         let saved = tcgetpgrp(&stdin).ok().zip(tcgetattr(&stdin).ok());
-        LAST.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&saved);
+        LAST.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&saved);
         Self(saved)
     }
 

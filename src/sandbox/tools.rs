@@ -13,7 +13,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
 use rustix::thread::UnshareFlags;
@@ -40,7 +41,8 @@ pub struct ToolTask {
 
 /// Does the work of a [`ToolTask`], given its body, in the directory that can be written. Bytes go to the log; a phase's
 /// name is told when it is over.
-pub type Perform = fn(&[u8], &Path, &mut dyn FnMut(&[u8]), &mut dyn FnMut(&str)) -> Result<(), ToolFailure>;
+pub type Perform =
+    fn(&[u8], &Path, &mut dyn FnMut(&[u8]), &mut dyn FnMut(&str)) -> Result<(), ToolFailure>;
 
 /// Why something could not be done, and the hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +56,10 @@ pub struct ToolFailure {
 impl ToolFailure {
     /// One without a way out.
     pub fn new(message: impl Into<String>) -> Self {
-        ToolFailure { message: message.into(), help: None }
+        ToolFailure {
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// What the system refused.
@@ -77,7 +82,10 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Makes the container, does the work in it, and tells what came of it. True where the work is done.
 pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io::Result<bool> {
-    if let Err(problem) = join(plan).and_then(|()| isolate(false)).and_then(|()| enter(plan)) {
+    if let Err(problem) = join(plan)
+        .and_then(|()| isolate(false))
+        .and_then(|()| enter(plan))
+    {
         protocol::write(socket, &ToolReport::Problem(problem))?;
         return Ok(false);
     }
@@ -96,8 +104,11 @@ pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io:
     let result = std::thread::scope(|scope| {
         let report = &report;
         scope.spawn(move || watch(plan.watch, &watched, report));
-        let mut log =
-            |bytes: &[u8]| bytes.chunks(MAX_LOG).for_each(|piece| tell(&ToolReport::Log(ByteBuf::from(piece))));
+        let mut log = |bytes: &[u8]| {
+            bytes
+                .chunks(MAX_LOG)
+                .for_each(|piece| tell(&ToolReport::Log(ByteBuf::from(piece))))
+        };
         let mut phase = |name: &str| tell(&ToolReport::Phase(name.to_owned()));
         let result = perform(&plan.task.body, Path::new(WORK), &mut log, &mut phase);
         drop(done);
@@ -116,7 +127,11 @@ pub(super) fn serve(plan: &ToolPlan, perform: Perform, socket: &mut File) -> io:
 }
 
 /// Ends the container when a limit is reached; returns when the work is done.
-fn watch(ceiling: Option<Ceiling>, done: &Receiver<()>, report: &dyn Fn(&ToolReport) -> io::Result<()>) {
+fn watch(
+    ceiling: Option<Ceiling>,
+    done: &Receiver<()>,
+    report: &dyn Fn(&ToolReport) -> io::Result<()>,
+) {
     let mut watcher = ceiling.map(Watcher::new);
     while let Err(RecvTimeoutError::Timeout) = done.recv_timeout(LOOK_INTERVAL) {
         let full = memory::is_full(Path::new("/run")).then_some(Limit::Tmpfs);
@@ -132,7 +147,9 @@ fn watch(ceiling: Option<Ceiling>, done: &Receiver<()>, report: &dyn Fn(&ToolRep
 /// Joins the job's control groups, which become the root of those that the container sees.
 fn join(plan: &ToolPlan) -> Result<(), Problem> {
     let enter = || {
-        open_groups(&plan.groups)?.iter().try_for_each(sys::enter_group)?;
+        open_groups(&plan.groups)?
+            .iter()
+            .try_for_each(sys::enter_group)?;
         sys::unshare(UnshareFlags::NEWCGROUP)
     };
     enter().map_err(|error| Problem::io("enter", "the job's control groups", &error))
@@ -161,14 +178,27 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     let inside = |path: &str| room.join(path.trim_start_matches('/'));
     show_toolbox(&plan.toolbox, &room)?;
     let safe = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("proc", inside("/proc"), "proc", safe | MountFlags::NOEXEC, None)
-        .map_err(failed("mount", Path::new("/proc")))?;
+    mount(
+        "proc",
+        inside("/proc"),
+        "proc",
+        safe | MountFlags::NOEXEC,
+        None,
+    )
+    .map_err(failed("mount", Path::new("/proc")))?;
     make_devices(&inside("/dev"))?;
     // Programs unpack devices and set-user-id files below /tmp.
-    let places = [("/run", 0o755, safe), ("/tmp", 0o1777, MountFlags::empty()), ("/dev/shm", 0o1777, safe)];
+    let places = [
+        ("/run", 0o755, safe),
+        ("/tmp", 0o1777, MountFlags::empty()),
+        ("/dev/shm", 0o1777, safe),
+    ];
     let paths = places.map(|(path, ..)| inside(path));
-    let places: Vec<_> =
-        paths.iter().zip(places).map(|(path, (_, mode, flags))| TmpfsDir { path, mode, flags }).collect();
+    let places: Vec<_> = paths
+        .iter()
+        .zip(places)
+        .map(|(path, (_, mode, flags))| TmpfsDir { path, mode, flags })
+        .collect();
     memory::share(plan.tmpfs, &places)?;
     mount_bind(work, inside(WORK)).map_err(failed("bind", work))?;
     chdir(&room).map_err(failed("enter", &room))?;
@@ -177,7 +207,8 @@ fn enter(plan: &ToolPlan) -> Result<(), Problem> {
     unmount(".", UnmountFlags::DETACH).map_err(failed("leave the old root for", &room))?;
     chdir("/").map_err(failed("enter", Path::new("/")))?;
     // What comes of the work is read, hashed and made durable by impasto; a crash before that loses it anyway.
-    sys::ignore_syncs().map_err(|error| Problem::io("install", "a filter of system calls", &error))?;
+    sys::ignore_syncs()
+        .map_err(|error| Problem::io("install", "a filter of system calls", &error))?;
     if let (Some(architecture), Some(mapper)) = (foreign, mapper) {
         emulate::enter(architecture, mapper)?;
     }
@@ -191,7 +222,10 @@ fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
         // A link would lead out of the container.
         let is_dir = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
         if !is_dir {
-            return Err(Problem::new(ProblemKind::HostLacks, format!("the toolbox lacks the directory {name}")));
+            return Err(Problem::new(
+                ProblemKind::HostLacks,
+                format!("the toolbox lacks the directory {name}"),
+            ));
         }
     }
     mount_bind(toolbox, room).map_err(failed("bind", toolbox))?;
@@ -202,8 +236,14 @@ fn show_toolbox(toolbox: &Path, room: &Path) -> Result<(), Problem> {
 
 /// Private devices: the few that every program may use, none of the host's disks.
 fn make_devices(dev: &Path) -> Result<(), Problem> {
-    mount("tmpfs", dev, "tmpfs", MountFlags::NOSUID, Some(c"mode=0755,size=1m"))
-        .map_err(failed("mount a tmpfs at", dev))?;
+    mount(
+        "tmpfs",
+        dev,
+        "tmpfs",
+        MountFlags::NOSUID,
+        Some(c"mode=0755,size=1m"),
+    )
+    .map_err(failed("mount a tmpfs at", dev))?;
     for name in DEVICES {
         let (from, to) = (Path::new("/dev").join(name), dev.join(name));
         if from.exists() {
@@ -211,9 +251,13 @@ fn make_devices(dev: &Path) -> Result<(), Problem> {
             mount_bind(&from, &to).map_err(failed("bind", &from))?;
         }
     }
-    for (name, target) in
-        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
-    {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         symlink(target, dev.join(name)).map_err(file_failed("link", &dev.join(name)))?;
     }
     for name in ["pts", "shm"] {
@@ -221,5 +265,6 @@ fn make_devices(dev: &Path) -> Result<(), Problem> {
     }
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
     let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    mount("devpts", dev.join("pts"), "devpts", flags, Some(options)).map_err(failed("mount", Path::new("/dev/pts")))
+    mount("devpts", dev.join("pts"), "devpts", flags, Some(options))
+        .map_err(failed("mount", Path::new("/dev/pts")))
 }

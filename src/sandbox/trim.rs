@@ -30,11 +30,25 @@ impl<'a> TrimmedOverlay<'a> {
         let chunk = CHUNK as u64;
         let whole = |range: &Range<u64>| {
             // The last chunk may be cut off by the disk's end.
-            let end = if range.end >= size { size.div_ceil(chunk) } else { range.end / chunk };
+            let end = if range.end >= size {
+                size.div_ceil(chunk)
+            } else {
+                range.end / chunk
+            };
             range.start.div_ceil(chunk)..end
         };
-        let chunks = unused.iter().map(whole).filter(|range| !range.is_empty()).collect();
-        Self { source, unused, chunks, patches: &[], is_as_below: false }
+        let chunks = unused
+            .iter()
+            .map(whole)
+            .filter(|range| !range.is_empty())
+            .collect();
+        Self {
+            source,
+            unused,
+            chunks,
+            patches: &[],
+            is_as_below: false,
+        }
     }
 
     /// The same with bytes written over it: sorted by place, apart, and in chunks that the overlay has.
@@ -62,13 +76,21 @@ impl<'a> TrimmedOverlay<'a> {
             }
             next = self.source.next_present(index + 1)?;
         }
-        Ok(Self { is_as_below: true, ..self })
+        Ok(Self {
+            is_as_below: true,
+            ..self
+        })
     }
 
     fn clear_unused(&self, index: u64, buffer: &mut [u8; CHUNK]) {
         let chunk = index * CHUNK as u64..(index + 1) * CHUNK as u64;
-        let first = self.unused.partition_point(|range| range.end <= chunk.start);
-        for range in self.unused[first..].iter().take_while(|range| range.start < chunk.end) {
+        let first = self
+            .unused
+            .partition_point(|range| range.end <= chunk.start);
+        for range in self.unused[first..]
+            .iter()
+            .take_while(|range| range.start < chunk.end)
+        {
             let start = range.start.max(chunk.start) - chunk.start;
             let end = range.end.min(chunk.end) - chunk.start;
             buffer[start as usize..end as usize].fill(0);
@@ -79,13 +101,22 @@ impl<'a> TrimmedOverlay<'a> {
     fn patch(&self, index: u64, buffer: &mut [u8; CHUNK]) -> bool {
         let chunk = index * CHUNK as u64..(index + 1) * CHUNK as u64;
         // Patches are shorter than a chunk, so those that reach in begin in the one before.
-        let first = self.patches.partition_point(|(at, _)| *at + (CHUNK as u64) < chunk.start);
+        let first = self
+            .patches
+            .partition_point(|(at, _)| *at + (CHUNK as u64) < chunk.start);
         let mut any = false;
-        for (at, bytes) in self.patches[first..].iter().take_while(|(at, _)| *at < chunk.end) {
-            let (start, end) = ((*at).max(chunk.start), (*at + bytes.len() as u64).min(chunk.end));
+        for (at, bytes) in self.patches[first..]
+            .iter()
+            .take_while(|(at, _)| *at < chunk.end)
+        {
+            let (start, end) = (
+                (*at).max(chunk.start),
+                (*at + bytes.len() as u64).min(chunk.end),
+            );
             if start < end {
                 let part = &bytes[(start - at) as usize..(end - at) as usize];
-                buffer[(start - chunk.start) as usize..(end - chunk.start) as usize].copy_from_slice(part);
+                buffer[(start - chunk.start) as usize..(end - chunk.start) as usize]
+                    .copy_from_slice(part);
                 any = true;
             }
         }
@@ -121,7 +152,11 @@ impl ChunkSource for TrimmedOverlay<'_> {
             Content::Data => self.clear_unused(index, buffer),
             Content::Zero => buffer.fill(0),
         }
-        Ok(if self.patch(index, buffer) { Content::Data } else { content })
+        Ok(if self.patch(index, buffer) {
+            Content::Data
+        } else {
+            content
+        })
     }
 }
 
@@ -144,7 +179,11 @@ mod tests {
         fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
             let present = [1, 3].contains(&index);
             buffer.fill(u8::from(present));
-            Ok(if present { Content::Data } else { Content::Zero })
+            Ok(if present {
+                Content::Data
+            } else {
+                Content::Zero
+            })
         }
     }
 
@@ -162,7 +201,11 @@ mod tests {
     #[test]
     fn chunks_without_meaning_are_present_zeros() {
         let chunk = CHUNK as u64;
-        let unused = [chunk / 2..2 * chunk, 3 * chunk - 1..3 * chunk + 8, 4 * chunk..4 * chunk + 512];
+        let unused = [
+            chunk / 2..2 * chunk,
+            3 * chunk - 1..3 * chunk + 8,
+            4 * chunk..4 * chunk + 512,
+        ];
         let scrubbed = TrimmedOverlay::new(&Sparse, &unused);
         assert_eq!(present(&scrubbed), [1, 3, 4]);
         let mut buffer = [7; CHUNK];
@@ -190,7 +233,10 @@ mod tests {
         let scrubbed = TrimmedOverlay::new(&Sparse, &unused).patched(&patches);
         let mut buffer = [9; CHUNK];
         assert_eq!(scrubbed.read_chunk(1, &mut buffer).unwrap(), Content::Data);
-        assert_eq!(buffer[..17], [0, 0, 0, 0, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(
+            buffer[..17],
+            [0, 0, 0, 0, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+        );
         scrubbed.read_chunk(3, &mut buffer).unwrap();
         assert_eq!(buffer[CHUNK - 3..], [1, 8, 8]);
         assert_eq!(scrubbed.read_chunk(4, &mut buffer).unwrap(), Content::Data);
@@ -209,7 +255,11 @@ mod tests {
             fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
                 Ok((from < 5).then_some(from))
             }
-            fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
+            fn read_chunk(
+                &self,
+                index: u64,
+                buffer: &mut [u8; CHUNK],
+            ) -> Result<Content, SourceError> {
                 buffer.fill(1);
                 if index == self.0 {
                     buffer[self.1] = 2;
@@ -222,11 +272,23 @@ mod tests {
             let scrubbed = TrimmedOverlay::new(&Sparse, &unused).patched(patches);
             present(&scrubbed.skip_unchanged(below).unwrap())
         };
-        assert_eq!(seen(&Ones(2, 0), &[]), [] as [u64; 0], "the overlay does not have that chunk");
-        assert_eq!(seen(&Ones(1, 15), &[]), [] as [u64; 0], "the byte means nothing");
+        assert_eq!(
+            seen(&Ones(2, 0), &[]),
+            [] as [u64; 0],
+            "the overlay does not have that chunk"
+        );
+        assert_eq!(
+            seen(&Ones(1, 15), &[]),
+            [] as [u64; 0],
+            "the byte means nothing"
+        );
         assert_eq!(seen(&Ones(3, 9), &[]), [] as [u64; 0]);
         assert_eq!(seen(&Ones(1, 16), &[]), [1, 3]);
-        assert_eq!(seen(&Ones(1, 16), &[(chunk + 16, vec![2])]), [] as [u64; 0], "settled");
+        assert_eq!(
+            seen(&Ones(1, 16), &[(chunk + 16, vec![2])]),
+            [] as [u64; 0],
+            "settled"
+        );
         assert_eq!(seen(&Ones(9, 0), &[(chunk + 16, vec![2])]), [1, 3]);
     }
 }

@@ -20,7 +20,10 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) fn new(ceiling: Ceiling) -> Self {
-        Self { ceiling, next: Instant::now() }
+        Self {
+            ceiling,
+            next: Instant::now(),
+        }
     }
 
     /// The limit that is reached; none where it is not yet time to count.
@@ -46,9 +49,13 @@ fn count() -> io::Result<(u64, u64)> {
     let (mut threads, mut kilobytes) = (0, 0);
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         // A process may have ended meanwhile.
-        let Ok(status) = bounded::read_text(format!("/proc/{pid}/status"), bounded::LINES) else { continue };
+        let Ok(status) = bounded::read_text(format!("/proc/{pid}/status"), bounded::LINES) else {
+            continue;
+        };
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().next()?.parse::<u64>().ok()

@@ -41,7 +41,11 @@ pub fn schema() -> serde_json::Value {
 
 /// An event as its line.
 pub(super) fn line(event: &Event) -> String {
-    let line = EventLine { v: VERSION, at_ms: event.at.as_millis() as u64, kind: &event.kind };
+    let line = EventLine {
+        v: VERSION,
+        at_ms: event.at.as_millis() as u64,
+        kind: &event.kind,
+    };
     serde_json::to_string(&line).expect("BUG: an event is not JSON")
 }
 
@@ -66,11 +70,26 @@ mod tests {
 
     #[test]
     fn the_last_line_of_a_run_has_the_promised_fields() {
-        let kind = EventKind::RunFinished { built: 1, cached: 2, failed: 0, cancelled: 0, wall_ms: 5 };
-        let value: serde_json::Value =
-            serde_json::from_str(&line(&Event { at: Duration::from_millis(5), kind })).expect("JSON");
-        for (name, expected) in [("v", 1), ("built", 1), ("cached", 2), ("failed", 0), ("cancelled", 0), ("wall_ms", 5)]
-        {
+        let kind = EventKind::RunFinished {
+            built: 1,
+            cached: 2,
+            failed: 0,
+            cancelled: 0,
+            wall_ms: 5,
+        };
+        let value: serde_json::Value = serde_json::from_str(&line(&Event {
+            at: Duration::from_millis(5),
+            kind,
+        }))
+        .expect("JSON");
+        for (name, expected) in [
+            ("v", 1),
+            ("built", 1),
+            ("cached", 2),
+            ("failed", 0),
+            ("cancelled", 0),
+            ("wall_ms", 5),
+        ] {
             assert_eq!(value[name], expected, "{name}");
         }
         assert_eq!(value["event"], "run_finished");

@@ -87,8 +87,15 @@ impl Live {
     /// Paths below `cwd` are shown relative to it; `start` is when the run's clock began.
     pub fn new(cwd: &Path, colour: bool, start: Instant) -> Self {
         let view = LiveView::new(cwd, colour, Stderr);
-        let shared = LiveShared { view: Mutex::new(view), over: Condvar::new() };
-        Live { shared: Arc::new(shared), ticker: None, start }
+        let shared = LiveShared {
+            view: Mutex::new(view),
+            over: Condvar::new(),
+        };
+        Live {
+            shared: Arc::new(shared),
+            ticker: None,
+            start,
+        }
     }
 
     fn tick(&mut self) {
@@ -97,11 +104,18 @@ impl Live {
             let mut view = shared.lock();
             while !view.over {
                 view.draw(start.elapsed());
-                view = shared.over.wait_timeout(view, EVERY).unwrap_or_else(PoisonError::into_inner).0;
+                view = shared
+                    .over
+                    .wait_timeout(view, EVERY)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
         };
         // Without the thread the view is drawn when something happens.
-        self.ticker = std::thread::Builder::new().name("view".to_owned()).spawn(draw).ok();
+        self.ticker = std::thread::Builder::new()
+            .name("view".to_owned())
+            .spawn(draw)
+            .ok();
     }
 }
 
@@ -159,7 +173,13 @@ impl<T: Terminal> LiveView<T> {
                 // A stage starts a second time where a result that it needs was lost.
                 if self.find(stage).is_none() {
                     let (stage, since) = (stage.clone(), event.at);
-                    self.running.push(Running { stage, since, expected: None, last: String::new(), far: None });
+                    self.running.push(Running {
+                        stage,
+                        since,
+                        expected: None,
+                        last: String::new(),
+                        far: None,
+                    });
                 }
                 self.draw(event.at);
                 return;
@@ -172,14 +192,26 @@ impl<T: Terminal> LiveView<T> {
                 }
                 return;
             }
-            EventKind::Progress { stage, what, done_bytes, total_bytes } => {
+            EventKind::Progress {
+                stage,
+                what,
+                done_bytes,
+                total_bytes,
+            } => {
                 self.progress(stage.as_deref(), what, *done_bytes, *total_bytes, event.at);
                 return;
             }
-            EventKind::Estimate { remaining_ms, unknown } => {
+            EventKind::Estimate {
+                remaining_ms,
+                unknown,
+            } => {
                 self.estimate = remaining_ms.map(|ms| {
                     let left = Duration::from_millis(ms);
-                    Estimate { at: event.at, left, unknown: *unknown }
+                    Estimate {
+                        at: event.at,
+                        left,
+                        unknown: *unknown,
+                    }
                 });
                 return;
             }
@@ -190,7 +222,12 @@ impl<T: Terminal> LiveView<T> {
                 return;
             }
             EventKind::Interrupted => self.interrupted = true,
-            EventKind::StageFinished { stage, how, result_bytes, .. } => {
+            EventKind::StageFinished {
+                stage,
+                how,
+                result_bytes,
+                ..
+            } => {
                 self.end(stage);
                 match how {
                     How::Built => self.built += 1,
@@ -198,8 +235,10 @@ impl<T: Terminal> LiveView<T> {
                 }
                 // Where all is cached, or most of it, the totals say so.
                 if *how == How::Cached && self.known < self.nodes && self.known <= MANY_CACHED {
-                    let size = result_bytes.map_or(String::new(), |size| format!("  {}", bytes(size)));
-                    self.screen.say(&format!("{BUSY}  cached{BUSY:#}  {stage}{size}"));
+                    let size =
+                        result_bytes.map_or(String::new(), |size| format!("  {}", bytes(size)));
+                    self.screen
+                        .say(&format!("{BUSY}  cached{BUSY:#}  {stage}{size}"));
                 }
             }
             EventKind::StageFailed { stage, .. } => {
@@ -218,14 +257,23 @@ impl<T: Terminal> LiveView<T> {
     }
 
     fn find(&mut self, stage: &str) -> Option<&mut Running> {
-        self.running.iter_mut().find(|running| running.stage == stage)
+        self.running
+            .iter_mut()
+            .find(|running| running.stage == stage)
     }
 
     fn end(&mut self, stage: &str) {
         self.running.retain(|running| running.stage != stage);
     }
 
-    fn progress(&mut self, stage: Option<&str>, what: &'static str, done: u64, total: Option<u64>, at: Duration) {
+    fn progress(
+        &mut self,
+        stage: Option<&str>,
+        what: &'static str,
+        done: u64,
+        total: Option<u64>,
+        at: Duration,
+    ) {
         let place = match stage {
             None => &mut self.common,
             Some(stage) => match self.find(stage) {
@@ -237,7 +285,12 @@ impl<T: Terminal> LiveView<T> {
         pace.note(what, done, at);
         // What is all there is not what is waited for.
         if total != Some(done) {
-            *place = Some(Far { what, done, total, pace });
+            *place = Some(Far {
+                what,
+                done,
+                total,
+                pace,
+            });
         }
     }
 
@@ -255,19 +308,32 @@ impl<T: Terminal> LiveView<T> {
         {
             room -= 1;
             let text = far.pace.text(far.what, far.done, far.total, now);
-            lines.push(format!("{BUSY}   fetch{BUSY:#}  packages  {FAINT}{text}{FAINT:#}"));
+            lines.push(format!(
+                "{BUSY}   fetch{BUSY:#}  packages  {FAINT}{text}{FAINT:#}"
+            ));
         }
-        let shown = if self.running.len() > room { room.saturating_sub(1) } else { self.running.len() };
+        let shown = if self.running.len() > room {
+            room.saturating_sub(1)
+        } else {
+            self.running.len()
+        };
         let more = self.running.len() - shown;
         let (running, _) = self.running.split_at_mut(shown);
         let times: Vec<_> = running.iter().map(|running| running.time(now)).collect();
-        let label = running.iter().map(|running| width(&running.stage)).max().unwrap_or(0).min(columns / 2);
+        let label = running
+            .iter()
+            .map(|running| width(&running.stage))
+            .max()
+            .unwrap_or(0)
+            .min(columns / 2);
         let time = times.iter().map(|time| width(time)).max().unwrap_or(0);
         for (running, text) in running.iter_mut().zip(&times) {
             let stage = clip(&running.stage, label);
             let blanks = " ".repeat(label - width(&stage));
             let what = running.what(now);
-            lines.push(format!("{BUSY}     run{BUSY:#}  {stage}{blanks}  {text:>time$}  {FAINT}{what}{FAINT:#}"));
+            lines.push(format!(
+                "{BUSY}     run{BUSY:#}  {stage}{blanks}  {text:>time$}  {FAINT}{what}{FAINT:#}"
+            ));
         }
         if more > 0 && room > 0 {
             lines.push(format!("          {FAINT}… {more} more{FAINT:#}"));
@@ -278,22 +344,37 @@ impl<T: Terminal> LiveView<T> {
 
     /// How far all of it is, in as many words as fit.
     fn totals(&self, now: Duration, columns: usize) -> String {
-        let (done, nodes, running) = (self.cached + self.built + self.failed, self.nodes, self.running.len());
-        let mut parts = vec![format!("{} cached", self.cached), format!("{} built", self.built)];
+        let (done, nodes, running) = (
+            self.cached + self.built + self.failed,
+            self.nodes,
+            self.running.len(),
+        );
+        let mut parts = vec![
+            format!("{} cached", self.cached),
+            format!("{} built", self.built),
+        ];
         if self.failed > 0 {
             parts.push(format!("{} failed", self.failed));
         }
         parts.push(format!("{running} running"));
         let took = seconds(now);
         if self.interrupted {
-            return clip(&format!("interrupted: waiting for {running} running to stop; {took}"), columns);
+            return clip(
+                &format!("interrupted: waiting for {running} running to stop; {took}"),
+                columns,
+            );
         }
         let left = self.left(now);
         let left = left.map_or(String::new(), |left| format!(", {left}"));
-        let long = format!("{done} of {nodes} stages: {}; {took}{left}", parts.join(", "));
+        let long = format!(
+            "{done} of {nodes} stages: {}; {took}{left}",
+            parts.join(", ")
+        );
         let short = format!("{done} of {nodes} stages, {running} running; {took}{left}");
         let shortest = format!("{done} of {nodes}; {took}{left}");
-        let fits = [long, short].into_iter().find(|text| width(text) <= columns);
+        let fits = [long, short]
+            .into_iter()
+            .find(|text| width(text) <= columns);
         fits.unwrap_or_else(|| clip(&shortest, columns))
     }
 
@@ -305,7 +386,8 @@ impl<T: Terminal> LiveView<T> {
             left += pace.left(*total, now).unwrap_or_default();
         }
         if *unknown > 0 {
-            return (left >= Duration::from_secs(1)).then(|| format!("at least {} left", about(left)));
+            return (left >= Duration::from_secs(1))
+                .then(|| format!("at least {} left", about(left)));
         }
         if left < Duration::from_millis(500) {
             // What runs now says itself how long it took before.
@@ -330,7 +412,9 @@ impl Running {
         match self.expected {
             // Of what is over in a moment nobody wants to know.
             Some(expected) if expected < Duration::from_secs(1) => seconds(time),
-            Some(expected) if time > expected => format!("{}, {} before", seconds(time), about(expected)),
+            Some(expected) if time > expected => {
+                format!("{}, {} before", seconds(time), about(expected))
+            }
             Some(expected) => format!("{} of {}", seconds(time), about(expected)),
             None => seconds(time),
         }
@@ -392,7 +476,12 @@ mod tests {
                 written: written.clone(),
             };
             let view = LiveView::new(Path::new("/home/me"), false, terminal);
-            Sight { view, at: Duration::ZERO, text: String::new(), written }
+            Sight {
+                view,
+                at: Duration::ZERO,
+                text: String::new(),
+                written,
+            }
         }
 
         fn event(&mut self, ms: u64, kind: EventKind) {
@@ -401,12 +490,25 @@ mod tests {
         }
 
         fn log(&mut self, stage: &str, line: &str) {
-            self.event(100, EventKind::Log { stage: stage.to_owned(), line: line.to_owned() });
+            self.event(
+                100,
+                EventKind::Log {
+                    stage: stage.to_owned(),
+                    line: line.to_owned(),
+                },
+            );
         }
 
         fn start(&mut self, stage: &str) {
             let (stage, reason) = (stage.to_owned(), "never built".to_owned());
-            self.event(100, EventKind::StageStarted { stage, kind: "run", reason });
+            self.event(
+                100,
+                EventKind::StageStarted {
+                    stage,
+                    kind: "run",
+                    reason,
+                },
+            );
         }
 
         fn finish(&mut self, stage: &str, how: How) {
@@ -414,28 +516,55 @@ mod tests {
             let (wall_ms, stored_bytes) = (2500, 1_500_000);
             self.event(
                 100,
-                EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats: Vec::new() },
+                EventKind::StageFinished {
+                    stage,
+                    how,
+                    wall_ms,
+                    stored_bytes,
+                    result_bytes,
+                    caveats: Vec::new(),
+                },
             );
         }
 
         fn progress(&mut self, stage: Option<&str>, what: &'static str, done: u64, total: u64) {
             let (stage, done_bytes, total_bytes) = (stage.map(str::to_owned), done, Some(total));
-            self.event(100, EventKind::Progress { stage, what, done_bytes, total_bytes });
+            self.event(
+                100,
+                EventKind::Progress {
+                    stage,
+                    what,
+                    done_bytes,
+                    total_bytes,
+                },
+            );
         }
 
         fn resize(&mut self, columns: usize, rows: usize) {
             let terminal = self.view.screen.terminal();
             terminal.wrapping.resize(columns, rows);
-            terminal.cutting.screen_mut().set_size(rows as u16, columns as u16);
+            terminal
+                .cutting
+                .screen_mut()
+                .set_size(rows as u16, columns as u16);
         }
 
         /// The rows of both terminals.
         fn rows(&mut self) -> [Vec<String>; 2] {
             let terminal = self.view.screen.terminal();
-            let wrapping =
-                terminal.wrapping.screen().visible_lines().map(|line| line.text().trim_end().to_owned()).collect();
+            let wrapping = terminal
+                .wrapping
+                .screen()
+                .visible_lines()
+                .map(|line| line.text().trim_end().to_owned())
+                .collect();
             let (_, columns) = terminal.cutting.screen().size();
-            let cutting = terminal.cutting.screen().rows(0, columns).map(|line| line.trim_end().to_owned()).collect();
+            let cutting = terminal
+                .cutting
+                .screen()
+                .rows(0, columns)
+                .map(|line| line.trim_end().to_owned())
+                .collect();
             [wrapping, cutting].map(|mut rows: Vec<String>| {
                 while rows.last().is_some_and(String::is_empty) {
                     rows.pop();
@@ -463,25 +592,63 @@ mod tests {
     #[test]
     fn a_run_as_it_goes() {
         let mut sight = Sight::new(60, 24);
-        sight.event(0, EventKind::RunStarted { nodes: 5, cached: 1 });
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 5,
+                cached: 1,
+            },
+        );
         sight.start("packages[variant=debug]");
         sight.finish("base", How::Cached);
         sight.start("users");
         sight.look("two stages, without a word yet");
         sight.log("users", "adduser: a line that is much longer than this terminal is wide, and then some more of it");
-        sight.log("packages[variant=debug]", "überlang: 漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字");
+        sight.log(
+            "packages[variant=debug]",
+            "überlang: 漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字",
+        );
         sight.look("long lines are clipped");
-        sight.event(10, EventKind::Warning { stage: None, message: "something".repeat(10) });
+        sight.event(
+            10,
+            EventKind::Warning {
+                stage: None,
+                message: "something".repeat(10),
+            },
+        );
         sight.finish("users", How::Built);
         sight.look("what is done stays above");
-        let (error, last_lines) = ("exit code 7".to_owned(), vec!["one".to_owned(), "two".to_owned()]);
+        let (error, last_lines) = (
+            "exit code 7".to_owned(),
+            vec!["one".to_owned(), "two".to_owned()],
+        );
         let stage = "packages[variant=debug]".to_owned();
         let help = Some("look at it".to_owned());
         let (causes, diagnosis, wall_ms) = (Vec::new(), Default::default(), 61_000);
-        sight.event(10, EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms });
+        sight.event(
+            10,
+            EventKind::StageFailed {
+                stage,
+                error,
+                causes,
+                help,
+                last_lines,
+                diagnosis,
+                wall_ms,
+            },
+        );
         sight.look("a failure");
         let (built, cached, failed, cancelled, wall_ms) = (1, 1, 1, 2, 5000);
-        sight.event(10, EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
+        sight.event(
+            10,
+            EventKind::RunFinished {
+                built,
+                cached,
+                failed,
+                cancelled,
+                wall_ms,
+            },
+        );
         sight.look("the end");
         insta::assert_snapshot!(sight.text);
     }
@@ -489,14 +656,35 @@ mod tests {
     /// Thirty stages of which some tell how far they are, beside a download.
     fn thirty(columns: usize, rows: usize) -> Sight {
         let mut sight = Sight::new(columns, rows);
-        sight.event(0, EventKind::RunStarted { nodes: 90, cached: 42 });
-        sight.event(0, EventKind::Estimate { remaining_ms: Some(272_000), unknown: 0 });
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 90,
+                cached: 42,
+            },
+        );
+        sight.event(
+            0,
+            EventKind::Estimate {
+                remaining_ms: Some(272_000),
+                unknown: 0,
+            },
+        );
         for number in 0..30 {
             let stage = format!("compile[target=arch-{number:02}]");
             sight.start(&stage);
-            sight.event(0, EventKind::Expected { stage: stage.clone(), wall_ms: 40_000 + 1000 * number });
+            sight.event(
+                0,
+                EventKind::Expected {
+                    stage: stage.clone(),
+                    wall_ms: 40_000 + 1000 * number,
+                },
+            );
             match number % 3 {
-                0 => sight.log(&stage, &format!("[{number}/40] cc -O2 -c a/rather/long/path/to/file-{number}.c")),
+                0 => sight.log(
+                    &stage,
+                    &format!("[{number}/40] cc -O2 -c a/rather/long/path/to/file-{number}.c"),
+                ),
                 1 => sight.progress(Some(&stage), "sealing", number * 10_000_000, 524_000_000),
                 _ => {}
             }
@@ -515,7 +703,11 @@ mod tests {
             let mut sight = thirty(columns, rows);
             sight.look(&format!("{columns}x{rows}"));
             let [shown, _] = sight.rows();
-            assert!(shown.len() < rows.max(2), "{columns}x{rows}: {}", sight.text);
+            assert!(
+                shown.len() < rows.max(2),
+                "{columns}x{rows}: {}",
+                sight.text
+            );
             text += &sight.text;
         }
         insta::assert_snapshot!(text);
@@ -528,8 +720,18 @@ mod tests {
         sight.finish("compile[target=arch-07]", How::Built);
         sight.look("200x50");
         // Narrower and lower, wider and higher, step by step as under a mouse.
-        let sizes =
-            [(150, 40), (90, 40), (61, 30), (60, 20), (33, 10), (80, 10), (80, 24), (120, 50), (119, 12), (80, 24)];
+        let sizes = [
+            (150, 40),
+            (90, 40),
+            (61, 30),
+            (60, 20),
+            (33, 10),
+            (80, 10),
+            (80, 24),
+            (120, 50),
+            (119, 12),
+            (80, 24),
+        ];
         for (columns, rows) in sizes {
             sight.resize(columns, rows);
             sight.at += EVERY;
@@ -538,33 +740,76 @@ mod tests {
                 let totals = rows.iter().filter(|row| row.contains("of 90")).count();
                 assert_eq!(totals, 1, "{columns}: {rows:#?}");
                 for number in (0..30).filter(|number| *number != 7) {
-                    let stage = rows.iter().filter(|row| row.contains(&format!("arch-{number:02}]")));
+                    let stage = rows
+                        .iter()
+                        .filter(|row| row.contains(&format!("arch-{number:02}]")));
                     assert!(stage.count() <= 1, "{columns}: {rows:#?}");
                 }
             }
         }
         sight.log("compile[target=arch-00]", "the last line");
         sight.see("80x24 in the end");
-        let all = sight.view.screen.terminal().wrapping.screen().text().join("\n");
-        assert_eq!(all.matches("built  compile[target=arch-07]").count(), 1, "what was said stays, once: {all}");
+        let all = sight
+            .view
+            .screen
+            .terminal()
+            .wrapping
+            .screen()
+            .text()
+            .join("\n");
+        assert_eq!(
+            all.matches("built  compile[target=arch-07]").count(),
+            1,
+            "what was said stays, once: {all}"
+        );
         insta::assert_snapshot!(sight.text);
     }
 
     #[test]
     fn downloads_and_what_is_left_are_told_as_far_as_they_are_known() {
         let mut sight = Sight::new(80, 24);
-        sight.event(0, EventKind::RunStarted { nodes: 3, cached: 0 });
-        sight.event(0, EventKind::Estimate { remaining_ms: None, unknown: 3 });
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 3,
+                cached: 0,
+            },
+        );
+        sight.event(
+            0,
+            EventKind::Estimate {
+                remaining_ms: None,
+                unknown: 3,
+            },
+        );
         sight.start("root");
         for step in 0..=20 {
             sight.progress(None, "download", step * 4_000_000, 187_000_000);
         }
         sight.look("nothing is known but the download");
         sight.progress(None, "download", 187_000_000, 187_000_000);
-        sight.event(0, EventKind::Estimate { remaining_ms: Some(12_000), unknown: 1 });
-        sight.event(0, EventKind::Expected { stage: "root".to_owned(), wall_ms: 10_000 });
+        sight.event(
+            0,
+            EventKind::Estimate {
+                remaining_ms: Some(12_000),
+                unknown: 1,
+            },
+        );
+        sight.event(
+            0,
+            EventKind::Expected {
+                stage: "root".to_owned(),
+                wall_ms: 10_000,
+            },
+        );
         sight.look("all of it is there, and one stage was never timed");
-        sight.event(0, EventKind::Estimate { remaining_ms: Some(8_000), unknown: 0 });
+        sight.event(
+            0,
+            EventKind::Estimate {
+                remaining_ms: Some(8_000),
+                unknown: 0,
+            },
+        );
         for step in 0..=20 {
             sight.progress(Some("root"), "sealing", step * 10_000_000, 524_000_000);
         }
@@ -577,7 +822,16 @@ mod tests {
         sight.event(0, EventKind::Interrupted);
         sight.look("interrupted");
         let (built, cached, failed, cancelled, wall_ms) = (0, 0, 0, 3, 5000);
-        sight.event(10, EventKind::RunFinished { built, cached, failed, cancelled, wall_ms });
+        sight.event(
+            10,
+            EventKind::RunFinished {
+                built,
+                cached,
+                failed,
+                cancelled,
+                wall_ms,
+            },
+        );
         sight.look("the end");
         insta::assert_snapshot!(sight.text);
     }
@@ -585,21 +839,40 @@ mod tests {
     #[test]
     fn ten_thousand_lines_are_cheap_and_none_but_the_last_is_seen() {
         let mut sight = Sight::new(60, 24);
-        sight.event(0, EventKind::RunStarted { nodes: 1, cached: 0 });
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 1,
+                cached: 0,
+            },
+        );
         sight.start("noisy");
         let before = sight.written.get();
         for number in 0..10_000 {
             sight.log("noisy", &format!("line {number}"));
         }
-        assert!(before > 0 && sight.written.get() == before, "a log line draws nothing by itself");
+        assert!(
+            before > 0 && sight.written.get() == before,
+            "a log line draws nothing by itself"
+        );
         sight.look("");
-        assert!(sight.text.contains("line 9999") && !sight.text.contains("line 9998"), "{}", sight.text);
+        assert!(
+            sight.text.contains("line 9999") && !sight.text.contains("line 9998"),
+            "{}",
+            sight.text
+        );
     }
 
     #[test]
     fn a_run_of_nothing_touches_no_terminal() {
         let mut sight = Sight::new(60, 24);
-        sight.event(0, EventKind::RunStarted { nodes: 1, cached: 1 });
+        sight.event(
+            0,
+            EventKind::RunStarted {
+                nodes: 1,
+                cached: 1,
+            },
+        );
         sight.finish("base", How::Cached);
         assert_eq!(sight.written.get(), 0);
     }
@@ -619,13 +892,28 @@ mod tests {
             }
             let mut view = LiveView::new(Path::new("/"), colour, Text(&mut text));
             let stage = "users".to_owned();
-            let kind = EventKind::StageStarted { stage: stage.clone(), kind: "run", reason: String::new() };
-            view.event(&Event { at: Duration::ZERO, kind });
-            let kind = EventKind::Warning { stage: Some(stage), message: "x".to_owned() };
-            view.event(&Event { at: Duration::ZERO, kind });
+            let kind = EventKind::StageStarted {
+                stage: stage.clone(),
+                kind: "run",
+                reason: String::new(),
+            };
+            view.event(&Event {
+                at: Duration::ZERO,
+                kind,
+            });
+            let kind = EventKind::Warning {
+                stage: Some(stage),
+                message: "x".to_owned(),
+            };
+            view.event(&Event {
+                at: Duration::ZERO,
+                kind,
+            });
             let sequences = text.split("\x1b[").skip(1);
-            let colours =
-                sequences.filter(|rest| rest.find(char::is_alphabetic).is_some_and(|at| rest[at..].starts_with('m')));
+            let colours = sequences.filter(|rest| {
+                rest.find(char::is_alphabetic)
+                    .is_some_and(|at| rest[at..].starts_with('m'))
+            });
             assert_eq!(colours.count() > 0, colour, "{text:?}");
         }
     }

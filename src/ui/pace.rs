@@ -25,11 +25,19 @@ impl Pace {
             self.seen.clear();
             self.what = what;
         }
-        if self.seen.back().is_none_or(|(last, _)| at.saturating_sub(*last) >= Duration::from_millis(100)) {
+        if self
+            .seen
+            .back()
+            .is_none_or(|(last, _)| at.saturating_sub(*last) >= Duration::from_millis(100))
+        {
             self.seen.push_back((at, done));
         }
         // One that is older stays, so that a rate over the whole window can be told.
-        while self.seen.get(1).is_some_and(|(then, _)| at.saturating_sub(*then) >= WINDOW) {
+        while self
+            .seen
+            .get(1)
+            .is_some_and(|(then, _)| at.saturating_sub(*then) >= WINDOW)
+        {
             self.seen.pop_front();
         }
     }
@@ -50,7 +58,13 @@ impl Pace {
     }
 
     /// All of it as words: `download 68.1 MB of 187 MB, 12.3 MB/s, ~10 s left`.
-    pub(super) fn text(&mut self, what: &'static str, done: u64, total: Option<u64>, now: Duration) -> String {
+    pub(super) fn text(
+        &mut self,
+        what: &'static str,
+        done: u64,
+        total: Option<u64>,
+        now: Duration,
+    ) -> String {
         self.note(what, done, now);
         if done == 0 && total.is_none() {
             return what.to_owned();
@@ -62,7 +76,10 @@ impl Pace {
         if let Some(rate) = self.rate(now) {
             text += &format!(", {}/s", bytes(rate as u64));
         }
-        if let Some(left) = self.left(total, now).filter(|left| *left >= Duration::from_millis(500)) {
+        if let Some(left) = self
+            .left(total, now)
+            .filter(|left| *left >= Duration::from_millis(500))
+        {
             text += &format!(", {} left", about(left));
         }
         text
@@ -77,7 +94,10 @@ mod tests {
     fn a_rate_is_of_the_last_seconds() {
         let mut pace = Pace::default();
         let at = Duration::from_millis;
-        assert_eq!(pace.text("download", 0, Some(100_000_000), at(0)), "download 0 B of 100 MB");
+        assert_eq!(
+            pace.text("download", 0, Some(100_000_000), at(0)),
+            "download 0 B of 100 MB"
+        );
         assert_eq!(
             pace.text("download", 10_000_000, Some(100_000_000), at(1000)),
             "download 10.0 MB of 100 MB, 10.0 MB/s, ~9 s left"

@@ -80,8 +80,18 @@ impl Plain {
 
     /// Writes for a CI service. `epoch` is when the run's clock began, in seconds since 1970; `places` are where the stages
     /// are defined, by their names.
-    pub fn for_service(mut self, service: Service, epoch: u64, places: HashMap<String, FileLine>) -> Self {
-        self.folds = Some(Folds { service, epoch, places, running: HashMap::new() });
+    pub fn for_service(
+        mut self,
+        service: Service,
+        epoch: u64,
+        places: HashMap<String, FileLine>,
+    ) -> Self {
+        self.folds = Some(Folds {
+            service,
+            epoch,
+            places,
+            running: HashMap::new(),
+        });
         self
     }
 
@@ -92,16 +102,24 @@ impl Plain {
         Some(match &event.kind {
             EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
             // For who watches.
-            EventKind::Estimate { .. } | EventKind::Expected { .. } | EventKind::Progress { .. } => return None,
+            EventKind::Estimate { .. }
+            | EventKind::Expected { .. }
+            | EventKind::Progress { .. } => return None,
             EventKind::Interrupted => {
                 self.interrupted = true;
                 return None;
             }
-            EventKind::StageStarted { stage, kind, reason } => {
+            EventKind::StageStarted {
+                stage,
+                kind,
+                reason,
+            } => {
                 self.begun.insert(stage.clone(), event.at);
                 format!("{BUSY}     run{BUSY:#}  {stage}  ({kind}: {reason})")
             }
-            EventKind::Log { stage, line } if self.verbose => format!("{FAINT}          {stage} |{FAINT:#} {line}"),
+            EventKind::Log { stage, line } if self.verbose => {
+                format!("{FAINT}          {stage} |{FAINT:#} {line}")
+            }
             EventKind::Log { stage, line } if event.at.saturating_sub(self.shown) >= SILENCE => {
                 let begun = self.begun.get(stage).copied().unwrap_or_default();
                 let time = seconds(event.at.saturating_sub(begun));
@@ -109,13 +127,31 @@ impl Plain {
             }
             EventKind::Log { .. } => return None,
             // What was found needs no line: the last one counts it.
-            EventKind::StageFinished { how: How::Cached, .. } => return None,
+            EventKind::StageFinished {
+                how: How::Cached, ..
+            } => return None,
             // The report has its size.
-            EventKind::StageFinished { stage, how: How::Built, wall_ms, .. } => {
+            EventKind::StageFinished {
+                stage,
+                how: How::Built,
+                wall_ms,
+                ..
+            } => {
                 format!("{GOOD}   built{GOOD:#}  {stage}  in {}", wall(*wall_ms))
             }
-            EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms } => {
-                let mut text = format!("{BAD}  failed{BAD:#}  {stage}  after {}: {error}", wall(*wall_ms));
+            EventKind::StageFailed {
+                stage,
+                error,
+                causes,
+                help,
+                last_lines,
+                diagnosis,
+                wall_ms,
+            } => {
+                let mut text = format!(
+                    "{BAD}  failed{BAD:#}  {stage}  after {}: {error}",
+                    wall(*wall_ms)
+                );
                 for cause in causes {
                     text += &format!("\n          caused by: {cause}");
                 }
@@ -136,11 +172,23 @@ impl Plain {
                 text
             }
             EventKind::StageCancelled { .. } => return None,
-            EventKind::Warning { stage: Some(stage), message } => format!("{NOTE} warning{NOTE:#}  {stage}: {message}"),
-            EventKind::Warning { stage: None, message } => format!("{NOTE} warning{NOTE:#}  {message}"),
+            EventKind::Warning {
+                stage: Some(stage),
+                message,
+            } => format!("{NOTE} warning{NOTE:#}  {stage}: {message}"),
+            EventKind::Warning {
+                stage: None,
+                message,
+            } => format!("{NOTE} warning{NOTE:#}  {message}"),
             // The report lists the files.
             EventKind::Published { .. } => return None,
-            EventKind::RunFinished { built, cached, failed, cancelled, wall_ms } => {
+            EventKind::RunFinished {
+                built,
+                cached,
+                failed,
+                cancelled,
+                wall_ms,
+            } => {
                 let mut parts = vec![format!("{built} built"), format!("{cached} cached")];
                 if *failed > 0 {
                     parts.push(format!("{BAD}{failed} failed{BAD:#}"));
@@ -155,7 +203,11 @@ impl Plain {
                     _ => "stopped",
                 };
                 let report = self.report.text(&self.cwd);
-                format!("{report}{verdict}: {} in {}", parts.join(", "), wall(*wall_ms))
+                format!(
+                    "{report}{verdict}: {} in {}",
+                    parts.join(", "),
+                    wall(*wall_ms)
+                )
             }
         })
     }
@@ -183,7 +235,13 @@ impl Folds {
     fn event(&mut self, event: &Event, lines: Option<String>) -> Option<String> {
         match &event.kind {
             EventKind::StageStarted { stage, .. } => {
-                self.running.insert(stage.clone(), Written { begun: event.at, ..Written::default() });
+                self.running.insert(
+                    stage.clone(),
+                    Written {
+                        begun: event.at,
+                        ..Written::default()
+                    },
+                );
             }
             EventKind::Log { stage, line } => {
                 if let Some(written) = self.running.get_mut(stage) {
@@ -192,7 +250,11 @@ impl Folds {
             }
             EventKind::StageFinished { stage, .. } => {
                 let title = lines.as_deref().unwrap_or_default();
-                return if self.close(stage, title, event.at) { None } else { lines };
+                return if self.close(stage, title, event.at) {
+                    None
+                } else {
+                    lines
+                };
             }
             EventKind::StageFailed { stage, .. } => {
                 self.close(stage, &format!("what {stage} wrote"), event.at);
@@ -207,11 +269,22 @@ impl Folds {
 
     /// Writes a stage's fold; false where it has nothing to fold.
     fn close(&mut self, stage: &str, title: &str, at: Duration) -> bool {
-        let Some(written) = self.running.remove(stage).filter(|written| written.bytes > 0) else { return false };
+        let Some(written) = self
+            .running
+            .remove(stage)
+            .filter(|written| written.bytes > 0)
+        else {
+            return false;
+        };
         let time = |at: Duration| self.epoch + at.as_secs();
         let time = (time(written.begun), time(at));
         let lines = written.into_lines();
-        commands(&self.service.fold(&Fold { title, name: stage, lines: &lines, time }));
+        commands(&self.service.fold(&Fold {
+            title,
+            name: stage,
+            lines: &lines,
+            time,
+        }));
         true
     }
 
@@ -219,16 +292,30 @@ impl Folds {
     fn annotate(&self, kind: &EventKind, lines: Option<String>) -> Option<String> {
         let place = |stage: &str| self.places.get(stage.split('[').next().unwrap_or(stage));
         let (level, stage, text) = match kind {
-            EventKind::StageFailed { stage, error, causes, .. } => {
-                let causes: String = causes.iter().map(|cause| format!("\ncaused by: {cause}")).collect();
+            EventKind::StageFailed {
+                stage,
+                error,
+                causes,
+                ..
+            } => {
+                let causes: String = causes
+                    .iter()
+                    .map(|cause| format!("\ncaused by: {cause}"))
+                    .collect();
                 (Level::Error, Some(stage), format!("{error}{causes}"))
             }
-            EventKind::Warning { stage, message } => (Level::Warning, stage.as_ref(), message.clone()),
+            EventKind::Warning { stage, message } => {
+                (Level::Warning, stage.as_ref(), message.clone())
+            }
             _ => return lines,
         };
         let title = stage.map_or("", String::as_str);
-        let annotation = self.service.annotation(level, title, stage.and_then(|stage| place(stage)), &text);
-        let Some(annotation) = annotation else { return lines };
+        let annotation =
+            self.service
+                .annotation(level, title, stage.and_then(|stage| place(stage)), &text);
+        let Some(annotation) = annotation else {
+            return lines;
+        };
         // The service shows a warning's words where it stands.
         let lines = lines.filter(|_| level == Level::Error);
         lines.iter().for_each(|lines| message(lines));
@@ -242,7 +329,9 @@ impl Written {
         self.bytes += line.len() + 1;
         self.lines.push_back(line.to_owned());
         while self.bytes > FOLDED {
-            let Some(line) = self.lines.pop_front() else { break };
+            let Some(line) = self.lines.pop_front() else {
+                break;
+            };
             self.bytes -= line.len() + 1;
             self.dropped += 1;
         }
@@ -251,7 +340,9 @@ impl Written {
     fn into_lines(self) -> Vec<String> {
         let dropped = match self.dropped {
             0 => None,
-            count => Some(format!("… {count} earlier lines: `impasto log`, or `--logs DIR`")),
+            count => Some(format!(
+                "… {count} earlier lines: `impasto log`, or `--logs DIR`"
+            )),
         };
         dropped.into_iter().chain(self.lines).collect()
     }
@@ -266,23 +357,44 @@ mod tests {
     fn what_stages_write_is_left_to_their_logs_unless_it_is_asked_for() {
         let log = |at: u64| {
             let (stage, line) = ("root".to_owned(), "Unpacking zlib1g".to_owned());
-            Event { at: Duration::from_secs(at), kind: EventKind::Log { stage, line } }
+            Event {
+                at: Duration::from_secs(at),
+                kind: EventKind::Log { stage, line },
+            }
         };
         let mut plain = Plain::new(Path::new("/"));
         assert_eq!(plain.lines(&log(59)), None);
         let still = plain.lines(&log(60)).unwrap();
-        assert_eq!(strip(&still), "     run  root  for 60.0 s: Unpacking zlib1g", "nobody takes it for dead");
+        assert_eq!(
+            strip(&still),
+            "     run  root  for 60.0 s: Unpacking zlib1g",
+            "nobody takes it for dead"
+        );
         let mut verbose = Plain::new(Path::new("/")).verbose();
-        assert_eq!(strip(&verbose.lines(&log(1)).unwrap()), "          root | Unpacking zlib1g");
+        assert_eq!(
+            strip(&verbose.lines(&log(1)).unwrap()),
+            "          root | Unpacking zlib1g"
+        );
     }
 
     #[test]
     fn of_a_long_log_the_end_is_folded() {
         let mut written = Written::default();
         (0..300_000).for_each(|number| written.push(&format!("line {number}")));
-        assert!(written.lines.iter().map(|line| line.len() + 1).sum::<usize>() == written.bytes);
+        assert!(
+            written
+                .lines
+                .iter()
+                .map(|line| line.len() + 1)
+                .sum::<usize>()
+                == written.bytes
+        );
         let lines = written.into_lines();
-        assert!(lines[0].starts_with("… 2") && lines[0].contains("earlier lines"), "{}", lines[0]);
+        assert!(
+            lines[0].starts_with("… 2") && lines[0].contains("earlier lines"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(lines.last().unwrap(), "line 299999");
     }
 }

@@ -75,7 +75,11 @@ impl Records {
     ///
     /// # Errors
     /// Something cannot be written, or is not a regular file.
-    pub fn open(paths: &RecordPaths, owner: &Owner, cwd: &Path) -> Result<Records, RecordFileError> {
+    pub fn open(
+        paths: &RecordPaths,
+        owner: &Owner,
+        cwd: &Path,
+    ) -> Result<Records, RecordFileError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| RecordFileError { path, source }

@@ -52,22 +52,46 @@ impl Report {
     /// Takes note of an event.
     pub(super) fn event(&mut self, kind: &EventKind) {
         let (stage, state, wall_ms, result_bytes) = match kind {
-            EventKind::StageFinished { stage, how: How::Built, wall_ms, result_bytes, .. } => {
-                (stage, RowState::Built, Some(*wall_ms), *result_bytes)
+            EventKind::StageFinished {
+                stage,
+                how: How::Built,
+                wall_ms,
+                result_bytes,
+                ..
+            } => (stage, RowState::Built, Some(*wall_ms), *result_bytes),
+            EventKind::StageFinished {
+                stage,
+                how: How::Cached,
+                result_bytes,
+                ..
+            } => (stage, RowState::Cached, None, *result_bytes),
+            EventKind::StageFailed { stage, wall_ms, .. } => {
+                (stage, RowState::Failed, Some(*wall_ms), None)
             }
-            EventKind::StageFinished { stage, how: How::Cached, result_bytes, .. } => {
-                (stage, RowState::Cached, None, *result_bytes)
-            }
-            EventKind::StageFailed { stage, wall_ms, .. } => (stage, RowState::Failed, Some(*wall_ms), None),
             EventKind::StageCancelled { stage } => (stage, RowState::NotRun, None, None),
-            EventKind::Published { path, bytes, sha256, written } => {
-                let file = WrittenFile { path: path.clone(), bytes: *bytes, sha256: sha256.clone(), written: *written };
+            EventKind::Published {
+                path,
+                bytes,
+                sha256,
+                written,
+            } => {
+                let file = WrittenFile {
+                    path: path.clone(),
+                    bytes: *bytes,
+                    sha256: sha256.clone(),
+                    written: *written,
+                };
                 self.files.push(file);
                 return;
             }
             _ => return,
         };
-        self.stages.push(ReportRow { stage: stage.clone(), state, wall_ms, result_bytes });
+        self.stages.push(ReportRow {
+            stage: stage.clone(),
+            state,
+            wall_ms,
+            result_bytes,
+        });
     }
 
     /// The table and the files, each line ended; nothing where there is nothing to say. Paths below `cwd` are shown
@@ -81,14 +105,28 @@ impl Report {
         let shown: Vec<_> = self
             .files
             .iter()
-            .map(|file| file.path.strip_prefix(cwd).unwrap_or(&file.path).display().to_string())
+            .map(|file| {
+                file.path
+                    .strip_prefix(cwd)
+                    .unwrap_or(&file.path)
+                    .display()
+                    .to_string()
+            })
             .collect();
         let width = widest(shown.iter());
-        let fits = "   wrote  ".len() + width + "  123 MB  sha256 …".chars().count() + SHORT <= COLUMNS;
+        let fits =
+            "   wrote  ".len() + width + "  123 MB  sha256 …".chars().count() + SHORT <= COLUMNS;
         for (file, path) in self.files.iter().zip(&shown) {
             let verb = if file.written { "   wrote" } else { "      is" };
-            let (size, digest) = (bytes(file.bytes), file.sha256.get(..SHORT).unwrap_or(&file.sha256));
-            let digest = if fits { format!("  sha256 {digest}…") } else { String::new() };
+            let (size, digest) = (
+                bytes(file.bytes),
+                file.sha256.get(..SHORT).unwrap_or(&file.sha256),
+            );
+            let digest = if fits {
+                format!("  sha256 {digest}…")
+            } else {
+                String::new()
+            };
             let blanks = " ".repeat(width - table::width(path));
             text += &format!("{GOOD}{verb}{GOOD:#}  {path}{blanks}  {size:>7}{digest}\n");
         }
@@ -98,14 +136,31 @@ impl Report {
     fn table(&self) -> String {
         // A stage whose result was lost while the run went on finishes twice; the last word counts.
         let mut seen = HashSet::new();
-        let mut rows: Vec<_> = self.stages.iter().rev().filter(|row| seen.insert(&row.stage)).collect();
+        let mut rows: Vec<_> = self
+            .stages
+            .iter()
+            .rev()
+            .filter(|row| seen.insert(&row.stage))
+            .collect();
         rows.reverse();
-        let cached = rows.iter().filter(|row| row.state == RowState::Cached).count();
+        let cached = rows
+            .iter()
+            .filter(|row| row.state == RowState::Cached)
+            .count();
         let list_cached = cached <= MANY_CACHED;
         rows.retain(|row| list_cached || row.state != RowState::Cached);
         let width = widest(rows.iter().map(|row| &row.stage)).max("stage".len());
-        let mut text = format!("\n{FAINT}          {:<width$}  {:>12}  {:>8}{FAINT:#}\n", "stage", "time", "size");
-        for ReportRow { stage, state, wall_ms, result_bytes } in rows {
+        let mut text = format!(
+            "\n{FAINT}          {:<width$}  {:>12}  {:>8}{FAINT:#}\n",
+            "stage", "time", "size"
+        );
+        for ReportRow {
+            stage,
+            state,
+            wall_ms,
+            result_bytes,
+        } in rows
+        {
             let (style, word) = match state {
                 RowState::Built => (GOOD, "built"),
                 RowState::Cached => (BUSY, "cached"),
@@ -137,12 +192,24 @@ mod tests {
 
     fn built(stage: &str, how: How, wall_ms: u64, result_bytes: u64) -> EventKind {
         let (stage, result_bytes) = (stage.to_owned(), Some(result_bytes));
-        EventKind::StageFinished { stage, how, wall_ms, stored_bytes: 0, result_bytes, caveats: Vec::new() }
+        EventKind::StageFinished {
+            stage,
+            how,
+            wall_ms,
+            stored_bytes: 0,
+            result_bytes,
+            caveats: Vec::new(),
+        }
     }
 
     fn published(path: &str, written: bool) -> EventKind {
         let sha256 = "0123456789abcdef".repeat(4);
-        EventKind::Published { path: path.into(), bytes: 226_000_000, sha256, written }
+        EventKind::Published {
+            path: path.into(),
+            bytes: 226_000_000,
+            sha256,
+            written,
+        }
     }
 
     fn shown(events: impl IntoIterator<Item = EventKind>) -> String {
@@ -169,27 +236,44 @@ mod tests {
             built("qcow2", How::Built, 20, 226_000_000),
             published("/home/me/out/debian-12.qcow2", true),
             published("/srv/other.qcow2", false),
-            EventKind::StageCancelled { stage: "last".to_owned() },
+            EventKind::StageCancelled {
+                stage: "last".to_owned()
+            },
         ]));
     }
 
     #[test]
     fn files_with_long_names_fit_a_terminal_without_their_checksums() {
         let long = format!("/home/me/out/{}.txt", "long-".repeat(8));
-        let text = shown([published("/home/me/out/漢字.qcow2", true), published(&long, true)]);
-        assert!(text.lines().all(|line| table::width(line) <= COLUMNS) && !text.contains("sha256"), "{text}");
+        let text = shown([
+            published("/home/me/out/漢字.qcow2", true),
+            published(&long, true),
+        ]);
+        assert!(
+            text.lines().all(|line| table::width(line) <= COLUMNS) && !text.contains("sha256"),
+            "{text}"
+        );
         let ends: Vec<_> = text.lines().map(table::width).collect();
         assert_eq!(ends[0], ends[1], "{text}");
-        assert!(shown([published("/home/me/out/a.qcow2", true)]).contains("  sha256 0123456789ab…\n"));
+        assert!(
+            shown([published("/home/me/out/a.qcow2", true)]).contains("  sha256 0123456789ab…\n")
+        );
     }
 
     #[test]
     fn many_cached_stages_are_counted_and_a_run_of_nothing_has_no_table() {
-        let cached = || (0..=MANY_CACHED).map(|number| built(&format!("s{number}"), How::Cached, 0, 1));
+        let cached =
+            || (0..=MANY_CACHED).map(|number| built(&format!("s{number}"), How::Cached, 0, 1));
         assert_eq!(shown(cached()), "");
         let text = shown(cached().chain([built("last", How::Built, 1000, 1)]));
-        assert!(text.contains("  cached  31 more\n") && text.lines().count() == 5, "{text}");
-        let again = shown([built("a", How::Built, 1000, 1), built("a", How::Built, 2000, 1)]);
+        assert!(
+            text.contains("  cached  31 more\n") && text.lines().count() == 5,
+            "{text}"
+        );
+        let again = shown([
+            built("a", How::Built, 1000, 1),
+            built("a", How::Built, 2000, 1),
+        ]);
         assert_eq!(again.matches("built").count(), 1, "{again}");
     }
 }

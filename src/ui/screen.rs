@@ -69,7 +69,11 @@ pub(super) struct Screen<T> {
 impl<T: Terminal> Screen<T> {
     /// Nothing is drawn yet.
     pub(super) fn new(terminal: T, colour: bool) -> Self {
-        Screen { terminal, colour, lines: 0 }
+        Screen {
+            terminal,
+            colour,
+            lines: 0,
+        }
     }
 
     #[cfg(test)]
@@ -81,7 +85,10 @@ impl<T: Terminal> Screen<T> {
     /// scrolls and no cursor waits behind the last column.
     pub(super) fn size(&self) -> (usize, usize) {
         let (columns, rows) = self.terminal.size();
-        (columns.saturating_sub(1).max(1), rows.saturating_sub(1).max(1))
+        (
+            columns.saturating_sub(1).max(1),
+            rows.saturating_sub(1).max(1),
+        )
     }
 
     /// Writes lines that stay, above those that are drawn; these come back with the next drawing.
@@ -156,7 +163,8 @@ fn without_colour(text: &str) -> String {
     let mut rest = text;
     let mut plain = String::with_capacity(text.len());
     while let Some(start) = rest.find("\x1b[") {
-        let parameters = rest[start + 2..].find(|c: char| !(c.is_ascii_digit() || c == ';' || c == '?'));
+        let parameters =
+            rest[start + 2..].find(|c: char| !(c.is_ascii_digit() || c == ';' || c == '?'));
         let end = parameters.map_or(rest.len(), |length| start + 2 + length + 1);
         let sequence = rest.get(start..end).unwrap_or(&rest[start..]);
         plain.push_str(&rest[..start]);
@@ -178,7 +186,13 @@ mod tests {
         assert_eq!(clip("longer", 5), "long…");
         assert_eq!(clip("漢字漢字", 6), "漢字…");
         assert_eq!(width("漢字\x1b[1mx\x1b[0m"), 5);
-        assert_eq!(clip("\x1b[36mrun\x1b[0m a line", 6), "\x1b[36mrun\x1b[0m a…\x1b[0m");
-        assert_eq!(without_colour("\x1b[36mrun\x1b[0m\x1b[K\x1b[2A\x1b[?7h"), "run\x1b[K\x1b[2A\x1b[?7h");
+        assert_eq!(
+            clip("\x1b[36mrun\x1b[0m a line", 6),
+            "\x1b[36mrun\x1b[0m a…\x1b[0m"
+        );
+        assert_eq!(
+            without_colour("\x1b[36mrun\x1b[0m\x1b[K\x1b[2A\x1b[?7h"),
+            "run\x1b[K\x1b[2A\x1b[?7h"
+        );
     }
 }

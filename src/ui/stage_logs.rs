@@ -30,17 +30,32 @@ struct OpenLog {
 
 impl StageLogs {
     pub(super) fn new(dir: &Path, owner: &Owner) -> Self {
-        StageLogs { dir: dir.to_owned(), owner: owner.clone(), open: HashMap::new(), error: None }
+        StageLogs {
+            dir: dir.to_owned(),
+            owner: owner.clone(),
+            open: HashMap::new(),
+            error: None,
+        }
     }
 
     pub(super) fn event(&mut self, kind: &EventKind) {
         match kind {
             EventKind::StageStarted { stage, .. } => self.write(stage, &[]),
             EventKind::Log { stage, line } => self.write(stage, &[line]),
-            EventKind::StageFailed { stage, error, causes, .. } => {
-                let causes: Vec<_> = causes.iter().map(|cause| format!("  caused by: {cause}")).collect();
+            EventKind::StageFailed {
+                stage,
+                error,
+                causes,
+                ..
+            } => {
+                let causes: Vec<_> = causes
+                    .iter()
+                    .map(|cause| format!("  caused by: {cause}"))
+                    .collect();
                 let failed = format!("impasto: failed: {error}");
-                let lines: Vec<_> = std::iter::once(failed.as_str()).chain(causes.iter().map(String::as_str)).collect();
+                let lines: Vec<_> = std::iter::once(failed.as_str())
+                    .chain(causes.iter().map(String::as_str))
+                    .collect();
                 self.write(stage, &lines);
                 self.place(stage);
             }
@@ -61,7 +76,11 @@ impl StageLogs {
     }
 
     fn write(&mut self, stage: &str, lines: &[&str]) {
-        let result = self.open(stage).and_then(|open| lines.iter().try_for_each(|line| writeln!(open.text, "{line}")));
+        let result = self.open(stage).and_then(|open| {
+            lines
+                .iter()
+                .try_for_each(|line| writeln!(open.text, "{line}"))
+        });
         if let Err(source) = result {
             self.failed(stage, source);
         }
@@ -77,7 +96,9 @@ impl StageLogs {
     }
 
     fn place(&mut self, stage: &str) {
-        let Some(OpenLog { draft, mut text }) = self.open.remove(stage) else { return };
+        let Some(OpenLog { draft, mut text }) = self.open.remove(stage) else {
+            return;
+        };
         if let Err(source) = text.flush().and_then(|()| draft.place(MODE)) {
             self.failed(stage, source);
         }
@@ -98,13 +119,21 @@ impl StageLogs {
 fn log_name(label: &str) -> String {
     let (stage, values) = label.split_once('[').unwrap_or((label, ""));
     let values = values.strip_suffix(']').unwrap_or(values);
-    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=,+.".contains(c));
+    let plain = |text: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_=,+.".contains(c))
+    };
     let name = match values {
         "" => stage.to_owned(),
         values => format!("{stage}.{values}"),
     };
-    let is_name = plain(&name) && !stage.contains('.') && !name.starts_with('.') && name.len() <= 200;
-    if is_name { name + ".log" } else { file_name(label) + ".log" }
+    let is_name =
+        plain(&name) && !stage.contains('.') && !name.starts_with('.') && name.len() <= 200;
+    if is_name {
+        name + ".log"
+    } else {
+        file_name(label) + ".log"
+    }
 }
 
 #[cfg(test)]
@@ -114,10 +143,26 @@ mod tests {
     #[test]
     fn names_are_stable_plain_and_apart() {
         assert_eq!(log_name("root"), "root.log");
-        assert_eq!(log_name("tools[variant=debug,size=1.5]"), "tools.variant=debug,size=1.5.log");
-        let odd = ["tools[v=../../x]", "tools[v=a b]", "tools[v=a_b]", "tools[v=a/b]", ".x", "a.b", "a[b]"];
+        assert_eq!(
+            log_name("tools[variant=debug,size=1.5]"),
+            "tools.variant=debug,size=1.5.log"
+        );
+        let odd = [
+            "tools[v=../../x]",
+            "tools[v=a b]",
+            "tools[v=a_b]",
+            "tools[v=a/b]",
+            ".x",
+            "a.b",
+            "a[b]",
+        ];
         let names: std::collections::HashSet<_> = odd.iter().map(|label| log_name(label)).collect();
         assert_eq!(names.len(), odd.len());
-        assert!(names.iter().all(|name| !name.contains('/') && !name.starts_with('.')), "{names:?}");
+        assert!(
+            names
+                .iter()
+                .all(|name| !name.contains('/') && !name.starts_with('.')),
+            "{names:?}"
+        );
     }
 }

@@ -52,37 +52,92 @@ impl SummaryPage {
     pub(super) fn event(&mut self, kind: &EventKind) {
         let time = |ms: u64| seconds(Duration::from_millis(ms));
         match kind {
-            EventKind::StageFinished { stage, how, wall_ms, result_bytes, caveats, .. } => {
+            EventKind::StageFinished {
+                stage,
+                how,
+                wall_ms,
+                result_bytes,
+                caveats,
+                ..
+            } => {
                 let (state, time) = match how {
                     How::Built => ("built", time(*wall_ms)),
                     How::Cached => ("cached", String::new()),
                 };
                 let size = result_bytes.map_or(String::new(), bytes);
-                self.row(SummaryRow { stage: stage.clone(), state, time, size, caveats: caveats.join(", ") });
+                self.row(SummaryRow {
+                    stage: stage.clone(),
+                    state,
+                    time,
+                    size,
+                    caveats: caveats.join(", "),
+                });
             }
-            EventKind::StageFailed { stage, error, causes, help, last_lines, diagnosis, wall_ms } => {
-                self.row(SummaryRow { time: time(*wall_ms), ..SummaryRow::of(stage, "**failed**") });
+            EventKind::StageFailed {
+                stage,
+                error,
+                causes,
+                help,
+                last_lines,
+                diagnosis,
+                wall_ms,
+            } => {
+                self.row(SummaryRow {
+                    time: time(*wall_ms),
+                    ..SummaryRow::of(stage, "**failed**")
+                });
                 let mut text = format!("{error}\n");
-                causes.iter().for_each(|cause| text += &format!("  caused by: {cause}\n"));
-                diagnosis.lines(last_lines).iter().for_each(|line| text += &format!("  {}\n", clipped(line)));
+                causes
+                    .iter()
+                    .for_each(|cause| text += &format!("  caused by: {cause}\n"));
+                diagnosis
+                    .lines(last_lines)
+                    .iter()
+                    .for_each(|line| text += &format!("  {}\n", clipped(line)));
                 if !last_lines.is_empty() {
                     text += "  its last lines:\n";
-                    last_lines.iter().for_each(|line| text += &format!("    {}\n", clipped(line)));
+                    last_lines
+                        .iter()
+                        .for_each(|line| text += &format!("    {}\n", clipped(line)));
                 }
-                help.iter().flat_map(|help| help.lines()).for_each(|line| text += &format!("  help: {line}\n"));
+                help.iter()
+                    .flat_map(|help| help.lines())
+                    .for_each(|line| text += &format!("  help: {line}\n"));
                 self.failures.push((stage.clone(), text));
             }
             EventKind::StageCancelled { stage } => self.row(SummaryRow::of(stage, "not run")),
             EventKind::Warning { stage, message } => {
-                let stage = stage.as_ref().map_or(String::new(), |stage| format!("{stage}: "));
+                let stage = stage
+                    .as_ref()
+                    .map_or(String::new(), |stage| format!("{stage}: "));
                 self.warnings.push(format!("{stage}{}", clipped(message)));
             }
-            EventKind::Published { path, bytes: size, sha256, written } => {
-                let path = path.strip_prefix(&self.cwd).unwrap_or(path).display().to_string();
+            EventKind::Published {
+                path,
+                bytes: size,
+                sha256,
+                written,
+            } => {
+                let path = path
+                    .strip_prefix(&self.cwd)
+                    .unwrap_or(path)
+                    .display()
+                    .to_string();
                 let was = if *written { "written" } else { "unchanged" };
-                self.files.push(format!("| {} | {was} | {} | {} |\n", cell(&path), bytes(*size), cell(sha256)));
+                self.files.push(format!(
+                    "| {} | {was} | {} | {} |\n",
+                    cell(&path),
+                    bytes(*size),
+                    cell(sha256)
+                ));
             }
-            EventKind::RunFinished { built, cached, failed, cancelled, .. } => {
+            EventKind::RunFinished {
+                built,
+                cached,
+                failed,
+                cancelled,
+                ..
+            } => {
                 let mut counts = format!("{built} built, {cached} cached");
                 for (count, what) in [(failed, "failed"), (cancelled, "not run")] {
                     if *count > 0 {
@@ -112,9 +167,15 @@ impl SummaryPage {
             Verdict::Failed | Verdict::Error(_) => "failed",
             Verdict::Interrupted => "interrupted",
         };
-        let recipe = ending.recipe.as_ref().map_or(String::new(), |recipe| format!(" of {}", code(recipe)));
+        let recipe = ending
+            .recipe
+            .as_ref()
+            .map_or(String::new(), |recipe| format!(" of {}", code(recipe)));
         let mut text = format!("## Build{recipe}: {verdict}\n\n");
-        let counts = self.counts.as_ref().map_or(String::new(), |counts| format!("{counts} "));
+        let counts = self
+            .counts
+            .as_ref()
+            .map_or(String::new(), |counts| format!("{counts} "));
         text += &format!("{counts}in {}\n", seconds(ending.at));
         if let Verdict::Error(message) = &ending.verdict {
             text += &format!("\n{}", block(message));
@@ -140,9 +201,19 @@ impl SummaryPage {
             "\n### Stages\n\n| stage | | time | size | caveats |\n| :-- | :-- | --: | --: | :-- |\n".to_owned();
         let cached = self.rows.iter().filter(|row| row.state == "cached").count();
         let list_cached = cached <= MANY_CACHED;
-        for SummaryRow { stage, state, time, size, caveats } in &self.rows {
+        for SummaryRow {
+            stage,
+            state,
+            time,
+            size,
+            caveats,
+        } in &self.rows
+        {
             if list_cached || *state != "cached" {
-                text += &format!("| {} | {state} | {time} | {size} | {caveats} |\n", cell(stage));
+                text += &format!(
+                    "| {} | {state} | {time} | {size} | {caveats} |\n",
+                    cell(stage)
+                );
             }
         }
         if !list_cached {
@@ -154,7 +225,13 @@ impl SummaryPage {
 
 impl SummaryRow {
     fn of(stage: &str, state: &'static str) -> SummaryRow {
-        SummaryRow { stage: stage.to_owned(), state, time: String::new(), size: String::new(), caveats: String::new() }
+        SummaryRow {
+            stage: stage.to_owned(),
+            state,
+            time: String::new(),
+            size: String::new(),
+            caveats: String::new(),
+        }
     }
 }
 
@@ -174,7 +251,11 @@ fn cell(text: &str) -> String {
 fn code(text: &str) -> String {
     let text = text.replace(['\n', '\r'], " ");
     let fence = "`".repeat(longest_run(&text) + 1);
-    let space = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
+    let space = if text.starts_with('`') || text.ends_with('`') {
+        " "
+    } else {
+        ""
+    };
     format!("{fence}{space}{text}{space}{fence}")
 }
 
@@ -194,7 +275,11 @@ mod tests {
     use super::*;
 
     fn ending(verdict: Verdict) -> Ending {
-        Ending { recipe: Some("web".to_owned()), verdict, at: Duration::from_millis(55_200) }
+        Ending {
+            recipe: Some("web".to_owned()),
+            verdict,
+            at: Duration::from_millis(55_200),
+        }
     }
 
     #[test]
@@ -209,8 +294,15 @@ mod tests {
             caveats,
         };
         summary.event(&built("root", How::Cached, Vec::new()));
-        summary.event(&built("base", How::Built, vec!["unlocked".to_owned(), "weak isolation".to_owned()]));
-        summary.event(&EventKind::Warning { stage: Some("base".to_owned()), message: "![x](http://y) <b>".to_owned() });
+        summary.event(&built(
+            "base",
+            How::Built,
+            vec!["unlocked".to_owned(), "weak isolation".to_owned()],
+        ));
+        summary.event(&EventKind::Warning {
+            stage: Some("base".to_owned()),
+            message: "![x](http://y) <b>".to_owned(),
+        });
         summary.event(&EventKind::StageFailed {
             stage: "run[v=a|b]".to_owned(),
             error: "the script exited with code 1".to_owned(),
@@ -220,23 +312,38 @@ mod tests {
             diagnosis: Default::default(),
             wall_ms: 100,
         });
-        summary.event(&EventKind::StageCancelled { stage: "qcow2".to_owned() });
+        summary.event(&EventKind::StageCancelled {
+            stage: "qcow2".to_owned(),
+        });
         summary.event(&EventKind::Published {
             path: "/home/me/out/web`x`.qcow2".into(),
             bytes: 226_000_000,
             sha256: "0123456789abcdef".repeat(4),
             written: true,
         });
-        summary.event(&EventKind::RunFinished { built: 1, cached: 1, failed: 1, cancelled: 1, wall_ms: 1 });
+        summary.event(&EventKind::RunFinished {
+            built: 1,
+            cached: 1,
+            failed: 1,
+            cancelled: 1,
+            wall_ms: 1,
+        });
         insta::assert_snapshot!(summary.text(&ending(Verdict::Failed)));
     }
 
     #[test]
     fn a_build_that_could_not_begin_says_why() {
-        let text = SummaryPage::new(Path::new("/")).text(&ending(Verdict::Error("error: no such stage\n".to_owned())));
-        assert_eq!(text, "## Build of `web`: failed\n\nin 55.2 s\n\n```text\nerror: no such stage\n```\n");
+        let text = SummaryPage::new(Path::new("/"))
+            .text(&ending(Verdict::Error("error: no such stage\n".to_owned())));
+        assert_eq!(
+            text,
+            "## Build of `web`: failed\n\nin 55.2 s\n\n```text\nerror: no such stage\n```\n"
+        );
         let text = SummaryPage::new(Path::new("/")).text(&ending(Verdict::Interrupted));
-        assert!(text.starts_with("## Build of `web`: interrupted\n"), "{text}");
+        assert!(
+            text.starts_with("## Build of `web`: interrupted\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -66,30 +66,66 @@ impl Trace {
         let now = micros(event.at);
         match &event.kind {
             EventKind::RunStarted { .. } => self.lap("plan", event.at),
-            EventKind::StageStarted { stage, kind, reason } => {
+            EventKind::StageStarted {
+                stage,
+                kind,
+                reason,
+            } => {
                 let args = json!({ "kind": kind, "reason": reason });
-                self.open.insert(stage.clone(), OpenStage { start: now, args, parts: Vec::new() });
+                self.open.insert(
+                    stage.clone(),
+                    OpenStage {
+                        start: now,
+                        args,
+                        parts: Vec::new(),
+                    },
+                );
             }
-            EventKind::Phase { stage, name, start, wall } => {
+            EventKind::Phase {
+                stage,
+                name,
+                start,
+                wall,
+            } => {
                 let slice = Slice::new(name, micros(*start), micros(*start + *wall), Value::Null);
                 match stage {
                     None => self.downloads.push(slice),
                     Some(stage) => {
                         // A result that is only written out again starts no stage.
-                        let open = || OpenStage { start: slice.start, args: json!({}), parts: Vec::new() };
-                        self.open.entry(stage.clone()).or_insert_with(open).parts.push(slice);
+                        let open = || OpenStage {
+                            start: slice.start,
+                            args: json!({}),
+                            parts: Vec::new(),
+                        };
+                        self.open
+                            .entry(stage.clone())
+                            .or_insert_with(open)
+                            .parts
+                            .push(slice);
                     }
                 }
             }
-            EventKind::StageFinished { stage, how, stored_bytes, result_bytes, .. } => {
-                let state = if *how == How::Built { "built" } else { "cached" };
+            EventKind::StageFinished {
+                stage,
+                how,
+                stored_bytes,
+                result_bytes,
+                ..
+            } => {
+                let state = if *how == How::Built {
+                    "built"
+                } else {
+                    "cached"
+                };
                 let bytes = json!({ "state": state, "stored_bytes": stored_bytes, "result_bytes": result_bytes });
                 self.close(stage, now, bytes);
             }
             EventKind::StageFailed { stage, error, .. } => {
                 self.close(stage, now, json!({ "state": "failed", "error": error }));
             }
-            EventKind::StageCancelled { stage } => self.close(stage, now, json!({ "state": "stopped" })),
+            EventKind::StageCancelled { stage } => {
+                self.close(stage, now, json!({ "state": "stopped" }))
+            }
             EventKind::RunFinished { .. } => self.lap("run", event.at),
             _ => {}
         }
@@ -97,23 +133,38 @@ impl Trace {
 
     pub(super) fn lap(&mut self, name: &str, at: Duration) {
         let at = micros(at);
-        self.laps.push(Slice::new(name, self.lapped, at, Value::Null));
+        self.laps
+            .push(Slice::new(name, self.lapped, at, Value::Null));
         self.lapped = at;
     }
 
     fn close(&mut self, stage: &str, end: u64, more: Value) {
-        let Some(OpenStage { start, mut args, parts }) = self.open.remove(stage) else { return };
+        let Some(OpenStage {
+            start,
+            mut args,
+            parts,
+        }) = self.open.remove(stage)
+        else {
+            return;
+        };
         if let (Value::Object(args), Value::Object(more)) = (&mut args, more) {
             args.extend(more.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        self.stages.push(Slice { parts, ..Slice::new(stage, start, end, args) });
+        self.stages.push(Slice {
+            parts,
+            ..Slice::new(stage, start, end, args)
+        });
     }
 
     /// Writes all of it.
     pub(super) fn write(mut self, ending: &Ending, file: &File) -> io::Result<()> {
         let open: Vec<_> = self.open.keys().cloned().collect();
-        open.iter().for_each(|stage| self.close(stage, micros(ending.at), json!({ "state": "stopped" })));
-        let mut out = Events { out: BufWriter::new(file), is_first: true };
+        open.iter()
+            .for_each(|stage| self.close(stage, micros(ending.at), json!({ "state": "stopped" })));
+        let mut out = Events {
+            out: BufWriter::new(file),
+            is_first: true,
+        };
         out.out.write_all(b"{\"traceEvents\":[\n")?;
         out.metadata(0, "process_name", &json!({ "name": "impasto" }))?;
         let mut track = 1;
@@ -136,7 +187,10 @@ impl Trace {
             Verdict::Interrupted => "interrupted",
         };
         let other = json!({ "program": "impasto", "version": env!("CARGO_PKG_VERSION"), "recipe": ending.recipe, "end": verdict });
-        write!(out.out, "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{other}}}\n")?;
+        write!(
+            out.out,
+            "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{other}}}\n"
+        )?;
         out.out.flush()
     }
 }
@@ -155,13 +209,37 @@ impl<W: Write> Events<W> {
     }
 
     fn metadata(&mut self, tid: u32, name: &str, args: &Value) -> io::Result<()> {
-        self.write(&TraceEvent { name, cat: None, ph: 'M', ts: 0, dur: None, pid: PROCESS, tid, args })
+        self.write(&TraceEvent {
+            name,
+            cat: None,
+            ph: 'M',
+            ts: 0,
+            dur: None,
+            pid: PROCESS,
+            tid,
+            args,
+        })
     }
 
     fn slice(&mut self, tid: u32, cat: &str, slice: &Slice) -> io::Result<()> {
-        let Slice { name, start, end, args, .. } = slice;
+        let Slice {
+            name,
+            start,
+            end,
+            args,
+            ..
+        } = slice;
         let (cat, dur) = (Some(cat), Some(end - start));
-        self.write(&TraceEvent { name, cat, ph: 'X', ts: *start, dur, pid: PROCESS, tid, args })
+        self.write(&TraceEvent {
+            name,
+            cat,
+            ph: 'X',
+            ts: *start,
+            dur,
+            pid: PROCESS,
+            tid,
+            args,
+        })
     }
 
     fn write(&mut self, event: &TraceEvent<'_>) -> io::Result<()> {
@@ -174,7 +252,13 @@ impl<W: Write> Events<W> {
 
 impl Slice {
     fn new(name: &str, start: u64, end: u64, args: Value) -> Slice {
-        Slice { name: name.to_owned(), start, end: end.max(start + 1), args, parts: Vec::new() }
+        Slice {
+            name: name.to_owned(),
+            start,
+            end: end.max(start + 1),
+            args,
+            parts: Vec::new(),
+        }
     }
 }
 
@@ -187,7 +271,8 @@ fn tracks(mut slices: Vec<Slice>) -> Vec<Vec<Slice>> {
     slices.sort_by_key(|slice| slice.start);
     let mut tracks: Vec<Vec<Slice>> = Vec::new();
     for slice in slices {
-        let is_free = |track: &&mut Vec<Slice>| track.last().is_none_or(|last| last.end <= slice.start);
+        let is_free =
+            |track: &&mut Vec<Slice>| track.last().is_none_or(|last| last.end <= slice.start);
         match tracks.iter_mut().find(is_free) {
             Some(track) => track.push(slice),
             None => tracks.push(vec![slice]),
@@ -209,7 +294,9 @@ fn nested(slices: Vec<Slice>) -> Vec<Slice> {
             while around.len() > 1 && around.last().is_some_and(|(_, end)| *end <= part.start) {
                 around.pop();
             }
-            let (start, end) = *around.last().expect("BUG: the stage is around all of its parts");
+            let (start, end) = *around
+                .last()
+                .expect("BUG: the stage is around all of its parts");
             part.start = part.start.max(start);
             part.end = part.end.min(end);
             if part.start < part.end {
@@ -226,28 +313,63 @@ mod tests {
     use super::*;
 
     fn at(ms: u64, kind: EventKind) -> Event {
-        Event { at: Duration::from_millis(ms), kind }
+        Event {
+            at: Duration::from_millis(ms),
+            kind,
+        }
     }
 
     fn started(ms: u64, stage: &str) -> Event {
-        at(ms, EventKind::StageStarted { stage: stage.to_owned(), kind: "run", reason: "never built".to_owned() })
+        at(
+            ms,
+            EventKind::StageStarted {
+                stage: stage.to_owned(),
+                kind: "run",
+                reason: "never built".to_owned(),
+            },
+        )
     }
 
     fn finished(ms: u64, stage: &str) -> Event {
         let (stage, how, result_bytes) = (stage.to_owned(), How::Built, Some(7));
         let caveats = Vec::new();
-        at(ms, EventKind::StageFinished { stage, how, wall_ms: 1, stored_bytes: 7, result_bytes, caveats })
+        at(
+            ms,
+            EventKind::StageFinished {
+                stage,
+                how,
+                wall_ms: 1,
+                stored_bytes: 7,
+                result_bytes,
+                caveats,
+            },
+        )
     }
 
     fn phase(stage: Option<&str>, name: &str, start: u64, end: u64) -> Event {
         let (stage, name) = (stage.map(str::to_owned), name.to_owned());
-        let (start, wall) = (Duration::from_millis(start), Duration::from_millis(end - start));
-        at(end, EventKind::Phase { stage, name, start, wall })
+        let (start, wall) = (
+            Duration::from_millis(start),
+            Duration::from_millis(end - start),
+        );
+        at(
+            end,
+            EventKind::Phase {
+                stage,
+                name,
+                start,
+                wall,
+            },
+        )
     }
 
     fn written(trace: Trace, verdict: Verdict) -> Value {
         let mut file = tempfile::tempfile().unwrap();
-        let ending = Ending { recipe: Some("web".to_owned()), verdict, at: Duration::from_millis(9000) };
+        let ending = Ending {
+            recipe: Some("web".to_owned()),
+            verdict,
+            at: Duration::from_millis(9000),
+        };
         trace.write(&ending, &file).unwrap();
         io::Seek::rewind(&mut file).unwrap();
         serde_json::from_reader(file).unwrap()
@@ -260,16 +382,30 @@ mod tests {
         // Of each track the slices that are open, as start and end.
         let mut open: Vec<Vec<(u64, u64)>> = Vec::new();
         for event in trace["traceEvents"].as_array().unwrap() {
-            let field = |name: &str| event[name].as_u64().unwrap_or_else(|| panic!("{name} of {event}"));
-            let (tid, ts, name) = (field("tid") as usize, field("ts"), event["name"].as_str().unwrap());
+            let field = |name: &str| {
+                event[name]
+                    .as_u64()
+                    .unwrap_or_else(|| panic!("{name} of {event}"))
+            };
+            let (tid, ts, name) = (
+                field("tid") as usize,
+                field("ts"),
+                event["name"].as_str().unwrap(),
+            );
             assert_eq!(field("pid"), 1);
             match event["ph"].as_str().unwrap() {
                 "M" if name == "thread_name" => {
                     assert_eq!(tid, tracks.len() + 1, "{event}");
-                    tracks.push((event["args"]["name"].as_str().unwrap().to_owned(), Vec::new()));
+                    tracks.push((
+                        event["args"]["name"].as_str().unwrap().to_owned(),
+                        Vec::new(),
+                    ));
                     open.push(Vec::new());
                 }
-                "M" => assert!(["process_name", "thread_sort_index"].contains(&name), "{event}"),
+                "M" => assert!(
+                    ["process_name", "thread_sort_index"].contains(&name),
+                    "{event}"
+                ),
                 "X" => {
                     let end = ts + field("dur");
                     assert!(end > ts, "{event}");
@@ -278,10 +414,15 @@ mod tests {
                         open.pop();
                     }
                     if let Some((start, outer)) = open.last() {
-                        assert!(*start <= ts && end <= *outer, "{event} leaves {start}..{outer}");
+                        assert!(
+                            *start <= ts && end <= *outer,
+                            "{event} leaves {start}..{outer}"
+                        );
                     }
                     open.push((ts, end));
-                    tracks[tid - 1].1.push(format!("{name} {}+{}", ts / 1000, (end - ts) / 1000));
+                    tracks[tid - 1]
+                        .1
+                        .push(format!("{name} {}+{}", ts / 1000, (end - ts) / 1000));
                 }
                 other => panic!("{other}"),
             }
@@ -294,7 +435,13 @@ mod tests {
         let mut trace = Trace::default();
         trace.lap("read the recipe", Duration::from_millis(3));
         for event in [
-            at(10, EventKind::RunStarted { nodes: 4, cached: 0 }),
+            at(
+                10,
+                EventKind::RunStarted {
+                    nodes: 4,
+                    cached: 0,
+                },
+            ),
             started(10, "a"),
             started(11, "b"),
             phase(Some("a"), "steps", 20, 90),
@@ -309,15 +456,32 @@ mod tests {
             finished(200, "b"),
             // Only its files were missing.
             phase(Some("d"), "write files", 210, 220),
-            at(300, EventKind::RunFinished { built: 2, cached: 1, failed: 0, cancelled: 1, wall_ms: 300 }),
+            at(
+                300,
+                EventKind::RunFinished {
+                    built: 2,
+                    cached: 1,
+                    failed: 0,
+                    cancelled: 1,
+                    wall_ms: 300,
+                },
+            ),
         ] {
             trace.event(&event);
         }
         let trace = written(trace, Verdict::Interrupted);
         assert_eq!(trace["otherData"]["end"], "interrupted");
-        let slices = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let slices = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
         let wanted = [
-            ("impasto", slices(&["read the recipe 0+3", "plan 3+7", "run 10+290"])),
+            (
+                "impasto",
+                slices(&["read the recipe 0+3", "plan 3+7", "run 10+290"]),
+            ),
             (
                 "stages 1",
                 slices(&[
@@ -329,11 +493,17 @@ mod tests {
                     "c 100+8900",
                 ]),
             ),
-            ("stages 2", slices(&["b 11+189", "d 210+8790", "write files 210+10"])),
+            (
+                "stages 2",
+                slices(&["b 11+189", "d 210+8790", "write files 210+10"]),
+            ),
             ("downloads 1", slices(&["251 packages, 150 MB 10+60"])),
             ("downloads 2", slices(&["zlib1g 60+20"])),
         ];
-        let wanted: Vec<_> = wanted.into_iter().map(|(name, slices)| (name.to_owned(), slices)).collect();
+        let wanted: Vec<_> = wanted
+            .into_iter()
+            .map(|(name, slices)| (name.to_owned(), slices))
+            .collect();
         assert_eq!(checked(&trace), wanted);
     }
 }

@@ -46,14 +46,32 @@ impl Wait {
     /// Waits for something of which `meter` tells how far it is. On a terminal a line says so while it takes.
     pub fn new(host: &Host, word: &'static str, what: &str, meter: &Arc<Meter>) -> Wait {
         if !host.draws() {
-            return Wait { shared: None, ticker: None };
+            return Wait {
+                shared: None,
+                ticker: None,
+            };
         }
-        let now = Now { word, what: what.to_owned(), since: Instant::now(), over: false };
-        let shared = Arc::new(WaitShared { now: Mutex::new(now), over: Condvar::new(), meter: meter.clone() });
+        let now = Now {
+            word,
+            what: what.to_owned(),
+            since: Instant::now(),
+            over: false,
+        };
+        let shared = Arc::new(WaitShared {
+            now: Mutex::new(now),
+            over: Condvar::new(),
+            meter: meter.clone(),
+        });
         let (drawn, colour) = (shared.clone(), host.colour());
         let draw = move || drawn.draw(Screen::new(Stderr, colour));
-        let ticker = std::thread::Builder::new().name("view".to_owned()).spawn(draw).ok();
-        Wait { shared: Some(shared), ticker }
+        let ticker = std::thread::Builder::new()
+            .name("view".to_owned())
+            .spawn(draw)
+            .ok();
+        Wait {
+            shared: Some(shared),
+            ticker,
+        }
     }
 
     /// Waits for something else now; the clock begins again. Where nothing is drawn, says so as a line.
@@ -73,7 +91,12 @@ impl Wait {
 /// Lets a meter show how far a stage's long work is.
 pub fn follow(meter: &Meter, event: &Event) {
     match &event.kind {
-        EventKind::Progress { stage: Some(_), what, done_bytes, total_bytes } => {
+        EventKind::Progress {
+            stage: Some(_),
+            what,
+            done_bytes,
+            total_bytes,
+        } => {
             meter.begin(what, *total_bytes);
             meter.add(*done_bytes);
         }
@@ -96,12 +119,23 @@ impl WaitShared {
                 let mut line = format!("{BUSY}{:>8}{BUSY:#}  {}", now.word, now.what);
                 line += &format!("  {}", seconds(took));
                 // What is all there is not what is waited for.
-                if let Some(reading) = self.meter.read().filter(|reading| reading.total != Some(reading.done)) {
-                    line += &format!("  {}", pace.text(reading.what, reading.done, reading.total, took));
+                if let Some(reading) = self
+                    .meter
+                    .read()
+                    .filter(|reading| reading.total != Some(reading.done))
+                {
+                    line += &format!(
+                        "  {}",
+                        pace.text(reading.what, reading.done, reading.total, took)
+                    );
                 }
                 screen.draw(&[line]);
             }
-            now = self.over.wait_timeout(now, EVERY).unwrap_or_else(PoisonError::into_inner).0;
+            now = self
+                .over
+                .wait_timeout(now, EVERY)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         screen.draw(&[]);
     }

@@ -25,13 +25,22 @@ impl VmChannel {
     pub(super) fn connect(dir: &Path, name: &str, deadline: Instant) -> io::Result<VmChannel> {
         let dir = bounded::open_directory(dir)?;
         let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
-        Ok(VmChannel { reader: BufReader::new(UnixStream::connect(path)?), deadline })
+        Ok(VmChannel {
+            reader: BufReader::new(UnixStream::connect(path)?),
+            deadline,
+        })
     }
 
     /// Sends a question, and gives the first answer that `is_it` takes.
-    pub(super) fn ask(&mut self, question: &Value, is_it: impl Fn(&Value) -> bool) -> io::Result<Value> {
+    pub(super) fn ask(
+        &mut self,
+        question: &Value,
+        is_it: impl Fn(&Value) -> bool,
+    ) -> io::Result<Value> {
         self.arm()?;
-        self.reader.get_mut().write_all(format!("{question}\n").as_bytes())?;
+        self.reader
+            .get_mut()
+            .write_all(format!("{question}\n").as_bytes())?;
         self.receive(is_it)
     }
 
@@ -40,7 +49,9 @@ impl VmChannel {
         loop {
             self.arm()?;
             let mut line = Vec::new();
-            let count = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
+            let count = (&mut self.reader)
+                .take(MAX_LINE)
+                .read_until(b'\n', &mut line)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

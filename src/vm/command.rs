@@ -110,11 +110,26 @@ pub struct Spec {
 /// # Errors
 /// A path is not UTF-8.
 pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
-    let Spec { accel, firmware, memory, cpus, backing, overlay, seed, network, guest_agent, console, control } = spec;
+    let Spec {
+        accel,
+        firmware,
+        memory,
+        cpus,
+        backing,
+        overlay,
+        seed,
+        network,
+        guest_agent,
+        console,
+        control,
+    } = spec;
     let mut line = CommandLine::default();
     line.flag("-nodefaults").flag("-no-user-config");
     // A guest that takes QEMU over must not start programs or gain rights.
-    line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    line.add(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
     let mut machine = format!("q35,accel={}", accel.name());
     if let Firmware::Uefi { code, vars, secure } = firmware {
         line.node(&json!({"driver": "raw", "node-name": "uefi-code", "read-only": true, "file": file(code, true)?}));
@@ -128,9 +143,11 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         }
     }
     line.add("-machine", &machine).add("-cpu", "max");
-    line.add("-smp", &cpus.to_string()).add("-m", &format!("size={}M", memory.div_ceil(1 << 20)));
+    line.add("-smp", &cpus.to_string())
+        .add("-m", &format!("size={}M", memory.div_ceil(1 << 20)));
     line.add("-display", "none").add("-boot", "strict=on");
-    line.add("-object", "rng-random,id=random,filename=/dev/urandom").add("-device", "virtio-rng-pci,rng=random");
+    line.add("-object", "rng-random,id=random,filename=/dev/urandom")
+        .add("-device", "virtio-rng-pci,rng=random");
 
     let below = below(&mut line, backing)?;
     line.node(&json!({
@@ -140,34 +157,53 @@ pub fn arguments(spec: &Spec) -> Result<Vec<String>, VmError> {
         "file": {"driver": "file", "filename": text(overlay)?, "cache": {"direct": false, "no-flush": true}},
     }));
     // The default for a full disk pauses the guest, which looks like a hang.
-    line.add("-device", "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report");
+    line.add(
+        "-device",
+        "virtio-blk-pci,drive=overlay,bootindex=0,rerror=report,werror=report",
+    );
     if let Some(seed) = seed {
         line.node(&json!({"driver": "raw", "node-name": "seed", "read-only": true, "file": file(seed, true)?}));
         line.add("-device", "virtio-blk-pci,drive=seed");
     }
     if let Network::User { ssh_port } = network {
-        let forward = ssh_port.map_or(String::new(), |port| format!(",hostfwd=tcp:127.0.0.1:{port}-:22"));
+        let forward = ssh_port.map_or(String::new(), |port| {
+            format!(",hostfwd=tcp:127.0.0.1:{port}-:22")
+        });
         line.add("-netdev", &format!("user,id=net{forward}"));
         // Without its ROM it does not try to boot from the network.
         line.add("-device", "virtio-net-pci,netdev=net,romfile=");
     }
     if let Some(socket) = guest_agent {
-        line.add("-chardev", &format!("socket,id=agent,path={},server=on,wait=off", escaped(socket)?));
+        line.add(
+            "-chardev",
+            &format!(
+                "socket,id=agent,path={},server=on,wait=off",
+                escaped(socket)?
+            ),
+        );
         line.add("-device", "virtio-serial-pci");
-        line.add("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
+        line.add(
+            "-device",
+            "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        );
     }
     match console {
         Console::Terminal => {
             // What `-serial mon:stdio` means, in full.
             line.add("-chardev", "stdio,id=console,mux=on,signal=off");
-            line.add("-serial", "chardev:console").add("-mon", "chardev=console,mode=readline");
+            line.add("-serial", "chardev:console")
+                .add("-mon", "chardev=console,mode=readline");
         }
         Console::Pipe => {
-            line.add("-chardev", "stdio,id=console,signal=off").add("-serial", "chardev:console");
+            line.add("-chardev", "stdio,id=console,signal=off")
+                .add("-serial", "chardev:console");
         }
     }
     if let Some(name) = control {
-        line.add("-chardev", &format!("socket,id=control,path={name},server=on,wait=off"));
+        line.add(
+            "-chardev",
+            &format!("socket,id=control,path={name},server=on,wait=off"),
+        );
         line.add("-mon", "chardev=control,mode=control");
     }
     Ok(line.0)
@@ -228,7 +264,9 @@ fn file(path: &Path, read_only: bool) -> Result<Value, VmError> {
 }
 
 fn text(path: &Path) -> Result<&str, VmError> {
-    path.to_str().ok_or_else(|| VmError::NotText { path: path.to_owned() })
+    path.to_str().ok_or_else(|| VmError::NotText {
+        path: path.to_owned(),
+    })
 }
 
 /// A path as a value of an option: a comma would end it.
@@ -284,7 +322,9 @@ mod tests {
             memory: (2 << 30) + 1,
             backing: Backing::Raw("/images/a, b.raw".into()),
             seed: Some("/scratch/seed.img".into()),
-            network: Network::User { ssh_port: Some(2222) },
+            network: Network::User {
+                ssh_port: Some(2222),
+            },
             guest_agent: Some("/run/a,b.sock".into()),
             console: Console::Terminal,
             control: None,
@@ -295,14 +335,27 @@ mod tests {
 
     #[test]
     fn only_the_overlay_and_the_variables_can_be_written_and_no_node_is_probed() {
-        let spec = Spec { backing: Backing::Qcow2("/images/x.qcow2".into()), ..spec() };
+        let spec = Spec {
+            backing: Backing::Qcow2("/images/x.qcow2".into()),
+            ..spec()
+        };
         let arguments = arguments(&spec).unwrap();
         let nodes = arguments.windows(2).filter(|pair| pair[0] == "-blockdev");
         for node in nodes.map(|pair| serde_json::from_str::<Value>(&pair[1]).unwrap()) {
-            assert!(node["driver"] == "qcow2" || node["driver"] == "raw", "{node}");
+            assert!(
+                node["driver"] == "qcow2" || node["driver"] == "raw",
+                "{node}"
+            );
             assert_eq!(node["file"]["driver"], "file", "{node}");
-            assert_eq!(node["read-only"] == true, node["node-name"] != "overlay", "{node}");
-            assert!(node["driver"] == "raw" || node.get("backing").is_some(), "{node}");
+            assert_eq!(
+                node["read-only"] == true,
+                node["node-name"] != "overlay",
+                "{node}"
+            );
+            assert!(
+                node["driver"] == "raw" || node.get("backing").is_some(),
+                "{node}"
+            );
         }
     }
 }

@@ -115,11 +115,19 @@ impl Machine {
         if let Some(socket) = &spec.guest_agent
             && socket.as_os_str().len() > MAX_SOCKET
         {
-            return Err(VmError::LongSocket { path: socket.clone() });
+            return Err(VmError::LongSocket {
+                path: socket.clone(),
+            });
         }
-        #[expect(clippy::disallowed_methods, reason = "this is the one home of machines")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the one home of machines"
+        )]
         let mut command = Command::new(QEMU);
-        command.args(command::arguments(spec)?).current_dir(work).stderr(Stdio::piped());
+        command
+            .args(command::arguments(spec)?)
+            .current_dir(work)
+            .stderr(Stdio::piped());
         let signal = match spec.console {
             // It has the terminal, and puts it right before it ends.
             Console::Terminal => Signal::TERM,
@@ -147,7 +155,14 @@ impl Machine {
         let stderr = child.stderr.take().expect("BUG: just piped");
         let words = spawn("qemu", move || last_words(stderr))?;
         let stdin = child.stdin.take();
-        Ok(Machine { child, stdin, console, position: 0, words: Some(words), work: work.to_owned() })
+        Ok(Machine {
+            child,
+            stdin,
+            console,
+            position: 0,
+            words: Some(words),
+            work: work.to_owned(),
+        })
     }
 
     /// Waits until the serial console shows `text`, behind what the last wait saw. Bytes are compared as they come, so
@@ -165,7 +180,9 @@ impl Machine {
         let console = self.console.clone();
         let mut shown = console.lock();
         loop {
-            let from = searched.saturating_sub(shown.dropped).min(shown.bytes.len());
+            let from = searched
+                .saturating_sub(shown.dropped)
+                .min(shown.bytes.len());
             if let Some(at) = find(&shown.bytes[from..], text.as_bytes()) {
                 self.position = shown.dropped + from + at + text.len();
                 return Ok(ConsoleMatch::Text);
@@ -179,11 +196,17 @@ impl Machine {
             if cancel.is_cancelled() {
                 return Ok(ConsoleMatch::Cancelled);
             }
-            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(Instant::now()).min(TICK));
+            let left = deadline.map_or(TICK, |deadline| {
+                deadline.saturating_duration_since(Instant::now()).min(TICK)
+            });
             if left.is_zero() {
                 return Ok(ConsoleMatch::TimedOut);
             }
-            shown = console.news.wait_timeout(shown, left).unwrap_or_else(PoisonError::into_inner).0;
+            shown = console
+                .news
+                .wait_timeout(shown, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -192,7 +215,10 @@ impl Machine {
     /// # Errors
     /// The machine has ended, or its console is the user's terminal.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), VmError> {
-        let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::NotConnected.into());
+        let stdin = self
+            .stdin
+            .as_mut()
+            .ok_or(io::ErrorKind::NotConnected.into());
         let sent = stdin.and_then(|stdin| stdin.write_all(bytes).and_then(|()| stdin.flush()));
         sent.map_err(VmError::io("write", "the serial console"))
     }
@@ -201,7 +227,11 @@ impl Machine {
     ///
     /// # Errors
     /// QEMU gave up, or cannot be waited for.
-    pub fn wait(&mut self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<ConsoleMatch, VmError> {
+    pub fn wait(
+        &mut self,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<ConsoleMatch, VmError> {
         loop {
             if let Some(status) = self.try_wait()? {
                 return self.verdict(status).map(|()| ConsoleMatch::Ended);
@@ -222,7 +252,13 @@ impl Machine {
     /// # Errors
     /// It gave no answer in this time.
     pub fn ping_agent(&self, patience: Duration) -> Result<(), VmError> {
-        ask_agent(&self.work, AGENT, &json!({"execute": "guest-ping"}), patience).map(drop)
+        ask_agent(
+            &self.work,
+            AGENT,
+            &json!({"execute": "guest-ping"}),
+            patience,
+        )
+        .map(drop)
     }
 
     /// Where the agent's socket of a machine that impasto itself talks to is: to be given to QEMU, which runs in the
@@ -244,7 +280,8 @@ impl Machine {
     pub fn stop(mut self, patience: Duration) -> Result<bool, VmError> {
         let deadline = Instant::now() + patience;
         let pressed = self.press_power(deadline);
-        if pressed.is_ok() && self.wait(Some(deadline), &CancelToken::new())? == ConsoleMatch::Ended {
+        if pressed.is_ok() && self.wait(Some(deadline), &CancelToken::new())? == ConsoleMatch::Ended
+        {
             return Ok(true);
         }
         self.end()?;
@@ -253,10 +290,13 @@ impl Machine {
 
     fn press_power(&self, deadline: Instant) -> io::Result<()> {
         let mut channel = VmChannel::connect(&self.work, CONTROL, deadline)?;
-        let is_answer = |value: &Value| value.get("return").is_some() || value.get("error").is_some();
+        let is_answer =
+            |value: &Value| value.get("return").is_some() || value.get("error").is_some();
         channel.receive(|value| value.get("QMP").is_some())?;
         channel.ask(&json!({"execute": "qmp_capabilities"}), is_answer)?;
-        channel.ask(&json!({"execute": "system_powerdown"}), is_answer).map(drop)
+        channel
+            .ask(&json!({"execute": "system_powerdown"}), is_answer)
+            .map(drop)
     }
 
     /// Ends the machine at once, as if its power were cut; QEMU puts the terminal right.
@@ -291,7 +331,11 @@ impl Machine {
         if status.success() || status.signal() == Some(Signal::TERM.as_raw()) {
             return Ok(());
         }
-        let words = self.words.take().and_then(|words| words.join().ok()).unwrap_or_default();
+        let words = self
+            .words
+            .take()
+            .and_then(|words| words.join().ok())
+            .unwrap_or_default();
         Err(VmError::Failed { status, words })
     }
 }
@@ -307,7 +351,12 @@ impl Drop for Machine {
 ///
 /// # Errors
 /// It gave no answer in this time.
-pub fn ask_agent(dir: &Path, socket: &str, question: &Value, patience: Duration) -> Result<Value, VmError> {
+pub fn ask_agent(
+    dir: &Path,
+    socket: &str,
+    question: &Value,
+    patience: Duration,
+) -> Result<Value, VmError> {
     let end = Instant::now() + patience;
     let mut turn = 0_u64;
     while Instant::now() < end {
@@ -318,18 +367,28 @@ pub fn ask_agent(dir: &Path, socket: &str, question: &Value, patience: Duration)
         let answer = VmChannel::connect(dir, socket, deadline).and_then(|mut channel| {
             let sync = json!({"execute": "guest-sync", "arguments": {"id": turn}});
             channel.ask(&sync, |value| value["return"] == turn)?;
-            channel.ask(question, |value| value.get("return").is_some() || value.get("error").is_some())
+            channel.ask(question, |value| {
+                value.get("return").is_some() || value.get("error").is_some()
+            })
         });
         match answer {
             Ok(answer) => return Ok(answer),
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
-    Err(VmError::Silent { who: "the guest's agent", seconds: patience.as_secs() })
+    Err(VmError::Silent {
+        who: "the guest's agent",
+        seconds: patience.as_secs(),
+    })
 }
 
-fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, VmError> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, VmError> {
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
     thread.map_err(VmError::io("start a thread for", name))
 }
 
@@ -354,7 +413,10 @@ fn last_words(mut stderr: impl Read) -> String {
     // A partial message is better than none.
     let _ = stderr.by_ref().take(MAX_WORDS).read_to_end(&mut words);
     let _ = io::copy(&mut stderr, &mut io::sink());
-    let text = String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = String::from_utf8_lossy(&words)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     crate::base::escape::neutralise(OsStr::new(&text).as_bytes())
 }
 

@@ -131,13 +131,19 @@ impl VmError {
     pub fn naming(self, backing: &Backing, name: &str) -> Self {
         match (self, backing) {
             (VmError::Failed { status, words }, Backing::Qcow2(path) | Backing::Raw(path)) => {
-                VmError::Failed { status, words: words.replace(&*path.to_string_lossy(), name) }
+                VmError::Failed {
+                    status,
+                    words: words.replace(&*path.to_string_lossy(), name),
+                }
             }
             (error, _) => error,
         }
     }
 
-    pub(crate) fn io(verb: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(
+        verb: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| VmError::Io { verb, path, source }
     }
@@ -162,26 +168,45 @@ pub struct Examined {
 /// It cannot be read, or is no image that may be booted.
 pub fn examine(path: &Path) -> Result<Examined, VmError> {
     let read = || VmError::io("read", path);
-    let none = |reason| VmError::NoImage { path: path.to_owned(), reason };
+    let none = |reason| VmError::NoImage {
+        path: path.to_owned(),
+        reason,
+    };
     let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
     let (backing, size): (fn(PathBuf) -> Backing, u64) = match image {
         ImageKind::Qcow2 => {
-            let gate = |source| VmError::Gate { path: path.to_owned(), source: Box::new(source) };
+            let gate = |source| VmError::Gate {
+                path: path.to_owned(),
+                source: Box::new(source),
+            };
             let checked = Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
             (Backing::Qcow2, checked.header().virtual_size)
         }
         ImageKind::Raw => (Backing::Raw, length),
         ImageKind::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
-        ImageKind::Other(format) => return Err(VmError::Format { path: path.to_owned(), format }),
+        ImageKind::Other(format) => {
+            return Err(VmError::Format {
+                path: path.to_owned(),
+                format,
+            });
+        }
         ImageKind::Iso | ImageKind::Unknown if length == 0 || !length.is_multiple_of(512) => {
-            return Err(none("it has no qcow2 header, and its length is not a multiple of the sector size"));
+            return Err(none(
+                "it has no qcow2 header, and its length is not a multiple of the sector size",
+            ));
         }
         ImageKind::Iso | ImageKind::Unknown => {
-            return Err(none("it has no qcow2 header, no partition table and no file system that impasto knows"));
+            return Err(none(
+                "it has no qcow2 header, no partition table and no file system that impasto knows",
+            ));
         }
     };
-    Ok(Examined { backing: backing(open_file_path(&file)), size, file })
+    Ok(Examined {
+        backing: backing(open_file_path(&file)),
+        size,
+        file,
+    })
 }
 
 /// Makes the overlay that takes all writes: as large as the image, or larger where that is asked for.
@@ -191,11 +216,17 @@ pub fn examine(path: &Path) -> Result<Examined, VmError> {
 pub fn overlay(work: &Path, image_size: u64, disk_size: Option<u64>) -> Result<PathBuf, VmError> {
     let size = disk_size.unwrap_or(image_size);
     if size < image_size {
-        return Err(VmError::TooSmall { asked: size, least: image_size });
+        return Err(VmError::TooSmall {
+            asked: size,
+            least: image_size,
+        });
     }
     let path = work.join("overlay.qcow2");
     let file = create(&path)?;
-    create_overlay(&file, size).map_err(|source| VmError::Overlay { path: path.clone(), source })?;
+    create_overlay(&file, size).map_err(|source| VmError::Overlay {
+        path: path.clone(),
+        source,
+    })?;
     Ok(path)
 }
 
@@ -212,11 +243,19 @@ pub fn uefi(work: &Path, secure: bool) -> Result<Firmware, VmError> {
     }
     let copy = work.join("efivars.fd");
     std::fs::copy(&vars, &copy).map_err(VmError::io("copy", &vars))?;
-    Ok(Firmware::Uefi { code, vars: copy, secure })
+    Ok(Firmware::Uefi {
+        code,
+        vars: copy,
+        secure,
+    })
 }
 
 /// Makes a file that must not be there.
 fn create(path: &Path) -> Result<File, VmError> {
-    let file = File::options().read(true).write(true).create_new(true).open(path);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path);
     file.map_err(VmError::io("create", path))
 }

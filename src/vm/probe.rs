@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use impasto_store::chain::open_file_path;
 
-use super::{Accel, Backing, Console, ConsoleMatch, Firmware, Machine, Network, QEMU, Spec, VmError, overlay};
+use super::{
+    Accel, Backing, Console, ConsoleMatch, Firmware, Machine, Network, QEMU, Spec, VmError, overlay,
+};
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
 
@@ -43,7 +45,12 @@ const PROGRAM: [u8; 22] = [
 ///
 /// # Errors
 /// QEMU cannot be started, gave up, or the guest said nothing in the time `patience`.
-pub fn try_boot(accel: Accel, work: &Path, patience: Duration, cancel: &CancelToken) -> Result<Duration, VmError> {
+pub fn try_boot(
+    accel: Accel,
+    work: &Path,
+    patience: Duration,
+    cancel: &CancelToken,
+) -> Result<Duration, VmError> {
     let begun = Instant::now();
     let mut sector = PROGRAM.to_vec();
     sector.extend_from_slice(GREETING.as_bytes());
@@ -52,7 +59,10 @@ pub fn try_boot(accel: Accel, work: &Path, patience: Duration, cancel: &CancelTo
     let path = work.join("disk.raw");
     let write = || {
         std::fs::write(&path, &sector)?;
-        File::options().write(true).open(&path)?.set_len(DISK_SIZE)?;
+        File::options()
+            .write(true)
+            .open(&path)?
+            .set_len(DISK_SIZE)?;
         bounded::open(&path)
     };
     let disk = write().map_err(VmError::io("write", &path))?;
@@ -81,7 +91,10 @@ pub fn try_boot(accel: Accel, work: &Path, patience: Duration, cancel: &CancelTo
     machine.kill()?;
     match seen {
         ConsoleMatch::Text => Ok(took),
-        _ => Err(VmError::Silent { who: "the guest", seconds: patience.as_secs() }),
+        _ => Err(VmError::Silent {
+            who: "the guest",
+            seconds: patience.as_secs(),
+        }),
     }
 }
 
@@ -90,12 +103,17 @@ pub fn try_boot(accel: Accel, work: &Path, patience: Duration, cancel: &CancelTo
 /// # Errors
 /// There is no loopback interface, or it is not up.
 pub fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 /// What QEMU says of its version; `None` where it cannot be asked.
 pub fn version() -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one home of machines")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one home of machines"
+    )]
     let output = Command::new(QEMU).arg("--version").output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     Some(text.lines().next()?.trim().to_owned())

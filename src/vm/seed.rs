@@ -51,14 +51,21 @@ pub fn public_keys(text: &str) -> Result<Vec<String>, SeedError> {
         }
         // A kind, the key in Base64, a comment. All keys begin with the length of their kind, which is below 256.
         let mut words = line.split_ascii_whitespace();
-        let kind =
-            words.next().is_some_and(|kind| ["ssh-", "ecdsa-", "sk-"].iter().any(|known| kind.starts_with(known)));
+        let kind = words.next().is_some_and(|kind| {
+            ["ssh-", "ecdsa-", "sk-"]
+                .iter()
+                .any(|known| kind.starts_with(known))
+        });
         if !kind || !words.next().is_some_and(|key| key.starts_with("AAAA")) {
             return Err(SeedError::NoKey { line: index + 1 });
         }
         keys.push(line.to_owned());
     }
-    if keys.is_empty() { Err(SeedError::NoKey { line: 1 }) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(SeedError::NoKey { line: 1 })
+    } else {
+        Ok(keys)
+    }
 }
 
 /// Files that let `user`, and the distribution's own user, log in with these keys; `user` may become root.
@@ -72,10 +79,16 @@ pub fn for_keys(keys: &[String], user: &str, instance: &str) -> Vec<SeedFile> {
             "ssh_authorized_keys": keys,
         }],
     });
-    let file = |name: &str, content: String| SeedFile { name: name.to_owned(), content: content.into_bytes() };
+    let file = |name: &str, content: String| SeedFile {
+        name: name.to_owned(),
+        content: content.into_bytes(),
+    };
     // JSON is YAML.
     vec![
-        file("meta-data", format!("{}\n", json!({"instance-id": instance}))),
+        file(
+            "meta-data",
+            format!("{}\n", json!({"instance-id": instance})),
+        ),
         file("user-data", format!("#cloud-config\n{config:#}\n")),
     ]
 }
@@ -123,7 +136,11 @@ pub fn image(files: &[SeedFile]) -> Result<Vec<u8>, SeedError> {
         let clusters = file.content.len().div_ceil(SECTOR);
         // Each cluster names the next one of its file, the last says that it is the last.
         for (cluster, slot) in fat.iter_mut().enumerate().skip(next).take(clusters) {
-            *slot = if cluster + 1 < next + clusters { cluster as u16 + 1 } else { 0xffff };
+            *slot = if cluster + 1 < next + clusters {
+                cluster as u16 + 1
+            } else {
+                0xffff
+            };
         }
         let start = (DATA_START + next - FIRST_CLUSTER) * SECTOR;
         disk[start..start + file.content.len()].copy_from_slice(&file.content);
@@ -182,8 +199,13 @@ fn entry(name: &[u8; 11], attributes: u8, cluster: u16, length: u32) -> [u8; ENT
 
 /// The entries before a file's own that hold its real name, 13 characters each, the last part first.
 fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
-    assert!(name.is_ascii() && (1..=26).contains(&name.len()), "BUG: a seed has a file called {name}");
-    let sum = short.iter().fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+    assert!(
+        name.is_ascii() && (1..=26).contains(&name.len()),
+        "BUG: a seed has a file called {name}"
+    );
+    let sum = short
+        .iter()
+        .fold(0u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
     let parts: Vec<_> = name.as_bytes().chunks(13).collect();
     let mut entries = Vec::new();
     for (index, part) in parts.iter().enumerate().rev() {
@@ -191,8 +213,15 @@ fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
         let last = if index + 1 == parts.len() { 0x40 } else { 0 };
         (entry[0], entry[11], entry[13]) = ((index as u8 + 1) | last, 0x0f, sum);
         // A name that does not fill its entry ends with a zero, and all behind that is ones.
-        let characters = part.iter().map(|byte| u16::from(*byte)).chain([0]).chain(std::iter::repeat(0xffff));
-        let places = (1..11).step_by(2).chain((14..26).step_by(2)).chain((28..32).step_by(2));
+        let characters = part
+            .iter()
+            .map(|byte| u16::from(*byte))
+            .chain([0])
+            .chain(std::iter::repeat(0xffff));
+        let places = (1..11)
+            .step_by(2)
+            .chain((14..26).step_by(2))
+            .chain((28..32).step_by(2));
         for (place, character) in places.zip(characters) {
             entry[place..place + 2].copy_from_slice(&character.to_le_bytes());
         }
@@ -202,12 +231,18 @@ fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "tests ask other programs whether they agree")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests ask other programs whether they agree"
+)]
 mod tests {
     use super::*;
 
     fn file(name: &str, content: &[u8]) -> SeedFile {
-        SeedFile { name: name.to_owned(), content: content.to_vec() }
+        SeedFile {
+            name: name.to_owned(),
+            content: content.to_vec(),
+        }
     }
 
     #[test]
@@ -222,41 +257,68 @@ mod tests {
         let path = dir.path().join("seed.img");
         std::fs::write(&path, image(&files).unwrap()).unwrap();
         let run = |program: &str, arguments: &[&str]| {
-            let output = std::process::Command::new(program).args(arguments).env("PATH", "/usr/bin:/usr/sbin").output();
+            let output = std::process::Command::new(program)
+                .args(arguments)
+                .env("PATH", "/usr/bin:/usr/sbin")
+                .output();
             let output = output.unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
-            assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stdout));
+            assert!(
+                output.status.success(),
+                "{program}: {}",
+                String::from_utf8_lossy(&output.stdout)
+            );
             output.stdout
         };
         let path = path.to_str().unwrap();
         for file in &files {
-            assert_eq!(run("mtype", &["-i", path, &format!("::{}", file.name)]), file.content, "{}", file.name);
+            assert_eq!(
+                run("mtype", &["-i", path, &format!("::{}", file.name)]),
+                file.content,
+                "{}",
+                file.name
+            );
         }
-        assert!(String::from_utf8_lossy(&run("mlabel", &["-s", "-i", path, "::"])).contains("CIDATA"));
+        assert!(
+            String::from_utf8_lossy(&run("mlabel", &["-s", "-i", path, "::"])).contains("CIDATA")
+        );
         run("fsck.fat", &["-n", path]);
     }
 
     #[test]
     fn keys_are_told_from_what_is_none() {
         let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHh a@b";
-        assert_eq!(public_keys(&format!("# mine\n\n{key}\n")), Ok(vec![key.to_owned()]));
+        assert_eq!(
+            public_keys(&format!("# mine\n\n{key}\n")),
+            Ok(vec![key.to_owned()])
+        );
         let private = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n";
         assert_eq!(public_keys(private), Err(SeedError::PrivateKey));
-        assert_eq!(public_keys(&format!("{key}\nhello\n")), Err(SeedError::NoKey { line: 2 }));
+        assert_eq!(
+            public_keys(&format!("{key}\nhello\n")),
+            Err(SeedError::NoKey { line: 2 })
+        );
         assert_eq!(public_keys("\n"), Err(SeedError::NoKey { line: 1 }));
     }
 
     #[test]
     fn the_seed_for_a_key_is_pinned() {
         let files = for_keys(&["ssh-ed25519 AAAA \"quoted\"".to_owned()], "me", "boot-1");
-        let text: String =
-            files.iter().map(|file| format!("{}:\n{}", file.name, String::from_utf8_lossy(&file.content))).collect();
+        let text: String = files
+            .iter()
+            .map(|file| format!("{}:\n{}", file.name, String::from_utf8_lossy(&file.content)))
+            .collect();
         insta::assert_snapshot!("seed", text);
     }
 
     #[test]
     fn what_is_too_large_is_refused() {
         let files = [file("user-data", &vec![0; CAPACITY + 1])];
-        assert_eq!(image(&files), Err(SeedError::TooLarge { bytes: CAPACITY + 1 }));
+        assert_eq!(
+            image(&files),
+            Err(SeedError::TooLarge {
+                bytes: CAPACITY + 1
+            })
+        );
         image(&[file("user-data", &vec![1; CAPACITY])]).unwrap();
     }
 }

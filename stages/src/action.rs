@@ -338,7 +338,11 @@ impl<I> Action<I> {
             executor: self.executor,
             parent: self.parent.map(&mut bind).transpose()?,
             root: self.root,
-            inputs: self.inputs.into_iter().map(|(name, input)| Ok((name, bind(input)?))).collect::<Result<_, E>>()?,
+            inputs: self
+                .inputs
+                .into_iter()
+                .map(|(name, input)| Ok((name, bind(input)?)))
+                .collect::<Result<_, E>>()?,
             steps: self.steps,
             env: self.env,
             secrets: self.secrets,
@@ -358,7 +362,10 @@ impl<I> Action<I> {
 impl Action<Slot> {
     /// Every slot, parent first.
     pub fn slots(&self) -> impl Iterator<Item = &Slot> {
-        self.parent.iter().chain(self.inputs.values()).chain(self.toolbox.iter())
+        self.parent
+            .iter()
+            .chain(self.inputs.values())
+            .chain(self.toolbox.iter())
     }
 }
 
@@ -421,7 +428,11 @@ impl Describe for Action<Bound> {
 
 impl Describe for Bound {
     fn describe(&self, sink: &mut dyn Sink) {
-        let Bound { content, mode, made_by } = self;
+        let Bound {
+            content,
+            mode,
+            made_by,
+        } = self;
         content.describe(sink);
         field(sink, "mode", mode);
         field(sink, "made_by", &made_by.map(|action| action.0));
@@ -501,14 +512,29 @@ impl Describe for Step {
                 sink.put(Atom::Variant(1, "command"));
                 field(sink, "command", line);
             }
-            Step::CopyIn { input, dest, mode, owner, keep_times } => {
-                sink.put(if *keep_times { Atom::Variant(9, "copy with times") } else { Atom::Variant(2, "copy") });
+            Step::CopyIn {
+                input,
+                dest,
+                mode,
+                owner,
+                keep_times,
+            } => {
+                sink.put(if *keep_times {
+                    Atom::Variant(9, "copy with times")
+                } else {
+                    Atom::Variant(2, "copy")
+                });
                 field(sink, "source", input);
                 field(sink, "dest", dest);
                 field(sink, "mode", mode);
                 field(sink, "owner", owner);
             }
-            Step::WriteFile { dest, text, mode, owner } => {
+            Step::WriteFile {
+                dest,
+                text,
+                mode,
+                owner,
+            } => {
                 sink.put(Atom::Variant(3, "write"));
                 field(sink, "dest", dest);
                 field(sink, "content", text);
@@ -525,11 +551,19 @@ impl Describe for Step {
                 field(sink, "checksum", sha256);
                 field(sink, "as", as_a);
             }
-            Step::Convert { format, level, encoder } => {
+            Step::Convert {
+                format,
+                level,
+                encoder,
+            } => {
                 sink.put(Atom::Variant(6, "convert"));
                 field(sink, "format", format);
                 // Levels are small and may be negative; the text has one spelling.
-                field(sink, "compression_level", &level.map(|level| level.to_string()));
+                field(
+                    sink,
+                    "compression_level",
+                    &level.map(|level| level.to_string()),
+                );
                 field(sink, "encoder", encoder);
             }
             Step::AssembleDisk { input, spec } => {

@@ -28,8 +28,16 @@ pub struct BootstrapSpec {
 impl Describe for BootstrapSpec {
     fn describe(&self, sink: &mut dyn Sink) {
         // No `..`: a new field does not compile until it is keyed.
-        let BootstrapSpec { distribution, suite, components, architecture, variant, packages, recommends, sources } =
-            self;
+        let BootstrapSpec {
+            distribution,
+            suite,
+            components,
+            architecture,
+            variant,
+            packages,
+            recommends,
+            sources,
+        } = self;
         field(sink, "distribution", distribution);
         field(sink, "suite", suite);
         field(sink, "components", components);

@@ -170,9 +170,16 @@ impl DiskSpec {
         }
         let root = self.size.saturating_sub(start + MIB);
         if root < MIN_ROOT_SIZE {
-            return Err(Overfull { needed: start + MIN_ROOT_SIZE + MIB, size: self.size });
+            return Err(Overfull {
+                needed: start + MIN_ROOT_SIZE + MIB,
+                size: self.size,
+            });
         }
-        placed.push(Placed { role: Role::Root, start, size: root });
+        placed.push(Placed {
+            role: Role::Root,
+            start,
+            size: root,
+        });
         Ok(placed)
     }
 
@@ -220,7 +227,13 @@ impl Describe for DiskSpec {
 
 impl Describe for PartitionSpec {
     fn describe(&self, sink: &mut dyn Sink) {
-        let PartitionSpec { name, size, file_system, mount, label } = self;
+        let PartitionSpec {
+            name,
+            size,
+            file_system,
+            mount,
+            label,
+        } = self;
         field(sink, "name", name);
         field(sink, "size", size);
         field(sink, "file_system", file_system);
@@ -231,7 +244,14 @@ impl Describe for PartitionSpec {
 
 impl Describe for UserSpec {
     fn describe(&self, sink: &mut dyn Sink) {
-        let UserSpec { ssh_keys, password_hash, sudo, shell, groups, uid } = self;
+        let UserSpec {
+            ssh_keys,
+            password_hash,
+            sudo,
+            shell,
+            groups,
+            uid,
+        } = self;
         field(sink, "ssh_keys", ssh_keys);
         field(sink, "password_hash", password_hash);
         field(sink, "sudo", sudo);
@@ -300,16 +320,29 @@ mod tests {
     #[test]
     fn root_is_last_and_fills_the_rest() {
         let layout = spec(1024 * MIB).layout().unwrap();
-        let shown: Vec<_> = layout.iter().map(|p| (p.role, p.start / MIB, p.size / MIB)).collect();
-        let expected =
-            [(Role::BiosBoot, 1, 1), (Role::Efi, 2, 64), (Role::Extra(0), 66, 8), (Role::Root, 74, 1024 - 74 - 1)];
+        let shown: Vec<_> = layout
+            .iter()
+            .map(|p| (p.role, p.start / MIB, p.size / MIB))
+            .collect();
+        let expected = [
+            (Role::BiosBoot, 1, 1),
+            (Role::Efi, 2, 64),
+            (Role::Extra(0), 66, 8),
+            (Role::Root, 74, 1024 - 74 - 1),
+        ];
         assert_eq!(shown, expected);
     }
 
     #[test]
     fn a_disk_without_room_for_a_root_says_what_it_needs() {
         let needed = (74 + 16 + 1) * MIB;
-        assert_eq!(spec(80 * MIB).layout(), Err(Overfull { needed, size: 80 * MIB }));
+        assert_eq!(
+            spec(80 * MIB).layout(),
+            Err(Overfull {
+                needed,
+                size: 80 * MIB
+            })
+        );
         assert!(spec(needed).layout().is_ok());
     }
 }

@@ -16,12 +16,20 @@ pub struct ParamError {
 impl ParamError {
     /// An error about one parameter.
     pub fn new(param: &'static str, message: impl Into<String>) -> Self {
-        ParamError { param: Some(param), message: message.into(), help: None }
+        ParamError {
+            param: Some(param),
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// An error about the stage as a whole.
     pub fn stage(message: impl Into<String>) -> Self {
-        ParamError { param: None, message: message.into(), help: None }
+        ParamError {
+            param: None,
+            message: message.into(),
+            help: None,
+        }
     }
 
     /// Adds the hint.

@@ -24,5 +24,7 @@ pub use error::ParamError;
 pub use limits::Limits;
 pub use number::{Number, NumberError};
 pub use params::{Params, Secret, parse_duration, parse_mode, parse_size, print_duration};
-pub use registry::{Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles};
+pub use registry::{
+    Expand, Kind, Lower, Lowered, Makes, ParamSpec, Registry, StageContext, Type, UnitFiles,
+};
 pub use value::{Data, Marks, Nested, Origin, Sensitive, Shared, Source, Value};

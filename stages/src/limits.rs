@@ -26,14 +26,25 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { processes: 32_768, memory: None, tmpfs: None, secret: 1 << 20, log: 256 << 20, output: 64 << 30 }
+        Limits {
+            processes: 32_768,
+            memory: None,
+            tmpfs: None,
+            secret: 1 << 20,
+            log: 256 << 20,
+            output: 64 << 30,
+        }
     }
 }
 
 const SIZES: [&str; 5] = ["memory", "tmpfs", "secret", "log", "output"];
 
 const FIELDS: &[ParamSpec] = &[
-    ParamSpec::optional("processes", Type::Int, "Processes and threads at one time. Default: 32768."),
+    ParamSpec::optional(
+        "processes",
+        Type::Int,
+        "Processes and threads at one time. Default: 32768.",
+    ),
     ParamSpec::optional(
         "memory",
         Type::Text,
@@ -44,9 +55,17 @@ const FIELDS: &[ParamSpec] = &[
         Type::Text,
         "Files in /tmp, /run and /dev/shm together. Default: 50 % of the machine's memory.",
     ),
-    ParamSpec::optional("secret", Type::Text, "Size of each secret. Default: \"1MiB\"."),
+    ParamSpec::optional(
+        "secret",
+        Type::Text,
+        "Size of each secret. Default: \"1MiB\".",
+    ),
     ParamSpec::optional("log", Type::Text, "Size of the log. Default: \"256MiB\"."),
-    ParamSpec::optional("output", Type::Text, "Data of each output, not counting holes. Default: \"64GiB\"."),
+    ParamSpec::optional(
+        "output",
+        Type::Text,
+        "Data of each output, not counting holes. Default: \"64GiB\".",
+    ),
 ];
 
 /// The parameter of every kind that runs programs.
@@ -60,10 +79,15 @@ pub(crate) const LIMITS: ParamSpec = ParamSpec::optional(
 /// Reads the parameter.
 pub(crate) fn limits(params: &Params, errors: &mut Vec<ParamError>) -> Limits {
     let mut limits = Limits::default();
-    for (name, value) in params.pairs("limits").filter(|(_, value)| value.data != Data::Null) {
+    for (name, value) in params
+        .pairs("limits")
+        .filter(|(_, value)| value.data != Data::Null)
+    {
         if name == "processes" {
             match value.data {
-                Data::Number(Number::Int(count)) if (1..=4_000_000).contains(&count) => limits.processes = count as u64,
+                Data::Number(Number::Int(count)) if (1..=4_000_000).contains(&count) => {
+                    limits.processes = count as u64
+                }
                 _ => errors.push(
                     ParamError::new("limits", "`processes` is not a number from 1 to 4000000")
                         .help("write a whole number, or omit it for 32768"),
@@ -97,18 +121,34 @@ mod tests {
     use super::*;
 
     fn read(fields: &[(&str, Value)]) -> (Limits, Vec<String>) {
-        let object: BTreeMap<_, _> = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let params = Params(BTreeMap::from([("limits".to_owned(), Value::object(object))]));
+        let object: BTreeMap<_, _> = fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect();
+        let params = Params(BTreeMap::from([(
+            "limits".to_owned(),
+            Value::object(object),
+        )]));
         let mut errors = Vec::new();
         let limits = limits(&params, &mut errors);
-        (limits, errors.into_iter().map(|error| error.message).collect())
+        (
+            limits,
+            errors.into_iter().map(|error| error.message).collect(),
+        )
     }
 
     #[test]
     fn limits_are_read_and_others_stay() {
         let processes = Value::new(Data::Number(Number::Int(200)));
         let (limits, errors) = read(&[("processes", processes), ("memory", Value::string("2GiB"))]);
-        assert_eq!(limits, Limits { processes: 200, memory: Some(2 << 30), ..Limits::default() });
+        assert_eq!(
+            limits,
+            Limits {
+                processes: 200,
+                memory: Some(2 << 30),
+                ..Limits::default()
+            }
+        );
         assert!(errors.is_empty(), "{errors:?}");
     }
 
@@ -120,7 +160,10 @@ mod tests {
             ("log", Value::string("0MiB")),
         ] {
             let (_, errors) = read(&[(name, value)]);
-            assert!(matches!(errors.as_slice(), [error] if error.contains(name)), "{errors:?}");
+            assert!(
+                matches!(errors.as_slice(), [error] if error.contains(name)),
+                "{errors:?}"
+            );
         }
     }
 }

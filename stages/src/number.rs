@@ -57,7 +57,11 @@ impl Number {
                     return Err(NumberError::Text);
                 }
                 // One that does not fit is out of range with whatever digits stand before it.
-                text.parse::<i32>().unwrap_or(if text.starts_with('-') { i32::MIN } else { i32::MAX })
+                text.parse::<i32>().unwrap_or(if text.starts_with('-') {
+                    i32::MIN
+                } else {
+                    i32::MAX
+                })
             }
         };
         let digits = format!("{whole}{fraction}");
@@ -68,12 +72,20 @@ impl Number {
         // Digits after the point; fewer than none where zeros follow.
         let dropped = (digits.len() - kept.len()) as i64;
         let scale = fraction.len() as i64 - dropped - i64::from(exponent);
-        let mantissa: i128 = kept.trim_start_matches('0').parse().map_err(|_| NumberError::TooLong)?;
-        let zeros = u32::try_from(-scale.min(0)).ok().and_then(|zeros| 10i128.checked_pow(zeros));
-        let mantissa = zeros.and_then(|zeros| mantissa.checked_mul(zeros)).ok_or(NumberError::TooLong)?;
+        let mantissa: i128 = kept
+            .trim_start_matches('0')
+            .parse()
+            .map_err(|_| NumberError::TooLong)?;
+        let zeros = u32::try_from(-scale.min(0))
+            .ok()
+            .and_then(|zeros| 10i128.checked_pow(zeros));
+        let mantissa = zeros
+            .and_then(|zeros| mantissa.checked_mul(zeros))
+            .ok_or(NumberError::TooLong)?;
         let scale = u32::try_from(scale.max(0)).map_err(|_| NumberError::TooLong)?;
         let mantissa = if negative { -mantissa } else { mantissa };
-        let decimal = Decimal::try_from_i128_with_scale(mantissa, scale).map_err(|_| NumberError::TooLong)?;
+        let decimal =
+            Decimal::try_from_i128_with_scale(mantissa, scale).map_err(|_| NumberError::TooLong)?;
         Ok(Number::from_decimal(decimal))
     }
 
@@ -103,10 +115,17 @@ impl Number {
 
     /// With so many digits after the point, rounded to the nearest, halves to the even one.
     pub fn fixed(self, digits: usize) -> String {
-        let places = u32::try_from(digits).unwrap_or(u32::MAX).min(Decimal::MAX_SCALE);
-        let rounded = self.decimal().round_dp_with_strategy(places, RoundingStrategy::MidpointNearestEven).normalize();
+        let places = u32::try_from(digits)
+            .unwrap_or(u32::MAX)
+            .min(Decimal::MAX_SCALE);
+        let rounded = self
+            .decimal()
+            .round_dp_with_strategy(places, RoundingStrategy::MidpointNearestEven)
+            .normalize();
         let text = rounded.to_string();
-        let known = text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+        let known = text
+            .split_once('.')
+            .map_or(0, |(_, fraction)| fraction.len());
         let point = if known == 0 && digits > 0 { "." } else { "" };
         format!("{text}{point}{}", "0".repeat(digits - known))
     }
@@ -123,7 +142,10 @@ impl Number {
         }
         let (a, b) = (self.decimal(), other.decimal());
         let sum = a.checked_add(b).ok_or(NumberError::TooLong)?;
-        exact(sum, sum.is_zero() || sum.scale() >= a.scale().max(b.scale()))
+        exact(
+            sum,
+            sum.is_zero() || sum.scale() >= a.scale().max(b.scale()),
+        )
     }
 
     /// The difference.
@@ -146,7 +168,10 @@ impl Number {
         }
         let (a, b) = (self.decimal(), other.decimal());
         let product = a.checked_mul(b).ok_or(NumberError::TooLong)?;
-        exact(product, a.is_zero() || b.is_zero() || product.scale() >= a.scale() + b.scale())
+        exact(
+            product,
+            a.is_zero() || b.is_zero() || product.scale() >= a.scale() + b.scale(),
+        )
     }
 
     /// The quotient, rounded to 28 digits where it has no end.
@@ -171,7 +196,9 @@ impl Number {
         if b.is_zero() {
             return Err(NumberError::Zero);
         }
-        a.checked_rem(b).map(Number::from_decimal).ok_or(NumberError::TooLong)
+        a.checked_rem(b)
+            .map(Number::from_decimal)
+            .ok_or(NumberError::TooLong)
     }
 
     /// With the other sign.
@@ -202,7 +229,11 @@ impl Number {
 
 /// The library rounds what has too many digits.
 fn exact(decimal: Decimal, is_exact: bool) -> Result<Number, NumberError> {
-    if is_exact { Ok(Number::from_decimal(decimal)) } else { Err(NumberError::TooLong) }
+    if is_exact {
+        Ok(Number::from_decimal(decimal))
+    } else {
+        Err(NumberError::TooLong)
+    }
 }
 
 impl PartialOrd for Number {
@@ -238,21 +269,42 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_read() {
-        for text in ["0", "-1", "9223372036854775808", "18446744073709551616", "0.1", "-0.0000000000000000000000000001"]
-        {
+        for text in [
+            "0",
+            "-1",
+            "9223372036854775808",
+            "18446744073709551616",
+            "0.1",
+            "-0.0000000000000000000000000001",
+        ] {
             assert_eq!(number(text).to_string(), text);
         }
-        assert_eq!(number("79228162514264337593543950335").to_string(), "79228162514264337593543950335");
-        for (text, same) in [("1e3", "1000"), ("1.50", "1.5"), ("-0.0", "0"), ("0e999999999999", "0"), ("25e-1", "2.5")]
-        {
+        assert_eq!(
+            number("79228162514264337593543950335").to_string(),
+            "79228162514264337593543950335"
+        );
+        for (text, same) in [
+            ("1e3", "1000"),
+            ("1.50", "1.5"),
+            ("-0.0", "0"),
+            ("0e999999999999", "0"),
+            ("25e-1", "2.5"),
+        ] {
             assert_eq!(number(text), number(same), "{text}");
         }
-        for text in
-            ["79228162514264337593543950336", "1e29", "1e-29", "0.12345678901234567890123456789", "1e99999999999"]
-        {
+        for text in [
+            "79228162514264337593543950336",
+            "1e29",
+            "1e-29",
+            "0.12345678901234567890123456789",
+            "1e99999999999",
+        ] {
             assert_eq!(Number::parse(text), Err(NumberError::TooLong), "{text}");
         }
-        for text in ["", "-", ".", "1_000", "1e", "1e+", "0x10", "1.2.3", "--1", " 1", "inf", "NaN", "e5", "٣"] {
+        for text in [
+            "", "-", ".", "1_000", "1e", "1e+", "0x10", "1.2.3", "--1", " 1", "inf", "NaN", "e5",
+            "٣",
+        ] {
             assert_eq!(Number::parse(text), Err(NumberError::Text), "{text}");
         }
     }
@@ -260,11 +312,23 @@ mod tests {
     #[test]
     fn nothing_is_rounded_in_silence() {
         assert_eq!(number("0.1").plus(number("0.2")), Ok(number("0.3")));
-        assert_eq!(number("9223372036854775807").plus(number("1")), Ok(number("9223372036854775808")));
-        assert_eq!(number("18446744073709551616").minus(number("18446744073709551615")), Ok(number("1")));
-        assert_eq!(number("4294967296").times(number("4294967296")), Ok(number("18446744073709551616")));
+        assert_eq!(
+            number("9223372036854775807").plus(number("1")),
+            Ok(number("9223372036854775808"))
+        );
+        assert_eq!(
+            number("18446744073709551616").minus(number("18446744073709551615")),
+            Ok(number("1"))
+        );
+        assert_eq!(
+            number("4294967296").times(number("4294967296")),
+            Ok(number("18446744073709551616"))
+        );
         assert_eq!(number("1").over(number("8")), Ok(number("0.125")));
-        assert_eq!(number("1").over(number("3")).unwrap().to_string(), "0.3333333333333333333333333333");
+        assert_eq!(
+            number("1").over(number("3")).unwrap().to_string(),
+            "0.3333333333333333333333333333"
+        );
         assert_eq!(number("-7.5").rest(number("2")), Ok(number("-1.5")));
         let large = number("7922816251426433759354395033.5");
         for wrong in [
@@ -277,15 +341,28 @@ mod tests {
             assert_eq!(wrong, Err(NumberError::TooLong));
         }
         assert_eq!(number("1").over(number("0")), Err(NumberError::Zero));
-        assert!(number("9007199254740993") > number("9007199254740992"), "floats cannot tell them apart");
+        assert!(
+            number("9007199254740993") > number("9007199254740992"),
+            "floats cannot tell them apart"
+        );
     }
 
     #[test]
     fn digits_after_the_point_are_as_many_as_wanted() {
-        let shown: Vec<_> = [("2.5", 0), ("3.5", 0), ("1", 2), ("0.125", 2), ("-1.005", 1), ("9007199254740993", 1)]
-            .map(|(text, digits)| number(text).fixed(digits))
-            .into();
-        assert_eq!(shown, ["2", "4", "1.00", "0.12", "-1.0", "9007199254740993.0"]);
+        let shown: Vec<_> = [
+            ("2.5", 0),
+            ("3.5", 0),
+            ("1", 2),
+            ("0.125", 2),
+            ("-1.005", 1),
+            ("9007199254740993", 1),
+        ]
+        .map(|(text, digits)| number(text).fixed(digits))
+        .into();
+        assert_eq!(
+            shown,
+            ["2", "4", "1.00", "0.12", "-1.0", "9007199254740993.0"]
+        );
         assert_eq!(number("0.1").fixed(40), format!("0.1{}", "0".repeat(39)));
     }
 

@@ -7,7 +7,11 @@ use impasto_store::digest::{BlobDigest, ContentDigest};
 use impasto_store::key::{self, Describe, Segment, Sink, map};
 
 /// The Debian name of the machine that this program is for.
-pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 
 /// A package file, named by its content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,10 +63,14 @@ impl Describe for PackageSet {
             "all" => name.to_owned(),
             _ => format!("{name}:{architecture}"),
         };
-        let install: BTreeMap<String, _> =
-            install.iter().map(|package| (pairs(&package.name, &package.architecture), package)).collect();
-        let remove: BTreeMap<String, _> =
-            remove.iter().map(|package| (pairs(&package.name, &package.architecture), package)).collect();
+        let install: BTreeMap<String, _> = install
+            .iter()
+            .map(|package| (pairs(&package.name, &package.architecture), package))
+            .collect();
+        let remove: BTreeMap<String, _> = remove
+            .iter()
+            .map(|package| (pairs(&package.name, &package.architecture), package))
+            .collect();
         map(sink, install.iter().map(|(name, package)| (name, *package)));
         sink.enter(Segment::Field("removed"));
         map(sink, remove.iter().map(|(name, package)| (name, *package)));
@@ -73,14 +81,24 @@ impl Describe for PackageSet {
 impl Describe for LockedPackage {
     fn describe(&self, sink: &mut dyn Sink) {
         // Name and architecture are the key that leads here; the digest implies the size.
-        let LockedPackage { name: _, architecture: _, version, sha256, size: _ } = self;
+        let LockedPackage {
+            name: _,
+            architecture: _,
+            version,
+            sha256,
+            size: _,
+        } = self;
         format!("{version} sha256:{sha256}").describe(sink);
     }
 }
 
 impl Describe for PackageName {
     fn describe(&self, sink: &mut dyn Sink) {
-        let PackageName { name: _, architecture: _, version } = self;
+        let PackageName {
+            name: _,
+            architecture: _,
+            version,
+        } = self;
         version.describe(sink);
     }
 }
@@ -191,7 +209,11 @@ impl PackageRequest {
         let mut lines = Vec::new();
         match root {
             RequestRoot::Disk => {}
-            RequestRoot::Own { distribution, architecture, variant } => {
+            RequestRoot::Own {
+                distribution,
+                architecture,
+                variant,
+            } => {
                 lines.push(format!("root {distribution} {architecture} {variant}"));
             }
             RequestRoot::Builder { image: _ } => lines.push("builder".to_owned()),
@@ -209,13 +231,28 @@ impl PackageRequest {
         list("remove", remove);
         list("hold", hold);
         list("file", files);
-        for (word, set) in [("upgrade", upgrade), ("autoremove", autoremove), ("recommends", recommends)] {
+        for (word, set) in [
+            ("upgrade", upgrade),
+            ("autoremove", autoremove),
+            ("recommends", recommends),
+        ] {
             lines.extend(set.then(|| word.to_owned()));
         }
-        for Repository { name, uri, suite, components, signed_by, trusted, login: _ } in repositories {
+        for Repository {
+            name,
+            uri,
+            suite,
+            components,
+            signed_by,
+            trusted,
+            login: _,
+        } in repositories
+        {
             let uri = uri.as_deref().unwrap_or("-");
             let mut line = format!("repository {name} {uri} {suite}");
-            components.iter().for_each(|component| line += &format!(" {component}"));
+            components
+                .iter()
+                .for_each(|component| line += &format!(" {component}"));
             if *trusted {
                 line += " trusted";
             }
@@ -224,7 +261,12 @@ impl PackageRequest {
             }
             lines.push(line);
         }
-        for Pin { package, pin, priority } in pins {
+        for Pin {
+            package,
+            pin,
+            priority,
+        } in pins
+        {
             lines.push(format!("pin {package} {pin} {priority}"));
         }
         lines
@@ -237,6 +279,8 @@ impl PackageRequest {
 
     /// Whether a package is asked for by its name, and not only because others need it.
     pub fn names(&self, package: &str) -> bool {
-        self.install.iter().any(|wanted| wanted.split([':', '=', '/']).next() == Some(package))
+        self.install
+            .iter()
+            .any(|wanted| wanted.split([':', '=', '/']).next() == Some(package))
     }
 }

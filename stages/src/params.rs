@@ -52,7 +52,10 @@ impl Params {
 
     /// A truth value, false where it is not given.
     pub fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name).map(|value| &value.data), Some(Data::Bool(true)))
+        matches!(
+            self.get(name).map(|value| &value.data),
+            Some(Data::Bool(true))
+        )
     }
 
     /// A whole number.
@@ -73,7 +76,11 @@ impl Params {
 
     /// A list of texts.
     pub fn texts(&self, name: &str) -> Vec<String> {
-        self.list(name).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        self.list(name)
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// An object's or map's pairs, in order of their names; none where it is not given.
@@ -87,7 +94,9 @@ impl Params {
 
     /// A map of texts.
     pub fn text_map(&self, name: &str) -> BTreeMap<String, String> {
-        let texts = self.pairs(name).filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        let texts = self
+            .pairs(name)
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         texts.collect()
     }
 
@@ -150,7 +159,11 @@ pub fn print_duration(duration: Duration) -> String {
             rest %= factor;
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if text.is_empty() {
+        "0s".to_owned()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -165,7 +178,15 @@ mod tests {
         for text in ["0s", "45s", "1h30m", "30d", "1d1s"] {
             assert_eq!(print_duration(parse_duration(text).unwrap()), text);
         }
-        for wrong in ["", "10", "s", "1y", "-1s", "99999999999999999999s", "9999999999999999h"] {
+        for wrong in [
+            "",
+            "10",
+            "s",
+            "1y",
+            "-1s",
+            "99999999999999999999s",
+            "9999999999999999h",
+        ] {
             assert_eq!(parse_duration(wrong), None, "{wrong}");
         }
     }
@@ -175,7 +196,16 @@ mod tests {
         assert_eq!(parse_size("8GiB"), Some(8 << 30));
         assert_eq!(parse_size("3G"), Some(3 << 30));
         assert_eq!(parse_size("512MiB"), Some(512 << 20));
-        for wrong in ["", "8", "GiB", "8GB", "8 GiB", "-8GiB", "1.5GiB", "99999999999999T"] {
+        for wrong in [
+            "",
+            "8",
+            "GiB",
+            "8GB",
+            "8 GiB",
+            "-8GiB",
+            "1.5GiB",
+            "99999999999999T",
+        ] {
             assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }

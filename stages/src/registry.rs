@@ -59,12 +59,22 @@ pub struct ParamSpec {
 impl ParamSpec {
     /// A parameter that may be left out.
     pub const fn optional(name: &'static str, ty: Type, help: &'static str) -> Self {
-        ParamSpec { name, ty, required: false, help }
+        ParamSpec {
+            name,
+            ty,
+            required: false,
+            help,
+        }
     }
 
     /// A parameter that must be given.
     pub const fn required(name: &'static str, ty: Type, help: &'static str) -> Self {
-        ParamSpec { name, ty, required: true, help }
+        ParamSpec {
+            name,
+            ty,
+            required: true,
+            help,
+        }
     }
 }
 
@@ -192,7 +202,11 @@ impl Kind {
         match (self.makes, params.text("as")) {
             (Makes::DiskOrFile, Some("disk")) => Makes::Disk,
             (Makes::DiskOrFile, Some("file")) => Makes::File,
-            (Makes::DiskOrFile, None) if params.get("install").is_some() && !params.flag("install") => Makes::File,
+            (Makes::DiskOrFile, None)
+                if params.get("install").is_some() && !params.flag("install") =>
+            {
+                Makes::File
+            }
             (Makes::DiskOrFile, None) if self.param("install").is_some() => Makes::Disk,
             (makes, _) => makes,
         }

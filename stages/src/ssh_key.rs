@@ -35,7 +35,9 @@ impl KeyProblem {
             KeyProblem::Private => {
                 "use the public key, the file that ends in .pub, and remove the private key from the recipe"
             }
-            KeyProblem::Lines => "write each key as its own element, such as split(\"\\n\", trimspace(file(\"keys\")))",
+            KeyProblem::Lines => {
+                "write each key as its own element, such as split(\"\\n\", trimspace(file(\"keys\")))"
+            }
             KeyProblem::Empty | KeyProblem::Type | KeyProblem::Base64 | KeyProblem::Inner => {
                 "use one line of a .pub file, such as file(\"id_ed25519.pub\"): a type, base64 and a comment"
             }
@@ -61,7 +63,9 @@ pub(crate) fn check(line: &str) -> Result<(), KeyProblem> {
     let first = string(&mut rest).ok_or(KeyProblem::Inner)?;
     let mut fields = 0;
     while !rest.is_empty() && ty != "sk-ssh-ed25519@openssh.com" {
-        string(&mut rest).filter(|field| !field.is_empty()).ok_or(KeyProblem::Inner)?;
+        string(&mut rest)
+            .filter(|field| !field.is_empty())
+            .ok_or(KeyProblem::Inner)?;
         fields += 1;
     }
     let complete = match ty {
@@ -118,8 +122,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const KEY: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
 
     #[test]
     fn base64_is_decoded() {
@@ -135,11 +138,23 @@ mod tests {
         assert_eq!(check(KEY), Ok(()));
         assert_eq!(check(""), Err(KeyProblem::Empty));
         assert_eq!(check(&format!("{KEY}\n{KEY}")), Err(KeyProblem::Lines));
-        assert_eq!(check("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA"), Err(KeyProblem::Private));
+        assert_eq!(
+            check("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA"),
+            Err(KeyProblem::Private)
+        );
         assert_eq!(check("~/.ssh/id_ed25519.pub"), Err(KeyProblem::Type));
-        assert_eq!(check("ssh-ed25519 admin@example.org"), Err(KeyProblem::Base64));
+        assert_eq!(
+            check("ssh-ed25519 admin@example.org"),
+            Err(KeyProblem::Base64)
+        );
         assert_eq!(check("ssh-ed25519"), Err(KeyProblem::Base64));
-        assert_eq!(check(&KEY.replace("ssh-ed25519", "ssh-rsa")), Err(KeyProblem::Inner));
-        assert_eq!(check(&KEY.replace("m1m2m3m4 ", " ")), Err(KeyProblem::Inner));
+        assert_eq!(
+            check(&KEY.replace("ssh-ed25519", "ssh-rsa")),
+            Err(KeyProblem::Inner)
+        );
+        assert_eq!(
+            check(&KEY.replace("m1m2m3m4 ", " ")),
+            Err(KeyProblem::Inner)
+        );
     }
 }

@@ -107,7 +107,10 @@ impl<T: Clone> Shared<T> {
 
 impl From<Vec<Value>> for Shared<Vec<Value>> {
     fn from(items: Vec<Value>) -> Self {
-        let mut below = Nested { parts: 1, ..Nested::default() };
+        let mut below = Nested {
+            parts: 1,
+            ..Nested::default()
+        };
         items.iter().for_each(|item| below.add(item));
         Shared(Arc::new((items, below)))
     }
@@ -115,7 +118,10 @@ impl From<Vec<Value>> for Shared<Vec<Value>> {
 
 impl From<BTreeMap<String, Value>> for Shared<BTreeMap<String, Value>> {
     fn from(items: BTreeMap<String, Value>) -> Self {
-        let mut below = Nested { parts: 1, ..Nested::default() };
+        let mut below = Nested {
+            parts: 1,
+            ..Nested::default()
+        };
         for (key, item) in &items {
             below.add(item);
             below.bytes = below.bytes.saturating_add(key.len() as u64);
@@ -140,7 +146,8 @@ impl<T> std::ops::Deref for Shared<T> {
 
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || (self.0.1.parts == other.0.1.parts && self.0.0 == other.0.0)
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.1.parts == other.0.1.parts && self.0.0 == other.0.0)
     }
 }
 
@@ -199,7 +206,10 @@ pub struct Marks {
 impl Marks {
     /// The marks of a value that was read from `source`.
     pub fn from_source(source: Source) -> Self {
-        Marks { sources: Some(Arc::new(BTreeSet::from([source]))), sensitive: None }
+        Marks {
+            sources: Some(Arc::new(BTreeSet::from([source]))),
+            sensitive: None,
+        }
     }
 
     /// What the value was made from.
@@ -216,8 +226,12 @@ impl Marks {
             (_, None) => {}
             (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
             (Some(mine), Some(theirs)) => {
-                if !Arc::ptr_eq(mine, theirs) && mine.len() < MAX_SOURCES && !theirs.is_subset(mine) {
-                    let more = theirs.iter().filter(|source| !mine.contains(*source)).cloned();
+                if !Arc::ptr_eq(mine, theirs) && mine.len() < MAX_SOURCES && !theirs.is_subset(mine)
+                {
+                    let more = theirs
+                        .iter()
+                        .filter(|source| !mine.contains(*source))
+                        .cloned();
                     let more: Vec<_> = more.take(MAX_SOURCES - mine.len()).collect();
                     Arc::make_mut(mine).extend(more);
                 }
@@ -229,7 +243,11 @@ impl Marks {
 impl Value {
     /// A value without marks.
     pub fn new(data: Data) -> Self {
-        Value { data, marks: Marks::default(), origin: None }
+        Value {
+            data,
+            marks: Marks::default(),
+            origin: None,
+        }
     }
 
     /// A text without marks.
@@ -260,8 +278,15 @@ impl Value {
         let mut below = match &self.data {
             Data::List(items) => items.below().clone(),
             Data::Object(items) => items.below().clone(),
-            Data::String(text) => Nested { parts: 1, bytes: text.len() as u64, ..Nested::default() },
-            _ => Nested { parts: 1, ..Nested::default() },
+            Data::String(text) => Nested {
+                parts: 1,
+                bytes: text.len() as u64,
+                ..Nested::default()
+            },
+            _ => Nested {
+                parts: 1,
+                ..Nested::default()
+            },
         };
         below.marks.unite(&self.marks);
         below

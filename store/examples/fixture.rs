@@ -18,7 +18,11 @@ fn main() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     std::fs::create_dir_all(&fixtures).unwrap();
     let packed = pack_fixture(dir.path());
-    std::fs::write(fixtures.join(format!("store-v{FORMAT_VERSION}.zst")), packed).unwrap();
+    std::fs::write(
+        fixtures.join(format!("store-v{FORMAT_VERSION}.zst")),
+        packed,
+    )
+    .unwrap();
     // The index is a cache, and no part of what is frozen.
     store.flush().unwrap();
     write_seeds(dir.path());
@@ -27,7 +31,10 @@ fn main() {
 /// Fills an empty store with one of everything.
 fn write_frozen(store: &Store) {
     let absent = impasto_store::seal::Absent::AsParent;
-    let base = MemorySource::new(10, [(0, Some(text(1))), (1, Some(text(2))), (9, Some(text(3)))]);
+    let base = MemorySource::new(
+        10,
+        [(0, Some(text(1))), (1, Some(text(2))), (9, Some(text(3)))],
+    );
     let overlay = MemorySource::new(10, [(0, Some(text(4))), (1, None), (5, Some(raw(5)))]);
     let base = store.seal(None, &base, absent).unwrap().disk.layer;
     let top = store.seal(Some(&base), &overlay, absent).unwrap().disk;
@@ -38,7 +45,9 @@ fn write_frozen(store: &Store) {
     claim.result.tree = Some(store.put_blob(TREE).unwrap());
     store.put_claim(&claim).unwrap();
     store.state_write(&["recipe", "durations"], b"12").unwrap();
-    store.put_root("kept", &[impasto_store::refs::Root::Layer(base)]).unwrap();
+    store
+        .put_root("kept", &[impasto_store::refs::Root::Layer(base)])
+        .unwrap();
 }
 
 /// Packs the files of a store into one, for `support::unpack_fixture`.
@@ -59,11 +68,15 @@ fn pack_fixture(dir: &Path) -> Vec<u8> {
 fn write_seeds(dir: &Path) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds/store");
     std::fs::create_dir_all(&seeds).unwrap();
-    let write =
-        |name: String, kind: u8, body: &[u8]| std::fs::write(seeds.join(name), [&[kind], body].concat()).unwrap();
+    let write = |name: String, kind: u8, body: &[u8]| {
+        std::fs::write(seeds.join(name), [&[kind], body].concat()).unwrap()
+    };
     for (number, path) in files(dir).into_iter().enumerate() {
         let bytes = std::fs::read(&path).unwrap();
-        if path.extension().is_some_and(|extension| extension == "manifest") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "manifest")
+        {
             write(format!("manifest-{number}"), 0, &bytes);
         } else if bytes.starts_with(b"impaCLM1") {
             // Within the record an array of the body, as bin 16, and more.

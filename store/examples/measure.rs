@@ -14,9 +14,12 @@ use impasto_store::seal::Absent;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args_os().skip(1);
-    let (Some(dir), Some(image)) = (args.next(), args.next()) else { return Err("measure STORE IMAGE|DIR".into()) };
+    let (Some(dir), Some(image)) = (args.next(), args.next()) else {
+        return Err("measure STORE IMAGE|DIR".into());
+    };
     let store = Store::open(&dir)?;
-    let time = |what: &str, start: Instant| println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+    let time =
+        |what: &str, start: Instant| println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
     if Path::new(&image).is_dir() {
         let entries = std::fs::read_dir(&image)?.map(|entry| Ok(entry?.path()));
         let paths = entries.collect::<std::io::Result<Vec<_>>>()?;
@@ -27,7 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .into_iter()
                 .collect::<Result<Vec<_>, _>>()?;
             time(what, start);
-            println!("{} files, {} read so far", hashed.len(), store.io().input_opens);
+            println!(
+                "{} files, {} read so far",
+                hashed.len(),
+                store.io().input_opens
+            );
         }
         return Ok(store.flush()?);
     }
@@ -45,10 +52,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let out = Path::new(&dir).join("tmp/out.qcow2");
         for options in [
             ConvertOptions::default(),
-            ConvertOptions { digest: true, ..Default::default() },
-            ConvertOptions { digest: true, sha256: true, fsync: true, ..Default::default() },
+            ConvertOptions {
+                digest: true,
+                ..Default::default()
+            },
+            ConvertOptions {
+                digest: true,
+                sha256: true,
+                fsync: true,
+                ..Default::default()
+            },
         ] {
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&out)?;
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&out)?;
             let start = Instant::now();
             let converted = store.convert_qcow2(&sealed.disk.layer, &file, &out, options)?;
             time("convert", start);

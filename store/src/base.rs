@@ -43,31 +43,53 @@ pub(crate) struct Base {
 }
 
 /// Which of `disks` has this chunk, and where in its map: the first of those that do.
-pub(crate) fn find_chunk(disks: &[DiskReader], index: u64, digest: &Digest) -> Option<(usize, usize)> {
+pub(crate) fn find_chunk(
+    disks: &[DiskReader],
+    index: u64,
+    digest: &Digest,
+) -> Option<(usize, usize)> {
     disks.iter().enumerate().find_map(|(disk, reader)| {
         let chunks = &reader.map().chunks;
-        let at = chunks.binary_search_by_key(&index, |found| found.index).ok()?;
+        let at = chunks
+            .binary_search_by_key(&index, |found| found.index)
+            .ok()?;
         (chunks[at].digest == *digest).then_some((disk, at))
     })
 }
 
 /// What the disk `new` is stored as a delta to. Of several places that cost the same it is the one with the shortest chain.
 pub(crate) fn choose(new: &DiskTree, name: &DiskDigest, disks: &[DiskReader]) -> Base {
-    let sizes: HashMap<_, _> =
-        new.leaves().iter().map(|(index, digest)| (*index, bytes_of(disks, *index, digest))).collect();
+    let sizes: HashMap<_, _> = new
+        .leaves()
+        .iter()
+        .map(|(index, digest)| (*index, bytes_of(disks, *index, digest)))
+        .collect();
     let place = |(disk, reader): (usize, &DiskReader)| {
-        let (bytes, layers) = place(&reader.map().manifests, name, &costs(&reader.map().manifests, new, &sizes));
+        let (bytes, layers) = place(
+            &reader.map().manifests,
+            name,
+            &costs(&reader.map().manifests, new, &sizes),
+        );
         (bytes, layers, disk)
     };
     let best = disks.iter().enumerate().map(place).min();
-    best.map_or(Base { disk: 0, layers: 0 }, |(_, layers, disk)| Base { disk, layers })
+    best.map_or(Base { disk: 0, layers: 0 }, |(_, layers, disk)| Base {
+        disk,
+        layers,
+    })
 }
 
 /// The best place in one chain: bytes of the new layer there, and the number of layers below it.
 fn place(chain: &[Manifest], name: &DiskDigest, costs: &[u64]) -> (u64, usize) {
     // A chain must not come to the new disk twice.
-    let usable = chain.iter().take_while(|manifest| manifest.disk != *name).count();
-    let cheapest = (0..=usable).map(|layers| (costs[layers], layers)).min().unwrap_or((costs[0], 0));
+    let usable = chain
+        .iter()
+        .take_while(|manifest| manifest.disk != *name)
+        .count();
+    let cheapest = (0..=usable)
+        .map(|layers| (costs[layers], layers))
+        .min()
+        .unwrap_or((costs[0], 0));
     if cheapest.1 <= MAX_DEPTH as usize {
         return cheapest;
     }
@@ -107,10 +129,19 @@ fn costs(chain: &[Manifest], new: &DiskTree, sizes: &HashMap<u64, u64>) -> Vec<u
     let mut costs = vec![FIXED + content + blocks.len() as u64 * BLOCK];
     let mut there: HashMap<u64, Digest> = HashMap::new();
     for manifest in chain {
-        let mut changes: Vec<_> = manifest.chunks.iter().map(|chunk| (chunk.index, chunk.digest)).collect();
+        let mut changes: Vec<_> = manifest
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.index, chunk.digest))
+            .collect();
         // What a smaller disk cuts off is zero for a larger one above it.
         let count = chunk_count(manifest.virtual_size);
-        changes.extend(there.keys().filter(|index| **index >= count).map(|index| (*index, Digest::ZERO)));
+        changes.extend(
+            there
+                .keys()
+                .filter(|index| **index >= count)
+                .map(|index| (*index, Digest::ZERO)),
+        );
         for (index, digest) in changes.into_iter().filter(|(index, _)| *index < end) {
             let before = there.insert(index, digest).unwrap_or(Digest::ZERO);
             let wanted = wanted(index);
@@ -136,9 +167,17 @@ fn costs(chain: &[Manifest], new: &DiskTree, sizes: &HashMap<u64, u64>) -> Vec<u
 
 /// What a layer that is there takes, in bytes, by the same measure.
 fn stored_bytes(manifest: &Manifest) -> u64 {
-    let mut blocks: Vec<_> = manifest.chunks.iter().map(|chunk| chunk.index / CHUNKS_PER_BLOCK).collect();
+    let mut blocks: Vec<_> = manifest
+        .chunks
+        .iter()
+        .map(|chunk| chunk.index / CHUNKS_PER_BLOCK)
+        .collect();
     blocks.dedup();
-    let content: u64 = manifest.chunks.iter().map(|chunk| ENTRY + bytes_at(chunk.place)).sum();
+    let content: u64 = manifest
+        .chunks
+        .iter()
+        .map(|chunk| ENTRY + bytes_at(chunk.place))
+        .sum();
     FIXED + content + blocks.len() as u64 * BLOCK
 }
 
@@ -146,7 +185,10 @@ fn stored_bytes(manifest: &Manifest) -> u64 {
 fn bytes_of(disks: &[DiskReader], index: u64, digest: &Digest) -> u64 {
     match find_chunk(disks, index, digest) {
         Some((disk, at)) => bytes_at(disks[disk].map().chunks[at].place),
-        None => disks.iter().find_map(|disk| disk.map().find(index)).map_or(UNKNOWN, |found| bytes_at(found.place)),
+        None => disks
+            .iter()
+            .find_map(|disk| disk.map().find(index))
+            .map_or(UNKNOWN, |found| bytes_at(found.place)),
     }
 }
 
@@ -171,7 +213,11 @@ mod tests {
             for at in (0..chain.len()).rev() {
                 costs[at] = costs[at + 1] + chain[at];
             }
-            let layers = if chain.len() <= MAX_DEPTH as usize { chain.len() } else { squash_at(&chain, &costs) };
+            let layers = if chain.len() <= MAX_DEPTH as usize {
+                chain.len()
+            } else {
+                squash_at(&chain, &costs)
+            };
             chain.truncate(layers);
             chain.push(costs[layers]);
             sum += costs[layers];
@@ -189,7 +235,10 @@ mod tests {
                 let (sum, _) = edits(below, count, 100_000);
                 let each = sum as f64 / count as f64 / 100_000.0;
                 let bound = 0.6 * (count as f64).log2();
-                assert!(each <= bound, "{count} edits over {below:?}: each {each:.2} times its size, bound {bound:.2}");
+                assert!(
+                    each <= bound,
+                    "{count} edits over {below:?}: each {each:.2} times its size, bound {bound:.2}"
+                );
             }
         }
         let (_, most) = edits(&stages, 60, 100_000);

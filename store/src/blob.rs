@@ -64,7 +64,9 @@ impl Serialize for Sha256 {
 
 impl<'de> Deserialize<'de> for Sha256 {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Sha256(serde_bytes::ByteArray::<32>::deserialize(deserializer)?.into_array()))
+        Ok(Sha256(
+            serde_bytes::ByteArray::<32>::deserialize(deserializer)?.into_array(),
+        ))
     }
 }
 
@@ -127,7 +129,11 @@ pub struct BlobReader {
 #[derive(Debug)]
 enum BlobContent {
     Plain(io::Cursor<Vec<u8>>),
-    Chunked { pieces: Arc<Pieces>, next: usize, ready: io::Cursor<Vec<u8>> },
+    Chunked {
+        pieces: Arc<Pieces>,
+        next: usize,
+        ready: io::Cursor<Vec<u8>>,
+    },
 }
 
 /// An opened blob in pieces: the table, and the files of its pieces.
@@ -139,11 +145,17 @@ struct Pieces {
 
 /// Decodes the file of a blob in one piece: its content, still without a name. Bounded; for untrusted bytes.
 pub fn decode_plain(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let plain: PlainHeader = unframe(PLAIN, bytes).and_then(decode).map_err(|error| error.to_string())?;
+    let plain: PlainHeader = unframe(PLAIN, bytes)
+        .and_then(decode)
+        .map_err(|error| error.to_string())?;
     if plain.size > PLAIN_MAX as u64 {
-        return Err(format!("it claims {} bytes, too many for a blob in one piece", plain.size));
+        return Err(format!(
+            "it claims {} bytes, too many for a blob in one piece",
+            plain.size
+        ));
     }
-    unpack(plain.zstd, plain.bytes, plain.size as usize).ok_or_else(|| "its content cannot be decoded".to_owned())
+    unpack(plain.zstd, plain.bytes, plain.size as usize)
+        .ok_or_else(|| "its content cannot be decoded".to_owned())
 }
 
 /// Checks the table of a blob in pieces. Bounded; for untrusted bytes. `frames_end` is where the frames of its file end.
@@ -152,10 +164,15 @@ pub fn check_table(record: &[u8], frames_end: u64) -> Result<(), String> {
 }
 
 fn decode_table(record: &[u8], frames_end: u64) -> Result<PieceTable, String> {
-    let table: PieceTable = unframe(TABLE, record).and_then(decode).map_err(|error| error.to_string())?;
+    let table: PieceTable = unframe(TABLE, record)
+        .and_then(decode)
+        .map_err(|error| error.to_string())?;
     let mut size = 0u64;
     for piece in &table.pieces {
-        let end = piece.offset.checked_add(u64::from(piece.length)).ok_or("a piece is out of bounds")?;
+        let end = piece
+            .offset
+            .checked_add(u64::from(piece.length))
+            .ok_or("a piece is out of bounds")?;
         let bad = piece.size == 0
             || piece.size as usize > cut::MAX
             || piece.length > piece.size
@@ -167,7 +184,11 @@ fn decode_table(record: &[u8], frames_end: u64) -> Result<PieceTable, String> {
         }
         size += u64::from(piece.size);
     }
-    if size != table.size { Err("its pieces do not add up".to_owned()) } else { Ok(table) }
+    if size != table.size {
+        Err("its pieces do not add up".to_owned())
+    } else {
+        Ok(table)
+    }
 }
 
 fn unpack(zstd: bool, bytes: Vec<u8>, size: usize) -> Option<Vec<u8>> {
@@ -176,7 +197,9 @@ fn unpack(zstd: bool, bytes: Vec<u8>, size: usize) -> Option<Vec<u8>> {
     }
     // `size` is bounded by the caller: the frame cannot make it larger.
     let mut out = Vec::with_capacity(size);
-    let length = zstd_safe::DCtx::create().decompress(&mut out, &bytes).ok()?;
+    let length = zstd_safe::DCtx::create()
+        .decompress(&mut out, &bytes)
+        .ok()?;
     (length == size).then_some(out)
 }
 
@@ -184,7 +207,9 @@ fn pack(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(zstd_safe::compress_bound(bytes.len()));
     let length = zstd_safe::compress(&mut out, bytes, LEVEL).ok()?;
     // Verified as written, or stored as it is: a compressor's bug costs space only.
-    (length < bytes.len() && unpack(true, out.clone(), bytes.len()).is_some_and(|back| back == bytes)).then_some(out)
+    (length < bytes.len()
+        && unpack(true, out.clone(), bytes.len()).is_some_and(|back| back == bytes))
+    .then_some(out)
 }
 
 pub(crate) fn blob_name(digest: &BlobDigest) -> String {
@@ -215,8 +240,16 @@ fn cut_all(buffer: &[u8], at_end: bool, grain: Grain) -> (Vec<&[u8]>, usize) {
 /// Fills the buffer as far as the reader goes.
 fn fill(reader: &mut dyn Read, buffer: &mut Vec<u8>, up_to: usize) -> Result<()> {
     let missing = up_to.saturating_sub(buffer.len()) as u64;
-    let read_error = |source| Error::Io { verb: "read", path: "the file to be stored".into(), source };
-    reader.take(missing).read_to_end(buffer).map(|_| ()).map_err(read_error)
+    let read_error = |source| Error::Io {
+        verb: "read",
+        path: "the file to be stored".into(),
+        source,
+    };
+    reader
+        .take(missing)
+        .read_to_end(buffer)
+        .map(|_| ())
+        .map_err(read_error)
 }
 
 /// The beginning of a file, a byte longer than `most` where the file is.
@@ -239,7 +272,11 @@ impl Store {
     /// Stores one of a family of files that change little from one to the next; pieces that an earlier one, `like`, has
     /// too are shared with it. The first of the family has none to be like, and must be stored by this too: what
     /// [`Store::put_blob`] stored in one piece shares nothing.
-    pub fn put_blob_like(&self, mut reader: impl Read, like: Option<&BlobDigest>) -> Result<BlobRef> {
+    pub fn put_blob_like(
+        &self,
+        mut reader: impl Read,
+        like: Option<&BlobDigest>,
+    ) -> Result<BlobRef> {
         let head = read_head(&mut reader, FINE_MAX)?;
         if head.len() > FINE_MAX {
             return self.put_chunked(head, &mut reader, like, COARSE);
@@ -247,7 +284,10 @@ impl Store {
         if head.len() <= PLAIN_MAX_LIKE {
             return self.put_plain(head);
         }
-        let blob = BlobRef { digest: BlobDigest::of(&head), size: head.len() as u64 };
+        let blob = BlobRef {
+            digest: BlobDigest::of(&head),
+            size: head.len() as u64,
+        };
         if self.reuse_blob(&blob)? {
             return Ok(blob);
         }
@@ -255,13 +295,20 @@ impl Store {
     }
 
     fn put_plain(&self, content: Vec<u8>) -> Result<BlobRef> {
-        let blob = BlobRef { digest: BlobDigest::of(&content), size: content.len() as u64 };
+        let blob = BlobRef {
+            digest: BlobDigest::of(&content),
+            size: content.len() as u64,
+        };
         if self.reuse_blob(&blob)? {
             return Ok(blob);
         }
         self.reserve(content.len() as u64)?;
         let packed = pack(&content);
-        let plain = PlainHeader { size: blob.size, zstd: packed.is_some(), bytes: packed.unwrap_or(content) };
+        let plain = PlainHeader {
+            size: blob.size,
+            zstd: packed.is_some(),
+            bytes: packed.unwrap_or(content),
+        };
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(PLAIN, &encode(&plain)))?;
         self.publish_blob(temp, &blob)?;
@@ -279,7 +326,11 @@ impl Store {
         let mut content = BlobDigest::hasher();
         let mut file = Hasher::new(domain::STATE);
         let mut temp = self.fs().temp()?;
-        let mut table = PieceTable { size: 0, others: Vec::new(), pieces: Vec::new() };
+        let mut table = PieceTable {
+            size: 0,
+            others: Vec::new(),
+            pieces: Vec::new(),
+        };
         let mut here: HashMap<BlobDigest, Piece> = HashMap::new();
         let mut offset = 0u64;
         let mut write = |temp: &mut Temp, bytes: &[u8]| {
@@ -299,23 +350,42 @@ impl Store {
             let frames: Vec<_> = cuts
                 .par_iter()
                 .zip(&digests)
-                .map(|(piece, digest)| if known.contains_key(digest) { None } else { pack(piece) })
+                .map(|(piece, digest)| {
+                    if known.contains_key(digest) {
+                        None
+                    } else {
+                        pack(piece)
+                    }
+                })
                 .collect();
             for ((bytes, digest), frame) in cuts.iter().zip(digests).zip(frames) {
                 table.size += bytes.len() as u64;
                 let piece = match (here.get(&digest), known.get(&digest)) {
                     (Some(piece), _) => *piece,
                     (None, Some((other, piece))) => {
-                        let place = table.others.iter().position(|there| there == other).unwrap_or_else(|| {
-                            table.others.push(*other);
-                            table.others.len() - 1
-                        });
-                        Piece { file: place as u32 + 1, ..*piece }
+                        let place = table
+                            .others
+                            .iter()
+                            .position(|there| there == other)
+                            .unwrap_or_else(|| {
+                                table.others.push(*other);
+                                table.others.len() - 1
+                            });
+                        Piece {
+                            file: place as u32 + 1,
+                            ..*piece
+                        }
                     }
                     (None, None) => {
                         let stored = frame.as_deref().unwrap_or(bytes);
                         let (size, length) = (bytes.len() as u32, stored.len() as u32);
-                        let piece = Piece { digest, size, length, file: 0, offset: end };
+                        let piece = Piece {
+                            digest,
+                            size,
+                            length,
+                            file: 0,
+                            offset: end,
+                        };
                         end = write(&mut temp, stored)?;
                         piece
                     }
@@ -328,7 +398,10 @@ impl Store {
                 break;
             }
         }
-        let blob = BlobRef { digest: BlobDigest(content.finish()), size: table.size };
+        let blob = BlobRef {
+            digest: BlobDigest(content.finish()),
+            size: table.size,
+        };
         let record = frame(TABLE, &encode(&table));
         write(&mut temp, &record)?;
         write(&mut temp, &(record.len() as u64).to_le_bytes())?;
@@ -340,14 +413,23 @@ impl Store {
 
     /// Pieces that a blob has, and in which blob's file they lie. A blob that cannot be read has none.
     fn known_pieces(&self, like: &BlobDigest) -> HashMap<BlobDigest, (BlobDigest, Piece)> {
-        let Ok(BlobReader { content: BlobContent::Chunked { pieces, .. }, .. }) = self.open_blob(like) else {
+        let Ok(BlobReader {
+            content: BlobContent::Chunked { pieces, .. },
+            ..
+        }) = self.open_blob(like)
+        else {
             return HashMap::new();
         };
         let owner = |piece: &Piece| match piece.file {
             0 => *like,
             other => pieces.table.others[other as usize - 1],
         };
-        pieces.table.pieces.iter().map(|piece| (piece.digest, (owner(piece), *piece))).collect()
+        pieces
+            .table
+            .pieces
+            .iter()
+            .map(|piece| (piece.digest, (owner(piece), *piece)))
+            .collect()
     }
 
     /// Whether a blob is there and whole; it counts as used just now.
@@ -380,7 +462,10 @@ impl Store {
 
     /// Bytes of a blob's own file, without those of blobs that it shares pieces of; none where it is not there.
     pub fn blob_length(&self, digest: &BlobDigest) -> Result<Option<u64>> {
-        Ok(self.fs().stat_file(&blob_name(digest))?.map(|stat| stat.len()))
+        Ok(self
+            .fs()
+            .stat_file(&blob_name(digest))?
+            .map(|stat| stat.len()))
     }
 
     /// Opens a blob to be read, after all of it was verified. Absent or damaged: a miss.
@@ -388,7 +473,10 @@ impl Store {
         let name = blob_name(digest);
         let damaged = |reason: String| self.damaged(ObjectKind::Blob, &name, reason);
         let file = self.open_object(ObjectKind::Blob, &name)?;
-        let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
+        let length = file
+            .metadata()
+            .map_err(|source| self.fs().io_error("stat", &name, source))?
+            .len();
         let mut magic = [0; MAGIC_LEN];
         match file.read_exact_at(&mut magic, 0) {
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
@@ -403,7 +491,11 @@ impl Store {
                 BadPiece::Damaged(0) => damaged("a piece has the wrong content".to_owned()),
                 BadPiece::Damaged(other) => {
                     let other = blob_name(&pieces.table.others[other - 1]);
-                    self.damaged(ObjectKind::Blob, &other, "a piece shared with another blob has the wrong content")
+                    self.damaged(
+                        ObjectKind::Blob,
+                        &other,
+                        "a piece shared with another blob has the wrong content",
+                    )
                 }
             })?;
             if actual != *digest {
@@ -412,26 +504,45 @@ impl Store {
             let size = pieces.table.size;
             return Ok(BlobReader {
                 size,
-                content: BlobContent::Chunked { pieces, next: 0, ready: io::Cursor::default() },
+                content: BlobContent::Chunked {
+                    pieces,
+                    next: 0,
+                    ready: io::Cursor::default(),
+                },
             });
         }
         if length > PLAIN_MAX as u64 + 1024 {
-            return Err(damaged("it is too large for a blob in one piece".to_owned()));
+            return Err(damaged(
+                "it is too large for a blob in one piece".to_owned(),
+            ));
         }
         let mut bytes = Vec::with_capacity(length as usize);
-        (&file).take(length + 1).read_to_end(&mut bytes).map_err(|source| self.fs().io_error("read", &name, source))?;
+        (&file)
+            .take(length + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| self.fs().io_error("read", &name, source))?;
         let content = decode_plain(&bytes).map_err(damaged)?;
         let actual = BlobDigest::of(&content);
         if actual != *digest {
             return Err(damaged(format!("its content hashes to {}", actual.short())));
         }
-        Ok(BlobReader { size: content.len() as u64, content: BlobContent::Plain(io::Cursor::new(content)) })
+        Ok(BlobReader {
+            size: content.len() as u64,
+            content: BlobContent::Plain(io::Cursor::new(content)),
+        })
     }
 
-    fn open_pieces(&self, digest: &BlobDigest, name: &str, file: File, length: u64) -> Result<Pieces> {
+    fn open_pieces(
+        &self,
+        digest: &BlobDigest,
+        name: &str,
+        file: File,
+        length: u64,
+    ) -> Result<Pieces> {
         let damaged = |reason: String| self.damaged(ObjectKind::Blob, name, reason);
         let read = |bytes: &mut [u8], at: u64| {
-            file.read_exact_at(bytes, at).map_err(|source| self.fs().io_error("read", name, source))
+            file.read_exact_at(bytes, at)
+                .map_err(|source| self.fs().io_error("read", name, source))
         };
         let (record_at, record_length) = match length.checked_sub(TAIL as u64) {
             Some(at) => {
@@ -463,7 +574,10 @@ impl Store {
     pub(crate) fn blob_references(&self, digest: &BlobDigest) -> Result<Vec<BlobDigest>> {
         let name = blob_name(digest);
         let file = self.open_object(ObjectKind::Blob, &name)?;
-        let length = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?.len();
+        let length = file
+            .metadata()
+            .map_err(|source| self.fs().io_error("stat", &name, source))?
+            .len();
         let mut magic = [0; MAGIC_LEN];
         if file.read_exact_at(&mut magic, 0).is_err() || magic != *CHUNKED {
             return Ok(Vec::new());
@@ -474,7 +588,9 @@ impl Store {
     /// Checks every byte of a blob's file, those that reading does not need too. Damaged: a miss.
     pub(crate) fn check_blob(&self, digest: &BlobDigest) -> Result<()> {
         let reader = self.open_blob(digest)?;
-        let BlobContent::Chunked { pieces, .. } = &reader.content else { return Ok(()) };
+        let BlobContent::Chunked { pieces, .. } = &reader.content else {
+            return Ok(());
+        };
         let name = blob_name(digest);
         let read_error = |source| self.fs().io_error("read", &name, source);
         let file = &pieces.files[0];
@@ -499,11 +615,17 @@ impl Store {
         }
         let mut reader = self.open_blob(digest)?;
         let mut sha256 = Sha256Writer::default();
-        io::copy(&mut reader, &mut sha256).map_err(|source| self.fs().io_error("read", &name, source))?;
+        io::copy(&mut reader, &mut sha256)
+            .map_err(|source| self.fs().io_error("read", &name, source))?;
         let sha256 = sha256.finish();
-        let blob = BlobRef { digest: *digest, size: reader.size() };
+        let blob = BlobRef {
+            digest: *digest,
+            size: reader.size(),
+        };
         let record = frame(SHA256, &encode(&Sha256Record { blob, sha256 }));
-        self.put_record(&name, &record, || self.recorded_sha256(digest, &name).map(|_| ()))?;
+        self.put_record(&name, &record, || {
+            self.recorded_sha256(digest, &name).map(|_| ())
+        })?;
         Ok(sha256)
     }
 
@@ -519,7 +641,9 @@ impl Store {
 
 /// Decodes the SHA-256 beside a blob.
 pub(crate) fn decode_sha256(bytes: &[u8]) -> Result<(BlobRef, Sha256), String> {
-    let record: Sha256Record = unframe(SHA256, bytes).and_then(decode).map_err(|error| error.to_string())?;
+    let record: Sha256Record = unframe(SHA256, bytes)
+        .and_then(decode)
+        .map_err(|error| error.to_string())?;
     Ok((record.blob, record.sha256))
 }
 
@@ -556,7 +680,9 @@ impl Pieces {
         let mut bytes = vec![0; piece.length as usize];
         match self.files[place].read_exact_at(&mut bytes, piece.offset) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(BadPiece::Damaged(place)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(BadPiece::Damaged(place));
+            }
             Err(error) => return Err(BadPiece::Read(error)),
         }
         unpack(piece.length < piece.size, bytes, piece.size as usize)
@@ -568,7 +694,10 @@ impl Pieces {
     fn digest(&self) -> Result<BlobDigest, BadPiece> {
         let mut hasher = BlobDigest::hasher();
         for batch in self.table.pieces.chunks(128) {
-            let batch: Vec<_> = batch.par_iter().map(|piece| self.read(piece)).collect::<Result<_, _>>()?;
+            let batch: Vec<_> = batch
+                .par_iter()
+                .map(|piece| self.read(piece))
+                .collect::<Result<_, _>>()?;
             batch.iter().for_each(|bytes| hash(&mut hasher, bytes));
         }
         Ok(BlobDigest(hasher.finish()))
@@ -593,16 +722,24 @@ impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.content {
             BlobContent::Plain(bytes) => bytes.read(buffer),
-            BlobContent::Chunked { pieces, next, ready } => loop {
+            BlobContent::Chunked {
+                pieces,
+                next,
+                ready,
+            } => loop {
                 let count = ready.read(buffer)?;
                 if count > 0 || buffer.is_empty() {
                     return Ok(count);
                 }
-                let Some(piece) = pieces.table.pieces.get(*next) else { return Ok(0) };
+                let Some(piece) = pieces.table.pieces.get(*next) else {
+                    return Ok(0);
+                };
                 // Every piece was verified when the blob was opened, and is again: the file may have changed since.
                 let bytes = pieces.read(piece).map_err(|bad| match bad {
                     BadPiece::Read(error) => error,
-                    BadPiece::Damaged(_) => io::Error::other("the blob was changed while it was read"),
+                    BadPiece::Damaged(_) => {
+                        io::Error::other("the blob was changed while it was read")
+                    }
                 })?;
                 *ready = io::Cursor::new(bytes);
                 *next += 1;

@@ -35,7 +35,11 @@ impl VerifiedChain {
 /// until `file` is closed. A file that was checked is given to other programs in this way only (proc(5), `/proc/PID/fd`).
 pub fn open_file_path(file: &File) -> PathBuf {
     // `self` would be the other program.
-    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+    PathBuf::from(format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        file.as_raw_fd()
+    ))
 }
 
 /// Where the content of a disk's chunk lies.
@@ -61,7 +65,11 @@ pub(crate) struct DiskMap {
 impl DiskMap {
     /// A disk of no chunks, which all others can be a delta to.
     pub(crate) fn nothing() -> DiskMap {
-        DiskMap { manifests: Vec::new(), chunks: Vec::new(), tree: DiskTree::zero(0) }
+        DiskMap {
+            manifests: Vec::new(),
+            chunks: Vec::new(),
+            tree: DiskTree::zero(0),
+        }
     }
 
     /// The disk that so many layers of this one's chain make, from the bottom.
@@ -83,7 +91,12 @@ impl DiskMap {
                 below.next_if(|found| found.index == chunk.index);
                 if chunk.place != ChunkLocation::Zero {
                     let (index, digest, place) = (chunk.index, chunk.digest, chunk.place);
-                    merged.push(LocatedChunk { index, digest, place, layer: layer as u32 });
+                    merged.push(LocatedChunk {
+                        index,
+                        digest,
+                        place,
+                        layer: layer as u32,
+                    });
                 }
             }
             merged.extend(below);
@@ -91,12 +104,25 @@ impl DiskMap {
             let end = crate::disk::chunk_count(virtual_size);
             chunks.truncate(chunks.partition_point(|found| found.index < end));
         }
-        let tree = DiskTree::new(virtual_size, chunks.iter().map(|found| (found.index, found.digest)).collect());
-        DiskMap { manifests, chunks, tree }
+        let tree = DiskTree::new(
+            virtual_size,
+            chunks
+                .iter()
+                .map(|found| (found.index, found.digest))
+                .collect(),
+        );
+        DiskMap {
+            manifests,
+            chunks,
+            tree,
+        }
     }
 
     pub(crate) fn find(&self, index: u64) -> Option<&LocatedChunk> {
-        let at = self.chunks.binary_search_by_key(&index, |found| found.index).ok()?;
+        let at = self
+            .chunks
+            .binary_search_by_key(&index, |found| found.index)
+            .ok()?;
         Some(&self.chunks[at])
     }
 }
@@ -106,7 +132,8 @@ impl Store {
     pub fn manifest(&self, layer: &LayerRef) -> Result<Manifest> {
         let name = layer.manifest_name();
         let bytes = self.read_object(ObjectKind::Manifest, &name, MAX_MANIFEST)?;
-        Manifest::verify(&bytes, layer).map_err(|error| self.damaged(ObjectKind::Manifest, &name, error))
+        Manifest::verify(&bytes, layer)
+            .map_err(|error| self.damaged(ObjectKind::Manifest, &name, error))
     }
 
     /// The manifests of a layer and all below it, the bottom first. Where the parent that a manifest names is missing,
@@ -126,7 +153,11 @@ impl Store {
                 }
             };
             if chain.len() as u32 > MAX_DEPTH {
-                return Err(self.damaged(ObjectKind::Manifest, &layer.manifest_name(), "its chain has no end"));
+                return Err(self.damaged(
+                    ObjectKind::Manifest,
+                    &layer.manifest_name(),
+                    "its chain has no end",
+                ));
             }
             chain.push(next);
         }
@@ -134,10 +165,16 @@ impl Store {
         Ok(chain)
     }
 
-    fn stand_in(&self, missing: &LayerRef, ok: impl Fn(&Manifest) -> bool) -> Result<Option<Manifest>> {
+    fn stand_in(
+        &self,
+        missing: &LayerRef,
+        ok: impl Fn(&Manifest) -> bool,
+    ) -> Result<Option<Manifest>> {
         for candidate in self.layers_of(&missing.disk)? {
             match self.manifest(&candidate) {
-                Ok(manifest) if candidate != *missing && ok(&manifest) => return Ok(Some(manifest)),
+                Ok(manifest) if candidate != *missing && ok(&manifest) => {
+                    return Ok(Some(manifest));
+                }
                 Ok(_) => {}
                 Err(error) => drop(error.into_miss()?),
             }
@@ -148,8 +185,16 @@ impl Store {
     /// The representations of a disk whose manifests are there, sorted; nothing is read.
     pub(crate) fn layers_of(&self, disk: &DiskDigest) -> Result<Vec<LayerRef>> {
         let entries = self.entries(&disk_dir(disk))?;
-        let layer = |name: &str| Some(LayerRef { disk: *disk, layer: name.strip_suffix(".manifest")?.parse().ok()? });
-        Ok(entries.iter().filter_map(|entry| layer(&entry.name)).collect())
+        let layer = |name: &str| {
+            Some(LayerRef {
+                disk: *disk,
+                layer: name.strip_suffix(".manifest")?.parse().ok()?,
+            })
+        };
+        Ok(entries
+            .iter()
+            .filter_map(|entry| layer(&entry.name))
+            .collect())
     }
 
     /// What a disk consists of, according to its manifests, which are found to make the disk they should.
@@ -165,7 +210,11 @@ impl Store {
         if disk == layer.disk {
             return Ok(());
         }
-        Err(self.damaged(ObjectKind::Manifest, &layer.manifest_name(), format!("it makes disk {}", disk.short())))
+        Err(self.damaged(
+            ObjectKind::Manifest,
+            &layer.manifest_name(),
+            format!("it makes disk {}", disk.short()),
+        ))
     }
 
     /// The files of a disk, verified: hashed now, or unchanged since they were hashed after the machine last started.
@@ -175,8 +224,15 @@ impl Store {
     }
 
     pub(crate) fn verified_chain(&self, layer: &LayerRef, map: &DiskMap) -> Result<VerifiedChain> {
-        let files = map.manifests.iter().map(|manifest| self.verified_layer_file(manifest)).collect::<Result<_>>()?;
-        let disk = DiskRef { layer: *layer, virtual_size: map.tree.virtual_size() };
+        let files = map
+            .manifests
+            .iter()
+            .map(|manifest| self.verified_layer_file(manifest))
+            .collect::<Result<_>>()?;
+        let disk = DiskRef {
+            layer: *layer,
+            virtual_size: map.tree.virtual_size(),
+        };
         Ok(VerifiedChain { disk, files })
     }
 
@@ -184,9 +240,15 @@ impl Store {
         let name = manifest.layer_ref().file_name();
         let file = self.open_object(ObjectKind::Layer, &name)?;
         // Of what is open: the name may stand for another file in a moment.
-        let stat = file.metadata().map_err(|source| self.fs().io_error("stat", &name, source))?;
+        let stat = file
+            .metadata()
+            .map_err(|source| self.fs().io_error("stat", &name, source))?;
         if stat.len() != manifest.file_length {
-            let reason = format!("it is {} bytes long instead of {}", stat.len(), manifest.file_length);
+            let reason = format!(
+                "it is {} bytes long instead of {}",
+                stat.len(),
+                manifest.file_length
+            );
             return Err(self.damaged(ObjectKind::Layer, &name, reason));
         }
         if !self.has_stamp(&stat, &manifest.file_digest) {
@@ -208,12 +270,18 @@ impl Store {
         let stat = file.metadata().map_err(read_error)?;
         let mut hasher = Hasher::new(domain::LAYER_FILE);
         match hash_range(file, 0..stat.len(), &mut hasher) {
-            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => return Err(read_error(source)),
+            Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                return Err(read_error(source));
+            }
             _ => {}
         }
         let digest = hasher.finish();
         if digest != manifest.file_digest || stat.len() != manifest.file_length {
-            return Err(self.damaged(ObjectKind::Layer, &name, format!("its bytes hash to {}", digest.short())));
+            return Err(self.damaged(
+                ObjectKind::Layer,
+                &name,
+                format!("its bytes hash to {}", digest.short()),
+            ));
         }
         self.put_stamp(&stat, &digest);
         Ok(())
@@ -247,7 +315,10 @@ impl Store {
 
     /// Bytes of a layer's own file, without those of the layers below; none where it is not there.
     pub fn layer_length(&self, layer: &LayerRef) -> Result<Option<u64>> {
-        Ok(self.fs().stat_file(&layer.file_name())?.map(|stat| stat.len()))
+        Ok(self
+            .fs()
+            .stat_file(&layer.file_name())?
+            .map(|stat| stat.len()))
     }
 
     /// A disk to be read chunk by chunk, each of which is verified. Absent or damaged: a miss.
@@ -256,9 +327,15 @@ impl Store {
     }
 
     pub(crate) fn open_disk(&self, map: DiskMap) -> Result<DiskReader> {
-        let open = |manifest: &Manifest| self.open_object(ObjectKind::Layer, &manifest.layer_ref().file_name());
+        let open = |manifest: &Manifest| {
+            self.open_object(ObjectKind::Layer, &manifest.layer_ref().file_name())
+        };
         let files = map.manifests.iter().map(open).collect::<Result<_>>()?;
-        Ok(DiskReader { store: self.clone(), map, files })
+        Ok(DiskReader {
+            store: self.clone(),
+            map,
+            files,
+        })
     }
 }
 
@@ -291,13 +368,26 @@ impl DiskReader {
     }
 
     /// Reads one chunk and returns its frame too, where it has one.
-    pub(crate) fn read_found(&self, found: &LocatedChunk, buffer: &mut [u8; CHUNK]) -> Result<Option<Vec<u8>>> {
-        let name = || self.map.manifests[found.layer as usize].layer_ref().file_name();
+    pub(crate) fn read_found(
+        &self,
+        found: &LocatedChunk,
+        buffer: &mut [u8; CHUNK],
+    ) -> Result<Option<Vec<u8>>> {
+        let name = || {
+            self.map.manifests[found.layer as usize]
+                .layer_ref()
+                .file_name()
+        };
         let read_at = |bytes: &mut [u8], offset| {
-            self.file(found.layer).read_exact_at(bytes, offset).map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.store.damaged(ObjectKind::Layer, &name(), "it is truncated"),
-                _ => self.store.fs().io_error("read", &name(), source),
-            })
+            self.file(found.layer)
+                .read_exact_at(bytes, offset)
+                .map_err(|source| match source.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        self.store
+                            .damaged(ObjectKind::Layer, &name(), "it is truncated")
+                    }
+                    _ => self.store.fs().io_error("read", &name(), source),
+                })
         };
         let frame = match found.place {
             ChunkLocation::Zero => {
@@ -312,7 +402,11 @@ impl DiskReader {
                 let mut frame = vec![0; length as usize];
                 read_at(&mut frame, offset)?;
                 decode_frame(&frame, buffer).map_err(|error| {
-                    self.store.damaged(ObjectKind::Layer, &name(), format!("chunk {}: {error}", found.index))
+                    self.store.damaged(
+                        ObjectKind::Layer,
+                        &name(),
+                        format!("chunk {}: {error}", found.index),
+                    )
                 })?;
                 Some(frame)
             }
@@ -337,8 +431,12 @@ impl ChunkSource for DiskReader {
 
     fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
         if index >= self.chunks() {
-            return Err(SourceError::BeyondEnd { index, virtual_size: self.virtual_size() });
+            return Err(SourceError::BeyondEnd {
+                index,
+                virtual_size: self.virtual_size(),
+            });
         }
-        self.read(index, buffer).map_err(|error| SourceError::Stopped(Box::new(error)))
+        self.read(index, buffer)
+            .map_err(|error| SourceError::Stopped(Box::new(error)))
     }
 }

@@ -185,8 +185,15 @@ pub fn capped(mut fields: Vec<Field>) -> Vec<Field> {
     for field in &mut fields {
         if field.value.len() > FIELD_LIMIT {
             let digest = crate::digest::BlobDigest::of(field.value.as_bytes());
-            let cut = (0..=FIELD_LIMIT / 2).rev().find(|at| field.value.is_char_boundary(*at)).unwrap_or(0);
-            field.value = format!("{}… ({} bytes, b3:{digest})", &field.value[..cut], field.value.len());
+            let cut = (0..=FIELD_LIMIT / 2)
+                .rev()
+                .find(|at| field.value.is_char_boundary(*at))
+                .unwrap_or(0);
+            field.value = format!(
+                "{}… ({} bytes, b3:{digest})",
+                &field.value[..cut],
+                field.value.len()
+            );
         }
     }
     fields
@@ -202,8 +209,14 @@ impl std::fmt::Display for Caveat {
 }
 
 /// Decodes a claim file that should hold claim `id` of `action`. Bounded; for untrusted bytes.
-pub fn decode_claim(bytes: &[u8], action: &ActionDigest, id: &ClaimId) -> Result<(Claim, Vec<Signature>), String> {
-    let file: ClaimFile = unframe(MAGIC, bytes).and_then(decode).map_err(|error| error.to_string())?;
+pub fn decode_claim(
+    bytes: &[u8],
+    action: &ActionDigest,
+    id: &ClaimId,
+) -> Result<(Claim, Vec<Signature>), String> {
+    let file: ClaimFile = unframe(MAGIC, bytes)
+        .and_then(decode)
+        .map_err(|error| error.to_string())?;
     if ClaimId::of(&file.body) != file.id || file.id != *id {
         return Err(format!("its body is not claim {}", id.short()));
     }
@@ -234,9 +247,20 @@ impl Store {
         crash::point("claim.before");
         let body = encode(claim);
         let id = ClaimId::of(&body);
-        let bytes = frame(MAGIC, &encode(&ClaimFile { body, id, signatures }));
+        let bytes = frame(
+            MAGIC,
+            &encode(&ClaimFile {
+                body,
+                id,
+                signatures,
+            }),
+        );
         if bytes.len() as u64 > LIMIT {
-            return Err(Error::TooLarge { what: "a claim", size: bytes.len() as u64, limit: LIMIT });
+            return Err(Error::TooLarge {
+                what: "a claim",
+                size: bytes.len() as u64,
+                limit: LIMIT,
+            });
         }
         let name = claim_name(&claim.action, &id);
         self.put_record(&name, &bytes, || self.claim(&claim.action, &id).map(|_| ()))?;
@@ -250,16 +274,25 @@ impl Store {
     }
 
     /// One claim with its signatures. Absent or damaged: a miss.
-    pub fn signed_claim(&self, action: &ActionDigest, id: &ClaimId) -> Result<(Claim, Vec<Signature>)> {
+    pub fn signed_claim(
+        &self,
+        action: &ActionDigest,
+        id: &ClaimId,
+    ) -> Result<(Claim, Vec<Signature>)> {
         let name = claim_name(action, id);
         let bytes = self.read_object(ObjectKind::Claim, &name, LIMIT)?;
-        decode_claim(&bytes, action, id).map_err(|reason| self.damaged(ObjectKind::Claim, &name, reason))
+        decode_claim(&bytes, action, id)
+            .map_err(|reason| self.damaged(ObjectKind::Claim, &name, reason))
     }
 
     /// The ids of all claims about an Action, sorted.
     pub fn claim_ids(&self, action: &ActionDigest) -> Result<Vec<ClaimId>> {
         let entries = self.entries(&claim_dir(action))?;
-        Ok(entries.iter().filter_map(|entry| entry.name.parse::<Digest>().ok()).map(ClaimId).collect())
+        Ok(entries
+            .iter()
+            .filter_map(|entry| entry.name.parse::<Digest>().ok())
+            .map(ClaimId)
+            .collect())
     }
 
     /// All readable claims about an Action, sorted by id; damaged ones are moved away and returned beside them.

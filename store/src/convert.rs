@@ -67,7 +67,12 @@ impl DerivedKey {
 
     /// The key of a disk as raw image.
     pub fn raw(disk: crate::digest::DiskDigest) -> DerivedKey {
-        DerivedKey { disk, format: "raw".to_owned(), options: Default::default(), encoder: String::new() }
+        DerivedKey {
+            disk,
+            format: "raw".to_owned(),
+            options: Default::default(),
+            encoder: String::new(),
+        }
     }
 }
 
@@ -95,9 +100,13 @@ impl Store {
                 FrameRun::Copy(found, start, length) => {
                     let bytes = self.read_run(&disk, found[0].layer, start, length)?;
                     for found in found {
-                        let ChunkLocation::Frame { offset, length } = found.place else { continue };
+                        let ChunkLocation::Frame { offset, length } = found.place else {
+                            continue;
+                        };
                         let at = (offset - start) as usize;
-                        writer.push_frame(found.index, &bytes[at..at + length as usize]).map_err(write_error)?;
+                        writer
+                            .push_frame(found.index, &bytes[at..at + length as usize])
+                            .map_err(write_error)?;
                     }
                     self.count((found.len() * CHUNK) as u64);
                 }
@@ -112,7 +121,11 @@ impl Store {
                     let frames: Vec<_> = found.par_iter().map(encode).collect::<Result<_>>()?;
                     for (found, frame) in found.iter().zip(frames) {
                         match frame {
-                            Encoded::Frame(frame) => drop(writer.push_frame(found.index, &frame).map_err(write_error)?),
+                            Encoded::Frame(frame) => drop(
+                                writer
+                                    .push_frame(found.index, &frame)
+                                    .map_err(write_error)?,
+                            ),
                             Encoded::Raw => raw.push(*found),
                             Encoded::Zero => {}
                         }
@@ -141,10 +154,17 @@ impl Store {
 
     /// Writes a disk as a raw image with holes where it is zero into `out`, which must be empty and open for reading and
     /// writing; `path` names it in errors.
-    pub fn convert_raw(&self, layer: &LayerRef, out: &File, path: &Path, options: ConvertOptions) -> Result<Converted> {
+    pub fn convert_raw(
+        &self,
+        layer: &LayerRef,
+        out: &File,
+        path: &Path,
+        options: ConvertOptions,
+    ) -> Result<Converted> {
         let disk = self.disk_reader(layer)?;
         let size = disk.virtual_size();
-        out.set_len(size).map_err(|source| Error::io("extend", path, source))?;
+        out.set_len(size)
+            .map_err(|source| Error::io("extend", path, source))?;
         self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
         disk.map().chunks.par_chunks(16).try_for_each(|batch| {
             let mut data = chunk_buffer();
@@ -152,7 +172,8 @@ impl Store {
                 disk.read_found(found, &mut data)?;
                 let at = found.index * CHUNK as u64;
                 let length = (size - at).min(CHUNK as u64) as usize;
-                out.write_all_at(&data[..length], at).map_err(|source| Error::io("write", path, source))?;
+                out.write_all_at(&data[..length], at)
+                    .map_err(|source| Error::io("write", path, source))?;
             }
             self.count((batch.len() * CHUNK) as u64);
             Ok::<_, Error>(())
@@ -161,7 +182,13 @@ impl Store {
     }
 
     /// The file's checksums, as asked for.
-    fn finish(&self, out: &File, path: &Path, length: u64, options: ConvertOptions) -> Result<Converted> {
+    fn finish(
+        &self,
+        out: &File,
+        path: &Path,
+        length: u64,
+        options: ConvertOptions,
+    ) -> Result<Converted> {
         // Both digests read all of the file at once: the slower one is shown.
         self.begin("checksums", length);
         let digest = || {
@@ -183,24 +210,41 @@ impl Store {
                 }
             }
         };
-        let sync = || if options.fsync { out.sync_all() } else { Ok(()) };
+        let sync = || {
+            if options.fsync {
+                out.sync_all()
+            } else {
+                Ok(())
+            }
+        };
         let (synced, (digest, sha256)) = rayon::join(sync, || {
-            rayon::join(|| options.digest.then(digest).transpose(), || options.sha256.then(sha256).transpose())
+            rayon::join(
+                || options.digest.then(digest).transpose(),
+                || options.sha256.then(sha256).transpose(),
+            )
         });
         synced.map_err(|source| Error::io("sync", path, source))?;
         let read_error = |source| Error::io("read", path, source);
-        Ok(Converted { length, digest: digest.map_err(read_error)?, sha256: sha256.map_err(read_error)? })
+        Ok(Converted {
+            length,
+            digest: digest.map_err(read_error)?,
+            sha256: sha256.map_err(read_error)?,
+        })
     }
 
     fn read_run(&self, disk: &DiskReader, layer: u32, start: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length as usize];
-        disk.file(layer).read_exact_at(&mut bytes, start).map_err(|source| {
-            let name = disk.map().manifests[layer as usize].layer_ref().file_name();
-            match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.damaged(ObjectKind::Layer, &name, "it is truncated"),
-                _ => self.fs().io_error("read", &name, source),
-            }
-        })?;
+        disk.file(layer)
+            .read_exact_at(&mut bytes, start)
+            .map_err(|source| {
+                let name = disk.map().manifests[layer as usize].layer_ref().file_name();
+                match source.kind() {
+                    io::ErrorKind::UnexpectedEof => {
+                        self.damaged(ObjectKind::Layer, &name, "it is truncated")
+                    }
+                    _ => self.fs().io_error("read", &name, source),
+                }
+            })?;
         Ok(bytes)
     }
 }
@@ -231,7 +275,10 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Frame
         if let ChunkLocation::Frame { offset, length } = first.place {
             (start, end) = (offset, offset + u64::from(length));
         }
-        while let Some(next) = rest.get(count).filter(|next| count < BATCH && kind(next) == kind(first)) {
+        while let Some(next) = rest
+            .get(count)
+            .filter(|next| count < BATCH && kind(next) == kind(first))
+        {
             if let (1, ChunkLocation::Frame { offset, length }) = (kind(first), next.place) {
                 let next_end = offset + u64::from(length);
                 // Frames of one layer ascend; a gap larger than padding is not worth reading.

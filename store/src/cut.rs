@@ -17,9 +17,17 @@ pub(crate) struct Grain {
 }
 
 /// For large files: pieces of about 64 KiB.
-pub(crate) const COARSE: Grain = Grain { min: 16 << 10, max: MAX, bits: 16 };
+pub(crate) const COARSE: Grain = Grain {
+    min: 16 << 10,
+    max: MAX,
+    bits: 16,
+};
 /// For small files with small changes: pieces of about 10 KiB.
-pub(crate) const FINE: Grain = Grain { min: 2 << 10, max: 64 << 10, bits: 13 };
+pub(crate) const FINE: Grain = Grain {
+    min: 2 << 10,
+    max: 64 << 10,
+    bits: 13,
+};
 
 /// One random number per value of a byte; any fixed table does.
 const GEAR: [u64; 256] = gear();
@@ -85,7 +93,11 @@ mod tests {
         for (grain, expected) in [(COARSE, 48 << 10..96 << 10), (FINE, 8 << 10..12 << 10)] {
             let pieces = pieces(&bytes, grain);
             assert!(pieces.iter().all(|piece| piece.len() <= grain.max));
-            assert!(pieces[..pieces.len() - 1].iter().all(|piece| piece.len() >= grain.min));
+            assert!(
+                pieces[..pieces.len() - 1]
+                    .iter()
+                    .all(|piece| piece.len() >= grain.min)
+            );
             let average = bytes.len() / pieces.len();
             assert!(expected.contains(&average), "{average}");
         }

@@ -21,7 +21,12 @@ impl Store {
             for entry in entries(fs, "tmp")? {
                 let alive = Holder::of_name(&entry.name).and_then(|holder| holder.is_alive());
                 if alive != Some(true) {
-                    match sweep(fs, &format!("tmp/{}", entry.name), entry.is_dir, alive.is_none()) {
+                    match sweep(
+                        fs,
+                        &format!("tmp/{}", entry.name),
+                        entry.is_dir,
+                        alive.is_none(),
+                    ) {
                         Ok(bytes) => freed += bytes,
                         Err(error) => first = first.and(Err(error)),
                     }
@@ -61,7 +66,9 @@ fn entries(fs: &Arc<StoreFs>, top: &str) -> Result<Vec<StoreDirEntry>> {
 
 /// Deletes one thing, but not what is `foreign` and young: the bytes that this freed.
 fn sweep(fs: &Arc<StoreFs>, name: &str, is_dir: bool, foreign: bool) -> Result<u64> {
-    let Some(stat) = fs.stat(name)? else { return Ok(0) };
+    let Some(stat) = fs.stat(name)? else {
+        return Ok(0);
+    };
     let mut bytes = if is_dir { 0 } else { stat.len() };
     let mut newest = stat.mtime();
     if is_dir {
@@ -96,13 +103,28 @@ mod tests {
         let mine = Holder::this();
         // This process' number, but of another start, boot, and machine.
         let named = |holder: &Holder| {
-            let boot: String = holder.boot.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+            let boot: String = holder
+                .boot
+                .chars()
+                .filter(char::is_ascii_hexdigit)
+                .take(12)
+                .collect();
             let (namespace, pid, started) = (holder.pid_namespace, holder.pid, holder.started);
-            dir.path().join(format!("tmp/{boot}-{namespace:x}-{pid:x}-{started:x}-0123"))
+            dir.path()
+                .join(format!("tmp/{boot}-{namespace:x}-{pid:x}-{started:x}-0123"))
         };
-        let dead = named(&Holder { started: mine.started + 1, ..mine.clone() });
-        let foreign = named(&Holder { pid_namespace: 1, ..mine.clone() });
-        let foreign_old = named(&Holder { pid_namespace: 2, ..mine });
+        let dead = named(&Holder {
+            started: mine.started + 1,
+            ..mine.clone()
+        });
+        let foreign = named(&Holder {
+            pid_namespace: 1,
+            ..mine.clone()
+        });
+        let foreign_old = named(&Holder {
+            pid_namespace: 2,
+            ..mine
+        });
         let earlier_version = dir.path().join("tmp/0123456789abcdef0123456789abcdef");
         for path in [&dead, &foreign, &foreign_old, &earlier_version] {
             std::fs::create_dir_all(path.join("sub")).unwrap();
@@ -110,13 +132,23 @@ mod tests {
         }
         let now = store.now().unwrap().secs as u64;
         let yesterday = UNIX_EPOCH + Duration::from_secs(now - FOREIGN_SECS as u64 - 1);
-        for path in [foreign_old.join("sub/overlay"), foreign_old.join("sub"), foreign_old.clone()] {
-            std::fs::File::open(path).unwrap().set_modified(yesterday).unwrap();
+        for path in [
+            foreign_old.join("sub/overlay"),
+            foreign_old.join("sub"),
+            foreign_old.clone(),
+        ] {
+            std::fs::File::open(path)
+                .unwrap()
+                .set_modified(yesterday)
+                .unwrap();
         }
         assert_eq!(store.sweep_tmp().unwrap(), 10_000);
         assert!(!dead.exists() && !foreign_old.exists());
         assert!(scratch.path().join("overlay").exists(), "its process lives");
-        assert!(foreign.exists() && earlier_version.exists(), "nobody knows, and they are young");
+        assert!(
+            foreign.exists() && earlier_version.exists(),
+            "nobody knows, and they are young"
+        );
         assert_eq!(store.sweep_tmp().unwrap(), 0);
     }
 }

@@ -56,7 +56,12 @@ pub struct DerivedRecord {
 
 impl Describe for DerivedKey {
     fn describe(&self, sink: &mut dyn Sink) {
-        let DerivedKey { disk, format, options, encoder } = self;
+        let DerivedKey {
+            disk,
+            format,
+            options,
+            encoder,
+        } = self;
         field(sink, "disk", &disk.0);
         field(sink, "format", format);
         field(sink, "options", options);
@@ -78,13 +83,17 @@ impl DerivedKey {
 
 /// Decodes the record of a derived file. Bounded; for untrusted bytes.
 pub fn decode_derived(bytes: &[u8]) -> Result<DerivedRecord, String> {
-    unframe(MAGIC, bytes).and_then(decode).map_err(|error| error.to_string())
+    unframe(MAGIC, bytes)
+        .and_then(decode)
+        .map_err(|error| error.to_string())
 }
 
 impl Store {
     /// Remembers what came out of a conversion.
     pub fn put_derived(&self, record: &DerivedRecord) -> Result<()> {
-        self.put_record(&record.key.name(), &frame(MAGIC, &encode(record)), || self.derived(&record.key).map(|_| ()))
+        self.put_record(&record.key.name(), &frame(MAGIC, &encode(record)), || {
+            self.derived(&record.key).map(|_| ())
+        })
     }
 
     /// What is known about a derived file. Absent or damaged: a miss.

@@ -59,7 +59,9 @@ impl FromStr for Digest {
     type Err = ParseDigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ParseDigestError { text: text.chars().take(80).collect() };
+        let error = || ParseDigestError {
+            text: text.chars().take(80).collect(),
+        };
         let digits = text.as_bytes();
         if digits.len() != 2 * DIGEST_LEN {
             return Err(error());
@@ -251,7 +253,10 @@ mod tests {
         let digest = BlobDigest::of(b"impasto");
         assert_eq!(digest.to_string().parse::<BlobDigest>(), Ok(digest));
         assert!("xyz".parse::<Digest>().is_err());
-        assert!("A".repeat(64).parse::<Digest>().is_err(), "one spelling only");
+        assert!(
+            "A".repeat(64).parse::<Digest>().is_err(),
+            "one spelling only"
+        );
         assert!("é".repeat(32).parse::<Digest>().is_err());
     }
 

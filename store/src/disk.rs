@@ -10,7 +10,11 @@ pub use crate::qcow2::{CHUNK, is_zero};
 const FANOUT: u64 = 256;
 /// The digest of a chunk; of one that is all zero, [`Digest::ZERO`]. The last chunk of a disk is padded with zeros.
 pub fn chunk_digest(data: &[u8; CHUNK]) -> Digest {
-    if is_zero(data) { Digest::ZERO } else { nonzero_chunk_digest(data) }
+    if is_zero(data) {
+        Digest::ZERO
+    } else {
+        nonzero_chunk_digest(data)
+    }
 }
 
 /// The digest of a chunk that is known not to be all zero.
@@ -20,7 +24,10 @@ pub(crate) fn nonzero_chunk_digest(data: &[u8; CHUNK]) -> Digest {
 
 /// A chunk of zeros, to be read into.
 pub(crate) fn chunk_buffer() -> Box<[u8; CHUNK]> {
-    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
+    vec![0; CHUNK]
+        .into_boxed_slice()
+        .try_into()
+        .expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
 }
 
 /// How many chunks a disk of so many bytes has.
@@ -38,7 +45,10 @@ pub struct DiskTree {
 impl DiskTree {
     /// A disk of so many bytes, all zero.
     pub fn zero(virtual_size: u64) -> DiskTree {
-        DiskTree { virtual_size, leaves: Vec::new() }
+        DiskTree {
+            virtual_size,
+            leaves: Vec::new(),
+        }
     }
 
     /// A disk of the given chunks: (index, digest), ascending by index, below the disk's end.
@@ -46,19 +56,31 @@ impl DiskTree {
     /// # Panics
     /// When they do not ascend, or lie beyond the end.
     pub fn new(virtual_size: u64, mut leaves: Vec<(u64, Digest)>) -> DiskTree {
-        assert!(leaves.is_sorted_by(|a, b| a.0 < b.0), "BUG: a disk's chunks do not ascend");
         assert!(
-            leaves.last().is_none_or(|leaf| leaf.0 < chunk_count(virtual_size)),
+            leaves.is_sorted_by(|a, b| a.0 < b.0),
+            "BUG: a disk's chunks do not ascend"
+        );
+        assert!(
+            leaves
+                .last()
+                .is_none_or(|leaf| leaf.0 < chunk_count(virtual_size)),
             "BUG: a chunk lies beyond the disk's end"
         );
         leaves.retain(|leaf| leaf.1 != Digest::ZERO);
-        DiskTree { virtual_size, leaves }
+        DiskTree {
+            virtual_size,
+            leaves,
+        }
     }
 
     /// The same disk with some chunks replaced, and a new size; chunks beyond it are gone.
     pub fn with(&self, virtual_size: u64, changes: &[(u64, Digest)]) -> DiskTree {
         let mut leaves = Vec::with_capacity(self.leaves.len() + changes.len());
-        let mut old = self.leaves.iter().filter(|leaf| leaf.0 < chunk_count(virtual_size)).peekable();
+        let mut old = self
+            .leaves
+            .iter()
+            .filter(|leaf| leaf.0 < chunk_count(virtual_size))
+            .peekable();
         for change in changes {
             while let Some(leaf) = old.next_if(|leaf| leaf.0 < change.0) {
                 leaves.push(*leaf);
@@ -110,13 +132,24 @@ impl DiskTree {
         let mut width = chunk_count(self.virtual_size);
         let mut level = self.leaves.clone();
         while width > 1 {
-            let groups: Vec<_> = level.chunk_by(|a, b| a.0 / FANOUT == b.0 / FANOUT).collect();
-            level = groups.into_par_iter().with_min_len(16).map(inner_node).collect();
+            let groups: Vec<_> = level
+                .chunk_by(|a, b| a.0 / FANOUT == b.0 / FANOUT)
+                .collect();
+            level = groups
+                .into_par_iter()
+                .with_min_len(16)
+                .map(inner_node)
+                .collect();
             width = width.div_ceil(FANOUT);
         }
         let root = level.first().map_or(Digest::ZERO, |node| node.1);
         let mut hasher = DiskDigest::hasher();
-        DiskDigest(hasher.update(&self.virtual_size.to_le_bytes()).update(root.as_bytes()).finish())
+        DiskDigest(
+            hasher
+                .update(&self.virtual_size.to_le_bytes())
+                .update(root.as_bytes())
+                .finish(),
+        )
     }
 }
 
@@ -127,7 +160,10 @@ fn inner_node(children: &[(u64, Digest)]) -> (u64, Digest) {
         let at = (index % FANOUT) as usize * DIGEST_LEN;
         bytes[at..at + DIGEST_LEN].copy_from_slice(digest.as_bytes());
     }
-    (children[0].0 / FANOUT, Hasher::new(domain::DISK_NODE).update(&bytes).finish())
+    (
+        children[0].0 / FANOUT,
+        Hasher::new(domain::DISK_NODE).update(&bytes).finish(),
+    )
 }
 
 #[cfg(test)]
@@ -149,18 +185,28 @@ mod tests {
                     if children.iter().all(|child| *child == Digest::ZERO) {
                         return Digest::ZERO;
                     }
-                    let mut bytes: Vec<u8> = children.iter().flat_map(|child| *child.as_bytes()).collect();
+                    let mut bytes: Vec<u8> = children
+                        .iter()
+                        .flat_map(|child| *child.as_bytes())
+                        .collect();
                     bytes.resize(256 * 32, 0);
                     Hasher::new(domain::DISK_NODE).update(&bytes).finish()
                 })
                 .collect();
         }
         let root = level.first().copied().unwrap_or(Digest::ZERO);
-        DiskDigest(DiskDigest::hasher().update(&virtual_size.to_le_bytes()).update(root.as_bytes()).finish())
+        DiskDigest(
+            DiskDigest::hasher()
+                .update(&virtual_size.to_le_bytes())
+                .update(root.as_bytes())
+                .finish(),
+        )
     }
 
     fn leaf(seed: u64) -> Digest {
-        Hasher::new(domain::CHUNK).update(&seed.to_le_bytes()).finish()
+        Hasher::new(domain::CHUNK)
+            .update(&seed.to_le_bytes())
+            .finish()
     }
 
     proptest! {
@@ -203,10 +249,29 @@ mod tests {
             DiskTree::zero(0),
             DiskTree::zero(CHUNK as u64),
             DiskTree::new(512, vec![(0, chunk(1))]),
-            DiskTree::new(1 << 30, vec![(0, chunk(1)), (255, chunk(2)), (256, chunk(3)), (16383, chunk(4))]),
+            DiskTree::new(
+                1 << 30,
+                vec![
+                    (0, chunk(1)),
+                    (255, chunk(2)),
+                    (256, chunk(3)),
+                    (16383, chunk(4)),
+                ],
+            ),
         ];
-        let names: Vec<_> = disks.iter().map(|disk| disk.digest().to_string()[..16].to_owned()).collect();
-        assert_eq!(names, ["e24467951f04a826", "66166572a4d6e2be", "0168408a8f207ca8", "d0ce641b0253c6db"]);
+        let names: Vec<_> = disks
+            .iter()
+            .map(|disk| disk.digest().to_string()[..16].to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "e24467951f04a826",
+                "66166572a4d6e2be",
+                "0168408a8f207ca8",
+                "d0ce641b0253c6db"
+            ]
+        );
     }
 
     #[test]

@@ -244,7 +244,9 @@ impl From<SourceError> for Error {
         match source {
             SourceError::Stopped(inner) => match inner.downcast::<Error>() {
                 Ok(error) => *error,
-                Err(other) => Error::ReadDisk { source: SourceError::Stopped(other) },
+                Err(other) => Error::ReadDisk {
+                    source: SourceError::Stopped(other),
+                },
             },
             source => Error::ReadDisk { source },
         }
@@ -256,7 +258,11 @@ impl Error {
     pub fn io(verb: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
         let path = path.as_ref().to_owned();
         match source.kind() {
-            io::ErrorKind::StorageFull => Error::NoSpace { path, free: 0, needed: 1 },
+            io::ErrorKind::StorageFull => Error::NoSpace {
+                path,
+                free: 0,
+                needed: 1,
+            },
             io::ErrorKind::QuotaExceeded => Error::Quota { path },
             io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { path },
             _ => Error::Io { verb, path, source },
@@ -267,7 +273,10 @@ impl Error {
     pub(crate) fn write(path: impl AsRef<Path>, error: WriteError) -> Self {
         match error {
             WriteError::Write { source, .. } => Error::io("write", path, source),
-            source => Error::Qcow2 { path: path.as_ref().to_owned(), source },
+            source => Error::Qcow2 {
+                path: path.as_ref().to_owned(),
+                source,
+            },
         }
     }
 

@@ -133,15 +133,26 @@ impl StoreFs {
         };
         let root = opened.map_err(|errno| Error::io("open", path, errno.into()))?;
         // What is handed to other programs must hold wherever they run.
-        let path = std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
-        let stat = rustix::fs::fstat(&root).map_err(|errno| Error::io("stat", &path, errno.into()))?;
+        let path =
+            std::path::absolute(path).map_err(|source| Error::io("resolve", path, source))?;
+        let stat =
+            rustix::fs::fstat(&root).map_err(|errno| Error::io("stat", &path, errno.into()))?;
         if stat.st_mode & 0o002 != 0 {
             return Err(Error::WorldWritable { path });
         }
         if stat.st_uid != owner.uid() {
-            return Err(Error::NotYours { path, owner: stat.st_uid, caller: owner.uid() });
+            return Err(Error::NotYours {
+                path,
+                owner: stat.st_uid,
+                caller: owner.uid(),
+            });
         }
-        Ok(StoreFs { root, path, owner: owner.clone(), counters: Counters::default() })
+        Ok(StoreFs {
+            root,
+            path,
+            owner: owner.clone(),
+            counters: Counters::default(),
+        })
     }
 
     /// Whose it is.
@@ -183,7 +194,11 @@ impl StoreFs {
         match errno {
             rustix::io::Errno::NOSPC => {
                 let free = self.free().map_or(0, |(free, _)| free);
-                Error::NoSpace { path, free, needed: free + 1 }
+                Error::NoSpace {
+                    path,
+                    free,
+                    needed: free + 1,
+                }
             }
             _ => Error::io(verb, path, errno.into()),
         }
@@ -201,11 +216,23 @@ impl StoreFs {
         self.open_resolved(name, flags, ResolveFlags::empty())
     }
 
-    fn open_resolved(&self, name: &str, flags: OFlags, more: ResolveFlags) -> rustix::io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
+    fn open_resolved(
+        &self,
+        name: &str,
+        flags: OFlags,
+        more: ResolveFlags,
+    ) -> rustix::io::Result<OwnedFd> {
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | more;
         // BENEATH answers EAGAIN when a rename anywhere on the system raced with it.
         loop {
-            match rustix::fs::openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            match rustix::fs::openat2(
+                &self.root,
+                name,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            ) {
                 Err(rustix::io::Errno::AGAIN) => {}
                 other => return other,
             }
@@ -213,15 +240,22 @@ impl StoreFs {
     }
 
     fn open_dir(&self, name: &str) -> rustix::io::Result<OwnedFd> {
-        self.open_at(if name.is_empty() { "." } else { name }, OFlags::DIRECTORY | OFlags::RDONLY)
+        self.open_at(
+            if name.is_empty() { "." } else { name },
+            OFlags::DIRECTORY | OFlags::RDONLY,
+        )
     }
 
     /// The error that names what is in the way to `name`: the first directory above it that is none, or what lies there
     /// itself and is not `wanted`. None where nothing is.
     fn obstacle(&self, name: &str, wanted: ExpectedType) -> Result<Option<Error>> {
-        let ends = name.match_indices('/').map(|(end, _)| (end, ExpectedType::Directory));
+        let ends = name
+            .match_indices('/')
+            .map(|(end, _)| (end, ExpectedType::Directory));
         for (end, wanted) in ends.chain([(name.len(), wanted)]) {
-            let Some(stat) = self.stat(&name[..end])? else { return Ok(None) };
+            let Some(stat) = self.stat(&name[..end])? else {
+                return Ok(None);
+            };
             if let Some(error) = self.wrong_type(&name[..end], &stat, wanted) {
                 return Ok(Some(error));
             }
@@ -230,13 +264,22 @@ impl StoreFs {
     }
 
     /// The error that something is not what it should be, if that is so.
-    pub(crate) fn wrong_type(&self, name: &str, stat: &std::fs::Metadata, wanted: ExpectedType) -> Option<Error> {
+    pub(crate) fn wrong_type(
+        &self,
+        name: &str,
+        stat: &std::fs::Metadata,
+        wanted: ExpectedType,
+    ) -> Option<Error> {
         let right = match wanted {
             ExpectedType::File => stat.is_file(),
             ExpectedType::Directory => stat.is_dir(),
         };
         let (path, wanted) = (self.full(name), wanted.word());
-        (!right).then(|| Error::WrongType { path, found: type_word(stat), wanted })
+        (!right).then(|| Error::WrongType {
+            path,
+            found: type_word(stat),
+            wanted,
+        })
     }
 
     /// Opens a file to be read; `None` where there is none. What is not a regular file is not read from, and no opening
@@ -253,8 +296,11 @@ impl StoreFs {
             Ok(fd) => {
                 counter.fetch_add(1, Ordering::Relaxed);
                 let file = File::from(fd);
-                let stat = file.metadata().map_err(|source| self.io_error("stat", name, source))?;
-                self.wrong_type(name, &stat, ExpectedType::File).map_or(Ok(Some(file)), Err)
+                let stat = file
+                    .metadata()
+                    .map_err(|source| self.io_error("stat", name, source))?;
+                self.wrong_type(name, &stat, ExpectedType::File)
+                    .map_or(Ok(Some(file)), Err)
             }
             Err(rustix::io::Errno::NOENT) => Ok(None),
             // A symbolic link, a socket, a device without driver; or one of these in the place of a directory.
@@ -263,20 +309,34 @@ impl StoreFs {
                 | rustix::io::Errno::LOOP
                 | rustix::io::Errno::NXIO
                 | rustix::io::Errno::NODEV,
-            ) => self.obstacle(name, ExpectedType::File)?.map_or(Ok(None), Err),
+            ) => self
+                .obstacle(name, ExpectedType::File)?
+                .map_or(Ok(None), Err),
             Err(errno) => Err(self.error("open", name, errno)),
         }
     }
 
     /// A whole file of at most `limit` bytes; `None` where there is none.
     pub(crate) fn read(&self, kind: ObjectKind, name: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(mut file) = self.open_read(kind, name)? else { return Ok(None) };
-        let size = file.metadata().map_err(|source| self.io_error("stat", name, source))?.len();
+        let Some(mut file) = self.open_read(kind, name)? else {
+            return Ok(None);
+        };
+        let size = file
+            .metadata()
+            .map_err(|source| self.io_error("stat", name, source))?
+            .len();
         if size > limit {
-            return Err(Error::TooLarge { what: kind.word(), size, limit });
+            return Err(Error::TooLarge {
+                what: kind.word(),
+                size,
+                limit,
+            });
         }
         let mut bytes = Vec::with_capacity(size as usize + 1);
-        (&mut file).take(limit + 1).read_to_end(&mut bytes).map_err(|source| self.io_error("read", name, source))?;
+        (&mut file)
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|source| self.io_error("read", name, source))?;
         Ok(Some(bytes))
     }
 
@@ -286,10 +346,14 @@ impl StoreFs {
         match self.open_at(name, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(fd) => {
                 let file = File::from(fd);
-                file.metadata().map(Some).map_err(|source| self.io_error("stat", name, source))
+                file.metadata()
+                    .map(Some)
+                    .map_err(|source| self.io_error("stat", name, source))
             }
             // Below a symbolic link there is nothing of ours either.
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => Ok(None),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                Ok(None)
+            }
             Err(errno) => Err(self.error("stat", name, errno)),
         }
     }
@@ -305,7 +369,9 @@ impl StoreFs {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return self.obstacle(name, ExpectedType::Directory)?.map_or(Ok(Vec::new()), Err);
+                return self
+                    .obstacle(name, ExpectedType::Directory)?
+                    .map_or(Ok(Vec::new()), Err);
             }
             Err(errno) => return Err(self.error("list", name, errno)),
         };
@@ -323,12 +389,17 @@ impl StoreFs {
                 }
                 let is_dir = match entry.file_type() {
                     rustix::fs::FileType::Unknown => {
-                        let stat = rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+                        let stat =
+                            rustix::fs::statat(&fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                        rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                            == rustix::fs::FileType::Directory
                     }
                     file_type => file_type == rustix::fs::FileType::Directory,
                 };
-                entries.push(StoreDirEntry { name: String::from_utf8_lossy(raw).into_owned(), is_dir });
+                entries.push(StoreDirEntry {
+                    name: String::from_utf8_lossy(raw).into_owned(),
+                    is_dir,
+                });
             }
             entries.sort();
             Ok(entries)
@@ -338,9 +409,13 @@ impl StoreFs {
 
     /// Free bytes, and how many of them the store leaves alone.
     fn free(&self) -> Result<(u64, u64)> {
-        let stat = rustix::fs::fstatvfs(&self.root).map_err(|errno| Error::io("stat", &self.path, errno.into()))?;
+        let stat = rustix::fs::fstatvfs(&self.root)
+            .map_err(|errno| Error::io("stat", &self.path, errno.into()))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), (total / 100 * 3).min(RESERVE_MAX)))
+        Ok((
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            (total / 100 * 3).min(RESERVE_MAX),
+        ))
     }
 
     /// Refuses what would take the file system below its reserve: 3 %, at most 1 GiB.
@@ -348,7 +423,11 @@ impl StoreFs {
         let (free, reserve) = self.free()?;
         let needed = bytes.saturating_add(reserve);
         if free < needed {
-            return Err(Error::NoSpace { path: self.path.clone(), free, needed });
+            return Err(Error::NoSpace {
+                path: self.path.clone(),
+                free,
+                needed,
+            });
         }
         Ok(())
     }
@@ -356,7 +435,10 @@ impl StoreFs {
     /// Makes a directory and those above it. The names of those that got a new entry are added to `touched`. What is not
     /// a directory, but has the name of one, goes to the trash.
     pub(crate) fn make_dirs(&self, name: &str, touched: &mut Vec<String>) -> Result<()> {
-        match self.open_at(if name.is_empty() { "." } else { name }, OFlags::PATH | OFlags::DIRECTORY) {
+        match self.open_at(
+            if name.is_empty() { "." } else { name },
+            OFlags::PATH | OFlags::DIRECTORY,
+        ) {
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::NOENT) => {}
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
@@ -370,7 +452,9 @@ impl StoreFs {
         if !parent.is_empty() {
             self.make_dirs(parent, touched)?;
         }
-        let parent_fd = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let parent_fd = self
+            .open_dir(parent)
+            .map_err(|errno| self.error("open", parent, errno))?;
         match rustix::fs::mkdirat(&parent_fd, last, DIR_MODE) {
             Ok(()) => {
                 let given = self.owner.give_dir(&parent_fd, last);
@@ -389,12 +473,18 @@ impl StoreFs {
         self.make_dirs("tmp", &mut Vec::new())?;
         let name = temp_name();
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-        let dir = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        let dir = self
+            .open_dir("tmp")
+            .map_err(|errno| self.error("open", "tmp", errno))?;
         let fd = rustix::fs::openat(&dir, split(&name).1, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.error("create", &name, errno))?;
         self.counters.creates.fetch_add(1, Ordering::Relaxed);
         crash::point("temp.created");
-        let temp = Temp { fs: self.clone(), file: File::from(fd), name };
+        let temp = Temp {
+            fs: self.clone(),
+            file: File::from(fd),
+            name,
+        };
         let given = self.owner.give(&temp.file);
         given.map_err(|source| self.io_error("change the owner of", &temp.name, source))?;
         Ok(temp)
@@ -411,10 +501,14 @@ impl StoreFs {
     /// or another process does not give it up in a second, nothing is kept from anybody.
     pub(crate) fn lock_dir(&self, name: &str) -> Result<OwnedFd> {
         self.make_dirs(name, &mut Vec::new())?;
-        let dir = self.open_dir(name).map_err(|errno| self.error("open", name, errno))?;
+        let dir = self
+            .open_dir(name)
+            .map_err(|errno| self.error("open", name, errno))?;
         for _ in 0..RACES {
             match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(10)),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    std::thread::sleep(std::time::Duration::from_millis(10))
+                }
                 Err(errno) => {
                     tracing::debug!(%errno, name, "no lock");
                     break;
@@ -426,7 +520,9 @@ impl StoreFs {
     }
 
     fn sync_dir(&self, name: &str) -> Result<()> {
-        let fd = self.open_dir(name).map_err(|errno| self.error("open", name, errno))?;
+        let fd = self
+            .open_dir(name)
+            .map_err(|errno| self.error("open", name, errno))?;
         self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
         rustix::fs::fsync(fd).map_err(|errno| self.error("sync", name, errno))
     }
@@ -437,7 +533,8 @@ impl StoreFs {
     pub(crate) fn publish(&self, files: &[(&Temp, &str)]) -> Result<Vec<bool>> {
         crash::point("publish.before-sync");
         for (temp, name) in files {
-            rustix::fs::fchmod(&temp.file, FILE_MODE).map_err(|errno| self.error("change the mode of", name, errno))?;
+            rustix::fs::fchmod(&temp.file, FILE_MODE)
+                .map_err(|errno| self.error("change the mode of", name, errno))?;
             self.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
             rustix::fs::fsync(&temp.file).map_err(|errno| self.error("sync", name, errno))?;
         }
@@ -462,7 +559,9 @@ impl StoreFs {
     /// file's own already.
     fn link(&self, temp: &Temp, name: &str, touched: &mut Vec<String>) -> Result<bool> {
         let (parent, last) = split(name);
-        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        let tmp = self
+            .open_dir("tmp")
+            .map_err(|errno| self.error("open", "tmp", errno))?;
         // A collector may remove the directory between the calls, while it is empty.
         for _ in 0..RACES {
             self.make_dirs(parent, touched)?;
@@ -475,8 +574,13 @@ impl StoreFs {
                 // A file system over a network may have done it and lost the answer: then it is our own inode.
                 Err(rustix::io::Errno::EXIST) => {
                     let there = rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW);
-                    let ours = temp.file.metadata().map_err(|source| self.io_error("stat", name, source))?;
-                    return Ok(there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.dev(), ours.ino())));
+                    let ours = temp
+                        .file
+                        .metadata()
+                        .map_err(|source| self.io_error("stat", name, source))?;
+                    return Ok(there.is_ok_and(|there| {
+                        (there.st_dev, there.st_ino) == (ours.dev(), ours.ino())
+                    }));
                 }
                 Err(rustix::io::Errno::NOENT) => {}
                 Err(errno) => return Err(self.error("publish", name, errno)),
@@ -493,7 +597,9 @@ impl StoreFs {
         let mut touched = Vec::new();
         let parent = split(name).0;
         self.make_dirs(parent, &mut touched)?;
-        let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let dir = self
+            .open_dir(parent)
+            .map_err(|errno| self.error("open", parent, errno))?;
         self.rename_over(&temp, &dir, name)?;
         touched.push(parent.to_owned());
         touched.iter().try_for_each(|dir| self.sync_dir(dir))
@@ -506,16 +612,22 @@ impl StoreFs {
         crash::point("state.before-rename");
         let parent = split(name).0;
         self.make_dirs(parent, &mut Vec::new())?;
-        let dir = self.open_dir(parent).map_err(|errno| self.error("open", parent, errno))?;
+        let dir = self
+            .open_dir(parent)
+            .map_err(|errno| self.error("open", parent, errno))?;
         self.rename_over(&temp, &dir, name)
     }
 
     /// Gives a temporary file its name, in `dir`, in the place of any other. A directory that has the name goes to the trash.
     fn rename_over(&self, temp: &Temp, dir: &OwnedFd, name: &str) -> Result<()> {
-        let tmp = self.open_dir("tmp").map_err(|errno| self.error("open", "tmp", errno))?;
+        let tmp = self
+            .open_dir("tmp")
+            .map_err(|errno| self.error("open", "tmp", errno))?;
         let rename = || rustix::fs::renameat(&tmp, split(&temp.name).1, dir, split(name).1);
         let renamed = match rename() {
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {
+            Err(
+                rustix::io::Errno::ISDIR | rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST,
+            ) => {
                 self.trash(name)?;
                 rename()
             }
@@ -528,7 +640,10 @@ impl StoreFs {
     /// to the trash.
     pub(crate) fn publish_dir(&self, from: &str, to: &str) -> Result<()> {
         self.make_dirs(split(to).0, &mut Vec::new())?;
-        let open = |name| self.open_dir(split(name).0).map_err(|errno| self.error("open", split(name).0, errno));
+        let open = |name| {
+            self.open_dir(split(name).0)
+                .map_err(|errno| self.error("open", split(name).0, errno))
+        };
         let (from_dir, to_dir) = (open(from)?, open(to)?);
         loop {
             let (last, new) = (split(from).1, split(to).1);
@@ -557,7 +672,9 @@ impl StoreFs {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             other => other.map_err(|errno| self.error("open", parent, errno))?,
         };
-        let to = self.open_dir("trash").map_err(|errno| self.error("open", "trash", errno))?;
+        let to = self
+            .open_dir("trash")
+            .map_err(|errno| self.error("open", "trash", errno))?;
         match rustix::fs::renameat(&from, last, &to, format!("{}-{last}", random_name())) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.error("move to the trash", name, errno)),
@@ -566,9 +683,16 @@ impl StoreFs {
 
     /// Moves what is in the way to the trash, which may be in the way itself.
     fn clear(&self, error: Error) -> Result<()> {
-        let Error::WrongType { path, .. } = &error else { return Err(error) };
+        let Error::WrongType { path, .. } = &error else {
+            return Err(error);
+        };
         tracing::warn!(%error, "moved to the trash");
-        let name = path.strip_prefix(&self.path).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+        let name = path
+            .strip_prefix(&self.path)
+            .ok()
+            .and_then(Path::to_str)
+            .unwrap_or_default()
+            .to_owned();
         if name != "trash" {
             return self.trash(&name);
         }
@@ -579,7 +703,9 @@ impl StoreFs {
         };
         moved("trash", &self.root, &aside)?;
         self.make_dirs("trash", &mut Vec::new())?;
-        let trash = self.open_dir("trash").map_err(|errno| self.error("open", "trash", errno))?;
+        let trash = self
+            .open_dir("trash")
+            .map_err(|errno| self.error("open", "trash", errno))?;
         moved(&aside, &trash, &format!("{aside}-trash"))
     }
 
@@ -590,7 +716,15 @@ impl StoreFs {
             Err(rustix::io::Errno::NOENT) => return Ok(()),
             other => other.map_err(|errno| self.error("open", parent, errno))?,
         };
-        match rustix::fs::unlinkat(&dir, last, if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() }) {
+        match rustix::fs::unlinkat(
+            &dir,
+            last,
+            if is_dir {
+                AtFlags::REMOVEDIR
+            } else {
+                AtFlags::empty()
+            },
+        ) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) if is_dir => Ok(()),
             Err(errno) => Err(self.error("delete", name, errno)),
@@ -606,14 +740,22 @@ impl StoreFs {
                 self.remove(&dir, true)?;
                 continue;
             }
-            let fd = match self.open_resolved(&dir, OFlags::DIRECTORY | OFlags::RDONLY, ResolveFlags::NO_XDEV) {
+            let fd = match self.open_resolved(
+                &dir,
+                OFlags::DIRECTORY | OFlags::RDONLY,
+                ResolveFlags::NO_XDEV,
+            ) {
                 Err(rustix::io::Errno::NOENT) => continue,
                 other => other.map_err(|errno| self.error("delete", &dir, errno))?,
             };
             stack.push((dir.clone(), true));
             for entry in self.entries(&dir, fd)? {
                 let path = format!("{dir}/{}", entry.name);
-                if entry.is_dir { stack.push((path, false)) } else { self.remove(&path, false)? }
+                if entry.is_dir {
+                    stack.push((path, false))
+                } else {
+                    self.remove(&path, false)?
+                }
             }
         }
         Ok(())
@@ -622,8 +764,14 @@ impl StoreFs {
     /// Says that something was used just now. A store that cannot be written cannot be collected either, so that is not an error.
     pub(crate) fn freshen(&self, name: &str) {
         if let Ok(fd) = self.open_at(name, OFlags::RDONLY | OFlags::NONBLOCK) {
-            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-            let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+            let now = rustix::fs::Timespec {
+                tv_sec: 0,
+                tv_nsec: rustix::fs::UTIME_NOW,
+            };
+            let times = rustix::fs::Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
             let _ = rustix::fs::futimens(fd, &times);
         }
     }
@@ -631,8 +779,14 @@ impl StoreFs {
     /// What time it is by the clock of the store's file system.
     pub(crate) fn now(self: &Arc<Self>) -> Result<FsTime> {
         let probe = self.temp()?;
-        let stat = probe.file.metadata().map_err(|source| self.io_error("stat", &probe.name, source))?;
-        Ok(FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() })
+        let stat = probe
+            .file
+            .metadata()
+            .map_err(|source| self.io_error("stat", &probe.name, source))?;
+        Ok(FsTime {
+            secs: stat.mtime(),
+            nanos: stat.mtime_nsec(),
+        })
     }
 }
 
@@ -646,7 +800,12 @@ impl Temp {
     pub(crate) fn start_writing(&self, range: std::ops::Range<u64>) {
         // posix_fadvise(2): pages that are not written yet are queued to be, and stay; an error changes nothing.
         if let Some(length) = std::num::NonZeroU64::new(range.end.saturating_sub(range.start)) {
-            let _ = rustix::fs::fadvise(&self.file, range.start, Some(length), rustix::fs::Advice::DontNeed);
+            let _ = rustix::fs::fadvise(
+                &self.file,
+                range.start,
+                Some(length),
+                rustix::fs::Advice::DontNeed,
+            );
         }
     }
 
@@ -657,7 +816,9 @@ impl Temp {
 
     /// Appends bytes.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        (&self.file).write_all(bytes).map_err(|source| self.fs.io_error("write", &self.name, source))
+        (&self.file)
+            .write_all(bytes)
+            .map_err(|source| self.fs.io_error("write", &self.name, source))
     }
 }
 
@@ -700,7 +861,10 @@ fn type_word(stat: &std::fs::Metadata) -> &'static str {
 pub(crate) fn random_name() -> String {
     let mut bits = [0u8; 16];
     let filled = rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty());
-    assert!(filled == Ok(bits.len()), "BUG: the kernel gives no random bits: {filled:?}");
+    assert!(
+        filled == Ok(bits.len()),
+        "BUG: the kernel gives no random bits: {filled:?}"
+    );
     format!("{:032x}", u128::from_le_bytes(bits))
 }
 

@@ -31,7 +31,12 @@ pub const EXPIRE_SECS: u64 = 30 * 24 * 3600;
 
 impl Default for GcOptions {
     fn default() -> Self {
-        GcOptions { dry_run: false, min_age_secs: 0, keep: 1, expire_secs: EXPIRE_SECS }
+        GcOptions {
+            dry_run: false,
+            min_age_secs: 0,
+            keep: 1,
+            expire_secs: EXPIRE_SECS,
+        }
     }
 }
 
@@ -75,7 +80,8 @@ impl Store {
         options: GcOptions,
     ) -> Result<GcReport> {
         // What is damaged is for a build or `verify` to move away: this only looks.
-        self.without_quarantine(true).collect(keep, bare, own, options)
+        self.without_quarantine(true)
+            .collect(keep, bare, own, options)
     }
 
     fn collect(
@@ -85,11 +91,18 @@ impl Store {
         own: Option<&Lease>,
         options: GcOptions,
     ) -> Result<GcReport> {
-        let mut report = GcReport { leases: self.live_leases(own)?, ..GcReport::default() };
+        let mut report = GcReport {
+            leases: self.live_leases(own)?,
+            ..GcReport::default()
+        };
         if !report.leases.is_empty() && !options.dry_run {
             return Ok(report);
         }
-        let before = self.fs().now()?.secs.saturating_sub(i64::try_from(options.min_age_secs).unwrap_or(i64::MAX));
+        let before = self
+            .fs()
+            .now()?
+            .secs
+            .saturating_sub(i64::try_from(options.min_age_secs).unwrap_or(i64::MAX));
         let old = |modified: FsTime| modified.secs <= before;
         let objects = self.objects()?;
         let (mut marks, expired) = self.marked(keep, bare, options)?;
@@ -98,7 +111,12 @@ impl Store {
         for object in objects.iter().filter(|object| !old(object.modified)) {
             self.mark_object(&mut marks, object.id)?;
         }
-        tracing::debug!(needed = needed.len(), all = marks.objects.len(), objects = objects.len(), "marked");
+        tracing::debug!(
+            needed = needed.len(),
+            all = marks.objects.len(),
+            objects = objects.len(),
+            "marked"
+        );
 
         // The way back from a name to what it needs is cut first, so that an interruption leaves no hit to nothing.
         let order = |object: &&Object| match object.id {
@@ -126,7 +144,10 @@ impl Store {
                 }
                 let now = self.fs().stat(&object.name)?.map(|stat| {
                     use std::os::unix::fs::MetadataExt;
-                    FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() }
+                    FsTime {
+                        secs: stat.mtime(),
+                        nanos: stat.mtime_nsec(),
+                    }
                 });
                 if now != Some(object.modified) {
                     report.kept_young += 1;
@@ -138,7 +159,9 @@ impl Store {
                 self.fs().remove(&object.name, false)?;
             }
             report.freed_bytes += object.bytes;
-            report.removed.push((object.id.kind(), object.name.clone(), object.bytes));
+            report
+                .removed
+                .push((object.id.kind(), object.name.clone(), object.bytes));
         }
         if !options.dry_run && report.leases.is_empty() {
             for root in &report.expired {
@@ -160,14 +183,21 @@ impl Store {
     ) -> Result<(LiveSet, Vec<String>)> {
         let mut marks = LiveSet::default();
         // Marked before any root is followed, so that nothing goes further from them.
-        marks.objects.extend(bare.iter().map(|(action, claim)| ObjectId::Claim(*action, *claim)));
+        marks.objects.extend(
+            bare.iter()
+                .map(|(action, claim)| ObjectId::Claim(*action, *claim)),
+        );
         let (checkouts, expired) = self.checkouts(options.expire_secs)?;
         for checkout in checkouts.values() {
-            checkout.last(options.keep).try_for_each(|target| self.mark(&mut marks, &target))?;
+            checkout
+                .last(options.keep)
+                .try_for_each(|target| self.mark(&mut marks, &target))?;
         }
         for root in self.roots()? {
             if let Some(RootFile::Targets(targets)) = self.root_file(&root)? {
-                targets.iter().try_for_each(|target| self.mark(&mut marks, target))?;
+                targets
+                    .iter()
+                    .try_for_each(|target| self.mark(&mut marks, target))?;
             }
         }
         for target in keep {
@@ -178,11 +208,22 @@ impl Store {
 
     fn remove_empty_dirs(&self) -> Result<()> {
         for top in ["claims", "disks"] {
-            for prefix in self.fs().list(top)?.into_iter().filter(|entry| entry.is_dir) {
+            for prefix in self
+                .fs()
+                .list(top)?
+                .into_iter()
+                .filter(|entry| entry.is_dir)
+            {
                 let prefix = format!("{top}/{}", prefix.name);
-                for entry in self.fs().list(&prefix)?.into_iter().filter(|entry| entry.is_dir) {
+                for entry in self
+                    .fs()
+                    .list(&prefix)?
+                    .into_iter()
+                    .filter(|entry| entry.is_dir)
+                {
                     // One that is not empty stays.
-                    self.fs().remove(&format!("{prefix}/{}", entry.name), true)?;
+                    self.fs()
+                        .remove(&format!("{prefix}/{}", entry.name), true)?;
                 }
             }
         }
@@ -239,7 +280,12 @@ impl Store {
         Ok(())
     }
 
-    fn needs_of(&self, claim: &Claim, marks: &mut LiveSet, stack: &mut Vec<ObjectId>) -> Result<()> {
+    fn needs_of(
+        &self,
+        claim: &Claim,
+        marks: &mut LiveSet,
+        stack: &mut Vec<ObjectId>,
+    ) -> Result<()> {
         stack.extend(claim.result.disk.map(|disk| ObjectId::Manifest(disk.layer)));
         stack.extend(claim.result.tree.map(|tree| ObjectId::Blob(tree.digest)));
         stack.extend(claim.log.map(|log| ObjectId::Blob(log.digest)));
@@ -261,7 +307,12 @@ impl Store {
     }
 
     /// Marks every representation of a disk.
-    fn mark_disk(&self, marks: &mut LiveSet, disk: &DiskDigest, stack: &mut Vec<ObjectId>) -> Result<()> {
+    fn mark_disk(
+        &self,
+        marks: &mut LiveSet,
+        disk: &DiskDigest,
+        stack: &mut Vec<ObjectId>,
+    ) -> Result<()> {
         if marks.disks.insert(*disk) {
             stack.extend(self.layers_of(disk)?.into_iter().map(ObjectId::Manifest));
         }

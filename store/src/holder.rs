@@ -43,7 +43,12 @@ impl Holder {
     pub fn prefix() -> &'static str {
         static PREFIX: OnceLock<String> = OnceLock::new();
         PREFIX.get_or_init(|| {
-            let Holder { boot, pid_namespace, pid, started } = Holder::this();
+            let Holder {
+                boot,
+                pid_namespace,
+                pid,
+                started,
+            } = Holder::this();
             let boot = digits(&boot);
             let boot = boot.get(..BOOT_DIGITS).unwrap_or("unknown");
             format!("{boot}-{pid_namespace:x}-{pid:x}-{started:x}-")
@@ -57,7 +62,12 @@ impl Holder {
         let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
         let (pid_namespace, pid, started) = (number()?, number()?, number()?);
         parts.next()?;
-        Some(Holder { boot, pid_namespace, pid: pid.try_into().ok()?, started })
+        Some(Holder {
+            boot,
+            pid_namespace,
+            pid: pid.try_into().ok()?,
+            started,
+        })
     }
 
     /// Whether the process lives; `None` where it cannot be looked at.
@@ -82,7 +92,10 @@ fn pid_namespace() -> u64 {
 /// When a process started, in ticks since the boot; `None` where there is no such process.
 fn process_start(pid: u32) -> Option<u64> {
     // proc(5): the command in parentheses may hold anything; the 22nd field is the 20th after it.
-    #[expect(clippy::disallowed_methods, reason = "a file of the kernel, of one line")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of the kernel, of one line"
+    )]
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after = &stat[stat.rfind(')')? + 1..];
     let mut fields = after.split_ascii_whitespace();
@@ -103,12 +116,42 @@ mod tests {
         assert!(name.len() < 64, "{name}: sockets lie below such names");
         let holder = Holder::of_name(&name).unwrap();
         assert_eq!(holder.is_alive(), Some(true));
-        let used_again = Holder { started: holder.started + 1, ..holder.clone() };
+        let used_again = Holder {
+            started: holder.started + 1,
+            ..holder.clone()
+        };
         assert_eq!(used_again.is_alive(), Some(false));
-        assert_eq!(Holder { boot: "0123456789ab".to_owned(), ..holder.clone() }.is_alive(), None);
-        assert_eq!(Holder { boot: String::new(), ..holder.clone() }.is_alive(), None);
-        assert_eq!(Holder { pid_namespace: 1, ..holder }.is_alive(), None);
-        for other in ["", "dead", "0123456789abcdef0123456789abcdef", "a-b-c-d", "a-1-2-x-4"] {
+        assert_eq!(
+            Holder {
+                boot: "0123456789ab".to_owned(),
+                ..holder.clone()
+            }
+            .is_alive(),
+            None
+        );
+        assert_eq!(
+            Holder {
+                boot: String::new(),
+                ..holder.clone()
+            }
+            .is_alive(),
+            None
+        );
+        assert_eq!(
+            Holder {
+                pid_namespace: 1,
+                ..holder
+            }
+            .is_alive(),
+            None
+        );
+        for other in [
+            "",
+            "dead",
+            "0123456789abcdef0123456789abcdef",
+            "a-b-c-d",
+            "a-1-2-x-4",
+        ] {
             assert_eq!(Holder::of_name(other), None, "{other}");
         }
     }
@@ -116,8 +159,15 @@ mod tests {
     #[test]
     fn a_process_that_ended_is_dead() {
         #[expect(clippy::disallowed_methods, reason = "a process that ends")]
-        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let holder = Holder { pid: child.id(), started: process_start(child.id()).unwrap(), ..Holder::this() };
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let holder = Holder {
+            pid: child.id(),
+            started: process_start(child.id()).unwrap(),
+            ..Holder::this()
+        };
         assert_eq!(holder.is_alive(), Some(true));
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -68,7 +68,10 @@ impl Store {
             return Ok(found);
         }
         let (claims, _) = self.claims(action)?;
-        let found: Vec<_> = claims.iter().map(|(id, claim)| ClaimSummary::of(claim, *id)).collect();
+        let found: Vec<_> = claims
+            .iter()
+            .map(|(id, claim)| ClaimSummary::of(claim, *id))
+            .collect();
         if !found.is_empty() {
             self.with_index(|index| {
                 index.map.insert(*action, found.clone());
@@ -106,17 +109,23 @@ impl Store {
 
     fn with_index<T>(&self, use_it: impl FnOnce(&mut Index) -> T) -> T {
         let mut guard = lock(&self.inner.index);
-        use_it(guard.get_or_insert_with(|| Index { map: self.read_index(), ..Index::default() }))
+        use_it(guard.get_or_insert_with(|| Index {
+            map: self.read_index(),
+            ..Index::default()
+        }))
     }
 
     fn read_index(&self) -> ClaimMap {
         let body = self.cache_read(NAME, MAGIC).ok().flatten();
-        body.map(|body| decode_index(&body).into_iter().collect()).unwrap_or_default()
+        body.map(|body| decode_index(&body).into_iter().collect())
+            .unwrap_or_default()
     }
 
     pub(crate) fn flush_index(&self) -> Result<()> {
         let mut guard = lock(&self.inner.index);
-        let Some(index) = guard.as_mut().filter(|index| index.dirty) else { return Ok(()) };
+        let Some(index) = guard.as_mut().filter(|index| index.dirty) else {
+            return Ok(());
+        };
         // Another process may have added entries meanwhile. One that is lost in the race costs a look at the claims.
         for (action, list) in self.read_index() {
             for summary in list {

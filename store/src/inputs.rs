@@ -113,14 +113,22 @@ pub enum TreeNode {
 
 impl Describe for TreeEntry {
     fn describe(&self, sink: &mut dyn Sink) {
-        let TreeEntry { path, node, modified: _ } = self;
+        let TreeEntry {
+            path,
+            node,
+            modified: _,
+        } = self;
         field(sink, "path", path);
         match node {
             TreeNode::Dir(mode) => {
                 sink.put(Atom::Variant(0, "dir"));
                 field(sink, "mode", mode);
             }
-            TreeNode::File(InputFile { blob, mode, modified: _ }) => {
+            TreeNode::File(InputFile {
+                blob,
+                mode,
+                modified: _,
+            }) => {
                 sink.put(Atom::Variant(1, "file"));
                 field(sink, "content", &blob.digest.0);
                 field(sink, "mode", mode);
@@ -171,7 +179,11 @@ impl Store {
 
     /// The content and mode of each of the user's files, in the order of `paths`. A file that did not change since it was
     /// last hashed is examined and not read. `open` is the only way to them: it decides which may be opened.
-    pub fn hash_inputs<P: AsRef<Path> + Sync>(&self, paths: &[P], open: &OpenInput<'_>) -> Vec<Result<InputFile>> {
+    pub fn hash_inputs<P: AsRef<Path> + Sync>(
+        &self,
+        paths: &[P],
+        open: &OpenInput<'_>,
+    ) -> Vec<Result<InputFile>> {
         let stat = |path: &P| {
             let found = open(path.as_ref(), Access::Examine).and_then(|file| file.metadata());
             match found {
@@ -182,24 +194,42 @@ impl Store {
             .map_err(|source| Error::io("stat", path, source))
         };
         // To start rayon's threads takes longer than to examine a few files.
-        let stats: Vec<_> =
-            if paths.len() < FEW { paths.iter().map(stat).collect() } else { paths.par_iter().map(stat).collect() };
-        // The lock is not held while other threads work: one of them may come here.
-        let known: Vec<_> =
-            self.with_inputs(|cache| stats.iter().map(|stat| cache.find(stat.as_ref().ok()?)).collect());
-        let digest = |((stat, known), path): ((Result<Metadata>, Option<BlobDigest>), &P)| match known {
-            Some(digest) => Ok((stat?, digest, false)),
-            None => {
-                stat?;
-                self.fs().count_input();
-                let (stat, digest) = hash(path.as_ref(), open)?;
-                Ok((stat, digest, true))
-            }
-        };
-        let results: Vec<Result<_>> = if known.iter().all(Option::is_some) {
-            stats.into_iter().zip(known).zip(paths).map(digest).collect()
+        let stats: Vec<_> = if paths.len() < FEW {
+            paths.iter().map(stat).collect()
         } else {
-            stats.into_par_iter().zip(known).zip(paths).map(digest).collect()
+            paths.par_iter().map(stat).collect()
+        };
+        // The lock is not held while other threads work: one of them may come here.
+        let known: Vec<_> = self.with_inputs(|cache| {
+            stats
+                .iter()
+                .map(|stat| cache.find(stat.as_ref().ok()?))
+                .collect()
+        });
+        let digest =
+            |((stat, known), path): ((Result<Metadata>, Option<BlobDigest>), &P)| match known {
+                Some(digest) => Ok((stat?, digest, false)),
+                None => {
+                    stat?;
+                    self.fs().count_input();
+                    let (stat, digest) = hash(path.as_ref(), open)?;
+                    Ok((stat, digest, true))
+                }
+            };
+        let results: Vec<Result<_>> = if known.iter().all(Option::is_some) {
+            stats
+                .into_iter()
+                .zip(known)
+                .zip(paths)
+                .map(digest)
+                .collect()
+        } else {
+            stats
+                .into_par_iter()
+                .zip(known)
+                .zip(paths)
+                .map(digest)
+                .collect()
         };
         // Asked for after the files were looked at, so that none of them can be newer.
         let any_read = results.iter().flatten().any(|(_, _, read)| *read);
@@ -208,8 +238,15 @@ impl Store {
             let remember = |result: Result<(Metadata, BlobDigest, bool)>| {
                 let (stat, digest, read) = result?;
                 cache.remember(&stat, digest, read, now);
-                let blob = BlobRef { digest, size: stat.len() };
-                Ok(InputFile { blob, mode: stat.mode() & 0o7777, modified: modified(&stat) })
+                let blob = BlobRef {
+                    digest,
+                    size: stat.len(),
+                };
+                Ok(InputFile {
+                    blob,
+                    mode: stat.mode() & 0o7777,
+                    modified: modified(&stat),
+                })
             };
             results.into_iter().map(remember).collect()
         })
@@ -221,14 +258,23 @@ impl Store {
 
     fn load_inputs(&self) -> InputCache {
         let body = self.cache_read(NAME, MAGIC).ok().flatten();
-        let list: Vec<((u64, u64), KnownInput)> =
-            body.and_then(|body| decode_unchecked(&body).ok()).unwrap_or_default();
-        InputCache { known: list.into_iter().map(|(file, known)| (file, (known, false))).collect(), dirty: false }
+        let list: Vec<((u64, u64), KnownInput)> = body
+            .and_then(|body| decode_unchecked(&body).ok())
+            .unwrap_or_default();
+        InputCache {
+            known: list
+                .into_iter()
+                .map(|(file, known)| (file, (known, false)))
+                .collect(),
+            dirty: false,
+        }
     }
 
     pub(crate) fn flush_inputs(&self) -> Result<()> {
         let mut guard = lock(&self.inner.inputs);
-        let Some(cache) = guard.as_mut().filter(|cache| cache.dirty) else { return Ok(()) };
+        let Some(cache) = guard.as_mut().filter(|cache| cache.dirty) else {
+            return Ok(());
+        };
         let all = cache.known.len() <= MAX_ENTRIES;
         let entries = cache.known.iter().filter(|(_, (_, used))| all || *used);
         let mut list: Vec<_> = entries.map(|(file, (known, _))| (*file, *known)).collect();
@@ -253,7 +299,10 @@ impl InputCache {
             }
             return;
         }
-        let ctime = FsTime { secs: stat.ctime(), nanos: stat.ctime_nsec() };
+        let ctime = FsTime {
+            secs: stat.ctime(),
+            nanos: stat.ctime_nsec(),
+        };
         self.dirty = true;
         if now.is_none_or(|now| now.as_nanos() - ctime.as_nanos() < SETTLED_NANOS) {
             self.known.remove(&at);
@@ -272,7 +321,11 @@ impl InputCache {
 /// Reads and hashes one file. A file that changed meanwhile is read again.
 fn hash(path: &Path, open: &OpenInput<'_>) -> Result<(Metadata, BlobDigest)> {
     const ATTEMPTS: u32 = 5;
-    let error = |source| Error::Io { verb: "read", path: path.to_owned(), source };
+    let error = |source| Error::Io {
+        verb: "read",
+        path: path.to_owned(),
+        source,
+    };
     for _ in 0..ATTEMPTS {
         let file = open(path, Access::Read).map_err(error)?;
         let before = file.metadata().map_err(error)?;
@@ -283,17 +336,30 @@ fn hash(path: &Path, open: &OpenInput<'_>) -> Result<(Metadata, BlobDigest)> {
         let length = if before.len() <= SMALL {
             let mut bytes = Vec::with_capacity(before.len() as usize + 1);
             // It may grow, or be a file of the kernel, whose size tells nothing.
-            (&file).take(before.len() + 1).read_to_end(&mut bytes).map_err(error)?;
+            (&file)
+                .take(before.len() + 1)
+                .read_to_end(&mut bytes)
+                .map_err(error)?;
             hasher.update(&bytes);
             bytes.len() as u64
         } else {
             match crate::hash_file::hash_range(&file, 0..before.len(), &mut hasher) {
-                Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => return Err(error(source)),
+                Err(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                    return Err(error(source));
+                }
                 _ => before.len(),
             }
         };
         let after = file.metadata().map_err(error)?;
-        let same = |stat: &Metadata| (stat.len(), stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec());
+        let same = |stat: &Metadata| {
+            (
+                stat.len(),
+                stat.mtime(),
+                stat.mtime_nsec(),
+                stat.ctime(),
+                stat.ctime_nsec(),
+            )
+        };
         if length == before.len() && same(&before) == same(&after) {
             return Ok((after, BlobDigest(hasher.finish())));
         }
@@ -326,7 +392,13 @@ mod tests {
         std::fs::write(&path, "two").unwrap();
         age(&path);
         let second = store.hash_input(&path, &open_any).unwrap();
-        assert_eq!(first.blob, BlobRef { digest: BlobDigest::of(b"one"), size: 3 });
+        assert_eq!(
+            first.blob,
+            BlobRef {
+                digest: BlobDigest::of(b"one"),
+                size: 3
+            }
+        );
         assert_eq!(second.blob.digest, BlobDigest::of(b"two"));
         assert_eq!(store.io().input_opens, 2);
     }
@@ -337,16 +409,25 @@ mod tests {
         let path = dir.path().join("x");
         std::fs::write(&path, "one").unwrap();
         let stat = std::fs::metadata(&path).unwrap();
-        let later = FsTime { secs: stat.ctime() + 3, nanos: stat.ctime_nsec() };
+        let later = FsTime {
+            secs: stat.ctime() + 3,
+            nanos: stat.ctime_nsec(),
+        };
         let mut cache = InputCache::default();
         cache.remember(&stat, BlobDigest::of(b"one"), true, Some(later));
         *lock(&store.inner.inputs) = Some(cache);
         store.flush().unwrap();
         let again = Store::open(dir.path().join("store")).unwrap();
-        assert_eq!(again.hash_input(&path, &open_any).unwrap().blob.digest, BlobDigest::of(b"one"));
+        assert_eq!(
+            again.hash_input(&path, &open_any).unwrap().blob.digest,
+            BlobDigest::of(b"one")
+        );
         assert_eq!(again.io().input_opens, 0);
         std::fs::write(&path, "two").unwrap();
-        assert_eq!(again.hash_input(&path, &open_any).unwrap().blob.digest, BlobDigest::of(b"two"));
+        assert_eq!(
+            again.hash_input(&path, &open_any).unwrap().blob.digest,
+            BlobDigest::of(b"two")
+        );
     }
 
     #[test]
@@ -357,14 +438,28 @@ mod tests {
         std::fs::write(&large, &bytes).unwrap();
         let results = store.hash_inputs(&[missing, large, dir.path().to_owned()], &open_any);
         assert!(matches!(&results[0], Err(Error::Io { verb: "stat", .. })));
-        assert_eq!(results[1].as_ref().unwrap().blob.digest, BlobDigest::of(&bytes));
+        assert_eq!(
+            results[1].as_ref().unwrap().blob.digest,
+            BlobDigest::of(&bytes)
+        );
         assert!(results[2].is_err(), "a directory is no file");
     }
 
     #[test]
     fn tree_digests_are_pinned_and_do_not_depend_on_order() {
-        let file = InputFile { blob: BlobRef { digest: BlobDigest::of(b"x"), size: 1 }, mode: 0o644, modified: 7 };
-        let entry = |path: &str, node| TreeEntry { path: path.to_owned(), node, modified: 7 };
+        let file = InputFile {
+            blob: BlobRef {
+                digest: BlobDigest::of(b"x"),
+                size: 1,
+            },
+            mode: 0o644,
+            modified: 7,
+        };
+        let entry = |path: &str, node| TreeEntry {
+            path: path.to_owned(),
+            node,
+            modified: 7,
+        };
         let mut entries = [
             entry("b", TreeNode::File(file)),
             entry("a", TreeNode::Dir(0o755)),

@@ -65,7 +65,10 @@ pub fn field(sink: &mut dyn Sink, name: &'static str, value: &(impl Describe + ?
 }
 
 /// Describes a list, element by element.
-pub fn list<'a, T: Describe + 'a>(sink: &mut dyn Sink, items: impl ExactSizeIterator<Item = &'a T>) {
+pub fn list<'a, T: Describe + 'a>(
+    sink: &mut dyn Sink,
+    items: impl ExactSizeIterator<Item = &'a T>,
+) {
     sink.put(Atom::List(items.len() as u64));
     for (index, item) in items.enumerate() {
         sink.enter(Segment::Index(index));
@@ -75,7 +78,10 @@ pub fn list<'a, T: Describe + 'a>(sink: &mut dyn Sink, items: impl ExactSizeIter
 }
 
 /// Describes a map; the iterator must ascend by key, as that of a `BTreeMap` does.
-pub fn map<'a, T: Describe + 'a>(sink: &mut dyn Sink, items: impl ExactSizeIterator<Item = (&'a String, &'a T)>) {
+pub fn map<'a, T: Describe + 'a>(
+    sink: &mut dyn Sink,
+    items: impl ExactSizeIterator<Item = (&'a String, &'a T)>,
+) {
     sink.put(Atom::Map(items.len() as u64));
     for (key, item) in items {
         sink.enter(Segment::Key(key));
@@ -271,7 +277,10 @@ impl Sink for TextSink {
     }
 
     fn leave(&mut self) {
-        let length = self.lengths.pop().expect("BUG: left more parts than were entered");
+        let length = self
+            .lengths
+            .pop()
+            .expect("BUG: left more parts than were entered");
         self.path.truncate(length);
     }
 
@@ -288,7 +297,10 @@ impl Sink for TextSink {
             // The elements tell the count; a list that became empty is told by the elements that are gone.
             Atom::List(_) | Atom::Map(_) => return,
         };
-        self.fields.push(Field { path: self.path.clone(), value });
+        self.fields.push(Field {
+            path: self.path.clone(),
+            value,
+        });
     }
 
     fn put_key(&mut self, _: &str) {}
@@ -314,18 +326,32 @@ mod tests {
 
     #[test]
     fn shape_enters_the_key() {
-        let texts = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<String>>();
+        let texts = |items: &[&str]| {
+            items
+                .iter()
+                .map(|item| (*item).to_owned())
+                .collect::<Vec<String>>()
+        };
         assert_ne!(key(&texts(&["ab", "c"])), key(&texts(&["a", "bc"])));
-        assert_ne!(key(&vec![texts(&["a"]), texts(&[])]), key(&vec![texts(&[]), texts(&["a"])]));
+        assert_ne!(
+            key(&vec![texts(&["a"]), texts(&[])]),
+            key(&vec![texts(&[]), texts(&["a"])])
+        );
         assert_ne!(key(&Some("a".to_owned())), key(&"a".to_owned()));
         assert_ne!(key(&0u64), key(&false));
     }
 
     #[test]
     fn explanation_names_the_path_of_every_atom() {
-        let env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "B".to_owned())]);
+        let env = BTreeMap::from([
+            ("A".to_owned(), "1".to_owned()),
+            ("B".to_owned(), "B".to_owned()),
+        ]);
         let fields = explain(&vec![env]);
-        let lines: Vec<_> = fields.iter().map(|field| format!("{} = {}", field.path, field.value)).collect();
+        let lines: Vec<_> = fields
+            .iter()
+            .map(|field| format!("{} = {}", field.path, field.value))
+            .collect();
         assert_eq!(lines, [r#"[0]["A"] = 1"#, r#"[0]["B"] = B"#]);
     }
 

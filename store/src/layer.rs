@@ -47,8 +47,18 @@ pub struct Encoder {
 }
 
 impl From<EncoderId> for Encoder {
-    fn from(EncoderId { zstd, level, checksum }: EncoderId) -> Encoder {
-        Encoder { zstd, level, checksum }
+    fn from(
+        EncoderId {
+            zstd,
+            level,
+            checksum,
+        }: EncoderId,
+    ) -> Encoder {
+        Encoder {
+            zstd,
+            level,
+            checksum,
+        }
     }
 }
 
@@ -165,7 +175,8 @@ struct Wire {
 impl ManifestBody {
     /// The manifest's bytes and its name.
     pub fn encode(&self) -> (Vec<u8>, LayerId) {
-        let (mut indexes, mut digests, mut lengths, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut indexes, mut digests, mut lengths, mut offsets) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut next_index, mut next_frame, mut next_raw) = (0, 0, 0);
         for chunk in &self.chunks {
             put_number(&mut indexes, chunk.index - next_index);
@@ -223,42 +234,69 @@ impl ManifestBody {
         if wire.count > wire.indexes.len() as u64 {
             return Err(bounds("count"));
         }
-        let (mut indexes, mut lengths, mut offsets) = (&wire.indexes[..], &wire.lengths[..], &wire.offsets[..]);
+        let (mut indexes, mut lengths, mut offsets) =
+            (&wire.indexes[..], &wire.lengths[..], &wire.offsets[..]);
         let mut digests = wire.digests.chunks_exact(DIGEST_LEN);
         let (mut next_index, mut next_frame, mut next_raw) = (0u64, 0u64, 0u64);
         let mut chunks = Vec::with_capacity(wire.count as usize);
         for _ in 0..wire.count {
             let number = |column: &mut &[u8]| take_number(column).ok_or(ManifestError::Encoding);
-            let index = next_index.checked_add(number(&mut indexes)?).ok_or(bounds("index"))?;
+            let index = next_index
+                .checked_add(number(&mut indexes)?)
+                .ok_or(bounds("index"))?;
             if index >= chunk_count(wire.virtual_size) {
                 return Err(bounds("index"));
             }
             next_index = index + 1;
             let length = number(&mut lengths)?;
             let mut place_after = |next: &mut u64| {
-                let offset = next.checked_add(number(&mut offsets)?).ok_or(bounds("offset"))?;
+                let offset = next
+                    .checked_add(number(&mut offsets)?)
+                    .ok_or(bounds("offset"))?;
                 *next = offset.checked_add(length).ok_or(bounds("offset"))?;
-                if *next > wire.file_length { Err(bounds("offset")) } else { Ok(offset) }
+                if *next > wire.file_length {
+                    Err(bounds("offset"))
+                } else {
+                    Ok(offset)
+                }
             };
             let place = match length {
                 0 => ChunkLocation::Zero,
-                1..RAW => ChunkLocation::Frame { offset: place_after(&mut next_frame)?, length: length as u32 },
-                RAW => ChunkLocation::Raw { offset: place_after(&mut next_raw)? },
+                1..RAW => ChunkLocation::Frame {
+                    offset: place_after(&mut next_frame)?,
+                    length: length as u32,
+                },
+                RAW => ChunkLocation::Raw {
+                    offset: place_after(&mut next_raw)?,
+                },
                 _ => return Err(bounds("length")),
             };
             let digest = match place {
                 ChunkLocation::Zero => Digest::ZERO,
                 _ => {
-                    let bytes = digests.next().and_then(|bytes| bytes.try_into().ok()).ok_or(bounds("digests"))?;
+                    let bytes = digests
+                        .next()
+                        .and_then(|bytes| bytes.try_into().ok())
+                        .ok_or(bounds("digests"))?;
                     Digest::from_bytes(bytes)
                 }
             };
             if (digest == Digest::ZERO) != (place == ChunkLocation::Zero) {
                 return Err(bounds("digest"));
             }
-            chunks.push(ChunkEntry { index, digest, place });
+            chunks.push(ChunkEntry {
+                index,
+                digest,
+                place,
+            });
         }
-        let rest = [indexes.len(), lengths.len(), offsets.len(), digests.len(), digests.remainder().len()];
+        let rest = [
+            indexes.len(),
+            lengths.len(),
+            offsets.len(),
+            digests.len(),
+            digests.remainder().len(),
+        ];
         if rest != [0; 5] {
             return Err(bounds("count"));
         }
@@ -273,7 +311,11 @@ impl ManifestBody {
             chunks,
         };
         // LEB128 has many spellings of a number; a name must have one.
-        if body.encode().0 != bytes { Err(ManifestError::Encoding) } else { Ok(body) }
+        if body.encode().0 != bytes {
+            Err(ManifestError::Encoding)
+        } else {
+            Ok(body)
+        }
     }
 }
 
@@ -285,12 +327,19 @@ impl Manifest {
             return Err(ManifestError::Name(id));
         }
         let body = ManifestBody::decode(bytes)?;
-        if body.disk != name.disk { Err(ManifestError::Disk(body.disk)) } else { Ok(Manifest { id, body }) }
+        if body.disk != name.disk {
+            Err(ManifestError::Disk(body.disk))
+        } else {
+            Ok(Manifest { id, body })
+        }
     }
 
     /// What it is called.
     pub fn layer_ref(&self) -> LayerRef {
-        LayerRef { disk: self.disk, layer: self.id }
+        LayerRef {
+            disk: self.disk,
+            layer: self.id,
+        }
     }
 }
 
@@ -359,18 +408,33 @@ mod tests {
                     ChunkLocation::Raw { offset }
                 }
             };
-            let digest = if place == ChunkLocation::Zero { Digest::ZERO } else { digest(index) };
-            chunks.push(ChunkEntry { index, digest, place });
+            let digest = if place == ChunkLocation::Zero {
+                Digest::ZERO
+            } else {
+                digest(index)
+            };
+            chunks.push(ChunkEntry {
+                index,
+                digest,
+                place,
+            });
             index += 1;
         }
         ManifestBody {
             disk: DiskDigest(digest(1)),
             virtual_size: (index + 1) * CHUNK as u64 - 512,
-            parent: with_parent.then(|| LayerRef { disk: DiskDigest(digest(2)), layer: LayerId(digest(3)) }),
+            parent: with_parent.then(|| LayerRef {
+                disk: DiskDigest(digest(2)),
+                layer: LayerId(digest(3)),
+            }),
             depth: u32::from(with_parent),
             file_digest: digest(4),
             file_length: 1 << 50,
-            encoder: Encoder { zstd: 10507, level: 1, checksum: true },
+            encoder: Encoder {
+                zstd: 10507,
+                level: 1,
+                checksum: true,
+            },
             chunks,
         }
     }
@@ -409,7 +473,11 @@ mod tests {
         let refuse = |edit: &dyn Fn(&mut ManifestBody), what| {
             let mut bad = good.clone();
             edit(&mut bad);
-            assert_eq!(ManifestBody::decode(&bad.encode().0), Err(ManifestError::Bounds(what)), "{bad:?}");
+            assert_eq!(
+                ManifestBody::decode(&bad.encode().0),
+                Err(ManifestError::Bounds(what)),
+                "{bad:?}"
+            );
         };
         refuse(&|bad| bad.virtual_size += 1, "virtual size");
         refuse(&|bad| bad.virtual_size = 1 << 60, "virtual size");
@@ -425,15 +493,34 @@ mod tests {
         let body = manifest(vec![(0, 1, 0)], false);
         let (bytes, id) = body.encode();
         let other = DiskDigest(digest(9));
-        assert_eq!(Manifest::verify(&bytes, &LayerRef { disk: other, layer: id }), Err(ManifestError::Disk(body.disk)));
-        let wrong = LayerRef { disk: body.disk, layer: LayerId(digest(8)) };
-        assert_eq!(Manifest::verify(&bytes, &wrong), Err(ManifestError::Name(id)));
+        assert_eq!(
+            Manifest::verify(
+                &bytes,
+                &LayerRef {
+                    disk: other,
+                    layer: id
+                }
+            ),
+            Err(ManifestError::Disk(body.disk))
+        );
+        let wrong = LayerRef {
+            disk: body.disk,
+            layer: LayerId(digest(8)),
+        };
+        assert_eq!(
+            Manifest::verify(&bytes, &wrong),
+            Err(ManifestError::Name(id))
+        );
     }
 
     #[test]
     fn manifests_are_pinned() {
         // A change here is a format break: bump the store's format version.
-        let (bytes, id) = manifest(vec![(0, 100, 0), (5, 0, 0), (0, 65536, 9), (200, 7, 512)], true).encode();
+        let (bytes, id) = manifest(
+            vec![(0, 100, 0), (5, 0, 0), (0, 65536, 9), (200, 7, 512)],
+            true,
+        )
+        .encode();
         assert_eq!(bytes.len(), 287);
         assert_eq!(id.short(), "1bd6beabbf62");
     }

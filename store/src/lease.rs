@@ -45,7 +45,10 @@ impl Store {
         let mut temp = self.fs().temp()?;
         temp.write_all(&frame(MAGIC, &encode(&Holder::this())))?;
         self.fs().publish(&[(&temp, &name)])?;
-        Ok(Lease { fs: self.fs().clone(), name })
+        Ok(Lease {
+            fs: self.fs().clone(),
+            name,
+        })
     }
 
     /// The names of leases that live, but for `own`; the dead ones are deleted on the way. Any error in reading is one.
@@ -101,7 +104,10 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let lease = store.lease().unwrap();
         assert_eq!(store.live_leases(None).unwrap(), [lease.name()]);
-        assert!(store.live_leases(Some(&lease)).unwrap().is_empty(), "one's own does not count");
+        assert!(
+            store.live_leases(Some(&lease)).unwrap().is_empty(),
+            "one's own does not count"
+        );
         drop(lease);
         assert!(store.live_leases(None).unwrap().is_empty());
     }
@@ -111,16 +117,39 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let me = Holder::this();
-        let used_again = put(&store, &Holder { started: me.started + 1, ..me.clone() });
-        let other_boot = put(&store, &Holder { boot: "another".to_owned(), ..me.clone() });
-        let other_container = put(&store, &Holder { pid_namespace: 1, pid: 4_000_000, ..me });
+        let used_again = put(
+            &store,
+            &Holder {
+                started: me.started + 1,
+                ..me.clone()
+            },
+        );
+        let other_boot = put(
+            &store,
+            &Holder {
+                boot: "another".to_owned(),
+                ..me.clone()
+            },
+        );
+        let other_container = put(
+            &store,
+            &Holder {
+                pid_namespace: 1,
+                pid: 4_000_000,
+                ..me
+            },
+        );
         let mut expected = vec![other_boot.clone(), other_container];
         expected.sort();
         assert_eq!(store.live_leases(None).unwrap(), expected);
-        assert!(store.fs().stat(&used_again).unwrap().is_none(), "the dead one is gone");
+        assert!(
+            store.fs().stat(&used_again).unwrap().is_none(),
+            "the dead one is gone"
+        );
         let file = std::fs::File::open(dir.path().join(&other_boot)).unwrap();
         let now = store.now().unwrap().secs as u64;
-        let yesterday = std::time::UNIX_EPOCH + std::time::Duration::from_secs(now - FOREIGN_SECS as u64 - 1);
+        let yesterday =
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(now - FOREIGN_SECS as u64 - 1);
         file.set_modified(yesterday).unwrap();
         expected.retain(|name| *name != other_boot);
         assert_eq!(store.live_leases(None).unwrap(), expected);

@@ -32,7 +32,11 @@ impl Reading {
     /// The same when all is done.
     pub fn finished(self) -> Reading {
         let all = self.total.unwrap_or(self.done);
-        Reading { done: all, total: Some(all), ..self }
+        Reading {
+            done: all,
+            total: Some(all),
+            ..self
+        }
     }
 }
 
@@ -48,10 +52,15 @@ impl Meter {
     pub fn extend(&self, what: &'static str, bytes: u64) {
         let mut phase = self.lock();
         match &mut *phase {
-            Some(Phase { what: now, total }) if *now == what => *total = total.map(|total| total + bytes),
+            Some(Phase { what: now, total }) if *now == what => {
+                *total = total.map(|total| total + bytes)
+            }
             _ => {
                 self.done.store(0, Ordering::Relaxed);
-                *phase = Some(Phase { what, total: Some(bytes) });
+                *phase = Some(Phase {
+                    what,
+                    total: Some(bytes),
+                });
             }
         }
     }
@@ -65,7 +74,9 @@ impl Meter {
     pub fn change(&self, bytes: i64) {
         // What belongs to a phase that is over takes nothing from the next one.
         let changed = |done: u64| Some(done.saturating_add_signed(bytes));
-        let _ = self.done.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+        let _ = self
+            .done
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
     }
 
     /// No phase goes on.
@@ -78,7 +89,11 @@ impl Meter {
         let phase = self.lock();
         let Phase { what, total } = (*phase)?;
         let done = self.done.load(Ordering::Relaxed);
-        Some(Reading { what, done: total.map_or(done, |total| done.min(total)), total })
+        Some(Reading {
+            what,
+            done: total.map_or(done, |total| done.min(total)),
+            total,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Phase>> {
@@ -131,14 +146,35 @@ mod tests {
         meter.begin("sealing", Some(100));
         meter.add(70);
         meter.add(70);
-        assert_eq!(meter.read(), Some(Reading { what: "sealing", done: 100, total: Some(100) }));
+        assert_eq!(
+            meter.read(),
+            Some(Reading {
+                what: "sealing",
+                done: 100,
+                total: Some(100)
+            })
+        );
         meter.extend("packages", 10);
         meter.extend("packages", 20);
         meter.add(15);
         meter.change(-5);
-        assert_eq!(meter.read(), Some(Reading { what: "packages", done: 10, total: Some(30) }));
+        assert_eq!(
+            meter.read(),
+            Some(Reading {
+                what: "packages",
+                done: 10,
+                total: Some(30)
+            })
+        );
         let all = meter.read().map(Reading::finished);
-        assert_eq!(all, Some(Reading { what: "packages", done: 30, total: Some(30) }));
+        assert_eq!(
+            all,
+            Some(Reading {
+                what: "packages",
+                done: 30,
+                total: Some(30)
+            })
+        );
         meter.end();
         assert_eq!(meter.read(), None);
     }
@@ -149,6 +185,10 @@ mod tests {
         meter.begin("import", Some(6));
         std::io::copy(&mut Metered::new(&b"abcdef"[..], &meter), &mut Vec::new()).unwrap();
         assert_eq!(meter.read().map(|reading| reading.done), Some(6));
-        std::io::copy(&mut &b"ab"[..], &mut Metered::new(Vec::new(), &Meter::default())).unwrap();
+        std::io::copy(
+            &mut &b"ab"[..],
+            &mut Metered::new(Vec::new(), &Meter::default()),
+        )
+        .unwrap();
     }
 }

@@ -21,14 +21,20 @@ pub struct Owner {
 impl Owner {
     /// The user as whom this process runs.
     pub fn caller() -> Owner {
-        Owner { uid: rustix::process::geteuid(), root: None }
+        Owner {
+            uid: rustix::process::geteuid(),
+            root: None,
+        }
     }
 
     /// The user for whom this process works as root, as under sudo: what it writes for them is theirs. What root executes
     /// or believes (trees of programs, which files were hashed, work in progress) stays in `private`, a directory of
     /// root's own.
     pub fn behind_root(uid: u32, gid: Option<u32>, private: PathBuf) -> Owner {
-        Owner { uid: Uid::from_raw(uid), root: Some((gid.map(Gid::from_raw), private)) }
+        Owner {
+            uid: Uid::from_raw(uid),
+            root: Some((gid.map(Gid::from_raw), private)),
+        }
     }
 
     /// The user's number.
@@ -59,7 +65,8 @@ impl Owner {
         }
         // Whoever owns the parent may have put something else there: only a directory is given away, and no link followed.
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-        let dir: OwnedFd = rustix::fs::openat(parent, name.as_ref().as_bytes(), flags, Mode::empty())?;
+        let dir: OwnedFd =
+            rustix::fs::openat(parent, name.as_ref().as_bytes(), flags, Mode::empty())?;
         self.give(dir)
     }
 
@@ -77,7 +84,11 @@ impl Owner {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::NotFound.into());
         };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
         self.create_dirs(parent, mode)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let parent = rustix::fs::open(parent, flags, Mode::empty())?;

@@ -44,13 +44,22 @@ pub(crate) fn frame(magic: &[u8; MAGIC_LEN], body: &[u8]) -> Vec<u8> {
 }
 
 /// The body in a frame, checked.
-pub(crate) fn unframe<'a>(magic: &[u8; MAGIC_LEN], bytes: &'a [u8]) -> Result<&'a [u8], RecordError> {
-    let body_end = bytes.len().checked_sub(DIGEST_LEN).filter(|end| *end >= BODY_AT).ok_or(RecordError::Length)?;
+pub(crate) fn unframe<'a>(
+    magic: &[u8; MAGIC_LEN],
+    bytes: &'a [u8],
+) -> Result<&'a [u8], RecordError> {
+    let body_end = bytes
+        .len()
+        .checked_sub(DIGEST_LEN)
+        .filter(|end| *end >= BODY_AT)
+        .ok_or(RecordError::Length)?;
     let (head, check) = bytes.split_at(body_end);
     if head[..MAGIC_LEN] != *magic {
         return Err(RecordError::Magic);
     }
-    let length: [u8; 8] = head[LENGTH_AT..BODY_AT].try_into().map_err(|_| RecordError::Length)?;
+    let length: [u8; 8] = head[LENGTH_AT..BODY_AT]
+        .try_into()
+        .map_err(|_| RecordError::Length)?;
     if u64::from_le_bytes(length) != (body_end - BODY_AT) as u64 {
         return Err(RecordError::Length);
     }

@@ -52,8 +52,17 @@ pub(crate) enum RootFile {
 pub type Checkouts = BTreeMap<String, Checkout>;
 
 fn name(root: &str) -> Result<String> {
-    let plain = !root.is_empty() && root.len() <= 200 && !root.starts_with('.') && !root.contains(['/', '\0']);
-    if plain { Ok(format!("roots/{root}")) } else { Err(Error::BadName { name: root.to_owned() }) }
+    let plain = !root.is_empty()
+        && root.len() <= 200
+        && !root.starts_with('.')
+        && !root.contains(['/', '\0']);
+    if plain {
+        Ok(format!("roots/{root}"))
+    } else {
+        Err(Error::BadName {
+            name: root.to_owned(),
+        })
+    }
 }
 
 impl Checkout {
@@ -86,16 +95,25 @@ impl Store {
     pub(crate) fn root_file(&self, root: &str) -> Result<Option<RootFile>> {
         let name = name(root)?;
         // A damaged root protects what nobody can name any more: it must not pass as none.
-        let damaged = |reason: String| Error::RootDamaged { path: self.fs().full(&name), reason };
+        let damaged = |reason: String| Error::RootDamaged {
+            path: self.fs().full(&name),
+            reason,
+        };
         let bytes = match self.fs().read(ObjectKind::Other, &name, LIMIT) {
-            Err(error @ (Error::TooLarge { .. } | Error::WrongType { .. })) => return Err(damaged(error.to_string())),
+            Err(error @ (Error::TooLarge { .. } | Error::WrongType { .. })) => {
+                return Err(damaged(error.to_string()));
+            }
             other => other?,
         };
         let Some(bytes) = bytes else { return Ok(None) };
         let file = if bytes.starts_with(CHECKOUT_MAGIC) {
-            unframe(CHECKOUT_MAGIC, &bytes).and_then(decode_unchecked).map(RootFile::Checkout)
+            unframe(CHECKOUT_MAGIC, &bytes)
+                .and_then(decode_unchecked)
+                .map(RootFile::Checkout)
         } else {
-            unframe(MAGIC, &bytes).and_then(decode).map(RootFile::Targets)
+            unframe(MAGIC, &bytes)
+                .and_then(decode)
+                .map(RootFile::Targets)
         };
         file.map(Some).map_err(|error| damaged(error.to_string()))
     }
@@ -109,7 +127,10 @@ impl Store {
             Some(RootFile::Checkout(checkout)) => Ok(Some(checkout)),
             Some(RootFile::Targets(_)) => {
                 let path = self.fs().full(&name(root)?);
-                Err(Error::RootDamaged { path, reason: "it is not a checkout's".to_owned() })
+                Err(Error::RootDamaged {
+                    path,
+                    reason: "it is not a checkout's".to_owned(),
+                })
             }
             None => Ok(None),
         }
@@ -156,7 +177,11 @@ impl Store {
     /// Says that a checkout was just used, where that was last said before `before`, in seconds since 1970.
     pub fn freshen_checkout(&self, root: &str, before: i64) -> Result<()> {
         let name = name(root)?;
-        if self.fs().stat(&name)?.is_some_and(|stat| stat.mtime() < before) {
+        if self
+            .fs()
+            .stat(&name)?
+            .is_some_and(|stat| stat.mtime() < before)
+        {
             self.fs().freshen(&name);
         }
         Ok(())
@@ -170,7 +195,9 @@ impl Store {
         let (mut used, mut expired) = (BTreeMap::new(), Vec::new());
         let before = self.expired_before(expire_secs)?;
         for root in self.roots()? {
-            let Some(RootFile::Checkout(checkout)) = self.root_file(&root)? else { continue };
+            let Some(RootFile::Checkout(checkout)) = self.root_file(&root)? else {
+                continue;
+            };
             match self.fs().stat(&name(&root)?)? {
                 Some(stat) if stat.mtime() <= before => expired.push(root),
                 Some(_) => drop(used.insert(root, checkout)),
@@ -181,7 +208,11 @@ impl Store {
     }
 
     fn expired_before(&self, expire_secs: u64) -> Result<i64> {
-        Ok(self.fs().now()?.secs.saturating_sub(i64::try_from(expire_secs).unwrap_or(i64::MAX)))
+        Ok(self
+            .fs()
+            .now()?
+            .secs
+            .saturating_sub(i64::try_from(expire_secs).unwrap_or(i64::MAX)))
     }
 
     /// Whether something is kept under a name, or was before its file was damaged.
@@ -191,7 +222,12 @@ impl Store {
 
     /// All names, sorted.
     pub fn roots(&self) -> Result<Vec<String>> {
-        Ok(self.fs().list("roots")?.into_iter().map(|entry| entry.name).collect())
+        Ok(self
+            .fs()
+            .list("roots")?
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect())
     }
 
     /// Removes a name. What it kept is collected when nothing else keeps it.

@@ -23,10 +23,18 @@ impl Store {
         let fs = Arc::new(StoreFs::open(path.as_ref(), owner)?);
         let store = Store::without_format(fs.clone(), None);
         let report = store.verify(false)?;
-        let damaged = report.findings.iter().filter(|finding| finding.code.is_object_damage()).count() as u64;
+        let damaged = report
+            .findings
+            .iter()
+            .filter(|finding| finding.code.is_object_damage())
+            .count() as u64;
         let sound = report.objects.saturating_sub(damaged);
         if sound <= damaged {
-            return Err(Error::NotSound { path: fs.path().to_owned(), objects: report.objects, sound });
+            return Err(Error::NotSound {
+                path: fs.path().to_owned(),
+                objects: report.objects,
+                sound,
+            });
         }
         write(&fs, &new_format())
     }

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::fs::Temp;
 use crate::hash_file::hash_range;
 use crate::layer::{
-    ChunkEntry, ChunkLocation, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest, ManifestBody,
+    ChunkEntry, ChunkLocation, DiskRef, Encoder, LayerRef, MAX_DEPTH, MAX_MANIFEST, Manifest,
+    ManifestBody,
 };
 use crate::qcow2::{ChunkSource, Content, ENCODER, Encoded, Writer, decode_frame, encode_chunk};
 use crate::store::Store;
@@ -87,7 +88,12 @@ impl Store {
     /// Makes a layer of what `source` says, over `parent` where there is one, durable when this returns.
     ///
     /// The result depends on the contents only, not on the number of threads. A missing parent is a miss.
-    pub fn seal(&self, parent: Option<&LayerRef>, source: &dyn ChunkSource, absent: Absent) -> Result<Sealed> {
+    pub fn seal(
+        &self,
+        parent: Option<&LayerRef>,
+        source: &dyn ChunkSource,
+        absent: Absent,
+    ) -> Result<Sealed> {
         self.seal_like(parent, None, source, absent)
     }
 
@@ -105,7 +111,9 @@ impl Store {
         if previous.is_some() && previous != parent {
             match self.seal_over(parent, previous, source, absent) {
                 // Should it be the parent that is missed, it is missed again below.
-                Err(Error::Miss(miss)) => tracing::debug!(%miss, "sealing without the previous disk"),
+                Err(Error::Miss(miss)) => {
+                    tracing::debug!(%miss, "sealing without the previous disk")
+                }
                 done => return done,
             }
         }
@@ -124,7 +132,10 @@ impl Store {
         if let Some(map) = &map {
             let parent = map.tree.virtual_size();
             if virtual_size < parent && !virtual_size.is_multiple_of(CHUNK as u64) {
-                return Err(Error::Shrunk { size: virtual_size, parent });
+                return Err(Error::Shrunk {
+                    size: virtual_size,
+                    parent,
+                });
             }
         }
         let map = map.unwrap_or_else(DiskMap::nothing);
@@ -132,7 +143,15 @@ impl Store {
         if previous.is_some() || map.manifests.len() as u32 > MAX_DEPTH {
             return self.seal_hashed(parent, map, previous, source, &items);
         }
-        self.write_layer(&SealPlan { source, known: &[], base: &map, items }, parent)
+        self.write_layer(
+            &SealPlan {
+                source,
+                known: &[],
+                base: &map,
+                items,
+            },
+            parent,
+        )
     }
 
     /// Hashes everything first, so that the base can be chosen: any layer of the parent's chain or of the previous disk's.
@@ -151,8 +170,16 @@ impl Store {
         let tree = known[0].map().tree.with(source.virtual_size(), &changes);
         let disk = tree.digest();
         if let Some(layer) = self.stored(parent, &disk)? {
-            let disk = DiskRef { layer, virtual_size: source.virtual_size() };
-            return Ok(Sealed { disk, new: false, changed_chunks: changes.len() as u64, stored_bytes: 0 });
+            let disk = DiskRef {
+                layer,
+                virtual_size: source.virtual_size(),
+            };
+            return Ok(Sealed {
+                disk,
+                new: false,
+                changed_chunks: changes.len() as u64,
+                stored_bytes: 0,
+            });
         }
         let chosen = choose(&tree, &disk, &known);
         let base = known[chosen.disk].map().lower(chosen.layers);
@@ -166,9 +193,24 @@ impl Store {
             Some((disk, at)) => Item::Copy { index, disk, at },
             None => Item::Read(index, Some(digest)),
         };
-        let items = tree.changes_from(&base.tree).into_iter().map(item).collect();
-        let sealed = self.write_layer(&SealPlan { source, known: &known, base: &base, items }, parent)?;
-        Ok(Sealed { changed_chunks: changes.len() as u64, ..sealed })
+        let items = tree
+            .changes_from(&base.tree)
+            .into_iter()
+            .map(item)
+            .collect();
+        let sealed = self.write_layer(
+            &SealPlan {
+                source,
+                known: &known,
+                base: &base,
+                items,
+            },
+            parent,
+        )?;
+        Ok(Sealed {
+            changed_chunks: changes.len() as u64,
+            ..sealed
+        })
     }
 
     /// A complete representation of a disk: the parent, if it is that, or another.
@@ -188,11 +230,17 @@ impl Store {
         let mut temp = self.fs().temp()?;
         let (chunks, file_length) = self.write_chunks(plan, &temp)?;
         crash::point("seal.frames-written");
-        let changes: Vec<_> = chunks.iter().map(|chunk| (chunk.index, chunk.digest)).collect();
+        let changes: Vec<_> = chunks
+            .iter()
+            .map(|chunk| (chunk.index, chunk.digest))
+            .collect();
         let tree = plan.base.tree.with(virtual_size, &changes);
         let disk = tree.digest();
         let sealed = |layer, new, stored_bytes| Sealed {
-            disk: DiskRef { layer, virtual_size },
+            disk: DiskRef {
+                layer,
+                virtual_size,
+            },
             new,
             changed_chunks: chunks.len() as u64,
             stored_bytes,
@@ -218,13 +266,20 @@ impl Store {
         if bytes.len() as u64 > MAX_MANIFEST {
             // Nobody could read it back.
             let size = bytes.len() as u64;
-            return Err(Error::TooLarge { what: "the manifest of the layer", size, limit: MAX_MANIFEST });
+            return Err(Error::TooLarge {
+                what: "the manifest of the layer",
+                size,
+                limit: MAX_MANIFEST,
+            });
         }
         let layer = LayerRef { disk, layer: id };
         let mut manifest = self.fs().temp()?;
         manifest.write_all(&bytes)?;
         let (file_name, manifest_name) = (layer.file_name(), layer.manifest_name());
-        let files = [(&temp, file_name.as_str()), (&manifest, manifest_name.as_str())];
+        let files = [
+            (&temp, file_name.as_str()),
+            (&manifest, manifest_name.as_str()),
+        ];
         self.begin_sync();
         if self.fs().publish(&files)? != [true, true] {
             // Another process was faster, or left half of it: looking moves away what is damaged.
@@ -236,33 +291,49 @@ impl Store {
         } else {
             // Its own names only: deleting the temporary one changes ctime.
             temp.unlink();
-            let stat = temp.file().metadata().map_err(|source| Error::io("stat", temp.path(), source))?;
+            let stat = temp
+                .file()
+                .metadata()
+                .map_err(|source| Error::io("stat", temp.path(), source))?;
             self.put_stamp(&stat, &file_digest);
         }
         Ok(sealed(layer, true, file_length + bytes.len() as u64))
     }
 
     /// Which of `items` are not as on the disk `below`: index and digest, ascending.
-    fn hash_changes(&self, source: &dyn ChunkSource, items: &[Item], below: &DiskMap) -> Result<Vec<(u64, Digest)>> {
+    fn hash_changes(
+        &self,
+        source: &dyn ChunkSource,
+        items: &[Item],
+        below: &DiskMap,
+    ) -> Result<Vec<(u64, Digest)>> {
         self.begin("comparing", (items.len() * CHUNK) as u64);
         let hash = |item: &Item| {
             let index = item.index();
             let digest = match item {
-                Item::Read(..) => BUFFERS.with_borrow_mut(|[data, _]| read_and_hash(source, index, data))?,
+                Item::Read(..) => {
+                    BUFFERS.with_borrow_mut(|[data, _]| read_and_hash(source, index, data))?
+                }
                 _ => Digest::ZERO,
             };
             self.count(CHUNK as u64);
             Ok((index, digest))
         };
         let mut changes: Vec<_> = items.par_iter().map(hash).collect::<Result<_>>()?;
-        changes.retain(|(index, digest)| below.find(*index).map_or(Digest::ZERO, |found| found.digest) != *digest);
+        changes.retain(|(index, digest)| {
+            below
+                .find(*index)
+                .map_or(Digest::ZERO, |found| found.digest)
+                != *digest
+        });
         Ok(changes)
     }
 
     /// Writes the layer file: the changed chunks with their places, and the file's length.
     fn write_chunks(&self, plan: &SealPlan<'_>, temp: &Temp) -> Result<(Vec<ChunkEntry>, u64)> {
         let write_error = |error| Error::write(temp.path(), error);
-        let mut writer = Writer::new(temp.file(), plan.source.virtual_size()).map_err(write_error)?;
+        let mut writer =
+            Writer::new(temp.file(), plan.source.virtual_size()).map_err(write_error)?;
         let mut chunks = Vec::new();
         let mut raw = Vec::new();
         let mut ready: Vec<Changed> = Vec::new();
@@ -271,7 +342,12 @@ impl Store {
         // One batch is written while the next is compressed.
         for batch in plan.items.chunks(BATCH).map(Some).chain([None]) {
             let write = || {
-                for Changed { index, digest, encoded } in ready {
+                for Changed {
+                    index,
+                    digest,
+                    encoded,
+                } in ready
+                {
                     let place = match &encoded {
                         Encoded::Zero => {
                             writer.push_zero(index).map_err(write_error)?;
@@ -279,7 +355,10 @@ impl Store {
                         }
                         Encoded::Frame(frame) => {
                             let at = writer.push_frame(index, frame).map_err(write_error)?;
-                            ChunkLocation::Frame { offset: at.offset, length: at.length }
+                            ChunkLocation::Frame {
+                                offset: at.offset,
+                                length: at.length,
+                            }
                         }
                         Encoded::Raw => {
                             raw.push(chunks.len());
@@ -289,16 +368,25 @@ impl Store {
                     if let ChunkLocation::Frame { offset, .. } = place {
                         end = offset;
                     }
-                    chunks.push(ChunkEntry { index, digest, place });
+                    chunks.push(ChunkEntry {
+                        index,
+                        digest,
+                        place,
+                    });
                 }
                 temp.start_writing(started..end);
                 started = end;
                 Ok::<_, Error>(())
             };
             let encode = || -> Result<Vec<Changed>> {
-                let Some(batch) = batch else { return Ok(Vec::new()) };
+                let Some(batch) = batch else {
+                    return Ok(Vec::new());
+                };
                 self.fs().reserve((batch.len() * CHUNK) as u64)?;
-                let all: Vec<_> = batch.par_iter().map(|item| plan.encode(*item)).collect::<Result<_>>()?;
+                let all: Vec<_> = batch
+                    .par_iter()
+                    .map(|item| plan.encode(*item))
+                    .collect::<Result<_>>()?;
                 self.count((batch.len() * CHUNK) as u64);
                 Ok(all.into_iter().flatten().collect())
             };
@@ -311,8 +399,12 @@ impl Store {
             let read = |at: &usize| plan.read_raw(&chunks[*at]);
             let contents: Vec<_> = batch.par_iter().map(read).collect::<Result<_>>()?;
             for (at, content) in batch.iter().zip(contents) {
-                let place = writer.push_raw(chunks[*at].index, &content).map_err(write_error)?;
-                chunks[*at].place = ChunkLocation::Raw { offset: place.offset };
+                let place = writer
+                    .push_raw(chunks[*at].index, &content)
+                    .map_err(write_error)?;
+                chunks[*at].place = ChunkLocation::Raw {
+                    offset: place.offset,
+                };
             }
         }
         let layout = writer.finish().map_err(write_error)?;
@@ -331,7 +423,10 @@ fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Ve
         let end = chunk_count(source.virtual_size());
         let named = items.len();
         for found in below.chunks.iter().filter(|found| found.index < end) {
-            if items[..named].binary_search_by_key(&found.index, |item| item.index()).is_err() {
+            if items[..named]
+                .binary_search_by_key(&found.index, |item| item.index())
+                .is_err()
+            {
                 items.push(Item::Zero(found.index));
             }
         }
@@ -342,7 +437,11 @@ fn items(source: &dyn ChunkSource, absent: Absent, below: &DiskMap) -> Result<Ve
 
 fn read_and_hash(source: &dyn ChunkSource, index: u64, data: &mut [u8; CHUNK]) -> Result<Digest> {
     let content = source.read_chunk(index, data)?;
-    Ok(if content == Content::Zero { Digest::ZERO } else { chunk_digest(data) })
+    Ok(if content == Content::Zero {
+        Digest::ZERO
+    } else {
+        chunk_digest(data)
+    })
 }
 
 impl SealPlan<'_> {
@@ -350,14 +449,24 @@ impl SealPlan<'_> {
     fn encode(&self, item: Item) -> Result<Option<Changed>> {
         BUFFERS.with_borrow_mut(|[data, back]| {
             let index = item.index();
-            let before = self.base.find(index).map_or(Digest::ZERO, |found| found.digest);
-            let changed = |digest, encoded| (digest != before).then_some(Changed { index, digest, encoded });
+            let before = self
+                .base
+                .find(index)
+                .map_or(Digest::ZERO, |found| found.digest);
+            let changed = |digest, encoded| {
+                (digest != before).then_some(Changed {
+                    index,
+                    digest,
+                    encoded,
+                })
+            };
             match item {
                 Item::Zero(_) => Ok(changed(Digest::ZERO, Encoded::Zero)),
                 Item::Copy { disk, at, .. } => {
                     let disk = &self.known[disk];
                     let found = disk.map().chunks[at];
-                    let same_encoder = disk.map().manifests[found.layer as usize].encoder == Encoder::from(ENCODER);
+                    let same_encoder = disk.map().manifests[found.layer as usize].encoder
+                        == Encoder::from(ENCODER);
                     let encoded = match (disk.read_found(&found, data)?, same_encoder) {
                         (Some(frame), true) => Encoded::Frame(frame),
                         (None, true) => Encoded::Raw,
@@ -373,7 +482,11 @@ impl SealPlan<'_> {
                     if digest == before {
                         return Ok(None);
                     }
-                    let encoded = if digest == Digest::ZERO { Encoded::Zero } else { compress(index, data, back)? };
+                    let encoded = if digest == Digest::ZERO {
+                        Encoded::Zero
+                    } else {
+                        compress(index, data, back)?
+                    };
                     Ok(changed(digest, encoded))
                 }
             }
@@ -383,7 +496,10 @@ impl SealPlan<'_> {
     /// Reads a chunk again that is to be stored as it is.
     fn read_raw(&self, chunk: &ChunkEntry) -> Result<Box<[u8; CHUNK]>> {
         let mut data = chunk_buffer();
-        let copied = self.items.binary_search_by_key(&chunk.index, |item| item.index()).map(|at| self.items[at]);
+        let copied = self
+            .items
+            .binary_search_by_key(&chunk.index, |item| item.index())
+            .map(|at| self.items[at]);
         match copied {
             Ok(Item::Copy { disk, at, .. }) => {
                 let disk = &self.known[disk];
@@ -403,7 +519,12 @@ pub(crate) fn compress(index: u64, data: &[u8; CHUNK], back: &mut [u8; CHUNK]) -
     compress_at(index, data, back, ENCODER.level)
 }
 
-pub(crate) fn compress_at(index: u64, data: &[u8; CHUNK], back: &mut [u8; CHUNK], level: i32) -> Result<Encoded> {
+pub(crate) fn compress_at(
+    index: u64,
+    data: &[u8; CHUNK],
+    back: &mut [u8; CHUNK],
+    level: i32,
+) -> Result<Encoded> {
     let encoded = encode_chunk(data, level);
     if let Encoded::Frame(frame) = &encoded
         && (decode_frame(frame, back).is_err() || data != back)

@@ -36,7 +36,10 @@ pub(crate) struct Stamps {
 
 /// Names the time since the machine started; `None` where the system does not say.
 pub fn boot_id() -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "a file of the kernel, of one line")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a file of the kernel, of one line"
+    )]
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }
@@ -46,7 +49,11 @@ impl Store {
     pub(crate) fn has_stamp(&self, stat: &Metadata, digest: &Digest) -> bool {
         let mut guard = lock(&self.inner.stamps);
         let stamps = guard.get_or_insert_with(|| self.load_stamps());
-        let stamp = Stamp { ctime: (stat.ctime(), stat.ctime_nsec()), size: stat.len(), digest: *digest };
+        let stamp = Stamp {
+            ctime: (stat.ctime(), stat.ctime_nsec()),
+            size: stat.len(),
+            digest: *digest,
+        };
         stamps.by_inode.get(&(stat.dev(), stat.ino())) == Some(&stamp)
     }
 
@@ -54,7 +61,11 @@ impl Store {
     pub(crate) fn put_stamp(&self, stat: &Metadata, digest: &Digest) {
         let mut guard = lock(&self.inner.stamps);
         let stamps = guard.get_or_insert_with(|| self.load_stamps());
-        let stamp = Stamp { ctime: (stat.ctime(), stat.ctime_nsec()), size: stat.len(), digest: *digest };
+        let stamp = Stamp {
+            ctime: (stat.ctime(), stat.ctime_nsec()),
+            size: stat.len(),
+            digest: *digest,
+        };
         stamps.by_inode.insert((stat.dev(), stat.ino()), stamp);
         stamps.dirty = true;
     }
@@ -71,20 +82,34 @@ impl Store {
         };
         let saved: Option<SavedStamps> = body.and_then(|body| decode_unchecked(&body).ok());
         let by_inode = match saved {
-            Some((saved_boot, list)) if Some(&saved_boot) == boot.as_ref() => list.into_iter().collect(),
+            Some((saved_boot, list)) if Some(&saved_boot) == boot.as_ref() => {
+                list.into_iter().collect()
+            }
             _ => HashMap::new(),
         };
-        Stamps { boot: boot.unwrap_or_default(), by_inode, dirty: false }
+        Stamps {
+            boot: boot.unwrap_or_default(),
+            by_inode,
+            dirty: false,
+        }
     }
 
     pub(crate) fn flush_stamps(&self) -> Result<()> {
         let mut guard = lock(&self.inner.stamps);
-        let Some(stamps) = guard.as_mut().filter(|stamps| stamps.dirty && !stamps.boot.is_empty()) else {
+        let Some(stamps) = guard
+            .as_mut()
+            .filter(|stamps| stamps.dirty && !stamps.boot.is_empty())
+        else {
             return Ok(());
         };
-        let mut list: Vec<_> = stamps.by_inode.iter().map(|(inode, stamp)| (*inode, *stamp)).collect();
+        let mut list: Vec<_> = stamps
+            .by_inode
+            .iter()
+            .map(|(inode, stamp)| (*inode, *stamp))
+            .collect();
         list.sort_unstable_by_key(|(inode, _)| *inode);
-        self.private().replace(NAME, &frame(MAGIC, &encode(&(&stamps.boot, list))))?;
+        self.private()
+            .replace(NAME, &frame(MAGIC, &encode(&(&stamps.boot, list))))?;
         stamps.dirty = false;
         Ok(())
     }

@@ -23,7 +23,9 @@ pub(crate) fn name(components: &[&str]) -> Result<String> {
             && !component.starts_with('.')
             && !component.contains(['/', '\0']);
         if !plain {
-            return Err(Error::BadName { name: (*component).to_owned() });
+            return Err(Error::BadName {
+                name: (*component).to_owned(),
+            });
         }
         name.push('/');
         name.push_str(component);
@@ -39,10 +41,17 @@ impl Store {
 
     /// What was last written under this name, which stays where it is where it is damaged: `None` where there is nothing,
     /// and within why it cannot be read.
-    pub fn state_look(&self, components: &[&str]) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
+    pub fn state_look(
+        &self,
+        components: &[&str],
+    ) -> Result<Option<std::result::Result<Vec<u8>, String>>> {
         let name = name(components)?;
         match self.fs().read(ObjectKind::State, &name, LIMIT) {
-            Ok(bytes) => Ok(bytes.map(|bytes| unframe(MAGIC, &bytes).map(<[u8]>::to_vec).map_err(|e| e.to_string()))),
+            Ok(bytes) => Ok(bytes.map(|bytes| {
+                unframe(MAGIC, &bytes)
+                    .map(<[u8]>::to_vec)
+                    .map_err(|e| e.to_string())
+            })),
             Err(Error::TooLarge { .. }) => Ok(Some(Err("it is too large".to_owned()))),
             Err(error) => Err(error),
         }
@@ -92,7 +101,9 @@ impl Store {
             "state/stamps" => crate::stamp::MAGIC,
             _ => MAGIC,
         };
-        let Err(error) = unframe(magic, &bytes) else { return Ok(Ok(())) };
+        let Err(error) = unframe(magic, &bytes) else {
+            return Ok(Ok(()));
+        };
         self.damaged(ObjectKind::State, name, error);
         // It is not synced, and this is what a power cut leaves of such a file: lost, as may be, and not damaged.
         let lost = bytes.iter().all(|byte| *byte == 0);
@@ -100,7 +111,11 @@ impl Store {
     }
 
     /// The body of a checksummed cache; a damaged one is moved away and counts as none.
-    pub(crate) fn cache_read(&self, name: &str, magic: &[u8; MAGIC_LEN]) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn cache_read(
+        &self,
+        name: &str,
+        magic: &[u8; MAGIC_LEN],
+    ) -> Result<Option<Vec<u8>>> {
         let mut bytes = match self.read_object(ObjectKind::State, name, LIMIT) {
             Ok(bytes) => bytes,
             Err(error) => return error.into_miss().map(|_| None),
@@ -150,7 +165,11 @@ mod tests {
         for (left, is_damage) in [(&[][..], false), (&[0; 100], false), (&[0, 1], true)] {
             store.state_write(&["x"], b"y").unwrap();
             std::fs::write(&path, left).unwrap();
-            assert_eq!(store.check_state("state/x").unwrap().is_err(), is_damage, "{left:?}");
+            assert_eq!(
+                store.check_state("state/x").unwrap().is_err(),
+                is_damage,
+                "{left:?}"
+            );
             assert!(!path.exists(), "{left:?}");
         }
     }
@@ -160,7 +179,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         for bad in ["..", ".", "", "a/b", "a\0", ".hidden"] {
-            assert!(matches!(store.state_write(&[bad], b""), Err(Error::BadName { .. })), "{bad:?}");
+            assert!(
+                matches!(store.state_write(&[bad], b""), Err(Error::BadName { .. })),
+                "{bad:?}"
+            );
         }
     }
 
@@ -171,7 +193,11 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         std::os::unix::fs::symlink(outside.path(), dir.path().join("state")).unwrap();
         store.state_write(&["x"], b"y").unwrap();
-        assert_eq!(store.state_read(&["x"]).unwrap().as_deref(), Some(&b"y"[..]), "the link is in the trash");
+        assert_eq!(
+            store.state_read(&["x"]).unwrap().as_deref(),
+            Some(&b"y"[..]),
+            "the link is in the trash"
+        );
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 }

@@ -75,14 +75,28 @@ impl Store {
             Some(bytes) => check_format(&fs, &bytes)?,
             None => create_format(&fs)?,
         }
-        let private = owner.private().map(|parent| open_private(parent, &fs)).transpose()?.map(Arc::new);
+        let private = owner
+            .private()
+            .map(|parent| open_private(parent, &fs))
+            .transpose()?
+            .map(Arc::new);
         Ok(Store::without_format(fs, private))
     }
 
     /// The store in a directory whose `format` was not looked at.
     pub(crate) fn without_format(fs: Arc<StoreFs>, private: Option<Arc<StoreFs>>) -> Store {
-        let inner = Inner { fs, private, stamps: Mutex::default(), index: Mutex::default(), inputs: Mutex::default() };
-        Store { inner: Arc::new(inner), look_only: false, meter: None }
+        let inner = Inner {
+            fs,
+            private,
+            stamps: Mutex::default(),
+            index: Mutex::default(),
+            inputs: Mutex::default(),
+        };
+        Store {
+            inner: Arc::new(inner),
+            look_only: false,
+            meter: None,
+        }
     }
 
     /// The store's directory, absolute.
@@ -104,7 +118,8 @@ impl Store {
     pub fn reserve(&self, bytes: u64) -> Result<()> {
         self.inner.fs.reserve(bytes)?;
         // Work in progress lies there.
-        self.private_apart().map_or(Ok(()), |private| private.reserve(bytes))
+        self.private_apart()
+            .map_or(Ok(()), |private| private.reserve(bytes))
     }
 
     /// Whose the store is, and what is written for them.
@@ -123,17 +138,25 @@ impl Store {
     /// Writes the caches (index, stamps, digests of inputs) that changed. Losing them costs time only.
     pub fn flush(&self) -> Result<()> {
         // One that cannot be written is no reason to lose the others.
-        self.flush_index().and(self.flush_stamps()).and(self.flush_inputs())
+        self.flush_index()
+            .and(self.flush_stamps())
+            .and(self.flush_inputs())
     }
 
     /// The same store, which leaves damaged objects where they are, or not.
     pub(crate) fn without_quarantine(&self, look_only: bool) -> Store {
-        Store { look_only, ..self.clone() }
+        Store {
+            look_only,
+            ..self.clone()
+        }
     }
 
     /// The same store, which tells a meter how far it is where something takes long: sealing, converting, verifying.
     pub fn metered(&self, meter: Arc<Meter>) -> Store {
-        Store { meter: Some(meter), ..self.clone() }
+        Store {
+            meter: Some(meter),
+            ..self.clone()
+        }
     }
 
     /// What is told how far long work is.
@@ -186,15 +209,32 @@ impl Store {
             tracing::debug!(%error, "quarantine failed");
         }
         let reason = MissReason::Damaged(reason.to_string());
-        Miss { kind, path: self.fs().full(name), reason }.into()
+        Miss {
+            kind,
+            path: self.fs().full(name),
+            reason,
+        }
+        .into()
     }
 
     /// The miss that an object is which is not a regular file, or lies below what is not a directory; other errors as they are.
     pub(crate) fn as_damage(&self, kind: ObjectKind, error: Error) -> Error {
         match error {
-            Error::WrongType { path, found, wanted } => {
-                let name = path.strip_prefix(self.path()).ok().and_then(Path::to_str).unwrap_or_default();
-                let kind = if wanted == ExpectedType::File.word() { kind } else { ObjectKind::Directory };
+            Error::WrongType {
+                path,
+                found,
+                wanted,
+            } => {
+                let name = path
+                    .strip_prefix(self.path())
+                    .ok()
+                    .and_then(Path::to_str)
+                    .unwrap_or_default();
+                let kind = if wanted == ExpectedType::File.word() {
+                    kind
+                } else {
+                    ObjectKind::Directory
+                };
                 self.damaged(kind, name, format!("it is {found}, not {wanted}"))
             }
             other => other,
@@ -212,9 +252,10 @@ impl Store {
     /// The entries of a directory; none where it is absent, or damaged and moved away.
     pub(crate) fn entries(&self, name: &str) -> Result<Vec<StoreDirEntry>> {
         match self.fs().list(name) {
-            Err(error @ Error::WrongType { .. }) if !self.look_only => {
-                self.as_damage(ObjectKind::Directory, error).into_miss().map(|_| Vec::new())
-            }
+            Err(error @ Error::WrongType { .. }) if !self.look_only => self
+                .as_damage(ObjectKind::Directory, error)
+                .into_miss()
+                .map(|_| Vec::new()),
             other => other,
         }
     }
@@ -231,7 +272,12 @@ impl Store {
 
     /// Publishes a small object durably. Where its name is taken, `check` looks at what is there, and moves it away if
     /// it is damaged.
-    pub(crate) fn put_record(&self, name: &str, bytes: &[u8], check: impl Fn() -> Result<()>) -> Result<()> {
+    pub(crate) fn put_record(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        check: impl Fn() -> Result<()>,
+    ) -> Result<()> {
         let mut temp = self.fs().temp()?;
         temp.write_all(bytes)?;
         if self.fs().publish(&[(&temp, name)])? == [true] {
@@ -245,7 +291,12 @@ impl Store {
     }
 
     pub(crate) fn absent(&self, kind: ObjectKind, name: &str) -> Error {
-        Miss { kind, path: self.fs().full(name), reason: MissReason::Absent }.into()
+        Miss {
+            kind,
+            path: self.fs().full(name),
+            reason: MissReason::Absent,
+        }
+        .into()
     }
 }
 
@@ -271,8 +322,13 @@ impl Drop for Scratch {
 
 /// Root's own directory for a store of another user: named by the store, whose leases protect what is in it.
 fn open_private(parent: &Path, fs: &StoreFs) -> Result<StoreFs> {
-    let path = fs.path().canonicalize().map_err(|source| Error::io("resolve", fs.path(), source))?;
-    let name = Hasher::new(domain::STATE).update(path.as_os_str().as_bytes()).finish();
+    let path = fs
+        .path()
+        .canonicalize()
+        .map_err(|source| Error::io("resolve", fs.path(), source))?;
+    let name = Hasher::new(domain::STATE)
+        .update(path.as_os_str().as_bytes())
+        .finish();
     StoreFs::open(&parent.join(&name.to_string()[..16]), &Owner::caller())
 }
 
@@ -284,7 +340,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn format_copy(version: u32, features: &[&str]) -> Vec<u8> {
     let text = format!("{FORMAT_WORD} {version} {}", features.join(","));
     let mut copy = format!("{text:<CHECK_AT$}").into_bytes();
-    assert!(copy.len() == CHECK_AT, "BUG: the features do not fit into a copy of `format`");
+    assert!(
+        copy.len() == CHECK_AT,
+        "BUG: the features do not fit into a copy of `format`"
+    );
     let check = Hasher::new(domain::STATE).update(&copy).finish();
     copy.extend_from_slice(check.to_string().as_bytes());
     copy.push(b'\n');
@@ -303,7 +362,10 @@ fn parse_copy(copy: &[u8]) -> Option<(u32, Vec<String>)> {
         return None;
     }
     let version = words.next()?.parse().ok()?;
-    let features = words.next().map(|list| list.split(',').map(str::to_owned).collect()).unwrap_or_default();
+    let features = words
+        .next()
+        .map(|list| list.split(',').map(str::to_owned).collect())
+        .unwrap_or_default();
     Some((version, features))
 }
 
@@ -318,13 +380,23 @@ pub(crate) fn read_format(fs: &StoreFs) -> Result<Option<Vec<u8>>> {
 fn check_format(fs: &StoreFs, bytes: &[u8]) -> Result<()> {
     let valid: Vec<_> = bytes.chunks(COPY_LEN).filter_map(parse_copy).collect();
     if valid.is_empty() {
-        return Err(Error::FormatDamaged { path: fs.full("format") });
+        return Err(Error::FormatDamaged {
+            path: fs.full("format"),
+        });
     }
     // Should copies disagree, the one that is unknown here decides: another version has been at work.
     for (version, features) in valid {
-        let known = features.iter().all(|feature| FORMAT_FEATURES.contains(&feature.as_str()));
+        let known = features
+            .iter()
+            .all(|feature| FORMAT_FEATURES.contains(&feature.as_str()));
         if version != FORMAT_VERSION || !known {
-            let with = |features: String| if features.is_empty() { features } else { format!(" with {features}") };
+            let with = |features: String| {
+                if features.is_empty() {
+                    features
+                } else {
+                    format!(" with {features}")
+                }
+            };
             return Err(Error::UnknownFormat {
                 path: fs.path().to_owned(),
                 found: format!("{version}{}", with(features.join(", "))),
@@ -342,8 +414,12 @@ fn create_format(fs: &Arc<StoreFs>) -> Result<()> {
         // Another process may just have finished the same.
         return match read_format(fs)? {
             Some(bytes) => check_format(fs, &bytes),
-            None if looks_like_a_store(&entries) => Err(Error::FormatMissing { path: fs.path().to_owned() }),
-            None => Err(Error::NotAStore { path: fs.path().to_owned() }),
+            None if looks_like_a_store(&entries) => Err(Error::FormatMissing {
+                path: fs.path().to_owned(),
+            }),
+            None => Err(Error::NotAStore {
+                path: fs.path().to_owned(),
+            }),
         };
     }
     let mut temp = fs.temp()?;
@@ -358,7 +434,9 @@ fn looks_like_a_store(entries: &[StoreDirEntry]) -> bool {
     const OTHERS: [&str; 6] = ["format", "roots", "leases", "state", "tmp", "trash"];
     let is = |names: &[&str], entry: &StoreDirEntry| names.contains(&entry.name.as_str());
     entries.iter().any(|entry| is(&OBJECTS, entry))
-        && entries.iter().all(|entry| is(&OBJECTS, entry) || is(&OTHERS, entry))
+        && entries
+            .iter()
+            .all(|entry| is(&OBJECTS, entry) || is(&OTHERS, entry))
 }
 
 /// A `format` of this version.
@@ -368,13 +446,19 @@ pub(crate) fn new_format() -> Vec<u8> {
 
 /// Three times the first valid copy among the bytes of `format`, if there is one.
 pub(crate) fn whole_format(bytes: &[u8]) -> Option<Vec<u8>> {
-    bytes.chunks(COPY_LEN).find(|copy| parse_copy(copy).is_some()).map(|copy| copy.repeat(COPIES))
+    bytes
+        .chunks(COPY_LEN)
+        .find(|copy| parse_copy(copy).is_some())
+        .map(|copy| copy.repeat(COPIES))
 }
 
 /// How many of the three copies of `format` are valid.
 pub(crate) fn valid_format_copies(bytes: &[u8]) -> usize {
     let whole = bytes.len() == COPY_LEN * COPIES;
-    let valid = bytes.chunks(COPY_LEN).filter(|copy| parse_copy(copy).is_some()).count();
+    let valid = bytes
+        .chunks(COPY_LEN)
+        .filter(|copy| parse_copy(copy).is_some())
+        .count();
     if whole { valid } else { valid.min(COPIES - 1) }
 }
 
@@ -388,7 +472,10 @@ mod tests {
         let path = dir.path().join("a/b");
         Store::open(&path).unwrap();
         Store::open(&path).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(Error::NotAStore { .. })));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(Error::NotAStore { .. })
+        ));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -410,7 +497,10 @@ mod tests {
         std::fs::write(&path, &good[..COPY_LEN]).unwrap();
         Store::open(dir.path()).unwrap();
         std::fs::write(&path, &good[..COPY_LEN - 1]).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(Error::FormatDamaged { .. })));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(Error::FormatDamaged { .. })
+        ));
     }
 
     #[test]

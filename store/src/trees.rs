@@ -37,7 +37,12 @@ impl Store {
 
     /// Moves directories to the trash whose names `keep` does not hold and that were made more than `min_age_secs` ago, by
     /// the store's own clock; with `dry_run` only tells. Gives their names.
-    pub fn collect_trees(&self, keep: &BTreeSet<String>, min_age_secs: u64, dry_run: bool) -> Result<Vec<String>> {
+    pub fn collect_trees(
+        &self,
+        keep: &BTreeSet<String>,
+        min_age_secs: u64,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
         // Who is building may be about to use one.
         if !dry_run && !self.live_leases(None)?.is_empty() {
             return Ok(Vec::new());
@@ -46,7 +51,10 @@ impl Store {
         let mut gone = Vec::new();
         for entry in self.private().list(TREES.trim_end_matches('/'))? {
             let name = format!("{TREES}{}", entry.name);
-            let young = self.private().stat(&name)?.is_none_or(|stat| stat.mtime() > before);
+            let young = self
+                .private()
+                .stat(&name)?
+                .is_none_or(|stat| stat.mtime() > before);
             if young || keep.contains(&entry.name) {
                 continue;
             }
@@ -96,7 +104,11 @@ mod tests {
         assert_eq!(std::io::read_to_string(held).unwrap(), "one");
         assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 1);
         assert_eq!(fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
-        assert_eq!(store.verify(false).unwrap().findings, [], "trees have no checksum");
+        assert_eq!(
+            store.verify(false).unwrap().findings,
+            [],
+            "trees have no checksum"
+        );
     }
 
     #[test]

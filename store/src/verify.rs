@@ -150,13 +150,27 @@ impl Store {
         let mut findings = Vec::new();
         let objects = looking.readable_objects(&mut |name, error| {
             // One that cannot be listed stays: all that is in it may be sound.
-            findings.push(looking.finding(name, looking.as_damage(ObjectKind::Directory, error), false)?);
+            findings.push(looking.finding(
+                name,
+                looking.as_damage(ObjectKind::Directory, error),
+                false,
+            )?);
             Ok(())
         })?;
-        let mut report = VerifyReport { objects: objects.len() as u64, ..VerifyReport::default() };
+        let mut report = VerifyReport {
+            objects: objects.len() as u64,
+            ..VerifyReport::default()
+        };
         report.bytes = objects.iter().map(|object| object.bytes).sum();
         self.begin("checking", report.bytes);
-        for Object { id, wrong, name, bytes, .. } in objects {
+        for Object {
+            id,
+            wrong,
+            name,
+            bytes,
+            ..
+        } in objects
+        {
             let checked = match wrong {
                 Some((kind, error)) => Err(looking.as_damage(kind, error)),
                 None => looking.verify_object(id, &name),
@@ -169,7 +183,11 @@ impl Store {
                 findings.push(looking.finding(&name, error, repair)?);
             } else if id == ObjectId::Unknown {
                 let detail = "its name is unknown to this version".to_owned();
-                findings.push(Finding { code: Code::Unknown, path: self.fs().full(&name), detail });
+                findings.push(Finding {
+                    code: Code::Unknown,
+                    path: self.fs().full(&name),
+                    detail,
+                });
             } else if let ObjectId::Claim(action, claim) = id {
                 for missing in looking.missing_of(&action, &claim)? {
                     findings.push(looking.finding(&name, missing, repair)?);
@@ -187,29 +205,48 @@ impl Store {
     fn finding(&self, name: &str, error: Error, repair: bool) -> Result<Finding> {
         let own = self.fs().full(name);
         match error {
-            Error::Miss(Miss { path, reason: MissReason::Absent, .. }) => {
+            Error::Miss(Miss {
+                path,
+                reason: MissReason::Absent,
+                ..
+            }) => {
                 let detail = match path == own {
                     true => MissReason::Absent.to_string(),
                     false => format!("needs `{}`, which is missing", path.display()),
                 };
-                Ok(Finding { code: Code::Incomplete, path: own, detail })
+                Ok(Finding {
+                    code: Code::Incomplete,
+                    path: own,
+                    detail,
+                })
             }
-            Error::Miss(Miss { kind, path, reason }) => {
-                Ok(Finding { code: Code::of(kind), path, detail: reason.to_string() })
-            }
+            Error::Miss(Miss { kind, path, reason }) => Ok(Finding {
+                code: Code::of(kind),
+                path,
+                detail: reason.to_string(),
+            }),
             error if error.is_unreadable() => {
                 let (path, detail) = match error {
-                    Error::Io { verb, path, source } => (path, format!("cannot {verb} it: {source}")),
+                    Error::Io { verb, path, source } => {
+                        (path, format!("cannot {verb} it: {source}"))
+                    }
                     other => (own, other.to_string()),
                 };
                 // Where this fails, it is found again the next time.
                 if repair
-                    && let Some(name) = path.strip_prefix(self.path()).ok().and_then(std::path::Path::to_str)
+                    && let Some(name) = path
+                        .strip_prefix(self.path())
+                        .ok()
+                        .and_then(std::path::Path::to_str)
                     && let Err(error) = self.fs().trash(name)
                 {
                     tracing::debug!(%error, "quarantine failed");
                 }
-                Ok(Finding { code: Code::Unreadable, path, detail })
+                Ok(Finding {
+                    code: Code::Unreadable,
+                    path,
+                    detail,
+                })
             }
             other => Err(other),
         }
@@ -219,24 +256,30 @@ impl Store {
         let damaged = |kind, reason: String| Err(self.damaged(kind, name, reason));
         let read = |kind, limit| self.read_object(kind, name, limit);
         match id {
-            ObjectId::Claim(action, id) => match decode_claim(&read(ObjectKind::Claim, CLAIM_LIMIT)?, &action, &id) {
-                Ok(_) => Ok(()),
-                Err(reason) => damaged(ObjectKind::Claim, reason),
-            },
+            ObjectId::Claim(action, id) => {
+                match decode_claim(&read(ObjectKind::Claim, CLAIM_LIMIT)?, &action, &id) {
+                    Ok(_) => Ok(()),
+                    Err(reason) => damaged(ObjectKind::Claim, reason),
+                }
+            }
             ObjectId::Manifest(layer) => self.verify_layer(&layer),
             // Looked at with its manifest; without one it is what a crash left, or a damaged manifest, which is told.
             ObjectId::LayerFile(_) => Ok(()),
             ObjectId::Blob(blob) => self.check_blob(&blob),
-            ObjectId::BlobSha256(blob) => match decode_sha256(&read(ObjectKind::BlobNote, SHA256_LIMIT)?) {
-                Ok((about, _)) if about.digest == blob => Ok(()),
-                Ok(_) => damaged(ObjectKind::BlobNote, "it is for another blob".to_owned()),
-                Err(reason) => damaged(ObjectKind::BlobNote, reason),
-            },
-            ObjectId::Derived(key) => match decode_derived(&read(ObjectKind::BlobNote, RECORD_LIMIT)?) {
-                Ok(record) if record.key.digest() == key => Ok(()),
-                Ok(_) => damaged(ObjectKind::BlobNote, "it is for another file".to_owned()),
-                Err(reason) => damaged(ObjectKind::BlobNote, reason),
-            },
+            ObjectId::BlobSha256(blob) => {
+                match decode_sha256(&read(ObjectKind::BlobNote, SHA256_LIMIT)?) {
+                    Ok((about, _)) if about.digest == blob => Ok(()),
+                    Ok(_) => damaged(ObjectKind::BlobNote, "it is for another blob".to_owned()),
+                    Err(reason) => damaged(ObjectKind::BlobNote, reason),
+                }
+            }
+            ObjectId::Derived(key) => {
+                match decode_derived(&read(ObjectKind::BlobNote, RECORD_LIMIT)?) {
+                    Ok(record) if record.key.digest() == key => Ok(()),
+                    Ok(_) => damaged(ObjectKind::BlobNote, "it is for another file".to_owned()),
+                    Err(reason) => damaged(ObjectKind::BlobNote, reason),
+                }
+            }
             ObjectId::Unknown => Ok(()),
         }
     }
@@ -248,9 +291,13 @@ impl Store {
         if let Some(disk) = &claim.result.disk
             && !self.has_layer(&disk.layer)?
         {
-            let names =
-                [(ObjectKind::Manifest, disk.layer.manifest_name()), (ObjectKind::Layer, disk.layer.file_name())];
-            let own = names.into_iter().find(|(_, name)| !matches!(self.fs().stat(name), Ok(Some(_))));
+            let names = [
+                (ObjectKind::Manifest, disk.layer.manifest_name()),
+                (ObjectKind::Layer, disk.layer.file_name()),
+            ];
+            let own = names
+                .into_iter()
+                .find(|(_, name)| !matches!(self.fs().stat(name), Ok(Some(_))));
             // Where its own files are there, one of a layer below is missing: a finding of the layer above that one.
             missing.extend(own.map(|(kind, name)| self.absent(kind, &name)));
         }
@@ -258,7 +305,12 @@ impl Store {
             FileContent::Blob(blob) => (ObjectKind::Blob, blob_name(&blob.digest)),
             FileContent::Derived(derived) => (ObjectKind::BlobNote, derived.key.name()),
         });
-        let blobs = claim.result.tree.iter().chain(&claim.log).map(|blob| (ObjectKind::Blob, blob_name(&blob.digest)));
+        let blobs = claim
+            .result
+            .tree
+            .iter()
+            .chain(&claim.log)
+            .map(|blob| (ObjectKind::Blob, blob_name(&blob.digest)));
         for (kind, name) in blobs.chain(files) {
             if self.fs().stat(&name)?.is_none() {
                 missing.push(self.absent(kind, &name));
@@ -280,22 +332,34 @@ impl Store {
         let share = half / (disk.map().chunks.len() as u64).max(1);
         disk.map().chunks.par_chunks(64).try_for_each(|batch| {
             let mut data = chunk_buffer();
-            let own = batch.iter().filter(|found| found.layer == own && found.place != ChunkLocation::Zero);
+            let own = batch
+                .iter()
+                .filter(|found| found.layer == own && found.place != ChunkLocation::Zero);
             self.count(share * batch.len() as u64);
-            own.into_iter().try_for_each(|found| disk.read_found(found, &mut data).map(|_| ()))
+            own.into_iter()
+                .try_for_each(|found| disk.read_found(found, &mut data).map(|_| ()))
         })
     }
 
     /// `format`, roots, leases, state files, and the directories that they lie in.
     fn verify_small(&self, findings: &mut Vec<Finding>, repair: bool) -> Result<()> {
         let push = |findings: &mut Vec<Finding>, code, name: &str, detail: String| {
-            findings.push(Finding { code, path: self.fs().full(name), detail });
+            findings.push(Finding {
+                code,
+                path: self.fs().full(name),
+                detail,
+            });
         };
         let format = read_format(self.fs())?.unwrap_or_default();
         match valid_format_copies(&format) {
             3 => {}
             valid => {
-                push(findings, Code::FormatCopyDamaged, "format", format!("{valid} of 3 copies are valid"));
+                push(
+                    findings,
+                    Code::FormatCopyDamaged,
+                    "format",
+                    format!("{valid} of 3 copies are valid"),
+                );
                 if repair {
                     self.repair_format(&format)?;
                 }
@@ -305,28 +369,51 @@ impl Store {
             if let Some(stat) = self.fs().stat(top)?
                 && let Some(error) = self.fs().wrong_type(top, &stat, ExpectedType::Directory)
             {
-                findings.push(self.finding(top, self.as_damage(ObjectKind::Directory, error), repair)?);
+                findings.push(self.finding(
+                    top,
+                    self.as_damage(ObjectKind::Directory, error),
+                    repair,
+                )?);
             }
         }
         for root in self.fs().list("roots").or_else(not_a_directory)? {
             match self.root(&root.name) {
                 Ok(_) => {}
                 Err(Error::RootDamaged { reason, .. }) => {
-                    push(findings, Code::RootDamaged, &format!("roots/{}", root.name), reason);
+                    push(
+                        findings,
+                        Code::RootDamaged,
+                        &format!("roots/{}", root.name),
+                        reason,
+                    );
                 }
                 // It stays, as one that is damaged does.
-                Err(error) => findings.push(self.finding(&format!("roots/{}", root.name), error, false)?),
+                Err(error) => {
+                    findings.push(self.finding(&format!("roots/{}", root.name), error, false)?)
+                }
             }
         }
-        let mut names = ["index", "inputs", "stamps"].map(|cache| format!("state/{cache}")).to_vec();
-        if let Err(error) = self.fs().files_below("state", &mut |name, _, _| names.push(name)).or_else(not_a_directory)
+        let mut names = ["index", "inputs", "stamps"]
+            .map(|cache| format!("state/{cache}"))
+            .to_vec();
+        if let Err(error) = self
+            .fs()
+            .files_below("state", &mut |name, _, _| names.push(name))
+            .or_else(not_a_directory)
         {
             findings.push(self.finding("state", error, repair)?);
         }
         names.sort_unstable();
         names.dedup();
-        let unchecked = [crate::state::LOGS, crate::trees::TREES, crate::trees::CACHES];
-        for name in names.iter().filter(|name| !unchecked.iter().any(|place| name.starts_with(place))) {
+        let unchecked = [
+            crate::state::LOGS,
+            crate::trees::TREES,
+            crate::trees::CACHES,
+        ];
+        for name in names
+            .iter()
+            .filter(|name| !unchecked.iter().any(|place| name.starts_with(place)))
+        {
             match self.check_state(name) {
                 Ok(Ok(())) => {}
                 Ok(Err(reason)) => push(findings, Code::StateDamaged, name, reason),
@@ -348,14 +435,20 @@ impl Store {
                 }
                 ObjectId::Manifest(_) => usage.manifests += object.bytes,
                 ObjectId::Claim(..) => usage.claims += object.bytes,
-                ObjectId::Blob(_) | ObjectId::BlobSha256(_) | ObjectId::Derived(_) => usage.blobs += object.bytes,
+                ObjectId::Blob(_) | ObjectId::BlobSha256(_) | ObjectId::Derived(_) => {
+                    usage.blobs += object.bytes
+                }
                 ObjectId::Unknown => {}
             }
         }
         usage.by_layer.sort_unstable();
-        self.fs().files_below("state", &mut |_, bytes, _| usage.state += bytes).or_else(not_a_directory)?;
+        self.fs()
+            .files_below("state", &mut |_, bytes, _| usage.state += bytes)
+            .or_else(not_a_directory)?;
         for debris in ["tmp", "trash"] {
-            self.fs().files_below(debris, &mut |_, bytes, _| usage.debris += bytes).or_else(not_a_directory)?;
+            self.fs()
+                .files_below(debris, &mut |_, bytes, _| usage.debris += bytes)
+                .or_else(not_a_directory)?;
         }
         Ok(usage)
     }

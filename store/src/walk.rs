@@ -42,7 +42,10 @@ impl Store {
     }
 
     /// Like [`Store::objects`], but goes on after an error in listing, where `failed`, which is given the name, lets it.
-    pub(crate) fn readable_objects(&self, failed: &mut dyn FnMut(&str, Error) -> Result<()>) -> Result<Vec<Object>> {
+    pub(crate) fn readable_objects(
+        &self,
+        failed: &mut dyn FnMut(&str, Error) -> Result<()>,
+    ) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
         let mut stack: Vec<_> = ["blobs", "disks", "claims"].map(str::to_owned).into();
         while let Some(name) = stack.pop() {
@@ -58,20 +61,39 @@ impl Store {
             let id = identify(&name);
             if id == ObjectId::Unknown && (stat.is_dir() || is_directory(&name)) {
                 match self.fs().list(&name) {
-                    Ok(entries) => {
-                        stack.extend(entries.into_iter().rev().map(|entry| format!("{name}/{}", entry.name)))
-                    }
+                    Ok(entries) => stack.extend(
+                        entries
+                            .into_iter()
+                            .rev()
+                            .map(|entry| format!("{name}/{}", entry.name)),
+                    ),
                     Err(error) => failed(&name, error)?,
                 }
                 continue;
             }
             let wrong = match id {
                 ObjectId::Unknown => None,
-                id => self.fs().wrong_type(&name, &stat, ExpectedType::File).map(|error| (id.kind(), error)),
+                id => self
+                    .fs()
+                    .wrong_type(&name, &stat, ExpectedType::File)
+                    .map(|error| (id.kind(), error)),
             };
-            let id = if wrong.is_some() { ObjectId::Unknown } else { id };
-            let modified = FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() };
-            objects.push(Object { id, wrong, name, bytes: stat.len(), modified });
+            let id = if wrong.is_some() {
+                ObjectId::Unknown
+            } else {
+                id
+            };
+            let modified = FsTime {
+                secs: stat.mtime(),
+                nanos: stat.mtime_nsec(),
+            };
+            objects.push(Object {
+                id,
+                wrong,
+                name,
+                bytes: stat.len(),
+                modified,
+            });
         }
         Ok(objects)
     }
@@ -79,18 +101,34 @@ impl Store {
 
 impl StoreFs {
     /// Every file below a directory: name, bytes, time of its last change.
-    pub(crate) fn files_below(&self, top: &str, each: &mut dyn FnMut(String, u64, FsTime)) -> Result<()> {
+    pub(crate) fn files_below(
+        &self,
+        top: &str,
+        each: &mut dyn FnMut(String, u64, FsTime),
+    ) -> Result<()> {
         let mut stack = vec![(top.to_owned(), true)];
         while let Some((name, is_dir)) = stack.pop() {
             if is_dir {
                 let entries = self.list(&name)?;
-                stack.extend(entries.into_iter().rev().map(|entry| (format!("{name}/{}", entry.name), entry.is_dir)));
+                stack.extend(
+                    entries
+                        .into_iter()
+                        .rev()
+                        .map(|entry| (format!("{name}/{}", entry.name), entry.is_dir)),
+                );
                 continue;
             }
             // It may just have been deleted, or be a symbolic link, which is nothing of ours.
             match self.stat(&name) {
                 Ok(Some(stat)) => {
-                    each(name, stat.len(), FsTime { secs: stat.mtime(), nanos: stat.mtime_nsec() });
+                    each(
+                        name,
+                        stat.len(),
+                        FsTime {
+                            secs: stat.mtime(),
+                            nanos: stat.mtime_nsec(),
+                        },
+                    );
                 }
                 Ok(None) => {}
                 Err(error) => return Err(error),
@@ -103,11 +141,18 @@ impl StoreFs {
 /// Whether a directory of the store has this name.
 fn is_directory(name: &str) -> bool {
     let parts: Vec<_> = name.split('/').collect();
-    let prefix = |part: &str| part.len() == 2 && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let prefix = |part: &str| {
+        part.len() == 2
+            && part
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
     match parts[..] {
         ["claims" | "disks" | "blobs"] => true,
         ["claims" | "disks" | "blobs", ab] => prefix(ab),
-        ["claims" | "disks", ab, digest] => prefix(ab) && digest.starts_with(ab) && digest.parse::<Digest>().is_ok(),
+        ["claims" | "disks", ab, digest] => {
+            prefix(ab) && digest.starts_with(ab) && digest.parse::<Digest>().is_ok()
+        }
         _ => false,
     }
 }
@@ -127,7 +172,10 @@ fn parse(name: &str) -> Option<ObjectId> {
         ("claims", Some(claim)) => Some(ObjectId::Claim(third.parse().ok()?, claim.parse().ok()?)),
         ("disks", Some(file)) => {
             let (layer, extension) = file.split_once('.')?;
-            let layer = LayerRef { disk: third.parse().ok()?, layer: layer.parse().ok()? };
+            let layer = LayerRef {
+                disk: third.parse().ok()?,
+                layer: layer.parse().ok()?,
+            };
             match extension {
                 "manifest" => Some(ObjectId::Manifest(layer)),
                 "qcow2" => Some(ObjectId::LayerFile(layer)),

@@ -20,11 +20,23 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("sandbox", &["base", "disk"]),
     ("vm", &["base", "disk", "sandbox"]),
     ("assemble", &["disk", "sandbox"]),
-    ("debian", &["base", "recipe", "deb", "lock", "sandbox", "assemble"]),
-    ("engine", &["base", "disk", "recipe", "deb", "lock", "sandbox", "debian"]),
+    (
+        "debian",
+        &["base", "recipe", "deb", "lock", "sandbox", "assemble"],
+    ),
+    (
+        "engine",
+        &["base", "disk", "recipe", "deb", "lock", "sandbox", "debian"],
+    ),
     ("inspect", &["base", "disk", "deb"]),
     ("ui", &["base", "engine"]),
-    ("cli", &["base", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "engine", "inspect", "ui"]),
+    (
+        "cli",
+        &[
+            "base", "disk", "recipe", "deb", "lock", "sandbox", "vm", "debian", "engine",
+            "inspect", "ui",
+        ],
+    ),
 ];
 
 /// What is no room: the crate's root, the program, the script that builds the agent, the agent, which is a crate of its
@@ -41,12 +53,19 @@ fn named(text: &str) -> Vec<(usize, String)> {
         false => line.split(" // ").next().unwrap_or_default().to_owned(),
     };
     let text = text.lines().map(code).collect::<Vec<_>>().join("\n");
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |text: &str| {
+        text.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let mut found = Vec::new();
     for (at, path) in text.match_indices("crate::") {
         let rest = &text[at + path.len()..];
         let mut push = |before: usize, word: String| {
-            found.push((text[..at + path.len() + before].matches('\n').count() + 1, word));
+            found.push((
+                text[..at + path.len() + before].matches('\n').count() + 1,
+                word,
+            ));
         };
         let Some(list) = rest.strip_prefix('{') else {
             push(0, word(rest));
@@ -75,12 +94,16 @@ fn named(text: &str) -> Vec<(usize, String)> {
 
 /// The Rust sources of the rooms, below `src`: room, path and text.
 fn sources(src: &Path) -> Vec<(String, PathBuf, String)> {
-    let files = WalkDir::new(src).sort_by_file_name().into_iter().map(|entry| entry.unwrap().into_path());
+    let files = WalkDir::new(src)
+        .sort_by_file_name()
+        .into_iter()
+        .map(|entry| entry.unwrap().into_path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
     let read = |path: PathBuf| {
         let below = path.strip_prefix(src).unwrap().to_owned();
         let room = below.iter().next().unwrap().to_str().unwrap().to_owned();
-        (!NO_ROOMS.contains(&&*room)).then(|| (room, below, std::fs::read_to_string(&path).unwrap()))
+        (!NO_ROOMS.contains(&&*room))
+            .then(|| (room, below, std::fs::read_to_string(&path).unwrap()))
     };
     files.filter_map(read).collect()
 }
@@ -90,7 +113,10 @@ fn arrows(src: &Path) -> Arrows {
     let mut arrows = Arrows::new();
     for (room, path, text) in sources(src) {
         for (line, other) in named(&text).into_iter().filter(|(_, other)| *other != room) {
-            arrows.entry((room.clone(), other)).or_default().push(format!("src/{}:{line}", path.display()));
+            arrows
+                .entry((room.clone(), other))
+                .or_default()
+                .push(format!("src/{}:{line}", path.display()));
         }
     }
     arrows
@@ -98,13 +124,26 @@ fn arrows(src: &Path) -> Arrows {
 
 /// The arrows that the table does not have, and what of the table is no arrow.
 fn wrong(arrows: &Arrows) -> Vec<String> {
-    let allowed = |from: &str, to: &str| ROOMS.iter().any(|(room, uses)| *room == from && uses.contains(&to));
-    let of = |((from, to), places): (&(String, String), &Vec<String>)| {
-        let places = places.iter().map(|place| format!("{from} → {to} at {place}")).collect::<Vec<_>>();
-        if allowed(from, to) { Vec::new() } else { places }
+    let allowed = |from: &str, to: &str| {
+        ROOMS
+            .iter()
+            .any(|(room, uses)| *room == from && uses.contains(&to))
     };
-    let unused =
-        ROOMS.iter().flat_map(|(room, uses)| uses.iter().map(move |other| (*room, *other))).filter_map(|(from, to)| {
+    let of = |((from, to), places): (&(String, String), &Vec<String>)| {
+        let places = places
+            .iter()
+            .map(|place| format!("{from} → {to} at {place}"))
+            .collect::<Vec<_>>();
+        if allowed(from, to) {
+            Vec::new()
+        } else {
+            places
+        }
+    };
+    let unused = ROOMS
+        .iter()
+        .flat_map(|(room, uses)| uses.iter().map(move |other| (*room, *other)))
+        .filter_map(|(from, to)| {
             let used = arrows.contains_key(&(from.to_owned(), to.to_owned()));
             (!used).then(|| format!("{from} → {to} is in the table, and nothing needs it"))
         });
@@ -117,11 +156,22 @@ fn map(arrows: &Arrows) -> String {
     let mut text = String::new();
     for (room, _) in ROOMS {
         let uses = arrows.iter().filter(|((from, _), _)| from == room);
-        let uses: Vec<_> = uses.map(|((_, to), places)| format!("{to} {}", places.len())).collect();
+        let uses: Vec<_> = uses
+            .map(|((_, to), places)| format!("{to} {}", places.len()))
+            .collect();
         writeln!(text, "{room:9} → {}", uses.join(", ")).unwrap();
     }
-    let upward = arrows.keys().filter(|(from, to)| place(from) <= place(to)).count();
-    writeln!(text, "{} rooms, {} arrows, {upward} of them upward", ROOMS.len(), arrows.len()).unwrap();
+    let upward = arrows
+        .keys()
+        .filter(|(from, to)| place(from) <= place(to))
+        .count();
+    writeln!(
+        text,
+        "{} rooms, {} arrows, {upward} of them upward",
+        ROOMS.len(),
+        arrows.len()
+    )
+    .unwrap();
     text
 }
 
@@ -129,7 +179,10 @@ fn map(arrows: &Arrows) -> String {
 #[test]
 fn rooms_use_only_those_that_the_table_allows() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let dirs = std::fs::read_dir(&src).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+    let dirs = std::fs::read_dir(&src)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().is_dir());
     for name in dirs.map(|dir| dir.file_name().into_string().unwrap()) {
         let known = NO_ROOMS.contains(&&*name) || ROOMS.iter().any(|(room, _)| *room == name);
         assert!(known, "src/{name} is no room of the table");
@@ -137,7 +190,11 @@ fn rooms_use_only_those_that_the_table_allows() {
     let arrows = arrows(&src);
     println!("{}", map(&arrows));
     let wrong = wrong(&arrows);
-    assert!(wrong.is_empty(), "arrows that the table of rooms does not have:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "arrows that the table of rooms does not have:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -145,21 +202,38 @@ fn the_table_of_rooms_has_an_order() {
     for (at, (room, uses)) in ROOMS.iter().enumerate() {
         for other in *uses {
             let before = ROOMS[..at].iter().any(|(name, _)| name == other);
-            assert!(before, "{room} may use only rooms before it, and {other} is none");
+            assert!(
+                before,
+                "{room} may use only rooms before it, and {other} is none"
+            );
         }
     }
 }
 
 #[test]
 fn arrows_are_found_wherever_a_line_names_a_room() {
-    let find = |text: &str| named(text).into_iter().map(|(line, room)| format!("{line} {room}")).collect::<Vec<_>>();
-    assert_eq!(find("use crate::disk::guest;\n    crate::ui::show(crate::base::now());"), ["1 disk", "2 ui", "2 base"]);
-    assert_eq!(find("use crate::{disk::{guest, image}, recipe};"), ["1 disk", "1 recipe"]);
+    let find = |text: &str| {
+        named(text)
+            .into_iter()
+            .map(|(line, room)| format!("{line} {room}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        find("use crate::disk::guest;\n    crate::ui::show(crate::base::now());"),
+        ["1 disk", "2 ui", "2 base"]
+    );
+    assert_eq!(
+        find("use crate::{disk::{guest, image}, recipe};"),
+        ["1 disk", "1 recipe"]
+    );
     assert_eq!(
         find("use crate::{\n    disk::{\n        guest,\n    },\n    recipe,\n};\nlet x = y;"),
         ["2 disk", "5 recipe"]
     );
-    assert_eq!(find("//! See [`crate::ui`].\nlet text = 1; // as crate::ui does"), Vec::<String>::new());
+    assert_eq!(
+        find("//! See [`crate::ui`].\nlet text = 1; // as crate::ui does"),
+        Vec::<String>::new()
+    );
 }
 
 /// What a command is called is the command line's business: what is below it tells what is wrong, and hints of the
@@ -174,11 +248,27 @@ fn nothing_below_the_command_line_names_its_commands() {
         if matches!(&*room, "cli" | "ui") || KNOWN.iter().any(|known| path == Path::new(known)) {
             continue;
         }
-        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
-            if ["`impasto ", ": impasto ", "(impasto "].iter().any(|words| line.contains(words)) {
-                found.push(format!("src/{}:{}: {}", path.display(), number + 1, line.trim()));
+        for (number, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        {
+            if ["`impasto ", ": impasto ", "(impasto "]
+                .iter()
+                .any(|words| line.contains(words))
+            {
+                found.push(format!(
+                    "src/{}:{}: {}",
+                    path.display(),
+                    number + 1,
+                    line.trim()
+                ));
             }
         }
     }
-    assert!(found.is_empty(), "commands are named below the command line:\n{}", found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "commands are named below the command line:\n{}",
+        found.join("\n")
+    );
 }

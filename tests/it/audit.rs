@@ -19,7 +19,11 @@ const PLANTED: &[(&str, &[&str], &str)] = &[
         ],
         "ssh-host-key",
     ),
-    ("bytecode", &["/usr/lib/python3/__pycache__/own.cpython-311.pyc"], "pyc-timestamp"),
+    (
+        "bytecode",
+        &["/usr/lib/python3/__pycache__/own.cpython-311.pyc"],
+        "pyc-timestamp",
+    ),
     ("build_id", &["/usr/bin/own"], "build-id"),
     ("random_seed", &["/srv/pool"], "random-seed"),
     ("directory_order", &["/srv/list"], "directory-order"),
@@ -42,7 +46,12 @@ fn planted() -> Project {
 
 /// Waits for the next second: some files tell no finer time.
 fn next_second() {
-    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let second = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs()
+    };
     let begun = second();
     while second() == begun {
         std::thread::yield_now();
@@ -68,7 +77,10 @@ fn every_planted_reason_is_named_with_its_remedy() {
         let stage = stage(name);
         assert_eq!(stage["verdict"], "different", "{name}");
         let files = stage["files"].as_array().unwrap();
-        let found: Vec<_> = files.iter().map(|file| file["path"].as_str().unwrap()).collect();
+        let found: Vec<_> = files
+            .iter()
+            .map(|file| file["path"].as_str().unwrap())
+            .collect();
         assert_eq!(found, *paths, "{stage:#}");
         for file in files {
             assert_eq!(file["cause"]["kind"], *kind, "{stage:#}");

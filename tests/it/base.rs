@@ -39,10 +39,16 @@ pub(crate) fn base() -> &'static Base {
 
 /// Runs a host tool and demands success.
 pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
-    let output =
-        Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     text
 }
 
@@ -69,18 +75,29 @@ fn build(target: &Path) -> Base {
 }
 
 fn make_tree(tree: &Path) {
-    for dir in ["bin", "etc", "root", "var", "usr/bin", "proc", "sys", "dev", "run", "tmp"] {
+    for dir in [
+        "bin", "etc", "root", "var", "usr/bin", "proc", "sys", "dev", "run", "tmp",
+    ] {
         fs::create_dir_all(tree.join(dir)).unwrap();
     }
-    fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("the package busybox-static is installed");
+    fs::copy("/bin/busybox", tree.join("bin/busybox"))
+        .expect("the package busybox-static is installed");
     let applets = tool("/bin/busybox", &["--list"]);
     for applet in applets.lines().filter(|name| *name != "busybox") {
         symlink("busybox", tree.join("bin").join(applet)).unwrap();
     }
-    fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbuilder:x:1000:1000::/:/bin/sh\n").unwrap();
+    fs::write(
+        tree.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nbuilder:x:1000:1000::/:/bin/sh\n",
+    )
+    .unwrap();
     fs::write(tree.join("etc/group"), "root:x:0:\nbuilder:x:1000:\n").unwrap();
     fs::write(tree.join("etc/hosts"), "127.0.0.1 image\n").unwrap();
-    fs::write(tree.join("etc/fstab"), format!("UUID={ROOT_UUID} / ext4 defaults 0 1\n")).unwrap();
+    fs::write(
+        tree.join("etc/fstab"),
+        format!("UUID={ROOT_UUID} / ext4 defaults 0 1\n"),
+    )
+    .unwrap();
     fs::write(tree.join("etc/resolv.conf"), "nameserver 192.0.2.1\n").unwrap();
 }
 
@@ -96,21 +113,42 @@ fn make_disk(dir: &Path) {
     );
     let script = path("table");
     fs::write(&script, table).unwrap();
-    tool("sh", &["-c", &format!("sfdisk -q --no-reread --no-tell-kernel '{raw}' < '{script}'")]);
+    tool(
+        "sh",
+        &[
+            "-c",
+            &format!("sfdisk -q --no-reread --no-tell-kernel '{raw}' < '{script}'"),
+        ],
+    );
     let blocks = ((DISK_SIZE / 512 - ROOT_START - 2048) / 8).to_string();
     let make = |target: &str, offset: u64| {
         let options = format!(
             "offset={offset},hash_seed={ROOT_UUID},lazy_itable_init=0,lazy_journal_init=0,nodiscard,root_owner=0:0"
         );
-        let base = ["-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", ROOT_UUID, "-E", &options, "-d", &tree];
+        let base = [
+            "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", ROOT_UUID, "-E", &options,
+            "-d", &tree,
+        ];
         tool("mke2fs", &[&base[..], &[target, &blocks]].concat());
     };
     make(&raw, ROOT_START * 512);
     let bare = path("bare.raw");
-    fs::File::create(&bare).unwrap().set_len(blocks.parse::<u64>().unwrap() * 4096).unwrap();
+    fs::File::create(&bare)
+        .unwrap()
+        .set_len(blocks.parse::<u64>().unwrap() * 4096)
+        .unwrap();
     make(&bare, 0);
     for (from, to) in [(&raw, "disk.qcow2"), (&bare, "bare.qcow2")] {
-        let options = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", "compression_type=zstd"];
+        let options = [
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            "-c",
+            "-o",
+            "compression_type=zstd",
+        ];
         tool("qemu-img", &[&options[..], &[from, &path(to)]].concat());
     }
 }
@@ -127,17 +165,31 @@ pub(crate) fn flatten(chain: &[&Path], dir: &Path) -> Flat {
     for file in chain {
         let file = file.to_str().unwrap();
         tool("qemu-img", &["check", "-q", "-f", "qcow2", file]);
-        node = format!(r#"{{"driver":"qcow2","backing":{node},"file":{{"driver":"file","filename":"{file}"}}}}"#);
+        node = format!(
+            r#"{{"driver":"qcow2","backing":{node},"file":{{"driver":"file","filename":"{file}"}}}}"#
+        );
     }
     let path = dir.join(format!("flat-{}.raw", chain.len()));
-    tool("qemu-img", &["convert", "-O", "raw", &format!("json:{node}"), path.to_str().unwrap()]);
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-O",
+            "raw",
+            &format!("json:{node}"),
+            path.to_str().unwrap(),
+        ],
+    );
     flat(&path)
 }
 
 /// A raw disk that is there already.
 pub(crate) fn flat(path: &Path) -> Flat {
     let partitioned = fs::metadata(path).unwrap().len() == DISK_SIZE;
-    Flat { path: path.to_path_buf(), offset: if partitioned { ROOT_START * 512 } else { 0 } }
+    Flat {
+        path: path.to_path_buf(),
+        offset: if partitioned { ROOT_START * 512 } else { 0 },
+    }
 }
 
 impl Flat {
@@ -172,7 +224,10 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
     let dir = dir.to_str().unwrap();
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
-        let is_process = process.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        let is_process = process
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok());
         for file in ["cmdline", "mountinfo"] {
             let text = fs::read(process.path().join(file)).unwrap_or_default();
             if is_process && String::from_utf8_lossy(&text).contains(dir) {
@@ -181,7 +236,8 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
         }
     }
     for device in fs::read_dir("/sys/block").unwrap().flatten() {
-        let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        let backing =
+            fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
         if backing.contains(dir) {
             found.push(device.path().display().to_string());
         }

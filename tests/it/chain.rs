@@ -5,21 +5,26 @@ use crate::project::{Counts, Project, sha256};
 
 /// A fetch, ten runs, a convert: each run appends a line and step 5 reads a script's file.
 fn chain() -> Project {
-    let mut recipe =
-        String::from("recipe {\n  name = \"chain\"\n}\n\nstage \"fetch\" \"base\" {\n  path = \"base.qcow2\"\n}\n");
+    let mut recipe = String::from(
+        "recipe {\n  name = \"chain\"\n}\n\nstage \"fetch\" \"base\" {\n  path = \"base.qcow2\"\n}\n",
+    );
     let mut before = "base".to_owned();
     for step in 1..=10 {
         let body = match step {
             5 => "script = file(\"scripts/five.sh\")".to_owned(),
             _ => format!("commands = [\"echo step {step} >> /root/steps\"]"),
         };
-        recipe += &format!("\nstage \"run\" \"s{step}\" {{\n  from     = stage.{before}\n  {body}\n}}\n");
+        recipe +=
+            &format!("\nstage \"run\" \"s{step}\" {{\n  from     = stage.{before}\n  {body}\n}}\n");
         before = format!("s{step}");
     }
     recipe += "\nstage \"convert\" \"qcow2\" {\n  from   = stage.s10\n  format = \"qcow2\"\n}\n";
     recipe += "\nimage \"chain\" {\n  name  = \"chain\"\n  files = [stage.qcow2]\n}\n";
     let project = Project::with(&recipe);
-    project.write("scripts/five.sh", "# the fifth\necho step 5 >> /root/steps\ntrue\n");
+    project.write(
+        "scripts/five.sh",
+        "# the fifth\necho step 5 >> /root/steps\ntrue\n",
+    );
     project
 }
 
@@ -40,7 +45,10 @@ fn only_what_a_change_touches_runs_again() {
     let recipe = project.read("impasto.hcl");
     project.write("impasto.hcl", &recipe.replace("echo step 8", "echo STEP 8"));
     let plan = project.ok(&["plan"]);
-    assert!(plan.contains("command 1: \"echo step 8 >> /root/steps\" → \"echo STEP 8 >> /root/steps\""), "{plan}");
+    assert!(
+        plan.contains("command 1: \"echo step 8 >> /root/steps\" → \"echo STEP 8 >> /root/steps\""),
+        "{plan}"
+    );
     assert!(plan.contains("waits for s8"), "{plan}");
     assert_eq!(project.build(&[]), (4, 8), "edit of the eighth");
     assert_ne!(sha256(&image), first);
@@ -57,18 +65,31 @@ fn only_what_a_change_touches_runs_again() {
     assert_eq!(project.build(&[]), (0, 12), "touched");
 
     // A file that a `file()` reads.
-    project.write("scripts/five.sh", "# the fifth\necho step five >> /root/steps\ntrue\n");
+    project.write(
+        "scripts/five.sh",
+        "# the fifth\necho step five >> /root/steps\ntrue\n",
+    );
     let why = project.ok(&["why", "s5"]);
-    assert_eq!(why, "s5 (run) is dirty, because since its last run:\n  script: line 2 changed (scripts/five.sh:2)\n");
+    assert_eq!(
+        why,
+        "s5 (run) is dirty, because since its last run:\n  script: line 2 changed (scripts/five.sh:2)\n"
+    );
     let why = project.ok(&["why", "s7"]);
-    assert!(why.starts_with("s7 (run) is pending: it depends on s6, which depends on s5\n"), "{why}");
+    assert!(
+        why.starts_with("s7 (run) is pending: it depends on s6, which depends on s5\n"),
+        "{why}"
+    );
     assert_eq!(project.build(&[]), (7, 5));
 
     // A lost output is written again without running a stage.
     std::fs::remove_file(&image).unwrap();
     assert_eq!(project.build(&[]), (0, 12), "written again");
     assert!(image.exists());
-    assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
+    assert_eq!(
+        project.ok(&["store", "verify"]).lines().count(),
+        1,
+        "no findings"
+    );
 }
 
 #[test]
@@ -90,7 +111,19 @@ fn again_runs_a_clean_stage_and_stops_where_the_content_is_equal() {
     );
     assert_eq!(project.build(&[]), (3, 0));
     let (code, counts) = project.try_build(&["--again", "a"]);
-    assert_eq!((code, counts), (0, Counts { built: 1, cached: 2, failed: 0, cancelled: 0 }), "b's input is as before");
+    assert_eq!(
+        (code, counts),
+        (
+            0,
+            Counts {
+                built: 1,
+                cached: 2,
+                failed: 0,
+                cancelled: 0
+            }
+        ),
+        "b's input is as before"
+    );
     assert_eq!(project.build(&[]), (0, 3));
 }
 
@@ -119,13 +152,25 @@ fn the_matrix_shares_what_is_equal() {
         "#,
     );
     assert_eq!(project.build(&["--only", "variant=debug"]), (4, 0));
-    assert_eq!(project.build(&[]), (2, 4), "only the second variant's own stages run");
-    assert_eq!(project.in_guest("own[variant=minimal]", "cat /root/variant"), "minimal\n");
+    assert_eq!(
+        project.build(&[]),
+        (2, 4),
+        "only the second variant's own stages run"
+    );
+    assert_eq!(
+        project.in_guest("own[variant=minimal]", "cat /root/variant"),
+        "minimal\n"
+    );
     for variant in ["minimal", "debug"] {
         assert!(project.path(&format!("out/it-{variant}.raw")).exists());
     }
     let plan: serde_json::Value = serde_json::from_str(&project.ok(&["plan", "--json"])).unwrap();
-    let common = plan["nodes"].as_array().unwrap().iter().find(|node| node["stage"] == "common").unwrap();
+    let common = plan["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|node| node["stage"] == "common")
+        .unwrap();
     assert_eq!(common["state"], "cached");
     assert_eq!(common["matrix"]["variant"], "minimal");
     assert_eq!(common["combinations"].as_array().unwrap().len(), 2);

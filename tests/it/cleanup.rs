@@ -27,85 +27,284 @@ type Planted = (&'static str, &'static str, &'static [(&'static str, Left)]);
 const KEY: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n";
 
 const PLANTED: &[Planted] = &[
-    ("/etc/machine-id", "0123456789abcdef0123456789abcdef\n", &[("machine-id", Text(""))]),
-    ("/var/lib/dbus/machine-id", "0123456789abcdef0123456789abcdef\n", &[("machine-id", Nothing)]),
-    ("/etc/ssh/ssh_host_ed25519_key", KEY, &[("ssh-hostkeys", Nothing)]),
-    ("/etc/ssh/ssh_host_ed25519_key.pub", "ssh-ed25519 x\n", &[("ssh-hostkeys", Nothing)]),
-    ("/root/.ssh/known_hosts", "x\n", &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)]),
-    ("/root/.ssh/id_ed25519", KEY, &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)]),
-    ("/home/two words/.ssh/deploy", KEY, &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)]),
-    ("/home/two words/.ssh/authorized_keys", "ssh-ed25519 x\n", &[("ssh-userdir", Nothing)]),
+    (
+        "/etc/machine-id",
+        "0123456789abcdef0123456789abcdef\n",
+        &[("machine-id", Text(""))],
+    ),
+    (
+        "/var/lib/dbus/machine-id",
+        "0123456789abcdef0123456789abcdef\n",
+        &[("machine-id", Nothing)],
+    ),
+    (
+        "/etc/ssh/ssh_host_ed25519_key",
+        KEY,
+        &[("ssh-hostkeys", Nothing)],
+    ),
+    (
+        "/etc/ssh/ssh_host_ed25519_key.pub",
+        "ssh-ed25519 x\n",
+        &[("ssh-hostkeys", Nothing)],
+    ),
+    (
+        "/root/.ssh/known_hosts",
+        "x\n",
+        &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)],
+    ),
+    (
+        "/root/.ssh/id_ed25519",
+        KEY,
+        &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)],
+    ),
+    (
+        "/home/two words/.ssh/deploy",
+        KEY,
+        &[("ssh-userkeys", Nothing), ("ssh-userdir", Nothing)],
+    ),
+    (
+        "/home/two words/.ssh/authorized_keys",
+        "ssh-ed25519 x\n",
+        &[("ssh-userdir", Nothing)],
+    ),
     ("/root/.bash_history", "x\n", &[("bash-history", Nothing)]),
-    ("/home/two words/.bash_history", "x\n", &[("bash-history", Nothing)]),
-    ("/srv/service/.zsh_history", "x\n", &[("zsh-history", Nothing)]),
-    ("/root/.python_history", "x\n", &[("program-history", Nothing)]),
-    ("/root/.psql_history", "x\n", &[("program-history", Nothing)]),
-    ("/root/.mysql_history", "x\n", &[("program-history", Nothing)]),
-    ("/root/.node_repl_history", "x\n", &[("program-history", Nothing)]),
-    ("/home/two words/.lesshst", "x\n", &[("program-history", Nothing)]),
+    (
+        "/home/two words/.bash_history",
+        "x\n",
+        &[("bash-history", Nothing)],
+    ),
+    (
+        "/srv/service/.zsh_history",
+        "x\n",
+        &[("zsh-history", Nothing)],
+    ),
+    (
+        "/root/.python_history",
+        "x\n",
+        &[("program-history", Nothing)],
+    ),
+    (
+        "/root/.psql_history",
+        "x\n",
+        &[("program-history", Nothing)],
+    ),
+    (
+        "/root/.mysql_history",
+        "x\n",
+        &[("program-history", Nothing)],
+    ),
+    (
+        "/root/.node_repl_history",
+        "x\n",
+        &[("program-history", Nothing)],
+    ),
+    (
+        "/home/two words/.lesshst",
+        "x\n",
+        &[("program-history", Nothing)],
+    ),
     ("/var/log/app.log", "x\n", &[("logfiles", Text(""))]),
     ("/var/log/app/app.log.1", "x\n", &[("logfiles", Nothing)]),
     ("/var/log/app/app.log.2.gz", "x\n", &[("logfiles", Nothing)]),
-    ("/var/log/journal/0123/system.journal", "x\n", &[("journald", Nothing)]),
+    (
+        "/var/log/journal/0123/system.journal",
+        "x\n",
+        &[("journald", Nothing)],
+    ),
     ("/var/log/wtmp", "x\n", &[("utmp", Text(""))]),
     ("/var/log/lastlog", "x\n", &[("utmp", Text(""))]),
-    ("/var/log/btmp.1", "x\n", &[("utmp", Nothing), ("logfiles", Nothing)]),
+    (
+        "/var/log/btmp.1",
+        "x\n",
+        &[("utmp", Nothing), ("logfiles", Nothing)],
+    ),
     ("/var/log/account/pacct", "x\n", &[("pacct-log", Text(""))]),
-    ("/var/lib/apt/lists/mirror.example.org_InRelease", "x\n", &[("package-manager-cache", Nothing)]),
-    ("/var/cache/apt/archives/hello_1_all.deb", "x\n", &[("package-manager-cache", Nothing)]),
-    ("/var/cache/apt/pkgcache.bin", "x\n", &[("package-manager-cache", Nothing)]),
-    ("/run/impasto/root/tmp/left", "x\n", &[("tmp-files", Nothing)]),
-    ("/run/impasto/root/run/left/pid", "x\n", &[("tmp-files", Nothing)]),
+    (
+        "/var/lib/apt/lists/mirror.example.org_InRelease",
+        "x\n",
+        &[("package-manager-cache", Nothing)],
+    ),
+    (
+        "/var/cache/apt/archives/hello_1_all.deb",
+        "x\n",
+        &[("package-manager-cache", Nothing)],
+    ),
+    (
+        "/var/cache/apt/pkgcache.bin",
+        "x\n",
+        &[("package-manager-cache", Nothing)],
+    ),
+    (
+        "/run/impasto/root/tmp/left",
+        "x\n",
+        &[("tmp-files", Nothing)],
+    ),
+    (
+        "/run/impasto/root/run/left/pid",
+        "x\n",
+        &[("tmp-files", Nothing)],
+    ),
     ("/var/tmp/left", "x\n", &[("tmp-files", Nothing)]),
     ("/var/crash/app.crash", "x\n", &[("crash-data", Nothing)]),
-    ("/var/lib/systemd/coredump/core.app", "x\n", &[("crash-data", Nothing)]),
-    ("/var/spool/cron/crontabs/root", "x\n", &[("cron-spool", Nothing)]),
-    ("/var/spool/cron/atjobs/a00001", "x\n", &[("cron-spool", Nothing)]),
+    (
+        "/var/lib/systemd/coredump/core.app",
+        "x\n",
+        &[("crash-data", Nothing)],
+    ),
+    (
+        "/var/spool/cron/crontabs/root",
+        "x\n",
+        &[("cron-spool", Nothing)],
+    ),
+    (
+        "/var/spool/cron/atjobs/a00001",
+        "x\n",
+        &[("cron-spool", Nothing)],
+    ),
     ("/var/mail/root", "x\n", &[("mail-spool", Nothing)]),
-    ("/var/spool/postfix/deferred/A/AB12", "x\n", &[("mail-spool", Nothing)]),
-    ("/var/lib/dhcp/dhclient.eth0.leases", "x\n", &[("dhcp-client-state", Nothing)]),
-    ("/var/lib/dhcp/dhcpd.leases", "x\n", &[("dhcp-server-state", Nothing)]),
-    ("/etc/udev/rules.d/70-persistent-net.rules", "x\n", &[("udev-persistent-net", Nothing)]),
+    (
+        "/var/spool/postfix/deferred/A/AB12",
+        "x\n",
+        &[("mail-spool", Nothing)],
+    ),
+    (
+        "/var/lib/dhcp/dhclient.eth0.leases",
+        "x\n",
+        &[("dhcp-client-state", Nothing)],
+    ),
+    (
+        "/var/lib/dhcp/dhcpd.leases",
+        "x\n",
+        &[("dhcp-server-state", Nothing)],
+    ),
+    (
+        "/etc/udev/rules.d/70-persistent-net.rules",
+        "x\n",
+        &[("udev-persistent-net", Nothing)],
+    ),
     (
         "/etc/network/interfaces.d/eth0",
         "iface eth0 inet dhcp\n  hwaddress ether 02:00:00:00:00:01\n",
         &[("net-hwaddr", Text("iface eth0 inet dhcp\n"))],
     ),
-    ("/etc/NetworkManager/system-connections/home.nmconnection", "psk=x\n", &[("net-nmconn", Nothing)]),
+    (
+        "/etc/NetworkManager/system-connections/home.nmconnection",
+        "psk=x\n",
+        &[("net-nmconn", Nothing)],
+    ),
     ("/etc/hostname", "builder\n", &[("net-hostname", Text(""))]),
     ("/etc/shadow-", "x\n", &[("passwd-backups", Nothing)]),
-    ("/var/backups/passwd.bak", "x\n", &[("passwd-backups", Nothing), ("backup-files", Nothing)]),
+    (
+        "/var/backups/passwd.bak",
+        "x\n",
+        &[("passwd-backups", Nothing), ("backup-files", Nothing)],
+    ),
     ("/etc/app/app.conf~", "x\n", &[("backup-files", Nothing)]),
-    ("/etc/app.conf.dpkg-old", "x\n", &[("backup-files", Nothing)]),
+    (
+        "/etc/app.conf.dpkg-old",
+        "x\n",
+        &[("backup-files", Nothing)],
+    ),
     ("/root/notes.bak", "x\n", &[("backup-files", Nothing)]),
     ("/etc/blkid.tab", "x\n", &[("blkid-tab", Nothing)]),
-    ("/var/lib/sudo/lectured/root", "x\n", &[("pam-data", Nothing)]),
-    ("/etc/lvm/devices/system.devices", "x\n", &[("lvm-system-devices", Nothing)]),
+    (
+        "/var/lib/sudo/lectured/root",
+        "x\n",
+        &[("pam-data", Nothing)],
+    ),
+    (
+        "/etc/lvm/devices/system.devices",
+        "x\n",
+        &[("lvm-system-devices", Nothing)],
+    ),
     (
         "/etc/iscsi/initiatorname.iscsi",
         "# own\nInitiatorName=iqn.1993-08.org.example:01:x\n",
         &[("iscsi-name", Text("# own\nGenerateName=yes\n"))],
     ),
-    ("/etc/krb5.keytab", "x\n", &[("kerberos-hostkeytab", Nothing)]),
-    ("/var/lib/sss/db/cache_example.ldb", "x\n", &[("sssd-db", Nothing)]),
-    ("/var/lib/samba/private/secrets.tdb", "x\n", &[("samba-db", Nothing)]),
-    ("/var/lib/puppet/ssl/private_keys/a.pem", "x\n", &[("puppet-data", Nothing)]),
-    ("/var/lib/dovecot/instances", "x\n", &[("dovecot-data", Nothing)]),
-    ("/var/lib/cloud/data/instance-id", "x\n", &[("cloud-init", Nothing)]),
-    ("/var/log/cloud-init.log", "x\n", &[("cloud-init", Nothing), ("logfiles", Text(""))]),
-    ("/etc/netplan/50-cloud-init.yaml", "x\n", &[("cloud-init", Nothing)]),
-    ("/etc/sudoers.d/90-cloud-init-users", "x\n", &[("cloud-init", Nothing)]),
-    ("/var/lib/cloud/seed/nocloud/user-data", "x\n", &[("cloud-init-seed", Nothing)]),
-    ("/var/lib/systemd/random-seed", "x\n", &[("random-seed", Nothing)]),
-    ("/var/lib/systemd/credential.secret", "x\n", &[("random-seed", Nothing)]),
-    ("/var/lib/systemd/timers/stamp-apt-daily.timer", "x\n", &[("systemd-state", Nothing)]),
-    ("/etc/apt/auth.conf", "machine x login y password z\n", &[("apt-credentials", Nothing)]),
+    (
+        "/etc/krb5.keytab",
+        "x\n",
+        &[("kerberos-hostkeytab", Nothing)],
+    ),
+    (
+        "/var/lib/sss/db/cache_example.ldb",
+        "x\n",
+        &[("sssd-db", Nothing)],
+    ),
+    (
+        "/var/lib/samba/private/secrets.tdb",
+        "x\n",
+        &[("samba-db", Nothing)],
+    ),
+    (
+        "/var/lib/puppet/ssl/private_keys/a.pem",
+        "x\n",
+        &[("puppet-data", Nothing)],
+    ),
+    (
+        "/var/lib/dovecot/instances",
+        "x\n",
+        &[("dovecot-data", Nothing)],
+    ),
+    (
+        "/var/lib/cloud/data/instance-id",
+        "x\n",
+        &[("cloud-init", Nothing)],
+    ),
+    (
+        "/var/log/cloud-init.log",
+        "x\n",
+        &[("cloud-init", Nothing), ("logfiles", Text(""))],
+    ),
+    (
+        "/etc/netplan/50-cloud-init.yaml",
+        "x\n",
+        &[("cloud-init", Nothing)],
+    ),
+    (
+        "/etc/sudoers.d/90-cloud-init-users",
+        "x\n",
+        &[("cloud-init", Nothing)],
+    ),
+    (
+        "/var/lib/cloud/seed/nocloud/user-data",
+        "x\n",
+        &[("cloud-init-seed", Nothing)],
+    ),
+    (
+        "/var/lib/systemd/random-seed",
+        "x\n",
+        &[("random-seed", Nothing)],
+    ),
+    (
+        "/var/lib/systemd/credential.secret",
+        "x\n",
+        &[("random-seed", Nothing)],
+    ),
+    (
+        "/var/lib/systemd/timers/stamp-apt-daily.timer",
+        "x\n",
+        &[("systemd-state", Nothing)],
+    ),
+    (
+        "/etc/apt/auth.conf",
+        "machine x login y password z\n",
+        &[("apt-credentials", Nothing)],
+    ),
     (
         "/etc/apt/sources.list.d/own.list",
         "deb https://me:secret@packages.example.org/debian ./\n",
-        &[("apt-credentials", Text("deb https://packages.example.org/debian ./\n"))],
+        &[(
+            "apt-credentials",
+            Text("deb https://packages.example.org/debian ./\n"),
+        )],
     ),
-    ("/etc/apt/apt.conf.d/01proxy", "x\n", &[("proxies", Nothing)]),
+    (
+        "/etc/apt/apt.conf.d/01proxy",
+        "x\n",
+        &[("proxies", Nothing)],
+    ),
     (
         "/etc/apt/apt.conf.d/50own",
         "Acquire::http::Proxy \"http://proxy.example.org\";\nAPT::Color \"0\";\n",
@@ -117,29 +316,78 @@ const PLANTED: &[Planted] = &[
         &[("proxies", Text("EDITOR=vi\n"))],
     ),
     ("/root/.netrc", "x\n", &[("credentials", Nothing)]),
-    ("/root/.docker/config.json", "x\n", &[("credentials", Nothing)]),
-    ("/root/.cargo/credentials.toml", "x\n", &[("credentials", Nothing)]),
-    ("/home/two words/.aws/credentials", "x\n", &[("credentials", Nothing)]),
-    ("/home/two words/.config/gcloud/credentials.db", "x\n", &[("credentials", Nothing)]),
-    ("/srv/service/.git-credentials", "x\n", &[("credentials", Nothing)]),
-    ("/srv/service/.npmrc", "//x/:_authToken=y\nfund=false\n", &[("credentials", Text("fund=false\n"))]),
+    (
+        "/root/.docker/config.json",
+        "x\n",
+        &[("credentials", Nothing)],
+    ),
+    (
+        "/root/.cargo/credentials.toml",
+        "x\n",
+        &[("credentials", Nothing)],
+    ),
+    (
+        "/home/two words/.aws/credentials",
+        "x\n",
+        &[("credentials", Nothing)],
+    ),
+    (
+        "/home/two words/.config/gcloud/credentials.db",
+        "x\n",
+        &[("credentials", Nothing)],
+    ),
+    (
+        "/srv/service/.git-credentials",
+        "x\n",
+        &[("credentials", Nothing)],
+    ),
+    (
+        "/srv/service/.npmrc",
+        "//x/:_authToken=y\nfund=false\n",
+        &[("credentials", Text("fund=false\n"))],
+    ),
     (
         "/srv/service/.config/pip/pip.conf",
         "index-url = https://me:secret@pypi.example.org/simple\n",
-        &[("credentials", Text("index-url = https://pypi.example.org/simple\n"))],
+        &[(
+            "credentials",
+            Text("index-url = https://pypi.example.org/simple\n"),
+        )],
     ),
-    ("/etc/resolv.conf", "nameserver 192.0.2.1\n", &[("resolv-conf", Text(""))]),
+    (
+        "/etc/resolv.conf",
+        "nameserver 192.0.2.1\n",
+        &[("resolv-conf", Text(""))],
+    ),
     (
         "/etc/hosts",
         "127.0.0.1 localhost\n# mine\n192.0.2.7 builder\n::1 localhost\n127.0.1.1 debian\n",
-        &[("hosts", Text("127.0.0.1 localhost\n# mine\n::1 localhost\n127.0.1.1 debian\n"))],
+        &[(
+            "hosts",
+            Text("127.0.0.1 localhost\n# mine\n::1 localhost\n127.0.1.1 debian\n"),
+        )],
     ),
     ("/var/lib/dpkg/status-old", "x\n", &[("dpkg-old", Nothing)]),
-    ("/var/cache/debconf/config.dat-old", "x\n", &[("dpkg-old", Nothing)]),
-    ("/var/cache/ldconfig/aux-cache", "x\n", &[("ldconfig-cache", Nothing)]),
+    (
+        "/var/cache/debconf/config.dat-old",
+        "x\n",
+        &[("dpkg-old", Nothing)],
+    ),
+    (
+        "/var/cache/ldconfig/aux-cache",
+        "x\n",
+        &[("ldconfig-cache", Nothing)],
+    ),
     ("/etc/sudoers.d/packer", "x\n", &[("build-users", Nothing)]),
     ("/home/packer/note", "x\n", &[("build-users", Nothing)]),
-    ("/swapped", "", &[("swap", Text("zero 7d1f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6 own\n"))]),
+    (
+        "/swapped",
+        "",
+        &[(
+            "swap",
+            Text("zero 7d1f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6 own\n"),
+        )],
+    ),
     // What nothing may touch: beside what goes, and behind links to it.
     ("/etc/keep", "x\n", &[]),
     ("/root/keep", "x\n", &[]),
@@ -172,7 +420,9 @@ fi
 "#;
 
 fn kind() -> &'static Kind {
-    Registry::default().get("cleanup").expect("there is such a kind")
+    Registry::default()
+        .get("cleanup")
+        .expect("there is such a kind")
 }
 
 fn operations() -> &'static [&'static str] {
@@ -221,7 +471,10 @@ fn run_each() -> BTreeMap<String, BTreeMap<String, String>> {
         "mkdir -p {UNDER}\nperl -e 'my @a = (\"/\", \"{UNDER}\", \"\"); syscall(165, @a, 4096, $a[2]) == 0 or die $!'\n\
          work=/run/impasto/inputs/work\n"
     );
-    let paths: String = PLANTED.iter().map(|(path, ..)| format!("{} ", quoted(path))).collect();
+    let paths: String = PLANTED
+        .iter()
+        .map(|(path, ..)| format!("{} ", quoted(path)))
+        .collect();
     for operation in operations() {
         project.write(&format!("work/{operation}"), &script(operation));
         writeln!(
@@ -270,11 +523,17 @@ fn every_operation_takes_what_it_promises_and_nothing_else() {
         let left = &all[*operation];
         let mut takes = false;
         for (path, before, after) in PLANTED {
-            let expected = after.iter().find(|(other, _)| other == operation).map(|(_, left)| *left);
+            let expected = after
+                .iter()
+                .find(|(other, _)| other == operation)
+                .map(|(_, left)| *left);
             takes |= expected.is_some();
             // `tail` puts a blank line between files.
-            let found =
-                left.get(*path).map(|text| text.strip_suffix('\n').filter(|text| text.ends_with('\n')).unwrap_or(text));
+            let found = left.get(*path).map(|text| {
+                text.strip_suffix('\n')
+                    .filter(|text| text.ends_with('\n'))
+                    .unwrap_or(text)
+            });
             let found = found.map(|text| if text == "\n" { "" } else { text });
             let right = match expected.unwrap_or(Text(before)) {
                 Nothing => found.is_none(),
@@ -315,21 +574,34 @@ stage "cleanup" "again" { from = stage.clean }
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let log = project.ok(&["log", "clean"]);
-    assert!(log.contains("cleanup: machine-id: 1 file\n") && !log.contains("bash-history"), "{log}");
-    assert!(!log.contains("ssh-userdir") && !log.contains("build-users"), "{log}");
+    assert!(
+        log.contains("cleanup: machine-id: 1 file\n") && !log.contains("bash-history"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("ssh-userdir") && !log.contains("build-users"),
+        "{log}"
+    );
     let guest = |line: &str| project.in_guest("clean", line);
     assert_eq!(
-        guest("stat -c '%s %a' /etc/machine-id; cat /root/.ssh/authorized_keys /root/.bash_history"),
+        guest(
+            "stat -c '%s %a' /etc/machine-id; cat /root/.ssh/authorized_keys /root/.bash_history"
+        ),
         "0 444\nssh-ed25519\nx\n"
     );
     // All files of all packages are as they were, and apt and dpkg work.
     assert_eq!(
-        guest("dpkg -V | diff /var/lib/before - && dpkg --audit && apt-get check >/dev/null && echo right"),
+        guest(
+            "dpkg -V | diff /var/lib/before - && dpkg --audit && apt-get check >/dev/null && echo right"
+        ),
         "right\n"
     );
     // What is clean stays so.
     let again = project.ok(&["log", "again"]);
-    let touched: Vec<_> = again.lines().filter(|line| !line.ends_with(": nothing to do")).collect();
+    let touched: Vec<_> = again
+        .lines()
+        .filter(|line| !line.ends_with(": nothing to do"))
+        .collect();
     assert_eq!(touched, ["cleanup: bash-history: 1 file"]);
 }
 
@@ -342,12 +614,20 @@ fn an_unknown_operation_is_an_error_that_knows_the_right_name() {
     );
     let ran = project.run(&["validate"]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);
-    assert!(ran.stderr.contains("did you mean \"machine-id\"?"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("did you mean \"machine-id\"?"),
+        "{}",
+        ran.stderr
+    );
     project.write(
         "impasto.hcl",
         "recipe { name = \"c\" }\nstage \"fetch\" \"base\" { path = \"base.qcow2\" }\n\
          stage \"cleanup\" \"none\" {\n  from = stage.base\n  operations = [\"swap\"]\n  except = [\"swap\"]\n}\n",
     );
     let ran = project.run(&["validate"]);
-    assert!(ran.stderr.contains("no operations are left"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("no operations are left"),
+        "{}",
+        ran.stderr
+    );
 }

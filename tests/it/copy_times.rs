@@ -16,9 +16,18 @@ const LATER: &str = "2026-01-15T08:00:00Z";
 
 /// Sets the time of the user's own files.
 fn touch(project: &Project, names: &[&str], time: &str) {
-    let paths = names.iter().map(|name| project.path(name).display().to_string());
-    let arguments: Vec<_> = ["-h", "-d", time].map(str::to_owned).into_iter().chain(paths).collect();
-    tool("touch", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let paths = names
+        .iter()
+        .map(|name| project.path(name).display().to_string());
+    let arguments: Vec<_> = ["-h", "-d", time]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(paths)
+        .collect();
+    tool(
+        "touch",
+        &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
 }
 
 /// A recipe over the base, and a directory and two files of the user's.
@@ -30,7 +39,18 @@ fn project(stages: &str) -> Project {
     std::os::unix::fs::symlink("index.html", project.path("site/link")).unwrap();
     project.write("single", "single\n");
     project.write("late", "late\n");
-    touch(&project, &["site/index.html", "site/sub/text", "site/link", "site/sub", "site", "single"], EARLIER);
+    touch(
+        &project,
+        &[
+            "site/index.html",
+            "site/sub/text",
+            "site/link",
+            "site/sub",
+            "site",
+            "single",
+        ],
+        EARLIER,
+    );
     touch(&project, &["late"], LATER);
     project
 }
@@ -41,8 +61,14 @@ fn times(project: &Project, from: &str, to: &str) -> BTreeMap<String, String> {
     assert_eq!(ran.code, 10, "{}", ran.stderr);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let files = json["files"].as_array().unwrap().iter().filter(|file| !file["after"].is_null());
-    files.map(|file| (text(&file["path"]), text(&file["after"]["time"]))).collect()
+    let files = json["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|file| !file["after"].is_null());
+    files
+        .map(|file| (text(&file["path"]), text(&file["after"]["time"])))
+        .collect()
 }
 
 #[test]
@@ -100,8 +126,15 @@ stage "run" "changed" {
     .map(|path| (path, EPOCH))
     .into();
     expected.extend(
-        ["/own/dir", "/own/dir/index.html", "/own/dir/link", "/own/dir/sub", "/own/dir/sub/text", "/own/new/one"]
-            .map(|path| (path, EARLIER)),
+        [
+            "/own/dir",
+            "/own/dir/index.html",
+            "/own/dir/link",
+            "/own/dir/sub",
+            "/own/dir/sub/text",
+            "/own/new/one",
+        ]
+        .map(|path| (path, EARLIER)),
     );
     expected.insert("/own/late", LATER);
     let brought: BTreeMap<&str, &str> = found
@@ -123,9 +156,16 @@ stage "run" "changed" {
         ("/taken/link", EPOCH),
         ("/taken/sub", EPOCH),
     ] {
-        assert_eq!(found.get(path).map(String::as_str), Some(time), "{path}: {found:?}");
+        assert_eq!(
+            found.get(path).map(String::as_str),
+            Some(time),
+            "{path}: {found:?}"
+        );
     }
-    assert_eq!(project.in_guest("changed", "cat /seen"), "1700000000\n1700000000\n1700000000\n");
+    assert_eq!(
+        project.in_guest("changed", "cat /seen"),
+        "1700000000\n1700000000\n1700000000\n"
+    );
 }
 
 #[test]
@@ -149,11 +189,23 @@ stage "copy" "file" {
     assert_eq!(project.build(&[]), (4, 0));
     assert_eq!(project.build(&[]), (0, 4));
     touch(&project, &["site/sub/text"], LATER);
-    assert_eq!(project.build(&[]), (1, 3), "only the tree that keeps its times");
+    assert_eq!(
+        project.build(&[]),
+        (1, 3),
+        "only the tree that keeps its times"
+    );
     assert_eq!(times(&project, "base", "tree")["/srv/dir/sub/text"], LATER);
     touch(&project, &["single"], LATER);
-    assert!(project.ok(&["why", "file"]).contains("single"), "{}", project.ok(&["why", "file"]));
-    assert_eq!(project.build(&[]), (1, 3), "only the file that keeps its time");
+    assert!(
+        project.ok(&["why", "file"]).contains("single"),
+        "{}",
+        project.ok(&["why", "file"])
+    );
+    assert_eq!(
+        project.build(&[]),
+        (1, 3),
+        "only the file that keeps its time"
+    );
 
     // What a web server makes an ETag of, time and length: an edit of equal length shows only where the time is kept.
     let tag = |stage: &str| project.in_guest(stage, "stat -c '%Y %s' /srv/dir/index.html");
@@ -185,8 +237,14 @@ stage "copy" "copied" {
     );
     let ran = project.run(&["validate"]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);
-    let recipe = project.read("impasto.hcl").replace("mtime = \"now\"", "mtime = \"keep\"");
-    assert!(ran.stderr.contains("\"now\"") && ran.stderr.contains("\"keep\""), "{}", ran.stderr);
+    let recipe = project
+        .read("impasto.hcl")
+        .replace("mtime = \"now\"", "mtime = \"keep\"");
+    assert!(
+        ran.stderr.contains("\"now\"") && ran.stderr.contains("\"keep\""),
+        "{}",
+        ran.stderr
+    );
     project.write("impasto.hcl", &recipe);
     let ran = project.run(&["validate"]);
     assert_eq!(ran.code, 3, "{}", ran.stderr);

@@ -38,7 +38,12 @@ fn write(project: &Project, a: &str) {
 }
 
 fn node<'p>(plan: &'p Value, stage: &str) -> &'p Value {
-    plan["nodes"].as_array().unwrap().iter().find(|node| node["stage"] == stage).unwrap()
+    plan["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|node| node["stage"] == stage)
+        .unwrap()
 }
 
 fn plan(project: &Project) -> Value {
@@ -51,9 +56,20 @@ fn claims(project: &Project, stage: &str) -> Vec<Claim> {
     let mut found = Vec::new();
     for prefix in std::fs::read_dir(project.store().join("claims")).unwrap() {
         for action in std::fs::read_dir(prefix.unwrap().path()).unwrap() {
-            let action = action.unwrap().file_name().into_string().unwrap().parse().unwrap();
+            let action = action
+                .unwrap()
+                .file_name()
+                .into_string()
+                .unwrap()
+                .parse()
+                .unwrap();
             let claims = store.claims(&action).unwrap().0;
-            found.extend(claims.into_iter().map(|(_, claim)| claim).filter(|claim| claim.stage == stage));
+            found.extend(
+                claims
+                    .into_iter()
+                    .map(|(_, claim)| claim)
+                    .filter(|claim| claim.stage == stage),
+            );
         }
     }
     found.sort_by_key(|claim| claim.created);
@@ -62,7 +78,9 @@ fn claims(project: &Project, stage: &str) -> Vec<Claim> {
 
 /// Puts another claim in the place of a stage's only one.
 fn plant(project: &Project, stage: &str, change: impl FnOnce(&mut Claim)) {
-    let [claim] = &claims(project, stage)[..] else { panic!("{stage} has one claim") };
+    let [claim] = &claims(project, stage)[..] else {
+        panic!("{stage} has one claim")
+    };
     let store = Store::open(project.store()).unwrap();
     let mut planted = claim.clone();
     change(&mut planted);
@@ -76,28 +94,53 @@ fn a_comment_in_a_script_runs_one_stage() {
     let project = project(r#"commands = ["mkdir -p /root/d; echo one > /root/a"]"#);
     assert_eq!(project.build(&[]), (4, 0));
     let image = crate::project::sha256(&project.path("out/it.qcow2"));
-    let before = Store::open(project.store()).unwrap().du().unwrap().by_layer.len();
-    write(&project, r#"commands = ["mkdir -p /root/d; echo one > /root/a # a comment"]"#);
-    assert_eq!(project.build(&[]), (1, 3), "b and the image are what they were");
+    let before = Store::open(project.store())
+        .unwrap()
+        .du()
+        .unwrap()
+        .by_layer
+        .len();
+    write(
+        &project,
+        r#"commands = ["mkdir -p /root/d; echo one > /root/a # a comment"]"#,
+    );
+    assert_eq!(
+        project.build(&[]),
+        (1, 3),
+        "b and the image are what they were"
+    );
     assert_eq!(project.build(&[]), (0, 4));
     assert_eq!(crate::project::sha256(&project.path("out/it.qcow2")), image);
     let store = Store::open(project.store()).unwrap();
-    assert_eq!(store.du().unwrap().by_layer.len(), before, "no layer was added");
+    assert_eq!(
+        store.du().unwrap().by_layer.len(),
+        before,
+        "no layer was added"
+    );
     let claims = claims(&project, "a");
     assert_eq!(claims.len(), 2);
     assert_eq!(claims[0].result.disk, claims[1].result.disk);
-    let other = claims.iter().find_map(|claim| claim.extra.get("disk_of_claim")).expect("which claim's disk it is");
+    let other = claims
+        .iter()
+        .find_map(|claim| claim.extra.get("disk_of_claim"))
+        .expect("which claim's disk it is");
     assert!(claims.iter().any(|claim| claim.id().to_string() == *other));
     // Run again on request, it stops there too.
     assert_eq!(project.build(&["--rebuild", "a"]), (1, 3));
-    assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
+    assert_eq!(
+        project.ok(&["store", "verify"]).lines().count(),
+        1,
+        "no findings"
+    );
 }
 
 #[test]
 fn what_counts_as_the_same_is_the_recipes_choice() {
     for (cutoff, then) in [("tree", (1, 3)), ("off", (2, 2))] {
         let a = |comment| {
-            format!("cutoff = \"{cutoff}\"\n commands = [\"date > /dev/null; echo one > /root/a # {comment}\"]")
+            format!(
+                "cutoff = \"{cutoff}\"\n commands = [\"date > /dev/null; echo one > /root/a # {comment}\"]"
+            )
         };
         let project = project(&a("one"));
         assert_eq!(project.build(&[]), (4, 0));
@@ -123,9 +166,18 @@ fn what_counts_as_the_same_is_the_recipes_choice() {
 fn weaker_claims_are_not_taken() {
     type Change = fn(&mut Claim);
     let weaker: [(Change, &str); 3] = [
-        (|claim| claim.isolation = Isolation::Weak, "it was made with weaker isolation (emulated machine)"),
-        (|claim| claim.caveats = [Caveat::Unlocked].into(), "it is marked `unlocked`, which this run would not be"),
-        (|claim| claim.writer = "mallory".to_owned(), "it is from mallory, who is not trusted"),
+        (
+            |claim| claim.isolation = Isolation::Weak,
+            "it was made with weaker isolation (emulated machine)",
+        ),
+        (
+            |claim| claim.caveats = [Caveat::Unlocked].into(),
+            "it is marked `unlocked`, which this run would not be",
+        ),
+        (
+            |claim| claim.writer = "mallory".to_owned(),
+            "it is from mallory, who is not trusted",
+        ),
     ];
     for (change, objection) in weaker {
         let project = project(r#"commands = ["echo one > /root/a"]"#);
@@ -133,7 +185,10 @@ fn weaker_claims_are_not_taken() {
         plant(&project, "b", change);
         let plan = plan(&project);
         assert_eq!(node(&plan, "b")["state"], "dirty");
-        assert_eq!(node(&plan, "b")["reason"], format!("the stored result is not accepted: {objection}"));
+        assert_eq!(
+            node(&plan, "b")["reason"],
+            format!("the stored result is not accepted: {objection}")
+        );
         // What was there before is gone, so that its disk cannot stand in: the image may be made again too.
         assert!(project.build(&[]).0 > 0, "{objection}");
         assert_eq!(project.build(&[]), (0, 4), "its own claim is taken");
@@ -148,9 +203,15 @@ fn an_unlocked_result_with_an_equal_tree_stands_in_for_nothing() {
     assert!(claims(&project, "b")[0].caveats.contains(&Caveat::Unlocked));
     // Now without the network: the same files, of which nobody may say that they are unlocked.
     write(&project, command);
-    assert_eq!(project.build(&[]), (3, 1), "neither the disk nor what was built on it is taken");
+    assert_eq!(
+        project.build(&[]),
+        (3, 1),
+        "neither the disk nor what was built on it is taken"
+    );
     for stage in ["a", "b", "qcow2"] {
-        let clean = claims(&project, stage).into_iter().find(|claim| claim.caveats.is_empty());
+        let clean = claims(&project, stage)
+            .into_iter()
+            .find(|claim| claim.caveats.is_empty());
         let clean = clean.unwrap_or_else(|| panic!("{stage} has a claim without caveats"));
         assert!(!clean.extra.contains_key("disk_of_claim"), "{stage}");
     }
@@ -159,7 +220,11 @@ fn an_unlocked_result_with_an_equal_tree_stands_in_for_nothing() {
     assert_eq!(project.build(&[]), (0, 4));
     let plan = plan(&project);
     for stage in ["a", "b", "qcow2"] {
-        assert_eq!(node(&plan, stage)["caveats"], serde_json::json!(["unlocked"]), "{stage}");
+        assert_eq!(
+            node(&plan, stage)["caveats"],
+            serde_json::json!(["unlocked"]),
+            "{stage}"
+        );
     }
 }
 
@@ -172,6 +237,10 @@ fn a_clean_result_may_stand_in_for_an_unlocked_one_and_the_caveat_stays() {
     assert_eq!(project.build(&[]), (1, 3), "b's key is what it was");
     let plan = plan(&project);
     for stage in ["a", "b", "qcow2"] {
-        assert_eq!(node(&plan, stage)["caveats"], serde_json::json!(["unlocked"]), "{stage}: united along the way");
+        assert_eq!(
+            node(&plan, stage)["caveats"],
+            serde_json::json!(["unlocked"]),
+            "{stage}: united along the way"
+        );
     }
 }

@@ -26,17 +26,47 @@ struct Made {
 const EXT: &[&str] = &["e2fsck", "-f", "-n"];
 
 const MADE: &[Made] = &[
-    Made { name: "ext2", make: &["mke2fs", "-t", "ext2"], check: EXT },
-    Made { name: "ext3", make: &["mke2fs", "-t", "ext3"], check: EXT },
-    Made { name: "ext4 without sums", make: &["mke2fs", "-t", "ext4", "-O", "^metadata_csum"], check: EXT },
     Made {
-        name: "ext4 without any sums",
-        make: &["mke2fs", "-t", "ext4", "-O", "^metadata_csum,^uninit_bg,^64bit"],
+        name: "ext2",
+        make: &["mke2fs", "-t", "ext2"],
         check: EXT,
     },
-    Made { name: "ext4", make: &["mke2fs", "-t", "ext4"], check: EXT },
-    Made { name: "ext4 of 1 KiB", make: &["mke2fs", "-t", "ext4", "-b", "1024"], check: EXT },
-    Made { name: "vfat", make: &["mkfs.vfat", "-F", "16"], check: &["fsck.vfat", "-n"] },
+    Made {
+        name: "ext3",
+        make: &["mke2fs", "-t", "ext3"],
+        check: EXT,
+    },
+    Made {
+        name: "ext4 without sums",
+        make: &["mke2fs", "-t", "ext4", "-O", "^metadata_csum"],
+        check: EXT,
+    },
+    Made {
+        name: "ext4 without any sums",
+        make: &[
+            "mke2fs",
+            "-t",
+            "ext4",
+            "-O",
+            "^metadata_csum,^uninit_bg,^64bit",
+        ],
+        check: EXT,
+    },
+    Made {
+        name: "ext4",
+        make: &["mke2fs", "-t", "ext4"],
+        check: EXT,
+    },
+    Made {
+        name: "ext4 of 1 KiB",
+        make: &["mke2fs", "-t", "ext4", "-b", "1024"],
+        check: EXT,
+    },
+    Made {
+        name: "vfat",
+        make: &["mkfs.vfat", "-F", "16"],
+        check: &["fsck.vfat", "-n"],
+    },
 ];
 
 /// Makes a file system with files, links, and directories of one block and of many.
@@ -45,22 +75,36 @@ fn make(made: &Made, dir: &Path) -> Vec<u8> {
     let [image_text, tree_text] = [&image, &tree].map(|path| path.to_str().unwrap().to_owned());
     fs::create_dir_all(tree.join("large")).unwrap();
     for number in 0..120 {
-        let name = format!("large/a file whose name takes much of a directory's block {number:060}");
+        let name =
+            format!("large/a file whose name takes much of a directory's block {number:060}");
         fs::write(tree.join(name), format!("{number}\n")).unwrap();
     }
     fs::create_dir_all(tree.join("a/b/c")).unwrap();
     fs::write(tree.join("a/content"), vec![7; 600_000]).unwrap();
     fs::write(tree.join("a/b/c/deep"), "deep").unwrap();
     fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    let [program, options @ ..] = made.make else { panic!() };
+    let [program, options @ ..] = made.make else {
+        panic!()
+    };
     if *program == "mkfs.vfat" {
         tool(program, &[options, &[&image_text]].concat());
-        tool("mcopy", &["-s", "-i", &image_text, &format!("{tree_text}/a"), "::/"]);
+        tool(
+            "mcopy",
+            &["-s", "-i", &image_text, &format!("{tree_text}/a"), "::/"],
+        );
     } else {
         fs::hard_link(tree.join("a/content"), tree.join("a/b/again")).unwrap();
         std::os::unix::fs::symlink("a/b/c", tree.join("short")).unwrap();
         std::os::unix::fs::symlink("d/".repeat(100), tree.join("long")).unwrap();
-        tool(program, &[&["-q", "-F"], options, &["-N", "256", "-d", &tree_text, &image_text]].concat());
+        tool(
+            program,
+            &[
+                &["-q", "-F"],
+                options,
+                &["-N", "256", "-d", &tree_text, &image_text],
+            ]
+            .concat(),
+        );
         // Gives the large directory its hash tree.
         assert!(code(Command::new("e2fsck").args(["-f", "-y", "-D", &image_text])) < 2);
     }
@@ -71,11 +115,20 @@ fn make(made: &Made, dir: &Path) -> Vec<u8> {
 }
 
 fn code(command: &mut Command) -> i32 {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code().unwrap()
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .code()
+        .unwrap()
 }
 
 fn is_sound(made: &Made, image: &Path) -> bool {
-    let [program, options @ ..] = made.check else { panic!() };
+    let [program, options @ ..] = made.check else {
+        panic!()
+    };
     code(Command::new(program).args(options).arg(image)) == 0
 }
 
@@ -86,16 +139,23 @@ fn metadata(made: &Made, image: &Path, bytes: &[u8]) -> Vec<Vec<Range<usize>>> {
         return vec![vec![0..512], vec![512..40_000]];
     }
     let debugfs = |line: &str| {
-        let output = Command::new("debugfs").args(["-R", line, image.to_str().unwrap()]).output().unwrap();
+        let output = Command::new("debugfs")
+            .args(["-R", line, image.to_str().unwrap()])
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let block = 1024 << word(1024 + 0x18);
     let descriptors = (1024 / block + 1) * block;
-    let bitmap = |at: usize| std::iter::once(word(at) * block..word(at) * block + 256).collect::<Vec<_>>();
+    let bitmap =
+        |at: usize| std::iter::once(word(at) * block..word(at) * block + 256).collect::<Vec<_>>();
     let inodes = word(descriptors + 8) * block;
-    let of_directories = ["/", "/large", "/a", "/a/b", "/lost+found"].map(|path| debugfs(&format!("blocks {path}")));
-    let numbers = of_directories.iter().flat_map(|list| list.split_whitespace());
+    let of_directories =
+        ["/", "/large", "/a", "/a/b", "/lost+found"].map(|path| debugfs(&format!("blocks {path}")));
+    let numbers = of_directories
+        .iter()
+        .flat_map(|list| list.split_whitespace());
     let directories = numbers.map(|number| number.parse::<usize>().unwrap() * block);
     vec![
         vec![1024..2048],
@@ -141,7 +201,11 @@ fn torture_a_damaged_file_system_is_never_the_same() {
     for (seed, made) in MADE.iter().enumerate() {
         let good = make(made, dir.path());
         let (places, (sound, unread)) = (metadata(made, &image, &good), index(&image));
-        assert!(unread.iter().all(|unread| unread.listed), "{}: {unread:?}", made.name);
+        assert!(
+            unread.iter().all(|unread| unread.listed),
+            "{}: {unread:?}",
+            made.name
+        );
         let mut random = Random::new(0x5eed_0000 + seed as u64);
         let (mut damaged, mut same) = (0, 0);
         for mutant in 0..mutants {
@@ -162,7 +226,10 @@ fn torture_a_damaged_file_system_is_never_the_same() {
                 ));
             }
         }
-        println!("{}: {mutants} mutants, {damaged} damaged, {same} of them the same", made.name);
+        println!(
+            "{}: {mutants} mutants, {damaged} damaged, {same} of them the same",
+            made.name
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -19,23 +19,51 @@ use crate::base::tool;
 use crate::debian::{SUITE, mirror, run};
 
 /// What the mirror has of the tools that a toolbox has.
-const TOOLS: [&str; 10] = ["apt", "base-passwd", "coreutils", "dash", "dpkg", "grep", "mawk", "sed", "tar", "gzip"];
+const TOOLS: [&str; 10] = [
+    "apt",
+    "base-passwd",
+    "coreutils",
+    "dash",
+    "dpkg",
+    "grep",
+    "mawk",
+    "sed",
+    "tar",
+    "gzip",
+];
 
 fn index() -> String {
-    run("xz -dc \"$1\"", &[&mirror().join(format!("dists/{SUITE}/main/binary-amd64/Packages.xz"))])
+    run(
+        "xz -dc \"$1\"",
+        &[&mirror().join(format!("dists/{SUITE}/main/binary-amd64/Packages.xz"))],
+    )
 }
 
 fn packages() -> Vec<PathBuf> {
-    let all = walkdir::WalkDir::new(mirror().join("pool")).sort_by_file_name().into_iter().map(Result::unwrap);
-    all.map(walkdir::DirEntry::into_path).filter(|path| path.extension().is_some_and(|end| end == "deb")).collect()
+    let all = walkdir::WalkDir::new(mirror().join("pool"))
+        .sort_by_file_name()
+        .into_iter()
+        .map(Result::unwrap);
+    all.map(walkdir::DirEntry::into_path)
+        .filter(|path| path.extension().is_some_and(|end| end == "deb"))
+        .collect()
 }
 
 fn source(stanza: &Stanza<'_>) -> DebSource<'static> {
     let field = |name: &str| stanza.get(name).unwrap().to_owned();
-    let [name, version, architecture, sha256] = ["Package", "Version", "Architecture", "SHA256"].map(field);
+    let [name, version, architecture, sha256] =
+        ["Package", "Version", "Architecture", "SHA256"].map(field);
     let path = mirror().join(field("Filename"));
-    let identity = DebIdentity { name, version, architecture, sha256 };
-    DebSource { identity, open: Box::new(move || Ok(Box::new(File::open(&path)?))) }
+    let identity = DebIdentity {
+        name,
+        version,
+        architecture,
+        sha256,
+    };
+    DebSource {
+        identity,
+        open: Box::new(move || Ok(Box::new(File::open(&path)?))),
+    }
 }
 
 #[test]
@@ -47,7 +75,11 @@ fn every_package_reads_as_dpkg_reads_it() {
     for path in &all {
         let deb = path.to_str().unwrap();
         let package = Package::read(File::open(path).unwrap()).unwrap();
-        assert_eq!(package.control(), tool("dpkg-deb", &["--info", deb, "control"]), "{deb}");
+        assert_eq!(
+            package.control(),
+            tool("dpkg-deb", &["--info", deb, "control"]),
+            "{deb}"
+        );
         let expected = run("dpkg-deb --fsys-tarfile \"$1\" | b2sum", &[path]);
         let mut data = tempfile::NamedTempFile::new().unwrap();
         io::copy(&mut package.data().unwrap(), &mut data).unwrap();
@@ -63,9 +95,14 @@ fn listed(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
         let content = if stat.is_file() {
             fs::read(entry.path()).unwrap()
         } else {
-            fs::read_link(entry.path()).map(|to| to.into_os_string().into_encoded_bytes()).unwrap_or_default()
+            fs::read_link(entry.path())
+                .map(|to| to.into_os_string().into_encoded_bytes())
+                .unwrap_or_default()
         };
-        (entry.path().strip_prefix(root).unwrap().to_owned(), (stat.mode(), content))
+        (
+            entry.path().strip_prefix(root).unwrap().to_owned(),
+            (stat.mode(), content),
+        )
     })
     .collect()
 }
@@ -89,11 +126,20 @@ fn a_toolbox_has_the_files_that_dpkg_unpacks_and_its_tools_run() {
     );
     for stanza in &chosen {
         let path = mirror().join(stanza.get("Filename").unwrap());
-        run("dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink -C \"$2\"", &[&path, &theirs]);
+        run(
+            "dpkg-deb --fsys-tarfile \"$1\" | tar -x --keep-directory-symlink -C \"$2\"",
+            &[&path, &theirs],
+        );
     }
     let unchanged = listed(&ours);
     let (mut ours_listed, theirs_listed) = (unchanged.clone(), listed(&theirs));
-    for made in ["etc/passwd", "etc/group", "usr/bin/awk", "usr/bin/nawk", "usr/bin/which"] {
+    for made in [
+        "etc/passwd",
+        "etc/group",
+        "usr/bin/awk",
+        "usr/bin/nawk",
+        "usr/bin/which",
+    ] {
         ours_listed.remove(Path::new(made));
     }
     let paths = |all: &BTreeMap<PathBuf, _>| all.keys().cloned().collect::<Vec<_>>();
@@ -120,19 +166,28 @@ fn a_toolbox_has_the_files_that_dpkg_unpacks_and_its_tools_run() {
         ],
     );
     let lines: Vec<_> = said.lines().collect();
-    assert!(lines[0].contains("dpkg") && lines[1].starts_with("apt ") && lines[2..] == ["3", "root"], "{said}");
+    assert!(
+        lines[0].contains("dpkg") && lines[1].starts_with("apt ") && lines[2..] == ["3", "root"],
+        "{said}"
+    );
 
     // The tree of the store is the same, and is there at once the second time.
     let store = Store::open(dir.path().join("store")).unwrap();
     let begin = std::time::Instant::now();
     let tree = ToolboxTree::open_or_make(&store, &sources).unwrap();
     let made = begin.elapsed();
-    let set: Vec<_> = sources.iter().map(|source| source.identity.clone()).collect();
+    let set: Vec<_> = sources
+        .iter()
+        .map(|source| source.identity.clone())
+        .collect();
     let begin = std::time::Instant::now();
     assert_eq!(ToolboxTree::open(&store, &set).unwrap(), Some(tree.clone()));
     println!("made in {made:?}, opened in {:?}", begin.elapsed());
     let (first, second) = (unchanged, listed(tree.path()));
-    let unequal: Vec<_> = first.iter().filter(|(path, file)| second.get(*path) != Some(file)).collect();
+    let unequal: Vec<_> = first
+        .iter()
+        .filter(|(path, file)| second.get(*path) != Some(file))
+        .collect();
     assert!(
         unequal.is_empty() && first.len() == second.len(),
         "{:?}",
@@ -148,7 +203,10 @@ fn a_toolbox_has_the_files_that_dpkg_unpacks_and_its_tools_run() {
 
 #[test]
 fn a_package_that_is_not_whole_is_refused() {
-    let path = packages().into_iter().find(|path| path.to_str().unwrap().contains("/dash_")).unwrap();
+    let path = packages()
+        .into_iter()
+        .find(|path| path.to_str().unwrap().contains("/dash_"))
+        .unwrap();
     let good = fs::read(path).unwrap();
     for end in [0, 7, 60, 130, good.len() / 2, good.len() - 1] {
         let read = || -> Result<u64, Box<dyn std::error::Error>> {
@@ -156,6 +214,10 @@ fn a_package_that_is_not_whole_is_refused() {
             Ok(io::copy(&mut package.data()?, &mut io::sink())?)
         };
         // The last byte may be padding.
-        assert!(read().is_err() || end == good.len() - 1, "{end} of {}", good.len());
+        assert!(
+            read().is_err() || end == good.len() - 1,
+            "{end} of {}",
+            good.len()
+        );
     }
 }

@@ -54,7 +54,13 @@ pub(crate) fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
 
 pub(crate) fn run(line: &str, arguments: &[&Path]) -> String {
     let arguments = arguments.iter().map(|path| path.to_str().unwrap());
-    tool("sh", &["-euc", line, "sh"].into_iter().chain(arguments).collect::<Vec<_>>())
+    tool(
+        "sh",
+        &["-euc", line, "sh"]
+            .into_iter()
+            .chain(arguments)
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// The frozen mirror that the tests share.
@@ -67,17 +73,28 @@ pub(crate) fn mirror() -> &'static Path {
 pub(crate) fn base() -> &'static Path {
     static BASE: OnceLock<PathBuf> = OnceLock::new();
     BASE.get_or_init(|| {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root: they install Debian");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: they install Debian"
+        );
         once("debian-base-tests-2", |dir| make_base(dir, mirror())).join("debian.qcow2")
     })
 }
 
 fn make_base(dir: &Path, mirror: &Path) {
     // dpkg waits for the disk again and again, so memory is several times as fast; where there is enough of it.
-    let memory = rustix::fs::statvfs("/dev/shm").is_ok_and(|shm| shm.f_bavail * shm.f_frsize > 2 << 30);
+    let memory =
+        rustix::fs::statvfs("/dev/shm").is_ok_and(|shm| shm.f_bavail * shm.f_frsize > 2 << 30);
     let place = tempfile::tempdir_in(if memory { Path::new("/dev/shm") } else { dir }).unwrap();
-    let (tree, raw, qcow2) = (place.path().join("tree"), dir.join("raw"), dir.join("debian.qcow2"));
-    let source = format!("deb [signed-by={KEYRING}] copy:{} {SUITE} main", mirror.display());
+    let (tree, raw, qcow2) = (
+        place.path().join("tree"),
+        dir.join("raw"),
+        dir.join("debian.qcow2"),
+    );
+    let source = format!(
+        "deb [signed-by={KEYRING}] copy:{} {SUITE} main",
+        mirror.display()
+    );
     run(
         &format!(
             "SOURCE_DATE_EPOCH=1700000000 mmdebstrap -q --mode=root --variant=apt --dpkgopt=force-unsafe-io \
@@ -89,12 +106,21 @@ fn make_base(dir: &Path, mirror: &Path) {
     let write = |path: &str, text: &str| fs::write(tree.join(path), text).unwrap();
     write("etc/hostname", "debian\n");
     write("etc/resolv.conf", "nameserver 192.0.2.1\n");
-    write("etc/fstab", &format!("UUID={ROOT_UUID} / ext4 defaults 0 1\n"));
+    write(
+        "etc/fstab",
+        &format!("UUID={ROOT_UUID} / ext4 defaults 0 1\n"),
+    );
     // Not the mirror that tests use, so that using it would be seen.
-    write("etc/apt/sources.list", &format!("deb http://image.example.org/debian {SUITE} main\n"));
+    write(
+        "etc/apt/sources.list",
+        &format!("deb http://image.example.org/debian {SUITE} main\n"),
+    );
     let sectors = (2 << 30) / 512;
     let blocks = (sectors - 4096) / 8;
-    fs::File::create(&raw).unwrap().set_len(sectors * 512).unwrap();
+    fs::File::create(&raw)
+        .unwrap()
+        .set_len(sectors * 512)
+        .unwrap();
     run(
         &format!(
             "printf 'label: gpt\nunit: sectors\nstart=2048, size={}, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n' |

@@ -32,8 +32,14 @@ image "it" {
 
 /// Bytes that lie in `tmp/`.
 fn debris(project: &Project) -> u64 {
-    let files = walkdir::WalkDir::new(project.store().join("tmp")).into_iter().filter_map(Result::ok);
-    files.filter_map(|file| file.metadata().ok()).filter(|stat| stat.is_file()).map(|stat| stat.len()).sum()
+    let files = walkdir::WalkDir::new(project.store().join("tmp"))
+        .into_iter()
+        .filter_map(Result::ok);
+    files
+        .filter_map(|file| file.metadata().ok())
+        .filter(|stat| stat.is_file())
+        .map(|stat| stat.len())
+        .sum()
 }
 
 #[test]
@@ -42,7 +48,11 @@ fn torture_builds_that_are_killed_leave_no_more_than_one_would() {
     let project = Project::with(RECIPE);
     let start = Instant::now();
     // The largest that lies there while a build runs that is not killed.
-    let mut build = project.command(&["build", "--var", "round=warm"]).stderr(Stdio::null()).spawn().unwrap();
+    let mut build = project
+        .command(&["build", "--var", "round=warm"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut largest = 0;
     while build.try_wait().unwrap().is_none() {
         largest = largest.max(debris(&project));
@@ -53,7 +63,11 @@ fn torture_builds_that_are_killed_leave_no_more_than_one_would() {
     let mut most = 0;
     for round in 0..kills {
         let var = format!("round={round}");
-        let mut build = project.command(&["build", "--var", &var]).stderr(Stdio::null()).spawn().unwrap();
+        let mut build = project
+            .command(&["build", "--var", &var])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_micros(random.below(length)));
         build.kill().unwrap();
         build.wait().unwrap();
@@ -65,9 +79,19 @@ fn torture_builds_that_are_killed_leave_no_more_than_one_would() {
         "{kills} kills: at most {most} bytes in tmp/ after a kill, {left} after one more build; {largest} while one runs"
     );
     assert_eq!(left, 0);
-    assert!(most <= largest * 2, "{most} bytes after a kill, {largest} while one runs");
-    let out = std::fs::read_dir(project.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(out.filter(|name| name.to_string_lossy().starts_with('.')).count(), 0, "drafts of dead builds");
+    assert!(
+        most <= largest * 2,
+        "{most} bytes after a kill, {largest} while one runs"
+    );
+    let out = std::fs::read_dir(project.path("out"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert_eq!(
+        out.filter(|name| name.to_string_lossy().starts_with('.'))
+            .count(),
+        0,
+        "drafts of dead builds"
+    );
     let leases = std::fs::read_dir(project.store().join("leases")).map_or(0, Iterator::count);
     assert_eq!(leases, 0, "leases of dead builds");
 }
@@ -93,14 +117,21 @@ image "it" {
     let builders = ["first", "second"];
     for dir in builders {
         project.write(&format!("{dir}/impasto.hcl"), recipe);
-        std::fs::copy(&crate::base::base().qcow2, project.path(&format!("{dir}/base.qcow2"))).unwrap();
+        std::fs::copy(
+            &crate::base::base().qcow2,
+            project.path(&format!("{dir}/base.qcow2")),
+        )
+        .unwrap();
     }
     let (done, collections) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let gc = project.run(&["gc", "--min-age", "0s"]);
-                assert!(gc.code == 0 || gc.stderr.contains("still using this store"), "{gc:?}");
+                assert!(
+                    gc.code == 0 || gc.stderr.contains("still using this store"),
+                    "{gc:?}"
+                );
                 collections.fetch_add(u64::from(gc.code == 0), Ordering::Relaxed);
             }
         });
@@ -110,7 +141,14 @@ image "it" {
                 for round in 0..rounds / 2 {
                     project.write(&format!("{dir}/{round}.txt"), &format!("{dir} {round}\n"));
                     let (out, var) = (format!("{dir}/out"), format!("round={round}"));
-                    project.build(&["--recipe", &format!("./{dir}"), "--out", &out, "--var", &var]);
+                    project.build(&[
+                        "--recipe",
+                        &format!("./{dir}"),
+                        "--out",
+                        &out,
+                        "--var",
+                        &var,
+                    ]);
                 }
             })
         });
@@ -119,7 +157,10 @@ image "it" {
         done.store(true, Ordering::Relaxed);
         results.into_iter().for_each(|result| result.unwrap());
     });
-    println!("{rounds} builds beside {} collections", collections.into_inner());
+    println!(
+        "{rounds} builds beside {} collections",
+        collections.into_inner()
+    );
     assert_eq!(project.run(&["store", "verify"]).code, 0);
     assert_eq!(debris(&project), 0);
 }

@@ -18,7 +18,10 @@ const DIFFERENT: i32 = 10;
 
 /// Output without what differs from run to run.
 fn shown(text: &str) -> String {
-    Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z").unwrap().replace_all(text, "TIME").into_owned()
+    Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z")
+        .unwrap()
+        .replace_all(text, "TIME")
+        .into_owned()
 }
 
 /// Runs a line of shell in the root file system of a raw disk.
@@ -45,8 +48,12 @@ const STATUS: &str = "Package: openssl\nStatus: install ok installed\nArchitectu
 
 #[test]
 fn what_the_kernel_changed_is_told() {
-    let dpkg =
-        |text: &str| format!("mkdir -p var/lib/dpkg; printf '{}' > var/lib/dpkg/status; ", text.replace('\n', "\\n"));
+    let dpkg = |text: &str| {
+        format!(
+            "mkdir -p var/lib/dpkg; printf '{}' > var/lib/dpkg/status; ",
+            text.replace('\n', "\\n")
+        )
+    };
     let before = dpkg(STATUS) + "ln -s target link; mkdir old; echo 1 > old/one; echo 2 > old/two";
     let after = dpkg(&STATUS.replace("15-1", "16-1").replace("nano", "gdb"))
         + r"ln -s other link; echo 192.0.2.7 printer >> etc/hosts; chmod 600 etc/group; chown 7:8 etc/group
@@ -57,10 +64,23 @@ fn what_the_kernel_changed_is_told() {
             echo x > $(printf 'a\033[31mred')";
     let project = pair(&before, &after);
     // Boot code, and a file of the gap behind it.
-    let disk = fs::File::options().write(true).open(project.path("b.raw")).unwrap();
+    let disk = fs::File::options()
+        .write(true)
+        .open(project.path("b.raw"))
+        .unwrap();
     disk.write_all_at(b"boot", 0).unwrap();
     disk.write_all_at(b"core", 40_000).unwrap();
-    tool("e2label", &[&format!("{}?offset={}", project.path("b.raw").display(), ROOT_START * 512), "other"]);
+    tool(
+        "e2label",
+        &[
+            &format!(
+                "{}?offset={}",
+                project.path("b.raw").display(),
+                ROOT_START * 512
+            ),
+            "other",
+        ],
+    );
     let told = project.run(&["diff", "a.raw", "b.raw"]);
     assert_eq!((told.code, told.stderr.as_str()), (DIFFERENT, ""));
     insta::assert_snapshot!("kernel", shown(&told.stdout));
@@ -71,16 +91,40 @@ fn what_the_kernel_changed_is_told() {
     let told = project.run(&["diff", "--json", "a.raw", "b.raw"]);
     assert_eq!(told.code, DIFFERENT);
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
-    let file =
-        |path: &str| json["files"].as_array().unwrap().iter().find(|file| file["path"] == path).cloned().unwrap();
-    assert_eq!(file("/new/ping")["after"]["xattrs"]["security.capability"], "cap_net_raw=ep");
+    let file = |path: &str| {
+        json["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|file| file["path"] == path)
+            .cloned()
+            .unwrap()
+    };
+    assert_eq!(
+        file("/new/ping")["after"]["xattrs"]["security.capability"],
+        "cap_net_raw=ep"
+    );
     assert_eq!(file("/etc/hosts")["text"]["lines"][2], "+192.0.2.7 printer");
     assert_eq!(json["packages"].as_array().unwrap().len(), 3);
 
     // The other form of an image is the same disk.
-    tool("qemu-img", &["convert", "-O", "qcow2", &text(&project, "b.raw"), &text(&project, "b.qcow2")]);
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-O",
+            "qcow2",
+            &text(&project, "b.raw"),
+            &text(&project, "b.qcow2"),
+        ],
+    );
     let same = project.run(&["diff", "b.qcow2", "b.raw"]);
-    assert_eq!((same.code, same.stdout.as_str()), (0, ""), "{}", same.stderr);
+    assert_eq!(
+        (same.code, same.stdout.as_str()),
+        (0, ""),
+        "{}",
+        same.stderr
+    );
     assert_eq!(project.run(&["diff", "--json", "b.qcow2", "b.raw"]).code, 0);
     assert!(!project.store().exists(), "files need no store");
 }
@@ -93,10 +137,20 @@ fn text(project: &Project, name: &str) -> String {
 fn damaged_and_hostile_images_are_refused_or_compared_by_their_bytes() {
     let project = pair("", "echo x > x");
     project.write("notes.txt", "no image");
-    fs::write(project.path("cut.qcow2"), &fs::read(&base().qcow2).unwrap()[..1000]).unwrap();
+    fs::write(
+        project.path("cut.qcow2"),
+        &fs::read(&base().qcow2).unwrap()[..1000],
+    )
+    .unwrap();
     fs::write(project.path("empty.raw"), "").unwrap();
     let mut told = String::new();
-    for name in ["notes.txt", "cut.qcow2", "empty.raw", "./nowhere.raw", "/dev/null"] {
+    for name in [
+        "notes.txt",
+        "cut.qcow2",
+        "empty.raw",
+        "./nowhere.raw",
+        "/dev/null",
+    ] {
         let ran = project.run(&["diff", "a.raw", name]);
         assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{name}");
         told += &ran.stderr.replace(&text(&project, ""), "DIR/");
@@ -104,15 +158,29 @@ fn damaged_and_hostile_images_are_refused_or_compared_by_their_bytes() {
     insta::assert_snapshot!("refused", told);
 
     // A bit of an inode table: its checksum is wrong, so no file is believed.
-    let disk = fs::File::options().write(true).read(true).open(project.path("b.raw")).unwrap();
+    let disk = fs::File::options()
+        .write(true)
+        .read(true)
+        .open(project.path("b.raw"))
+        .unwrap();
     let superblock = ROOT_START * 512 + 1024;
     let mut byte = [0];
     disk.read_exact_at(&mut byte, superblock + 0x78).unwrap();
-    disk.write_all_at(&[byte[0] ^ 1], superblock + 0x78).unwrap();
+    disk.write_all_at(&[byte[0] ^ 1], superblock + 0x78)
+        .unwrap();
     let ran = project.run(&["diff", "a.raw", "b.raw"]);
     assert_eq!(ran.code, DIFFERENT, "{}", ran.stderr);
-    assert!(ran.stderr.contains("warning: b.raw: the files of partition 1 cannot be listed"), "{}", ran.stderr);
-    assert!(ran.stdout.contains("partition 1, byte by byte"), "{}", ran.stdout);
+    assert!(
+        ran.stderr
+            .contains("warning: b.raw: the files of partition 1 cannot be listed"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stdout.contains("partition 1, byte by byte"),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -125,14 +193,30 @@ fn every_user_may_compare_what_they_can_read() {
     let nobody = |arguments: &[&str]| -> Ran {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
-        command.arg(env!("CARGO_BIN_EXE_impasto")).args(arguments).args(["--store", &text(&project, "store")]);
-        command.current_dir(project.path("")).env("HOME", "/nonexistent").stdin(Stdio::null());
+        command
+            .arg(env!("CARGO_BIN_EXE_impasto"))
+            .args(arguments)
+            .args(["--store", &text(&project, "store")]);
+        command
+            .current_dir(project.path(""))
+            .env("HOME", "/nonexistent")
+            .stdin(Stdio::null());
         ran(command)
     };
     for names in [["a.raw", "b.raw"], ["a", "b"], ["a", "b.raw"]] {
         let told = nobody(&[&["diff", "--stat"][..], &names].concat());
-        assert_eq!((told.code, told.stderr.as_str()), (DIFFERENT, ""), "{names:?}: {}", told.stdout);
-        assert!(told.stdout.contains("all        1      0        1        +2 B"), "{}", told.stdout);
+        assert_eq!(
+            (told.code, told.stderr.as_str()),
+            (DIFFERENT, ""),
+            "{names:?}: {}",
+            told.stdout
+        );
+        assert!(
+            told.stdout
+                .contains("all        1      0        1        +2 B"),
+            "{}",
+            told.stdout
+        );
     }
     assert_eq!(nobody(&["diff", "a", "a.raw"]).code, 0);
 }
@@ -176,15 +260,24 @@ fn stages_are_compared_by_name_and_with_their_earlier_runs() {
     let mut told = String::new();
     let mut run = |arguments: &[&str]| {
         let ran = project.run(arguments);
-        let output = format!("exit {}\n{}{}", ran.code, ran.stdout, ran.stderr).replace(&text(&project, ""), "DIR/");
+        let output = format!("exit {}\n{}{}", ran.code, ran.stdout, ran.stderr)
+            .replace(&text(&project, ""), "DIR/");
         told += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&output));
     };
     run(&["diff", "tools"]);
     project.build(&[]);
     run(&["diff", "tools"]);
     run(&["diff", "base", "config[variant=small]", "--no-text"]);
-    run(&["diff", "config[variant=small]", "image.words[variant=large]"]);
-    run(&["diff", "image.words[variant=large]", "out/words-large.qcow2"]);
+    run(&[
+        "diff",
+        "config[variant=small]",
+        "image.words[variant=large]",
+    ]);
+    run(&[
+        "diff",
+        "image.words[variant=large]",
+        "out/words-large.qcow2",
+    ]);
     run(&["diff", "image.words[variant=large]", "--stat"]);
     run(&["diff", "base"]);
     run(&["diff", "out/words-large.qcow2"]);
@@ -205,44 +298,90 @@ fn stages_are_compared_by_name_and_with_their_earlier_runs() {
     fs::copy(&base().qcow2, project.path("other/base.qcow2")).unwrap();
     run(&["diff", "other:tools", "tools", "--stat"]);
     run(&["diff", "other", "base", "tools", "--stat"]);
-    run(&["diff", "impasto.hcl:tools", "other/impasto.hcl:base", "--stat"]);
+    run(&[
+        "diff",
+        "impasto.hcl:tools",
+        "other/impasto.hcl:base",
+        "--stat",
+    ]);
     insta::assert_snapshot!("stages", told);
 
     // A layer by its digest has no claim, and is read.
     let list = project.ok(&["layer", "list"]);
-    let layers: Vec<_> = list.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().to_owned()).collect();
+    let layers: Vec<_> = list
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().next().unwrap().to_owned())
+        .collect();
     assert_eq!(project.run(&["diff", &layers[0], &layers[0]]).code, 0);
-    assert_eq!(project.run(&["diff", &layers[0], &layers[1]]).code, DIFFERENT);
+    assert_eq!(
+        project.run(&["diff", &layers[0], &layers[1]]).code,
+        DIFFERENT
+    );
 }
 
 #[test]
 fn every_byte_has_its_stage() {
     let project = Project::with(RECIPE);
     project.build(&["--only", "variant=small"]);
-    let json: Value =
-        serde_json::from_str(&project.ok(&["layer", "blame", "image.words[variant=small]", "--json"])).unwrap();
+    let json: Value = serde_json::from_str(&project.ok(&[
+        "layer",
+        "blame",
+        "image.words[variant=small]",
+        "--json",
+    ]))
+    .unwrap();
     let bytes = |value: &Value| value["bytes"].as_u64().unwrap();
     let stages = json["stages"].as_array().unwrap();
     let of = |name: &str| stages.iter().find(|stage| stage["stage"] == name).unwrap();
     assert_eq!(stages.iter().map(bytes).sum::<u64>(), bytes(&json));
     for stage in stages {
-        assert_eq!(stage["parts"].as_array().unwrap().iter().map(bytes).sum::<u64>(), bytes(stage));
+        assert_eq!(
+            stage["parts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(bytes)
+                .sum::<u64>(),
+            bytes(stage)
+        );
     }
     // /etc/hosts is the tools stage's, /opt/tools/one and /etc/variant the config stage's.
-    assert_eq!(bytes(of("tools")), "127.0.0.1 image\n127.0.0.1 tools\n".len() as u64);
-    assert_eq!(bytes(of("config[variant=small]")), "small\none\nmore\n".len() as u64);
+    assert_eq!(
+        bytes(of("tools")),
+        "127.0.0.1 image\n127.0.0.1 tools\n".len() as u64
+    );
+    assert_eq!(
+        bytes(of("config[variant=small]")),
+        "small\none\nmore\n".len() as u64
+    );
     let find = project.in_guest(
         "config[variant=small]",
         "find / -xdev -type f -not -path '/run/*' -exec stat -c '%i %s' {} + | sort -u",
     );
-    let sum: u64 = find.lines().filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).sum();
+    let sum: u64 = find
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1)?.parse::<u64>().ok())
+        .sum();
     assert_eq!(bytes(&json), sum, "{find}");
 
-    let table = project.ok(&["layer", "blame", "config", "--only", "variant=small", "--depth", "1"]);
+    let table = project.ok(&[
+        "layer",
+        "blame",
+        "config",
+        "--only",
+        "variant=small",
+        "--depth",
+        "1",
+    ]);
     assert!(table.lines().nth(1).unwrap().starts_with("base"), "{table}");
     let ran = project.run(&["layer", "blame", "tools", "--packages"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("tools has no dpkg packages"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("tools has no dpkg packages"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -267,18 +406,39 @@ stage "run" "edit" {
     );
     project.build(&[]);
     let told = project.run(&["diff", "edit"]).stdout;
-    let line = told.lines().find(|line| line.starts_with("  ~ tar ")).unwrap_or_else(|| panic!("{told}"));
+    let line = told
+        .lines()
+        .find(|line| line.starts_with("  ~ tar "))
+        .unwrap_or_else(|| panic!("{told}"));
     assert!(line.ends_with("→ 99"), "{line}");
-    let json: Value = serde_json::from_str(&project.ok(&["layer", "blame", "edit", "--packages", "--json"])).unwrap();
+    let json: Value =
+        serde_json::from_str(&project.ok(&["layer", "blame", "edit", "--packages", "--json"]))
+            .unwrap();
     let parts = |name: &str| -> Vec<Value> {
         let stages = json["stages"].as_array().unwrap();
-        stages.iter().find(|stage| stage["stage"] == name).unwrap()["parts"].as_array().unwrap().clone()
+        stages.iter().find(|stage| stage["stage"] == name).unwrap()["parts"]
+            .as_array()
+            .unwrap()
+            .clone()
     };
-    let names = |parts: Vec<Value>| parts.into_iter().map(|part| part["name"].clone()).collect::<Vec<_>>();
+    let names = |parts: Vec<Value>| {
+        parts
+            .into_iter()
+            .map(|part| part["name"].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(parts("edit")), ["tar".into(), Value::Null], "{json}");
     assert!(names(parts("base")).contains(&"coreutils".into()));
-    let lost = parts("base").iter().find(|part| part["name"].is_null()).unwrap()["bytes"].as_u64().unwrap();
-    assert!(lost * 3 < json["bytes"].as_u64().unwrap(), "nearly all files are in packages: {lost} bytes are not");
+    let lost = parts("base")
+        .iter()
+        .find(|part| part["name"].is_null())
+        .unwrap()["bytes"]
+        .as_u64()
+        .unwrap();
+    assert!(
+        lost * 3 < json["bytes"].as_u64().unwrap(),
+        "nearly all files are in packages: {lost} bytes are not"
+    );
 }
 
 #[test]
@@ -300,6 +460,10 @@ fn files_of_an_efi_partition_are_told_beside_its_bytes() {
     let told = project.run(&["diff", "a.raw", "b.raw"]);
     assert_eq!((told.code, told.stderr.as_str()), (DIFFERENT, ""));
     // The directory is made by the clock.
-    let text: Vec<_> = told.stdout.lines().filter(|line| !line.contains("only in its time")).collect();
+    let text: Vec<_> = told
+        .stdout
+        .lines()
+        .filter(|line| !line.contains("only in its time"))
+        .collect();
     insta::assert_snapshot!("efi", text.join("\n"));
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::base::{base, tool};
 use crate::project::{Counts, Project, ran, sha256};
 
-const BASE: &str = "recipe {\n  name = \"it\"\n}\n\nstage \"fetch\" \"base\" { path = \"base.qcow2\" }\n";
+const BASE: &str =
+    "recipe {\n  name = \"it\"\n}\n\nstage \"fetch\" \"base\" { path = \"base.qcow2\" }\n";
 
 #[test]
 fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
@@ -44,14 +45,36 @@ fn a_failing_script_is_not_cached_and_what_was_finished_stays() {
         "stopped: 2 built, 0 cached, 1 failed, 1 not run in ",
     ];
     for text in wanted {
-        assert!(first.stderr.contains(text), "no {text:?} in:\n{}", first.stderr);
+        assert!(
+            first.stderr.contains(text),
+            "no {text:?} in:\n{}",
+            first.stderr
+        );
     }
     let tail = first.stderr.split("its last lines:").nth(1).unwrap();
-    assert!(!tail.contains("line 10\n"), "twenty lines are enough:\n{tail}");
+    assert!(
+        !tail.contains("line 10\n"),
+        "twenty lines are enough:\n{tail}"
+    );
     let (code, counts) = project.try_build(&[]);
-    assert_eq!((code, counts), (4, Counts { built: 0, cached: 2, failed: 1, cancelled: 1 }));
+    assert_eq!(
+        (code, counts),
+        (
+            4,
+            Counts {
+                built: 0,
+                cached: 2,
+                failed: 1,
+                cancelled: 1
+            }
+        )
+    );
     assert_eq!(project.ok(&["log", "bad"]).lines().count(), 30);
-    assert_eq!(project.in_guest("bad", "cat /root/good /root/made"), "good\nmade\n", "the state in which it failed");
+    assert_eq!(
+        project.in_guest("bad", "cat /root/good /root/made"),
+        "good\nmade\n",
+        "the state in which it failed"
+    );
     let plan = project.ok(&["plan"]);
     assert!(plan.contains("1 dirty, 1 pending, 2 cached"), "{plan}");
 }
@@ -79,9 +102,24 @@ fn keep_going_builds_what_does_not_need_the_failed_stage() {
         "#
     ));
     let (code, counts) = project.try_build(&["--keep-going", "--jobs", "1"]);
-    assert_eq!((code, counts), (4, Counts { built: 3, cached: 0, failed: 1, cancelled: 1 }));
+    assert_eq!(
+        (code, counts),
+        (
+            4,
+            Counts {
+                built: 3,
+                cached: 0,
+                failed: 1,
+                cancelled: 1
+            }
+        )
+    );
     let (code, counts) = project.try_build(&["--jobs", "1"]);
-    assert_eq!((code, counts.cancelled), (4, 1), "without it, one job at a time: everything else is known");
+    assert_eq!(
+        (code, counts.cancelled),
+        (4, 1),
+        "without it, one job at a time: everything else is known"
+    );
 }
 
 #[test]
@@ -98,8 +136,18 @@ fn a_stage_that_takes_too_long_is_stopped() {
     let start = Instant::now();
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("it was stopped after its timeout of 1.0 s"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("help: if it needs longer, raise `timeout` in the stage"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("it was stopped after its timeout of 1.0 s"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr
+            .contains("help: if it needs longer, raise `timeout` in the stage"),
+        "{}",
+        ran.stderr
+    );
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
@@ -114,7 +162,10 @@ fn an_interrupt_stops_the_build_and_keeps_what_is_finished() {
         "#
     ));
     let mut command = project.command(&["build", "--verbose"]);
-    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut stderr = child.stderr.take().unwrap();
     let mut text = String::new();
     let mut byte = [0];
@@ -125,8 +176,15 @@ fn an_interrupt_stops_the_build_and_keeps_what_is_finished() {
     tool("kill", &["-INT", &child.id().to_string()]);
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130), "{:?}", status.signal());
-    assert_eq!(std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count), 0, "nothing is left");
-    assert_eq!(std::fs::read_dir(project.store().join("leases")).map_or(0, Iterator::count), 0);
+    assert_eq!(
+        std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count),
+        0,
+        "nothing is left"
+    );
+    assert_eq!(
+        std::fs::read_dir(project.store().join("leases")).map_or(0, Iterator::count),
+        0
+    );
     let (_, counts) = project.try_build(&["base"]);
     assert_eq!(counts.cached, 1);
 }
@@ -144,7 +202,11 @@ fn an_output_that_is_not_there_is_named() {
     ));
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("the output \"a\" cannot be copied out"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the output \"a\" cannot be copied out"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("/tmp/link"), "{}", ran.stderr);
 }
 
@@ -174,17 +236,25 @@ fn a_secret_is_in_memory_for_its_stage_and_nowhere_else() {
     let secret = "s3cr3t-Kanarienvogel-73519";
     let build = |secret: &str| {
         let mut command = project.command(&["build", "--progress", "json"]);
-        command.env("IMPASTO_VAR_token", secret).env("IMPASTO_LOG", "debug");
+        command
+            .env("IMPASTO_VAR_token", secret)
+            .env("IMPASTO_LOG", "debug");
         ran(command)
     };
     let first = build(secret);
     assert_eq!(first.code, 0, "{}{}", first.stdout, first.stderr);
     assert!(first.stdout.contains("[secret]"), "{}", first.stdout);
     let mut searched = 0;
-    let encodings = [secret.to_owned(), "czNjcjN0LUthbmFyaWVudm9nZWw".to_owned(), "73336372337".to_owned()];
+    let encodings = [
+        secret.to_owned(),
+        "czNjcjN0LUthbmFyaWVudm9nZWw".to_owned(),
+        "73336372337".to_owned(),
+    ];
     let clean = |what: &str, bytes: &[u8]| {
         for encoding in &encodings {
-            let found = bytes.windows(encoding.len()).any(|window| window == encoding.as_bytes());
+            let found = bytes
+                .windows(encoding.len())
+                .any(|window| window == encoding.as_bytes());
             assert!(!found, "{encoding} is in {what}");
         }
     };
@@ -194,23 +264,39 @@ fn a_secret_is_in_memory_for_its_stage_and_nowhere_else() {
         let entry = entry.unwrap();
         if entry.file_type().is_file() {
             searched += 1;
-            clean(&entry.path().display().to_string(), &std::fs::read(entry.path()).unwrap());
+            clean(
+                &entry.path().display().to_string(),
+                &std::fs::read(entry.path()).unwrap(),
+            );
         }
     }
     assert!(searched > 5);
-    project.ok(&["layer", "export", "use", "-o", "use.raw", "--var", "token=x"]);
+    project.ok(&[
+        "layer", "export", "use", "-o", "use.raw", "--var", "token=x",
+    ]);
     clean("the disk", &std::fs::read(project.path("use.raw")).unwrap());
     // Another value of the same version is no other input; another version is.
-    assert!(build("another-value-of-26-bytes-").stdout.contains("\"built\":0"));
+    assert!(
+        build("another-value-of-26-bytes-")
+            .stdout
+            .contains("\"built\":0")
+    );
     project.write("impasto.hcl", &recipe(2));
     let why = project.ok(&["why", "use", "--var", "token=x"]);
     assert!(why.contains("secrets[\"token\"]: 1 → 2"), "{why}");
 }
 
 /// Serves one file under every path, `count` times.
-fn serve(body: Vec<u8>, status: &'static str, count: usize) -> (String, std::thread::JoinHandle<()>) {
+fn serve(
+    body: Vec<u8>,
+    status: &'static str,
+    count: usize,
+) -> (String, std::thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/images/base.qcow2?x=1", listener.local_addr().unwrap());
+    let url = format!(
+        "http://{}/images/base.qcow2?x=1",
+        listener.local_addr().unwrap()
+    );
     let server = std::thread::spawn(move || {
         for _ in 0..count {
             let (mut stream, _) = listener.accept().unwrap();
@@ -219,15 +305,23 @@ fn serve(body: Vec<u8>, status: &'static str, count: usize) -> (String, std::thr
             while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
                 request.push(byte[0]);
             }
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body)).unwrap();
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(&body))
+                .unwrap();
         }
     });
     (url, server)
 }
 
 fn fetch(url: &str, checksum: &str) -> String {
-    format!("stage \"fetch\" \"base\" {{\n  url      = \"{url}\"\n  checksum = \"sha256:{checksum}\"\n}}\n")
+    format!(
+        "stage \"fetch\" \"base\" {{\n  url      = \"{url}\"\n  checksum = \"sha256:{checksum}\"\n}}\n"
+    )
 }
 
 #[test]
@@ -239,10 +333,27 @@ fn a_disk_is_fetched_by_its_checksum() {
     project.write("impasto.hcl", &(fetch(&url, &checksum) + convert));
     assert_eq!(project.build(&[]), (2, 0));
     server.join().unwrap();
-    tool("cmp", &[project.path("out/raw.raw").to_str().unwrap(), base().raw.to_str().unwrap()]);
-    assert_eq!(project.build(&[]), (0, 2), "the server is gone, and is not asked");
-    project.write("impasto.hcl", &(fetch("http://127.0.0.1:9/other", &checksum) + convert));
-    assert_eq!(project.build(&[]), (0, 2), "the key is the checksum, not the URL");
+    tool(
+        "cmp",
+        &[
+            project.path("out/raw.raw").to_str().unwrap(),
+            base().raw.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(
+        project.build(&[]),
+        (0, 2),
+        "the server is gone, and is not asked"
+    );
+    project.write(
+        "impasto.hcl",
+        &(fetch("http://127.0.0.1:9/other", &checksum) + convert),
+    );
+    assert_eq!(
+        project.build(&[]),
+        (0, 2),
+        "the key is the checksum, not the URL"
+    );
 }
 
 #[test]
@@ -254,11 +365,22 @@ fn a_file_with_another_checksum_is_not_kept() {
     let ran = project.run(&["build"]);
     server.join().unwrap();
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains(&format!("expected sha256:{expected}")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("expected sha256:{expected}")),
+        "{}",
+        ran.stderr
+    );
     let got = "sha256:2c6e3b0a";
     assert!(ran.stderr.contains("got sha256:"), "{got}: {}", ran.stderr);
-    assert!(ran.stderr.contains("help: if you want the new file"), "{}", ran.stderr);
-    assert_eq!(std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count), 0);
+    assert!(
+        ran.stderr.contains("help: if you want the new file"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        std::fs::read_dir(project.store().join("tmp")).map_or(0, Iterator::count),
+        0
+    );
 }
 
 #[test]
@@ -270,15 +392,28 @@ fn a_server_that_says_no_or_is_not_there_is_named() {
     server.join().unwrap();
     assert_eq!(ran.code, 4);
     assert!(
-        ran.stderr.contains(&format!("cannot get {url}: the server responded with 404 Not Found")),
+        ran.stderr.contains(&format!(
+            "cannot get {url}: the server responded with 404 Not Found"
+        )),
         "{}",
         ran.stderr
     );
-    project.write("impasto.hcl", &fetch("http://127.0.0.1:9/x", &"0".repeat(64)));
+    project.write(
+        "impasto.hcl",
+        &fetch("http://127.0.0.1:9/x", &"0".repeat(64)),
+    );
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("cannot get http://127.0.0.1:9/x\n"), "{}", ran.stderr);
-    assert!(ran.stderr.to_lowercase().contains("connection refused"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("cannot get http://127.0.0.1:9/x\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.to_lowercase().contains("connection refused"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -320,16 +455,33 @@ fn what_goes_in_comes_out_with_equal_content() {
     );
     project.write("tree/sub/file", "deep\n");
     project.write("tree/run.sh", "#!/bin/sh\n");
-    tool("chmod", &["750", project.path("tree/run.sh").to_str().unwrap()]);
+    tool(
+        "chmod",
+        &["750", project.path("tree/run.sh").to_str().unwrap()],
+    );
     project.build(&["b", "use", "image.it"]);
     let compare = |ours: &str, theirs: &std::path::Path| {
-        tool("qemu-img", &["compare", "-q", project.path(ours).to_str().unwrap(), theirs.to_str().unwrap()]);
-        tool("qemu-img", &["check", "-q", project.path(ours).to_str().unwrap()]);
+        tool(
+            "qemu-img",
+            &[
+                "compare",
+                "-q",
+                project.path(ours).to_str().unwrap(),
+                theirs.to_str().unwrap(),
+            ],
+        );
+        tool(
+            "qemu-img",
+            &["check", "-q", project.path(ours).to_str().unwrap()],
+        );
     };
     compare("out/it.qcow2", &base().raw);
     compare("out/b.qcow2", &base().bare);
     assert_eq!(project.read("out/it/notes"), "no disk\n");
-    let seen = project.in_guest("use", "cat /root/notes /root/tree/sub/file; stat -c %a /root/tree/run.sh");
+    let seen = project.in_guest(
+        "use",
+        "cat /root/notes /root/tree/sub/file; stat -c %a /root/tree/run.sh",
+    );
     assert_eq!(seen, "no disk\ndeep\n750\n");
 }
 
@@ -362,14 +514,45 @@ fn copies_land_with_owner_and_mode() {
 #[test]
 fn a_hostile_image_is_refused_before_anything_opens_it() {
     let project = Project::new();
-    tool("qemu-img", &["create", "-q", "-f", "raw", project.path("secret.raw").to_str().unwrap(), "1M"]);
+    tool(
+        "qemu-img",
+        &[
+            "create",
+            "-q",
+            "-f",
+            "raw",
+            project.path("secret.raw").to_str().unwrap(),
+            "1M",
+        ],
+    );
     let evil = project.path("evil.qcow2");
     let backing = project.path("secret.raw").display().to_string();
-    tool("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &backing, evil.to_str().unwrap()]);
-    project.write("impasto.hcl", "stage \"fetch\" \"base\" { path = \"evil.qcow2\" }\n");
+    tool(
+        "qemu-img",
+        &[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            &backing,
+            evil.to_str().unwrap(),
+        ],
+    );
+    project.write(
+        "impasto.hcl",
+        "stage \"fetch\" \"base\" { path = \"evil.qcow2\" }\n",
+    );
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4);
-    assert!(ran.stderr.contains("`evil.qcow2` is refused as a disk image"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("`evil.qcow2` is refused as a disk image"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("backing file"), "{}", ran.stderr);
 }
 
@@ -389,7 +572,11 @@ fn no_root_is_said_with_the_candidates() {
     let ran = project.run(&["build"]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
     assert!(ran.stderr.contains("no root file system"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("help: select one with `root`"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("help: select one with `root`"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -420,17 +607,29 @@ fn a_lost_layer_below_a_converted_file_is_made_again() {
     let project = Project::with(&recipe("a"));
     project.build(&[]);
     let layer = project.ok(&["why", "one"]);
-    let disk = layer.lines().find_map(|line| line.trim().strip_prefix("disk:")).unwrap().trim();
+    let disk = layer
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("disk:"))
+        .unwrap()
+        .trim();
     let (disk, _) = disk.split_once(' ').unwrap();
-    let dir = walkdir::WalkDir::new(project.store().join("disks")).into_iter().flatten();
-    let dir = dir.into_iter().find(|entry| entry.file_name().to_str().unwrap().starts_with(disk)).unwrap();
+    let dir = walkdir::WalkDir::new(project.store().join("disks"))
+        .into_iter()
+        .flatten();
+    let dir = dir
+        .into_iter()
+        .find(|entry| entry.file_name().to_str().unwrap().starts_with(disk))
+        .unwrap();
     std::fs::remove_dir_all(dir.path()).unwrap();
     // Two stages find the same loss, one of them through a file that is not kept.
     project.write("impasto.hcl", &recipe("b"));
     // The stage writes the same bytes again, so what was converted is the same as well.
     assert_eq!(project.build(&[]).0, 3, "one, and the two that were edited");
     assert_eq!(project.in_guest("two", "cat /root/b"), "QFI");
-    assert_eq!(project.in_guest("three", "cat /root/one /root/three"), "one\nb\n");
+    assert_eq!(
+        project.in_guest("three", "cat /root/one /root/three"),
+        "one\nb\n"
+    );
     assert_eq!(project.build(&[]), (0, 5));
 }
 
@@ -459,17 +658,31 @@ fn what_is_built_on_an_unlocked_result_is_unlocked_too() {
     project.write("impasto.hcl", &recipe(true));
     assert_eq!(project.build(&[]), (1, 2), "the same file");
     assert!(project.ok(&["why", "a"]).contains("with:  unlocked"));
-    assert!(project.ok(&["why", "child"]).contains("with:  unlocked"), "equal content launders nothing");
+    assert!(
+        project.ok(&["why", "child"]).contains("with:  unlocked"),
+        "equal content launders nothing"
+    );
 }
 
 #[test]
 fn an_image_of_a_disk_is_refused_with_the_way_out() {
-    let project = Project::with(&format!("{BASE}\nimage \"it\" {{\n  name  = \"it\"\n  files = [stage.base]\n}}\n"));
+    let project = Project::with(&format!(
+        "{BASE}\nimage \"it\" {{\n  name  = \"it\"\n  files = [stage.base]\n}}\n"
+    ));
     for _ in 0..2 {
         let ran = project.run(&["build"]);
         assert_eq!(ran.code, 4, "{}", ran.stderr);
-        assert!(ran.stderr.contains("base made a disk, but an image consists of files"), "{}", ran.stderr);
-        assert!(ran.stderr.contains("help: add a `convert` stage"), "{}", ran.stderr);
+        assert!(
+            ran.stderr
+                .contains("base made a disk, but an image consists of files"),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("help: add a `convert` stage"),
+            "{}",
+            ran.stderr
+        );
     }
 }
 
@@ -479,6 +692,10 @@ fn a_device_is_never_replaced_by_a_file() {
     project.build(&[]);
     let ran = project.run(&["layer", "export", "base", "-o", "/dev/null"]);
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("it exists and is not a regular file"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("it exists and is not a regular file"),
+        "{}",
+        ran.stderr
+    );
     tool("test", &["-c", "/dev/null"]);
 }

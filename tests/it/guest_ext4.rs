@@ -48,10 +48,23 @@ pub(crate) fn mounted<T>(image: &Path, options: &str, work: impl FnOnce(&Path) -
             tool("umount", &[self.0.to_str().unwrap()]);
         }
     }
-    assert!(rustix::process::geteuid().is_root(), "these tests need root: they mount file systems");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests need root: they mount file systems"
+    );
     let point = tempfile::tempdir().unwrap();
     let options = format!("loop,{options}");
-    tool("mount", &["-t", "ext4", "-o", &options, image.to_str().unwrap(), point.path().to_str().unwrap()]);
+    tool(
+        "mount",
+        &[
+            "-t",
+            "ext4",
+            "-o",
+            &options,
+            image.to_str().unwrap(),
+            point.path().to_str().unwrap(),
+        ],
+    );
     let _unmount = Unmount(point.path());
     work(point.path())
 }
@@ -62,7 +75,9 @@ fn add(content: &mut BTreeMap<u64, Vec<u8>>, mut offset: u64, mut bytes: &[u8]) 
         let from = (offset % BLOCK) as usize;
         let (part, rest) = bytes.split_at(bytes.len().min(BLOCK as usize - from));
         if part != &[0; BLOCK as usize][..part.len()] {
-            let block = content.entry(offset / BLOCK).or_insert_with(|| vec![0; BLOCK as usize]);
+            let block = content
+                .entry(offset / BLOCK)
+                .or_insert_with(|| vec![0; BLOCK as usize]);
             block[from..from + part.len()].copy_from_slice(part);
         }
         offset += part.len() as u64;
@@ -123,7 +138,10 @@ fn kernel_xattrs(path: &Path) -> Xattrs {
     let mut names = vec![0; 1 << 16];
     let length = rustix::fs::llistxattr(path, &mut names).unwrap();
     let mut xattrs: Xattrs = Vec::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let mut value = vec![0; 1 << 16];
         let length = rustix::fs::lgetxattr(path, CString::new(name).unwrap(), &mut value).unwrap();
         value.truncate(length);
@@ -137,7 +155,9 @@ fn kernel_xattrs(path: &Path) -> Xattrs {
 fn kernel_content(file: &File, size: u64, content: &mut BTreeMap<u64, Vec<u8>>) {
     let mut at = 0;
     while let Ok(start) = rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-        let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start)).unwrap().min(size);
+        let end = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(start))
+            .unwrap()
+            .min(size);
         let mut bytes = vec![0; (end - start) as usize];
         file.read_exact_at(&mut bytes, start).unwrap();
         add(content, start, &bytes);
@@ -165,7 +185,12 @@ fn ours<D: ReadAt + ?Sized>(fs: &Ext4<'_, D>, disk: &D) -> Tree {
     while let Some((name, number)) = todo.pop() {
         let inode = fs.inode(number).unwrap();
         if inode.is_directory() {
-            for entry in fs.entries(&inode).unwrap().into_iter().filter(|entry| entry.name != b"lost+found") {
+            for entry in fs
+                .entries(&inode)
+                .unwrap()
+                .into_iter()
+                .filter(|entry| entry.name != b"lost+found")
+            {
                 todo.push(([&name[..], b"/", &entry.name].concat(), entry.inode));
             }
         }
@@ -182,7 +207,10 @@ fn one<D: ReadAt + ?Sized>(fs: &Ext4<'_, D>, disk: &D, inode: &Inode) -> Seen {
         InodeContent::Extents(extents) => {
             let mut last = 0;
             for extent in extents {
-                assert!(extent.offset >= last && extent.offset + extent.length <= inode.size, "{extent:?}");
+                assert!(
+                    extent.offset >= last && extent.offset + extent.length <= inode.size,
+                    "{extent:?}"
+                );
                 last = extent.offset + extent.length;
                 let mut bytes = vec![0; extent.length as usize];
                 disk.read_exact_at(&mut bytes, extent.start).unwrap();
@@ -251,22 +279,51 @@ const EXT4: Case<'_> = Case {
 fn compare(case: &Case<'_>) -> Tree {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
-    File::create(&image).unwrap().set_len(case.mib << 20).unwrap();
-    tool("mke2fs", &[&["-q", "-F", "-t", case.kind], case.options, &[image.to_str().unwrap()]].concat());
+    File::create(&image)
+        .unwrap()
+        .set_len(case.mib << 20)
+        .unwrap();
+    tool(
+        "mke2fs",
+        &[
+            &["-q", "-F", "-t", case.kind],
+            case.options,
+            &[image.to_str().unwrap()],
+        ]
+        .concat(),
+    );
     mounted(&image, "noatime", |root| fill(root, case));
     let mut theirs = Tree::new();
-    mounted(&image, "ro,noatime", |root| kernel(root, Vec::new(), &mut theirs));
+    mounted(&image, "ro,noatime", |root| {
+        kernel(root, Vec::new(), &mut theirs)
+    });
     let disk = DiskFile::new(File::open(&image).unwrap()).unwrap();
     let fs = Ext4::open(&disk).unwrap();
     let found = ours(&fs, &disk);
-    let used = found.values().fold(0, |flags, seen| flags | fs.inode(seen.inode).unwrap().flags);
-    assert_eq!(used & case.uses, case.uses, "what should be tried was not used");
+    let used = found
+        .values()
+        .fold(0, |flags, seen| flags | fs.inode(seen.inode).unwrap().flags);
+    assert_eq!(
+        used & case.uses,
+        case.uses,
+        "what should be tried was not used"
+    );
     for (path, seen) in &theirs {
-        let other = found.get(path).unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
-        assert!(seen.content == other.content, "{}: its content is another", path.escape_ascii());
+        let other = found
+            .get(path)
+            .unwrap_or_else(|| panic!("{} is missing", path.escape_ascii()));
+        assert!(
+            seen.content == other.content,
+            "{}: its content is another",
+            path.escape_ascii()
+        );
         assert_eq!(seen, other, "{}", path.escape_ascii());
     }
-    assert_eq!(theirs.len(), found.len(), "names that the kernel does not see");
+    assert_eq!(
+        theirs.len(),
+        found.len(),
+        "names that the kernel does not see"
+    );
     assert!(theirs.len() > 450, "{} names", theirs.len());
     theirs
 }
@@ -274,7 +331,9 @@ fn compare(case: &Case<'_>) -> Tree {
 fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     })
     .take(length)
@@ -290,17 +349,28 @@ fn fill(root: &Path, case: &Case<'_>) {
 
 fn fill_content(root: &Path, case: &Case<'_>) {
     fs::write(root.join("empty"), b"").unwrap();
-    for length in [1, 59, 60, 61, 100, 128, 156, 160, 161, 500, 1023, 1024, 1025, 4096, 4097, 300_000, 3_000_000] {
-        fs::write(root.join(format!("noise-{length}")), noise(length, length as u64)).unwrap();
+    for length in [
+        1, 59, 60, 61, 100, 128, 156, 160, 161, 500, 1023, 1024, 1025, 4096, 4097, 300_000,
+        3_000_000,
+    ] {
+        fs::write(
+            root.join(format!("noise-{length}")),
+            noise(length, length as u64),
+        )
+        .unwrap();
     }
     // Pieces enough for a tree of several levels, and a hole after each.
     let pieces = File::create(root.join("pieces")).unwrap();
     for piece in 0..2500 {
-        pieces.write_all_at(&noise(1024, piece), piece * 8192).unwrap();
+        pieces
+            .write_all_at(&noise(1024, piece), piece * 8192)
+            .unwrap();
     }
     // Ends where indirect blocks of each level begin and end.
     let holes = File::create(root.join("holes")).unwrap();
-    for at in [11, 12, 267, 268, 1035, 1036, 65_803, 65_804, 1_049_611, 1_049_612] {
+    for at in [
+        11, 12, 267, 268, 1035, 1036, 65_803, 65_804, 1_049_611, 1_049_612,
+    ] {
         for block in [1024, 4096] {
             if at * block < case.sparse {
                 holes.write_all_at(&noise(1, at), at * block).unwrap();
@@ -325,18 +395,29 @@ fn fill_content(root: &Path, case: &Case<'_>) {
 fn fill_names(root: &Path, case: &Case<'_>) {
     let odd = root.join("odd");
     fs::create_dir(&odd).unwrap();
-    let names: [&[u8]; 9] =
-        [b"new\nline", b"\x1b[31mred", b"\xff\xfe", b" ", b"...", b"-rf", b"a\\b", "ä ö ü 中".as_bytes(), &[b'x'; 255]];
+    let names: [&[u8]; 9] = [
+        b"new\nline",
+        b"\x1b[31mred",
+        b"\xff\xfe",
+        b" ",
+        b"...",
+        b"-rf",
+        b"a\\b",
+        "ä ö ü 中".as_bytes(),
+        &[b'x'; 255],
+    ];
     for name in names {
         fs::write(odd.join(OsStr::from_bytes(name)), name).unwrap();
     }
     let many = root.join("many");
     fs::create_dir(&many).unwrap();
     for number in 0..case.names {
-        File::create(many.join(format!("a name that fills its directory, number {number}"))).unwrap();
+        File::create(many.join(format!("a name that fills its directory, number {number}")))
+            .unwrap();
     }
     for number in (0..case.names).step_by(3) {
-        fs::remove_file(many.join(format!("a name that fills its directory, number {number}"))).unwrap();
+        fs::remove_file(many.join(format!("a name that fills its directory, number {number}")))
+            .unwrap();
     }
     let links = root.join("links");
     fs::create_dir(&links).unwrap();
@@ -350,7 +431,13 @@ fn fill_names(root: &Path, case: &Case<'_>) {
     while length + 256 < 4095 {
         let name = "d".repeat(200);
         rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
-        at = rustix::fs::openat(&at, &name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        at = rustix::fs::openat(
+            &at,
+            &name,
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )
+        .unwrap();
         length += 201;
     }
     let last = "f".repeat(4095 - length - 1);
@@ -358,14 +445,24 @@ fn fill_names(root: &Path, case: &Case<'_>) {
     let targets = root.join("targets");
     fs::create_dir(&targets).unwrap();
     for length in [1, 58, 59, 60, 61, 100, 200, case.link] {
-        symlink(OsString::from_vec(vec![b't'; length]), targets.join(length.to_string())).unwrap();
+        symlink(
+            OsString::from_vec(vec![b't'; length]),
+            targets.join(length.to_string()),
+        )
+        .unwrap();
     }
 }
 
 fn fill_metadata(root: &Path) {
     let file = |name: &str, mode| {
         let path = root.join(name);
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .unwrap();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path
     };
@@ -384,16 +481,40 @@ fn fill_metadata(root: &Path) {
         ("socket", FileType::Socket, 0o755, (0, 0)),
     ] {
         let device = rustix::fs::makedev(device.0, device.1);
-        rustix::fs::mknodat(CWD, root.join(name), kind, Mode::from_raw_mode(mode), device).unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            root.join(name),
+            kind,
+            Mode::from_raw_mode(mode),
+            device,
+        )
+        .unwrap();
     }
-    for (number, (seconds, nanoseconds)) in
-        [(-1, 500_000_000), (-(1 << 31), 0), (1 << 31, 1), ((1 << 32) + 5, 999_999_999), (15_000_000_000, 7)]
-            .into_iter()
-            .enumerate()
+    for (number, (seconds, nanoseconds)) in [
+        (-1, 500_000_000),
+        (-(1 << 31), 0),
+        (1 << 31, 1),
+        ((1 << 32) + 5, 999_999_999),
+        (15_000_000_000, 7),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(CWD, file(&format!("time-{number}"), 0o644), &times, AtFlags::empty()).unwrap();
+        let time = Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds,
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::utimensat(
+            CWD,
+            file(&format!("time-{number}"), 0o644),
+            &times,
+            AtFlags::empty(),
+        )
+        .unwrap();
     }
     let immutable = file("immutable", 0o644);
     tool("chattr", &["+i", immutable.to_str().unwrap()]);
@@ -412,14 +533,24 @@ fn fill_attributes(root: &Path, case: &Case<'_>) {
     let set = |path: &str, name: &str, value: &[u8]| {
         rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
     };
-    tool("setcap", &["cap_net_raw,cap_sys_admin+ep", &file("capable")]);
+    tool(
+        "setcap",
+        &["cap_net_raw,cap_sys_admin+ep", &file("capable")],
+    );
     tool("setfacl", &["-m", "u:1000:rwx,g:50:r,m::rx", &file("acl")]);
     let default = dir.join("default acl");
     fs::create_dir(&default).unwrap();
-    tool("setfacl", &["-d", "-m", "u:0:rx,g:70000:rwx", default.to_str().unwrap()]);
+    tool(
+        "setfacl",
+        &["-d", "-m", "u:0:rx,g:70000:rwx", default.to_str().unwrap()],
+    );
     fs::write(default.join("inherits"), b"").unwrap();
     for value in [&b""[..], b"x", b"\0\xff\0"] {
-        set(&file(&format!("value-{}", value.len())), "user.value", value);
+        set(
+            &file(&format!("value-{}", value.len())),
+            "user.value",
+            value,
+        );
     }
     let kinds = file("kinds");
     for name in ["user.a", "trusted.b", "security.c", "user.\u{e4}"] {
@@ -427,15 +558,27 @@ fn fill_attributes(root: &Path, case: &Case<'_>) {
     }
     let crowded = file("crowded");
     for number in 0..6 {
-        set(&crowded, &format!("user.number {number}"), &noise(100, number));
+        set(
+            &crowded,
+            &format!("user.number {number}"),
+            &noise(100, number),
+        );
     }
     let large = noise(case.attribute.min(60_000), 3);
     // Two files share a block of attributes, or an inode with a value.
     for name in ["large", "large too"] {
-        set(&file(name), "user.large", &large[..case.attribute.min(large.len())]);
+        set(
+            &file(name),
+            "user.large",
+            &large[..case.attribute.min(large.len())],
+        );
     }
     symlink("nowhere", dir.join("link")).unwrap();
-    set(dir.join("link").to_str().unwrap(), "trusted.of a link", b"yes");
+    set(
+        dir.join("link").to_str().unwrap(),
+        "trusted.of a link",
+        b"yes",
+    );
     set(root.to_str().unwrap(), "trusted.of the root", b"yes");
 }
 
@@ -450,20 +593,49 @@ fn an_ext4_is_read_as_the_kernel_reads_it() {
 
 #[test]
 fn an_ext4_with_small_blocks_is_read_as_the_kernel_reads_it() {
-    compare(&Case { options: &["-b", "1024"], sparse: 3 * TIB, link: 1000, attribute: 700, ..EXT4 });
+    compare(&Case {
+        options: &["-b", "1024"],
+        sparse: 3 * TIB,
+        link: 1000,
+        attribute: 700,
+        ..EXT4
+    });
 }
 
 #[test]
 fn an_ext3_is_read_as_the_kernel_reads_it() {
-    compare(&Case { kind: "ext3", uses: INDEX, sparse: TIB, options: &["-b", "4096", "-I", "256"], ..EXT4 });
+    compare(&Case {
+        kind: "ext3",
+        uses: INDEX,
+        sparse: TIB,
+        options: &["-b", "4096", "-I", "256"],
+        ..EXT4
+    });
 }
 
 #[test]
 fn an_ext2_is_read_as_the_kernel_reads_it() {
-    let small = Case { kind: "ext2", uses: 0, sparse: 10 << 30, link: 1000, attribute: 700, ..EXT4 };
-    compare(&Case { options: &["-b", "1024", "-I", "128"], ..small });
+    let small = Case {
+        kind: "ext2",
+        uses: 0,
+        sparse: 10 << 30,
+        link: 1000,
+        attribute: 700,
+        ..EXT4
+    };
     compare(&Case {
-        options: &["-b", "2048", "-I", "256", "-O", "^filetype,^sparse_super,^resize_inode,^dir_index"],
+        options: &["-b", "1024", "-I", "128"],
+        ..small
+    });
+    compare(&Case {
+        options: &[
+            "-b",
+            "2048",
+            "-I",
+            "256",
+            "-O",
+            "^filetype,^sparse_super,^resize_inode,^dir_index",
+        ],
         ..small
     });
 }
@@ -489,30 +661,90 @@ fn small_files_in_inodes_are_read_as_the_kernel_reads_them() {
 
 #[test]
 fn large_attributes_in_inodes_are_read_as_the_kernel_reads_them() {
-    let large = Case { attribute: 60_000, ..EXT4 };
-    compare(&Case { options: &["-b", "4096", "-O", "ea_inode"], ..large });
-    compare(&Case { options: &["-b", "4096", "-O", "ea_inode,^metadata_csum"], ..large });
+    let large = Case {
+        attribute: 60_000,
+        ..EXT4
+    };
+    compare(&Case {
+        options: &["-b", "4096", "-O", "ea_inode"],
+        ..large
+    });
+    compare(&Case {
+        options: &["-b", "4096", "-O", "ea_inode,^metadata_csum"],
+        ..large
+    });
 }
 
 #[test]
 fn other_layouts_are_read_as_the_kernel_reads_them() {
-    compare(&Case { options: &["-b", "4096", "-O", "bigalloc", "-C", "16384"], ..EXT4 });
+    compare(&Case {
+        options: &["-b", "4096", "-O", "bigalloc", "-C", "16384"],
+        ..EXT4
+    });
     // Descriptors of two blocks, the second in the group that it describes.
-    let small = Case { sparse: TIB, link: 1000, attribute: 700, ..EXT4 };
+    let small = Case {
+        sparse: TIB,
+        link: 1000,
+        attribute: 700,
+        ..EXT4
+    };
     let large = Case { mib: 256, ..small };
-    compare(&Case { options: &["-b", "1024", "-O", "meta_bg,^resize_inode"], ..large });
-    compare(&Case { options: &["-b", "1024", "-O", "meta_bg,^resize_inode,^sparse_super"], ..large });
-    compare(&Case { options: &["-b", "1024", "-O", "bigalloc", "-C", "4096"], ..small });
-    compare(&Case { options: &["-b", "2048", "-O", "^metadata_csum,uninit_bg,64bit"], ..small });
-    compare(&Case { options: &["-b", "4096", "-O", "^metadata_csum,uninit_bg,^64bit", "-I", "128"], ..EXT4 });
-    compare(&Case { options: &["-b", "4096", "-O", "metadata_csum_seed,large_dir", "-g", "4096"], ..EXT4 });
+    compare(&Case {
+        options: &["-b", "1024", "-O", "meta_bg,^resize_inode"],
+        ..large
+    });
+    compare(&Case {
+        options: &["-b", "1024", "-O", "meta_bg,^resize_inode,^sparse_super"],
+        ..large
+    });
+    compare(&Case {
+        options: &["-b", "1024", "-O", "bigalloc", "-C", "4096"],
+        ..small
+    });
+    compare(&Case {
+        options: &["-b", "2048", "-O", "^metadata_csum,uninit_bg,64bit"],
+        ..small
+    });
+    compare(&Case {
+        options: &[
+            "-b",
+            "4096",
+            "-O",
+            "^metadata_csum,uninit_bg,^64bit",
+            "-I",
+            "128",
+        ],
+        ..EXT4
+    });
+    compare(&Case {
+        options: &[
+            "-b",
+            "4096",
+            "-O",
+            "metadata_csum_seed,large_dir",
+            "-g",
+            "4096",
+        ],
+        ..EXT4
+    });
 }
 
 #[test]
 fn large_directories_and_many_links_are_read_as_the_kernel_reads_them() {
     let options = ["-b", "1024", "-N", "40000"];
-    let many = Case { options: &options, sparse: TIB, link: 1000, attribute: 700, ..EXT4 };
-    let seen = compare(&Case { mib: 256, names: 20_000, links: 65_000, ..many });
+    let many = Case {
+        options: &options,
+        sparse: TIB,
+        link: 1000,
+        attribute: 700,
+        ..EXT4
+    };
+    let seen = compare(&Case {
+        mib: 256,
+        names: 20_000,
+        links: 65_000,
+        ..many
+    });
     assert_eq!(seen[&b"/links/0"[..]].links, 65_000);
 }
 
@@ -521,7 +753,10 @@ fn a_mounted_or_unfinished_file_system_is_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let image = dir.path().join("image");
     File::create(&image).unwrap().set_len(16 << 20).unwrap();
-    tool("mke2fs", &["-q", "-F", "-t", "ext4", image.to_str().unwrap()]);
+    tool(
+        "mke2fs",
+        &["-q", "-F", "-t", "ext4", image.to_str().unwrap()],
+    );
     let open = |bytes: &[u8]| Ext4::open(bytes).map(drop).unwrap_err().to_string();
     let copy = |path: &Path| {
         let mut bytes = Vec::new();

@@ -33,9 +33,17 @@ struct Cost {
 
 fn validate(dir: &Path) -> Cost {
     let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
-    command.arg("validate").arg("--store").arg(dir.join("store")).arg(dir);
+    command
+        .arg("validate")
+        .arg("--store")
+        .arg(dir.join("store"))
+        .arg(dir);
     let errors = std::fs::File::create(dir.join("stderr")).unwrap();
-    command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+    command
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors);
     let mut child = command.spawn().unwrap();
     let pid = Pid::from_child(&child);
     let mut memory = 0;
@@ -43,7 +51,8 @@ fn validate(dir: &Path) -> Cost {
     // until it is waited for.
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     while waitid(WaitId::Pid(pid), options).unwrap().is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         memory = memory.max(kib.unwrap_or(0) << 10);
@@ -54,7 +63,12 @@ fn validate(dir: &Path) -> Cost {
     let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     let code = child.wait().unwrap().code().unwrap_or(-1);
     let stderr = String::from_utf8_lossy(&std::fs::read(dir.join("stderr")).unwrap()).into_owned();
-    Cost { code, memory, seconds: ticks as f64 / 100.0, stderr }
+    Cost {
+        code,
+        memory,
+        seconds: ticks as f64 / 100.0,
+        stderr,
+    }
 }
 
 fn in_directory(text: &str) -> Cost {
@@ -142,16 +156,31 @@ fn doubled(random: &mut StdRng, text: &mut String) {
     ]
     .choose(random)
     .unwrap();
-    let first = if shape.starts_with('"') { "\"0123456789\"" } else { "[\"x\"]" };
+    let first = if shape.starts_with('"') {
+        "\"0123456789\""
+    } else {
+        "[\"x\"]"
+    };
     let _ = writeln!(text, "locals {{\n  a0 = {first}");
     for level in 1..depth {
-        let _ = writeln!(text, "  a{level} = {}", shape.replace('@', &format!("local.a{}", level - 1)));
+        let _ = writeln!(
+            text,
+            "  a{level} = {}",
+            shape.replace('@', &format!("local.a{}", level - 1))
+        );
     }
     for index in 0..random.gen_range(1..6) {
-        let used = USES.choose(random).unwrap().replace('@', &format!("local.a{}", depth - 1));
+        let used = USES
+            .choose(random)
+            .unwrap()
+            .replace('@', &format!("local.a{}", depth - 1));
         let _ = writeln!(text, "  use{index} = {used}");
     }
-    let _ = writeln!(text, "}}\nstage \"run\" \"x\" {{\n  from = stage.base\n  commands = local.a{}\n}}", depth - 1);
+    let _ = writeln!(
+        text,
+        "}}\nstage \"run\" \"x\" {{\n  from = stage.base\n  commands = local.a{}\n}}",
+        depth - 1
+    );
 }
 
 fn sensitive(random: &mut StdRng, text: &mut String) {
@@ -160,7 +189,11 @@ fn sensitive(random: &mut StdRng, text: &mut String) {
     for level in 1..depth {
         let _ = writeln!(text, "  a{level} = [local.a{0}, local.a{0}]", level - 1);
     }
-    let _ = writeln!(text, "}}\nstage \"run\" \"x\" {{\n  from = stage.base\n  commands = local.a{}\n}}", depth - 1);
+    let _ = writeln!(
+        text,
+        "}}\nstage \"run\" \"x\" {{\n  from = stage.base\n  commands = local.a{}\n}}",
+        depth - 1
+    );
 }
 
 fn large(random: &mut StdRng, text: &mut String) {
@@ -171,7 +204,9 @@ fn large(random: &mut StdRng, text: &mut String) {
             let _ = writeln!(
                 text,
                 "  y{index} = {}",
-                USES.choose(random).unwrap().replace('@', &format!("local.x{index}"))
+                USES.choose(random)
+                    .unwrap()
+                    .replace('@', &format!("local.x{index}"))
             );
         }
     }
@@ -179,7 +214,9 @@ fn large(random: &mut StdRng, text: &mut String) {
 }
 
 fn wide(random: &mut StdRng, text: &mut String) {
-    let (axes, values) = *[(1, 5000), (2, 300), (3, 46), (5, 10), (16, 2)].choose(random).unwrap();
+    let (axes, values) = *[(1, 5000), (2, 300), (3, 46), (5, 10), (16, 2)]
+        .choose(random)
+        .unwrap();
     text.push_str("matrix {\n");
     for axis in 0..axes {
         let _ = writeln!(text, "  m{axis} = [for x in range({values}) : \"v${{x}}\"]");
@@ -187,7 +224,10 @@ fn wide(random: &mut StdRng, text: &mut String) {
     text.push_str("}\n");
     for stage in 0..random.gen_range(1..600) {
         let axis = random.gen_range(0..axes);
-        let _ = writeln!(text, "stage \"run\" \"s{stage}\" {{\n  from = stage.base\n  commands = [matrix.m{axis}]\n}}");
+        let _ = writeln!(
+            text,
+            "stage \"run\" \"s{stage}\" {{\n  from = stage.base\n  commands = [matrix.m{axis}]\n}}"
+        );
     }
 }
 
@@ -212,14 +252,35 @@ fn deep(random: &mut StdRng, text: &mut String) {
     .unwrap();
     let most = (LARGEST - 500) / (open.len() + close.len());
     let depth = random.gen_range(10..most);
-    let _ = writeln!(text, "locals {{\n  x = {}1{}\n}}", open.repeat(depth), close.repeat(depth));
+    let _ = writeln!(
+        text,
+        "locals {{\n  x = {}1{}\n}}",
+        open.repeat(depth),
+        close.repeat(depth)
+    );
 }
 
 fn flat(random: &mut StdRng, text: &mut String) {
-    let item = *["1,", "x,", "\"\",", "[],", "{},", "null,", "1+1,", "var.x,", "upper(1,2),", "\"${1}\",", "local.y,"]
-        .choose(random)
-        .unwrap();
-    let _ = writeln!(text, "locals {{\n  x = [{}]\n}}", item.repeat((LARGEST - 500) / item.len()));
+    let item = *[
+        "1,",
+        "x,",
+        "\"\",",
+        "[],",
+        "{},",
+        "null,",
+        "1+1,",
+        "var.x,",
+        "upper(1,2),",
+        "\"${1}\",",
+        "local.y,",
+    ]
+    .choose(random)
+    .unwrap();
+    let _ = writeln!(
+        text,
+        "locals {{\n  x = [{}]\n}}",
+        item.repeat((LARGEST - 500) / item.len())
+    );
 }
 
 /// A real recipe with pieces of itself and of others moved, repeated and broken.
@@ -232,7 +293,10 @@ fn mutated(random: &mut StdRng, text: &mut String) {
     let mut bytes = sources.choose(random).unwrap().as_bytes().to_vec();
     for _ in 0..random.gen_range(1..20) {
         let from = random.gen_range(0..bytes.len());
-        let to = random.gen_range(from..bytes.len().min(from + 400)).max(from + 1).min(bytes.len());
+        let to = random
+            .gen_range(from..bytes.len().min(from + 400))
+            .max(from + 1)
+            .min(bytes.len());
         let at = random.gen_range(0..bytes.len());
         match random.gen_range(0..4) {
             0 => drop(bytes.drain(from..to)),
@@ -279,7 +343,9 @@ fn torture_of_recipes_takes_little_time_and_memory() {
             let head: String = text.chars().skip(BASE.len()).take(400).collect();
             let stderr: String = cost.stderr.chars().take(300).collect();
             let (kib, code, seconds) = (memory >> 10, cost.code, cost.seconds);
-            wrong.push(format!("case {case}: exit code {code}, {kib} KiB, {seconds:.2} s\n{head}\n{stderr}\n"));
+            wrong.push(format!(
+                "case {case}: exit code {code}, {kib} KiB, {seconds:.2} s\n{head}\n{stderr}\n"
+            ));
         }
     }
     println!(
@@ -287,7 +353,12 @@ fn torture_of_recipes_takes_little_time_and_memory() {
         most_memory >> 10,
         baseline.memory >> 10
     );
-    assert!(wrong.is_empty(), "{} of {cases} (seed {seed}):\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {cases} (seed {seed}):\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -298,12 +369,36 @@ fn a_small_graph_of_values_that_is_a_huge_tree_costs_nothing_until_it_is_written
     }
     let accepted = in_directory(&format!("{locals}}}\n{BASE}"));
     assert_eq!(accepted.code, 0, "{}", accepted.stderr);
-    for used in ["jsonencode(@)", "flatten(@)", "toset(@)", "type(@)", "can(jsonencode(@))", "try(flatten(@), 1)"] {
-        let text = format!("{locals}  used = {}\n}}\n{BASE}", used.replace('@', "local.a199"));
+    for used in [
+        "jsonencode(@)",
+        "flatten(@)",
+        "toset(@)",
+        "type(@)",
+        "can(jsonencode(@))",
+        "try(flatten(@), 1)",
+    ] {
+        let text = format!(
+            "{locals}  used = {}\n}}\n{BASE}",
+            used.replace('@', "local.a199")
+        );
         let refused = in_directory(&text);
         assert_eq!(refused.code, 3, "{used}: {}", refused.stderr);
-        assert!(refused.stderr.contains("the recipe is too expensive to evaluate"), "{used}: {}", refused.stderr);
-        assert!(refused.stderr.contains("recipe.hcl:202"), "{used}: {}", refused.stderr);
-        assert!(refused.memory < accepted.memory + MEMORY, "{used}: {}", refused.memory);
+        assert!(
+            refused
+                .stderr
+                .contains("the recipe is too expensive to evaluate"),
+            "{used}: {}",
+            refused.stderr
+        );
+        assert!(
+            refused.stderr.contains("recipe.hcl:202"),
+            "{used}: {}",
+            refused.stderr
+        );
+        assert!(
+            refused.memory < accepted.memory + MEMORY,
+            "{used}: {}",
+            refused.memory
+        );
     }
 }

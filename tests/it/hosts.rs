@@ -38,7 +38,10 @@ fn user_land(project: &Project, suite: &str) {
     let root = project.path(suite);
     std::fs::create_dir(&root).unwrap();
     let tree = project.path("out").join(format!("{suite}.tar"));
-    tool("tar", &["-xf", tree.to_str().unwrap(), "-C", root.to_str().unwrap()]);
+    tool(
+        "tar",
+        &["-xf", tree.to_str().unwrap(), "-C", root.to_str().unwrap()],
+    );
 }
 
 /// Builds in a user land, and gives the names of the tree and of the disk.
@@ -49,7 +52,11 @@ fn build(project: &Project, suite: &str, mirror: &Path) -> (String, String) {
     }
     std::fs::copy(env!("CARGO_BIN_EXE_impasto"), root.join("usr/bin/impasto")).unwrap();
     for file in ["impasto.hcl", "impasto.lock"] {
-        std::fs::copy(project.path("same").join(file), root.join("work").join(file)).unwrap();
+        std::fs::copy(
+            project.path("same").join(file),
+            root.join("work").join(file),
+        )
+        .unwrap();
     }
     // A root must be a mount point, for the sandbox to leave it.
     let line = "mount --bind \"$1\" \"$1\"; cd \"$1\"
@@ -57,26 +64,55 @@ fn build(project: &Project, suite: &str, mirror: &Path) -> (String, String) {
         exec chroot . /bin/sh -euc 'cd /work; export HOME=/root NO_COLOR=1 IMPASTO_MIRROR=file:/mirror
             impasto build --locked --store store root base >&2; cat out/root.tar.sha256; impasto layer show --store store base'";
     let (root, mirror) = (root.to_str().unwrap(), mirror.to_str().unwrap());
-    let said = tool("unshare", &["--mount", "--propagation", "private", "sh", "-euc", line, "sh", root, mirror]);
+    let said = tool(
+        "unshare",
+        &[
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-euc",
+            line,
+            "sh",
+            root,
+            mirror,
+        ],
+    );
     let tree = said.split_whitespace().next().unwrap().to_owned();
-    let disk = said.lines().find_map(|line| line.trim().strip_prefix("disk:")).unwrap();
+    let disk = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("disk:"))
+        .unwrap();
     (tree, disk.trim().to_owned())
 }
 
 #[test]
 fn hosts_of_two_distributions_make_the_same_tree_and_disk() {
-    assert!(rustix::process::geteuid().is_root(), "this test needs root: it installs Debian");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: it installs Debian"
+    );
     let mirror = debian::mirror();
     let project = Project::empty();
-    ["bookworm", "trixie"].iter().for_each(|suite| user_land(&project, suite));
+    ["bookworm", "trixie"]
+        .iter()
+        .for_each(|suite| user_land(&project, suite));
     project.write("same/impasto.hcl", RECIPE);
-    project.ok(&["update", "same", "--mirror", &format!("file:{}", mirror.display())]);
+    project.ok(&[
+        "update",
+        "same",
+        "--mirror",
+        &format!("file:{}", mirror.display()),
+    ]);
     let twelve = build(&project, "bookworm", mirror);
     let thirteen = build(&project, "trixie", mirror);
     assert_eq!(twelve, thirteen);
     assert_eq!(twelve.0.len(), 64, "{twelve:?}");
     for (suite, version) in [("bookworm", "12"), ("trixie", "13")] {
         let release = std::fs::read_to_string(project.path(suite).join("etc/os-release")).unwrap();
-        assert!(release.contains(&format!("VERSION_ID=\"{version}\"")), "{release}");
+        assert!(
+            release.contains(&format!("VERSION_ID=\"{version}\"")),
+            "{release}"
+        );
     }
 }

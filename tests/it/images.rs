@@ -42,12 +42,28 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, ForeignFormat)> {
     let mut made = Vec::new();
     let mut convert = |name: &'static str, driver: &str, options: &str, format| {
         let key = ["--object", "secret,id=key,data=secret"];
-        let line = ["convert", "-f", "raw", "-O", driver, "-o", options, &raw, &at(name)];
+        let line = [
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            driver,
+            "-o",
+            options,
+            &raw,
+            &at(name),
+        ];
         let object: &[&str] = if driver == "luks" { &key } else { &[] };
         let arguments = [&line[..1], object, &line[1..]].concat();
         // For LUKS it measures its own speed, and gives up where it is not given the processor.
         let tries = if driver == "luks" { 10 } else { 1 };
-        let made_it = (1..tries).any(|_| Command::new("qemu-img").args(&arguments).status().unwrap().success());
+        let made_it = (1..tries).any(|_| {
+            Command::new("qemu-img")
+                .args(&arguments)
+                .status()
+                .unwrap()
+                .success()
+        });
         if !made_it {
             tool("qemu-img", &arguments);
         }
@@ -62,16 +78,41 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, ForeignFormat)> {
     ] {
         convert(name, "vmdk", options, ForeignFormat::Vmdk);
     }
-    convert("fixed.vhd", "vpc", "subformat=fixed,force_size=on", ForeignFormat::Vhd);
-    convert("dynamic.vhd", "vpc", "subformat=dynamic", ForeignFormat::Vhd);
+    convert(
+        "fixed.vhd",
+        "vpc",
+        "subformat=fixed,force_size=on",
+        ForeignFormat::Vhd,
+    );
+    convert(
+        "dynamic.vhd",
+        "vpc",
+        "subformat=dynamic",
+        ForeignFormat::Vhd,
+    );
     convert("fixed.vhdx", "vhdx", "subformat=fixed", ForeignFormat::Vhdx);
-    convert("dynamic.vhdx", "vhdx", "subformat=dynamic", ForeignFormat::Vhdx);
+    convert(
+        "dynamic.vhdx",
+        "vhdx",
+        "subformat=dynamic",
+        ForeignFormat::Vhdx,
+    );
     convert("dynamic.vdi", "vdi", "static=off", ForeignFormat::Vdi);
     convert("static.vdi", "vdi", "static=on", ForeignFormat::Vdi);
     convert("disk.qed", "qed", "cluster_size=65536", ForeignFormat::Qed);
-    convert("disk.hdd", "parallels", "cluster_size=1048576", ForeignFormat::Parallels);
+    convert(
+        "disk.hdd",
+        "parallels",
+        "cluster_size=1048576",
+        ForeignFormat::Parallels,
+    );
     convert("disk.qcow", "qcow", "encryption=off", ForeignFormat::Qcow1);
-    convert("disk.luks", "luks", "key-secret=key,iter-time=10", ForeignFormat::Luks);
+    convert(
+        "disk.luks",
+        "luks",
+        "key-secret=key,iter-time=10",
+        ForeignFormat::Luks,
+    );
     made.push(("two-sparse-s001.vmdk", ForeignFormat::Vmdk));
 
     // What no program here makes: headers by the formats' descriptions, in front of or behind the disk.
@@ -87,13 +128,40 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, ForeignFormat)> {
     bochs[48..55].copy_from_slice(b"Growing");
     bochs[64..68].copy_from_slice(&0x2_0000u32.to_le_bytes());
     put("disk.bochs", bochs, ForeignFormat::Bochs);
-    let trailer = [&b"koly"[..], &4u32.to_be_bytes(), &512u32.to_be_bytes(), &[0; 500]].concat();
-    put("disk.dmg", [disk.clone(), trailer].concat(), ForeignFormat::Dmg);
-    let preamble = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
-    put("disk.cloop", [&preamble[..], &[0; 4096]].concat(), ForeignFormat::Cloop);
-    put("disk.lz4", b"\x04\x22\x4d\x18\x64\x40\xa7\0\0\0\0".to_vec(), ForeignFormat::Lz4);
-    put("disk.7z", b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(), ForeignFormat::SevenZip);
-    put("disk.zip", b"PK\x03\x04\x14\0\0\0".to_vec(), ForeignFormat::Zip);
+    let trailer = [
+        &b"koly"[..],
+        &4u32.to_be_bytes(),
+        &512u32.to_be_bytes(),
+        &[0; 500],
+    ]
+    .concat();
+    put(
+        "disk.dmg",
+        [disk.clone(), trailer].concat(),
+        ForeignFormat::Dmg,
+    );
+    let preamble =
+        b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
+    put(
+        "disk.cloop",
+        [&preamble[..], &[0; 4096]].concat(),
+        ForeignFormat::Cloop,
+    );
+    put(
+        "disk.lz4",
+        b"\x04\x22\x4d\x18\x64\x40\xa7\0\0\0\0".to_vec(),
+        ForeignFormat::Lz4,
+    );
+    put(
+        "disk.7z",
+        b"7z\xbc\xaf\x27\x1c\0\x04".to_vec(),
+        ForeignFormat::SevenZip,
+    );
+    put(
+        "disk.zip",
+        b"PK\x03\x04\x14\0\0\0".to_vec(),
+        ForeignFormat::Zip,
+    );
 
     for (name, format) in [
         ("gzip", ForeignFormat::Gzip),
@@ -101,14 +169,31 @@ fn files_of_others(dir: &Path) -> Vec<(&'static str, ForeignFormat)> {
         ("zstd", ForeignFormat::Zstd),
         ("bzip2", ForeignFormat::Bzip2),
     ] {
-        let output = Command::new(name).arg("-c").stdin(File::open(&raw).unwrap()).output().unwrap();
+        let output = Command::new(name)
+            .arg("-c")
+            .stdin(File::open(&raw).unwrap())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{name}");
         put(name, output.stdout, format);
     }
     tool("tar", &["-C", &at(""), "-cf", &at("disk.tar"), "disk.raw"]);
     fs::write(at("box.ovf"), "<Envelope/>").unwrap();
-    tool("tar", &["-C", &at(""), "-cf", &at("box.ova"), "box.ovf", "stream.vmdk"]);
-    made.extend([("disk.tar", ForeignFormat::Tar), ("box.ova", ForeignFormat::Ova)]);
+    tool(
+        "tar",
+        &[
+            "-C",
+            &at(""),
+            "-cf",
+            &at("box.ova"),
+            "box.ovf",
+            "stream.vmdk",
+        ],
+    );
+    made.extend([
+        ("disk.tar", ForeignFormat::Tar),
+        ("box.ova", ForeignFormat::Ova),
+    ]);
     made
 }
 
@@ -119,22 +204,41 @@ fn formats_of_others_are_named_with_what_to_do() {
     let mut told = String::new();
     for (name, format) in &made {
         let file = File::open(project.path(name)).unwrap();
-        assert_eq!(image::recognize(&file).unwrap(), ImageKind::Other(*format), "{name}");
+        assert_eq!(
+            image::recognize(&file).unwrap(),
+            ImageKind::Other(*format),
+            "{name}"
+        );
         assert_eq!(image::format_of(file).unwrap(), Some(*format), "{name}");
         let boot = project.run(&["boot", &format!("./{name}")]);
         let diff = project.run(&["diff", "disk.raw", &format!("./{name}")]);
-        assert_eq!((boot.code, diff.code), (1, 1), "{name}: {}{}", boot.stderr, diff.stderr);
+        assert_eq!(
+            (boot.code, diff.code),
+            (1, 1),
+            "{name}: {}{}",
+            boot.stderr,
+            diff.stderr
+        );
         for text in [&boot.stderr, &diff.stderr] {
-            assert!(text.contains(&format!("it is {format}")) && text.contains(&format.help()), "{name}: {text}");
+            assert!(
+                text.contains(&format!("it is {format}")) && text.contains(&format.help()),
+                "{name}: {text}"
+            );
         }
         if !told.contains(&format!("it is {format}\n")) {
-            told += &boot.stderr.replace(project.path("").to_str().unwrap(), "DIR/");
+            told += &boot
+                .stderr
+                .replace(project.path("").to_str().unwrap(), "DIR/");
         }
     }
     insta::assert_snapshot!("formats", told);
     // The extents of a flat VMDK are raw disks.
     for name in ["disk.raw", "flat-flat.vmdk", "two-flat-f001.vmdk"] {
-        assert_eq!(image::recognize(&File::open(project.path(name)).unwrap()).unwrap(), ImageKind::Raw, "{name}");
+        assert_eq!(
+            image::recognize(&File::open(project.path(name)).unwrap()).unwrap(),
+            ImageKind::Raw,
+            "{name}"
+        );
     }
 }
 
@@ -150,12 +254,18 @@ fn a_fetched_file_of_another_format_is_a_file_until_it_is_used_as_a_disk() {
                  files = {{ \"/x\" = {{ content = \"x\" }} }}\n}}\n"
             )
         };
-        project
-            .write("impasto.hcl", &format!("stage \"fetch\" \"it\" {{\n  path = \"{name}\"\n  as   = \"file\"\n}}\n"));
+        project.write(
+            "impasto.hcl",
+            &format!("stage \"fetch\" \"it\" {{\n  path = \"{name}\"\n  as   = \"file\"\n}}\n"),
+        );
         project.ok(&["build", "it"]);
         project.write("impasto.hcl", &recipe(""));
         project.ok(&["build", "it"]);
-        for line in [&["build", "more"][..], &["boot", "it"], &["diff", "it", "disk.raw"]] {
+        for line in [
+            &["build", "more"][..],
+            &["boot", "it"],
+            &["diff", "it", "disk.raw"],
+        ] {
             let ran = project.run(line);
             assert_ne!(ran.code, 0, "{name}: {line:?}");
             told += &format!("$ impasto {}\n{}", line.join(" "), ran.stderr);
@@ -213,11 +323,20 @@ fn a_raw_disk_is_one_whatever_its_boot_code_begins_with() {
         );
     }
     // Trailers that are not whole.
-    for (at, bytes) in [((4 << 20) - 512, &b"conectix"[..]), ((4 << 20) - 512, b"koly"), (257, b"ustar")] {
+    for (at, bytes) in [
+        ((4 << 20) - 512, &b"conectix"[..]),
+        ((4 << 20) - 512, b"koly"),
+        (257, b"ustar"),
+    ] {
         let mut disk = small_disk();
         disk[at..at + bytes.len()].copy_from_slice(bytes);
         fs::write(&path, &disk).unwrap();
-        assert_eq!(image::recognize(&File::open(&path).unwrap()).unwrap(), ImageKind::Raw, "{}", bytes.escape_ascii());
+        assert_eq!(
+            image::recognize(&File::open(&path).unwrap()).unwrap(),
+            ImageKind::Raw,
+            "{}",
+            bytes.escape_ascii()
+        );
     }
 }
 
@@ -229,9 +348,18 @@ fn a_qcow2_that_is_an_iso_too_is_refused_everywhere() {
     let file = File::options().write(true).open(&both).unwrap();
     file.write_all_at(b"\x01CD001\x01\0", 0x8000).unwrap();
     let sentence = "it is both a qcow2 image and an ISO 9660 image";
-    for (line, code) in [(&["build"][..], 4), (&["boot", "both.img"], 1), (&["diff", "both.img", "both.img"], 1)] {
+    for (line, code) in [
+        (&["build"][..], 4),
+        (&["boot", "both.img"], 1),
+        (&["diff", "both.img", "both.img"], 1),
+    ] {
         let ran = project.run(line);
-        assert!(ran.code == code && ran.stderr.contains(sentence), "{line:?}: {} {}", ran.code, ran.stderr);
+        assert!(
+            ran.code == code && ran.stderr.contains(sentence),
+            "{line:?}: {} {}",
+            ran.code,
+            ran.stderr
+        );
     }
     // What is an ISO only is a file.
     let mut iso = vec![0; 64 << 10];
@@ -253,20 +381,45 @@ impl Forbidden {
     fn with_image(dir: &Path) -> (Forbidden, PathBuf) {
         let (path, hostile) = (dir.join("foreign"), dir.join("hostile.qcow2"));
         let options = format!("data_file={},data_file_raw=on", path.display());
-        tool("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, hostile.to_str().unwrap(), "64M"]);
+        tool(
+            "qemu-img",
+            &[
+                "create",
+                "-q",
+                "-f",
+                "qcow2",
+                "-o",
+                &options,
+                hostile.to_str().unwrap(),
+                "64M",
+            ],
+        );
         fs::remove_file(&path).unwrap();
         tool("mkfifo", &[path.to_str().unwrap()]);
-        let (opened, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (opened, done) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let watcher = std::thread::spawn({
             let (path, opened, done) = (path.clone(), opened.clone(), done.clone());
             move || {
                 // Opening a FIFO for writing waits until somebody opens it for reading.
-                while File::options().write(true).open(&path).is_ok() && !done.load(Ordering::SeqCst) {
+                while File::options().write(true).open(&path).is_ok()
+                    && !done.load(Ordering::SeqCst)
+                {
                     opened.fetch_add(1, Ordering::SeqCst);
                 }
             }
         });
-        (Forbidden { path, opened, done, watcher: Some(watcher) }, hostile)
+        (
+            Forbidden {
+                path,
+                opened,
+                done,
+                watcher: Some(watcher),
+            },
+            hostile,
+        )
     }
 
     fn opened(&self) -> u64 {
@@ -297,7 +450,11 @@ fn a_forbidden_file_that_is_opened_is_told() {
     let (forbidden, hostile) = Forbidden::with_image(dir.path());
     // Whether it likes what it opened is its own business.
     let mut opener = Command::new("qemu-io");
-    opener.args(["-r", "-f", "qcow2", "-c", "read 0 512"]).arg(hostile).stdout(Stdio::null()).stderr(Stdio::null());
+    opener
+        .args(["-r", "-f", "qcow2", "-c", "read 0 512"])
+        .arg(hostile)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     opener.status().unwrap();
     let begun = Instant::now();
     while forbidden.opened() == 0 {
@@ -312,7 +469,18 @@ fn what_was_examined_is_what_is_booted() {
     let (forbidden, hostile) = Forbidden::with_image(dir.path());
     let raw = talking_disk(dir.path());
     let qcow2 = dir.path().join("good.qcow2");
-    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()]);
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            raw.to_str().unwrap(),
+            qcow2.to_str().unwrap(),
+        ],
+    );
     for (turn, good) in [raw, qcow2].iter().enumerate() {
         let name = dir.path().join("image");
         put(good, &name);
@@ -335,7 +503,13 @@ fn what_was_examined_is_what_is_booted() {
         };
         let mut machine = Machine::start(&spec, &work, None).unwrap();
         let deadline = Some(Instant::now() + Duration::from_secs(120));
-        assert_eq!(machine.wait_for("written", deadline, &CancelToken::new()).unwrap(), ConsoleMatch::Text, "{good:?}");
+        assert_eq!(
+            machine
+                .wait_for("written", deadline, &CancelToken::new())
+                .unwrap(),
+            ConsoleMatch::Text,
+            "{good:?}"
+        );
     }
     assert_eq!(forbidden.opened(), 0);
 }
@@ -363,7 +537,16 @@ fn torture_an_image_that_is_swapped_while_it_is_booted_opens_no_other_file() {
                 let (project, started) = (&project, &started);
                 scope.spawn(move || {
                     for _ in 0..(tries + worker) / 4 {
-                        let line = ["boot", "x.qcow2", "--network", "none", "--memory", "64MiB", "--timeout", "1s"];
+                        let line = [
+                            "boot",
+                            "x.qcow2",
+                            "--network",
+                            "none",
+                            "--memory",
+                            "64MiB",
+                            "--timeout",
+                            "1s",
+                        ];
                         let ran = ran(project.command(&line));
                         let is_refused = ran.code == 1 && ran.stderr.contains("is refused");
                         assert!(is_refused || ran.code == 4, "{}: {}", ran.code, ran.stderr);
@@ -378,7 +561,10 @@ fn torture_an_image_that_is_swapped_while_it_is_booted_opens_no_other_file() {
         results.into_iter().for_each(|result| result.unwrap());
     });
     let started = started.into_inner();
-    println!("{tries} tries, {started} machines started, {} times the foreign file was opened", forbidden.opened());
+    println!(
+        "{tries} tries, {started} machines started, {} times the foreign file was opened",
+        forbidden.opened()
+    );
     assert!(started > 0);
     assert_eq!(forbidden.opened(), 0);
 }
@@ -396,7 +582,12 @@ fn a_layer_that_is_swapped_before_the_storage_daemon_opens_it_opens_no_other_fil
         steps: commands(&["cat /etc/hosts"]),
         ..bench.job()
     };
-    assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok, "{}", bench.log());
+    assert_eq!(
+        bench.run(job).unwrap().outcome,
+        Outcome::Ok,
+        "{}",
+        bench.log()
+    );
     assert_eq!(forbidden.opened(), 0);
 }
 
@@ -414,6 +605,11 @@ fn a_failed_state_that_somebody_exchanged_is_refused() {
     assert_eq!(kept.lines().count(), 1, "{kept}");
     put(&hostile, Path::new(kept.trim_end()));
     let ran = project.run(&["shell", "it", "-c", "cat /mark"]);
-    assert!(ran.code == 1 && ran.stderr.contains("is refused"), "{}: {}", ran.code, ran.stderr);
+    assert!(
+        ran.code == 1 && ran.stderr.contains("is refused"),
+        "{}: {}",
+        ran.code,
+        ran.stderr
+    );
     assert_eq!(forbidden.opened(), 0);
 }

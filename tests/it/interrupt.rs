@@ -13,7 +13,15 @@ use crate::project::Project;
 fn long_conversion() -> Project {
     let project = Project::empty();
     let noise = "head -c 200M /dev/urandom > \"$1\" && printf 'label: dos\\nstart=2048\\n' | sfdisk -q \"$1\"";
-    tool("sh", &["-ec", noise, "sh", project.path("disk.raw").to_str().unwrap()]);
+    tool(
+        "sh",
+        &[
+            "-ec",
+            noise,
+            "sh",
+            project.path("disk.raw").to_str().unwrap(),
+        ],
+    );
     project.write(
         "impasto.hcl",
         r#"
@@ -32,8 +40,13 @@ fn long_conversion() -> Project {
 fn running(mut command: Command, stage: &str) -> Child {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let started = |line: &String| line.contains("stage_started") && line.contains(&format!("\"stage\":\"{stage}\""));
-    lines.find(|line| line.as_ref().is_ok_and(started)).expect("the stage starts").unwrap();
+    let started = |line: &String| {
+        line.contains("stage_started") && line.contains(&format!("\"stage\":\"{stage}\""))
+    };
+    lines
+        .find(|line| line.as_ref().is_ok_and(started))
+        .expect("the stage starts")
+        .unwrap();
     // Whoever reads no more must not end it.
     std::thread::spawn(move || lines.for_each(drop));
     child
@@ -53,7 +66,10 @@ fn end(child: &mut Child) -> (Option<i32>, Duration) {
 /// Whether a process ignores a signal, by its number (proc(5)).
 fn ignores(child: &Child, signal: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .unwrap();
     u64::from_str_radix(mask.trim(), 16).unwrap() & 1 << (signal - 1) != 0
 }
 
@@ -79,7 +95,10 @@ fn one_signal_ends_a_conversion_soon_and_a_second_one_at_once() {
 
     // Started as by `nohup`.
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(build().get_program()).args(build().get_args());
+    command
+        .args(["-c", "trap '' HUP; exec \"$0\" \"$@\""])
+        .arg(build().get_program())
+        .args(build().get_args());
     let mut child = running(
         {
             command.current_dir(project.path(""));
@@ -95,26 +114,47 @@ fn one_signal_ends_a_conversion_soon_and_a_second_one_at_once() {
     send(&child, "INT");
     let (code, time) = end(&mut child);
     assert_eq!(code, Some(130));
-    assert!(time < Duration::from_secs(1), "{time:?}: the first signal alone takes longer");
+    assert!(
+        time < Duration::from_secs(1),
+        "{time:?}: the first signal alone takes longer"
+    );
 }
 
 fn pending(child: &Child) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
-    masks.into_iter().any(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() != 0)
+    let masks = status.lines().filter_map(|line| {
+        line.strip_prefix("SigPnd:")
+            .or(line.strip_prefix("ShdPnd:"))
+    });
+    masks
+        .into_iter()
+        .any(|mask| u64::from_str_radix(mask.trim(), 16).unwrap() != 0)
 }
 
 #[test]
 fn what_has_nothing_to_put_in_order_ends_at_the_first_signal() {
     let project = Project::empty();
     let huge = project.path("huge.raw");
-    std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
-    project.write("impasto.hcl", "stage \"fetch\" \"huge\" { path = \"huge.raw\" }\n");
+    std::fs::File::create(&huge)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    project.write(
+        "impasto.hcl",
+        "stage \"fetch\" \"huge\" { path = \"huge.raw\" }\n",
+    );
     for arguments in [&["plan"][..], &["build"], &["why", "huge"]] {
-        let mut child = project.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = project
+            .command(arguments)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let files = format!("/proc/{}/fd", child.id());
         let hashes = || {
-            let links = std::fs::read_dir(&files).unwrap().flatten().map(|entry| std::fs::read_link(entry.path()));
+            let links = std::fs::read_dir(&files)
+                .unwrap()
+                .flatten()
+                .map(|entry| std::fs::read_link(entry.path()));
             links.flatten().any(|link| link == huge)
         };
         wait_until("it hashes its input", hashes);
@@ -123,7 +163,11 @@ fn what_has_nothing_to_put_in_order_ends_at_the_first_signal() {
         let status = child.wait().unwrap();
         // As any program that does not handle it, so that a shell's script that runs it ends as well.
         assert_eq!(status.signal(), Some(15), "{arguments:?}");
-        assert!(start.elapsed() < Duration::from_secs(2), "{arguments:?}: {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{arguments:?}: {:?}",
+            start.elapsed()
+        );
     }
 }
 
@@ -143,7 +187,12 @@ fn a_shell_and_an_audit_end_with_all_that_they_started() {
     let audit = project.command(&["audit"]);
     for (mut command, sleeps) in [(shell, "601"), (audit, "600")] {
         // A group of its own, as under a terminal; only the leader gets the signal.
-        let mut child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         wait_until("the guest sleeps", || sleeper(sleeps));
         send(&child, "TERM");
         let (code, time) = end(&mut child);
@@ -158,6 +207,11 @@ fn a_shell_and_an_audit_end_with_all_that_they_started() {
 /// Whether a process sleeps for so long.
 fn sleeper(seconds: &str) -> bool {
     let wanted = format!("sleep\0{seconds}\0");
-    let is_it = |path: &Path| std::fs::read(path.join("cmdline")).is_ok_and(|line| line == wanted.as_bytes());
-    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| is_it(&entry.path()))
+    let is_it = |path: &Path| {
+        std::fs::read(path.join("cmdline")).is_ok_and(|line| line == wanted.as_bytes())
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .any(|entry| is_it(&entry.path()))
 }

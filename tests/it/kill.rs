@@ -40,7 +40,11 @@ fn torture_a_hundred_kills_leave_nothing_and_lose_nothing() {
     let mut hit = 0u64;
     for round in 0..kills {
         let var = format!("round={round}");
-        let mut child = project.command(&["build", "--var", &var]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = project
+            .command(&["build", "--var", &var])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_micros(random.below(length)));
         hit += u64::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
@@ -52,7 +56,10 @@ fn torture_a_hundred_kills_leave_nothing_and_lose_nothing() {
                 break;
             }
             // One second after the last write has ended: the machine that runs this may be busy writing.
-            assert!(killed.elapsed() < Duration::from_secs(10), "round {round}, seed {seed}: {left:?}");
+            assert!(
+                killed.elapsed() < Duration::from_secs(10),
+                "round {round}, seed {seed}: {left:?}"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         let sync = Instant::now();
@@ -65,11 +72,18 @@ fn torture_a_hundred_kills_leave_nothing_and_lose_nothing() {
                 project.in_guest_with("b", "cat /root/b; ls /root", &["--var", &var]),
                 format!("{round}\na\nb\n")
             );
-            assert_eq!(project.run(&["store", "verify"]).code, 0, "round {round}, seed {seed}");
+            assert_eq!(
+                project.run(&["store", "verify"]).code,
+                0,
+                "round {round}, seed {seed}"
+            );
         }
     }
     // The first build was slower than the others where the machine was busy then.
-    assert!(hit > kills / 4, "only {hit} of {kills} builds were still running when they were killed");
+    assert!(
+        hit > kills / 4,
+        "only {hit} of {kills} builds were still running when they were killed"
+    );
     // What the kills left is debris, and the collector's.
     project.ok(&["gc", "--min-age", "0s"]);
     for debris in ["tmp", "leases"] {

@@ -33,12 +33,25 @@ impl Slow {
                 std::thread::spawn(move || {
                     let mut lines = BufReader::new(visitor.try_clone().unwrap()).lines();
                     let first = lines.next().unwrap().unwrap();
-                    while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-                    let path = first.split(' ').nth(1).unwrap().trim_start_matches('/').parse().unwrap();
+                    while lines
+                        .next()
+                        .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+                    {
+                    }
+                    let path = first
+                        .split(' ')
+                        .nth(1)
+                        .unwrap()
+                        .trim_start_matches('/')
+                        .parse()
+                        .unwrap();
                     let content = content(path);
                     let (head, tail) = content.split_at(SIZE / 2);
                     // Who goes away is none of its business.
-                    let _ = write!(visitor, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n");
+                    let _ = write!(
+                        visitor,
+                        "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nConnection: close\r\n\r\n"
+                    );
                     let _ = visitor.write_all(head);
                     let mut open = gate.0.lock().unwrap();
                     while !*open {
@@ -87,14 +100,20 @@ fn shown(rows: &[String]) -> String {
         (r" +TIME", " TIME"),
         (r"[0-9a-f]{12}…", "DIGEST…"),
     ] {
-        text = Regex::new(pattern).unwrap().replace_all(&text, stand_in).into_owned();
+        text = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&text, stand_in)
+            .into_owned();
     }
     text + "\n"
 }
 
 /// Whether every stage that is to be seen has half of its file.
 fn at_half(rows: &[String], stages: usize) -> bool {
-    rows.iter().filter(|row| row.contains("download 500 kB of 1.0 MB")).count() == stages
+    rows.iter()
+        .filter(|row| row.contains("download 500 kB of 1.0 MB"))
+        .count()
+        == stages
 }
 
 #[test]
@@ -105,16 +124,32 @@ fn thirty_stages_at_once_on_terminals_of_all_sizes() {
     let mut pty = Pty::start(project.command(&["build", "--jobs", "30"]), 80, 24);
     for (columns, rows, stages) in [(80, 24, 21), (200, 50, 30), (60, 12, 9), (80, 24, 21)] {
         pty.resize(columns, rows);
-        pty.wait_for("half of every file", |rows| at_half(rows, stages) && rows.len() <= stages + 2);
+        pty.wait_for("half of every file", |rows| {
+            at_half(rows, stages) && rows.len() <= stages + 2
+        });
         let seen = pty.rows();
-        assert_eq!(seen.iter().filter(|row| row.contains("of 30 stages")).count(), 1, "{seen:#?}");
+        assert_eq!(
+            seen.iter()
+                .filter(|row| row.contains("of 30 stages"))
+                .count(),
+            1,
+            "{seen:#?}"
+        );
         text += &format!("== {columns}x{rows}\n{}", shown(&seen));
     }
     server.go();
     assert_eq!(pty.end(), Some(0));
     let rows = pty.rows();
-    assert!(rows.last().unwrap().starts_with("done: 30 built, 0 cached in "), "{rows:#?}");
-    assert!(!rows.iter().any(|row| row.contains("     run  ")), "nothing of the view is left: {rows:#?}");
+    assert!(
+        rows.last()
+            .unwrap()
+            .starts_with("done: 30 built, 0 cached in "),
+        "{rows:#?}"
+    );
+    assert!(
+        !rows.iter().any(|row| row.contains("     run  ")),
+        "nothing of the view is left: {rows:#?}"
+    );
     insta::assert_snapshot!("thirty", text);
 }
 
@@ -141,8 +176,14 @@ fn without_colours_in_a_pipe_and_for_machines() {
     assert!(colours.is_match(&pty.written), "{:?}", pty.written);
 
     let piped = project.run(&["build", "--rebuild", "file-00"]);
-    assert!(!piped.stderr.contains('\x1b') && piped.stdout.is_empty(), "{piped:?}");
-    insta::assert_snapshot!("piped", shown(&piped.stderr.lines().map(str::to_owned).collect::<Vec<_>>()));
+    assert!(
+        !piped.stderr.contains('\x1b') && piped.stdout.is_empty(),
+        "{piped:?}"
+    );
+    insta::assert_snapshot!(
+        "piped",
+        shown(&piped.stderr.lines().map(str::to_owned).collect::<Vec<_>>())
+    );
 
     // Nothing to do: no view at all, in any of them.
     let mut pty = Pty::start(project.command(&["build"]), 80, 24);
@@ -160,13 +201,27 @@ fn an_interrupted_build_says_so_and_leaves_no_view_behind() {
     assert_eq!(pty.end(), Some(130));
     let rows = pty.rows();
     let last = rows.last().unwrap();
-    assert!(last.starts_with("interrupted: 0 built, 0 cached, 3 not run in "), "{rows:#?}");
-    assert!(!rows.iter().any(|row| row.contains("     run  ")), "{rows:#?}");
+    assert!(
+        last.starts_with("interrupted: 0 built, 0 cached, 3 not run in "),
+        "{rows:#?}"
+    );
+    assert!(
+        !rows.iter().any(|row| row.contains("     run  ")),
+        "{rows:#?}"
+    );
 
     // In a log too.
-    let mut child = project.command(&["build", "--jobs", "3"]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    lines.find(|line| line.contains("run  file")).expect("it starts");
+    let mut child = project
+        .command(&["build", "--jobs", "3"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    lines
+        .find(|line| line.contains("run  file"))
+        .expect("it starts");
     tool("kill", &["-TERM", &child.id().to_string()]);
     let last = lines.last().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
@@ -199,12 +254,24 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
         serde_json::from_str(&project.ok(&[&["plan", "--json"], arguments].concat())).unwrap()
     };
     let cost = plan(&[])["cost"].clone();
-    assert_eq!((cost["wall_ms"].as_u64(), cost["unknown"].as_array().unwrap().len()), (None, 5));
+    assert_eq!(
+        (
+            cost["wall_ms"].as_u64(),
+            cost["unknown"].as_array().unwrap().len()
+        ),
+        (None, 5)
+    );
     assert!(project.ok(&["plan"]).contains("build time unknown"));
     let (code, events) = project.events(&["work[size=small]"]);
     assert_eq!(code, 0);
     let estimate = of(&events, "estimate").next().unwrap();
-    assert_eq!((estimate["remaining_ms"].as_u64(), estimate["unknown"].as_u64()), (None, Some(2)));
+    assert_eq!(
+        (
+            estimate["remaining_ms"].as_u64(),
+            estimate["unknown"].as_u64()
+        ),
+        (None, Some(2))
+    );
 
     // What never ran takes as long as its siblings, or nobody knows.
     let cost = plan(&[])["cost"].clone();
@@ -212,13 +279,21 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     assert!((2000..6000).contains(&wall_ms), "{cost}");
     let unknown = serde_json::json!(["never[size=large]", "never[size=small]"]);
     let sorted = |list: &Value| {
-        let mut names: Vec<_> = list.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+        let mut names: Vec<_> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
         names.sort();
         names
     };
     assert_eq!(sorted(&cost["unknown"]), sorted(&unknown));
     let text = project.ok(&["plan"]);
-    assert!(text.contains(", plus 2 stages that were never timed\n"), "{text}");
+    assert!(
+        text.contains(", plus 2 stages that were never timed\n"),
+        "{text}"
+    );
 
     let again = ["work[size=small]", "--rebuild", "work[size=small]"];
     let (code, events) = project.events(&again);
@@ -227,14 +302,23 @@ fn a_second_build_knows_how_long_it_takes_and_the_first_one_says_that_it_does_no
     let estimate = of(&events, "estimate").next().unwrap();
     assert_eq!(estimate["unknown"], 0);
     let said = estimate["remaining_ms"].as_u64().unwrap();
-    assert!(said >= 2000 && said.abs_diff(took) < 3000, "{said} ms were expected, and it took {took} ms");
-    let expected = of(&events, "expected").find(|event| event["stage"] == "work[size=small]").unwrap();
+    assert!(
+        said >= 2000 && said.abs_diff(took) < 3000,
+        "{said} ms were expected, and it took {took} ms"
+    );
+    let expected = of(&events, "expected")
+        .find(|event| event["stage"] == "work[size=small]")
+        .unwrap();
     assert!(expected["wall_ms"].as_u64().unwrap() >= 2000, "{expected}");
 
     // Nothing to do costs nothing, and what was learned may be lost or damaged.
     assert_eq!(plan(&["work[size=small]"])["cost"]["wall_ms"], 0);
-    let lost = walkdir::WalkDir::new(project.store().join("state")).into_iter().flatten();
-    let lost: Vec<_> = lost.filter(|entry| entry.file_name() == "durations").collect();
+    let lost = walkdir::WalkDir::new(project.store().join("state"))
+        .into_iter()
+        .flatten();
+    let lost: Vec<_> = lost
+        .filter(|entry| entry.file_name() == "durations")
+        .collect();
     assert_eq!(lost.len(), 1);
     std::fs::write(lost[0].path(), "no durations").unwrap();
     assert_eq!(plan(&["--rebuild", "work"])["cost"]["wall_ms"], Value::Null);
@@ -249,10 +333,23 @@ fn a_build_in_which_nothing_runs_reads_no_durations() {
     let trace = project.path("trace");
     let mut command = std::process::Command::new("strace");
     let build = project.command(&["build"]);
-    command.args(["-f", "-e", "trace=openat,openat2,open", "-o", trace.to_str().unwrap()]);
-    command.arg(build.get_program()).args(build.get_args()).current_dir(project.path("")).env("NO_COLOR", "1");
+    command.args([
+        "-f",
+        "-e",
+        "trace=openat,openat2,open",
+        "-o",
+        trace.to_str().unwrap(),
+    ]);
+    command
+        .arg(build.get_program())
+        .args(build.get_args())
+        .current_dir(project.path(""))
+        .env("NO_COLOR", "1");
     command.env_remove("SUDO_UID");
     assert_eq!(ran(command).code, 0);
     let trace = std::fs::read_to_string(trace).unwrap();
-    assert!(trace.contains("index") && !trace.contains("durations"), "{trace}");
+    assert!(
+        trace.contains("index") && !trace.contains("durations"),
+        "{trace}"
+    );
 }

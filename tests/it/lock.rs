@@ -43,7 +43,12 @@ fn what_is_locked_stays_until_it_is_renewed() {
     site.publish(&Package::new("unrelated", "2.0"));
     assert_eq!(site.build(&[]).ok().cached, all);
     let ran = site.run(&["outdated"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "everything locked is up to date\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "everything locked is up to date\n"),
+        "{}",
+        ran.stderr
+    );
 
     // What a stage has changes nothing by itself either, and is told.
     site.publish(&library("2.0"));
@@ -62,9 +67,17 @@ fn what_is_locked_stays_until_it_is_renewed() {
         "archive": "own", "security": false,
     });
     assert_eq!(document["packages"], serde_json::json!([package]));
-    let stages: Vec<_> = document["rebuild"].as_array().unwrap().iter().map(|row| &row["stage"]).collect();
+    let stages: Vec<_> = document["rebuild"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| &row["stage"])
+        .collect();
     assert_eq!(stages, ["one", "after"]);
-    assert!(document["rebuild"][0]["last_ms"].as_u64().unwrap() > 0, "{document}");
+    assert!(
+        document["rebuild"][0]["last_ms"].as_u64().unwrap() > 0,
+        "{document}"
+    );
     assert_eq!(site.run(&["outdated", "two"]).code, 0);
     assert_eq!(site.run(&["outdated", "--security"]).code, 0);
 
@@ -74,10 +87,19 @@ fn what_is_locked_stays_until_it_is_renewed() {
     assert_eq!(site.lock(), lock);
     assert_eq!(site.ok(&["update"]), change);
     let done = site.build(&[]).ok();
-    assert_eq!((done.built, done.cached), (names(&["after", "one"]), names(&["base", "two"])));
-    assert_eq!(site.project.in_guest("one", "cat /usr/share/library"), "library 2.0\n");
+    assert_eq!(
+        (done.built, done.cached),
+        (names(&["after", "one"]), names(&["base", "two"]))
+    );
+    assert_eq!(
+        site.project.in_guest("one", "cat /usr/share/library"),
+        "library 2.0\n"
+    );
     assert_eq!(site.run(&["outdated"]).code, 0);
-    assert_eq!(site.ok(&["update"]), "nothing is newer: the lock is unchanged\n");
+    assert_eq!(
+        site.ok(&["update"]),
+        "nothing is newer: the lock is unchanged\n"
+    );
 }
 
 #[test]
@@ -93,24 +115,54 @@ fn a_package_is_renewed_alone() {
     site.build(&[]).ok();
     let lock = site.lock();
     // The versions that are locked are in no index any more, and in the store.
-    site.repository.add("stable", "main", &Package::new("small", "2.0"));
-    site.repository.add("stable", "main", &Package::new("program", "2.0").depends("library"));
+    site.repository
+        .add("stable", "main", &Package::new("small", "2.0"));
+    site.repository.add(
+        "stable",
+        "main",
+        &Package::new("program", "2.0").depends("library"),
+    );
     site.publish(&library("2.0"));
-    assert_eq!(site.ok(&["update", "library"]), "one: library 1.0 → 2.0\ntwo: library 1.0 → 2.0\n");
+    assert_eq!(
+        site.ok(&["update", "library"]),
+        "one: library 1.0 → 2.0\ntwo: library 1.0 → 2.0\n"
+    );
     let packages = |lock: &str| -> Vec<String> {
-        lock.lines().filter(|line| line.contains("archive = \"own\"")).map(str::to_owned).collect()
+        lock.lines()
+            .filter(|line| line.contains("archive = \"own\""))
+            .map(str::to_owned)
+            .collect()
     };
     let (before, after) = (packages(&lock), packages(&site.lock()));
     assert_eq!(before.len(), after.len());
-    let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
+    let changed: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .filter(|(before, after)| before != after)
+        .collect();
     assert_eq!(changed.len(), 2, "{changed:?}");
-    assert_eq!(site.ok(&["update", "two"]), "nothing is newer: the lock is unchanged\n");
-    assert_eq!(site.ok(&["update", "one"]), "one: program 1.0 → 2.0\none: small 1.0 → 2.0\n");
+    assert_eq!(
+        site.ok(&["update", "two"]),
+        "nothing is newer: the lock is unchanged\n"
+    );
+    assert_eq!(
+        site.ok(&["update", "one"]),
+        "one: program 1.0 → 2.0\none: small 1.0 → 2.0\n"
+    );
     site.build(&["--locked"]).ok();
     let ran = site.run(&["update", "libary"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("`libary` is neither a stage nor a locked package"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("did you mean `library`?"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("`libary` is neither a stage nor a locked package"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("did you mean `library`?"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -118,24 +170,34 @@ fn what_is_newer_for_security_is_named() {
     let mut site = Site::new();
     let uri = site.repository.mirror();
     let archive = |name: &str, suite: &str| {
-        format!("{name} = {{ uri = \"{uri}\", suite = \"{suite}\", signed_by = file(\"key.asc\") }}")
+        format!(
+            "{name} = {{ uri = \"{uri}\", suite = \"{suite}\", signed_by = file(\"key.asc\") }}"
+        )
     };
-    let (own, fixes) = (archive("own", "stable"), archive("fixes", "stable-security"));
+    let (own, fixes) = (
+        archive("own", "stable"),
+        archive("fixes", "stable-security"),
+    );
     site.recipe(&format!(
         "stage \"packages\" \"one\" {{\n  from = stage.base\n  repositories = {{\n    {own}\n    {fixes}\n  }}\n  \
          install = [\"program\", \"small\"]\n}}\n\
          image \"site\" {{ files = [stage.raw] }}\n\
          stage \"convert\" \"raw\" {{\n  from = stage.one\n  format = \"qcow2\"\n}}\n"
     ));
-    site.repository.add("stable-security", "main", &Package::new("other", "1.0"));
+    site.repository
+        .add("stable-security", "main", &Package::new("other", "1.0"));
     let publish = |site: &Site| {
         site.repository.publish();
-        site.repository.resign("stable-security", |text| text.replace("Label: Test\n", "Label: Test-Security\n"));
+        site.repository.resign("stable-security", |text| {
+            text.replace("Label: Test\n", "Label: Test-Security\n")
+        });
     };
     publish(&site);
     site.ok(&["update"]);
-    site.repository.add("stable", "main", &Package::new("small", "1.1"));
-    site.repository.add("stable-security", "main", &library("1.0+fix1"));
+    site.repository
+        .add("stable", "main", &Package::new("small", "1.1"));
+    site.repository
+        .add("stable-security", "main", &library("1.0+fix1"));
     publish(&site);
     let said = site.said(&["outdated"]);
     let expected = "exit 10\nsite:\n\
@@ -144,7 +206,10 @@ fn what_is_newer_for_security_is_named() {
                     2 newer, 1 of them for security\nan update rebuilds one, raw\n";
     assert_eq!(said, expected);
     let said = site.said(&["outdated", "--security"]);
-    assert!(said.contains("library") && !said.contains("small"), "{said}");
+    assert!(
+        said.contains("library") && !said.contains("small"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -162,11 +227,21 @@ fn a_lock_that_is_not_right_is_an_error_with_the_way_out() {
 
     // Another order of the same is the same.
     let recipe = site.project.read("impasto.hcl");
-    site.project
-        .write("impasto.hcl", &recipe.replace("install = [\"program\"]", "install = [\"program\", \"program\"]"));
+    site.project.write(
+        "impasto.hcl",
+        &recipe.replace(
+            "install = [\"program\"]",
+            "install = [\"program\", \"program\"]",
+        ),
+    );
     site.build(&["--locked", "two"]).ok();
-    site.project
-        .write("impasto.hcl", &recipe.replace("install = [\"program\"]", "install = [\"program\", \"unrelated\"]"));
+    site.project.write(
+        "impasto.hcl",
+        &recipe.replace(
+            "install = [\"program\"]",
+            "install = [\"program\", \"unrelated\"]",
+        ),
+    );
     say("other packages, locked", site.said(&["build", "--locked"]));
     say("other packages", site.said(&["build"]));
     say("other packages, fetch", site.said(&["fetch"]));
@@ -177,12 +252,18 @@ fn a_lock_that_is_not_right_is_an_error_with_the_way_out() {
     say("update", site.said(&["update", "one"]));
     assert_eq!(site.build(&["--locked"]).ok().built, ["after", "one"]);
 
-    let more = format!("{recipe}{}", site.packages("three", "one", "install = [\"unrelated\"]"));
+    let more = format!(
+        "{recipe}{}",
+        site.packages("three", "one", "install = [\"unrelated\"]")
+    );
     site.project.write("impasto.hcl", &more);
     say("a stage more, locked", site.said(&["build", "--locked"]));
     site.ok(&["update", "one"]);
     site.ok(&["update", "three"]);
-    site.project.write("impasto.hcl", &more.replacen("install = [\"program\"]", "install = [\"library\"]", 1));
+    site.project.write(
+        "impasto.hcl",
+        &more.replacen("install = [\"program\"]", "install = [\"library\"]", 1),
+    );
     say("other packages below", site.said(&["build"]));
     // Renewing what is below renews what stands on it, each package as it was.
     say("update of what is below", site.said(&["update", "one"]));
@@ -205,11 +286,26 @@ fn the_lock_is_sorted_text_and_the_same_each_time() {
     site.recipe(&stages.concat());
     site.ok(&["update"]);
     let lock = site.lock();
-    let lines = |word: &str| lock.lines().filter(|line| line.starts_with(word)).collect::<Vec<_>>();
+    let lines = |word: &str| {
+        lock.lines()
+            .filter(|line| line.starts_with(word))
+            .collect::<Vec<_>>()
+    };
     // What is the same for two combinations is one entry.
-    assert_eq!(lines("name ="), ["name = \"toolbox\"", "name = \"a\"", "name = \"b\"", "name = \"b\""]);
+    assert_eq!(
+        lines("name ="),
+        [
+            "name = \"toolbox\"",
+            "name = \"a\"",
+            "name = \"b\"",
+            "name = \"b\""
+        ]
+    );
     for entry in lock.split("\n[[").skip(1) {
-        let names: Vec<_> = entry.lines().filter(|line| line.contains("sha256 = ")).collect();
+        let names: Vec<_> = entry
+            .lines()
+            .filter(|line| line.contains("sha256 = "))
+            .collect();
         assert!(!names.is_empty() && names.is_sorted(), "{entry}");
     }
     site.ok(&["update"]);
@@ -217,7 +313,10 @@ fn the_lock_is_sorted_text_and_the_same_each_time() {
     std::fs::remove_file(site.project.path("impasto.lock")).unwrap();
     site.ok(&["update"]);
     assert_eq!(site.lock(), lock);
-    insta::assert_snapshot!("lock", site.shown_text(lock.split_once("[[stage]]").unwrap().1));
+    insta::assert_snapshot!(
+        "lock",
+        site.shown_text(lock.split_once("[[stage]]").unwrap().1)
+    );
 }
 
 #[test]
@@ -229,22 +328,45 @@ fn a_lock_that_somebody_changed_is_refused() {
     let (tools, stages) = rest.split_once("\n[[stage]]").unwrap();
     // Places in the text must not depend on how many tools there are.
     let lock = format!("{head}\n[[stage]]{stages}\n[[toolbox]]{tools}");
-    let hash = stages.split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let hash = stages
+        .split("sha256 = \"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
     let other: String = hash.chars().rev().collect();
     let cases: &[(&str, &str, &str)] = &[
         ("a version to come", "version = 1\n", "version = 2\n"),
         ("no version", "version = 1\n", ""),
         ("a hash that is none", &hash, "0123"),
         ("a hash that is a path", &hash, "../../../../etc/passwd"),
-        ("a path that leads out", "pool/main/program/", "pool/../../../program/"),
-        ("a path from the root", "path = \"pool/main/program/", "path = \"/etc/program/"),
-        ("a name that is an option", "name = \"program\"", "name = \"-oDpkg::Pre=x\""),
+        (
+            "a path that leads out",
+            "pool/main/program/",
+            "pool/../../../program/",
+        ),
+        (
+            "a path from the root",
+            "path = \"pool/main/program/",
+            "path = \"/etc/program/",
+        ),
+        (
+            "a name that is an option",
+            "name = \"program\"",
+            "name = \"-oDpkg::Pre=x\"",
+        ),
         (
             "a version with a shell's words",
             "name = \"program\", version = \"1.0\"",
             "name = \"program\", version = \"1.0 $(id)\"",
         ),
-        ("a field that nobody knows", "name = \"program\", ", "name = \"program\", colour = \"red\", "),
+        (
+            "a field that nobody knows",
+            "name = \"program\", ",
+            "name = \"program\", colour = \"red\", ",
+        ),
         ("a package without a size", "size = ", "# size = "),
         ("no text", "version = 1\n", "\u{0}"),
         ("marks of a merge", "[[stage]]", "<<<<<<< HEAD\n[[stage]]"),
@@ -257,7 +379,10 @@ fn a_lock_that_somebody_changed_is_refused() {
         assert_ne!(changed, lock, "{what}");
         site.project.write("impasto.lock", &changed);
         let said = site.said(&["build", "one", "--progress", "plain"]);
-        assert!(!said.starts_with("exit 0") && !said.starts_with("exit 1\n"), "{what}: {said}");
+        assert!(
+            !said.starts_with("exit 0") && !said.starts_with("exit 1\n"),
+            "{what}: {said}"
+        );
         write!(all, "# {what}\n{said}\n").unwrap();
     }
     insta::assert_snapshot!("tampered", all);
@@ -271,7 +396,9 @@ fn an_image_that_is_not_what_was_locked_is_refused() {
     let site = Site::new();
     let pool = |name: &str| format!("repository/pool/main/{name}/{name}_1.0_all.deb");
     let run = |name: &str, from: &str, line: &str| {
-        format!("stage \"run\" \"{name}\" {{\n  from = stage.{from}\n  commands = [\"{line}\"]\n}}\n")
+        format!(
+            "stage \"run\" \"{name}\" {{\n  from = stage.{from}\n  commands = [\"{line}\"]\n}}\n"
+        )
     };
     let stages = [
         site.packages("first", "base", "install = [\"library\"]"),
@@ -290,9 +417,26 @@ fn an_image_that_is_not_what_was_locked_is_refused() {
         let ran = site.run(&["build", stage, "--progress", "plain"]);
         assert_eq!(ran.code, 4, "{}", ran.stderr);
         let log = site.project.ok(&["log", stage]);
-        let said: Vec<_> = log.lines().skip_while(|line| !line.starts_with("Reading")).collect();
-        writeln!(all, "# {stage}\n{}\n", if said.is_empty() { log.clone() } else { said.join("\n") }).unwrap();
-        assert!(ran.stderr.contains("this image is not what the lock was made for"), "{}", ran.stderr);
+        let said: Vec<_> = log
+            .lines()
+            .skip_while(|line| !line.starts_with("Reading"))
+            .collect();
+        writeln!(
+            all,
+            "# {stage}\n{}\n",
+            if said.is_empty() {
+                log.clone()
+            } else {
+                said.join("\n")
+            }
+        )
+        .unwrap();
+        assert!(
+            ran.stderr
+                .contains("this image is not what the lock was made for"),
+            "{}",
+            ran.stderr
+        );
     }
     insta::assert_snapshot!("prediction", all);
 }
@@ -313,21 +457,45 @@ fn a_chain_is_locked_on_what_is_below_without_building_any_of_it() {
     site.ok(&["update", "root", "first", "second"]);
     let names = |stage: &str| -> Vec<String> {
         let lock = site.lock();
-        let entry = lock.split("\n[[stage]]").find(|entry| entry.contains(&format!("\nname = \"{stage}\"\n"))).unwrap();
-        let lines = entry.lines().filter_map(|line| line.strip_prefix("  { name = \"")?.split_once("\", version"));
+        let entry = lock
+            .split("\n[[stage]]")
+            .find(|entry| entry.contains(&format!("\nname = \"{stage}\"\n")))
+            .unwrap();
+        let lines = entry.lines().filter_map(|line| {
+            line.strip_prefix("  { name = \"")?
+                .split_once("\", version")
+        });
         lines.map(|(name, _)| name.to_owned()).collect()
     };
     let root = names("root");
-    assert!(["library", "apt", "dpkg"].iter().all(|name| root.iter().any(|other| other == name)), "{root:?}");
-    assert_eq!(names("first"), ["hello", "program"], "what is below is not installed again");
+    assert!(
+        ["library", "apt", "dpkg"]
+            .iter()
+            .all(|name| root.iter().any(|other| other == name)),
+        "{root:?}"
+    );
+    assert_eq!(
+        names("first"),
+        ["hello", "program"],
+        "what is below is not installed again"
+    );
     assert_eq!(names("second"), ["small"]);
     let plan = site.ok(&["plan"]);
     assert!(plan.contains("\n1 dirty, 3 pending, 1 cached\n"), "{plan}");
     site.publish(&library("2.0"));
     let ran = site.run(&["outdated", "second"]);
     assert_eq!(ran.code, 10, "{}", ran.stderr);
-    assert!(ran.stdout.starts_with("library  1.0 → 2.0  root  own\n"), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("an update rebuilds root, system, first, second\n"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.starts_with("library  1.0 → 2.0  root  own\n"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout
+            .ends_with("an update rebuilds root, system, first, second\n"),
+        "{}",
+        ran.stdout
+    );
     let said = site.ok(&["update", "library"]);
     assert_eq!(said, "root: library 1.0 → 2.0\n");
     // What stands on it was resolved again, as it was.

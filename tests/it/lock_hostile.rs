@@ -20,7 +20,11 @@ fn site() -> Site {
         "matrix { variant = [\"a\", \"b\"] }\n".to_owned(),
         site.packages("one", "base", "install = [\"program\"]"),
         site.packages("two", "base", "install = [\"small\"]"),
-        site.packages("each", "base", "install = matrix.variant == \"a\" ? [\"small\"] : [\"library\"]"),
+        site.packages(
+            "each",
+            "base",
+            "install = matrix.variant == \"a\" ? [\"small\"] : [\"library\"]",
+        ),
     ];
     site.recipe(&stages.concat());
     site
@@ -28,8 +32,12 @@ fn site() -> Site {
 
 /// An entry of the lock's text, title included.
 fn entry<'t>(lock: &'t str, name: &str) -> &'t str {
-    let start = lock.find(&format!("[[stage]]\nname = \"{name}\"\n")).unwrap();
-    let length = lock[start + 1..].find("\n[[").map_or(lock.len() - start, |end| end + 2);
+    let start = lock
+        .find(&format!("[[stage]]\nname = \"{name}\"\n"))
+        .unwrap();
+    let length = lock[start + 1..]
+        .find("\n[[")
+        .map_or(lock.len() - start, |end| end + 2);
     &lock[start..start + length]
 }
 
@@ -46,10 +54,16 @@ fn a_nonsense_lock_is_refused_though_every_result_is_cached() {
     let tools = format!("[[toolbox]]{tools}");
     let lock = format!("{head}\n[[stage]]{stages}\n{tools}");
     let own = entry(&lock, "two");
-    let line = own.lines().find(|line| line.contains("name = \"small\"")).unwrap();
+    let line = own
+        .lines()
+        .find(|line| line.contains("name = \"small\""))
+        .unwrap();
     let word = |from: &str, to: &str| own.split_once(from).unwrap().1.split_once(to).unwrap().0;
-    let (size, sha256, release) =
-        (format!("size = {},", word("size = ", ",")), word("sha256 = \"", "\""), word("release = \"", "\""));
+    let (size, sha256, release) = (
+        format!("size = {},", word("size = ", ",")),
+        word("sha256 = \"", "\""),
+        word("release = \"", "\""),
+    );
     let changes = |changes: &[(&str, &str)]| {
         let mut text = own.to_owned();
         for (from, to) in changes {
@@ -61,7 +75,10 @@ fn a_nonsense_lock_is_refused_though_every_result_is_cached() {
     let changed = |from: &str, to: &str| changes(&[(from, to)]);
     let ghost = own.replace("name = \"two\"", "name = \"ghost\"");
     let cases: Vec<(&str, String)> = vec![
-        ("an archive that the entry does not list", changed("archive = \"own\"", "archive = \"other\"")),
+        (
+            "an archive that the entry does not list",
+            changed("archive = \"own\"", "archive = \"other\""),
+        ),
         (
             "an archive that the recipe does not name",
             changes(&[
@@ -69,32 +86,65 @@ fn a_nonsense_lock_is_refused_though_every_result_is_cached() {
                 ("name = \"own\", date", "name = \"other\", date"),
             ]),
         ),
-        ("a size of 2^63", changed(&size, "size = 9223372036854775808,")),
-        ("a size of 2^62", changed(&size, "size = 4611686018427387904,")),
+        (
+            "a size of 2^63",
+            changed(&size, "size = 9223372036854775808,"),
+        ),
+        (
+            "a size of 2^62",
+            changed(&size, "size = 4611686018427387904,"),
+        ),
         ("a size of nothing", changed(&size, "size = 0,")),
         ("a size below nothing", changed(&size, "size = -1,")),
         ("a stage twice", format!("{lock}\n{own}")),
-        ("a combination twice", format!("{lock}\n{}", entry(&lock, "each"))),
+        (
+            "a combination twice",
+            format!("{lock}\n{}", entry(&lock, "each")),
+        ),
         ("the tools twice", format!("{lock}\n{tools}")),
-        ("a stage that the recipe does not have", format!("{lock}\n{ghost}")),
+        (
+            "a stage that the recipe does not have",
+            format!("{lock}\n{ghost}"),
+        ),
         ("a package twice", changed(line, &format!("{line}\n{line}"))),
-        ("a path that leads out", changed("path = \"pool/", "path = \"pool/../../")),
+        (
+            "a path that leads out",
+            changed("path = \"pool/", "path = \"pool/../../"),
+        ),
         ("a digest that is too short", changed(sha256, "0123")),
         ("a digest in upper case", changed(sha256, &"AB".repeat(32))),
-        ("another architecture", changed("architecture = \"all\"", "architecture = \"arm64\"")),
-        ("no architecture", changed("architecture = \"all\"", "architecture = \"../all\"")),
-        ("no version", changed("version = \"1.0\"", "version = \"1.0 beta\"")),
+        (
+            "another architecture",
+            changed("architecture = \"all\"", "architecture = \"arm64\""),
+        ),
+        (
+            "no architecture",
+            changed("architecture = \"all\"", "architecture = \"../all\""),
+        ),
+        (
+            "no version",
+            changed("version = \"1.0\"", "version = \"1.0 beta\""),
+        ),
         ("a release that is none", changed(release, "0123")),
         ("a date that is none", changed("date = \"", "date = \"x")),
-        ("marks of a merge", changed("packages = [", "<<<<<<< HEAD\npackages = [")),
-        ("a table that nobody knows", format!("{lock}\n[[layer]]\nname = \"two\"\n")),
+        (
+            "marks of a merge",
+            changed("packages = [", "<<<<<<< HEAD\npackages = ["),
+        ),
+        (
+            "a table that nobody knows",
+            format!("{lock}\n[[layer]]\nname = \"two\"\n"),
+        ),
     ];
     let mut all = String::new();
     for (what, text) in &cases {
         assert_ne!(*text, lock, "{what}");
         site.project.write("impasto.lock", text);
         let said = site.said(&["build", "--locked", "--progress", "plain"]);
-        assert!(said.starts_with("exit 3\n") && said.contains("\n  help: "), "{what}: {said}");
+        assert!(
+            said.starts_with("exit 3\n") && said.contains("\n  help: "),
+            "{what}: {said}"
+        );
         assert_eq!(site.lock(), *text, "{what}");
         writeln!(all, "# {what}\n{said}").unwrap();
     }
@@ -126,25 +176,53 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
         "impasto.lock cannot be used for stage one: package \"library\" of the archive \"own\": `sha256` is \"x"
     ));
     assert!(
-        said.contains("\n  stage two: line ") && said.contains("\n  help: lock them again: impasto update one two"),
+        said.contains("\n  stage two: line ")
+            && said.contains("\n  help: lock them again: impasto update one two"),
         "{said}"
     );
-    assert!(site.ok(&["plan", "one"]).contains("its packages are not locked"));
+    assert!(
+        site.ok(&["plan", "one"])
+            .contains("its packages are not locked")
+    );
     let said = site.ok(&["update", "one"]);
-    assert!(said.starts_with("one[variant=a] (and 1 more): 2 packages, "), "{said}");
+    assert!(
+        said.starts_with("one[variant=a] (and 1 more): 2 packages, "),
+        "{said}"
+    );
     assert_eq!(entry(&site.lock(), "one"), entry(&lock, "one"));
-    assert!(site.lock().contains("packages = [[[ {"), "the other stays as it is");
+    assert!(
+        site.lock().contains("packages = [[[ {"),
+        "the other stays as it is"
+    );
     // A package is not a stage, and locks nothing else either.
     let ran = site.run(&["update", "library"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "nothing is newer: the lock is unchanged\n"), "{}", ran.stderr);
-    assert!(site.ok(&["update", "two"]).starts_with("two[variant=a] (and 1 more): 1 packages, "));
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "nothing is newer: the lock is unchanged\n"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        site.ok(&["update", "two"])
+            .starts_with("two[variant=a] (and 1 more): 1 packages, ")
+    );
     assert_eq!(site.lock(), lock);
     assert_eq!(site.build(&["--locked"]).ok().built, Vec::<String>::new());
 
     // The tools are an entry like any other.
-    site.project.write("impasto.lock", &lock.replacen("name = \"toolbox\"\n", "name = \"toolbox\"\ncolour = 1\n", 1));
+    site.project.write(
+        "impasto.lock",
+        &lock.replacen(
+            "name = \"toolbox\"\n",
+            "name = \"toolbox\"\ncolour = 1\n",
+            1,
+        ),
+    );
     let said = site.said(&["build", "one", "--locked", "--progress", "plain"]);
-    assert!(said.contains("for the toolbox: line 7: unknown field `colour`"), "{said}");
+    assert!(
+        said.contains("for the toolbox: line 7: unknown field `colour`"),
+        "{said}"
+    );
     assert!(said.contains("impasto update toolbox"), "{said}");
     site.ok(&["update", "toolbox"]);
     assert_eq!(site.lock(), lock);
@@ -152,10 +230,18 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
     // What the recipe does not have any more can be removed, usable or not.
     let ghost = entry(&lock, "two").replace("name = \"two\"", "name = \"ghost\"");
     for ghost in [ghost.clone(), ghost.replace("size = ", "size = x")] {
-        site.project.write("impasto.lock", &format!("{lock}\n{ghost}"));
-        assert_eq!(site.build(&[]).ok().built, Vec::<String>::new(), "nobody needs it");
+        site.project
+            .write("impasto.lock", &format!("{lock}\n{ghost}"));
+        assert_eq!(
+            site.build(&[]).ok().built,
+            Vec::<String>::new(),
+            "nobody needs it"
+        );
         let said = site.ok(&["update", "ghost"]);
-        assert!(said.starts_with("ghost") && said.ends_with(": no longer in the recipe\n"), "{said}");
+        assert!(
+            said.starts_with("ghost") && said.ends_with(": no longer in the recipe\n"),
+            "{said}"
+        );
         assert_eq!(site.lock(), lock);
     }
 }
@@ -163,16 +249,27 @@ fn an_entry_that_cannot_be_used_is_replaced_by_an_update_of_its_stage() {
 #[test]
 fn the_entry_of_a_stage_that_is_only_sometimes_built_stays() {
     let site = Site::new();
-    let sometimes = site.packages("sometimes", "base", "when = var.all\n  install = [\"small\"]");
+    let sometimes = site.packages(
+        "sometimes",
+        "base",
+        "when = var.all\n  install = [\"small\"]",
+    );
     site.recipe(&format!(
         "variable \"all\" {{ default = true }}\n{sometimes}{}",
         site.packages("always", "base", "install = [\"library\"]")
     ));
     site.ok(&["update"]);
     let lock = site.lock();
-    assert_eq!(site.ok(&["update", "--var", "all=false"]), "nothing is newer: the lock is unchanged\n");
+    assert_eq!(
+        site.ok(&["update", "--var", "all=false"]),
+        "nothing is newer: the lock is unchanged\n"
+    );
     assert_eq!(site.lock(), lock);
-    assert_eq!(site.run(&["fetch", "--locked", "--var", "all=false"]).code, 0, "it is a stage of the recipe");
+    assert_eq!(
+        site.run(&["fetch", "--locked", "--var", "all=false"]).code,
+        0,
+        "it is a stage of the recipe"
+    );
 }
 
 #[test]
@@ -187,7 +284,10 @@ fn a_lock_keeps_its_permissions_and_owner_and_is_not_written_through_a_link() {
     site.publish(&Package::new("small", "2.0"));
     assert_eq!(site.ok(&["update", "one"]), "one: small 1.0 → 2.0\n");
     let found = std::fs::metadata(&path).unwrap();
-    assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o660, 1234, 4321));
+    assert_eq!(
+        (found.mode() & 0o777, found.uid(), found.gid()),
+        (0o660, 1234, 4321)
+    );
 
     site.publish(&Package::new("small", "3.0"));
     let elsewhere = site.project.path("elsewhere");
@@ -199,21 +299,37 @@ fn a_lock_keeps_its_permissions_and_owner_and_is_not_written_through_a_link() {
                     regular file beside its recipe: ";
     assert!(said.contains(expected), "{said}");
     assert_eq!(std::fs::read(&elsewhere).unwrap(), before);
-    let left: Vec<_> =
-        std::fs::read_dir(site.project.path("")).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".impasto.lock")), "{left:?}");
+    let left: Vec<_> = std::fs::read_dir(site.project.path(""))
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with(".impasto.lock")),
+        "{left:?}"
+    );
 }
 
 /// A paragraph of an index of a package that is there, with one field changed.
 fn edited(site: &mut Site, name: &str, edit: impl Fn(&str) -> String) {
-    let path = site.repository.add("stable", "main", &Package::new(name, "1.0").file("usr/share/odd", "odd\n"));
+    let path = site.repository.add(
+        "stable",
+        "main",
+        &Package::new(name, "1.0").file("usr/share/odd", "odd\n"),
+    );
     let bytes = std::fs::read(site.repository.dir().join(&path)).unwrap();
     let (size, hash) = (bytes.len(), sha256(&bytes));
     let paragraph = format!(
         "Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: x <x@example.org>\nFilename: {path}\nSize: {size}\n\
          SHA256: {hash}\nDescription: x\n"
     );
-    site.repository.add_paragraph("stable", "main", name, paragraph.lines().map(|line| edit(line) + "\n").collect());
+    site.repository.add_paragraph(
+        "stable",
+        "main",
+        name,
+        paragraph.lines().map(|line| edit(line) + "\n").collect(),
+    );
     site.repository.publish();
 }
 
@@ -224,7 +340,10 @@ fn what_the_next_run_would_refuse_is_not_locked() {
     site.recipe(&two);
     site.ok(&["update"]);
     let lock = site.lock();
-    site.recipe(&format!("{}{two}", site.packages("one", "base", "install = [\"odd\"]")));
+    site.recipe(&format!(
+        "{}{two}",
+        site.packages("one", "base", "install = [\"odd\"]")
+    ));
     let mut all = String::new();
     for (field, value) in [
         ("Version", "1.0_2"),
@@ -241,19 +360,27 @@ fn what_the_next_run_would_refuse_is_not_locked() {
             _ => line.to_owned(),
         });
         let said = site.said(&["update", "one"]);
-        assert!(!said.starts_with("exit 0") && said.contains("\n  help: "), "{field}: {value}\n{said}");
+        assert!(
+            !said.starts_with("exit 0") && said.contains("\n  help: "),
+            "{field}: {value}\n{said}"
+        );
         assert_eq!(site.lock(), lock, "{field}: {value}");
         writeln!(all, "# {field}: {value}\n{said}").unwrap();
     }
     insta::assert_snapshot!("unlocked", all);
     // What can be brought into form is: case means nothing in a digest.
-    edited(&mut site, "odd", |line| match line.strip_prefix("SHA256: ") {
-        Some(digest) => format!("SHA256: {}", digest.to_uppercase()),
-        None => line.to_owned(),
+    edited(&mut site, "odd", |line| {
+        match line.strip_prefix("SHA256: ") {
+            Some(digest) => format!("SHA256: {}", digest.to_uppercase()),
+            None => line.to_owned(),
+        }
     });
     let done = site.build(&["one"]).ok();
     assert_eq!(done.built, ["one"]);
-    assert_eq!(site.build(&["one", "--locked"]).ok().built, Vec::<String>::new());
+    assert_eq!(
+        site.build(&["one", "--locked"]).ok().built,
+        Vec::<String>::new()
+    );
 }
 
 /// One of some texts.
@@ -266,10 +393,27 @@ fn paragraph(random: &mut Random) -> String {
     let digits = "0123456789abcdef".repeat(4);
     let (upper, long) = (digits.to_uppercase(), "9".repeat(300));
     let mut field = |good: &str, others: &[&str]| {
-        let text = if random.below(3) > 0 { good } else { pick(random, others) };
+        let text = if random.below(3) > 0 {
+            good
+        } else {
+            pick(random, others)
+        };
         text.to_owned()
     };
-    let name = field("odd", &["Odd", "o", "o_d", "ödd", "odd:amd64", "-odd", "odd/../x", "odd%2f", "odd odd"]);
+    let name = field(
+        "odd",
+        &[
+            "Odd",
+            "o",
+            "o_d",
+            "ödd",
+            "odd:amd64",
+            "-odd",
+            "odd/../x",
+            "odd%2f",
+            "odd odd",
+        ],
+    );
     let version = field(
         "1.0",
         &[
@@ -294,7 +438,19 @@ fn paragraph(random: &mut Random) -> String {
             "1.0\u{7f}",
         ],
     );
-    let architecture = field("all", &["amd64", "AMD64", "any", "arm64", "all amd64", "", "../all", "i386"]);
+    let architecture = field(
+        "all",
+        &[
+            "amd64",
+            "AMD64",
+            "any",
+            "arm64",
+            "all amd64",
+            "",
+            "../all",
+            "i386",
+        ],
+    );
     let size = field(
         "1000",
         &[
@@ -311,7 +467,19 @@ fn paragraph(random: &mut Random) -> String {
             "34359738368",
         ],
     );
-    let sha256 = field(&digits, &[&upper, &upper, &upper, "0123", "", "zz", &digits[1..], "sha256"]);
+    let sha256 = field(
+        &digits,
+        &[
+            &upper,
+            &upper,
+            &upper,
+            "0123",
+            "",
+            "zz",
+            &digits[1..],
+            "sha256",
+        ],
+    );
     let path = field(
         "pool/odd.deb",
         &[
@@ -339,8 +507,18 @@ fn paragraph(random: &mut Random) -> String {
 
 /// A command neither panicked nor was killed, and what went wrong has a remedy.
 fn is_orderly(ran: &Ran, what: &str) {
-    assert!([0, 3, 4].contains(&ran.code), "{what}\nexit {}\n{}{}", ran.code, ran.stdout, ran.stderr);
-    assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains("BUG"), "{what}\n{}", ran.stderr);
+    assert!(
+        [0, 3, 4].contains(&ran.code),
+        "{what}\nexit {}\n{}{}",
+        ran.code,
+        ran.stdout,
+        ran.stderr
+    );
+    assert!(
+        !ran.stderr.contains("panicked") && !ran.stderr.contains("BUG"),
+        "{what}\n{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -348,7 +526,9 @@ fn torture_hostile_indexes_lock_nothing_or_what_the_next_run_takes() {
     let mut random = Random::new(seed());
     let (rounds, mut locked) = (count("indexes", 8), 0);
     let mut site = Site::new();
-    let stage = |name: &str, install: &str| site.packages(name, "base", &format!("install = [\"{install}\"]"));
+    let stage = |name: &str, install: &str| {
+        site.packages(name, "base", &format!("install = [\"{install}\"]"))
+    };
     site.recipe(&stage("two", "small"));
     site.ok(&["update"]);
     let before = site.lock();
@@ -358,7 +538,8 @@ fn torture_hostile_indexes_lock_nothing_or_what_the_next_run_takes() {
         for at in 0..=random.below(3) {
             let paragraph = paragraph(&mut random);
             text += &paragraph;
-            site.repository.add_paragraph("stable", "main", &format!("odd-{at}"), paragraph);
+            site.repository
+                .add_paragraph("stable", "main", &format!("odd-{at}"), paragraph);
         }
         site.repository.publish();
         let what = format!("round {round}:\n{text}");
@@ -368,15 +549,26 @@ fn torture_hostile_indexes_lock_nothing_or_what_the_next_run_takes() {
             locked += 1;
             let lock = site.lock();
             let read = LockFile::parse(&lock).expect(&what);
-            assert_eq!((read.refused.as_slice(), read.to_string()), (&[][..], lock.clone()), "{what}");
-            assert_eq!(site.run(&["fetch", "two", "--locked"]).code, 0, "{what}\n{lock}");
+            assert_eq!(
+                (read.refused.as_slice(), read.to_string()),
+                (&[][..], lock.clone()),
+                "{what}"
+            );
+            assert_eq!(
+                site.run(&["fetch", "two", "--locked"]).code,
+                0,
+                "{what}\n{lock}"
+            );
             assert_eq!(site.run(&["update", "one"]).code, 0, "{what}");
             assert_eq!(site.lock(), lock, "{what}");
         } else {
             assert_eq!(site.lock(), before, "{what}");
         }
         site.project.write("impasto.lock", &before);
-        (0..3).for_each(|at| site.repository.remove("stable", "main", &format!("odd-{at}")));
+        (0..3).for_each(|at| {
+            site.repository
+                .remove("stable", "main", &format!("odd-{at}"))
+        });
     }
     println!("{rounds} indexes, {locked} locked");
 }
@@ -426,8 +618,10 @@ fn mutate(random: &mut Random, text: &str) -> String {
             }
             _ => {
                 let cut = random.below(line.chars().count() as u64 + 1) as usize;
-                let (head, tail): (String, String) =
-                    (line.chars().take(cut).collect(), line.chars().skip(cut).collect());
+                let (head, tail): (String, String) = (
+                    line.chars().take(cut).collect(),
+                    line.chars().skip(cut).collect(),
+                );
                 let skipped: String = tail.chars().skip(random.below(3) as usize).collect();
                 lines[at] = format!("{head}{}{skipped}", word(random));
             }
@@ -461,18 +655,36 @@ fn torture_mutated_locks_are_refused_with_place_and_remedy() {
             accepted += 1;
         } else {
             refused += 1;
-            let place = ["impasto.lock", "cannot get package"].iter().any(|place| ran.stderr.contains(place));
-            assert!(place && ran.stderr.contains("help: "), "{what}\n{}", ran.stderr);
+            let place = ["impasto.lock", "cannot get package"]
+                .iter()
+                .any(|place| ran.stderr.contains(place));
+            assert!(
+                place && ran.stderr.contains("help: "),
+                "{what}\n{}",
+                ran.stderr
+            );
         }
         // Whatever is read is written so that it is read in the same way. This costs nothing, so it is done more often.
         for _ in 0..50 {
             let text = mutate(&mut random, &text);
-            let Ok(first) = LockFile::parse(&text) else { continue };
+            let Ok(first) = LockFile::parse(&text) else {
+                continue;
+            };
             let written = first.to_string();
-            let second = LockFile::parse(&written).unwrap_or_else(|error| panic!("{error}\n{text}\n{written}"));
+            let second = LockFile::parse(&written)
+                .unwrap_or_else(|error| panic!("{error}\n{text}\n{written}"));
             assert_eq!(second.to_string(), written, "{text}");
-            assert_eq!((&second.toolbox, &second.stages), (&first.toolbox, &first.stages), "{text}");
-            let names = |lock: &LockFile| lock.refused.iter().map(|entry| entry.name.clone()).collect::<Vec<_>>();
+            assert_eq!(
+                (&second.toolbox, &second.stages),
+                (&first.toolbox, &first.stages),
+                "{text}"
+            );
+            let names = |lock: &LockFile| {
+                lock.refused
+                    .iter()
+                    .map(|entry| entry.name.clone())
+                    .collect::<Vec<_>>()
+            };
             assert_eq!(names(&second), names(&first), "{text}");
         }
     }

@@ -18,11 +18,24 @@ use crate::project::Project;
 pub(crate) fn frozen_mirror(name: &str, packages: &[&str]) -> PathBuf {
     once(&format!("debian-mirror-{name}"), |dir| {
         let environment: Vec<(String, String)> = std::env::vars().collect();
-        let variable = |name: &str| environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let mirrors = MirrorChoice::read(None, variable).unwrap().resolve().unwrap();
-        let url =
-            mirrors.archive.expect("these tests need a mirror of Debian: name one with IMPASTO_MIRROR").to_string();
-        assert!(Path::new(KEYRING).exists(), "these tests need the package debian-archive-keyring");
+        let variable = |name: &str| {
+            environment
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.as_str())
+        };
+        let mirrors = MirrorChoice::read(None, variable)
+            .unwrap()
+            .resolve()
+            .unwrap();
+        let url = mirrors
+            .archive
+            .expect("these tests need a mirror of Debian: name one with IMPASTO_MIRROR")
+            .to_string();
+        assert!(
+            Path::new(KEYRING).exists(),
+            "these tests need the package debian-archive-keyring"
+        );
         freeze(dir, &url, packages);
     })
 }
@@ -30,11 +43,20 @@ pub(crate) fn frozen_mirror(name: &str, packages: &[&str]) -> PathBuf {
 fn freeze(dir: &Path, url: &str, packages: &[&str]) {
     // Apt with a root of its own, in which nothing is installed.
     let apt = dir.join("apt");
-    for part in ["etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial"] {
+    for part in [
+        "etc/apt.conf.d",
+        "etc/preferences.d",
+        "state/lists/partial",
+        "cache/archives/partial",
+    ] {
         fs::create_dir_all(apt.join(part)).unwrap();
     }
     fs::write(apt.join("status"), "").unwrap();
-    fs::write(apt.join("etc/sources.list"), format!("deb [signed-by={KEYRING}] {url} {SUITE} main\n")).unwrap();
+    fs::write(
+        apt.join("etc/sources.list"),
+        format!("deb [signed-by={KEYRING}] {url} {SUITE} main\n"),
+    )
+    .unwrap();
     let root = apt.display();
     let config = format!(
         "Dir::Etc \"{root}/etc\";\nDir::State \"{root}/state\";\nDir::State::status \"{root}/status\";\n\
@@ -45,8 +67,12 @@ fn freeze(dir: &Path, url: &str, packages: &[&str]) {
     );
     fs::write(apt.join("config"), config).unwrap();
     let config = apt.join("config");
-    let wanted =
-        ["?essential", "apt"].iter().chain(packages).map(|name| format!("'{name}'")).collect::<Vec<_>>().join(" ");
+    let wanted = ["?essential", "apt"]
+        .iter()
+        .chain(packages)
+        .map(|name| format!("'{name}'"))
+        .collect::<Vec<_>>()
+        .join(" ");
     let uris = run(
         &format!(
             "export APT_CONFIG=$1; apt-get -q update >&2; apt-get -qqy install --print-uris {wanted}; \
@@ -57,8 +83,16 @@ fn freeze(dir: &Path, url: &str, packages: &[&str]) {
     let mut have = BTreeSet::new();
     // 'URI' name size SHA256:hash
     for line in uris.lines().filter(|line| line.starts_with('\'')) {
-        let (uri, name) = (line.split('\'').nth(1).unwrap(), line.split(' ').nth(1).unwrap());
-        let path = uri.strip_prefix(url).unwrap().trim_start_matches('/').replace("%2b", "+").replace("%7e", "~");
+        let (uri, name) = (
+            line.split('\'').nth(1).unwrap(),
+            line.split(' ').nth(1).unwrap(),
+        );
+        let path = uri
+            .strip_prefix(url)
+            .unwrap()
+            .trim_start_matches('/')
+            .replace("%2b", "+")
+            .replace("%7e", "~");
         let path = path.replace("%3a", ":");
         have.insert(path.clone());
         let path = dir.join(path);
@@ -69,11 +103,15 @@ fn freeze(dir: &Path, url: &str, packages: &[&str]) {
     let index = dist.join("main/binary-amd64");
     fs::create_dir_all(&index).unwrap();
     let get = |from: &str, to: PathBuf| {
-        let line = format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/{from} \"$2\" >&2");
+        let line =
+            format!("APT_CONFIG=$1 /usr/lib/apt/apt-helper download-file {url}/{from} \"$2\" >&2");
         run(&line, &[&config, &to]);
     };
     get(&format!("dists/{SUITE}/InRelease"), dist.join("InRelease"));
-    get(&format!("dists/{SUITE}/main/binary-amd64/Packages.xz"), index.join("Packages.xz"));
+    get(
+        &format!("dists/{SUITE}/main/binary-amd64/Packages.xz"),
+        index.join("Packages.xz"),
+    );
     let text = run("xz -dc \"$1\"", &[&index.join("Packages.xz")]);
     for tool in closure::closure(control::stanzas(&text), TOOLS, "amd64").unwrap() {
         let path = tool.get("Filename").unwrap();
@@ -101,21 +139,42 @@ pub(crate) fn serve(dir: &Path, login: Option<&'static str>) -> u16 {
 }
 
 fn answer(visitor: &mut TcpStream, dir: &Path, login: Option<&str>) -> std::io::Result<()> {
-    let lines: Vec<String> =
-        BufReader::new(&mut *visitor).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-    let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or("/").trim_start_matches('/');
-    let path = dir.join(path.split_once('/').map_or("", |(_, rest)| rest).replace("%2b", "+").replace("%7e", "~"));
+    let lines: Vec<String> = BufReader::new(&mut *visitor)
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    let path = lines
+        .first()
+        .and_then(|line| line.split(' ').nth(1))
+        .unwrap_or("/")
+        .trim_start_matches('/');
+    let path = dir.join(
+        path.split_once('/')
+            .map_or("", |(_, rest)| rest)
+            .replace("%2b", "+")
+            .replace("%7e", "~"),
+    );
     let header = |line: &String| {
         let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("Authorization").then(|| value.to_owned())
+        name.eq_ignore_ascii_case("Authorization")
+            .then(|| value.to_owned())
     };
-    let known = login.is_none_or(|login| lines.iter().find_map(header) == Some(format!("Basic {login}")));
+    let known =
+        login.is_none_or(|login| lines.iter().find_map(header) == Some(format!("Basic {login}")));
     let (status, body) = match fs::read(path) {
-        _ if !known => ("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", Vec::new()),
+        _ if !known => (
+            "401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"",
+            Vec::new(),
+        ),
         Ok(body) => ("200 OK", body),
         Err(_) => ("404 Not Found", Vec::new()),
     };
-    write!(visitor, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    write!(
+        visitor,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
     visitor.write_all(&body)
 }
 
@@ -138,7 +197,10 @@ fn a_mirror_in_a_directory_is_seen_at_a_fixed_path_and_read_only() {
     let project = Project::with(RECIPE);
     project.write("frozen/dists/note", "a frozen mirror\n");
     let mut command = project.command(&["build"]);
-    command.env("IMPASTO_MIRROR", format!("file:{}", project.path("frozen").display()));
+    command.env(
+        "IMPASTO_MIRROR",
+        format!("file:{}", project.path("frozen").display()),
+    );
     let ran = crate::project::ran(command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let log = project.ok(&["log", "see"]);
@@ -147,8 +209,15 @@ fn a_mirror_in_a_directory_is_seen_at_a_fixed_path_and_read_only() {
     assert!(log.starts_with(expected), "{log}");
     // The choice is recorded, and in no key: another mirror changes nothing.
     let claims = project.claims();
-    assert!(claims.contains(&format!("file:{}", project.path("frozen").display())), "{claims}");
-    let again = project.run(&["build", "--mirror", "https://me:geheim@mirror.example.org/debian"]);
+    assert!(
+        claims.contains(&format!("file:{}", project.path("frozen").display())),
+        "{claims}"
+    );
+    let again = project.run(&[
+        "build",
+        "--mirror",
+        "https://me:geheim@mirror.example.org/debian",
+    ]);
     assert!(again.stderr.contains("cached"), "{}", again.stderr);
 }
 
@@ -158,11 +227,21 @@ fn a_mirrors_password_is_not_shown() {
         "cat /run/impasto/apt/archive/dists/note && ! touch /run/impasto/apt/archive/x",
         "cat /run/impasto/apt/auth.conf",
     ));
-    let ran = project.run(&["build", "--mirror", "https://me:geheim@mirror.example.org/debian"]);
+    let ran = project.run(&[
+        "build",
+        "--mirror",
+        "https://me:geheim@mirror.example.org/debian",
+    ]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let log = project.ok(&["log", "see"]);
-    assert!(log.contains("archive https://mirror.example.org/debian\n"), "{log}");
-    assert!(log.contains("machine https://mirror.example.org/debian login me password [secret]"), "{log}");
+    assert!(
+        log.contains("archive https://mirror.example.org/debian\n"),
+        "{log}"
+    );
+    assert!(
+        log.contains("machine https://mirror.example.org/debian login me password [secret]"),
+        "{log}"
+    );
     let shown = format!("{log}{}{}", ran.stderr, project.claims());
     assert!(!shown.contains("geheim"), "{shown}");
 }
@@ -170,12 +249,30 @@ fn a_mirrors_password_is_not_shown() {
 #[test]
 fn a_mirror_that_is_none_is_an_error_with_the_way_out() {
     let project = Project::with(RECIPE);
-    let ran = project.run(&["build", "--mirror", "ftp://me:geheim@mirror.example.org/debian"]);
+    let ran = project.run(&[
+        "build",
+        "--mirror",
+        "ftp://me:geheim@mirror.example.org/debian",
+    ]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("--mirror is not a valid mirror: a mirror needs http:"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("--mirror is not a valid mirror: a mirror needs http:"),
+        "{}",
+        ran.stderr
+    );
     assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
     let ran = project.run(&["build", "--mirror", "file:/no/such/mirror"]);
     assert_ne!(ran.code, 0);
-    assert!(ran.stderr.contains("the mirror /no/such/mirror is not a readable directory"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--mirror URL or IMPASTO_MIRROR"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("the mirror /no/such/mirror is not a readable directory"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("--mirror URL or IMPASTO_MIRROR"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -15,7 +15,11 @@ use crate::site::{Done, Site, done};
 fn build_offline(site: &Site, arguments: &[&str]) -> Done {
     let build = site.command(&[&["build", "--locked", "--progress", "json"], arguments].concat());
     let mut command = Command::new("unshare");
-    command.arg("-n").arg(build.get_program()).args(build.get_args()).current_dir(build.get_current_dir().unwrap());
+    command
+        .arg("-n")
+        .arg(build.get_program())
+        .args(build.get_args())
+        .current_dir(build.get_current_dir().unwrap());
     for (name, value) in build.get_envs() {
         match value {
             Some(value) => command.env(name, value),
@@ -84,7 +88,11 @@ const PROBES: [&str; 10] = [
 ];
 
 /// How attempts may end.
-const REFUSALS: [&str; 3] = ["Network is unreachable", "Connection refused", "Temporary failure in name resolution"];
+const REFUSALS: [&str; 3] = [
+    "Network is unreachable",
+    "Connection refused",
+    "Temporary failure in name resolution",
+];
 
 #[test]
 fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
@@ -96,9 +104,18 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
     let name = format!("impasto-it-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let unix = UnixListener::bind_addr(&address).unwrap();
-    TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(b"x").unwrap();
-    UnixStream::connect_addr(&address).unwrap().write_all(b"x").unwrap();
-    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", udp.local_addr().unwrap()).unwrap();
+    TcpStream::connect(("127.0.0.1", port))
+        .unwrap()
+        .write_all(b"x")
+        .unwrap();
+    UnixStream::connect_addr(&address)
+        .unwrap()
+        .write_all(b"x")
+        .unwrap();
+    UdpSocket::bind("127.0.0.1:0")
+        .unwrap()
+        .send_to(b"x", udp.local_addr().unwrap())
+        .unwrap();
     let mut byte = [0; 8];
     assert_eq!(tcp.accept().unwrap().0.read(&mut byte).unwrap(), 1);
     assert_eq!(unix.accept().unwrap().0.read(&mut byte).unwrap(), 1);
@@ -108,7 +125,10 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
     udp.set_nonblocking(true).unwrap();
 
     let mut site = Site::new();
-    site.uri = format!("http://127.0.0.1:{}/own", serve(site.repository.dir(), None));
+    site.uri = format!(
+        "http://127.0.0.1:{}/own",
+        serve(site.repository.dir(), None)
+    );
     site.project.write("probe.pl", PROBE);
     let ports = format!("{port} {} {name}", udp.local_addr().unwrap().port());
     site.recipe(&format!(
@@ -117,20 +137,41 @@ fn what_was_fetched_is_built_without_a_network_and_no_stage_reaches_one() {
         site.packages("tools", "base", "install = [\"program\"]")
     ));
     let said = site.ok(&["fetch"]);
-    assert!(said.ends_with(", and 1 file used by a stage are in the store\n"), "{said}");
+    assert!(
+        said.ends_with(", and 1 file used by a stage are in the store\n"),
+        "{said}"
+    );
     let first = build_offline(&site, &[]).ok();
     assert_eq!(first.built, ["probe", "reach", "tools"]);
     let nothing_came = |log: &str| {
         for probe in PROBES {
-            let line = log.lines().find_map(|line| line.strip_prefix(&format!("probe {probe}: ")));
+            let line = log
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("probe {probe}: ")));
             let line = line.unwrap_or_else(|| panic!("{probe} was not tried: {log}"));
             assert!(REFUSALS.contains(&line), "{probe}: {line}");
         }
         assert!(log.contains("probe devices: lo\n"), "{log}");
-        assert_eq!(tcp.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{log}");
-        assert!(tcp6.iter().all(|tcp| tcp.set_nonblocking(true).is_ok() && tcp.accept().is_err()), "{log}");
-        assert_eq!(unix.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{log}");
-        assert_eq!(udp.recv(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{log}");
+        assert_eq!(
+            tcp.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "{log}"
+        );
+        assert!(
+            tcp6.iter()
+                .all(|tcp| tcp.set_nonblocking(true).is_ok() && tcp.accept().is_err()),
+            "{log}"
+        );
+        assert_eq!(
+            unix.accept().unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "{log}"
+        );
+        assert_eq!(
+            udp.recv(&mut [0; 8]).unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "{log}"
+        );
     };
     nothing_came(&site.project.ok(&["log", "reach"]));
     // Nor where the host has a network.
@@ -143,7 +184,11 @@ fn gone() -> Site {
     let site = Site::new();
     site.recipe(&site.packages("tools", "base", "install = [\"program\"]"));
     site.ok(&["update"]);
-    std::fs::rename(site.repository.dir().join("pool"), site.project.path("pool")).unwrap();
+    std::fs::rename(
+        site.repository.dir().join("pool"),
+        site.project.path("pool"),
+    )
+    .unwrap();
     site
 }
 
@@ -161,7 +206,10 @@ fn what_is_gone_from_the_mirror_comes_out_of_the_store() {
     assert_eq!(build_offline(&site, &[]).ok().built, ["tools"]);
     // Nor does it when a build has, and another one is to come.
     site.ok(&["gc", "--min-age", "0s"]);
-    assert_eq!(build_offline(&site, &["--rebuild", "tools"]).ok().built, ["tools"]);
+    assert_eq!(
+        build_offline(&site, &["--rebuild", "tools"]).ok().built,
+        ["tools"]
+    );
 }
 
 #[test]
@@ -169,16 +217,35 @@ fn what_is_gone_comes_from_a_snapshot() {
     let site = gone();
     let pool = site.project.path("pool");
     let server = Server::new(move |_, request| {
-        let path = request.path.split_once("/pool/").map(|(_, path)| pool.join(path));
-        path.and_then(|path| std::fs::read(path).ok()).map_or(Answer::status("404 Not Found"), |body| Answer::ok(&body))
+        let path = request
+            .path
+            .split_once("/pool/")
+            .map(|(_, path)| pool.join(path));
+        path.and_then(|path| std::fs::read(path).ok())
+            .map_or(Answer::status("404 Not Found"), |body| Answer::ok(&body))
     });
     let mut command = site.command(&["build", "--locked"]);
-    command.env("IMPASTO_SNAPSHOT", server.url("archive/{archive}/{timestamp}/"));
+    command.env(
+        "IMPASTO_SNAPSHOT",
+        server.url("archive/{archive}/{timestamp}/"),
+    );
     let ran = ran(command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let date = site.lock().split("name = \"own\", date = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let date = site
+        .lock()
+        .split("name = \"own\", date = \"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
     let timestamp = date.replace(['-', ':'], "");
-    let paths: Vec<_> = server.requests().into_iter().map(|request| request.path).collect();
+    let paths: Vec<_> = server
+        .requests()
+        .into_iter()
+        .map(|request| request.path)
+        .collect();
     assert_eq!(paths.len(), 2);
     for name in ["library", "program"] {
         let path = format!("archive/own/{timestamp}/pool/main/{name}/{name}_1.0_all.deb");
@@ -195,7 +262,10 @@ fn what_is_gone_for_good_is_named_with_the_way_out() {
         ("a snapshot that does not have it", {
             let server = Server::new(|_, _| Answer::status("404 Not Found"));
             let mut command = site.command(&["fetch"]);
-            command.env("IMPASTO_SNAPSHOT", server.url("archive/{archive}/{timestamp}/"));
+            command.env(
+                "IMPASTO_SNAPSHOT",
+                server.url("archive/{archive}/{timestamp}/"),
+            );
             let said = site.shown(ran(command));
             assert!(!server.requests().is_empty());
             said
@@ -203,5 +273,9 @@ fn what_is_gone_for_good_is_named_with_the_way_out() {
     ]
     .map(|(what, said)| format!("# {what}\n{said}\n"));
     insta::assert_snapshot!("gone", text.concat());
-    assert!(text[1].contains("program") || text[1].contains("library"), "{}", text[1]);
+    assert!(
+        text[1].contains("program") || text[1].contains("library"),
+        "{}",
+        text[1]
+    );
 }

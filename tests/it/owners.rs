@@ -35,10 +35,24 @@ impl Sudo {
         let [root, alice] = ["root", "alice"].map(|name| machine.path().join(name));
         fs::create_dir(&root).unwrap();
         fs::create_dir(&alice).unwrap();
-        let line = |name: &str, uid: u32, home: &Path| format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", home.display());
-        fs::write(machine.path().join("passwd"), line("root", 0, &root) + &line("alice", ALICE, &alice)).unwrap();
+        let line = |name: &str, uid: u32, home: &Path| {
+            format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", home.display())
+        };
+        fs::write(
+            machine.path().join("passwd"),
+            line("root", 0, &root) + &line("alice", ALICE, &alice),
+        )
+        .unwrap();
         let owner = format!("{ALICE}:{ALICE}");
-        tool("chown", &["-R", &owner, project.path("").to_str().unwrap(), alice.to_str().unwrap()]);
+        tool(
+            "chown",
+            &[
+                "-R",
+                &owner,
+                project.path("").to_str().unwrap(),
+                alice.to_str().unwrap(),
+            ],
+        );
         for dir in [project.path(""), machine.path().to_owned()] {
             tool("chmod", &["755", dir.to_str().unwrap()]);
         }
@@ -47,28 +61,55 @@ impl Sudo {
 
     fn command(&self, program: &[&str], arguments: &[&str]) -> Command {
         // The machine's list of users in the place of this one's.
-        let users = ["unshare", "--mount", "sh", "-euc", "mount --bind \"$0\" /etc/passwd; exec \"$@\""];
+        let users = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-euc",
+            "mount --bind \"$0\" /etc/passwd; exec \"$@\"",
+        ];
         let passwd = self.machine.path().join("passwd");
-        let all =
-            [&users[..], &[passwd.to_str().unwrap()], program, &[env!("CARGO_BIN_EXE_impasto")], arguments].concat();
+        let all = [
+            &users[..],
+            &[passwd.to_str().unwrap()],
+            program,
+            &[env!("CARGO_BIN_EXE_impasto")],
+            arguments,
+        ]
+        .concat();
         let mut command = Command::new(all[0]);
-        command.args(&all[1..]).current_dir(self.project.path("")).stdin(Stdio::null()).env("NO_COLOR", "1");
-        command.env("HOME", self.machine.path().join("root")).env_remove("XDG_CACHE_HOME").env_remove("IMPASTO_STORE");
+        command
+            .args(&all[1..])
+            .current_dir(self.project.path(""))
+            .stdin(Stdio::null())
+            .env("NO_COLOR", "1");
+        command
+            .env("HOME", self.machine.path().join("root"))
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("IMPASTO_STORE");
         command
     }
 
     /// As root, called by a user with sudo.
     fn sudo(&self, uid: u32, arguments: &[&str]) -> Ran {
         let mut command = self.command(&[], arguments);
-        command.env("SUDO_UID", uid.to_string()).env("SUDO_GID", uid.to_string()).env("SUDO_USER", "alice");
+        command
+            .env("SUDO_UID", uid.to_string())
+            .env("SUDO_GID", uid.to_string())
+            .env("SUDO_USER", "alice");
         ran(command)
     }
 
     /// As a user, who may say of themselves what they like.
     fn user(&self, uid: u32, arguments: &[&str]) -> Ran {
         let id = uid.to_string();
-        let mut command = self.command(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"], arguments);
-        command.env("SUDO_UID", ALICE.to_string()).env("SUDO_GID", ALICE.to_string());
+        let mut command = self.command(
+            &["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"],
+            arguments,
+        );
+        command
+            .env("SUDO_UID", ALICE.to_string())
+            .env("SUDO_GID", ALICE.to_string());
         command.env("HOME", self.machine.path().join("alice"));
         ran(command)
     }
@@ -89,7 +130,10 @@ impl Sudo {
 
 /// All files below a directory that do not belong to a user.
 fn of_others(dir: &Path, uid: u32) -> String {
-    tool("find", &[dir.to_str().unwrap(), "!", "-uid", &uid.to_string()])
+    tool(
+        "find",
+        &[dir.to_str().unwrap(), "!", "-uid", &uid.to_string()],
+    )
 }
 
 #[test]
@@ -100,12 +144,26 @@ fn under_sudo_everything_is_the_callers_who_goes_on_without() {
     for dir in [sudo.project.path(""), sudo.machine.path().join("alice")] {
         assert_eq!(of_others(&dir, ALICE), "", "of others");
     }
-    for path in [sudo.project.path("out/it.qcow2"), sudo.store().join("format"), sudo.store().join("state/logs")] {
-        assert_eq!(fs::metadata(&path).unwrap().gid(), ALICE, "{}", path.display());
+    for path in [
+        sudo.project.path("out/it.qcow2"),
+        sudo.store().join("format"),
+        sudo.store().join("state/logs"),
+    ] {
+        assert_eq!(
+            fs::metadata(&path).unwrap().gid(),
+            ALICE,
+            "{}",
+            path.display()
+        );
     }
     // Alice herself: everything is known, and hers to change.
     let again = sudo.user(ALICE, &["build", "--progress", "json"]);
-    assert!(again.code == 0 && again.stdout.contains("\"built\":0"), "{}{}", again.stdout, again.stderr);
+    assert!(
+        again.code == 0 && again.stdout.contains("\"built\":0"),
+        "{}{}",
+        again.stdout,
+        again.stderr
+    );
     for line in [&["store", "verify"][..], &["gc", "--min-age", "0s"]] {
         let ran = sudo.user(ALICE, line);
         assert_eq!(ran.code, 0, "{line:?}: {}", ran.stderr);
@@ -116,12 +174,24 @@ fn under_sudo_everything_is_the_callers_who_goes_on_without() {
     for dir in [store.as_path(), store.parent().unwrap()] {
         tool("chmod", &["755", dir.to_str().unwrap()]);
     }
-    for (ran, who) in [(sudo.sudo(0, &place), 0), (sudo.sudo(BOB, &place), BOB), (sudo.user(BOB, &place), BOB)] {
+    for (ran, who) in [
+        (sudo.sudo(0, &place), 0),
+        (sudo.sudo(BOB, &place), BOB),
+        (sudo.user(BOB, &place), BOB),
+    ] {
         assert_eq!(ran.code, 1, "{}", ran.stderr);
         let sentence = format!("belongs to user {ALICE}, not to user {who}");
         let help = format!("chown -R {who} {}", store.display());
-        assert!(ran.stderr.contains(&sentence) && ran.stderr.contains(&help), "{}", ran.stderr);
-        assert!(ran.stderr.contains("run impasto as alice"), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains(&sentence) && ran.stderr.contains(&help),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("run impasto as alice"),
+            "{}",
+            ran.stderr
+        );
     }
 }
 
@@ -139,7 +209,8 @@ fn what_root_executes_or_believes_lies_with_root() {
     assert_eq!(fs::read_dir(private.join("tmp")).unwrap().count(), 0);
     // What Alice says of her layers is nothing to root: one that she exchanged is damage.
     let find = "find \"$1\"/disks -name '*.qcow2' -printf '%s %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2";
-    let layer = PathBuf::from(tool("sh", &["-c", find, "sh", sudo.store().to_str().unwrap()]).trim_end());
+    let layer =
+        PathBuf::from(tool("sh", &["-c", find, "sh", sudo.store().to_str().unwrap()]).trim_end());
     let mut bytes = fs::read(&layer).unwrap();
     let last = bytes.len() - 600;
     bytes[last] ^= 1;
@@ -147,13 +218,23 @@ fn what_root_executes_or_believes_lies_with_root() {
     fs::write(&layer, bytes).unwrap();
     tool("chown", &[&ALICE.to_string(), layer.to_str().unwrap()]);
     let ran = sudo.sudo(ALICE, &["build", "--rebuild", "run"]);
-    assert!(ran.code == 0 && ran.stderr.contains("damaged"), "{}", ran.stderr);
+    assert!(
+        ran.code == 0 && ran.stderr.contains("damaged"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(of_others(&sudo.store(), ALICE), "");
     // A shell in a failed state, which lies there too.
-    let recipe = sudo.project.read("impasto.hcl").replace("echo x > /x", "echo x > /x; false");
+    let recipe = sudo
+        .project
+        .read("impasto.hcl")
+        .replace("echo x > /x", "echo x > /x; false");
     sudo.project.write("impasto.hcl", &recipe);
     assert_eq!(sudo.sudo(ALICE, &["build"]).code, 4);
-    assert_eq!(sudo.sudo(ALICE, &["shell", "run", "-c", "cat /x"]).stdout, "x\n");
+    assert_eq!(
+        sudo.sudo(ALICE, &["shell", "run", "-c", "cat /x"]).stdout,
+        "x\n"
+    );
 }
 
 #[test]
@@ -191,18 +272,39 @@ fn recipes_that_root_writes_stay_the_callers() {
 fn what_needs_root_is_said_before_anything_starts() {
     let sudo = Sudo::new();
     let kept = || {
-        of_others(&sudo.store(), 0).lines().filter(|path| path.contains("/disks/") || path.contains("/blobs/")).count()
+        of_others(&sudo.store(), 0)
+            .lines()
+            .filter(|path| path.contains("/disks/") || path.contains("/blobs/"))
+            .count()
     };
     let said = |ran: Ran, message: &str| {
         assert_eq!(ran.code, 1, "{}", ran.stderr);
-        assert!(ran.stderr.starts_with(&format!("error: {message}, which needs root\n")), "{message}: {}", ran.stderr);
-        assert!(ran.stderr.contains("sudo") || ran.stderr.contains("as root"), "{}", ran.stderr);
+        assert!(
+            ran.stderr
+                .starts_with(&format!("error: {message}, which needs root\n")),
+            "{message}: {}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("sudo") || ran.stderr.contains("as root"),
+            "{}",
+            ran.stderr
+        );
     };
     // The stage that only fetches does not begin; by itself it needs nobody.
-    said(sudo.user(ALICE, &["build"]), "programs must be run for stage run");
+    said(
+        sudo.user(ALICE, &["build"]),
+        "programs must be run for stage run",
+    );
     assert_eq!(kept(), 0);
-    said(sudo.user(ALICE, &["shell", "run"]), "a shell runs programs on a stage's disk");
-    said(sudo.user(ALICE, &["audit"]), "an audit builds in a varied environment");
+    said(
+        sudo.user(ALICE, &["shell", "run"]),
+        "a shell runs programs on a stage's disk",
+    );
+    said(
+        sudo.user(ALICE, &["audit"]),
+        "an audit builds in a varied environment",
+    );
     assert_eq!(sudo.user(ALICE, &["build", "base"]).code, 0);
     assert_ne!(kept(), 0);
     // Nobody asks a mirror that is not there.
@@ -210,12 +312,24 @@ fn what_needs_root_is_said_before_anything_starts() {
         "stage \"convert\"",
         "stage \"packages\" \"tools\" {\n  from    = stage.base\n  install = [\"vim\"]\n}\n\nstage \"convert\"",
     );
-    sudo.project.write("impasto.hcl", &recipe.replace("from   = stage.run", "from   = stage.tools"));
+    sudo.project.write(
+        "impasto.hcl",
+        &recipe.replace("from   = stage.run", "from   = stage.tools"),
+    );
     let mirror = ["--mirror", "http://127.0.0.1:9/debian"];
     let build = [&["build", "image.it"], &mirror[..]].concat();
-    said(sudo.user(ALICE, &build), "packages must be locked for stage tools, and programs must be run for stage tools");
-    said(sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()), "packages must be locked for stage tools");
-    said(sudo.user(ALICE, &[&["update"], &mirror[..]].concat()), "an update runs apt");
+    said(
+        sudo.user(ALICE, &build),
+        "packages must be locked for stage tools, and programs must be run for stage tools",
+    );
+    said(
+        sudo.user(ALICE, &[&["fetch"], &mirror[..]].concat()),
+        "packages must be locked for stage tools",
+    );
+    said(
+        sudo.user(ALICE, &[&["update"], &mirror[..]].concat()),
+        "an update runs apt",
+    );
     // What is known needs no root.
     sudo.project.write("impasto.hcl", &recipe);
     assert_eq!(sudo.sudo(ALICE, &["build", "run"]).code, 0);

@@ -19,7 +19,10 @@ fn project(stages: &str) -> Project {
 /// A build from the frozen mirror.
 fn command(project: &Project, arguments: &[&str]) -> Command {
     let mut command = project.command(&[&["build"], arguments].concat());
-    command.env("IMPASTO_MIRROR", format!("file:{}", debian::mirror().display()));
+    command.env(
+        "IMPASTO_MIRROR",
+        format!("file:{}", debian::mirror().display()),
+    );
     command.env_remove("IMPASTO_SECURITY_MIRROR");
     command
 }
@@ -60,17 +63,31 @@ stage "packages" "fewer" {
     );
     let ran = built(&project, &[]);
     assert!(
-        project.read("impasto.lock").contains("  { name = \"debian/bookworm\", date = \""),
+        project
+            .read("impasto.lock")
+            .contains("  { name = \"debian/bookworm\", date = \""),
         "no further suite is there"
     );
     assert!(ran.stderr.contains("built  fewer"), "{}", ran.stderr);
     let guest = |line: &str| project.in_guest("tools", line);
-    assert_eq!(guest("hello; readlink /etc/localtime"), "Hello, world!\n/usr/share/zoneinfo/Europe/Berlin\n");
+    assert_eq!(
+        guest("hello; readlink /etc/localtime"),
+        "Hello, world!\n/usr/share/zoneinfo/Europe/Berlin\n"
+    );
     // The image's own policy about services and its own sources are as they were.
-    assert_eq!(guest("stat -c %a /usr/sbin/policy-rc.d*; tail -n 1 /usr/sbin/policy-rc.d"), "750\nexit 104\n");
-    assert_eq!(guest("cat /etc/apt/sources.list"), "deb http://image.example.org/debian bookworm main\n");
+    assert_eq!(
+        guest("stat -c %a /usr/sbin/policy-rc.d*; tail -n 1 /usr/sbin/policy-rc.d"),
+        "750\nexit 104\n"
+    );
+    assert_eq!(
+        guest("cat /etc/apt/sources.list"),
+        "deb http://image.example.org/debian bookworm main\n"
+    );
     assert_eq!(guest("cat /etc/resolv.conf"), "nameserver 192.0.2.1\n");
-    assert_eq!(guest("find /var/lib/apt/lists /var/cache/apt -type f ! -name lock"), "");
+    assert_eq!(
+        guest("find /var/lib/apt/lists /var/cache/apt -type f ! -name lock"),
+        ""
+    );
     // The host's mirror is nowhere in the image, by neither of its names.
     let mirror = debian::mirror().display();
     let found = guest(&format!(
@@ -79,8 +96,14 @@ stage "packages" "fewer" {
     ));
     assert_eq!(found, "");
     assert_eq!(guest("apt-mark showmanual hello cron"), "cron\nhello\n");
-    let fewer = project.in_guest("fewer", "ls /etc/crontab 2>&1; dpkg -l cron 2>&1 | tail -n 1");
-    assert!(fewer.contains("No such file") && fewer.contains("un  cron "), "{fewer}");
+    let fewer = project.in_guest(
+        "fewer",
+        "ls /etc/crontab 2>&1; dpkg -l cron 2>&1 | tail -n 1",
+    );
+    assert!(
+        fewer.contains("No such file") && fewer.contains("un  cron "),
+        "{fewer}"
+    );
 }
 
 #[test]
@@ -104,10 +127,19 @@ stage "packages" "release" {
         ran.stderr
     };
     let unknown = said("unknown");
-    assert!(unknown.contains("there are no packages hello=99, helo, nor-this1.0 in debian/bookworm\n"), "{unknown}");
-    assert!(unknown.contains("\n  help: did you mean `hello`"), "{unknown}");
+    assert!(
+        unknown.contains("there are no packages hello=99, helo, nor-this1.0 in debian/bookworm\n"),
+        "{unknown}"
+    );
+    assert!(
+        unknown.contains("\n  help: did you mean `hello`"),
+        "{unknown}"
+    );
     let release = said("release");
-    assert!(release.contains("the archive debian/trixie cannot be read"), "{release}");
+    assert!(
+        release.contains("the archive debian/trixie cannot be read"),
+        "{release}"
+    );
     assert!(release.contains("\n  help: correct `suite`"), "{release}");
     // Nothing is locked by halves.
     assert!(!project.path("impasto.lock").exists());
@@ -129,10 +161,12 @@ stage "packages" "unbootable" {
     );
     let ran = build(&project, &[]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    let text =
-        "the image would not boot its newest kernel: /boot/grub/grub.cfg has no entry for /boot/vmlinuz-6.1.0-10";
+    let text = "the image would not boot its newest kernel: /boot/grub/grub.cfg has no entry for /boot/vmlinuz-6.1.0-10";
     let log = project.ok(&["log", "unbootable"]);
-    assert!(log.contains(&format!("\nimpasto: {text}\n  help: ")), "{log}");
+    assert!(
+        log.contains(&format!("\nimpasto: {text}\n  help: ")),
+        "{log}"
+    );
     assert!(ran.stderr.contains(text), "{}", ran.stderr);
     // Nothing half-made is kept: a failed stage runs again.
     let again = build(&project, &["unbootable"]);
@@ -147,9 +181,21 @@ fn mirrors_that_do_not_answer_and_images_without_packages_are_errors() {
     // Nobody listens on this port (RFC 863's is long out of use).
     let ran = ran(project.command(&["build", "--mirror", "http://me:geheim@127.0.0.1:9/debian"]));
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("http://127.0.0.1:9/debian"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("the server cannot be reached"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--mirror URL, or IMPASTO_MIRROR"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("http://127.0.0.1:9/debian"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("the server cannot be reached"),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("--mirror URL, or IMPASTO_MIRROR"),
+        "{}",
+        ran.stderr
+    );
     assert!(!ran.stderr.contains("geheim"), "{}", ran.stderr);
 
     let small = Project::new();
@@ -159,7 +205,12 @@ fn mirrors_that_do_not_answer_and_images_without_packages_are_errors() {
     );
     let ran = build(&small, &[]);
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("base has no /var/lib/dpkg/status: it has no package database"), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("base has no /var/lib/dpkg/status: it has no package database"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -181,9 +232,17 @@ stage "packages" "kernel" {
 "#,
     );
     built(&project, &[]);
-    let menu = project.in_guest("kernel", "grep -P '^\\tlinux' /boot/grub/grub.cfg; ls /boot");
+    let menu = project.in_guest(
+        "kernel",
+        "grep -P '^\\tlinux' /boot/grub/grub.cfg; ls /boot",
+    );
     let root = format!("root=UUID={}", debian::ROOT_UUID);
-    assert!(menu.contains("/boot/vmlinuz-6.1.") && menu.contains(&root) && menu.contains("initrd.img-6.1."), "{menu}");
+    assert!(
+        menu.contains("/boot/vmlinuz-6.1.")
+            && menu.contains(&root)
+            && menu.contains("initrd.img-6.1."),
+        "{menu}"
+    );
     assert!(!menu.contains("root=/dev"), "{menu}");
     let log = project.ok(&["log", "kernel"]);
     assert!(log.contains("impasto: boots linux 6.1."), "{log}");
@@ -211,33 +270,57 @@ stage "packages" "more" {{
     project.write("vendor.asc", &crate::base::tool("sh", &["-c", armor]));
     // me:s3same
     let port = serve(debian::mirror(), Some("bWU6czNzYW1l"));
-    let mut command = project.command(&["build", "--mirror", &format!("http://me:s3same@127.0.0.1:{port}/debian")]);
-    command.env("IMPASTO_SECURITY_MIRROR", format!("http://me:s3same@127.0.0.1:{port}/security"));
+    let mut command = project.command(&[
+        "build",
+        "--mirror",
+        &format!("http://me:s3same@127.0.0.1:{port}/debian"),
+    ]);
+    command.env(
+        "IMPASTO_SECURITY_MIRROR",
+        format!("http://me:s3same@127.0.0.1:{port}/security"),
+    );
     let ran = ran(command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let lock = project.read("impasto.lock");
     // The mirror has neither updates nor security updates, and needs none. What is added is there for what comes after.
     for stage in ["more", "tools"] {
-        let entry =
-            lock.split("\n[[stage]]").find(|entry| entry.starts_with(&format!("\nname = \"{stage}\""))).unwrap();
-        let archives: Vec<_> =
-            entry.lines().filter_map(|line| line.strip_prefix("  { name = \"")?.split_once("\", date")).collect();
-        assert_eq!(archives.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["debian/bookworm", "vendor"]);
+        let entry = lock
+            .split("\n[[stage]]")
+            .find(|entry| entry.starts_with(&format!("\nname = \"{stage}\"")))
+            .unwrap();
+        let archives: Vec<_> = entry
+            .lines()
+            .filter_map(|line| line.strip_prefix("  { name = \"")?.split_once("\", date"))
+            .collect();
+        assert_eq!(
+            archives.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["debian/bookworm", "vendor"]
+        );
     }
     let source = format!(
         "Types: deb\nURIs: {vendor}\nSuites: bookworm\nComponents: main\nSigned-By: /etc/apt/keyrings/vendor.asc\n"
     );
     let guest = |line: &str| project.in_guest("more", line);
     assert_eq!(guest("cat /etc/apt/sources.list.d/vendor.sources"), source);
-    assert_eq!(guest(&format!("grep -rlF -e s3same -e 127.0.0.1:{port} /etc /var /usr /root || true")), "");
+    assert_eq!(
+        guest(&format!(
+            "grep -rlF -e s3same -e 127.0.0.1:{port} /etc /var /usr /root || true"
+        )),
+        ""
+    );
     let log = project.ok(&["log", "tools"]);
-    assert!(!format!("{log}{lock}{}{}", ran.stderr, project.claims()).contains("s3same"), "{log}");
+    assert!(
+        !format!("{log}{lock}{}{}", ran.stderr, project.claims()).contains("s3same"),
+        "{log}"
+    );
 }
 
 #[test]
 fn debians_own_packages_take_the_place_of_those_that_they_conflict_with() {
     let install = |name: &str, from: &str, package: &str| {
-        format!("stage \"packages\" \"{name}\" {{\n  from = stage.{from}\n  install = [\"{package}\"]\n}}\n")
+        format!(
+            "stage \"packages\" \"{name}\" {{\n  from = stage.{from}\n  install = [\"{package}\"]\n}}\n"
+        )
     };
     let project = project(
         &[
@@ -252,18 +335,41 @@ fn debians_own_packages_take_the_place_of_those_that_they_conflict_with() {
     // From the host's own mirror: what the tests' frozen one has does not conflict.
     project.ok(&["update"]);
     let lock = project.read("impasto.lock");
-    for (stage, gone) in [("chrony", "systemd-timesyncd"), ("ntpsec", "systemd-timesyncd"), ("exim", "postfix")] {
-        let entry =
-            lock.split("\n[[stage]]").find(|entry| entry.starts_with(&format!("\nname = \"{stage}\""))).unwrap();
+    for (stage, gone) in [
+        ("chrony", "systemd-timesyncd"),
+        ("ntpsec", "systemd-timesyncd"),
+        ("exim", "postfix"),
+    ] {
+        let entry = lock
+            .split("\n[[stage]]")
+            .find(|entry| entry.starts_with(&format!("\nname = \"{stage}\"")))
+            .unwrap();
         let removed = entry.split_once("removed = [\n").expect(stage).1;
-        let version = removed.strip_prefix(&format!("  {{ name = \"{gone}\", version = \"")).expect(stage);
-        assert!(version.contains("\", architecture = \"amd64\" },\n]"), "{removed}");
+        let version = removed
+            .strip_prefix(&format!("  {{ name = \"{gone}\", version = \""))
+            .expect(stage);
+        assert!(
+            version.contains("\", architecture = \"amd64\" },\n]"),
+            "{removed}"
+        );
     }
     project.ok(&["fetch", "chrony"]);
     // Nobody listens there.
-    let offline = project.run(&["build", "chrony", "--locked", "--mirror", "http://127.0.0.1:9/debian"]);
+    let offline = project.run(&[
+        "build",
+        "chrony",
+        "--locked",
+        "--mirror",
+        "http://127.0.0.1:9/debian",
+    ]);
     assert_eq!(offline.code, 0, "{}", offline.stderr);
-    let shown = project.in_guest("chrony", "chronyd --version; dpkg-query -W -f '${Status}' systemd-timesyncd");
+    let shown = project.in_guest(
+        "chrony",
+        "chronyd --version; dpkg-query -W -f '${Status}' systemd-timesyncd",
+    );
     assert!(shown.starts_with("chronyd (chrony) version "), "{shown}");
-    assert!(shown.trim_end().ends_with("\nunknown ok not-installed"), "{shown}");
+    assert!(
+        shown.trim_end().ends_with("\nunknown ok not-installed"),
+        "{shown}"
+    );
 }

@@ -44,15 +44,27 @@ fn record(command: Command, typed: &str, took: Duration) -> Vec<Vec<Line>> {
 /// The name of a pen's look.
 fn class(pen: &Pen) -> String {
     let colour = match pen.foreground() {
-        Some(Color::Indexed(index)) => ["k", "r", "g", "y", "b", "m", "c", "w"][usize::from(index % 8)],
+        Some(Color::Indexed(index)) => {
+            ["k", "r", "g", "y", "b", "m", "c", "w"][usize::from(index % 8)]
+        }
         _ => "",
     };
-    [colour, if pen.is_bold() { "B" } else { "" }, if pen.is_faint() { "F" } else { "" }].join(" ").trim().to_owned()
+    [
+        colour,
+        if pen.is_bold() { "B" } else { "" },
+        if pen.is_faint() { "F" } else { "" },
+    ]
+    .join(" ")
+    .trim()
+    .to_owned()
 }
 
 /// Frames as one picture that moves; who cannot show that shows the last one.
 fn svg(frames: &[Vec<Line>]) -> String {
-    let (width, height) = (f64::from(COLUMNS) * 8.4 + 24.0, f64::from(ROWS) * 18.0 + 24.0);
+    let (width, height) = (
+        f64::from(COLUMNS) * 8.4 + 24.0,
+        f64::from(ROWS) * 18.0 + 24.0,
+    );
     let all = (frames.len() - 1) as f64 * FRAME + LAST;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\">\n<style>\n\
@@ -62,10 +74,25 @@ fn svg(frames: &[Vec<Line>]) -> String {
     );
     let percent = |seconds: f64| 100.0 * seconds / all;
     for number in 0..frames.len() {
-        let (start, end) = (percent(number as f64 * FRAME), percent((number + 1) as f64 * FRAME));
-        let end = if number + 1 == frames.len() { String::new() } else { format!("{end:.2}%{{visibility:hidden}}") };
-        let begin = if number == 0 { "" } else { "0%{visibility:hidden}" };
-        writeln!(out, "@keyframes f{number}{{{begin}{start:.2}%{{visibility:visible}}{end}}}").unwrap();
+        let (start, end) = (
+            percent(number as f64 * FRAME),
+            percent((number + 1) as f64 * FRAME),
+        );
+        let end = if number + 1 == frames.len() {
+            String::new()
+        } else {
+            format!("{end:.2}%{{visibility:hidden}}")
+        };
+        let begin = if number == 0 {
+            ""
+        } else {
+            "0%{visibility:hidden}"
+        };
+        writeln!(
+            out,
+            "@keyframes f{number}{{{begin}{start:.2}%{{visibility:visible}}{end}}}"
+        )
+        .unwrap();
     }
     out += "</style>\n<rect width=\"100%\" height=\"100%\" rx=\"8\" fill=\"#1c2026\"/>\n";
     for (number, frame) in frames.iter().enumerate() {
@@ -73,7 +100,11 @@ fn svg(frames: &[Vec<Line>]) -> String {
         for (row, line) in frame.iter().enumerate() {
             let mut column = 0;
             for run in line.chunks(|a, b| a.pen() != b.pen()) {
-                let text: String = run.iter().filter(|cell| cell.width() > 0).map(avt::Cell::char).collect();
+                let text: String = run
+                    .iter()
+                    .filter(|cell| cell.width() > 0)
+                    .map(avt::Cell::char)
+                    .collect();
                 let start = column;
                 column += run.len();
                 if text.trim().is_empty() {
@@ -81,9 +112,16 @@ fn svg(frames: &[Vec<Line>]) -> String {
                 }
                 let blanks = text.chars().take_while(|c| *c == ' ').count();
                 let text = text.trim().replace('&', "&amp;").replace('<', "&lt;");
-                let (x, y) = (12.0 + (start + blanks) as f64 * 8.4, 26.0 + row as f64 * 18.0);
+                let (x, y) = (
+                    12.0 + (start + blanks) as f64 * 8.4,
+                    26.0 + row as f64 * 18.0,
+                );
                 let class = class(run[0].pen());
-                let class = if class.is_empty() { class } else { format!(" class=\"{class}\"") };
+                let class = if class.is_empty() {
+                    class
+                } else {
+                    format!(" class=\"{class}\"")
+                };
                 writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.0}\"{class}>{text}</text>").unwrap();
             }
         }
@@ -95,8 +133,13 @@ fn svg(frames: &[Vec<Line>]) -> String {
 fn check(svg: &str) {
     assert!(svg.len() < 60_000, "{} bytes", svg.len());
     for element in ["svg", "g", "text", "style"] {
-        let starts = svg.matches(&format!("<{element} ")).count() + svg.matches(&format!("<{element}>")).count();
-        assert_eq!(starts, svg.matches(&format!("</{element}>")).count(), "{element}");
+        let starts = svg.matches(&format!("<{element} ")).count()
+            + svg.matches(&format!("<{element}>")).count();
+        assert_eq!(
+            starts,
+            svg.matches(&format!("</{element}>")).count(),
+            "{element}"
+        );
     }
     for word in ["     run", "   built"] {
         assert!(svg.contains(&format!(">{}<", word.trim())), "{word}");
@@ -117,9 +160,23 @@ fn the_live_view_as_a_picture() {
         "#,
     );
     let dir = demo.clone().unwrap_or_else(|| project.path(""));
-    let recipe = demo.as_ref().map(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/debian-12"));
-    let stages = ["root", "base", "settings", "configure", "versions", "clean", "qcow2"];
-    let stages = if demo.is_some() { &stages[..] } else { &["work"] };
+    let recipe = demo
+        .as_ref()
+        .map(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/debian-12"));
+    let stages = [
+        "root",
+        "base",
+        "settings",
+        "configure",
+        "versions",
+        "clean",
+        "qcow2",
+    ];
+    let stages = if demo.is_some() {
+        &stages[..]
+    } else {
+        &["work"]
+    };
     let command = |first: &[&str], again: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
         command
@@ -130,11 +187,18 @@ fn the_live_view_as_a_picture() {
         if let Some(recipe) = &recipe {
             command.arg(recipe).args(["--only", "variant=minimal"]);
         }
-        command.env_remove("IMPASTO_LOG").env_remove("NO_COLOR").env_remove("SUDO_UID").current_dir(&dir);
+        command
+            .env_remove("IMPASTO_LOG")
+            .env_remove("NO_COLOR")
+            .env_remove("SUDO_UID")
+            .current_dir(&dir);
         command
     };
     assert!(command(&["build"], &[]).status().unwrap().success());
-    let plan = command(&["plan", "--json"], stages).output().unwrap().stdout;
+    let plan = command(&["plan", "--json"], stages)
+        .output()
+        .unwrap()
+        .stdout;
     let plan: serde_json::Value = serde_json::from_slice(&plan).unwrap();
     let took = Duration::from_millis(plan["cost"]["wall_ms"].as_u64().expect("it was timed"));
     let typed = "impasto build recipes/debian-12 --only variant=minimal";

@@ -50,17 +50,34 @@ struct Disk {
 
 impl Disk {
     fn new(project: &Project, file_system: &str) -> Disk {
-        let disk = Disk { image: project.path("disk.img"), at: project.path("mnt") };
+        let disk = Disk {
+            image: project.path("disk.img"),
+            at: project.path("mnt"),
+        };
         std::fs::create_dir(&disk.at).unwrap();
         // No smaller xfs can be made.
-        std::fs::File::create(&disk.image).unwrap().set_len(320 << 20).unwrap();
-        tool(&format!("mkfs.{file_system}"), &["-q", disk.image.to_str().unwrap()]);
+        std::fs::File::create(&disk.image)
+            .unwrap()
+            .set_len(320 << 20)
+            .unwrap();
+        tool(
+            &format!("mkfs.{file_system}"),
+            &["-q", disk.image.to_str().unwrap()],
+        );
         disk.mount();
         disk
     }
 
     fn mount(&self) {
-        tool("mount", &["-o", "loop", self.image.to_str().unwrap(), self.at.to_str().unwrap()]);
+        tool(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                self.image.to_str().unwrap(),
+                self.at.to_str().unwrap(),
+            ],
+        );
     }
 
     /// Stops the file system; with `flush` the journal that is in memory is written first, as it might just have been.
@@ -99,7 +116,11 @@ impl Machine {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
-        command.args(arguments).arg("--store").arg(self.disk.at.join("store")).current_dir(self.project.path(""));
+        command
+            .args(arguments)
+            .arg("--store")
+            .arg(self.disk.at.join("store"))
+            .current_dir(self.project.path(""));
         command.env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
@@ -107,22 +128,38 @@ impl Machine {
     /// Runs a command that must succeed.
     fn ok(&self, arguments: &[&str]) -> String {
         let ran = crate::project::ran(self.command(arguments));
-        assert_eq!(ran.code, 0, "impasto {arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.code, 0,
+            "impasto {arguments:?}: {}{}",
+            ran.stdout, ran.stderr
+        );
         ran.stdout
     }
 
     /// Builds: the stages that ran.
     fn build(&self, var: &str) -> BTreeSet<String> {
-        self.ok(&["build", "--progress", "json", "--var", var]).lines().filter_map(built).collect()
+        self.ok(&["build", "--progress", "json", "--var", var])
+            .lines()
+            .filter_map(built)
+            .collect()
     }
 
     /// Builds, and cuts the power after so many microseconds: the stages that were acknowledged.
     fn cut_build(&self, var: &str, after: u64, flush: bool) -> BTreeSet<String> {
         let mut command = self.command(&["build", "--progress", "json", "--var", var]);
-        let mut build = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut build = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let lines = BufReader::new(build.stdout.take().unwrap()).lines();
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| lines.map_while(Result::ok).filter_map(|line| built(&line)).collect());
+            let reader = scope.spawn(|| {
+                lines
+                    .map_while(Result::ok)
+                    .filter_map(|line| built(&line))
+                    .collect()
+            });
             std::thread::sleep(Duration::from_micros(after));
             self.disk.cut(flush);
             build.kill().unwrap();
@@ -148,10 +185,15 @@ fn survive(file_system: &str, cuts: u64) {
         let what = |when: &str| format!("{file_system}, round {round}, {when}");
         let var = format!("round={round}");
         for name in ["a", "c"] {
-            machine.project.write(&format!("{name}-{round}.txt"), &format!("{name} {round}\n"));
+            machine
+                .project
+                .write(&format!("{name}-{round}.txt"), &format!("{name} {round}\n"));
         }
         let raw = machine.project.path(&format!("disk-{round}.raw"));
-        std::fs::File::create(&raw).unwrap().set_len(2 << 20).unwrap();
+        std::fs::File::create(&raw)
+            .unwrap()
+            .set_len(2 << 20)
+            .unwrap();
         tool("mke2fs", &["-q", "-t", "ext4", raw.to_str().unwrap()]);
 
         let after = random.below(length * 5 / 4);
@@ -163,15 +205,29 @@ fn survive(file_system: &str, cuts: u64) {
         if before.is_empty() {
             length = start.elapsed().as_micros() as u64;
         }
-        assert!(again.is_disjoint(&before), "{}: {again:?} ran again of {before:?}", what("after a cut"));
+        assert!(
+            again.is_disjoint(&before),
+            "{}: {again:?} ran again of {before:?}",
+            what("after a cut")
+        );
         acknowledged += before.len() as u64;
         in_work += u64::from(!before.is_empty() && before.len() < NODES as usize);
         // A build that found everything acknowledges it, too.
-        assert_eq!(machine.build(&var), BTreeSet::new(), "{}", what("a second build"));
+        assert_eq!(
+            machine.build(&var),
+            BTreeSet::new(),
+            "{}",
+            what("a second build")
+        );
         machine.disk.cut(random.below(2) == 0);
         machine.disk.back();
         machine.ok(&["gc", "--min-age", "0s"]);
-        assert_eq!(machine.build(&var), BTreeSet::new(), "{}", what("after a cut and the collector"));
+        assert_eq!(
+            machine.build(&var),
+            BTreeSet::new(),
+            "{}",
+            what("after a cut and the collector")
+        );
         acknowledged += NODES;
         machine.ok(&["store", "verify"]);
         for name in ["a", "c"] {
@@ -191,17 +247,25 @@ fn alone(test: &str, survive: impl FnOnce()) {
         return survive();
     }
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ALONE, "1");
+    command
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1");
     assert!(command.status().unwrap().success(), "see above");
 }
 
 #[test]
 fn torture_power_cuts_on_ext4_lose_nothing() {
-    alone("power::torture_power_cuts_on_ext4_lose_nothing", || survive("ext4", count("power", 4)));
+    alone("power::torture_power_cuts_on_ext4_lose_nothing", || {
+        survive("ext4", count("power", 4))
+    });
 }
 
 #[test]
 fn torture_power_cuts_on_xfs_lose_nothing() {
-    alone("power::torture_power_cuts_on_xfs_lose_nothing", || survive("xfs", count("power", 4)));
+    alone("power::torture_power_cuts_on_xfs_lose_nothing", || {
+        survive("xfs", count("power", 4))
+    });
 }

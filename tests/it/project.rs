@@ -33,7 +33,12 @@ pub(crate) struct Counts {
 impl Project {
     /// An empty directory.
     pub(crate) fn empty() -> Self {
-        Project { dir: tempfile::Builder::new().prefix("impasto-it-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() }
+        Project {
+            dir: tempfile::Builder::new()
+                .prefix("impasto-it-")
+                .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+                .unwrap(),
+        }
     }
 
     /// An empty recipe beside a base disk, `base.qcow2`.
@@ -70,14 +75,22 @@ impl Project {
     }
 
     pub(crate) fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("cannot read {name}: {error}"))
+        std::fs::read_to_string(self.path(name))
+            .unwrap_or_else(|error| panic!("cannot read {name}: {error}"))
     }
 
     /// A command that has not started, in the recipe's directory.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
-        command.args(arguments).arg("--store").arg(self.store()).current_dir(self.dir.path());
-        command.env_remove("IMPASTO_LOG").env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .arg("--store")
+            .arg(self.store())
+            .current_dir(self.dir.path());
+        command
+            .env_remove("IMPASTO_LOG")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
         // Tests that run under sudo look into stores as root.
         command.env_remove("SUDO_UID");
         // And on CI services, whose logs have another form.
@@ -93,14 +106,22 @@ impl Project {
     /// Runs a command that must succeed and gives its standard output.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
-        assert_eq!(ran.code, 0, "impasto {arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.code, 0,
+            "impasto {arguments:?}: {}{}",
+            ran.stdout, ran.stderr
+        );
         ran.stdout
     }
 
     /// Builds and gives the exit code and all events.
     pub(crate) fn events(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
         let ran = self.run(&[&["build", "--progress", "json"], arguments].concat());
-        let events = ran.stdout.lines().map(|line| serde_json::from_str(line).expect("an event is JSON")).collect();
+        let events = ran
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("an event is JSON"))
+            .collect();
         assert!(!ran.stdout.is_empty(), "no events: {}", ran.stderr);
         (ran.code, events)
     }
@@ -123,15 +144,27 @@ impl Project {
     /// Builds, which must succeed: nodes that ran, and nodes that were cached.
     pub(crate) fn build(&self, arguments: &[&str]) -> (u64, u64) {
         let ran = self.run(&[&["build", "--progress", "json"], arguments].concat());
-        assert_eq!(ran.code, 0, "impasto build {arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.code, 0,
+            "impasto build {arguments:?}: {}{}",
+            ran.stdout, ran.stderr
+        );
         let last: Value = serde_json::from_str(ran.stdout.lines().last().unwrap()).unwrap();
-        (last["built"].as_u64().unwrap(), last["cached"].as_u64().unwrap())
+        (
+            last["built"].as_u64().unwrap(),
+            last["cached"].as_u64().unwrap(),
+        )
     }
 
     /// All claims of the store, as they lie there.
     pub(crate) fn claims(&self) -> String {
-        let find = ["-c", "find \"$1/claims\" -type f -exec cat {} +", "sh", self.store().to_str().unwrap()]
-            .map(str::to_owned);
+        let find = [
+            "-c",
+            "find \"$1/claims\" -type f -exec cat {} +",
+            "sh",
+            self.store().to_str().unwrap(),
+        ]
+        .map(str::to_owned);
         crate::base::tool("sh", &find.each_ref().map(String::as_str))
     }
 
@@ -149,7 +182,11 @@ impl Project {
 pub(crate) fn ran(mut command: Command) -> Ran {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ran { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
 }
 
 /// SHA-256 of a file, by coreutils.

@@ -32,8 +32,16 @@ impl Pty {
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
-        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(slave.try_clone().unwrap()).stderr(slave).env("TERM", "xterm");
+        let slave = File::options()
+            .read(true)
+            .write(true)
+            .open(name.to_str().unwrap())
+            .unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave)
+            .env("TERM", "xterm");
         tcsetwinsize(&master, size(columns, rows)).unwrap();
         let child = child.spawn().unwrap();
         // The command alone holds the other end from here on.
@@ -48,8 +56,16 @@ impl Pty {
                 && sender.send(buffer[..count].to_vec()).is_ok()
             {}
         });
-        let terminal = avt::Terminal::with_scrollback(columns.into(), rows.into(), Some(1000)).unwrap();
-        Pty { child, master, read, rest: Vec::new(), terminal, written: String::new() }
+        let terminal =
+            avt::Terminal::with_scrollback(columns.into(), rows.into(), Some(1000)).unwrap();
+        Pty {
+            child,
+            master,
+            read,
+            rest: Vec::new(),
+            terminal,
+            written: String::new(),
+        }
     }
 
     /// Shows a text as if it had been typed.
@@ -80,7 +96,11 @@ impl Pty {
         let start = Instant::now();
         while !is_so(&self.rows()) {
             let more = self.read(Duration::from_millis(50));
-            assert!(more && start.elapsed() < PATIENCE, "{what}:\n{}", self.rows().join("\n"));
+            assert!(
+                more && start.elapsed() < PATIENCE,
+                "{what}:\n{}",
+                self.rows().join("\n")
+            );
         }
     }
 
@@ -96,8 +116,12 @@ impl Pty {
 
     /// The rows that are to be seen, without blanks at their ends.
     pub(crate) fn rows(&self) -> Vec<String> {
-        let mut rows: Vec<_> =
-            self.terminal.screen().visible_lines().map(|line| line.text().trim_end().to_owned()).collect();
+        let mut rows: Vec<_> = self
+            .terminal
+            .screen()
+            .visible_lines()
+            .map(|line| line.text().trim_end().to_owned())
+            .collect();
         while rows.last().is_some_and(String::is_empty) {
             rows.pop();
         }
@@ -118,7 +142,11 @@ impl Pty {
     pub(crate) fn end(&mut self) -> Option<i32> {
         let start = Instant::now();
         while self.read(Duration::from_millis(50)) {
-            assert!(start.elapsed() < 5 * PATIENCE, "it does not end:\n{}", self.rows().join("\n"));
+            assert!(
+                start.elapsed() < 5 * PATIENCE,
+                "it does not end:\n{}",
+                self.rows().join("\n")
+            );
         }
         self.child.wait().unwrap().code()
     }
@@ -133,5 +161,10 @@ impl Drop for Pty {
 }
 
 fn size(columns: u16, rows: u16) -> Winsize {
-    Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
+    Winsize {
+        ws_col: columns,
+        ws_row: rows,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
 }

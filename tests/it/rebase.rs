@@ -42,9 +42,21 @@ fn recipe(order: &str, more: &str) -> String {
 /// The claim that the stage has now.
 fn claim(project: &Project) -> Claim {
     let plan: serde_json::Value = serde_json::from_str(&project.ok(&["plan", "--json"])).unwrap();
-    assert!(plan["nodes"].as_array().unwrap().iter().all(|node| node["state"] == "cached"));
+    assert!(
+        plan["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|node| node["state"] == "cached")
+    );
     let why = project.ok(&["why", "many"]);
-    let key = why.lines().find_map(|line| line.trim().strip_prefix("key:")).unwrap().trim().parse().unwrap();
+    let key = why
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("key:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
     let store = Store::open(project.store()).unwrap();
     store.claims(&key).unwrap().0.pop().unwrap().1
 }
@@ -54,7 +66,11 @@ fn layer(project: &Project) -> LayerRef {
 }
 
 fn bytes(project: &Project, layer: &LayerRef) -> u64 {
-    Store::open(project.store()).unwrap().layer_length(layer).unwrap().unwrap()
+    Store::open(project.store())
+        .unwrap()
+        .layer_length(layer)
+        .unwrap()
+        .unwrap()
 }
 
 /// All that can be seen of the stage's files.
@@ -81,10 +97,20 @@ fn one_change_of_many_files_costs_a_small_layer() {
     project.write("impasto.hcl", &recipe("8 7 6 5 4 3 2 1", after));
     assert_eq!(project.build(&[]), (2, 1));
     let second = layer(&project);
-    let manifest = Store::open(project.store()).unwrap().manifest(&second).unwrap();
-    assert_eq!(manifest.parent, Some(first), "a delta to the stage's own previous disk");
+    let manifest = Store::open(project.store())
+        .unwrap()
+        .manifest(&second)
+        .unwrap();
+    assert_eq!(
+        manifest.parent,
+        Some(first),
+        "a delta to the stage's own previous disk"
+    );
     let (whole, delta) = (bytes(&project, &first), bytes(&project, &second));
-    assert!(delta < whole / 2 && delta < 4 << 20, "{delta} bytes after {whole}");
+    assert!(
+        delta < whole / 2 && delta < 4 << 20,
+        "{delta} bytes after {whole}"
+    );
     // What is in it is what a build from nothing gives.
     let fresh = Project::with(&recipe("8 7 6 5 4 3 2 1", after));
     assert_eq!(fresh.build(&[]), (3, 0));
@@ -94,7 +120,11 @@ fn one_change_of_many_files_costs_a_small_layer() {
     // Zeros that were written are no hole: a swap file is made so.
     assert_eq!(project.in_guest("many", "stat -c %b /kept/zeros"), "80\n");
     flat(&project.path("out/many.raw")).check();
-    assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
+    assert_eq!(
+        project.ok(&["store", "verify"]).lines().count(),
+        1,
+        "no findings"
+    );
 }
 
 #[test]
@@ -103,17 +133,39 @@ fn chains_of_previous_disks_end() {
     assert_eq!(project.build(&[]), (3, 0));
     let mut depths = Vec::new();
     for number in 1..=20 {
-        project.write("impasto.hcl", &recipe("1 2 3", &format!("echo {number} > /number")));
+        project.write(
+            "impasto.hcl",
+            &recipe("1 2 3", &format!("echo {number} > /number")),
+        );
         assert_eq!(project.build(&[]), (2, 1));
         let layer = layer(&project);
-        depths.push(Store::open(project.store()).unwrap().manifest(&layer).unwrap().depth);
+        depths.push(
+            Store::open(project.store())
+                .unwrap()
+                .manifest(&layer)
+                .unwrap()
+                .depth,
+        );
     }
     assert!(depths.iter().all(|depth| *depth <= 16), "{depths:?}");
-    assert!(depths.windows(2).any(|pair| pair[1] < pair[0]), "one was squashed: {depths:?}");
+    assert!(
+        depths.windows(2).any(|pair| pair[1] < pair[0]),
+        "one was squashed: {depths:?}"
+    );
     assert_eq!(project.in_guest("many", "cat /number"), "20\n");
     // What is collected takes nothing with it that a kept layer stands on.
     project.ok(&["gc", "--keep", "1", "--min-age", "0s"]);
-    assert_eq!(project.in_guest("many", "cat /number; sha256sum /many/a/big3 /bin/busybox | wc -l"), "20\n2\n");
+    assert_eq!(
+        project.in_guest(
+            "many",
+            "cat /number; sha256sum /many/a/big3 /bin/busybox | wc -l"
+        ),
+        "20\n2\n"
+    );
     assert_eq!(project.build(&[]), (0, 3));
-    assert_eq!(project.ok(&["store", "verify"]).lines().count(), 1, "no findings");
+    assert_eq!(
+        project.ok(&["store", "verify"]).lines().count(),
+        1,
+        "no findings"
+    );
 }

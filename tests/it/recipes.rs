@@ -10,11 +10,23 @@ use crate::vm::{Firmware, boots, check};
 
 /// A copy of a recipe, with a store of its own.
 fn recipe(name: &str) -> Project {
-    assert!(rustix::process::geteuid().is_root(), "these tests need root: they install Debian");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "these tests need root: they install Debian"
+    );
     let project = Project::empty();
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name);
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("recipes")
+        .join(name);
     for file in ["recipe.hcl", "release.hcl", "scripts"] {
-        tool("cp", &["-rL", from.join(file).to_str().unwrap(), project.path("").to_str().unwrap()]);
+        tool(
+            "cp",
+            &[
+                "-rL",
+                from.join(file).to_str().unwrap(),
+                project.path("").to_str().unwrap(),
+            ],
+        );
     }
     project
 }
@@ -56,12 +68,24 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
     assert!(versions.starts_with("DEBIAN_VERSION=12."), "{versions}");
     for name in ["minimal", "development"] {
         let image = format!("out/debian-12-{name}.qcow2");
-        let line = format!("cd {} && sha256sum --check debian-12-{name}.qcow2.sha256", project.path("out").display());
+        let line = format!(
+            "cd {} && sha256sum --check debian-12-{name}.qcow2.sha256",
+            project.path("out").display()
+        );
         tool("sh", &["-euc", &line]);
         let size = std::fs::metadata(project.path(&image)).unwrap().len();
         println!("{image}: {} MB", size / 1_000_000);
         assert!(name == "development" || size < 250_000_000, "{size}");
-        tool("qemu-img", &["check", "-q", "-f", "qcow2", project.path(&image).to_str().unwrap()]);
+        tool(
+            "qemu-img",
+            &[
+                "check",
+                "-q",
+                "-f",
+                "qcow2",
+                project.path(&image).to_str().unwrap(),
+            ],
+        );
     }
 
     // A small store, also after edits, without the tree that the disk was made of.
@@ -71,16 +95,26 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
     let script = project.read("scripts/configure.sh");
     for edit in 1..=4 {
         let begun = std::time::Instant::now();
-        project.write("scripts/configure.sh", &format!("{script}\necho {edit} > /etc/edit\n"));
+        project.write(
+            "scripts/configure.sh",
+            &format!("{script}\necho {edit} > /etc/edit\n"),
+        );
         // Of both variants: the script, the versions, the cleanup and the image.
         assert_eq!(project.build(&[]), (8, 5));
         println!("edit {edit}: {:?}", begun.elapsed());
     }
     // A comment changes what a script is, not what it does: of each variant one stage runs, and nothing after it.
-    project.write("scripts/configure.sh", &format!("{script}\necho 4 > /etc/edit # a comment\n"));
+    project.write(
+        "scripts/configure.sh",
+        &format!("{script}\necho 4 > /etc/edit # a comment\n"),
+    );
     assert_eq!(project.build(&[]), (2, 11));
     let edited = stored(&project);
-    println!("store: {} MB, after four edits {} MB", cold / 1_000_000, edited / 1_000_000);
+    println!(
+        "store: {} MB, after four edits {} MB",
+        cold / 1_000_000,
+        edited / 1_000_000
+    );
     assert!(edited <= 450_000_000, "{edited}");
     assert_eq!(project.run(&["store", "verify"]).code, 0);
 
@@ -93,7 +127,10 @@ fn debian_12_is_built_booted_and_built_again_after_edits() {
         assert_ne!(stage["verdict"], "different");
     }
 
-    boots_everywhere(&project.path("out/debian-12-minimal.qcow2"), &[Firmware::Bios, Firmware::SecureBoot]);
+    boots_everywhere(
+        &project.path("out/debian-12-minimal.qcow2"),
+        &[Firmware::Bios, Firmware::SecureBoot],
+    );
 }
 
 #[test]
@@ -128,11 +165,17 @@ image "exchanged" {
     project.build(&["--only", "variant=minimal"]);
     let versions = project.read("out/debian-13-minimal/image-version.txt");
     assert!(versions.starts_with("DEBIAN_VERSION=13."), "{versions}");
-    boots_everywhere(&project.path("out/debian-13-minimal.qcow2"), &[Firmware::Bios]);
+    boots_everywhere(
+        &project.path("out/debian-13-minimal.qcow2"),
+        &[Firmware::Bios],
+    );
 
     let guest = boots(&project.path("out/exchanged.qcow2"), Firmware::Uefi);
     let kernel = guest.run("uname -r");
-    assert!(kernel.ends_with("-amd64") && !kernel.contains("cloud"), "{kernel}");
+    assert!(
+        kernel.ends_with("-amd64") && !kernel.contains("cloud"),
+        "{kernel}"
+    );
     check(&guest, Firmware::Uefi);
     guest.end();
 }

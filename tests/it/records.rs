@@ -57,7 +57,12 @@ fn lines_of(text: &str) -> Vec<String> {
 fn files(dir: &Path) -> BTreeMap<String, String> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()))
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                std::fs::read_to_string(entry.path()).unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -68,18 +73,29 @@ fn slices(trace: &str) -> BTreeMap<String, Vec<String>> {
     let (mut names, mut slices) = (BTreeMap::new(), BTreeMap::<String, Vec<String>>::new());
     let mut around: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for event in trace["traceEvents"].as_array().unwrap() {
-        let (tid, name) = (event["tid"].as_u64().unwrap(), event["name"].as_str().unwrap());
+        let (tid, name) = (
+            event["tid"].as_u64().unwrap(),
+            event["name"].as_str().unwrap(),
+        );
         match event["ph"].as_str().unwrap() {
-            "M" if name == "thread_name" => drop(names.insert(tid, event["args"]["name"].as_str().unwrap().to_owned())),
+            "M" if name == "thread_name" => {
+                drop(names.insert(tid, event["args"]["name"].as_str().unwrap().to_owned()))
+            }
             "M" => {}
             "X" => {
                 let start = event["ts"].as_u64().unwrap();
                 let end = start + event["dur"].as_u64().unwrap();
                 let around = around.entry(tid).or_default();
                 around.retain(|outer| *outer > start);
-                assert!(around.iter().all(|outer| end <= *outer), "{event} leaves what is around it");
+                assert!(
+                    around.iter().all(|outer| end <= *outer),
+                    "{event} leaves what is around it"
+                );
                 around.push(end);
-                slices.entry(names[&tid].clone()).or_default().push(name.to_owned());
+                slices
+                    .entry(names[&tid].clone())
+                    .or_default()
+                    .push(name.to_owned());
             }
             other => panic!("{other}"),
         }
@@ -95,21 +111,44 @@ fn a_build_shows_a_line_a_step_and_loses_nothing() {
     assert!(!quiet.stderr.contains(" | "), "{}", quiet.stderr);
     assert!(quiet.stderr.lines().count() < 12, "{}", quiet.stderr);
     let log = project.ok(&["log", "good"]);
-    assert_eq!(log, (1..=1000).map(|number| format!("{number}\n")).collect::<String>());
+    assert_eq!(
+        log,
+        (1..=1000)
+            .map(|number| format!("{number}\n"))
+            .collect::<String>()
+    );
     let loud = project.run(&["build", "good", "--rebuild", "good", "-v"]);
-    let shown = loud.stderr.lines().filter_map(|line| Some(line.split_once("good | ")?.1));
-    assert_eq!(shown.map(|line| format!("{line}\n")).collect::<String>(), log);
+    let shown = loud
+        .stderr
+        .lines()
+        .filter_map(|line| Some(line.split_once("good | ")?.1));
+    assert_eq!(
+        shown.map(|line| format!("{line}\n")).collect::<String>(),
+        log
+    );
 }
 
 #[test]
 fn a_build_that_fails_leaves_a_summary_logs_and_a_trace() {
     let project = Project::with(RECIPE);
     std::fs::write(project.path("summary.md"), "of another build").unwrap();
-    let arguments = ["build", "--keep-going", "--summary", "summary.md", "--logs", "a/logs", "--trace", "b/trace.json"];
+    let arguments = [
+        "build",
+        "--keep-going",
+        "--summary",
+        "summary.md",
+        "--logs",
+        "a/logs",
+        "--trace",
+        "b/trace.json",
+    ];
     let failed = project.run(&[&arguments[..], &["disc", "never"]].concat());
     assert_eq!(failed.code, 2, "`disc` is not a stage: {}", failed.stderr);
     let summary = project.read("summary.md");
-    assert!(summary.starts_with("## Build of `records`: failed\n") && summary.contains("there is no stage `disc`"));
+    assert!(
+        summary.starts_with("## Build of `records`: failed\n")
+            && summary.contains("there is no stage `disc`")
+    );
 
     let failed = project.run(&[&arguments[..], &["image.disk", "never"]].concat());
     assert_eq!(failed.code, 4, "{}", failed.stderr);
@@ -130,23 +169,44 @@ fn a_build_that_fails_leaves_a_summary_logs_and_a_trace() {
         assert!(summary.contains(text), "no {text:?} in:\n{summary}");
     }
     let logs = files(&project.path("a/logs"));
-    assert_eq!(logs.keys().collect::<Vec<_>>(), ["bad.log", "base.log", "good.log", "qcow2.log"]);
+    assert_eq!(
+        logs.keys().collect::<Vec<_>>(),
+        ["bad.log", "base.log", "good.log", "qcow2.log"]
+    );
     assert_eq!(logs["good.log"], project.ok(&["log", "good"]));
     let failed = "impasto: failed: the script exited with code 3\n";
     assert_eq!(logs["bad.log"], project.ok(&["log", "bad"]) + failed);
 
     let slices = slices(&project.read("b/trace.json"));
-    assert_eq!(slices["impasto"], ["read the recipe", "lock packages", "plan", "run"]);
+    assert_eq!(
+        slices["impasto"],
+        ["read the recipe", "lock packages", "plan", "run"]
+    );
     let stages = &slices["stages 1"];
-    let wanted = ["base", "good", "steps", "command 1", "command 2", "the script", "seal the layer", "index the disk"];
+    let wanted = [
+        "base",
+        "good",
+        "steps",
+        "command 1",
+        "command 2",
+        "the script",
+        "seal the layer",
+        "index the disk",
+    ];
     for name in wanted {
-        assert!(stages.iter().any(|slice| slice == name), "no {name} in {stages:?}");
+        assert!(
+            stages.iter().any(|slice| slice == name),
+            "no {name} in {stages:?}"
+        );
     }
     assert!(slices.values().flatten().any(|slice| slice == "convert"));
     for dir in ["", "a", "a/logs", "b"] {
         let names = std::fs::read_dir(project.path(dir)).unwrap();
         let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        assert!(!names.any(|name| name.ends_with(".part")), "something was left in {dir:?}");
+        assert!(
+            !names.any(|name| name.ends_with(".part")),
+            "something was left in {dir:?}"
+        );
     }
 }
 
@@ -154,12 +214,27 @@ fn a_build_that_fails_leaves_a_summary_logs_and_a_trace() {
 fn a_build_that_does_nothing_leaves_a_summary_too() {
     let project = Project::with(RECIPE);
     project.build(&["image.disk"]);
-    let ran = project.run(&["build", "image.disk", "--summary", "s.md", "--logs", "logs", "--trace", "t.json"]);
+    let ran = project.run(&[
+        "build",
+        "image.disk",
+        "--summary",
+        "s.md",
+        "--logs",
+        "logs",
+        "--trace",
+        "t.json",
+    ]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let summary = project.read("s.md");
-    assert!(summary.contains(": done\n\n0 built, 3 cached in ") && summary.contains("| unchanged |"), "{summary}");
+    assert!(
+        summary.contains(": done\n\n0 built, 3 cached in ") && summary.contains("| unchanged |"),
+        "{summary}"
+    );
     assert!(files(&project.path("logs")).is_empty());
-    assert_eq!(slices(&project.read("t.json")).keys().collect::<Vec<_>>(), ["impasto"]);
+    assert_eq!(
+        slices(&project.read("t.json")).keys().collect::<Vec<_>>(),
+        ["impasto"]
+    );
 }
 
 #[test]
@@ -173,17 +248,41 @@ fn an_interrupted_build_says_so_in_what_it_leaves() {
         }
         "#,
     );
-    let mut command = project.command(&["build", "-v", "--summary", "s.md", "--logs", "logs", "--trace", "t.json"]);
+    let mut command = project.command(&[
+        "build",
+        "-v",
+        "--summary",
+        "s.md",
+        "--logs",
+        "logs",
+        "--trace",
+        "t.json",
+    ]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("slow | started"))).expect("it starts").unwrap();
+    lines
+        .find(|line| {
+            line.as_ref()
+                .is_ok_and(|line| line.contains("slow | started"))
+        })
+        .expect("it starts")
+        .unwrap();
     tool("kill", &["-INT", &child.id().to_string()]);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let summary = project.read("s.md");
-    assert!(summary.contains(": interrupted\n\n1 built, 0 cached, 1 not run in "), "{summary}");
-    assert_eq!(files(&project.path("logs"))["slow.log"], "started\nimpasto: stopped\n");
+    assert!(
+        summary.contains(": interrupted\n\n1 built, 0 cached, 1 not run in "),
+        "{summary}"
+    );
+    assert_eq!(
+        files(&project.path("logs"))["slow.log"],
+        "started\nimpasto: stopped\n"
+    );
     let trace = project.read("t.json");
-    assert!(trace.contains(r#""end":"interrupted""#) && trace.contains(r#""state":"stopped""#), "{trace}");
+    assert!(
+        trace.contains(r#""end":"interrupted""#) && trace.contains(r#""state":"stopped""#),
+        "{trace}"
+    );
     assert!(slices(&trace)["stages 1"].contains(&"slow".to_owned()));
 }
 
@@ -205,18 +304,33 @@ fn what_cannot_be_written_is_an_error_before_anything_starts() {
     for [flag, value] in refused {
         let ran = project.run(&["build", "good", flag, value]);
         assert_eq!(ran.code, 1, "{flag} {value}: {}", ran.stderr);
-        assert!(ran.stderr.starts_with("error: cannot write `"), "{flag} {value}: {}", ran.stderr);
-        assert!(ran.stderr.contains(value) && ran.stderr.contains("caused by: "), "{flag} {value}: {}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("error: cannot write `"),
+            "{flag} {value}: {}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains(value) && ran.stderr.contains("caused by: "),
+            "{flag} {value}: {}",
+            ran.stderr
+        );
         assert!(!project.store().exists(), "{flag} {value}: it began");
     }
-    assert_eq!(project.run(&["build", "good", "--summary", "x", "--trace", "./x"]).code, 2);
+    assert_eq!(
+        project
+            .run(&["build", "good", "--summary", "x", "--trace", "./x"])
+            .code,
+        2
+    );
 }
 
 /// Runs a build on a CI service.
 fn on(project: &Project, variable: &str, arguments: &[&str]) -> (i32, String) {
     let mut command: Command = project.command(arguments);
     let ran = ran({
-        command.env(variable, "true").env("GITHUB_WORKSPACE", project.path(""));
+        command
+            .env(variable, "true")
+            .env("GITHUB_WORKSPACE", project.path(""));
         command
     });
     (ran.code, ran.stderr)
@@ -239,19 +353,49 @@ fn github_gets_folds_and_annotations_and_no_command_of_a_guest() {
     let (code, log) = on(&project, "GITHUB_ACTIONS", &["build", "never"]);
     assert_eq!(code, 4, "{log}");
     let wanted = ["group", "endgroup", "group", "endgroup", "error"];
-    assert_eq!(commands(&log).iter().map(String::as_str).collect::<Vec<_>>(), wanted, "{log}");
-    let title = log.lines().find(|line| line.starts_with("::group::   built  good  in ")).expect("a fold");
+    assert_eq!(
+        commands(&log)
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+        wanted,
+        "{log}"
+    );
+    let title = log
+        .lines()
+        .find(|line| line.starts_with("::group::   built  good  in "))
+        .expect("a fold");
     assert!(title.ends_with(" s"), "{title}");
-    assert_eq!(log.lines().filter(|line| line.parse::<u32>().is_ok()).count(), 1000, "all of it is there");
-    let line = RECIPE.lines().position(|line| line.contains("\"bad\"")).unwrap() + 1;
-    let wanted = format!("::error file=impasto.hcl,line={line},title=bad::the script exited with code 3");
+    assert_eq!(
+        log.lines()
+            .filter(|line| line.parse::<u32>().is_ok())
+            .count(),
+        1000,
+        "all of it is there"
+    );
+    let line = RECIPE
+        .lines()
+        .position(|line| line.contains("\"bad\""))
+        .unwrap()
+        + 1;
+    let wanted =
+        format!("::error file=impasto.hcl,line={line},title=bad::the script exited with code 3");
     assert!(lines_of(&log).contains(&wanted), "no {wanted} in:\n{log}");
 
-    project.write("impasto.hcl", "stage \"run\" \"x\" {\n  from = stage.nothing\n}\n");
+    project.write(
+        "impasto.hcl",
+        "stage \"run\" \"x\" {\n  from = stage.nothing\n}\n",
+    );
     let (code, log) = on(&project, "GITHUB_ACTIONS", &["build"]);
     assert_eq!(code, 3, "{log}");
-    let annotation = log.lines().find(|line| line.starts_with("::error ")).expect("an annotation");
-    assert!(annotation.starts_with("::error file=impasto.hcl,line=2::"), "{annotation}");
+    let annotation = log
+        .lines()
+        .find(|line| line.starts_with("::error "))
+        .expect("an annotation");
+    assert!(
+        annotation.starts_with("::error file=impasto.hcl,line=2::"),
+        "{annotation}"
+    );
 
     // Nor of a recipe.
     let evil = r#"
@@ -266,7 +410,11 @@ fn github_gets_folds_and_annotations_and_no_command_of_a_guest() {
         "#;
     project.write("impasto.hcl", evil);
     let (code, log) = on(&project, "GITHUB_ACTIONS", &["validate"]);
-    assert_eq!((code, commands(&log)), (3, vec!["error".to_owned()]), "{log}");
+    assert_eq!(
+        (code, commands(&log)),
+        (3, vec!["error".to_owned()]),
+        "{log}"
+    );
 }
 
 #[test]
@@ -284,13 +432,20 @@ fn gitlab_gets_sections_that_end() {
         assert!(time > 1_700_000_000);
         match what {
             "start" => {
-                assert!(open.replace(name).is_none() && mark.ends_with("[collapsed=true]"), "{mark}");
+                assert!(
+                    open.replace(name).is_none() && mark.ends_with("[collapsed=true]"),
+                    "{mark}"
+                );
                 seen.push(name.rsplit_once('_').unwrap().0);
             }
             "end" => assert_eq!(open.take(), Some(name)),
             other => panic!("{other}"),
         }
     }
-    assert_eq!((open, seen), (None, vec!["impasto_good", "impasto_bad"]), "{log}");
+    assert_eq!(
+        (open, seen),
+        (None, vec!["impasto_good", "impasto_bad"]),
+        "{log}"
+    );
     assert!(commands(&log).is_empty(), "{log}");
 }

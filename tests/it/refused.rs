@@ -29,7 +29,9 @@ type Spoil = fn(&mut Repository) -> Option<String>;
 
 const SPOILT: &[(&str, Spoil)] = &[
     ("tampered list of indexes", |repository| {
-        repository.edit(RELEASE, |bytes| replaced(&bytes, "Origin: Test", "Origin: Tost"));
+        repository.edit(RELEASE, |bytes| {
+            replaced(&bytes, "Origin: Test", "Origin: Tost")
+        });
         None
     }),
     ("no signature", |repository| {
@@ -41,11 +43,20 @@ const SPOILT: &[(&str, Spoil)] = &[
         signed(repository, Key::new(2));
         None
     }),
-    ("expired key", |repository| signed(repository, Key::expiring(3, 1000))),
-    ("revoked key", |repository| signed(repository, Key::new(4).revoked())),
-    ("key that is not for signing", |repository| signed(repository, Key::unfit(5))),
+    ("expired key", |repository| {
+        signed(repository, Key::expiring(3, 1000))
+    }),
+    ("revoked key", |repository| {
+        signed(repository, Key::new(4).revoked())
+    }),
+    ("key that is not for signing", |repository| {
+        signed(repository, Key::unfit(5))
+    }),
     ("keys that are none", |_| {
-        Some("-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n".to_owned())
+        Some(
+            "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
+                .to_owned(),
+        )
     }),
     ("archive that is no longer valid", |repository| {
         (repository.date, repository.valid_until) = (1_600_000_000, Some(1_600_600_000));
@@ -61,7 +72,11 @@ const SPOILT: &[(&str, Spoil)] = &[
         repository.add("testing", "main", &Package::new("hello", "2.0"));
         repository.publish();
         let dists = repository.dir().join("dists");
-        std::fs::copy(dists.join("testing/InRelease"), dists.join("stable/InRelease")).unwrap();
+        std::fs::copy(
+            dists.join("testing/InRelease"),
+            dists.join("stable/InRelease"),
+        )
+        .unwrap();
         None
     }),
     ("weak digests", |repository| {
@@ -99,9 +114,15 @@ const PACKAGES: &[(&str, Spoiler)] = &[
         bytes[100] ^= 1;
         Answer::ok(&bytes)
     }),
-    ("truncated package", |bytes, _| Answer::ok(&bytes[..bytes.len() / 2])),
-    ("longer package", |bytes, _| Answer::ok(&[bytes, b"x"].concat())),
-    ("web page", |_, _| Answer::ok(b"<!DOCTYPE html><title>Log in</title>").header("Content-Type: text/html")),
+    ("truncated package", |bytes, _| {
+        Answer::ok(&bytes[..bytes.len() / 2])
+    }),
+    ("longer package", |bytes, _| {
+        Answer::ok(&[bytes, b"x"].concat())
+    }),
+    ("web page", |_, _| {
+        Answer::ok(b"<!DOCTYPE html><title>Log in</title>").header("Content-Type: text/html")
+    }),
     ("forbidden", |_, _| Answer::status("403 Forbidden")),
     ("gone", |_, _| Answer::status("410 Gone")),
 ];
@@ -130,14 +151,23 @@ fn bad_archives_are_refused_with_their_own_words() {
         let mut repository = repository(&site, &name);
         let keys = spoil(&mut repository).unwrap_or_else(|| Key::new(1).armored());
         site.project.write("key.asc", &keys);
-        want(&mut site, &name, format!("http://127.0.0.1:{}/own", serve(repository.dir(), None)));
+        want(
+            &mut site,
+            &name,
+            format!("http://127.0.0.1:{}/own", serve(repository.dir(), None)),
+        );
         let said = site.said(&["build"]);
-        let right = said.starts_with("exit 4\n") && said.contains("the archive own") && said.contains("  help: ");
+        let right = said.starts_with("exit 4\n")
+            && said.contains("the archive own")
+            && said.contains("  help: ");
         assert!(right, "{what}: {said}");
         assert_eq!(site.lock(), lock, "{what}: nothing is locked");
         writeln!(all, "# {what}\n{said}").unwrap();
     }
-    let mut messages: Vec<_> = all.lines().filter(|line| line.starts_with("  caused by: ")).collect();
+    let mut messages: Vec<_> = all
+        .lines()
+        .filter(|line| line.starts_with("  caused by: "))
+        .collect();
     insta::assert_snapshot!("archives", all);
     messages.sort_unstable();
     messages.dedup();
@@ -162,9 +192,14 @@ fn bad_packages_are_refused_with_their_own_words() {
         want(&mut site, &name, server.url("own"));
         site.ok(&["update", "tools"]);
         let said = site.said(&["fetch"]);
-        let right = said.starts_with("exit 4\n") && said.contains(&name) && said.contains("  help: ");
+        let right =
+            said.starts_with("exit 4\n") && said.contains(&name) && said.contains("  help: ");
         assert!(right, "{what}: {said}");
-        assert_eq!(site.build(&["--locked"]).code, 4, "{what}: nothing half-written is used");
+        assert_eq!(
+            site.build(&["--locked"]).code,
+            4,
+            "{what}: nothing half-written is used"
+        );
         writeln!(all, "# {what}\n{said}").unwrap();
     }
     insta::assert_snapshot!("packages", all);
@@ -173,9 +208,21 @@ fn bad_packages_are_refused_with_their_own_words() {
 #[test]
 fn what_cannot_be_chosen_is_told_in_apts_words() {
     let mut site = Site::new();
-    site.repository.add("stable", "main", &Package::new("needs", "1.0").depends("libary (>= 2), small"));
-    site.repository.add("stable", "main", &Package::new("newer", "1.0").depends("library (>= 2)"));
-    site.repository.add("stable", "main", &Package::new("against", "1.0").field("Conflicts", "small"));
+    site.repository.add(
+        "stable",
+        "main",
+        &Package::new("needs", "1.0").depends("libary (>= 2), small"),
+    );
+    site.repository.add(
+        "stable",
+        "main",
+        &Package::new("newer", "1.0").depends("library (>= 2)"),
+    );
+    site.repository.add(
+        "stable",
+        "main",
+        &Package::new("against", "1.0").field("Conflicts", "small"),
+    );
     site.repository.publish();
     let mut all = String::new();
     for install in [

@@ -31,11 +31,21 @@ mod protocol;
 mod recipe;
 
 fn replay(target: &str, least: usize, run: fn(&[u8])) {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
-    let mut paths: Vec<_> = std::fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/seeds")
+        .join(target);
+    let mut paths: Vec<_> = std::fs::read_dir(&seeds)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
     let (rounds, from) = (crate::torture::count("replay", 100), crate::torture::seed());
-    assert!(paths.len() >= least, "{} seeds in {}", paths.len(), seeds.display());
+    assert!(
+        paths.len() >= least,
+        "{} seeds in {}",
+        paths.len(),
+        seeds.display()
+    );
     for path in paths {
         let seed = std::fs::read(&path).unwrap();
         run(&seed);

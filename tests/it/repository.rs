@@ -84,7 +84,10 @@ impl Package {
 
     /// The name of its file.
     pub(crate) fn file_name(&self) -> String {
-        let version = self.version.split_once(':').map_or(self.version.as_str(), |(_, version)| version);
+        let version = self
+            .version
+            .split_once(':')
+            .map_or(self.version.as_str(), |(_, version)| version);
         format!("{}_{version}_{}.deb", self.name, self.architecture)
     }
 
@@ -104,7 +107,11 @@ impl Package {
         for (path, text) in &self.files {
             write(path, text, 0o644);
         }
-        fs::set_permissions(tree.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::set_permissions(
+            tree.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         fs::create_dir_all(deb.parent().unwrap()).unwrap();
         let output = Command::new("dpkg-deb")
             .args(["--build", "--root-owner-group"])
@@ -112,7 +119,11 @@ impl Package {
             .env("SOURCE_DATE_EPOCH", "1700000000")
             .output()
             .expect("the package dpkg is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -167,25 +178,45 @@ impl Repository {
         let deb = self.dir.join(&path);
         package.build(&deb);
         let bytes = fs::read(&deb).unwrap();
-        let paragraph =
-            format!("{}Filename: {path}\nSize: {}\nSHA256: {}\n", package.control(), bytes.len(), sha256(&bytes));
+        let paragraph = format!(
+            "{}Filename: {path}\nSize: {}\nSHA256: {}\n",
+            package.control(),
+            bytes.len(),
+            sha256(&bytes)
+        );
         let name = (package.name.clone(), package.architecture.clone());
         self.component(suite, component).insert(name, paragraph);
         path
     }
 
     /// Adds a paragraph as it is, of a package that need not exist; `name` only tells it from others.
-    pub(crate) fn add_paragraph(&mut self, suite: &str, component: &str, name: &str, paragraph: String) {
-        self.component(suite, component).insert((name.to_owned(), "all".to_owned()), paragraph);
+    pub(crate) fn add_paragraph(
+        &mut self,
+        suite: &str,
+        component: &str,
+        name: &str,
+        paragraph: String,
+    ) {
+        self.component(suite, component)
+            .insert((name.to_owned(), "all".to_owned()), paragraph);
     }
 
     /// Leaves packages of a name out from now on; their files stay.
     pub(crate) fn remove(&mut self, suite: &str, component: &str, name: &str) {
-        self.component(suite, component).retain(|(other, _), _| other != name);
+        self.component(suite, component)
+            .retain(|(other, _), _| other != name);
     }
 
-    fn component(&mut self, suite: &str, component: &str) -> &mut BTreeMap<(String, String), String> {
-        self.suites.entry(suite.to_owned()).or_default().entry(component.to_owned()).or_default()
+    fn component(
+        &mut self,
+        suite: &str,
+        component: &str,
+    ) -> &mut BTreeMap<(String, String), String> {
+        self.suites
+            .entry(suite.to_owned())
+            .or_default()
+            .entry(component.to_owned())
+            .or_default()
     }
 
     /// Writes and signs the indexes of all suites.
@@ -195,11 +226,25 @@ impl Repository {
             let _ = fs::remove_dir_all(&dist);
             let mut files = String::new();
             for (component, paragraphs) in suite {
-                for architecture in self.architectures.iter().copied().chain(self.all_apart.then_some("all")) {
+                for architecture in self
+                    .architectures
+                    .iter()
+                    .copied()
+                    .chain(self.all_apart.then_some("all"))
+                {
                     let dir = format!("{component}/binary-{architecture}");
-                    let of_it = |other: &str| other == architecture || (other == "all" && !self.all_apart);
-                    let texts = paragraphs.iter().filter(|((_, other), _)| of_it(other)).map(|(_, text)| text.as_str());
-                    self.write_index(&dist, &dir, texts.collect::<Vec<_>>().join("\n").as_bytes(), &mut files);
+                    let of_it =
+                        |other: &str| other == architecture || (other == "all" && !self.all_apart);
+                    let texts = paragraphs
+                        .iter()
+                        .filter(|((_, other), _)| of_it(other))
+                        .map(|(_, text)| text.as_str());
+                    self.write_index(
+                        &dist,
+                        &dir,
+                        texts.collect::<Vec<_>>().join("\n").as_bytes(),
+                        &mut files,
+                    );
                 }
             }
             let release = self.release_text(name, suite, &files);
@@ -230,8 +275,15 @@ impl Repository {
             let time = jiff::Timestamp::from_second(i64::try_from(seconds).unwrap()).unwrap();
             time.strftime("%a, %d %b %Y %H:%M:%S UTC").to_string()
         };
-        let until = self.valid_until.map(|until| format!("Valid-Until: {}\n", time(until))).unwrap_or_default();
-        let by_hash = if self.by_hash { "Acquire-By-Hash: yes\n" } else { "" };
+        let until = self
+            .valid_until
+            .map(|until| format!("Valid-Until: {}\n", time(until)))
+            .unwrap_or_default();
+        let by_hash = if self.by_hash {
+            "Acquire-By-Hash: yes\n"
+        } else {
+            ""
+        };
         let all = if self.all_apart { "all " } else { "" };
         format!(
             "Origin: Test\nLabel: Test\nSuite: {suite}\nCodename: {suite}\nDate: {}\n{until}{by_hash}Architectures: \
@@ -247,8 +299,14 @@ impl Repository {
     fn sign(&self, suite: &str, release: &str) {
         let dist = self.dir.join("dists").join(suite);
         write(&dist.join("Release"), release.as_bytes());
-        write(&dist.join("InRelease"), self.key.clear_sign(release).as_bytes());
-        write(&dist.join("Release.gpg"), self.key.sign(release.as_bytes()).as_bytes());
+        write(
+            &dist.join("InRelease"),
+            self.key.clear_sign(release).as_bytes(),
+        );
+        write(
+            &dist.join("Release.gpg"),
+            self.key.sign(release.as_bytes()).as_bytes(),
+        );
     }
 
     /// Changes the text of a Release, and signs what comes out.
@@ -289,8 +347,15 @@ impl Repository {
                 .get(suite)
                 .map(|components| components.keys().cloned().collect())
                 .unwrap_or_default(),
-            architectures: self.architectures.iter().map(|name| (*name).to_owned()).collect(),
-            trust: Trust::Keys { keys: self.key.public(), place: "those of the test".to_owned() },
+            architectures: self
+                .architectures
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect(),
+            trust: Trust::Keys {
+                keys: self.key.public(),
+                place: "those of the test".to_owned(),
+            },
             frozen: false,
         }
     }
@@ -303,7 +368,10 @@ fn write(path: &Path, bytes: &[u8]) {
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Packs by the end of a name: ``, `.xz`, `.gz` or `.zst`.
@@ -311,11 +379,14 @@ pub(crate) fn packed(form: &str, bytes: &[u8]) -> Vec<u8> {
     match form {
         ".xz" => {
             let mut packed = Vec::new();
-            liblzma::read::XzEncoder::new(bytes, 6).read_to_end(&mut packed).unwrap();
+            liblzma::read::XzEncoder::new(bytes, 6)
+                .read_to_end(&mut packed)
+                .unwrap();
             packed
         }
         ".gz" => {
-            let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
+            let mut compressor =
+                libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
             let mut packed = vec![0; compressor.gzip_compress_bound(bytes.len())];
             let len = compressor.gzip_compress(bytes, &mut packed).unwrap();
             packed.truncate(len);

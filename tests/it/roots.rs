@@ -50,7 +50,10 @@ fn build(project: &Project, arguments: &[String]) -> (u64, u64) {
 /// The roots of a store.
 fn roots(project: &Project) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(project.store().join("roots"));
-    entries.map_or_else(|_| Vec::new(), |entries| entries.map(|entry| entry.unwrap().path()).collect())
+    entries.map_or_else(
+        |_| Vec::new(),
+        |entries| entries.map(|entry| entry.unwrap().path()).collect(),
+    )
 }
 
 fn only_root(project: &Project) -> PathBuf {
@@ -60,7 +63,9 @@ fn only_root(project: &Project) -> PathBuf {
 
 /// Every file of the store that `gc` could change, with what it holds.
 fn content(project: &Project) -> BTreeMap<PathBuf, Vec<u8>> {
-    let files = walkdir::WalkDir::new(project.store()).into_iter().map(Result::unwrap);
+    let files = walkdir::WalkDir::new(project.store())
+        .into_iter()
+        .map(Result::unwrap);
     files
         .filter(|file| file.file_type().is_file())
         .map(|f| (f.path().to_owned(), std::fs::read(f.path()).unwrap()))
@@ -89,8 +94,15 @@ fn what_was_found_is_kept_like_what_was_made() {
     project.write("note.txt", "one\n");
     assert_eq!(project.build(&[]), (0, NODES));
     let said = project.ok(&["gc"]);
-    assert!(!said.starts_with("deleted 0 objects"), "the other edit is gone: {said}");
-    assert_eq!(project.build(&[]), (0, NODES), "the results of the last build are there");
+    assert!(
+        !said.starts_with("deleted 0 objects"),
+        "the other edit is gone: {said}"
+    );
+    assert_eq!(
+        project.build(&[]),
+        (0, NODES),
+        "the results of the last build are there"
+    );
     project.write("note.txt", "two\n");
     assert_eq!(project.build(&[]), (1, NODES - 1));
 }
@@ -115,9 +127,16 @@ fn a_second_checkout_keeps_what_it_found_when_the_first_goes_on_or_is_gone() {
     for root in roots(&project) {
         used_days_ago(&root, 31);
     }
-    assert_eq!(build(&project, &second), (0, NODES), "which notes that it is used");
+    assert_eq!(
+        build(&project, &second),
+        (0, NODES),
+        "which notes that it is used"
+    );
     let said = project.ok(&["gc"]);
-    assert!(said.contains("nothing for 1 recipe that was not used for 30d"), "{said}");
+    assert!(
+        said.contains("nothing for 1 recipe that was not used for 30d"),
+        "{said}"
+    );
     assert_eq!(roots(&project).len(), 1);
     assert_eq!(build(&project, &second), (0, NODES));
 }
@@ -131,7 +150,11 @@ fn a_checkout_that_is_not_used_any_more_keeps_nothing() {
     project.ok(&["gc"]);
     assert_eq!(project.build(&[]), (0, NODES));
     used_days_ago(&root, 3);
-    assert!(project.ok(&["gc", "--dry-run", "--expire", "2d"]).starts_with("would delete"));
+    assert!(
+        project
+            .ok(&["gc", "--dry-run", "--expire", "2d"])
+            .starts_with("would delete")
+    );
     assert!(root.exists());
     project.ok(&["gc", "--expire", "4d"]);
     assert_eq!(project.build(&[]), (0, NODES));
@@ -152,9 +175,15 @@ fn a_build_in_which_nothing_changed_writes_no_root_and_notes_its_use_once_an_hou
     let before = std::fs::metadata(&root).unwrap();
     project.build(&[]);
     let same = std::fs::metadata(&root).unwrap();
-    assert_eq!((same.ino(), same.mtime_nsec()), (before.ino(), before.mtime_nsec()));
+    assert_eq!(
+        (same.ino(), same.mtime_nsec()),
+        (before.ino(), before.mtime_nsec())
+    );
     let hour = SystemTime::now() - Duration::from_secs(3700);
-    std::fs::File::open(&root).unwrap().set_modified(hour).unwrap();
+    std::fs::File::open(&root)
+        .unwrap()
+        .set_modified(hour)
+        .unwrap();
     project.build(&[]);
     let used = std::fs::metadata(&root).unwrap();
     assert_eq!(used.ino(), before.ino());
@@ -192,13 +221,21 @@ fn a_failed_build_keeps_what_it_made_and_what_the_rest_came_to_before() {
     project.write("note.txt", "two\n");
     // Nobody listens there.
     let checksum = "0".repeat(64);
-    let url = format!("{{\n  url = \"http://127.0.0.1:1/other\"\n  checksum = \"sha256:{checksum}\"\n}}");
-    project.write("impasto.hcl", &RECIPE.replace(r#"{ path = "other.txt" }"#, &url));
+    let url =
+        format!("{{\n  url = \"http://127.0.0.1:1/other\"\n  checksum = \"sha256:{checksum}\"\n}}");
+    project.write(
+        "impasto.hcl",
+        &RECIPE.replace(r#"{ path = "other.txt" }"#, &url),
+    );
     let (code, counts) = project.try_build(&["--keep-going"]);
     assert_eq!((code, counts.built, counts.failed), (4, 1, 1), "{counts:?}");
     project.ok(&["gc"]);
     project.write("impasto.hcl", RECIPE);
-    assert_eq!(project.build(&[]), (0, NODES), "the new note, and the others as they were");
+    assert_eq!(
+        project.build(&[]),
+        (0, NODES),
+        "the new note, and the others as they were"
+    );
 }
 
 #[test]
@@ -220,7 +257,10 @@ image "it" {
     project.ok(&["gc"]);
     assert_eq!(project.build(&[]), (0, 2));
     // Both are one node now.
-    project.write("impasto.hcl", &recipe.replace("${matrix.variant}.txt", "b.txt"));
+    project.write(
+        "impasto.hcl",
+        &recipe.replace("${matrix.variant}.txt", "b.txt"),
+    );
     assert_eq!(project.build(&["--only", "variant=a"]), (0, 1));
     project.ok(&["gc"]);
     assert_eq!(project.build(&[]), (0, 1));
@@ -233,7 +273,10 @@ fn refused(project: &Project, path: &Path, follow: impl FnOnce(&str)) {
     let refusals: Vec<_> = (0..2).map(|_| project.run(&["gc"])).collect();
     assert_eq!(refusals[0].code, 1, "{refusals:?}");
     assert_eq!(refusals[0].stderr, refusals[1].stderr);
-    assert!(refusals[0].stderr.contains(&path.display().to_string()), "{refusals:?}");
+    assert!(
+        refusals[0].stderr.contains(&path.display().to_string()),
+        "{refusals:?}"
+    );
     assert!(content(project) == before, "nothing was touched");
     // A part of the recipe does not tell what the rest needs.
     assert_eq!(project.build(&["other"]), (0, 1));
@@ -254,17 +297,28 @@ fn an_unreadable_root_stops_the_collector_until_its_recipe_is_built() {
     assert_eq!(project.build(&[]), (0, NODES));
     assert_eq!(project.run(&["store", "verify"]).code, 0);
     refused(&project, &root, |said| {
-        assert!(said.contains(&format!("rm -r {}", root.display())), "{said}");
+        assert!(
+            said.contains(&format!("rm -r {}", root.display())),
+            "{said}"
+        );
         tool("rm", &[root.to_str().unwrap()]);
     });
     project.ok(&["gc"]);
-    assert_eq!(project.build(&[]), (0, NODES), "what is remembered brings it back once more");
+    assert_eq!(
+        project.build(&[]),
+        (0, NODES),
+        "what is remembered brings it back once more"
+    );
 }
 
 /// What is remembered of the only recipe.
 fn memory(project: &Project) -> PathBuf {
     let root = only_root(project);
-    project.store().join("state").join(root.file_name().unwrap()).join("memory")
+    project
+        .store()
+        .join("state")
+        .join(root.file_name().unwrap())
+        .join("memory")
 }
 
 #[test]
@@ -293,7 +347,9 @@ fn a_store_of_a_version_without_roots_loses_nothing() {
     assert_eq!(project.build(&[]), (0, NODES));
     // Where it cannot be read, nobody knows what to keep.
     forget();
-    refused(&project, &memory, |_| assert_eq!(project.build(&[]), (0, NODES)));
+    refused(&project, &memory, |_| {
+        assert_eq!(project.build(&[]), (0, NODES))
+    });
     project.ok(&["gc"]);
     assert_eq!(project.build(&[]), (0, NODES));
 }
@@ -307,10 +363,18 @@ fn what_a_killed_build_finished_is_kept() {
         )
     };
     let project = Project::with(&recipe("sleep 1000"));
-    let mut build = project.command(&["build"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut build = project
+        .command(&["build"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let start = std::time::Instant::now();
     // Within about a second after it was made, while the next stage runs.
-    let named = || roots(&project).iter().any(|root| std::fs::metadata(root).unwrap().len() > 100);
+    let named = || {
+        roots(&project)
+            .iter()
+            .any(|root| std::fs::metadata(root).unwrap().len() > 100)
+    };
     while !named() && start.elapsed() < Duration::from_secs(60) {
         std::thread::yield_now();
     }

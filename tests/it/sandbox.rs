@@ -8,8 +8,8 @@ use impasto::base::cancel::CancelToken;
 use impasto::disk::guest::RootSelector;
 use impasto::sandbox::protocol::ProblemKind;
 use impasto::sandbox::{
-    AgentStep, FileOwner, Finished, InputContent, InputKind, NamespaceSandbox, Outcome, Sandbox, SandboxError,
-    SandboxEvent, SandboxInput, SandboxJob, Stream,
+    AgentStep, FileOwner, Finished, InputContent, InputKind, NamespaceSandbox, Outcome, Sandbox,
+    SandboxError, SandboxEvent, SandboxInput, SandboxJob, Stream,
 };
 use impasto_stages::Limits;
 
@@ -27,8 +27,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root: they mount file systems");
-        Self { dir: tempfile::tempdir().unwrap(), log: Mutex::default() }
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: they mount file systems"
+        );
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            log: Mutex::default(),
+        }
     }
 
     pub(crate) fn overlay(&self) -> PathBuf {
@@ -73,7 +79,12 @@ impl Bench {
 
     /// Runs lines of shell on the base disk and demands success.
     pub(crate) fn lines(&self, lines: &[&str]) -> Finished {
-        let finished = self.run(SandboxJob { steps: commands(lines), ..self.job() }).unwrap();
+        let finished = self
+            .run(SandboxJob {
+                steps: commands(lines),
+                ..self.job()
+            })
+            .unwrap();
         assert_eq!(finished.outcome, Outcome::Ok, "{}", self.log());
         finished
     }
@@ -84,11 +95,18 @@ impl Bench {
 }
 
 pub(crate) fn commands(lines: &[&str]) -> Vec<AgentStep> {
-    lines.iter().map(|line| AgentStep::Command { line: (*line).to_owned() }).collect()
+    lines
+        .iter()
+        .map(|line| AgentStep::Command {
+            line: (*line).to_owned(),
+        })
+        .collect()
 }
 
 fn script(name: &str) -> AgentStep {
-    AgentStep::Script { name: name.to_owned() }
+    AgentStep::Script {
+        name: name.to_owned(),
+    }
 }
 
 fn pair(a: &str, b: &str) -> (String, String) {
@@ -104,8 +122,17 @@ fn a_step_sees_a_fixed_world() {
         "cut -d' ' -f1-3 /proc/mounts | grep -v -e ' /proc/' -e ' /sys/'; ls /dev /dev/disk/*; readlink /dev/disk/by-label/root; ls /run/impasto",
         "grep -e NoNewPrivs -e CapEff /proc/self/status; ls /sys/class/net; (echo 1 > /sys/kernel/profiling) 2>&1 || true",
     ];
-    let job = SandboxJob { steps: commands(&lines), env: vec![pair("GREETING", "hello world")], ..bench.job() };
-    assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok, "{}", bench.log());
+    let job = SandboxJob {
+        steps: commands(&lines),
+        env: vec![pair("GREETING", "hello world")],
+        ..bench.job()
+    };
+    assert_eq!(
+        bench.run(job).unwrap().outcome,
+        Outcome::Ok,
+        "{}",
+        bench.log()
+    );
     insta::assert_snapshot!(bench.log());
 }
 
@@ -115,18 +142,32 @@ fn a_script_runs_by_its_shebang_or_by_the_shell() {
     let job = SandboxJob {
         steps: vec![script("plain"), script("with-shebang")],
         scripts: vec![
-            ("plain".to_owned(), b"echo $0 $-; false; echo not reached".to_vec()),
+            (
+                "plain".to_owned(),
+                b"echo $0 $-; false; echo not reached".to_vec(),
+            ),
             ("with-shebang".to_owned(), b"#!/bin/cat\nbody\n".to_vec()),
         ],
         ..bench.job()
     };
     let outcome = bench.run(job).unwrap().outcome;
-    assert_eq!(outcome, Outcome::StepFailed { index: 0, code: Some(1), signal: None });
+    assert_eq!(
+        outcome,
+        Outcome::StepFailed {
+            index: 0,
+            code: Some(1),
+            signal: None
+        }
+    );
     assert_eq!(bench.log(), "/run/impasto/scripts/plain e\n");
 
     let bench = Bench::new();
     let scripts = vec![("cat".to_owned(), b"#!/bin/cat\nbody\n".to_vec())];
-    let job = SandboxJob { steps: vec![script("cat")], scripts, ..bench.job() };
+    let job = SandboxJob {
+        steps: vec![script("cat")],
+        scripts,
+        ..bench.job()
+    };
     assert_eq!(bench.run(job).unwrap().outcome, Outcome::Ok);
     assert_eq!(bench.log(), "#!/bin/cat\nbody\n");
 }
@@ -135,17 +176,49 @@ fn a_script_runs_by_its_shebang_or_by_the_shell() {
 fn a_missing_interpreter_is_exit_code_127() {
     let bench = Bench::new();
     let scripts = vec![("s".to_owned(), b"#!/no/such/thing\n".to_vec())];
-    let outcome = bench.run(SandboxJob { steps: vec![script("s")], scripts, ..bench.job() }).unwrap().outcome;
-    assert_eq!(outcome, Outcome::StepFailed { index: 0, code: Some(127), signal: None });
-    assert!(bench.log().starts_with("impasto: cannot start /run/impasto/scripts/s: No such file"), "{}", bench.log());
+    let outcome = bench
+        .run(SandboxJob {
+            steps: vec![script("s")],
+            scripts,
+            ..bench.job()
+        })
+        .unwrap()
+        .outcome;
+    assert_eq!(
+        outcome,
+        Outcome::StepFailed {
+            index: 0,
+            code: Some(127),
+            signal: None
+        }
+    );
+    assert!(
+        bench
+            .log()
+            .starts_with("impasto: cannot start /run/impasto/scripts/s: No such file"),
+        "{}",
+        bench.log()
+    );
 }
 
 #[test]
 fn a_failed_step_ends_the_job_and_leaves_a_clean_disk() {
     let bench = Bench::new();
     let steps = commands(&["echo state > /left-behind", "kill -9 $$", "echo never"]);
-    let finished = bench.run(SandboxJob { steps, ..bench.job() }).unwrap();
-    assert_eq!(finished.outcome, Outcome::StepFailed { index: 1, code: None, signal: Some(9) });
+    let finished = bench
+        .run(SandboxJob {
+            steps,
+            ..bench.job()
+        })
+        .unwrap();
+    assert_eq!(
+        finished.outcome,
+        Outcome::StepFailed {
+            index: 1,
+            code: None,
+            signal: Some(9)
+        }
+    );
     assert!(finished.outcome.leaves_a_disk());
     assert_eq!(bench.log(), "");
     let disk = base::flatten(&[&base().qcow2, &bench.overlay()], bench.dir.path());
@@ -156,12 +229,21 @@ fn a_failed_step_ends_the_job_and_leaves_a_clean_disk() {
 fn events_tell_of_steps_and_streams_in_order() {
     let bench = Bench::new();
     let mut told = Vec::new();
-    let job = SandboxJob { steps: commands(&["echo out", "echo err >&2; exit 3", "true"]), ..bench.job() };
+    let job = SandboxJob {
+        steps: commands(&["echo out", "echo err >&2; exit 3", "true"]),
+        ..bench.job()
+    };
     sandbox()
         .run(job, &mut |event| {
             told.push(match event {
-                SandboxEvent::Log { stream: Stream::Stdout, bytes } => format!("stdout {bytes:?}"),
-                SandboxEvent::Log { stream: Stream::Stderr, bytes } => format!("stderr {bytes:?}"),
+                SandboxEvent::Log {
+                    stream: Stream::Stdout,
+                    bytes,
+                } => format!("stdout {bytes:?}"),
+                SandboxEvent::Log {
+                    stream: Stream::Stderr,
+                    bytes,
+                } => format!("stderr {bytes:?}"),
                 other => format!("{other:?}"),
             });
         })
@@ -191,12 +273,27 @@ fn what_steps_put_into_a_cache_is_found_again_and_is_not_on_the_disk() {
     let caches = || vec![("kept".to_owned(), cache.path().to_path_buf())];
     let bench = Bench::new();
     let steps = commands(&["cd /run/impasto/caches/kept; echo found >file"]);
-    let finished = bench.run(SandboxJob { steps, caches: caches(), ..bench.job() }).unwrap();
+    let finished = bench
+        .run(SandboxJob {
+            steps,
+            caches: caches(),
+            ..bench.job()
+        })
+        .unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
-    assert_eq!(std::fs::read_to_string(cache.path().join("file")).unwrap(), "found\n");
+    assert_eq!(
+        std::fs::read_to_string(cache.path().join("file")).unwrap(),
+        "found\n"
+    );
     let bench = Bench::new();
     let steps = commands(&["cat /run/impasto/caches/kept/file; ls /run/impasto/caches"]);
-    let finished = bench.run(SandboxJob { steps, caches: caches(), ..bench.job() }).unwrap();
+    let finished = bench
+        .run(SandboxJob {
+            steps,
+            caches: caches(),
+            ..bench.job()
+        })
+        .unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
     assert_eq!(bench.log(), "found\nkept\n");
 }
@@ -212,17 +309,20 @@ fn inputs_are_copied_with_mode_and_owner() {
     header.set_mode(0o750);
     header.set_mtime(1_600_000_000);
     header.set_size(0);
-    tar.append_data(&mut header, "dir", std::io::empty()).unwrap();
+    tar.append_data(&mut header, "dir", std::io::empty())
+        .unwrap();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(0o4711);
     header.set_size(3);
-    tar.append_data(&mut header, "dir/file", &b"tar"[..]).unwrap();
+    tar.append_data(&mut header, "dir/file", &b"tar"[..])
+        .unwrap();
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Symlink);
     link.set_size(0);
     link.set_mode(0o777);
     link.set_mtime(1_600_000_000);
-    tar.append_link(&mut link, "dir/link", "/etc/passwd").unwrap();
+    tar.append_link(&mut link, "dir/link", "/etc/passwd")
+        .unwrap();
     let tar = tar.into_inner().unwrap();
     let path = bench.dir.path().join("host-file");
     std::fs::write(&path, "from a file").unwrap();
@@ -235,28 +335,56 @@ fn inputs_are_copied_with_mode_and_owner() {
         kind,
         modified: None,
     };
-    let builder = || Some(FileOwner { user: "builder".to_owned(), group: "1000".to_owned() });
+    let builder = || {
+        Some(FileOwner {
+            user: "builder".to_owned(),
+            group: "1000".to_owned(),
+        })
+    };
     let steps = vec![
         copy("one", "/new/dir/one", Some(0o640), None, InputKind::File),
         copy("two", "/etc/link", None, builder(), InputKind::File),
         copy("tree", "/tree", None, builder(), InputKind::Tar),
-        AgentStep::WriteFile { path: "/etc/written".to_owned(), content: b"w".to_vec().into(), mode: 0o600 },
-        AgentStep::Remove { path: "/var".to_owned() },
-        AgentStep::Remove { path: "/no/such".to_owned() },
+        AgentStep::WriteFile {
+            path: "/etc/written".to_owned(),
+            content: b"w".to_vec().into(),
+            mode: 0o600,
+        },
+        AgentStep::Remove {
+            path: "/var".to_owned(),
+        },
+        AgentStep::Remove {
+            path: "/no/such".to_owned(),
+        },
     ];
     let look = "cd /; stat -c '%n %A %U %G %Y' new/dir/one etc/link tree/dir tree/dir/file tree/dir/link etc/written; \
                 cat new/dir/one etc/link tree/dir/file; readlink tree/dir/link; cat etc/passwd | head -1; ls -d var || true";
     let mut all = commands(&["ln -s passwd /etc/link"]);
     all.extend(steps);
     all.extend(commands(&[look]));
-    let input = |name: &str, mode, content| SandboxInput { name: name.to_owned(), mode, content };
+    let input = |name: &str, mode, content| SandboxInput {
+        name: name.to_owned(),
+        mode,
+        content,
+    };
     let inputs = vec![
         input("one", 0o755, InputContent::Bytes(b"bytes ")),
         input("two", 0o755, InputContent::Path(&path)),
-        input("tree", 0o644, InputContent::Reader(Box::new(tar.as_slice()))),
+        input(
+            "tree",
+            0o644,
+            InputContent::Reader(Box::new(tar.as_slice())),
+        ),
     ];
     assert_eq!(
-        bench.run(SandboxJob { steps: all, inputs, ..bench.job() }).unwrap().outcome,
+        bench
+            .run(SandboxJob {
+                steps: all,
+                inputs,
+                ..bench.job()
+            })
+            .unwrap()
+            .outcome,
         Outcome::Ok,
         "{}",
         bench.log()
@@ -285,10 +413,25 @@ fn a_tar_stream_cannot_lead_out_of_its_directory() {
         kind: InputKind::Tar,
         modified: None,
     };
-    let inputs = vec![SandboxInput { name: "tree".to_owned(), mode: 0o644, content: InputContent::Bytes(&tar) }];
-    let finished = bench.run(SandboxJob { steps: vec![step], inputs, ..bench.job() }).unwrap();
-    let Outcome::StepRefused { index: 0, problem } = finished.outcome else { panic!("{:?}", finished.outcome) };
-    assert!(problem.to_string().contains("leads out of the archive"), "{problem}");
+    let inputs = vec![SandboxInput {
+        name: "tree".to_owned(),
+        mode: 0o644,
+        content: InputContent::Bytes(&tar),
+    }];
+    let finished = bench
+        .run(SandboxJob {
+            steps: vec![step],
+            inputs,
+            ..bench.job()
+        })
+        .unwrap();
+    let Outcome::StepRefused { index: 0, problem } = finished.outcome else {
+        panic!("{:?}", finished.outcome)
+    };
+    assert!(
+        problem.to_string().contains("leads out of the archive"),
+        "{problem}"
+    );
 }
 
 #[test]
@@ -298,10 +441,21 @@ fn outputs_are_brought_back() {
         "echo version > /tmp/version; chmod 751 /tmp/version; dd if=/dev/zero of=/big bs=1M count=3; ln -s / /self",
     ]);
     let outputs = vec![pair("version", "/tmp/version"), pair("big", "/self/big")];
-    let finished = bench.run(SandboxJob { steps, outputs, ..bench.job() }).unwrap();
+    let finished = bench
+        .run(SandboxJob {
+            steps,
+            outputs,
+            ..bench.job()
+        })
+        .unwrap();
     assert_eq!(finished.outcome, Outcome::Ok);
-    let [version, big] = finished.outputs.as_slice() else { panic!("{:?}", finished.outputs) };
-    assert_eq!((version.name.as_str(), version.size, version.mode), ("version", 8, 0o751));
+    let [version, big] = finished.outputs.as_slice() else {
+        panic!("{:?}", finished.outputs)
+    };
+    assert_eq!(
+        (version.name.as_str(), version.size, version.mode),
+        ("version", 8, 0o751)
+    );
     assert_eq!(std::fs::read(&version.path).unwrap(), b"version\n");
     assert_eq!(std::fs::metadata(&big.path).unwrap().len(), 3 << 20);
     assert!(big.path.starts_with(bench.dir.path()));
@@ -315,14 +469,27 @@ fn what_is_no_regular_file_is_refused_as_output() {
         ("mkdir /out", ProblemKind::OutputRefused),
         ("mkfifo /out", ProblemKind::OutputRefused),
         ("mknod /out b 7 0", ProblemKind::OutputRefused),
-        ("ln -s ../../../../../../etc/hostname /out", ProblemKind::OutputRefused),
-        ("ln -s loop /loop; ln -s /loop /out", ProblemKind::OutputRefused),
+        (
+            "ln -s ../../../../../../etc/hostname /out",
+            ProblemKind::OutputRefused,
+        ),
+        (
+            "ln -s loop /loop; ln -s /loop /out",
+            ProblemKind::OutputRefused,
+        ),
     ];
     for (line, kind) in cases {
         let bench = Bench::new();
         let (steps, outputs) = (commands(&[line]), vec![pair("name", "/out")]);
         // A device file takes one that may make some.
-        let finished = bench.run(SandboxJob { steps, outputs, privileged: true, ..bench.job() }).unwrap();
+        let finished = bench
+            .run(SandboxJob {
+                steps,
+                outputs,
+                privileged: true,
+                ..bench.job()
+            })
+            .unwrap();
         let Outcome::OutputRefused { name, problem } = &finished.outcome else {
             panic!("{line}: {:?}", finished.outcome)
         };
@@ -339,9 +506,19 @@ fn processes_left_behind_are_killed_before_the_disk_is_closed() {
         "(while :; do echo x >> /root/grow; done) & setsid sleep 1000 > /root/held & trap '' TERM; echo $! > /pid",
         "kill -0 $(cat /pid); unshare -m -p -f sleep 1000 & sleep 0.1",
     ]);
-    let finished = bench.run(SandboxJob { steps, privileged: true, ..bench.job() }).unwrap();
+    let finished = bench
+        .run(SandboxJob {
+            steps,
+            privileged: true,
+            ..bench.job()
+        })
+        .unwrap();
     assert_eq!(finished.outcome, Outcome::Ok, "{}", bench.log());
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
     base::flatten(&[&base().qcow2, &bench.overlay()], bench.dir.path()).check();
 }
 
@@ -350,9 +527,20 @@ fn a_job_ends_when_its_time_is_over() {
     let bench = Bench::new();
     let timeout = Duration::from_millis(400);
     let begun = Instant::now();
-    let job = SandboxJob { steps: commands(&["trap '' TERM INT; sleep 100"]), timeout: Some(timeout), ..bench.job() };
-    assert_eq!(bench.run(job).unwrap().outcome, Outcome::TimedOut { after: timeout });
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let job = SandboxJob {
+        steps: commands(&["trap '' TERM INT; sleep 100"]),
+        timeout: Some(timeout),
+        ..bench.job()
+    };
+    assert_eq!(
+        bench.run(job).unwrap().outcome,
+        Outcome::TimedOut { after: timeout }
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }
 
@@ -360,7 +548,11 @@ fn a_job_ends_when_its_time_is_over() {
 fn a_cancelled_job_ends_at_once() {
     let bench = Bench::new();
     let cancel = CancelToken::new();
-    let job = SandboxJob { steps: commands(&["echo go; sleep 100"]), cancel: cancel.clone(), ..bench.job() };
+    let job = SandboxJob {
+        steps: commands(&["echo go; sleep 100"]),
+        cancel: cancel.clone(),
+        ..bench.job()
+    };
     let begun = Instant::now();
     let finished = sandbox()
         .run(job, &mut |event| {
@@ -370,7 +562,11 @@ fn a_cancelled_job_ends_at_once() {
         })
         .unwrap();
     assert_eq!(finished.outcome, Outcome::Cancelled);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }
 
@@ -381,12 +577,29 @@ fn an_image_without_shell_refuses_commands() {
     let chain = vec![base().qcow2.clone(), bench.overlay()];
     let second = Bench::new();
     let steps = vec![
-        AgentStep::WriteFile { path: "/fine".to_owned(), content: b"1".to_vec().into(), mode: 0o644 },
-        AgentStep::Command { line: "true".to_owned() },
+        AgentStep::WriteFile {
+            path: "/fine".to_owned(),
+            content: b"1".to_vec().into(),
+            mode: 0o644,
+        },
+        AgentStep::Command {
+            line: "true".to_owned(),
+        },
     ];
-    let finished = second.run(SandboxJob { steps, chain, ..second.job() }).unwrap();
-    let Outcome::StepRefused { index: 1, problem } = finished.outcome else { panic!("{:?}", finished.outcome) };
-    assert_eq!((problem.kind, problem.to_string().as_str()), (ProblemKind::NoShell, "the image has no /bin/sh"));
+    let finished = second
+        .run(SandboxJob {
+            steps,
+            chain,
+            ..second.job()
+        })
+        .unwrap();
+    let Outcome::StepRefused { index: 1, problem } = finished.outcome else {
+        panic!("{:?}", finished.outcome)
+    };
+    assert_eq!(
+        (problem.kind, problem.to_string().as_str()),
+        (ProblemKind::NoShell, "the image has no /bin/sh")
+    );
 }
 
 #[test]
@@ -398,24 +611,37 @@ fn two_sandboxes_run_side_by_side() {
             std::thread::spawn(move || {
                 let bench = Bench::new();
                 let mut waited = false;
-                let line = format!("echo started; echo {index} > /index; cat /index; sleep 0.2; cat /index");
+                let line = format!(
+                    "echo started; echo {index} > /index; cat /index; sleep 0.2; cat /index"
+                );
                 let mut log = Vec::new();
                 let finished = sandbox()
-                    .run(SandboxJob { steps: commands(&[&line]), ..bench.job() }, &mut |event| {
-                        if let SandboxEvent::Log { bytes, .. } = event {
-                            log.extend_from_slice(bytes);
-                            if !std::mem::replace(&mut waited, true) {
-                                both.wait();
+                    .run(
+                        SandboxJob {
+                            steps: commands(&[&line]),
+                            ..bench.job()
+                        },
+                        &mut |event| {
+                            if let SandboxEvent::Log { bytes, .. } = event {
+                                log.extend_from_slice(bytes);
+                                if !std::mem::replace(&mut waited, true) {
+                                    both.wait();
+                                }
                             }
-                        }
-                    })
+                        },
+                    )
                     .unwrap();
                 assert_eq!(finished.outcome, Outcome::Ok);
-                assert_eq!(String::from_utf8(log).unwrap(), format!("started\n{index}\n{index}\n"));
+                assert_eq!(
+                    String::from_utf8(log).unwrap(),
+                    format!("started\n{index}\n{index}\n")
+                );
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }
 
 #[test]
@@ -443,7 +669,12 @@ fn chain_error(error: &SandboxError) -> String {
 #[test]
 fn a_root_that_is_not_there_is_an_error_with_the_candidates() {
     let bench = Bench::new();
-    let error = bench.run(SandboxJob { root: RootSelector::Label("other".to_owned()), ..bench.job() }).unwrap_err();
+    let error = bench
+        .run(SandboxJob {
+            root: RootSelector::Label("other".to_owned()),
+            ..bench.job()
+        })
+        .unwrap_err();
     assert_eq!(
         chain_error(&error),
         format!(
@@ -457,7 +688,12 @@ fn a_root_that_is_not_there_is_an_error_with_the_candidates() {
 #[test]
 fn a_blank_disk_has_no_root() {
     let bench = Bench::new();
-    let error = bench.run(SandboxJob { chain: Vec::new(), ..bench.job() }).unwrap_err();
+    let error = bench
+        .run(SandboxJob {
+            chain: Vec::new(),
+            ..bench.job()
+        })
+        .unwrap_err();
     assert_eq!(
         chain_error(&error),
         "no root file system: the disk has no file system that can be the root; it has no partitions"
@@ -468,7 +704,17 @@ fn a_blank_disk_has_no_root() {
 fn a_missing_layer_is_an_error_of_the_storage_daemon() {
     let bench = Bench::new();
     let chain = vec![Path::new("/no/such/layer").to_path_buf()];
-    let error = bench.run(SandboxJob { chain, ..bench.job() }).unwrap_err().to_string();
-    assert!(error.contains("qemu-storage-daemon exited immediately") && error.contains("/no/such/layer"), "{error}");
+    let error = bench
+        .run(SandboxJob {
+            chain,
+            ..bench.job()
+        })
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("qemu-storage-daemon exited immediately")
+            && error.contains("/no/such/layer"),
+        "{error}"
+    );
     assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
 }

@@ -37,16 +37,35 @@ fn project() -> Project {
 /// What dpkg itself says, by name and architecture.
 fn asked(disk: &Path) -> BTreeMap<(String, String), Vec<String>> {
     let raw = disk.with_extension("raw");
-    tool("qemu-img", &["convert", "-O", "raw", disk.to_str().unwrap(), raw.to_str().unwrap()]);
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-O",
+            "raw",
+            disk.to_str().unwrap(),
+            raw.to_str().unwrap(),
+        ],
+    );
     let mut text = String::new();
     mounted(&raw, "offset=1048576", |root| {
-        let format =
-            "${Package}\t${Architecture}\t${Version}\t${Installed-Size}\t${source:Package}\t${source:Version}\n";
-        text = tool("chroot", &[root.to_str().unwrap(), "dpkg-query", "--show", &format!("--showformat={format}")]);
+        let format = "${Package}\t${Architecture}\t${Version}\t${Installed-Size}\t${source:Package}\t${source:Version}\n";
+        text = tool(
+            "chroot",
+            &[
+                root.to_str().unwrap(),
+                "dpkg-query",
+                "--show",
+                &format!("--showformat={format}"),
+            ],
+        );
     });
     fs::remove_file(raw).unwrap();
-    let rows = text.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());
-    rows.map(|row| ((row[0].clone(), row[1].clone()), row[2..].to_vec())).collect()
+    let rows = text
+        .lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());
+    rows.map(|row| ((row[0].clone(), row[1].clone()), row[2..].to_vec()))
+        .collect()
 }
 
 #[test]
@@ -56,7 +75,9 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     let expected = asked(&project.path("debian.qcow2"));
     assert!(expected.len() > 80, "{} packages", expected.len());
 
-    let json: Value = serde_json::from_str(&project.ok(&["layer", "packages", "more", "--format", "json"])).unwrap();
+    let json: Value =
+        serde_json::from_str(&project.ok(&["layer", "packages", "more", "--format", "json"]))
+            .unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let told: BTreeMap<_, _> = json
         .as_array()
@@ -64,14 +85,24 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
         .iter()
         .map(|one| {
             let size = (one["size"].as_u64().unwrap() / 1024).to_string();
-            let row = vec![text(&one["version"]), size, text(&one["source"]["name"]), text(&one["source"]["version"])];
+            let row = vec![
+                text(&one["version"]),
+                size,
+                text(&one["source"]["name"]),
+                text(&one["source"]["version"]),
+            ];
             ((text(&one["name"]), text(&one["architecture"])), row)
         })
         .collect();
     assert_eq!(told, expected);
     let table = project.ok(&["layer", "packages", "more"]);
     assert_eq!(table.lines().count(), expected.len() + 1);
-    assert!(table.lines().any(|line| line.starts_with("base-files ") && line.contains(" amd64 ")), "{table}");
+    assert!(
+        table
+            .lines()
+            .any(|line| line.starts_with("base-files ") && line.contains(" amd64 ")),
+        "{table}"
+    );
 
     let document = project.ok(&["layer", "packages", "more", "--format", "spdx"]);
     let again = project.ok(&["layer", "packages", "more", "--format", "spdx"]);
@@ -81,25 +112,60 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     let packages = json["packages"].as_array().unwrap();
     assert_eq!(packages.len(), expected.len() + 1);
     let dash = packages.iter().find(|one| one["name"] == "dash").unwrap();
-    let purl = dash["externalRefs"][0]["referenceLocator"].as_str().unwrap();
-    assert!(purl.starts_with("pkg:deb/debian/dash@") && purl.ends_with("?arch=amd64&distro=debian-12"), "{purl}");
-    let declared = packages.iter().filter(|one| one["licenseDeclared"] != "NOASSERTION").count();
-    println!("{declared} of {} packages declare their licences", expected.len());
+    let purl = dash["externalRefs"][0]["referenceLocator"]
+        .as_str()
+        .unwrap();
+    assert!(
+        purl.starts_with("pkg:deb/debian/dash@") && purl.ends_with("?arch=amd64&distro=debian-12"),
+        "{purl}"
+    );
+    let declared = packages
+        .iter()
+        .filter(|one| one["licenseDeclared"] != "NOASSERTION")
+        .count();
+    println!(
+        "{declared} of {} packages declare their licences",
+        expected.len()
+    );
     assert!(declared > expected.len() / 3, "{declared}");
     let comment = packages[0]["comment"].as_str().unwrap();
-    assert!(comment.contains("Debian GNU/Linux 12") && comment.contains(", 1 of them kernel modules"), "{comment}");
+    assert!(
+        comment.contains("Debian GNU/Linux 12") && comment.contains(", 1 of them kernel modules"),
+        "{comment}"
+    );
     fs::write(project.path("document.spdx.json"), &document).unwrap();
     validate(&project.path("document.spdx.json"));
 
     tool("chmod", &["-R", "a+rX", project.path("").to_str().unwrap()]);
     tool("chown", &["-R", "65534", project.store().to_str().unwrap()]);
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", env!("CARGO_BIN_EXE_impasto")]);
-    command.args(["layer", "packages", "more", "--format", "spdx", "--store", project.store().to_str().unwrap()]);
-    command.current_dir(project.path("")).env("HOME", "/nonexistent").stdin(Stdio::null());
+    command.args([
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        env!("CARGO_BIN_EXE_impasto"),
+    ]);
+    command.args([
+        "layer",
+        "packages",
+        "more",
+        "--format",
+        "spdx",
+        "--store",
+        project.store().to_str().unwrap(),
+    ]);
+    command
+        .current_dir(project.path(""))
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::null());
     let nobody = ran(command);
     assert_eq!((nobody.code, nobody.stderr.as_str()), (0, ""));
-    assert!(nobody.stdout == document, "another user gets another document");
+    assert!(
+        nobody.stdout == document,
+        "another user gets another document"
+    );
     tool("chown", &["-R", "0", project.store().to_str().unwrap()]);
 
     // A file has no recipe, and a disk without packages says so.
@@ -110,7 +176,11 @@ fn packages_are_those_that_dpkg_tells_and_the_document_is_valid() {
     fs::copy(&crate::base::base().qcow2, project.path("busybox.qcow2")).unwrap();
     let ran = project.run(&["layer", "packages", "./busybox.qcow2"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("has no dpkg packages"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("has no dpkg packages"),
+        "{}",
+        ran.stderr
+    );
 }
 
 /// Where the validator and the schema lie; why not, where they cannot be had.
@@ -132,25 +202,58 @@ fn validator() -> Result<PathBuf, String> {
 
 fn fetch_validator(dir: &Path) -> Result<(), String> {
     let run = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).current_dir(dir).output();
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(dir)
+            .output();
         let output = output.map_err(|error| format!("{program}: {error}"))?;
-        let said = String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default().to_owned();
-        if output.status.success() { Ok(output.stdout) } else { Err(format!("{program} {}: {said}", arguments[0])) }
+        let said = String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .to_owned();
+        if output.status.success() {
+            Ok(output.stdout)
+        } else {
+            Err(format!("{program} {}: {said}", arguments[0]))
+        }
     };
     // This crate was generated from the schema, and has it with it.
     fs::create_dir_all(dir.join("schema/src")).unwrap();
     fs::write(dir.join("schema/src/lib.rs"), "").unwrap();
-    let manifest =
-        "[package]\nname = \"schema\"\nedition = \"2024\"\n[dependencies]\nserde-spdx = \"=0.10.0\"\n[workspace]\n";
+    let manifest = "[package]\nname = \"schema\"\nedition = \"2024\"\n[dependencies]\nserde-spdx = \"=0.10.0\"\n[workspace]\n";
     fs::write(dir.join("schema/Cargo.toml"), manifest).unwrap();
-    let metadata = run("cargo", &["metadata", "--format-version", "1", "--manifest-path", "schema/Cargo.toml"])?;
+    let metadata = run(
+        "cargo",
+        &[
+            "metadata",
+            "--format-version",
+            "1",
+            "--manifest-path",
+            "schema/Cargo.toml",
+        ],
+    )?;
     let metadata: Value = serde_json::from_slice(&metadata).unwrap();
-    let package = metadata["packages"].as_array().unwrap().iter().find(|one| one["name"] == "serde-spdx").unwrap();
-    let schema = Path::new(package["manifest_path"].as_str().unwrap()).with_file_name("schemas/spdx_2_3.json");
+    let package = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "serde-spdx")
+        .unwrap();
+    let schema = Path::new(package["manifest_path"].as_str().unwrap())
+        .with_file_name("schemas/spdx_2_3.json");
     fs::copy(schema, dir.join("spdx-2.3.json")).map_err(|error| error.to_string())?;
     // Not a virtual environment, which remembers where it lies.
     let packages = ["spdx-tools==0.8.5", "jsonschema==4.26.0"];
-    run("python3", &[&["-m", "pip", "install", "--quiet", "--target", "python"], &packages[..]].concat())?;
+    run(
+        "python3",
+        &[
+            &["-m", "pip", "install", "--quiet", "--target", "python"],
+            &packages[..],
+        ]
+        .concat(),
+    )?;
     Ok(())
 }
 
@@ -168,11 +271,20 @@ sys.exit("\n".join(f"{m.validation_message} {m.context.spdx_id}" for m in messag
 fn validate(document: &Path) {
     let dir = match validator() {
         Ok(dir) => dir,
-        Err(why) => return println!("the document is not validated, as its schema or validator cannot be had: {why}"),
+        Err(why) => {
+            return println!(
+                "the document is not validated, as its schema or validator cannot be had: {why}"
+            );
+        }
     };
     let schema = dir.join("spdx-2.3.json");
     let output = Command::new("python3")
-        .args(["-c", VALIDATE, schema.to_str().unwrap(), document.to_str().unwrap()])
+        .args([
+            "-c",
+            VALIDATE,
+            schema.to_str().unwrap(),
+            document.to_str().unwrap(),
+        ])
         .env("PYTHONPATH", dir.join("python"))
         .output()
         .unwrap();

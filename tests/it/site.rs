@@ -75,7 +75,10 @@ impl Site {
         let site = Site::bare(&seed.join("base.qcow2"));
         let store = site.project.store();
         // Files of a store are never written to once they are there.
-        debian::run("cp -al \"$1/store\" \"$2\"; ln -s \"$1/trees\" \"$2/state/trees\"", &[seed, &store]);
+        debian::run(
+            "cp -al \"$1/store\" \"$2\"; ln -s \"$1/trees\" \"$2/state/trees\"",
+            &[seed, &store],
+        );
         std::fs::copy(seed.join("lock"), site.project.path("impasto.lock")).unwrap();
         site
     }
@@ -84,19 +87,36 @@ impl Site {
         let project = Project::empty();
         project.link(base, "base.qcow2");
         let mut repository = Repository::new(&project.path("repository"), Key::new(1));
-        repository.add("stable", "main", &Package::new("small", "1.0").file("usr/share/small", "small 1.0\n"));
-        repository.add("stable", "main", &Package::new("library", "1.0").file("usr/share/library", "library 1.0\n"));
-        repository.add("stable", "main", &Package::new("program", "1.0").depends("library"));
+        repository.add(
+            "stable",
+            "main",
+            &Package::new("small", "1.0").file("usr/share/small", "small 1.0\n"),
+        );
+        repository.add(
+            "stable",
+            "main",
+            &Package::new("library", "1.0").file("usr/share/library", "library 1.0\n"),
+        );
+        repository.add(
+            "stable",
+            "main",
+            &Package::new("program", "1.0").depends("library"),
+        );
         repository.add("stable", "main", &Package::new("unrelated", "1.0"));
         repository.publish();
         project.write("key.asc", &repository.key.armored());
         let uri = repository.mirror().to_string();
-        Site { project, repository, uri }
+        Site {
+            project,
+            repository,
+            uri,
+        }
     }
 
     /// Writes the recipe: these stages upon the base.
     pub(crate) fn recipe(&self, stages: &str) {
-        self.project.write("impasto.hcl", &format!("{HEAD}{stages}"));
+        self.project
+            .write("impasto.hcl", &format!("{HEAD}{stages}"));
     }
 
     /// A stage that installs packages of the repository.
@@ -117,7 +137,10 @@ impl Site {
     /// A command whose only source of Debian's packages is the frozen mirror.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.project.command(arguments);
-        command.env("IMPASTO_MIRROR", format!("file:{}", debian::mirror().display()));
+        command.env(
+            "IMPASTO_MIRROR",
+            format!("file:{}", debian::mirror().display()),
+        );
         for name in ["IMPASTO_SECURITY_MIRROR", "IMPASTO_SNAPSHOT"] {
             command.env_remove(name);
         }
@@ -131,7 +154,11 @@ impl Site {
     /// Runs a command that must succeed, and gives its standard output.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
-        assert_eq!(ran.code, 0, "impasto {arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert_eq!(
+            ran.code, 0,
+            "impasto {arguments:?}: {}{}",
+            ran.stdout, ran.stderr
+        );
         ran.stdout
     }
 
@@ -152,7 +179,14 @@ impl Site {
 
     /// A text without what differs from run to run.
     pub(crate) fn shown_text(&self, text: &str) -> String {
-        let mut text = text.replace(self.project.path("").display().to_string().trim_end_matches('/'), "DIR");
+        let mut text = text.replace(
+            self.project
+                .path("")
+                .display()
+                .to_string()
+                .trim_end_matches('/'),
+            "DIR",
+        );
         text = text.replace(&debian::mirror().display().to_string(), "MIRROR");
         for (pattern, stand_in) in [
             (r"127\.0\.0\.1:[0-9]+", "HOST"),
@@ -168,7 +202,10 @@ impl Site {
             (r" after TIME", ""),
             (r"\d{4}-\d{2}-\d{2}T[0-9:]{8}Z", "DATE"),
         ] {
-            text = regex::Regex::new(pattern).unwrap().replace_all(&text, stand_in).into_owned();
+            text = regex::Regex::new(pattern)
+                .unwrap()
+                .replace_all(&text, stand_in)
+                .into_owned();
         }
         text
     }
@@ -189,7 +226,11 @@ impl Done {
 
 /// Runs a build whose events are JSON.
 pub(crate) fn done(command: Command) -> Done {
-    let Ran { code, stdout, stderr } = ran(command);
+    let Ran {
+        code,
+        stdout,
+        stderr,
+    } = ran(command);
     let (mut built, mut cached) = (Vec::new(), Vec::new());
     for line in stdout.lines() {
         let event: Value = serde_json::from_str(line).expect("an event is JSON");
@@ -202,5 +243,11 @@ pub(crate) fn done(command: Command) -> Done {
     }
     built.sort();
     cached.sort();
-    Done { code, built, cached, stderr, events: stdout }
+    Done {
+        code,
+        built,
+        cached,
+        stderr,
+        events: stdout,
+    }
 }

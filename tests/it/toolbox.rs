@@ -7,11 +7,12 @@ use std::sync::OnceLock;
 use impasto::base::cancel::CancelToken;
 use impasto::debian::mirror::{ARCHIVE_VARIABLE, MirrorChoice};
 use impasto::debian::toolbox::{
-    EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, TOOLS, TREE, ToolboxTask,
-    Variant,
+    EMULATOR, PACKAGES, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource,
+    TOOLS, TREE, ToolboxTask, Variant,
 };
 use impasto::sandbox::{
-    Limit, MOUNT_POINTS, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolFailure, ToolJob,
+    Limit, MOUNT_POINTS, NamespaceSandbox, Sandbox, SandboxError, ToolEnd, ToolEvent, ToolFailure,
+    ToolJob,
 };
 use impasto_stages::Limits;
 use impasto_stages::bootstrap::BootstrapSpec;
@@ -59,7 +60,10 @@ struct Work {
 
 impl Work {
     fn new() -> Work {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root: they make name spaces");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: they make name spaces"
+        );
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         fs::create_dir(dir.path().join("work")).unwrap();
         Work { dir }
@@ -88,7 +92,11 @@ impl Work {
         }
     }
 
-    fn try_perform(&self, toolbox: &Path, task: ToolboxTask) -> (Result<ToolEnd, SandboxError>, String) {
+    fn try_perform(
+        &self,
+        toolbox: &Path,
+        task: ToolboxTask,
+    ) -> (Result<ToolEnd, SandboxError>, String) {
         self.try_perform_within(toolbox, task, &sandbox(), Limits::default())
     }
 
@@ -101,8 +109,14 @@ impl Work {
     ) -> (Result<ToolEnd, SandboxError>, String) {
         let mut log = Vec::new();
         let work = self.path("");
-        let job =
-            ToolJob { work: &work, task: task.packed(), toolbox, limits, timeout: None, cancel: CancelToken::new() };
+        let job = ToolJob {
+            work: &work,
+            task: task.packed(),
+            toolbox,
+            limits,
+            timeout: None,
+            cancel: CancelToken::new(),
+        };
         let end = sandbox.run_tools(job, &mut |event| {
             if let ToolEvent::Log(bytes) = event {
                 log.extend_from_slice(bytes);
@@ -113,7 +127,13 @@ impl Work {
 
     fn resolve(&self, request: &ResolveRequest) -> ResolveOutcome {
         let _ = fs::remove_dir_all(self.path("apt/lists"));
-        self.perform(toolbox(), ToolboxTask::Resolve { request: Box::new(request.clone()) }).unwrap();
+        self.perform(
+            toolbox(),
+            ToolboxTask::Resolve {
+                request: Box::new(request.clone()),
+            },
+        )
+        .unwrap();
         serde_json::from_slice(&fs::read(self.path(RESULT)).unwrap()).unwrap()
     }
 
@@ -128,12 +148,17 @@ impl Work {
 /// The frozen mirror's index, laid out for a resolution.
 fn with_mirror(work: &Work) -> ResolveSource {
     let dists = mirror().join("dists").join(SUITE);
-    let release =
-        run("sed -n '/^Hash:/d; /^-----BEGIN PGP SIGNATURE/q; /^-----/d; p' \"$1\"", &[&dists.join("InRelease")]);
+    let release = run(
+        "sed -n '/^Hash:/d; /^-----BEGIN PGP SIGNATURE/q; /^-----/d; p' \"$1\"",
+        &[&dists.join("InRelease")],
+    );
     work.write("apt/sources/debian/Release", release.trim_start());
     let packages = work.path("apt/sources/debian/main/binary-amd64/Packages");
     fs::create_dir_all(packages.parent().unwrap()).unwrap();
-    run("xz -dc \"$1\" > \"$2\"", &[&dists.join("main/binary-amd64/Packages.xz"), &packages]);
+    run(
+        "xz -dc \"$1\" > \"$2\"",
+        &[&dists.join("main/binary-amd64/Packages.xz"), &packages],
+    );
     ResolveSource {
         directory: "debian".to_owned(),
         site: Some("deb.example.org".to_owned()),
@@ -151,18 +176,36 @@ fn names(names: &[&str]) -> Vec<String> {
 fn lay_out(work: &Work, index: &Path, mirror: &Path, result: &ResolveResult) {
     fs::create_dir_all(work.path(PACKAGES)).unwrap();
     let text = fs::read_to_string(index).unwrap();
-    let wanted: std::collections::BTreeMap<_, _> =
-        result.install.iter().map(|package| ((package.name.as_str(), package.version.as_str()), package)).collect();
+    let wanted: std::collections::BTreeMap<_, _> = result
+        .install
+        .iter()
+        .map(|package| ((package.name.as_str(), package.version.as_str()), package))
+        .collect();
     let mut packages = String::new();
     for stanza in text.split("\n\n") {
-        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let (Some(name), Some(version)) = (field("Package"), field("Version")) else { continue };
-        let Some(package) = wanted.get(&(name, version)) else { continue };
-        let file = Path::new(&package.path).file_name().unwrap().to_str().unwrap();
+        let field = |name: &str| {
+            stanza
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+        let (Some(name), Some(version)) = (field("Package"), field("Version")) else {
+            continue;
+        };
+        let Some(package) = wanted.get(&(name, version)) else {
+            continue;
+        };
+        let file = Path::new(&package.path)
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap();
         fs::hard_link(mirror.join(&package.path), work.path(PACKAGES).join(file)).unwrap();
         for line in stanza.lines() {
-            packages +=
-                &if line.starts_with("Filename: ") { format!("Filename: ./{file}\n") } else { format!("{line}\n") };
+            packages += &if line.starts_with("Filename: ") {
+                format!("Filename: ./{file}\n")
+            } else {
+                format!("{line}\n")
+            };
         }
         packages += "\n";
     }
@@ -196,13 +239,27 @@ fn a_root_is_made_of_packages_that_apt_chose() {
     let work = Work::new();
     let source = with_mirror(&work);
     let wanted = ["apt", "hello", "cron", "tzdata"];
-    let request = ResolveRequest { variant: Some(Variant::Essential), ..request(source, &wanted) };
+    let request = ResolveRequest {
+        variant: Some(Variant::Essential),
+        ..request(source, &wanted)
+    };
     let begun = std::time::Instant::now();
     let result = work.resolved(&request);
-    println!("resolved in {:?}: {} packages", begun.elapsed(), result.install.len());
+    println!(
+        "resolved in {:?}: {} packages",
+        begun.elapsed(),
+        result.install.len()
+    );
     assert!(result.remove.is_empty());
-    let hello = result.install.iter().find(|package| package.name == "hello").unwrap();
-    assert_eq!((hello.source.as_str(), hello.architecture.as_str()), ("debian", "amd64"));
+    let hello = result
+        .install
+        .iter()
+        .find(|package| package.name == "hello")
+        .unwrap();
+    assert_eq!(
+        (hello.source.as_str(), hello.architecture.as_str()),
+        ("debian", "amd64")
+    );
     assert!(mirror().join(&hello.path).exists(), "{}", hello.path);
 
     let index = work.path("apt/sources/debian/main/binary-amd64/Packages");
@@ -210,28 +267,59 @@ fn a_root_is_made_of_packages_that_apt_chose() {
     for _ in 0..2 {
         let work = Work::new();
         lay_out(&work, &index, mirror(), &result);
-        let log =
-            work.perform(toolbox(), ToolboxTask::Bootstrap { spec: Box::new(spec(&wanted)), epoch: EPOCH }).unwrap();
-        println!("{}", log.lines().filter(|line| line.starts_with("impasto: ")).collect::<Vec<_>>().join("\n"));
+        let log = work
+            .perform(
+                toolbox(),
+                ToolboxTask::Bootstrap {
+                    spec: Box::new(spec(&wanted)),
+                    epoch: EPOCH,
+                },
+            )
+            .unwrap();
+        println!(
+            "{}",
+            log.lines()
+                .filter(|line| line.starts_with("impasto: "))
+                .collect::<Vec<_>>()
+                .join("\n")
+        );
         let tree = work.path(TREE);
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(fs::File::open(&tree).unwrap()).unwrap();
+        hasher
+            .update_reader(fs::File::open(&tree).unwrap())
+            .unwrap();
         digests.push(hasher.finalize());
         let list = tool("tar", &["--numeric-owner", "-tvf", tree.to_str().unwrap()]);
-        assert!(list.contains("./bin -> usr/bin") && list.contains("./usr/bin/hello"), "it is a root");
-        for name in ["./usr/sbin/policy-rc.d", "./etc/hostname", "./etc/resolv.conf", "impasto"] {
+        assert!(
+            list.contains("./bin -> usr/bin") && list.contains("./usr/bin/hello"),
+            "it is a root"
+        );
+        for name in [
+            "./usr/sbin/policy-rc.d",
+            "./etc/hostname",
+            "./etc/resolv.conf",
+            "impasto",
+        ] {
             assert!(!list.contains(name), "{name} is in the tree");
         }
         for name in [" ./run/", " ./proc/", " ./dev/", " ./tmp/"] {
-            let within = list.lines().find(|line| line.contains(name) && !line.ends_with(name));
+            let within = list
+                .lines()
+                .find(|line| line.contains(name) && !line.ends_with(name));
             assert_eq!(within, None, "these directories are empty");
         }
         let cat = |name: &str| tool("tar", &["-xOf", tree.to_str().unwrap(), name]);
         let status = cat("./var/lib/dpkg/status");
-        let installed = status.lines().filter(|line| *line == "Status: install ok installed").count();
+        let installed = status
+            .lines()
+            .filter(|line| *line == "Status: install ok installed")
+            .count();
         assert_eq!(installed, result.install.len());
         let marks = cat("./var/lib/apt/extended_states");
-        assert!(!marks.contains("Package: hello\n") && !marks.contains("Package: bash\n"), "{marks}");
+        assert!(
+            !marks.contains("Package: hello\n") && !marks.contains("Package: bash\n"),
+            "{marks}"
+        );
         assert!(cat("./etc/apt/sources.list").contains(SUITE));
     }
     assert_eq!(digests[0], digests[1]);
@@ -259,7 +347,9 @@ fn installed(name: &str, version: &str, status: &str, more: &str) -> String {
 fn small() -> (Work, ResolveRequest) {
     let work = Work::new();
     let release = |suite: &str, origin: &str| {
-        format!("Origin: {origin}\nSuite: {suite}\nCodename: {suite}\nComponents: main\nArchitectures: amd64 arm64\n")
+        format!(
+            "Origin: {origin}\nSuite: {suite}\nCodename: {suite}\nComponents: main\nArchitectures: amd64 arm64\n"
+        )
     };
     work.write("apt/sources/stable/Release", release("stable", "Debian"));
     work.write("apt/sources/next/Release", release("next", "Debian"));
@@ -270,16 +360,30 @@ fn small() -> (Work, ResolveRequest) {
         stanza("nice", "1.0", "all", ""),
         stanza("held", "2.0", "all", ""),
         stanza("gone", "1.0", "all", ""),
-        stanza("impossible", "1.0", "all", "Depends: lib-new (>= 2:0), nowhere\n"),
+        stanza(
+            "impossible",
+            "1.0",
+            "all",
+            "Depends: lib-new (>= 2:0), nowhere\n",
+        ),
         stanza("against", "1.0", "all", "Conflicts: held\n"),
         stanza("mail-1", "1.0", "all", "Provides: mail\n"),
         stanza("mail-2", "1.0", "all", "Provides: mail\n"),
     ];
-    work.write("apt/sources/stable/main/binary-amd64/Packages", stable.concat());
+    work.write(
+        "apt/sources/stable/main/binary-amd64/Packages",
+        stable.concat(),
+    );
     let foreign = stanza("lib-new", "1:1.0~rc+1", "arm64", "Multi-Arch: same\n");
     work.write("apt/sources/stable/main/binary-arm64/Packages", foreign);
-    work.write("apt/sources/next/main/binary-amd64/Packages", stanza("tool", "3.0", "all", ""));
-    work.write("apt/sources/local/Packages", stanza("own", "1.0", "all", ""));
+    work.write(
+        "apt/sources/next/main/binary-amd64/Packages",
+        stanza("tool", "3.0", "all", ""),
+    );
+    work.write(
+        "apt/sources/local/Packages",
+        stanza("own", "1.0", "all", ""),
+    );
     let status = [
         installed("old", "1.0", "install", "Depends: lib-old\n"),
         installed("lib-old", "1.0", "install", ""),
@@ -288,8 +392,14 @@ fn small() -> (Work, ResolveRequest) {
         installed("base", "1.0", "install", "Essential: yes\n"),
     ];
     work.write("apt/status", status.concat());
-    work.write("apt/extended_states", "Package: lib-old\nArchitecture: amd64\nAuto-Installed: 1\n\n");
-    work.write("apt/preferences", "Package: *\nPin: release n=next\nPin-Priority: 100\n");
+    work.write(
+        "apt/extended_states",
+        "Package: lib-old\nArchitecture: amd64\nAuto-Installed: 1\n\n",
+    );
+    work.write(
+        "apt/preferences",
+        "Package: *\nPin: release n=next\nPin-Priority: 100\n",
+    );
     let source = |name: &str, site: &str| ResolveSource {
         directory: name.to_owned(),
         site: Some(site.to_owned()),
@@ -297,16 +407,34 @@ fn small() -> (Work, ResolveRequest) {
         components: names(&["main"]),
         flat: false,
     };
-    let local = ResolveSource { directory: "local".to_owned(), flat: true, ..ResolveSource::default() };
-    let sources = vec![source("stable", "deb.example.org"), source("next", "next.example.org"), local];
-    let request = ResolveRequest { architecture: "amd64".to_owned(), sources, ..ResolveRequest::default() };
+    let local = ResolveSource {
+        directory: "local".to_owned(),
+        flat: true,
+        ..ResolveSource::default()
+    };
+    let sources = vec![
+        source("stable", "deb.example.org"),
+        source("next", "next.example.org"),
+        local,
+    ];
+    let request = ResolveRequest {
+        architecture: "amd64".to_owned(),
+        sources,
+        ..ResolveRequest::default()
+    };
     (work, request)
 }
 
 /// What would be installed and removed, in short.
 fn short(result: &ResolveResult) -> String {
-    let installed = result.install.iter().map(|p| format!("+{} {} {} {}", p.name, p.version, p.architecture, p.source));
-    let removed = result.remove.iter().map(|(name, architecture, version)| format!("-{name} {version} {architecture}"));
+    let installed = result
+        .install
+        .iter()
+        .map(|p| format!("+{} {} {} {}", p.name, p.version, p.architecture, p.source));
+    let removed = result
+        .remove
+        .iter()
+        .map(|(name, architecture, version)| format!("-{name} {version} {architecture}"));
     installed.chain(removed).collect::<Vec<_>>().join("\n")
 }
 
@@ -314,28 +442,52 @@ fn short(result: &ResolveResult) -> String {
 fn upgrading_installing_and_removing_lead_to_one_state() {
     let (work, request) = small();
     let ask = |request: ResolveRequest| short(&work.resolved(&request));
-    let all = ResolveRequest { install: names(&["tool", "gone-"]), upgrade: true, autoremove: true, ..request.clone() };
+    let all = ResolveRequest {
+        install: names(&["tool", "gone-"]),
+        upgrade: true,
+        autoremove: true,
+        ..request.clone()
+    };
     let expected = "+lib-new 1:1.0~rc+1 amd64 stable\n+old 2.0 all stable\n+tool 1.0 all stable\n\
                     -gone 1.0 all\n-lib-old 1.0 all";
     assert_eq!(ask(all.clone()), expected);
     let result = work.resolved(&all);
     assert_eq!(result.install[0].path, "pool/lib-new_1:1.0~rc+1_amd64.deb");
-    assert_eq!(result.install[0].sha256.as_deref(), Some("ab".repeat(32).as_str()));
+    assert_eq!(
+        result.install[0].sha256.as_deref(),
+        Some("ab".repeat(32).as_str())
+    );
     assert_eq!(result.install[0].size, 1000);
 
-    let install = |packages: &[&str]| ResolveRequest { install: names(packages), ..request.clone() };
+    let install = |packages: &[&str]| ResolveRequest {
+        install: names(packages),
+        ..request.clone()
+    };
     assert_eq!(ask(install(&["own"])), "+own 1.0 all local");
     assert_eq!(ask(install(&["tool=3.0"])), "+tool 3.0 all next");
     assert_eq!(ask(install(&["tool/next"])), "+tool 3.0 all next");
     assert_eq!(
-        ask(ResolveRequest { recommends: true, ..install(&["tool"]) }),
+        ask(ResolveRequest {
+            recommends: true,
+            ..install(&["tool"])
+        }),
         "+nice 1.0 all stable\n+tool 1.0 all stable"
     );
-    let foreign = ResolveRequest { foreign: names(&["arm64"]), ..install(&["lib-new:arm64"]) };
+    let foreign = ResolveRequest {
+        foreign: names(&["arm64"]),
+        ..install(&["lib-new:arm64"])
+    };
     assert_eq!(ask(foreign), "+lib-new 1:1.0~rc+1 arm64 stable");
     assert_eq!(ask(install(&["gone"])), "", "it is there already");
-    work.write("apt/preferences", "Package: *\nPin: origin next.example.org\nPin-Priority: 1001\n");
-    assert_eq!(ask(install(&["tool"])), "+tool 3.0 all next", "a pin by the archive's host");
+    work.write(
+        "apt/preferences",
+        "Package: *\nPin: origin next.example.org\nPin-Priority: 1001\n",
+    );
+    assert_eq!(
+        ask(install(&["tool"])),
+        "+tool 3.0 all next",
+        "a pin by the archive's host"
+    );
 }
 
 #[test]
@@ -354,8 +506,14 @@ fn what_a_conflict_removes_is_known_whatever_version_apt_prints() {
         stanza("against-both", "1.0", "amd64", "Conflicts: lib\n"),
         stanza("lib", "1.0", "amd64", same),
     ];
-    work.write("apt/sources/stable/main/binary-amd64/Packages", stable.concat());
-    work.write("apt/sources/stable/main/binary-arm64/Packages", stanza("lib", "1.0", "arm64", same));
+    work.write(
+        "apt/sources/stable/main/binary-amd64/Packages",
+        stable.concat(),
+    );
+    work.write(
+        "apt/sources/stable/main/binary-arm64/Packages",
+        stanza("lib", "1.0", "arm64", same),
+    );
     let lib = installed("lib", "1.0", "install", same);
     let status = [
         installed("clock-1", "1.0", "install", clock),
@@ -369,14 +527,37 @@ fn what_a_conflict_removes_is_known_whatever_version_apt_prints() {
     work.write("apt/extended_states", "");
     let ask = |packages: &[&str]| {
         let foreign = names(&["arm64"]);
-        short(&work.resolved(&ResolveRequest { install: names(packages), foreign, ..request.clone() }))
+        short(&work.resolved(&ResolveRequest {
+            install: names(packages),
+            foreign,
+            ..request.clone()
+        }))
     };
-    assert_eq!(ask(&["clock-2"]), "+clock-2 1.0 all stable\n-clock-1 1.0 all");
-    assert_eq!(ask(&["against-newer"]), "+against-newer 1.0 all stable\n-newer 1.0 all");
-    assert_eq!(ask(&["breaks-newer"]), "+breaks-newer 1.0 all stable\n-newer 1.0 all");
-    assert_eq!(ask(&["newer-"]), "-newer 1.0 all", "what is installed, and not what could be");
-    assert_eq!(ask(&["against-local"]), "+against-local 1.0 all stable\n-local 0~odd all\n-needs-local 1.0 all");
-    assert_eq!(ask(&["against-both"]), "+against-both 1.0 amd64 stable\n-lib 1.0 amd64\n-lib 1.0 arm64");
+    assert_eq!(
+        ask(&["clock-2"]),
+        "+clock-2 1.0 all stable\n-clock-1 1.0 all"
+    );
+    assert_eq!(
+        ask(&["against-newer"]),
+        "+against-newer 1.0 all stable\n-newer 1.0 all"
+    );
+    assert_eq!(
+        ask(&["breaks-newer"]),
+        "+breaks-newer 1.0 all stable\n-newer 1.0 all"
+    );
+    assert_eq!(
+        ask(&["newer-"]),
+        "-newer 1.0 all",
+        "what is installed, and not what could be"
+    );
+    assert_eq!(
+        ask(&["against-local"]),
+        "+against-local 1.0 all stable\n-local 0~odd all\n-needs-local 1.0 all"
+    );
+    assert_eq!(
+        ask(&["against-both"]),
+        "+against-both 1.0 amd64 stable\n-lib 1.0 amd64\n-lib 1.0 arm64"
+    );
     assert_eq!(ask(&["lib:arm64-"]), "-lib 1.0 arm64");
 }
 
@@ -393,12 +574,17 @@ fn what_apt_refuses_is_told_in_its_words_without_the_rest() {
         &["base-"],
         &["mail"],
     ] {
-        let outcome = work.resolve(&ResolveRequest { install: names(packages), ..request.clone() });
+        let outcome = work.resolve(&ResolveRequest {
+            install: names(packages),
+            ..request.clone()
+        });
         text += &format!("{}\n  ", packages.join(" "));
         text += &match outcome {
             ResolveOutcome::Resolved(result) => panic!("{packages:?}: {result:?}"),
             ResolveOutcome::Unknown { packages } => format!("unknown: {}\n\n", packages.join(", ")),
-            ResolveOutcome::Refused { reason } => format!("refused: {}\n\n", reason.replace('\n', "\n  ")),
+            ResolveOutcome::Refused { reason } => {
+                format!("refused: {}\n\n", reason.replace('\n', "\n  "))
+            }
         };
     }
     insta::assert_snapshot!(text);
@@ -409,30 +595,57 @@ fn work_with_the_toolbox_has_the_limits_of_its_stage() {
     let (work, request) = small();
     // Without groups it is looked at now and then: the work must last longer than that.
     let index = work.path("apt/sources/next/main/binary-amd64/Packages");
-    let many: String = (0..30_000).map(|n| stanza(&format!("many-{n}"), "1.0", "all", "Depends: tool\n")).collect();
+    let many: String = (0..30_000)
+        .map(|n| stanza(&format!("many-{n}"), "1.0", "all", "Depends: tool\n"))
+        .collect();
     fs::write(&index, fs::read_to_string(&index).unwrap() + &many).unwrap();
     let defaults = Limits::default();
     for (sandbox, limits, limit) in [
-        (sandbox(), Limits { processes: 1, ..defaults }, Limit::Processes),
-        (sandbox().without_groups(), Limits { memory: Some(4096), ..defaults }, Limit::Memory),
+        (
+            sandbox(),
+            Limits {
+                processes: 1,
+                ..defaults
+            },
+            Limit::Processes,
+        ),
+        (
+            sandbox().without_groups(),
+            Limits {
+                memory: Some(4096),
+                ..defaults
+            },
+            Limit::Memory,
+        ),
     ] {
         let _ = fs::remove_dir_all(work.path("apt/lists"));
-        let task = ToolboxTask::Resolve { request: Box::new(request.clone()) };
+        let task = ToolboxTask::Resolve {
+            request: Box::new(request.clone()),
+        };
         let (end, log) = work.try_perform_within(toolbox(), task, &sandbox, limits);
-        let Ok(ToolEnd::LimitReached(reached)) = end else { panic!("{limit:?}: {end:?}: {log}") };
+        let Ok(ToolEnd::LimitReached(reached)) = end else {
+            panic!("{limit:?}: {end:?}: {log}")
+        };
         assert_eq!(reached.limit, limit, "{reached}");
     }
 }
 
 #[test]
 fn a_root_of_another_machine_is_made_by_an_emulator_of_the_rooms_own() {
-    let registry = || fs::read_dir("/proc/sys/fs/binfmt_misc").map(|list| list.count()).unwrap_or_default();
+    let registry = || {
+        fs::read_dir("/proc/sys/fs/binfmt_misc")
+            .map(|list| list.count())
+            .unwrap_or_default()
+    };
     let before = registry();
     let mirror = foreign_mirror();
     let (release, packages) = (mirror.join("Release"), mirror.join("Packages"));
     let work = Work::new();
     work.write("apt/sources/debian/Release", fs::read(release).unwrap());
-    work.write("apt/sources/debian/main/binary-arm64/Packages", fs::read(&packages).unwrap());
+    work.write(
+        "apt/sources/debian/main/binary-arm64/Packages",
+        fs::read(&packages).unwrap(),
+    );
     let source = ResolveSource {
         directory: "debian".to_owned(),
         suite: SUITE.to_owned(),
@@ -450,29 +663,51 @@ fn a_root_of_another_machine_is_made_by_an_emulator_of_the_rooms_own() {
         fetch(&mirror, &package.path);
     }
     lay_out(&work, &packages, &mirror, &result);
-    let spec = BootstrapSpec { architecture: "arm64".to_owned(), ..spec(&wanted) };
-    let task = ToolboxTask::Bootstrap { spec: Box::new(spec), epoch: EPOCH };
+    let spec = BootstrapSpec {
+        architecture: "arm64".to_owned(),
+        ..spec(&wanted)
+    };
+    let task = ToolboxTask::Bootstrap {
+        spec: Box::new(spec),
+        epoch: EPOCH,
+    };
 
     let (end, _) = work.try_perform(toolbox(), task.clone());
-    assert!(end.unwrap_err().to_string().contains("emulator"), "this toolbox has none");
+    assert!(
+        end.unwrap_err().to_string().contains("emulator"),
+        "this toolbox has none"
+    );
 
     let emulating = make_toolbox("toolbox-1-emulator", &[EMULATOR]);
     for name in ["plan", "plain", "root"] {
         let _ = fs::remove_dir_all(work.path(name));
     }
     let log = work.perform(&emulating, task).unwrap();
-    println!("{}", log.lines().filter(|line| line.starts_with("impasto: ")).collect::<Vec<_>>().join("\n"));
+    println!(
+        "{}",
+        log.lines()
+            .filter(|line| line.starts_with("impasto: "))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
     let tree = work.path(TREE);
     let cat = |name: &str| tool("tar", &["-xOf", tree.to_str().unwrap(), name]);
     let status = cat("./var/lib/dpkg/status");
-    let installed = status.lines().filter(|line| *line == "Status: install ok installed").count();
+    let installed = status
+        .lines()
+        .filter(|line| *line == "Status: install ok installed")
+        .count();
     assert_eq!(installed, result.install.len());
-    let kind = run("tar -xOf \"$1\" ./usr/bin/hello | od -An -tx1 -j18 -N1", &[&tree]);
+    let kind = run(
+        "tar -xOf \"$1\" ./usr/bin/hello | od -An -tx1 -j18 -N1",
+        &[&tree],
+    );
     assert_eq!(kind.trim(), "b7", "a program for arm64");
     assert!(cat("./etc/passwd").contains("_apt:"), "scripts have run");
     let list = tool("tar", &["--numeric-owner", "-tvf", tree.to_str().unwrap()]);
     assert!(
-        list.lines().any(|line| line.contains(" 0/42 ") && line.ends_with("./etc/shadow")),
+        list.lines()
+            .any(|line| line.contains(" 0/42 ") && line.ends_with("./etc/shadow")),
         "owners are as they were set"
     );
     assert_eq!(registry(), before, "the host's registry is as it was");
@@ -484,8 +719,15 @@ fn foreign_mirror() -> PathBuf {
         let index = format!("dists/{SUITE}/main/binary-arm64/Packages.xz");
         fetch(dir, &index);
         fetch(dir, &format!("dists/{SUITE}/Release"));
-        run("xz -dc \"$1\" > \"$2\"", &[&dir.join(index), &dir.join("Packages")]);
-        fs::copy(dir.join("dists").join(SUITE).join("Release"), dir.join("Release")).unwrap();
+        run(
+            "xz -dc \"$1\" > \"$2\"",
+            &[&dir.join(index), &dir.join("Packages")],
+        );
+        fs::copy(
+            dir.join("dists").join(SUITE).join("Release"),
+            dir.join("Release"),
+        )
+        .unwrap();
     })
 }
 
@@ -497,10 +739,23 @@ fn fetch(dir: &Path, path: &str) {
     }
     fs::create_dir_all(to.parent().unwrap()).unwrap();
     let variable = std::env::var(ARCHIVE_VARIABLE).ok();
-    let choice = MirrorChoice::read(None, |name| variable.as_deref().filter(|_| name == ARCHIVE_VARIABLE)).unwrap();
-    let url = format!("{}/{path}", choice.resolve().unwrap().archive.expect("a mirror of Debian is known"));
+    let choice = MirrorChoice::read(None, |name| {
+        variable.as_deref().filter(|_| name == ARCHIVE_VARIABLE)
+    })
+    .unwrap();
+    let url = format!(
+        "{}/{path}",
+        choice
+            .resolve()
+            .unwrap()
+            .archive
+            .expect("a mirror of Debian is known")
+    );
     let part = to.with_extension("part");
-    run("/usr/lib/apt/apt-helper download-file \"$1\" \"$2\" >&2", &[Path::new(&url), &part]);
+    run(
+        "/usr/lib/apt/apt-helper download-file \"$1\" \"$2\" >&2",
+        &[Path::new(&url), &part],
+    );
     fs::rename(part, to).unwrap();
 }
 
@@ -512,6 +767,11 @@ fn a_tree_that_is_no_toolbox_is_refused() {
     }
     std::os::unix::fs::symlink("/tmp", dir.path().join(MOUNT_POINTS[0])).unwrap();
     let (work, request) = small();
-    let (end, _) = work.try_perform(dir.path(), ToolboxTask::Resolve { request: Box::new(request) });
+    let (end, _) = work.try_perform(
+        dir.path(),
+        ToolboxTask::Resolve {
+            request: Box::new(request),
+        },
+    );
     insta::assert_snapshot!(end.unwrap_err().to_string(), @"the host cannot serve as a sandbox: the toolbox lacks the directory proc");
 }

@@ -11,7 +11,10 @@ pub(crate) fn count(name: &str, small: u64) -> u64 {
     let variable = format!("IMPASTO_TORTURE_{}", name.to_uppercase());
     let number = |variable: &str| {
         let text = std::env::var(variable).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")))
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
+        )
     };
     let count = number(&variable).unwrap_or_else(|| small * number("IMPASTO_TORTURE").unwrap_or(1));
     println!("{variable}={count}");

@@ -14,7 +14,10 @@ struct Choices(u64);
 impl Choices {
     fn below(&mut self, end: u64) -> u64 {
         // Knuth's generator; its low bits are poor.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 }
@@ -27,18 +30,26 @@ fn script(choices: &mut Choices, stage: &str, lines: usize) -> String {
         let (dir, other, count) = (choices.below(4), choices.below(4), 20 + choices.below(300));
         let (size, digit) = (1 + choices.below(400_000), choices.below(10));
         text += &match choices.below(8) {
-            0 => format!("for i in $(seq {count}); do echo $i >/w/{dir}/a-name-that-fills-directories-{line}-$i; done"),
-            1 => format!("for i in $(seq {count}); do head -c $((i * 77)) /bin/busybox >/w/{dir}/f{line}-$i; done"),
+            0 => format!(
+                "for i in $(seq {count}); do echo $i >/w/{dir}/a-name-that-fills-directories-{line}-$i; done"
+            ),
+            1 => format!(
+                "for i in $(seq {count}); do head -c $((i * 77)) /bin/busybox >/w/{dir}/f{line}-$i; done"
+            ),
             2 => format!("rm -f /w/{dir}/*{digit}"),
             3 => format!(
                 "head -c {size} /bin/busybox >/w/{dir}/l{line}; ln /w/{dir}/l{line} /w/{other}/h{line}; \
                  ln -s ../{dir}/l{line} /w/{other}/s{line}; mkfifo /w/{other}/p{line}"
             ),
-            4 => format!("for f in /w/{dir}/f*{digit}; do [ ! -e $f ] || head -c {size} /bin/busybox >>$f; done"),
+            4 => format!(
+                "for f in /w/{dir}/f*{digit}; do [ ! -e $f ] || head -c {size} /bin/busybox >>$f; done"
+            ),
             5 => format!(
                 "for i in $(seq {count}); do head -c 3000 /bin/busybox >>/w/x{dir}; echo $i >>/w/y{other}; done"
             ),
-            6 => format!("mkdir -p /srv/more/{line}/a/b; mv /w/{dir} /srv/more/{line}/a; mkdir /w/{dir}; sync"),
+            6 => format!(
+                "mkdir -p /srv/more/{line}/a/b; mv /w/{dir} /srv/more/{line}/a; mkdir /w/{dir}; sync"
+            ),
             _ => format!(
                 "dd if=/bin/busybox of=/w/sparse{line} bs=1000 count=3 seek={size} 2>/dev/null; \
                  echo x >/w/gone; rm /w/gone; touch /w/{dir}; chmod 711 /w/{other}"
@@ -57,9 +68,14 @@ fn recipe(choices: &mut Choices) -> String {
         .to_owned();
     let acl = "acl=; for i in $(seq 30); do acl=$acl,u:$((i + 1000)):rw; done; mkdir -p /w/acl; cd /w/acl; touch a b c; \
                for i in a b c; do /opt/lib/ld.so --library-path /opt/lib /opt/lib/setfacl -m ${acl#,} $i; done\n";
-    for (name, from, more) in [("one", "copied", acl), ("two", "one", ""), ("three", "two", "")] {
+    for (name, from, more) in [
+        ("one", "copied", acl),
+        ("two", "one", ""),
+        ("three", "two", ""),
+    ] {
         let script = script(choices, name, 8) + more;
-        text += &format!("stage \"run\" \"{name}\" {{\n  from   = stage.{from}\n  script = <<-EOT\n");
+        text +=
+            &format!("stage \"run\" \"{name}\" {{\n  from   = stage.{from}\n  script = <<-EOT\n");
         text += &script.replace("${", "$${");
         text += "EOT\n}\n";
     }
@@ -70,9 +86,21 @@ fn recipe(choices: &mut Choices) -> String {
 fn set_acl(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let libraries = tool("ldd", &["/usr/bin/setfacl"]);
-    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')).chain(["/usr/bin/setfacl"]) {
+    for path in libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .chain(["/usr/bin/setfacl"])
+    {
         let name = Path::new(path).file_name().unwrap().to_str().unwrap();
-        std::fs::copy(path, dir.join(if name.starts_with("ld-") { "ld.so" } else { name })).unwrap();
+        std::fs::copy(
+            path,
+            dir.join(if name.starts_with("ld-") {
+                "ld.so"
+            } else {
+                name
+            }),
+        )
+        .unwrap();
     }
 }
 
@@ -81,25 +109,64 @@ fn build(recipe: &str, kind: &[&str], one_cpu: bool) -> (String, BTreeSet<String
     let project = Project::with(recipe);
     set_acl(&project.path("tree/lib"));
     for number in 0..150 {
-        project.write(&format!("tree/files/{}/{number}", number % 7), &"text\n".repeat(number * 9));
+        project.write(
+            &format!("tree/files/{}/{number}", number % 7),
+            &"text\n".repeat(number * 9),
+        );
     }
     if !kind.is_empty() {
         let (image, target) = (project.path("fs.raw"), project.path("base.qcow2"));
         let (image, tree) = (image.to_str().unwrap(), base().tree.to_str().unwrap());
-        let fixed =
-            ["-U", crate::base::ROOT_UUID, "-E", "hash_seed=7d1f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6,root_owner=0:0"];
-        let arguments = [&["-q", "-F", "-t", "ext4"], &fixed[..], kind, &["-d", tree, image, "96M"]].concat();
-        let output = Command::new("mke2fs").args(arguments).env("E2FSPROGS_FAKE_TIME", "1600000000").output().unwrap();
+        let fixed = [
+            "-U",
+            crate::base::ROOT_UUID,
+            "-E",
+            "hash_seed=7d1f4a66-1b2c-4d3e-8f90-a1b2c3d4e5f6,root_owner=0:0",
+        ];
+        let arguments = [
+            &["-q", "-F", "-t", "ext4"],
+            &fixed[..],
+            kind,
+            &["-d", tree, image, "96M"],
+        ]
+        .concat();
+        let output = Command::new("mke2fs")
+            .args(arguments)
+            .env("E2FSPROGS_FAKE_TIME", "1600000000")
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
-        tool("qemu-img", &["convert", "-O", "qcow2", "-f", "raw", image, target.to_str().unwrap()]);
+        tool(
+            "qemu-img",
+            &[
+                "convert",
+                "-O",
+                "qcow2",
+                "-f",
+                "raw",
+                image,
+                target.to_str().unwrap(),
+            ],
+        );
     }
     let plain = project.command(&["build"]);
     let built = if one_cpu {
         let mut pinned = Command::new("taskset");
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-        let first: String = allowed.trim().chars().take_while(char::is_ascii_digit).collect();
-        pinned.args(["-c", &first]).arg(plain.get_program()).args(plain.get_args()).current_dir(project.path(""));
+        let allowed = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .unwrap();
+        let first: String = allowed
+            .trim()
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        pinned
+            .args(["-c", &first])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .current_dir(project.path(""));
         ran(pinned)
     } else {
         ran(plain)
@@ -107,8 +174,13 @@ fn build(recipe: &str, kind: &[&str], one_cpu: bool) -> (String, BTreeSet<String
     assert_eq!(built.code, 0, "{}{}", built.stdout, built.stderr);
     let image = project.path("out/twin.raw");
     flat(&image).check();
-    let disks = walkdir::WalkDir::new(project.store().join("disks")).min_depth(2).max_depth(2).into_iter();
-    let disks = disks.map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned()).collect();
+    let disks = walkdir::WalkDir::new(project.store().join("disks"))
+        .min_depth(2)
+        .max_depth(2)
+        .into_iter();
+    let disks = disks
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned())
+        .collect();
     (sha256(&image), disks, project)
 }
 
@@ -142,6 +214,8 @@ fn torture_twins_are_equal_files() {
 /// The first bytes that differ.
 fn ran_cmp(one: &Path, two: &Path) -> String {
     let mut cmp = Command::new("sh");
-    cmp.args(["-c", "cmp -l \"$1\" \"$2\" | head -n 40", "sh"]).arg(one).arg(two);
+    cmp.args(["-c", "cmp -l \"$1\" \"$2\" | head -n 40", "sh"])
+        .arg(one)
+        .arg(two);
     ran(cmp).stdout
 }

@@ -15,7 +15,9 @@ use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
-use impasto_stages::{Kind, Lowered, Makes, ParamError, ParamSpec, Params, Registry, StageContext, Type, UnitFiles};
+use impasto_stages::{
+    Kind, Lowered, Makes, ParamError, ParamSpec, Params, Registry, StageContext, Type, UnitFiles,
+};
 use impasto_store::Store;
 
 use crate::project::Project;
@@ -35,29 +37,44 @@ const LISTED: Kind = Kind {
 
 fn import(path: &str) -> ActionTemplate {
     let mut action = ActionTemplate::new("listed", 1, Executor::Host);
-    action.inputs.insert("source".to_owned(), Slot::Local(path.to_owned()));
-    action.steps.push(Step::Import { input: "source".to_owned(), as_a: ImportAs::File });
+    action
+        .inputs
+        .insert("source".to_owned(), Slot::Local(path.to_owned()));
+    action.steps.push(Step::Import {
+        input: "source".to_owned(),
+        as_a: ImportAs::File,
+    });
     action
 }
 
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let actions = vec![import(params.text("list").unwrap())];
-    Ok(Lowered { actions, ..Lowered::default() })
+    Ok(Lowered {
+        actions,
+        ..Lowered::default()
+    })
 }
 
 fn expand(template: &ActionTemplate, files: &UnitFiles) -> Result<Vec<ActionTemplate>, ParamError> {
-    let Some(Slot::Local(path)) = template.inputs.get("source") else { panic!("no source") };
+    let Some(Slot::Local(path)) = template.inputs.get("source") else {
+        panic!("no source")
+    };
     if !path.ends_with(".list") {
         return Ok(Vec::new());
     }
-    let text = String::from_utf8(files["file"].clone()).map_err(|_| ParamError::new("list", "the list is no text"))?;
+    let text = String::from_utf8(files["file"].clone())
+        .map_err(|_| ParamError::new("list", "the list is no text"))?;
     Ok(text.lines().map(import).collect())
 }
 
 fn build(project: &Project) -> (Summary, Vec<String>) {
     let registry = Registry::new(vec![&LISTED]);
-    let request = LoadRequest { path: project.path("impasto.hcl"), ..LoadRequest::default() };
-    let recipe = load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+    let request = LoadRequest {
+        path: project.path("impasto.hcl"),
+        ..LoadRequest::default()
+    };
+    let recipe =
+        load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(project.store()).unwrap();
     let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
@@ -74,7 +91,9 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         hints: Box::new(NoHints),
         dir: String::new(),
         facts: BTreeMap::new(),
-        interrupt: impasto::base::interrupt::Interrupt::new(|| unreachable!("nobody interrupts it")),
+        interrupt: impasto::base::interrupt::Interrupt::new(|| {
+            unreachable!("nobody interrupts it")
+        }),
         used: Default::default(),
         whole: true,
     };
@@ -84,7 +103,14 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         EventKind::StageFailed { error, .. } => reasons.push(format!("failed: {error}")),
         _ => {}
     };
-    let engine = Engine::new(planner, &graph.everything(), config, Instant::now(), &mut events).unwrap();
+    let engine = Engine::new(
+        planner,
+        &graph.everything(),
+        config,
+        Instant::now(),
+        &mut events,
+    )
+    .unwrap();
     (engine.run(), reasons)
 }
 
@@ -112,16 +138,32 @@ fn units_made_of_an_earlier_result_run_in_turn_and_are_cached_one_by_one() {
     project.write("one.txt", "1\n");
     project.write("two.txt", "2\n");
     let (summary, reasons) = build(&project);
-    assert_eq!((summary.built, reasons), (1, vec!["never built".to_owned()]));
-    let claims = || walkdir::WalkDir::new(project.store().join("claims")).into_iter().flatten();
+    assert_eq!(
+        (summary.built, reasons),
+        (1, vec!["never built".to_owned()])
+    );
+    let claims = || {
+        walkdir::WalkDir::new(project.store().join("claims"))
+            .into_iter()
+            .flatten()
+    };
     let count = || claims().filter(|entry| entry.file_type().is_file()).count();
     assert_eq!(count(), 3, "one claim a unit");
-    assert_eq!(build(&project).0, Summary { cached: 1, ..Summary::default() });
+    assert_eq!(
+        build(&project).0,
+        Summary {
+            cached: 1,
+            ..Summary::default()
+        }
+    );
 
     // Only the unit whose input changed runs again.
     project.write("two.txt", "II\n");
     let (summary, reasons) = build(&project);
-    assert_eq!((summary.built, reasons), (1, vec!["two.txt changed".to_owned()]));
+    assert_eq!(
+        (summary.built, reasons),
+        (1, vec!["two.txt changed".to_owned()])
+    );
     assert_eq!(count(), 4);
 
     // Another list makes other units; those that are known do not run.
@@ -134,5 +176,8 @@ fn units_made_of_an_earlier_result_run_in_turn_and_are_cached_one_by_one() {
     std::fs::write(project.path("a.list"), b"\xff\n").unwrap();
     let (summary, reasons) = build(&project);
     assert_eq!(summary.failed, 1);
-    assert_eq!(reasons.last().unwrap(), "failed: stage it: the list is no text");
+    assert_eq!(
+        reasons.last().unwrap(),
+        "failed: stage it: the list is no text"
+    );
 }

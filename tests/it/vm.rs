@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use impasto::base::cancel::CancelToken;
 use impasto::vm::machine::ask_agent;
-use impasto::vm::{Accel, Backing, Console, ConsoleMatch, Firmware as MachineFirmware, Machine, Network, Spec};
+use impasto::vm::{
+    Accel, Backing, Console, ConsoleMatch, Firmware as MachineFirmware, Machine, Network, Spec,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -47,14 +49,42 @@ pub(crate) struct BootedGuest {
 pub(crate) fn boots(image: &Path, firmware: Firmware) -> BootedGuest {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    tool("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "impasto-test", "-f", &path("key")]);
-    let info: serde_json::Value =
-        serde_json::from_str(&tool("qemu-img", &["info", "--output=json", image.to_str().unwrap()])).unwrap();
+    tool(
+        "ssh-keygen",
+        &[
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            "impasto-test",
+            "-f",
+            &path("key"),
+        ],
+    );
+    let info: serde_json::Value = serde_json::from_str(&tool(
+        "qemu-img",
+        &["info", "--output=json", image.to_str().unwrap()],
+    ))
+    .unwrap();
     let image_size = info["virtual-size"].as_u64().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
-    command.arg("boot").arg(image).args(["--store", &path("store"), "--ssh-key", &path("key.pub")]);
-    command.args(["--disk-size", &(image_size + GROWN).to_string(), "--ssh-port", &port.to_string()]);
+    command
+        .arg("boot")
+        .arg(image)
+        .args(["--store", &path("store"), "--ssh-key", &path("key.pub")]);
+    command.args([
+        "--disk-size",
+        &(image_size + GROWN).to_string(),
+        "--ssh-port",
+        &port.to_string(),
+    ]);
     command.args(["--guest-agent", &path("agent.sock"), "--timeout", "30m"]);
     command.args(match firmware {
         Firmware::Bios => &["--firmware", "bios"][..],
@@ -62,14 +92,23 @@ pub(crate) fn boots(image: &Path, firmware: Firmware) -> BootedGuest {
         Firmware::SecureBoot => &["--secure-boot"],
     });
     let (child, console) = spawn(command);
-    let guest = BootedGuest { child, console, dir, port, image_size };
+    let guest = BootedGuest {
+        child,
+        console,
+        dir,
+        port,
+        image_size,
+    };
     guest.wait_for("login:");
     guest
 }
 
 /// Starts a boot and reads its console.
 pub(crate) fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let console = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
     let (mut stdout, shown) = (child.stdout.take().unwrap(), console.clone());
@@ -84,14 +123,27 @@ pub(crate) fn spawn(mut command: Command) -> (Child, Arc<Transcript>) {
 }
 
 pub(crate) fn shows(console: &Transcript, text: &str, patience: Duration) -> bool {
-    let misses = |bytes: &mut Vec<u8>| !bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    !console.1.wait_timeout_while(console.0.lock().unwrap(), patience, misses).unwrap().1.timed_out()
+    let misses = |bytes: &mut Vec<u8>| {
+        !bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    !console
+        .1
+        .wait_timeout_while(console.0.lock().unwrap(), patience, misses)
+        .unwrap()
+        .1
+        .timed_out()
 }
 
 impl BootedGuest {
     /// Waits until the serial console has shown a text.
     pub(crate) fn wait_for(&self, text: &str) {
-        assert!(shows(&self.console, text, PATIENCE), "no `{text}` on the console:\n{}", self.console());
+        assert!(
+            shows(&self.console, text, PATIENCE),
+            "no `{text}` on the console:\n{}",
+            self.console()
+        );
     }
 
     /// What the serial console has shown.
@@ -103,9 +155,29 @@ impl BootedGuest {
     pub(crate) fn try_run(&self, line: &str) -> (Option<i32>, String) {
         let key = self.dir.path().join("key");
         let output = Command::new("ssh")
-            .args(["-q", "-F", "none", "-p", &self.port.to_string(), "-i", key.to_str().unwrap()])
-            .args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "IdentitiesOnly=yes"])
-            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args([
+                "-q",
+                "-F",
+                "none",
+                "-p",
+                &self.port.to_string(),
+                "-i",
+                key.to_str().unwrap(),
+            ])
+            .args([
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "ConnectTimeout=10",
+                "-o",
+                "IdentitiesOnly=yes",
+            ])
+            .args([
+                "-o",
+                "StrictHostKeyChecking=no",
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+            ])
             .args(["impasto@127.0.0.1", "sudo", "-n", "sh", "-s"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -118,7 +190,10 @@ impl BootedGuest {
             })
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&text).trim_end().to_owned())
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&text).trim_end().to_owned(),
+        )
     }
 
     /// Runs a line as root over ssh, which must succeed. ssh's own failure (255) is tried again: the user is made while
@@ -139,7 +214,13 @@ impl BootedGuest {
 
     /// Demands that the guest's agent answers.
     pub(crate) fn ping_agent(&self) {
-        let answer = ask_agent(self.dir.path(), "agent.sock", &json!({"execute": "guest-ping"}), PATIENCE).unwrap();
+        let answer = ask_agent(
+            self.dir.path(),
+            "agent.sock",
+            &json!({"execute": "guest-ping"}),
+            PATIENCE,
+        )
+        .unwrap();
         assert_eq!(answer, json!({"return": {}}));
     }
 
@@ -165,21 +246,49 @@ pub(crate) fn check(guest: &BootedGuest, firmware: Firmware) -> Vec<String> {
     // 2 is "done, with complaints", in versions that tell; what they are is not the image's fault alone.
     let status = guest.run("cloud-init status --wait; [ $? != 1 ]");
     assert!(status.contains("status: done"), "{status}");
-    assert_eq!(guest.run("systemctl --failed --no-legend --plain; systemctl is-system-running --wait"), "running");
+    assert_eq!(
+        guest.run("systemctl --failed --no-legend --plain; systemctl is-system-running --wait"),
+        "running"
+    );
     let is_uefi = firmware != Firmware::Bios;
-    assert_eq!(guest.try_run("test -d /sys/firmware/efi").0 == Some(0), is_uefi, "{firmware:?}");
-    let root: u64 = guest.run("df -B1 --output=size / | tail -n 1").trim().parse().unwrap();
-    assert!(root > guest.image_size + GROWN / 2, "the root has {root} bytes; the image has {}", guest.image_size);
+    assert_eq!(
+        guest.try_run("test -d /sys/firmware/efi").0 == Some(0),
+        is_uefi,
+        "{firmware:?}"
+    );
+    let root: u64 = guest
+        .run("df -B1 --output=size / | tail -n 1")
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(
+        root > guest.image_size + GROWN / 2,
+        "the root has {root} bytes; the image has {}",
+        guest.image_size
+    );
     let machine_id = guest.run("cat /etc/machine-id");
-    assert!(machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{machine_id}");
-    let booted: u64 = guest.run("date -d \"$(uptime --since)\" +%s").parse().unwrap();
+    assert!(
+        machine_id.len() == 32 && machine_id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{machine_id}"
+    );
+    let booted: u64 = guest
+        .run("date -d \"$(uptime --since)\" +%s")
+        .parse()
+        .unwrap();
     let keys = guest.run("stat -c %Y /etc/ssh/ssh_host_*_key");
     assert!(keys.lines().count() > 0, "no host keys");
     for made in keys.lines() {
         // The clock of `uptime` is a second coarse.
-        assert!(made.parse::<u64>().unwrap() + 2 >= booted, "a host key is older than the boot at {booted}: {keys}");
+        assert!(
+            made.parse::<u64>().unwrap() + 2 >= booted,
+            "a host key is older than the boot at {booted}: {keys}"
+        );
     }
-    vec![machine_id, guest.run("cat /etc/ssh/ssh_host_ed25519_key.pub"), guest.run("cat /etc/hostname; hostname")]
+    vec![
+        machine_id,
+        guest.run("cat /etc/ssh/ssh_host_ed25519_key.pub"),
+        guest.run("cat /etc/hostname; hostname"),
+    ]
 }
 
 /// 16-bit code that prints `boots`, writes the first sector over the second, prints `written` where that succeeds, and
@@ -199,7 +308,20 @@ pub(crate) fn talking_disk(dir: &Path) -> PathBuf {
 }
 
 pub(crate) fn quick(project: &Project, image: &str, arguments: &[&str]) -> Command {
-    let all = [&["boot", image, "--network", "none", "--memory", "64MiB", "--cpus", "1"], arguments].concat();
+    let all = [
+        &[
+            "boot",
+            image,
+            "--network",
+            "none",
+            "--memory",
+            "64MiB",
+            "--cpus",
+            "1",
+        ],
+        arguments,
+    ]
+    .concat();
     project.command(&all)
 }
 
@@ -219,19 +341,52 @@ fn files_and_stages_boot_and_are_not_written() {
     );
     let raw = talking_disk(&project.path(""));
     let qcow2 = project.path("talking.qcow2");
-    tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), qcow2.to_str().unwrap()]);
+    tool(
+        "qemu-img",
+        &[
+            "convert",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            raw.to_str().unwrap(),
+            qcow2.to_str().unwrap(),
+        ],
+    );
     project.build(&[]);
     let digests = || [&raw, &qcow2, &project.path("out/it.raw")].map(|path| sha256(path));
     let before = digests();
-    for image in ["talking.raw", "talking.qcow2", "out/it.raw", "disk", "more", "raw", "image.it"] {
-        let ran = crate::project::ran(quick(&project, image, &["--wait-for", "written", "--timeout", "2m"]));
+    for image in [
+        "talking.raw",
+        "talking.qcow2",
+        "out/it.raw",
+        "disk",
+        "more",
+        "raw",
+        "image.it",
+    ] {
+        let ran = crate::project::ran(quick(
+            &project,
+            image,
+            &["--wait-for", "written", "--timeout", "2m"],
+        ));
         assert_eq!(ran.code, 0, "{image}: {}{}", ran.stdout, ran.stderr);
-        assert!(ran.stdout.contains("boots\r\nwritten"), "{image}: {}", ran.stdout);
+        assert!(
+            ran.stdout.contains("boots\r\nwritten"),
+            "{image}: {}",
+            ran.stdout
+        );
     }
     assert_eq!(digests(), before);
     assert_eq!(project.run(&["store", "verify"]).code, 0);
     for left in ["tmp", "leases"] {
-        assert_eq!(std::fs::read_dir(project.store().join(left)).unwrap().count(), 0, "{left}/");
+        assert_eq!(
+            std::fs::read_dir(project.store().join(left))
+                .unwrap()
+                .count(),
+            0,
+            "{left}/"
+        );
     }
 }
 
@@ -239,12 +394,24 @@ fn files_and_stages_boot_and_are_not_written() {
 fn what_does_not_come_in_time_is_told_by_the_exit_code() {
     let project = Project::new();
     talking_disk(&project.path(""));
-    let ran = crate::project::ran(quick(&project, "talking.raw", &["--wait-for", "never", "--timeout", "5s"]));
+    let ran = crate::project::ran(quick(
+        &project,
+        "talking.raw",
+        &["--wait-for", "never", "--timeout", "5s"],
+    ));
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("did not show `never` in 5s"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("did not show `never` in 5s"),
+        "{}",
+        ran.stderr
+    );
     let ran = crate::project::ran(quick(&project, "talking.raw", &["--timeout", "2s"]));
     assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("was still running after 2s"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("was still running after 2s"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
@@ -252,21 +419,39 @@ fn a_boot_that_is_ended_leaves_no_machine() {
     let project = Project::new();
     talking_disk(&project.path(""));
     for (signal, code) in [("TERM", Some(130)), ("INT", Some(130)), ("KILL", None)] {
-        let (mut child, console) = spawn(quick(&project, "talking.raw", &["--guest-agent", "agent.sock"]));
-        assert!(shows(&console, "written", Duration::from_secs(120)), "{signal}");
+        let (mut child, console) = spawn(quick(
+            &project,
+            "talking.raw",
+            &["--guest-agent", "agent.sock"],
+        ));
+        assert!(
+            shows(&console, "written", Duration::from_secs(120)),
+            "{signal}"
+        );
         tool("kill", &["-s", signal, &child.id().to_string()]);
         assert_eq!(child.wait().unwrap().code(), code, "{signal}");
         let begun = Instant::now();
         while !leftovers(&project.store()).is_empty() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "{signal}: {:?}", leftovers(&project.store()));
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{signal}: {:?}",
+                leftovers(&project.store())
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
-        let left = std::fs::read_dir(project.store().join("tmp")).unwrap().count();
+        let left = std::fs::read_dir(project.store().join("tmp"))
+            .unwrap()
+            .count();
         assert_eq!(left, usize::from(code.is_none()), "{signal}");
     }
     // What the kill left is debris, and the collector's.
     project.ok(&["gc", "--min-age", "0s"]);
-    assert_eq!(std::fs::read_dir(project.store().join("tmp")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(project.store().join("tmp"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -292,15 +477,34 @@ fn a_machine_is_talked_to_and_stopped() {
     let mut machine = Machine::start(&spec, &work, None).unwrap();
     let cancel = CancelToken::new();
     let soon = || Some(Instant::now() + Duration::from_secs(120));
-    assert_eq!(machine.wait_for("written\r\n", soon(), &cancel).unwrap(), ConsoleMatch::Text);
+    assert_eq!(
+        machine.wait_for("written\r\n", soon(), &cancel).unwrap(),
+        ConsoleMatch::Text
+    );
     machine.send(b"one two").unwrap();
-    assert_eq!(machine.wait_for("one", soon(), &cancel).unwrap(), ConsoleMatch::Text);
+    assert_eq!(
+        machine.wait_for("one", soon(), &cancel).unwrap(),
+        ConsoleMatch::Text
+    );
     let now = Some(Instant::now());
-    assert_eq!(machine.wait_for("one", now, &cancel).unwrap(), ConsoleMatch::TimedOut, "what was seen is behind");
-    assert_eq!(machine.wait_for(" two", soon(), &cancel).unwrap(), ConsoleMatch::Text);
-    assert!(machine.ping_agent(Duration::from_secs(1)).is_err(), "there is no agent in it");
+    assert_eq!(
+        machine.wait_for("one", now, &cancel).unwrap(),
+        ConsoleMatch::TimedOut,
+        "what was seen is behind"
+    );
+    assert_eq!(
+        machine.wait_for(" two", soon(), &cancel).unwrap(),
+        ConsoleMatch::Text
+    );
+    assert!(
+        machine.ping_agent(Duration::from_secs(1)).is_err(),
+        "there is no agent in it"
+    );
     cancel.cancel();
-    assert_eq!(machine.wait_for("three", soon(), &cancel).unwrap(), ConsoleMatch::Cancelled);
+    assert_eq!(
+        machine.wait_for("three", soon(), &cancel).unwrap(),
+        ConsoleMatch::Cancelled
+    );
     // It has no idea of a power button.
     assert!(!machine.stop(Duration::from_secs(1)).unwrap());
     assert_eq!(leftovers(dir.path()), Vec::<String>::new());

@@ -15,13 +15,21 @@ fn a_file_system_that_is_gone_is_no_success() {
         "dd if=/dev/zero of=/dev/vda bs=512 count=34 conv=notrunc; dd if=/dev/zero of=/dev/vda bs=1k seek=65500 conv=notrunc; sync",
     ] {
         let bench = Bench::new();
-        let finished = bench.run(SandboxJob { steps: commands(&[line]), ..bench.job() }).unwrap();
+        let finished = bench
+            .run(SandboxJob {
+                steps: commands(&[line]),
+                ..bench.job()
+            })
+            .unwrap();
         let Outcome::Damaged { problem } = &finished.outcome else {
             panic!("{line}: {:?}: {}", finished.outcome, bench.log())
         };
         assert_eq!(problem.kind, ProblemKind::Dirty);
         let text = problem.to_string();
-        assert!(text.contains("/dev/vda1") && text.contains("did a step write to its own disk?"), "{text}");
+        assert!(
+            text.contains("/dev/vda1") && text.contains("did a step write to its own disk?"),
+            "{text}"
+        );
         assert_eq!(base::leftovers(bench.dir.path()), Vec::<String>::new());
     }
 }
@@ -29,7 +37,10 @@ fn a_file_system_that_is_gone_is_no_success() {
 /// What lies where in the base's file system: blocks of 4096 bytes.
 fn damage(blocks: std::ops::Range<u32>) -> String {
     let count = blocks.end - blocks.start;
-    format!("sync; dd if=/dev/urandom of=/dev/vda1 bs=4096 seek={} count={count} conv=notrunc; sync", blocks.start)
+    format!(
+        "sync; dd if=/dev/urandom of=/dev/vda1 bs=4096 seek={} count={count} conv=notrunc; sync",
+        blocks.start
+    )
 }
 
 #[test]
@@ -40,7 +51,10 @@ fn a_damaged_file_system_is_no_success_and_is_not_cached() {
         let flat = base::flatten(&[&base::base().qcow2, &bench.overlay()], bench.dir.path());
         let text = flat.debugfs("stats");
         let at = text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
-        let digits = text[at + what.len()..].trim_start().chars().take_while(char::is_ascii_digit);
+        let digits = text[at + what.len()..]
+            .trim_start()
+            .chars()
+            .take_while(char::is_ascii_digit);
         digits.collect::<String>().parse().unwrap()
     };
     let inodes = first("inode table at ");
@@ -66,10 +80,23 @@ fn a_damaged_file_system_is_no_success_and_is_not_cached() {
         for _ in 0..2 {
             let ran = project.run(&["build"]);
             assert_eq!(ran.code, 4, "{name}: {}", ran.stderr);
-            assert!(ran.stderr.contains("wipes") && ran.stderr.contains("file system"), "{name}: {}", ran.stderr);
+            assert!(
+                ran.stderr.contains("wipes") && ran.stderr.contains("file system"),
+                "{name}: {}",
+                ran.stderr
+            );
         }
-        let plan: serde_json::Value = serde_json::from_str(&project.ok(&["plan", "--json"])).unwrap();
-        let wipes = plan["nodes"].as_array().unwrap().iter().find(|node| node["stage"] == "wipes");
-        assert_ne!(wipes.map(|node| &node["state"]), Some(&"cached".into()), "{name}: {plan}");
+        let plan: serde_json::Value =
+            serde_json::from_str(&project.ok(&["plan", "--json"])).unwrap();
+        let wipes = plan["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|node| node["stage"] == "wipes");
+        assert_ne!(
+            wipes.map(|node| &node["state"]),
+            Some(&"cached".into()),
+            "{name}: {plan}"
+        );
     }
 }

@@ -18,7 +18,10 @@ fn shown(project: &Project, ran: &Ran) -> String {
         // Numbers are flush right.
         (r" {2,}(TIME|SIZE)\b", "  $1"),
     ] {
-        text = Regex::new(pattern).unwrap().replace_all(&text, stand_in).into_owned();
+        text = Regex::new(pattern)
+            .unwrap()
+            .replace_all(&text, stand_in)
+            .into_owned();
     }
     text
 }
@@ -98,7 +101,11 @@ fn help_and_reference() {
         &["stages", "bootstrap"],
         &["stages", "rum"],
     ] {
-        text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));
+        text += &format!(
+            "$ impasto {}\n{}\n",
+            arguments.join(" "),
+            shown(&project, &project.run(arguments))
+        );
     }
     insta::assert_snapshot!("help", text);
 }
@@ -108,7 +115,11 @@ fn plans_reasons_and_builds() {
     let project = project();
     let mut text = String::new();
     let mut run = |arguments: &[&str]| {
-        text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));
+        text += &format!(
+            "$ impasto {}\n{}\n",
+            arguments.join(" "),
+            shown(&project, &project.run(arguments))
+        );
     };
     run(&["validate"]);
     run(&["plan"]);
@@ -117,7 +128,12 @@ fn plans_reasons_and_builds() {
     run(&["plan"]);
     run(&["why", "setup[variant=debug]"]);
     project.write("setup.sh", "echo one\necho 2\ncat /etc/motd\n");
-    project.write("impasto.hcl", &RECIPE.replace("LEVEL = \"1\"", "LEVEL = \"2\"").replace("Welcome to", "Hello,"));
+    project.write(
+        "impasto.hcl",
+        &RECIPE
+            .replace("LEVEL = \"1\"", "LEVEL = \"2\"")
+            .replace("Welcome to", "Hello,"),
+    );
     project.write("app.conf", "x = 2\n");
     run(&["plan", "--only", "variant=debug"]);
     run(&["why", "config", "setup", "qcow2", "--only", "variant=debug"]);
@@ -133,7 +149,11 @@ fn errors() {
     let project = project();
     let mut text = String::new();
     let mut run = |arguments: &[&str]| {
-        text += &format!("$ impasto {}\n{}\n", arguments.join(" "), shown(&project, &project.run(arguments)));
+        text += &format!(
+            "$ impasto {}\n{}\n",
+            arguments.join(" "),
+            shown(&project, &project.run(arguments))
+        );
     };
     run(&["biuld"]);
     run(&["build", "setpu"]);
@@ -157,7 +177,14 @@ fn errors() {
     run(&["boot", "base.qcow2", "--memory", "much"]);
     run(&["boot", "base.qcow2", "--ssh-key", "app.conf"]);
     run(&["boot", "base.qcow2", "--ssh-port", "70000"]);
-    run(&["boot", "base.qcow2", "--ssh-port", "auto", "--network", "none"]);
+    run(&[
+        "boot",
+        "base.qcow2",
+        "--ssh-port",
+        "auto",
+        "--network",
+        "none",
+    ]);
     run(&["boot", "base.qcow2", "--timeout", "soon"]);
     run(&["layer", "show", "setup"]);
     run(&["layer", "show", "abcdef"]);
@@ -170,7 +197,12 @@ fn errors() {
     run(&["init", "new"]);
     project.write("setup.sh", "echo one\necho two >&2\nexit 7\n");
     run(&["build", "--jobs", "1", "setup[variant=minimal]"]);
-    project.write("impasto.hcl", &RECIPE.replace("app.conf\"", "app.cnf\"").replace("stage.config", "stage.confg"));
+    project.write(
+        "impasto.hcl",
+        &RECIPE
+            .replace("app.conf\"", "app.cnf\"")
+            .replace("stage.config", "stage.confg"),
+    );
     run(&["build"]);
     insta::assert_snapshot!("errors", text);
 }
@@ -179,6 +211,10 @@ fn errors() {
 fn a_new_recipe_is_valid_and_formatted() {
     let project = Project::empty();
     project.ok(&["init"]);
-    assert!(project.ok(&["validate"]).starts_with("starter is valid: 6 nodes"));
+    assert!(
+        project
+            .ok(&["validate"])
+            .starts_with("starter is valid: 6 nodes")
+    );
     project.ok(&["fmt", "--check", "."]);
 }

@@ -42,13 +42,23 @@ pub(super) fn rows() -> [Row; 2] {
     let what = "audit of Debian 12, against its cold build";
     [
         Row::against(what, median(&audits), median(&builds), Goal::AtMost(1.15)),
-        Row::fact("exit codes of these audits", found, "0 (equal)", codes.iter().all(|code| *code == Some(0))),
+        Row::fact(
+            "exit codes of these audits",
+            found,
+            "0 (equal)",
+            codes.iter().all(|code| *code == Some(0)),
+        ),
     ]
 }
 
 fn command(name: &str, recipe: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
-    command.arg(name).arg(recipe).args(["--only", "variant=minimal"]).arg("--out").arg(recipe.join("out"));
+    command
+        .arg(name)
+        .arg(recipe)
+        .args(["--only", "variant=minimal"])
+        .arg("--out")
+        .arg(recipe.join("out"));
     command
 }
 
@@ -57,7 +67,11 @@ fn audit(recipe: &Path, store: &Path) -> (Duration, Option<i32>) {
     let mut command = command("audit", recipe, store);
     let (time, output) = timed(|| command.output().expect("impasto can be started"));
     if !output.status.success() {
-        print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        print!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     (time, output.status.code())
 }

@@ -34,19 +34,33 @@ pub(super) fn rows(sixty: &Sixty) -> Vec<Row> {
         ours.len(),
         missed.len()
     );
-    missed.iter().take(SHOWN).for_each(|path| println!("    {path}"));
+    missed
+        .iter()
+        .take(SHOWN)
+        .for_each(|path| println!("    {path}"));
     let found = format!("{} of {}", missed.len(), theirs.len());
     // Had it found nothing, there would be nothing to miss.
     let ok = missed.is_empty() && !theirs.is_empty();
-    vec![Row::fact("paths that diffoscope names and impasto diff does not", found, "0, of some", ok)]
+    vec![Row::fact(
+        "paths that diffoscope names and impasto diff does not",
+        found,
+        "0, of some",
+        ok,
+    )]
 }
 
 /// The partition that files differ on, and their paths.
 fn named_by_us(json: &[u8]) -> (u64, BTreeSet<String>) {
     let report: Value = serde_json::from_slice(json).expect("JSON of impasto diff");
     let files = report["files"].as_array().expect("files");
-    let partition = files.first().and_then(|file| file["partition"].as_u64()).expect("the disks differ");
-    assert!(files.iter().all(|file| file["partition"] == partition), "files differ on more than one partition");
+    let partition = files
+        .first()
+        .and_then(|file| file["partition"].as_u64())
+        .expect("the disks differ");
+    assert!(
+        files.iter().all(|file| file["partition"] == partition),
+        "files differ on more than one partition"
+    );
     let counts = |file: &&Value| file["aspects"] != serde_json::json!(["time"]);
     let path = |file: &Value| file["path"].as_str().expect("a path").to_owned();
     (partition, files.iter().filter(counts).map(path).collect())
@@ -61,7 +75,11 @@ fn named_by_diffoscope(sixty: &Sixty, partition: u64) -> (Duration, BTreeSet<Str
         path
     });
     let mut command = site::program("benches/peers/diffoscope.sh");
-    command.arg(&dir).args(&disks).arg(partition.to_string()).arg(LIMIT.as_secs().to_string());
+    command
+        .arg(&dir)
+        .args(&disks)
+        .arg(partition.to_string())
+        .arg(LIMIT.as_secs().to_string());
     let time = site::time(&mut command);
     let json = std::fs::read(dir.join("found.json")).expect("what diffoscope found");
     let found: Value = serde_json::from_slice(&json).expect("JSON of diffoscope");
@@ -74,22 +92,38 @@ fn named_by_diffoscope(sixty: &Sixty, partition: u64) -> (Duration, BTreeSet<Str
 /// The paths that a comparison of two directories names, below their roots: a directory tells what only one side has as a
 /// list of names, and what both have one by one. What is inside files is not followed.
 fn collect(node: &Value, roots: &[&Path; 2], paths: &mut BTreeSet<String>) {
-    let Some(places) = below(node, roots) else { return };
+    let Some(places) = below(node, roots) else {
+        return;
+    };
     let details = node["details"].as_array().map_or(&[][..], Vec::as_slice);
     let (mut is_directory, mut listed) = (false, false);
     for detail in details {
         if detail["source1"] == "file list" {
             listed = true;
-            let lines = detail["unified_diff"].as_str().expect("a list of names").lines();
-            let names = |sign| lines.clone().filter_map(move |line| line.strip_prefix(sign)).collect();
+            let lines = detail["unified_diff"]
+                .as_str()
+                .expect("a list of names")
+                .lines();
+            let names = |sign| {
+                lines
+                    .clone()
+                    .filter_map(move |line| line.strip_prefix(sign))
+                    .collect()
+            };
             let [removed, added]: [BTreeSet<&str>; 2] = [names('-'), names('+')];
             // A name that is in both is the last of one list: there, no new line follows it.
-            paths.extend((&removed ^ &added).into_iter().map(|name| plain_path(&places[0].join(name))));
+            paths.extend(
+                (&removed ^ &added)
+                    .into_iter()
+                    .map(|name| plain_path(&places[0].join(name))),
+            );
         }
         is_directory |= below(detail, roots).is_some();
     }
     if is_directory || listed {
-        details.iter().for_each(|detail| collect(detail, roots, paths));
+        details
+            .iter()
+            .for_each(|detail| collect(detail, roots, paths));
     } else {
         paths.extend(places.map(plain_path));
     }
@@ -103,5 +137,10 @@ fn below<'n>(node: &'n Value, roots: &[&Path; 2]) -> Option<[&'n Path; 2]> {
 
 /// A path as `impasto diff --json` writes it.
 fn plain_path(below_root: &Path) -> String {
-    plain::name(Path::new("/").join(below_root).as_os_str().as_encoded_bytes())
+    plain::name(
+        Path::new("/")
+            .join(below_root)
+            .as_os_str()
+            .as_encoded_bytes(),
+    )
 }

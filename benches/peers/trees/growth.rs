@@ -12,7 +12,10 @@ use crate::site;
 pub(super) fn bytes(dir: &Path) -> u64 {
     let output = site::run(site::program("du").args(["-s", "--block-size=1"]).arg(dir));
     let text = String::from_utf8_lossy(&output.stdout);
-    text.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number of du")
+    text.split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .expect("a number of du")
 }
 
 /// Prints sizes; growth in percent of the first.
@@ -41,7 +44,9 @@ const PEERS: [Peer; 2] = [
         begin: None,
         keep: |at, file, name| {
             let mut command = site::program("casync");
-            command.arg("make").arg(format!("--store={}", at.join("chunks.castr").display()));
+            command
+                .arg("make")
+                .arg(format!("--store={}", at.join("chunks.castr").display()));
             command.arg(at.join(format!("{name}.caibx"))).arg(file);
             command
         },
@@ -60,7 +65,11 @@ const PEERS: [Peer; 2] = [
 fn restic(at: &Path, verb: &str) -> Command {
     let mut command = site::program("restic");
     // Versions without `--insecure-no-password` are still common.
-    command.env("RESTIC_PASSWORD", "measured").args(["--no-cache", "--repo"]).arg(at.join("repository")).arg(verb);
+    command
+        .env("RESTIC_PASSWORD", "measured")
+        .args(["--no-cache", "--repo"])
+        .arg(at.join("repository"))
+        .arg(verb);
     command
 }
 
@@ -89,7 +98,11 @@ impl Peers {
                 site::run(&mut begin(&at));
             }
         }
-        Peers { dir: dir.to_owned(), there, missing: rows }
+        Peers {
+            dir: dir.to_owned(),
+            there,
+            missing: rows,
+        }
     }
 
     /// Has each of them keep the next disk, which `export` writes. All are kept under one path, as versions of one file.
@@ -98,7 +111,11 @@ impl Peers {
         export(&disk);
         for (peer, sizes) in &mut self.there {
             let at = self.dir.join(peer.name);
-            site::run(&mut (peer.keep)(&at, &disk, &format!("disk-{}", sizes.len())));
+            site::run(&mut (peer.keep)(
+                &at,
+                &disk,
+                &format!("disk-{}", sizes.len()),
+            ));
             site::settle();
             sizes.push(bytes(&at));
         }
@@ -111,7 +128,11 @@ impl Peers {
         for (peer, sizes) in self.there {
             let (first, growth) = (sizes[0], sizes[sizes.len() - 1] - sizes[0]);
             told(peer.name, first, growth);
-            rows.push(Row::fewer_bytes(&format!("{what}, against {}", peer.name), ours, growth));
+            rows.push(Row::fewer_bytes(
+                &format!("{what}, against {}", peer.name),
+                ours,
+                growth,
+            ));
             site::remove(&self.dir.join(peer.name));
         }
         rows

@@ -43,7 +43,12 @@ pub(super) fn row() -> Row {
     detail("whole build, nothing changed", &unchanged);
     site::remove(&store);
     let what = "tree index, 1 % of 20,000 files changed";
-    Row::absolute(what, median(&indexes[0]).as_secs_f64(), Goal::AtMost(0.15), seconds)
+    Row::absolute(
+        what,
+        median(&indexes[0]).as_secs_f64(),
+        Goal::AtMost(0.15),
+        seconds,
+    )
 }
 
 fn write(dir: &Path, script: &str) {
@@ -58,17 +63,27 @@ fn write(dir: &Path, script: &str) {
 
 fn build(dir: &Path, store: &Path) -> Command {
     let mut command = site::impasto(store);
-    command.arg("build").arg(dir).arg("--out").arg(dir.join("out"));
-    command.env("IMPASTO_LOG", "impasto::engine::job::known=debug").env("NO_COLOR", "1");
+    command
+        .arg("build")
+        .arg(dir)
+        .arg("--out")
+        .arg(dir.join("out"));
+    command
+        .env("IMPASTO_LOG", "impasto::engine::job::known=debug")
+        .env("NO_COLOR", "1");
     command
 }
 
 /// What a build's developer log tells of the measured stage.
 fn index_time(output: &Output) -> Duration {
     let log = String::from_utf8_lossy(&output.stderr);
-    let line = log.lines().find(|line| line.contains("tree index stage=\"measured\""));
+    let line = log
+        .lines()
+        .find(|line| line.contains("tree index stage=\"measured\""));
     let elapsed = line.and_then(|line| line.split_once("elapsed=")?.1.split(' ').next());
-    elapsed.and_then(duration).unwrap_or_else(|| panic!("no time of an index in the log:\n{log}"))
+    elapsed
+        .and_then(duration)
+        .unwrap_or_else(|| panic!("no time of an index in the log:\n{log}"))
 }
 
 /// A duration as `Debug` writes it.
@@ -80,5 +95,7 @@ fn duration(text: &str) -> Option<Duration> {
         "µs" => 1e-6,
         _ => return None,
     };
-    Some(Duration::from_secs_f64(text[..unit_at].parse::<f64>().ok()? * scale))
+    Some(Duration::from_secs_f64(
+        text[..unit_at].parse::<f64>().ok()? * scale,
+    ))
 }

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use super::{diffoscope, growth};
-use crate::measure::{Goal, Row, detail, interleaved, median, megabytes, quiet, seconds, sized, small, timed};
+use crate::measure::{
+    Goal, Row, detail, interleaved, median, megabytes, quiet, seconds, sized, small, timed,
+};
 use crate::site;
 
 const DIFF_RUNS: usize = 9;
@@ -83,7 +85,10 @@ impl Sixty {
         if small() {
             std::fs::copy(site::tiny(), dir.join("base.qcow2")).expect("the base");
         }
-        Sixty { store: dir.join("store"), dir }
+        Sixty {
+            store: dir.join("store"),
+            dir,
+        }
     }
 
     fn growth(&self) -> Vec<Row> {
@@ -97,7 +102,9 @@ impl Sixty {
         let share = growth::told("impasto, from the stage base on", first, growth);
         println!("  (all before that: {})", megabytes(zero as f64));
         let what = "store growth, one package of sixty is another";
-        let mut rows = vec![Row::absolute(what, share, Goal::AtMost(15.0), |value| format!("{value:.1} %"))];
+        let mut rows = vec![Row::absolute(what, share, Goal::AtMost(15.0), |value| {
+            format!("{value:.1} %")
+        })];
         let mut peers = growth::Peers::begin(&self.dir);
         peers.keep(|disk| self.export("clean~1", disk));
         peers.keep(|disk| self.export("clean~0", disk));
@@ -120,7 +127,13 @@ impl Sixty {
             last = now;
             peers.keep(|disk| self.export("clean~0", disk));
         }
-        peers.rows(&format!("store growth over {} exchanges of one package of sixty", packages.len()), last - first)
+        peers.rows(
+            &format!(
+                "store growth over {} exchanges of one package of sixty",
+                packages.len()
+            ),
+            last - first,
+        )
     }
 
     fn diff_time(&self) -> Row {
@@ -128,12 +141,21 @@ impl Sixty {
         let [times] = interleaved(DIFF_RUNS, |_, _| timed(|| self.diff(&[])).0);
         detail("impasto diff", &times);
         let what = "diff of two disks of 600 MB, one package of sixty is another";
-        Row::absolute(what, median(&times).as_secs_f64(), Goal::AtMost(0.3), seconds)
+        Row::absolute(
+            what,
+            median(&times).as_secs_f64(),
+            Goal::AtMost(0.3),
+            seconds,
+        )
     }
 
     /// What differs between the disks of both runs of `tools`.
     pub(super) fn diff(&self, options: &[&str]) -> Output {
-        let output = self.command("diff", SECOND).args(["tools~1", "tools~0"]).args(options).output();
+        let output = self
+            .command("diff", SECOND)
+            .args(["tools~1", "tools~0"])
+            .args(options)
+            .output();
         let output = output.expect("impasto can be started");
         let log = String::from_utf8_lossy(&output.stderr);
         // Exit code 10: they differ.
@@ -144,7 +166,12 @@ impl Sixty {
     /// Writes the disk of a stage's run as a raw image.
     pub(super) fn export(&self, name: &str, path: &Path) {
         let mut command = site::impasto(&self.store);
-        command.args(["layer", "export"]).arg(&self.dir).args([name, "--var", SECOND]).arg("--output").arg(path);
+        command
+            .args(["layer", "export"])
+            .arg(&self.dir)
+            .args([name, "--var", SECOND])
+            .arg("--output")
+            .arg(path);
         site::run(&mut command);
     }
 
@@ -158,7 +185,12 @@ impl Sixty {
     }
 
     fn build(&self, variable: &str, stage: Option<&str>) {
-        site::run(self.command("build", variable).args(stage).arg("--out").arg(self.dir.join("out")));
+        site::run(
+            self.command("build", variable)
+                .args(stage)
+                .arg("--out")
+                .arg(self.dir.join("out")),
+        );
         site::settle();
     }
 

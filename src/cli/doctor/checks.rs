@@ -36,7 +36,13 @@ const STAGES: &str = "stages that run programs";
 const DISK_PACKAGES: &str = "apt-get install qemu-system-common qemu-utils";
 
 fn ok(check: &'static str, needed_for: &'static str, found: impl Into<String>) -> DoctorCheck {
-    DoctorCheck { check, status: Status::Ok, found: found.into(), needed_for, help: Vec::new() }
+    DoctorCheck {
+        check,
+        status: Status::Ok,
+        found: found.into(),
+        needed_for,
+        help: Vec::new(),
+    }
 }
 
 impl DoctorCheck {
@@ -47,7 +53,12 @@ impl DoctorCheck {
     }
 
     /// Of a result: the help is for its error.
-    fn of(check: &'static str, needed_for: &'static str, found: Result<String, String>, help: &[&str]) -> DoctorCheck {
+    fn of(
+        check: &'static str,
+        needed_for: &'static str,
+        found: Result<String, String>,
+        help: &[&str],
+    ) -> DoctorCheck {
         match found {
             Ok(found) => ok(check, needed_for, found),
             Err(reason) => ok(check, needed_for, reason).bad(Status::Error, help),
@@ -69,8 +80,13 @@ pub(super) fn all(session: &Session, cancel: &CancelToken, each: &mut dyn FnMut(
     let scratch = || -> Result<ProbeDir, String> {
         // Where stages work, too.
         match &store {
-            Ok(store) => store.scratch().map(ProbeDir::Store).map_err(|error| error.to_string()),
-            Err(_) => tempfile::tempdir().map(ProbeDir::Other).map_err(|error| error.to_string()),
+            Ok(store) => store
+                .scratch()
+                .map(ProbeDir::Store)
+                .map_err(|error| error.to_string()),
+            Err(_) => tempfile::tempdir()
+                .map(ProbeDir::Other)
+                .map_err(|error| error.to_string()),
         }
     };
     each(root(session));
@@ -87,14 +103,23 @@ pub(super) fn all(session: &Session, cancel: &CancelToken, each: &mut dyn FnMut(
     }
     each(mirror(session, &scratch, cancel));
     each(store_check(session, &store));
-    each(space("out", "files of images", &session.host.cwd.join("out"), None));
+    each(space(
+        "out",
+        "files of images",
+        &session.host.cwd.join("out"),
+        None,
+    ));
     each(qemu(&scratch, cancel));
     each(ports());
     each(kvm(&scratch, cancel));
     each(ovmf());
     each(qemu_img(session));
     let host = &session.host;
-    each(ok("kernel", "everything", format!("Linux {}, {} CPUs", host.kernel, host.cpus)));
+    each(ok(
+        "kernel",
+        "everything",
+        format!("Linux {}, {} CPUs", host.kernel, host.cpus),
+    ));
 }
 
 /// A private directory, removed when it is dropped.
@@ -118,40 +143,59 @@ fn root(session: &Session) -> DoctorCheck {
     let host = &session.host;
     if host.root {
         let caller = host.sudo.as_ref().map(|caller| {
-            let name = User::by_uid(caller.uid).map_or(format!("user {}", caller.uid), |user| user.name);
+            let name =
+                User::by_uid(caller.uid).map_or(format!("user {}", caller.uid), |user| user.name);
             format!("yes, for {name}, who owns the store and the files that are written")
         });
         return ok("root", STAGES, caller.unwrap_or_else(|| "yes".to_owned()));
     }
     let check = ok("root", STAGES, "not running as root");
     let command = session.as_root();
-    let help: Vec<&str> =
-        command.lines().chain(["plan, why, fetch, boot, diff and convert work without root"]).collect();
+    let help: Vec<&str> = command
+        .lines()
+        .chain(["plan, why, fetch, boot, diff and convert work without root"])
+        .collect();
     check.bad(Status::Error, &help)
 }
 
 fn disk_server() -> DoctorCheck {
-    let version = sandbox::storage_version().ok_or_else(|| "qemu-storage-daemon is not in the PATH".to_owned());
+    let version = sandbox::storage_version()
+        .ok_or_else(|| "qemu-storage-daemon is not in the PATH".to_owned());
     DoctorCheck::of("disk-server", STAGES, version, &[DISK_PACKAGES])
 }
 
 /// What only root can try: the pieces of the sandbox, as stages use them.
-fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> Vec<DoctorCheck> {
+fn sandbox_pieces(
+    session: &Session,
+    scratch: MakeScratch<'_>,
+    cancel: &CancelToken,
+) -> Vec<DoctorCheck> {
     let name = |piece| match piece {
         ProbePiece::NameSpaces => "name-spaces",
         ProbePiece::Served => "fuse",
         ProbePiece::LoopDevice => "loop",
     };
-    let pieces = [ProbePiece::NameSpaces, ProbePiece::Served, ProbePiece::LoopDevice];
+    let pieces = [
+        ProbePiece::NameSpaces,
+        ProbePiece::Served,
+        ProbePiece::LoopDevice,
+    ];
     let skipped = |piece, why: &str| ok(name(piece), STAGES, why).bad(Status::Skipped, &[]);
     if !session.host.root {
-        return pieces.map(|piece| skipped(piece, "only root can check this")).into();
+        return pieces
+            .map(|piece| skipped(piece, "only root can check this"))
+            .into();
     }
     let tried = match scratch() {
         Ok(scratch) => sandbox::probe(&session.host.exe, scratch.path(), cancel.clone()),
         Err(reason) => return pieces.map(|piece| skipped(piece, &reason)).into(),
     };
-    let found = |piece| tried.iter().find(|(tried, _)| *tried == piece).map(|(_, result)| result.clone());
+    let found = |piece| {
+        tried
+            .iter()
+            .find(|(tried, _)| *tried == piece)
+            .map(|(_, result)| result.clone())
+    };
     pieces
         .map(|piece| {
             let works = match piece {
@@ -183,18 +227,31 @@ fn sandbox_pieces(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelTo
 fn user_name_spaces(session: &Session) -> [DoctorCheck; 2] {
     const NEEDED: &str = "roots of other architectures";
     let tried = sandbox::probe_user_namespace(&session.host.exe);
-    let root = tried.root.map(|()| "root in one of its own, and mounts there".to_owned());
+    let root = tried
+        .root
+        .map(|()| "root in one of its own, and mounts there".to_owned());
     let help = [
         "sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1",
         "Ubuntu: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
     ];
     let root = DoctorCheck::of("user-name-spaces", NEEDED, root, &help).or_warning();
     if root.status != Status::Ok {
-        return [root, ok("emulators", NEEDED, "they need a user namespace").bad(Status::Skipped, &[])];
+        return [
+            root,
+            ok("emulators", NEEDED, "they need a user namespace").bad(Status::Skipped, &[]),
+        ];
     }
-    let emulators = tried.emulators.map(|()| "this kernel registers emulators per user namespace".to_owned());
-    let help = ["modprobe binfmt_misc", "or use Linux 6.7 or later, built with binfmt_misc"];
-    [root, DoctorCheck::of("emulators", NEEDED, emulators, &help).or_warning()]
+    let emulators = tried
+        .emulators
+        .map(|()| "this kernel registers emulators per user namespace".to_owned());
+    let help = [
+        "modprobe binfmt_misc",
+        "or use Linux 6.7 or later, built with binfmt_misc",
+    ];
+    [
+        root,
+        DoctorCheck::of("emulators", NEEDED, emulators, &help).or_warning(),
+    ]
 }
 
 fn limits(session: &Session) -> DoctorCheck {
@@ -205,7 +262,11 @@ fn limits(session: &Session) -> DoctorCheck {
     match sandbox::control_groups() {
         Some(dirs) => {
             let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-            ok("limits", NEEDED, format!("control groups in {}", dirs.join(" and ")))
+            ok(
+                "limits",
+                NEEDED,
+                format!("control groups in {}", dirs.join(" and ")),
+            )
         }
         None => {
             let found = "no control groups are available: processes and memory are counted 20 times a second";
@@ -221,9 +282,16 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
     const NAME: &str = "name another with --mirror URL or IMPASTO_MIRROR";
     let asked = || -> Result<String, (Status, String)> {
         let error = |text: String| (Status::Error, text);
-        let mirrors = session.mirrors(None).map_err(|problem| error(problem.to_string()))?;
-        let mirrors = mirrors.resolve().map_err(|problem| error(problem.to_string()))?;
-        let base = mirrors.archive.clone().ok_or_else(|| error("the host's apt has none configured".to_owned()))?;
+        let mirrors = session
+            .mirrors(None)
+            .map_err(|problem| error(problem.to_string()))?;
+        let mirrors = mirrors
+            .resolve()
+            .map_err(|problem| error(problem.to_string()))?;
+        let base = mirrors
+            .archive
+            .clone()
+            .ok_or_else(|| error("the host's apt has none configured".to_owned()))?;
         if base.directory().is_some() {
             return Ok(format!("{base}, which exists"));
         }
@@ -231,9 +299,14 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
         let silent = |reason: String| (Status::Warning, format!("{base}: {reason}"));
         let scratch = scratch().map_err(silent)?;
         let second = Duration::from_secs(1);
-        let options = Options { connect: 5 * second, stall: 5 * second, attempts: 1, ..Options::default() };
-        let client =
-            Client::new(&mirrors, scratch.path(), cancel, options).map_err(|e| silent(human::with_causes(&e)))?;
+        let options = Options {
+            connect: 5 * second,
+            stall: 5 * second,
+            attempts: 1,
+            ..Options::default()
+        };
+        let client = Client::new(&mirrors, scratch.path(), cancel, options)
+            .map_err(|e| silent(human::with_causes(&e)))?;
         let source = ArchiveSource {
             name: "debian".to_owned(),
             bases: vec![base.clone()],
@@ -244,13 +317,21 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
             frozen: false,
         };
         let begun = Instant::now();
-        client.release(&source, session.host.now()).map_err(|e| silent(human::with_causes(&e)))?;
-        Ok(format!("{base}, which answered in {}", human::seconds(begun.elapsed())))
+        client
+            .release(&source, session.host.now())
+            .map_err(|e| silent(human::with_causes(&e)))?;
+        Ok(format!(
+            "{base}, which answered in {}",
+            human::seconds(begun.elapsed())
+        ))
     };
     match asked() {
         Ok(found) => ok("mirror", NEEDED, found),
         Err((Status::Warning, reason)) => {
-            let help = [NAME, "behind a proxy: set http_proxy, or Acquire::http::Proxy in apt's configuration"];
+            let help = [
+                NAME,
+                "behind a proxy: set http_proxy, or Acquire::http::Proxy in apt's configuration",
+            ];
             ok("mirror", NEEDED, reason).bad(Status::Warning, &help)
         }
         Err((status, reason)) => ok("mirror", NEEDED, reason).bad(status, &[NAME]),
@@ -259,12 +340,23 @@ fn mirror(session: &Session, scratch: MakeScratch<'_>, cancel: &CancelToken) -> 
 
 fn store_check(session: &Session, store: &Result<Store, CliError>) -> DoctorCheck {
     match store {
-        Ok(store) => space("store", "everything", store.path(), Some("impasto gc deletes what no recipe uses")),
+        Ok(store) => space(
+            "store",
+            "everything",
+            store.path(),
+            Some("impasto gc deletes what no recipe uses"),
+        ),
         Err(error) => {
-            let help = error.help().unwrap_or_else(|| "name another with --store".to_owned());
+            let help = error
+                .help()
+                .unwrap_or_else(|| "name another with --store".to_owned());
             let setting = session.store_setting();
-            let found =
-                format!("{} (set by: {}): {}", setting.value.display(), setting.origin, human::with_causes(error));
+            let found = format!(
+                "{} (set by: {}): {}",
+                setting.value.display(),
+                setting.origin,
+                human::with_causes(error)
+            );
             let lines: Vec<&str> = help.lines().collect();
             ok("store", "everything", found).bad(Status::Error, &lines)
         }
@@ -272,12 +364,22 @@ fn store_check(session: &Session, store: &Result<Store, CliError>) -> DoctorChec
 }
 
 /// How much there is left where a directory is, or would be made.
-fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option<&str>) -> DoctorCheck {
+fn space(
+    check: &'static str,
+    needed_for: &'static str,
+    dir: &Path,
+    free: Option<&str>,
+) -> DoctorCheck {
     let shown = dir.display();
-    let there = dir.ancestors().find(|path| path.is_dir()).map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+    let there = dir
+        .ancestors()
+        .find(|path| path.is_dir())
+        .map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
     let stat = match rustix::fs::statvfs(&there) {
         Ok(stat) => stat,
-        Err(errno) => return ok(check, needed_for, format!("{shown}: {errno}")).bad(Status::Error, &[]),
+        Err(errno) => {
+            return ok(check, needed_for, format!("{shown}: {errno}")).bad(Status::Error, &[]);
+        }
     };
     if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         let found = format!("{shown} is on a file system that is mounted read-only");
@@ -298,25 +400,45 @@ fn space(check: &'static str, needed_for: &'static str, dir: &Path, free: Option
 }
 
 fn elsewhere(check: &str) -> &'static str {
-    if check == "out" { "use a directory elsewhere: build --out DIR" } else { "use one elsewhere: --store DIR" }
+    if check == "out" {
+        "use a directory elsewhere: build --out DIR"
+    } else {
+        "use one elsewhere: --store DIR"
+    }
 }
 
 /// Boots a machine of one sector, emulated.
 fn qemu(scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
     const NEEDED: &str = "boot";
     let Some(version) = vm::probe::version() else {
-        return ok("qemu", NEEDED, format!("{} is not in the PATH", vm::QEMU)).bad(Status::Warning, &[QEMU_PACKAGES]);
+        return ok("qemu", NEEDED, format!("{} is not in the PATH", vm::QEMU))
+            .bad(Status::Warning, &[QEMU_PACKAGES]);
     };
     match boot(Accel::Tcg, BOOT, scratch, cancel) {
-        Ok(took) => ok("qemu", NEEDED, format!("{version}; a small machine booted in {}", human::seconds(took))),
+        Ok(took) => ok(
+            "qemu",
+            NEEDED,
+            format!(
+                "{version}; a small machine booted in {}",
+                human::seconds(took)
+            ),
+        ),
         Err(reason) => {
             let found = format!("{version}; a small machine does not boot: {reason}");
-            ok("qemu", NEEDED, found).bad(Status::Warning, &["apt-get install --reinstall qemu-system-x86 seabios"])
+            ok("qemu", NEEDED, found).bad(
+                Status::Warning,
+                &["apt-get install --reinstall qemu-system-x86 seabios"],
+            )
         }
     }
 }
 
-fn boot(accel: Accel, patience: Duration, scratch: MakeScratch<'_>, cancel: &CancelToken) -> Result<Duration, String> {
+fn boot(
+    accel: Accel,
+    patience: Duration,
+    scratch: MakeScratch<'_>,
+    cancel: &CancelToken,
+) -> Result<Duration, String> {
     let scratch = scratch()?;
     vm::probe::try_boot(accel, scratch.path(), patience, cancel).map_err(|error| match error {
         VmError::Failed { words, .. } if !words.is_empty() => first_words(&words),
@@ -327,7 +449,9 @@ fn boot(accel: Accel, patience: Duration, scratch: MakeScratch<'_>, cancel: &Can
 /// The beginning of what QEMU says, which may be long.
 fn first_words(words: &str) -> String {
     const MOST: usize = 120;
-    let words = words.strip_prefix(vm::QEMU).map_or(words, |rest| rest.trim_start_matches([':', ' ']));
+    let words = words
+        .strip_prefix(vm::QEMU)
+        .map_or(words, |rest| rest.trim_start_matches([':', ' ']));
     // What it says next begins with its name again.
     let first = words.split(vm::QEMU).next().unwrap_or(words).trim_end();
     match first.char_indices().nth(MOST) {
@@ -346,33 +470,60 @@ fn ports() -> DoctorCheck {
     };
     let found = tried().map(|_| "a free port of 127.0.0.1 was opened and reached".to_owned());
     let found = found.map_err(|error| format!("no port of 127.0.0.1 can be used: {error}"));
-    DoctorCheck::of("ports", "boot --ssh-key and --ssh-port", found, &["ip link set lo up"]).or_warning()
+    DoctorCheck::of(
+        "ports",
+        "boot --ssh-key and --ssh-port",
+        found,
+        &["ip link set lo up"],
+    )
+    .or_warning()
 }
 
 /// Boots the same machine on the processor: a /dev/kvm that opens is not KVM.
 fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
     const NEEDED: &str = "boot --accel kvm";
     const DEVICE: &str = "/dev/kvm";
-    const WITHOUT: &str = "without it machines are emulated (--accel tcg, the default), which is slower";
-    let bad = |found: String, help: &str| ok("kvm", NEEDED, found).bad(Status::Warning, &[help, WITHOUT]);
+    const WITHOUT: &str =
+        "without it machines are emulated (--accel tcg, the default), which is slower";
+    let bad =
+        |found: String, help: &str| ok("kvm", NEEDED, found).bad(Status::Warning, &[help, WITHOUT]);
     // A device has no end: it is opened as QEMU opens it, and not read.
-    match std::fs::OpenOptions::new().read(true).write(true).open(DEVICE) {
+    match std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+    {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let help = "modprobe kvm_intel, or kvm_amd; in a virtual machine, turn on nested virtualization";
             return bad(format!("there is no {DEVICE}"), help);
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return bad(format!("cannot open {DEVICE}: {error}"), "sudo adduser $USER kvm, then log in again");
+            return bad(
+                format!("cannot open {DEVICE}: {error}"),
+                "sudo adduser $USER kvm, then log in again",
+            );
         }
-        Err(error) => return bad(format!("cannot open {DEVICE}: {error}"), "modprobe kvm_intel, or kvm_amd"),
+        Err(error) => {
+            return bad(
+                format!("cannot open {DEVICE}: {error}"),
+                "modprobe kvm_intel, or kvm_amd",
+            );
+        }
     }
     if vm::probe::version().is_none() {
-        let found = format!("{DEVICE} can be opened; without {} nothing can be booted", vm::QEMU);
+        let found = format!(
+            "{DEVICE} can be opened; without {} nothing can be booted",
+            vm::QEMU
+        );
         return ok("kvm", NEEDED, found).bad(Status::Skipped, &[]);
     }
     match boot(Accel::Kvm, BOOT_KVM, scratch, cancel) {
-        Ok(took) => ok("kvm", NEEDED, format!("a small machine booted in {}", human::seconds(took))),
+        Ok(took) => ok(
+            "kvm",
+            NEEDED,
+            format!("a small machine booted in {}", human::seconds(took)),
+        ),
         Err(reason) => bad(
             format!("{DEVICE} can be opened, but a small machine does not boot: {reason}"),
             "in a virtual machine, its host must support nested virtualization fully",
@@ -383,7 +534,9 @@ fn kvm(scratch: MakeScratch<'_>, cancel: &CancelToken) -> DoctorCheck {
 fn ovmf() -> DoctorCheck {
     let path = format!("{}/OVMF_CODE_4M.fd", vm::OVMF);
     let found = match bounded::open(&path) {
-        Ok(_) => Ok(package_version("ovmf").map_or(path.clone(), |version| format!("ovmf {version}"))),
+        Ok(_) => {
+            Ok(package_version("ovmf").map_or(path.clone(), |version| format!("ovmf {version}")))
+        }
         Err(error) => Err(format!("cannot open {path}: {error}")),
     };
     DoctorCheck::of("ovmf", "boot --firmware uefi", found, &[OVMF_PACKAGES]).or_warning()
@@ -397,8 +550,19 @@ fn package_version(name: &str) -> Option<String> {
 }
 
 fn qemu_img(session: &Session) -> DoctorCheck {
-    let path = session.host.path_dirs().map(|dir| dir.join("qemu-img")).find(|path| path.is_file());
-    let found = path.map(|path| path.display().to_string()).ok_or_else(|| "qemu-img is not in the PATH".to_owned());
-    DoctorCheck::of("qemu-img", "converting images of other formats by hand", found, &["apt-get install qemu-utils"])
-        .or_warning()
+    let path = session
+        .host
+        .path_dirs()
+        .map(|dir| dir.join("qemu-img"))
+        .find(|path| path.is_file());
+    let found = path
+        .map(|path| path.display().to_string())
+        .ok_or_else(|| "qemu-img is not in the PATH".to_owned());
+    DoctorCheck::of(
+        "qemu-img",
+        "converting images of other formats by hand",
+        found,
+        &["apt-get install qemu-utils"],
+    )
+    .or_warning()
 }

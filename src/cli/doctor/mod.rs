@@ -113,25 +113,47 @@ impl Doctor {
         }
         let sandbox = sandbox(&checks);
         let count = |status| checks.iter().filter(|check| check.status == status).count();
-        let (errors, warnings, skipped) = (count(Status::Error), count(Status::Warning), count(Status::Skipped));
+        let (errors, warnings, skipped) = (
+            count(Status::Error),
+            count(Status::Warning),
+            count(Status::Skipped),
+        );
         if self.json {
-            let document = DoctorDocument { v: 1, ok: errors == 0, checks, sandboxes: vec![sandbox] };
-            ui::output(&(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"))?;
+            let document = DoctorDocument {
+                v: 1,
+                ok: errors == 0,
+                checks,
+                sandboxes: vec![sandbox],
+            };
+            ui::output(
+                &(serde_json::to_string(&document).expect("BUG: a list is not JSON") + "\n"),
+            )?;
         } else {
             ui::output(&summary(&sandbox, errors, warnings, skipped))?;
         }
-        Ok(if errors == 0 { exit::OK } else { exit::INTERNAL })
+        Ok(if errors == 0 {
+            exit::OK
+        } else {
+            exit::INTERNAL
+        })
     }
 }
 
 /// Whether the namespace sandbox works: if all that it needs does.
 fn sandbox(checks: &[DoctorCheck]) -> SandboxRow {
-    let needs = || checks.iter().filter(|check| SANDBOX_NEEDS.contains(&check.check));
+    let needs = || {
+        checks
+            .iter()
+            .filter(|check| SANDBOX_NEEDS.contains(&check.check))
+    };
     let of = |status| needs().find(|check| check.status == status);
     let (works, why) = match (of(Status::Error), of(Status::Skipped)) {
         // Without root the others were not tried.
         (Some(check), Some(_)) if check.check == "root" => (None, Some(check.found.clone())),
-        (Some(check), _) => (Some(false), Some(format!("{}: {}", check.check, check.found))),
+        (Some(check), _) => (
+            Some(false),
+            Some(format!("{}: {}", check.check, check.found)),
+        ),
         (None, Some(check)) => (None, Some(check.found.clone())),
         (None, None) => (Some(true), None),
     };
@@ -145,7 +167,12 @@ fn sandbox(checks: &[DoctorCheck]) -> SandboxRow {
 }
 
 fn text(check: &DoctorCheck) -> String {
-    let mut text = format!("{:<8} {:<17} {}\n", check.status.word(), check.check, check.found);
+    let mut text = format!(
+        "{:<8} {:<17} {}\n",
+        check.status.word(),
+        check.check,
+        check.found
+    );
     for line in &check.help {
         text += &format!("{:<26} help: {line}\n", "");
     }
@@ -158,7 +185,8 @@ fn summary(sandbox: &SandboxRow, errors: usize, warnings: usize, skipped: usize)
         (Some(false), why) => format!("does not work here: {}", why.as_deref().unwrap_or_default()),
         (None, why) => format!("was not tried: {}", why.as_deref().unwrap_or_default()),
     };
-    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let plural =
+        |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     format!(
         "\nsandbox {}: {works}\n  good for: {}\n  not for:  {}\n\n{}, {}, {skipped} skipped\n",
         sandbox.sandbox,

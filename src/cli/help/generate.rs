@@ -15,30 +15,66 @@ pub(super) fn part(name: &str) -> String {
         "blocks" => BLOCKS.into_iter().map(block).collect::<String>() + &block(&VALIDATION),
         "functions" => recipe::reference().into_iter().map(function).collect(),
         "disks" => sentence(disk_names::HELP),
-        "environment" => VARIABLES.iter().map(|(name, help)| entry(name, help)).collect(),
-        "settings" => settings::KEYS.iter().map(|(name, help)| entry(name, help)).collect(),
+        "environment" => VARIABLES
+            .iter()
+            .map(|(name, help)| entry(name, help))
+            .collect(),
+        "settings" => settings::KEYS
+            .iter()
+            .map(|(name, help)| entry(name, help))
+            .collect(),
         "events" => events(&ui::event_schema()),
-        "exit-codes" => exit::ALL.iter().map(|(code, help)| entry(&code.to_string(), help)).collect(),
+        "exit-codes" => exit::ALL
+            .iter()
+            .map(|(code, help)| entry(&code.to_string(), help))
+            .collect(),
         _ => unreachable!("BUG: no part of help is called {name}"),
     }
 }
 
 /// The variables of the environment that decide something.
 const VARIABLES: [(&str, &str); 11] = [
-    ("IMPASTO_STORE", "The store's directory; `--store` takes precedence."),
-    ("IMPASTO_VAR_NAME", "The value of the variable NAME of a recipe: see `impasto help variables`."),
+    (
+        "IMPASTO_STORE",
+        "The store's directory; `--store` takes precedence.",
+    ),
+    (
+        "IMPASTO_VAR_NAME",
+        "The value of the variable NAME of a recipe: see `impasto help variables`.",
+    ),
     (
         "IMPASTO_MIRROR",
         "Where Debian's packages come from; `--mirror` takes precedence. Default: as the host's own apt.",
     ),
-    ("IMPASTO_SECURITY_MIRROR", "The same for the security archive, or `none`."),
-    ("IMPASTO_SNAPSHOT", "A snapshot archive, for packages that mirrors no longer have: see `impasto help lock`."),
-    ("IMPASTO_LOG", "Logs for developers, such as `impasto=debug`."),
+    (
+        "IMPASTO_SECURITY_MIRROR",
+        "The same for the security archive, or `none`.",
+    ),
+    (
+        "IMPASTO_SNAPSHOT",
+        "A snapshot archive, for packages that mirrors no longer have: see `impasto help lock`.",
+    ),
+    (
+        "IMPASTO_LOG",
+        "Logs for developers, such as `impasto=debug`.",
+    ),
     ("NO_COLOR", "Turns colours off."),
-    ("XDG_CACHE_HOME", "Where the store is, in `impasto`. Default: `~/.cache`."),
-    ("XDG_CONFIG_HOME", "Where the user's settings are, in `impasto/config.toml`. Default: `~/.config`."),
-    ("http_proxy, https_proxy, no_proxy", "Proxies for downloads, also in capitals."),
-    ("GITHUB_ACTIONS, GITLAB_CI", "Which CI service reads the output: see `impasto help ci`."),
+    (
+        "XDG_CACHE_HOME",
+        "Where the store is, in `impasto`. Default: `~/.cache`.",
+    ),
+    (
+        "XDG_CONFIG_HOME",
+        "Where the user's settings are, in `impasto/config.toml`. Default: `~/.config`.",
+    ),
+    (
+        "http_proxy, https_proxy, no_proxy",
+        "Proxies for downloads, also in capitals.",
+    ),
+    (
+        "GITHUB_ACTIONS, GITLAB_CI",
+        "Which CI service reads the output: see `impasto help ci`.",
+    ),
 ];
 
 /// A name and what it is.
@@ -52,14 +88,21 @@ fn block(block: &Block) -> String {
         text += &code("hcl", block.example);
     }
     for attribute in block.attributes {
-        text += &format!("### `{}` ({})\n\n{}", attribute.name, sentence(attribute.ty), description(attribute.help));
+        text += &format!(
+            "### `{}` ({})\n\n{}",
+            attribute.name,
+            sentence(attribute.ty),
+            description(attribute.help)
+        );
     }
     text
 }
 
 /// A function's signature, what it gives, and an example.
 pub(super) fn function(function: &Function) -> String {
-    let example = function.example().map(|(call, value)| code("text", &format!("{call}  →  {value}")));
+    let example = function
+        .example()
+        .map(|(call, value)| code("text", &format!("{call}  →  {value}")));
     entry(function.signature, function.help) + &example.unwrap_or_default()
 }
 
@@ -67,12 +110,21 @@ pub(super) fn function(function: &Function) -> String {
 fn events(schema: &Value) -> String {
     let mut text = String::new();
     for event in schema["oneOf"].as_array().into_iter().flatten() {
-        let name = event["properties"]["event"]["const"].as_str().unwrap_or_default();
+        let name = event["properties"]["event"]["const"]
+            .as_str()
+            .unwrap_or_default();
         let about = event["description"].as_str().unwrap_or_default();
         text += &entry(name, &about.replace('\n', " "));
-        let (own, shared) =
-            (fields(event, schema), event.get("$ref").map(|name| fields(resolve(name, schema), schema)));
-        let all: String = own.into_iter().chain(shared.into_iter().flatten()).collect();
+        let (own, shared) = (
+            fields(event, schema),
+            event
+                .get("$ref")
+                .map(|name| fields(resolve(name, schema), schema)),
+        );
+        let all: String = own
+            .into_iter()
+            .chain(shared.into_iter().flatten())
+            .collect();
         text += &format!("{all}\n");
     }
     text
@@ -80,12 +132,20 @@ fn events(schema: &Value) -> String {
 
 /// The fields of an object, an item of a list each.
 fn fields(object: &Value, schema: &Value) -> Vec<String> {
-    let Some(properties) = object["properties"].as_object() else { return Vec::new() };
-    let own = properties.iter().filter(|(name, _)| *name != "event").map(|(name, field)| {
-        let about = field["description"].as_str().unwrap_or_default().replace('\n', " ");
-        let ty = type_name(field, schema);
-        format!("- `{name}` ({ty}): {}\n", sentence(&about))
-    });
+    let Some(properties) = object["properties"].as_object() else {
+        return Vec::new();
+    };
+    let own = properties
+        .iter()
+        .filter(|(name, _)| *name != "event")
+        .map(|(name, field)| {
+            let about = field["description"]
+                .as_str()
+                .unwrap_or_default()
+                .replace('\n', " ");
+            let ty = type_name(field, schema);
+            format!("- `{name}` ({ty}): {}\n", sentence(&about))
+        });
     own.collect()
 }
 
@@ -105,11 +165,21 @@ fn type_name(field: &Value, schema: &Value) -> String {
         return format!("{word:?}");
     }
     if let Some(words) = field["enum"].as_array() {
-        return words.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
+        return words
+            .iter()
+            .map(Value::to_string)
+            .collect::<Vec<_>>()
+            .join(" or ");
     }
     match &field["type"] {
-        Value::Array(types) => types.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" or "),
-        Value::String(ty) if ty == "array" => format!("list of {}", type_name(&field["items"], schema)),
+        Value::Array(types) => types
+            .iter()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>()
+            .join(" or "),
+        Value::String(ty) if ty == "array" => {
+            format!("list of {}", type_name(&field["items"], schema))
+        }
         Value::String(ty) => ty.clone(),
         _ => "any".to_owned(),
     }
@@ -117,6 +187,9 @@ fn type_name(field: &Value, schema: &Value) -> String {
 
 /// What a reference such as `#/$defs/Place` leads to.
 fn resolve<'s>(reference: &Value, schema: &'s Value) -> &'s Value {
-    let path = reference.as_str().and_then(|name| name.strip_prefix('#')).unwrap_or_default();
+    let path = reference
+        .as_str()
+        .and_then(|name| name.strip_prefix('#'))
+        .unwrap_or_default();
     schema.pointer(path).unwrap_or(&Value::Null)
 }

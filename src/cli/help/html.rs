@@ -16,7 +16,9 @@ const INDEX: &str = "index.html";
 pub(super) fn write(pages: &[Page], version: &str, dir: &Path) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join(INDEX), index(pages, version))?;
-    pages.iter().try_for_each(|page| std::fs::write(dir.join(file(page)), document(page, pages, version)))
+    pages
+        .iter()
+        .try_for_each(|page| std::fs::write(dir.join(file(page)), document(page, pages, version)))
 }
 
 /// The file of a page.
@@ -40,9 +42,16 @@ fn title(page: &Page) -> String {
 
 /// The file to which code such as `impasto help lock` or `impasto gc --trees` leads.
 fn target(code: &str, pages: &[Page]) -> Option<String> {
-    let mut words = code.strip_prefix("impasto ")?.split_whitespace().map(|word| word.trim_end_matches(['.', ',']));
+    let mut words = code
+        .strip_prefix("impasto ")?
+        .split_whitespace()
+        .map(|word| word.trim_end_matches(['.', ',']));
     let (first, second) = (words.next()?, words.next().unwrap_or_default());
-    let named = |subject, name: &str| pages.iter().find(|page| page.subject == subject && page.name == name);
+    let named = |subject, name: &str| {
+        pages
+            .iter()
+            .find(|page| page.subject == subject && page.name == name)
+    };
     let page = match first {
         "help" => named(Subject::Topic, second),
         "stages" => named(Subject::Kind, second),
@@ -52,20 +61,33 @@ fn target(code: &str, pages: &[Page]) -> Option<String> {
 }
 
 fn document(page: &Page, pages: &[Page], version: &str) -> String {
-    let heading = format!("<h1>{}</h1>\n<p class=\"summary\">{}</p>\n", escaped(&title(page)), escaped(&page.summary));
-    frame(&title(page), &format!("{heading}{}", body(page, pages)), version)
+    let heading = format!(
+        "<h1>{}</h1>\n<p class=\"summary\">{}</p>\n",
+        escaped(&title(page)),
+        escaped(&page.summary)
+    );
+    frame(
+        &title(page),
+        &format!("{heading}{}", body(page, pages)),
+        version,
+    )
 }
 
 fn index(pages: &[Page], version: &str) -> String {
     let about = "Builds disk images in layers: every stage is cached, only dirty stages run again";
     let mut text = format!("<h1>impasto</h1>\n<p class=\"summary\">{about}</p>\n");
-    for (subject, heading) in
-        [(Subject::Topic, "Topics"), (Subject::Kind, "Kinds of stages"), (Subject::Command, "Commands")]
-    {
+    for (subject, heading) in [
+        (Subject::Topic, "Topics"),
+        (Subject::Kind, "Kinds of stages"),
+        (Subject::Command, "Commands"),
+    ] {
         text += &format!("<h2>{heading}</h2>\n<dl class=\"index\">\n");
         for page in pages.iter().filter(|page| page.subject == subject) {
             let (name, summary) = (escaped(&page.name), escaped(&page.summary));
-            text += &format!("<dt><a href=\"{}\">{name}</a></dt><dd>{summary}</dd>\n", file(page));
+            text += &format!(
+                "<dt><a href=\"{}\">{name}</a></dt><dd>{summary}</dd>\n",
+                file(page)
+            );
         }
         text += "</dl>\n";
     }
@@ -100,12 +122,15 @@ fn body(page: &Page, pages: &[Page]) -> String {
                 in_heading = false;
                 Event::Html(CowStr::from(format!("</{level}>\n")))
             }
-            Event::Code(code) if !in_heading => match target(code, pages).filter(|file| *file != own) {
-                Some(file) => {
-                    Event::InlineHtml(CowStr::from(format!("<a href=\"{file}\"><code>{}</code></a>", escaped(code))))
+            Event::Code(code) if !in_heading => {
+                match target(code, pages).filter(|file| *file != own) {
+                    Some(file) => Event::InlineHtml(CowStr::from(format!(
+                        "<a href=\"{file}\"><code>{}</code></a>",
+                        escaped(code)
+                    ))),
+                    None => event.clone(),
                 }
-                None => event.clone(),
-            },
+            }
             _ => event.clone(),
         });
     }
@@ -116,12 +141,19 @@ fn body(page: &Page, pages: &[Page]) -> String {
 
 /// What a heading is linked to by: its words; of an entry its name alone, such as `concat`.
 fn slug(level: HeadingLevel, events: &[Event<'_>]) -> String {
-    let texts = events.iter().take_while(|event| !matches!(event, Event::End(_))).filter_map(|event| match event {
-        Event::Text(text) | Event::Code(text) => Some(&**text),
-        _ => None,
-    });
+    let texts = events
+        .iter()
+        .take_while(|event| !matches!(event, Event::End(_)))
+        .filter_map(|event| match event {
+            Event::Text(text) | Event::Code(text) => Some(&**text),
+            _ => None,
+        });
     let text: String = texts.collect();
-    let text = if level == HeadingLevel::H3 { text.split(['(', ' ']).next().unwrap_or_default() } else { &text };
+    let text = if level == HeadingLevel::H3 {
+        text.split(['(', ' ']).next().unwrap_or_default()
+    } else {
+        &text
+    };
     let mut slug = String::new();
     for c in text.to_lowercase().chars() {
         match c {
@@ -134,5 +166,8 @@ fn slug(level: HeadingLevel, events: &[Event<'_>]) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

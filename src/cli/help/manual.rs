@@ -21,8 +21,18 @@ pub(crate) fn name(page: &Page) -> String {
 pub(crate) fn render(page: &Page, version: &str) -> String {
     let name = name(page);
     let mut roff = Roff::new();
-    roff.control("TH", [name.to_uppercase().as_str(), SECTION, NOTHING, &format!("impasto {version}"), NOTHING]);
-    roff.control("SH", ["NAME"]).text([roman(format!("{name} - {}", page.summary))]);
+    roff.control(
+        "TH",
+        [
+            name.to_uppercase().as_str(),
+            SECTION,
+            NOTHING,
+            &format!("impasto {version}"),
+            NOTHING,
+        ],
+    );
+    roff.control("SH", ["NAME"])
+        .text([roman(format!("{name} - {}", page.summary))]);
     roff.control("SH", ["DESCRIPTION"]);
     let mut in_entry = false;
     for block in parse(&page.body) {
@@ -37,7 +47,8 @@ pub(crate) fn render(page: &Page, version: &str) -> String {
             }
             Block::Paragraph(inlines) => {
                 // In an entry the text stays beside its term.
-                roff.control(if in_entry { "br" } else { "PP" }, []).text(parts(&inlines));
+                roff.control(if in_entry { "br" } else { "PP" }, [])
+                    .text(parts(&inlines));
             }
             Block::Item(inlines) => {
                 roff.control("IP", ["\\(bu", "2"]).text(parts(&inlines));
@@ -52,7 +63,8 @@ pub(crate) fn render(page: &Page, version: &str) -> String {
             }
         }
     }
-    roff.control("SH", ["SEE ALSO"]).text([bold("impasto"), roman("(1)")]);
+    roff.control("SH", ["SEE ALSO"])
+        .text([bold("impasto"), roman("(1)")]);
     roff.render()
 }
 

@@ -32,7 +32,9 @@ pub(super) fn parse(text: &str) -> Vec<Block> {
                 blocks.push(Block::Item(std::mem::take(&mut inlines)));
                 in_item = false;
             }
-            Event::End(TagEnd::Paragraph) if !in_item => blocks.push(Block::Paragraph(std::mem::take(&mut inlines))),
+            Event::End(TagEnd::Paragraph) if !in_item => {
+                blocks.push(Block::Paragraph(std::mem::take(&mut inlines)))
+            }
             Event::End(TagEnd::Heading(level)) => {
                 blocks.push(Block::Heading(level as u8, std::mem::take(&mut inlines)));
             }
@@ -83,7 +85,11 @@ pub(crate) fn description(text: &str) -> String {
     let mut lines = text.lines().map(sentence);
     let first = lines.next().unwrap_or_default();
     let rest: Vec<String> = lines.map(|line| format!("- {line}\n")).collect();
-    if rest.is_empty() { format!("{first}\n\n") } else { format!("{first}\n\n{}\n", rest.concat()) }
+    if rest.is_empty() {
+        format!("{first}\n\n")
+    } else {
+        format!("{first}\n\n{}\n", rest.concat())
+    }
 }
 
 /// Lines that are shown as they are.
@@ -98,7 +104,9 @@ mod tests {
     #[test]
     fn a_sentence_comes_through_as_it_is() {
         let odd = r#"Paths such as ["/var/*_log/<x>#1"] \ & more: `a*b_c` is code"#;
-        let [Block::Paragraph(inlines)] = &parse(&sentence(odd))[..] else { panic!("one paragraph") };
+        let [Block::Paragraph(inlines)] = &parse(&sentence(odd))[..] else {
+            panic!("one paragraph")
+        };
         let shown: String = inlines
             .iter()
             .map(|inline| match inline {

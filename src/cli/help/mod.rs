@@ -57,7 +57,9 @@ impl Help {
                 Schema::Events => ui::event_schema(),
                 Schema::Stages => stages::schema(),
             };
-            ui::output(&(serde_json::to_string_pretty(&schema).expect("BUG: a schema is not JSON") + "\n"))?;
+            ui::output(
+                &(serde_json::to_string_pretty(&schema).expect("BUG: a schema is not JSON") + "\n"),
+            )?;
             return Ok(exit::OK);
         }
         let mut command = Cli::command();
@@ -65,27 +67,41 @@ impl Help {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
         let text = match words.as_slice() {
             [] => {
-                let rows: Vec<_> =
-                    page::topics().map(|(name, summary)| vec![format!("  {name}"), summary.to_owned()]).collect();
-                format!("{}\nTopics (impasto help TOPIC):\n{}", command.render_help().ansi(), table::columns(&rows))
+                let rows: Vec<_> = page::topics()
+                    .map(|(name, summary)| vec![format!("  {name}"), summary.to_owned()])
+                    .collect();
+                format!(
+                    "{}\nTopics (impasto help TOPIC):\n{}",
+                    command.render_help().ansi(),
+                    table::columns(&rows)
+                )
             }
             ["functions", names @ ..] if !names.is_empty() => functions(names)?,
             [first, rest @ ..] => match command.find_subcommand_mut(first) {
                 Some(mut found) => {
                     for word in rest {
                         let unknown = || {
-                            CliError::usage(format!("there is no command `{}`", words.join(" ")), "see `impasto help`")
+                            CliError::usage(
+                                format!("there is no command `{}`", words.join(" ")),
+                                "see `impasto help`",
+                            )
                         };
                         found = found.find_subcommand_mut(word).ok_or_else(unknown)?;
                     }
                     let mut text = format!("{}", found.render_long_help().ansi());
                     if Registry::default().get(first).is_some() {
-                        text += &format!("\n`impasto stages {first}` explains the stage kind of this name.\n");
+                        text += &format!(
+                            "\n`impasto stages {first}` explains the stage kind of this name.\n"
+                        );
                     }
                     text
                 }
                 None => match page::topic(first) {
-                    Some(page) => terminal::render(&format!("{}\n\n{}", markdown::sentence(&page.title()), page.body)),
+                    Some(page) => terminal::render(&format!(
+                        "{}\n\n{}",
+                        markdown::sentence(&page.title()),
+                        page.body
+                    )),
                     None if Registry::default().get(first).is_some() => {
                         return Stages::explaining(first).run(session);
                     }
@@ -108,7 +124,10 @@ fn functions(names: &[&str]) -> Result<String, CliError> {
                 Some(near) => format!("did you mean `impasto help functions {near}`?"),
                 None => "`impasto help functions` lists them".to_owned(),
             };
-            return Err(CliError::usage(format!("there is no function `{name}`"), help));
+            return Err(CliError::usage(
+                format!("there is no function `{name}`"),
+                help,
+            ));
         };
         text += &generate::function(function);
     }
@@ -119,10 +138,16 @@ fn unknown(word: &str, command: &clap::Command) -> CliError {
     let registry = Registry::default();
     let commands = command.get_subcommands().map(clap::Command::get_name);
     let kinds = registry.iter().map(|kind| kind.name);
-    let names: Vec<_> = commands.chain(kinds).chain(page::topics().map(|(name, _)| name)).collect();
+    let names: Vec<_> = commands
+        .chain(kinds)
+        .chain(page::topics().map(|(name, _)| name))
+        .collect();
     let help = match suggest::nearest(word, names) {
         Some(near) => format!("did you mean `impasto help {near}`?"),
         None => "`impasto help` lists commands and topics".to_owned(),
     };
-    CliError::usage(format!("there is no command, stage kind or topic `{word}`"), help)
+    CliError::usage(
+        format!("there is no command, stage kind or topic `{word}`"),
+        help,
+    )
 }

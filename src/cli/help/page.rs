@@ -62,22 +62,34 @@ static TOPICS: [&str; 18] = [
 pub(crate) fn topics() -> impl Iterator<Item = (&'static str, &'static str)> {
     TOPICS.iter().map(|text| {
         let title = text.lines().next().and_then(|line| line.strip_prefix("# "));
-        title.and_then(|title| title.split_once(": ")).expect("BUG: a topic without a title")
+        title
+            .and_then(|title| title.split_once(": "))
+            .expect("BUG: a topic without a title")
     })
 }
 
 /// The page of a topic.
 pub(crate) fn topic(name: &str) -> Option<Page> {
-    let ((name, summary), text) = topics().zip(TOPICS).find(|((topic, _), _)| *topic == name)?;
+    let ((name, summary), text) = topics()
+        .zip(TOPICS)
+        .find(|((topic, _), _)| *topic == name)?;
     let mut body = String::new();
     for line in text.lines().skip(2) {
-        match line.strip_prefix("<!-- generated: ").and_then(|rest| rest.strip_suffix(" -->")) {
+        match line
+            .strip_prefix("<!-- generated: ")
+            .and_then(|rest| rest.strip_suffix(" -->"))
+        {
             Some(part) => body.push_str(generate::part(part).trim_end()),
             None => body.push_str(line),
         }
         body.push('\n');
     }
-    Some(Page { subject: Subject::Topic, name: name.to_owned(), summary: summary.to_owned(), body })
+    Some(Page {
+        subject: Subject::Topic,
+        name: name.to_owned(),
+        summary: summary.to_owned(),
+        body,
+    })
 }
 
 /// All pages: topics, kinds, commands.
@@ -99,10 +111,16 @@ fn commands() -> Vec<Page> {
     let mut program = Cli::command().term_width(100);
     program.build();
     let mut pages = Vec::new();
-    for command in program.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+    for command in program
+        .get_subcommands_mut()
+        .filter(|command| !command.is_hide_set())
+    {
         pages.push(command_page(command, command.get_name().to_owned()));
         let outer = command.get_name().to_owned();
-        for inner in command.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
+        for inner in command
+            .get_subcommands_mut()
+            .filter(|command| !command.is_hide_set())
+        {
             pages.push(command_page(inner, format!("{outer} {}", inner.get_name())));
         }
     }
@@ -110,7 +128,15 @@ fn commands() -> Vec<Page> {
 }
 
 fn command_page(command: &mut Command, name: String) -> Page {
-    let summary = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let summary = command
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let body = code("text", &command.render_long_help().to_string());
-    Page { subject: Subject::Command, name, summary, body }
+    Page {
+        subject: Subject::Command,
+        name,
+        summary,
+        body,
+    }
 }

@@ -37,15 +37,30 @@ fn within(body: &str, width: usize) -> String {
             Block::Heading(level, inlines) => {
                 in_entry = level > 2;
                 let (style, text) = (if in_entry { TERM } else { HEADING }, plain(&inlines));
-                out.push_str(&format!("{style}{text}{style:#}{}\n", if in_entry { "" } else { ":" }));
+                out.push_str(&format!(
+                    "{style}{text}{style:#}{}\n",
+                    if in_entry { "" } else { ":" }
+                ));
             }
             Block::Paragraph(inlines) => {
                 let indent = if in_entry { INDENT } else { 0 };
-                lines(&mut out, &shown(&inlines), &" ".repeat(indent), &" ".repeat(indent), width);
+                lines(
+                    &mut out,
+                    &shown(&inlines),
+                    &" ".repeat(indent),
+                    &" ".repeat(indent),
+                    width,
+                );
             }
             Block::Item(inlines) => {
                 let indent = " ".repeat(if in_entry { INDENT } else { 0 });
-                lines(&mut out, &shown(&inlines), &format!("{indent}- "), &format!("{indent}  "), width);
+                lines(
+                    &mut out,
+                    &shown(&inlines),
+                    &format!("{indent}- "),
+                    &format!("{indent}  "),
+                    width,
+                );
             }
             Block::Code(text) => {
                 for line in text.lines() {
@@ -59,7 +74,10 @@ fn within(body: &str, width: usize) -> String {
 }
 
 fn lines(out: &mut String, text: &str, first: &str, others: &str, width: usize) {
-    for (index, line) in wrap(text, width.checked_sub(others.len())).into_iter().enumerate() {
+    for (index, line) in wrap(text, width.checked_sub(others.len()))
+        .into_iter()
+        .enumerate()
+    {
         out.push_str(if index == 0 { first } else { others });
         out.push_str(&line.replace(NO_BREAK, " "));
         out.push('\n');

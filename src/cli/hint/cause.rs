@@ -70,21 +70,35 @@ pub(crate) fn cause_help(cause: &Cause, about: &About, args: &str) -> Vec<String
 /// The package that a program is most likely in has its name.
 fn install(program: &str) -> String {
     let name = program.rsplit('/').next().unwrap_or(program);
-    format!("install its package in a `packages` stage before this one, such as install = [\"{name}\"]")
+    format!(
+        "install its package in a `packages` stage before this one, such as install = [\"{name}\"]"
+    )
 }
 
 fn at(about: &About) -> String {
-    about.stage.as_ref().map_or(String::new(), |place| format!(" ({place})"))
+    about
+        .stage
+        .as_ref()
+        .map_or(String::new(), |place| format!(" ({place})"))
 }
 
 /// How the disk can be made larger.
 fn larger(about: &About) -> String {
-    let Some(DiskMaker { label, has_size, place }) = &about.disk else {
+    let Some(DiskMaker {
+        label,
+        has_size,
+        place,
+    }) = &about.disk
+    else {
         return "make the disk larger, or write less to it".to_owned();
     };
-    let at = place.as_ref().map_or(String::new(), |place| format!(" ({place})"));
+    let at = place
+        .as_ref()
+        .map_or(String::new(), |place| format!(" ({place})"));
     if *has_size {
-        return format!("make the disk larger, with `size` of stage {label}{at}; or write less to it");
+        return format!(
+            "make the disk larger, with `size` of stage {label}{at}; or write less to it"
+        );
     }
     format!(
         "enlarge the image that stage {label}{at} fetches, and its file system (virt-resize, or resize2fs after \
@@ -99,8 +113,11 @@ fn refusal(refusal: Refusal, args: &str) -> Vec<String> {
     let line = match refusal {
         Refusal::Full | Refusal::NoInodes => {
             return vec![
-                format!("free some space there: impasto gc{store} deletes what no recent build uses"),
-                "or choose another location: --store DIR for the store, --out DIR for the files".to_owned(),
+                format!(
+                    "free some space there: impasto gc{store} deletes what no recent build uses"
+                ),
+                "or choose another location: --store DIR for the store, --out DIR for the files"
+                    .to_owned(),
             ];
         }
         Refusal::Quota => "raise the quota, or choose a store elsewhere with --store",

@@ -27,7 +27,10 @@ impl Hints for CommandHints {
     }
 
     fn not_kept(&self, error: &StoreError) -> String {
-        let mut text = format!("what this build uses cannot be protected from `impasto gc`: {}", with_causes(error));
+        let mut text = format!(
+            "what this build uses cannot be protected from `impasto gc`: {}",
+            with_causes(error)
+        );
         if let Some(cause) = cause::of_error(error) {
             text += &format!("\n          caused by: {cause}");
             for line in cause_help(&cause, &About::default(), "") {
@@ -38,7 +41,10 @@ impl Hints for CommandHints {
     }
 
     fn root_damaged(&self, path: &Path) -> String {
-        format!("{} is damaged: `impasto gc` refuses until the whole recipe is built", path.display())
+        format!(
+            "{} is damaged: `impasto gc` refuses until the whole recipe is built",
+            path.display()
+        )
     }
 }
 
@@ -48,36 +54,53 @@ pub(crate) fn job_help(error: &JobError, label: &str, about: &About, args: &str)
     match error {
         JobError::Stage(failure) => {
             let mut lines: Vec<String> = failure.help.iter().cloned().collect();
-            lines.extend(failure.cause.iter().flat_map(|cause| cause_help(cause, about, args)));
+            lines.extend(
+                failure
+                    .cause
+                    .iter()
+                    .flat_map(|cause| cause_help(cause, about, args)),
+            );
             lines.push(format!("full log: impasto log '{label}'{args}"));
             let shell = format!("impasto shell '{label}'{args}");
             match failure.shell {
                 Enter::Never => {}
                 Enter::AsItFailed => {
-                    lines.push(format!("inspect it as it failed, where {AGAIN} runs the step again: {shell}"));
+                    lines.push(format!(
+                        "inspect it as it failed, where {AGAIN} runs the step again: {shell}"
+                    ));
                 }
                 Enter::AsItBegan => {
-                    lines.push(format!("enter it as it began, where {AGAIN} runs its steps again: {shell} --fresh"));
+                    lines.push(format!(
+                        "enter it as it began, where {AGAIN} runs its steps again: {shell} --fresh"
+                    ));
                 }
             }
             Some(lines.join("\n"))
         }
-        JobError::NotAFile { label } => {
-            Some(format!("add a `convert` stage from stage.{label}, and use that in the image"))
-        }
+        JobError::NotAFile { label } => Some(format!(
+            "add a `convert` stage from stage.{label}, and use that in the image"
+        )),
         JobError::NoSandbox { .. } => None,
-        JobError::Changed { .. } => Some("wait until nothing writes to it, then build again".to_owned()),
+        JobError::Changed { .. } => {
+            Some("wait until nothing writes to it, then build again".to_owned())
+        }
         JobError::Fetch(FetchError::Checksum { .. }) => {
             Some("if you want the new file, put its checksum into the recipe".to_owned())
         }
-        JobError::Fetch(FetchError::TimedOut { .. }) => Some("raise the stage's `timeout`".to_owned()),
-        JobError::Package(error) | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
+        JobError::Fetch(FetchError::TimedOut { .. }) => {
+            Some("raise the stage's `timeout`".to_owned())
+        }
+        JobError::Package(error)
+        | JobError::Tools(ToolsError::Fetch(DemandError::Package(error))) => {
             error.help.as_ref().map(super::package_help)
         }
-        JobError::StaleFile { stage, .. } => Some(format!("lock its packages again: impasto update {stage}{args}")),
-        JobError::Gate { .. } => {
-            Some("if you trust it, make a plain copy of it: qemu-img convert -O qcow2 OLD NEW".to_owned())
-        }
+        JobError::StaleFile { stage, .. } => Some(format!(
+            "lock its packages again: impasto update {stage}{args}"
+        )),
+        JobError::Gate { .. } => Some(
+            "if you trust it, make a plain copy of it: qemu-img convert -O qcow2 OLD NEW"
+                .to_owned(),
+        ),
         JobError::Format { format, .. } => Some(format.help()),
         JobError::Plan(error) => error.help(),
         JobError::Store(error) => super::store_help(error),

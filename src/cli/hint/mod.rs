@@ -78,8 +78,12 @@ fn format_help(store: &std::path::Path) -> String {
 pub(crate) fn sandbox_help(error: &SandboxError) -> Option<String> {
     Some(match error {
         SandboxError::NotRoot { .. } => "run impasto as root, for example with sudo".to_owned(),
-        SandboxError::Policy(_) => "choose one that exists with --mirror URL or IMPASTO_MIRROR".to_owned(),
-        SandboxError::HostLacks(_) => "`impasto doctor` shows what is missing and how to install it".to_owned(),
+        SandboxError::Policy(_) => {
+            "choose one that exists with --mirror URL or IMPASTO_MIRROR".to_owned()
+        }
+        SandboxError::HostLacks(_) => {
+            "`impasto doctor` shows what is missing and how to install it".to_owned()
+        }
         SandboxError::Root(_) | SandboxError::NoRoot(_) => {
             "select one with `root` in the stage that the disk comes from: \
              its number, \"LABEL=…\" or \"UUID=…\""
@@ -117,11 +121,16 @@ pub(crate) fn package_help(hint: &PackageHint) -> String {
 pub(crate) fn vm_help(error: &VmError) -> Option<String> {
     Some(match error {
         VmError::NoQemu => format!("install it: {}", QEMU_PACKAGES),
-        VmError::NoFirmware { .. } => format!("install it: {}; or boot with --firmware bios", OVMF_PACKAGES),
+        VmError::NoFirmware { .. } => format!(
+            "install it: {}; or boot with --firmware bios",
+            OVMF_PACKAGES
+        ),
         VmError::TooSmall { .. } => "make --disk-size larger, or omit it".to_owned(),
-        VmError::Gate { .. } => "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one \
+        VmError::Gate { .. } => {
+            "impasto boots only self-contained qcow2 files: `qemu-img convert -O qcow2` makes one \
                                  from an image that you trust"
-            .to_owned(),
+                .to_owned()
+        }
         VmError::Format { format, .. } => format.help(),
         VmError::Failed { words, .. } if words.contains("kvm") || words.contains("KVM") => {
             "boot with --accel tcg, which works everywhere".to_owned()
@@ -140,21 +149,30 @@ pub(crate) fn vm_help(error: &VmError) -> Option<String> {
 pub(crate) fn selector_help(error: &SelectorError) -> Option<String> {
     let (name, known, what) = match error {
         SelectorError::Syntax { .. } => {
-            return Some("a selector is STAGE or image.NAME, with an optional [axis=value,…]".to_owned());
+            return Some(
+                "a selector is STAGE or image.NAME, with an optional [axis=value,…]".to_owned(),
+            );
         }
         SelectorError::Stage { name, known } => (name, known, "stages"),
         SelectorError::Image { name, known } => (name, known, "images"),
         SelectorError::Axis { axis, known } => (axis, known, "axes"),
-        SelectorError::Combination { values: Some((axis, known)), .. } => {
+        SelectorError::Combination {
+            values: Some((axis, known)),
+            ..
+        } => {
             return Some(format!("values of `{axis}`: {}", known.join(", ")));
         }
-        SelectorError::Combination { values: None, .. } => return Some("`impasto plan` lists what exists".to_owned()),
+        SelectorError::Combination { values: None, .. } => {
+            return Some("`impasto plan` lists what exists".to_owned());
+        }
     };
     if known.is_empty() {
         return Some(format!("the recipe has no {what}"));
     }
-    Some(match suggest::nearest(name, known.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("the {what} are: {}", known.join(", ")),
-    })
+    Some(
+        match suggest::nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the {what} are: {}", known.join(", ")),
+        },
+    )
 }

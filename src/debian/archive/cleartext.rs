@@ -27,7 +27,11 @@ impl Cleartext {
         let mut lines = all.split_inclusive('\n').map(trimmed);
         if lines.next() != Some(BEGIN) {
             let later = all.lines().any(|line| trimmed(line) == BEGIN);
-            return Err(if later { SignatureError::TextOutside } else { SignatureError::Unsigned });
+            return Err(if later {
+                SignatureError::TextOutside
+            } else {
+                SignatureError::Unsigned
+            });
         }
         // The digests named here are hints; those of the signatures count.
         loop {
@@ -39,13 +43,17 @@ impl Cleartext {
         }
         let mut text = String::with_capacity(all.len());
         loop {
-            let line = lines.next().ok_or_else(|| malformed("a text without its signature"))?;
+            let line = lines
+                .next()
+                .ok_or_else(|| malformed("a text without its signature"))?;
             if line == SIGNATURE {
                 break;
             }
             let line = match line.strip_prefix("- ") {
                 Some(line) => line,
-                None if line.starts_with('-') => return Err(malformed("a dash that is not escaped")),
+                None if line.starts_with('-') => {
+                    return Err(malformed("a dash that is not escaped"));
+                }
                 None => line,
             };
             // Signatures of texts see any ending of a line as the same: a bare CR would be one for them, but not for us.
@@ -57,7 +65,9 @@ impl Cleartext {
         }
         let mut armor = format!("{SIGNATURE}\n");
         loop {
-            let line = lines.next().ok_or_else(|| malformed("a signature without its end"))?;
+            let line = lines
+                .next()
+                .ok_or_else(|| malformed("a signature without its end"))?;
             armor.push_str(line);
             armor.push('\n');
             if line == END {
@@ -115,10 +125,16 @@ mod tests {
             format!("{BEGIN}\n\na\n{TAIL}{BEGIN}\n\na\n{TAIL}"),
         ];
         for text in outside {
-            assert!(matches!(parse(&text), Err(SignatureError::TextOutside)), "{text}");
+            assert!(
+                matches!(parse(&text), Err(SignatureError::TextOutside)),
+                "{text}"
+            );
         }
         for text in ["", "Origin: Debian\n"] {
-            assert!(matches!(parse(text), Err(SignatureError::Unsigned)), "{text}");
+            assert!(
+                matches!(parse(text), Err(SignatureError::Unsigned)),
+                "{text}"
+            );
         }
         let malformed = [
             format!("{BEGIN}\nComment: x\n\na\n{TAIL}"),
@@ -130,7 +146,10 @@ mod tests {
             BEGIN.to_owned(),
         ];
         for text in malformed {
-            assert!(matches!(parse(&text), Err(SignatureError::Malformed { .. })), "{text}");
+            assert!(
+                matches!(parse(&text), Err(SignatureError::Malformed { .. })),
+                "{text}"
+            );
         }
     }
 }

@@ -139,17 +139,27 @@ impl Client {
         cancel: &CancelToken,
         options: Options,
     ) -> Result<Client, ClientError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         let runtime = runtime.map_err(|source| ClientError::Runtime { source })?;
-        let client = http_client(mirrors, &options).map_err(|source| ClientError::Http { source })?;
+        let client =
+            http_client(mirrors, &options).map_err(|source| ClientError::Http { source })?;
         let shared = DownloaderShared {
-            http: Http { client, stall: options.stall },
+            http: Http {
+                client,
+                stall: options.stall,
+            },
             scratch: scratch.to_owned(),
             hosts: Mutex::default(),
             all: Semaphore::new(options.parallel.max(1)),
             options,
         };
-        Ok(Client { runtime: Some(runtime), cancel: cancel.clone(), shared: Arc::new(shared) })
+        Ok(Client {
+            runtime: Some(runtime),
+            cancel: cancel.clone(),
+            shared: Arc::new(shared),
+        })
     }
 
     /// Gets files. `done` is called with the index and the path of each as soon as it is verified, while others come; it
@@ -168,11 +178,18 @@ impl Client {
     ) -> Result<(), Vec<(usize, DownloadError)>> {
         let jobs = wanted.iter().map(|wanted| DownloadJob {
             name: wanted.name.clone(),
-            expected: Expected::Exact { size: wanted.size, sha256: wanted.sha256.clone() },
+            expected: Expected::Exact {
+                size: wanted.size,
+                sha256: wanted.sha256.clone(),
+            },
             places: wanted.places.clone(),
         });
         let failed = self.run(jobs.collect(), done, progress);
-        if failed.is_empty() { Ok(()) } else { Err(failed) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed)
+        }
     }
 
     pub(super) fn run(
@@ -185,7 +202,9 @@ impl Client {
             Expected::Exact { size, .. } => total.saturating_add(*size),
             Expected::AtMost(_) => total,
         });
-        let Some(runtime) = &self.runtime else { return Vec::new() };
+        let Some(runtime) = &self.runtime else {
+            return Vec::new();
+        };
         let meter = self.shared.options.meter.as_ref();
         meter.inspect(|meter| meter.extend("download", total));
         let (sender, receiver) = channel();
@@ -220,7 +239,9 @@ impl Drop for Client {
 }
 
 fn http_client(mirrors: &Mirrors, options: &Options) -> Result<reqwest::Client, reqwest::Error> {
-    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut roots = rustls::RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&options.authorities).flatten());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -251,7 +272,9 @@ async fn all(
     for (index, job) in jobs.into_iter().enumerate() {
         let (shared, sender, stopping) = (shared.clone(), sender.clone(), stopping.clone());
         tasks.spawn(async move {
-            let Some(result) = one(&shared, &job, &sender, &stopping).await else { return };
+            let Some(result) = one(&shared, &job, &sender, &stopping).await else {
+                return;
+            };
             // Nobody listens any more: then nobody wants it.
             let _ = sender.send(match result {
                 Ok(file) => DownloadEvent::Done(index, file),
@@ -294,13 +317,16 @@ enum Next {
 
 fn next(cause: &DownloadCause) -> Next {
     match cause {
-        DownloadCause::Unreachable { .. } | DownloadCause::BrokenOff { .. } | DownloadCause::Stalled { .. } => {
-            Next::Again
-        }
-        DownloadCause::Status { code: 408 | 425 | 429 | 500..=599, .. } => Next::Again,
-        DownloadCause::TooLong { .. } | DownloadCause::TooShort { .. } | DownloadCause::Checksum { .. } => {
-            Next::FromTheStart
-        }
+        DownloadCause::Unreachable { .. }
+        | DownloadCause::BrokenOff { .. }
+        | DownloadCause::Stalled { .. } => Next::Again,
+        DownloadCause::Status {
+            code: 408 | 425 | 429 | 500..=599,
+            ..
+        } => Next::Again,
+        DownloadCause::TooLong { .. }
+        | DownloadCause::TooShort { .. }
+        | DownloadCause::Checksum { .. } => Next::FromTheStart,
         DownloadCause::Write { .. } | DownloadCause::Cancelled => Next::End,
         _ => Next::OtherPlace,
     }
@@ -317,11 +343,18 @@ async fn one(
     let progress = move |change| {
         let _ = sender.send(DownloadEvent::Bytes(change));
     };
-    let error = |url: String, cause| DownloadError { name: job.name.clone(), url, cause };
+    let error = |url: String, cause| DownloadError {
+        name: job.name.clone(),
+        url,
+        cause,
+    };
     if let Expected::Exact { sha256, .. } = &job.expected
         && !is_sha256(sha256)
     {
-        return Some(Err(error("any mirror".to_owned(), invalid("checksum", sha256))));
+        return Some(Err(error(
+            "any mirror".to_owned(),
+            invalid("checksum", sha256),
+        )));
     }
     let mut part: Option<PartialFile<'_>> = None;
     let mut told: Option<DownloadError> = None;
@@ -352,7 +385,12 @@ async fn one(
                 },
             };
             let attempted = match &address {
-                Address::Url { url, login } => shared.http.get(url, login.as_ref(), part, &job.expected).await,
+                Address::Url { url, login } => {
+                    shared
+                        .http
+                        .get(url, login.as_ref(), part, &job.expected)
+                        .await
+                }
                 Address::Path(path) => copy(path, part, &job.expected).await,
             };
             let cause = match attempted {
@@ -391,15 +429,23 @@ async fn one(
             part = Some(got);
         }
     }
-    Some(Err(told.unwrap_or_else(|| error("any mirror".to_owned(), DownloadCause::Nowhere))))
+    Some(Err(told.unwrap_or_else(|| {
+        error("any mirror".to_owned(), DownloadCause::Nowhere)
+    })))
 }
 
 fn invalid(what: &'static str, text: &str) -> DownloadCause {
-    DownloadCause::Invalid { what, text: text.chars().take(100).collect() }
+    DownloadCause::Invalid {
+        what,
+        text: text.chars().take(100).collect(),
+    }
 }
 
 enum Address {
-    Url { url: Url, login: Option<(String, String)> },
+    Url {
+        url: Url,
+        login: Option<(String, String)>,
+    },
     Path(PathBuf),
 }
 
@@ -411,8 +457,12 @@ impl Address {
         if let Some(directory) = place.mirror.directory() {
             return Ok(Address::Path(directory.join(&place.path)));
         }
-        let url = access::url(&place.mirror, &place.path).ok_or_else(|| invalid("path", &place.path))?;
-        Ok(Address::Url { url, login: access::login(&place.mirror) })
+        let url =
+            access::url(&place.mirror, &place.path).ok_or_else(|| invalid("path", &place.path))?;
+        Ok(Address::Url {
+            url,
+            login: access::login(&place.mirror),
+        })
     }
 
     fn shown(&self) -> String {
@@ -431,6 +481,9 @@ impl DownloaderShared {
             Address::Path(_) => String::new(),
         };
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.entry(name).or_insert_with(|| Arc::new(Semaphore::new(self.options.per_host.max(1)))).clone()
+        hosts
+            .entry(name)
+            .or_insert_with(|| Arc::new(Semaphore::new(self.options.per_host.max(1))))
+            .clone()
     }
 }

@@ -23,7 +23,11 @@ pub struct DownloadError {
 
 impl fmt::Display for DownloadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot get {} from {}: {}", self.name, self.url, self.cause)
+        write!(
+            f,
+            "cannot get {} from {}: {}",
+            self.name, self.url, self.cause
+        )
     }
 }
 
@@ -214,9 +218,18 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// An archive that could not even be asked.
     pub fn unready(archive: &str, reason: String) -> ArchiveError {
-        let cause = DownloadCause::Unreachable { source: reason.into() };
-        let source = DownloadError { name: "Release".to_owned(), url: String::new(), cause };
-        ArchiveError::Download { archive: archive.to_owned(), source }
+        let cause = DownloadCause::Unreachable {
+            source: reason.into(),
+        };
+        let source = DownloadError {
+            name: "Release".to_owned(),
+            url: String::new(),
+            cause,
+        };
+        ArchiveError::Download {
+            archive: archive.to_owned(),
+            source,
+        }
     }
 
     /// The way out.
@@ -239,19 +252,37 @@ impl ArchiveError {
 }
 
 /// Debian's releases whose archive's keys are built in, and the names that move from one to the next.
-const RELEASES: [&str; 8] = ["bullseye", "bookworm", "trixie", "forky", "sid", "oldstable", "stable", "testing"];
+const RELEASES: [&str; 8] = [
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "sid",
+    "oldstable",
+    "stable",
+    "testing",
+];
 
 /// The way out where an archive has no such suite, as far as can be told.
 fn gone(archive: &str, url: &str) -> PackageHint {
-    let other = |first: String| PackageHint::Mirror(format!("{first} or choose a mirror that has it"));
-    let Some((_, suite)) = archive.split_once('/').filter(|(name, _)| name.starts_with("debian")) else {
+    let other =
+        |first: String| PackageHint::Mirror(format!("{first} or choose a mirror that has it"));
+    let Some((_, suite)) = archive
+        .split_once('/')
+        .filter(|(name, _)| name.starts_with("debian"))
+    else {
         return other("correct `suite`,".to_owned());
     };
     // A mirror that is a directory can be looked into.
-    let listed = url.strip_prefix("file:").and_then(|path| path.split_once("/dists/"));
+    let listed = url
+        .strip_prefix("file:")
+        .and_then(|path| path.split_once("/dists/"));
     let listed = listed.and_then(|(dir, _)| std::fs::read_dir(format!("{dir}/dists")).ok());
     let mut there: Vec<String> = match listed {
-        Some(entries) => entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect(),
+        Some(entries) => entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect(),
         None => RELEASES.map(str::to_owned).to_vec(),
     };
     there.sort();
@@ -260,12 +291,20 @@ fn gone(archive: &str, url: &str) -> PackageHint {
     }
     let near = suggest::nearest(suite, there.iter().map(String::as_str));
     let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
-    other(format!("{near}correct `suite`: available are {};", there.join(", ")))
+    other(format!(
+        "{near}correct `suite`: available are {};",
+        there.join(", ")
+    ))
 }
 
 /// The way out where a server wants to know who asks.
-pub const LOGIN: &str = "set a user name and password: with `login` in `repositories`, or in the mirror's URL";
+pub const LOGIN: &str =
+    "set a user name and password: with `login` in `repositories`, or in the mirror's URL";
 
 fn listed(words: &[String]) -> String {
-    if words.is_empty() { "not named".to_owned() } else { words.join(", ") }
+    if words.is_empty() {
+        "not named".to_owned()
+    } else {
+        words.join(", ")
+    }
 }

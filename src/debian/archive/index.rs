@@ -74,25 +74,35 @@ impl Client {
         cache: &dyn Cache,
     ) -> Result<Vec<PackageIndex>, ArchiveError> {
         let mut sought = sought(source, release)?;
-        sought.par_iter_mut().for_each(|index| index.text = cached(cache, index.entry));
+        sought
+            .par_iter_mut()
+            .for_each(|index| index.text = cached(cache, index.entry));
         // A mirror need not have every form that the Release names: the next is asked for what is missing.
         let mut gone: Option<DownloadError> = None;
         for (format, suffix) in FORMATS {
             let missing: Vec<usize> = (0..sought.len())
                 .filter(|&i| {
-                    sought[i].text.is_none() && release.files.contains_key(&format!("{}{suffix}", sought[i].path))
+                    sought[i].text.is_none()
+                        && release
+                            .files
+                            .contains_key(&format!("{}{suffix}", sought[i].path))
                 })
                 .collect();
             if missing.is_empty() {
                 continue;
             }
-            let jobs = missing.iter().map(|&i| job(source, release, &format!("{}{suffix}", sought[i].path))).collect();
+            let jobs = missing
+                .iter()
+                .map(|&i| job(source, release, &format!("{}{suffix}", sought[i].path)))
+                .collect();
             let (packed, error) = self.packed(source, jobs)?;
             gone = gone.or(error);
             let texts: Vec<_> = missing
                 .into_par_iter()
                 .zip(packed)
-                .filter_map(|(i, packed)| Some((i, unpacked(source, &sought[i], format, suffix, packed?))))
+                .filter_map(|(i, packed)| {
+                    Some((i, unpacked(source, &sought[i], format, suffix, packed?)))
+                })
                 .collect();
             for (i, text) in texts {
                 let text = text?;
@@ -110,7 +120,11 @@ impl Client {
             }),
             None => {
                 let (name, url) = (index.path, "any mirror".to_owned());
-                let error = gone.take().unwrap_or(DownloadError { name, url, cause: DownloadCause::Gone });
+                let error = gone.take().unwrap_or(DownloadError {
+                    name,
+                    url,
+                    cause: DownloadCause::Gone,
+                });
                 Err(download(source, error))
             }
         });
@@ -126,27 +140,50 @@ impl Client {
         let mut packed: Vec<Option<std::io::Result<Vec<u8>>>> = jobs.iter().map(|_| None).collect();
         let names: Vec<String> = jobs.iter().map(|job| job.name.clone()).collect();
         // How long each may be was checked while it was downloaded.
-        let failed =
-            self.run(jobs, &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)), &mut |_, _| {});
-        let (gone, other): (Vec<_>, Vec<_>) =
-            failed.into_iter().partition(|(_, e)| matches!(e.cause, DownloadCause::Gone));
+        let failed = self.run(
+            jobs,
+            &mut |index, path| packed[index] = Some(bounded::read(path, u64::MAX)),
+            &mut |_, _| {},
+        );
+        let (gone, other): (Vec<_>, Vec<_>) = failed
+            .into_iter()
+            .partition(|(_, e)| matches!(e.cause, DownloadCause::Gone));
         if let Some((_, error)) = other.into_iter().next() {
             return Err(download(source, error));
         }
         let read = packed.into_iter().zip(names).map(|(bytes, name)| {
             bytes.transpose().map_err(|error| {
                 let cause = DownloadCause::Read { source: error };
-                download(source, DownloadError { name, url: "what was downloaded".to_owned(), cause })
+                download(
+                    source,
+                    DownloadError {
+                        name,
+                        url: "what was downloaded".to_owned(),
+                        cause,
+                    },
+                )
             })
         });
-        Ok((read.collect::<Result<_, _>>()?, gone.into_iter().next().map(|(_, error)| error)))
+        Ok((
+            read.collect::<Result<_, _>>()?,
+            gone.into_iter().next().map(|(_, error)| error),
+        ))
     }
 }
 
 /// The indexes that a source wants, and what the Release states of each.
-fn sought<'a>(source: &ArchiveSource, release: &'a Release) -> Result<Vec<Sought<'a>>, ArchiveError> {
+fn sought<'a>(
+    source: &ArchiveSource,
+    release: &'a Release,
+) -> Result<Vec<Sought<'a>>, ArchiveError> {
     if source.suite.ends_with('/') {
-        return Ok(vec![wanted(source, release, "", "", "Packages".to_owned())?]);
+        return Ok(vec![wanted(
+            source,
+            release,
+            "",
+            "",
+            "Packages".to_owned(),
+        )?]);
     }
     let mut found = Vec::new();
     for component in &source.components {
@@ -157,7 +194,13 @@ fn sought<'a>(source: &ArchiveSource, release: &'a Release) -> Result<Vec<Sought
         for architecture in &source.architectures {
             let own = release.files.contains_key(&path(architecture));
             if own || !all {
-                found.push(wanted(source, release, component, architecture, path(architecture))?);
+                found.push(wanted(
+                    source,
+                    release,
+                    component,
+                    architecture,
+                    path(architecture),
+                )?);
             }
         }
         if all {
@@ -183,28 +226,43 @@ fn wanted<'a>(
         });
     };
     let (component, architecture) = (component.to_owned(), architecture.to_owned());
-    Ok(Sought { component, architecture, path, entry, text: None })
+    Ok(Sought {
+        component,
+        architecture,
+        path,
+        entry,
+        text: None,
+    })
 }
 
 fn cached(cache: &dyn Cache, entry: &ReleaseEntry) -> Option<Vec<u8>> {
-    cache.get(&entry.sha256).filter(|text| text.len() as u64 == entry.size && sha256(text) == entry.sha256)
+    cache
+        .get(&entry.sha256)
+        .filter(|text| text.len() as u64 == entry.size && sha256(text) == entry.sha256)
 }
 
 /// What to get: by hash first, where a file is not replaced while it is read.
 fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
     let entry = &release.files[path];
     let by_hash = release.by_hash.then(|| {
-        let dir = path.rsplit_once('/').map_or(String::new(), |(dir, _)| format!("{dir}/"));
+        let dir = path
+            .rsplit_once('/')
+            .map_or(String::new(), |(dir, _)| format!("{dir}/"));
         format!("{dir}by-hash/SHA256/{}", entry.sha256)
     });
     let paths: Vec<String> = by_hash.into_iter().chain([path.to_owned()]).collect();
-    let places = source
-        .bases
-        .iter()
-        .flat_map(|mirror| paths.iter().map(|path| DownloadSource { mirror: mirror.clone(), path: source.path(path) }));
+    let places = source.bases.iter().flat_map(|mirror| {
+        paths.iter().map(|path| DownloadSource {
+            mirror: mirror.clone(),
+            path: source.path(path),
+        })
+    });
     DownloadJob {
         name: format!("{path} of {}", source.name),
-        expected: Expected::Exact { size: entry.size, sha256: entry.sha256.clone() },
+        expected: Expected::Exact {
+            size: entry.size,
+            sha256: entry.sha256.clone(),
+        },
         places: places.collect(),
     }
 }
@@ -217,20 +275,34 @@ fn unpacked(
     packed: Vec<u8>,
 ) -> Result<Vec<u8>, ArchiveError> {
     let path = || format!("{}{suffix}", index.path);
-    let unlike = |what| ArchiveError::Unlike { archive: source.name.clone(), path: path(), what };
+    let unlike = |what| ArchiveError::Unlike {
+        archive: source.name.clone(),
+        path: path(),
+        what,
+    };
     let text = match unpack(format, packed, index.entry.size) {
         Ok(text) => text,
         Err(DecompressError::TooLong) => {
-            return Err(unlike(format!("it unpacks to more than {} bytes", index.entry.size)));
+            return Err(unlike(format!(
+                "it unpacks to more than {} bytes",
+                index.entry.size
+            )));
         }
         Err(DecompressError::Broken(error)) => {
-            return Err(ArchiveError::Unpack { archive: source.name.clone(), path: path(), source: error });
+            return Err(ArchiveError::Unpack {
+                archive: source.name.clone(),
+                path: path(),
+                source: error,
+            });
         }
     };
     let got = sha256(&text);
     if got == index.entry.sha256 {
         Ok(text)
     } else {
-        Err(unlike(format!("it unpacks to sha256:{got} instead of sha256:{}", index.entry.sha256)))
+        Err(unlike(format!(
+            "it unpacks to sha256:{got} instead of sha256:{}",
+            index.entry.sha256
+        )))
     }
 }

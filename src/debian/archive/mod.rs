@@ -67,6 +67,9 @@ pub enum Trust {
 impl Trust {
     /// The keys of Debian's own archives.
     pub fn debian() -> Trust {
-        Trust::Keys { keys: DEBIAN_KEYS.to_vec(), place: "Debian's own, built into impasto".to_owned() }
+        Trust::Keys {
+            keys: DEBIAN_KEYS.to_vec(),
+            place: "Debian's own, built into impasto".to_owned(),
+        }
     }
 }

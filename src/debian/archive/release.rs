@@ -92,11 +92,16 @@ impl Release {
     pub fn parse(text: &str, suite: &str, frozen: bool, now: u64) -> Result<Release, ReleaseError> {
         let fields = fields(text)?;
         let field = |name: &str| fields.get(name).map_or("", |lines| lines[0]).to_owned();
-        let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let words = |name: &str| {
+            field(name)
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
         let time = |name: &'static str| match fields.get(name) {
-            Some(lines) => {
-                parse_time(lines[0]).map(Some).ok_or_else(|| malformed(format!("the field {name} is not a valid time")))
-            }
+            Some(lines) => parse_time(lines[0])
+                .map(Some)
+                .ok_or_else(|| malformed(format!("the field {name} is not a valid time"))),
             None => Ok(None),
         };
         let release = Release {
@@ -108,15 +113,23 @@ impl Release {
             valid_until: time("Valid-Until")?,
             sha256: super::transfer::sha256(text.as_bytes()),
             signer: None,
-            files: fields.get("SHA256").map(|lines| files(&lines[1..])).transpose()?.unwrap_or_default(),
+            files: fields
+                .get("SHA256")
+                .map(|lines| files(&lines[1..]))
+                .transpose()?
+                .unwrap_or_default(),
             by_hash: field("Acquire-By-Hash") == "yes",
             architectures: words("Architectures"),
             components: words("Components"),
-            all_within: words("No-Support-for-Architecture-all").iter().any(|word| word == "Packages"),
+            all_within: words("No-Support-for-Architecture-all")
+                .iter()
+                .any(|word| word == "Packages"),
             text: text.to_owned(),
         };
         release.check(suite, frozen, now)?;
-        let weak = ["MD5Sum", "SHA1"].iter().any(|name| fields.contains_key(name));
+        let weak = ["MD5Sum", "SHA1"]
+            .iter()
+            .any(|name| fields.contains_key(name));
         if release.files.is_empty() && weak {
             return Err(ReleaseError::WeakDigests);
         }
@@ -129,8 +142,15 @@ impl Release {
             let names = [self.suite.as_str(), self.codename.as_str()];
             let mut names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
             names.dedup();
-            let found = if names.is_empty() { "no name".to_owned() } else { names.join(" or ") };
-            return Err(ReleaseError::OtherSuite { asked: suite.to_owned(), found });
+            let found = if names.is_empty() {
+                "no name".to_owned()
+            } else {
+                names.join(" or ")
+            };
+            return Err(ReleaseError::OtherSuite {
+                asked: suite.to_owned(),
+                found,
+            });
         }
         if self.date > now.saturating_add(SKEW) {
             return Err(ReleaseError::Future { at: self.date });
@@ -160,13 +180,19 @@ fn fields(text: &str) -> Result<BTreeMap<&str, Vec<&str>>, ReleaseError> {
             return Err(malformed("it has more than one paragraph".to_owned()));
         }
         if line.starts_with([' ', '\t']) {
-            let name = current.ok_or_else(|| malformed("it starts with a continuation line".to_owned()))?;
+            let name = current
+                .ok_or_else(|| malformed("it starts with a continuation line".to_owned()))?;
             fields.entry(name).or_default().push(line.trim());
             continue;
         }
-        let (name, value) = line.split_once(':').ok_or_else(|| malformed("a line is not a field".to_owned()))?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| malformed("a line is not a field".to_owned()))?;
         if fields.insert(name, vec![value.trim()]).is_some() {
-            return Err(malformed(format!("the field {} appears twice", name.escape_debug())));
+            return Err(malformed(format!(
+                "the field {} appears twice",
+                name.escape_debug()
+            )));
         }
         current = Some(name);
     }
@@ -177,20 +203,35 @@ fn fields(text: &str) -> Result<BTreeMap<&str, Vec<&str>>, ReleaseError> {
 fn files(lines: &[&str]) -> Result<BTreeMap<String, ReleaseEntry>, ReleaseError> {
     let mut files = BTreeMap::new();
     for line in lines {
-        let bad = || malformed(format!("the line {:?} does not describe a file", shortened(line)));
+        let bad = || {
+            malformed(format!(
+                "the line {:?} does not describe a file",
+                shortened(line)
+            ))
+        };
         let mut words = line.split_whitespace();
-        let (Some(sha256), Some(size), Some(path), None) = (words.next(), words.next(), words.next(), words.next())
+        let (Some(sha256), Some(size), Some(path), None) =
+            (words.next(), words.next(), words.next(), words.next())
         else {
             return Err(bad());
         };
-        let entry = ReleaseEntry { size: size.parse().map_err(|_| bad())?, sha256: sha256.to_ascii_lowercase() };
+        let entry = ReleaseEntry {
+            size: size.parse().map_err(|_| bad())?,
+            sha256: sha256.to_ascii_lowercase(),
+        };
         if !is_sha256(&entry.sha256) {
             return Err(bad());
         }
         if !is_below(path) {
-            return Err(malformed(format!("the path {:?} points outside the archive", shortened(path))));
+            return Err(malformed(format!(
+                "the path {:?} points outside the archive",
+                shortened(path)
+            )));
         }
-        if files.insert(path.to_owned(), entry.clone()).is_some_and(|other| other != entry) {
+        if files
+            .insert(path.to_owned(), entry.clone())
+            .is_some_and(|other| other != entry)
+        {
             return Err(malformed(format!("the file {path:?} appears twice")));
         }
     }
@@ -203,13 +244,20 @@ fn shortened(text: &str) -> String {
 
 /// Whether it is a SHA-256 in lower-case hexadecimal.
 pub(super) fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// Whether a path stays below where it begins, on a disk as in a URL.
 pub(super) fn is_below(path: &str) -> bool {
     let plain = !path.contains(|c: char| c.is_control() || c == '\\');
-    plain && !path.is_empty() && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    plain
+        && !path.is_empty()
+        && path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -229,10 +277,21 @@ mod tests {
 
     #[test]
     fn a_release_is_read() {
-        let text = text(&format!("Acquire-By-Hash: yes\nArchitectures: all amd64\nSHA256:\n {HASH} 12 main/a\n"));
+        let text = text(&format!(
+            "Acquire-By-Hash: yes\nArchitectures: all amd64\nSHA256:\n {HASH} 12 main/a\n"
+        ));
         let release = parse(&text).unwrap();
-        assert_eq!((release.date, release.by_hash, release.all_within), (1_783_764_997, true, false));
-        assert_eq!(release.files["main/a"], ReleaseEntry { size: 12, sha256: HASH.to_owned() });
+        assert_eq!(
+            (release.date, release.by_hash, release.all_within),
+            (1_783_764_997, true, false)
+        );
+        assert_eq!(
+            release.files["main/a"],
+            ReleaseEntry {
+                size: 12,
+                sha256: HASH.to_owned()
+            }
+        );
         assert!(Release::parse(&text, "stable", false, NOW).is_ok());
         assert!(Release::parse(&text, "flat/", false, NOW).is_ok());
     }
@@ -267,9 +326,18 @@ mod tests {
             &format!("SHA256:\n {HASH} 1 a\n {HASH} 2 a\n"),
             "Valid-Until: tomorrow\n",
         ] {
-            assert!(matches!(parse(&text(more)), Err(ReleaseError::Malformed { .. })), "{more}");
+            assert!(
+                matches!(parse(&text(more)), Err(ReleaseError::Malformed { .. })),
+                "{more}"
+            );
         }
-        assert!(matches!(parse("Codename: x\n"), Err(ReleaseError::Malformed { .. })));
-        assert_eq!(parse(&text("MD5Sum:\n 00 1 a\n")), Err(ReleaseError::WeakDigests));
+        assert!(matches!(
+            parse("Codename: x\n"),
+            Err(ReleaseError::Malformed { .. })
+        ));
+        assert_eq!(
+            parse(&text("MD5Sum:\n 00 1 a\n")),
+            Err(ReleaseError::WeakDigests)
+        );
     }
 }

@@ -24,12 +24,17 @@ impl Client {
     /// No mirror of the source has one that is signed by a trusted key, is in time, and is of the suite. Of several
     /// mirrors the first reason is given.
     pub fn release(&self, source: &ArchiveSource, now: u64) -> Result<Release, ArchiveError> {
-        let keyring = match &source.trust {
-            Trust::Unsigned => None,
-            Trust::Keys { keys, place } => Some(Keyring::parse(keys, place).map_err(|error| {
-                ArchiveError::Signature { archive: source.name.clone(), url: place.clone(), source: error }
-            })?),
-        };
+        let keyring =
+            match &source.trust {
+                Trust::Unsigned => None,
+                Trust::Keys { keys, place } => Some(Keyring::parse(keys, place).map_err(
+                    |error| ArchiveError::Signature {
+                        archive: source.name.clone(),
+                        url: place.clone(),
+                        source: error,
+                    },
+                )?),
+            };
         let mut first: Option<ArchiveError> = None;
         for base in &source.bases {
             let error = match self.release_at(source, base, keyring.as_ref(), now) {
@@ -45,7 +50,14 @@ impl Client {
         }
         Err(first.unwrap_or_else(|| {
             let (name, url) = ("InRelease".to_owned(), "any mirror".to_owned());
-            download(source, DownloadError { name, url, cause: DownloadCause::Nowhere })
+            download(
+                source,
+                DownloadError {
+                    name,
+                    url,
+                    cause: DownloadCause::Nowhere,
+                },
+            )
         }))
     }
 
@@ -61,7 +73,9 @@ impl Client {
             Err(error) if matches!(error.cause, DownloadCause::Gone) => {
                 let text = match self.small(source, base, "Release", MAX_RELEASE) {
                     // The file that should be there first is the one to tell of.
-                    Err(other) if matches!(other.cause, DownloadCause::Gone) => return Err(download(source, error)),
+                    Err(other) if matches!(other.cause, DownloadCause::Gone) => {
+                        return Err(download(source, error));
+                    }
                     text => text.map_err(|error| download(source, error))?,
                 };
                 ("Release", self.beside(source, base, text, keyring, now)?)
@@ -75,7 +89,11 @@ impl Client {
             source,
         })?;
         let release = Release::parse(&text, &source.suite, source.frozen, now);
-        let release = release.map_err(|source| ArchiveError::Release { archive, url, source })?;
+        let release = release.map_err(|source| ArchiveError::Release {
+            archive,
+            url,
+            source,
+        })?;
         Ok(Release { signer, ..release })
     }
 
@@ -89,19 +107,31 @@ impl Client {
         now: u64,
     ) -> Result<Result<(String, Option<String>), SignatureError>, ArchiveError> {
         let Some(keyring) = keyring else {
-            let text =
-                String::from_utf8(text).map_err(|_| SignatureError::Malformed { what: "a text that is not UTF-8" });
+            let text = String::from_utf8(text).map_err(|_| SignatureError::Malformed {
+                what: "a text that is not UTF-8",
+            });
             return Ok(text.map(|text| (text, None)));
         };
         match self.small(source, base, "Release.gpg", MAX_SIGNATURES) {
             Ok(signatures) => Ok(keyring.verify_detached(&text, &signatures, now).map(parts)),
-            Err(error) if matches!(error.cause, DownloadCause::Gone) => Ok(Err(SignatureError::Unsigned)),
+            Err(error) if matches!(error.cause, DownloadCause::Gone) => {
+                Ok(Err(SignatureError::Unsigned))
+            }
             Err(error) => Err(download(source, error)),
         }
     }
 
-    fn small(&self, source: &ArchiveSource, base: &Mirror, name: &str, limit: u64) -> Result<Vec<u8>, DownloadError> {
-        let place = DownloadSource { mirror: base.clone(), path: source.path(name) };
+    fn small(
+        &self,
+        source: &ArchiveSource,
+        base: &Mirror,
+        name: &str,
+        limit: u64,
+    ) -> Result<Vec<u8>, DownloadError> {
+        let place = DownloadSource {
+            mirror: base.clone(),
+            path: source.path(name),
+        };
         let job = DownloadJob {
             name: format!("{name} of {}", source.name),
             expected: Expected::AtMost(limit),
@@ -116,7 +146,11 @@ impl Client {
         if let Some((_, error)) = failed.into_iter().next() {
             return Err(error);
         }
-        let unread = |cause| DownloadError { name: name.to_owned(), url: base.to_string(), cause };
+        let unread = |cause| DownloadError {
+            name: name.to_owned(),
+            url: base.to_string(),
+            cause,
+        };
         match read {
             Some((Ok(bytes), _)) => Ok(bytes),
             Some((Err(source), _)) => Err(unread(DownloadCause::Read { source })),
@@ -138,7 +172,11 @@ impl ArchiveSource {
     }
 }
 
-fn clear_signed(bytes: &[u8], keyring: Option<&Keyring>, now: u64) -> Result<(String, Option<String>), SignatureError> {
+fn clear_signed(
+    bytes: &[u8],
+    keyring: Option<&Keyring>,
+    now: u64,
+) -> Result<(String, Option<String>), SignatureError> {
     match keyring {
         Some(keyring) => keyring.verify_cleartext(bytes, now).map(parts),
         None => Cleartext::parse(bytes).map(|parts| (parts.text, None)),
@@ -150,13 +188,34 @@ fn parts(verified: Verified) -> (String, Option<String>) {
 }
 
 pub(super) fn download(source: &ArchiveSource, error: DownloadError) -> ArchiveError {
-    ArchiveError::Download { archive: source.name.clone(), source: error }
+    ArchiveError::Download {
+        archive: source.name.clone(),
+        source: error,
+    }
 }
 
 fn is_gone(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source: DownloadError { cause: DownloadCause::Gone, .. }, .. })
+    matches!(
+        error,
+        ArchiveError::Download {
+            source: DownloadError {
+                cause: DownloadCause::Gone,
+                ..
+            },
+            ..
+        }
+    )
 }
 
 fn is_cancelled(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Download { source: DownloadError { cause: DownloadCause::Cancelled, .. }, .. })
+    matches!(
+        error,
+        ArchiveError::Download {
+            source: DownloadError {
+                cause: DownloadCause::Cancelled,
+                ..
+            },
+            ..
+        }
+    )
 }

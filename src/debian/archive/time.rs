@@ -8,15 +8,22 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     static PARSER: DateTimeParser = DateTimeParser::new().relaxed_weekday(true);
     // The RFC's own word for it is GMT; archives write either.
     let text = text.trim();
-    let text = text.strip_suffix("UTC").map_or_else(|| text.to_owned(), |rest| format!("{rest}GMT"));
+    let text = text
+        .strip_suffix("UTC")
+        .map_or_else(|| text.to_owned(), |rest| format!("{rest}GMT"));
     let seconds = PARSER.parse_timestamp(text).ok()?.as_second();
     u64::try_from(seconds).ok()
 }
 
 /// A time for people, in UTC.
 pub(super) fn date(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    time.map_or_else(|| format!("{seconds} s"), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(
+        || format!("{seconds} s"),
+        |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+    )
 }
 
 #[cfg(test)]
@@ -25,13 +32,25 @@ mod tests {
 
     #[test]
     fn times_of_archives_are_read() {
-        for text in
-            ["Sat, 11 Jul 2026 10:16:37 UTC", " Sat, 11 Jul 2026 10:16:37 GMT", "Sat, 11 Jul 2026 12:16:37 +0200"]
-        {
+        for text in [
+            "Sat, 11 Jul 2026 10:16:37 UTC",
+            " Sat, 11 Jul 2026 10:16:37 GMT",
+            "Sat, 11 Jul 2026 12:16:37 +0200",
+        ] {
             let read = parse(text);
-            assert_eq!(read.map(date).as_deref(), Some("2026-07-11 10:16 UTC"), "{text}");
+            assert_eq!(
+                read.map(date).as_deref(),
+                Some("2026-07-11 10:16 UTC"),
+                "{text}"
+            );
         }
-        for text in ["", "UTC", "2026-07-11", "Sat, 11 Jul 1926 10:16:37 UTC", "Sat, 31 Jun 2026 10:16:37 UTC"] {
+        for text in [
+            "",
+            "UTC",
+            "2026-07-11",
+            "Sat, 11 Jul 1926 10:16:37 UTC",
+            "Sat, 31 Jun 2026 10:16:37 UTC",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

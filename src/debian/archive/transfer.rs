@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION,
-    RANGE,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE,
+    LAST_MODIFIED, LOCATION, RANGE,
 };
 use reqwest::{Response, StatusCode, Url};
 use sha2::{Digest as _, Sha256};
@@ -54,10 +54,24 @@ pub(super) struct PartialFile<'a> {
 }
 
 impl<'a> PartialFile<'a> {
-    pub(super) fn new(dir: &Path, progress: &'a (dyn Fn(i64) + Send + Sync)) -> Result<PartialFile<'a>, DownloadCause> {
-        let file = tempfile::Builder::new().prefix("download-").tempfile_in(dir);
-        let file = file.map_err(|source| DownloadCause::Write { path: dir.to_owned(), source })?;
-        Ok(PartialFile { file, len: 0, hasher: Sha256::new(), validator: None, progress })
+    pub(super) fn new(
+        dir: &Path,
+        progress: &'a (dyn Fn(i64) + Send + Sync),
+    ) -> Result<PartialFile<'a>, DownloadCause> {
+        let file = tempfile::Builder::new()
+            .prefix("download-")
+            .tempfile_in(dir);
+        let file = file.map_err(|source| DownloadCause::Write {
+            path: dir.to_owned(),
+            source,
+        })?;
+        Ok(PartialFile {
+            file,
+            len: 0,
+            hasher: Sha256::new(),
+            validator: None,
+            progress,
+        })
     }
 
     /// Starts over.
@@ -70,7 +84,9 @@ impl<'a> PartialFile<'a> {
         self.len = 0;
         self.hasher = Sha256::new();
         let file = self.file.as_file_mut();
-        file.set_len(0).and_then(|()| file.rewind()).map_err(|source| self.write_error(source))
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .map_err(|source| self.write_error(source))
     }
 
     fn append(&mut self, bytes: &[u8], limit: u64) -> Result<(), DownloadCause> {
@@ -78,7 +94,10 @@ impl<'a> PartialFile<'a> {
         if len > limit {
             return Err(DownloadCause::TooLong { size: limit });
         }
-        self.file.as_file_mut().write_all(bytes).map_err(|source| self.write_error(source))?;
+        self.file
+            .as_file_mut()
+            .write_all(bytes)
+            .map_err(|source| self.write_error(source))?;
         self.hasher.update(bytes);
         self.len = len;
         (self.progress)(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
@@ -86,16 +105,31 @@ impl<'a> PartialFile<'a> {
     }
 
     fn write_error(&self, source: std::io::Error) -> DownloadCause {
-        DownloadCause::Write { path: self.file.path().to_owned(), source }
+        DownloadCause::Write {
+            path: self.file.path().to_owned(),
+            source,
+        }
     }
 
     fn verify(&self, expected: &Expected) -> Result<(), DownloadCause> {
-        let Expected::Exact { size, sha256 } = expected else { return Ok(()) };
+        let Expected::Exact { size, sha256 } = expected else {
+            return Ok(());
+        };
         if self.len < *size {
-            return Err(DownloadCause::TooShort { received: self.len, size: *size });
+            return Err(DownloadCause::TooShort {
+                received: self.len,
+                size: *size,
+            });
         }
         let got = hex(&self.hasher.clone().finalize());
-        if got == *sha256 { Ok(()) } else { Err(DownloadCause::Checksum { expected: sha256.clone(), got }) }
+        if got == *sha256 {
+            Ok(())
+        } else {
+            Err(DownloadCause::Checksum {
+                expected: sha256.clone(),
+                got,
+            })
+        }
     }
 
     /// The file. Only what was verified is handed out.
@@ -127,7 +161,10 @@ impl Http {
             StatusCode::PARTIAL_CONTENT if part.len > 0 => {
                 if !continues(response.headers(), part.len, expected.limit()) {
                     part.reset()?;
-                    return Err(broken_off(0, "the server sent a different range than requested"));
+                    return Err(broken_off(
+                        0,
+                        "the server sent a different range than requested",
+                    ));
                 }
             }
             StatusCode::RANGE_NOT_SATISFIABLE if part.len > 0 => {
@@ -139,22 +176,32 @@ impl Http {
             StatusCode::OK => part.reset()?,
             _ => {
                 let reason = status.canonical_reason().unwrap_or("");
-                return Err(DownloadCause::Status { code: status.as_u16(), reason });
+                return Err(DownloadCause::Status {
+                    code: status.as_u16(),
+                    reason,
+                });
             }
         }
         part.validator = validator(response.headers());
-        let html = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        let html = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         if html {
             return Err(DownloadCause::WebPage);
         }
-        let announced = response.content_length().map(|rest| rest.saturating_add(part.len));
+        let announced = response
+            .content_length()
+            .map(|rest| rest.saturating_add(part.len));
         let mut first = part.len == 0;
         loop {
             let chunk = match tokio::time::timeout(self.stall, response.chunk()).await {
                 Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Ok(chunk)) => chunk,
                 // What comes behind the last byte does not matter.
-                Ok(Err(_)) if matches!(expected, Expected::Exact { size, .. } if *size == part.len) => None,
+                Ok(Err(_)) if matches!(expected, Expected::Exact { size, .. } if *size == part.len) => {
+                    None
+                }
                 Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
             };
             if std::mem::take(&mut first) {
@@ -163,7 +210,9 @@ impl Http {
                 }
                 check_announced(announced, expected)?;
             }
-            let Some(chunk) = chunk else { return part.verify(expected) };
+            let Some(chunk) = chunk else {
+                return part.verify(expected);
+            };
             part.append(&chunk, expected.limit())?;
         }
     }
@@ -178,7 +227,10 @@ impl Http {
     ) -> Result<Response, DownloadCause> {
         let mut target = url.clone();
         for _ in 0..=REDIRECTS {
-            let mut request = self.client.get(target.clone()).header(ACCEPT_ENCODING, "identity");
+            let mut request = self
+                .client
+                .get(target.clone())
+                .header(ACCEPT_ENCODING, "identity");
             if let (Some((user, password)), true) = (login, target.origin() == url.origin()) {
                 request = request.basic_auth(user, Some(password));
             }
@@ -195,7 +247,9 @@ impl Http {
             let response = match tokio::time::timeout(self.stall, request.send()).await {
                 Err(_) => return Err(DownloadCause::Stalled { after: self.stall }),
                 Ok(Err(source)) if source.is_connect() => {
-                    return Err(DownloadCause::Unreachable { source: source.without_url().into() });
+                    return Err(DownloadCause::Unreachable {
+                        source: source.without_url().into(),
+                    });
                 }
                 Ok(Err(source)) => return Err(broken_off(part.len, source.without_url())),
                 Ok(Ok(response)) => response,
@@ -212,7 +266,10 @@ impl Http {
 /// Where a redirection leads.
 fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, DownloadCause> {
     let refuse = |to: String, why| Err(DownloadCause::Redirect { to, why });
-    let location = headers.get(LOCATION).and_then(|location| location.to_str().ok()).unwrap_or_default();
+    let location = headers
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .unwrap_or_default();
     let Ok(mut to) = from.join(location) else {
         return refuse("nowhere".to_owned(), "which is not a URL");
     };
@@ -229,8 +286,12 @@ fn follow(from: &Url, headers: &HeaderMap) -> Result<Url, DownloadCause> {
 
 /// Whether a partial answer goes on where we are: `bytes FIRST-LAST/TOTAL`.
 fn continues(headers: &HeaderMap, len: u64, size: u64) -> bool {
-    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-    let Some((first, rest)) = range.and_then(|range| range.trim().strip_prefix("bytes ")?.split_once('-')) else {
+    let range = headers
+        .get(CONTENT_RANGE)
+        .and_then(|range| range.to_str().ok());
+    let Some((first, rest)) =
+        range.and_then(|range| range.trim().strip_prefix("bytes ")?.split_once('-'))
+    else {
         return false;
     };
     let total = rest.split_once('/').map_or("*", |(_, total)| total);
@@ -239,15 +300,27 @@ fn continues(headers: &HeaderMap, len: u64, size: u64) -> bool {
 
 /// An entity tag that names bytes, else the time of the last change.
 fn validator(headers: &HeaderMap) -> Option<String> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    text(ETAG).filter(|tag| tag.starts_with('"')).or_else(|| text(LAST_MODIFIED))
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    text(ETAG)
+        .filter(|tag| tag.starts_with('"'))
+        .or_else(|| text(LAST_MODIFIED))
 }
 
 fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), DownloadCause> {
     match (announced, expected) {
-        (Some(announced), _) if announced > expected.limit() => Err(DownloadCause::TooLong { size: expected.limit() }),
+        (Some(announced), _) if announced > expected.limit() => Err(DownloadCause::TooLong {
+            size: expected.limit(),
+        }),
         (Some(received), Expected::Exact { size, .. }) if received < *size => {
-            Err(DownloadCause::TooShort { received, size: *size })
+            Err(DownloadCause::TooShort {
+                received,
+                size: *size,
+            })
         }
         _ => Ok(()),
     }
@@ -255,22 +328,34 @@ fn check_announced(announced: Option<u64>, expected: &Expected) -> Result<(), Do
 
 fn looks_like_html(bytes: &[u8]) -> bool {
     let start = bytes.trim_ascii_start();
-    [&b"<!doctype html"[..], b"<html"]
-        .iter()
-        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)))
+    [&b"<!doctype html"[..], b"<html"].iter().any(|tag| {
+        start
+            .get(..tag.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(tag))
+    })
 }
 
-fn broken_off(received: u64, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DownloadCause {
-    DownloadCause::BrokenOff { received, source: source.into() }
+fn broken_off(
+    received: u64,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> DownloadCause {
+    DownloadCause::BrokenOff {
+        received,
+        source: source.into(),
+    }
 }
 
 /// Copies a file of a directory that is a mirror.
-pub(super) async fn copy(path: &Path, part: &mut PartialFile<'_>, expected: &Expected) -> Result<(), DownloadCause> {
+pub(super) async fn copy(
+    path: &Path,
+    part: &mut PartialFile<'_>,
+    expected: &Expected,
+) -> Result<(), DownloadCause> {
     part.reset()?;
     let read = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => {
-            DownloadCause::Gone
-        }
+        std::io::ErrorKind::NotFound
+        | std::io::ErrorKind::NotADirectory
+        | std::io::ErrorKind::IsADirectory => DownloadCause::Gone,
         _ => DownloadCause::Read { source },
     };
     let mut file = bounded::open(path).map_err(read)?;

@@ -32,19 +32,28 @@ pub(super) enum DecompressError {
 }
 
 /// Unpacks to exactly `size` bytes.
-pub(super) fn unpack(format: IndexCompression, bytes: Vec<u8>, size: u64) -> Result<Vec<u8>, DecompressError> {
+pub(super) fn unpack(
+    format: IndexCompression,
+    bytes: Vec<u8>,
+    size: u64,
+) -> Result<Vec<u8>, DecompressError> {
     let wanted = usize::try_from(size).map_err(|_| DecompressError::TooLong)?;
     let text = match format {
         IndexCompression::Plain => bytes,
         // The announcement is not believed before bytes have come: it is not what memory is taken for.
         IndexCompression::Xz => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED);
+            let stream =
+                liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED);
             let stream = stream.map_err(|error| DecompressError::Broken(error.into()))?;
-            bounded(liblzma::bufread::XzDecoder::new_stream(bytes.as_slice(), stream), size)?
+            bounded(
+                liblzma::bufread::XzDecoder::new_stream(bytes.as_slice(), stream),
+                size,
+            )?
         }
-        IndexCompression::Zstd => {
-            bounded(zstd::Decoder::with_buffer(bytes.as_slice()).map_err(DecompressError::Broken)?, size)?
-        }
+        IndexCompression::Zstd => bounded(
+            zstd::Decoder::with_buffer(bytes.as_slice()).map_err(DecompressError::Broken)?,
+            size,
+        )?,
         IndexCompression::Gzip => gunzip(&bytes, wanted)?,
     };
     match text.len() {
@@ -56,7 +65,10 @@ pub(super) fn unpack(format: IndexCompression, bytes: Vec<u8>, size: u64) -> Res
 
 fn bounded(reader: impl io::Read, size: u64) -> Result<Vec<u8>, DecompressError> {
     let mut text = Vec::new();
-    reader.take(size.saturating_add(1)).read_to_end(&mut text).map_err(DecompressError::Broken)?;
+    reader
+        .take(size.saturating_add(1))
+        .read_to_end(&mut text)
+        .map_err(DecompressError::Broken)?;
     Ok(text)
 }
 
@@ -64,7 +76,8 @@ fn bounded(reader: impl io::Read, size: u64) -> Result<Vec<u8>, DecompressError>
 const DEFLATE_RATIO: usize = 1032;
 
 fn gunzip(bytes: &[u8], wanted: usize) -> Result<Vec<u8>, DecompressError> {
-    let broken = |what: &str| DecompressError::Broken(io::Error::new(io::ErrorKind::InvalidData, what));
+    let broken =
+        |what: &str| DecompressError::Broken(io::Error::new(io::ErrorKind::InvalidData, what));
     if wanted > bytes.len().saturating_mul(DEFLATE_RATIO) {
         return Err(broken("it is too short for its size"));
     }
@@ -89,11 +102,14 @@ mod tests {
             IndexCompression::Zstd => zstd::encode_all(text, 3).unwrap(),
             IndexCompression::Xz => {
                 let mut packed = Vec::new();
-                liblzma::read::XzEncoder::new(text, 6).read_to_end(&mut packed).unwrap();
+                liblzma::read::XzEncoder::new(text, 6)
+                    .read_to_end(&mut packed)
+                    .unwrap();
                 packed
             }
             IndexCompression::Gzip => {
-                let mut compressor = libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
+                let mut compressor =
+                    libdeflater::Compressor::new(libdeflater::CompressionLvl::default());
                 let mut packed = vec![0; compressor.gzip_compress_bound(text.len())];
                 let len = compressor.gzip_compress(text, &mut packed).unwrap();
                 packed.truncate(len);
@@ -108,12 +124,31 @@ mod tests {
         let size = text.len() as u64;
         for (format, _) in FORMATS {
             let packed = packed(format, &text);
-            assert_eq!(unpack(format, packed.clone(), size).unwrap(), text, "{format:?}");
-            assert!(matches!(unpack(format, packed.clone(), size - 1), Err(DecompressError::TooLong)), "{format:?}");
-            assert!(matches!(unpack(format, packed.clone(), size + 1), Err(DecompressError::Broken(_))), "{format:?}");
+            assert_eq!(
+                unpack(format, packed.clone(), size).unwrap(),
+                text,
+                "{format:?}"
+            );
+            assert!(
+                matches!(
+                    unpack(format, packed.clone(), size - 1),
+                    Err(DecompressError::TooLong)
+                ),
+                "{format:?}"
+            );
+            assert!(
+                matches!(
+                    unpack(format, packed.clone(), size + 1),
+                    Err(DecompressError::Broken(_))
+                ),
+                "{format:?}"
+            );
             assert!(unpack(format, packed, u64::MAX).is_err(), "{format:?}");
             if format != IndexCompression::Plain {
-                assert!(unpack(format, b"no such format".to_vec(), 10).is_err(), "{format:?}");
+                assert!(
+                    unpack(format, b"no such format".to_vec(), 10).is_err(),
+                    "{format:?}"
+                );
             }
         }
     }

@@ -12,8 +12,8 @@ pub(super) struct SourceEntry {
 
 /// Debian's releases by name. Ubuntu's are others, so a suite tells whose an archive is.
 const CODENAMES: [&str; 12] = [
-    "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "testing",
-    "unstable",
+    "jessie", "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid",
+    "stable", "testing", "unstable",
 ];
 
 /// Names that other archives use for their suites too.
@@ -22,18 +22,22 @@ const CLASSES: [&str; 4] = ["stable", "testing", "unstable", "oldstable"];
 impl SourceEntry {
     /// How sure it is that this is Debian's own archive; none where it is not.
     fn archive_score(&self) -> Option<u32> {
-        let known = CODENAMES.contains(&self.suite.as_str()) || CLASSES.contains(&self.suite.as_str());
-        if !known || !self.components.iter().any(|component| component == "main") || self.is_of_others() {
+        let known =
+            CODENAMES.contains(&self.suite.as_str()) || CLASSES.contains(&self.suite.as_str());
+        if !known
+            || !self.components.iter().any(|component| component == "main")
+            || self.is_of_others()
+        {
             return None;
         }
         let uri = self.uri.trim_end_matches('/');
         let mut score = 0;
         score += if self.is_signed_by_debian() { 8 } else { 0 };
         // Right below the host, as mirrors have it; makers of programs have it further down.
-        score += if uri
-            .split_once("://")
-            .is_some_and(|(_, rest)| rest.split_once('/').is_some_and(|(_, path)| path == "debian"))
-        {
+        score += if uri.split_once("://").is_some_and(|(_, rest)| {
+            rest.split_once('/')
+                .is_some_and(|(_, path)| path == "debian")
+        }) {
             4
         } else {
             0
@@ -45,7 +49,10 @@ impl SourceEntry {
 
     /// The same for the archive of security updates.
     fn security_score(&self) -> Option<u32> {
-        let suite = self.suite.strip_suffix("-security").or_else(|| self.suite.strip_suffix("/updates"))?;
+        let suite = self
+            .suite
+            .strip_suffix("-security")
+            .or_else(|| self.suite.strip_suffix("/updates"))?;
         let known = CODENAMES.contains(&suite) || CLASSES.contains(&suite);
         let own = self.uri.contains("debian-security") || self.uri.contains("security.debian");
         (known && !self.is_of_others()).then_some(u32::from(own))
@@ -66,10 +73,18 @@ impl SourceEntry {
 pub(super) fn choose(entries: &[SourceEntry]) -> (Option<&str>, Option<&str>) {
     // The first of the best: apt, too, prefers what stands first.
     let best = |score: fn(&SourceEntry) -> Option<u32>| {
-        let scored = entries.iter().filter_map(|entry| Some((score(entry)?, entry)));
-        scored.rev().max_by_key(|(score, _)| *score).map(|(_, entry)| entry.uri.as_str())
+        let scored = entries
+            .iter()
+            .filter_map(|entry| Some((score(entry)?, entry)));
+        scored
+            .rev()
+            .max_by_key(|(score, _)| *score)
+            .map(|(_, entry)| entry.uri.as_str())
     };
-    (best(SourceEntry::archive_score), best(SourceEntry::security_score))
+    (
+        best(SourceEntry::archive_score),
+        best(SourceEntry::security_score),
+    )
 }
 
 /// Entries of a file in the one-line form.
@@ -79,12 +94,17 @@ pub(super) fn parse_list(text: &str) -> Vec<SourceEntry> {
 
 fn parse_line(line: &str) -> Option<SourceEntry> {
     let line = line.split('#').next()?.trim();
-    let rest = line.strip_prefix("deb").filter(|rest| rest.starts_with([' ', '\t', '[']))?.trim_start();
+    let rest = line
+        .strip_prefix("deb")
+        .filter(|rest| rest.starts_with([' ', '\t', '[']))?
+        .trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options.split_whitespace().find_map(|option| option.strip_prefix("signed-by="));
+    let signed_by = options
+        .split_whitespace()
+        .find_map(|option| option.strip_prefix("signed-by="));
     let mut fields = rest.split_whitespace();
     Some(SourceEntry {
         uri: fields.next()?.to_owned(),
@@ -117,16 +137,33 @@ pub(super) fn parse_sources(text: &str) -> Vec<SourceEntry> {
 }
 
 fn paragraph(fields: &[(String, String)], entries: &mut Vec<SourceEntry>) {
-    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
-    let words = |name: &str| field(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let field = |name: &str| {
+        fields
+            .iter()
+            .find(|(key, _)| key == name)
+            .map_or("", |(_, value)| value.as_str())
+    };
+    let words = |name: &str| {
+        field(name)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     let off = ["no", "false", "0", "off", "without", "disable"];
-    if off.contains(&field("enabled").to_ascii_lowercase().as_str()) || !words("types").iter().any(|ty| ty == "deb") {
+    if off.contains(&field("enabled").to_ascii_lowercase().as_str())
+        || !words("types").iter().any(|ty| ty == "deb")
+    {
         return;
     }
     for uri in words("uris") {
         for suite in words("suites") {
             let (components, signed_by) = (words("components"), field("signed-by").to_owned());
-            entries.push(SourceEntry { uri: uri.clone(), suite, components, signed_by });
+            entries.push(SourceEntry {
+                uri: uri.clone(),
+                suite,
+                components,
+                signed_by,
+            });
         }
     }
 }
@@ -152,7 +189,10 @@ mod tests {
              deb https://mirror.example.org/debian bookworm-updates main\n\
              deb https://mirror.example.org/debian-security bookworm-security main\n",
         );
-        let expected = ("https://mirror.example.org/debian/", "https://mirror.example.org/debian-security");
+        let expected = (
+            "https://mirror.example.org/debian/",
+            "https://mirror.example.org/debian-security",
+        );
         assert_eq!(chosen(&entries), expected);
     }
 
@@ -168,7 +208,13 @@ mod tests {
              Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n -----END PGP PUBLIC KEY BLOCK-----\n\n\
              Types: deb\nURIs: https://security.example.org/\nSuites: trixie-security\nComponents: main\n",
         );
-        assert_eq!(chosen(&entries), ("https://mirror.example.org/debian", "https://security.example.org/"));
+        assert_eq!(
+            chosen(&entries),
+            (
+                "https://mirror.example.org/debian",
+                "https://security.example.org/"
+            )
+        );
     }
 
     #[test]
@@ -181,7 +227,15 @@ mod tests {
         assert_eq!(chosen(&parse_list(ubuntu)), ("-", "-"));
         let mirror = parse_list("deb https://mirror.example.org/d bookworm main\n");
         assert_eq!(chosen(&mirror), ("https://mirror.example.org/d", "-"));
-        for broken in ["deb", "deb [", "deb [a] x", "debian x y z", "deb x", "", "[deb] x y"] {
+        for broken in [
+            "deb",
+            "deb [",
+            "deb [a] x",
+            "debian x y z",
+            "deb x",
+            "",
+            "[deb] x y",
+        ] {
             assert_eq!(parse_list(broken), [], "{broken}");
         }
     }

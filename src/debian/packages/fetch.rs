@@ -88,21 +88,50 @@ impl Fetcher {
         let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
         let meter = store.meter().cloned().unwrap_or_default();
         let downloads = Mutex::default();
-        Fetcher { shared: Arc::new(FetchShared { store, supply, now, cancel, files, changed, downloads, meter }) }
+        Fetcher {
+            shared: Arc::new(FetchShared {
+                store,
+                supply,
+                now,
+                cancel,
+                files,
+                changed,
+                downloads,
+                meter,
+            }),
+        }
     }
 
     /// Begins to get what the store lacks of some sets, in their order; returns at once.
     pub fn begin<'a>(&self, sets: impl Iterator<Item = &'a PackageSet>) {
-        let Ok(supply) = &self.shared.supply else { return };
-        let own = |package: &&LockedPackage| supply.wanted.get(&package.sha256).is_some_and(|wanted| wanted.own);
+        let Ok(supply) = &self.shared.supply else {
+            return;
+        };
+        let own = |package: &&LockedPackage| {
+            supply
+                .wanted
+                .get(&package.sha256)
+                .is_some_and(|wanted| wanted.own)
+        };
         // Whoever needs a file asks again where this fails.
-        let Ok(batch) = self.claim(sets.flat_map(|set| &set.install).filter(|package| !own(package))) else { return };
+        let Ok(batch) = self.claim(
+            sets.flat_map(|set| &set.install)
+                .filter(|package| !own(package)),
+        ) else {
+            return;
+        };
         if batch.is_empty() {
             return;
         }
-        let (shared, names) = (self.shared.clone(), batch.iter().map(|wanted| wanted.package.sha256.clone()));
+        let (shared, names) = (
+            self.shared.clone(),
+            batch.iter().map(|wanted| wanted.package.sha256.clone()),
+        );
         let names: Vec<_> = names.collect();
-        if std::thread::Builder::new().spawn(move || shared.get(&batch, false)).is_err() {
+        if std::thread::Builder::new()
+            .spawn(move || shared.get(&batch, false))
+            .is_err()
+        {
             // Nobody gets them: whoever needs one does.
             let mut files = self.shared.lock();
             names.iter().for_each(|name| drop(files.remove(name)));
@@ -113,7 +142,11 @@ impl Fetcher {
     ///
     /// # Errors
     /// One of them cannot be had, or the store fails.
-    pub fn demand(&self, set: &PackageSet, cancel: &CancelToken) -> Result<Vec<BlobRef>, DemandError> {
+    pub fn demand(
+        &self,
+        set: &PackageSet,
+        cancel: &CancelToken,
+    ) -> Result<Vec<BlobRef>, DemandError> {
         let batch = self.claim(set.install.iter())?;
         if !batch.is_empty() {
             self.shared.get(&batch, true);
@@ -124,11 +157,19 @@ impl Fetcher {
             loop {
                 match files.get(&package.sha256) {
                     Some(FetchedFile::Here(blob)) => break blobs.push(*blob),
-                    Some(FetchedFile::Failed(error)) => return Err(DemandError::Package(error.clone())),
-                    Some(FetchedFile::Coming) if cancel.is_cancelled() => return Err(DemandError::Cancelled),
+                    Some(FetchedFile::Failed(error)) => {
+                        return Err(DemandError::Package(error.clone()));
+                    }
+                    Some(FetchedFile::Coming) if cancel.is_cancelled() => {
+                        return Err(DemandError::Cancelled);
+                    }
                     Some(FetchedFile::Coming) => {
-                        let waited = self.shared.changed.wait_timeout(files, Duration::from_millis(100));
-                        files = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(files, _)| files);
+                        let waited = self
+                            .shared
+                            .changed
+                            .wait_timeout(files, Duration::from_millis(100));
+                        files = waited
+                            .map_or_else(|poisoned| poisoned.into_inner().0, |(files, _)| files);
                     }
                     // What came ahead was given up for the sake of another file.
                     None => {
@@ -147,7 +188,13 @@ impl Fetcher {
 
     /// The downloads that came to their end since this was last asked.
     pub fn take_downloads(&self) -> Vec<(String, Instant, Instant)> {
-        std::mem::take(&mut *self.shared.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .shared
+                .downloads
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 
     /// How much has come of what is to come.
@@ -161,25 +208,41 @@ impl Fetcher {
     }
 
     /// Of some packages those that nobody gets yet and the store lacks: now they are the caller's to get.
-    fn claim<'a>(&self, packages: impl Iterator<Item = &'a LockedPackage>) -> Result<Vec<PackageDownload>, StoreError> {
+    fn claim<'a>(
+        &self,
+        packages: impl Iterator<Item = &'a LockedPackage>,
+    ) -> Result<Vec<PackageDownload>, StoreError> {
         let mut batch = Vec::new();
         let mut files = self.shared.lock();
         for package in packages {
-            if matches!(files.get(&package.sha256), Some(FetchedFile::Coming | FetchedFile::Here(_))) {
+            if matches!(
+                files.get(&package.sha256),
+                Some(FetchedFile::Coming | FetchedFile::Here(_))
+            ) {
                 continue;
             }
             let found = files::find(&self.shared.store, &package.sha256).inspect_err(|_| {
                 // Nobody will get what was claimed so far.
-                batch.iter().for_each(|wanted: &PackageDownload| drop(files.remove(&wanted.package.sha256)));
+                batch.iter().for_each(|wanted: &PackageDownload| {
+                    drop(files.remove(&wanted.package.sha256))
+                });
             })?;
             let state = match found {
                 Some(blob) => FetchedFile::Here(blob),
-                None => match self.shared.supply.as_ref().map(|supply| supply.wanted.get(&package.sha256)) {
+                None => match self
+                    .shared
+                    .supply
+                    .as_ref()
+                    .map(|supply| supply.wanted.get(&package.sha256))
+                {
                     Ok(Some(wanted)) => {
                         batch.push(wanted.clone());
                         FetchedFile::Coming
                     }
-                    Err(error) => FetchedFile::Failed(PackageFetchError { package: title(package), ..error.clone() }),
+                    Err(error) => FetchedFile::Failed(PackageFetchError {
+                        package: title(package),
+                        ..error.clone()
+                    }),
                     Ok(None) => FetchedFile::Failed(PackageFetchError {
                         package: title(package),
                         reason: "no source for it is known".to_owned(),
@@ -209,7 +272,9 @@ pub enum DemandError {
 
 impl FetchShared {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, FetchedFile>> {
-        self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.files
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn set(&self, sha256: &str, file: FetchedFile) {
@@ -226,10 +291,21 @@ impl FetchShared {
         self.get_all(batch, needed);
         let bytes = batch.iter().map(|wanted| wanted.package.size).sum();
         let name = match batch {
-            [only] => format!("{}, {}", title(&only.package), crate::base::human::bytes(bytes)),
-            _ => format!("{} packages, {}", batch.len(), crate::base::human::bytes(bytes)),
+            [only] => format!(
+                "{}, {}",
+                title(&only.package),
+                crate::base::human::bytes(bytes)
+            ),
+            _ => format!(
+                "{} packages, {}",
+                batch.len(),
+                crate::base::human::bytes(bytes)
+            ),
         };
-        let mut downloads = self.downloads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut downloads = self
+            .downloads
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         downloads.push((name, begun, Instant::now()));
     }
 
@@ -240,7 +316,9 @@ impl FetchShared {
                 let key = &wanted.package.sha256;
                 if let Some(FetchedFile::Coming) = files.get(key) {
                     match needed {
-                        true => drop(files.insert(key.clone(), FetchedFile::Failed(reason.clone()))),
+                        true => {
+                            drop(files.insert(key.clone(), FetchedFile::Failed(reason.clone())))
+                        }
                         false => drop(files.remove(key)),
                     }
                 }
@@ -250,25 +328,41 @@ impl FetchShared {
     }
 
     fn try_get(&self, batch: &[PackageDownload]) -> Result<(), PackageFetchError> {
-        let Ok(supply) = &self.supply else { return Ok(()) };
-        let failed = |wanted: &PackageDownload, reason: String, help: Option<PackageHint>| PackageFetchError {
-            package: title(&wanted.package),
-            reason,
-            help,
+        let Ok(supply) = &self.supply else {
+            return Ok(());
+        };
+        let failed = |wanted: &PackageDownload, reason: String, help: Option<PackageHint>| {
+            PackageFetchError {
+                package: title(&wanted.package),
+                reason,
+                help,
+            }
         };
         let first = &batch[0];
-        let scratch = self.store.scratch().map_err(|error| failed(first, with_causes(&error), None))?;
-        let options = Options { meter: Some(self.meter.clone()), ..Options::default() };
+        let scratch = self
+            .store
+            .scratch()
+            .map_err(|error| failed(first, with_causes(&error), None))?;
+        let options = Options {
+            meter: Some(self.meter.clone()),
+            ..Options::default()
+        };
         let client = Client::new(&supply.mirrors, scratch.path(), &self.cancel, options);
         let client = client.map_err(|error| failed(first, with_causes(&error), None))?;
         let files: Vec<_> = batch
             .iter()
-            .map(|PackageDownload { package, places, own: _ }| crate::debian::archive::DownloadRequest {
-                name: title(package),
-                size: package.size,
-                sha256: package.sha256.clone(),
-                places: places.clone(),
-            })
+            .map(
+                |PackageDownload {
+                     package,
+                     places,
+                     own: _,
+                 }| crate::debian::archive::DownloadRequest {
+                    name: title(package),
+                    size: package.size,
+                    sha256: package.sha256.clone(),
+                    places: places.clone(),
+                },
+            )
             .collect();
         let errors = rayon::in_place_scope(|scope| {
             let mut done = |place: usize, path: &Path| {
@@ -276,14 +370,28 @@ impl FetchShared {
                 // The client removes the file after the call; what is open stays.
                 let file = bounded::open(path);
                 scope.spawn(move |_| {
-                    let keep = |file| files::keep(&self.store, &wanted.package, io::BufReader::new(file), self.now);
+                    let keep = |file| {
+                        files::keep(
+                            &self.store,
+                            &wanted.package,
+                            io::BufReader::new(file),
+                            self.now,
+                        )
+                    };
                     let kept = file.map_err(|error| with_causes(&error));
-                    let kept = kept.and_then(|file| keep(file).map_err(|error| with_causes(&error)));
+                    let kept =
+                        kept.and_then(|file| keep(file).map_err(|error| with_causes(&error)));
                     let failed = |reason| FetchedFile::Failed(failed(wanted, reason, None));
-                    self.set(&wanted.package.sha256, kept.map_or_else(failed, FetchedFile::Here));
+                    self.set(
+                        &wanted.package.sha256,
+                        kept.map_or_else(failed, FetchedFile::Here),
+                    );
                 });
             };
-            client.get(&files, &mut done, &mut |_, _| {}).err().unwrap_or_default()
+            client
+                .get(&files, &mut done, &mut |_, _| {})
+                .err()
+                .unwrap_or_default()
         });
         let mut told = None;
         for (place, error) in errors {
@@ -296,7 +404,11 @@ impl FetchShared {
                 _ => PackageHint::Mirror("try again, or choose another mirror".to_owned()),
             };
             let causes = with_causes(&error.cause);
-            let error = failed(&batch[place], format!("{}: {causes}", error.url), Some(help));
+            let error = failed(
+                &batch[place],
+                format!("{}: {causes}", error.url),
+                Some(help),
+            );
             told.get_or_insert_with(|| error.clone());
             self.set(&batch[place].package.sha256, FetchedFile::Failed(error));
         }
@@ -307,5 +419,8 @@ impl FetchShared {
 
 /// How messages call a package file.
 pub fn title(package: &LockedPackage) -> String {
-    format!("{} {} ({})", package.name, package.version, package.architecture)
+    format!(
+        "{} {} ({})",
+        package.name, package.version, package.architecture
+    )
 }

@@ -19,7 +19,10 @@ const NAME: &str = "package";
 /// The Action that gets a file by its digest.
 fn action(sha256: &str) -> Action<Bound> {
     let mut action = Action::new("package", 1, Executor::Host);
-    action.steps.push(Step::Fetch { sha256: sha256.to_owned(), as_a: ImportAs::File });
+    action.steps.push(Step::Fetch {
+        sha256: sha256.to_owned(),
+        as_a: ImportAs::File,
+    });
     action
 }
 
@@ -29,7 +32,8 @@ fn action(sha256: &str) -> Action<Bound> {
 /// The store cannot be read.
 pub fn find(store: &Store, sha256: &str) -> Result<Option<BlobRef>, StoreError> {
     for claim in store.lookup(&action(sha256).digest())? {
-        if let Some(FileContent::Blob(blob)) = claim.result.files.get(NAME).map(|file| &file.content)
+        if let Some(FileContent::Blob(blob)) =
+            claim.result.files.get(NAME).map(|file| &file.content)
             && store.has_blob(&blob.digest)?
         {
             return Ok(Some(*blob));
@@ -42,18 +46,32 @@ pub fn find(store: &Store, sha256: &str) -> Result<Option<BlobRef>, StoreError> 
 ///
 /// # Errors
 /// It cannot be read, or the store cannot be written.
-pub fn keep(store: &Store, package: &LockedPackage, content: impl io::Read, now: u64) -> Result<BlobRef, StoreError> {
+pub fn keep(
+    store: &Store,
+    package: &LockedPackage,
+    content: impl io::Read,
+    now: u64,
+) -> Result<BlobRef, StoreError> {
     let blob = store.put_blob(content)?;
     let action = action(&package.sha256);
-    let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
-    let what = format!("{} {} {}", package.name, package.version, package.architecture);
+    let file = OutputFile {
+        content: FileContent::Blob(blob),
+        mode: 0o644,
+    };
+    let what = format!(
+        "{} {} {}",
+        package.name, package.version, package.architecture
+    );
     store.put_claim(&Claim {
         action: action.digest(),
         kind: action.kind.to_owned(),
         stage: what.clone(),
         node: what,
         recipe: String::new(),
-        result: Outputs { files: BTreeMap::from([(NAME.to_owned(), file)]), ..Outputs::default() },
+        result: Outputs {
+            files: BTreeMap::from([(NAME.to_owned(), file)]),
+            ..Outputs::default()
+        },
         caveats: BTreeSet::new(),
         sandbox: "host".to_owned(),
         isolation: Isolation::Host,
@@ -61,7 +79,11 @@ pub fn keep(store: &Store, package: &LockedPackage, content: impl io::Read, now:
         writer: String::new(),
         created: now,
         engine_epoch: u64::from(ENGINE_EPOCH),
-        cost: Cost { wall_ms: 0, cpu_ms: 0, stored_bytes: blob.size },
+        cost: Cost {
+            wall_ms: 0,
+            cpu_ms: 0,
+            stored_bytes: blob.size,
+        },
         log: None,
         fields: capped(action.explain()),
         root: None,
@@ -75,7 +97,11 @@ pub fn keep(store: &Store, package: &LockedPackage, content: impl io::Read, now:
 /// # Errors
 /// It is gone or damaged, or cannot be written.
 pub fn write(store: &Store, blob: &BlobRef, path: &Path) -> Result<(), StoreError> {
-    let io = |source| StoreError::Io { verb: "write", path: path.to_owned(), source };
+    let io = |source| StoreError::Io {
+        verb: "write",
+        path: path.to_owned(),
+        source,
+    };
     let mut file = File::create_new(path).map_err(io)?;
     io::copy(&mut store.open_blob(&blob.digest)?, &mut file).map_err(io)?;
     Ok(())
@@ -85,11 +111,19 @@ pub fn write(store: &Store, blob: &BlobRef, path: &Path) -> Result<(), StoreErro
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn roots<'a>(store: &Store, digests: impl Iterator<Item = &'a str>) -> Result<Vec<Root>, StoreError> {
+pub fn roots<'a>(
+    store: &Store,
+    digests: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Root>, StoreError> {
     let mut roots = Vec::new();
     for sha256 in digests {
         let action = action(sha256).digest();
-        roots.extend(store.lookup(&action)?.into_iter().map(|claim| Root::Claim(action, claim.claim)));
+        roots.extend(
+            store
+                .lookup(&action)?
+                .into_iter()
+                .map(|claim| Root::Claim(action, claim.claim)),
+        );
     }
     Ok(roots)
 }

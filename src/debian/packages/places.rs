@@ -53,16 +53,34 @@ impl PackageSources<'_> {
                 size: package.size,
             };
             let places = match &package.archive {
-                None => vec![DownloadSource { mirror: Mirror::of_directory(self.dir), path: package.path.clone() }],
+                None => vec![DownloadSource {
+                    mirror: Mirror::of_directory(self.dir),
+                    path: package.path.clone(),
+                }],
                 Some(archive) => {
-                    let date = entry.archives.iter().find(|known| known.name == *archive).map(|known| &*known.date);
+                    let date = entry
+                        .archives
+                        .iter()
+                        .find(|known| known.name == *archive)
+                        .map(|known| &*known.date);
                     let snapshot = self.snapshot_of(archive, date.unwrap_or_default());
                     let bases = self.base(archive, named).into_iter().chain(snapshot);
-                    bases.map(|mirror| DownloadSource { mirror, path: package.path.clone() }).collect()
+                    bases
+                        .map(|mirror| DownloadSource {
+                            mirror,
+                            path: package.path.clone(),
+                        })
+                        .collect()
                 }
             };
             let own = package.archive.is_none();
-            wanted.entry(file.sha256.clone()).or_insert(PackageDownload { package: file, places, own });
+            wanted
+                .entry(file.sha256.clone())
+                .or_insert(PackageDownload {
+                    package: file,
+                    places,
+                    own,
+                });
         }
     }
 
@@ -79,7 +97,10 @@ impl PackageSources<'_> {
         let place = archive.split('/').next().unwrap_or(archive);
         // `2026-11-14T10:00:00Z` as snapshots spell it.
         let timestamp: String = date.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-        let address = self.snapshot?.replace("{archive}", place).replace("{timestamp}", &timestamp);
+        let address = self
+            .snapshot?
+            .replace("{archive}", place)
+            .replace("{timestamp}", &timestamp);
         Mirror::parse(address.trim_end_matches("{path}")).ok()
     }
 }
@@ -92,11 +113,19 @@ pub fn address(
     repository: &Repository,
     secrets: &std::collections::BTreeMap<String, impasto_stages::Secret>,
 ) -> Result<Option<Mirror>, MirrorError> {
-    let Some(uri) = &repository.uri else { return Ok(None) };
+    let Some(uri) = &repository.uri else {
+        return Ok(None);
+    };
     let mirror = Mirror::parse(uri)?;
-    let login = repository.login.as_ref().and_then(|name| secrets.get(name)).map(|secret| secret.expose());
-    Ok(Some(match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
-        Some((user, password)) => mirror.with_login(user, password),
-        None => mirror,
-    }))
+    let login = repository
+        .login
+        .as_ref()
+        .and_then(|name| secrets.get(name))
+        .map(|secret| secret.expose());
+    Ok(Some(
+        match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
+            Some((user, password)) => mirror.with_login(user, password),
+            None => mirror,
+        },
+    ))
 }

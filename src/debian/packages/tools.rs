@@ -60,10 +60,14 @@ pub fn tools(
         .map(|(identity, blob)| DebSource {
             identity,
             open: Box::new(move || {
-                let reader = store.open_blob(&blob.digest).map_err(std::io::Error::other)?;
+                let reader = store
+                    .open_blob(&blob.digest)
+                    .map_err(std::io::Error::other)?;
                 Ok(Box::new(reader) as Box<dyn Read + Send>)
             }),
         })
         .collect();
-    Ok(ToolboxTree::open_or_make(store, &sources)?.path().to_owned())
+    Ok(ToolboxTree::open_or_make(store, &sources)?
+        .path()
+        .to_owned())
 }

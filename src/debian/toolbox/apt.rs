@@ -65,17 +65,35 @@ impl AptTool {
         );
         let path = dir.join("apt.conf");
         fs::write(&path, config).map_err(ToolFailure::io("write", &path))?;
-        Ok(AptTool { dir: dir.to_path_buf(), sources: String::new() })
+        Ok(AptTool {
+            dir: dir.to_path_buf(),
+            sources: String::new(),
+        })
     }
 
     /// Adds an archive whose files lie in `from`: `Release`, and `COMPONENT/binary-ARCHITECTURE/Packages`, or `Packages`
     /// right there where it is flat. All of it was checked by whoever put it there.
     pub(super) fn add(&mut self, archive: &AptArchive<'_>, from: &Path) -> Result<(), ToolFailure> {
-        let AptArchive { site, name, suite, components } = archive;
-        for word in [site, name].into_iter().chain(suite).copied().chain(components.iter().map(String::as_str)) {
+        let AptArchive {
+            site,
+            name,
+            suite,
+            components,
+        } = archive;
+        for word in [site, name]
+            .into_iter()
+            .chain(suite)
+            .copied()
+            .chain(components.iter().map(String::as_str))
+        {
             let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-./+_~:".contains(&byte);
-            if word.is_empty() || !word.bytes().all(fits) || word.split('/').any(|part| part == "..") {
-                return Err(ToolFailure::new(format!("{word:?} is not a valid name for apt")));
+            if word.is_empty()
+                || !word.bytes().all(fits)
+                || word.split('/').any(|part| part == "..")
+            {
+                return Err(ToolFailure::new(format!(
+                    "{word:?} is not a valid name for apt"
+                )));
             }
         }
         let base = format!("{site}/{name}/");
@@ -93,11 +111,15 @@ impl AptTool {
                     for entry in fs::read_dir(&dir).into_iter().flatten() {
                         let entry = entry.map_err(ToolFailure::io("list", &dir))?;
                         let binary = entry.file_name();
-                        let file = format!("{base}{component}/{}/Packages", binary.to_string_lossy());
+                        let file =
+                            format!("{base}{component}/{}/Packages", binary.to_string_lossy());
                         self.link(&entry.path().join("Packages"), &file)?;
                     }
                 }
-                format!("deb [trusted=yes] http://{site}/{name} {suite} {}\n", components.join(" "))
+                format!(
+                    "deb [trusted=yes] http://{site}/{name} {suite} {}\n",
+                    components.join(" ")
+                )
             }
         };
         self.sources += &line;
@@ -116,7 +138,9 @@ impl AptTool {
 
     /// `apt-get`, for arguments.
     pub(super) fn get(&self) -> HostProgram {
-        HostProgram::new("apt-get").env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C.UTF-8")
+        HostProgram::new("apt-get")
+            .env("APT_CONFIG", self.dir.join("apt.conf"))
+            .env("LC_ALL", "C.UTF-8")
     }
 }
 

@@ -27,7 +27,8 @@ use crate::sandbox::{ToolFailure, ToolTask};
 
 pub use bootstrap::PACKAGES;
 pub use resolve::{
-    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage, Variant,
+    APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ResolvedPackage,
+    Variant,
 };
 pub use tools::{EMULATOR, SUITE, TOOLS};
 
@@ -61,20 +62,29 @@ impl ToolboxTask {
     /// As a sandbox carries it to [`perform`].
     pub fn packed(&self) -> ToolTask {
         let body = rmp_serde::to_vec(self).expect("BUG: a task is plain data");
-        ToolTask { body, foreign: self.foreign().map(str::to_owned) }
+        ToolTask {
+            body,
+            foreign: self.foreign().map(str::to_owned),
+        }
     }
 
     /// Debian's name of the machine whose programs it runs, where that is not this one.
     fn foreign(&self) -> Option<&str> {
         match self {
-            ToolboxTask::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => Some(&spec.architecture),
+            ToolboxTask::Bootstrap { spec, .. } if spec.architecture != ARCHITECTURE => {
+                Some(&spec.architecture)
+            }
             _ => None,
         }
     }
 }
 
 /// Debian's name of the machine that this binary is for.
-const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    "amd64"
+};
 
 /// The file that holds a tree: read by the making of a disk, written by a bootstrap.
 pub const TREE: &str = "tree.tar";
@@ -94,10 +104,18 @@ pub fn perform(
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
     let task = rmp_serde::from_slice::<ToolboxTask>(body);
-    match task.map_err(|error| ToolFailure::new(format!("BUG: the task cannot be read: {error}")))? {
+    match task
+        .map_err(|error| ToolFailure::new(format!("BUG: the task cannot be read: {error}")))?
+    {
         ToolboxTask::Resolve { request } => resolve::resolve(&request, work, log),
-        ToolboxTask::Bootstrap { spec, epoch } => bootstrap::bootstrap(&spec, epoch, work, log, phase),
-        ToolboxTask::AssembleDisk { spec, epoch, reordered } => disk(&spec, epoch, reordered, work, log, phase),
+        ToolboxTask::Bootstrap { spec, epoch } => {
+            bootstrap::bootstrap(&spec, epoch, work, log, phase)
+        }
+        ToolboxTask::AssembleDisk {
+            spec,
+            epoch,
+            reordered,
+        } => disk(&spec, epoch, reordered, work, log, phase),
     }
 }
 
@@ -116,7 +134,10 @@ fn disk(
     let mut tree = bounded::open(&tree).map_err(ToolFailure::io("read", &tree))?;
     let mut line = |line: &str| log(format!("{line}\n").as_bytes());
     let made = crate::assemble::assemble(spec, &mut tree, epoch, reordered, dir, &mut line, phase)
-        .map_err(|error| ToolFailure { message: with_causes(&error), help: error.help() })?;
+        .map_err(|error| ToolFailure {
+            message: with_causes(&error),
+            help: error.help(),
+        })?;
     assert_eq!(made, path, "BUG: the disk lies elsewhere");
     Ok(())
 }

@@ -33,17 +33,26 @@ pub(super) struct ProgramOutput {
 impl HostProgram {
     /// `name`, found in the usual directories, with nothing of the host's environment.
     pub(super) fn new(name: &str) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "this is the inside of a sandbox, which runs programs")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the inside of a sandbox, which runs programs"
+        )]
         let mut command = Command::new(name);
         command
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", "/root")
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         crate::sandbox::confine(&mut command, false);
-        HostProgram { name: name.to_owned(), command }
+        HostProgram {
+            name: name.to_owned(),
+            command,
+        }
     }
 
     pub(super) fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
@@ -67,7 +76,11 @@ impl HostProgram {
     /// # Errors
     /// It cannot be started.
     pub(super) fn start(mut self) -> Result<Child, ToolFailure> {
-        let child = self.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let child = self
+            .command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
         child.map_err(failed(&self.name, "start"))
     }
 
@@ -78,7 +91,11 @@ impl HostProgram {
     pub(super) fn output(mut self) -> Result<ProgramOutput, ToolFailure> {
         let output = self.command.output().map_err(failed(&self.name, "start"))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(ProgramOutput { status: output.status, stdout: text(&output.stdout), stderr: text(&output.stderr) })
+        Ok(ProgramOutput {
+            status: output.status,
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
     }
 
     /// Runs it to its end; that it fails is an error, whose words are its last line.
@@ -92,8 +109,15 @@ impl HostProgram {
             return Ok(());
         }
         let said = |line: &&String| !line.is_empty();
-        let why = ended.lines.iter().rev().find(|line| line.starts_with("E: ")).or(ended.lines.iter().rev().find(said));
-        let why = why.map_or(ended.status.to_string(), |line| line.trim_start_matches("E: ").to_owned());
+        let why = ended
+            .lines
+            .iter()
+            .rev()
+            .find(|line| line.starts_with("E: "))
+            .or(ended.lines.iter().rev().find(said));
+        let why = why.map_or(ended.status.to_string(), |line| {
+            line.trim_start_matches("E: ").to_owned()
+        });
         Err(ToolFailure::new(format!("`{name}` failed: {why}")))
     }
 
@@ -106,7 +130,12 @@ impl HostProgram {
         let failed = |verb| failed(&name, verb);
         let (mut reader, writer) = io::pipe().map_err(failed("make a pipe for"))?;
         let copy = writer.try_clone().map_err(failed("make a pipe for"))?;
-        let mut child = self.command.stdout(writer).stderr(copy).spawn().map_err(failed("start"))?;
+        let mut child = self
+            .command
+            .stdout(writer)
+            .stderr(copy)
+            .spawn()
+            .map_err(failed("start"))?;
         // Our own ends of the pipe would keep it open.
         drop(self);
         let mut tail = OutputTail::default();
@@ -123,7 +152,10 @@ impl HostProgram {
             }
         }
         let status = child.wait().map_err(failed("wait for"))?;
-        Ok(Ended { status, lines: tail.finish() })
+        Ok(Ended {
+            status,
+            lines: tail.finish(),
+        })
     }
 }
 

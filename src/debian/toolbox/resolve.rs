@@ -134,9 +134,18 @@ pub struct ResolvedPackage {
     pub sha256: Option<String>,
 }
 
-pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+pub(super) fn resolve(
+    request: &ResolveRequest,
+    work: &Path,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<(), ToolFailure> {
     let dir = work.join(APT);
-    let mut apt = AptTool::new(&dir, &request.architecture, &request.foreign, request.recommends)?;
+    let mut apt = AptTool::new(
+        &dir,
+        &request.architecture,
+        &request.foreign,
+        request.recommends,
+    )?;
     for source in &request.sources {
         let archive = AptArchive {
             site: source.site.as_deref().unwrap_or(NOWHERE),
@@ -147,16 +156,30 @@ pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut
         apt.add(&archive, &dir.join("sources").join(&source.directory))?;
     }
     // One call for all: what apt-get upgrades, installs and removes in one is one state, not three in a row.
-    let verb: &[_] = if request.upgrade { &["upgrade", "--with-new-pkgs"] } else { &["install"] };
-    let mut program = apt.get().args(verb).args(["--print-uris", "--verbose-versions"]);
+    let verb: &[_] = if request.upgrade {
+        &["upgrade", "--with-new-pkgs"]
+    } else {
+        &["install"]
+    };
+    let mut program = apt
+        .get()
+        .args(verb)
+        .args(["--print-uris", "--verbose-versions"]);
     if request.autoremove {
         program = program.args(["--auto-remove"]);
     }
     if request.install.iter().any(|name| name.contains(['=', '/'])) {
         program = program.args(["--allow-downgrades"]);
     }
-    let patterns = request.variant.map(|variant| native(variant.patterns(), &request.foreign)).unwrap_or_default();
-    let output = program.args(["--"]).args(patterns).args(&request.install).output()?;
+    let patterns = request
+        .variant
+        .map(|variant| native(variant.patterns(), &request.foreign))
+        .unwrap_or_default();
+    let output = program
+        .args(["--"])
+        .args(patterns)
+        .args(&request.install)
+        .output()?;
     if !output.status.success() {
         log(output.stdout.as_bytes());
     }
@@ -167,14 +190,19 @@ pub(super) fn resolve(request: &ResolveRequest, work: &Path, log: &mut dyn FnMut
         explain(&output)
     };
     let path = work.join(RESULT);
-    let json = serde_json::to_vec_pretty(&outcome).expect("BUG: texts and numbers can be written as JSON");
+    let json =
+        serde_json::to_vec_pretty(&outcome).expect("BUG: texts and numbers can be written as JSON");
     fs::write(&path, json).map_err(ToolFailure::io("write", &path))
 }
 
 /// Patterns that choose no package of a foreign architecture.
 fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
     let one = |pattern: &&str| {
-        if foreign.is_empty() { (*pattern).to_owned() } else { format!("?and(?architecture(native),{pattern})") }
+        if foreign.is_empty() {
+            (*pattern).to_owned()
+        } else {
+            format!("?and(?architecture(native),{pattern})")
+        }
     };
     patterns.iter().map(one).collect()
 }
@@ -190,9 +218,18 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
     let path = dir.join("status");
     let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
     let package = |stanza: &str| {
-        let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let (name, architecture, version) = (field("Package")?, field("Architecture")?, field("Version")?);
-        Some(AptInstall { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() })
+        let field = |name: &str| {
+            stanza
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+        let (name, architecture, version) =
+            (field("Package")?, field("Architecture")?, field("Version")?);
+        Some(AptInstall {
+            name: name.to_owned(),
+            architecture: architecture.to_owned(),
+            version: version.to_owned(),
+        })
     };
     Ok(text.split("\n\n").filter_map(package).collect())
 }
@@ -200,20 +237,35 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
 /// Reads what apt-get prints for `--print-uris --verbose-versions`: addresses, each on a line that begins with a quote, and
 /// lists of packages under titles, each on a line that is indented by three blanks (apt's `private-install.cc` and
 /// `private-output.h`). Of the lists only what is removed counts, and of the other lines none.
-fn read_answer(request: &ResolveRequest, text: &str, installed: &[AptInstall]) -> Result<ResolveResult, ToolFailure> {
-    let strange = |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
+fn read_answer(
+    request: &ResolveRequest,
+    text: &str,
+    installed: &[AptInstall],
+) -> Result<ResolveResult, ToolFailure> {
+    let strange =
+        |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
     let mut result = ResolveResult::default();
     let mut removing = false;
     for line in text.lines() {
         if line.starts_with('\'') {
             let package = read_uri(request, line);
-            result.install.push(package.ok_or_else(|| strange("describes a package's file in an unknown form", line))?);
+            result.install.push(
+                package.ok_or_else(|| {
+                    strange("describes a package's file in an unknown form", line)
+                })?,
+            );
         } else if let Some(entry) = line.strip_prefix("   ").filter(|_| removing) {
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
             };
-            let AptInstall { name, architecture, version } = package;
-            result.remove.push((name.clone(), architecture.clone(), version.clone()));
+            let AptInstall {
+                name,
+                architecture,
+                version,
+            } = package;
+            result
+                .remove
+                .push((name.clone(), architecture.clone(), version.clone()));
         } else {
             removing = line.starts_with("The following packages will be REMOVED:");
         }
@@ -229,26 +281,54 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     let mut fields = rest.split(' ');
     let file = fields.next()?.strip_suffix(".deb")?;
     let size = fields.next()?.parse().ok()?;
-    let sha256 = fields.next().and_then(|hash| hash.strip_prefix("SHA256:")).map(str::to_owned);
+    let sha256 = fields
+        .next()
+        .and_then(|hash| hash.strip_prefix("SHA256:"))
+        .map(str::to_owned);
     let mut parts = file.split('_').map(decode);
     let (name, version, architecture) = (parts.next()??, parts.next()??, parts.next()??);
     let (_, path) = address.strip_prefix("http://")?.split_once('/')?;
     let (source, path) = request.sources.iter().find_map(|source| {
-        let path = path.strip_prefix(source.directory.as_str())?.strip_prefix('/')?;
-        Some((source.directory.clone(), decode(path.trim_start_matches("./"))?))
+        let path = path
+            .strip_prefix(source.directory.as_str())?
+            .strip_prefix('/')?;
+        Some((
+            source.directory.clone(),
+            decode(path.trim_start_matches("./"))?,
+        ))
     })?;
-    Some(ResolvedPackage { name, architecture, version, source, path, size, sha256 })
+    Some(ResolvedPackage {
+        name,
+        architecture,
+        version,
+        source,
+        path,
+        size,
+        sha256,
+    })
 }
 
 /// Reads `NAME[:ARCHITECTURE][*][ (VERSION)]`, with the asterisk where it is purged, and finds what is meant. The version is
 /// not believed: apt 2.6 prints the one that could be installed, and none where a conflict has ruled out all of them.
-fn read_removed<'i>(entry: &str, native: &str, installed: &'i [AptInstall]) -> Option<&'i AptInstall> {
-    let name = entry.split_once(" (").map_or(entry, |(name, _)| name).trim_end_matches('*');
-    let (name, architecture) = name.split_once(':').map_or((name, None), |(name, own)| (name, Some(own)));
+fn read_removed<'i>(
+    entry: &str,
+    native: &str,
+    installed: &'i [AptInstall],
+) -> Option<&'i AptInstall> {
+    let name = entry
+        .split_once(" (")
+        .map_or(entry, |(name, _)| name)
+        .trim_end_matches('*');
+    let (name, architecture) = name
+        .split_once(':')
+        .map_or((name, None), |(name, own)| (name, Some(own)));
     installed.iter().find(|package| {
         let own = package.architecture.as_str();
         // Apt calls what is for all machines by the name of this one.
-        package.name == name && architecture.map_or(own == native || own == "all", |architecture| own == architecture)
+        package.name == name
+            && architecture.map_or(own == native || own == "all", |architecture| {
+                own == architecture
+            })
     })
 }
 
@@ -275,22 +355,43 @@ fn explain(output: &ProgramOutput) -> ResolveOutcome {
     let virtual_of = |name: &str| {
         let begin = format!("Package {name} is a virtual package provided by:");
         let at = lines.iter().position(|line| *line == begin)?;
-        let providers = lines[at + 1..].iter().take_while(|line| line.starts_with(' ')).map(|line| line.trim());
-        let mut providers: Vec<_> = providers.filter_map(|line| line.split(' ').next()).collect();
+        let providers = lines[at + 1..]
+            .iter()
+            .take_while(|line| line.starts_with(' '))
+            .map(|line| line.trim());
+        let mut providers: Vec<_> = providers
+            .filter_map(|line| line.split(' ').next())
+            .collect();
         providers.sort_unstable();
         providers.dedup();
-        Some(format!("{name} is a virtual package, provided by: {}", providers.join(", ")))
+        Some(format!(
+            "{name} is a virtual package, provided by: {}",
+            providers.join(", ")
+        ))
     };
     let mut unknown = Vec::new();
     for line in &lines {
-        let package = line.strip_prefix("E: Unable to locate package ").map(str::to_owned);
+        let package = line
+            .strip_prefix("E: Unable to locate package ")
+            .map(str::to_owned);
         let choice = |kind: &str, sign: &str| {
-            let rest = line.strip_prefix("E: ")?.strip_prefix(kind)?.strip_prefix(" '")?;
+            let rest = line
+                .strip_prefix("E: ")?
+                .strip_prefix(kind)?
+                .strip_prefix(" '")?;
             let (chosen, rest) = rest.split_once("' for '")?;
-            Some(format!("{}{sign}{chosen}", rest.strip_suffix("' was not found")?))
+            Some(format!(
+                "{}{sign}{chosen}",
+                rest.strip_suffix("' was not found")?
+            ))
         };
-        let package = package.or_else(|| choice("Version", "=")).or_else(|| choice("Release", "/"));
-        let candidate = || line.strip_prefix("E: Package '")?.strip_suffix("' has no installation candidate");
+        let package = package
+            .or_else(|| choice("Version", "="))
+            .or_else(|| choice("Release", "/"));
+        let candidate = || {
+            line.strip_prefix("E: Package '")?
+                .strip_suffix("' has no installation candidate")
+        };
         if package.is_none()
             && let Some(reason) = candidate().and_then(virtual_of)
         {
@@ -310,19 +411,39 @@ fn explain(output: &ProgramOutput) -> ResolveOutcome {
             .iter()
             .skip_while(warning)
             .take_while(|line| line.starts_with(' ') && !line.trim().is_empty());
-        let block: Vec<_> = block.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let block: Vec<_> = block
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
         (!block.is_empty()).then_some(block)
     };
-    let errors: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix("E: ")).map(str::to_owned).collect();
+    let errors: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("E: "))
+        .map(str::to_owned)
+        .collect();
     let unmet = block("The following packages have unmet dependencies:");
-    let titled = |reason: &str, title: &str| Some([vec![reason.to_owned()], block(title)?].concat());
-    let held = || titled("it would change held packages:", "The following held packages will be changed:");
+    let titled =
+        |reason: &str, title: &str| Some([vec![reason.to_owned()], block(title)?].concat());
+    let held = || {
+        titled(
+            "it would change held packages:",
+            "The following held packages will be changed:",
+        )
+    };
     let essential = || {
         let title = "WARNING: The following essential packages will be removed.";
         titled("it would remove essential packages:", title)
     };
-    let reason = unmet.or_else(held).or_else(essential).unwrap_or(errors).join("\n");
-    let reason = if reason.is_empty() { format!("apt-get exited with {}", output.status) } else { reason };
+    let reason = unmet
+        .or_else(held)
+        .or_else(essential)
+        .unwrap_or(errors)
+        .join("\n");
+    let reason = if reason.is_empty() {
+        format!("apt-get exited with {}", output.status)
+    } else {
+        reason
+    };
     ResolveOutcome::Refused { reason }
 }
 
@@ -332,12 +453,19 @@ mod tests {
 
     /// A package that dpkg's status text lists.
     fn known(name: &str, architecture: &str, version: &str) -> AptInstall {
-        AptInstall { name: name.to_owned(), architecture: architecture.to_owned(), version: version.to_owned() }
+        AptInstall {
+            name: name.to_owned(),
+            architecture: architecture.to_owned(),
+            version: version.to_owned(),
+        }
     }
 
     #[test]
     fn removals_are_read_in_every_form_that_apt_prints_them_in() {
-        let request = ResolveRequest { architecture: "amd64".to_owned(), ..ResolveRequest::default() };
+        let request = ResolveRequest {
+            architecture: "amd64".to_owned(),
+            ..ResolveRequest::default()
+        };
         let installed = [
             known("timesyncd", "amd64", "252.36-1"),
             known("docs", "all", "1:2.0~rc1-1"),
@@ -353,7 +481,9 @@ mod tests {
                  0 upgraded, 1 newly installed, 4 to remove and 0 not upgraded.\nNeed to get 0 B/291 kB of archives.\n\
                  After this operation, 1 B of additional disk space will be used.\n"
             );
-            read_answer(&request, &text, &installed).map(|result| result.remove).map_err(|failure| failure.message)
+            read_answer(&request, &text, &installed)
+                .map(|result| result.remove)
+                .map_err(|failure| failure.message)
         };
         let all: Vec<_> = [
             ("docs", "all", "1:2.0~rc1-1"),
@@ -361,7 +491,9 @@ mod tests {
             ("lib", "i386", "1.0"),
             ("timesyncd", "amd64", "252.36-1"),
         ]
-        .map(|(name, architecture, version)| (name.to_owned(), architecture.to_owned(), version.to_owned()))
+        .map(|(name, architecture, version)| {
+            (name.to_owned(), architecture.to_owned(), version.to_owned())
+        })
         .into();
         // Apt 3.0 prints what is installed, 2.6 what could be, or nothing.
         for removed in [
@@ -370,7 +502,8 @@ mod tests {
         ] {
             assert_eq!(answer(removed).unwrap(), all, "{removed}");
         }
-        let refused = "apt-get's answer removes a package that is not installed: \"   lib:arm64 (1.0)\"";
+        let refused =
+            "apt-get's answer removes a package that is not installed: \"   lib:arm64 (1.0)\"";
         assert_eq!(answer("   lib:arm64 (1.0)\n").unwrap_err(), refused);
     }
 }

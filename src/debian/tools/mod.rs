@@ -54,7 +54,11 @@ pub enum ToolboxError {
 
 impl ToolboxError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ToolboxError {
-        move |source| ToolboxError::Io { verb, path: path.to_owned(), source }
+        move |source| ToolboxError::Io {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -95,7 +99,9 @@ impl ToolboxTree {
         let digest = content(set);
         let dir = store.tree_path(&digest);
         let path = dir.join(ROOT);
-        let Some((index, name)) = read_index(&dir.join(INDEX)) else { return Ok(None) };
+        let Some((index, name)) = read_index(&dir.join(INDEX)) else {
+            return Ok(None);
+        };
         let unlike = |what: &str| {
             tracing::debug!(path = %path.display(), what, "the toolbox is made again");
             Ok(None)
@@ -106,7 +112,9 @@ impl ToolboxTree {
             Err(error) => return unlike(&error.to_string()),
         }
         if !is_checked(store, &digest, &name) {
-            let sound = index.par_iter().all(|record| holds(&path, &record.stat).ok() == Some(record.content));
+            let sound = index
+                .par_iter()
+                .all(|record| holds(&path, &record.stat).ok() == Some(record.content));
             if !sound {
                 return unlike("a file has different content");
             }
@@ -119,15 +127,25 @@ impl ToolboxTree {
     ///
     /// # Errors
     /// A package cannot be unpacked, or the store cannot be written.
-    pub fn open_or_make(store: &Store, packages: &[DebSource<'_>]) -> Result<ToolboxTree, ToolboxError> {
-        let set: Vec<_> = packages.iter().map(|source| source.identity.clone()).collect();
+    pub fn open_or_make(
+        store: &Store,
+        packages: &[DebSource<'_>],
+    ) -> Result<ToolboxTree, ToolboxError> {
+        let set: Vec<_> = packages
+            .iter()
+            .map(|source| source.identity.clone())
+            .collect();
         match ToolboxTree::open(store, &set)? {
             Some(tree) => Ok(tree),
             None => ToolboxTree::make(store, &set, packages),
         }
     }
 
-    fn make(store: &Store, set: &[DebIdentity], packages: &[DebSource<'_>]) -> Result<ToolboxTree, ToolboxError> {
+    fn make(
+        store: &Store,
+        set: &[DebIdentity],
+        packages: &[DebSource<'_>],
+    ) -> Result<ToolboxTree, ToolboxError> {
         let digest = content(set);
         let scratch = store.scratch()?;
         let root = scratch.path().join(ROOT);
@@ -207,7 +225,10 @@ fn holds(root: &Path, stat: &Stat) -> io::Result<Digest> {
 
 /// Whether this index was compared with its files by content since the machine started.
 fn is_checked(store: &Store, tree: &Digest, index: &Digest) -> bool {
-    let known = store.state_read(&[CHECKED, &tree.to_string()]).ok().flatten();
+    let known = store
+        .state_read(&[CHECKED, &tree.to_string()])
+        .ok()
+        .flatten();
     known.is_some_and(|known| stamp(index).is_some_and(|now| known == now))
 }
 
@@ -244,19 +265,41 @@ mod tests {
 
     impl Case {
         fn new() -> Case {
-            let data = tarball(&[("./usr/bin/tool", b"tool"), ("./usr/bin/other", &[7; 100_000])]);
-            let deb = deb("Package: tool\nVersion: 1\nArchitecture: all\n", &data, ".xz");
-            Case { dir: tempfile::tempdir().unwrap(), deb, opened: AtomicUsize::new(0) }
+            let data = tarball(&[
+                ("./usr/bin/tool", b"tool"),
+                ("./usr/bin/other", &[7; 100_000]),
+            ]);
+            let deb = deb(
+                "Package: tool\nVersion: 1\nArchitecture: all\n",
+                &data,
+                ".xz",
+            );
+            Case {
+                dir: tempfile::tempdir().unwrap(),
+                deb,
+                opened: AtomicUsize::new(0),
+            }
         }
 
         fn packages(&self) -> Vec<DebSource<'_>> {
-            let sha256 = Sha256::digest(&self.deb).iter().map(|byte| format!("{byte:02x}")).collect();
+            let sha256 = Sha256::digest(&self.deb)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             let [name, version, architecture] = ["tool", "1", "all"].map(str::to_owned);
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 self.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(Box::new(io::Cursor::new(self.deb.clone())))
             };
-            vec![DebSource { identity: DebIdentity { name, version, architecture, sha256 }, open: Box::new(open) }]
+            vec![DebSource {
+                identity: DebIdentity {
+                    name,
+                    version,
+                    architecture,
+                    sha256,
+                },
+                open: Box::new(open),
+            }]
         }
 
         fn tree(&self) -> ToolboxTree {
@@ -277,12 +320,20 @@ mod tests {
         let tool = tree.path().join("usr/bin/tool");
         let damages: [(&str, &dyn Fn()); 7] = [
             ("other bytes, of one length and time", &|| {
-                let time = Timespec { tv_sec: fs::metadata(&tool).unwrap().mtime(), tv_nsec: 0 };
+                let time = Timespec {
+                    tv_sec: fs::metadata(&tool).unwrap().mtime(),
+                    tv_nsec: 0,
+                };
                 fs::write(&tool, "evil").unwrap();
-                let times = Timestamps { last_access: time, last_modification: time };
+                let times = Timestamps {
+                    last_access: time,
+                    last_modification: time,
+                };
                 utimensat(CWD, &tool, &times, AtFlags::empty()).unwrap();
             }),
-            ("another file", &|| fs::write(tree.path().join("etc"), "x").unwrap()),
+            ("another file", &|| {
+                fs::write(tree.path().join("etc"), "x").unwrap()
+            }),
             ("a file less", &|| fs::remove_file(&tool).unwrap()),
             ("a copy", &|| {
                 fs::copy(&tool, tree.path().join("copy")).unwrap();
@@ -290,21 +341,29 @@ mod tests {
                 fs::hard_link(tree.path().join("copy"), &tool).unwrap();
                 fs::remove_file(tree.path().join("copy")).unwrap();
             }),
-            ("no index", &|| fs::remove_file(tree.path().with_file_name(INDEX)).unwrap()),
+            ("no index", &|| {
+                fs::remove_file(tree.path().with_file_name(INDEX)).unwrap()
+            }),
             ("another index", &|| {
                 let path = tree.path().with_file_name(INDEX);
                 let mut bytes = fs::read(&path).unwrap();
                 bytes[50] ^= 1;
                 fs::write(&path, bytes).unwrap();
             }),
-            ("nothing", &|| fs::remove_dir_all(tree.path().parent().unwrap()).unwrap()),
+            ("nothing", &|| {
+                fs::remove_dir_all(tree.path().parent().unwrap()).unwrap()
+            }),
         ];
         for (number, (what, damage)) in damages.into_iter().enumerate() {
             damage();
             assert_eq!(case.tree(), tree);
             assert_eq!(case.opened(), number + 2, "{what}");
             assert_eq!(fs::read_to_string(&tool).unwrap(), "tool", "{what}");
-            assert_eq!((case.tree(), case.opened()), (tree.clone(), number + 2), "{what}: it is sound again");
+            assert_eq!(
+                (case.tree(), case.opened()),
+                (tree.clone(), number + 2),
+                "{what}: it is sound again"
+            );
         }
     }
 
@@ -313,7 +372,11 @@ mod tests {
         let case = Case::new();
         let tree = case.tree();
         let store = Store::open(case.dir.path()).unwrap();
-        let forget = || store.state_remove(&[CHECKED, &tree.digest().to_string()]).unwrap();
+        let forget = || {
+            store
+                .state_remove(&[CHECKED, &tree.digest().to_string()])
+                .unwrap()
+        };
         forget();
         assert_eq!((case.tree(), case.opened()), (tree.clone(), 1));
         // As if the disk had lost bytes without anybody writing: the index has the new times and the old content.
@@ -326,7 +389,10 @@ mod tests {
         fs::write(&path, frame(&index).0).unwrap();
         forget();
         assert_eq!((case.tree(), case.opened()), (tree.clone(), 2));
-        assert_eq!(fs::read_to_string(tree.path().join("usr/bin/tool")).unwrap(), "tool");
+        assert_eq!(
+            fs::read_to_string(tree.path().join("usr/bin/tool")).unwrap(),
+            "tool"
+        );
     }
 
     #[test]
@@ -334,12 +400,20 @@ mod tests {
         let case = Case::new();
         std::thread::scope(|scope| {
             let all: Vec<_> = (0..8).map(|_| scope.spawn(|| case.tree())).collect();
-            let all: Vec<_> = all.into_iter().map(|thread| thread.join().unwrap()).collect();
+            let all: Vec<_> = all
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect();
             assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
         });
         let made = case.opened();
         assert_eq!(
-            (fs::read_to_string(case.tree().path().join("bin/tool")).unwrap().as_str(), case.opened()),
+            (
+                fs::read_to_string(case.tree().path().join("bin/tool"))
+                    .unwrap()
+                    .as_str(),
+                case.opened()
+            ),
             ("tool", made)
         );
     }

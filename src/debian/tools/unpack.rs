@@ -33,11 +33,17 @@ const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
 /// Empty directories in which a sandbox mounts something.
 const MOUNT_POINTS: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "work"];
 /// Links that maintainer scripts would make (update-alternatives, diversions), where what they lead to is there.
-const LINKS: [(&str, &str); 4] =
-    [("usr/bin/awk", "mawk"), ("usr/bin/nawk", "mawk"), ("usr/bin/sh", "dash"), ("usr/bin/which", "which.debianutils")];
+const LINKS: [(&str, &str); 4] = [
+    ("usr/bin/awk", "mawk"),
+    ("usr/bin/nawk", "mawk"),
+    ("usr/bin/sh", "dash"),
+    ("usr/bin/which", "which.debianutils"),
+];
 /// Files that maintainer scripts would copy, where they are missing.
-const COPIES: [(&str, &str); 2] =
-    [("etc/passwd", "usr/share/base-passwd/passwd.master"), ("etc/group", "usr/share/base-passwd/group.master")];
+const COPIES: [(&str, &str); 2] = [
+    ("etc/passwd", "usr/share/base-passwd/passwd.master"),
+    ("etc/group", "usr/share/base-passwd/group.master"),
+];
 /// Packages that are unpacked ahead.
 const THREADS: usize = 2;
 /// Size of the pieces that the decompressors hand over, in bytes, and how many of each package may wait.
@@ -131,7 +137,11 @@ pub enum UnpackError {
 
 impl UnpackError {
     fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UnpackError {
-        move |source| UnpackError::Io { verb, path: path.to_owned(), source }
+        move |source| UnpackError::Io {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -143,8 +153,15 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Diges
     let mut hasher = Hasher::new(DOMAIN);
     hasher.update(&VERSION.to_le_bytes());
     for package in packages {
-        for text in [&package.name, &package.version, &package.architecture, &package.sha256] {
-            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        for text in [
+            &package.name,
+            &package.version,
+            &package.architecture,
+            &package.sha256,
+        ] {
+            hasher
+                .update(&(text.len() as u64).to_le_bytes())
+                .update(text.as_bytes());
         }
     }
     hasher.finish()
@@ -167,8 +184,12 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
         symlink(format!("usr/{name}"), &link).map_err(UnpackError::io("make", &link))?;
     }
     MOUNT_POINTS.iter().try_for_each(|name| directory(name))?;
-    let mut tree = UnpackTree { package: String::new(), files: HashMap::new() };
-    let (senders, receivers): (Vec<_>, Vec<_>) = order.iter().map(|_| sync_channel(WAITING)).unzip();
+    let mut tree = UnpackTree {
+        package: String::new(),
+        files: HashMap::new(),
+    };
+    let (senders, receivers): (Vec<_>, Vec<_>) =
+        order.iter().map(|_| sync_channel(WAITING)).unzip();
     // Taken in order, so that the package that is waited for is always at work.
     let work = Mutex::new(order.iter().zip(senders));
     std::thread::scope(|scope| {
@@ -185,7 +206,13 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
         }
         for (source, receiver) in order.iter().zip(receivers) {
             tree.package.clone_from(&source.identity.name);
-            let mut pieces = PieceReader { receiver, piece: Vec::new(), start: 0, ended: false, error: None };
+            let mut pieces = PieceReader {
+                receiver,
+                piece: Vec::new(),
+                start: 0,
+                ended: false,
+                error: None,
+            };
             let done = unpack_by(&mut pieces, root, &mut tree);
             if let Some(error) = pieces.error {
                 return Err(error);
@@ -214,24 +241,41 @@ fn hand_over(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Option
 fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool, UnpackError> {
     let identity = &source.identity;
     let package = || identity.name.clone();
-    let failed = |source| UnpackError::Package { package: package(), source };
+    let failed = |source| UnpackError::Package {
+        package: package(),
+        source,
+    };
     let io = |source| failed(PackageError::Read { source });
-    let mut hashed = Hashed { reader: (source.open)().map_err(io)?, hasher: Sha256::new() };
+    let mut hashed = Hashed {
+        reader: (source.open)().map_err(io)?,
+        hasher: Sha256::new(),
+    };
     {
         let deb = Package::read(&mut hashed).map_err(failed)?;
-        let fields =
-            [("Package", &identity.name), ("Version", &identity.version), ("Architecture", &identity.architecture)];
+        let fields = [
+            ("Package", &identity.name),
+            ("Version", &identity.version),
+            ("Architecture", &identity.architecture),
+        ];
         for (what, expected) in fields {
             let found = deb.field(what);
             if found != expected {
                 let (found, expected) = (found.to_owned(), expected.clone());
-                return Err(UnpackError::Other { package: package(), what, found, expected });
+                return Err(UnpackError::Other {
+                    package: package(),
+                    what,
+                    found,
+                    expected,
+                });
             }
         }
         let mut data = deb.data().map_err(io)?;
         loop {
             let mut piece = Vec::with_capacity(PIECE);
-            (&mut data).take(PIECE as u64).read_to_end(&mut piece).map_err(io)?;
+            (&mut data)
+                .take(PIECE as u64)
+                .read_to_end(&mut piece)
+                .map_err(io)?;
             if piece.is_empty() {
                 break;
             }
@@ -241,10 +285,20 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         }
     }
     io::copy(&mut hashed, &mut io::sink()).map_err(io)?;
-    let found = hashed.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let found = hashed
+        .hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
     if found != identity.sha256 {
         let expected = identity.sha256.clone();
-        return Err(UnpackError::Other { package: package(), what: "SHA-256", found, expected });
+        return Err(UnpackError::Other {
+            package: package(),
+            what: "SHA-256",
+            found,
+            expected,
+        });
     }
     Ok(true)
 }
@@ -321,7 +375,11 @@ impl UnpackProblem {
         match self {
             UnpackProblem::Files(source) => UnpackError::Files { package, source },
             UnpackProblem::Device(path) => UnpackError::Device { package, path },
-            UnpackProblem::Conflict { path, first } => UnpackError::Conflict { path, first, second: package },
+            UnpackProblem::Conflict { path, first } => UnpackError::Conflict {
+                path,
+                first,
+                second: package,
+            },
         }
     }
 }
@@ -353,7 +411,10 @@ impl Rules for UnpackTree {
         // Its user must be able to read and to remove it.
         let least = if is_dir { 0o700 } else { 0o600 };
         entry.mode = Mode::from_raw_mode(entry.mode.as_raw_mode() & 0o777 | least);
-        entry.modified = Timespec { tv_sec: TIME, tv_nsec: 0 };
+        entry.modified = Timespec {
+            tv_sec: TIME,
+            tv_nsec: 0,
+        };
         entry.attributes.clear();
         let package = (!is_dir).then(|| self.package.clone());
         match self.files.get(&entry.path) {
@@ -364,8 +425,13 @@ impl Rules for UnpackTree {
             // The first package decides a directory's mode.
             Some(None) if is_dir => Ok(false),
             Some(first) => {
-                let first = first.clone().unwrap_or_else(|| "another package, as a directory,".to_owned());
-                Err(UnpackProblem::Conflict { path: show(&entry.path), first })
+                let first = first
+                    .clone()
+                    .unwrap_or_else(|| "another package, as a directory,".to_owned());
+                Err(UnpackProblem::Conflict {
+                    path: show(&entry.path),
+                    first,
+                })
             }
         }
     }
@@ -374,7 +440,11 @@ impl Rules for UnpackTree {
 /// Where a path of a package lies after the merge.
 fn merged(path: Vec<u8>) -> Vec<u8> {
     let first = path.split(|&byte| byte == b'/').next().unwrap_or_default();
-    if MERGED.iter().any(|name| name.as_bytes() == first) { [b"usr/", path.as_slice()].concat() } else { path }
+    if MERGED.iter().any(|name| name.as_bytes() == first) {
+        [b"usr/", path.as_slice()].concat()
+    } else {
+        path
+    }
 }
 
 /// What maintainer scripts would have done, and the modes and times of directories.
@@ -390,17 +460,32 @@ fn finish(root: &Path, tree: &UnpackTree) -> Result<(), UnpackError> {
         let (copy, from) = (root.join(copy), root.join(from));
         // Through no link: a package could have made it lead out.
         let is_file = fs::symlink_metadata(&from).is_ok_and(|stat| stat.is_file());
-        if !is_there(&copy) && is_file && copy.parent().is_some_and(|parent| parent.is_dir() && !parent.is_symlink()) {
+        if !is_there(&copy)
+            && is_file
+            && copy
+                .parent()
+                .is_some_and(|parent| parent.is_dir() && !parent.is_symlink())
+        {
             fs::copy(&from, &copy).map_err(UnpackError::io("write", &copy))?;
         }
     }
-    let time = Timespec { tv_sec: TIME, tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let time = Timespec {
+        tv_sec: TIME,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     for entry in walkdir::WalkDir::new(root).contents_first(true) {
         let entry = entry.map_err(|error| UnpackError::io("list", root)(error.into()))?;
         let path = entry.path();
         // The modes of those that no package names are the umask's.
-        let below = path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes();
+        let below = path
+            .strip_prefix(root)
+            .unwrap_or(path)
+            .as_os_str()
+            .as_bytes();
         if entry.file_type().is_dir() && !tree.files.contains_key(below) {
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(path, mode).map_err(UnpackError::io("set the mode of", path))?;
@@ -419,14 +504,29 @@ mod tests {
     use crate::deb::package::tests::deb;
 
     fn source<'a>(name: &str, bytes: &'a [u8]) -> DebSource<'a> {
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
-        let identity = DebIdentity { name: name.to_owned(), version, architecture, sha256 };
-        DebSource { identity, open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))) }
+        let identity = DebIdentity {
+            name: name.to_owned(),
+            version,
+            architecture,
+            sha256,
+        };
+        DebSource {
+            identity,
+            open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))),
+        }
     }
 
     fn package(name: &str, data: &[u8]) -> Vec<u8> {
-        deb(&format!("Package: {name}\nVersion: 1\nArchitecture: all\n"), data, ".zst")
+        deb(
+            &format!("Package: {name}\nVersion: 1\nArchitecture: all\n"),
+            data,
+            ".zst",
+        )
     }
 
     fn entries(build: impl FnOnce(&mut dyn FnMut(EntryType, &str, &str, u32))) -> Vec<u8> {
@@ -441,7 +541,9 @@ mod tests {
             header.set_size(0);
             if kind.is_file() {
                 header.set_size(content.len() as u64);
-                return builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+                return builder
+                    .append_data(&mut header, path, content.as_bytes())
+                    .unwrap();
             }
             if kind.is_symlink() || kind.is_hard_link() {
                 return builder.append_link(&mut header, path, content).unwrap();
@@ -457,13 +559,26 @@ mod tests {
 
     /// Every path with what there is to tell of it.
     fn listed(root: &Path) -> Vec<String> {
-        let all = walkdir::WalkDir::new(root).sort_by_file_name().into_iter().map(Result::unwrap);
+        let all = walkdir::WalkDir::new(root)
+            .sort_by_file_name()
+            .into_iter()
+            .map(Result::unwrap);
         all.map(|entry| {
             let stat = entry.metadata().unwrap();
-            let target = fs::read_link(entry.path()).map(|path| path.display().to_string()).unwrap_or_default();
-            let content = if stat.is_file() { fs::read_to_string(entry.path()).unwrap() } else { String::new() };
+            let target = fs::read_link(entry.path())
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
+            let content = if stat.is_file() {
+                fs::read_to_string(entry.path()).unwrap()
+            } else {
+                String::new()
+            };
             let path = entry.path().strip_prefix(root).unwrap().display();
-            format!("{path} {:o} {} {target}{content}", stat.mode(), stat.mtime())
+            format!(
+                "{path} {:o} {} {target}{content}",
+                stat.mode(),
+                stat.mtime()
+            )
         })
         .collect()
     }
@@ -499,7 +614,12 @@ mod tests {
                 put(EntryType::Symlink, "./lib64", "usr/lib64", 0o777);
                 put(EntryType::Directory, "./usr/share/doc/", "", 0o755);
                 put(EntryType::Symlink, "./usr/share/doc/b", "../a", 0o777);
-                put(EntryType::Regular, "./usr/share/base-passwd/passwd.master", "root:", 0o600);
+                put(
+                    EntryType::Regular,
+                    "./usr/share/base-passwd/passwd.master",
+                    "root:",
+                    0o600,
+                );
                 put(EntryType::Regular, "./etc/b.conf", "b", 0o640);
             }),
         );
@@ -518,7 +638,10 @@ mod tests {
             "etc/passwd 100600 315532800 root:",
             "work 40755 315532800 ",
         ] {
-            assert!(tree.iter().any(|found| found == line), "{line} is not in {tree:#?}");
+            assert!(
+                tree.iter().any(|found| found == line),
+                "{line} is not in {tree:#?}"
+            );
         }
         let inode = |path: &str| fs::metadata(first.path().join(path)).unwrap().ino();
         assert_eq!(inode("usr/bin/second"), inode("usr/bin/mawk"));
@@ -528,24 +651,44 @@ mod tests {
     fn what_does_not_belong_into_a_tree_is_refused() {
         let outside = tempfile::tempdir().unwrap();
         let file = |path: &str| entries(|put| put(EntryType::Regular, path, "x", 0o644));
-        let (a, b) = (package("a", &file("./bin/x")), package("b", &file("./usr/bin/x")));
+        let (a, b) = (
+            package("a", &file("./bin/x")),
+            package("b", &file("./usr/bin/x")),
+        );
         let told = laid_out(&[source("a", &a), source("b", &b)]).unwrap_err();
         assert_eq!(told, "\"usr/bin/x\" is both in a and in b");
-        let device = package("c", &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)));
+        let device = package(
+            "c",
+            &entries(|put| put(EntryType::Char, "dev/null", "", 0o666)),
+        );
         let told = laid_out(&[source("c", &device)]).unwrap_err();
-        assert_eq!(told, "\"dev/null\" of c is a device file, which is not allowed in the toolbox");
+        assert_eq!(
+            told,
+            "\"dev/null\" of c is a device file, which is not allowed in the toolbox"
+        );
         let link = package(
             "d",
             &entries(|put| {
-                put(EntryType::Symlink, "etc", outside.path().to_str().unwrap(), 0o777);
+                put(
+                    EntryType::Symlink,
+                    "etc",
+                    outside.path().to_str().unwrap(),
+                    0o777,
+                );
                 put(EntryType::Regular, "etc/x", "x", 0o644);
             }),
         );
         let told = laid_out(&[source("d", &link)]).unwrap_err();
-        assert!(told.contains("is under something that is not a directory"), "{told}");
+        assert!(
+            told.contains("is under something that is not a directory"),
+            "{told}"
+        );
         assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
         let told = laid_out(&[source("other", &a)]).unwrap_err();
-        assert_eq!(told, "the package other is not the locked one: its Package is a, not other");
+        assert_eq!(
+            told,
+            "the package other is not the locked one: its Package is a, not other"
+        );
         let mut source = source("a", &a);
         source.identity.sha256 = "0".repeat(64);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
@@ -562,7 +705,10 @@ mod tests {
         let (a, b) = (identity("a", "1"), identity("b", "1"));
         assert_eq!(content([&a, &b]), content([&b, &a, &b]));
         assert_ne!(content([&a, &b]), content([&a]));
-        assert_ne!(content([&identity("a", "12")]), content([&identity("a1", "2")]));
+        assert_ne!(
+            content([&identity("a", "12")]),
+            content([&identity("a1", "2")])
+        );
         // A change here makes every toolbox again, and runs every stage again that was made with one.
         assert_eq!(content([&a, &b]).to_string()[..16], *"6693dd6c94c3f84c");
     }

@@ -13,7 +13,11 @@ pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
 
 /// CRC-16 (ARC) of group descriptors before ext4 had the others, continued from `crc`: as the kernel's `crc16()`.
 pub(crate) fn crc16(crc: u16, bytes: &[u8]) -> u16 {
-    bytes.iter().fold(crc, |crc, byte| (0..8).fold(crc ^ u16::from(*byte), |crc, _| (crc >> 1) ^ (0xa001 * (crc & 1))))
+    bytes.iter().fold(crc, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xa001 * (crc & 1))
+        })
+    })
 }
 
 /// Entry `[n][byte]` is the sum of `byte` and `n` zero bytes, so that eight bytes are looked up at once.
@@ -37,7 +41,9 @@ fn update(tables: &CrcTables, mut crc: u32, bytes: &[u8]) -> u32 {
             ^ tables[1][*g as usize]
             ^ tables[0][*h as usize];
     }
-    rest.iter().fold(crc, |crc, byte| (crc >> 8) ^ tables[0][usize::from(crc as u8 ^ byte)])
+    rest.iter().fold(crc, |crc, byte| {
+        (crc >> 8) ^ tables[0][usize::from(crc as u8 ^ byte)]
+    })
 }
 
 const fn tables(polynomial: u32) -> CrcTables {
@@ -82,7 +88,11 @@ mod tests {
         let bytes: Vec<u8> = (0..100).map(|n: u8| n.wrapping_mul(37)).collect();
         let single = bytes.iter().fold(!0, |crc, byte| crc32c(crc, &[*byte]));
         for cut in 0..bytes.len() {
-            assert_eq!(crc32c(crc32c(!0, &bytes[..cut]), &bytes[cut..]), single, "{cut}");
+            assert_eq!(
+                crc32c(crc32c(!0, &bytes[..cut]), &bytes[cut..]),
+                single,
+                "{cut}"
+            );
         }
     }
 }

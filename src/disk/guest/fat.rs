@@ -87,9 +87,19 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         let mut boot = [0; 512];
         disk.read_exact_at(&mut boot, 0).map_err(ReadError::Io)?;
         let sector = u64::from(le16(&boot, 11));
-        let (per_cluster, fats, entries) = (u64::from(boot[13]), u64::from(boot[16]), u64::from(le16(&boot, 17)));
+        let (per_cluster, fats, entries) = (
+            u64::from(boot[13]),
+            u64::from(boot[16]),
+            u64::from(le16(&boot, 17)),
+        );
         let reserved = u64::from(le16(&boot, 14));
-        let small_or_large = |small, large| if le16(&boot, small) == 0 { le32(&boot, large) } else { 0 };
+        let small_or_large = |small, large| {
+            if le16(&boot, small) == 0 {
+                le32(&boot, large)
+            } else {
+                0
+            }
+        };
         let sectors = u64::from(le16(&boot, 19)).max(u64::from(small_or_large(19, 32)));
         let is_32 = le16(&boot, 22) == 0;
         let table_sectors = u64::from(le16(&boot, 22)).max(u64::from(small_or_large(22, 36)));
@@ -103,11 +113,15 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             return Err(corrupt("boot sector: this is not a FAT file system"));
         }
         if sectors * sector > disk.size() {
-            return Err(corrupt("boot sector: the file system is larger than its disk"));
+            return Err(corrupt(
+                "boot sector: the file system is larger than its disk",
+            ));
         }
         let root_start = reserved + fats * table_sectors;
         let data = root_start + (entries * ENTRY as u64).div_ceil(sector);
-        let clusters = sectors.checked_sub(data).ok_or_else(|| corrupt("boot sector: it has no space for files"))?;
+        let clusters = sectors
+            .checked_sub(data)
+            .ok_or_else(|| corrupt("boot sector: it has no space for files"))?;
         let clusters = clusters / per_cluster;
         let bits: u8 = if is_32 {
             32
@@ -121,16 +135,23 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         }
         let table_bytes = ((clusters + u64::from(FIRST_CLUSTER)) * u64::from(bits)).div_ceil(8);
         if table_bytes > table_sectors * sector {
-            return Err(corrupt("boot sector: its table is too small for its clusters"));
+            return Err(corrupt(
+                "boot sector: its table is too small for its clusters",
+            ));
         }
         let mut table = vec![0; table_bytes as usize];
-        disk.read_exact_at(&mut table, reserved * sector).map_err(ReadError::Io)?;
+        disk.read_exact_at(&mut table, reserved * sector)
+            .map_err(ReadError::Io)?;
         // FAT32 keeps the fields that both have later.
         let extended = if is_32 { 64 } else { 36 };
         let has_serial = matches!(boot[extended + 2], 0x28 | 0x29);
         let identity = FatIdentity {
             serial: has_serial.then(|| le32(&boot, extended + 3)),
-            label: if boot[extended + 2] == 0x29 { label(&boot[extended + 7..extended + 18]) } else { Vec::new() },
+            label: if boot[extended + 2] == 0x29 {
+                label(&boot[extended + 7..extended + 18])
+            } else {
+                Vec::new()
+            },
             bits,
             cluster_size: (per_cluster * sector) as u32,
             clusters: clusters as u32,
@@ -141,7 +162,13 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         } else {
             FatRoot::Fixed(root_start * sector, entries as usize * ENTRY)
         };
-        let mut fat = Self { disk, identity, table, data: data * sector, root };
+        let mut fat = Self {
+            disk,
+            identity,
+            table,
+            data: data * sector,
+            root,
+        };
         if let Some(label) = fat.root_label()? {
             fat.identity.label = label;
         }
@@ -162,7 +189,10 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         while let Some(file) = files.get(next) {
             next += 1;
             if file.directory {
-                let (prefix, start) = ([&file.path[..], b"/"].concat(), FatRoot::Cluster(file.cluster));
+                let (prefix, start) = (
+                    [&file.path[..], b"/"].concat(),
+                    FatRoot::Cluster(file.cluster),
+                );
                 self.read_entries(&self.directory(start, &mut seen)?, &prefix, &mut files)?;
             }
         }
@@ -176,11 +206,17 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         let mut extents: Vec<Extent> = Vec::new();
         let (mut cluster, mut offset) = (file.cluster, 0);
         while offset < file.size {
-            let start = self.place(cluster).ok_or_else(|| wrong("its cluster chain is too short"))?;
+            let start = self
+                .place(cluster)
+                .ok_or_else(|| wrong("its cluster chain is too short"))?;
             let length = size.min(file.size - offset);
             match extents.last_mut() {
                 Some(last) if last.start + last.length == start => last.length += length,
-                _ => extents.push(Extent { offset, start, length }),
+                _ => extents.push(Extent {
+                    offset,
+                    start,
+                    length,
+                }),
             }
             offset += length;
             if offset / size > u64::from(self.identity.clusters) {
@@ -197,14 +233,18 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         for extent in self.content(file)? {
             let from = bytes.len();
             bytes.resize(from + extent.length as usize, 0);
-            self.disk.read_exact_at(&mut bytes[from..], extent.start).map_err(ReadError::Io)?;
+            self.disk
+                .read_exact_at(&mut bytes[from..], extent.start)
+                .map_err(ReadError::Io)?;
         }
         Ok(bytes)
     }
 
     /// First byte of a data cluster; `None` where there is none of that number.
     fn place(&self, cluster: u32) -> Option<u64> {
-        let index = cluster.checked_sub(FIRST_CLUSTER).filter(|index| *index < self.identity.clusters)?;
+        let index = cluster
+            .checked_sub(FIRST_CLUSTER)
+            .filter(|index| *index < self.identity.clusters)?;
         Some(self.data + u64::from(index) * u64::from(self.identity.cluster_size))
     }
 
@@ -215,7 +255,11 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             12 => {
                 // Two entries share three bytes.
                 let pair = u32::from(le16(&self.table, at + at / 2));
-                if at.is_multiple_of(2) { pair & 0xfff } else { pair >> 4 }
+                if at.is_multiple_of(2) {
+                    pair & 0xfff
+                } else {
+                    pair >> 4
+                }
             }
             16 => u32::from(le16(&self.table, at * 2)),
             _ => le32(&self.table, at * 4) & 0x0fff_ffff,
@@ -228,13 +272,17 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         let mut cluster = match start {
             FatRoot::Fixed(start, length) => {
                 bytes.resize(length, 0);
-                self.disk.read_exact_at(&mut bytes, start).map_err(ReadError::Io)?;
+                self.disk
+                    .read_exact_at(&mut bytes, start)
+                    .map_err(ReadError::Io)?;
                 return Ok(bytes);
             }
             FatRoot::Cluster(cluster) => cluster,
         };
         if self.place(cluster).is_none() {
-            return Err(corrupt(format!("a directory starts outside the file system, in cluster {cluster}")));
+            return Err(corrupt(format!(
+                "a directory starts outside the file system, in cluster {cluster}"
+            )));
         }
         while let Some(place) = self.place(cluster) {
             if !seen.insert(cluster) {
@@ -242,7 +290,9 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
             }
             let from = bytes.len();
             bytes.resize(from + self.identity.cluster_size as usize, 0);
-            self.disk.read_exact_at(&mut bytes[from..], place).map_err(ReadError::Io)?;
+            self.disk
+                .read_exact_at(&mut bytes[from..], place)
+                .map_err(ReadError::Io)?;
             // What lies behind the last entry was never written.
             if bytes[from..].chunks_exact(ENTRY).any(|entry| entry[0] == 0) {
                 break;
@@ -253,7 +303,12 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
     }
 
     /// Takes the files of a directory's bytes; paths begin with `prefix`.
-    fn read_entries(&self, bytes: &[u8], prefix: &[u8], files: &mut Vec<FatFile>) -> Result<(), ReadError> {
+    fn read_entries(
+        &self,
+        bytes: &[u8],
+        prefix: &[u8],
+        files: &mut Vec<FatFile>,
+    ) -> Result<(), ReadError> {
         let mut long = LongName::default();
         for entry in bytes.chunks_exact(ENTRY).take_while(|entry| entry[0] != 0) {
             let attributes = entry[11];
@@ -265,7 +320,8 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
                 long = LongName::default();
             } else {
                 let name = match std::mem::take(&mut long).finish(entry) {
-                    Some(units) => String::from_utf16(&units).map_err(|_| corrupt("a name is not valid UTF-16"))?,
+                    Some(units) => String::from_utf16(&units)
+                        .map_err(|_| corrupt("a name is not valid UTF-16"))?,
                     None => short_name(entry),
                 };
                 if name == "." || name == ".." {
@@ -273,18 +329,29 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
                 }
                 let path = [prefix, name.as_bytes()].concat();
                 if name.is_empty() || name.contains(['/', '\0']) {
-                    return Err(corrupt(format!("{}: the name is not valid", path.escape_ascii())));
+                    return Err(corrupt(format!(
+                        "{}: the name is not valid",
+                        path.escape_ascii()
+                    )));
                 }
                 if path.len() > MAX_PATH {
                     return Err(unsupported("a path of more than 4096 bytes"));
                 }
                 // Before FAT32 the upper half had another use.
-                let high_cluster = if self.identity.bits == 32 { u32::from(le16(entry, 20)) << 16 } else { 0 };
+                let high_cluster = if self.identity.bits == 32 {
+                    u32::from(le16(entry, 20)) << 16
+                } else {
+                    0
+                };
                 let directory = attributes & ATTRIBUTE_DIRECTORY != 0;
                 files.push(FatFile {
                     path,
                     directory,
-                    size: if directory { 0 } else { u64::from(le32(entry, 28)) },
+                    size: if directory {
+                        0
+                    } else {
+                        u64::from(le32(entry, 28))
+                    },
                     mtime: seconds(le16(entry, 24), le16(entry, 22)),
                     attributes,
                     cluster: u32::from(le16(entry, 26)) | high_cluster,
@@ -299,7 +366,9 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
         let root = self.directory(self.root, &mut HashSet::new())?;
         let mut entries = root.chunks_exact(ENTRY).take_while(|entry| entry[0] != 0);
         let found = entries.find(|entry| {
-            entry[0] != 0xe5 && entry[11] & ATTRIBUTE_LABEL != 0 && entry[11] & 0x3f != ATTRIBUTE_LONG_NAME
+            entry[0] != 0xe5
+                && entry[11] & ATTRIBUTE_LABEL != 0
+                && entry[11] & 0x3f != ATTRIBUTE_LONG_NAME
         });
         Ok(found.map(|entry| label(&entry[..11])))
     }
@@ -308,7 +377,11 @@ impl<'d, D: ReadAt + ?Sized> Fat<'d, D> {
 /// A label without the spaces that fill it up.
 fn label(bytes: &[u8]) -> Vec<u8> {
     let label = bytes.trim_ascii_end();
-    if label == b"NO NAME" { Vec::new() } else { label.to_vec() }
+    if label == b"NO NAME" {
+        Vec::new()
+    } else {
+        label.to_vec()
+    }
 }
 
 /// A long name while its entries come: the last part first, all before the short name.
@@ -335,19 +408,38 @@ impl LongName {
             *self = Self::default();
             return;
         }
-        let rest = if is_first { Vec::new() } else { std::mem::take(&mut self.units) };
+        let rest = if is_first {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.units)
+        };
         let places = [1..11, 14..26, 28..32];
-        let units = places.iter().flat_map(|place| entry[place.clone()].as_chunks::<2>().0);
-        *self = Self { units: units.map(|unit| u16::from_le_bytes(*unit)).chain(rest).collect(), checksum, part };
+        let units = places
+            .iter()
+            .flat_map(|place| entry[place.clone()].as_chunks::<2>().0);
+        *self = Self {
+            units: units
+                .map(|unit| u16::from_le_bytes(*unit))
+                .chain(rest)
+                .collect(),
+            checksum,
+            part,
+        };
     }
 
     /// The name, if it is complete and belongs to this short name.
     fn finish(mut self, entry: &[u8]) -> Option<Vec<u16>> {
-        let sum = entry[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+        let sum = entry[..11]
+            .iter()
+            .fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
         if self.part != 1 || self.checksum != sum {
             return None;
         }
-        let end = self.units.iter().position(|unit| *unit == 0).unwrap_or(self.units.len());
+        let end = self
+            .units
+            .iter()
+            .position(|unit| *unit == 0)
+            .unwrap_or(self.units.len());
         self.units.truncate(end);
         Some(self.units)
     }
@@ -367,16 +459,28 @@ fn short_name(entry: &[u8]) -> String {
         base[0] = 0xe5;
     }
     let character = |byte: u8, lower: bool| match byte.checked_sub(0x80) {
-        Some(index) => CODE_PAGE.chars().nth(usize::from(index)).unwrap_or(char::REPLACEMENT_CHARACTER),
+        Some(index) => CODE_PAGE
+            .chars()
+            .nth(usize::from(index))
+            .unwrap_or(char::REPLACEMENT_CHARACTER),
         None if lower => char::from(byte.to_ascii_lowercase()),
         None => char::from(byte),
     };
     let part = |bytes: &[u8], flag| {
         let lower = entry[12] & flag != 0;
-        let end = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
-        bytes[..end].iter().map(|byte| character(*byte, lower)).collect::<String>()
+        let end = bytes
+            .iter()
+            .rposition(|byte| *byte != b' ')
+            .map_or(0, |last| last + 1);
+        bytes[..end]
+            .iter()
+            .map(|byte| character(*byte, lower))
+            .collect::<String>()
     };
-    let (mut name, extension) = (part(&base, LOWER_BASE), part(&entry[8..11], LOWER_EXTENSION));
+    let (mut name, extension) = (
+        part(&base, LOWER_BASE),
+        part(&entry[8..11], LOWER_EXTENSION),
+    );
     if !extension.is_empty() {
         name.push('.');
         name.push_str(&extension);
@@ -386,12 +490,24 @@ fn short_name(entry: &[u8]) -> String {
 
 /// Seconds since 1970 of a date since 1980 and a time in steps of two seconds.
 fn seconds(date: u16, time: u16) -> i64 {
-    let (year, month, day) =
-        (i64::from(date >> 9) + 1980, i64::from(date >> 5 & 15).max(1), i64::from(date & 31).max(1));
+    let (year, month, day) = (
+        i64::from(date >> 9) + 1980,
+        i64::from(date >> 5 & 15).max(1),
+        i64::from(date & 31).max(1),
+    );
     // Years begin in March, so that a leap day is the last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    let (hour, minute, second) = (i64::from(time >> 11), i64::from(time >> 5 & 63), i64::from(time & 31) * 2);
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    let (hour, minute, second) = (
+        i64::from(time >> 11),
+        i64::from(time >> 5 & 63),
+        i64::from(time & 31) * 2,
+    );
     ((days * 24 + hour) * 60 + minute) * 60 + second
 }
 

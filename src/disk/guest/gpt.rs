@@ -6,7 +6,8 @@ use std::io;
 
 use super::crc::crc32;
 use super::{
-    MAX_PARTITIONS, Partition, PartitionKind, PartitionTable, ReadAt, SECTOR, bytes_at, le32, le64, text, uuid_text,
+    MAX_PARTITIONS, Partition, PartitionKind, PartitionTable, ReadAt, SECTOR, bytes_at, le32, le64,
+    text, uuid_text,
 };
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
@@ -15,24 +16,36 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const MAX_ENTRY_SIZE: u32 = 1024;
 
 /// The table and its partitions; the backup at the disk's end is used where the primary is damaged.
-pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
+pub(super) fn read<D: ReadAt + ?Sized>(
+    disk: &D,
+) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
     let sectors = disk.size() / SECTOR;
     if sectors < 6 {
         return Ok(None);
     }
     for (lba, from_backup) in [(1, false), (sectors - 1, true)] {
         if let Some((guid, partitions)) = read_at(disk, lba, sectors)? {
-            return Ok(Some((PartitionTable::Gpt { guid, from_backup }, partitions)));
+            return Ok(Some((
+                PartitionTable::Gpt { guid, from_backup },
+                partitions,
+            )));
         }
     }
     Ok(None)
 }
 
-fn read_at<D: ReadAt + ?Sized>(disk: &D, lba: u64, sectors: u64) -> io::Result<Option<(String, Vec<Partition>)>> {
+fn read_at<D: ReadAt + ?Sized>(
+    disk: &D,
+    lba: u64,
+    sectors: u64,
+) -> io::Result<Option<(String, Vec<Partition>)>> {
     let mut header = [0; SECTOR as usize];
     disk.read_exact_at(&mut header, lba * SECTOR)?;
     let header_size = le32(&header, 12) as usize;
-    if &header[..8] != SIGNATURE || !(92..=header.len()).contains(&header_size) || le64(&header, 24) != lba {
+    if &header[..8] != SIGNATURE
+        || !(92..=header.len()).contains(&header_size)
+        || le64(&header, 24) != lba
+    {
         return Ok(None);
     }
     let stored = le32(&header, 16);
@@ -41,13 +54,19 @@ fn read_at<D: ReadAt + ?Sized>(disk: &D, lba: u64, sectors: u64) -> io::Result<O
     if crc32(&summed[..header_size]) != stored {
         return Ok(None);
     }
-    let (entries_lba, count, entry_size) = (le64(&header, 72), le32(&header, 80), le32(&header, 84));
+    let (entries_lba, count, entry_size) =
+        (le64(&header, 72), le32(&header, 80), le32(&header, 84));
     if !(128..=MAX_ENTRY_SIZE).contains(&entry_size) || count as usize > 4 * MAX_PARTITIONS {
         return Ok(None);
     }
     let mut entries = vec![0; count as usize * entry_size as usize];
-    let Some(start) = entries_lba.checked_mul(SECTOR) else { return Ok(None) };
-    if start.checked_add(entries.len() as u64).is_none_or(|end| end > disk.size()) {
+    let Some(start) = entries_lba.checked_mul(SECTOR) else {
+        return Ok(None);
+    };
+    if start
+        .checked_add(entries.len() as u64)
+        .is_none_or(|end| end > disk.size())
+    {
         return Ok(None);
     }
     disk.read_exact_at(&mut entries, start)?;
@@ -68,7 +87,10 @@ fn partition(number: u32, entry: &[u8], sectors: u64) -> Option<Partition> {
     if entry[..16] == [0; 16] || first > last || last >= sectors || first == 0 {
         return None;
     }
-    let name: Vec<u16> = entry[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let name: Vec<u16> = entry[56..128]
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+        .collect();
     Some(Partition {
         number,
         start: first * SECTOR,

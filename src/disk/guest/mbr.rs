@@ -32,14 +32,18 @@ fn entries(sector: &[u8; 512]) -> Option<[MbrEntry; 4]> {
 }
 
 /// The table and its partitions, `None` where there is none.
-pub(super) fn read<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
+pub(super) fn read<D: ReadAt + ?Sized>(
+    disk: &D,
+) -> io::Result<Option<(PartitionTable, Vec<Partition>)>> {
     let sectors = disk.size() / SECTOR;
     let mut sector = [0; 512];
     if sectors < 2 {
         return Ok(None);
     }
     disk.read_exact_at(&mut sector, 0)?;
-    let Some(primary) = entries(&sector) else { return Ok(None) };
+    let Some(primary) = entries(&sector) else {
+        return Ok(None);
+    };
     let signature = le32(&sector, 440);
     let mut partitions = Vec::new();
     let mut chain = None;
@@ -71,9 +75,13 @@ fn read_logical<D: ReadAt + ?Sized>(
     let mut sector = [0; 512];
     for number in 5.. {
         disk.read_exact_at(&mut sector, at * SECTOR)?;
-        let Some([logical, next, ..]) = entries(&sector) else { return Ok(()) };
+        let Some([logical, next, ..]) = entries(&sector) else {
+            return Ok(());
+        };
         if logical.kind != 0 {
-            if partitions.len() >= MAX_PARTITIONS || !fits(at - start + logical.first, logical.count, count) {
+            if partitions.len() >= MAX_PARTITIONS
+                || !fits(at - start + logical.first, logical.count, count)
+            {
                 return Ok(());
             }
             partitions.push(partition(number, &logical, at, signature));

@@ -103,11 +103,16 @@ impl<D: ReadAt + ?Sized> ReadAt for Window<'_, D> {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let end = offset.checked_add(buffer.len() as u64).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let end = offset
+            .checked_add(buffer.len() as u64)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         if end > self.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let start = self.start.checked_add(offset).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let start = self
+            .start
+            .checked_add(offset)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         self.disk.read_exact_at(buffer, start)
     }
 }
@@ -116,19 +121,34 @@ impl DiskLayout {
     /// Every file system with the number of its partition (0 is the disk itself) and where it lies, in bytes.
     pub fn file_systems(&self) -> impl Iterator<Item = (u32, u64, &FileSystem)> {
         let bare = self.bare.iter().map(|fs| (0, 0, fs));
-        bare.chain(self.partitions.iter().filter_map(|p| Some((p.number, p.start, p.fs.as_ref()?))))
+        bare.chain(
+            self.partitions
+                .iter()
+                .filter_map(|p| Some((p.number, p.start, p.fs.as_ref()?))),
+        )
     }
 }
 
 /// Byte ranges of partition `number` (0 is the disk itself) that mean nothing, counted from the disk's start.
-pub fn unused_of<D: ReadAt + ?Sized>(disk: &D, layout: &DiskLayout, number: u32) -> io::Result<Vec<Range<u64>>> {
-    let (start, size) = match layout.partitions.iter().find(|partition| partition.number == number) {
+pub fn unused_of<D: ReadAt + ?Sized>(
+    disk: &D,
+    layout: &DiskLayout,
+    number: u32,
+) -> io::Result<Vec<Range<u64>>> {
+    let (start, size) = match layout
+        .partitions
+        .iter()
+        .find(|partition| partition.number == number)
+    {
         Some(partition) => (partition.start, partition.size),
         None if number == 0 => (0, disk.size()),
         None => return Ok(Vec::new()),
     };
     let ranges = unused(&Window::new(disk, start, size))?;
-    Ok(ranges.into_iter().map(|range| range.start + start..range.end + start).collect())
+    Ok(ranges
+        .into_iter()
+        .map(|range| range.start + start..range.end + start)
+        .collect())
 }
 
 /// What a disk holds.
@@ -197,7 +217,13 @@ pub fn read_layout<D: ReadAt + ?Sized>(disk: &D) -> io::Result<DiskLayout> {
         Some((table, partitions)) => (table, partitions),
         // A file system's boot sector carries the MBR's signature too (vfat, many ext with a loader).
         None => match superblock::read_file_system(disk)? {
-            Some(fs) => return Ok(DiskLayout { table: PartitionTable::None, partitions: Vec::new(), bare: Some(fs) }),
+            Some(fs) => {
+                return Ok(DiskLayout {
+                    table: PartitionTable::None,
+                    partitions: Vec::new(),
+                    bare: Some(fs),
+                });
+            }
             None => mbr::read(disk)?.unwrap_or((PartitionTable::None, Vec::new())),
         },
     };
@@ -205,13 +231,24 @@ pub fn read_layout<D: ReadAt + ?Sized>(disk: &D) -> io::Result<DiskLayout> {
         let window = Window::new(disk, partition.start, partition.size);
         partition.fs = superblock::read_file_system(&window)?;
     }
-    Ok(DiskLayout { table, partitions, bare: None })
+    Ok(DiskLayout {
+        table,
+        partitions,
+        bare: None,
+    })
 }
 
 /// Writes 16 bytes as a UUID in text, in the byte order of RFC 9562.
 fn uuid_text(bytes: &[u8; 16]) -> String {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// Reads `N` bytes at `at`; zeroes where the slice is too short, which callers rule out by construction.
@@ -237,7 +274,10 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
 
 /// Text up to the first NUL, trimmed; `None` where nothing is left. Bytes that are not UTF-8 are replaced.
 fn text(bytes: &[u8]) -> Option<String> {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
     let text = String::from_utf8_lossy(&bytes[..end]).trim_end().to_owned();
     (!text.is_empty()).then_some(text)
 }

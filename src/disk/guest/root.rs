@@ -81,7 +81,11 @@ pub enum RootError {
 }
 
 fn list(candidates: &[String]) -> String {
-    if candidates.is_empty() { "no partitions".to_owned() } else { candidates.join(", ") }
+    if candidates.is_empty() {
+        "no partitions".to_owned()
+    } else {
+        candidates.join(", ")
+    }
 }
 
 /// Root types of the Discoverable Partitions Specification.
@@ -97,14 +101,15 @@ const ROOT_TYPE: &str = if cfg!(target_arch = "x86_64") {
 pub fn choose_root(layout: &DiskLayout, spec: &RootSelector) -> Result<RootChoice, RootError> {
     match spec {
         RootSelector::Auto => automatic(layout),
-        RootSelector::Number(number) => {
-            named(layout, spec, |partition, _| partition.is_some_and(|p| p.number == *number))
-        }
-        RootSelector::Label(label) => {
-            named(layout, spec, |_, fs| fs.is_some_and(|fs| fs.label.as_ref() == Some(label)))
-        }
+        RootSelector::Number(number) => named(layout, spec, |partition, _| {
+            partition.is_some_and(|p| p.number == *number)
+        }),
+        RootSelector::Label(label) => named(layout, spec, |_, fs| {
+            fs.is_some_and(|fs| fs.label.as_ref() == Some(label))
+        }),
         RootSelector::Uuid(uuid) => named(layout, spec, |_, fs| {
-            fs.and_then(|fs| fs.uuid.as_ref()).is_some_and(|found| found.eq_ignore_ascii_case(uuid))
+            fs.and_then(|fs| fs.uuid.as_ref())
+                .is_some_and(|found| found.eq_ignore_ascii_case(uuid))
         }),
     }
 }
@@ -117,16 +122,31 @@ fn named(
     if layout.bare.is_some() && fits(None, layout.bare.as_ref()) {
         return usable("the disk", layout.bare.as_ref(), RootChoice::Whole, layout);
     }
-    let found: Vec<&Partition> = layout.partitions.iter().filter(|p| fits(Some(p), p.fs.as_ref())).collect();
+    let found: Vec<&Partition> = layout
+        .partitions
+        .iter()
+        .filter(|p| fits(Some(p), p.fs.as_ref()))
+        .collect();
     match found.as_slice() {
-        [] => Err(RootError::NotFound { spec: spec.clone(), candidates: candidates(layout) }),
+        [] => Err(RootError::NotFound {
+            spec: spec.clone(),
+            candidates: candidates(layout),
+        }),
         [one] => {
             let what = format!("partition {}", one.number);
-            usable(&what, one.fs.as_ref(), RootChoice::Partition(one.number), layout)
+            usable(
+                &what,
+                one.fs.as_ref(),
+                RootChoice::Partition(one.number),
+                layout,
+            )
         }
         several => Err(RootError::Ambiguous {
             spec: spec.clone(),
-            candidates: several.iter().map(|partition| describe(partition)).collect(),
+            candidates: several
+                .iter()
+                .map(|partition| describe(partition))
+                .collect(),
         }),
     }
 }
@@ -139,13 +159,25 @@ fn automatic(layout: &DiskLayout) -> Result<RootChoice, RootError> {
     let typed: Vec<&Partition> = layout.partitions.iter().filter(typed).collect();
     if let [one] = typed.as_slice() {
         let what = format!("partition {}", one.number);
-        return usable(&what, one.fs.as_ref(), RootChoice::Partition(one.number), layout);
+        return usable(
+            &what,
+            one.fs.as_ref(),
+            RootChoice::Partition(one.number),
+            layout,
+        );
     }
     // Several of the root type: those are the ones to look into, not the rest of the disk.
-    let pool: Vec<&Partition> = if typed.is_empty() { layout.partitions.iter().collect() } else { typed };
+    let pool: Vec<&Partition> = if typed.is_empty() {
+        layout.partitions.iter().collect()
+    } else {
+        typed
+    };
     let mountable: Vec<u32> = pool
         .iter()
-        .filter(|p| p.fs.as_ref().is_some_and(|fs| fs.kind.mount_type().is_some()))
+        .filter(|p| {
+            p.fs.as_ref()
+                .is_some_and(|fs| fs.kind.mount_type().is_some())
+        })
         .map(|p| p.number)
         .collect();
     if !mountable.is_empty() {
@@ -153,10 +185,15 @@ fn automatic(layout: &DiskLayout) -> Result<RootChoice, RootError> {
     }
     for partition in pool {
         if let Some(fs) = partition.fs.as_ref().filter(|fs| fs.kind.is_container()) {
-            return Err(RootError::Container { what: format!("partition {}", partition.number), kind: fs.kind });
+            return Err(RootError::Container {
+                what: format!("partition {}", partition.number),
+                kind: fs.kind,
+            });
         }
     }
-    Err(RootError::Nothing { candidates: candidates(layout) })
+    Err(RootError::Nothing {
+        candidates: candidates(layout),
+    })
 }
 
 fn usable(
@@ -166,14 +203,22 @@ fn usable(
     layout: &DiskLayout,
 ) -> Result<RootChoice, RootError> {
     match fs {
-        Some(fs) if fs.kind.is_container() => Err(RootError::Container { what: what.to_owned(), kind: fs.kind }),
+        Some(fs) if fs.kind.is_container() => Err(RootError::Container {
+            what: what.to_owned(),
+            kind: fs.kind,
+        }),
         Some(fs) if fs.kind.mount_type().is_some() => Ok(choice),
-        _ => Err(RootError::Nothing { candidates: candidates(layout) }),
+        _ => Err(RootError::Nothing {
+            candidates: candidates(layout),
+        }),
     }
 }
 
 fn candidates(layout: &DiskLayout) -> Vec<String> {
-    let bare = layout.bare.iter().map(|fs| format!("the disk itself ({})", describe_fs(fs)));
+    let bare = layout
+        .bare
+        .iter()
+        .map(|fs| format!("the disk itself ({})", describe_fs(fs)));
     bare.chain(layout.partitions.iter().map(describe)).collect()
 }
 

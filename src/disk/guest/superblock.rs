@@ -96,7 +96,10 @@ pub fn read_file_system<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<FileS
         return Ok(None);
     }
     // Containers first: what they hold may look like a file system of its own.
-    let found = luks(&head).or_else(|| lvm2(&head)).or_else(|| md_at(&head, 0)).or_else(|| md_at(&head, 4096));
+    let found = luks(&head)
+        .or_else(|| lvm2(&head))
+        .or_else(|| md_at(&head, 0))
+        .or_else(|| md_at(&head, 4096));
     if found.is_some() {
         return Ok(found);
     }
@@ -112,9 +115,22 @@ pub fn read_file_system<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<FileS
     Ok(vfat(&head))
 }
 
-fn file_system(kind: FsKind, uuid: Option<[u8; 16]>, label: Option<String>, block_size: Option<u32>) -> FileSystem {
-    let uuid = uuid.filter(|bytes| bytes != &[0; 16]).map(|bytes| uuid_text(&bytes));
-    FileSystem { kind, uuid, label, block_size, dirty: None }
+fn file_system(
+    kind: FsKind,
+    uuid: Option<[u8; 16]>,
+    label: Option<String>,
+    block_size: Option<u32>,
+) -> FileSystem {
+    let uuid = uuid
+        .filter(|bytes| bytes != &[0; 16])
+        .map(|bytes| uuid_text(&bytes));
+    FileSystem {
+        kind,
+        uuid,
+        label,
+        block_size,
+        dirty: None,
+    }
 }
 
 /// ext2, ext3, ext4: <https://docs.kernel.org/filesystems/ext4/super.html>.
@@ -147,15 +163,29 @@ fn ext(head: &[u8]) -> Option<FileSystem> {
         FsKind::Ext2
     };
     let label = text(&sb.identity.label);
-    let mut fs = file_system(kind, Some(bytes_at(bytes, 0x68)), label, Some(sb.identity.block_size));
+    let mut fs = file_system(
+        kind,
+        Some(bytes_at(bytes, 0x68)),
+        label,
+        Some(sb.identity.block_size),
+    );
     fs.dirty = sb.complaint();
     Some(fs)
 }
 
 fn xfs(head: &[u8]) -> Option<FileSystem> {
     let block_size = u32::from_be_bytes(bytes_at(head, 4));
-    (head.starts_with(b"XFSB") && block_size.is_power_of_two() && (512..=65536).contains(&block_size))
-        .then(|| file_system(FsKind::Xfs, Some(bytes_at(head, 32)), text(&head[108..120]), Some(block_size)))
+    (head.starts_with(b"XFSB")
+        && block_size.is_power_of_two()
+        && (512..=65536).contains(&block_size))
+    .then(|| {
+        file_system(
+            FsKind::Xfs,
+            Some(bytes_at(head, 32)),
+            text(&head[108..120]),
+            Some(block_size),
+        )
+    })
 }
 
 fn btrfs<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<FileSystem>> {
@@ -164,27 +194,43 @@ fn btrfs<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<FileSystem>> {
         return Ok(None);
     }
     disk.read_exact_at(&mut sb, 65536)?;
-    Ok((&sb[64..72] == b"_BHRfS_M")
-        .then(|| file_system(FsKind::Btrfs, Some(bytes_at(&sb, 32)), text(&sb[0x12b..0x22b]), Some(le32(&sb, 0x90)))))
+    Ok((&sb[64..72] == b"_BHRfS_M").then(|| {
+        file_system(
+            FsKind::Btrfs,
+            Some(bytes_at(&sb, 32)),
+            text(&sb[0x12b..0x22b]),
+            Some(le32(&sb, 0x90)),
+        )
+    }))
 }
 
 /// Swap space with 4096-byte pages; its superblock ends the first page.
 fn swap(head: &[u8]) -> Option<FileSystem> {
-    (&head[4086..4096] == b"SWAPSPACE2")
-        .then(|| file_system(FsKind::Swap, Some(bytes_at(head, 1036)), text(&head[1052..1068]), Some(4096)))
+    (&head[4086..4096] == b"SWAPSPACE2").then(|| {
+        file_system(
+            FsKind::Swap,
+            Some(bytes_at(head, 1036)),
+            text(&head[1052..1068]),
+            Some(4096),
+        )
+    })
 }
 
 /// The label of a physical volume lies in one of the first four sectors.
 fn lvm2(head: &[u8]) -> Option<FileSystem> {
-    (0..4).map(|sector| &head[sector * 512..(sector + 1) * 512]).find_map(|sector| {
-        (sector.starts_with(b"LABELONE") && &sector[24..32] == b"LVM2 001").then(|| FileSystem {
-            kind: FsKind::Lvm2,
-            uuid: text(&sector[32..64]),
-            label: None,
-            block_size: None,
-            dirty: None,
+    (0..4)
+        .map(|sector| &head[sector * 512..(sector + 1) * 512])
+        .find_map(|sector| {
+            (sector.starts_with(b"LABELONE") && &sector[24..32] == b"LVM2 001").then(|| {
+                FileSystem {
+                    kind: FsKind::Lvm2,
+                    uuid: text(&sector[32..64]),
+                    label: None,
+                    block_size: None,
+                    dirty: None,
+                }
+            })
         })
-    })
 }
 
 fn luks(head: &[u8]) -> Option<FileSystem> {
@@ -236,7 +282,12 @@ fn vfat(head: &[u8]) -> Option<FileSystem> {
     // FAT32 has no 16-bit count of sectors per FAT and keeps its extended fields later.
     let extended = if le16(head, 22) == 0 { 64 } else { 36 };
     if !matches!(head[extended + 2], 0x28 | 0x29) {
-        return Some(file_system(FsKind::Vfat, None, None, Some(u32::from(bytes_per_sector))));
+        return Some(file_system(
+            FsKind::Vfat,
+            None,
+            None,
+            Some(u32::from(bytes_per_sector)),
+        ));
     }
     let serial = le32(head, extended + 3);
     let label = text(&head[extended + 7..extended + 18]).filter(|label| label != "NO NAME");

@@ -18,9 +18,15 @@ struct Disk {
 }
 
 pub(super) fn run(program: &str, arguments: &[&str]) -> String {
-    let output =
-        Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("cannot start {program}: {e}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -39,7 +45,11 @@ impl Disk {
     fn table(self, script: &str) -> Self {
         let file = self.dir.path().join("table");
         fs::write(&file, script).unwrap();
-        let line = format!("sfdisk -q --no-reread --no-tell-kernel '{}' < '{}'", self.text(), file.display());
+        let line = format!(
+            "sfdisk -q --no-reread --no-tell-kernel '{}' < '{}'",
+            self.text(),
+            file.display()
+        );
         run("sh", &["-c", &line]);
         self
     }
@@ -54,7 +64,15 @@ impl Disk {
 }
 
 fn mke2fs(path: &Path, kind: &str, more: &[&str]) {
-    run("mke2fs", &[&["-q", "-F", "-t", kind, "-L", "my label", "-U", UUID], more, &[path.to_str().unwrap()]].concat());
+    run(
+        "mke2fs",
+        &[
+            &["-q", "-F", "-t", kind, "-L", "my label", "-U", UUID],
+            more,
+            &[path.to_str().unwrap()],
+        ]
+        .concat(),
+    );
 }
 
 fn gpt() -> Disk {
@@ -69,11 +87,24 @@ fn gpt() -> Disk {
 #[test]
 fn a_gpt_is_read_as_sfdisk_wrote_it() {
     let layout = gpt().layout();
-    let table = PartitionTable::Gpt { guid: "6a3b2c1d-0000-4000-8000-000000000001".to_owned(), from_backup: false };
+    let table = PartitionTable::Gpt {
+        guid: "6a3b2c1d-0000-4000-8000-000000000001".to_owned(),
+        from_backup: false,
+    };
     assert_eq!(layout.table, table);
-    let numbers: Vec<_> = layout.partitions.iter().map(|p| (p.number, p.start / SECTOR, p.size / SECTOR)).collect();
-    assert_eq!(numbers, [(1, 2048, 2048), (2, 4096, 8192), (4, 16384, 65536)]);
-    assert_eq!(layout.partitions[1].uuid, "6a3b2c1d-0000-4000-8000-000000000012");
+    let numbers: Vec<_> = layout
+        .partitions
+        .iter()
+        .map(|p| (p.number, p.start / SECTOR, p.size / SECTOR))
+        .collect();
+    assert_eq!(
+        numbers,
+        [(1, 2048, 2048), (2, 4096, 8192), (4, 16384, 65536)]
+    );
+    assert_eq!(
+        layout.partitions[1].uuid,
+        "6a3b2c1d-0000-4000-8000-000000000012"
+    );
     assert_eq!(layout.partitions[2].name.as_deref(), Some("Wurzel-ä"));
     let root = PartitionKind::Guid("4f68bce3-e8cd-4db1-96e7-fbcaf984b709".to_owned());
     assert_eq!(layout.partitions[2].kind, root);
@@ -88,7 +119,16 @@ fn a_damaged_gpt_is_read_from_its_backup() {
         let mut bytes = disk.bytes();
         bytes[at] ^= 1;
         let layout = read_layout(bytes.as_slice()).unwrap();
-        assert!(matches!(layout.table, PartitionTable::Gpt { from_backup: true, .. }), "{at}");
+        assert!(
+            matches!(
+                layout.table,
+                PartitionTable::Gpt {
+                    from_backup: true,
+                    ..
+                }
+            ),
+            "{at}"
+        );
         assert_eq!(layout.partitions, good.partitions, "{at}");
         let backup = bytes.len() - 512 + 60;
         bytes[backup] ^= 1;
@@ -108,9 +148,26 @@ fn an_mbr_is_read_with_its_logical_partitions() {
          5: start=10240, size=2048, type=83\n6: start=20480, size=4096, type=82\n7: start=30720, size=2048, type=83\n",
     );
     let layout = disk.layout();
-    assert_eq!(layout.table, PartitionTable::Mbr { signature: 0x1234_abcd });
-    let found: Vec<_> = layout.partitions.iter().map(|p| (p.number, p.start / SECTOR, p.size / SECTOR)).collect();
-    assert_eq!(found, [(1, 2048, 4096), (5, 10240, 2048), (6, 20480, 4096), (7, 30720, 2048)]);
+    assert_eq!(
+        layout.table,
+        PartitionTable::Mbr {
+            signature: 0x1234_abcd
+        }
+    );
+    let found: Vec<_> = layout
+        .partitions
+        .iter()
+        .map(|p| (p.number, p.start / SECTOR, p.size / SECTOR))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, 2048, 4096),
+            (5, 10240, 2048),
+            (6, 20480, 4096),
+            (7, 30720, 2048)
+        ]
+    );
     assert_eq!(layout.partitions[1].uuid, "1234abcd-05");
     assert_eq!(layout.partitions[2].kind, PartitionKind::Mbr(0x82));
 }
@@ -130,7 +187,11 @@ fn a_chain_of_logical_partitions_that_goes_back_ends() {
 
 #[test]
 fn ext_file_systems_are_told_apart() {
-    for (kind, expected) in [("ext2", FsKind::Ext2), ("ext3", FsKind::Ext3), ("ext4", FsKind::Ext4)] {
+    for (kind, expected) in [
+        ("ext2", FsKind::Ext2),
+        ("ext3", FsKind::Ext3),
+        ("ext4", FsKind::Ext4),
+    ] {
         let disk = Disk::new(8);
         mke2fs(&disk.path, kind, &["-b", "1024"]);
         let expected = FileSystem {
@@ -141,7 +202,10 @@ fn ext_file_systems_are_told_apart() {
             dirty: None,
         };
         let layout = disk.layout();
-        assert_eq!((layout.table, layout.bare), (PartitionTable::None, Some(expected)));
+        assert_eq!(
+            (layout.table, layout.bare),
+            (PartitionTable::None, Some(expected))
+        );
     }
 }
 
@@ -159,22 +223,35 @@ fn an_ext_file_system_tells_what_is_wrong_with_it() {
     assert_eq!(dirty(0x3a, 0).as_deref(), Some("was not unmounted"));
     assert_eq!(dirty(0x3a, 3).as_deref(), Some("has 0 recorded errors"));
     assert_eq!(dirty(0x194, 5).as_deref(), Some("has 5 recorded errors"));
-    assert_eq!(dirty(0x60, incompat | 4).as_deref(), Some("has a journal to replay"));
+    assert_eq!(
+        dirty(0x60, incompat | 4).as_deref(),
+        Some("has a journal to replay")
+    );
 }
 
 #[test]
 fn fat_and_swap_are_known() {
     for (bits, mib) in [("12", 4), ("16", 32), ("32", 64)] {
         let disk = Disk::new(mib);
-        run("mkfs.vfat", &["-F", bits, "-i", "1234abcd", "-n", "ESP", disk.text()]);
+        run(
+            "mkfs.vfat",
+            &["-F", bits, "-i", "1234abcd", "-n", "ESP", disk.text()],
+        );
         let fs = disk.layout().bare.unwrap();
         let found = (fs.kind, fs.uuid.as_deref(), fs.label.as_deref());
-        assert_eq!(found, (FsKind::Vfat, Some("1234-ABCD"), Some("ESP")), "FAT{bits}");
+        assert_eq!(
+            found,
+            (FsKind::Vfat, Some("1234-ABCD"), Some("ESP")),
+            "FAT{bits}"
+        );
     }
     let disk = Disk::new(4);
     run("mkswap", &["-q", "-U", UUID, "-L", "swap", disk.text()]);
     let fs = disk.layout().bare.unwrap();
-    assert_eq!((fs.kind, fs.uuid.as_deref(), fs.label.as_deref()), (FsKind::Swap, Some(UUID), Some("swap")));
+    assert_eq!(
+        (fs.kind, fs.uuid.as_deref(), fs.label.as_deref()),
+        (FsKind::Swap, Some(UUID), Some("swap"))
+    );
 }
 
 /// A blank disk with bytes at offsets.
@@ -194,17 +271,39 @@ fn what_no_tool_here_makes_is_known_by_its_magic() {
     let md_old = [0xfc, 0x4e, 0x2b, 0xa9, 0, 0, 0, 0];
     let size = 256 << 10;
     let cases = [
-        (patched(&[(0, b"XFSB\0\0\x10\0"), (32, &uuid), (108, b"data")]), FsKind::Xfs, Some(text)),
-        (patched(&[(65600, b"_BHRfS_M"), (65568, &uuid), (65536 + 0x12b, b"pool")]), FsKind::Btrfs, Some(text)),
-        (patched(&[(0, b"LUKS\xba\xbe\0\x02"), (168, text.as_bytes())]), FsKind::Luks, Some(text)),
-        (patched(&[(512, b"LABELONE"), (536, b"LVM2 001"), (544, b"abc")]), FsKind::Lvm2, Some("abc")),
+        (
+            patched(&[(0, b"XFSB\0\0\x10\0"), (32, &uuid), (108, b"data")]),
+            FsKind::Xfs,
+            Some(text),
+        ),
+        (
+            patched(&[
+                (65600, b"_BHRfS_M"),
+                (65568, &uuid),
+                (65536 + 0x12b, b"pool"),
+            ]),
+            FsKind::Btrfs,
+            Some(text),
+        ),
+        (
+            patched(&[(0, b"LUKS\xba\xbe\0\x02"), (168, text.as_bytes())]),
+            FsKind::Luks,
+            Some(text),
+        ),
+        (
+            patched(&[(512, b"LABELONE"), (536, b"LVM2 001"), (544, b"abc")]),
+            FsKind::Lvm2,
+            Some("abc"),
+        ),
         (patched(&[(4096, &md)]), FsKind::Md, Some(text)),
         (patched(&[(0, &md)]), FsKind::Md, Some(text)),
         (patched(&[(size - 8192, &md)]), FsKind::Md, Some(text)),
         (patched(&[(size - 65536, &md_old)]), FsKind::Md, None),
     ];
     for (bytes, kind, uuid) in cases {
-        let fs = read_file_system(bytes.as_slice()).unwrap().unwrap_or_else(|| panic!("{kind}"));
+        let fs = read_file_system(bytes.as_slice())
+            .unwrap()
+            .unwrap_or_else(|| panic!("{kind}"));
         assert_eq!((fs.kind, fs.uuid.as_deref()), (kind, uuid));
     }
     assert_eq!(read_file_system(patched(&[]).as_slice()).unwrap(), None);
@@ -212,7 +311,11 @@ fn what_no_tool_here_makes_is_known_by_its_magic() {
 
 #[test]
 fn unused_blocks_are_those_that_the_file_system_calls_free() {
-    for (options, mib) in [(&["-b", "1024"][..], 40), (&["-b", "4096"], 200), (&["-b", "1024", "-O", "^64bit"], 40)] {
+    for (options, mib) in [
+        (&["-b", "1024"][..], 40),
+        (&["-b", "4096"], 200),
+        (&["-b", "1024", "-O", "^64bit"], 40),
+    ] {
         let disk = Disk::new(mib);
         let tree = disk.dir.path().join("tree");
         fs::create_dir(&tree).unwrap();
@@ -230,7 +333,10 @@ fn unused_blocks_are_those_that_the_file_system_calls_free() {
         let found = unused(&DiskFile::new(File::open(&disk.path).unwrap()).unwrap()).unwrap();
         let bytes: u64 = found.iter().map(|range| range.end - range.start).sum();
         assert_eq!(bytes / block, free - untouched + journal, "{options:?}");
-        assert!(found.windows(2).all(|pair| pair[0].end < pair[1].start), "{options:?}");
+        assert!(
+            found.windows(2).all(|pair| pair[0].end < pair[1].start),
+            "{options:?}"
+        );
 
         // Nothing is lost with them.
         let mut bytes = disk.bytes();
@@ -280,13 +386,26 @@ fn a_bitmap_that_disagrees_with_its_count_is_left_alone() {
         bytes[4096 + 12] ^= 1;
         unused(bytes.as_slice()).unwrap()
     };
-    let all: u64 = unused(disk.bytes().as_slice()).unwrap().iter().map(|range| range.end - range.start).sum();
-    let journal: u64 = journal_only.iter().map(|range| range.end - range.start).sum();
+    let all: u64 = unused(disk.bytes().as_slice())
+        .unwrap()
+        .iter()
+        .map(|range| range.end - range.start)
+        .sum();
+    let journal: u64 = journal_only
+        .iter()
+        .map(|range| range.end - range.start)
+        .sum();
     assert!(journal < 5 * MIB && all > journal, "{journal} {all}");
 }
 
 fn layout_of(partitions: &[(u32, Option<FsKind>, &str)]) -> DiskLayout {
-    let fs = |kind| FileSystem { kind, uuid: None, label: Some("L".to_owned()), block_size: None, dirty: None };
+    let fs = |kind| FileSystem {
+        kind,
+        uuid: None,
+        label: Some("L".to_owned()),
+        block_size: None,
+        dirty: None,
+    };
     let partition = |&(number, kind, guid): &(u32, Option<FsKind>, &str)| Partition {
         number,
         start: 0,
@@ -296,27 +415,60 @@ fn layout_of(partitions: &[(u32, Option<FsKind>, &str)]) -> DiskLayout {
         name: None,
         fs: kind.map(fs),
     };
-    DiskLayout { table: PartitionTable::None, partitions: partitions.iter().map(partition).collect(), bare: None }
+    DiskLayout {
+        table: PartitionTable::None,
+        partitions: partitions.iter().map(partition).collect(),
+        bare: None,
+    }
 }
 
 #[test]
 fn the_root_is_chosen_by_type_then_by_looking() {
     let root = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
-    let root = if cfg!(target_arch = "aarch64") { "b921b045-1df0-41c3-af44-4c6f280d3fae" } else { root };
-    let choose = |partitions: &[_]| choose_root(&layout_of(partitions), &RootSelector::Auto).map_err(|e| e.to_string());
+    let root = if cfg!(target_arch = "aarch64") {
+        "b921b045-1df0-41c3-af44-4c6f280d3fae"
+    } else {
+        root
+    };
+    let choose = |partitions: &[_]| {
+        choose_root(&layout_of(partitions), &RootSelector::Auto).map_err(|e| e.to_string())
+    };
     let (ext4, vfat) = (Some(FsKind::Ext4), Some(FsKind::Vfat));
-    assert_eq!(choose(&[(1, ext4, ""), (2, ext4, root)]), Ok(RootChoice::Partition(2)));
-    assert_eq!(choose(&[(1, ext4, root), (2, ext4, root)]), Ok(RootChoice::Probe(vec![1, 2])));
-    assert_eq!(choose(&[(1, vfat, ""), (2, Some(FsKind::Xfs), ""), (3, ext4, "")]), Ok(RootChoice::Probe(vec![2, 3])));
+    assert_eq!(
+        choose(&[(1, ext4, ""), (2, ext4, root)]),
+        Ok(RootChoice::Partition(2))
+    );
+    assert_eq!(
+        choose(&[(1, ext4, root), (2, ext4, root)]),
+        Ok(RootChoice::Probe(vec![1, 2]))
+    );
+    assert_eq!(
+        choose(&[(1, vfat, ""), (2, Some(FsKind::Xfs), ""), (3, ext4, "")]),
+        Ok(RootChoice::Probe(vec![2, 3]))
+    );
     let luks = "partition 2 is a LUKS container, which cannot be used as a root";
-    assert_eq!(choose(&[(1, vfat, ""), (2, Some(FsKind::Luks), "")]), Err(luks.to_owned()));
+    assert_eq!(
+        choose(&[(1, vfat, ""), (2, Some(FsKind::Luks), "")]),
+        Err(luks.to_owned())
+    );
     let lvm = "partition 1 is a LVM2 physical volume, which cannot be used as a root";
-    assert_eq!(choose(&[(1, Some(FsKind::Lvm2), root)]), Err(lvm.to_owned()));
+    assert_eq!(
+        choose(&[(1, Some(FsKind::Lvm2), root)]),
+        Err(lvm.to_owned())
+    );
     let nothing = "the disk has no file system that can be the root; it has 1 (vfat LABEL=L), 2 (nothing known)";
-    assert_eq!(choose(&[(1, vfat, ""), (2, None, "")]), Err(nothing.to_owned()));
+    assert_eq!(
+        choose(&[(1, vfat, ""), (2, None, "")]),
+        Err(nothing.to_owned())
+    );
     let two = layout_of(&[(1, ext4, ""), (2, ext4, "")]);
-    let error = choose_root(&two, &RootSelector::Label("L".to_owned())).unwrap_err().to_string();
-    assert_eq!(error, "several file systems match root = LABEL=L: 1 (ext4 LABEL=L), 2 (ext4 LABEL=L)");
+    let error = choose_root(&two, &RootSelector::Label("L".to_owned()))
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "several file systems match root = LABEL=L: 1 (ext4 LABEL=L), 2 (ext4 LABEL=L)"
+    );
 }
 
 proptest! {

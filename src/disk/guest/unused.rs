@@ -28,7 +28,9 @@ pub(super) fn read_superblock<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option
 
 /// Byte ranges of a file system without meaning: sorted, apart, within it. Empty where nothing is known for sure.
 pub fn unused<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<Range<u64>>> {
-    let Some(sb) = read_superblock(disk)? else { return Ok(Vec::new()) };
+    let Some(sb) = read_superblock(disk)? else {
+        return Ok(Vec::new());
+    };
     let groups = match sb.read_groups(disk) {
         Ok(groups) => groups,
         Err(ReadError::Io(error)) => return Err(error),
@@ -41,7 +43,9 @@ pub fn unused<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Vec<Range<u64>>> {
         if group.flags & GROUP_BLOCK_UNINIT != 0 || !group.sum_is_right {
             continue;
         }
-        let Some(at) = sb.place(group.block_bitmap) else { continue };
+        let Some(at) = sb.place(group.block_bitmap) else {
+            continue;
+        };
         disk.read_exact_at(&mut bitmap, at)?;
         let first = sb.first_block + index * sb.blocks_per_group;
         let count = sb.blocks_per_group.min(sb.blocks - first);
@@ -65,7 +69,10 @@ fn zero_runs(bitmap: &[u8], count: usize) -> Vec<Range<usize>> {
     while bit < count {
         let byte = bitmap[bit / 8];
         // Whole bytes of one kind are the rule.
-        if bit % 8 == 0 && bit + 8 <= count && (byte == 0 && start.is_some() || byte == 0xff && start.is_none()) {
+        if bit % 8 == 0
+            && bit + 8 <= count
+            && (byte == 0 && start.is_some() || byte == 0xff && start.is_none())
+        {
             bit += 8;
             continue;
         }
@@ -95,18 +102,30 @@ pub(super) struct Journal {
 pub(super) fn journal<D: ReadAt + ?Sized>(disk: &D) -> io::Result<Option<Journal>> {
     let read = || {
         let ext = Ext4::open(disk)?;
-        let InodeContent::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else { return Ok(None) };
-        let Some(first) = extents.first().filter(|first| first.offset == 0 && first.length >= HEAD) else {
+        let InodeContent::Extents(extents) = ext.content(&ext.inode(JOURNAL_INODE)?)? else {
+            return Ok(None);
+        };
+        let Some(first) = extents
+            .first()
+            .filter(|first| first.offset == 0 && first.length >= HEAD)
+        else {
             return Ok(None);
         };
         let mut head = [0; HEAD as usize];
-        disk.read_exact_at(&mut head, first.start).map_err(ReadError::Io)?;
+        disk.read_exact_at(&mut head, first.start)
+            .map_err(ReadError::Io)?;
         let word = |at| u32::from_be_bytes(bytes_at(&head, at));
         let empty = word(0) == JOURNAL_MAGIC && matches!(word(4), 3 | 4) && word(0x1c) == 0;
         let block = u64::from(ext.identity().block_size);
-        let mut rest: Vec<_> = extents.iter().map(|extent| extent.start..extent.start + extent.length).collect();
+        let mut rest: Vec<_> = extents
+            .iter()
+            .map(|extent| extent.start..extent.start + extent.length)
+            .collect();
         rest[0].start = rest[0].end.min(first.start + block);
-        Ok(empty.then_some(Journal { first: first.start, rest }))
+        Ok(empty.then_some(Journal {
+            first: first.start,
+            rest,
+        }))
     };
     match read() {
         Err(ReadError::Io(error)) => Err(error),

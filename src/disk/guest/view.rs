@@ -52,14 +52,23 @@ impl<'a> OverlayView<'a> {
         Self::new(disk, None)
     }
 
-    fn new(top: &'a dyn ChunkSource, base: Option<&'a dyn ChunkSource>) -> Result<Self, SourceError> {
+    fn new(
+        top: &'a dyn ChunkSource,
+        base: Option<&'a dyn ChunkSource>,
+    ) -> Result<Self, SourceError> {
         let mut present = Vec::new();
         top.for_each_present(&mut |index| {
             present.push(index);
             Ok(())
         })?;
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Ok(OverlayView { top, base, present, shards, zero: Arc::new(buffer()) })
+        Ok(OverlayView {
+            top,
+            base,
+            present,
+            shards,
+            zero: Arc::new(buffer()),
+        })
     }
 
     /// Whether `top` says anything about a chunk; without a disk below, whether the chunk may be other than zero.
@@ -70,8 +79,12 @@ impl<'a> OverlayView<'a> {
     /// Whether `top` says anything about any of these bytes.
     pub fn is_written(&self, bytes: Range<u64>) -> bool {
         let chunk = CHUNK as u64;
-        let first = self.present.partition_point(|index| *index < bytes.start / chunk);
-        self.present.get(first).is_some_and(|index| *index < bytes.end.div_ceil(chunk))
+        let first = self
+            .present
+            .partition_point(|index| *index < bytes.start / chunk);
+        self.present
+            .get(first)
+            .is_some_and(|index| *index < bytes.end.div_ceil(chunk))
     }
 
     /// The first chunk at or behind `from` that may be other than zero.
@@ -79,8 +92,15 @@ impl<'a> OverlayView<'a> {
     /// # Errors
     /// The disk below cannot be read.
     pub fn next_data(&self, from: u64) -> Result<Option<u64>, SourceError> {
-        let top = self.present.get(self.present.partition_point(|index| *index < from)).copied();
-        let base = self.base.map(|base| base.next_present(from)).transpose()?.flatten();
+        let top = self
+            .present
+            .get(self.present.partition_point(|index| *index < from))
+            .copied();
+        let base = self
+            .base
+            .map(|base| base.next_present(from))
+            .transpose()?
+            .flatten();
         Ok(top.into_iter().chain(base).min())
     }
 
@@ -90,9 +110,16 @@ impl<'a> OverlayView<'a> {
         if let Some(found) = lock().chunks.get(&index) {
             return Ok(found.clone());
         }
-        let source = if self.is_present(index) { Some(self.top) } else { self.base };
+        let source = if self.is_present(index) {
+            Some(self.top)
+        } else {
+            self.base
+        };
         let mut buffer = buffer();
-        let chunk = match source.map(|source| source.read_chunk(index, &mut buffer)).transpose()? {
+        let chunk = match source
+            .map(|source| source.read_chunk(index, &mut buffer))
+            .transpose()?
+        {
             Some(Content::Data) => Arc::new(buffer),
             Some(Content::Zero) | None => self.zero.clone(),
         };
@@ -111,7 +138,10 @@ impl<'a> OverlayView<'a> {
 
 /// A chunk of zeros, which come from the system and are not written.
 fn buffer() -> Box<[u8; CHUNK]> {
-    vec![0; CHUNK].into_boxed_slice().try_into().expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
+    vec![0; CHUNK]
+        .into_boxed_slice()
+        .try_into()
+        .expect("BUG: a vector of CHUNK bytes is not CHUNK bytes long")
 }
 
 impl ReadAt for OverlayView<'_> {
@@ -121,7 +151,10 @@ impl ReadAt for OverlayView<'_> {
 
     /// An error of a source is the inner error of the one that this gives.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > self.size()) {
+        if offset
+            .checked_add(buffer.len() as u64)
+            .is_none_or(|end| end > self.size())
+        {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mut offset = offset;
@@ -129,7 +162,9 @@ impl ReadAt for OverlayView<'_> {
         while !rest.is_empty() {
             let start = (offset % CHUNK as u64) as usize;
             let (part, after) = rest.split_at_mut(rest.len().min(CHUNK - start));
-            let chunk = self.chunk(offset / CHUNK as u64).map_err(io::Error::other)?;
+            let chunk = self
+                .chunk(offset / CHUNK as u64)
+                .map_err(io::Error::other)?;
             part.copy_from_slice(&chunk[start..start + part.len()]);
             offset += part.len() as u64;
             rest = after;
@@ -151,35 +186,62 @@ mod tests {
         }
 
         fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
-            Ok(self.1.iter().map(|chunk| chunk.0).find(|index| *index >= from))
+            Ok(self
+                .1
+                .iter()
+                .map(|chunk| chunk.0)
+                .find(|index| *index >= from))
         }
 
         fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
-            let byte = self.1.iter().find(|chunk| chunk.0 == index).map_or(0, |chunk| chunk.1);
+            let byte = self
+                .1
+                .iter()
+                .find(|chunk| chunk.0 == index)
+                .map_or(0, |chunk| chunk.1);
             buffer.fill(byte);
-            Ok(if byte == 0 { Content::Zero } else { Content::Data })
+            Ok(if byte == 0 {
+                Content::Zero
+            } else {
+                Content::Data
+            })
         }
     }
 
     #[test]
     fn the_top_hides_what_is_below_and_reads_cross_chunks() {
         let size = 400 * CHUNK as u64 + 512;
-        let (top, base) = (Plain(size, &[(1, 7), (2, 0), (400, 9)]), Plain(size, &[(0, 1), (2, 2), (3, 3)]));
+        let (top, base) = (
+            Plain(size, &[(1, 7), (2, 0), (400, 9)]),
+            Plain(size, &[(0, 1), (2, 2), (3, 3)]),
+        );
         let view = OverlayView::over(&top, &base).unwrap();
         let byte = |offset| {
             let mut byte = [0];
             view.read_exact_at(&mut byte, offset).map(|()| byte[0])
         };
         let chunk = CHUNK as u64;
-        assert_eq!([0, 1, 2, 3, 4].map(|index| byte(index * chunk).unwrap()), [1, 7, 0, 3, 0]);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(|index| byte(index * chunk).unwrap()),
+            [1, 7, 0, 3, 0]
+        );
         let mut across = [5; 4];
         view.read_exact_at(&mut across, chunk - 2).unwrap();
         assert_eq!(across, [1, 1, 7, 7]);
         assert_eq!(byte(size - 1).unwrap(), 9);
         assert_eq!(byte(size).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert!(view.is_present(2) && !view.is_present(0));
-        let written = [0..chunk, 0..chunk + 1, 3 * chunk - 1..3 * chunk, 3 * chunk..400 * chunk, 400 * chunk..size];
-        assert_eq!(written.map(|bytes| view.is_written(bytes)), [false, true, true, false, true]);
+        let written = [
+            0..chunk,
+            0..chunk + 1,
+            3 * chunk - 1..3 * chunk,
+            3 * chunk..400 * chunk,
+            400 * chunk..size,
+        ];
+        assert_eq!(
+            written.map(|bytes| view.is_written(bytes)),
+            [false, true, true, false, true]
+        );
         let found: Vec<_> = (0..5).map(|from| view.next_data(from).unwrap()).collect();
         assert_eq!(found, [Some(0), Some(1), Some(2), Some(3), Some(400)]);
     }

@@ -60,18 +60,27 @@ pub fn compare<'a>(before: &'a Tree, after: &'a Tree) -> Changes<'a> {
     });
     let order = |a: &Volume, b: &Volume| a.partition.cmp(&b.partition);
     merge(&before.volumes, &after.volumes, order, |before, after| {
-        if !before.zip(after).is_some_and(|(before, after)| same_volume(before, after)) {
+        if !before
+            .zip(after)
+            .is_some_and(|(before, after)| same_volume(before, after))
+        {
             changes.volumes.push((before, after));
         }
         let partition = after.or(before).map_or(0, |volume| volume.partition);
-        let entries = |volume: Option<&'a Volume>| volume.map_or(&[] as &[IndexEntry], |volume| &volume.entries);
+        let entries = |volume: Option<&'a Volume>| {
+            volume.map_or(&[] as &[IndexEntry], |volume| &volume.entries)
+        };
         merge(
             entries(before),
             entries(after),
             |a, b| a.path.cmp(&b.path),
             |before, after| {
                 if before != after {
-                    changes.files.push(TreeChange { partition, before, after });
+                    changes.files.push(TreeChange {
+                        partition,
+                        before,
+                        after,
+                    });
                 }
             },
         );
@@ -80,7 +89,14 @@ pub fn compare<'a>(before: &'a Tree, after: &'a Tree) -> Changes<'a> {
 }
 
 fn same_volume(a: &Volume, b: &Volume) -> bool {
-    let Volume { partition, kind, uuid, label, facts, entries: _ } = a;
+    let Volume {
+        partition,
+        kind,
+        uuid,
+        label,
+        facts,
+        entries: _,
+    } = a;
     (partition, kind, uuid, label, facts) == (&b.partition, &b.kind, &b.uuid, &b.label, &b.facts)
 }
 
@@ -132,12 +148,26 @@ pub struct Aspects {
 
 /// In what two entries differ.
 pub fn aspects(before: &IndexEntry, after: &IndexEntry) -> Aspects {
-    let IndexEntry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = before;
+    let IndexEntry {
+        path: _,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        flags,
+        xattrs,
+    } = before;
     let same_kind = std::mem::discriminant(kind) == std::mem::discriminant(&after.kind);
-    let linked = matches!(kind, EntryKind::HardLink { .. }) || matches!(after.kind, EntryKind::HardLink { .. });
+    let linked = matches!(kind, EntryKind::HardLink { .. })
+        || matches!(after.kind, EntryKind::HardLink { .. });
     // Another name of a file says nothing of its own but which file it is.
     if linked {
-        return Aspects { kind: !same_kind, content: *kind != after.kind, ..Aspects::default() };
+        return Aspects {
+            kind: !same_kind,
+            content: *kind != after.kind,
+            ..Aspects::default()
+        };
     }
     Aspects {
         kind: !same_kind,
@@ -156,7 +186,16 @@ mod tests {
 
     fn entry(path: &str, mode: u16) -> IndexEntry {
         let (path, kind) = (path.as_bytes().to_vec(), EntryKind::Fifo);
-        IndexEntry { path, kind, mode, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+        IndexEntry {
+            path,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            flags: 0,
+            xattrs: Vec::new(),
+        }
     }
 
     fn tree(entries: Vec<IndexEntry>) -> Tree {
@@ -168,7 +207,10 @@ mod tests {
             facts: Vec::new(),
             entries,
         };
-        Tree { volumes: vec![volume], ..Tree::default() }
+        Tree {
+            volumes: vec![volume],
+            ..Tree::default()
+        }
     }
 
     #[test]
@@ -179,11 +221,30 @@ mod tests {
         let found: Vec<_> = changes
             .files
             .iter()
-            .map(|change| (change.path(), change.before.is_some(), change.after.is_some()))
+            .map(|change| {
+                (
+                    change.path(),
+                    change.before.is_some(),
+                    change.after.is_some(),
+                )
+            })
             .collect();
-        assert_eq!(found, [(b"/a".as_slice(), true, false), (b"/b", true, true), (b"/c", false, true)]);
+        assert_eq!(
+            found,
+            [
+                (b"/a".as_slice(), true, false),
+                (b"/b", true, true),
+                (b"/c", false, true)
+            ]
+        );
         let changed = aspects(&before.volumes[0].entries[1], &after.volumes[0].entries[0]);
-        assert_eq!(changed, Aspects { mode: true, ..Aspects::default() });
+        assert_eq!(
+            changed,
+            Aspects {
+                mode: true,
+                ..Aspects::default()
+            }
+        );
         assert!(changes.volumes.is_empty() && !changes.is_empty());
         assert!(compare(&before, &before).is_empty());
     }

@@ -20,13 +20,21 @@ pub fn of_bytes(bytes: &[u8]) -> Digest {
     if bytes.len() as u64 <= PIECE {
         return BlobDigest::of(bytes).0;
     }
-    let extent = Extent { offset: 0, start: 0, length: bytes.len() as u64 };
+    let extent = Extent {
+        offset: 0,
+        start: 0,
+        length: bytes.len() as u64,
+    };
     of_extents(bytes, bytes.len() as u64, &[extent]).unwrap_or(Digest::ZERO)
 }
 
 /// The digest of a file of `size` bytes whose bytes lie in `extents` of `disk`: ascending, apart, within the size. All
 /// others are zero.
-pub(super) fn of_extents<D: ReadAt + ?Sized>(disk: &D, size: u64, extents: &[Extent]) -> io::Result<Digest> {
+pub(super) fn of_extents<D: ReadAt + ?Sized>(
+    disk: &D,
+    size: u64,
+    extents: &[Extent],
+) -> io::Result<Digest> {
     let mut buffer = vec![0; size.min(PIECE) as usize];
     if size <= PIECE {
         read_piece(disk, extents, 0, &mut buffer)?;
@@ -43,25 +51,42 @@ pub(super) fn of_extents<D: ReadAt + ?Sized>(disk: &D, size: u64, extents: &[Ext
         buffer.resize((size - start).min(PIECE) as usize, 0);
         read_piece(disk, rest, start, &mut buffer)?;
         if !is_zero(&buffer) {
-            hasher.update(&piece.to_le_bytes()).update(BlobDigest::of(&buffer).0.as_bytes());
+            hasher
+                .update(&piece.to_le_bytes())
+                .update(BlobDigest::of(&buffer).0.as_bytes());
         }
         next = piece + 1;
-        rest = &rest[rest.partition_point(|extent| extent.offset + extent.length <= next * PIECE)..];
+        rest =
+            &rest[rest.partition_point(|extent| extent.offset + extent.length <= next * PIECE)..];
     }
     Ok(hasher.finish())
 }
 
 /// The digest of a range of a disk; none where all of it is zero.
-pub(super) fn of_range(disk: &OverlayView<'_>, start: u64, size: u64) -> io::Result<Option<Digest>> {
+pub(super) fn of_range(
+    disk: &OverlayView<'_>,
+    start: u64,
+    size: u64,
+) -> io::Result<Option<Digest>> {
     let chunk = CHUNK as u64;
     let mut extents: Vec<Extent> = Vec::new();
     let mut from = start / chunk;
-    while let Some(index) = disk.next_data(from).map_err(io::Error::other)?.filter(|index| index * chunk < start + size)
+    while let Some(index) = disk
+        .next_data(from)
+        .map_err(io::Error::other)?
+        .filter(|index| index * chunk < start + size)
     {
-        let (begin, end) = ((index * chunk).max(start), ((index + 1) * chunk).min(start + size));
+        let (begin, end) = (
+            (index * chunk).max(start),
+            ((index + 1) * chunk).min(start + size),
+        );
         match extents.last_mut() {
             Some(last) if last.start + last.length == begin => last.length += end - begin,
-            _ => extents.push(Extent { offset: begin - start, start: begin, length: end - begin }),
+            _ => extents.push(Extent {
+                offset: begin - start,
+                start: begin,
+                length: end - begin,
+            }),
         }
         from = index + 1;
     }
@@ -79,11 +104,19 @@ pub(super) fn of_range(disk: &OverlayView<'_>, start: u64, size: u64) -> io::Res
 }
 
 /// Fills the buffer with the file's bytes from `start` on.
-fn read_piece<D: ReadAt + ?Sized>(disk: &D, extents: &[Extent], start: u64, buffer: &mut [u8]) -> io::Result<()> {
+fn read_piece<D: ReadAt + ?Sized>(
+    disk: &D,
+    extents: &[Extent],
+    start: u64,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     buffer.fill(0);
     let end = start + buffer.len() as u64;
     for extent in extents.iter().take_while(|extent| extent.offset < end) {
-        let (from, to) = (extent.offset.max(start), (extent.offset + extent.length).min(end));
+        let (from, to) = (
+            extent.offset.max(start),
+            (extent.offset + extent.length).min(end),
+        );
         if from < to {
             let part = &mut buffer[(from - start) as usize..(to - start) as usize];
             disk.read_exact_at(part, extent.start + (from - extent.offset))?;
@@ -104,7 +137,10 @@ mod tests {
             return BlobDigest::of(bytes).0;
         }
         let mut all = (bytes.len() as u64).to_le_bytes().to_vec();
-        for (number, piece) in (0u64..).zip(bytes.chunks(1 << 20)).filter(|(_, piece)| piece.iter().any(|&b| b != 0)) {
+        for (number, piece) in (0u64..)
+            .zip(bytes.chunks(1 << 20))
+            .filter(|(_, piece)| piece.iter().any(|&b| b != 0))
+        {
             all.extend(number.to_le_bytes());
             all.extend(BlobDigest::of(piece).0.as_bytes());
         }
@@ -139,9 +175,19 @@ mod tests {
 
     #[test]
     fn a_huge_file_costs_what_is_in_it() {
-        let extents = [Extent { offset: (15 << 40) - 4, start: 0, length: 4 }];
+        let extents = [Extent {
+            offset: (15 << 40) - 4,
+            start: 0,
+            length: 4,
+        }];
         let one = of_extents(b"tail".as_slice(), 15 << 40, &extents).unwrap();
-        assert_ne!(one, of_extents(b"tall".as_slice(), 15 << 40, &extents).unwrap());
-        assert_ne!(one, of_extents(b"tail".as_slice(), (15 << 40) + 1, &extents).unwrap());
+        assert_ne!(
+            one,
+            of_extents(b"tall".as_slice(), 15 << 40, &extents).unwrap()
+        );
+        assert_ne!(
+            one,
+            of_extents(b"tail".as_slice(), (15 << 40) + 1, &extents).unwrap()
+        );
     }
 }

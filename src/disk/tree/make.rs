@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use impasto_store::digest::Digest;
 use rayon::prelude::*;
 
-use super::{Area, EntryKind, IndexEntry, PartitionName, TableIdentity, Tree, TreePartition, Volume, content};
+use super::{
+    Area, EntryKind, IndexEntry, PartitionName, TableIdentity, Tree, TreePartition, Volume, content,
+};
 use crate::disk::guest::ext4::{self, Ext4, Extent, Inode, InodeContent, ReadError};
 use crate::disk::guest::fat::Fat;
 use crate::disk::guest::{self, DiskLayout, FsKind, OverlayView, PartitionKind, ReadAt, Window};
@@ -80,8 +82,18 @@ pub struct Unread {
 impl std::fmt::Display for Unread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unread { place, reason, listed: false, .. } => write!(f, "the files of {place} cannot be listed: {reason}"),
-            Unread { place, reason, listed: true, .. } => write!(f, "{place} {reason}"),
+            Unread {
+                place,
+                reason,
+                listed: false,
+                ..
+            } => write!(f, "the files of {place} cannot be listed: {reason}"),
+            Unread {
+                place,
+                reason,
+                listed: true,
+                ..
+            } => write!(f, "{place} {reason}"),
         }
     }
 }
@@ -90,13 +102,22 @@ impl std::fmt::Display for Unread {
 ///
 /// # Errors
 /// The disk's own bytes cannot be read.
-pub fn tree(disk: &OverlayView<'_>, below: Option<&BaseIndex<'_>>) -> io::Result<(Tree, Vec<Unread>)> {
+pub fn tree(
+    disk: &OverlayView<'_>,
+    below: Option<&BaseIndex<'_>>,
+) -> io::Result<(Tree, Vec<Unread>)> {
     let layout = guest::read_layout(disk)?;
-    let mut tree = Tree { size: disk.size(), table: table(&layout), ..Tree::default() };
+    let mut tree = Tree {
+        size: disk.size(),
+        table: table(&layout),
+        ..Tree::default()
+    };
     let mut unread = Vec::new();
     tree.partitions = layout.partitions.iter().map(partition).collect();
     // Of a disk that is divided otherwise nothing can be taken over.
-    let same = |below: &&BaseIndex<'_>| (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions);
+    let same = |below: &&BaseIndex<'_>| {
+        (&below.tree.table, &below.tree.partitions) == (&tree.table, &tree.partitions)
+    };
     let below = below.filter(same);
     let leaves = leaves(&layout, disk.size());
     let mut end = 0;
@@ -116,8 +137,14 @@ pub fn tree(disk: &OverlayView<'_>, below: Option<&BaseIndex<'_>>) -> io::Result
                     leaf.start..leaf.end
                 } else if !has_sums(&volume) {
                     let kind = &volume.kind;
-                    let reason = format!("is an {kind} without checksums of its metadata (metadata_csum)");
-                    unread.push(Unread { place: PartitionName(leaf.number), reason, listed: true, damaged: false });
+                    let reason =
+                        format!("is an {kind} without checksums of its metadata (metadata_csum)");
+                    unread.push(Unread {
+                        place: PartitionName(leaf.number),
+                        reason,
+                        listed: true,
+                        damaged: false,
+                    });
                     leaf.start..leaf.end
                 } else {
                     behind = Some(leaf.start.saturating_add(volume.size()).min(leaf.end)..leaf.end);
@@ -139,12 +166,15 @@ pub fn tree(disk: &OverlayView<'_>, below: Option<&BaseIndex<'_>>) -> io::Result
                 leaf.start..leaf.end
             }
         };
-        tree.areas.extend(area(disk, below, Some(leaf.number), bytes)?);
+        tree.areas
+            .extend(area(disk, below, Some(leaf.number), bytes)?);
         if let Some(bytes) = behind {
-            tree.areas.extend(area(disk, below, Some(leaf.number), bytes)?);
+            tree.areas
+                .extend(area(disk, below, Some(leaf.number), bytes)?);
         }
     }
-    tree.areas.extend(area(disk, below, None, end..disk.size())?);
+    tree.areas
+        .extend(area(disk, below, None, end..disk.size())?);
     tree.volumes.sort_by_key(|volume| volume.partition);
     Ok((tree, unread))
 }
@@ -168,7 +198,12 @@ struct Leaf {
 /// Ascending by start, apart: where partitions overlap, the later one is left to the area before it.
 fn leaves(layout: &DiskLayout, size: u64) -> Vec<Leaf> {
     if let Some(fs) = &layout.bare {
-        return vec![Leaf { number: 0, start: 0, end: size, kind: Some(fs.kind) }];
+        return vec![Leaf {
+            number: 0,
+            start: 0,
+            end: size,
+            kind: Some(fs.kind),
+        }];
     }
     let mut leaves: Vec<Leaf> = layout
         .partitions
@@ -211,7 +246,14 @@ fn partition(partition: &guest::Partition) -> TreePartition {
         PartitionKind::Guid(guid) => guid.clone(),
         PartitionKind::Mbr(byte) => format!("{byte:02x}"),
     };
-    let guest::Partition { number, start, size, uuid, name, .. } = partition;
+    let guest::Partition {
+        number,
+        start,
+        size,
+        uuid,
+        name,
+        ..
+    } = partition;
     TreePartition {
         number: *number,
         start: *start,
@@ -235,7 +277,12 @@ fn area(
     {
         return Ok(Some(known.clone()));
     }
-    Ok(content::of_range(disk, start, size)?.map(|content| Area { partition, start, size, content }))
+    Ok(content::of_range(disk, start, size)?.map(|content| Area {
+        partition,
+        start,
+        size,
+        content,
+    }))
 }
 
 /// The files of a file system; none for what is not read here.
@@ -245,8 +292,9 @@ fn read_volume(
     kind: FsKind,
     below: Option<&BaseIndex<'_>>,
 ) -> Result<Option<Volume>, ReadError> {
-    if let Some(known) =
-        below.and_then(|below| below.tree.volume(leaf.number)).filter(|known| known.kind == kind.to_string())
+    if let Some(known) = below
+        .and_then(|below| below.tree.volume(leaf.number))
+        .filter(|known| known.kind == kind.to_string())
         && !disk.is_written(leaf.start..leaf.end)
     {
         return Ok(Some(known.clone()));
@@ -254,28 +302,52 @@ fn read_volume(
     let window = Window::new(disk, leaf.start, leaf.end - leaf.start);
     match kind {
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => {
-            let below_window = below.map(|below| Window::new(below.disk, leaf.start, leaf.end - leaf.start));
+            let below_window =
+                below.map(|below| Window::new(below.disk, leaf.start, leaf.end - leaf.start));
             // A tree below that does not fit saves nothing, that is all.
-            let old = below.zip(below_window.as_ref()).and_then(|(below, window)| {
-                let volume = below.tree.volume(leaf.number).filter(|volume| volume.kind == kind.to_string())?;
-                Some(Old { fs: Ext4::open(window).ok()?, volume, paths: paths(volume) })
-            });
+            let old = below
+                .zip(below_window.as_ref())
+                .and_then(|(below, window)| {
+                    let volume = below
+                        .tree
+                        .volume(leaf.number)
+                        .filter(|volume| volume.kind == kind.to_string())?;
+                    Some(Old {
+                        fs: Ext4::open(window).ok()?,
+                        volume,
+                        paths: paths(volume),
+                    })
+                });
             let fs = Ext4::open(&window)?;
             fs.check_allocation()?;
-            let present = |range: Range<u64>| disk.is_written(leaf.start + range.start..leaf.start + range.end);
+            let present = |range: Range<u64>| {
+                disk.is_written(leaf.start + range.start..leaf.start + range.end)
+            };
             let left = AtomicU64::new(MEMORY);
-            TreeWalk { disk: &window, fs: &fs, old: old.as_ref(), present: &present, left: &left }
-                .volume(leaf.number, kind)
-                .map(Some)
+            TreeWalk {
+                disk: &window,
+                fs: &fs,
+                old: old.as_ref(),
+                present: &present,
+                left: &left,
+            }
+            .volume(leaf.number, kind)
+            .map(Some)
         }
         FsKind::Vfat => read_fat(&window, leaf.number).map(Some),
         FsKind::Swap => Ok(None),
-        other => Err(ReadError::Unsupported { what: format!("{other}: its files are not read here") }),
+        other => Err(ReadError::Unsupported {
+            what: format!("{other}: its files are not read here"),
+        }),
     }
 }
 
 fn paths(volume: &Volume) -> HashMap<&[u8], &IndexEntry> {
-    volume.entries.iter().map(|entry| (entry.path.as_slice(), entry)).collect()
+    volume
+        .entries
+        .iter()
+        .map(|entry| (entry.path.as_slice(), entry))
+        .collect()
 }
 
 /// The same file system on the disk below.
@@ -341,14 +413,29 @@ impl TreeWalk<'_> {
         let mut seen = HashSet::from([self.fs.root()]);
         let root = self.fs.inode(self.fs.root())?;
         entries.push(self.entry(b"/".to_vec(), &root, EntryKind::Dir)?);
-        let mut level = vec![Directory { path: Vec::new(), inode: root, old: self.old.map(|old| old.fs.root()) }];
+        let mut level = vec![Directory {
+            path: Vec::new(),
+            inode: root,
+            old: self.old.map(|old| old.fs.root()),
+        }];
         while !level.is_empty() {
-            let read: Vec<_> = level.par_iter().map(|directory| self.directory(directory)).collect::<Result<_, _>>()?;
+            let read: Vec<_> = level
+                .par_iter()
+                .map(|directory| self.directory(directory))
+                .collect::<Result<_, _>>()?;
             level.clear();
-            for FoundInode { inode, entry, todo: content, old } in read.into_iter().flatten() {
+            for FoundInode {
+                inode,
+                entry,
+                todo: content,
+                old,
+            } in read.into_iter().flatten()
+            {
                 let is_dir = entry.kind == EntryKind::Dir;
                 if is_dir && !seen.insert(inode.number) {
-                    return Err(ReadError::Corrupt { what: format!("directory inode {} appears twice", inode.number) });
+                    return Err(ReadError::Corrupt {
+                        what: format!("directory inode {} appears twice", inode.number),
+                    });
                 }
                 if !is_dir && inode.links > 1 {
                     let names = linked.entry(inode.number).or_default();
@@ -358,9 +445,17 @@ impl TreeWalk<'_> {
                         continue;
                     }
                 }
-                todo.extend(content.map(|(size, extents)| Todo { entry: entries.len(), size, extents }));
+                todo.extend(content.map(|(size, extents)| Todo {
+                    entry: entries.len(),
+                    size,
+                    extents,
+                }));
                 if is_dir {
-                    level.push(Directory { path: entry.path.clone(), inode, old });
+                    level.push(Directory {
+                        path: entry.path.clone(),
+                        inode,
+                        old,
+                    });
                 }
                 entries.push(entry);
             }
@@ -374,17 +469,43 @@ impl TreeWalk<'_> {
         }
         let identity = self.fs.identity();
         let (uuid, label) = (identity.uuid.clone(), identity.label.clone());
-        Ok(Volume { partition, kind: kind.to_string(), uuid, label, facts: self.facts(identity)?, entries })
+        Ok(Volume {
+            partition,
+            kind: kind.to_string(),
+            uuid,
+            label,
+            facts: self.facts(identity)?,
+            entries,
+        })
     }
 
     /// Names, attributes and maps can be shared on a disk, and be many times as large in memory.
     fn charge(&self, found: &FoundInode) -> Result<(), ReadError> {
-        let xattrs = found.entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let target = if let EntryKind::Symlink { target } = &found.entry.kind { target.len() } else { 0 };
-        let extents = found.todo.as_ref().map_or(0, |(_, extents)| extents.len() * size_of::<Extent>());
-        let bytes = (size_of::<FoundInode>() + found.entry.path.len() + xattrs + target + extents) as u64;
-        let left = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        left.map(drop).map_err(|_| ReadError::Unsupported { what: format!("an index of more than {MEMORY} bytes") })
+        let xattrs = found
+            .entry
+            .xattrs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>();
+        let target = if let EntryKind::Symlink { target } = &found.entry.kind {
+            target.len()
+        } else {
+            0
+        };
+        let extents = found
+            .todo
+            .as_ref()
+            .map_or(0, |(_, extents)| extents.len() * size_of::<Extent>());
+        let bytes =
+            (size_of::<FoundInode>() + found.entry.path.len() + xattrs + target + extents) as u64;
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            });
+        left.map(drop).map_err(|_| ReadError::Unsupported {
+            what: format!("an index of more than {MEMORY} bytes"),
+        })
     }
 
     /// What is in a directory.
@@ -395,7 +516,9 @@ impl TreeWalk<'_> {
             let inode = self.fs.inode(name.inode)?;
             let path = [directory.path.as_slice(), b"/", &name.name].concat();
             if path.len() > MAX_PATH {
-                return Err(ReadError::Unsupported { what: format!("paths of more than {MAX_PATH} bytes") });
+                return Err(ReadError::Unsupported {
+                    what: format!("paths of more than {MAX_PATH} bytes"),
+                });
             }
             let old = match &old {
                 OldNames::None => None,
@@ -406,7 +529,9 @@ impl TreeWalk<'_> {
             let kind = match inode.mode & 0xf000 {
                 0x4000 => EntryKind::Dir,
                 0x8000 => self.file(&path, &inode, old, &mut todo)?,
-                0xa000 => EntryKind::Symlink { target: self.fs.target(&inode)? },
+                0xa000 => EntryKind::Symlink {
+                    target: self.fs.target(&inode)?,
+                },
                 0x2000 | 0x6000 => {
                     let (major, minor) = inode.device.unwrap_or_default();
                     if inode.mode & 0xf000 == 0x2000 {
@@ -422,14 +547,24 @@ impl TreeWalk<'_> {
                     return Err(ReadError::Corrupt { what });
                 }
             };
-            let found = FoundInode { entry: self.entry(path, &inode, kind)?, inode, todo, old };
+            let found = FoundInode {
+                entry: self.entry(path, &inode, kind)?,
+                inode,
+                todo,
+                old,
+            };
             self.charge(&found)?;
             Ok(found)
         };
         names.into_iter().map(find).collect()
     }
 
-    fn entry(&self, path: Vec<u8>, inode: &Inode, kind: EntryKind) -> Result<IndexEntry, ReadError> {
+    fn entry(
+        &self,
+        path: Vec<u8>,
+        inode: &Inode,
+        kind: EntryKind,
+    ) -> Result<IndexEntry, ReadError> {
         Ok(IndexEntry {
             path,
             kind,
@@ -454,12 +589,17 @@ impl TreeWalk<'_> {
 
     fn facts(&self, identity: &ext4::Ext4Identity) -> Result<Vec<(String, String)>, ReadError> {
         let mut superblock = [0; 1024];
-        self.disk.read_exact_at(&mut superblock, 1024).map_err(ReadError::Io)?;
+        self.disk
+            .read_exact_at(&mut superblock, 1024)
+            .map_err(ReadError::Io)?;
         for (at, length) in NO_SETTINGS {
             superblock[at..at + length].fill(0);
         }
         let mut facts = facts(identity);
-        facts.push(("other-settings".to_owned(), content::of_bytes(&superblock).to_string()));
+        facts.push((
+            "other-settings".to_owned(),
+            content::of_bytes(&superblock).to_string(),
+        ));
         Ok(facts)
     }
 
@@ -492,28 +632,41 @@ impl TreeWalk<'_> {
 
     /// Whether a file has the content of the one with the same number below.
     fn is_as_below(&self, below: &Old<'_>, inode: &Inode, content: &InodeContent) -> bool {
-        let untouched = |ranges: &[Range<u64>]| !ranges.iter().any(|range| (self.present)(range.clone()));
+        let untouched =
+            |ranges: &[Range<u64>]| !ranges.iter().any(|range| (self.present)(range.clone()));
         let same_place = |place: Range<u64>| {
-            untouched(std::slice::from_ref(&place)) && below.fs.inode_place(inode.number).is_ok_and(|old| old == place)
+            untouched(std::slice::from_ref(&place))
+                && below
+                    .fs
+                    .inode_place(inode.number)
+                    .is_ok_and(|old| old == place)
         };
         let in_place = self.fs.inode_place(inode.number).is_ok_and(same_place)
-            && self.fs.blocks_of_map(inode).is_ok_and(|blocks| untouched(&blocks));
+            && self
+                .fs
+                .blocks_of_map(inode)
+                .is_ok_and(|blocks| untouched(&blocks));
         let same_map = || {
-            let old = below.fs.inode(inode.number).and_then(|old| Ok((old.size, below.fs.content(&old)?)));
+            let old = below
+                .fs
+                .inode(inode.number)
+                .and_then(|old| Ok((old.size, below.fs.content(&old)?)));
             old.is_ok_and(|(size, old)| size == inode.size && old == *content)
         };
         let same_blocks = match content {
             InodeContent::Inline(_) => true,
-            InodeContent::Extents(extents) => {
-                !extents.iter().any(|one| (self.present)(one.start..one.start + one.length))
-            }
+            InodeContent::Extents(extents) => !extents
+                .iter()
+                .any(|one| (self.present)(one.start..one.start + one.length)),
         };
         same_blocks && (in_place || same_map())
     }
 
     /// The names in a directory as they were below.
     fn old_names(&self, directory: &Directory) -> OldNames {
-        let (Some(below), Some(number)) = (self.old, directory.old) else { return OldNames::None };
+        let (Some(below), Some(number)) = (self.old, directory.old) else {
+            return OldNames::None;
+        };
         if number == directory.inode.number
             && self
                 .fs
@@ -522,17 +675,31 @@ impl TreeWalk<'_> {
         {
             return OldNames::Same;
         }
-        let names = below.fs.inode(number).and_then(|inode| below.fs.entries(&inode));
+        let names = below
+            .fs
+            .inode(number)
+            .and_then(|inode| below.fs.entries(&inode));
         names.map_or(OldNames::None, |names| {
-            OldNames::Read(names.into_iter().map(|name| (name.name, name.inode)).collect())
+            OldNames::Read(
+                names
+                    .into_iter()
+                    .map(|name| (name.name, name.inode))
+                    .collect(),
+            )
         })
     }
 
     /// Hashes what is to be hashed, in the order in which it lies on the disk.
     fn hash(&self, entries: &mut [IndexEntry], mut todo: Vec<Todo>) -> Result<(), ReadError> {
-        let sum: u128 = todo.iter().flat_map(|one| &one.extents).map(|extent| u128::from(extent.length)).sum();
+        let sum: u128 = todo
+            .iter()
+            .flat_map(|one| &one.extents)
+            .map(|extent| u128::from(extent.length))
+            .sum();
         if sum > u128::from(self.disk.size()) {
-            return Err(ReadError::Corrupt { what: "files share blocks".to_owned() });
+            return Err(ReadError::Corrupt {
+                what: "files share blocks".to_owned(),
+            });
         }
         todo.sort_unstable_by_key(|one| one.extents.first().map_or(0, |extent| extent.start));
         let disk = self.disk;
@@ -560,8 +727,12 @@ enum OldNames {
 /// Gives the first path of each file with several names what the file is; the others name it.
 fn link(entries: &mut [IndexEntry], linked: HashMap<u32, Vec<usize>>) {
     for places in linked.into_values() {
-        let Some((&known, _)) = places.split_first() else { continue };
-        let Some(&first) = places.iter().min_by_key(|place| &entries[**place].path) else { continue };
+        let Some((&known, _)) = places.split_first() else {
+            continue;
+        };
+        let Some(&first) = places.iter().min_by_key(|place| &entries[**place].path) else {
+            continue;
+        };
         if first != known {
             // All but the path changes places.
             let (path, other) = (entries[first].path.clone(), entries[known].path.clone());
@@ -572,13 +743,27 @@ fn link(entries: &mut [IndexEntry], linked: HashMap<u32, Vec<usize>>) {
         let path = entries[first].path.clone();
         for place in places.into_iter().filter(|place| *place != first) {
             let own = std::mem::take(&mut entries[place].path);
-            entries[place] = bare(own, EntryKind::HardLink { first: path.clone() });
+            entries[place] = bare(
+                own,
+                EntryKind::HardLink {
+                    first: path.clone(),
+                },
+            );
         }
     }
 }
 
 fn bare(path: Vec<u8>, kind: EntryKind) -> IndexEntry {
-    IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+    IndexEntry {
+        path,
+        kind,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: (0, 0),
+        flags: 0,
+        xattrs: Vec::new(),
+    }
 }
 
 fn facts(identity: &ext4::Ext4Identity) -> Vec<(String, String)> {
@@ -592,7 +777,10 @@ fn facts(identity: &ext4::Ext4Identity) -> Vec<(String, String)> {
         fact("incompat", format!("{:x}", identity.incompat)),
         fact(RO_COMPAT, format!("{:x}", identity.ro_compat)),
         fact("mount-options", format!("{:x}", identity.mount_options)),
-        fact("more-options", identity.mount_option_text.escape_ascii().to_string()),
+        fact(
+            "more-options",
+            identity.mount_option_text.escape_ascii().to_string(),
+        ),
     ]
 }
 
@@ -601,24 +789,47 @@ fn read_fat(window: &Window<'_, OverlayView<'_>>, partition: u32) -> Result<Volu
     let files = fs.files()?;
     let sum: u128 = files.iter().map(|file| u128::from(file.size)).sum();
     if sum > u128::from(window.size()) {
-        return Err(ReadError::Corrupt { what: "files share clusters".to_owned() });
+        return Err(ReadError::Corrupt {
+            what: "files share clusters".to_owned(),
+        });
     }
-    let mut entries = vec![IndexEntry { mode: 0o755, ..bare(b"/".to_vec(), EntryKind::Dir) }];
+    let mut entries = vec![IndexEntry {
+        mode: 0o755,
+        ..bare(b"/".to_vec(), EntryKind::Dir)
+    }];
     for file in files {
         let kind = match file.directory {
             true => EntryKind::Dir,
             false => {
                 let extents = fs.content(&file)?;
-                let content = content::of_extents(window, file.size, &extents).map_err(ReadError::Io)?;
-                EntryKind::File { size: file.size, content }
+                let content =
+                    content::of_extents(window, file.size, &extents).map_err(ReadError::Io)?;
+                EntryKind::File {
+                    size: file.size,
+                    content,
+                }
             }
         };
         let path = [b"/", file.path.as_slice()].concat();
-        entries.push(IndexEntry { mode: 0o755, mtime: (file.mtime, 0), ..bare(path, kind) });
+        entries.push(IndexEntry {
+            mode: 0o755,
+            mtime: (file.mtime, 0),
+            ..bare(path, kind)
+        });
     }
     entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     entries.dedup_by(|a, b| a.path == b.path);
-    let uuid = fs.identity().serial.map(|serial| format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
+    let uuid = fs
+        .identity()
+        .serial
+        .map(|serial| format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff));
     let (uuid, label) = (uuid.unwrap_or_default(), fs.identity().label.clone());
-    Ok(Volume { partition, kind: FsKind::Vfat.to_string(), uuid, label, facts: Vec::new(), entries })
+    Ok(Volume {
+        partition,
+        kind: FsKind::Vfat.to_string(),
+        uuid,
+        label,
+        facts: Vec::new(),
+        entries,
+    })
 }

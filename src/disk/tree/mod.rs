@@ -46,7 +46,11 @@ impl Tree {
             Err(error) => return error.into_miss().map(|_| None),
         };
         let text = reader.into_bytes();
-        let text = text.map_err(|source| StoreError::Io { verb: "read", path: "a tree index".into(), source })?;
+        let text = text.map_err(|source| StoreError::Io {
+            verb: "read",
+            path: "a tree index".into(),
+            source,
+        })?;
         Ok(text::parse(&text).ok())
     }
 }
@@ -166,20 +170,33 @@ pub enum EntryKind {
 impl Tree {
     /// The volume of a partition.
     pub fn volume(&self, partition: u32) -> Option<&Volume> {
-        self.volumes.iter().find(|volume| volume.partition == partition)
+        self.volumes
+            .iter()
+            .find(|volume| volume.partition == partition)
     }
 }
 
 impl Volume {
     /// Bytes that the file system itself says it has; none where its facts do not tell.
     pub fn size(&self) -> u64 {
-        let fact = |name| self.facts.iter().find(|fact| fact.0 == name).and_then(|fact| fact.1.parse::<u64>().ok());
-        fact("blocks").zip(fact("block-size")).map_or(0, |(blocks, size)| blocks.saturating_mul(size))
+        let fact = |name| {
+            self.facts
+                .iter()
+                .find(|fact| fact.0 == name)
+                .and_then(|fact| fact.1.parse::<u64>().ok())
+        };
+        fact("blocks")
+            .zip(fact("block-size"))
+            .map_or(0, |(blocks, size)| blocks.saturating_mul(size))
     }
 
     /// The entry at a path, hard links followed.
     pub fn find(&self, path: &[u8]) -> Option<&IndexEntry> {
-        let at = |path: &[u8]| self.entries.binary_search_by(|entry| entry.path.as_slice().cmp(path)).ok();
+        let at = |path: &[u8]| {
+            self.entries
+                .binary_search_by(|entry| entry.path.as_slice().cmp(path))
+                .ok()
+        };
         let entry = &self.entries[at(path)?];
         match &entry.kind {
             EntryKind::HardLink { first } => Some(&self.entries[at(first)?]),

@@ -66,11 +66,24 @@ impl TreeTextWriter<'_> {
             TableIdentity::Mbr(signature) => put!(self, "table mbr {signature:08x}\n"),
         }
         for partition in &tree.partitions {
-            let TreePartition { number, start, size, kind, uuid, name } = partition;
+            let TreePartition {
+                number,
+                start,
+                size,
+                kind,
+                uuid,
+                name,
+            } = partition;
             put!(self, "partition {number} {start} {size} ");
             self.words([kind.as_bytes(), uuid.as_bytes(), name.as_bytes()]);
         }
-        for Area { partition, start, size, content } in &tree.areas {
+        for Area {
+            partition,
+            start,
+            size,
+            content,
+        } in &tree.areas
+        {
             match partition {
                 Some(number) => put!(self, "area {number}"),
                 None => put!(self, "area -"),
@@ -83,9 +96,19 @@ impl TreeTextWriter<'_> {
     }
 
     fn volume(&mut self, volume: &Volume) {
-        let Volume { partition, kind, uuid, label, facts, entries } = volume;
+        let Volume {
+            partition,
+            kind,
+            uuid,
+            label,
+            facts,
+            entries,
+        } = volume;
         put!(self, "volume {partition} ");
-        let facts: Vec<String> = facts.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let facts: Vec<String> = facts
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let fixed = [kind.as_bytes(), uuid.as_bytes(), label];
         self.words(fixed.into_iter().chain(facts.iter().map(String::as_bytes)));
         for entry in entries {
@@ -94,7 +117,16 @@ impl TreeTextWriter<'_> {
     }
 
     fn entry(&mut self, entry: &IndexEntry) {
-        let IndexEntry { path, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
+        let IndexEntry {
+            path,
+            kind,
+            mode,
+            uid,
+            gid,
+            mtime,
+            flags,
+            xattrs,
+        } = entry;
         let letter = match kind {
             EntryKind::Dir => 'd',
             EntryKind::File { .. } => 'f',
@@ -122,7 +154,9 @@ impl TreeTextWriter<'_> {
                 self.0.push(b' ');
                 self.word(target);
             }
-            EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => put!(self, " {major},{minor}"),
+            EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => {
+                put!(self, " {major},{minor}")
+            }
         }
         self.0.push(b' ');
         self.words([path.as_slice()]);
@@ -154,7 +188,12 @@ impl TreeTextWriter<'_> {
 
     fn hex(&mut self, bytes: &[u8]) {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.0.extend(bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
+        self.0.extend(bytes.iter().flat_map(|byte| {
+            [
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]
+        }));
     }
 
     fn word(&mut self, word: &[u8]) {
@@ -188,17 +227,25 @@ pub fn parse(text: &[u8]) -> Result<Tree, ParseError> {
             _ if bytes.is_empty() => Some(()),
             _ => parse_line(&mut tree, bytes),
         };
-        read.ok_or(ParseError { line, problem: "cannot be read" })?;
+        read.ok_or(ParseError {
+            line,
+            problem: "cannot be read",
+        })?;
     }
     if is_sorted(&tree) {
         Ok(tree)
     } else {
-        Err(ParseError { line, problem: "ends an index whose paths do not ascend" })
+        Err(ParseError {
+            line,
+            problem: "ends an index whose paths do not ascend",
+        })
     }
 }
 
 fn is_sorted(tree: &Tree) -> bool {
-    tree.volumes.iter().all(|volume| volume.entries.is_sorted_by(|a, b| a.path < b.path))
+    tree.volumes
+        .iter()
+        .all(|volume| volume.entries.is_sorted_by(|a, b| a.path < b.path))
 }
 
 fn parse_line(tree: &mut Tree, line: &[u8]) -> Option<()> {
@@ -209,7 +256,9 @@ fn parse_line(tree: &mut Tree, line: &[u8]) -> Option<()> {
             tree.table = match fields.next()? {
                 b"none" => TableIdentity::None,
                 b"gpt" => TableIdentity::Gpt(text_of(fields.next()?)?),
-                b"mbr" => TableIdentity::Mbr(u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?),
+                b"mbr" => TableIdentity::Mbr(
+                    u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?,
+                ),
                 _ => return None,
             }
         }
@@ -241,9 +290,18 @@ fn parse_line(tree: &mut Tree, line: &[u8]) -> Option<()> {
         b"a" => tree.volumes.last_mut()?.entries.last_mut()?.flags = hexadecimal(fields.next()?)?,
         b"x" => {
             let (name, value) = (unescape(fields.next()?)?, hex_bytes(fields.next()?)?);
-            tree.volumes.last_mut()?.entries.last_mut()?.xattrs.push((name, value));
+            tree.volumes
+                .last_mut()?
+                .entries
+                .last_mut()?
+                .xattrs
+                .push((name, value));
         }
-        [letter] => tree.volumes.last_mut()?.entries.push(parse_entry(*letter, &mut fields)?),
+        [letter] => tree
+            .volumes
+            .last_mut()?
+            .entries
+            .push(parse_entry(*letter, &mut fields)?),
         _ => return None,
     }
     fields.next().is_none().then_some(())
@@ -253,7 +311,16 @@ fn parse_entry<'t>(letter: u8, fields: &mut impl Iterator<Item = &'t [u8]>) -> O
     if letter == b'h' {
         let (first, path) = (unescape(fields.next()?)?, unescape(fields.next()?)?);
         let kind = EntryKind::HardLink { first };
-        return Some(IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() });
+        return Some(IndexEntry {
+            path,
+            kind,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            flags: 0,
+            xattrs: Vec::new(),
+        });
     }
     let mode = u16::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 8).ok()?;
     let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
@@ -263,18 +330,36 @@ fn parse_entry<'t>(letter: u8, fields: &mut impl Iterator<Item = &'t [u8]>) -> O
     let mtime = (seconds, parts.next().map_or(Some(0), number)?);
     let kind = match letter {
         b'd' => EntryKind::Dir,
-        b'f' => EntryKind::File { size: number(fields.next()?)?, content: digest(fields.next()?)? },
-        b'l' => EntryKind::Symlink { target: unescape(fields.next()?)? },
+        b'f' => EntryKind::File {
+            size: number(fields.next()?)?,
+            content: digest(fields.next()?)?,
+        },
+        b'l' => EntryKind::Symlink {
+            target: unescape(fields.next()?)?,
+        },
         b'c' | b'b' => {
             let mut device = fields.next()?.splitn(2, |&byte| byte == b',');
             let (major, minor) = (number(device.next()?)?, number(device.next()?)?);
-            if letter == b'c' { EntryKind::Char(major, minor) } else { EntryKind::Block(major, minor) }
+            if letter == b'c' {
+                EntryKind::Char(major, minor)
+            } else {
+                EntryKind::Block(major, minor)
+            }
         }
         b'p' => EntryKind::Fifo,
         b's' => EntryKind::Socket,
         _ => return None,
     };
-    Some(IndexEntry { path: unescape(fields.next()?)?, kind, mode, uid, gid, mtime, flags: 0, xattrs: Vec::new() })
+    Some(IndexEntry {
+        path: unescape(fields.next()?)?,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        flags: 0,
+        xattrs: Vec::new(),
+    })
 }
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
@@ -302,9 +387,10 @@ fn fact(field: &[u8]) -> Option<(String, String)> {
 fn hex_bytes(field: &[u8]) -> Option<Vec<u8>> {
     match field {
         b"-" => Some(Vec::new()),
-        _ if field.len().is_multiple_of(2) => {
-            field.chunks_exact(2).map(|pair| hexadecimal(pair).map(|byte| byte as u8)).collect()
-        }
+        _ if field.len().is_multiple_of(2) => field
+            .chunks_exact(2)
+            .map(|pair| hexadecimal(pair).map(|byte| byte as u8))
+            .collect(),
         _ => None,
     }
 }
@@ -317,7 +403,9 @@ fn unescape(field: &[u8]) -> Option<Vec<u8>> {
     let mut rest = field;
     while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
         out.extend_from_slice(&rest[..at]);
-        let escape = rest.get(at + 1..at + 4).filter(|escape| escape[0] == b'x')?;
+        let escape = rest
+            .get(at + 1..at + 4)
+            .filter(|escape| escape[0] == b'x')?;
         out.push(hexadecimal(&escape[1..])? as u8);
         rest = &rest[at + 4..];
     }
@@ -338,8 +426,10 @@ mod tests {
     fn kind() -> impl Strategy<Value = EntryKind> {
         prop_oneof![
             Just(EntryKind::Dir),
-            (any::<u64>(), any::<[u8; 32]>())
-                .prop_map(|(size, content)| EntryKind::File { size, content: Digest::from_bytes(content) }),
+            (any::<u64>(), any::<[u8; 32]>()).prop_map(|(size, content)| EntryKind::File {
+                size,
+                content: Digest::from_bytes(content)
+            }),
             bytes().prop_map(|target| EntryKind::Symlink { target }),
             (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| EntryKind::Char(major, minor)),
             (any::<u32>(), any::<u32>()).prop_map(|(major, minor)| EntryKind::Block(major, minor)),
@@ -349,13 +439,35 @@ mod tests {
     }
 
     fn entry() -> impl Strategy<Value = IndexEntry> {
-        let access = (0u16..0o10000, any::<u32>(), any::<u32>(), any::<i64>(), 0u32..1_000_000_000, any::<u32>());
-        (bytes(), kind(), access, proptest::collection::btree_map(bytes(), bytes(), 0..3)).prop_map(
-            |(path, kind, (mode, uid, gid, seconds, nanos, flags), xattrs)| {
-                let xattrs = xattrs.into_iter().collect();
-                IndexEntry { path, kind, mode, uid, gid, mtime: (seconds, nanos), flags, xattrs }
-            },
+        let access = (
+            0u16..0o10000,
+            any::<u32>(),
+            any::<u32>(),
+            any::<i64>(),
+            0u32..1_000_000_000,
+            any::<u32>(),
+        );
+        (
+            bytes(),
+            kind(),
+            access,
+            proptest::collection::btree_map(bytes(), bytes(), 0..3),
         )
+            .prop_map(
+                |(path, kind, (mode, uid, gid, seconds, nanos, flags), xattrs)| {
+                    let xattrs = xattrs.into_iter().collect();
+                    IndexEntry {
+                        path,
+                        kind,
+                        mode,
+                        uid,
+                        gid,
+                        mtime: (seconds, nanos),
+                        flags,
+                        xattrs,
+                    }
+                },
+            )
     }
 
     fn tree() -> impl Strategy<Value = Tree> {
@@ -363,16 +475,30 @@ mod tests {
             entries.sort_by(|a, b| a.path.cmp(&b.path));
             entries.dedup_by(|a, b| a.path == b.path);
             if let [first, .., last] = entries.as_mut_slice() {
-                let kind = EntryKind::HardLink { first: first.path.clone() };
+                let kind = EntryKind::HardLink {
+                    first: first.path.clone(),
+                };
                 let path = last.path.clone();
-                *last = IndexEntry { path, kind, mode: 0, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() };
+                *last = IndexEntry {
+                    path,
+                    kind,
+                    mode: 0,
+                    uid: 0,
+                    gid: 0,
+                    mtime: (0, 0),
+                    flags: 0,
+                    xattrs: Vec::new(),
+                };
             }
             entries
         });
         (any::<u64>(), bytes(), ".{0,6}", any::<[u8; 32]>(), entries).prop_map(
             |(size, label, name, digest, entries)| {
                 let (kind, uuid) = ("ext4".to_owned(), String::new());
-                let facts = vec![("block".to_owned(), "4096".to_owned()), ("odd name".to_owned(), "-".to_owned())];
+                let facts = vec![
+                    ("block".to_owned(), "4096".to_owned()),
+                    ("odd name".to_owned(), "-".to_owned()),
+                ];
                 Tree {
                     size,
                     table: TableIdentity::Mbr(7),
@@ -384,8 +510,20 @@ mod tests {
                         uuid: "-".to_owned(),
                         name,
                     }],
-                    areas: vec![Area { partition: None, start: 0, size: 440, content: Digest::from_bytes(digest) }],
-                    volumes: vec![Volume { partition: 1, kind, uuid, label, facts, entries }],
+                    areas: vec![Area {
+                        partition: None,
+                        start: 0,
+                        size: 440,
+                        content: Digest::from_bytes(digest),
+                    }],
+                    volumes: vec![Volume {
+                        partition: 1,
+                        kind,
+                        uuid,
+                        label,
+                        facts,
+                        entries,
+                    }],
                 }
             },
         )
@@ -435,7 +573,14 @@ mod tests {
                 label: b"a b".to_vec(),
                 facts: Vec::new(),
                 entries: vec![
-                    entry(b"/new\nline", EntryKind::File { size: 3, content: Digest::ZERO }, 0o4755),
+                    entry(
+                        b"/new\nline",
+                        EntryKind::File {
+                            size: 3,
+                            content: Digest::ZERO,
+                        },
+                        0o4755,
+                    ),
                     entry(b"/null", EntryKind::Char(1, 3), 0o666),
                 ],
             }],

@@ -75,10 +75,16 @@ const WORDS: &[(&str, Clue)] = &[
 ];
 
 /// What programs say that may not do what privileged steps may.
-const DENIED: [&str; 4] = ["Operation not permitted", "ermission denied", "must be superuser", "cannot find a device"];
+const DENIED: [&str; 4] = [
+    "Operation not permitted",
+    "ermission denied",
+    "must be superuser",
+    "cannot find a device",
+];
 
 static SEARCH: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    AhoCorasick::new(WORDS.iter().map(|(words, _)| words)).expect("BUG: the words cannot be searched for")
+    AhoCorasick::new(WORDS.iter().map(|(words, _)| words))
+        .expect("BUG: the words cannot be searched for")
 });
 
 /// How much of a line is kept, in characters.
@@ -108,13 +114,19 @@ pub struct Clues {
 impl Clues {
     /// Another step begins: what was printed before did not make it fail.
     pub fn begin_step(&mut self) {
-        *self = Clues { lines: self.lines, ..Clues::default() };
+        *self = Clues {
+            lines: self.lines,
+            ..Clues::default()
+        };
     }
 
     /// Takes the log's next line, as it is shown.
     pub fn push(&mut self, text: &str) {
         self.lines += 1;
-        let line = || LogLine { number: self.lines, text: text.chars().take(LINE).collect() };
+        let line = || LogLine {
+            number: self.lines,
+            text: text.chars().take(LINE).collect(),
+        };
         for found in SEARCH.find_iter(text) {
             let clue = WORDS[found.pattern().as_usize()].1;
             if clue != Clue::Permission || DENIED.iter().any(|words| text.contains(words)) {
@@ -132,12 +144,15 @@ impl Clues {
 
     /// A line that stands near the end.
     pub(super) fn recent(&self, clue: Clue) -> Option<&LogLine> {
-        self.line(clue).filter(|line| line.number + RECENT > self.lines)
+        self.line(clue)
+            .filter(|line| line.number + RECENT > self.lines)
     }
 
     /// The step's script and its line that the last complaint was about: the number in the script's name, and the line.
     pub fn script_line(&self) -> Option<(usize, u32)> {
-        self.script.as_ref().map(|(script, line, _)| (*script, *line))
+        self.script
+            .as_ref()
+            .map(|(script, line, _)| (*script, *line))
     }
 }
 
@@ -145,7 +160,12 @@ impl Clues {
 pub fn suspects(tail: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(tail);
     let mut found: Vec<String> = Vec::new();
-    for name in text.lines().rev().take(RECENT as usize).filter_map(complaint) {
+    for name in text
+        .lines()
+        .rev()
+        .take(RECENT as usize)
+        .filter_map(complaint)
+    {
         if !found.contains(&name) {
             found.push(name);
         }
@@ -158,9 +178,15 @@ pub(super) fn complaint(line: &str) -> Option<String> {
     let parts: Vec<&str> = line.trim_end().split(": ").collect();
     let told = |part: &&str| {
         let part = part.trim();
-        ["not found", "command not found", "No such file or directory", "Permission denied", "Is a directory"]
-            .iter()
-            .any(|words| part.starts_with(words))
+        [
+            "not found",
+            "command not found",
+            "No such file or directory",
+            "Permission denied",
+            "Is a directory",
+        ]
+        .iter()
+        .any(|words| part.starts_with(words))
             || part.contains("xec format error")
             || part.contains("bad interpreter")
             || part.starts_with("cannot execute")
@@ -169,11 +195,14 @@ pub(super) fn complaint(line: &str) -> Option<String> {
     let subject = parts.get(at.checked_sub(1)?)?;
     // `env: can't execute 'python3': No such file or directory`, `env: ‘python3’: …`.
     let quotes = ['\'', '‘', '’', '`', '"'];
-    let quoted = subject.strip_suffix(quotes).and_then(|inner| inner.rsplit(quotes).next());
+    let quoted = subject
+        .strip_suffix(quotes)
+        .and_then(|inner| inner.rsplit(quotes).next());
     let name = quoted.unwrap_or_else(|| subject.rsplit(' ').next().unwrap_or(subject));
     let plain = |c: char| c.is_alphanumeric() || "/._+-@[]".contains(c);
     let number = name.bytes().all(|byte| byte.is_ascii_digit());
-    (!name.is_empty() && name.len() < 256 && name.chars().all(plain) && !number).then(|| name.to_owned())
+    (!name.is_empty() && name.len() < 256 && name.chars().all(plain) && !number)
+        .then(|| name.to_owned())
 }
 
 /// The script of ours and its line that a line names: `/run/impasto/scripts/script-0: 3: …`, `… line 3: …`,
@@ -190,7 +219,9 @@ fn script_line(text: &str) -> Option<(usize, u32)> {
 /// The last path from the root that a line names, as in `cp: error copying 'a' to '/b': No space left on device`.
 pub(super) fn last_path(line: &str) -> Option<&str> {
     let mut words = line.split(|c: char| c.is_whitespace() || "'\"`‘’“”()".contains(c));
-    words.rfind(|word| word.starts_with('/')).map(|word| word.trim_end_matches([':', ',', '.']))
+    words
+        .rfind(|word| word.starts_with('/'))
+        .map(|word| word.trim_end_matches([':', ',', '.']))
 }
 
 /// The name that a line says cannot be resolved.
@@ -204,9 +235,14 @@ pub(super) fn host_name(line: &str) -> Option<String> {
         "bad address ",
         "dial tcp: lookup ",
     ];
-    let rest = BEFORE.iter().find_map(|words| line.split_once(words).map(|(_, rest)| rest))?;
+    let rest = BEFORE
+        .iter()
+        .find_map(|words| line.split_once(words).map(|(_, rest)| rest))?;
     let rest = rest.trim_start_matches(['\'', '‘', '"', '`', ' ']);
-    let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || ".-_".contains(*c)).collect();
+    let name: String = rest
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || ".-_".contains(*c))
+        .collect();
     (name.contains('.') || !name.is_empty() && name == rest.trim_end()).then_some(name)
 }
 
@@ -217,7 +253,10 @@ pub(super) fn package_name(line: &str) -> Option<String> {
         None => line.split_once("Package ")?.1,
     };
     let name = name.trim_start_matches(['\'', '‘']);
-    let name: String = name.chars().take_while(|c| c.is_ascii_alphanumeric() || "+.-:".contains(*c)).collect();
+    let name: String = name
+        .chars()
+        .take_while(|c| c.is_ascii_alphanumeric() || "+.-:".contains(*c))
+        .collect();
     (!name.is_empty()).then_some(name)
 }
 
@@ -230,22 +269,46 @@ mod tests {
         for (line, name) in [
             ("/bin/sh: 1: curl: not found", "curl"),
             ("/bin/sh: curl: not found", "curl"),
-            ("/run/impasto/scripts/script-0: 3: /opt/app: Permission denied", "/opt/app"),
-            ("/run/impasto/scripts/script-0: line 3: gcc: command not found", "gcc"),
+            (
+                "/run/impasto/scripts/script-0: 3: /opt/app: Permission denied",
+                "/opt/app",
+            ),
+            (
+                "/run/impasto/scripts/script-0: line 3: gcc: command not found",
+                "gcc",
+            ),
             ("env: ‘python3’: No such file or directory", "python3"),
-            ("env: can't execute 'python3': No such file or directory", "python3"),
+            (
+                "env: can't execute 'python3': No such file or directory",
+                "python3",
+            ),
             ("/usr/bin/env: 'node': No such file or directory", "node"),
             (
                 "impasto: cannot start /run/impasto/scripts/script-0: No such file or directory (os error 2)",
                 "/run/impasto/scripts/script-0",
             ),
-            ("sh: /x: /bin/zsh: bad interpreter: No such file or directory", "interpreter"),
-            ("bash: /x.sh: cannot execute: required file not found", "/x.sh"),
+            (
+                "sh: /x: /bin/zsh: bad interpreter: No such file or directory",
+                "interpreter",
+            ),
+            (
+                "bash: /x.sh: cannot execute: required file not found",
+                "/x.sh",
+            ),
         ] {
             let found = complaint(line);
-            assert!(found.as_deref() == Some(name) || name == "interpreter", "{line}: {found:?}");
+            assert!(
+                found.as_deref() == Some(name) || name == "interpreter",
+                "{line}: {found:?}"
+            );
         }
-        for line in ["404 not found", "not found", "E: x", "a b c: d", "bash: 3: not found"] {
+        for line in [
+            "404 not found",
+            "not found",
+            "E: x",
+            "a b c: d",
+            "bash: 3: not found",
+        ] {
             assert_eq!(complaint(line), None, "{line}");
         }
     }
@@ -254,29 +317,59 @@ mod tests {
     fn lines_of_our_scripts_are_found() {
         for (line, place) in [
             ("/run/impasto/scripts/script-0: 3: foo: not found", (0, 3)),
-            ("/run/impasto/scripts/script-12: line 45: foo: command not found", (12, 45)),
-            ("  File \"/run/impasto/scripts/script-0\", line 7, in <module>", (0, 7)),
-            ("Can't locate X.pm at /run/impasto/scripts/script-2 line 9.", (2, 9)),
+            (
+                "/run/impasto/scripts/script-12: line 45: foo: command not found",
+                (12, 45),
+            ),
+            (
+                "  File \"/run/impasto/scripts/script-0\", line 7, in <module>",
+                (0, 7),
+            ),
+            (
+                "Can't locate X.pm at /run/impasto/scripts/script-2 line 9.",
+                (2, 9),
+            ),
         ] {
             assert_eq!(script_line(line), Some(place), "{line}");
         }
-        assert_eq!(script_line("impasto: cannot start /run/impasto/scripts/script-0: No such file"), None);
+        assert_eq!(
+            script_line("impasto: cannot start /run/impasto/scripts/script-0: No such file"),
+            None
+        );
     }
 
     #[test]
     fn names_that_are_not_resolved_are_found() {
         for (line, name) in [
-            ("curl: (6) Could not resolve host: example.org", Some("example.org")),
+            (
+                "curl: (6) Could not resolve host: example.org",
+                Some("example.org"),
+            ),
             ("wget: bad address 'example.org'", Some("example.org")),
-            ("wget: unable to resolve host address ‘example.org’", Some("example.org")),
-            ("  Temporary failure resolving 'deb.example.org'", Some("deb.example.org")),
-            ("fatal: unable to access 'https://x/': Could not resolve host: x", Some("x")),
+            (
+                "wget: unable to resolve host address ‘example.org’",
+                Some("example.org"),
+            ),
+            (
+                "  Temporary failure resolving 'deb.example.org'",
+                Some("deb.example.org"),
+            ),
+            (
+                "fatal: unable to access 'https://x/': Could not resolve host: x",
+                Some("x"),
+            ),
             ("connect: Network is unreachable", None),
         ] {
             assert_eq!(host_name(line).as_deref(), name, "{line}");
         }
-        assert_eq!(package_name("E: Unable to locate package htop").as_deref(), Some("htop"));
-        assert_eq!(package_name("E: Package 'htop' has no installation candidate").as_deref(), Some("htop"));
+        assert_eq!(
+            package_name("E: Unable to locate package htop").as_deref(),
+            Some("htop")
+        );
+        assert_eq!(
+            package_name("E: Package 'htop' has no installation candidate").as_deref(),
+            Some("htop")
+        );
     }
 
     #[test]

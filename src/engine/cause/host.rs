@@ -60,7 +60,10 @@ impl HostDisk {
         let dir = path.ancestors().find(|path| path.is_dir())?;
         let found = rustix::fs::statvfs(dir).ok()?;
         let device = |path: &Path| std::fs::metadata(path).ok().map(|found| found.dev());
-        let top = dir.ancestors().take_while(|path| device(path) == device(dir)).last();
+        let top = dir
+            .ancestors()
+            .take_while(|path| device(path) == device(dir))
+            .last();
         Some(HostDisk {
             path: top.unwrap_or(dir).to_owned(),
             store: None,
@@ -80,7 +83,8 @@ impl HostDisk {
 /// `largest` is the file that grew most there.
 pub fn examine(store: &Path, dir: &Path, largest: &Path) -> Option<Cause> {
     if let Some(limit) = getrlimit(Resource::Fsize).current
-        && std::fs::metadata(largest).is_ok_and(|file| file.len().saturating_add(PROBE as u64) >= limit)
+        && std::fs::metadata(largest)
+            .is_ok_and(|file| file.len().saturating_add(PROBE as u64) >= limit)
     {
         return Some(Cause::FileSize { limit: Some(limit) });
     }
@@ -91,7 +95,10 @@ pub fn examine(store: &Path, dir: &Path, largest: &Path) -> Option<Cause> {
         file.sync_data()
     };
     let mut cause = of_errno(Errno::from_io_error(&write().err()?)?, Some(dir))?;
-    if let Cause::Host { disk: Some(disk), .. } = &mut cause {
+    if let Cause::Host {
+        disk: Some(disk), ..
+    } = &mut cause
+    {
         disk.store = Some(store.to_owned());
     }
     Some(cause)
@@ -128,15 +135,21 @@ pub fn of_error(error: &(dyn Error + 'static)) -> Option<Cause> {
             }
             (Some(StoreError::Io { path, .. }), ..)
             | (_, Some(JobError::Io { path, .. }), _)
-            | (_, _, Some(SandboxError::Io { path, .. } | SandboxError::Overlay { path, .. })) => Some(path),
+            | (_, _, Some(SandboxError::Io { path, .. } | SandboxError::Overlay { path, .. })) => {
+                Some(path)
+            }
             (_, _, Some(SandboxError::Failed(problem))) => {
                 errno = errno.or(problem.errno.map(Errno::from_raw_os_error));
                 None
             }
-            _ => error.downcast_ref::<crate::debian::archive::DownloadCause>().and_then(|cause| match cause {
-                crate::debian::archive::DownloadCause::Write { path, .. } => Some(path.as_path()),
-                _ => None,
-            }),
+            _ => error
+                .downcast_ref::<crate::debian::archive::DownloadCause>()
+                .and_then(|cause| match cause {
+                    crate::debian::archive::DownloadCause::Write { path, .. } => {
+                        Some(path.as_path())
+                    }
+                    _ => None,
+                }),
         };
         path = path.or(found);
         next = error.source();
@@ -155,7 +168,11 @@ fn of_errno(errno: Errno, path: Option<&Path>) -> Option<Cause> {
         Errno::STALE => Refusal::Stale,
         Errno::IO => Refusal::Failing,
         Errno::MFILE | Errno::NFILE => Refusal::OpenFiles,
-        Errno::FBIG => return Some(Cause::FileSize { limit: getrlimit(Resource::Fsize).current }),
+        Errno::FBIG => {
+            return Some(Cause::FileSize {
+                limit: getrlimit(Resource::Fsize).current,
+            });
+        }
         _ => return None,
     };
     Some(Cause::Host { refusal, disk })
@@ -174,8 +191,20 @@ impl Refusal {
         }
     }
 
-    pub(super) fn describe(self, disk: Option<&HostDisk>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(HostDisk { path, store, free, size, inodes, .. }) = disk else {
+    pub(super) fn describe(
+        self,
+        disk: Option<&HostDisk>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let Some(HostDisk {
+            path,
+            store,
+            free,
+            size,
+            inodes,
+            ..
+        }) = disk
+        else {
             return f.write_str(match self {
                 Refusal::Full => "a disk of this host is full",
                 Refusal::NoInodes => "a disk of this host has no inodes left",
@@ -187,15 +216,27 @@ impl Refusal {
             });
         };
         let path = match store {
-            Some(store) if store != path => format!("{}, which holds the store {}", path.display(), store.display()),
+            Some(store) if store != path => format!(
+                "{}, which holds the store {}",
+                path.display(),
+                store.display()
+            ),
             _ => path.display().to_string(),
         };
         match self {
             Refusal::Full => {
-                write!(f, "the host's disk is full: {} of {} are free in {path}", bytes(*free), bytes(*size))
+                write!(
+                    f,
+                    "the host's disk is full: {} of {} are free in {path}",
+                    bytes(*free),
+                    bytes(*size)
+                )
             }
             Refusal::NoInodes => {
-                write!(f, "the host's disk has no inodes left: it has {inodes}, one per file, in {path}")
+                write!(
+                    f,
+                    "the host's disk has no inodes left: it has {inodes}, one per file, in {path}"
+                )
             }
             Refusal::Quota => write!(f, "the quota on the host's disk is used up, in {path}"),
             Refusal::ReadOnly => write!(f, "the host's disk is mounted read-only, in {path}"),

@@ -144,22 +144,46 @@ impl fmt::Display for Cause {
             Cause::Offline { name: Some(name) } => {
                 write!(f, "the stage has no network, so `{name}` cannot be reached")
             }
-            Cause::Offline { name: None } => write!(f, "the stage has no network, so nothing can be reached"),
+            Cause::Offline { name: None } => {
+                write!(f, "the stage has no network, so nothing can be reached")
+            }
             Cause::UnknownHost { name } => {
-                let name = name.as_ref().map_or("a host".to_owned(), |name| format!("`{name}`"));
-                write!(f, "{name} cannot be resolved, although the stage has network access")
+                let name = name
+                    .as_ref()
+                    .map_or("a host".to_owned(), |name| format!("`{name}`"));
+                write!(
+                    f,
+                    "{name} cannot be resolved, although the stage has network access"
+                )
             }
-            Cause::UnknownPackage { package, network: false } => {
-                write!(f, "apt in the image does not know the package `{package}`, and the stage has no network to ask")
+            Cause::UnknownPackage {
+                package,
+                network: false,
+            } => {
+                write!(
+                    f,
+                    "apt in the image does not know the package `{package}`, and the stage has no network to ask"
+                )
             }
-            Cause::UnknownPackage { package, network: true } => {
+            Cause::UnknownPackage {
+                package,
+                network: true,
+            } => {
                 write!(f, "apt in the image does not know the package `{package}`")
             }
             Cause::NoInterpreter { file, interpreter } => {
-                let file = file.as_ref().map_or("the script".to_owned(), |file| format!("`{file}`"));
+                let file = file
+                    .as_ref()
+                    .map_or("the script".to_owned(), |file| format!("`{file}`"));
                 match interpreter.strip_suffix('\r') {
-                    Some(name) => write!(f, "{file} has Windows line endings (CRLF): its first line names `{name}\\r`"),
-                    None => write!(f, "{file} needs the interpreter `{interpreter}`, which is not in the image"),
+                    Some(name) => write!(
+                        f,
+                        "{file} has Windows line endings (CRLF): its first line names `{name}\\r`"
+                    ),
+                    None => write!(
+                        f,
+                        "{file} needs the interpreter `{interpreter}`, which is not in the image"
+                    ),
                 }
             }
             Cause::LineEnds => {
@@ -172,8 +196,12 @@ impl fmt::Display for Cause {
             Cause::NoProgram { program } if program.contains('/') => {
                 write!(f, "there is no file `{program}` in the image")
             }
-            Cause::NoProgram { program } => write!(f, "the program `{program}` is not in the image"),
-            Cause::NotExecutable { file, noexec: true, .. } => {
+            Cause::NoProgram { program } => {
+                write!(f, "the program `{program}` is not in the image")
+            }
+            Cause::NotExecutable {
+                file, noexec: true, ..
+            } => {
                 write!(f, "`{file}` is on a file system mounted with noexec")
             }
             Cause::NotExecutable { file, mode, .. } => {
@@ -181,16 +209,39 @@ impl fmt::Display for Cause {
             }
             Cause::IsDirectory { file } => write!(f, "`{file}` is a directory, not a program"),
             Cause::NotPrivileged => {
-                write!(f, "steps cannot mount, create devices or create namespaces unless the stage is privileged")
+                write!(
+                    f,
+                    "steps cannot mount, create devices or create namespaces unless the stage is privileged"
+                )
             }
-            Cause::DiskFull { at, free: Some(free), size } => {
-                write!(f, "the image's disk is full: {at} has {} free of {}", bytes(*free), bytes(*size))
+            Cause::DiskFull {
+                at,
+                free: Some(free),
+                size,
+            } => {
+                write!(
+                    f,
+                    "the image's disk is full: {at} has {} free of {}",
+                    bytes(*free),
+                    bytes(*size)
+                )
             }
-            Cause::DiskFull { at, free: None, size } => {
-                write!(f, "the image's disk was full for a moment: {at} has {} in total", bytes(*size))
+            Cause::DiskFull {
+                at,
+                free: None,
+                size,
+            } => {
+                write!(
+                    f,
+                    "the image's disk was full for a moment: {at} has {} in total",
+                    bytes(*size)
+                )
             }
             Cause::NoInodes { at, inodes } => {
-                write!(f, "the image's disk has no inodes left: {at} has {inodes}, one per file")
+                write!(
+                    f,
+                    "the image's disk has no inodes left: {at} has {inodes}, one per file"
+                )
             }
             Cause::Quota => write!(f, "a quota of the image's file system is used up"),
             Cause::Limit(reached) => write!(f, "the stage reached the {reached}"),
@@ -203,7 +254,10 @@ impl fmt::Display for Cause {
             }
             Cause::FileSize { limit } => {
                 let limit = limit.map_or(String::new(), |limit| format!(" of {}", bytes(limit)));
-                write!(f, "a file would be larger than the limit{limit} that impasto was started with (ulimit -f)")
+                write!(
+                    f,
+                    "a file would be larger than the limit{limit} that impasto was started with (ulimit -f)"
+                )
             }
             Cause::Host { refusal, disk } => refusal.describe(disk.as_ref(), f),
         }
@@ -294,7 +348,10 @@ impl Diagnosis {
             };
             lines.push(self.places.iter().map(named).collect::<Vec<_>>().join(", "));
         }
-        let hidden = self.log_line.iter().filter(|line| !shown.contains(&line.text));
+        let hidden = self
+            .log_line
+            .iter()
+            .filter(|line| !shown.contains(&line.text));
         lines.extend(hidden.map(|line| format!("line {} of its log: {}", line.number, line.text)));
         lines
     }
@@ -304,7 +361,15 @@ impl SourceLocation {
     /// A place of a recipe whose directory messages call `dir`, with a `/` at its end; empty for the current one.
     pub fn of(what: What, dir: &str, origin: &Origin) -> SourceLocation {
         // A value of the command line has an option's name for a file.
-        let dir = if origin.path.starts_with("--") { "" } else { dir };
-        SourceLocation { what, file: format!("{dir}{}", origin.path), line: origin.line }
+        let dir = if origin.path.starts_with("--") {
+            ""
+        } else {
+            dir
+        };
+        SourceLocation {
+            what,
+            file: format!("{dir}{}", origin.path),
+            line: origin.line,
+        }
     }
 }

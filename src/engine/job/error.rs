@@ -220,8 +220,11 @@ impl JobError {
         if let JobError::Stage(failure) = self {
             return failure.cause.as_ref().is_some_and(Cause::is_host);
         }
-        matches!(self, JobError::Thread { .. } | JobError::Store(NoSpace { .. } | Quota { .. } | ReadOnly { .. }))
-            || host_failure(self).is_some()
+        matches!(
+            self,
+            JobError::Thread { .. }
+                | JobError::Store(NoSpace { .. } | Quota { .. } | ReadOnly { .. })
+        ) || host_failure(self).is_some()
             || cause::of_error(self).is_some()
     }
 
@@ -241,17 +244,40 @@ impl JobError {
         }
         match self {
             JobError::Stage(failure) => {
-                let StageFailure { cause, log_line, places, last_lines, .. } = *failure;
+                let StageFailure {
+                    cause,
+                    log_line,
+                    places,
+                    last_lines,
+                    ..
+                } = *failure;
                 // The message says which limit.
                 let told = matches!(cause, Some(Cause::Limit(_)));
                 causes.extend(cause.as_ref().filter(|_| !told).map(ToString::to_string));
-                (message, causes, last_lines, Diagnosis { cause: cause.map(|cause| cause.code()), places, log_line })
+                (
+                    message,
+                    causes,
+                    last_lines,
+                    Diagnosis {
+                        cause: cause.map(|cause| cause.code()),
+                        places,
+                        log_line,
+                    },
+                )
             }
             other => {
                 let cause = cause::of_error(&other);
                 causes.extend(cause.as_ref().map(ToString::to_string));
                 let cause = cause.map(|cause| cause.code());
-                (message, causes, Vec::new(), Diagnosis { cause, ..Diagnosis::default() })
+                (
+                    message,
+                    causes,
+                    Vec::new(),
+                    Diagnosis {
+                        cause,
+                        ..Diagnosis::default()
+                    },
+                )
             }
         }
     }

@@ -24,14 +24,25 @@ use crate::engine::publish::Draft;
 
 impl Job {
     pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let [step] = action.steps.as_slice() else { panic!("BUG: the host carries out one step, not several") };
+        let [step] = action.steps.as_slice() else {
+            panic!("BUG: the host carries out one step, not several")
+        };
         match step {
             Step::Import { input, as_a } => {
-                let Some((_, JobInput::Local { path, input: Input::File(planned), scope })) =
-                    self.inputs.iter().find(|(name, _)| name == input)
+                let Some((
+                    _,
+                    JobInput::Local {
+                        path,
+                        input: Input::File(planned),
+                        scope,
+                    },
+                )) = self.inputs.iter().find(|(name, _)| name == input)
                 else {
                     let reason = "it is a directory".to_owned();
-                    return Err(JobError::NoDisk { what: format!("the input of {}", self.label), reason });
+                    return Err(JobError::NoDisk {
+                        what: format!("the input of {}", self.label),
+                        reason,
+                    });
                 };
                 let scratch = self.store.scratch()?;
                 let copy = scratch.path().join("import");
@@ -39,23 +50,40 @@ impl Job {
                 self.store.reserve(planned.blob.size)?;
                 self.meter.begin("copying", Some(planned.blob.size));
                 let mut copied = Metered::new(&mut file, &self.meter);
-                self.phase("copy the input", || copy_file(scope, path, &mut copied, planned.blob.digest))?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.phase("copy the input", || {
+                    copy_file(scope, path, &mut copied, planned.blob.digest)
+                })?;
+                let name = path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
                 self.take_in(action, file, &name, planned.mode, *as_a)
             }
             Step::Fetch { sha256, as_a } => {
                 let scratch = self.store.scratch()?;
                 let mut file = create(&scratch.path().join("fetch"))?;
-                let url = action.hints.urls.first().expect("BUG: nowhere to fetch from");
+                let url = action
+                    .hints
+                    .urls
+                    .first()
+                    .expect("BUG: nowhere to fetch from");
                 let mut before = None;
                 let timeout = action.hints.timeout;
                 let begun = Instant::now();
-                let fetched = fetch(url, sha256, &mut file, timeout, &self.context.cancel, &mut |so_far, total| {
-                    if before.is_none() {
-                        self.meter.begin("download", total);
-                    }
-                    self.meter.add(so_far - before.replace(so_far).unwrap_or(0));
-                });
+                let fetched = fetch(
+                    url,
+                    sha256,
+                    &mut file,
+                    timeout,
+                    &self.context.cancel,
+                    &mut |so_far, total| {
+                        if before.is_none() {
+                            self.meter.begin("download", total);
+                        }
+                        self.meter.add(so_far - before.replace(so_far).unwrap_or(0));
+                    },
+                );
                 self.phase_was("download", begun, Instant::now());
                 fetched.map_err(|error| match error {
                     FetchError::Cancelled => JobError::Cancelled,
@@ -63,7 +91,11 @@ impl Job {
                 })?;
                 self.take_in(action, file, url, 0o644, *as_a)
             }
-            Step::Convert { format, level, encoder: _ } => self.convert(*format, *level),
+            Step::Convert {
+                format,
+                level,
+                encoder: _,
+            } => self.convert(*format, *level),
             Step::Script { .. }
             | Step::ShowRoot
             | Step::Command { .. }
@@ -94,38 +126,67 @@ impl Job {
             // A qcow2 to one program and an ISO to the next is nobody's honest file.
             (_, ImageKind::Other(format @ image::ForeignFormat::Polyglot))
             | (ImportAs::Disk, ImageKind::Other(format)) => {
-                return Err(JobError::Format { what: what(), format });
+                return Err(JobError::Format {
+                    what: what(),
+                    format,
+                });
             }
             (ImportAs::Auto, ImageKind::Other(_) | ImageKind::Iso | ImageKind::Unknown) => None,
             (ImportAs::Disk, ImageKind::Iso | ImageKind::Unknown) => {
                 let reason = "it has no qcow2 header, no partition table and no file system that impasto knows";
-                return Err(JobError::NoDisk { what: what(), reason: reason.to_owned() });
+                return Err(JobError::NoDisk {
+                    what: what(),
+                    reason: reason.to_owned(),
+                });
             }
         };
         let keep = |source: &dyn ChunkSource| self.keep(action, source, None);
         let kept = match image {
             None => {
-                file.seek(SeekFrom::Start(0)).map_err(JobError::io("read", Path::new(name)))?;
-                self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+                file.seek(SeekFrom::Start(0))
+                    .map_err(JobError::io("read", Path::new(name)))?;
+                self.meter
+                    .begin("storing", file.metadata().ok().map(|stat| stat.len()));
                 let reader = Metered::new(&mut file, &self.meter);
                 let blob = self.phase("store the file", || self.store.put_blob(reader))?;
-                let file = OutputFile { content: FileContent::Blob(blob), mode };
+                let file = OutputFile {
+                    content: FileContent::Blob(blob),
+                    mode,
+                };
                 // Under one name always: what the file was called is in no key.
                 let files = BTreeMap::from([("file".to_owned(), file)]);
-                return Ok(JobOutput::on_host(Outputs { files, ..Outputs::default() }, blob.size));
+                return Ok(JobOutput::on_host(
+                    Outputs {
+                        files,
+                        ..Outputs::default()
+                    },
+                    blob.size,
+                ));
             }
             Some(ImageKind::Qcow2) => {
-                let gate = |source| JobError::Gate { what: what(), source: Box::new(source) };
+                let gate = |source| JobError::Gate {
+                    what: what(),
+                    source: Box::new(source),
+                };
                 keep(&Qcow2::open(file).map_err(gate)?)?
             }
             Some(_) => {
-                let reason =
-                    |error: &dyn std::fmt::Display| JobError::NoDisk { what: what(), reason: error.to_string() };
+                let reason = |error: &dyn std::fmt::Display| JobError::NoDisk {
+                    what: what(),
+                    reason: error.to_string(),
+                };
                 keep(&RawFile::new(file).map_err(|error| reason(&error))?)?
             }
         };
-        let result = Outputs { disk: Some(kept.disk), tree: Some(kept.tree), ..Outputs::default() };
-        Ok(JobOutput { same_as: kept.same_as, ..JobOutput::on_host(result, kept.stored_bytes) })
+        let result = Outputs {
+            disk: Some(kept.disk),
+            tree: Some(kept.tree),
+            ..Outputs::default()
+        };
+        Ok(JobOutput {
+            same_as: kept.same_as,
+            ..JobOutput::on_host(result, kept.stored_bytes)
+        })
     }
 
     fn convert(&self, format: Format, level: Option<i32>) -> Result<JobOutput, JobError> {
@@ -137,7 +198,8 @@ impl Job {
         let (record, published) = match self.targets.first() {
             Some(target) => {
                 let path = &target.path;
-                let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
+                let draft =
+                    Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 self.meter.begin("syncing", None);
                 let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
@@ -150,11 +212,24 @@ impl Job {
             }
         };
         self.store.put_derived(&record)?;
-        let derived = DerivedRef { key: record.key, digest: record.digest, size: record.size };
+        let derived = DerivedRef {
+            key: record.key,
+            digest: record.digest,
+            size: record.size,
+        };
         let name = format!("disk.{}", format.extension());
-        let file = OutputFile { content: FileContent::Derived(derived), mode: 0o644 };
-        let result = Outputs { files: BTreeMap::from([(name, file)]), ..Outputs::default() };
-        Ok(JobOutput { published, ..JobOutput::on_host(result, 0) })
+        let file = OutputFile {
+            content: FileContent::Derived(derived),
+            mode: 0o644,
+        };
+        let result = Outputs {
+            files: BTreeMap::from([(name, file)]),
+            ..Outputs::default()
+        };
+        Ok(JobOutput {
+            published,
+            ..JobOutput::on_host(result, 0)
+        })
     }
 
     /// Writes what a key describes into an empty file.
@@ -167,15 +242,31 @@ impl Job {
     ) -> Result<DerivedRecord, JobError> {
         let path = Path::new("the converted file");
         let begun = Instant::now();
-        let level = key.options.get("compression_level").and_then(|level| level.parse().ok());
-        let options = ConvertOptions { compression_level: level, fsync: false, digest: true, sha256: true };
+        let level = key
+            .options
+            .get("compression_level")
+            .and_then(|level| level.parse().ok());
+        let options = ConvertOptions {
+            compression_level: level,
+            fsync: false,
+            digest: true,
+            sha256: true,
+        };
         let converted = match key.format.as_str() {
             "raw" => self.store.convert_raw(&disk.layer, file, path, options),
             _ => self.store.convert_qcow2(&disk.layer, file, path, options),
         };
         self.phase_was("convert", begun, Instant::now());
         let converted = converted.map_err(Self::missed(from))?;
-        let (digest, sha256) = converted.digest.zip(converted.sha256).expect("BUG: asked for");
-        Ok(DerivedRecord { key: key.clone(), digest, sha256, size: converted.length })
+        let (digest, sha256) = converted
+            .digest
+            .zip(converted.sha256)
+            .expect("BUG: asked for");
+        Ok(DerivedRecord {
+            key: key.clone(),
+            digest,
+            sha256,
+            size: converted.length,
+        })
     }
 }

@@ -33,23 +33,53 @@ impl Job {
     pub(super) fn lay_out_packages(&self, set: &PackageSet, dir: &Path) -> Result<(), JobError> {
         fs::create_dir(dir).map_err(JobError::io("make", dir))?;
         let own = self.own_packages(set, dir)?;
-        let rest: Vec<_> = set.install.iter().filter(|package| !own.contains(&*package.sha256)).cloned().collect();
-        let rest = PackageSet { install: rest, remove: Vec::new() };
-        let fetcher = self.context.packages.as_ref().expect("BUG: a run without packages");
+        let rest: Vec<_> = set
+            .install
+            .iter()
+            .filter(|package| !own.contains(&*package.sha256))
+            .cloned()
+            .collect();
+        let rest = PackageSet {
+            install: rest,
+            remove: Vec::new(),
+        };
+        let fetcher = self
+            .context
+            .packages
+            .as_ref()
+            .expect("BUG: a run without packages");
         self.meter.begin(WAITING, None);
-        let blobs = fetcher.demand(&rest, &self.context.cancel).map_err(|error| match error {
-            DemandError::Package(error) => JobError::Package(error),
-            DemandError::Store(error) => JobError::Store(error),
-            DemandError::Cancelled => JobError::Cancelled,
-        })?;
+        let blobs = fetcher
+            .demand(&rest, &self.context.cancel)
+            .map_err(|error| match error {
+                DemandError::Package(error) => JobError::Package(error),
+                DemandError::Store(error) => JobError::Store(error),
+                DemandError::Cancelled => JobError::Cancelled,
+            })?;
         self.meter.end();
-        rest.install.par_iter().zip(&blobs).try_for_each(|(package, blob)| {
-            files::write(&self.store, blob, &dir.join(files::file_name(package))).map_err(Self::missed(self.id))
-        })?;
-        let stanzas = set.install.par_iter().map(|package| stanza(package, dir)).collect::<Result<Vec<_>, _>>()?;
-        let line = |name: &str, architecture: &str, version: &str| format!("{name} {architecture} {version}\n");
-        let install = set.install.iter().map(|package| line(&package.name, &package.architecture, &package.version));
-        let remove = set.remove.iter().map(|package| line(&package.name, &package.architecture, &package.version));
+        rest.install
+            .par_iter()
+            .zip(&blobs)
+            .try_for_each(|(package, blob)| {
+                files::write(&self.store, blob, &dir.join(files::file_name(package)))
+                    .map_err(Self::missed(self.id))
+            })?;
+        let stanzas = set
+            .install
+            .par_iter()
+            .map(|package| stanza(package, dir))
+            .collect::<Result<Vec<_>, _>>()?;
+        let line = |name: &str, architecture: &str, version: &str| {
+            format!("{name} {architecture} {version}\n")
+        };
+        let install = set
+            .install
+            .iter()
+            .map(|package| line(&package.name, &package.architecture, &package.version));
+        let remove = set
+            .remove
+            .iter()
+            .map(|package| line(&package.name, &package.architecture, &package.version));
         let write = |name: &str, content: &[u8]| {
             let path = dir.join(name);
             fs::write(&path, content).map_err(JobError::io("write", &path))
@@ -61,9 +91,18 @@ impl Job {
 
     /// The root of the tree of tools.
     pub(super) fn tools(&self) -> Result<PathBuf, JobError> {
-        let set = self.context.toolbox.as_ref().expect("BUG: an Action with a toolbox, and no lock");
+        let set = self
+            .context
+            .toolbox
+            .as_ref()
+            .expect("BUG: an Action with a toolbox, and no lock");
         self.meter.begin(WAITING, None);
-        let fetcher = || self.context.packages.clone().expect("BUG: a run without packages");
+        let fetcher = || {
+            self.context
+                .packages
+                .clone()
+                .expect("BUG: a run without packages")
+        };
         tools(&self.store, set, &fetcher, &self.context.cancel).map_err(|error| match error {
             ToolsError::Fetch(DemandError::Cancelled) => JobError::Cancelled,
             other => JobError::Tools(other),
@@ -74,7 +113,14 @@ impl Job {
     fn own_packages(&self, set: &PackageSet, dir: &Path) -> Result<HashSet<String>, JobError> {
         let mut own = HashSet::new();
         for (name, input) in &self.inputs {
-            let JobInput::Local { path, input: Input::File(planned), scope } = input else { continue };
+            let JobInput::Local {
+                path,
+                input: Input::File(planned),
+                scope,
+            } = input
+            else {
+                continue;
+            };
             if !name.starts_with(LOCAL) {
                 continue;
             }
@@ -84,7 +130,10 @@ impl Job {
             io::copy(&mut bytes.as_slice(), &mut hash).map_err(JobError::io("read", path))?;
             let sha256 = hash.finish().to_string();
             let Some(package) = set.install.iter().find(|package| package.sha256 == sha256) else {
-                return Err(JobError::StaleFile { path: path.clone(), stage: self.stage.clone() });
+                return Err(JobError::StaleFile {
+                    path: path.clone(),
+                    stage: self.stage.clone(),
+                });
             };
             let place = dir.join(files::file_name(package));
             fs::write(&place, bytes).map_err(JobError::io("write", &place))?;
@@ -99,10 +148,20 @@ fn stanza(package: &LockedPackage, dir: &Path) -> Result<Vec<u8>, JobError> {
     let name = files::file_name(package);
     let path = dir.join(&name);
     let file = bounded::open(&path).map_err(JobError::io("open", &path))?;
-    let wrong = |reason: String| JobError::NoPackage { package: title(package), reason };
+    let wrong = |reason: String| JobError::NoPackage {
+        package: title(package),
+        reason,
+    };
     let read = Package::read(io::BufReader::new(file)).map_err(|error| wrong(error.to_string()))?;
-    let is = [("Package", &package.name), ("Version", &package.version), ("Architecture", &package.architecture)];
-    if let Some((field, wanted)) = is.into_iter().find(|(field, wanted)| read.field(field) != wanted.as_str()) {
+    let is = [
+        ("Package", &package.name),
+        ("Version", &package.version),
+        ("Architecture", &package.architecture),
+    ];
+    if let Some((field, wanted)) = is
+        .into_iter()
+        .find(|(field, wanted)| read.field(field) != wanted.as_str())
+    {
         return Err(wrong(format!(
             "its {} is {:?}, but the lock has {wanted:?}",
             field.to_lowercase(),

@@ -58,48 +58,91 @@ impl Job {
         let begun = Instant::now();
         let base = start.map(|start| start.reader as &dyn ChunkSource);
         self.meter.begin("listing files", None);
-        let counted = Counted { source, meter: &self.meter };
+        let counted = Counted {
+            source,
+            meter: &self.meter,
+        };
         let view = self.view(&counted, base)?;
         let below = start.and_then(|start| start.tree);
-        let (tree, unread) = self.phase("index the disk", || self.tree_of(&view, base.zip(below)))?;
+        let (tree, unread) =
+            self.phase("index the disk", || self.tree_of(&view, base.zip(below)))?;
         self.demand_undamaged(&unread, below)?;
         self.warn_unread(&unread, below);
         let text = text::write(&tree);
         let digest = BlobDigest::of(&text);
         let earlier: Vec<_> = self.earlier().collect();
         // Nearer than the disk below, of which a stage may have changed much.
-        let like = earlier.iter().find_map(|(_, claim)| claim.result.tree).or(self.below);
+        let like = earlier
+            .iter()
+            .find_map(|(_, claim)| claim.result.tree)
+            .or(self.below);
         let is_new = !self.store.has_blob(&digest)?;
         let like = like.map(|blob| blob.digest);
-        let blob = self.phase("store the index", || self.store.put_blob_like(text.as_slice(), like.as_ref()))?;
-        let index_bytes = if is_new { self.store.blob_length(&digest)?.unwrap_or(0) } else { 0 };
+        let blob = self.phase("store the index", || {
+            self.store.put_blob_like(text.as_slice(), like.as_ref())
+        })?;
+        let index_bytes = if is_new {
+            self.store.blob_length(&digest)?.unwrap_or(0)
+        } else {
+            0
+        };
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), bytes = text.len(), "tree index");
         if let Some((claim, disk)) = self.equal_earlier(action, &earlier, &digest)? {
-            return Ok(StoredDisk { disk, tree: blob, stored_bytes: index_bytes, same_as: Some(claim) });
+            return Ok(StoredDisk {
+                disk,
+                tree: blob,
+                stored_bytes: index_bytes,
+                same_as: Some(claim),
+            });
         }
         let kept = |sealed: Sealed| {
             let stored_bytes = sealed.stored_bytes + index_bytes;
-            StoredDisk { disk: sealed.disk, tree: blob, stored_bytes, same_as: None }
+            StoredDisk {
+                disk: sealed.disk,
+                tree: blob,
+                stored_bytes,
+                same_as: None,
+            }
         };
-        let previous = earlier.iter().find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
+        let previous = earlier
+            .iter()
+            .find_map(|(_, claim)| claim.result.disk.map(|disk| (disk, claim.result.tree)));
         if self.cutoff == Cutoff::Tree
             && let (Some(start), Some((earlier, Some(earlier_tree)))) = (below, previous)
             && let Some(earlier_tree) = Tree::load(&self.store, &earlier_tree)?
         {
             let earlier_tree = &earlier_tree;
-            let rebase = Rebase { view: &view, tree: &tree, text: &text, start, earlier, earlier_tree };
-            match self.phase("rebase onto the previous disk", || self.rebase(action, &rebase)) {
+            let rebase = Rebase {
+                view: &view,
+                tree: &tree,
+                text: &text,
+                start,
+                earlier,
+                earlier_tree,
+            };
+            match self.phase("rebase onto the previous disk", || {
+                self.rebase(action, &rebase)
+            }) {
                 Ok(Some(sealed)) => return Ok(kept(sealed)),
                 Ok(None) => {}
                 Err(JobError::Cancelled) => return Err(JobError::Cancelled),
                 // It only saves space: the result is there as it is.
-                Err(error) => tracing::debug!(stage = self.label, %error, "cannot be rebased onto the previous disk"),
+                Err(error) => {
+                    tracing::debug!(stage = self.label, %error, "cannot be rebased onto the previous disk")
+                }
             }
         }
-        let absent = if start.is_some() { Absent::AsParent } else { Absent::Zero };
+        let absent = if start.is_some() {
+            Absent::AsParent
+        } else {
+            Absent::Zero
+        };
         let parent = start.map(|start| start.disk.layer);
         let previous = previous.map(|(disk, _)| disk.layer);
-        let seal = || self.store.seal_like(parent.as_ref(), previous.as_ref(), source, absent);
+        let seal = || {
+            self.store
+                .seal_like(parent.as_ref(), previous.as_ref(), source, absent)
+        };
         let sealed = self.phase("seal the layer", seal);
         Ok(kept(sealed.map_err(|error| self.missed_below(error))?))
     }
@@ -124,7 +167,9 @@ impl Job {
         below: Option<(&dyn ChunkSource, &Tree)>,
     ) -> Result<(Tree, Vec<Unread>), JobError> {
         let below_view = below.map(|(disk, _)| self.view(disk, None)).transpose()?;
-        let below = below.zip(below_view.as_ref()).map(|((_, tree), disk)| BaseIndex { tree, disk });
+        let below = below
+            .zip(below_view.as_ref())
+            .map(|((_, tree), disk)| BaseIndex { tree, disk });
         make::tree(view, below.as_ref()).map_err(|error| self.broken(error))
     }
 
@@ -138,11 +183,17 @@ impl Job {
         use_it: impl FnOnce(&dyn ChunkSource) -> Result<T, JobError>,
     ) -> Result<T, JobError> {
         let source = Qcow2::open(bounded::open(overlay).map_err(JobError::io("open", overlay))?);
-        let source =
-            source.map_err(|source| JobError::Gate { what: "the overlay".to_owned(), source: Box::new(source) })?;
+        let source = source.map_err(|source| JobError::Gate {
+            what: "the overlay".to_owned(),
+            source: Box::new(source),
+        })?;
         let patches = self.normalized(&source, finished, action, below)?;
         let source = TrimmedOverlay::new(&source, &finished.unused).patched(&patches);
-        use_it(&source.skip_unchanged(below).map_err(|error| self.broken(io::Error::other(error)))?)
+        use_it(
+            &source
+                .skip_unchanged(below)
+                .map_err(|error| self.broken(io::Error::other(error)))?,
+        )
     }
 
     /// An earlier result with this tree, that could be taken for what was just made.
@@ -178,13 +229,18 @@ impl Job {
 
     /// The claims of the node's earlier runs that are still there, the last run first.
     fn earlier(&self) -> impl Iterator<Item = (ClaimId, Claim)> {
-        self.previous.iter().filter_map(|(action, id)| Some((*id, self.store.claim(action, id).ok()?)))
+        self.previous
+            .iter()
+            .filter_map(|(action, id)| Some((*id, self.store.claim(action, id).ok()?)))
     }
 
     /// A file system that could be read before the stage, and is damaged after it, is no result.
     fn demand_undamaged(&self, unread: &[Unread], below: Option<&Tree>) -> Result<(), JobError> {
-        let was_read = |unread: &&Unread| below.is_some_and(|below| below.volume(unread.place.0).is_some());
-        let Some(Unread { place, reason, .. }) = unread.iter().filter(|unread| unread.damaged).find(was_read) else {
+        let was_read =
+            |unread: &&Unread| below.is_some_and(|below| below.volume(unread.place.0).is_some());
+        let Some(Unread { place, reason, .. }) =
+            unread.iter().filter(|unread| unread.damaged).find(was_read)
+        else {
             return Ok(());
         };
         Err(JobError::Stage(Box::new(StageFailure {
@@ -201,7 +257,8 @@ impl Job {
     fn warn_unread(&self, unread: &[Unread], below: Option<&Tree>) {
         for unread in unread {
             if below.is_none_or(|below| !unread.listed && below.volume(unread.place.0).is_some()) {
-                let consequence = "it is compared byte by byte, so stages built on this one run again after it";
+                let consequence =
+                    "it is compared byte by byte, so stages built on this one run again after it";
                 self.warn(format!("{unread}; {consequence}"));
             }
         }
@@ -210,10 +267,13 @@ impl Job {
     /// A disk that cannot be read: its own chunks or those below.
     pub(super) fn broken(&self, error: io::Error) -> JobError {
         let (kind, text, errno) = (error.kind(), error.to_string(), host_failure(&error));
-        let store = error.into_inner().and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
-            SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),
-            _ => None,
-        });
+        let store =
+            error
+                .into_inner()
+                .and_then(|inner| match *inner.downcast::<SourceError>().ok()? {
+                    SourceError::Stopped(inner) => Some(*inner.downcast::<StoreError>().ok()?),
+                    _ => None,
+                });
         match store {
             Some(error) => self.missed_below(error),
             // What the system said counts for more than where in the disk it said so.

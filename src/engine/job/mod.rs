@@ -21,7 +21,9 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use impasto_stages::Secret;
-use impasto_stages::action::{Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot};
+use impasto_stages::action::{
+    Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot,
+};
 use impasto_stages::package_set::PackageSet;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
@@ -213,7 +215,15 @@ impl JobOutput {
     fn on_host(result: Outputs, stored_bytes: u64) -> Self {
         let (sandbox, isolation) = ("host".to_owned(), Isolation::Host);
         let (facts, published, same_as) = (BTreeMap::new(), Vec::new(), None);
-        JobOutput { result, sandbox, isolation, facts, stored_bytes, published, same_as }
+        JobOutput {
+            result,
+            sandbox,
+            isolation,
+            facts,
+            stored_bytes,
+            published,
+            same_as,
+        }
     }
 }
 
@@ -223,13 +233,23 @@ impl Job {
         let (id, context) = (self.id, self.context.clone());
         let result = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<String>().cloned();
-            let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(JobError::Bug { message: message.unwrap_or_else(|| "a job panicked".to_owned()) })
+            let message =
+                message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Err(JobError::Bug {
+                message: message.unwrap_or_else(|| "a job panicked".to_owned()),
+            })
         });
         // Whatever a job that was stopped stumbled over, it was stopped.
-        let result = if context.cancel.is_cancelled() { result.map_err(|_| JobError::Cancelled) } else { result };
+        let result = if context.cancel.is_cancelled() {
+            result.map_err(|_| JobError::Cancelled)
+        } else {
+            result
+        };
         // The engine is gone only where the process is about to end.
-        let _ = context.events.send(Message::Done { id, result: Box::new(result) });
+        let _ = context.events.send(Message::Done {
+            id,
+            result: Box::new(result),
+        });
     }
 
     fn work(self) -> Result<Success, JobError> {
@@ -237,13 +257,20 @@ impl Job {
             JobTask::Run(action) => action,
             JobTask::Publish(hit) => {
                 let published = self.publish(hit, &[])?;
-                return Ok(Success { hit: (**hit).clone(), ran: false, stored_bytes: 0, published });
+                return Ok(Success {
+                    hit: (**hit).clone(),
+                    ran: false,
+                    stored_bytes: 0,
+                    published,
+                });
             }
         };
         let start = Instant::now();
         let made = match action.executor {
             Executor::Host => self.on_host(action)?,
-            Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch) => self.in_sandbox(action)?,
+            Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch) => {
+                self.in_sandbox(action)?
+            }
             Executor::Sandbox(SandboxRoot::Toolbox) => self.with_tools(action)?,
         };
         let mut caveats = self.caveats.clone();
@@ -271,7 +298,11 @@ impl Job {
             writer: String::new(),
             created: self.context.now,
             engine_epoch: u64::from(ENGINE_EPOCH),
-            cost: Cost { wall_ms, cpu_ms: 0, stored_bytes: made.stored_bytes },
+            cost: Cost {
+                wall_ms,
+                cpu_ms: 0,
+                stored_bytes: made.stored_bytes,
+            },
             log: None,
             fields: capped(action.explain()),
             root: match &action.root {
@@ -280,14 +311,30 @@ impl Job {
                 RootSpec::Label(label) => Some(format!("LABEL={label}")),
                 RootSpec::Uuid(uuid) => Some(format!("UUID={uuid}")),
             },
-            extra: made.same_as.iter().map(|claim| ("disk_of_claim".to_owned(), claim.to_string())).collect(),
+            extra: made
+                .same_as
+                .iter()
+                .map(|claim| ("disk_of_claim".to_owned(), claim.to_string()))
+                .collect(),
         };
         let id = self.phase("write the claim", || self.store.put_claim(&claim))?;
         let (result, isolation) = (made.result, made.isolation);
-        let hit = Hit { action: digest, claim: id, result, caveats, isolation, wall_ms };
+        let hit = Hit {
+            action: digest,
+            claim: id,
+            result,
+            caveats,
+            isolation,
+            wall_ms,
+        };
         let mut published = made.published;
         published.extend(self.publish(&hit, &published)?);
-        Ok(Success { hit, ran: true, stored_bytes: made.stored_bytes, published })
+        Ok(Success {
+            hit,
+            ran: true,
+            stored_bytes: made.stored_bytes,
+            published,
+        })
     }
 
     /// What the node's own result, or that of a node it needs, being gone means for this job.
@@ -299,14 +346,23 @@ impl Job {
     }
 
     fn derived_differs(derived: &DerivedRef, record: &DerivedRecord) -> JobError {
-        let what = format!("{} from disk {}", derived.key.format, derived.key.disk.short());
+        let what = format!(
+            "{} from disk {}",
+            derived.key.format,
+            derived.key.disk.short()
+        );
         let (was, is) = (derived.digest.short(), record.digest.short());
-        JobError::Bug { message: format!("{what} gave b3:{is}, but b3:{was} before") }
+        JobError::Bug {
+            message: format!("{what} gave b3:{is}, but b3:{was} before"),
+        }
     }
 
     /// Writes the node's files for the user, but for those that are written already.
     fn publish(&self, hit: &Hit, done: &[Published]) -> Result<Vec<Published>, JobError> {
-        let open = self.targets.iter().filter(|target| !done.iter().any(|done| done.path == target.path));
+        let open = self
+            .targets
+            .iter()
+            .filter(|target| !done.iter().any(|done| done.path == target.path));
         let open: Vec<_> = open.collect();
         if open.is_empty() {
             return Ok(Vec::new());
@@ -318,17 +374,26 @@ impl Job {
         let mut published = Vec::new();
         for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
-                return Err(JobError::NotAFile { label: self.label.clone() });
+                return Err(JobError::NotAFile {
+                    label: self.label.clone(),
+                });
             };
             let path = &target.path;
-            let draft = Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
+            let draft =
+                Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
             let sha256 = match &file.content {
                 FileContent::Blob(blob) => {
-                    let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(self.id))?;
+                    let mut reader = self
+                        .store
+                        .open_blob(&blob.digest)
+                        .map_err(Self::missed(self.id))?;
                     self.meter.begin("writing", Some(blob.size));
                     io::copy(&mut reader, &mut Metered::new(draft.file(), &self.meter))
                         .map_err(JobError::io("write", path))?;
-                    self.store.blob_sha256(&blob.digest).map_err(Self::missed(self.id))?.to_string()
+                    self.store
+                        .blob_sha256(&blob.digest)
+                        .map_err(Self::missed(self.id))?
+                        .to_string()
                 }
                 FileContent::Derived(derived) => {
                     let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
@@ -339,7 +404,11 @@ impl Job {
                     record.sha256.to_string()
                 }
             };
-            let mode = if matches!(file.content, FileContent::Derived(_)) { 0o644 } else { file.mode | 0o600 };
+            let mode = if matches!(file.content, FileContent::Derived(_)) {
+                0o644
+            } else {
+                file.mode | 0o600
+            };
             self.meter.begin("syncing", None);
             let draft = draft.publish(file.content.digest(), &sha256, mode);
             published.push(draft.map_err(JobError::io("write", path))?);
@@ -356,11 +425,19 @@ impl Job {
     }
 
     fn phase_was(&self, name: &str, start: Instant, end: Instant) {
-        let _ = self.context.events.send(Message::Phase { id: self.id, name: name.to_owned(), start, end });
+        let _ = self.context.events.send(Message::Phase {
+            id: self.id,
+            name: name.to_owned(),
+            start,
+            end,
+        });
     }
 
     fn warn(&self, message: String) {
-        let _ = self.context.events.send(Message::Warning { id: self.id, message });
+        let _ = self.context.events.send(Message::Warning {
+            id: self.id,
+            message,
+        });
     }
 
     fn line(&self, line: String) {
@@ -369,6 +446,10 @@ impl Job {
 }
 
 fn create(path: &Path) -> Result<File, JobError> {
-    let file = File::options().read(true).write(true).create_new(true).open(path);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path);
     file.map_err(JobError::io("create", path))
 }

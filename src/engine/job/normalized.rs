@@ -26,16 +26,29 @@ impl Job {
     ) -> Result<Vec<Patch>, JobError> {
         let begun = Instant::now();
         let patches = || -> io::Result<Vec<Patch>> {
-            let Some(epoch) = action.source_date_epoch else { return Ok(Vec::new()) };
+            let Some(epoch) = action.source_date_epoch else {
+                return Ok(Vec::new());
+            };
             let before = OverlayView::whole(below).map_err(io::Error::other)?;
             let after = OverlayView::over(overlay, below).map_err(io::Error::other)?;
             let layout = read_layout(&after)?;
             let is_present = |chunk| after.is_present(chunk);
             let (before, after, mounted) = (&before, &after, &finished.mounted);
-            let kept = self.inputs.iter().filter(|(name, _)| keeps_times(action, name));
+            let kept = self
+                .inputs
+                .iter()
+                .filter(|(name, _)| keeps_times(action, name));
             let kept: BTreeSet<u64> = kept.flat_map(|(_, input)| times(input)).collect();
-            Normalizer { before, after, layout: &layout, mounted, is_present: &is_present, epoch, kept: &kept }
-                .patches()
+            Normalizer {
+                before,
+                after,
+                layout: &layout,
+                mounted,
+                is_present: &is_present,
+                epoch,
+                kept: &kept,
+            }
+            .patches()
         };
         let patches = patches().map_err(|error| self.broken(error))?;
         tracing::debug!(stage = self.label, elapsed = ?begun.elapsed(), patches = patches.len(), "settled");

@@ -42,14 +42,23 @@ pub(super) struct Rebase<'a> {
 
 impl Job {
     /// Tries it; none where it is not possible, or not worth it.
-    pub(super) fn rebase(&self, action: &Action<Bound>, rebase: &Rebase<'_>) -> Result<Option<Sealed>, JobError> {
-        let Ok(sandbox) = &self.context.sandbox else { return Ok(None) };
+    pub(super) fn rebase(
+        &self,
+        action: &Action<Bound>,
+        rebase: &Rebase<'_>,
+    ) -> Result<Option<Sealed>, JobError> {
+        let Ok(sandbox) = &self.context.sandbox else {
+            return Ok(None);
+        };
         let as_it_is = changed_bytes(&compare(rebase.start, rebase.tree));
         let changes = compare(rebase.earlier_tree, rebase.tree);
-        let only_files =
-            changes.size.is_none() && !changes.table && changes.areas.is_empty() && changes.volumes.is_empty();
+        let only_files = changes.size.is_none()
+            && !changes.table
+            && changes.areas.is_empty()
+            && changes.volumes.is_empty();
         // What is brought over is read, sent and written once more: it should be worth it.
-        if !only_files || as_it_is < WORTH || changed_bytes(&changes) > (as_it_is / 2).min(LARGEST) {
+        if !only_files || as_it_is < WORTH || changed_bytes(&changes) > (as_it_is / 2).min(LARGEST)
+        {
             return Ok(None);
         }
         let scratch = self.store.scratch()?;
@@ -66,10 +75,15 @@ impl Job {
                     return Ok(None);
                 }
             }
-            steps.push(AgentStep::Patch { input: name.clone(), partition });
+            steps.push(AgentStep::Patch {
+                input: name.clone(),
+                partition,
+            });
             inputs.push((name, path));
         }
-        let Ok(chain) = self.store.chain(&rebase.earlier.layer) else { return Ok(None) };
+        let Ok(chain) = self.store.chain(&rebase.earlier.layer) else {
+            return Ok(None);
+        };
         let work = scratch.path().join("sandbox");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let overlay = scratch.path().join("overlay.qcow2");
@@ -107,11 +121,21 @@ impl Job {
             let view = self.view(source, Some(&reader))?;
             let (tree, _) = self.tree_of(&view, Some((&reader, rebase.earlier_tree)))?;
             if crate::disk::tree::text::write(&tree) != rebase.text {
-                tracing::debug!(stage = self.label, "rebasing onto the previous disk gave a different tree");
+                tracing::debug!(
+                    stage = self.label,
+                    "rebasing onto the previous disk gave a different tree"
+                );
                 return Ok(None);
             }
-            let sealed = self.store.seal(Some(&rebase.earlier.layer), source, Absent::AsParent)?;
-            tracing::debug!(stage = self.label, bytes, stored = sealed.stored_bytes, "rebased onto the previous disk");
+            let sealed = self
+                .store
+                .seal(Some(&rebase.earlier.layer), source, Absent::AsParent)?;
+            tracing::debug!(
+                stage = self.label,
+                bytes,
+                stored = sealed.stored_bytes,
+                "rebased onto the previous disk"
+            );
             Ok(Some(sealed))
         })
     }
@@ -119,13 +143,25 @@ impl Job {
 
 /// Writes what brings a file system of the earlier disk to the new one; the bytes of content that takes. None where that
 /// cannot be said.
-fn write_changes(file: File, rebase: &Rebase<'_>, changes: &[TreeChange<'_>]) -> Result<Option<u64>, ReadError> {
+fn write_changes(
+    file: File,
+    rebase: &Rebase<'_>,
+    changes: &[TreeChange<'_>],
+) -> Result<Option<u64>, ReadError> {
     let partition = changes[0].partition;
-    let (Some(old), Some(new)) = (rebase.earlier_tree.volume(partition), rebase.tree.volume(partition)) else {
+    let (Some(old), Some(new)) = (
+        rebase.earlier_tree.volume(partition),
+        rebase.tree.volume(partition),
+    ) else {
         return Ok(None);
     };
     let layout = guest::read_layout(rebase.view).map_err(ReadError::Io)?;
-    let Some((_, start, _)) = layout.file_systems().find(|(number, ..)| *number == partition) else { return Ok(None) };
+    let Some((_, start, _)) = layout
+        .file_systems()
+        .find(|(number, ..)| *number == partition)
+    else {
+        return Ok(None);
+    };
     let window = Window::new(rebase.view, start, rebase.view.size().saturating_sub(start));
     let fs = Ext4::open(&window)?;
     let plan = RebasePlan::new(old, new, changes);
@@ -136,7 +172,12 @@ fn write_changes(file: File, rebase: &Rebase<'_>, changes: &[TreeChange<'_>]) ->
     let mut paths = Paths::new(&fs);
     let mut sum = 0;
     for change in changes.iter().rev().filter(|change| change.after.is_none()) {
-        send(&mut out, &Change::Remove { path: ByteBuf::from(change.path()) })?;
+        send(
+            &mut out,
+            &Change::Remove {
+                path: ByteBuf::from(change.path()),
+            },
+        )?;
     }
     for (path, (entry, how)) in &plan.puts {
         let mut extents = Vec::new();
@@ -153,7 +194,10 @@ fn write_changes(file: File, rebase: &Rebase<'_>, changes: &[TreeChange<'_>]) ->
                     }
                     InodeContent::Extents(found) => {
                         extents = found;
-                        extents.iter().map(|extent| (extent.offset, extent.length)).collect()
+                        extents
+                            .iter()
+                            .map(|extent| (extent.offset, extent.length))
+                            .collect()
                     }
                 };
                 // Holes, and blocks that were set aside and never written, are not the same: who mounts a swap file knows.
@@ -166,14 +210,22 @@ fn write_changes(file: File, rebase: &Rebase<'_>, changes: &[TreeChange<'_>]) ->
                 if sum > LARGEST {
                     return Ok(None);
                 }
-                let node = PatchNode::File { size: *size, runs, fresh: *how == Placement::Fresh };
+                let node = PatchNode::File {
+                    size: *size,
+                    runs,
+                    fresh: *how == Placement::Fresh,
+                };
                 send(&mut out, &Change::Put(put(entry, node)))?;
                 out.write_all(&inline).map_err(ReadError::Io)?;
                 copy_extents(&window, &extents, &mut out).map_err(ReadError::Io)?;
                 continue;
             }
-            EntryKind::Symlink { target } => PatchNode::Symlink { target: ByteBuf::from(target.clone()) },
-            EntryKind::HardLink { first } => PatchNode::HardLink { first: ByteBuf::from(first.clone()) },
+            EntryKind::Symlink { target } => PatchNode::Symlink {
+                target: ByteBuf::from(target.clone()),
+            },
+            EntryKind::HardLink { first } => PatchNode::HardLink {
+                first: ByteBuf::from(first.clone()),
+            },
             EntryKind::Char(major, minor) => PatchNode::Char(*major, *minor),
             EntryKind::Block(major, minor) => PatchNode::Block(*major, *minor),
             EntryKind::Fifo => PatchNode::Fifo,
@@ -200,13 +252,14 @@ fn copy_extents(disk: &dyn ReadAt, extents: &[Extent], out: &mut impl Write) -> 
 
 /// Bytes of the files that are new or have another content.
 fn changed_bytes(changes: &Changes<'_>) -> u64 {
-    let size =
-        |change: &TreeChange<'_>| match (change.before.map(|entry| &entry.kind), change.after.map(|entry| &entry.kind))
-        {
-            (before, after) if before == after => 0,
-            (_, Some(EntryKind::File { size, .. })) => *size,
-            _ => 0,
-        };
+    let size = |change: &TreeChange<'_>| match (
+        change.before.map(|entry| &entry.kind),
+        change.after.map(|entry| &entry.kind),
+    ) {
+        (before, after) if before == after => 0,
+        (_, Some(EntryKind::File { size, .. })) => *size,
+        _ => 0,
+    };
     changes.files.iter().map(size).sum()
 }
 
@@ -215,10 +268,29 @@ fn send(out: &mut impl Write, change: &Change) -> Result<(), ReadError> {
 }
 
 fn put(entry: &IndexEntry, node: PatchNode) -> Put {
-    let IndexEntry { path, kind: _, mode, uid, gid, mtime, flags: _, xattrs } = entry;
-    let xattrs = xattrs.iter().map(|(name, value)| (ByteBuf::from(name.clone()), ByteBuf::from(value.clone())));
+    let IndexEntry {
+        path,
+        kind: _,
+        mode,
+        uid,
+        gid,
+        mtime,
+        flags: _,
+        xattrs,
+    } = entry;
+    let xattrs = xattrs
+        .iter()
+        .map(|(name, value)| (ByteBuf::from(name.clone()), ByteBuf::from(value.clone())));
     let path = ByteBuf::from(path.clone());
-    Put { path, node, mode: (*mode).into(), uid: *uid, gid: *gid, mtime: *mtime, xattrs: xattrs.collect() }
+    Put {
+        path,
+        node,
+        mode: (*mode).into(),
+        uid: *uid,
+        gid: *gid,
+        mtime: *mtime,
+        xattrs: xattrs.collect(),
+    }
 }
 
 /// ACLs have another form on the disk than in system calls, projects a call of their own, and attributes such as
@@ -257,7 +329,10 @@ impl<'a> RebasePlan<'a> {
         loop {
             let before = linked.len();
             for group in &groups {
-                if group.iter().any(|path| changed.contains(path) || linked.contains(path)) {
+                if group
+                    .iter()
+                    .any(|path| changed.contains(path) || linked.contains(path))
+                {
                     linked.extend(group);
                 }
             }
@@ -274,7 +349,17 @@ impl<'a> RebasePlan<'a> {
                         && !aspects.content
                         && !matches!(after.kind, EntryKind::Dir | EntryKind::HardLink { .. })
                 });
-                puts.insert(after.path.as_slice(), (after, if same { Placement::Kept } else { Placement::Over }));
+                puts.insert(
+                    after.path.as_slice(),
+                    (
+                        after,
+                        if same {
+                            Placement::Kept
+                        } else {
+                            Placement::Over
+                        },
+                    ),
+                );
             }
         }
         for entry in &new.entries {
@@ -285,8 +370,10 @@ impl<'a> RebasePlan<'a> {
         // The directories whose times what is done in them changes.
         let touched = puts.keys().copied().chain(changed.iter().copied());
         let parents: HashSet<&[u8]> = touched.filter_map(parent).collect();
-        for entry in
-            new.entries.iter().filter(|entry| entry.kind == EntryKind::Dir && parents.contains(entry.path.as_slice()))
+        for entry in new
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Dir && parents.contains(entry.path.as_slice()))
         {
             puts.entry(&entry.path).or_insert((entry, Placement::Over));
         }
@@ -299,7 +386,10 @@ fn groups(volume: &Volume) -> Vec<Vec<&[u8]>> {
     let mut groups: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
     for entry in &volume.entries {
         if let EntryKind::HardLink { first } = &entry.kind {
-            groups.entry(first).or_insert_with(|| vec![first]).push(&entry.path);
+            groups
+                .entry(first)
+                .or_insert_with(|| vec![first])
+                .push(&entry.path);
         }
     }
     groups.into_values().collect()
@@ -319,7 +409,16 @@ mod tests {
     use super::*;
 
     fn entry(path: &str, kind: EntryKind, mode: u16) -> IndexEntry {
-        IndexEntry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime: (0, 0), flags: 0, xattrs: Vec::new() }
+        IndexEntry {
+            path: path.into(),
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            flags: 0,
+            xattrs: Vec::new(),
+        }
     }
 
     fn file(path: &str, byte: u8) -> IndexEntry {
@@ -328,15 +427,31 @@ mod tests {
     }
 
     fn link(path: &str, first: &str) -> IndexEntry {
-        entry(path, EntryKind::HardLink { first: first.into() }, 0)
+        entry(
+            path,
+            EntryKind::HardLink {
+                first: first.into(),
+            },
+            0,
+        )
     }
 
     fn tree(mut entries: Vec<IndexEntry>) -> Tree {
-        entries.extend([entry("/", EntryKind::Dir, 0o755), entry("/d", EntryKind::Dir, 0o755)]);
+        entries.extend([
+            entry("/", EntryKind::Dir, 0o755),
+            entry("/d", EntryKind::Dir, 0o755),
+        ]);
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         let (kind, uuid, label) = ("ext4".to_owned(), String::new(), Vec::new());
         Tree {
-            volumes: vec![Volume { partition: 1, kind, uuid, label, facts: Vec::new(), entries }],
+            volumes: vec![Volume {
+                partition: 1,
+                kind,
+                uuid,
+                label,
+                facts: Vec::new(),
+                entries,
+            }],
             ..Tree::default()
         }
     }
@@ -344,21 +459,38 @@ mod tests {
     fn plan(old: &Tree, new: &Tree) -> Vec<(String, Placement)> {
         let changes = compare(old, new);
         let plan = RebasePlan::new(&old.volumes[0], &new.volumes[0], &changes.files);
-        plan.puts.iter().map(|(path, (_, how))| (String::from_utf8_lossy(path).into_owned(), *how)).collect()
+        plan.puts
+            .iter()
+            .map(|(path, (_, how))| (String::from_utf8_lossy(path).into_owned(), *how))
+            .collect()
     }
 
     fn puts(list: &[(&str, Placement)]) -> Vec<(String, Placement)> {
-        list.iter().map(|(path, how)| ((*path).to_owned(), *how)).collect()
+        list.iter()
+            .map(|(path, how)| ((*path).to_owned(), *how))
+            .collect()
     }
 
     #[test]
     fn what_changes_is_put_and_its_directory_gets_its_time_back() {
         let old = tree(vec![file("/d/a", 1), file("/d/b", 1), file("/e", 1)]);
         let mut new = tree(vec![file("/d/a", 2), file("/d/b", 1), file("/e", 1)]);
-        assert_eq!(plan(&old, &new), puts(&[("/d", Placement::Over), ("/d/a", Placement::Over)]));
-        new.volumes[0].entries.iter_mut().find(|entry| entry.path == b"/e").unwrap().mode = 0o600;
-        let wanted =
-            [("/", Placement::Over), ("/d", Placement::Over), ("/d/a", Placement::Over), ("/e", Placement::Kept)];
+        assert_eq!(
+            plan(&old, &new),
+            puts(&[("/d", Placement::Over), ("/d/a", Placement::Over)])
+        );
+        new.volumes[0]
+            .entries
+            .iter_mut()
+            .find(|entry| entry.path == b"/e")
+            .unwrap()
+            .mode = 0o600;
+        let wanted = [
+            ("/", Placement::Over),
+            ("/d", Placement::Over),
+            ("/d/a", Placement::Over),
+            ("/e", Placement::Kept),
+        ];
         assert_eq!(plan(&old, &new), puts(&wanted));
         let gone = tree(vec![file("/d/b", 1), file("/e", 1)]);
         assert_eq!(plan(&old, &gone), puts(&[("/d", Placement::Over)]));
@@ -366,18 +498,40 @@ mod tests {
 
     #[test]
     fn all_names_of_a_file_are_made_anew_where_one_changes() {
-        let old = tree(vec![file("/a", 1), link("/b", "/a"), link("/c", "/a"), file("/x", 1), link("/y", "/x")]);
-        let new = tree(vec![file("/a", 1), file("/b", 2), link("/c", "/b"), file("/x", 1), link("/y", "/x")]);
-        let wanted =
-            [("/", Placement::Over), ("/a", Placement::Fresh), ("/b", Placement::Fresh), ("/c", Placement::Fresh)];
+        let old = tree(vec![
+            file("/a", 1),
+            link("/b", "/a"),
+            link("/c", "/a"),
+            file("/x", 1),
+            link("/y", "/x"),
+        ]);
+        let new = tree(vec![
+            file("/a", 1),
+            file("/b", 2),
+            link("/c", "/b"),
+            file("/x", 1),
+            link("/y", "/x"),
+        ]);
+        let wanted = [
+            ("/", Placement::Over),
+            ("/a", Placement::Fresh),
+            ("/b", Placement::Fresh),
+            ("/c", Placement::Fresh),
+        ];
         assert_eq!(plan(&old, &new), puts(&wanted));
     }
 
     #[test]
     fn what_no_system_call_of_ours_makes_is_left_alone() {
         assert!(can_be_made(&file("/a", 1)));
-        assert!(!can_be_made(&IndexEntry { flags: 0x10, ..file("/a", 1) }));
+        assert!(!can_be_made(&IndexEntry {
+            flags: 0x10,
+            ..file("/a", 1)
+        }));
         let acl = (b"system.posix_acl_access".to_vec(), Vec::new());
-        assert!(!can_be_made(&IndexEntry { xattrs: vec![acl], ..file("/a", 1) }));
+        assert!(!can_be_made(&IndexEntry {
+            xattrs: vec![acl],
+            ..file("/a", 1)
+        }));
     }
 }

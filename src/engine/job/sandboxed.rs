@@ -26,13 +26,19 @@ use crate::engine::history::file_name;
 use crate::engine::inputs::{Input, copy_file, pack_tree};
 use crate::engine::log::{Lines, Redactor, Tail};
 use crate::sandbox::{
-    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, Outcome, Output, Sandbox, SandboxError,
-    SandboxEvent,
+    self, AgentStep, Culprit, FileOwner, Finished, InputContent, InputKind, Outcome, Output,
+    Sandbox, SandboxError, SandboxEvent,
 };
 
 impl Job {
     pub(super) fn in_sandbox(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let sandbox = self
+            .context
+            .sandbox
+            .as_ref()
+            .map_err(|reason| JobError::NoSandbox {
+                reason: reason.clone(),
+            })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -40,9 +46,15 @@ impl Job {
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
         let overlay = scratch.path().join("overlay.qcow2");
         let mut staged = Staged::default();
-        self.phase("copy the inputs", || self.stage_inputs(action, scratch.path(), &mut staged))?;
+        self.phase("copy the inputs", || {
+            self.stage_inputs(action, scratch.path(), &mut staged)
+        })?;
         let job = self.sandbox_job(action, (&work, &overlay), chain.paths(), &staged)?;
-        let secrets = if action.network { sandbox.network_secrets()? } else { Vec::new() };
+        let secrets = if action.network {
+            sandbox.network_secrets()?
+        } else {
+            Vec::new()
+        };
         self.meter.end();
         let ran = self.run_steps(&**sandbox, job, action, &staged, &secrets);
         let host = (self.store.path(), scratch.path(), overlay.as_path());
@@ -51,8 +63,14 @@ impl Job {
             Err(error) => match cause::examine_host(host.0, host.1, host.2) {
                 None => return Err(error.into()),
                 cause => {
-                    let (message, last_lines) = (crate::base::human::with_causes(&error), ran.last_lines);
-                    let failure = StageFailure { message, cause, last_lines, ..StageFailure::default() };
+                    let (message, last_lines) =
+                        (crate::base::human::with_causes(&error), ran.last_lines);
+                    let failure = StageFailure {
+                        message,
+                        cause,
+                        last_lines,
+                        ..StageFailure::default()
+                    };
                     return Err(JobError::Stage(Box::new(failure)));
                 }
             },
@@ -63,15 +81,27 @@ impl Job {
                 return Err(JobError::Cancelled);
             }
             let failure = self.failure(action, &staged, &finished, &ran.clues, host);
-            return Err(JobError::Stage(Box::new(StageFailure { last_lines: ran.last_lines, ..failure })));
+            return Err(JobError::Stage(Box::new(StageFailure {
+                last_lines: ran.last_lines,
+                ..failure
+            })));
         }
         let kept = match action.executor {
             Executor::Sandbox(SandboxRoot::Scratch) => None,
             _ => {
-                let reader = self.store.disk_reader(&disk.layer).map_err(Self::missed(from))?;
-                let start = Start { disk, reader: &reader, tree: ran.below.as_ref() };
+                let reader = self
+                    .store
+                    .disk_reader(&disk.layer)
+                    .map_err(Self::missed(from))?;
+                let start = Start {
+                    disk,
+                    reader: &reader,
+                    tree: ran.below.as_ref(),
+                };
                 let overlay = (overlay.as_path(), &finished);
-                Some(self.with_overlay(action, overlay, &reader, |source| self.keep(action, source, Some(start)))?)
+                Some(self.with_overlay(action, overlay, &reader, |source| {
+                    self.keep(action, source, Some(start))
+                })?)
             }
         };
         let (files, bytes) = self.take_outputs(finished.outputs)?;
@@ -94,15 +124,25 @@ impl Job {
     }
 
     /// Stores the files that the steps made; and how many bytes they have.
-    fn take_outputs(&self, outputs: Vec<Output>) -> Result<(BTreeMap<String, OutputFile>, u64), JobError> {
+    fn take_outputs(
+        &self,
+        outputs: Vec<Output>,
+    ) -> Result<(BTreeMap<String, OutputFile>, u64), JobError> {
         let (mut files, mut bytes) = (BTreeMap::new(), 0);
         for output in outputs {
             let file = bounded::open(&output.path).map_err(JobError::io("open", &output.path))?;
-            self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+            self.meter
+                .begin("storing", file.metadata().ok().map(|stat| stat.len()));
             let reader = Metered::new(file, &self.meter);
             let blob = self.phase("store an output", || self.store.put_blob(reader))?;
             bytes += blob.size;
-            files.insert(output.name, OutputFile { content: FileContent::Blob(blob), mode: output.mode });
+            files.insert(
+                output.name,
+                OutputFile {
+                    content: FileContent::Blob(blob),
+                    mode: output.mode,
+                },
+            );
         }
         Ok((files, bytes))
     }
@@ -124,7 +164,11 @@ impl Job {
             let mut step = None;
             let end = |step: &mut Option<(usize, Instant)>| {
                 if let Some((index, begun)) = step.take() {
-                    self.phase_was(&step_name(&action.steps, staged.unpacked, index), begun, Instant::now());
+                    self.phase_was(
+                        &step_name(&action.steps, staged.unpacked, index),
+                        begun,
+                        Instant::now(),
+                    );
                 }
             };
             let finished = sandbox.run(job, &mut |event| match event {
@@ -137,10 +181,18 @@ impl Job {
             });
             // One that failed did not finish.
             end(&mut step);
-            (finished, below.and_then(|below| below.join().expect("BUG: reading a tree panicked")))
+            (
+                finished,
+                below.and_then(|below| below.join().expect("BUG: reading a tree panicked")),
+            )
         });
         let (last_lines, clues) = log.finish();
-        RanSteps { finished, below, last_lines, clues }
+        RanSteps {
+            finished,
+            below,
+            last_lines,
+            clues,
+        }
     }
 
     /// Tells how long each part of a sandbox's work took.
@@ -165,7 +217,8 @@ impl Job {
         clues: &Clues,
         host: (&Path, &Path, &Path),
     ) -> StageFailure {
-        let step = failed_step(&finished.outcome).and_then(|index| index.checked_sub(staged.unpacked));
+        let step =
+            failed_step(&finished.outcome).and_then(|index| index.checked_sub(staged.unpacked));
         let evidence = Evidence {
             outcome: &finished.outcome,
             facts: finished.facts.as_ref(),
@@ -179,8 +232,10 @@ impl Job {
             oom_kills: finished.oom_kills,
             host,
         };
-        let (cause, log_line) = cause::find(&evidence).map_or((None, None), |(cause, line)| (Some(cause), line));
-        let kept = finished.outcome.leaves_a_disk() && self.keep_failed(host.2, action, step).is_ok();
+        let (cause, log_line) =
+            cause::find(&evidence).map_or((None, None), |(cause, line)| (Some(cause), line));
+        let kept =
+            finished.outcome.leaves_a_disk() && self.keep_failed(host.2, action, step).is_ok();
         let enter = match &cause {
             // Who enters it meets the same host.
             Some(cause) if cause.is_host() => Enter::Never,
@@ -189,7 +244,9 @@ impl Job {
         };
         let message = match (&finished.outcome, &cause) {
             // It is the host's disk that is to blame.
-            (Outcome::Damaged { .. }, Some(_)) => "what the stage wrote could not be stored".to_owned(),
+            (Outcome::Damaged { .. }, Some(_)) => {
+                "what the stage wrote could not be stored".to_owned()
+            }
             (outcome, _) => outcome_text(outcome, &action.steps, staged.unpacked),
         };
         let longer = "if it needs longer, raise `timeout` in the stage, such as timeout = \"30m\"";
@@ -220,13 +277,23 @@ impl Job {
             self.phase("get the packages", || self.lay_out_packages(set, &dir))?;
             trees.push((super::install::TREE.to_owned(), dir));
         }
-        let caches = action.hints.caches.iter().map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
-        let inputs = staged.inputs.iter().map(|(name, mode, path)| sandbox::SandboxInput {
-            name: name.clone(),
-            mode: *mode,
-            content: InputContent::Path(path),
-        });
-        let secrets = self.secrets.iter().filter(|(name, _)| action.secrets.contains_key(*name));
+        let caches = action
+            .hints
+            .caches
+            .iter()
+            .map(|name| Ok((name.clone(), self.store.cache_dir(name)?)));
+        let inputs = staged
+            .inputs
+            .iter()
+            .map(|(name, mode, path)| sandbox::SandboxInput {
+                name: name.clone(),
+                mode: *mode,
+                content: InputContent::Path(path),
+            });
+        let secrets = self
+            .secrets
+            .iter()
+            .filter(|(name, _)| action.secrets.contains_key(*name));
         Ok(sandbox::SandboxJob {
             work,
             overlay,
@@ -238,10 +305,24 @@ impl Job {
             trees,
             caches: caches.collect::<Result<_, StoreError>>()?,
             scripts: staged.scripts.clone(),
-            secrets: secrets.map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec())).collect(),
-            outputs: action.outputs.iter().map(|(name, path)| (name.clone(), path.clone())).collect(),
-            volatile: volatile::BUILT_IN.iter().map(|path| (*path).to_owned()).chain(action.volatile.clone()).collect(),
-            env: action.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            secrets: secrets
+                .map(|(name, secret)| (name.clone(), secret.expose().as_bytes().to_vec()))
+                .collect(),
+            outputs: action
+                .outputs
+                .iter()
+                .map(|(name, path)| (name.clone(), path.clone()))
+                .collect(),
+            volatile: volatile::BUILT_IN
+                .iter()
+                .map(|path| (*path).to_owned())
+                .chain(action.volatile.clone())
+                .collect(),
+            env: action
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             suspects: cause::suspects,
             source_date_epoch: action.source_date_epoch,
             network: action.network,
@@ -264,28 +345,54 @@ impl Job {
         is_listed: bool,
     ) -> Result<(u32, InputKind), JobError> {
         Ok(match input {
-            JobInput::Local { path: from, input: Input::File(planned), scope } => {
+            JobInput::Local {
+                path: from,
+                input: Input::File(planned),
+                scope,
+            } => {
                 copy_file(scope, from, file, planned.blob.digest)?;
                 (planned.mode, InputKind::File)
             }
-            JobInput::Local { path: from, input: Input::Tree { entries, .. }, scope } => {
+            JobInput::Local {
+                path: from,
+                input: Input::Tree { entries, .. },
+                scope,
+            } => {
                 let mut entries: std::borrow::Cow<'_, [_]> = entries.into();
-                if is_listed && self.context.sandbox.as_ref().is_ok_and(|sandbox| sandbox.environment().reordered) {
+                if is_listed
+                    && self
+                        .context
+                        .sandbox
+                        .as_ref()
+                        .is_ok_and(|sandbox| sandbox.environment().reordered)
+                {
                     // Directories come before what they hold.
-                    entries.to_mut().sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
-                    let files = entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
+                    entries
+                        .to_mut()
+                        .sort_by_key(|entry| Reverse(matches!(entry.node, TreeNode::Dir(_))));
+                    let files =
+                        entries.partition_point(|entry| matches!(entry.node, TreeNode::Dir(_)));
                     entries.to_mut()[files..].reverse();
                 }
                 pack_tree(scope, from, &entries, epoch, &mut io::BufWriter::new(file))?;
                 (0o755, InputKind::Tar)
             }
             JobInput::Blob { from, blob, mode } => {
-                let mut reader = self.store.open_blob(&blob.digest).map_err(Self::missed(*from))?;
+                let mut reader = self
+                    .store
+                    .open_blob(&blob.digest)
+                    .map_err(Self::missed(*from))?;
                 self.meter.begin("copying", Some(blob.size));
-                io::copy(&mut reader, &mut Metered::new(file, &self.meter)).map_err(JobError::io("write", path))?;
+                io::copy(&mut reader, &mut Metered::new(file, &self.meter))
+                    .map_err(JobError::io("write", path))?;
                 (*mode, InputKind::File)
             }
-            JobInput::Derived { from, disk, derived, mode } => {
+            JobInput::Derived {
+                from,
+                disk,
+                derived,
+                mode,
+            } => {
                 let record = self.write_derived(*from, disk, &derived.key, file)?;
                 if record.digest != derived.digest {
                     return Err(Self::derived_differs(derived, &record));
@@ -303,22 +410,40 @@ impl Job {
         staged: &mut Staged,
     ) -> Result<(), JobError> {
         let mut kinds = BTreeMap::new();
-        let packages = |name: &str| action.packages.is_some() && name.starts_with(super::install::LOCAL);
-        for (place, (name, input)) in self.inputs.iter().enumerate().filter(|(_, (name, _))| !packages(name)) {
+        let packages =
+            |name: &str| action.packages.is_some() && name.starts_with(super::install::LOCAL);
+        for (place, (name, input)) in self
+            .inputs
+            .iter()
+            .enumerate()
+            .filter(|(_, (name, _))| !packages(name))
+        {
             let path = scratch.join(format!("input-{place}"));
             let mut file = create(&path)?;
-            let used_by_step =
-                action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
-            let epoch = (!keeps_times(action, name)).then(|| action.source_date_epoch.unwrap_or_default());
+            let used_by_step = action
+                .steps
+                .iter()
+                .any(|step| matches!(step, Step::CopyIn { input, .. } if input == name));
+            let epoch =
+                (!keeps_times(action, name)).then(|| action.source_date_epoch.unwrap_or_default());
             let (mode, kind) = self.lay_out(input, epoch, &mut file, &path, !used_by_step)?;
             kinds.insert(name.clone(), kind);
             let name = match kind {
                 // A tree that scripts read is laid out beside the files, under its own name.
                 InputKind::Tar if !used_by_step => {
                     // No user's name begins like this.
-                    let (input, dest) = (format!("-tree-{place}"), format!("/run/impasto/inputs/{name}"));
-                    let step =
-                        AgentStep::CopyIn { input: input.clone(), dest, mode: None, owner: None, kind, modified: None };
+                    let (input, dest) = (
+                        format!("-tree-{place}"),
+                        format!("/run/impasto/inputs/{name}"),
+                    );
+                    let step = AgentStep::CopyIn {
+                        input: input.clone(),
+                        dest,
+                        mode: None,
+                        owner: None,
+                        kind,
+                        modified: None,
+                    };
                     staged.steps.push(step);
                     staged.unpacked += 1;
                     input
@@ -346,29 +471,56 @@ impl Job {
         Ok(match step {
             Step::Script { text } => {
                 let name = format!("script-{index}");
-                staged.scripts.push((name.clone(), text.clone().into_bytes()));
+                staged
+                    .scripts
+                    .push((name.clone(), text.clone().into_bytes()));
                 AgentStep::Script { name }
             }
             Step::ShowRoot => AgentStep::ShowRoot,
             Step::Command { line } => AgentStep::Command { line: line.clone() },
-            Step::CopyIn { input, dest, mode, owner, keep_times } => AgentStep::CopyIn {
+            Step::CopyIn {
+                input,
+                dest,
+                mode,
+                owner,
+                keep_times,
+            } => AgentStep::CopyIn {
                 input: input.clone(),
                 dest: dest.clone(),
                 mode: *mode,
                 owner: owner.as_deref().map(parse_owner),
                 kind: kinds[input],
-                modified: self.inputs.iter().find(|(name, _)| name == input).and_then(|(_, found)| match found {
-                    JobInput::Local { input: Input::File(file), .. } if *keep_times => Some(file.modified),
-                    _ => None,
-                }),
+                modified: self.inputs.iter().find(|(name, _)| name == input).and_then(
+                    |(_, found)| match found {
+                        JobInput::Local {
+                            input: Input::File(file),
+                            ..
+                        } if *keep_times => Some(file.modified),
+                        _ => None,
+                    },
+                ),
             },
-            Step::WriteFile { dest, text, mode, owner } => {
+            Step::WriteFile {
+                dest,
+                text,
+                mode,
+                owner,
+            } => {
                 let input = format!("text-{index}");
                 let path = scratch.join(&input);
-                create(&path)?.write_all(text.as_bytes()).map_err(JobError::io("write", &path))?;
+                create(&path)?
+                    .write_all(text.as_bytes())
+                    .map_err(JobError::io("write", &path))?;
                 staged.inputs.push((input.clone(), *mode, path));
                 let (dest, owner) = (dest.clone(), owner.as_deref().map(parse_owner));
-                AgentStep::CopyIn { input, dest, mode: Some(*mode), owner, kind: InputKind::File, modified: None }
+                AgentStep::CopyIn {
+                    input,
+                    dest,
+                    mode: Some(*mode),
+                    owner,
+                    kind: InputKind::File,
+                    modified: None,
+                }
             }
             Step::Import { .. }
             | Step::Fetch { .. }
@@ -382,25 +534,49 @@ impl Job {
 
     /// Where a step stands that failed: the line of its script, as far as its shell names one, or its command; and the
     /// stage.
-    fn places(&self, action: &Action<Bound>, step: Option<usize>, clues: &Clues) -> Vec<SourceLocation> {
-        let origin = |name: &str| step.and_then(|step| action.hints.origins.get(&format!("steps[{step}].{name}")));
+    fn places(
+        &self,
+        action: &Action<Bound>,
+        step: Option<usize>,
+        clues: &Clues,
+    ) -> Vec<SourceLocation> {
+        let origin = |name: &str| {
+            step.and_then(|step| action.hints.origins.get(&format!("steps[{step}].{name}")))
+        };
         let mut places = Vec::new();
         if let Some(origin) = origin("script") {
-            let line = clues.script_line().filter(|(script, _)| Some(*script) == step).map(|(_, line)| line);
+            let line = clues
+                .script_line()
+                .filter(|(script, _)| Some(*script) == step)
+                .map(|(_, line)| line);
             let script = SourceLocation::of(What::Script, &self.context.dir, origin);
             places.push(match line {
-                Some(line) => SourceLocation { what: What::Line, line: script.line + line.saturating_sub(1), ..script },
+                Some(line) => SourceLocation {
+                    what: What::Line,
+                    line: script.line + line.saturating_sub(1),
+                    ..script
+                },
                 None => script,
             });
         }
-        places.extend(origin("command").map(|origin| SourceLocation::of(What::Command, &self.context.dir, origin)));
+        places.extend(
+            origin("command")
+                .map(|origin| SourceLocation::of(What::Command, &self.context.dir, origin)),
+        );
         places.extend(self.about.stage.iter().cloned());
         places
     }
 
     /// Keeps the state in which the stage failed, for `shell`, until it succeeds or fails again.
-    fn keep_failed(&self, overlay: &Path, action: &Action<Bound>, step: Option<usize>) -> Result<(), JobError> {
-        let (Ok(dir), Some((_, disk))) = (&self.context.failed, self.disk) else { return Ok(()) };
+    fn keep_failed(
+        &self,
+        overlay: &Path,
+        action: &Action<Bound>,
+        step: Option<usize>,
+    ) -> Result<(), JobError> {
+        let (Ok(dir), Some((_, disk))) = (&self.context.failed, self.disk) else {
+            return Ok(());
+        };
         for name in &self.names {
             let action_digest = action.digest();
             let state = crate::engine::failed::FailedState {
@@ -409,14 +585,18 @@ impl Job {
                 root: crate::engine::failed::StoredRoot::from(&action.root),
                 step: step.and_then(|step| u32::try_from(step).ok()),
             };
-            state.keep(dir, name, overlay).map_err(JobError::io("keep the failed state in", dir))?;
+            state
+                .keep(dir, name, overlay)
+                .map_err(JobError::io("keep the failed state in", dir))?;
         }
         Ok(())
     }
 
     fn forget_failed(&self) {
         if let Ok(dir) = &self.context.failed {
-            self.names.iter().for_each(|name| crate::engine::failed::FailedState::forget(dir, name));
+            self.names
+                .iter()
+                .for_each(|name| crate::engine::failed::FailedState::forget(dir, name));
         }
     }
 }
@@ -463,7 +643,10 @@ impl<'a> LogFile<'a> {
                 let _ = std::fs::remove_file(&path);
             }
             let mut open = File::options();
-            open.create(true).write(true).truncate(job.unit == 0).append(job.unit > 0);
+            open.create(true)
+                .write(true)
+                .truncate(job.unit == 0)
+                .append(job.unit > 0);
             // Root writes here for whoever owns the directory, and through no link of theirs.
             open.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
             let file = open.open(&path).ok()?;
@@ -482,7 +665,13 @@ impl<'a> LogFile<'a> {
             [] => job.redactor.clone(),
             more => Redactor::new(job.secrets.values().chain(more)),
         };
-        LogFile { job, lines: Lines::new(redactor), tail: Tail::default(), clues: Clues::default(), file }
+        LogFile {
+            job,
+            lines: Lines::new(redactor),
+            tail: Tail::default(),
+            clues: Clues::default(),
+            file,
+        }
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -518,9 +707,21 @@ impl<'a> LogFile<'a> {
 
 /// A sandbox's facts in the form in which claims record them.
 pub(super) fn record(facts: &sandbox::SandboxFacts, network: bool) -> BTreeMap<String, String> {
-    let agent: String = facts.agent.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut record = BTreeMap::from([("kernel".to_owned(), facts.kernel.clone()), ("agent".to_owned(), agent)]);
-    record.extend(facts.storage.iter().map(|version| ("qemu-storage-daemon".to_owned(), version.clone())));
+    let agent: String = facts
+        .agent
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let mut record = BTreeMap::from([
+        ("kernel".to_owned(), facts.kernel.clone()),
+        ("agent".to_owned(), agent),
+    ]);
+    record.extend(
+        facts
+            .storage
+            .iter()
+            .map(|version| ("qemu-storage-daemon".to_owned(), version.clone())),
+    );
     if network {
         record.extend(facts.network.clone());
     }
@@ -538,7 +739,10 @@ pub(super) fn root(root: &RootSpec) -> guest::RootSelector {
 
 fn parse_owner(owner: &str) -> FileOwner {
     let (user, group) = owner.split_once(':').unwrap_or((owner, owner));
-    FileOwner { user: user.to_owned(), group: group.to_owned() }
+    FileOwner {
+        user: user.to_owned(),
+        group: group.to_owned(),
+    }
 }
 
 /// The step at which a job ended, as its index among the sandbox's.
@@ -555,12 +759,17 @@ fn failed_step(outcome: &Outcome) -> Option<usize> {
 
 /// How messages call a step of an Action; the first ones, of the sandbox alone, lay out inputs.
 fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
-    match index.checked_sub(unpacked).and_then(|index| steps.get(index)) {
+    match index
+        .checked_sub(unpacked)
+        .and_then(|index| steps.get(index))
+    {
         None => "copying the inputs".to_owned(),
         Some(Step::Script { .. }) => "the script".to_owned(),
         Some(Step::ShowRoot) => "showing the root".to_owned(),
         Some(Step::Command { .. }) => format!("command {}", index - unpacked + 1),
-        Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => format!("copying to {dest}"),
+        Some(Step::CopyIn { dest, .. } | Step::WriteFile { dest, .. }) => {
+            format!("copying to {dest}")
+        }
         Some(_) => format!("step {}", index - unpacked + 1),
     }
 }
@@ -568,14 +777,27 @@ fn step_name(steps: &[Step], unpacked: usize, index: usize) -> String {
 fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
     let step = |index: usize| step_name(steps, unpacked, index);
     match outcome {
-        Outcome::StepFailed { index, code: Some(code), .. } => format!("{} exited with code {code}", step(*index)),
+        Outcome::StepFailed {
+            index,
+            code: Some(code),
+            ..
+        } => format!("{} exited with code {code}", step(*index)),
         Outcome::StepFailed { index, signal, .. } => {
-            format!("{} was killed by signal {}", step(*index), signal.unwrap_or_default())
+            format!(
+                "{} was killed by signal {}",
+                step(*index),
+                signal.unwrap_or_default()
+            )
         }
         Outcome::StepRefused { index, problem } => format!("{} failed: {problem}", step(*index)),
-        Outcome::OutputRefused { name, problem } => format!("the output {name:?} cannot be copied out: {problem}"),
+        Outcome::OutputRefused { name, problem } => {
+            format!("the output {name:?} cannot be copied out: {problem}")
+        }
         Outcome::TimedOut { after } => {
-            format!("it was stopped after its timeout of {}", crate::base::human::seconds(*after))
+            format!(
+                "it was stopped after its timeout of {}",
+                crate::base::human::seconds(*after)
+            )
         }
         Outcome::LimitReached(reached) => match &reached.by {
             Some(Culprit::Step(index)) => format!("{} reached the {reached}", step(*index)),
@@ -589,5 +811,8 @@ fn outcome_text(outcome: &Outcome, steps: &[Step], unpacked: usize) -> String {
 
 /// Whether files of an input keep their times in the image.
 pub(super) fn keeps_times(action: &Action<Bound>, name: &str) -> bool {
-    action.steps.iter().any(|step| matches!(step, Step::CopyIn { input, keep_times: true, .. } if input == name))
+    action
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::CopyIn { input, keep_times: true, .. } if input == name))
 }

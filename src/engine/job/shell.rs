@@ -28,7 +28,10 @@ impl Job {
     /// Whether its steps are programs in an image's disk.
     pub fn runs_in_the_image(&self) -> bool {
         let guest = |action: &Action<Bound>| {
-            matches!(action.executor, Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch))
+            matches!(
+                action.executor,
+                Executor::Sandbox(SandboxRoot::Guest | SandboxRoot::Scratch)
+            )
         };
         self.disk.is_some() && matches!(&self.task, JobTask::Run(action) if guest(action))
     }
@@ -38,8 +41,16 @@ impl Job {
     /// # Errors
     /// What the stage needs is not there, or the sandbox failed.
     pub fn shell(&self, request: ShellRequest) -> Result<i32, JobError> {
-        let JobTask::Run(action) = &self.task else { panic!("BUG: a stage is entered without its Action") };
-        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
+        let JobTask::Run(action) = &self.task else {
+            panic!("BUG: a stage is entered without its Action")
+        };
+        let sandbox = self
+            .context
+            .sandbox
+            .as_ref()
+            .map_err(|reason| JobError::NoSandbox {
+                reason: reason.clone(),
+            })?;
         let (from, disk) = self.disk.expect("BUG: a sandbox without a disk");
         let chain = self.store.chain(&disk.layer).map_err(Self::missed(from))?;
         let scratch = self.store.scratch()?;
@@ -50,16 +61,31 @@ impl Job {
         self.stage_inputs(action, scratch.path(), &mut staged)?;
         let failed = request.failed.as_ref().map(|(_, step)| *step);
         staged.steps = prepare(action, &staged, failed);
-        let paths = chain.paths().into_iter().chain(request.failed.map(|(overlay, _)| overlay)).collect();
+        let paths = chain
+            .paths()
+            .into_iter()
+            .chain(request.failed.map(|(overlay, _)| overlay))
+            .collect();
         let job = self.sandbox_job(action, (&work, &overlay), paths, &staged)?;
         let network = job.network || request.network;
-        Ok(sandbox.shell(crate::sandbox::SandboxJob { network, cancel: request.cancel, ..job }, request.line)?)
+        Ok(sandbox.shell(
+            crate::sandbox::SandboxJob {
+                network,
+                cancel: request.cancel,
+                ..job
+            },
+            request.line,
+        )?)
     }
 }
 
 /// What is done before the shell: inputs and the tools' view of the root as in a build, what impasto itself copies where
 /// the disk does not have it yet, and the command that runs the step again.
-fn prepare(action: &Action<Bound>, staged: &Staged, failed: Option<Option<usize>>) -> Vec<AgentStep> {
+fn prepare(
+    action: &Action<Bound>,
+    staged: &Staged,
+    failed: Option<Option<usize>>,
+) -> Vec<AgentStep> {
     let (unpack, steps) = staged.steps.split_at(staged.unpacked);
     let needed = |step: &&AgentStep| match step {
         AgentStep::ShowRoot => true,
@@ -67,20 +93,41 @@ fn prepare(action: &Action<Bound>, staged: &Staged, failed: Option<Option<usize>
         _ => failed.is_none(),
     };
     let text = again(&action.steps, failed.flatten()).into_bytes().into();
-    let again = AgentStep::WriteFile { path: AGAIN.to_owned(), content: text, mode: 0o755 };
-    unpack.iter().chain(steps.iter().filter(needed)).cloned().chain([again]).collect()
+    let again = AgentStep::WriteFile {
+        path: AGAIN.to_owned(),
+        content: text,
+        mode: 0o755,
+    };
+    unpack
+        .iter()
+        .chain(steps.iter().filter(needed))
+        .cloned()
+        .chain([again])
+        .collect()
 }
 
 /// A script that runs one step again, or all where none is named, as the agent does.
 fn again(steps: &[Step], failed: Option<usize>) -> String {
-    let mut text = "#!/bin/sh\n# Runs the step of this stage again, as a build does. -x shows each line.\n\
+    let mut text =
+        "#!/bin/sh\n# Runs the step of this stage again, as a build does. -x shows each line.\n\
                     cd /\ncase \"$1\" in -x) x=x ;; *) x= ;; esac\n"
-        .to_owned();
-    for (index, step) in steps.iter().enumerate().filter(|(index, _)| failed.is_none_or(|failed| failed == *index)) {
+            .to_owned();
+    for (index, step) in steps
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| failed.is_none_or(|failed| failed == *index))
+    {
         text += &match step {
-            Step::Script { text } if text.starts_with("#!") => format!("/run/impasto/scripts/script-{index} || exit\n"),
-            Step::Script { .. } => format!("/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n"),
-            Step::Command { line } => format!("/bin/sh -e${{x}}c '{}' || exit\n", line.replace('\'', r"'\''")),
+            Step::Script { text } if text.starts_with("#!") => {
+                format!("/run/impasto/scripts/script-{index} || exit\n")
+            }
+            Step::Script { .. } => {
+                format!("/bin/sh -e$x /run/impasto/scripts/script-{index} || exit\n")
+            }
+            Step::Command { line } => format!(
+                "/bin/sh -e${{x}}c '{}' || exit\n",
+                line.replace('\'', r"'\''")
+            ),
             _ if failed.is_some() => {
                 "echo 'this step copies a file, which impasto does itself' >&2; exit 1\n".to_owned()
             }
@@ -96,10 +143,27 @@ mod tests {
 
     #[test]
     fn the_failed_step_alone_is_run_again_and_all_where_none_is_known() {
-        let command = |line: &str| Step::Command { line: line.to_owned() };
-        let steps = [command("echo 'a b'"), Step::Script { text: "#!/bin/cat\n".to_owned() }, command("false")];
-        let lines = |failed| again(&steps, failed).lines().skip(4).map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(lines(Some(0)), [r"/bin/sh -e${x}c 'echo '\''a b'\''' || exit"]);
+        let command = |line: &str| Step::Command {
+            line: line.to_owned(),
+        };
+        let steps = [
+            command("echo 'a b'"),
+            Step::Script {
+                text: "#!/bin/cat\n".to_owned(),
+            },
+            command("false"),
+        ];
+        let lines = |failed| {
+            again(&steps, failed)
+                .lines()
+                .skip(4)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines(Some(0)),
+            [r"/bin/sh -e${x}c 'echo '\''a b'\''' || exit"]
+        );
         assert_eq!(lines(Some(1)), ["/run/impasto/scripts/script-1 || exit"]);
         assert_eq!(lines(None).len(), 3);
     }

@@ -24,8 +24,16 @@ const NAME: &str = "tree.tar";
 
 impl Job {
     pub(super) fn with_tools(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let sandbox = self.context.sandbox.as_ref().map_err(|reason| JobError::NoSandbox { reason: reason.clone() })?;
-        let [step] = action.steps.as_slice() else { panic!("BUG: the toolbox is given one step, not several") };
+        let sandbox = self
+            .context
+            .sandbox
+            .as_ref()
+            .map_err(|reason| JobError::NoSandbox {
+                reason: reason.clone(),
+            })?;
+        let [step] = action.steps.as_slice() else {
+            panic!("BUG: the toolbox is given one step, not several")
+        };
         let scratch = self.store.scratch()?;
         let work = scratch.path().join("work");
         std::fs::create_dir(&work).map_err(JobError::io("make", &work))?;
@@ -34,13 +42,27 @@ impl Job {
         let epoch = action.source_date_epoch.expect("BUG: the kind demands it");
         let task = match step {
             Step::Bootstrap { spec } => {
-                let set = action.packages.as_ref().expect("BUG: a bootstrap without packages");
-                self.phase("get the packages", || self.lay_out_packages(set, &work.join(PACKAGES)))?;
-                ToolboxTask::Bootstrap { spec: spec.clone(), epoch }
+                let set = action
+                    .packages
+                    .as_ref()
+                    .expect("BUG: a bootstrap without packages");
+                self.phase("get the packages", || {
+                    self.lay_out_packages(set, &work.join(PACKAGES))
+                })?;
+                ToolboxTask::Bootstrap {
+                    spec: spec.clone(),
+                    epoch,
+                }
             }
             Step::AssembleDisk { input, spec } => {
-                self.phase("copy the input", || self.lay_out_tree(input, epoch, &work.join(TREE)))?;
-                ToolboxTask::AssembleDisk { spec: spec.clone(), epoch, reordered: sandbox.environment().reordered }
+                self.phase("copy the input", || {
+                    self.lay_out_tree(input, epoch, &work.join(TREE))
+                })?;
+                ToolboxTask::AssembleDisk {
+                    spec: spec.clone(),
+                    epoch,
+                    reordered: sandbox.environment().reordered,
+                }
             }
             step => panic!("BUG: {step:?} is no step for the toolbox"),
         };
@@ -48,7 +70,14 @@ impl Job {
         let mut log = LogFile::create(self, &[]);
         let (limits, timeout) = (action.hints.limits, action.hints.timeout);
         let cancel = self.context.cancel.clone();
-        let job = ToolJob { work: &work, toolbox: &tools, task: task.packed(), limits, timeout, cancel };
+        let job = ToolJob {
+            work: &work,
+            toolbox: &tools,
+            task: task.packed(),
+            limits,
+            timeout,
+            cancel,
+        };
         let begun = Instant::now();
         let mut last = begun;
         let end = sandbox.run_tools(job, &mut |event| match event {
@@ -63,7 +92,11 @@ impl Job {
         let (last_lines, _) = log.finish();
         // What these programs cannot write is the host's business: all that they write lies there.
         let host = || {
-            cause::examine_host(self.store.path(), &work, &work.join(if action.parent.is_none() { TREE } else { DISK }))
+            cause::examine_host(
+                self.store.path(),
+                &work,
+                &work.join(if action.parent.is_none() { TREE } else { DISK }),
+            )
         };
         self.tools_ended(end, last_lines, host)?;
         let (result, stored_bytes, same_as) = match step {
@@ -96,12 +129,19 @@ impl Job {
         let (message, help, cause) = match end {
             Ok(ToolEnd::Done) => return Ok(()),
             Ok(ToolEnd::Cancelled) => return Err(JobError::Cancelled),
-            Ok(ToolEnd::TimedOut { after }) => {
-                (format!("it was stopped after its timeout of {}", crate::base::human::seconds(after)), None, None)
-            }
-            Ok(ToolEnd::LimitReached(reached)) => {
-                (format!("it reached the {reached}"), None, Some(Cause::Limit(reached)))
-            }
+            Ok(ToolEnd::TimedOut { after }) => (
+                format!(
+                    "it was stopped after its timeout of {}",
+                    crate::base::human::seconds(after)
+                ),
+                None,
+                None,
+            ),
+            Ok(ToolEnd::LimitReached(reached)) => (
+                format!("it reached the {reached}"),
+                None,
+                Some(Cause::Limit(reached)),
+            ),
             Ok(ToolEnd::Failed(failure)) => (failure.message, failure.help, host()),
             Err(error) => match host() {
                 None => return Err(error.into()),
@@ -109,40 +149,74 @@ impl Job {
             },
         };
         let places = self.about.stage.iter().cloned().collect();
-        let failure = StageFailure { message, help, cause, places, last_lines, ..StageFailure::default() };
+        let failure = StageFailure {
+            message,
+            help,
+            cause,
+            places,
+            last_lines,
+            ..StageFailure::default()
+        };
         Err(JobError::Stage(Box::new(failure)))
     }
 
     fn take_tree(&self, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
         let file = bounded::open(path).map_err(JobError::io("open", path))?;
         // An earlier tree that is gone shares nothing.
-        let previous = self.previous.first().and_then(|(action, claim)| self.store.claim(action, claim).ok());
+        let previous = self
+            .previous
+            .first()
+            .and_then(|(action, claim)| self.store.claim(action, claim).ok());
         let previous = previous.and_then(|claim| match claim.result.files.get(NAME)?.content {
             FileContent::Blob(blob) => Some(blob.digest),
             FileContent::Derived(_) => None,
         });
-        self.meter.begin("storing", file.metadata().ok().map(|stat| stat.len()));
+        self.meter
+            .begin("storing", file.metadata().ok().map(|stat| stat.len()));
         let reader = Metered::new(io::BufReader::new(file), &self.meter);
         let store = || self.store.put_blob_like(reader, previous.as_ref());
         let blob = self.phase("store the tree", store)?;
-        let file = OutputFile { content: FileContent::Blob(blob), mode: 0o644 };
+        let file = OutputFile {
+            content: FileContent::Blob(blob),
+            mode: 0o644,
+        };
         let files = BTreeMap::from([(NAME.to_owned(), file)]);
-        Ok((Outputs { files, ..Outputs::default() }, blob.size, None))
+        Ok((
+            Outputs {
+                files,
+                ..Outputs::default()
+            },
+            blob.size,
+            None,
+        ))
     }
 
     /// Copies the tree to where nobody else writes.
     fn lay_out_tree(&self, input: &str, epoch: u64, path: &Path) -> Result<(), JobError> {
-        let (_, input) = self.inputs.iter().find(|(name, _)| name == input).expect("BUG: a disk without a tree");
+        let (_, input) = self
+            .inputs
+            .iter()
+            .find(|(name, _)| name == input)
+            .expect("BUG: a disk without a tree");
         self.lay_out(input, Some(epoch), &mut create(path)?, path, true)?;
         Ok(())
     }
 
-    fn take_disk(&self, action: &Action<Bound>, path: &Path) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
+    fn take_disk(
+        &self,
+        action: &Action<Bound>,
+        path: &Path,
+    ) -> Result<(Outputs, u64, Option<ClaimId>), JobError> {
         let file = bounded::open(path).map_err(JobError::io("open", path))?;
-        let source =
-            RawFile::new(file).map_err(|error| JobError::Bug { message: format!("the disk made: {error}") })?;
+        let source = RawFile::new(file).map_err(|error| JobError::Bug {
+            message: format!("the disk made: {error}"),
+        })?;
         let kept = self.keep(action, &source, None)?;
-        let result = Outputs { disk: Some(kept.disk), tree: Some(kept.tree), ..Outputs::default() };
+        let result = Outputs {
+            disk: Some(kept.disk),
+            tree: Some(kept.tree),
+            ..Outputs::default()
+        };
         Ok((result, kept.stored_bytes, kept.same_as))
     }
 }

@@ -47,7 +47,11 @@ impl LockState {
 
 /// The node whose packages a node's disk or tree begins with, or which its own root is for.
 pub fn below(node: &Node) -> Option<NodeId> {
-    if let Some(PackageRequest { root: RequestRoot::Builder { image }, .. }) = &node.lowered.request {
+    if let Some(PackageRequest {
+        root: RequestRoot::Builder { image },
+        ..
+    }) = &node.lowered.request
+    {
         return Some(node.parent(image));
     }
     let action = node.lowered.actions.first()?;
@@ -68,15 +72,36 @@ pub fn apply(graph: &mut Graph, lock: &LockFile, machine: &str) -> NodeMap<LockS
     let mut walk = LockWalk::default();
     let mut states = NodeMap::new();
     // Tools are never taken out of a recipe's directory.
-    let from_archives = |entry: &&LockEntry| entry.packages.iter().all(|package| package.archive.is_some());
-    let toolbox = lock.toolbox.iter().find(|entry| entry.architecture == machine).filter(from_archives);
+    let from_archives = |entry: &&LockEntry| {
+        entry
+            .packages
+            .iter()
+            .all(|package| package.archive.is_some())
+    };
+    let toolbox = lock
+        .toolbox
+        .iter()
+        .find(|entry| entry.architecture == machine)
+        .filter(from_archives);
     for id in graph.ids() {
         let (state, against) = walk.look(graph, lock, id);
         walk.pass(graph, lock, id, &state, &against);
         let node = graph.node(id);
-        let needs_tools = node.lowered.actions.iter().any(|action| action.toolbox.is_some());
-        let emulator = node.lowered.request.as_ref().and_then(|request| emulator(request, machine));
-        let lacks = |entry: &LockEntry| emulator.as_ref().is_some_and(|line| !entry.request.contains(line));
+        let needs_tools = node
+            .lowered
+            .actions
+            .iter()
+            .any(|action| action.toolbox.is_some());
+        let emulator = node
+            .lowered
+            .request
+            .as_ref()
+            .and_then(|request| emulator(request, machine));
+        let lacks = |entry: &LockEntry| {
+            emulator
+                .as_ref()
+                .is_some_and(|line| !entry.request.contains(line))
+        };
         let state = match state {
             LockState::Refused { .. } => state,
             _ if needs_tools && toolbox.is_none_or(lacks) => {
@@ -104,8 +129,13 @@ pub fn tidied(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> Op
         match &states[id] {
             LockState::Locked(place) => {
                 locked.insert(&*node.stage);
-                let names = node.combinations.iter().map(|place| graph.combination_name(*place));
-                uses[*place].get_or_insert_default().extend(names.filter(|name| !name.is_empty()));
+                let names = node
+                    .combinations
+                    .iter()
+                    .map(|place| graph.combination_name(*place));
+                uses[*place]
+                    .get_or_insert_default()
+                    .extend(names.filter(|name| !name.is_empty()));
             }
             LockState::NotNeeded => {}
             _ => drop(open.insert(&*node.stage)),
@@ -116,26 +146,52 @@ pub fn tidied(graph: &Graph, lock: &LockFile, states: &NodeMap<LockState>) -> Op
             *used = Some(entry.combinations.clone());
         }
     }
-    if lock.stages.iter().zip(&uses).all(|(entry, used)| used.as_ref() == Some(&entry.combinations)) {
+    if lock
+        .stages
+        .iter()
+        .zip(&uses)
+        .all(|(entry, used)| used.as_ref() == Some(&entry.combinations))
+    {
         return None;
     }
-    let used = lock.stages.iter().zip(uses).filter_map(|(entry, used)| Some((entry, used?)));
-    let stages = used.map(|(entry, combinations)| LockEntry { combinations, ..entry.clone() }).collect();
-    let mut tidied = LockFile { stages, toolbox: lock.toolbox.clone(), refused: lock.refused.clone() };
+    let used = lock
+        .stages
+        .iter()
+        .zip(uses)
+        .filter_map(|(entry, used)| Some((entry, used?)));
+    let stages = used
+        .map(|(entry, combinations)| LockEntry {
+            combinations,
+            ..entry.clone()
+        })
+        .collect();
+    let mut tidied = LockFile {
+        stages,
+        toolbox: lock.toolbox.clone(),
+        refused: lock.refused.clone(),
+    };
     tidied.sort();
     Some(tidied)
 }
 
 /// The state of a node whose entry cannot be used.
 fn refused(lock: &LockFile, table: LockTable, name: &str) -> Option<LockState> {
-    let entry = lock.refused.iter().find(|entry| entry.table == table && entry.name == name)?;
-    Some(LockState::Refused { name: name.to_owned(), why: entry.reason.clone() })
+    let entry = lock
+        .refused
+        .iter()
+        .find(|entry| entry.table == table && entry.name == name)?;
+    Some(LockState::Refused {
+        name: name.to_owned(),
+        why: entry.reason.clone(),
+    })
 }
 
 /// What the tools must be able to run beside the programs of this machine, as their entry's request has it.
 pub(super) fn emulator(request: &PackageRequest, machine: &str) -> Option<String> {
     match &request.root {
-        RequestRoot::Own { architecture, .. } if architecture != machine => Some(format!("emulator {architecture}")),
+        RequestRoot::Own { architecture, .. } if architecture != machine => {
+            Some(format!("emulator {architecture}"))
+        }
         _ => None,
     }
 }
@@ -150,17 +206,37 @@ impl LockWalk {
     /// What the lock has for the next node, and what its packages are to be resolved against.
     pub(super) fn look(&self, graph: &Graph, lock: &LockFile, id: NodeId) -> (LockState, String) {
         let node = graph.node(id);
-        let Some(request) = &node.lowered.request else { return (LockState::NotNeeded, self.before(graph, id)) };
+        let Some(request) = &node.lowered.request else {
+            return (LockState::NotNeeded, self.before(graph, id));
+        };
         let own = matches!(request.root, RequestRoot::Own { .. });
-        let against = if own { String::new() } else { self.before(graph, id) };
+        let against = if own {
+            String::new()
+        } else {
+            self.before(graph, id)
+        };
         let state = refused(lock, LockTable::Stage, &node.stage);
-        (state.unwrap_or_else(|| find(graph, id, lock, &request.lines(), &against)), against)
+        (
+            state.unwrap_or_else(|| find(graph, id, lock, &request.lines(), &against)),
+            against,
+        )
     }
 
     /// Goes on to the node after this one, which is in this state.
-    pub(super) fn pass(&mut self, graph: &Graph, lock: &LockFile, id: NodeId, state: &LockState, against: &str) {
+    pub(super) fn pass(
+        &mut self,
+        graph: &Graph,
+        lock: &LockFile,
+        id: NodeId,
+        state: &LockState,
+        against: &str,
+    ) {
         let node = graph.node(id);
-        let builder = node.lowered.request.as_ref().is_some_and(PackageRequest::is_builder);
+        let builder = node
+            .lowered
+            .request
+            .as_ref()
+            .is_some_and(PackageRequest::is_builder);
         self.contents.push(match state {
             LockState::NotNeeded => against.to_owned(),
             // What it installs is not on its disk.
@@ -200,21 +276,37 @@ fn digest(text: &str) -> String {
 fn advance(before: &str, entry: &LockEntry) -> String {
     let mut text = before.to_owned();
     for package in &entry.packages {
-        text += &format!("\n+ {} {} {}", package.name, package.architecture, package.sha256);
+        text += &format!(
+            "\n+ {} {} {}",
+            package.name, package.architecture, package.sha256
+        );
     }
     for package in &entry.removed {
-        text += &format!("\n- {} {} {}", package.name, package.architecture, package.version);
+        text += &format!(
+            "\n- {} {} {}",
+            package.name, package.architecture, package.version
+        );
     }
     digest(&text)
 }
 
 fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &str) -> LockState {
     let node = graph.node(id);
-    let of_stage = || lock.stages.iter().enumerate().filter(|(_, entry)| *entry.name == *node.stage);
+    let of_stage = || {
+        lock.stages
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| *entry.name == *node.stage)
+    };
     let right = |entry: &LockEntry| entry.request == lines && entry.against == against;
-    let own: Vec<_> = node.combinations.iter().map(|place| graph.combination_name(*place)).collect();
-    let mine =
-        |entry: &LockEntry| entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name));
+    let own: Vec<_> = node
+        .combinations
+        .iter()
+        .map(|place| graph.combination_name(*place))
+        .collect();
+    let mine = |entry: &LockEntry| {
+        entry.combinations.is_empty() || own.iter().any(|name| entry.combinations.contains(name))
+    };
     // Its own first: others may want the same today, and something else tomorrow.
     let fits = of_stage().find(|(_, entry)| right(entry) && mine(entry));
     if let Some((place, entry)) = fits.or_else(|| of_stage().find(|(_, entry)| right(entry))) {
@@ -223,28 +315,47 @@ fn find(graph: &Graph, id: NodeId, lock: &LockFile, lines: &[String], against: &
             Some(why) => LockState::Stale { entry: place, why },
         };
     }
-    let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else { return LockState::Missing };
-    LockState::Stale { entry: place, why: difference(entry, lines) }
+    let Some((place, entry)) = of_stage().find(|(_, entry)| mine(entry)) else {
+        return LockState::Missing;
+    };
+    LockState::Stale {
+        entry: place,
+        why: difference(entry, lines),
+    }
 }
 
 /// What of an entry nobody asked for, though it is for the same request: somebody wrote it into the lock.
 fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
     let request = graph.node(id).lowered.request.as_ref()?;
-    let chain = || std::iter::successors(Some(id), |at| below(graph.node(*at))).map(|at| &graph.node(at).lowered);
+    let chain = || {
+        std::iter::successors(Some(id), |at| below(graph.node(*at)))
+            .map(|at| &graph.node(at).lowered)
+    };
     let requests = || chain().filter_map(|lowered| lowered.request.as_ref());
     let named = |archive: &str| {
         matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
-            || requests().any(|request| request.repositories.iter().any(|known| known.name == archive))
+            || requests().any(|request| {
+                request
+                    .repositories
+                    .iter()
+                    .any(|known| known.name == archive)
+            })
     };
     if let Some(archive) = entry.archives.iter().find(|archive| !named(&archive.name)) {
-        return Some(format!("the lock has packages from the archive {}, which is not in the recipe", archive.name));
+        return Some(format!(
+            "the lock has packages from the archive {}, which is not in the recipe",
+            archive.name
+        ));
     }
     let own = requests().find_map(|request| match &request.root {
         RequestRoot::Own { architecture, .. } => Some(architecture),
         _ => None,
     });
     if let Some(own) = own.filter(|own| **own != entry.architecture) {
-        return Some(format!("the lock is for the architecture {}, but the root is for {own}", entry.architecture));
+        return Some(format!(
+            "the lock is for the architecture {}, but the root is for {own}",
+            entry.architecture
+        ));
     }
     let fits = |architecture: &String| {
         architecture == "all"
@@ -264,8 +375,17 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
 
 /// What is not any more as it was asked for.
 fn difference(entry: &LockEntry, lines: &[String]) -> String {
-    let new: Vec<_> = lines.iter().filter(|line| !entry.request.contains(line)).cloned().collect();
-    let gone: Vec<_> = entry.request.iter().filter(|line| !lines.contains(line)).cloned().collect();
+    let new: Vec<_> = lines
+        .iter()
+        .filter(|line| !entry.request.contains(line))
+        .cloned()
+        .collect();
+    let gone: Vec<_> = entry
+        .request
+        .iter()
+        .filter(|line| !lines.contains(line))
+        .cloned()
+        .collect();
     let mut parts = Vec::new();
     if !new.is_empty() {
         parts.push(format!("the recipe now has `{}`", new.join("`, `")));

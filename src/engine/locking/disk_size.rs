@@ -51,22 +51,37 @@ pub fn too_small(
     states: &NodeMap<LockState>,
     needed: &NodeMap<bool>,
 ) -> Option<TooSmall> {
-    let builder = |node: &Node| node.lowered.request.as_ref().is_some_and(PackageRequest::is_builder);
+    let builder = |node: &Node| {
+        node.lowered
+            .request
+            .as_ref()
+            .is_some_and(PackageRequest::is_builder)
+    };
     graph.ids().filter(|id| needed[*id]).find_map(|id| {
         let node = graph.node(id);
         if disk_size(node).is_none() && (node.lowered.request.is_none() || builder(node)) {
             return None;
         }
-        let chain: Vec<NodeId> = std::iter::successors(Some(id), |at| below(graph.node(*at))).collect();
-        let (disk, size) = chain.iter().find_map(|at| Some((graph.node(*at), disk_size(graph.node(*at))?)))?;
+        let chain: Vec<NodeId> =
+            std::iter::successors(Some(id), |at| below(graph.node(*at))).collect();
+        let (disk, size) = chain
+            .iter()
+            .find_map(|at| Some((graph.node(*at), disk_size(graph.node(*at))?)))?;
         let mut sizes = BTreeMap::new();
         for at in chain.iter().rev().filter(|at| !builder(graph.node(**at))) {
-            let LockState::Locked(place) = &states[*at] else { continue };
+            let LockState::Locked(place) = &states[*at] else {
+                continue;
+            };
             let entry = &lock.stages[*place];
             for package in &entry.removed {
                 sizes.remove(&(&package.name, &package.architecture));
             }
-            sizes.extend(entry.packages.iter().map(|p| ((&p.name, &p.architecture), p.available())));
+            sizes.extend(
+                entry
+                    .packages
+                    .iter()
+                    .map(|p| ((&p.name, &p.architecture), p.available())),
+            );
         }
         let needed: u64 = sizes.values().sum();
         (needed / CERTAIN.1 * CERTAIN.0 > size).then(|| TooSmall {
@@ -82,8 +97,12 @@ pub fn too_small(
 
 /// The size of the disk that a node makes, in bytes.
 fn disk_size(node: &Node) -> Option<u64> {
-    node.lowered.actions.iter().flat_map(|action| &action.steps).find_map(|step| match step {
-        Step::AssembleDisk { spec, .. } => Some(spec.size),
-        _ => None,
-    })
+    node.lowered
+        .actions
+        .iter()
+        .flat_map(|action| &action.steps)
+        .find_map(|step| match step {
+            Step::AssembleDisk { spec, .. } => Some(spec.size),
+            _ => None,
+        })
 }

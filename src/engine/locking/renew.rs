@@ -11,8 +11,8 @@ use super::apply::{LockState, LockWalk, below, emulator};
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::graph::{Graph, Node, NodeId, NodeMap};
 use crate::lock::{
-    BaseLayer, InstalledBase, LockEntry, LockFile, LockTable, ManagerError, PackageManager, Pinning, ResolveQuery,
-    TOOLBOX,
+    BaseLayer, InstalledBase, LockEntry, LockFile, LockTable, ManagerError, PackageManager,
+    Pinning, ResolveQuery, TOOLBOX,
 };
 use crate::recipe::scope::Scope;
 
@@ -76,7 +76,9 @@ pub enum RenewError {
         problem: String,
     },
     /// A stage below is not resolved itself.
-    #[error("the packages of stage {stage} depend on those of stage {below}, which are no longer locked")]
+    #[error(
+        "the packages of stage {stage} depend on those of stage {below}, which are no longer locked"
+    )]
     Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
@@ -90,10 +92,21 @@ pub enum RenewError {
 impl RenewError {
     /// A node's packages could not be resolved.
     pub fn of_node(node: &Node, shown_dir: &str, source: ManagerError) -> RenewError {
-        let origins = node.lowered.actions.first().map(|action| &action.hints.origins);
-        let line = origins.and_then(|origins| source.about.iter().find_map(|line| origins.get(line)));
-        let place = line.or(node.place.as_ref()).map(|origin| SourceLocation::of(What::Value, shown_dir, origin));
-        RenewError::Manager { stage: node.label.clone(), place, source }
+        let origins = node
+            .lowered
+            .actions
+            .first()
+            .map(|action| &action.hints.origins);
+        let line =
+            origins.and_then(|origins| source.about.iter().find_map(|line| origins.get(line)));
+        let place = line
+            .or(node.place.as_ref())
+            .map(|origin| SourceLocation::of(What::Value, shown_dir, origin));
+        RenewError::Manager {
+            stage: node.label.clone(),
+            place,
+            source,
+        }
     }
 }
 
@@ -125,12 +138,22 @@ impl Renewal<'_> {
                 _ => None,
             };
             let before = place.map(|place| lock.stages[place].clone());
-            let keep = keep(self.choices[id].as_ref(), &state, before.as_ref(), changed_below);
-            let own = node.lowered.request.as_ref().is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
+            let keep = keep(
+                self.choices[id].as_ref(),
+                &state,
+                before.as_ref(),
+                changed_below,
+            );
+            let own = node
+                .lowered
+                .request
+                .as_ref()
+                .is_some_and(|r| matches!(r.root, RequestRoot::Own { .. }));
             let open_below = below(node).and_then(|below| open[below]).filter(|_| !own);
             if let (Some(keep), Some(request)) = (keep, &node.lowered.request) {
                 if let Some(below) = open_below {
-                    let (stage, below) = (node.label.clone(), self.graph.node(below).stage.to_string());
+                    let (stage, below) =
+                        (node.label.clone(), self.graph.node(below).stage.to_string());
                     return Err(RenewError::Below { stage, below });
                 }
                 (self.progress)(&node.label);
@@ -141,30 +164,58 @@ impl Renewal<'_> {
                     images.insert(image, (self.image)(image)?);
                 }
                 let below = base_of(self.graph, lock, id, |image| images.get(&image));
-                let tools = lock.toolbox.iter().find(|entry| entry.architecture == self.machine);
+                let tools = lock
+                    .toolbox
+                    .iter()
+                    .find(|entry| entry.architecture == self.machine);
                 let tools = tools.expect("BUG: packages are settled without tools");
                 let (stage, secrets) = (&*node.label, &node.lowered.secrets);
-                let query =
-                    ResolveQuery { stage, request, below, secrets, dir: self.dir, scope: self.scope, keep, tools };
+                let query = ResolveQuery {
+                    stage,
+                    request,
+                    below,
+                    secrets,
+                    dir: self.dir,
+                    scope: self.scope,
+                    keep,
+                    tools,
+                };
                 let settled_entry = self.manager.resolve(&query);
-                let entry = settled_entry.map_err(|source| RenewError::of_node(node, self.shown_dir, source))?;
-                let combinations = node.combinations.iter().map(|place| self.graph.combination_name(*place));
+                let entry = settled_entry
+                    .map_err(|source| RenewError::of_node(node, self.shown_dir, source))?;
+                let combinations = node
+                    .combinations
+                    .iter()
+                    .map(|place| self.graph.combination_name(*place));
                 let combinations: Vec<_> = combinations.filter(|name| !name.is_empty()).collect();
                 let (name, request) = (node.stage.to_string(), request.lines());
-                let entry = LockEntry { name, combinations, request, against: against.clone(), ..entry };
+                let entry = LockEntry {
+                    name,
+                    combinations,
+                    request,
+                    against: against.clone(),
+                    ..entry
+                };
                 check(&entry, &node.label)?;
-                let same = before
-                    .as_ref()
-                    .is_some_and(|before| before.set() == entry.set() && before.against == entry.against);
+                let same = before.as_ref().is_some_and(|before| {
+                    before.set() == entry.set() && before.against == entry.against
+                });
                 settled[id] |= !same;
                 state = LockState::Locked(put(lock, entry));
             }
-            open[id] = if state.is_locked() { open_below } else { Some(id) };
+            open[id] = if state.is_locked() {
+                open_below
+            } else {
+                Some(id)
+            };
             walk.pass(self.graph, lock, id, &state, &against);
         }
         if let Some(stages) = self.prune {
-            lock.stages.retain(|entry| stages.contains(entry.name.as_str()));
-            lock.refused.retain(|entry| entry.table == LockTable::Toolbox || stages.contains(entry.name.as_str()));
+            lock.stages
+                .retain(|entry| stages.contains(entry.name.as_str()));
+            lock.refused.retain(|entry| {
+                entry.table == LockTable::Toolbox || stages.contains(entry.name.as_str())
+            });
         }
         lock.sort();
         Ok(())
@@ -173,24 +224,48 @@ impl Renewal<'_> {
     /// Resolves the tools, where something that is asked for needs them and they are not there, or are to be newer.
     fn renew_toolbox(&self, lock: &mut LockFile) -> Result<(), RenewError> {
         let needed = self.needs_tools();
-        let place = lock.toolbox.iter().position(|entry| entry.architecture == self.machine);
+        let place = lock
+            .toolbox
+            .iter()
+            .position(|entry| entry.architecture == self.machine);
         let mut lines = self.emulators();
-        let known = place.is_some_and(|place| lines.iter().all(|line| lock.toolbox[place].request.contains(line)));
+        let known = place.is_some_and(|place| {
+            lines
+                .iter()
+                .all(|line| lock.toolbox[place].request.contains(line))
+        });
         if !needed || (known && !self.tools) {
             return Ok(());
         }
         (self.progress)(TOOLBOX);
         // What other variants of the recipe need stays.
-        lines.extend(place.into_iter().flat_map(|place| lock.toolbox[place].request.clone()));
+        lines.extend(
+            place
+                .into_iter()
+                .flat_map(|place| lock.toolbox[place].request.clone()),
+        );
         lines.sort_unstable();
         lines.dedup();
-        let foreign: Vec<_> = lines.iter().filter_map(|line| line.split(' ').nth(1)).map(str::to_owned).collect();
+        let foreign: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line.split(' ').nth(1))
+            .map(str::to_owned)
+            .collect();
         let entry = self.manager.resolve_toolbox(&foreign);
-        let entry = entry.map_err(|source| RenewError::Manager { stage: TOOLBOX.to_owned(), place: None, source })?;
-        let entry =
-            LockEntry { name: TOOLBOX.to_owned(), architecture: self.machine.to_owned(), request: lines, ..entry };
+        let entry = entry.map_err(|source| RenewError::Manager {
+            stage: TOOLBOX.to_owned(),
+            place: None,
+            source,
+        })?;
+        let entry = LockEntry {
+            name: TOOLBOX.to_owned(),
+            architecture: self.machine.to_owned(),
+            request: lines,
+            ..entry
+        };
         check(&entry, TOOLBOX)?;
-        lock.refused.retain(|refused| refused.table != LockTable::Toolbox);
+        lock.refused
+            .retain(|refused| refused.table != LockTable::Toolbox);
         match place {
             Some(place) => lock.toolbox[place] = entry,
             None => lock.toolbox.push(entry),
@@ -212,13 +287,17 @@ impl Renewal<'_> {
         let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
         let nodes: Vec<_> = asked.map(|id| &self.graph.node(id).lowered).collect();
         let tools = |action: &impasto_stages::ActionTemplate| action.toolbox.is_some();
-        nodes.iter().any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
+        nodes
+            .iter()
+            .any(|lowered| lowered.request.is_some() || lowered.actions.iter().any(tools))
     }
 
     /// Lines of the tools' request: whose programs must be emulated.
     fn emulators(&self) -> Vec<String> {
         let asked = self.graph.ids().filter(|id| self.choices[*id].is_some());
-        asked.filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine)).collect()
+        asked
+            .filter_map(|id| emulator(self.graph.node(id).lowered.request.as_ref()?, self.machine))
+            .collect()
     }
 }
 
@@ -257,15 +336,23 @@ pub fn base_of<'q>(
     }
     chain.reverse();
     let mut walk = LockWalk::default();
-    let mut found = InstalledBase { image: chain.first().and_then(|first| image(*first)), stages: Vec::new() };
+    let mut found = InstalledBase {
+        image: chain.first().and_then(|first| image(*first)),
+        stages: Vec::new(),
+    };
     for node in graph.ids().take_while(|node| *node < id) {
         let (state, against) = walk.look(graph, lock, node);
         walk.pass(graph, lock, node, &state, &against);
         let lowered = &graph.node(node).lowered;
-        if let (true, LockState::Locked(place), Some(request)) = (chain.contains(&node), &state, &lowered.request)
+        if let (true, LockState::Locked(place), Some(request)) =
+            (chain.contains(&node), &state, &lowered.request)
             && !request.is_builder()
         {
-            found.stages.push(BaseLayer { request, entry: &lock.stages[*place], secrets: &lowered.secrets });
+            found.stages.push(BaseLayer {
+                request,
+                entry: &lock.stages[*place],
+                secrets: &lowered.secrets,
+            });
         }
     }
     found
@@ -273,18 +360,31 @@ pub fn base_of<'q>(
 
 /// Checks before anything is written that the next run will read it.
 fn check(entry: &LockEntry, stage: &str) -> Result<(), RenewError> {
-    entry.check_written().map_err(|problem| RenewError::Unusable { stage: stage.to_owned(), problem })
+    entry
+        .check_written()
+        .map_err(|problem| RenewError::Unusable {
+            stage: stage.to_owned(),
+            problem,
+        })
 }
 
 /// Puts an entry into the place of what the lock has for its stage and combinations.
 fn put(lock: &mut LockFile, entry: LockEntry) -> usize {
     // Nobody knows which combinations those are for.
-    lock.refused.retain(|refused| refused.table != LockTable::Stage || refused.name != entry.name);
-    for other in lock.stages.iter_mut().filter(|other| other.name == entry.name) {
-        other.combinations.retain(|name| !entry.combinations.contains(name));
+    lock.refused
+        .retain(|refused| refused.table != LockTable::Stage || refused.name != entry.name);
+    for other in lock
+        .stages
+        .iter_mut()
+        .filter(|other| other.name == entry.name)
+    {
+        other
+            .combinations
+            .retain(|name| !entry.combinations.contains(name));
     }
     // Where there is no matrix, or no longer the same, what is not for any combination is for none of today's.
-    lock.stages.retain(|other| other.name != entry.name || !other.combinations.is_empty());
+    lock.stages
+        .retain(|other| other.name != entry.name || !other.combinations.is_empty());
     lock.stages.push(entry);
     lock.stages.len() - 1
 }

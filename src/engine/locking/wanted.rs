@@ -23,7 +23,9 @@ pub fn wanted(
     }
     for id in graph.ids() {
         if let LockState::Locked(place) = &states[id] {
-            places.add(&mut wanted, &lock.stages[*place], &|name| repository(graph, id, name));
+            places.add(&mut wanted, &lock.stages[*place], &|name| {
+                repository(graph, id, name)
+            });
         }
     }
     wanted
@@ -34,7 +36,11 @@ pub fn repository(graph: &Graph, id: NodeId, name: &str) -> Option<Mirror> {
     let mut at = Some(id);
     while let Some(id) = at {
         let lowered = &graph.node(id).lowered;
-        let found = lowered.request.iter().flat_map(|request| &request.repositories).find(|known| known.name == name);
+        let found = lowered
+            .request
+            .iter()
+            .flat_map(|request| &request.repositories)
+            .find(|known| known.name == name);
         if let Some(repository) = found {
             return address(repository, &lowered.secrets).ok().flatten();
         }

@@ -27,17 +27,28 @@ impl Engine<'_> {
     pub fn job_of(mut self, id: NodeId) -> Result<Option<Job>, EngineError> {
         let graph = self.graph;
         let actions = &graph.node(id).lowered.actions;
-        let sets: Vec<_> = actions.iter().filter_map(|action| action.packages.as_ref()).collect();
+        let sets: Vec<_> = actions
+            .iter()
+            .filter_map(|action| action.packages.as_ref())
+            .collect();
         if !sets.is_empty() {
             let packages = (self.config.packages)();
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
         let mut units = ActionChain::new(graph.node(id));
-        let found = self.planner.advance(id, &mut units, |parent| self.nodes[parent].known())?;
+        let found = self
+            .planner
+            .advance(id, &mut units, |parent| self.nodes[parent].known())?;
         self.nodes[id].units = Some(units);
-        let (Some(action), _) = found else { return Ok(None) };
-        Ok(Some(self.job(id, JobTask::Run(Box::new(action)), Vec::new())))
+        let (Some(action), _) = found else {
+            return Ok(None);
+        };
+        Ok(Some(self.job(
+            id,
+            JobTask::Run(Box::new(action)),
+            Vec::new(),
+        )))
     }
 
     /// A job of a node: its task, and what it reads of other nodes' results.
@@ -52,7 +63,9 @@ impl Engine<'_> {
         };
         let result = |parent: NodeId| self.nodes[parent].known();
         let start = match &template.parent {
-            Some(Slot::Stage(stage)) => Some((node.parent(stage), &result(node.parent(stage)).result)),
+            Some(Slot::Stage(stage)) => {
+                Some((node.parent(stage), &result(node.parent(stage)).result))
+            }
             Some(Slot::Unit { unit, .. }) => units.map(|units| (id, &units.hit(*unit).result)),
             _ => None,
         };
@@ -66,21 +79,36 @@ impl Engine<'_> {
                 }
                 Slot::Toolbox => return None,
                 Slot::Stage(stage) => (node.parent(stage), result(node.parent(stage)), None),
-                Slot::StageFile { stage, file } => (node.parent(stage), result(node.parent(stage)), Some(file)),
+                Slot::StageFile { stage, file } => {
+                    (node.parent(stage), result(node.parent(stage)), Some(file))
+                }
                 Slot::Unit { unit, file } => (id, units?.hit(*unit), file.as_ref()),
             };
             let found = hit.file(file)?;
             let input = match &found.content {
-                FileContent::Blob(blob) => JobInput::Blob { from: parent, blob: *blob, mode: found.mode },
+                FileContent::Blob(blob) => JobInput::Blob {
+                    from: parent,
+                    blob: *blob,
+                    mode: found.mode,
+                },
                 FileContent::Derived(derived) => {
                     let (from, disk) = disk_under(self.graph, &self.nodes, parent);
-                    JobInput::Derived { from, disk, derived: derived.clone(), mode: found.mode }
+                    JobInput::Derived {
+                        from,
+                        disk,
+                        derived: derived.clone(),
+                        mode: found.mode,
+                    }
                 }
             };
             Some((name.clone(), input))
         });
         let inputs = inputs.collect();
-        let caveats = node.parents.iter().flat_map(|(_, parent)| result(*parent).caveats.iter().copied()).collect();
+        let caveats = node
+            .parents
+            .iter()
+            .flat_map(|(_, parent)| result(*parent).caveats.iter().copied())
+            .collect();
         Job {
             context: self.context(),
             id,
@@ -131,21 +159,38 @@ impl Engine<'_> {
     pub(super) fn about(&self, id: NodeId) -> About {
         let graph = self.graph;
         let place = |id: NodeId| {
-            graph.node(id).place.as_ref().map(|origin| SourceLocation::of(What::Stage, &self.config.dir, origin))
+            graph
+                .node(id)
+                .place
+                .as_ref()
+                .map(|origin| SourceLocation::of(What::Stage, &self.config.dir, origin))
         };
-        let disk_of = |id: &NodeId| match graph.node(*id).lowered.actions.first()?.parent.as_ref()? {
-            Slot::Stage(stage) => Some(graph.node(*id).parent(stage)),
-            _ => None,
-        };
-        let disk = std::iter::successors(disk_of(&id), disk_of).last().map(|maker| DiskMaker {
-            label: graph.node(maker).label.clone(),
-            has_size: graph.node(maker).kind.param("size").is_some(),
-            place: place(maker),
-        });
-        let origins = graph.node(id).lowered.actions.first().map(|action| &action.hints.origins);
+        let disk_of =
+            |id: &NodeId| match graph.node(*id).lowered.actions.first()?.parent.as_ref()? {
+                Slot::Stage(stage) => Some(graph.node(*id).parent(stage)),
+                _ => None,
+            };
+        let disk = std::iter::successors(disk_of(&id), disk_of)
+            .last()
+            .map(|maker| DiskMaker {
+                label: graph.node(maker).label.clone(),
+                has_size: graph.node(maker).kind.param("size").is_some(),
+                place: place(maker),
+            });
+        let origins = graph
+            .node(id)
+            .lowered
+            .actions
+            .first()
+            .map(|action| &action.hints.origins);
         let script = origins.and_then(|origins| origins.get("steps[0].script"));
-        let script = script.map(|origin| SourceLocation::of(What::Script, &self.config.dir, origin));
-        About { stage: place(id), script, disk }
+        let script =
+            script.map(|origin| SourceLocation::of(What::Script, &self.config.dir, origin));
+        About {
+            stage: place(id),
+            script,
+            disk,
+        }
     }
 }
 
@@ -156,5 +201,12 @@ fn disk_under(graph: &Graph, nodes: &NodeMap<NodeRun<'_>>, convert: NodeId) -> (
         panic!("BUG: {} makes a derived file without a disk", node.label)
     };
     let parent = node.parent(stage);
-    (parent, nodes[parent].known().result.disk.expect("BUG: a file was derived from no disk"))
+    (
+        parent,
+        nodes[parent]
+            .known()
+            .result
+            .disk
+            .expect("BUG: a file was derived from no disk"),
+    )
 }

@@ -60,7 +60,12 @@ impl Engine<'_> {
 
     /// Whether all that the recipe has was built, or found.
     pub(super) fn is_whole(&self) -> bool {
-        let done = |id| matches!(self.schedule.state(id), TaskState::Done | TaskState::Unwanted);
+        let done = |id| {
+            matches!(
+                self.schedule.state(id),
+                TaskState::Done | TaskState::Unwanted
+            )
+        };
         self.config.whole && self.schedule.ids().all(done)
     }
 
@@ -80,12 +85,20 @@ impl Engine<'_> {
                 continue;
             }
             for name in self.graph.stable_names(id) {
-                results.extend(used.iter().enumerate().map(|(unit, run)| (chain_step_name(name.clone(), unit), *run)));
+                results.extend(
+                    used.iter()
+                        .enumerate()
+                        .map(|(unit, run)| (chain_step_name(name.clone(), unit), *run)),
+                );
                 if whole {
                     names.insert(name, Some(used.len()).filter(|units| *units > 0));
                 }
             }
         }
-        InUse { results, packages: Some(&self.config.used), whole: whole.then_some(names) }
+        InUse {
+            results,
+            packages: Some(&self.config.used),
+            whole: whole.then_some(names),
+        }
     }
 }

@@ -71,14 +71,21 @@ impl Engine<'_> {
     pub(super) fn begin_forecast(&mut self) {
         if self.has_work {
             let durations = self.planner.state().durations();
-            self.nodes.iter_mut().for_each(|(id, node)| node.progress.before = durations.of(self.graph, id));
+            self.nodes
+                .iter_mut()
+                .for_each(|(id, node)| node.progress.before = durations.of(self.graph, id));
             self.judge();
         }
     }
 
     /// Tells how long a node that starts took before.
     pub(super) fn emit_expected(&mut self, id: NodeId) {
-        if let Some(wall_ms) = self.nodes[id].progress.before.as_ref().map(|work| work.work_ms) {
+        if let Some(wall_ms) = self.nodes[id]
+            .progress
+            .before
+            .as_ref()
+            .map(|work| work.work_ms)
+        {
             let stage = self.label(id);
             self.emit(EventKind::Expected { stage, wall_ms });
         }
@@ -88,7 +95,12 @@ impl Engine<'_> {
     pub(super) fn learn(&mut self, id: NodeId, wall_ms: u64) {
         let (node, progress) = (&mut self.nodes[id].progress, &mut self.progress);
         let work = Duration::from_millis(wall_ms).saturating_sub(node.waited);
-        if let Some(time) = node.before.as_ref().map(Work::time).filter(|time| *time >= TELLING) {
+        if let Some(time) = node
+            .before
+            .as_ref()
+            .map(Work::time)
+            .filter(|time| *time >= TELLING)
+        {
             progress.expected += time;
             progress.took += work;
         }
@@ -125,28 +137,53 @@ impl Engine<'_> {
         self.progress.looked = Some(Instant::now());
         let mut news = Vec::new();
         for (id, NodeRun { progress, .. }) in self.nodes.iter_mut() {
-            let Some(meter) = &progress.meter else { continue };
+            let Some(meter) = &progress.meter else {
+                continue;
+            };
             let reading = meter.read();
             if reading.is_some_and(|reading| reading.what == WAITING) {
                 progress.waited += since.unwrap_or_default();
             }
             if reading != progress.told {
                 // What is over is all there, however little of it was seen.
-                let over = progress.told.filter(|_| reading.is_none()).map(Reading::finished);
+                let over = progress
+                    .told
+                    .filter(|_| reading.is_none())
+                    .map(Reading::finished);
                 progress.told = reading;
                 news.extend(reading.or(over).map(|reading| (Some(id), reading)));
             }
         }
-        let packages = self.packages.as_ref().and_then(|packages| packages.meter().read());
+        let packages = self
+            .packages
+            .as_ref()
+            .and_then(|packages| packages.meter().read());
         if packages.is_some() && packages != self.progress.packages {
             self.progress.packages = packages;
             news.extend(packages.map(|reading| (None, reading)));
         }
-        for (id, Reading { what, done: done_bytes, total: total_bytes }) in news {
+        for (
+            id,
+            Reading {
+                what,
+                done: done_bytes,
+                total: total_bytes,
+            },
+        ) in news
+        {
             let stage = id.map(|id| self.label(id));
-            self.emit(EventKind::Progress { stage, what, done_bytes, total_bytes });
+            self.emit(EventKind::Progress {
+                stage,
+                what,
+                done_bytes,
+                total_bytes,
+            });
         }
-        if self.progress.judged.is_none_or(|judged| judged.elapsed() >= JUDGE_EVERY) {
+        if self
+            .progress
+            .judged
+            .is_none_or(|judged| judged.elapsed() >= JUDGE_EVERY)
+        {
             self.judge();
         }
     }
@@ -163,7 +200,10 @@ impl Engine<'_> {
         let mut rest = NodeMap::filled(Rest::Nothing, self.graph.len());
         for (id, node) in self.nodes.iter() {
             let state = self.schedule.state(id);
-            if matches!(state, TaskState::Unwanted | TaskState::Done | TaskState::Failed | TaskState::Cancelled) {
+            if matches!(
+                state,
+                TaskState::Unwanted | TaskState::Done | TaskState::Failed | TaskState::Cancelled
+            ) {
                 continue;
             }
             rest[id] = match &node.progress.before {
@@ -190,14 +230,22 @@ impl Engine<'_> {
         });
         let left = left(self.graph, &rest, self.config.jobs);
         let is_news = self.progress.told.as_ref().is_none_or(|(then, told)| {
-            let passed = told.time.map(|time| time.saturating_sub(now.saturating_duration_since(*then)));
-            let moved = left.time.zip(passed).map(|(time, passed)| time.abs_diff(passed));
+            let passed = told
+                .time
+                .map(|time| time.saturating_sub(now.saturating_duration_since(*then)));
+            let moved = left
+                .time
+                .zip(passed)
+                .map(|(time, passed)| time.abs_diff(passed));
             told.unknown != left.unknown || moved.is_none_or(|moved| moved >= JUDGE_EVERY)
         });
         if is_news {
             self.progress.told = Some((now, left));
             let remaining_ms = left.time.map(|time| time.as_millis() as u64);
-            self.emit(EventKind::Estimate { remaining_ms, unknown: left.unknown });
+            self.emit(EventKind::Estimate {
+                remaining_ms,
+                unknown: left.unknown,
+            });
         }
     }
 }
@@ -205,6 +253,8 @@ impl Engine<'_> {
 impl NodeRun<'_> {
     /// How long it works.
     fn worked(&self) -> Duration {
-        self.started.map_or(Duration::ZERO, |start| start.elapsed().saturating_sub(self.progress.waited))
+        self.started.map_or(Duration::ZERO, |start| {
+            start.elapsed().saturating_sub(self.progress.waited)
+        })
     }
 }

@@ -20,7 +20,10 @@ impl Engine<'_> {
             Err(JobError::Changed { path, .. }) if self.nodes[id].rebinds < REBINDS => {
                 self.nodes[id].rebinds += 1;
                 self.planner.reread_inputs(id);
-                let message = format!("`{}` changed while it was read; reading it again", path.display());
+                let message = format!(
+                    "`{}` changed while it was read; reading it again",
+                    path.display()
+                );
                 self.warn(Some(id), message);
                 self.nodes[id].result = None;
                 self.start_node(id);
@@ -35,11 +38,20 @@ impl Engine<'_> {
         for published in &success.published {
             self.planner.add_published(published);
             let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
-            self.emit(EventKind::Published { path: published.path.clone(), bytes, sha256, written: true });
+            self.emit(EventKind::Published {
+                path: published.path.clone(),
+                bytes,
+                sha256,
+                written: true,
+            });
         }
         let completed = if success.ran {
             let node = &mut self.nodes[id];
-            let reason = node.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+            let reason = node
+                .reason
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let (action, claim, at) = (success.hit.action, success.hit.claim, self.config.now);
             let units = node.units.as_mut().expect("BUG: a node ran without units");
             let unit = units.done();
@@ -48,7 +60,14 @@ impl Engine<'_> {
                 Err(error) => return self.fail(id, JobError::plan(error)),
             };
             node.stored_bytes += success.stored_bytes;
-            let run = NodeHistory { action, claim, reason, at, wall_ms, earlier: Vec::new() };
+            let run = NodeHistory {
+                action,
+                claim,
+                reason,
+                at,
+                wall_ms,
+                earlier: Vec::new(),
+            };
             self.planner.add_run(id, unit, &run);
             completed
         } else {
@@ -73,9 +92,19 @@ impl Engine<'_> {
             self.learn(id, wall_ms);
         }
         self.schedule.done(id);
-        let (stage, how) = (self.label(id), if success.ran { How::Built } else { How::Cached });
+        let (stage, how) = (
+            self.label(id),
+            if success.ran { How::Built } else { How::Cached },
+        );
         let (result_bytes, caveats) = (self.result_bytes(id), self.caveats(id));
-        self.emit(EventKind::StageFinished { stage, how, wall_ms, stored_bytes, result_bytes, caveats });
+        self.emit(EventKind::StageFinished {
+            stage,
+            how,
+            wall_ms,
+            stored_bytes,
+            result_bytes,
+            caveats,
+        });
     }
 
     /// A result that was there is there no more: the node that made it runs again, then this one.
@@ -108,8 +137,16 @@ impl Engine<'_> {
         let mut affected = NodeMap::filled(false, self.graph.len());
         affected[lost] = true;
         for id in self.graph.ids().filter(|id| *id > lost) {
-            let depends = self.graph.node(id).parents.iter().any(|(_, parent)| affected[*parent]);
-            let settled = matches!(self.schedule.state(id), TaskState::Done | TaskState::Running);
+            let depends = self
+                .graph
+                .node(id)
+                .parents
+                .iter()
+                .any(|(_, parent)| affected[*parent]);
+            let settled = matches!(
+                self.schedule.state(id),
+                TaskState::Done | TaskState::Running
+            );
             if depends && !settled {
                 affected[id] = true;
                 self.nodes[id].result = None;
@@ -128,7 +165,15 @@ impl Engine<'_> {
         let wall_ms = self.nodes[id].wall_ms();
         let help = self.config.hints.job(&error, &stage, &self.about(id));
         let (message, causes, last_lines, diagnosis) = error.into_parts();
-        self.emit(EventKind::StageFailed { stage, error: message, causes, help, last_lines, diagnosis, wall_ms });
+        self.emit(EventKind::StageFailed {
+            stage,
+            error: message,
+            causes,
+            help,
+            last_lines,
+            diagnosis,
+            wall_ms,
+        });
         self.schedule.failed(id);
     }
 }

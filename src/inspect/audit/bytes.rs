@@ -82,7 +82,9 @@ pub fn compare(first: &dyn ChunkSource, second: &dyn ChunkSource) -> io::Result<
     while let Some(from) = next {
         let present = [first, second].map(|disk| disk.next_present(from));
         let [in_first, in_second] = present.map(|result| result.map_err(io::Error::other));
-        let Some(index) = in_first?.into_iter().chain(in_second?).min() else { break };
+        let Some(index) = in_first?.into_iter().chain(in_second?).min() else {
+            break;
+        };
         read(first, index, &mut a).map_err(io::Error::other)?;
         read(second, index, &mut b).map_err(io::Error::other)?;
         if a != b {
@@ -91,7 +93,10 @@ pub fn compare(first: &dyn ChunkSource, second: &dyn ChunkSource) -> io::Result<
                 let differing = a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
                 if differing > 0 {
                     let at = index * CHUNK as u64 + number * SECTOR as u64;
-                    let purpose = labels.iter().find_map(|labels| labels.at(at)).unwrap_or(Purpose::Other);
+                    let purpose = labels
+                        .iter()
+                        .find_map(|labels| labels.at(at))
+                        .unwrap_or(Purpose::Other);
                     found.bytes += differing;
                     *found.purposes.entry(purpose).or_default() += differing;
                 }
@@ -120,13 +125,19 @@ impl Labels {
         for (_, start, _) in read_layout(&view)?.file_systems() {
             let window = Window::new(&view, start, disk.virtual_size().saturating_sub(start));
             // What is no clean ext file system is not understood.
-            let Ok(ext) = Ext4::open(&window) else { continue };
+            let Ok(ext) = Ext4::open(&window) else {
+                continue;
+            };
             labels.add(start, SUPERBLOCK, Purpose::Superblock);
             for number in 1..=ext.identity().inodes {
-                let Ok(place) = ext.inode_place(number) else { continue };
+                let Ok(place) = ext.inode_place(number) else {
+                    continue;
+                };
                 labels.add(start, place, Purpose::Inodes);
                 // What else goes wrong: it is not in use, or not understood.
-                if let Err(ReadError::Io(error)) = ext.inode(number).and_then(|inode| labels.inode(&ext, start, &inode))
+                if let Err(ReadError::Io(error)) = ext
+                    .inode(number)
+                    .and_then(|inode| labels.inode(&ext, start, &inode))
                 {
                     return Err(error);
                 }
@@ -153,8 +164,12 @@ impl Labels {
                 self.add(start, extent.start..end, purpose);
             }
         }
-        ext.blocks_of_map(inode)?.into_iter().for_each(|range| self.add(start, range, Purpose::Maps));
-        ext.blocks_of_xattrs(inode)?.into_iter().for_each(|range| self.add(start, range, Purpose::Attributes));
+        ext.blocks_of_map(inode)?
+            .into_iter()
+            .for_each(|range| self.add(start, range, Purpose::Maps));
+        ext.blocks_of_xattrs(inode)?
+            .into_iter()
+            .for_each(|range| self.add(start, range, Purpose::Attributes));
         Ok(())
     }
 
@@ -165,7 +180,8 @@ impl Labels {
         {
             last.0 = start + range.end;
         } else {
-            self.0.insert(start + range.start, (start + range.end, purpose));
+            self.0
+                .insert(start + range.start, (start + range.end, purpose));
         }
     }
 
@@ -211,20 +227,34 @@ mod tests {
             assert!(output.status.success(), "{output:?}");
             String::from_utf8(output.stdout).unwrap()
         };
-        tool("mke2fs", &["-q", "-F", "-t", "ext4", "-b", "4096", "-d", &tree, &image, "8M"]);
+        tool(
+            "mke2fs",
+            &[
+                "-q", "-F", "-t", "ext4", "-b", "4096", "-d", &tree, &image, "8M",
+            ],
+        );
         let first = PlainBytes(std::fs::read(&image).unwrap());
         let blocks = tool("debugfs", &["-R", "blocks /f", &image]);
         let block: usize = blocks.split_whitespace().next().unwrap().parse().unwrap();
         tool("debugfs", &["-w", "-R", "sif /f mode 0100600", &image]);
         let mut second = PlainBytes(std::fs::read(&image).unwrap());
-        let inode_bytes = first.0.iter().zip(&second.0).filter(|(a, b)| a != b).count() as u64;
+        let inode_bytes = first
+            .0
+            .iter()
+            .zip(&second.0)
+            .filter(|(a, b)| a != b)
+            .count() as u64;
         second.0[block * 4096 + 5] = 2;
         // Free, and so for nothing.
         *second.0.last_mut().unwrap() ^= 1;
         let found = compare(&first, &second).unwrap();
         assert_eq!(
             found.purposes.into_iter().collect::<Vec<_>>(),
-            [(Purpose::Contents, 1), (Purpose::Inodes, inode_bytes), (Purpose::Other, 1)]
+            [
+                (Purpose::Contents, 1),
+                (Purpose::Inodes, inode_bytes),
+                (Purpose::Other, 1)
+            ]
         );
         assert_eq!((found.bytes, inode_bytes > 0), (inode_bytes + 2, true));
         assert_eq!(compare(&first, &first).unwrap(), Bytes::default());

@@ -149,7 +149,12 @@ pub fn cause(
     after: Option<&SeenFile<'_>>,
     runs: &[AuditRun; 2],
 ) -> Option<DifferenceCause> {
-    let scope = CauseScope { path, runs, depth: 0, left: &Cell::new(UNPACK_LIMIT) };
+    let scope = CauseScope {
+        path,
+        runs,
+        depth: 0,
+        left: &Cell::new(UNPACK_LIMIT),
+    };
     let found = match (before, after) {
         (Some(before), Some(after)) => changed(&scope, before, after)?,
         (Some(_), None) => known::lone(&scope, 0)?,
@@ -182,7 +187,11 @@ struct CauseMatch {
 
 impl CauseMatch {
     fn new(kind: CauseKind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), members: Vec::new() }
+        Self {
+            kind,
+            what: what.into(),
+            members: Vec::new(),
+        }
     }
 
     fn cause(self, path: &[u8]) -> DifferenceCause {
@@ -190,7 +199,11 @@ impl CauseMatch {
             [] => format!("It {}.", self.what),
             members => format!("Its member {} {}.", members.join(", in it "), self.what),
         };
-        DifferenceCause { kind: self.kind, what, remedy: remedy::remedy(self.kind, path, !self.members.is_empty()) }
+        DifferenceCause {
+            kind: self.kind,
+            what,
+            remedy: remedy::remedy(self.kind, path, !self.members.is_empty()),
+        }
     }
 }
 
@@ -203,7 +216,11 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
-fn changed(scope: &CauseScope<'_>, before: &SeenFile<'_>, after: &SeenFile<'_>) -> Option<CauseMatch> {
+fn changed(
+    scope: &CauseScope<'_>,
+    before: &SeenFile<'_>,
+    after: &SeenFile<'_>,
+) -> Option<CauseMatch> {
     let differs = aspects(before.entry, after.entry);
     if differs.kind {
         return None;
@@ -220,7 +237,8 @@ fn changed(scope: &CauseScope<'_>, before: &SeenFile<'_>, after: &SeenFile<'_>) 
     if let Some(found) = known::exact(scope, pair) {
         return Some(found);
     }
-    pair.and_then(|(before, after)| content(scope, before, after)).or_else(|| known::likely(scope))
+    pair.and_then(|(before, after)| content(scope, before, after))
+        .or_else(|| known::likely(scope))
 }
 
 /// Looks for one reason in two contents.
@@ -243,18 +261,34 @@ fn content(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseM
         random::find,
         masks::among_others,
     ];
-    reasons.iter().find_map(|reason| reason(scope, before, after))
+    reasons
+        .iter()
+        .find_map(|reason| reason(scope, before, after))
 }
 
 /// Why two files with one content differ.
 fn metadata(differs: &Aspects, before: &IndexEntry, after: &IndexEntry) -> Option<CauseMatch> {
     let only = |aspects: Aspects| *differs == aspects;
-    if only(Aspects { mtime: true, ..Aspects::default() }) {
-        return Some(CauseMatch::new(CauseKind::ModificationTime, "differs only in its modification time"));
+    if only(Aspects {
+        mtime: true,
+        ..Aspects::default()
+    }) {
+        return Some(CauseMatch::new(
+            CauseKind::ModificationTime,
+            "differs only in its modification time",
+        ));
     }
     // A directory's time follows from what is in it.
-    let mode = Aspects { mode: true, ..Aspects::default() };
-    if only(mode) || only(Aspects { mtime: true, ..mode }) {
+    let mode = Aspects {
+        mode: true,
+        ..Aspects::default()
+    };
+    if only(mode)
+        || only(Aspects {
+            mtime: true,
+            ..mode
+        })
+    {
         return umask(before.mode, after.mode);
     }
     None

@@ -75,9 +75,17 @@ pub struct Difference {
 impl AuditReport {
     /// The report of these stages, in the order of the graph.
     pub fn new(stages: Vec<AuditStage>, varied: Vec<(String, String, String)>) -> Self {
-        let first = stages.iter().find(|stage| stage.verdict == StageVerdict::Different);
+        let first = stages
+            .iter()
+            .find(|stage| stage.verdict == StageVerdict::Different);
         let first = first.map(|stage| stage.stage.clone());
-        AuditReport { v: 1, equal: first.is_none(), first, varied, stages }
+        AuditReport {
+            v: 1,
+            equal: first.is_none(),
+            first,
+            varied,
+            stages,
+        }
     }
 
     /// The report as text.

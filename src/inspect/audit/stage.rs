@@ -49,9 +49,18 @@ impl KnownStage {
     /// What differs in any of several inputs.
     pub fn all<'k>(inputs: impl IntoIterator<Item = &'k KnownStage>) -> KnownStage {
         let mut all = KnownStage::default();
-        for KnownStage { paths, others, moved } in inputs {
+        for KnownStage {
+            paths,
+            others,
+            moved,
+        } in inputs
+        {
             all.others.extend(others.iter().cloned());
-            all.paths.extend(paths.iter().map(|(path, kinds)| (path.clone(), kinds.clone())));
+            all.paths.extend(
+                paths
+                    .iter()
+                    .map(|(path, kinds)| (path.clone(), kinds.clone())),
+            );
             all.moved |= moved;
         }
         all
@@ -108,10 +117,19 @@ pub fn stage(
     for (file, a) in &first.outputs.files {
         match second.outputs.files.get(file) {
             Some(b) => comparison.outputs(file, first, a, second, b)?,
-            None => comparison.other(format!("output {}", plain::name(file.as_bytes())), "only in the first"),
+            None => comparison.other(
+                format!("output {}", plain::name(file.as_bytes())),
+                "only in the first",
+            ),
         }
     }
-    let Comparison { files, inherited, known, identical, .. } = comparison;
+    let Comparison {
+        files,
+        inherited,
+        known,
+        identical,
+        ..
+    } = comparison;
     let verdict = match (identical, files.len() + inherited) {
         (true, _) => StageVerdict::Identical,
         (false, 0) => StageVerdict::Equal,
@@ -119,13 +137,28 @@ pub fn stage(
     };
     let bytes = match (verdict, first.outputs.disk, second.outputs.disk) {
         (StageVerdict::Equal, Some(a), Some(b)) if known.moved => {
-            let (a, b) = (first.store.disk_reader(&a.layer)?, second.store.disk_reader(&b.layer)?);
-            let unreadable = |error| CompareError::Read { stage: name.to_owned(), source: ReadError::Io(error) };
+            let (a, b) = (
+                first.store.disk_reader(&a.layer)?,
+                second.store.disk_reader(&b.layer)?,
+            );
+            let unreadable = |error| CompareError::Read {
+                stage: name.to_owned(),
+                source: ReadError::Io(error),
+            };
             Some(bytes::compare(&a, &b).map_err(unreadable)?)
         }
         _ => None,
     };
-    Ok((AuditStage { stage: name.to_owned(), verdict, files, inherited, bytes }, known))
+    Ok((
+        AuditStage {
+            stage: name.to_owned(),
+            verdict,
+            files,
+            inherited,
+            bytes,
+        },
+        known,
+    ))
 }
 
 struct Comparison<'a> {
@@ -157,29 +190,44 @@ impl Comparison<'_> {
         let (tree_a, tree_b) = (self.tree(first, &open_a)?, self.tree(second, &open_b)?);
         let changes = compare(&tree_a, &tree_b);
         if let Some((before, after)) = changes.size {
-            self.other("the disk's size".to_owned(), &format!("{before} and {after} bytes"));
+            self.other(
+                "the disk's size".to_owned(),
+                &format!("{before} and {after} bytes"),
+            );
         }
         if changes.table {
             self.other("partition table".to_owned(), "content");
         }
         for (before, after) in &changes.areas {
-            let Some(area) = after.or(*before) else { continue };
+            let Some(area) = after.or(*before) else {
+                continue;
+            };
             let place = match area.partition {
                 Some(number) => PartitionName(number).to_string(),
                 None => "outside of partitions".to_owned(),
             };
             // The bytes of a FAT differ because its files do, which are told by their names.
-            let is_fat = |number| tree_b.volume(number).is_some_and(|volume| volume.kind == "vfat");
+            let is_fat = |number| {
+                tree_b
+                    .volume(number)
+                    .is_some_and(|volume| volume.kind == "vfat")
+            };
             let mut files = changes.files.iter();
-            let told =
-                area.partition.is_some_and(is_fat) && files.any(|change| Some(change.partition) == area.partition);
+            let told = area.partition.is_some_and(is_fat)
+                && files.any(|change| Some(change.partition) == area.partition);
             if !told {
-                self.other(format!("{place}, {} bytes from {}", area.size, area.start), "content");
+                self.other(
+                    format!("{place}, {} bytes from {}", area.size, area.start),
+                    "content",
+                );
             }
         }
         for (before, after) in &changes.volumes {
             if let Some(volume) = after.or(*before) {
-                self.other(format!("file system of {}", PartitionName(volume.partition)), "identity or features");
+                self.other(
+                    format!("file system of {}", PartitionName(volume.partition)),
+                    "identity or features",
+                );
             }
         }
         let contents = |open, tree| OnDisk { open, tree };
@@ -198,8 +246,11 @@ impl Comparison<'_> {
             return Ok(tree);
         }
         let source = open().map_err(|error| self.unreadable(error))?;
-        let view = OverlayView::whole(&*source).map_err(|error| self.unreadable(io::Error::other(error)))?;
-        Ok(make::tree(&view, None).map_err(|error| self.unreadable(error))?.0)
+        let view = OverlayView::whole(&*source)
+            .map_err(|error| self.unreadable(io::Error::other(error)))?;
+        Ok(make::tree(&view, None)
+            .map_err(|error| self.unreadable(error))?
+            .0)
     }
 
     fn outputs(
@@ -213,9 +264,13 @@ impl Comparison<'_> {
         let what = format!("output {}", plain::name(name.as_bytes()));
         if a.mode != b.mode {
             self.identical = false;
-            self.other(what.clone(), &format!("mode {:04o} and {:04o}", a.mode, b.mode));
+            self.other(
+                what.clone(),
+                &format!("mode {:04o} and {:04o}", a.mode, b.mode),
+            );
         }
-        let (FileContent::Blob(blob_a), FileContent::Blob(blob_b)) = (&a.content, &b.content) else {
+        let (FileContent::Blob(blob_a), FileContent::Blob(blob_b)) = (&a.content, &b.content)
+        else {
             let same = matches!((&a.content, &b.content), (FileContent::Derived(a), FileContent::Derived(b)) if a.digest == b.digest);
             if !same {
                 self.identical = false;
@@ -233,9 +288,13 @@ impl Comparison<'_> {
         }
         self.identical = false;
         if name.ends_with(".tar") {
-            let archive = |given: AuditInput<'_>, digest| TarTree::read(given.store.clone(), digest);
+            let archive =
+                |given: AuditInput<'_>, digest| TarTree::read(given.store.clone(), digest);
             // What is no archive whatever its name, or no sound one, is a file like others.
-            if let (Some(a), Some(b)) = (archive(first, &blob_a.digest)?, archive(second, &blob_b.digest)?) {
+            if let (Some(a), Some(b)) = (
+                archive(first, &blob_a.digest)?,
+                archive(second, &blob_b.digest)?,
+            ) {
                 let changes = compare(&a.tree, &b.tree);
                 if changes.is_empty() {
                     self.other(what, "order or form of the archive's entries");
@@ -248,9 +307,16 @@ impl Comparison<'_> {
                 return Ok(None);
             }
             let reader = given.store.open_blob(digest)?;
-            Ok(Some(reader.into_bytes().map_err(|error| self.unreadable(error))?))
+            Ok(Some(
+                reader
+                    .into_bytes()
+                    .map_err(|error| self.unreadable(error))?,
+            ))
         };
-        let (a, b) = (read(first, &blob_a.digest, blob_a.size)?, read(second, &blob_b.digest, blob_b.size)?);
+        let (a, b) = (
+            read(first, &blob_a.digest, blob_a.size)?,
+            read(second, &blob_b.digest, blob_b.size)?,
+        );
         let entry = |size, content| IndexEntry {
             path: name.as_bytes().to_vec(),
             kind: EntryKind::File { size, content },
@@ -261,22 +327,45 @@ impl Comparison<'_> {
             flags: 0,
             xattrs: Vec::new(),
         };
-        let (entry_a, entry_b) = (entry(blob_a.size, blob_a.digest.0), entry(blob_b.size, blob_b.digest.0));
-        let (a, b) =
-            (SeenFile { entry: &entry_a, content: a.as_deref() }, SeenFile { entry: &entry_b, content: b.as_deref() });
+        let (entry_a, entry_b) = (
+            entry(blob_a.size, blob_a.digest.0),
+            entry(blob_b.size, blob_b.digest.0),
+        );
+        let (a, b) = (
+            SeenFile {
+                entry: &entry_a,
+                content: a.as_deref(),
+            },
+            SeenFile {
+                entry: &entry_b,
+                content: b.as_deref(),
+            },
+        );
         let cause = cause(name.as_bytes(), Some(&a), Some(&b), self.runs);
         if self.inputs.is_empty() || cause.is_some() {
-            self.files.push(Difference { path: what, change: "content".to_owned(), cause });
+            self.files.push(Difference {
+                path: what,
+                change: "content".to_owned(),
+                cause,
+            });
         } else {
             self.inherited += 1;
         }
         Ok(())
     }
 
-    fn changes(&mut self, changes: &[TreeChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
+    fn changes(
+        &mut self,
+        changes: &[TreeChange<'_>],
+        a: &dyn Contents,
+        b: &dyn Contents,
+    ) -> Result<(), CompareError> {
         let kind = |entry: Option<&IndexEntry>| entry.map(|entry| entry.kind.clone());
         for change in changes {
-            self.known.paths.insert(change.path().to_vec(), (kind(change.before), kind(change.after)));
+            self.known.paths.insert(
+                change.path().to_vec(),
+                (kind(change.before), kind(change.after)),
+            );
         }
         let is_own = |change: &&TreeChange<'_>| {
             let known = self.inputs.paths.get(change.path());
@@ -284,24 +373,52 @@ impl Comparison<'_> {
         };
         let own: Vec<_> = changes.iter().filter(is_own).collect();
         self.inherited += changes.len() - own.len();
-        for batch in own.chunk_by(|a, b| in_boot(a) == in_boot(b)).flat_map(|alike| alike.chunks(BATCH)) {
+        for batch in own
+            .chunk_by(|a, b| in_boot(a) == in_boot(b))
+            .flat_map(|alike| alike.chunks(BATCH))
+        {
             self.batch(batch, a, b)?;
         }
         Ok(())
     }
 
-    fn batch(&mut self, own: &[&TreeChange<'_>], a: &dyn Contents, b: &dyn Contents) -> Result<(), CompareError> {
-        let limit = if own.first().is_some_and(in_boot) { BOOT_LIMIT } else { LIMIT };
-        let wanted: Vec<_> = own.iter().map(|change| (change.partition, change.path())).collect();
-        let broken = |source| CompareError::Read { stage: self.name.to_owned(), source };
+    fn batch(
+        &mut self,
+        own: &[&TreeChange<'_>],
+        a: &dyn Contents,
+        b: &dyn Contents,
+    ) -> Result<(), CompareError> {
+        let limit = if own.first().is_some_and(in_boot) {
+            BOOT_LIMIT
+        } else {
+            LIMIT
+        };
+        let wanted: Vec<_> = own
+            .iter()
+            .map(|change| (change.partition, change.path()))
+            .collect();
+        let broken = |source| CompareError::Read {
+            stage: self.name.to_owned(),
+            source,
+        };
         let before = a.files(&wanted, limit).map_err(broken)?;
         let after = b.files(&wanted, limit).map_err(broken)?;
         for ((change, before), after) in own.iter().zip(&before).zip(&after) {
-            let before = change.before.map(|entry| SeenFile { entry, content: before.as_deref() });
-            let after = change.after.map(|entry| SeenFile { entry, content: after.as_deref() });
+            let before = change.before.map(|entry| SeenFile {
+                entry,
+                content: before.as_deref(),
+            });
+            let after = change.after.map(|entry| SeenFile {
+                entry,
+                content: after.as_deref(),
+            });
             let cause = cause(change.path(), before.as_ref(), after.as_ref(), self.runs);
             let path = plain::name(change.path());
-            self.files.push(Difference { path, change: how(change), cause });
+            self.files.push(Difference {
+                path,
+                change: how(change),
+                cause,
+            });
         }
         Ok(())
     }
@@ -313,11 +430,18 @@ impl Comparison<'_> {
             self.inherited += 1;
             return;
         }
-        self.files.push(Difference { path, change: change.to_owned(), cause: None });
+        self.files.push(Difference {
+            path,
+            change: change.to_owned(),
+            cause: None,
+        });
     }
 
     fn unreadable(&self, error: io::Error) -> CompareError {
-        CompareError::Read { stage: self.name.to_owned(), source: ReadError::Io(error) }
+        CompareError::Read {
+            stage: self.name.to_owned(),
+            source: ReadError::Io(error),
+        }
     }
 }
 
@@ -341,6 +465,10 @@ fn how(change: &TreeChange<'_>) -> String {
         (aspects.flags, "attributes"),
         (aspects.xattrs, "extended attributes"),
     ];
-    let names: Vec<_> = named.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect();
+    let names: Vec<_> = named
+        .into_iter()
+        .filter(|(differs, _)| *differs)
+        .map(|(_, name)| name)
+        .collect();
     names.join(", ")
 }

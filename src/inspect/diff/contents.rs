@@ -22,7 +22,11 @@ pub trait Contents: Sync {
     ///
     /// # Errors
     /// The disk cannot be read, or is not what its tree says.
-    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
+    fn files(
+        &self,
+        wanted: &[WantedFile<'_>],
+        limit: u64,
+    ) -> Result<Vec<Option<Vec<u8>>>, ReadError>;
 
     /// Bytes of the disk.
     ///
@@ -43,15 +47,23 @@ pub struct OnDisk<'a> {
 }
 
 impl OnDisk<'_> {
-    fn with<T>(&self, work: impl FnOnce(&OverlayView<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&OverlayView<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         let source = (self.open)().map_err(ReadError::Io)?;
-        let view = OverlayView::whole(&*source).map_err(|error| ReadError::Io(io::Error::other(error)))?;
+        let view =
+            OverlayView::whole(&*source).map_err(|error| ReadError::Io(io::Error::other(error)))?;
         work(&view)
     }
 }
 
 impl Contents for OnDisk<'_> {
-    fn files(&self, wanted: &[WantedFile<'_>], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+    fn files(
+        &self,
+        wanted: &[WantedFile<'_>],
+        limit: u64,
+    ) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
         let mut found = vec![None; wanted.len()];
         if wanted.is_empty() {
             return Ok(found);
@@ -63,7 +75,13 @@ impl Contents for OnDisk<'_> {
                     .map(|at| (at, wanted[at].1))
                     .collect();
                 if !here.is_empty() {
-                    read_volume(&window(view, self.tree, volume), volume, &here, limit, &mut found)?;
+                    read_volume(
+                        &window(view, self.tree, volume),
+                        volume,
+                        &here,
+                        limit,
+                        &mut found,
+                    )?;
                 }
             }
             Ok(found)
@@ -73,16 +91,26 @@ impl Contents for OnDisk<'_> {
     fn range(&self, start: u64, length: usize) -> Result<Vec<u8>, ReadError> {
         self.with(|view| {
             let mut bytes = vec![0; length];
-            view.read_exact_at(&mut bytes, start).map_err(ReadError::Io)?;
+            view.read_exact_at(&mut bytes, start)
+                .map_err(ReadError::Io)?;
             Ok(bytes)
         })
     }
 }
 
-fn window<'v, 'd>(view: &'v OverlayView<'d>, tree: &Tree, volume: &Volume) -> Window<'v, OverlayView<'d>> {
+fn window<'v, 'd>(
+    view: &'v OverlayView<'d>,
+    tree: &Tree,
+    volume: &Volume,
+) -> Window<'v, OverlayView<'d>> {
     let size = view.size();
-    let partition = tree.partitions.iter().find(|partition| partition.number == volume.partition);
-    let (start, length) = partition.map_or((0, size), |partition| (partition.start.min(size), partition.size));
+    let partition = tree
+        .partitions
+        .iter()
+        .find(|partition| partition.number == volume.partition);
+    let (start, length) = partition.map_or((0, size), |partition| {
+        (partition.start.min(size), partition.size)
+    });
     Window::new(view, start, length.min(size - start))
 }
 
@@ -97,7 +125,9 @@ fn read_volume(
         let fs = Fat::open(window)?;
         let files = fs.files()?;
         for (at, path) in wanted {
-            let file = files.iter().find(|file| path.strip_prefix(b"/") == Some(&file.path) && !file.directory);
+            let file = files
+                .iter()
+                .find(|file| path.strip_prefix(b"/") == Some(&file.path) && !file.directory);
             if let Some(file) = file.filter(|file| file.size <= limit) {
                 found[*at] = Some(fs.read(file)?);
             }
@@ -134,8 +164,12 @@ fn read<D: ReadAt + ?Sized>(
         let from = usize::try_from(extent.offset).unwrap_or(usize::MAX);
         let end = from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX));
         // Extents end within the file's size.
-        let Some(part) = bytes.get_mut(from..end) else { continue };
-        window.read_exact_at(part, extent.start).map_err(ReadError::Io)?;
+        let Some(part) = bytes.get_mut(from..end) else {
+            continue;
+        };
+        window
+            .read_exact_at(part, extent.start)
+            .map_err(ReadError::Io)?;
     }
     Ok(Some(bytes))
 }

@@ -118,7 +118,11 @@ pub(super) fn attributes(bits: u32) -> Vec<String> {
 
 fn named(bits: u32, names: FeatureNames) -> Vec<String> {
     let known = names.iter().fold(0, |all, (bit, _)| all | bit);
-    let mut all: Vec<_> = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect();
+    let mut all: Vec<_> = names
+        .iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, name)| (*name).to_owned())
+        .collect();
     if bits & !known != 0 {
         all.push(format!("{:#x}", bits & !known));
     }
@@ -133,10 +137,23 @@ mod tests {
     fn bits_have_their_names_and_unknown_ones_their_numbers() {
         assert_eq!(
             of_fact("compat", "1024").unwrap(),
-            ("feature", vec!["has_journal".to_owned(), "dir_index".to_owned(), "orphan_file".to_owned()])
+            (
+                "feature",
+                vec![
+                    "has_journal".to_owned(),
+                    "dir_index".to_owned(),
+                    "orphan_file".to_owned()
+                ]
+            )
         );
-        assert_eq!(of_fact("mount-options", "6c").unwrap().1, ["journal_data_writeback", "user_xattr", "acl"]);
-        assert_eq!(of_fact("incompat", "80000002").unwrap().1, ["filetype", "0x80000000"]);
+        assert_eq!(
+            of_fact("mount-options", "6c").unwrap().1,
+            ["journal_data_writeback", "user_xattr", "acl"]
+        );
+        assert_eq!(
+            of_fact("incompat", "80000002").unwrap().1,
+            ["filetype", "0x80000000"]
+        );
         assert_eq!(of_fact("blocks", "10"), None);
         assert_eq!(of_fact("compat", "no number"), None);
         assert_eq!(attributes(0x30), ["immutable", "append-only"]);

@@ -103,7 +103,11 @@ impl FileChange {
 impl FileState {
     /// Bytes that it takes; another name of a file takes none.
     pub fn bytes(&self) -> u64 {
-        if self.hard_link_to.is_some() { 0 } else { self.size.unwrap_or(0) }
+        if self.hard_link_to.is_some() {
+            0
+        } else {
+            self.size.unwrap_or(0)
+        }
     }
 
     /// Whether it is a directory.
@@ -113,10 +117,19 @@ impl FileState {
 }
 
 /// Describes a change between the files of two trees.
-pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::TreeChange<'_>) -> FileChange {
+pub(super) fn describe(
+    before: &Tree,
+    after: &Tree,
+    change: &compare::TreeChange<'_>,
+) -> FileChange {
     let partition = change.partition;
-    let resolved = |tree, entry: Option<&'_ IndexEntry>| entry.map(|entry| resolve(tree, partition, entry).clone());
-    let (a, b) = (resolved(before, change.before), resolved(after, change.after));
+    let resolved = |tree, entry: Option<&'_ IndexEntry>| {
+        entry.map(|entry| resolve(tree, partition, entry).clone())
+    };
+    let (a, b) = (
+        resolved(before, change.before),
+        resolved(after, change.after),
+    );
     let links = [change.before, change.after].map(|entry| match entry.map(|entry| &entry.kind) {
         Some(EntryKind::HardLink { first }) => Some(plain::name(first)),
         _ => None,
@@ -143,15 +156,24 @@ pub(super) fn describe(before: &Tree, after: &Tree, change: &compare::TreeChange
 /// The entry that tells what a file is.
 fn resolve<'t>(tree: &'t Tree, partition: u32, entry: &'t IndexEntry) -> &'t IndexEntry {
     match &entry.kind {
-        EntryKind::HardLink { .. } => {
-            tree.volume(partition).and_then(|volume| volume.find(&entry.path)).unwrap_or(entry)
-        }
+        EntryKind::HardLink { .. } => tree
+            .volume(partition)
+            .and_then(|volume| volume.find(&entry.path))
+            .unwrap_or(entry),
         _ => entry,
     }
 }
 
 fn list(a: &IndexEntry, b: &IndexEntry) -> Vec<Aspect> {
-    let compare::Aspects { kind, content, mode, owner, mtime, flags, xattrs } = aspects(a, b);
+    let compare::Aspects {
+        kind,
+        content,
+        mode,
+        owner,
+        mtime,
+        flags,
+        xattrs,
+    } = aspects(a, b);
     let content_is = match b.kind {
         EntryKind::Symlink { .. } => Aspect::Target,
         EntryKind::Char(..) | EntryKind::Block(..) => Aspect::Device,
@@ -166,11 +188,22 @@ fn list(a: &IndexEntry, b: &IndexEntry) -> Vec<Aspect> {
         (flags, Aspect::Attributes),
         (xattrs, Aspect::Xattrs),
     ];
-    all.into_iter().filter_map(|(differs, aspect)| differs.then_some(aspect)).collect()
+    all.into_iter()
+        .filter_map(|(differs, aspect)| differs.then_some(aspect))
+        .collect()
 }
 
 fn state(entry: &IndexEntry, hard_link_to: Option<String>) -> FileState {
-    let IndexEntry { path: _, kind, mode, uid, gid, mtime, flags, xattrs } = entry;
+    let IndexEntry {
+        path: _,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        flags,
+        xattrs,
+    } = entry;
     let mut state = FileState {
         kind: match kind {
             EntryKind::Dir => "directory",
@@ -191,12 +224,19 @@ fn state(entry: &IndexEntry, hard_link_to: Option<String>) -> FileState {
         gid: *gid,
         time: time(*mtime),
         attributes: features::attributes(*flags),
-        xattrs: xattrs.iter().map(|(name, value)| (plain::name(name), xattr::value(name, value))).collect(),
+        xattrs: xattrs
+            .iter()
+            .map(|(name, value)| (plain::name(name), xattr::value(name, value)))
+            .collect(),
     };
     match kind {
-        EntryKind::File { size, content } => (state.size, state.content) = (Some(*size), Some(content.to_string())),
+        EntryKind::File { size, content } => {
+            (state.size, state.content) = (Some(*size), Some(content.to_string()))
+        }
         EntryKind::Symlink { target } => state.target = Some(plain::name(target)),
-        EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => state.device = Some((*major, *minor)),
+        EntryKind::Char(major, minor) | EntryKind::Block(major, minor) => {
+            state.device = Some((*major, *minor))
+        }
         EntryKind::Dir | EntryKind::HardLink { .. } | EntryKind::Fifo | EntryKind::Socket => {}
     }
     state
@@ -204,8 +244,15 @@ fn state(entry: &IndexEntry, hard_link_to: Option<String>) -> FileState {
 
 /// A time; as numbers where a calendar does not reach that far.
 fn time((seconds, nanos): (i64, u32)) -> String {
-    let calendar = i32::try_from(nanos)
-        .ok()
-        .and_then(|nanos| if nanos > 999_999_999 { None } else { jiff::Timestamp::new(seconds, nanos).ok() });
-    calendar.map_or_else(|| format!("{seconds} s, {nanos} ns"), |time| time.to_string())
+    let calendar = i32::try_from(nanos).ok().and_then(|nanos| {
+        if nanos > 999_999_999 {
+            None
+        } else {
+            jiff::Timestamp::new(seconds, nanos).ok()
+        }
+    });
+    calendar.map_or_else(
+        || format!("{seconds} s, {nanos} ns"),
+        |time| time.to_string(),
+    )
 }

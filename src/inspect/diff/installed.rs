@@ -62,8 +62,12 @@ pub struct PackageState {
 pub(crate) fn place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let status = format!("{place}/status");
-        let has = |entry: &crate::disk::tree::IndexEntry| matches!(entry.kind, EntryKind::File { .. });
-        let volume = tree.volumes.iter().find(|volume| volume.find(status.as_bytes()).is_some_and(has))?;
+        let has =
+            |entry: &crate::disk::tree::IndexEntry| matches!(entry.kind, EntryKind::File { .. });
+        let volume = tree
+            .volumes
+            .iter()
+            .find(|volume| volume.find(status.as_bytes()).is_some_and(has))?;
         Some((volume.partition, place))
     })
 }
@@ -73,7 +77,10 @@ pub(crate) fn parts_place(tree: &Tree) -> Option<(u32, &'static str)> {
     PLACES.into_iter().find_map(|place| {
         let parts = format!("{place}/status.d/");
         let has = |entry: &crate::disk::tree::IndexEntry| entry.path.starts_with(parts.as_bytes());
-        let volume = tree.volumes.iter().find(|volume| volume.entries.iter().any(has))?;
+        let volume = tree
+            .volumes
+            .iter()
+            .find(|volume| volume.entries.iter().any(has))?;
         Some((volume.partition, place))
     })
 }
@@ -83,16 +90,28 @@ pub fn parse(status: &[u8]) -> InstalledPackages {
     let installed = |entry: status::StatusEntry<'_>| {
         let state = (!entry.is_installed()).then(|| plain::name(entry.state));
         let key = (plain::name(entry.name), plain::name(entry.architecture));
-        (key, Installed { version: plain::name(entry.version), state })
+        (
+            key,
+            Installed {
+                version: plain::name(entry.version),
+                state,
+            },
+        )
     };
     status::entries(status).map(installed).collect()
 }
 
 /// What is different, by name.
 pub fn compare(before: &InstalledPackages, after: &InstalledPackages) -> Vec<PackageChange> {
-    let names: BTreeSet<&str> = before.keys().chain(after.keys()).map(|(name, _)| name.as_str()).collect();
+    let names: BTreeSet<&str> = before
+        .keys()
+        .chain(after.keys())
+        .map(|(name, _)| name.as_str())
+        .collect();
     let of = |packages: &InstalledPackages, name: &str| -> Vec<PackageState> {
-        let all = packages.range((name.to_owned(), String::new())..).take_while(|((other, _), _)| other == name);
+        let all = packages
+            .range((name.to_owned(), String::new())..)
+            .take_while(|((other, _), _)| other == name);
         all.map(|((_, architecture), package)| PackageState {
             version: package.version.clone(),
             architecture: architecture.clone(),
@@ -105,7 +124,12 @@ pub fn compare(before: &InstalledPackages, after: &InstalledPackages) -> Vec<Pac
         let (mut before, mut after) = (of(before, name), of(after, name));
         let mut push = |before, after, several_architectures| {
             if before != after {
-                changes.push(PackageChange { name: name.to_owned(), before, after, several_architectures });
+                changes.push(PackageChange {
+                    name: name.to_owned(),
+                    before,
+                    after,
+                    several_architectures,
+                });
             }
         };
         // One of each is the same package, even for another architecture.
@@ -113,10 +137,17 @@ pub fn compare(before: &InstalledPackages, after: &InstalledPackages) -> Vec<Pac
             push(before.pop(), after.pop(), false);
             continue;
         }
-        let architectures: BTreeSet<String> =
-            before.iter().chain(&after).map(|package| package.architecture.clone()).collect();
+        let architectures: BTreeSet<String> = before
+            .iter()
+            .chain(&after)
+            .map(|package| package.architecture.clone())
+            .collect();
         for architecture in architectures {
-            let of = |all: &[PackageState]| all.iter().find(|one| one.architecture == architecture).cloned();
+            let of = |all: &[PackageState]| {
+                all.iter()
+                    .find(|one| one.architecture == architecture)
+                    .cloned()
+            };
             push(of(&before), of(&after), true);
         }
     }
@@ -129,13 +160,23 @@ pub fn compare(before: &InstalledPackages, after: &InstalledPackages) -> Vec<Pac
 /// # Errors
 /// The disk cannot be read.
 pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Listed>, ReadError> {
-    let Some((partition, dir)) = place(tree) else { return Ok(None) };
+    let Some((partition, dir)) = place(tree) else {
+        return Ok(None);
+    };
     let prefix = format!("{dir}/info/").into_bytes();
     let mut lists = Vec::new();
     let mut kept = Vec::new();
-    for entry in tree.volume(partition).iter().flat_map(|volume| &volume.entries) {
-        let Some(name) = entry.path.strip_prefix(prefix.as_slice()) else { continue };
-        let Some(dot) = name.iter().rposition(|&byte| byte == b'.') else { continue };
+    for entry in tree
+        .volume(partition)
+        .iter()
+        .flat_map(|volume| &volume.entries)
+    {
+        let Some(name) = entry.path.strip_prefix(prefix.as_slice()) else {
+            continue;
+        };
+        let Some(dot) = name.iter().rposition(|&byte| byte == b'.') else {
+            continue;
+        };
         if &name[dot..] == b".list" {
             lists.push((partition, entry.path.as_slice()));
         }
@@ -143,7 +184,10 @@ pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Liste
     }
     let found = contents.files(&lists, STATUS_LIMIT)?;
     let package = |path: &[u8]| plain::name(&path[prefix.len()..path.len() - b".list".len()]);
-    let listed = lists.iter().zip(&found).filter_map(|((_, path), list)| Some((package(path), list.as_deref()?)));
+    let listed = lists
+        .iter()
+        .zip(&found)
+        .filter_map(|((_, path), list)| Some((package(path), list.as_deref()?)));
     let mut owners = owners(listed);
     for (path, package) in kept {
         owners.entry(path).or_insert(package);
@@ -153,11 +197,18 @@ pub fn listed_files(tree: &Tree, contents: &dyn Contents) -> Result<Option<Liste
 
 /// Which package a file came with, by absolute path: out of the `.list` files of `info/`, by package name. A path that
 /// several packages name belongs to the first.
-pub fn owners<'a>(lists: impl IntoIterator<Item = (String, &'a [u8])>) -> BTreeMap<Vec<u8>, String> {
+pub fn owners<'a>(
+    lists: impl IntoIterator<Item = (String, &'a [u8])>,
+) -> BTreeMap<Vec<u8>, String> {
     let mut owners = BTreeMap::new();
     for (package, list) in lists {
-        for line in list.split(|&byte| byte == b'\n').filter(|line| line.starts_with(b"/")) {
-            owners.entry(line.to_vec()).or_insert_with(|| package.clone());
+        for line in list
+            .split(|&byte| byte == b'\n')
+            .filter(|line| line.starts_with(b"/"))
+        {
+            owners
+                .entry(line.to_vec())
+                .or_insert_with(|| package.clone());
         }
     }
     owners
@@ -195,17 +246,24 @@ Version: 2.36
         let packages = parse(STATUS.as_bytes());
         let shown: Vec<_> = packages
             .iter()
-            .map(|((name, architecture), one)| format!("{name}:{architecture} {} {:?}", one.version, one.state))
+            .map(|((name, architecture), one)| {
+                format!("{name}:{architecture} {} {:?}", one.version, one.state)
+            })
             .collect();
         assert_eq!(
             shown,
-            ["libc6:amd64 2.36 None", "libc6:i386 2.36 Some(\"half-configured\")", "openssl:amd64 3.0.15-1 None"]
+            [
+                "libc6:amd64 2.36 None",
+                "libc6:i386 2.36 Some(\"half-configured\")",
+                "openssl:amd64 3.0.15-1 None"
+            ]
         );
     }
 
     #[test]
     fn junk_is_left_out_and_neutralised() {
-        let packages = parse(b"\xff\xff:\n: :\n \n\nVersion: 1\n\nPackage: a\x1b[1mb\nVersion:\xff\n\n\n");
+        let packages =
+            parse(b"\xff\xff:\n: :\n \n\nVersion: 1\n\nPackage: a\x1b[1mb\nVersion:\xff\n\n\n");
         let all: Vec<_> = packages.into_iter().collect();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].0.0, r"a\x1b[1mb");
@@ -228,7 +286,9 @@ Version: 2.36
         let shown: Vec<_> = compare(&before, &after)
             .into_iter()
             .map(|change| {
-                let version = |state: Option<PackageState>| state.map(|state| state.version).unwrap_or_default();
+                let version = |state: Option<PackageState>| {
+                    state.map(|state| state.version).unwrap_or_default()
+                };
                 format!(
                     "{} {} {} {}",
                     change.name,
@@ -238,14 +298,23 @@ Version: 2.36
                 )
             })
             .collect();
-        assert_eq!(shown, ["libc6 2.36 2.37 true", "nano  7 false", "openssl 3.0.15-1 3.0.16-1 false"]);
+        assert_eq!(
+            shown,
+            [
+                "libc6 2.36 2.37 true",
+                "nano  7 false",
+                "openssl 3.0.15-1 3.0.16-1 false"
+            ]
+        );
         assert!(compare(&before, &before).is_empty());
     }
 
     #[test]
     fn the_first_package_that_lists_a_file_owns_it() {
-        let lists: [(String, &[u8]); 2] =
-            [("a".to_owned(), b"/.\n/bin\n/bin/x\n"), ("b".to_owned(), b"/bin\n/bin/y\njunk")];
+        let lists: [(String, &[u8]); 2] = [
+            ("a".to_owned(), b"/.\n/bin\n/bin/x\n"),
+            ("b".to_owned(), b"/bin\n/bin/y\njunk"),
+        ];
         let owners = owners(lists);
         assert_eq!(owners[b"/bin".as_slice()], "a");
         assert_eq!(owners[b"/bin/y".as_slice()], "b");

@@ -101,9 +101,17 @@ pub struct DiffField {
 }
 
 impl DiffField {
-    fn changed(what: impl Into<String>, before: impl ToString, after: impl ToString) -> Option<DiffField> {
+    fn changed(
+        what: impl Into<String>,
+        before: impl ToString,
+        after: impl ToString,
+    ) -> Option<DiffField> {
         let (before, after) = (before.to_string(), after.to_string());
-        (before != after).then(|| DiffField { what: what.into(), before: Some(before), after: Some(after) })
+        (before != after).then(|| DiffField {
+            what: what.into(),
+            before: Some(before),
+            after: Some(after),
+        })
     }
 }
 
@@ -155,7 +163,11 @@ pub fn report(before: &Side<'_>, after: &Side<'_>, texts: bool) -> Result<DiffRe
         file_systems: layout::volumes(&changes),
         packages: changed_packages(before, after)?,
         mounts: BTreeMap::new(),
-        files: changes.files.iter().map(|change| files::describe(before.tree, after.tree, change)).collect(),
+        files: changes
+            .files
+            .iter()
+            .map(|change| files::describe(before.tree, after.tree, change))
+            .collect(),
         texts_left_out: 0,
     };
     if texts {
@@ -174,8 +186,15 @@ fn mount(before: &Side<'_>, after: &Side<'_>, report: &mut DiffReport) -> Result
     let (a, b) = rayon::join(|| read(before), || read(after));
     let (a, b) = (a?, b?);
     for file in &mut report.files {
-        let sides = if file.change == DiffChange::Removed { [&a, &b] } else { [&b, &a] };
-        if let Some(path) = sides.iter().find_map(|mounts| mounts.path(file.partition, &file.path)) {
+        let sides = if file.change == DiffChange::Removed {
+            [&a, &b]
+        } else {
+            [&b, &a]
+        };
+        if let Some(path) = sides
+            .iter()
+            .find_map(|mounts| mounts.path(file.partition, &file.path))
+        {
             file.path = path;
         }
     }
@@ -195,10 +214,20 @@ fn changed_packages(before: &Side<'_>, after: &Side<'_>) -> Result<Vec<PackageCh
     if a.as_ref().map(|(_, _, kind)| kind) == b.as_ref().map(|(_, _, kind)| kind) {
         return Ok(Vec::new());
     }
-    let read = |side: &Side<'_>, status: Option<(u32, Vec<u8>, _)>| -> Result<InstalledPackages, ReadError> {
-        let Some((partition, path, _)) = status else { return Ok(InstalledPackages::new()) };
-        let mut found = side.contents.files(&[(partition, &path)], installed::STATUS_LIMIT)?;
-        Ok(found.pop().flatten().map(|bytes| installed::parse(&bytes)).unwrap_or_default())
+    let read = |side: &Side<'_>,
+                status: Option<(u32, Vec<u8>, _)>|
+     -> Result<InstalledPackages, ReadError> {
+        let Some((partition, path, _)) = status else {
+            return Ok(InstalledPackages::new());
+        };
+        let mut found = side
+            .contents
+            .files(&[(partition, &path)], installed::STATUS_LIMIT)?;
+        Ok(found
+            .pop()
+            .flatten()
+            .map(|bytes| installed::parse(&bytes))
+            .unwrap_or_default())
     };
     let (a, b) = rayon::join(|| read(before, a), || read(after, b));
     Ok(installed::compare(&a?, &b?))
@@ -212,21 +241,33 @@ fn compare_texts(
     report: &mut DiffReport,
 ) -> Result<(), ReadError> {
     let told = |path: &[u8]| path.starts_with(b"/var/lib/dpkg/") || path.starts_with(b"/lib/dpkg/");
-    let wanted: Vec<_> =
-        (0..changes.len()).filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path())).collect();
+    let wanted: Vec<_> = (0..changes.len())
+        .filter(|at| report.files[*at].may_be_text() && !told(changes[*at].path()))
+        .collect();
     let budget = TextBudget::new();
     let (mut seen, mut compared) = (0, 0);
     // Whether a file is a text shows when it is read: others do not count, but are not read without end either.
-    for batch in wanted.chunks(text::MOST_FILES).take(text::MOST_READ / text::MOST_FILES) {
-        let paths: Vec<_> = batch.iter().map(|at| (changes[*at].partition, changes[*at].path())).collect();
-        let (a, b) =
-            rayon::join(|| before.contents.files(&paths, text::LIMIT), || after.contents.files(&paths, text::LIMIT));
+    for batch in wanted
+        .chunks(text::MOST_FILES)
+        .take(text::MOST_READ / text::MOST_FILES)
+    {
+        let paths: Vec<_> = batch
+            .iter()
+            .map(|at| (changes[*at].partition, changes[*at].path()))
+            .collect();
+        let (a, b) = rayon::join(
+            || before.contents.files(&paths, text::LIMIT),
+            || after.contents.files(&paths, text::LIMIT),
+        );
         for (at, (a, b)) in batch.iter().zip(a?.iter().zip(&b?)) {
             if compared == text::MOST_FILES {
                 break;
             }
             seen += 1;
-            let diff: Option<TextDiff> = a.as_ref().zip(b.as_ref()).and_then(|(a, b)| budget.diff(a, b));
+            let diff: Option<TextDiff> = a
+                .as_ref()
+                .zip(b.as_ref())
+                .and_then(|(a, b)| budget.diff(a, b));
             compared += usize::from(diff.is_some());
             report.files[*at].text = diff;
         }

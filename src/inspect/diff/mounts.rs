@@ -24,13 +24,25 @@ impl Mounts {
     /// # Errors
     /// The disk cannot be read, or is not what its tree says.
     pub fn read(tree: &Tree, contents: &dyn Contents) -> Result<Mounts, ReadError> {
-        if tree.volumes.iter().filter(|volume| volume.entries.len() > 1).count() < 2 {
+        if tree
+            .volumes
+            .iter()
+            .filter(|volume| volume.entries.len() > 1)
+            .count()
+            < 2
+        {
             return Ok(Mounts::default());
         }
-        let has_fstab =
-            |volume: &&Volume| volume.find(FSTAB).is_some_and(|entry| matches!(entry.kind, EntryKind::File { .. }));
+        let has_fstab = |volume: &&Volume| {
+            volume
+                .find(FSTAB)
+                .is_some_and(|entry| matches!(entry.kind, EntryKind::File { .. }))
+        };
         for root in tree.volumes.iter().filter(has_fstab) {
-            let text = contents.files(&[(root.partition, FSTAB)], LIMIT)?.pop().flatten();
+            let text = contents
+                .files(&[(root.partition, FSTAB)], LIMIT)?
+                .pop()
+                .flatten();
             let Some(text) = text else { continue };
             let mounts = parse(&String::from_utf8_lossy(&text), tree);
             // Another system's fstab has another root.
@@ -40,7 +52,8 @@ impl Mounts {
                     let root = std::iter::once((root.partition, "/".to_owned()));
                     let all = mounts.into_iter().chain(root);
                     return Ok(Mounts(
-                        all.map(|(partition, target)| (partition, plain::name(target.as_bytes()))).collect(),
+                        all.map(|(partition, target)| (partition, plain::name(target.as_bytes())))
+                            .collect(),
                     ));
                 }
             }
@@ -63,7 +76,9 @@ fn parse(text: &str, tree: &Tree) -> BTreeMap<u32, String> {
     let mut mounts = BTreeMap::new();
     for line in text.lines() {
         let mut fields = line.split_whitespace();
-        let (Some(source), Some(target)) = (fields.next(), fields.next()) else { continue };
+        let (Some(source), Some(target)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         if source.starts_with('#') || !target.starts_with('/') {
             continue;
         }
@@ -78,13 +93,27 @@ fn parse(text: &str, tree: &Tree) -> BTreeMap<u32, String> {
 fn find(tree: &Tree, source: &str) -> Option<u32> {
     let by = |kind: &str, value: &str| {
         let value = value.trim_matches('"');
-        let volume =
-            |is: &dyn Fn(&Volume) -> bool| tree.volumes.iter().find(|volume| is(volume)).map(|volume| volume.partition);
+        let volume = |is: &dyn Fn(&Volume) -> bool| {
+            tree.volumes
+                .iter()
+                .find(|volume| is(volume))
+                .map(|volume| volume.partition)
+        };
         match kind {
-            "uuid" => volume(&|volume| !value.is_empty() && volume.uuid.eq_ignore_ascii_case(value)),
+            "uuid" => {
+                volume(&|volume| !value.is_empty() && volume.uuid.eq_ignore_ascii_case(value))
+            }
             "label" => volume(&|volume| !value.is_empty() && volume.label == value.as_bytes()),
-            "partuuid" => tree.partitions.iter().find(|one| one.uuid.eq_ignore_ascii_case(value)).map(|one| one.number),
-            "partlabel" => tree.partitions.iter().find(|one| one.name == value).map(|one| one.number),
+            "partuuid" => tree
+                .partitions
+                .iter()
+                .find(|one| one.uuid.eq_ignore_ascii_case(value))
+                .map(|one| one.number),
+            "partlabel" => tree
+                .partitions
+                .iter()
+                .find(|one| one.name == value)
+                .map(|one| one.number),
             _ => None,
         }
     };
@@ -92,18 +121,28 @@ fn find(tree: &Tree, source: &str) -> Option<u32> {
         return by(&kind.to_ascii_lowercase(), value);
     }
     let name = source.strip_prefix("/dev/")?;
-    if let Some((kind, value)) = name.strip_prefix("disk/by-").and_then(|rest| rest.split_once('/')) {
+    if let Some((kind, value)) = name
+        .strip_prefix("disk/by-")
+        .and_then(|rest| rest.split_once('/'))
+    {
         return by(kind, value);
     }
     // sda1, vda1, nvme0n1p1: the number at its end.
     let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     let number = name[name.len() - digits..].parse().ok()?;
-    tree.partitions.iter().any(|one| one.number == number).then_some(number)
+    tree.partitions
+        .iter()
+        .any(|one| one.number == number)
+        .then_some(number)
 }
 
 /// A field of fstab: blanks are written in octal (fstab(5)).
 fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    field
+        .replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 #[cfg(test)]
@@ -129,16 +168,28 @@ mod tests {
             name: name.to_owned(),
         };
         Tree {
-            partitions: vec![partition(1, "aa-01", "root"), partition(2, "aa-02", "data"), partition(15, "aa-15", "")],
-            volumes: vec![volume(1, "11-11", "system"), volume(2, "22-22", "my data"), volume(15, "AB-CD", "")],
+            partitions: vec![
+                partition(1, "aa-01", "root"),
+                partition(2, "aa-02", "data"),
+                partition(15, "aa-15", ""),
+            ],
+            volumes: vec![
+                volume(1, "11-11", "system"),
+                volume(2, "22-22", "my data"),
+                volume(15, "AB-CD", ""),
+            ],
             ..Tree::default()
         }
     }
 
     #[test]
     fn every_way_to_name_a_file_system_is_understood() {
-        let shown =
-            |text: &str| parse(text, &disk()).into_iter().map(|(at, to)| format!("{at} {to}")).collect::<Vec<_>>();
+        let shown = |text: &str| {
+            parse(text, &disk())
+                .into_iter()
+                .map(|(at, to)| format!("{at} {to}"))
+                .collect::<Vec<_>>()
+        };
         for source in [
             "UUID=22-22",
             "LABEL=my\\040data",
@@ -151,7 +202,11 @@ mod tests {
             "/dev/disk/by-label/my\\040data",
             "/dev/disk/by-partuuid/aa-02",
         ] {
-            assert_eq!(shown(&format!("# x\n\n{source} /srv ext4 defaults 0 2\n")), ["2 /srv"], "{source}");
+            assert_eq!(
+                shown(&format!("# x\n\n{source} /srv ext4 defaults 0 2\n")),
+                ["2 /srv"],
+                "{source}"
+            );
         }
         assert_eq!(
             shown(
@@ -164,8 +219,9 @@ mod tests {
     #[test]
     fn paths_get_their_mount_point() {
         let mounts = Mounts([(1, "/".to_owned()), (2, "/srv".to_owned())].into());
-        let shown: Vec<_> =
-            [(1, "/etc"), (1, "/"), (2, "/www/a"), (2, "/")].map(|(at, path)| mounts.path(at, path).unwrap()).into();
+        let shown: Vec<_> = [(1, "/etc"), (1, "/"), (2, "/www/a"), (2, "/")]
+            .map(|(at, path)| mounts.path(at, path).unwrap())
+            .into();
         assert_eq!(shown, ["/etc", "/", "/srv/www/a", "/srv"]);
         assert_eq!(mounts.path(3, "/x"), None);
     }

@@ -29,7 +29,9 @@ fn escaped(bytes: &[u8], stays: impl Fn(char) -> bool) -> String {
 }
 
 fn push_bytes(out: &mut String, bytes: &[u8]) {
-    bytes.iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
+    bytes
+        .iter()
+        .for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
 }
 
 /// Whether a character shows itself and does nothing else, by Unicode's classes as the standard library knows them.
@@ -48,9 +50,15 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_but_what_shows_itself() {
         assert_eq!(name("/etc/größe 漢".as_bytes()), "/etc/größe 漢");
-        assert_eq!(name(b"a\x1b[31m\n\\x41\xff\t"), r"a\x1b[31m\x0a\x5cx41\xff\x09");
+        assert_eq!(
+            name(b"a\x1b[31m\n\\x41\xff\t"),
+            r"a\x1b[31m\x0a\x5cx41\xff\x09"
+        );
         // Right-to-left override, a combining accent, a byte order mark, a C1 control.
-        assert_eq!(name("\u{202e}e\u{301}\u{feff}\u{9b}".as_bytes()), r"\xe2\x80\xaee\xcc\x81\xef\xbb\xbf\xc2\x9b");
+        assert_eq!(
+            name("\u{202e}e\u{301}\u{feff}\u{9b}".as_bytes()),
+            r"\xe2\x80\xaee\xcc\x81\xef\xbb\xbf\xc2\x9b"
+        );
         assert_eq!(line(b"\techo \"a\\n\" 'b'\r"), "\techo \"a\\n\" 'b'\\x0d");
     }
 }

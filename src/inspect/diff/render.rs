@@ -22,33 +22,67 @@ pub fn render(report: &DiffReport, all: bool) -> String {
     if let Some(Sizes { before, after }) = report.disk_size {
         out += &format!("\ndisk size: {}\n", sizes(before, after));
     }
-    section(&mut out, "partition table", report.partition_table.iter().map(field));
-    section(&mut out, "boot areas and other bytes", report.areas.iter().map(area));
+    section(
+        &mut out,
+        "partition table",
+        report.partition_table.iter().map(field),
+    );
+    section(
+        &mut out,
+        "boot areas and other bytes",
+        report.areas.iter().map(area),
+    );
     for volume in &report.file_systems {
         let title = match (volume.change, volume.partition) {
-            (DiffChange::Changed, number) => format!("file system on {} ({})", PartitionName(number), volume.kind),
-            (DiffChange::Added, number) => format!("new file system on {} ({})", PartitionName(number), volume.kind),
+            (DiffChange::Changed, number) => {
+                format!("file system on {} ({})", PartitionName(number), volume.kind)
+            }
+            (DiffChange::Added, number) => format!(
+                "new file system on {} ({})",
+                PartitionName(number),
+                volume.kind
+            ),
             (DiffChange::Removed, number) => {
-                format!("removed file system on {} ({})", PartitionName(number), volume.kind)
+                format!(
+                    "removed file system on {} ({})",
+                    PartitionName(number),
+                    volume.kind
+                )
             }
         };
         section(&mut out, &title, volume.fields.iter().map(field));
     }
     section(&mut out, "packages", report.packages.iter().map(package));
-    let several = report.files.iter().any(|file| file.partition != report.files[0].partition);
+    let several = report
+        .files
+        .iter()
+        .any(|file| file.partition != report.files[0].partition);
     // A path that is the guest's needs no partition.
     let is_clear = |file: &FileChange| !several || report.mounts.contains_key(&file.partition);
-    let parts: Vec<_> = report.files.chunk_by(|a, b| a.partition == b.partition).collect();
-    let clear = parts.iter().filter(|files| is_clear(&files[0])).flat_map(|files| lines(files, all));
+    let parts: Vec<_> = report
+        .files
+        .chunk_by(|a, b| a.partition == b.partition)
+        .collect();
+    let clear = parts
+        .iter()
+        .filter(|files| is_clear(&files[0]))
+        .flat_map(|files| lines(files, all));
     section(&mut out, "files", clear);
     for files in parts.iter().filter(|files| !is_clear(&files[0])) {
-        section(&mut out, &format!("files on {}", PartitionName(files[0].partition)), lines(files, all).into_iter());
+        section(
+            &mut out,
+            &format!("files on {}", PartitionName(files[0].partition)),
+            lines(files, all).into_iter(),
+        );
     }
     for file in &report.files {
         texts(&mut out, file, !is_clear(file));
     }
     if report.texts_left_out > 0 {
-        out += &format!("\n{} more files that may be text were not compared line by line\n", report.texts_left_out);
+        out += &format!(
+            "\n{} more files that may be text were not compared line by line\n",
+            report.texts_left_out
+        );
     }
     out
 }
@@ -62,7 +96,11 @@ fn section(out: &mut String, title: &str, lines: impl Iterator<Item = String>) {
 }
 
 fn field(field: &DiffField) -> String {
-    let DiffField { what, before, after } = field;
+    let DiffField {
+        what,
+        before,
+        after,
+    } = field;
     match (before, after) {
         (Some(before), Some(after)) => format!("~ {what}: {before} → {after}"),
         (Some(value), None) => format!("- {what}: {value}"),
@@ -72,22 +110,43 @@ fn field(field: &DiffField) -> String {
 }
 
 fn area(area: &AreaChange) -> String {
-    let AreaChange { what, start, size, change, partition: _ } = area;
+    let AreaChange {
+        what,
+        start,
+        size,
+        change,
+        partition: _,
+    } = area;
     let note = match change {
         DiffChange::Added => ", was empty",
         DiffChange::Removed => ", is empty now",
         DiffChange::Changed => "",
     };
-    format!("{} {what}: {} at {start}{note}", change.sign(), human::bytes(*size))
+    format!(
+        "{} {what}: {} at {start}{note}",
+        change.sign(),
+        human::bytes(*size)
+    )
 }
 
 fn package(change: &PackageChange) -> String {
-    let PackageChange { name, before, after, several_architectures } = change;
+    let PackageChange {
+        name,
+        before,
+        after,
+        several_architectures,
+    } = change;
     let architecture = match before.as_ref().or(after.as_ref()) {
         Some(state) if *several_architectures => format!(":{}", state.architecture),
         _ => String::new(),
     };
-    let state = |package: &PackageState| package.state.as_ref().map(|state| format!(" ({state})")).unwrap_or_default();
+    let state = |package: &PackageState| {
+        package
+            .state
+            .as_ref()
+            .map(|state| format!(" ({state})"))
+            .unwrap_or_default()
+    };
     let told = |package: &PackageState| format!("{}{}", package.version, state(package));
     match (before, after) {
         (None, None) => String::new(),
@@ -128,7 +187,10 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
         if only_time(&file) && if is_dir(&file) { hide_dirs } else { hide_files } {
             continue;
         }
-        let parent = file.path.rfind('/').map_or("", |end| &file.path[..end.max(1)]);
+        let parent = file
+            .path
+            .rfind('/')
+            .map_or("", |end| &file.path[..end.max(1)]);
         let side = usize::from(file.change == DiffChange::Removed);
         let state = if side == 0 { &file.after } else { &file.before };
         if !all
@@ -140,7 +202,9 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
             let is_dir = state.as_ref().is_some_and(FileState::is_directory);
             if let Some(inside) = &mut shown[place].1[side] {
                 inside.files += usize::from(!is_dir);
-                inside.bytes = inside.bytes.saturating_add(state.as_ref().map_or(0, FileState::bytes));
+                inside.bytes = inside
+                    .bytes
+                    .saturating_add(state.as_ref().map_or(0, FileState::bytes));
             }
             if is_dir {
                 whole[side].insert(&file.path, place);
@@ -148,9 +212,12 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
             continue;
         }
         let mut inside = [None, None];
-        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)].into_iter().enumerate()
+        for (side, (this, other)) in [(&file.after, &file.before), (&file.before, &file.after)]
+            .into_iter()
+            .enumerate()
         {
-            let is_dir = |state: &Option<FileState>| state.as_ref().is_some_and(FileState::is_directory);
+            let is_dir =
+                |state: &Option<FileState>| state.as_ref().is_some_and(FileState::is_directory);
             if is_dir(this) && !is_dir(other) && !all {
                 whole[side].insert(&file.path, shown.len());
                 inside[side] = Some(Inside::default());
@@ -158,7 +225,10 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
         }
         shown.push((file, inside));
     }
-    let mut lines: Vec<_> = shown.iter().map(|(file, inside)| line(file, inside)).collect();
+    let mut lines: Vec<_> = shown
+        .iter()
+        .map(|(file, inside)| line(file, inside))
+        .collect();
     let many = |count: usize, one: &str, more: &str| match count {
         1 => format!("~ 1 {one} differs only in its time"),
         count => format!("~ {count} {more} differ only in their time"),
@@ -169,21 +239,47 @@ fn lines(files: &[FileChange], all: bool) -> Vec<String> {
 }
 
 fn line(file: &FileChange, inside: &[Option<Inside>; 2]) -> String {
-    let FileChange { path, change, before, after, .. } = file;
-    let slash = |state: &FileState| if state.is_directory() && path != "/" { "/" } else { "" };
+    let FileChange {
+        path,
+        change,
+        before,
+        after,
+        ..
+    } = file;
+    let slash = |state: &FileState| {
+        if state.is_directory() && path != "/" {
+            "/"
+        } else {
+            ""
+        }
+    };
     match (before, after) {
         (Some(a), Some(b)) => {
-            let mut told: Vec<_> = file.aspects.iter().map(|aspect| aspect_text(*aspect, a, b)).collect();
+            let mut told: Vec<_> = file
+                .aspects
+                .iter()
+                .map(|aspect| aspect_text(*aspect, a, b))
+                .collect();
             told.extend(
-                inside.iter().zip(["new in it: ", "was in it: "]).filter_map(|(inside, words)| {
-                    inside.as_ref().map(|inside| format!("{words}{}", inside_text(inside)))
-                }),
+                inside
+                    .iter()
+                    .zip(["new in it: ", "was in it: "])
+                    .filter_map(|(inside, words)| {
+                        inside
+                            .as_ref()
+                            .map(|inside| format!("{words}{}", inside_text(inside)))
+                    }),
             );
             format!("~ {path}{}: {}", slash(b), told.join(", "))
         }
         (Some(state), None) | (None, Some(state)) => {
             let inside = inside.iter().flatten().next();
-            format!("{} {path}{}: {}", change.sign(), slash(state), state_text(state, inside))
+            format!(
+                "{} {path}{}: {}",
+                change.sign(),
+                slash(state),
+                state_text(state, inside)
+            )
         }
         (None, None) => path.clone(),
     }
@@ -203,7 +299,9 @@ fn is_notable(state: &FileState) -> bool {
 }
 
 fn is_set_id(state: &FileState) -> bool {
-    state.kind == "file" && state.hard_link_to.is_none() && matches!(state.mode.as_bytes(), [b'2'..=b'7', ..])
+    state.kind == "file"
+        && state.hard_link_to.is_none()
+        && matches!(state.mode.as_bytes(), [b'2'..=b'7', ..])
 }
 
 /// A file that only one disk has.
@@ -246,7 +344,12 @@ fn aspect_text(aspect: Aspect, a: &FileState, b: &FileState) -> String {
             format!("leads to {} → {}", target(a), target(b))
         }
         Aspect::Device => {
-            let device = |state: &FileState| state.device.map(|(a, b)| format!("{a}:{b}")).unwrap_or_default();
+            let device = |state: &FileState| {
+                state
+                    .device
+                    .map(|(a, b)| format!("{a}:{b}"))
+                    .unwrap_or_default()
+            };
             format!("device {} → {}", device(a), device(b))
         }
         Aspect::Mode => format!("mode {} → {}", a.mode, b.mode),
@@ -293,9 +396,15 @@ fn sizes(before: u64, after: u64) -> String {
 
 fn texts(out: &mut String, file: &FileChange, with_place: bool) {
     let Some(text) = &file.text else { return };
-    let place = if with_place { format!("{}: ", PartitionName(file.partition)) } else { String::new() };
+    let place = if with_place {
+        format!("{}: ", PartitionName(file.partition))
+    } else {
+        String::new()
+    };
     *out += &format!("\n{place}{}\n", file.path);
-    text.lines.iter().for_each(|line| *out += &format!("{line}\n"));
+    text.lines
+        .iter()
+        .for_each(|line| *out += &format!("{line}\n"));
     match text.lines_left_out {
         0 => {}
         1 => *out += "… 1 more line\n",

@@ -43,10 +43,17 @@ impl TextBudget {
 
     /// The diff of two contents; none where one is not a text: not UTF-8, or with a NUL in it.
     pub(super) fn diff(&self, before: &[u8], after: &[u8]) -> Option<TextDiff> {
-        let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
+        let text = |bytes| {
+            std::str::from_utf8(bytes)
+                .ok()
+                .filter(|text| !text.contains('\0'))
+        };
         let (before, after) = (text(before)?, text(after)?);
         let deadline = self.0.min(Instant::now() + ONE);
-        let diff = Similar::configure().algorithm(Algorithm::Myers).deadline(deadline).diff_lines(before, after);
+        let diff = Similar::configure()
+            .algorithm(Algorithm::Myers)
+            .deadline(deadline)
+            .diff_lines(before, after);
         let mut unified = diff.unified_diff();
         let mut lines = Vec::new();
         let mut count = 0;
@@ -58,13 +65,20 @@ impl TextBudget {
                     ChangeTag::Delete => '-',
                     ChangeTag::Insert => '+',
                 };
-                push(&mut lines, &mut count, || format!("{sign}{}", shown(change.value())));
+                push(&mut lines, &mut count, || {
+                    format!("{sign}{}", shown(change.value()))
+                });
                 if change.missing_newline() {
-                    push(&mut lines, &mut count, || "\\ No newline at end of file".to_owned());
+                    push(&mut lines, &mut count, || {
+                        "\\ No newline at end of file".to_owned()
+                    });
                 }
             }
         }
-        Some(TextDiff { lines_left_out: count - lines.len(), lines })
+        Some(TextDiff {
+            lines_left_out: count - lines.len(),
+            lines,
+        })
     }
 }
 
@@ -89,7 +103,9 @@ mod tests {
     use super::*;
 
     fn diff(before: &str, after: &str) -> TextDiff {
-        TextBudget::new().diff(before.as_bytes(), after.as_bytes()).unwrap()
+        TextBudget::new()
+            .diff(before.as_bytes(), after.as_bytes())
+            .unwrap()
     }
 
     #[test]
@@ -112,18 +128,27 @@ mod tests {
         let before: String = (0..100).map(|line| format!("{line}\n")).collect();
         let diff = diff(&before, &"x".repeat(1000));
         assert_eq!((diff.lines.len(), diff.lines_left_out), (MOST_LINES, 63));
-        assert_eq!(shown(&"ä".repeat(1000)).chars().count(), MOST_CHARACTERS + 1);
+        assert_eq!(
+            shown(&"ä".repeat(1000)).chars().count(),
+            MOST_CHARACTERS + 1
+        );
     }
 
     #[test]
     fn a_hostile_pair_does_not_stall() {
         // Two texts without a common line, of a quarter of a million lines together.
         let text = |seed: u32| -> String {
-            (0..60_000u32).map(|line| format!("{}\n", (line.wrapping_mul(2_654_435_761) ^ seed) % 1000)).collect()
+            (0..60_000u32)
+                .map(|line| format!("{}\n", (line.wrapping_mul(2_654_435_761) ^ seed) % 1000))
+                .collect()
         };
         let start = Instant::now();
         let diff = diff(&text(1), &text(77));
         assert!(diff.lines_left_out > 0);
-        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
     }
 }

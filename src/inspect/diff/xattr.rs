@@ -63,11 +63,19 @@ pub(super) fn value(name: &[u8], value: &[u8]) -> String {
 }
 
 fn word(value: &[u8], at: usize) -> Option<u32> {
-    value.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes)
+    value
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_le_bytes)
 }
 
 fn half(value: &[u8], at: usize) -> Option<u16> {
-    value.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes)
+    value
+        .get(at..at + 2)?
+        .try_into()
+        .ok()
+        .map(u16::from_le_bytes)
 }
 
 /// `struct vfs_cap_data`, as `getcap` writes it: `cap_net_raw=ep`; more than one set of flags is written one by one.
@@ -96,13 +104,18 @@ fn capability(value: &[u8]) -> Option<String> {
         if flags.is_empty() {
             continue;
         }
-        let name = CAPABILITIES.get(bit).map_or_else(|| format!("{bit}"), |name| format!("cap_{name}"));
+        let name = CAPABILITIES
+            .get(bit)
+            .map_or_else(|| format!("{bit}"), |name| format!("cap_{name}"));
         match groups.iter_mut().find(|(other, _)| *other == flags) {
             Some((_, names)) => names.push(name),
             None => groups.push((flags, vec![name])),
         }
     }
-    let mut shown: Vec<_> = groups.iter().map(|(flags, names)| format!("{}={flags}", names.join(","))).collect();
+    let mut shown: Vec<_> = groups
+        .iter()
+        .map(|(flags, names)| format!("{}={flags}", names.join(",")))
+        .collect();
     if shown.is_empty() {
         shown.push("none".to_owned());
     }
@@ -129,10 +142,19 @@ fn acl(value: &[u8]) -> Option<String> {
             0x20 => ("other", false),
             _ => return None,
         };
-        let id = if has_id { word(value, at + 4)?.to_string() } else { String::new() };
+        let id = if has_id {
+            word(value, at + 4)?.to_string()
+        } else {
+            String::new()
+        };
         at += if has_id || version == 2 { 8 } else { 4 };
         let letter = |bit, letter| if bits & bit != 0 { letter } else { '-' };
-        shown.push(format!("{who}:{id}:{}{}{}", letter(4, 'r'), letter(2, 'w'), letter(1, 'x')));
+        shown.push(format!(
+            "{who}:{id}:{}{}{}",
+            letter(4, 'r'),
+            letter(2, 'w'),
+            letter(1, 'x')
+        ));
     }
     matches!(version, 1 | 2).then(|| shown.join(","))
 }
@@ -140,11 +162,16 @@ fn acl(value: &[u8]) -> Option<String> {
 /// A short text; a NUL at its end, as SELinux writes one, does not show.
 fn text(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value.strip_suffix(b"\0").unwrap_or(value)).ok()?;
-    (text.len() <= 200 && !text.chars().any(char::is_control)).then(|| format!("\"{}\"", plain::name(text.as_bytes())))
+    (text.len() <= 200 && !text.chars().any(char::is_control))
+        .then(|| format!("\"{}\"", plain::name(text.as_bytes())))
 }
 
 fn hex(value: &[u8]) -> String {
-    let digits: String = value.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = value
+        .iter()
+        .take(SHOWN)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     match value.len().saturating_sub(SHOWN) {
         0 => format!("0x{digits}"),
         more => format!("0x{digits}… ({more} more bytes)"),
@@ -167,24 +194,44 @@ mod tests {
             show(&[0x0200_0000, 1 << 10 | 1 << 12, 1 << 10, 1 << 7, 0]),
             "cap_net_bind_service=ip cap_net_admin,cap_bpf=p"
         );
-        assert_eq!(show(&[0x0300_0001, 1 << 13, 0, 1 << 31, 0, 1000]), "cap_net_raw,63=ep [rootid=1000]");
+        assert_eq!(
+            show(&[0x0300_0001, 1 << 13, 0, 1 << 31, 0, 1000]),
+            "cap_net_raw,63=ep [rootid=1000]"
+        );
         assert_eq!(show(&[0x0900_0001, 1]), "0x0100000901000000");
     }
 
     #[test]
     fn acls_are_written_as_setfacl_reads_them() {
         let entry = |tag: u16, bits: u16| [tag.to_le_bytes(), bits.to_le_bytes()].concat();
-        let acl =
-            [bytes(&[1]), entry(1, 6), entry(2, 7), bytes(&[1000]), entry(4, 4), entry(16, 7), entry(32, 0)].concat();
+        let acl = [
+            bytes(&[1]),
+            entry(1, 6),
+            entry(2, 7),
+            bytes(&[1000]),
+            entry(4, 4),
+            entry(16, 7),
+            entry(32, 0),
+        ]
+        .concat();
         let shown = value(b"system.posix_acl_access", &acl);
-        assert_eq!(shown, "user::rw-,user:1000:rwx,group::r--,mask::rwx,other::---");
-        assert_eq!(value(b"system.posix_acl_access", &acl[..acl.len() - 1]).get(..2), Some("0x"));
+        assert_eq!(
+            shown,
+            "user::rw-,user:1000:rwx,group::r--,mask::rwx,other::---"
+        );
+        assert_eq!(
+            value(b"system.posix_acl_access", &acl[..acl.len() - 1]).get(..2),
+            Some("0x")
+        );
     }
 
     #[test]
     fn other_values_are_texts_or_numbers() {
         assert_eq!(value(b"user.note", b"a \xc3\xb6"), "\"a ö\"");
         assert_eq!(value(b"user.note", b"\x1b"), "0x1b");
-        assert_eq!(value(b"user.note", &[255; 40]), format!("0x{}… (8 more bytes)", "ff".repeat(32)));
+        assert_eq!(
+            value(b"user.note", &[255; 40]),
+            format!("0x{}… (8 more bytes)", "ff".repeat(32))
+        );
     }
 }

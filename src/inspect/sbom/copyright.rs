@@ -33,24 +33,37 @@ impl Copyright {
     pub fn parse(text: &[u8]) -> Option<Copyright> {
         let mut all = stanzas(text);
         let first = all.next()?;
-        let format = first.bytes("Format").or_else(|| first.bytes("Format-Specification"))?;
+        let format = first
+            .bytes("Format")
+            .or_else(|| first.bytes("Format-Specification"))?;
         let forms: [&[u8]; 3] = [b"copyright-format/1.", b"dep.debian.net", b"dep5"];
-        if !forms.iter().any(|form| memchr::memmem::find(format, form).is_some()) {
+        if !forms
+            .iter()
+            .any(|form| memchr::memmem::find(format, form).is_some())
+        {
             return None;
         }
-        let mut copyright = Copyright { licenses: Vec::new(), texts: HashMap::new() };
+        let mut copyright = Copyright {
+            licenses: Vec::new(),
+            texts: HashMap::new(),
+        };
         let mut known = HashSet::new();
         let add = |copyright: &mut Copyright, stanza: &Stanza<'_>| {
             let (names, text) = license(stanza)?;
             let expression = Expression::parse(&names);
             if !text.is_empty() {
-                copyright.texts.entry(names.to_ascii_lowercase()).or_insert(text);
+                copyright
+                    .texts
+                    .entry(names.to_ascii_lowercase())
+                    .or_insert(text);
             }
             Some(expression)
         };
         let header = add(&mut copyright, &first);
         for stanza in all {
-            let Some(expression) = add(&mut copyright, &stanza) else { continue };
+            let Some(expression) = add(&mut copyright, &stanza) else {
+                continue;
+            };
             let of_files = stanza.bytes("Files").is_some();
             if of_files && known.insert(expression.clone()) {
                 copyright.licenses.push(expression);
@@ -64,7 +77,9 @@ impl Copyright {
 
     /// The text that the file has for a short name.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.texts.get(&name.to_ascii_lowercase()).map(String::as_str)
+        self.texts
+            .get(&name.to_ascii_lowercase())
+            .map(String::as_str)
     }
 }
 
@@ -72,11 +87,18 @@ impl Copyright {
 fn license(stanza: &Stanza<'_>) -> Option<(String, String)> {
     let value = stanza.bytes("License")?;
     let mut lines = value.split(|&byte| byte == b'\n');
-    let names = plain::line(lines.next()?).split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let names = plain::line(lines.next()?)
+        .split_ascii_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     let lines: Vec<_> = lines
         .map(|line| {
             let line = line.strip_prefix(b" ").unwrap_or(line).trim_ascii_end();
-            if line == b"." { String::new() } else { plain::line(line) }
+            if line == b"." {
+                String::new()
+            } else {
+                plain::line(line)
+            }
         })
         .collect();
     (!names.is_empty()).then(|| (names, lines.join("\n")))
@@ -91,7 +113,11 @@ impl Expression {
         let is = |word: &str, what: &str| word.eq_ignore_ascii_case(what);
         // The operators from the loosest to the closest, as rows of words.
         let levels: [&[&str]; 4] = [&[",", "or"], &[",", "and"], &["or"], &["and"]];
-        fn level(words: &[&str], levels: &[&[&str]], is: &dyn Fn(&str, &str) -> bool) -> Option<Expression> {
+        fn level(
+            words: &[&str],
+            levels: &[&[&str]],
+            is: &dyn Fn(&str, &str) -> bool,
+        ) -> Option<Expression> {
             let Some((operator, closer)) = levels.split_first() else {
                 let name = !words.is_empty() && !words.contains(&",");
                 return name.then(|| Expression::Name(words.join(" ")));
@@ -99,7 +125,10 @@ impl Expression {
             let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
             while at < words.len() {
                 let here = words[at..].len() >= operator.len()
-                    && words[at..].iter().zip(*operator).all(|(word, what)| is(word, what));
+                    && words[at..]
+                        .iter()
+                        .zip(*operator)
+                        .all(|(word, what)| is(word, what));
                 if here {
                     parts.push(level(&words[start..at], closer, is)?);
                     start = at + operator.len();
@@ -126,7 +155,8 @@ mod tests {
     use super::*;
 
     fn shown(expression: &Expression) -> String {
-        let join = |all: &[Expression], word: &str| all.iter().map(shown).collect::<Vec<_>>().join(word);
+        let join =
+            |all: &[Expression], word: &str| all.iter().map(shown).collect::<Vec<_>>().join(word);
         match expression {
             Expression::Name(name) => name.clone(),
             Expression::All(all) => format!("({})", join(all, " & ")),
@@ -142,7 +172,10 @@ mod tests {
             ("A or B and C", "(A | (B & C))"),
             ("A or B, and C", "((A | B) & C)"),
             ("A, or B and C or D", "(A | ((B & C) | D))"),
-            ("GPL-2+ with OpenSSL exception and MIT", "(GPL-2+ with OpenSSL exception & MIT)"),
+            (
+                "GPL-2+ with OpenSSL exception and MIT",
+                "(GPL-2+ with OpenSSL exception & MIT)",
+            ),
             ("A and", "A and"),
             ("A, B", "A, B"),
             ("and", "and"),
@@ -174,13 +207,22 @@ License: GPL-2+
  The licence.
 ";
         let copyright = Copyright::parse(text.as_bytes()).unwrap();
-        assert_eq!(copyright.licenses.iter().map(shown).collect::<Vec<_>>(), ["GPL-2+", "own"]);
+        assert_eq!(
+            copyright.licenses.iter().map(shown).collect::<Vec<_>>(),
+            ["GPL-2+", "own"]
+        );
         assert_eq!(copyright.text("OWN"), Some("Do what\n\n you want."));
         assert_eq!(copyright.text("GPL-2+"), Some("The licence."));
         assert_eq!(copyright.text("MIT"), None);
         let header = text.split("\n\n").next().unwrap();
-        assert_eq!(Copyright::parse(header.as_bytes()).unwrap().licenses.len(), 1);
-        assert_eq!(Copyright::parse(b"This package was debianized by me.\n\nLicense: GPL\n"), None);
+        assert_eq!(
+            Copyright::parse(header.as_bytes()).unwrap().licenses.len(),
+            1
+        );
+        assert_eq!(
+            Copyright::parse(b"This package was debianized by me.\n\nLicense: GPL\n"),
+            None
+        );
     }
 
     proptest! {

@@ -74,7 +74,10 @@ const FAMILIES: [(&str, &[&str]); 4] = [
 
 /// SPDX's identifier of the licence that a short name means.
 pub fn identifier(name: &str) -> Option<String> {
-    if let Some((_, id)) = NAMES.iter().find(|(short, _)| short.eq_ignore_ascii_case(name)) {
+    if let Some((_, id)) = NAMES
+        .iter()
+        .find(|(short, _)| short.eq_ignore_ascii_case(name))
+    {
         return Some((*id).to_owned());
     }
     if let Some(id) = SAME.iter().find(|id| id.eq_ignore_ascii_case(name)) {
@@ -85,8 +88,12 @@ pub fn identifier(name: &str) -> Option<String> {
         None => (name, "only"),
     };
     let (family, number) = short.split_once('-')?;
-    let (family, numbers) = FAMILIES.iter().find(|(known, _)| known.eq_ignore_ascii_case(family))?;
-    let number = numbers.iter().find(|known| **known == number || known.strip_suffix(".0") == Some(number))?;
+    let (family, numbers) = FAMILIES
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(family))?;
+    let number = numbers
+        .iter()
+        .find(|known| **known == number || known.strip_suffix(".0") == Some(number))?;
     Some(format!("{family}-{number}-{later}"))
 }
 
@@ -95,13 +102,20 @@ pub type References = BTreeMap<String, (String, String)>;
 
 /// The licences of a package as one expression. Those that SPDX does not name are added to `references`.
 pub fn declared(copyright: &Copyright, references: &mut References) -> String {
-    let parts = copyright.licenses.iter().flat_map(|expression| match expression {
-        Expression::All(all) => all.as_slice(),
-        one => std::slice::from_ref(one),
-    });
+    let parts = copyright
+        .licenses
+        .iter()
+        .flat_map(|expression| match expression {
+            Expression::All(all) => all.as_slice(),
+            one => std::slice::from_ref(one),
+        });
     let terms = terms(parts, copyright, references);
     match terms.as_slice() {
-        [one] => one.strip_prefix('(').and_then(|one| one.strip_suffix(')')).unwrap_or(one).to_owned(),
+        [one] => one
+            .strip_prefix('(')
+            .and_then(|one| one.strip_suffix(')'))
+            .unwrap_or(one)
+            .to_owned(),
         _ => terms.join(" AND "),
     }
 }
@@ -113,28 +127,47 @@ fn terms<'a>(
     references: &mut References,
 ) -> Vec<String> {
     let mut known = HashSet::new();
-    let terms = parts.into_iter().map(|one| term(one, copyright, references));
+    let terms = parts
+        .into_iter()
+        .map(|one| term(one, copyright, references));
     terms.filter(|term| known.insert(term.clone())).collect()
 }
 
 /// A part of an expression: a name, or something in brackets.
 fn term(expression: &Expression, copyright: &Copyright, references: &mut References) -> String {
     let (all, word) = match expression {
-        Expression::Name(name) => return identifier(name).unwrap_or_else(|| reference(name, copyright, references)),
+        Expression::Name(name) => {
+            return identifier(name).unwrap_or_else(|| reference(name, copyright, references));
+        }
         Expression::All(all) => (all, " AND "),
         Expression::Any(all) => (all, " OR "),
     };
     let mut terms = terms(all, copyright, references);
-    if terms.len() == 1 { terms.swap_remove(0) } else { format!("({})", terms.join(word)) }
+    if terms.len() == 1 {
+        terms.swap_remove(0)
+    } else {
+        format!("({})", terms.join(word))
+    }
 }
 
 /// One name may stand for other texts in other packages, so the text is a part of the reference.
 fn reference(name: &str, copyright: &Copyright, references: &mut References) -> String {
     let text = copyright.text(name).unwrap_or(NO_TEXT);
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '-'
+        }
+    };
     let short: String = name.chars().take(40).map(plain).collect();
-    let id = format!("LicenseRef-{short}-{}", &BlobDigest::of(format!("{name}\0{text}").as_bytes()).short());
-    references.entry(id.clone()).or_insert_with(|| (name.to_owned(), text.to_owned()));
+    let id = format!(
+        "LicenseRef-{short}-{}",
+        &BlobDigest::of(format!("{name}\0{text}").as_bytes()).short()
+    );
+    references
+        .entry(id.clone())
+        .or_insert_with(|| (name.to_owned(), text.to_owned()));
     id
 }
 
@@ -173,10 +206,18 @@ mod tests {
         let mut references = References::new();
         let told = declared(&copyright, &mut references);
         let ids: Vec<_> = references.keys().cloned().collect();
-        assert_eq!(told, format!("(GPL-2.0-or-later OR {}) AND MIT AND {}", ids[0], ids[1]));
-        assert!(ids[0].starts_with("LicenseRef-Artistic-") && ids[1].starts_with("LicenseRef-own-"));
+        assert_eq!(
+            told,
+            format!("(GPL-2.0-or-later OR {}) AND MIT AND {}", ids[0], ids[1])
+        );
+        assert!(
+            ids[0].starts_with("LicenseRef-Artistic-") && ids[1].starts_with("LicenseRef-own-")
+        );
         assert_eq!(references[&ids[1]], ("own".to_owned(), "words".to_owned()));
         let one = Copyright::parse(b"Format: dep5\n\nFiles: *\nLicense: GPL-2 or GPL-3\n").unwrap();
-        assert_eq!(declared(&one, &mut References::new()), "GPL-2.0-only OR GPL-3.0-only");
+        assert_eq!(
+            declared(&one, &mut References::new()),
+            "GPL-2.0-only OR GPL-3.0-only"
+        );
     }
 }

@@ -112,49 +112,98 @@ pub struct Unlisted {
 ///
 /// # Errors
 /// The disk cannot be read.
-pub fn read(tree: &Tree, contents: &dyn Contents, origins: &Origins) -> Result<Option<Bill>, ReadError> {
-    let Some((partition, dir)) = installed::place(tree).or_else(|| installed::parts_place(tree)) else {
+pub fn read(
+    tree: &Tree,
+    contents: &dyn Contents,
+    origins: &Origins,
+) -> Result<Option<Bill>, ReadError> {
+    let Some((partition, dir)) = installed::place(tree).or_else(|| installed::parts_place(tree))
+    else {
         return Ok(None);
     };
-    let Some(volume) = tree.volume(partition) else { return Ok(None) };
+    let Some(volume) = tree.volume(partition) else {
+        return Ok(None);
+    };
     let status = format!("{dir}/status").into_bytes();
     // Images without dpkg have a file for each package.
     let parts = format!("{dir}/status.d/").into_bytes();
-    let is_status = |path: &[u8]| path == status || (path.starts_with(&parts) && !path.ends_with(b".md5sums"));
-    let found: Vec<_> = volume.entries.iter().filter(|entry| is_status(&entry.path)).collect();
+    let is_status =
+        |path: &[u8]| path == status || (path.starts_with(&parts) && !path.ends_with(b".md5sums"));
+    let found: Vec<_> = volume
+        .entries
+        .iter()
+        .filter(|entry| is_status(&entry.path))
+        .collect();
     let written = found.iter().map(|entry| entry.mtime.0).max().unwrap_or(0);
-    let mut wanted: Vec<_> = found.iter().map(|entry| (partition, entry.path.as_slice())).collect();
-    let states = format!("{}/apt/extended_states", dir.strip_suffix("/dpkg").unwrap_or(dir)).into_bytes();
+    let mut wanted: Vec<_> = found
+        .iter()
+        .map(|entry| (partition, entry.path.as_slice()))
+        .collect();
+    let states = format!(
+        "{}/apt/extended_states",
+        dir.strip_suffix("/dpkg").unwrap_or(dir)
+    )
+    .into_bytes();
     wanted.push((partition, &states));
     let mut texts = contents.files(&wanted, STATUS_LIMIT)?;
     let states = texts.pop().flatten().unwrap_or_default();
     let texts: Vec<Vec<u8>> = texts.into_iter().flatten().collect();
-    let entries: Vec<StatusEntry<'_>> = texts.iter().flat_map(|text| status::entries(text)).collect();
+    let entries: Vec<StatusEntry<'_>> = texts
+        .iter()
+        .flat_map(|text| status::entries(text))
+        .collect();
     let automatic = status::automatic(&states);
     // Dpkg's own package is never for all architectures.
-    let native = entries.iter().find(|entry| entry.name == b"dpkg").map_or(&b""[..], |entry| entry.architecture);
+    let native = entries
+        .iter()
+        .find(|entry| entry.name == b"dpkg")
+        .map_or(&b""[..], |entry| entry.architecture);
     let mut list: Vec<_> = entries
         .iter()
-        .map(|entry| SbomPackage::of(entry, status::is_automatic(entry, &automatic, native), origins))
+        .map(|entry| {
+            SbomPackage::of(
+                entry,
+                status::is_automatic(entry, &automatic, native),
+                origins,
+            )
+        })
         .collect();
-    list.sort_by(|a, b| (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version)));
-    list.dedup_by(|b, a| (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version));
+    list.sort_by(|a, b| {
+        (&a.name, &a.architecture, &a.version).cmp(&(&b.name, &b.architecture, &b.version))
+    });
+    list.dedup_by(|b, a| {
+        (&a.name, &a.architecture, &a.version) == (&b.name, &b.architecture, &b.version)
+    });
     let listed = installed::listed_files(tree, contents)?;
     let unlisted = listed.map(|(_, owners)| unlisted(volume, &owners));
-    Ok(Some(Bill { packages: list, system: system(tree, contents)?, unlisted, written }))
+    Ok(Some(Bill {
+        packages: list,
+        system: system(tree, contents)?,
+        unlisted,
+        written,
+    }))
 }
 
 impl SbomPackage {
     fn of(entry: &StatusEntry<'_>, automatic: bool, origins: &Origins) -> SbomPackage {
-        let [name, version, architecture] = [entry.name, entry.version, entry.architecture].map(plain::name);
+        let [name, version, architecture] =
+            [entry.name, entry.version, entry.architecture].map(plain::name);
         let (source, source_version) = entry.source();
-        let size = entry.stanza.get("Installed-Size").and_then(|size| size.parse::<u64>().ok());
-        let origin = origins.get(&(name.clone(), version.clone(), architecture.clone())).cloned();
+        let size = entry
+            .stanza
+            .get("Installed-Size")
+            .and_then(|size| size.parse::<u64>().ok());
+        let origin = origins
+            .get(&(name.clone(), version.clone(), architecture.clone()))
+            .cloned();
         SbomPackage {
             state: (!entry.is_installed()).then(|| plain::name(entry.state)),
             size: size.and_then(|kib| kib.checked_mul(1024)),
             automatic,
-            source: SourcePackage { name: plain::name(source), version: plain::name(source_version) },
+            source: SourcePackage {
+                name: plain::name(source),
+                version: plain::name(source_version),
+            },
             origin,
             name,
             version,
@@ -166,10 +215,19 @@ impl SbomPackage {
 fn unlisted(volume: &Volume, owners: &BTreeMap<Vec<u8>, String>) -> Unlisted {
     let directories = Directories::new(volume);
     let mut counts = Unlisted::default();
-    for entry in volume.entries.iter().filter(|entry| entry.kind != EntryKind::Dir) {
-        if !directories.names(&entry.path).any(|path| owners.contains_key(&path)) {
+    for entry in volume
+        .entries
+        .iter()
+        .filter(|entry| entry.kind != EntryKind::Dir)
+    {
+        if !directories
+            .names(&entry.path)
+            .any(|path| owners.contains_key(&path))
+        {
             counts.files += 1;
-            let module = [&b".ko"[..], b".ko.xz", b".ko.zst", b".ko.gz"].iter().any(|end| entry.path.ends_with(end));
+            let module = [&b".ko"[..], b".ko.xz", b".ko.zst", b".ko.gz"]
+                .iter()
+                .any(|end| entry.path.ends_with(end));
             counts.kernel_modules += u64::from(module);
         }
     }
@@ -180,17 +238,32 @@ fn unlisted(volume: &Volume, owners: &BTreeMap<Vec<u8>, String>) -> Unlisted {
 fn system(tree: &Tree, contents: &dyn Contents) -> Result<System, ReadError> {
     let places: [&[u8]; 2] = [b"/etc/os-release", b"/usr/lib/os-release"];
     let found = places.into_iter().find_map(|path| locate(tree, path));
-    let Some((partition, path)) = found else { return Ok(System::default()) };
-    let text = contents.files(&[(partition, &path)], 1 << 16)?.pop().flatten().unwrap_or_default();
+    let Some((partition, path)) = found else {
+        return Ok(System::default());
+    };
+    let text = contents
+        .files(&[(partition, &path)], 1 << 16)?
+        .pop()
+        .flatten()
+        .unwrap_or_default();
     let field = |name: &str| {
-        let value = text
-            .split(|&byte| byte == b'\n')
-            .find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::trim_ascii))?;
-        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
+        let value = text.split(|&byte| byte == b'\n').find_map(|line| {
+            line.strip_prefix(name.as_bytes())?
+                .strip_prefix(b"=")
+                .map(<[u8]>::trim_ascii)
+        })?;
+        let value = value
+            .strip_prefix(b"\"")
+            .and_then(|value| value.strip_suffix(b"\""))
+            .unwrap_or(value);
         (!value.is_empty()).then(|| plain::name(value))
     };
     let version = field("VERSION_ID").or_else(|| field("VERSION_CODENAME"));
-    Ok(System { id: field("ID"), version, name: field("PRETTY_NAME") })
+    Ok(System {
+        id: field("ID"),
+        version,
+        name: field("PRETTY_NAME"),
+    })
 }
 
 /// The copyright files of packages, in their order; none where there is none.
@@ -210,18 +283,32 @@ pub fn copyrights(
             locate(tree, format!("/usr/share/doc/{name}/copyright").as_bytes())
         })
         .collect();
-    let wanted: Vec<_> = places.iter().flatten().map(|(partition, path)| (*partition, path.as_slice())).collect();
+    let wanted: Vec<_> = places
+        .iter()
+        .flatten()
+        .map(|(partition, path)| (*partition, path.as_slice()))
+        .collect();
     let mut texts = contents.files(&wanted, COPYRIGHT_LIMIT)?.into_iter();
-    Ok(places.iter().map(|place| place.as_ref().and_then(|_| texts.next().flatten())).collect())
+    Ok(places
+        .iter()
+        .map(|place| place.as_ref().and_then(|_| texts.next().flatten()))
+        .collect())
 }
 
 /// Partition and true path of a file, through the links of its file system.
 fn locate(tree: &Tree, path: &[u8]) -> Option<(u32, Vec<u8>)> {
-    tree.volumes.iter().find_map(|volume| Some((volume.partition, resolve(volume, path)?)))
+    tree.volumes
+        .iter()
+        .find_map(|volume| Some((volume.partition, resolve(volume, path)?)))
 }
 
 fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
-    let parts = |path: &[u8]| path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let parts = |path: &[u8]| {
+        path.split(|&byte| byte == b'/')
+            .rev()
+            .map(<[u8]>::to_vec)
+            .collect::<Vec<_>>()
+    };
     let (mut rest, mut done, mut links) = (parts(path), Vec::new(), 0);
     while let Some(part) = rest.pop() {
         match part.as_slice() {
@@ -253,10 +340,21 @@ fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
 
 /// The table.
 pub fn text(bill: &Bill) -> String {
-    let mut rows = vec![["PACKAGE", "VERSION", "ARCHITECTURE", "SIZE", "ORIGIN"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["PACKAGE", "VERSION", "ARCHITECTURE", "SIZE", "ORIGIN"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for package in &bill.packages {
-        let state = package.state.as_ref().map(|state| format!(" ({state})")).unwrap_or_default();
-        let origin = package.origin.as_ref().and_then(|origin| origin.archive.clone());
+        let state = package
+            .state
+            .as_ref()
+            .map(|state| format!(" ({state})"))
+            .unwrap_or_default();
+        let origin = package
+            .origin
+            .as_ref()
+            .and_then(|origin| origin.archive.clone());
         rows.push(vec![
             package.name.clone(),
             format!("{}{state}", package.version),

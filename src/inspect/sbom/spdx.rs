@@ -37,7 +37,10 @@ pub fn document(subject: &Subject<'_>, bill: &Bill, copyrights: &[Option<Vec<u8>
     let mut packages = vec![image(&name, bill)];
     let mut relationships = vec![relationship(DOCUMENT, "DESCRIBES", IMAGE)];
     for (at, found) in bill.packages.iter().enumerate() {
-        let copyright = copyrights.get(at).and_then(Option::as_deref).and_then(Copyright::parse);
+        let copyright = copyrights
+            .get(at)
+            .and_then(Option::as_deref)
+            .and_then(Copyright::parse);
         let declared = copyright.map(|copyright| licenses::declared(&copyright, &mut references));
         let id = unique(id(found), &mut ids);
         relationships.push(relationship(IMAGE, "CONTAINS", &id));
@@ -68,7 +71,9 @@ pub fn document(subject: &Subject<'_>, bill: &Bill, copyrights: &[Option<Vec<u8>
 
 /// A time as SPDX writes it; one that no calendar has is the epoch.
 fn time(seconds: u64) -> String {
-    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
     time.unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
@@ -77,14 +82,20 @@ fn relationship(from: &str, kind: &str, to: &str) -> Value {
 }
 
 fn image(name: &str, bill: &Bill) -> Value {
-    let system = bill.system.name.as_ref().map(|name| format!("A disk with {name}. ")).unwrap_or_default();
+    let system = bill
+        .system
+        .name
+        .as_ref()
+        .map(|name| format!("A disk with {name}. "))
+        .unwrap_or_default();
     let unlisted = bill.unlisted.map(|unlisted| {
         format!(
             "Not described here: {} files that no package lists, {} of them kernel modules.",
             unlisted.files, unlisted.kernel_modules
         )
     });
-    let comment = system + &unlisted.unwrap_or_else(|| "It has no lists of its packages' files.".to_owned());
+    let comment =
+        system + &unlisted.unwrap_or_else(|| "It has no lists of its packages' files.".to_owned());
     json!({
         "SPDXID": IMAGE,
         "name": name,
@@ -100,8 +111,12 @@ fn image(name: &str, bill: &Bill) -> Value {
 
 fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
-    let is_sha256 = |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let mut source = format!("built from the source package {} {}", package.source.name, package.source.version);
+    let is_sha256 =
+        |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut source = format!(
+        "built from the source package {} {}",
+        package.source.name, package.source.version
+    );
     if let (Some(archive), Some(path), None) = (&origin.archive, &origin.path, location(&origin)) {
         source += &format!("; from the archive {archive}, {path}");
     }
@@ -122,7 +137,8 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
         }],
     });
     if let Some(sha256) = origin.sha256.as_ref().filter(is_sha256) {
-        value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
+        value["checksums"] =
+            json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
     }
     if let Some(state) = &package.state {
         value["comment"] = json!(format!("Its installation is incomplete: {state}."));
@@ -134,14 +150,21 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
 fn location(origin: &PackageOrigin) -> Option<String> {
     let (archive, path) = (origin.archive.as_ref()?, origin.path.as_ref()?);
     let is_url = archive.starts_with("http://") || archive.starts_with("https://");
-    let url = format!("{}/{}", archive.trim_end_matches('/'), path.trim_start_matches('/'));
+    let url = format!(
+        "{}/{}",
+        archive.trim_end_matches('/'),
+        path.trim_start_matches('/')
+    );
     (is_url && url.bytes().all(|byte| byte.is_ascii_graphic())).then_some(url)
 }
 
 /// The package's address (<https://github.com/package-url/purl-spec>, type `deb`).
 fn purl(package: &SbomPackage, system: &System) -> String {
     let id = system.id.as_deref().unwrap_or("debian");
-    let distro = system.version.as_ref().map(|version| format!("&distro={}-{}", encoded(id), encoded(version)));
+    let distro = system
+        .version
+        .as_ref()
+        .map(|version| format!("&distro={}-{}", encoded(id), encoded(version)));
     format!(
         "pkg:deb/{}/{}@{}?arch={}{}",
         encoded(id),
@@ -154,19 +177,34 @@ fn purl(package: &SbomPackage, system: &System) -> String {
 
 /// With `%` and two digits for what an address has its own use for.
 fn encoded(text: &str) -> String {
-    escaped(text, "%", |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':'))
+    escaped(text, "%", |byte| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':')
+    })
 }
 
 fn escaped(text: &str, mark: &str, stays: impl Fn(u8) -> bool) -> String {
     text.bytes()
-        .map(|byte| if stays(byte) { char::from(byte).to_string() } else { format!("{mark}{byte:02X}") })
+        .map(|byte| {
+            if stays(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("{mark}{byte:02X}")
+            }
+        })
         .collect()
 }
 
 /// An identifier may have letters, digits, dots and hyphens.
 fn id(package: &SbomPackage) -> String {
-    let name = format!("{}-{}-{}", package.name, package.version, package.architecture);
-    format!("SPDXRef-deb-{}", escaped(&name, "-", |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.')))
+    let name = format!(
+        "{}-{}-{}",
+        package.name, package.version, package.architecture
+    );
+    format!(
+        "SPDXRef-deb-{}",
+        escaped(&name, "-", |byte| byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.'))
+    )
 }
 
 fn unique(id: String, known: &mut HashSet<String>) -> String {

@@ -8,8 +8,17 @@ use crate::disk::tree::IndexEntry;
 struct Files(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Contents for Files {
-    fn files(&self, wanted: &[(u32, &[u8])], limit: u64) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
-        let find = |path: &[u8]| self.0.get(path).filter(|bytes| bytes.len() as u64 <= limit).cloned();
+    fn files(
+        &self,
+        wanted: &[(u32, &[u8])],
+        limit: u64,
+    ) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let find = |path: &[u8]| {
+            self.0
+                .get(path)
+                .filter(|bytes| bytes.len() as u64 <= limit)
+                .cloned()
+        };
         Ok(wanted.iter().map(|(_, path)| find(path)).collect())
     }
 
@@ -33,10 +42,20 @@ Version: 1:2.10-3
 ";
 
 fn disk() -> (Tree, Files) {
-    let link = |target: &str| (EntryKind::Symlink { target: target.into() }, None);
+    let link = |target: &str| {
+        (
+            EntryKind::Symlink {
+                target: target.into(),
+            },
+            None,
+        )
+    };
     let file = |text: &str| {
         (
-            EntryKind::File { size: text.len() as u64, content: impasto_store::digest::Digest::ZERO },
+            EntryKind::File {
+                size: text.len() as u64,
+                content: impasto_store::digest::Digest::ZERO,
+            },
             Some(text.to_owned()),
         )
     };
@@ -50,15 +69,24 @@ fn disk() -> (Tree, Files) {
         ("/usr/bin/hello", file("hello")),
         ("/usr/bin/mine", file("mine")),
         ("/usr/lib", (EntryKind::Dir, None)),
-        ("/usr/lib/os-release", file("ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n")),
+        (
+            "/usr/lib/os-release",
+            file("ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"),
+        ),
         ("/usr/lib/own.ko.xz", file("module")),
         ("/usr/share", (EntryKind::Dir, None)),
         ("/usr/share/doc", (EntryKind::Dir, None)),
         ("/usr/share/doc/gcc", (EntryKind::Dir, None)),
         ("/usr/share/doc/gcc/copyright", file(dep5)),
         ("/usr/share/doc/libstdc++6", link("gcc")),
-        ("/var/lib/apt/extended_states", file("Package: libstdc++6\nArchitecture: amd64\nAuto-Installed: 1\n")),
-        ("/var/lib/dpkg/info/hello.list", file("/.\n/bin\n/bin/hello\n/usr/share/doc/libstdc++6\n")),
+        (
+            "/var/lib/apt/extended_states",
+            file("Package: libstdc++6\nArchitecture: amd64\nAuto-Installed: 1\n"),
+        ),
+        (
+            "/var/lib/dpkg/info/hello.list",
+            file("/.\n/bin\n/bin/hello\n/usr/share/doc/libstdc++6\n"),
+        ),
         ("/var/lib/dpkg/status", file(STATUS)),
     ];
     let entry = |(path, (kind, _)): &(&str, (EntryKind, Option<String>))| IndexEntry {
@@ -79,12 +107,21 @@ fn disk() -> (Tree, Files) {
         facts: Vec::new(),
         entries: paths.iter().map(entry).collect(),
     };
-    let files = paths.into_iter().filter_map(|(path, (_, text))| Some((path.as_bytes().to_vec(), text?.into_bytes())));
-    (Tree { volumes: vec![volume], ..Tree::default() }, Files(files.collect()))
+    let files = paths
+        .into_iter()
+        .filter_map(|(path, (_, text))| Some((path.as_bytes().to_vec(), text?.into_bytes())));
+    (
+        Tree {
+            volumes: vec![volume],
+            ..Tree::default()
+        },
+        Files(files.collect()),
+    )
 }
 
 fn origins() -> Origins {
-    let [name, version, architecture] = ["libstdc++6", "12.2.0-14+deb12u1", "amd64"].map(str::to_owned);
+    let [name, version, architecture] =
+        ["libstdc++6", "12.2.0-14+deb12u1", "amd64"].map(str::to_owned);
     let origin = PackageOrigin {
         sha256: Some("ab".repeat(32)),
         archive: Some("https://mirror.example.org/debian/".to_owned()),
@@ -105,10 +142,22 @@ fn packages_are_listed_with_what_is_known() {
     );
     let json: Value = serde_json::from_str(&json(&bill)).unwrap();
     assert_eq!(json[1]["source"]["version"], "12.2.0-14");
-    assert_eq!((&json[0]["automatic"], &json[1]["automatic"]), (&Value::Bool(false), &Value::Bool(true)));
-    assert_eq!((&json[0]["size"], &json[1]["size"]), (&Value::Null, &Value::from(2800 * 1024)));
+    assert_eq!(
+        (&json[0]["automatic"], &json[1]["automatic"]),
+        (&Value::Bool(false), &Value::Bool(true))
+    );
+    assert_eq!(
+        (&json[0]["size"], &json[1]["size"]),
+        (&Value::Null, &Value::from(2800 * 1024))
+    );
     // The link to os-release, os-release itself, `mine`, the module, the copyright file, apt's file, `status`.
-    assert_eq!(bill.unlisted, Some(Unlisted { files: 7, kernel_modules: 1 }));
+    assert_eq!(
+        bill.unlisted,
+        Some(Unlisted {
+            files: 7,
+            kernel_modules: 1
+        })
+    );
     assert_eq!(bill.written, 1_700_000_000);
     assert_eq!(read(&Tree::default(), &files, &origins()).unwrap(), None);
 }
@@ -118,7 +167,11 @@ fn the_document_is_the_same_every_time_and_has_licenses_through_links() {
     let (tree, files) = disk();
     let bill = read(&tree, &files, &origins()).unwrap().unwrap();
     let copyrights = copyrights(&tree, &files, &bill.packages).unwrap();
-    let subject = || Subject { name: "image.demo", content: "disk-0123".to_owned(), epoch: 1_700_000_000 };
+    let subject = || Subject {
+        name: "image.demo",
+        content: "disk-0123".to_owned(),
+        epoch: 1_700_000_000,
+    };
     let told = document(&subject(), &bill, &copyrights);
     assert_eq!(told, document(&subject(), &bill, &copyrights));
     insta::assert_snapshot!(told.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
@@ -133,5 +186,8 @@ fn links_in_circles_lead_nowhere() {
         }
     }
     assert_eq!(locate(&tree, b"/etc/os-release"), None);
-    assert_eq!(locate(&tree, b"/../usr/./bin//hello"), Some((1, b"/usr/bin/hello".to_vec())));
+    assert_eq!(
+        locate(&tree, b"/../usr/./bin//hello"),
+        Some((1, b"/usr/bin/hello".to_vec()))
+    );
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use impasto_stages::{Data, Number, Value};
 
 use super::{
-    Fail, Function, at_least, between, bool_arg, exactly, function, int_arg, list_arg, number_arg, object_arg,
-    size_arg, text_arg, texts_arg, wrong,
+    Fail, Function, at_least, between, bool_arg, exactly, function, int_arg, list_arg, number_arg,
+    object_arg, size_arg, text_arg, texts_arg, wrong,
 };
 use crate::recipe::convert::{identity, int, list, number, object, same, show, to_bool, truth};
 
@@ -14,19 +14,38 @@ use crate::recipe::convert::{identity, int, list, number, object, same, show, to
 const MAX_MADE: usize = 100_000;
 
 pub(super) static FUNCTIONS: &[Function] = &[
-    function("alltrue", "alltrue(list)", exactly(1), "Whether all elements are true.", |args| {
-        all_bools(&args).map(|bools| truth(bools.into_iter().all(|bool| bool)))
-    }),
-    function("anytrue", "anytrue(list)", exactly(1), "Whether at least one element is true.", |args| {
-        all_bools(&args).map(|bools| truth(bools.into_iter().any(|bool| bool)))
-    }),
-    function("chunklist", "chunklist(list, size)", exactly(2), "A list split into lists of a given size.", |args| {
-        let items = list_arg(&args, 0)?;
-        match size_arg(&args, 1)? {
-            0 => Ok(list(vec![list(items.to_vec())])),
-            size => Ok(list(items.chunks(size).map(|chunk| list(chunk.to_vec())).collect())),
-        }
-    })
+    function(
+        "alltrue",
+        "alltrue(list)",
+        exactly(1),
+        "Whether all elements are true.",
+        |args| all_bools(&args).map(|bools| truth(bools.into_iter().all(|bool| bool))),
+    ),
+    function(
+        "anytrue",
+        "anytrue(list)",
+        exactly(1),
+        "Whether at least one element is true.",
+        |args| all_bools(&args).map(|bools| truth(bools.into_iter().any(|bool| bool))),
+    ),
+    function(
+        "chunklist",
+        "chunklist(list, size)",
+        exactly(2),
+        "A list split into lists of a given size.",
+        |args| {
+            let items = list_arg(&args, 0)?;
+            match size_arg(&args, 1)? {
+                0 => Ok(list(vec![list(items.to_vec())])),
+                size => Ok(list(
+                    items
+                        .chunks(size)
+                        .map(|chunk| list(chunk.to_vec()))
+                        .collect(),
+                )),
+            }
+        },
+    )
     .structural()
     .costs(super::cost_of_elements),
     function(
@@ -35,37 +54,67 @@ pub(super) static FUNCTIONS: &[Function] = &[
         at_least(1),
         "The first value that is neither null nor an empty string.",
         |args| {
-            let found = args.into_iter().find(|value| value.data != Data::Null && value.as_str() != Some(""));
+            let found = args
+                .into_iter()
+                .find(|value| value.data != Data::Null && value.as_str() != Some(""));
             found.ok_or_else(|| Fail::new("all values are null or empty"))
         },
     )
     .structural(),
-    function("coalescelist", "coalescelist(lists...)", at_least(1), "The first list that is not empty.", |args| {
-        for index in 0..args.len() {
-            if !list_arg(&args, index)?.is_empty() {
-                return Ok(args[index].clone());
+    function(
+        "coalescelist",
+        "coalescelist(lists...)",
+        at_least(1),
+        "The first list that is not empty.",
+        |args| {
+            for index in 0..args.len() {
+                if !list_arg(&args, index)?.is_empty() {
+                    return Ok(args[index].clone());
+                }
             }
-        }
-        Err(Fail::new("all lists are empty"))
-    })
+            Err(Fail::new("all lists are empty"))
+        },
+    )
     .structural(),
-    function("compact", "compact(list)", exactly(1), "A list without nulls and empty strings.", |args| {
-        let kept = list_arg(&args, 0)?.iter().filter(|item| item.data != Data::Null && item.as_str() != Some(""));
-        Ok(list(kept.cloned().collect()))
-    })
+    function(
+        "compact",
+        "compact(list)",
+        exactly(1),
+        "A list without nulls and empty strings.",
+        |args| {
+            let kept = list_arg(&args, 0)?
+                .iter()
+                .filter(|item| item.data != Data::Null && item.as_str() != Some(""));
+            Ok(list(kept.cloned().collect()))
+        },
+    )
     .structural(),
-    function("concat", "concat(lists...)", at_least(1), "The elements of all lists, in order.", |args| {
-        let mut all = Vec::new();
-        for index in 0..args.len() {
-            all.extend_from_slice(list_arg(&args, index)?);
-        }
-        Ok(list(all))
-    })
+    function(
+        "concat",
+        "concat(lists...)",
+        at_least(1),
+        "The elements of all lists, in order.",
+        |args| {
+            let mut all = Vec::new();
+            for index in 0..args.len() {
+                all.extend_from_slice(list_arg(&args, index)?);
+            }
+            Ok(list(all))
+        },
+    )
     .structural()
     .costs(super::cost_of_elements),
-    function("contains", "contains(list, value)", exactly(2), "Whether a list contains a value.", |args| {
-        Ok(truth(list_arg(&args, 0)?.iter().any(|item| same(item, &args[1]))))
-    }),
+    function(
+        "contains",
+        "contains(list, value)",
+        exactly(2),
+        "Whether a list contains a value.",
+        |args| {
+            Ok(truth(
+                list_arg(&args, 0)?.iter().any(|item| same(item, &args[1])),
+            ))
+        },
+    ),
     function(
         "distinct",
         "distinct(list)",
@@ -73,7 +122,9 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "A list without duplicates, in order of first occurrence.",
         |args| {
             let mut seen = HashSet::new();
-            let kept = list_arg(&args, 0)?.iter().filter(|item| seen.insert(identity(item)));
+            let kept = list_arg(&args, 0)?
+                .iter()
+                .filter(|item| seen.insert(identity(item)));
             Ok(list(kept.cloned().collect()))
         },
     )
@@ -106,13 +157,34 @@ pub(super) static FUNCTIONS: &[Function] = &[
     )
     .structural()
     .costs(super::cost_of_all),
-    function("index", "index(list, value)", exactly(2), "The index of a value in a list.", |args| {
-        let found = list_arg(&args, 0)?.iter().position(|item| same(item, &args[1]));
-        found.map(int).ok_or_else(|| Fail::arg(1, format!("the list does not contain {}", show(&args[1]))))
-    }),
-    function("keys", "keys(object)", exactly(1), "An object's keys, sorted.", |args| {
-        Ok(list(object_arg(&args, 0)?.keys().map(|key| Value::string(key.as_str())).collect()))
-    })
+    function(
+        "index",
+        "index(list, value)",
+        exactly(2),
+        "The index of a value in a list.",
+        |args| {
+            let found = list_arg(&args, 0)?
+                .iter()
+                .position(|item| same(item, &args[1]));
+            found.map(int).ok_or_else(|| {
+                Fail::arg(1, format!("the list does not contain {}", show(&args[1])))
+            })
+        },
+    ),
+    function(
+        "keys",
+        "keys(object)",
+        exactly(1),
+        "An object's keys, sorted.",
+        |args| {
+            Ok(list(
+                object_arg(&args, 0)?
+                    .keys()
+                    .map(|key| Value::string(key.as_str()))
+                    .collect(),
+            ))
+        },
+    )
     .structural()
     .costs(super::cost_of_elements),
     function(
@@ -139,7 +211,10 @@ pub(super) static FUNCTIONS: &[Function] = &[
                 (Some(value), _) | (None, Some(value)) => Ok(value.clone()),
                 (None, None) => {
                     let help = "add a third argument as the default for missing keys";
-                    Err(Fail::arg(1, format!("the object has no key {}", show(&args[1]))).help(help))
+                    Err(
+                        Fail::arg(1, format!("the object has no key {}", show(&args[1])))
+                            .help(help),
+                    )
                 }
             }
         },
@@ -154,7 +229,11 @@ pub(super) static FUNCTIONS: &[Function] = &[
             let mut all = BTreeMap::new();
             for (index, value) in args.iter().enumerate() {
                 if value.data != Data::Null {
-                    all.extend(object_arg(&args, index)?.iter().map(|(key, value)| (key.clone(), value.clone())));
+                    all.extend(
+                        object_arg(&args, index)?
+                            .iter()
+                            .map(|(key, value)| (key.clone(), value.clone())),
+                    );
                 }
             }
             Ok(object(all))
@@ -169,9 +248,13 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "Numbers from start (default 0) up to, but not including, limit, by step (default 1).",
         range,
     ),
-    function("reverse", "reverse(list)", exactly(1), "A list in reverse order.", |args| {
-        Ok(list(list_arg(&args, 0)?.iter().rev().cloned().collect()))
-    })
+    function(
+        "reverse",
+        "reverse(list)",
+        exactly(1),
+        "A list in reverse order.",
+        |args| Ok(list(list_arg(&args, 0)?.iter().rev().cloned().collect())),
+    )
     .structural(),
     function(
         "setproduct",
@@ -190,20 +273,33 @@ pub(super) static FUNCTIONS: &[Function] = &[
             let items = list_arg(&args, 0)?;
             let (start, end) = (size_arg(&args, 1)?, size_arg(&args, 2)?);
             if start > end || end > items.len() {
-                return Err(Fail::new(format!("{start} to {end} is out of range for a list of {}", items.len())));
+                return Err(Fail::new(format!(
+                    "{start} to {end} is out of range for a list of {}",
+                    items.len()
+                )));
             }
             Ok(list(items[start..end].to_vec()))
         },
     )
     .structural(),
-    function("sort", "sort(list)", exactly(1), "A list of strings, sorted.", |args| {
-        let mut texts = texts_arg(&args, 0)?;
-        texts.sort_unstable();
-        Ok(list(texts.into_iter().map(Value::string).collect()))
-    }),
-    function("values", "values(object)", exactly(1), "An object's values, ordered by key.", |args| {
-        Ok(list(object_arg(&args, 0)?.values().cloned().collect()))
-    })
+    function(
+        "sort",
+        "sort(list)",
+        exactly(1),
+        "A list of strings, sorted.",
+        |args| {
+            let mut texts = texts_arg(&args, 0)?;
+            texts.sort_unstable();
+            Ok(list(texts.into_iter().map(Value::string).collect()))
+        },
+    ),
+    function(
+        "values",
+        "values(object)",
+        exactly(1),
+        "An object's values, ordered by key.",
+        |args| Ok(list(object_arg(&args, 0)?.values().cloned().collect())),
+    )
     .structural(),
     function(
         "zipmap",
@@ -213,9 +309,18 @@ pub(super) static FUNCTIONS: &[Function] = &[
         |args| {
             let (keys, values) = (texts_arg(&args, 0)?, list_arg(&args, 1)?);
             if keys.len() != values.len() {
-                return Err(Fail::new(format!("there are {} keys and {} values", keys.len(), values.len())));
+                return Err(Fail::new(format!(
+                    "there are {} keys and {} values",
+                    keys.len(),
+                    values.len()
+                )));
             }
-            Ok(object(keys.iter().map(|key| key.to_string()).zip(values.iter().cloned()).collect()))
+            Ok(object(
+                keys.iter()
+                    .map(|key| key.to_string())
+                    .zip(values.iter().cloned())
+                    .collect(),
+            ))
         },
     )
     .structural(),
@@ -226,7 +331,11 @@ fn all_bools(args: &[Value]) -> Result<Vec<bool>, Fail> {
         return bool_arg(args, 0).map(|bool| vec![bool]);
     }
     let items = list_arg(args, 0)?.iter();
-    items.map(|item| to_bool(item).ok_or_else(|| Fail::arg(0, format!("{} is not a boolean", show(item))))).collect()
+    items
+        .map(|item| {
+            to_bool(item).ok_or_else(|| Fail::arg(0, format!("{} is not a boolean", show(item))))
+        })
+        .collect()
 }
 
 fn flatten(items: &[Value], out: &mut Vec<Value>) {
@@ -236,7 +345,9 @@ fn flatten(items: &[Value], out: &mut Vec<Value>) {
                 let from = out.len();
                 flatten(inner, out);
                 // The inner list is gone: its marks go to its elements.
-                out[from..].iter_mut().for_each(|value| value.marks.unite(&item.marks));
+                out[from..]
+                    .iter_mut()
+                    .for_each(|value| value.marks.unite(&item.marks));
             }
             _ => out.push(item.clone()),
         }
@@ -255,15 +366,22 @@ fn range(args: Vec<Value>) -> Result<Value, Fail> {
     };
     let zero = Number::Int(0);
     if step == zero || (start != limit && (step < zero) != down) {
-        return Err(Fail::arg(args.len() - 1, "the step never reaches limit from start"));
+        return Err(Fail::arg(
+            args.len() - 1,
+            "the step never reaches limit from start",
+        ));
     }
     let (mut items, mut next) = (Vec::new(), start);
     while if down { next > limit } else { next < limit } {
         if items.len() == MAX_MADE {
-            return Err(Fail::new(format!("the list would have more than {MAX_MADE} elements")));
+            return Err(Fail::new(format!(
+                "the list would have more than {MAX_MADE} elements"
+            )));
         }
         items.push(number(next));
-        next = next.plus(step).map_err(|error| Fail::new(format!("an element {error}")))?;
+        next = next
+            .plus(step)
+            .map_err(|error| Fail::new(format!("an element {error}")))?;
     }
     Ok(list(items))
 }
@@ -273,12 +391,23 @@ fn setproduct(args: Vec<Value>) -> Result<Value, Fail> {
     for index in 0..args.len() {
         let items = list_arg(&args, index)?;
         // So many of so many elements.
-        if rows.len().saturating_mul(items.len()).saturating_mul(index + 1) > 2 * MAX_MADE {
-            return Err(Fail::new(format!("the list would have more than {MAX_MADE} elements")));
+        if rows
+            .len()
+            .saturating_mul(items.len())
+            .saturating_mul(index + 1)
+            > 2 * MAX_MADE
+        {
+            return Err(Fail::new(format!(
+                "the list would have more than {MAX_MADE} elements"
+            )));
         }
         rows = rows
             .iter()
-            .flat_map(|row| items.iter().map(move |item| row.iter().chain([item]).cloned().collect::<Vec<_>>()))
+            .flat_map(|row| {
+                items
+                    .iter()
+                    .map(move |item| row.iter().chain([item]).cloned().collect::<Vec<_>>())
+            })
             .collect();
     }
     Ok(list(rows.into_iter().map(list).collect()))
@@ -291,7 +420,9 @@ mod tests {
     #[test]
     fn marks_of_an_inner_list_survive_flatten() {
         let mut inner = list(vec![Value::string("a")]);
-        inner.marks.sensitive = Some(std::sync::Arc::new(impasto_stages::Sensitive { way: vec!["x".into()] }));
+        inner.marks.sensitive = Some(std::sync::Arc::new(impasto_stages::Sensitive {
+            way: vec!["x".into()],
+        }));
         let mut out = Vec::new();
         flatten(&[inner], &mut out);
         assert!(out[0].marks.sensitive.is_some());

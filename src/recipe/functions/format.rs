@@ -86,16 +86,26 @@ fn apply(spec: &str, values: &[&Value]) -> Result<String, Fail> {
         if chars.next_if_eq(&'[').is_some() {
             let number = digits(&mut chars)?.unwrap_or(0);
             if chars.next() != Some(']') || number == 0 {
-                return Err(Fail::arg(0, "`%[` must be followed by a number from 1 and `]`"));
+                return Err(Fail::arg(
+                    0,
+                    "`%[` must be followed by a number from 1 and `]`",
+                ));
             }
             next = number - 1;
             indexed = true;
         }
         let Some(letter) = chars.next() else {
-            return Err(Fail::arg(0, "the format ends within a `%` verb").help("`%%` stands for a percent sign"));
+            return Err(Fail::arg(0, "the format ends within a `%` verb")
+                .help("`%%` stands for a percent sign"));
         };
         let Some(value) = values.get(next) else {
-            return Err(Fail::arg(0, format!("there is no value for `%{letter}`: only {} are given", values.len())));
+            return Err(Fail::arg(
+                0,
+                format!(
+                    "there is no value for `%{letter}`: only {} are given",
+                    values.len()
+                ),
+            ));
         };
         next += 1;
         used = used.max(next);
@@ -103,7 +113,10 @@ fn apply(spec: &str, values: &[&Value]) -> Result<String, Fail> {
         bounded(out.len())?;
     }
     if used < values.len() && !indexed {
-        let message = format!("{} values are given, but the format uses {used}", values.len());
+        let message = format!(
+            "{} values are given, but the format uses {used}",
+            values.len()
+        );
         return Err(Fail::arg(0, message));
     }
     Ok(out)
@@ -113,17 +126,39 @@ fn digits(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Option
     let mut number = None;
     while let Some(digit) = chars.next_if(char::is_ascii_digit) {
         let digit = digit as usize - '0' as usize;
-        number = Some(number.unwrap_or(0usize).saturating_mul(10).saturating_add(digit));
+        number = Some(
+            number
+                .unwrap_or(0usize)
+                .saturating_mul(10)
+                .saturating_add(digit),
+        );
     }
     match number {
-        Some(number) if number > MAX_WIDTH => Err(Fail::arg(0, "a width or precision is too large")),
+        Some(number) if number > MAX_WIDTH => {
+            Err(Fail::arg(0, "a width or precision is too large"))
+        }
         number => Ok(number),
     }
 }
 
-fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize) -> Result<(), Fail> {
-    let wrong = |wanted: &str| Fail::arg(arg, format!("`%{letter}` needs {wanted}, found {}", show(value)));
-    let whole = || to_number(value).and_then(Number::as_whole).ok_or_else(|| wrong("a whole number"));
+fn write(
+    out: &mut String,
+    letter: char,
+    verb: &Verb,
+    value: &Value,
+    arg: usize,
+) -> Result<(), Fail> {
+    let wrong = |wanted: &str| {
+        Fail::arg(
+            arg,
+            format!("`%{letter}` needs {wanted}, found {}", show(value)),
+        )
+    };
+    let whole = || {
+        to_number(value)
+            .and_then(Number::as_whole)
+            .ok_or_else(|| wrong("a whole number"))
+    };
     let number = || to_number(value).ok_or_else(|| wrong("a number"));
     let mut numeric = true;
     let body = match letter {
@@ -137,17 +172,27 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
                 }
                 _ => radix(whole()?, verb, "0x", |n| format!("{n:x}")),
             };
-            if letter == 'X' { text.to_uppercase() } else { text }
+            if letter == 'X' {
+                text.to_uppercase()
+            } else {
+                text
+            }
         }
         'f' | 'F' => number()?.fixed(verb.precision.unwrap_or(6)),
         'e' | 'E' => {
             let text = exponent(number()?.as_f64(), verb.precision.unwrap_or(6));
-            if letter == 'E' { text.to_uppercase() } else { text }
+            if letter == 'E' {
+                text.to_uppercase()
+            } else {
+                text
+            }
         }
         'g' | 'G' => number()?.to_string(),
         't' => {
             numeric = false;
-            to_bool(value).ok_or_else(|| wrong("true or false"))?.to_string()
+            to_bool(value)
+                .ok_or_else(|| wrong("true or false"))?
+                .to_string()
         }
         's' | 'q' | 'v' => {
             numeric = letter == 'v' && matches!(value.data, Data::Number(_));
@@ -155,7 +200,8 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
                 (Some(text), _) => text.to_string(),
                 (None, 'v') if matches!(value.data, Data::Null) => "null".to_owned(),
                 (None, 'v') => {
-                    return Err(wrong("a string, a number or a boolean").help("use `jsonencode(…)` for lists"));
+                    return Err(wrong("a string, a number or a boolean")
+                        .help("use `jsonencode(…)` for lists"));
                 }
                 (None, _) => return Err(wrong("a string")),
             };
@@ -163,7 +209,11 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
                 Some(count) if !numeric => text.chars().take(count).collect(),
                 _ => text,
             };
-            if letter == 'q' { serde_json::Value::from(text).to_string() } else { text }
+            if letter == 'q' {
+                serde_json::Value::from(text).to_string()
+            } else {
+                text
+            }
         }
         other => {
             let help = "known: %s %v %q %d %b %o %x %X %e %f %g %t %%";
@@ -176,7 +226,10 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
         _ if numeric && verb.space => (" ", body.as_str()),
         _ => ("", body.as_str()),
     };
-    let missing = verb.width.unwrap_or(0).saturating_sub(sign.len() + digits.chars().count());
+    let missing = verb
+        .width
+        .unwrap_or(0)
+        .saturating_sub(sign.len() + digits.chars().count());
     if verb.minus {
         out.extend([sign, digits, &" ".repeat(missing)]);
     } else if verb.zero {
@@ -189,7 +242,11 @@ fn write(out: &mut String, letter: char, verb: &Verb, value: &Value, arg: usize)
 
 fn radix(number: i128, verb: &Verb, prefix: &str, spell: fn(u128) -> String) -> String {
     let sign = if number < 0 { "-" } else { "" };
-    format!("{sign}{}{}", if verb.sharp { prefix } else { "" }, spell(number.unsigned_abs()))
+    format!(
+        "{sign}{}{}",
+        if verb.sharp { prefix } else { "" },
+        spell(number.unsigned_abs())
+    )
 }
 
 /// `1.5e+06`: Go's exponent has a sign and at least two digits.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use impasto_stages::{Data, Marks, Origin, Source, Value};
 
-use super::{Fail, Function, FunctionBody, HostFunction, between, exactly, function, object_arg, text_arg};
+use super::{
+    Fail, Function, FunctionBody, HostFunction, between, exactly, function, object_arg, text_arg,
+};
 use crate::recipe::convert::{list, truth};
 use crate::recipe::diagnostic::{Diagnostic, Span};
 use crate::recipe::eval::{Evaluator, Failed};
@@ -24,19 +26,34 @@ const fn host(
     help: &'static str,
     run: HostFunction,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, cost: super::no_cost, run: FunctionBody::Host(run) }
+    Function {
+        name,
+        signature,
+        help,
+        min,
+        max,
+        structural: false,
+        cost: super::no_cost,
+        run: FunctionBody::Host(run),
+    }
 }
 
 pub(super) static FUNCTIONS: &[Function] = &[
-    function("basename", "basename(path)", exactly(1), "The last part of a path.", |args| {
-        let path = text_arg(&args, 0)?;
-        let trimmed = path.trim_end_matches('/');
-        Ok(Value::string(match (&*path, trimmed) {
-            ("", _) => ".",
-            (_, "") => "/",
-            (_, trimmed) => trimmed.rsplit('/').next().unwrap_or(trimmed),
-        }))
-    }),
+    function(
+        "basename",
+        "basename(path)",
+        exactly(1),
+        "The last part of a path.",
+        |args| {
+            let path = text_arg(&args, 0)?;
+            let trimmed = path.trim_end_matches('/');
+            Ok(Value::string(match (&*path, trimmed) {
+                ("", _) => ".",
+                (_, "") => "/",
+                (_, trimmed) => trimmed.rsplit('/').next().unwrap_or(trimmed),
+            }))
+        },
+    ),
     host(
         "dir",
         "dir(path)",
@@ -45,21 +62,34 @@ pub(super) static FUNCTIONS: &[Function] = &[
         |eval, _, args| {
             Ok(text_arg(&args, 0).and_then(|path| {
                 let files = eval.files.list(&path).map_err(problem)?;
-                let mut value = list(files.iter().map(|file| Value::string(file.as_str())).collect());
+                let mut value = list(
+                    files
+                        .iter()
+                        .map(|file| Value::string(file.as_str()))
+                        .collect(),
+                );
                 value.marks = Marks::from_source(Source::Directory(path.to_string()));
                 Ok(value)
             }))
         },
     ),
-    function("dirname", "dirname(path)", exactly(1), "A path without its last part.", |args| {
-        let path = text_arg(&args, 0)?;
-        Ok(Value::string(match path.trim_end_matches('/').rsplit_once('/') {
-            Some(("", _)) => "/",
-            Some((dir, _)) => dir,
-            None if path.starts_with('/') => "/",
-            None => ".",
-        }))
-    }),
+    function(
+        "dirname",
+        "dirname(path)",
+        exactly(1),
+        "A path without its last part.",
+        |args| {
+            let path = text_arg(&args, 0)?;
+            Ok(Value::string(
+                match path.trim_end_matches('/').rsplit_once('/') {
+                    Some(("", _)) => "/",
+                    Some((dir, _)) => dir,
+                    None if path.starts_with('/') => "/",
+                    None => ".",
+                },
+            ))
+        },
+    ),
     host(
         "env",
         "env(name)",
@@ -93,24 +123,33 @@ pub(super) static FUNCTIONS: &[Function] = &[
                 Ok(Value {
                     data: Data::String(text),
                     marks: Marks::from_source(Source::File(path.to_string())),
-                    origin: Some(Arc::new(Origin { path: plain(&path).to_owned(), line: 1 })),
+                    origin: Some(Arc::new(Origin {
+                        path: plain(&path).to_owned(),
+                        line: 1,
+                    })),
                 })
             }))
         },
     ),
-    host("fileexists", "fileexists(path)", exactly(1), "Whether a file exists at a path.", |eval, _, args| {
-        Ok(text_arg(&args, 0).and_then(|path| {
-            let found = eval.files.is(&path);
-            if let Err(outside) = &found
-                && outside.outside
-            {
-                return Err(problem(outside.clone()));
-            }
-            let mut value = truth(found.is_ok());
-            value.marks = Marks::from_source(Source::File(path.to_string()));
-            Ok(value)
-        }))
-    }),
+    host(
+        "fileexists",
+        "fileexists(path)",
+        exactly(1),
+        "Whether a file exists at a path.",
+        |eval, _, args| {
+            Ok(text_arg(&args, 0).and_then(|path| {
+                let found = eval.files.is(&path);
+                if let Err(outside) = &found
+                    && outside.outside
+                {
+                    return Err(problem(outside.clone()));
+                }
+                let mut value = truth(found.is_ok());
+                value.marks = Marks::from_source(Source::File(path.to_string()));
+                Ok(value)
+            }))
+        },
+    ),
     host(
         "template",
         "template(path, vars)",
@@ -118,11 +157,21 @@ pub(super) static FUNCTIONS: &[Function] = &[
         "The content of a template file, rendered with the values of an object.",
         template,
     ),
-    host("templatefile", "templatefile(path, vars)", between(1, 2), "The same as `template`.", template),
+    host(
+        "templatefile",
+        "templatefile(path, vars)",
+        between(1, 2),
+        "The same as `template`.",
+        template,
+    ),
 ];
 
 fn problem(problem: FileProblem) -> Fail {
-    Fail { arg: Some(0), message: problem.message, help: problem.help }
+    Fail {
+        arg: Some(0),
+        message: problem.message,
+        help: problem.help,
+    }
 }
 
 /// A path without what does not change it.
@@ -130,7 +179,11 @@ fn plain(path: &str) -> &str {
     path.trim_start_matches("./")
 }
 
-fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result<Value, Fail>, Failed> {
+fn template(
+    eval: &mut Evaluator,
+    span: Span,
+    args: Vec<Value>,
+) -> Result<Result<Value, Fail>, Failed> {
     let path = match text_arg(&args, 0) {
         Ok(path) => path,
         Err(fail) => return Ok(Err(fail)),
@@ -151,13 +204,18 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
         },
     };
     if eval.template_depth >= MAX_TEMPLATES {
-        return Ok(Err(Fail::arg(0, format!("templates are nested more than {MAX_TEMPLATES} levels deep"))));
+        return Ok(Err(Fail::arg(
+            0,
+            format!("templates are nested more than {MAX_TEMPLATES} levels deep"),
+        )));
     }
     let names: Vec<Arc<str>> = vars.keys().map(|name| name.as_str().into()).collect();
     let parts = match compiled(eval, &path, &text, names)? {
         Ok(parts) => parts,
         Err(found) => {
-            let found = found.into_iter().map(|diagnostic| diagnostic.also(span, "the template is used here"));
+            let found = found
+                .into_iter()
+                .map(|diagnostic| diagnostic.also(span, "the template is used here"));
             eval.diagnostics.extend(found);
             return Err(Failed);
         }
@@ -174,30 +232,48 @@ fn template(eval: &mut Evaluator, span: Span, args: Vec<Value>) -> Result<Result
         }
     }
     let mut value = result?;
-    value.marks.unite(&Marks::from_source(Source::File(path.to_string())));
+    value
+        .marks
+        .unite(&Marks::from_source(Source::File(path.to_string())));
     Ok(Ok(value))
 }
 
 /// A template's parts, or what is wrong with it. Said once for each set of names.
 pub(in crate::recipe) type Compiled = Result<Arc<Vec<TemplatePart>>, Vec<Diagnostic>>;
 
-fn compiled(eval: &mut Evaluator, path: &str, text: &Arc<str>, names: Vec<Arc<str>>) -> Result<Compiled, Failed> {
+fn compiled(
+    eval: &mut Evaluator,
+    path: &str,
+    text: &Arc<str>,
+    names: Vec<Arc<str>>,
+) -> Result<Compiled, Failed> {
     let key = (path.to_owned(), names);
     if let Some(known) = eval.templates.get(&key) {
         return Ok(known.clone());
     }
-    let file = eval.sources.add(eval.files.shown(path), plain(path), text.clone());
+    let file = eval
+        .sources
+        .add(eval.files.shown(path), plain(path), text.clone());
     let found = match syntax::parse_template(text, file) {
         Err(diagnostic) => Err(vec![diagnostic]),
         Ok(tree) => {
-            let Some(source) = eval.sources.get(file).cloned() else { return Err(Failed) };
+            let Some(source) = eval.sources.get(file).cloned() else {
+                return Err(Failed);
+            };
             let mut diagnostics = Vec::new();
             let nothing = Names::default();
             let mut lowering = Lowering::new(file, source, &nothing, &mut diagnostics);
-            lowering.allowed = Allowed { what: "a template file", ..Allowed::NOTHING };
+            lowering.allowed = Allowed {
+                what: "a template file",
+                ..Allowed::NOTHING
+            };
             lowering.scope = key.1.clone();
             let parts = lowering.file_parts(&tree);
-            if diagnostics.is_empty() { Ok(Arc::new(parts)) } else { Err(diagnostics) }
+            if diagnostics.is_empty() {
+                Ok(Arc::new(parts))
+            } else {
+                Err(diagnostics)
+            }
         }
     };
     eval.templates.insert(key, found.clone());

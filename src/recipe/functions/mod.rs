@@ -67,11 +67,19 @@ pub(super) struct Fail {
 
 impl Fail {
     fn new(message: impl Into<String>) -> Self {
-        Fail { arg: None, message: message.into(), help: None }
+        Fail {
+            arg: None,
+            message: message.into(),
+            help: None,
+        }
     }
 
     fn arg(arg: usize, message: impl Into<String>) -> Self {
-        Fail { arg: Some(arg), message: message.into(), help: None }
+        Fail {
+            arg: Some(arg),
+            message: message.into(),
+            help: None,
+        }
     }
 
     fn help(mut self, help: impl Into<String>) -> Self {
@@ -87,7 +95,16 @@ const fn function(
     help: &'static str,
     run: fn(Vec<Value>) -> Result<Value, Fail>,
 ) -> Function {
-    Function { name, signature, help, min, max, structural: false, cost: no_cost, run: FunctionBody::Pure(run) }
+    Function {
+        name,
+        signature,
+        help,
+        min,
+        max,
+        structural: false,
+        cost: no_cost,
+        run: FunctionBody::Pure(run),
+    }
 }
 
 fn no_cost(_: &[Value]) -> u64 {
@@ -96,7 +113,9 @@ fn no_cost(_: &[Value]) -> u64 {
 
 /// What an argument takes when nothing of it is shared, and a copy as large.
 fn cost_of_all(args: &[Value]) -> u64 {
-    args.iter().map(|arg| 2 * cost_written_out(arg).min(u64::MAX / 8)).fold(0, u64::saturating_add)
+    args.iter()
+        .map(|arg| 2 * cost_written_out(arg).min(u64::MAX / 8))
+        .fold(0, u64::saturating_add)
 }
 
 /// What the lists or objects among the arguments take as one.
@@ -119,7 +138,9 @@ const fn at_least(min: usize) -> (usize, Option<usize>) {
 impl Function {
     /// A call and what it gives, as they are written in a recipe.
     pub fn example(&self) -> Option<(&'static str, &'static str)> {
-        let found = examples::EXAMPLES.iter().find(|(name, ..)| *name == self.name);
+        let found = examples::EXAMPLES
+            .iter()
+            .find(|(name, ..)| *name == self.name);
         found.map(|(_, call, value)| (*call, *value))
     }
 
@@ -147,7 +168,17 @@ pub(super) static ALL: &[&[Function]] = &[
 /// Functions that people will look for and not find, and why.
 const MISSING: &[(&[&str], &str)] = &[
     (
-        &["timestamp", "legacy_isotime", "isotime", "plantimestamp", "uuidv4", "uuid", "uuidv5", "bcrypt", "rand"],
+        &[
+            "timestamp",
+            "legacy_isotime",
+            "isotime",
+            "plantimestamp",
+            "uuidv4",
+            "uuid",
+            "uuidv5",
+            "bcrypt",
+            "rand",
+        ],
         "its value would differ in every run, so no stage could be cached; for a time use \
          `recipe { source_date_epoch = … }`, for anything else a variable",
     ),
@@ -160,9 +191,18 @@ const MISSING: &[(&[&str], &str)] = &[
         "a path of this machine would make the recipe's result differ on another machine; paths are relative to the \
          recipe",
     ),
-    (&["yamlencode", "yamldecode"], "YAML is not built in; JSON is valid YAML: use `jsonencode`"),
-    (&["templatestring"], "write a template: \"…${x}…\", or `template(path, vars)`"),
-    (&["fileset"], "use `dir(path)`, filtered with `[for f in dir(path) : f if endswith(f, \".sh\")]`"),
+    (
+        &["yamlencode", "yamldecode"],
+        "YAML is not built in; JSON is valid YAML: use `jsonencode`",
+    ),
+    (
+        &["templatestring"],
+        "write a template: \"…${x}…\", or `template(path, vars)`",
+    ),
+    (
+        &["fileset"],
+        "use `dir(path)`, filtered with `[for f in dir(path) : f if endswith(f, \".sh\")]`",
+    ),
     (
         &["vault", "consul_key", "aws_secretsmanager"],
         "pass secrets as variables: set `IMPASTO_VAR_name` in the environment",
@@ -177,10 +217,15 @@ pub(super) struct Unknown {
 
 /// The function of this name.
 pub(super) fn find(name: &str) -> Result<&'static Function, Unknown> {
-    let found = ALL.iter().flat_map(|group| group.iter()).find(|function| function.name == name);
+    let found = ALL
+        .iter()
+        .flat_map(|group| group.iter())
+        .find(|function| function.name == name);
     found.ok_or_else(|| {
         let missing = MISSING.iter().find(|(names, _)| names.contains(&name));
-        Unknown { reason: missing.map(|(_, reason)| *reason) }
+        Unknown {
+            reason: missing.map(|(_, reason)| *reason),
+        }
     })
 }
 
@@ -199,11 +244,15 @@ fn wrong(args: &[Value], index: usize, wanted: &str) -> Fail {
 }
 
 fn text_arg(args: &[Value], index: usize) -> Result<Arc<str>, Fail> {
-    args.get(index).and_then(to_text).ok_or_else(|| wrong(args, index, "a string"))
+    args.get(index)
+        .and_then(to_text)
+        .ok_or_else(|| wrong(args, index, "a string"))
 }
 
 fn number_arg(args: &[Value], index: usize) -> Result<Number, Fail> {
-    args.get(index).and_then(to_number).ok_or_else(|| wrong(args, index, "a number"))
+    args.get(index)
+        .and_then(to_number)
+        .ok_or_else(|| wrong(args, index, "a number"))
 }
 
 fn int_arg(args: &[Value], index: usize) -> Result<i64, Fail> {
@@ -214,11 +263,14 @@ fn int_arg(args: &[Value], index: usize) -> Result<i64, Fail> {
 }
 
 fn size_arg(args: &[Value], index: usize) -> Result<usize, Fail> {
-    usize::try_from(int_arg(args, index)?).map_err(|_| wrong(args, index, "a whole number that is not negative"))
+    usize::try_from(int_arg(args, index)?)
+        .map_err(|_| wrong(args, index, "a whole number that is not negative"))
 }
 
 fn bool_arg(args: &[Value], index: usize) -> Result<bool, Fail> {
-    args.get(index).and_then(to_bool).ok_or_else(|| wrong(args, index, "true or false"))
+    args.get(index)
+        .and_then(to_bool)
+        .ok_or_else(|| wrong(args, index, "true or false"))
 }
 
 fn list_arg(args: &[Value], index: usize) -> Result<&[Value], Fail> {
@@ -238,5 +290,7 @@ fn object_arg(args: &[Value], index: usize) -> Result<&BTreeMap<String, Value>, 
 fn texts_arg(args: &[Value], index: usize) -> Result<Vec<Arc<str>>, Fail> {
     let items = list_arg(args, index)?;
     let texts = items.iter().map(|item| to_text(item).ok_or(item));
-    texts.collect::<Result<_, _>>().map_err(|item| Fail::arg(index, format!("{} is not a string", show(item))))
+    texts
+        .collect::<Result<_, _>>()
+        .map_err(|item| Fail::arg(index, format!("{} is not a string", show(item))))
 }

@@ -26,9 +26,21 @@ pub(crate) const KIND: Kind = Kind {
 };
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec::required("suite", Type::Text, "The release, by its code name, such as \"bookworm\"."),
-    ParamSpec::optional("distribution", Type::OneOf(&["debian"]), "The distribution. Default: debian."),
-    ParamSpec::optional("packages", Type::List(&Type::Text), "Packages to install, in addition to `apt`."),
+    ParamSpec::required(
+        "suite",
+        Type::Text,
+        "The release, by its code name, such as \"bookworm\".",
+    ),
+    ParamSpec::optional(
+        "distribution",
+        Type::OneOf(&["debian"]),
+        "The distribution. Default: debian.",
+    ),
+    ParamSpec::optional(
+        "packages",
+        Type::List(&Type::Text),
+        "Packages to install, in addition to `apt`.",
+    ),
     ParamSpec::optional(
         "variant",
         Type::OneOf(&["essential", "minbase"]),
@@ -39,7 +51,11 @@ const PARAMS: &[ParamSpec] = &[
         Type::List(&Type::Text),
         "Components of the archive to install from, and of the image's own sources. Default: [\"main\"].",
     ),
-    ParamSpec::optional("recommends", Type::Bool, "Also installs recommended packages. Default: false."),
+    ParamSpec::optional(
+        "recommends",
+        Type::Bool,
+        "Also installs recommended packages. Default: false.",
+    ),
     ParamSpec::optional(
         "architecture",
         Type::OneOf(&["amd64", "arm64"]),
@@ -76,22 +92,36 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     packages.sort_unstable();
     packages.dedup();
     let suite = params.text("suite").unwrap_or_default().to_owned();
-    let word =
-        |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c));
+    let word = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"-./+_".contains(&c))
+    };
     if !word(&suite) || suite.starts_with('-') {
         let error = ParamError::new("suite", format!("{suite:?} is not a valid release name"));
         errors.push(error.help("write the release's code name, such as \"bookworm\""));
     }
     let mut components = params.texts("components");
     if let Some(wrong) = components.iter().find(|component| !word(component)) {
-        errors.push(ParamError::new("components", format!("{wrong:?} is not a valid component of an archive")));
+        errors.push(ParamError::new(
+            "components",
+            format!("{wrong:?} is not a valid component of an archive"),
+        ));
     }
     if components.is_empty() {
         components.push("main".to_owned());
     }
-    let architecture = params.text("architecture").unwrap_or(ARCHITECTURE).to_owned();
+    let architecture = params
+        .text("architecture")
+        .unwrap_or(ARCHITECTURE)
+        .to_owned();
     let sources = params.get("sources").map(|_| params.texts("sources"));
-    if sources.iter().flatten().any(|line| line.contains(['\n', '\0'])) {
+    if sources
+        .iter()
+        .flatten()
+        .any(|line| line.contains(['\n', '\0']))
+    {
         errors.push(ParamError::new("sources", "a line break within a line"));
     }
     let secrets = common::secrets(params, &mut errors);
@@ -119,7 +149,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         recommends: params.flag("recommends"),
         sources,
     };
-    let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Sandbox(SandboxRoot::Toolbox));
+    let mut action = ActionTemplate::new(
+        KIND.name,
+        KIND.version,
+        Executor::Sandbox(SandboxRoot::Toolbox),
+    );
     action.source_date_epoch = common::demand_epoch(context, &mut errors);
     common::remember_lines(&mut action, params, "packages", "install");
     common::remember_lines(&mut action, params, "suite", "suite");
@@ -127,9 +161,15 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     action.toolbox = Some(Slot::Toolbox);
     action.hints.timeout = params.duration("timeout");
     action.hints.limits = limits(params, &mut errors);
-    action.steps.push(Step::Bootstrap { spec: Box::new(spec) });
+    action.steps.push(Step::Bootstrap {
+        spec: Box::new(spec),
+    });
     if errors.is_empty() {
-        Ok(Lowered { actions: vec![action], secrets: secrets.values, request: Some(request) })
+        Ok(Lowered {
+            actions: vec![action],
+            secrets: secrets.values,
+            request: Some(request),
+        })
     } else {
         Err(errors)
     }
@@ -141,12 +181,20 @@ pub(crate) fn check_package(param: &'static str, package: &str) -> Result<(), Pa
     let end = package.find([':', '=', '/']).unwrap_or(package.len());
     let (name, rest) = package.split_at(end);
     let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let named = name.len() >= 2 && name.starts_with(letter) && name.chars().all(|c| letter(c) || "+-.".contains(c));
-    let chosen = rest.len() != 1 && rest.chars().all(|c| c.is_ascii_alphanumeric() || "+-.~:=/_".contains(c));
+    let named = name.len() >= 2
+        && name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || "+-.".contains(c));
+    let chosen = rest.len() != 1
+        && rest
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.~:=/_".contains(c));
     // apt-get reads a `-` or `+` at the end as an order to remove or install.
     if named && chosen && !package.ends_with(['-', '+']) || named && package.ends_with("++") {
         return Ok(());
     }
-    Err(ParamError::new(param, format!("{package:?} is not a valid package name"))
-        .help("write one package per element, such as \"openssh-server\" or \"openssl=3.0.15-1\""))
+    Err(
+        ParamError::new(param, format!("{package:?} is not a valid package name")).help(
+            "write one package per element, such as \"openssh-server\" or \"openssl=3.0.15-1\"",
+        ),
+    )
 }

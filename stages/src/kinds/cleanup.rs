@@ -17,14 +17,23 @@ pub(crate) const KIND: Kind = Kind {
 }"#,
     makes: Makes::Disk,
     files: &[],
-    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
+    params: &[
+        common::FROM,
+        PARAMS,
+        common::CUTOFF,
+        common::SANDBOXED_BY_KIND,
+    ],
     lower,
     expand: None,
 };
 
 const PARAMS: &[ParamSpec] = &[
     ParamSpec::optional("operations", Type::List(&Type::OneOf(NAMES)), HELP),
-    ParamSpec::optional("except", Type::List(&Type::OneOf(NAMES)), "Operations to skip."),
+    ParamSpec::optional(
+        "except",
+        Type::List(&Type::OneOf(NAMES)),
+        "Operations to skip.",
+    ),
 ];
 
 /// One operation.
@@ -370,18 +379,27 @@ done
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (mut action, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     let (named, except) = (params.texts("operations"), params.texts("except"));
     let has = |list: &[String], name: &str| list.iter().any(|listed| listed == name);
     let all = params.get("operations").is_none();
     let wanted = |operation: &&Operation| {
-        let named = if all { operation.default } else { has(&named, operation.name) };
+        let named = if all {
+            operation.default
+        } else {
+            has(&named, operation.name)
+        };
         named && !has(&except, operation.name)
     };
     let mut text = include_str!("cleanup.sh").to_owned();
     let mut count = 0;
     for operation in OPERATIONS.iter().filter(wanted) {
-        text += &format!("begin {}\n{}\nend\n\n", operation.name, operation.script.trim());
+        text += &format!(
+            "begin {}\n{}\nend\n\n",
+            operation.name,
+            operation.script.trim()
+        );
         count += 1;
     }
     if count == 0 {
@@ -389,5 +407,13 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         errors.push(error.help("omit `operations` to run all of them, or name some"));
     }
     action.steps.extend([Step::ShowRoot, Step::Script { text }]);
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            secrets,
+            request: None,
+        })
+    } else {
+        Err(errors)
+    }
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::action::{ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot};
+use crate::action::{
+    ActionTemplate, Cutoff, Executor, RootSpec, SandboxRequirement, SandboxRoot, Slot,
+};
 use crate::error::ParamError;
 use crate::limits::{LIMITS, limits};
 use crate::number::Number;
@@ -17,8 +19,11 @@ use crate::value::{Data, Value};
 pub(crate) const DEFAULT_EPOCH: u64 = 315_532_800;
 
 /// The disk that a stage builds on.
-pub(crate) const FROM: &[ParamSpec] =
-    &[ParamSpec::required("from", Type::Disk, "The stage whose disk this one builds on.")];
+pub(crate) const FROM: &[ParamSpec] = &[ParamSpec::required(
+    "from",
+    Type::Disk,
+    "The stage whose disk this one builds on.",
+)];
 
 const CUTOFF_PARAM: ParamSpec = ParamSpec::optional(
     "cutoff",
@@ -32,7 +37,10 @@ pub(crate) fn remember_lines(action: &mut ActionTemplate, params: &Params, name:
     let own = params.get(name).filter(|value| value.as_str().is_some());
     for value in own.into_iter().chain(params.list(name)) {
         if let (Some(text), Some(origin)) = (value.as_str(), &value.origin) {
-            action.hints.origins.insert(format!("{word} {text}"), (**origin).clone());
+            action
+                .hints
+                .origins
+                .insert(format!("{word} {text}"), (**origin).clone());
         }
     }
 }
@@ -40,8 +48,11 @@ pub(crate) fn remember_lines(action: &mut ActionTemplate, params: &Params, name:
 /// What every stage takes that makes a disk.
 pub(crate) const CUTOFF: &[ParamSpec] = &[CUTOFF_PARAM];
 
-const ENV: ParamSpec =
-    ParamSpec::optional("env", Type::Map(&Type::Text), "Environment variables of the steps. Part of the key.");
+const ENV: ParamSpec = ParamSpec::optional(
+    "env",
+    Type::Map(&Type::Text),
+    "Environment variables of the steps. Part of the key.",
+);
 
 pub(crate) const SECRETS: ParamSpec = ParamSpec::optional(
     "secrets",
@@ -85,10 +96,13 @@ const VOLATILE: ParamSpec = ParamSpec::optional(
 );
 
 /// What every stage in a sandbox takes whose steps are the recipe's.
-pub(crate) const SANDBOXED: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, NETWORK, PRIVILEGED, TIMEOUT, LIMITS, VOLATILE];
+pub(crate) const SANDBOXED: &[ParamSpec] = &[
+    ENV, SECRETS, SANDBOX, NETWORK, PRIVILEGED, TIMEOUT, LIMITS, VOLATILE,
+];
 
 /// What every stage in a sandbox takes whose kind decides about the network.
-pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] = &[ENV, SECRETS, SANDBOX, TIMEOUT, LIMITS, VOLATILE];
+pub(crate) const SANDBOXED_BY_KIND: &[ParamSpec] =
+    &[ENV, SECRETS, SANDBOX, TIMEOUT, LIMITS, VOLATILE];
 
 /// What a stage takes that works in a sandbox and runs nothing of the recipe's there.
 pub(crate) const SANDBOX_AND_TIMEOUT: &[ParamSpec] = &[SANDBOX, TIMEOUT, LIMITS];
@@ -109,14 +123,24 @@ pub(crate) fn sandboxed(
     action.sandbox = match params.text("sandbox") {
         Some("namespace") => SandboxRequirement::Namespace,
         Some("vm") => {
-            let error = ParamError::new("sandbox", "this version cannot run stages in a virtual machine");
+            let error = ParamError::new(
+                "sandbox",
+                "this version cannot run stages in a virtual machine",
+            );
             errors.push(error.help("omit `sandbox`, or run as root with \"namespace\""));
             SandboxRequirement::Vm
         }
         _ => SandboxRequirement::Any,
     };
-    for name in action.env.keys().filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        errors.push(ParamError::new("env", format!("{name:?} is not a valid name for an environment variable")));
+    for name in action
+        .env
+        .keys()
+        .filter(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
+        errors.push(ParamError::new(
+            "env",
+            format!("{name:?} is not a valid name for an environment variable"),
+        ));
     }
     action.network = params.flag("network");
     action.privileged = params.flag("privileged");
@@ -124,11 +148,17 @@ pub(crate) fn sandboxed(
     action.hints.timeout = params.duration("timeout");
     if action.hints.timeout == Some(Duration::ZERO) {
         errors.push(
-            ParamError::new("timeout", "a timeout of zero would stop every stage").help("omit `timeout` for no limit"),
+            ParamError::new("timeout", "a timeout of zero would stop every stage")
+                .help("omit `timeout` for no limit"),
         );
     }
     action.volatile = params.texts("volatile");
-    errors.extend(action.volatile.iter().filter_map(|path| check_volatile(path).err()));
+    errors.extend(
+        action
+            .volatile
+            .iter()
+            .filter_map(|path| check_volatile(path).err()),
+    );
     let secrets = secrets(params, errors);
     action.secrets = secrets.versions;
     (action, secrets.values)
@@ -144,21 +174,28 @@ pub(crate) struct Secrets {
 
 /// The secrets that a stage is given.
 pub(crate) fn secrets(params: &Params, errors: &mut Vec<ParamError>) -> Secrets {
-    let mut secrets = Secrets { versions: BTreeMap::new(), values: BTreeMap::new() };
+    let mut secrets = Secrets {
+        versions: BTreeMap::new(),
+        values: BTreeMap::new(),
+    };
     for (name, value) in params.pairs("secrets") {
         errors.extend(check_name("secrets", name).err());
         let (secret, version) = match &value.data {
             Data::Object(parts) => (
                 parts.get("value").and_then(Value::as_str),
-                parts.get("version").and_then(|version| match &version.data {
-                    Data::Number(number) => Some(number.to_string()),
-                    _ => version.as_str().map(str::to_owned),
-                }),
+                parts
+                    .get("version")
+                    .and_then(|version| match &version.data {
+                        Data::Number(number) => Some(number.to_string()),
+                        _ => version.as_str().map(str::to_owned),
+                    }),
             ),
             _ => (value.as_str(), None),
         };
         secrets.versions.insert(name.clone(), version);
-        secrets.values.insert(name.clone(), Secret::new(secret.unwrap_or_default()));
+        secrets
+            .values
+            .insert(name.clone(), Secret::new(secret.unwrap_or_default()));
     }
     secrets
 }
@@ -166,8 +203,14 @@ pub(crate) fn secrets(params: &Params, errors: &mut Vec<ParamError>) -> Secrets 
 /// The recipe's time, for kinds whose every file would else tell when it was made.
 pub(crate) fn demand_epoch(context: &StageContext, errors: &mut Vec<ParamError>) -> Option<u64> {
     if context.source_date_epoch.is_none() {
-        let error = ParamError::stage("the recipe sets no `source_date_epoch`, the time stamp for what it makes");
-        errors.push(error.help("add `source_date_epoch = 1700000000`, or another time, to the block `recipe`"));
+        let error = ParamError::stage(
+            "the recipe sets no `source_date_epoch`, the time stamp for what it makes",
+        );
+        errors.push(
+            error.help(
+                "add `source_date_epoch = 1700000000`, or another time, to the block `recipe`",
+            ),
+        );
     }
     context.source_date_epoch
 }
@@ -181,7 +224,10 @@ pub(crate) fn from(params: &Params) -> Option<Slot> {
 pub(crate) fn file_slot(value: &Value) -> Option<Slot> {
     match &value.data {
         Data::Stage(stage) => Some(Slot::Stage(stage.to_string())),
-        Data::StageFile { stage, file } => Some(Slot::StageFile { stage: stage.to_string(), file: file.to_string() }),
+        Data::StageFile { stage, file } => Some(Slot::StageFile {
+            stage: stage.to_string(),
+            file: file.to_string(),
+        }),
         Data::String(path) => Some(Slot::Local(path.to_string())),
         _ => None,
     }
@@ -198,15 +244,20 @@ pub(crate) fn check_guest_path(param: &'static str, path: &str) -> Result<(), Pa
     } else {
         return Ok(());
     };
-    Err(ParamError::new(param, format!("the path {path:?} in the image {problem}"))
-        .help("write an absolute path, as seen inside the image"))
+    Err(
+        ParamError::new(param, format!("the path {path:?} in the image {problem}"))
+            .help("write an absolute path, as seen inside the image"),
+    )
 }
 
 /// Checks a path of volatile files.
 pub(crate) fn check_volatile(path: &str) -> Result<(), ParamError> {
     check_guest_path("volatile", path)?;
     if path.split('/').all(|part| matches!(part, "" | ".")) {
-        let error = ParamError::new("volatile", format!("{path:?} matches every file of the image"));
+        let error = ParamError::new(
+            "volatile",
+            format!("{path:?} matches every file of the image"),
+        );
         return Err(error.help("name only the files that depend on when or where the stage ran"));
     }
     Ok(())
@@ -223,15 +274,19 @@ pub(crate) fn check_name(param: &'static str, name: &str) -> Result<(), ParamErr
     if plain {
         return Ok(());
     }
-    Err(ParamError::new(param, format!("{name:?} is not a plain file name"))
-        .help("use a name without `/` and control characters that does not start with `-`"))
+    Err(
+        ParamError::new(param, format!("{name:?} is not a plain file name"))
+            .help("use a name without `/` and control characters that does not start with `-`"),
+    )
 }
 
 /// The `root` parameter of a stage that a chain of disks begins with.
 pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
     let wrong = |shown: String| {
-        Err(ParamError::new("root", format!("{shown} is not a valid partition"))
-            .help("use a number from 1, \"LABEL=…\" or \"UUID=…\""))
+        Err(
+            ParamError::new("root", format!("{shown} is not a valid partition"))
+                .help("use a number from 1, \"LABEL=…\" or \"UUID=…\""),
+        )
     };
     match params.get("root").map(|value| &value.data) {
         None => Ok(RootSpec::Auto),
@@ -241,7 +296,9 @@ pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
         },
         Some(Data::String(text)) => match text.split_once('=') {
             Some(("LABEL", label)) if !label.is_empty() => Ok(RootSpec::Label(label.to_owned())),
-            Some(("UUID", uuid)) if !uuid.is_empty() => Ok(RootSpec::Uuid(uuid.to_ascii_lowercase())),
+            Some(("UUID", uuid)) if !uuid.is_empty() => {
+                Ok(RootSpec::Uuid(uuid.to_ascii_lowercase()))
+            }
             _ => wrong(format!("{text:?}")),
         },
         Some(_) => wrong("the value".to_owned()),

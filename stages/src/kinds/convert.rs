@@ -40,24 +40,42 @@ const PARAMS: &[ParamSpec] = &[
 fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut action = ActionTemplate::new(KIND.name, KIND.version, Executor::Host);
     action.parent = common::from(params);
-    let format = if params.text("format") == Some("raw") { Format::Raw } else { Format::Qcow2 };
+    let format = if params.text("format") == Some("raw") {
+        Format::Raw
+    } else {
+        Format::Qcow2
+    };
     let level = match params.int("compression_level") {
         None => None,
         Some(_) if format == Format::Raw => {
             let error = ParamError::new("compression_level", "raw files are not compressed");
-            return Err(vec![error.help("remove `compression_level`, or use `format = \"qcow2\"`")]);
+            return Err(vec![
+                error.help("remove `compression_level`, or use `format = \"qcow2\"`"),
+            ]);
         }
         Some(level @ 1..=19) => Some(level as i32),
         Some(level) => {
             return Err(vec![
-                ParamError::new("compression_level", format!("{level} is out of range")).help("use 1 to 19"),
+                ParamError::new("compression_level", format!("{level} is out of range"))
+                    .help("use 1 to 19"),
             ]);
         }
     };
     let encoder = match format {
-        Format::Qcow2 => EncoderId { level: level.unwrap_or(ENCODER.level), ..ENCODER }.to_string(),
+        Format::Qcow2 => EncoderId {
+            level: level.unwrap_or(ENCODER.level),
+            ..ENCODER
+        }
+        .to_string(),
         Format::Raw => String::new(),
     };
-    action.steps.push(Step::Convert { format, level, encoder });
-    Ok(Lowered { actions: vec![action], ..Lowered::default() })
+    action.steps.push(Step::Convert {
+        format,
+        level,
+        encoder,
+    });
+    Ok(Lowered {
+        actions: vec![action],
+        ..Lowered::default()
+    })
 }

@@ -36,8 +36,16 @@ const PARAMS: &[ParamSpec] = &[ParamSpec::required(
 )];
 
 const ENTRY: &[ParamSpec] = &[
-    ParamSpec::optional("source", Type::File, "A file or directory, or another stage's file."),
-    ParamSpec::optional("content", Type::Text, "The content itself, such as template(\"motd.tpl\", { name = \"x\" })."),
+    ParamSpec::optional(
+        "source",
+        Type::File,
+        "A file or directory, or another stage's file.",
+    ),
+    ParamSpec::optional(
+        "content",
+        Type::Text,
+        "The content itself, such as template(\"motd.tpl\", { name = \"x\" }).",
+    ),
     ParamSpec::optional(
         "mode",
         Type::Mode,
@@ -66,16 +74,21 @@ const KEEP: &str = "keep";
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (mut action, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     for (dest, value) in params.pairs("files") {
         errors.extend(common::check_guest_path("files", dest).err());
-        let first = dest.split('/').find(|part| !part.is_empty() && *part != ".");
+        let first = dest
+            .split('/')
+            .find(|part| !part.is_empty() && *part != ".");
         if let Some(first @ ("tmp" | "run" | "dev" | "proc" | "sys")) = first {
             let error = ParamError::new(
                 "files",
                 format!("/{first} of a stage is not part of its disk: {dest:?} would be lost"),
             );
-            errors.push(error.help("copy it to another directory, or pass it to a `run` stage in `inputs`"));
+            errors.push(
+                error.help("copy it to another directory, or pass it to a `run` stage in `inputs`"),
+            );
         }
         let entry = |name: &str| match &value.data {
             Data::Object(entry) => entry.get(name).filter(|value| value.data != Data::Null),
@@ -84,16 +97,26 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         let mode = entry("mode").and_then(Value::as_str).and_then(parse_mode);
         let owner = entry("owner").and_then(Value::as_str).map(str::to_owned);
         let keep_times = entry("mtime").and_then(Value::as_str) == Some(KEEP);
-        let source = if let Data::Object(_) = value.data { entry("source") } else { Some(value) };
+        let source = if let Data::Object(_) = value.data {
+            entry("source")
+        } else {
+            Some(value)
+        };
         let index = action.steps.len();
         match (source.and_then(common::file_slot), entry("content")) {
             (Some(Slot::Stage(_) | Slot::StageFile { .. }), None) if keep_times => errors.push(
-                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: files made by stages have none"))
-                    .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
+                ParamError::new(
+                    "files",
+                    format!("{dest:?} cannot keep its `mtime`: files made by stages have none"),
+                )
+                .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
             ),
             (None, Some(_)) if keep_times => errors.push(
-                ParamError::new("files", format!("{dest:?} cannot keep its `mtime`: `content` has none"))
-                    .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
+                ParamError::new(
+                    "files",
+                    format!("{dest:?} cannot keep its `mtime`: `content` has none"),
+                )
+                .help("omit `mtime`: the file gets the recipe's source_date_epoch"),
             ),
             (Some(slot), None) => {
                 let slot = match slot {
@@ -102,18 +125,35 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
                 };
                 let input = format!("{index:04}-{}", name_of(&slot));
                 action.inputs.insert(input.clone(), slot);
-                action.steps.push(Step::CopyIn { input, dest: dest.clone(), mode, owner, keep_times });
+                action.steps.push(Step::CopyIn {
+                    input,
+                    dest: dest.clone(),
+                    mode,
+                    owner,
+                    keep_times,
+                });
             }
             (None, Some(content)) => {
                 if let Some(origin) = &content.origin {
-                    action.hints.origins.insert(format!("steps[{index}].content"), (**origin).clone());
+                    action
+                        .hints
+                        .origins
+                        .insert(format!("steps[{index}].content"), (**origin).clone());
                 }
                 let text = content.as_str().unwrap_or_default().to_owned();
-                action.steps.push(Step::WriteFile { dest: dest.clone(), text, mode: mode.unwrap_or(0o644), owner });
+                action.steps.push(Step::WriteFile {
+                    dest: dest.clone(),
+                    text,
+                    mode: mode.unwrap_or(0o644),
+                    owner,
+                });
             }
             (None, None) => errors.push(
-                ParamError::new("files", format!("{dest:?} has neither `source` nor `content`"))
-                    .help("set one of them"),
+                ParamError::new(
+                    "files",
+                    format!("{dest:?} has neither `source` nor `content`"),
+                )
+                .help("set one of them"),
             ),
             (Some(_), Some(_)) => errors.push(
                 ParamError::new("files", format!("{dest:?} has both `source` and `content`"))
@@ -124,7 +164,15 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     if action.steps.is_empty() && errors.is_empty() {
         errors.push(ParamError::new("files", "there is nothing to copy"));
     }
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            secrets,
+            request: None,
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 /// A short name for people: the last part of a path, or the file's name.
@@ -136,5 +184,7 @@ fn name_of(slot: &Slot) -> &str {
         Slot::Unit { .. } => "unit",
         Slot::Toolbox => "toolbox",
     };
-    path.rsplit('/').find(|part| !part.is_empty() && *part != "." && *part != "..").unwrap_or("root")
+    path.rsplit('/')
+        .find(|part| !part.is_empty() && *part != "." && *part != "..")
+        .unwrap_or("root")
 }

@@ -2,7 +2,10 @@
 //! Knows parameters and what they may be; the assembly knows how the disk is made.
 
 use crate::action::{Executor, SandboxRoot, Slot, Step};
-use crate::disk::{DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem, UserSpec};
+use crate::disk::{
+    DiskSpec, ExtraFileSystem, MIB, MIN_EFI_SIZE, Networking, PartitionSpec, RootFileSystem,
+    UserSpec,
+};
 use crate::error::ParamError;
 use crate::kinds::common;
 use crate::number::Number;
@@ -34,8 +37,16 @@ pub(crate) const KIND: Kind = Kind {
 const TREE: &str = "tree";
 
 const PARAMS: &[ParamSpec] = &[
-    ParamSpec::required("tree", Type::File, "The files of the root file system: a `bootstrap` stage or a tar file."),
-    ParamSpec::required("size", Type::Text, "Size of the disk, such as \"8GiB\", in whole MiB, GiB or TiB."),
+    ParamSpec::required(
+        "tree",
+        Type::File,
+        "The files of the root file system: a `bootstrap` stage or a tar file.",
+    ),
+    ParamSpec::required(
+        "size",
+        Type::Text,
+        "Size of the disk, such as \"8GiB\", in whole MiB, GiB or TiB.",
+    ),
     ParamSpec::optional(
         "bootloader",
         Type::List(&Type::OneOf(&["bios", "efi"])),
@@ -52,15 +63,27 @@ const PARAMS: &[ParamSpec] = &[
         Type::OneOf(&["ext4", "xfs", "btrfs"]),
         "The root's file system. Only ext4 is supported so far. Default: \"ext4\".",
     ),
-    ParamSpec::optional("label", Type::Text, "Label of the root file system. Default: \"root\"."),
-    ParamSpec::optional("efi_size", Type::Text, "Size of the EFI system partition. Default: \"64MiB\"."),
+    ParamSpec::optional(
+        "label",
+        Type::Text,
+        "Label of the root file system. Default: \"root\".",
+    ),
+    ParamSpec::optional(
+        "efi_size",
+        Type::Text,
+        "Size of the EFI system partition. Default: \"64MiB\".",
+    ),
     ParamSpec::optional(
         "partitions",
         Type::List(&Type::Object(PARTITION)),
         "Further partitions, placed between those of the boot loaders and the root, which stays last so that it can \
          grow. Files of the tree under a mount point go into its partition.",
     ),
-    ParamSpec::optional("host_name", Type::Text, "The image's host name. Default: \"debian\"."),
+    ParamSpec::optional(
+        "host_name",
+        Type::Text,
+        "The image's host name. Default: \"debian\".",
+    ),
     ParamSpec::optional(
         "users",
         Type::Map(&Type::Object(USER)),
@@ -77,8 +100,16 @@ const PARAMS: &[ParamSpec] = &[
         Type::Bool,
         "Whether boot loader, kernel and login also use the first serial port, at 115200 baud. Default: true.",
     ),
-    ParamSpec::optional("kernel_arguments", Type::List(&Type::Text), "Further kernel arguments, one per element."),
-    ParamSpec::optional("growpart", Type::Bool, "Whether the root grows at boot to fill its disk. Default: true."),
+    ParamSpec::optional(
+        "kernel_arguments",
+        Type::List(&Type::Text),
+        "Further kernel arguments, one per element.",
+    ),
+    ParamSpec::optional(
+        "growpart",
+        Type::Bool,
+        "Whether the root grows at boot to fill its disk. Default: true.",
+    ),
 ];
 
 const PARTITION: &[ParamSpec] = &[
@@ -89,8 +120,16 @@ const PARTITION: &[ParamSpec] = &[
         Type::OneOf(&["ext4", "vfat", "swap", "none"]),
         "Its file system. Default: \"ext4\".",
     ),
-    ParamSpec::optional("mount", Type::Text, "Where the image mounts it. Default: nowhere; swap is always used."),
-    ParamSpec::optional("label", Type::Text, "Label of its file system. Default: none."),
+    ParamSpec::optional(
+        "mount",
+        Type::Text,
+        "Where the image mounts it. Default: nowhere; swap is always used.",
+    ),
+    ParamSpec::optional(
+        "label",
+        Type::Text,
+        "Label of its file system. Default: none.",
+    ),
 ];
 
 const USER: &[ParamSpec] = &[
@@ -105,74 +144,135 @@ const USER: &[ParamSpec] = &[
         "Hash of the password, as `mkpasswd` or `openssl passwd -6` prints it. It can be read in the recipe, the key \
          and the image. Default: no password.",
     ),
-    ParamSpec::optional("sudo", Type::Bool, "Whether the user may use sudo without a password. Default: false."),
-    ParamSpec::optional("shell", Type::Text, "The login shell. Default: \"/bin/bash\"."),
-    ParamSpec::optional("groups", Type::List(&Type::Text), "Existing groups of the tree to add the user to."),
-    ParamSpec::optional("uid", Type::Int, "The user's UID. Default: the next free one from 1000."),
+    ParamSpec::optional(
+        "sudo",
+        Type::Bool,
+        "Whether the user may use sudo without a password. Default: false.",
+    ),
+    ParamSpec::optional(
+        "shell",
+        Type::Text,
+        "The login shell. Default: \"/bin/bash\".",
+    ),
+    ParamSpec::optional(
+        "groups",
+        Type::List(&Type::Text),
+        "Existing groups of the tree to add the user to.",
+    ),
+    ParamSpec::optional(
+        "uid",
+        Type::Int,
+        "The user's UID. Default: the next free one from 1000.",
+    ),
 ];
 
 /// What boots the image, and what it makes while it runs.
-const NOT_APART: &[&str] =
-    &["/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev", "/proc", "/sys", "/run"];
+const NOT_APART: &[&str] = &[
+    "/boot", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/dev",
+    "/proc", "/sys", "/run",
+];
 
 /// Disks beyond this are more likely a slip than a wish. In bytes.
 const MAX_SIZE: u64 = 16 << 40;
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (mut action, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     action.executor = Executor::Sandbox(SandboxRoot::Toolbox);
     action.toolbox = Some(Slot::Toolbox);
     common::demand_epoch(context, &mut errors);
-    action.inputs.extend(params.get(TREE).and_then(common::file_slot).map(|slot| (TREE.to_owned(), slot)));
+    action.inputs.extend(
+        params
+            .get(TREE)
+            .and_then(common::file_slot)
+            .map(|slot| (TREE.to_owned(), slot)),
+    );
     let spec = spec(params, &mut errors);
     if errors.is_empty()
         && let Err(overfull) = spec.layout()
     {
-        let help = format!("make `size` at least \"{}MiB\", and more for the tree", overfull.needed / MIB);
+        let help = format!(
+            "make `size` at least \"{}MiB\", and more for the tree",
+            overfull.needed / MIB
+        );
         errors.push(ParamError::new("size", overfull.to_string()).help(help));
     }
-    action.steps.push(Step::AssembleDisk { input: TREE.to_owned(), spec: Box::new(spec) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
+    action.steps.push(Step::AssembleDisk {
+        input: TREE.to_owned(),
+        spec: Box::new(spec),
+    });
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            secrets,
+            request: None,
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
     let on = |name| params.get(name).is_none() || params.flag(name);
     let boots = |name: &str| {
-        params.get("bootloader").is_none() || params.texts("bootloader").iter().any(|loader| loader == name)
+        params.get("bootloader").is_none()
+            || params
+                .texts("bootloader")
+                .iter()
+                .any(|loader| loader == name)
     };
     let host_name = params.text("host_name").unwrap_or("debian").to_owned();
     check_host_name(&host_name, errors);
     let seed = match params.text("seed") {
         Some("") => {
-            errors.push(ParamError::new("seed", "the seed is empty").help("omit it, or use any string"));
+            errors.push(
+                ParamError::new("seed", "the seed is empty").help("omit it, or use any string"),
+            );
             String::new()
         }
         Some(seed) => seed.to_owned(),
         None => format!("impasto disk of {host_name}"),
     };
     if let Some(other @ ("xfs" | "btrfs")) = params.text("file_system") {
-        let error = ParamError::new("file_system", format!("a root of {other} is not supported yet"));
+        let error = ParamError::new(
+            "file_system",
+            format!("a root of {other} is not supported yet"),
+        );
         errors.push(error.help("use \"ext4\", or omit `file_system`"));
     }
     let label = params.text("label").unwrap_or("root").to_owned();
-    check_label("label", "`label`", &label, Some(ExtraFileSystem::Ext4), errors);
+    check_label(
+        "label",
+        "`label`",
+        &label,
+        Some(ExtraFileSystem::Ext4),
+        errors,
+    );
     let (bios, efi) = (boots("bios"), boots("efi"));
     let efi_size = match params.text("efi_size") {
         Some(text) => size("efi_size", "`efi_size`", text, errors),
         None => 64 * MIB,
     };
     if efi && efi_size != 0 && !(MIN_EFI_SIZE..=32 << 30).contains(&efi_size) {
-        let error = ParamError::new("efi_size", format!("an EFI system partition of {} MiB", efi_size / MIB));
+        let error = ParamError::new(
+            "efi_size",
+            format!("an EFI system partition of {} MiB", efi_size / MIB),
+        );
         errors.push(error.help("use \"16MiB\" to \"32GiB\"; 64MiB is enough for most"));
     }
     let kernel_arguments = params.texts("kernel_arguments");
     for argument in &kernel_arguments {
         check_kernel_argument(argument, errors);
     }
-    let users = params.pairs("users").map(|(name, value)| (name.clone(), user(name, value, errors))).collect();
+    let users = params
+        .pairs("users")
+        .map(|(name, value)| (name.clone(), user(name, value, errors)))
+        .collect();
     let spec = DiskSpec {
-        size: params.text("size").map_or(0, |text| size("size", "`size`", text, errors)),
+        size: params
+            .text("size")
+            .map_or(0, |text| size("size", "`size`", text, errors)),
         bios,
         efi,
         seed,
@@ -182,7 +282,11 @@ fn spec(params: &Params, errors: &mut Vec<ParamError>) -> DiskSpec {
         partitions: partitions(params, errors),
         host_name,
         users,
-        networking: if params.text("networking") == Some("none") { Networking::None } else { Networking::Dhcp },
+        networking: if params.text("networking") == Some("none") {
+            Networking::None
+        } else {
+            Networking::Dhcp
+        },
         console: on("console"),
         kernel_arguments,
         growpart: on("growpart"),
@@ -199,19 +303,33 @@ fn wrong_mount(
     mounts: &[String],
 ) -> Option<(String, &'static str)> {
     if matches!(file_system, None | Some(ExtraFileSystem::Swap)) {
-        return Some(("it has no file system that could be mounted".to_owned(), "omit `mount`"));
+        return Some((
+            "it has no file system that could be mounted".to_owned(),
+            "omit `mount`",
+        ));
     }
     let unplain = |c: char| c.is_whitespace() || c.is_control() || "\\#\"".contains(c);
     let odd = |part: &str| part.is_empty() || part == "." || part == "..";
     if !is_absolute || mount.split('/').skip(1).any(odd) || mount.chars().any(unplain) {
-        return Some((format!("{mount:?} is not a valid mount point"), "use a plain absolute path, such as \"/srv\""));
+        return Some((
+            format!("{mount:?} is not a valid mount point"),
+            "use a plain absolute path, such as \"/srv\"",
+        ));
     }
-    if let Some(own) = NOT_APART.iter().find(|own| mount == **own || mount.starts_with(&format!("{own}/"))) {
+    if let Some(own) = NOT_APART
+        .iter()
+        .find(|own| mount == **own || mount.starts_with(&format!("{own}/")))
+    {
         let message = format!("{own} cannot be separate from the root: {mount:?}");
         return Some((message, "mount it elsewhere, such as at \"/srv\""));
     }
     let taken = mounts.iter().any(|other| other == mount);
-    taken.then(|| (format!("something else is mounted at {mount:?}"), "use another path"))
+    taken.then(|| {
+        (
+            format!("something else is mounted at {mount:?}"),
+            "use another path",
+        )
+    })
 }
 
 fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpec> {
@@ -231,7 +349,10 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
                 "use up to 36 letters, digits, `-`, `_` and `.`",
             );
         } else if seen.contains(&name) {
-            wrong(format!("there is another partition named {name:?}"), "give each partition its own name");
+            wrong(
+                format!("there is another partition named {name:?}"),
+                "give each partition its own name",
+            );
         }
         seen.push(name.clone());
         let file_system = match text(value, "file_system") {
@@ -250,35 +371,61 @@ fn partitions(params: &Params, errors: &mut Vec<ParamError>) -> Vec<PartitionSpe
         }
         let label = text(value, "label").map(str::to_owned);
         if let Some(label) = &label {
-            check_label("partitions", &format!("{place}.label"), label, file_system, errors);
+            check_label(
+                "partitions",
+                &format!("{place}.label"),
+                label,
+                file_system,
+                errors,
+            );
         }
-        let bytes = size("partitions", &format!("{place}.size"), text(value, "size").unwrap_or_default(), errors);
+        let bytes = size(
+            "partitions",
+            &format!("{place}.size"),
+            text(value, "size").unwrap_or_default(),
+            errors,
+        );
         let least = match file_system {
             Some(ExtraFileSystem::Ext4) => 8 * MIB,
             Some(ExtraFileSystem::Vfat) => MIN_EFI_SIZE,
             Some(ExtraFileSystem::Swap) | None => MIB,
         };
         if bytes != 0 && bytes < least {
-            let error = ParamError::new("partitions", format!("{place}: {} MiB is too small", bytes / MIB));
+            let error = ParamError::new(
+                "partitions",
+                format!("{place}: {} MiB is too small", bytes / MIB),
+            );
             errors.push(error.help(format!("use at least \"{}MiB\"", least / MIB)));
         }
-        made.push(PartitionSpec { name, size: bytes, file_system, mount, label });
+        made.push(PartitionSpec {
+            name,
+            size: bytes,
+            file_system,
+            mount,
+            label,
+        });
     }
     made
 }
 
 fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
-    let mut wrong = |message: String, help: &str| errors.push(ParamError::new("users", message).help(help));
+    let mut wrong =
+        |message: String, help: &str| errors.push(ParamError::new("users", message).help(help));
     if !is_user_name(name) {
         wrong(
             format!("{name:?} is not a valid user name"),
             "use up to 32 of a-z, 0-9, `_` and `-`, starting with a letter",
         );
     }
-    let ssh_keys: Vec<String> = texts(value, "ssh_keys").iter().map(|key| key.trim().to_owned()).collect();
+    let ssh_keys: Vec<String> = texts(value, "ssh_keys")
+        .iter()
+        .map(|key| key.trim().to_owned())
+        .collect();
     for (index, key) in ssh_keys.iter().enumerate() {
         if let Err(problem) = ssh_key::check(key) {
-            let message = format!("users[{name:?}].ssh_keys[{index}] is not a valid SSH public key: {problem}");
+            let message = format!(
+                "users[{name:?}].ssh_keys[{index}] is not a valid SSH public key: {problem}"
+            );
             wrong(message, problem.help());
         }
     }
@@ -293,7 +440,11 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
         );
     }
     let shell = text(value, "shell").unwrap_or("/bin/bash").to_owned();
-    if !shell.starts_with('/') || shell.chars().any(|c| c == ':' || c.is_whitespace() || c.is_control()) {
+    if !shell.starts_with('/')
+        || shell
+            .chars()
+            .any(|c| c == ':' || c.is_whitespace() || c.is_control())
+    {
         wrong(
             format!("users[{name:?}].shell: {shell:?} is not a valid path of a shell"),
             "use a path such as \"/bin/bash\"",
@@ -312,9 +463,14 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     };
     let uid = match number {
         // Up to 999 is the distribution's, 65534 and 65535 mean nobody (Debian policy, 9.2.2).
-        Some(Data::Number(Number::Int(uid @ (1000..=65533 | 65536..=4_294_967_293)))) => Some(*uid as u32),
+        Some(Data::Number(Number::Int(uid @ (1000..=65533 | 65536..=4_294_967_293)))) => {
+            Some(*uid as u32)
+        }
         Some(Data::Number(uid)) => {
-            wrong(format!("users[{name:?}].uid: {uid} is out of range"), "use 1000 to 59999");
+            wrong(
+                format!("users[{name:?}].uid: {uid} is out of range"),
+                "use 1000 to 59999",
+            );
             None
         }
         _ => None,
@@ -322,17 +478,29 @@ fn user(name: &str, value: &Value, errors: &mut Vec<ParamError>) -> UserSpec {
     let sudo = matches!(&value.data, Data::Object(p) if p.get("sudo").is_some_and(|v| v.data == Data::Bool(true)));
     if name == "root" {
         let given = |field: &str| match &value.data {
-            Data::Object(pairs) => pairs.get(field).is_some_and(|value| value.data != Data::Null),
+            Data::Object(pairs) => pairs
+                .get(field)
+                .is_some_and(|value| value.data != Data::Null),
             _ => false,
         };
-        if let Some(field) = ["sudo", "shell", "groups", "uid"].into_iter().find(|field| given(field)) {
+        if let Some(field) = ["sudo", "shell", "groups", "uid"]
+            .into_iter()
+            .find(|field| given(field))
+        {
             wrong(
                 format!("users[\"root\"].{field} cannot be set: root is in the tree"),
                 "only `ssh_keys` and `password_hash` of root can be set",
             );
         }
     }
-    UserSpec { ssh_keys, password_hash, sudo, shell, groups, uid }
+    UserSpec {
+        ssh_keys,
+        password_hash,
+        sudo,
+        shell,
+        groups,
+        uid,
+    }
 }
 
 /// Two users with one number are one user to the kernel.
@@ -342,7 +510,10 @@ fn check_uids(spec: &DiskSpec, errors: &mut Vec<ParamError>) {
         if let Some(uid) = user.uid
             && let Some(other) = seen.insert(uid, name)
         {
-            let error = ParamError::new("users", format!("{other:?} and {name:?} both have the UID {uid}"));
+            let error = ParamError::new(
+                "users",
+                format!("{other:?} and {name:?} both have the UID {uid}"),
+            );
             errors.push(error.help("give each user its own `uid`, or omit it"));
         }
     }
@@ -357,9 +528,12 @@ fn is_user_name(name: &str) -> bool {
 
 /// `$id$…` with an id of crypt(5), or what locks an account.
 fn is_password_hash(hash: &str) -> bool {
-    let known = ["$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "$y$", "$gy$"];
+    let known = [
+        "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$7$", "$y$", "$gy$",
+    ];
     let plain = hash.chars().all(|c| c.is_ascii_graphic() && c != ':');
-    matches!(hash, "!" | "*") || plain && hash.len() > 12 && known.iter().any(|id| hash.starts_with(id))
+    matches!(hash, "!" | "*")
+        || plain && hash.len() > 12 && known.iter().any(|id| hash.starts_with(id))
 }
 
 /// Labels of RFC 1123, 64 bytes in all: the kernel's limit.
@@ -381,8 +555,13 @@ fn check_host_name(name: &str, errors: &mut Vec<ParamError>) {
 fn check_kernel_argument(argument: &str, errors: &mut Vec<ParamError>) {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,:=/+@%^".contains(c);
     if argument.is_empty() || !argument.chars().all(plain) {
-        let error = ParamError::new("kernel_arguments", format!("{argument:?} is not a single kernel argument"));
-        errors.push(error.help("write each argument as its own element, without spaces, quotes and shell characters"));
+        let error = ParamError::new(
+            "kernel_arguments",
+            format!("{argument:?} is not a single kernel argument"),
+        );
+        errors.push(error.help(
+            "write each argument as its own element, without spaces, quotes and shell characters",
+        ));
     } else if argument.starts_with("root=") {
         let error = ParamError::new("kernel_arguments", "the root is already set by its UUID");
         errors.push(error.help("remove `root=…`"));
@@ -403,12 +582,19 @@ fn check_label(
         None => (0, "a partition without file system"),
     };
     let lower = fs == Some(ExtraFileSystem::Vfat) && label.chars().any(|c| c.is_ascii_lowercase());
-    let plain = label.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let plain = label
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     if label.is_empty() || label.len() > most || !plain || lower {
-        let error = ParamError::new(param, format!("{place}: {label:?} is not a valid label for {what}"));
+        let error = ParamError::new(
+            param,
+            format!("{place}: {label:?} is not a valid label for {what}"),
+        );
         errors.push(error.help(match fs {
             None => "omit the label".to_owned(),
-            Some(ExtraFileSystem::Vfat) => "use up to 11 capital letters, digits, `-`, `_` and `.`".to_owned(),
+            Some(ExtraFileSystem::Vfat) => {
+                "use up to 11 capital letters, digits, `-`, `_` and `.`".to_owned()
+            }
             Some(_) => format!("use up to {most} letters, digits, `-`, `_` and `.`"),
         }));
     }
@@ -438,7 +624,11 @@ fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
 fn texts(value: &Value, name: &str) -> Vec<String> {
     match &value.data {
         Data::Object(pairs) => match pairs.get(name).map(|value| &value.data) {
-            Some(Data::List(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+            Some(Data::List(items)) => items
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
             _ => Vec::new(),
         },
         _ => Vec::new(),
@@ -451,11 +641,15 @@ mod tests {
 
     use super::*;
 
-    const KEY: &str =
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpJ9vZ0C0m0n8v1xUqvXQ3m4Qb0mQy8m7m0m1m2m3m4 admin@example.org";
 
     fn object(pairs: &[(&str, Value)]) -> Value {
-        Value::object(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+        Value::object(
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        )
     }
 
     fn text(text: &str) -> Value {
@@ -471,9 +665,21 @@ mod tests {
     }
 
     fn lowered(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
-        let mut params = BTreeMap::from([("tree".to_owned(), text("root.tar")), ("size".to_owned(), text("2GiB"))]);
-        params.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        lower(&Params(params), &StageContext { source_date_epoch: Some(1), ..StageContext::default() })
+        let mut params = BTreeMap::from([
+            ("tree".to_owned(), text("root.tar")),
+            ("size".to_owned(), text("2GiB")),
+        ]);
+        params.extend(
+            more.iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone())),
+        );
+        lower(
+            &Params(params),
+            &StageContext {
+                source_date_epoch: Some(1),
+                ..StageContext::default()
+            },
+        )
     }
 
     fn spec_of(more: &[(&str, Value)]) -> DiskSpec {
@@ -489,7 +695,8 @@ mod tests {
 
     fn refusal(more: &[(&str, Value)]) -> String {
         let errors = lowered(more).map(|_| ()).expect_err("it is refused");
-        let shown = |error: &ParamError| format!("{error}\n{}", error.help.as_deref().unwrap_or_default());
+        let shown =
+            |error: &ParamError| format!("{error}\n{}", error.help.as_deref().unwrap_or_default());
         errors.iter().map(shown).collect::<Vec<_>>().join("\n")
     }
 
@@ -498,7 +705,10 @@ mod tests {
         let spec = spec_of(&[]);
         assert_eq!((spec.size, spec.efi_size), (2 << 30, 64 << 20));
         assert!(spec.bios && spec.efi && spec.console && spec.growpart);
-        assert_eq!((spec.host_name.as_str(), spec.label.as_str()), ("debian", "root"));
+        assert_eq!(
+            (spec.host_name.as_str(), spec.label.as_str()),
+            ("debian", "root")
+        );
         assert_eq!(spec.networking, Networking::Dhcp);
         assert!(!spec_of(&[("bootloader", list(&[]))]).is_bootable());
         assert_ne!(spec.seed, spec_of(&[("host_name", text("other"))]).seed);
@@ -509,7 +719,9 @@ mod tests {
         let user = object(&[("ssh_keys", list(&[text(KEY), text("id_ed25519.pub")]))]);
         let refused = refusal(&[("users", object(&[("admin", user)]))]);
         assert!(
-            refused.starts_with("users[\"admin\"].ssh_keys[1] is not a valid SSH public key: it does not start"),
+            refused.starts_with(
+                "users[\"admin\"].ssh_keys[1] is not a valid SSH public key: it does not start"
+            ),
             "{refused}"
         );
         assert!(refused.contains("file(\"id_ed25519.pub\")"), "{refused}");
@@ -519,14 +731,23 @@ mod tests {
     fn users_are_checked() {
         let refused = |name: &str, user: Value| refusal(&[("users", object(&[(name, user)]))]);
         for name in ["Admin", "1st", "a b", "", "x:y", "../up"] {
-            assert!(refused(name, object(&[])).contains("is not a valid user name"), "{name}");
+            assert!(
+                refused(name, object(&[])).contains("is not a valid user name"),
+                "{name}"
+            );
         }
         let password = refused("admin", object(&[("password_hash", text("hunter2"))]));
-        assert!(password.contains("is not a crypt(5) hash") && !password.contains("hunter2"), "{password}");
+        assert!(
+            password.contains("is not a crypt(5) hash") && !password.contains("hunter2"),
+            "{password}"
+        );
         assert!(refused("admin", uid(0)).contains("0 is out of range"));
         assert!(refused("root", uid(1000)).contains("root is in the tree"));
         let two = refusal(&[("users", object(&[("a", uid(1500)), ("b", uid(1500))]))]);
-        assert!(two.starts_with("\"a\" and \"b\" both have the UID 1500"), "{two}");
+        assert!(
+            two.starts_with("\"a\" and \"b\" both have the UID 1500"),
+            "{two}"
+        );
     }
 
     #[test]
@@ -536,13 +757,33 @@ mod tests {
             ("size", text("1024KiB"), "the partitions need"),
             ("size", text("1025KiB"), "is not a multiple of 1MiB"),
             ("size", text("0MiB"), "is zero"),
-            ("size", text("64MiB"), "need 83 MiB, and the disk has 64 MiB"),
-            ("file_system", text("xfs"), "a root of xfs is not supported yet"),
+            (
+                "size",
+                text("64MiB"),
+                "need 83 MiB, and the disk has 64 MiB",
+            ),
+            (
+                "file_system",
+                text("xfs"),
+                "a root of xfs is not supported yet",
+            ),
             ("efi_size", text("8MiB"), "an EFI system partition of 8 MiB"),
-            ("label", text("seventeen-letters"), "is not a valid label for ext4"),
+            (
+                "label",
+                text("seventeen-letters"),
+                "is not a valid label for ext4",
+            ),
             ("host_name", text("-x"), "is not a valid host name"),
-            ("kernel_arguments", list(&[text("a b")]), "is not a single kernel argument"),
-            ("kernel_arguments", list(&[text("root=/dev/sda")]), "already set by its UUID"),
+            (
+                "kernel_arguments",
+                list(&[text("a b")]),
+                "is not a single kernel argument",
+            ),
+            (
+                "kernel_arguments",
+                list(&[text("root=/dev/sda")]),
+                "already set by its UUID",
+            ),
             ("seed", text(""), "the seed is empty"),
         ] {
             let refused = refusal(&[(name, value)]);
@@ -557,19 +798,43 @@ mod tests {
             refusal(&[("partitions", list(&[object(&[&base[..], pairs].concat())]))])
         };
         for (pairs, expected) in [
-            (&[("name", text("root"))][..], "another partition named \"root\""),
-            (&[("name", text("a b"))], "is not a valid name for a partition"),
+            (
+                &[("name", text("root"))][..],
+                "another partition named \"root\"",
+            ),
+            (
+                &[("name", text("a b"))],
+                "is not a valid name for a partition",
+            ),
             (&[("mount", text("/"))], "\"/\" is not a valid mount point"),
-            (&[("mount", text("/boot/efi/"))], "/boot cannot be separate from the root"),
-            (&[("mount", text("/usr"))], "/usr cannot be separate from the root"),
+            (
+                &[("mount", text("/boot/efi/"))],
+                "/boot cannot be separate from the root",
+            ),
+            (
+                &[("mount", text("/usr"))],
+                "/usr cannot be separate from the root",
+            ),
             (&[("mount", text("srv"))], "is not a valid mount point"),
-            (&[("mount", text("/srv/../etc"))], "is not a valid mount point"),
-            (&[("file_system", text("swap")), ("mount", text("/srv"))], "no file system that could be mounted"),
-            (&[("file_system", text("vfat")), ("label", text("lower"))], "is not a valid label for FAT"),
+            (
+                &[("mount", text("/srv/../etc"))],
+                "is not a valid mount point",
+            ),
+            (
+                &[("file_system", text("swap")), ("mount", text("/srv"))],
+                "no file system that could be mounted",
+            ),
+            (
+                &[("file_system", text("vfat")), ("label", text("lower"))],
+                "is not a valid label for FAT",
+            ),
             (&[("size", text("4MiB"))], "4 MiB is too small"),
         ] {
             let refused = refused(pairs);
-            assert!(refused.starts_with("partitions[0]") && refused.contains(expected), "{pairs:?}: {refused}");
+            assert!(
+                refused.starts_with("partitions[0]") && refused.contains(expected),
+                "{pairs:?}: {refused}"
+            );
         }
     }
 }

@@ -33,7 +33,11 @@ const PARAMS: &[ParamSpec] = &[
         Type::Text,
         "The file's http or https URL. Needs `checksum`, which is part of the key; the URL is not.",
     ),
-    ParamSpec::optional("checksum", Type::Text, "SHA-256 of the file: `sha256:` and 64 hexadecimal digits."),
+    ParamSpec::optional(
+        "checksum",
+        Type::Text,
+        "SHA-256 of the file: `sha256:` and 64 hexadecimal digits.",
+    ),
     ParamSpec::optional(
         "as",
         Type::OneOf(&["disk", "file"]),
@@ -78,8 +82,13 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
                 let error = ParamError::new("checksum", "a local file needs no checksum");
                 errors.push(error.help("remove `checksum`: the key contains the file's digest"));
             }
-            action.inputs.insert("source".to_owned(), Slot::Local(path.to_owned()));
-            action.steps.push(Step::Import { input: "source".to_owned(), as_a });
+            action
+                .inputs
+                .insert("source".to_owned(), Slot::Local(path.to_owned()));
+            action.steps.push(Step::Import {
+                input: "source".to_owned(),
+                as_a,
+            });
         }
         (None, Some(url)) => {
             if !(url.starts_with("http://") || url.starts_with("https://")) {
@@ -87,26 +96,44 @@ fn lower(params: &Params, _: &StageContext) -> Result<Lowered, Vec<ParamError>> 
                 errors.push(error.help("for a local file use `path`"));
             }
             if params.text("checksum").is_none() {
-                let error = ParamError::new("url", "a URL needs a `checksum`, because what it serves may change");
+                let error = ParamError::new(
+                    "url",
+                    "a URL needs a `checksum`, because what it serves may change",
+                );
                 errors.push(error.help("add `checksum = \"sha256:…\"`"));
             }
             action.hints.urls.push(url.to_owned());
-            action.steps.push(Step::Fetch { sha256: checksum.unwrap_or_default(), as_a });
+            action.steps.push(Step::Fetch {
+                sha256: checksum.unwrap_or_default(),
+                as_a,
+            });
         }
         (None, None) => errors.push(
             ParamError::stage("there is nothing to fetch: neither `path` nor `url` is set")
                 .help("set `path = \"base.qcow2\"`, or `url` and `checksum`"),
         ),
         (Some(_), Some(_)) => {
-            errors.push(ParamError::new("url", "both `path` and `url` are set").help("remove one of them"));
+            errors.push(
+                ParamError::new("url", "both `path` and `url` are set").help("remove one of them"),
+            );
         }
     }
     errors.extend(common::root(params).err());
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], ..Lowered::default() }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            ..Lowered::default()
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 /// The 64 digits of a checksum parameter, in lower case.
 fn sha256(text: &str) -> Option<String> {
-    let digits = text.strip_prefix("sha256:").unwrap_or(text).to_ascii_lowercase();
+    let digits = text
+        .strip_prefix("sha256:")
+        .unwrap_or(text)
+        .to_ascii_lowercase();
     (digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(digits)
 }

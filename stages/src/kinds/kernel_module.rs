@@ -30,7 +30,12 @@ pub(crate) const KIND: Kind = Kind {
 }"#,
     makes: Makes::DiskOrFile,
     files: &[MODULES, REPORT],
-    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
+    params: &[
+        common::FROM,
+        PARAMS,
+        common::CUTOFF,
+        common::SANDBOXED_BY_KIND,
+    ],
     lower,
     expand: None,
 };
@@ -48,7 +53,9 @@ const TREE: &str = "tree";
 
 /// What compiles, unpacks, compresses and looks at modules, beside what the headers' packages need. The compiler's cache is
 /// always among them: whether it is used is in no key.
-const BUILDER: [&str; 7] = ["bzip2", "ccache", "kmod", "make", "patch", "xz-utils", "zstd"];
+const BUILDER: [&str; 7] = [
+    "bzip2", "ccache", "kmod", "make", "patch", "xz-utils", "zstd",
+];
 
 /// Size of the builder's disk in bytes, of which only what is used takes space.
 const BUILDER_SIZE: u64 = 16 << 30;
@@ -73,7 +80,11 @@ const PARAMS: &[ParamSpec] = &[
         "Modules that must be built, without .ko. Default: at least one of any name. All modules that are built are \
          kept.",
     ),
-    ParamSpec::optional("make", Type::Map(&Type::Text), "Further variables for make, such as { CONFIG_FOO = \"m\" }."),
+    ParamSpec::optional(
+        "make",
+        Type::Map(&Type::Text),
+        "Further variables for make, such as { CONFIG_FOO = \"m\" }.",
+    ),
     ParamSpec::optional(
         "kernels",
         Type::List(&Type::Text),
@@ -128,7 +139,11 @@ const SIGN: &[ParamSpec] = &[
         Type::Text,
         "The name of one of the stage's `secrets`, whose value is the private key, as PEM.",
     ),
-    ParamSpec::required("certificate", Type::File, "The key's X.509 certificate, as PEM or DER."),
+    ParamSpec::required(
+        "certificate",
+        Type::File,
+        "The key's X.509 certificate, as PEM or DER.",
+    ),
 ];
 
 /// The units' places.
@@ -138,10 +153,14 @@ const COMPILE_UNIT: usize = 2;
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (common, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (common, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     let epoch = common.source_date_epoch;
     let own = params.texts("packages");
-    errors.extend(own.iter().filter_map(|package| bootstrap::check_package("packages", package).err()));
+    errors.extend(
+        own.iter()
+            .filter_map(|package| bootstrap::check_package("packages", package).err()),
+    );
     let mut packages: Vec<_> = own.into_iter().chain(BUILDER.map(str::to_owned)).collect();
     packages.sort_unstable();
     packages.dedup();
@@ -149,8 +168,11 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         Some(Slot::Stage(stage)) => stage.clone(),
         _ => String::new(),
     };
-    let request =
-        PackageRequest { root: RequestRoot::Builder { image }, install: packages.clone(), ..PackageRequest::default() };
+    let request = PackageRequest {
+        root: RequestRoot::Builder { image },
+        install: packages.clone(),
+        ..PackageRequest::default()
+    };
     let (timeout, limits) = (common.hints.timeout, common.hints.limits);
     let with_tools = |step| {
         let executor = Executor::Sandbox(SandboxRoot::Toolbox);
@@ -163,21 +185,43 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         action.steps.push(step);
         action
     };
-    let mut root = with_tools(Step::Bootstrap { spec: Box::new(builder(packages)) });
+    let mut root = with_tools(Step::Bootstrap {
+        spec: Box::new(builder(packages)),
+    });
     root.packages = Some(PackageSet::default());
-    let mut disk = with_tools(Step::AssembleDisk { input: TREE.to_owned(), spec: Box::new(builder_disk()) });
-    disk.inputs.insert(TREE.to_owned(), Slot::Unit { unit: ROOT_UNIT, file: None });
+    let mut disk = with_tools(Step::AssembleDisk {
+        input: TREE.to_owned(),
+        spec: Box::new(builder_disk()),
+    });
+    disk.inputs.insert(
+        TREE.to_owned(),
+        Slot::Unit {
+            unit: ROOT_UNIT,
+            file: None,
+        },
+    );
     let compile = compile(&common, params, &secrets, &mut errors);
     let mut actions = vec![root, disk, compile];
     if params.get("install").is_none() || params.flag("install") {
         actions.push(install(common, params, context, &mut errors));
     } else {
-        for param in ["modules_load", "initramfs"].into_iter().filter(|param| params.get(param).is_some()) {
+        for param in ["modules_load", "initramfs"]
+            .into_iter()
+            .filter(|param| params.get(param).is_some())
+        {
             let error = ParamError::new(param, "it has no effect, because `install` is false");
             errors.push(error.help(format!("remove `{param}`, or `install = false`")));
         }
     }
-    if errors.is_empty() { Ok(Lowered { actions, secrets, request: Some(request) }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions,
+            secrets,
+            request: Some(request),
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 /// The builder's root. The lock adds what each kernel needs.
@@ -224,13 +268,24 @@ fn compile(
 ) -> ActionTemplate {
     let mut action = common.clone();
     action.executor = Executor::Sandbox(SandboxRoot::Scratch);
-    action.parent = Some(Slot::Unit { unit: DISK_UNIT, file: None });
+    action.parent = Some(Slot::Unit {
+        unit: DISK_UNIT,
+        file: None,
+    });
     action.root = Default::default();
     action.volatile = Vec::new();
-    action.inputs.extend(params.get(SOURCE).and_then(common::file_slot).map(|slot| (SOURCE.to_owned(), slot)));
+    action.inputs.extend(
+        params
+            .get(SOURCE)
+            .and_then(common::file_slot)
+            .map(|slot| (SOURCE.to_owned(), slot)),
+    );
     if let Some(name) = params.text("ccache").filter(|name| !name.is_empty()) {
         if !script::is_word(name) || name.starts_with('.') || name.contains('/') {
-            let error = ParamError::new("ccache", format!("{name:?} is not a valid name for a cache"));
+            let error = ParamError::new(
+                "ccache",
+                format!("{name:?} is not a valid name for a cache"),
+            );
             errors.push(error.help("use letters, digits, `-`, `_` and `.`"));
         }
         action.hints.caches.push(name.to_owned());
@@ -242,11 +297,21 @@ fn compile(
     let key = field("key").and_then(Value::as_str);
     if let Some(key) = key.filter(|key| !secrets.contains_key(*key)) {
         let error = ParamError::new("sign", format!("there is no secret {key:?} to sign with"));
-        errors.push(error.help(format!("add it: `secrets = {{ {key} = file(\"signing-key.pem\") }}`")));
+        errors.push(error.help(format!(
+            "add it: `secrets = {{ {key} = file(\"signing-key.pem\") }}`"
+        )));
     }
-    action.inputs.extend(field("certificate").and_then(common::file_slot).map(|slot| (CERTIFICATE.to_owned(), slot)));
-    action.outputs = [MODULES, REPORT].map(|name| (name.to_owned(), format!("{}/{name}", script::WORK))).into();
-    action.steps.push(Step::Script { text: script::compile(params, key, errors) });
+    action.inputs.extend(
+        field("certificate")
+            .and_then(common::file_slot)
+            .map(|slot| (CERTIFICATE.to_owned(), slot)),
+    );
+    action.outputs = [MODULES, REPORT]
+        .map(|name| (name.to_owned(), format!("{}/{name}", script::WORK)))
+        .into();
+    action.steps.push(Step::Script {
+        text: script::compile(params, key, errors),
+    });
     action
 }
 
@@ -262,17 +327,29 @@ fn install(
     action.env = BTreeMap::new();
     action.secrets = BTreeMap::new();
     for name in [MODULES, REPORT] {
-        let made = Slot::Unit { unit: COMPILE_UNIT, file: Some(name.to_owned()) };
+        let made = Slot::Unit {
+            unit: COMPILE_UNIT,
+            file: Some(name.to_owned()),
+        };
         action.inputs.insert(name.to_owned(), made);
-        action.outputs.insert(name.to_owned(), format!("{}/{name}", script::WORK));
+        action
+            .outputs
+            .insert(name.to_owned(), format!("{}/{name}", script::WORK));
     }
-    action.steps.push(Step::Script { text: script::install(params) });
+    action.steps.push(Step::Script {
+        text: script::install(params),
+    });
     let load = params.texts("modules_load");
     script::check_modules("modules_load", &load, errors);
     if !load.is_empty() {
         let text = load.iter().map(|name| format!("{name}\n")).collect();
         let dest = format!("/etc/modules-load.d/{}.conf", context.name);
-        action.steps.push(Step::WriteFile { dest, text, mode: 0o644, owner: None });
+        action.steps.push(Step::WriteFile {
+            dest,
+            text,
+            mode: 0o644,
+            owner: None,
+        });
     }
     action
 }
@@ -292,40 +369,95 @@ mod tests {
     }
 
     fn object(fields: &[(&str, Value)]) -> Value {
-        Value::object(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
+        Value::object(
+            fields
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        )
     }
 
     fn with(more: &[(&str, Value)]) -> Result<Lowered, Vec<ParamError>> {
         let from = Value::new(Data::Stage(Arc::from("base")));
-        let all = [("from", from), ("source", text("fs"))].into_iter().chain(more.iter().cloned());
+        let all = [("from", from), ("source", text("fs"))]
+            .into_iter()
+            .chain(more.iter().cloned());
         let params = Params(all.map(|(name, value)| (name.to_owned(), value)).collect());
-        let context = StageContext { name: "fs".to_owned(), source_date_epoch: Some(7), ..StageContext::default() };
+        let context = StageContext {
+            name: "fs".to_owned(),
+            source_date_epoch: Some(7),
+            ..StageContext::default()
+        };
         lower(&params, &context)
     }
 
     fn wrong(name: &str, value: Value) -> String {
-        with(&[(name, value)]).unwrap_err().iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        with(&[(name, value)])
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
     fn made(name: &str) -> Slot {
-        Slot::Unit { unit: COMPILE_UNIT, file: Some(name.to_owned()) }
+        Slot::Unit {
+            unit: COMPILE_UNIT,
+            file: Some(name.to_owned()),
+        }
     }
 
     #[test]
     fn two_chains_are_joined_by_files() {
-        let lowered = with(&[("packages", list(&["libelf-dev"])), ("ccache", text("modules"))]).unwrap();
-        let [root, disk, compile, install] = lowered.actions.as_slice() else { panic!("four units") };
+        let lowered = with(&[
+            ("packages", list(&["libelf-dev"])),
+            ("ccache", text("modules")),
+        ])
+        .unwrap();
+        let [root, disk, compile, install] = lowered.actions.as_slice() else {
+            panic!("four units")
+        };
         let request = lowered.request.unwrap();
-        assert_eq!(request.root, RequestRoot::Builder { image: "base".to_owned() });
-        assert!(request.install.contains(&"libelf-dev".to_owned()) && request.install.contains(&"make".to_owned()));
-        assert_eq!((&root.packages, &root.toolbox), (&Some(PackageSet::default()), &Some(Slot::Toolbox)));
-        assert_eq!(disk.inputs[TREE], Slot::Unit { unit: 0, file: None });
-        assert_eq!(compile.parent, Some(Slot::Unit { unit: 1, file: None }));
+        assert_eq!(
+            request.root,
+            RequestRoot::Builder {
+                image: "base".to_owned()
+            }
+        );
+        assert!(
+            request.install.contains(&"libelf-dev".to_owned())
+                && request.install.contains(&"make".to_owned())
+        );
+        assert_eq!(
+            (&root.packages, &root.toolbox),
+            (&Some(PackageSet::default()), &Some(Slot::Toolbox))
+        );
+        assert_eq!(
+            disk.inputs[TREE],
+            Slot::Unit {
+                unit: 0,
+                file: None
+            }
+        );
+        assert_eq!(
+            compile.parent,
+            Some(Slot::Unit {
+                unit: 1,
+                file: None
+            })
+        );
         assert_eq!(compile.inputs[SOURCE], Slot::Local("fs".to_owned()));
         assert_eq!(install.parent, Some(Slot::Stage("base".to_owned())));
-        assert_eq!((&install.inputs[MODULES], &install.inputs[REPORT]), (&made(MODULES), &made(REPORT)));
+        assert_eq!(
+            (&install.inputs[MODULES], &install.inputs[REPORT]),
+            (&made(MODULES), &made(REPORT))
+        );
         // Only what is compiled knows the source; nothing that is keyed knows the cache.
-        let know = |action: &&ActionTemplate| action.slots().any(|slot| *slot == Slot::Local("fs".to_owned()));
+        let know = |action: &&ActionTemplate| {
+            action
+                .slots()
+                .any(|slot| *slot == Slot::Local("fs".to_owned()))
+        };
         assert_eq!(lowered.actions.iter().filter(know).count(), 1);
         assert_eq!(compile.hints.caches, ["modules"]);
         let without = with(&[("packages", list(&["libelf-dev"]))]).unwrap();
@@ -337,9 +469,17 @@ mod tests {
         let off = Value::new(Data::Bool(false));
         let lowered = with(&[("install", off.clone())]).unwrap();
         assert_eq!(lowered.actions.len(), 3);
-        assert!(lowered.actions.iter().all(|action| action.parent != Some(Slot::Stage("base".to_owned()))));
+        assert!(
+            lowered
+                .actions
+                .iter()
+                .all(|action| action.parent != Some(Slot::Stage("base".to_owned())))
+        );
         let params = Params([("install".to_owned(), off.clone())].into());
-        assert_eq!((KIND.made(&params), KIND.made(&Params::default())), (Makes::File, Makes::Disk));
+        assert_eq!(
+            (KIND.made(&params), KIND.made(&Params::default())),
+            (Makes::File, Makes::Disk)
+        );
         let errors = with(&[("install", off), ("modules_load", list(&["fs"]))]).unwrap_err();
         assert_eq!(errors[0].param, Some("modules_load"));
     }
@@ -349,22 +489,60 @@ mod tests {
         let sign = object(&[("key", text("modules")), ("certificate", text("cert.pem"))]);
         let secrets = object(&[("modules", text("PEM"))]);
         let lowered = with(&[("sign", sign.clone()), ("secrets", secrets)]).unwrap();
-        let knows: Vec<_> = lowered.actions.iter().map(|action| action.secrets.contains_key("modules")).collect();
+        let knows: Vec<_> = lowered
+            .actions
+            .iter()
+            .map(|action| action.secrets.contains_key("modules"))
+            .collect();
         assert_eq!(knows, [false, false, true, false]);
-        assert_eq!(lowered.actions[COMPILE_UNIT].inputs[CERTIFICATE], Slot::Local("cert.pem".to_owned()));
-        assert_eq!(wrong("sign", sign), "there is no secret \"modules\" to sign with");
+        assert_eq!(
+            lowered.actions[COMPILE_UNIT].inputs[CERTIFICATE],
+            Slot::Local("cert.pem".to_owned())
+        );
+        assert_eq!(
+            wrong("sign", sign),
+            "there is no secret \"modules\" to sign with"
+        );
     }
 
     #[test]
     fn what_cannot_be_is_told() {
         let cases = [
-            ("directory", text("../src"), "\"../src\" is not a directory inside the source"),
-            ("modules", list(&["fs.ko"]), "\"fs.ko\" is not a valid module name"),
-            ("kernels", list(&["6.1; rm"]), "\"6.1; rm\" is not a valid kernel release"),
-            ("make", object(&[("A B", text("1"))]), "\"A B\" is not a valid name for a make variable"),
-            ("ccache", text("../x"), "\"../x\" is not a valid name for a cache"),
-            ("packages", list(&["-y"]), "\"-y\" is not a valid package name"),
-            ("modules_load", list(&["a b"]), "\"a b\" is not a valid module name"),
+            (
+                "directory",
+                text("../src"),
+                "\"../src\" is not a directory inside the source",
+            ),
+            (
+                "modules",
+                list(&["fs.ko"]),
+                "\"fs.ko\" is not a valid module name",
+            ),
+            (
+                "kernels",
+                list(&["6.1; rm"]),
+                "\"6.1; rm\" is not a valid kernel release",
+            ),
+            (
+                "make",
+                object(&[("A B", text("1"))]),
+                "\"A B\" is not a valid name for a make variable",
+            ),
+            (
+                "ccache",
+                text("../x"),
+                "\"../x\" is not a valid name for a cache",
+            ),
+            (
+                "packages",
+                list(&["-y"]),
+                "\"-y\" is not a valid package name",
+            ),
+            (
+                "modules_load",
+                list(&["a b"]),
+                "\"a b\" is not a valid module name",
+            ),
         ];
         for (name, value, message) in cases {
             assert_eq!(wrong(name, value), message);
@@ -374,7 +552,12 @@ mod tests {
     #[test]
     fn modules_are_loaded_at_boot_by_a_file_of_the_stages_name() {
         let lowered = with(&[("modules_load", list(&["impastofs"]))]).unwrap();
-        let Some(Step::WriteFile { dest, text, .. }) = lowered.actions[3].steps.last() else { panic!("a file") };
-        assert_eq!((dest.as_str(), text.as_str()), ("/etc/modules-load.d/fs.conf", "impastofs\n"));
+        let Some(Step::WriteFile { dest, text, .. }) = lowered.actions[3].steps.last() else {
+            panic!("a file")
+        };
+        assert_eq!(
+            (dest.as_str(), text.as_str()),
+            ("/etc/modules-load.d/fs.conf", "impastofs\n")
+        );
     }
 }

@@ -20,7 +20,12 @@ pub(crate) const KIND: Kind = Kind {
 }"#,
     makes: Makes::Disk,
     files: &[],
-    params: &[common::FROM, PARAMS, common::CUTOFF, common::SANDBOXED_BY_KIND],
+    params: &[
+        common::FROM,
+        PARAMS,
+        common::CUTOFF,
+        common::SANDBOXED_BY_KIND,
+    ],
     lower,
     expand: None,
 };
@@ -92,7 +97,8 @@ const PARAMS: &[ParamSpec] = &[
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (mut action, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     let request = PackageRequest {
         root: RequestRoot::Disk,
         install: params.texts("install"),
@@ -109,15 +115,31 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         pins: archives::pins(params, &mut errors),
     };
     let debconf = params.texts("debconf");
-    for (param, names) in [("install", &request.install), ("remove", &request.remove), ("hold", &request.hold)] {
-        errors.extend(names.iter().filter_map(|name| check_package(param, name).err()));
+    for (param, names) in [
+        ("install", &request.install),
+        ("remove", &request.remove),
+        ("hold", &request.hold),
+    ] {
+        errors.extend(
+            names
+                .iter()
+                .filter_map(|name| check_package(param, name).err()),
+        );
     }
-    for name in request.remove.iter().filter(|name| request.install.contains(name)) {
-        errors.push(ParamError::new("remove", format!("{name:?} is both in `install` and in `remove`")));
+    for name in request
+        .remove
+        .iter()
+        .filter(|name| request.install.contains(name))
+    {
+        errors.push(ParamError::new(
+            "remove",
+            format!("{name:?} is both in `install` and in `remove`"),
+        ));
     }
     for file in request.files.iter().filter(|file| !file.ends_with(".deb")) {
         errors.push(
-            ParamError::new("files", format!("{file:?} is not a package file")).help("name files that end in .deb"),
+            ParamError::new("files", format!("{file:?} is not a package file"))
+                .help("name files that end in .deb"),
         );
     }
     errors.extend(debconf.iter().filter_map(|line| check_answer(line).err()));
@@ -127,33 +149,60 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
         ("architectures", &request.architectures),
     ] {
         for word in words.iter().filter(|word| !archives::is_word(word)) {
-            errors.push(ParamError::new(param, format!("{word:?} is not a valid name")));
+            errors.push(ParamError::new(
+                param,
+                format!("{word:?} is not a valid name"),
+            ));
         }
     }
     for (place, file) in request.files.iter().enumerate() {
-        action.inputs.insert(format!("package-{place}"), Slot::Local(file.clone()));
+        action
+            .inputs
+            .insert(format!("package-{place}"), Slot::Local(file.clone()));
     }
     for repository in &request.repositories {
         action.steps.extend(archives::keep_repository(repository));
     }
-    let PackageRequest { install, remove, hold, files, .. } = &request;
+    let PackageRequest {
+        install,
+        remove,
+        hold,
+        files,
+        ..
+    } = &request;
     let names = [install, remove, hold, files, &debconf];
-    let nothing = names.iter().all(|names| names.is_empty()) && !request.upgrade && !request.autoremove;
+    let nothing =
+        names.iter().all(|names| names.is_empty()) && !request.upgrade && !request.autoremove;
     if nothing && action.steps.is_empty() {
-        let error = ParamError::stage("there is nothing to do: no packages are named, and `upgrade` is not set");
+        let error = ParamError::stage(
+            "there is nothing to do: no packages are named, and `upgrade` is not set",
+        );
         errors.push(error.help("set `install = [\"…\"]`, `remove = [\"…\"]` or `upgrade = true`"));
     }
     common::remember_lines(&mut action, params, "install", "install");
     common::remember_lines(&mut action, params, "suite", "suite");
     action.packages = Some(PackageSet::default());
-    action.steps.push(Step::Script { text: script(&request, &debconf) });
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: Some(request) }) } else { Err(errors) }
+    action.steps.push(Step::Script {
+        text: script(&request, &debconf),
+    });
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            secrets,
+            request: Some(request),
+        })
+    } else {
+        Err(errors)
+    }
 }
 
 /// The script, with what it is told before it. Everything in it has been checked to be plain.
 fn script(request: &PackageRequest, debconf: &[String]) -> String {
     let names = |words: &[String]| {
-        let words: Vec<_> = words.iter().map(|word| word.split(['=', '/']).next().unwrap_or_default()).collect();
+        let words: Vec<_> = words
+            .iter()
+            .map(|word| word.split(['=', '/']).next().unwrap_or_default())
+            .collect();
         words.join(" ")
     };
     let mut text = format!("wanted='{}'\n", names(&request.install));
@@ -172,13 +221,21 @@ fn check_package(param: &'static str, text: &str) -> Result<(), ParamError> {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
     };
-    let (name, architecture) = name.split_once(':').map_or((name, None), |(name, arch)| (name, Some(arch)));
+    let (name, architecture) = name
+        .split_once(':')
+        .map_or((name, None), |(name, arch)| (name, Some(arch)));
     let plain = |text: &str, more: &str| {
         text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c))
+            && text
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c))
     };
-    let version =
-        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c));
+    let version = |text: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c))
+    };
     // apt takes a `-` at the end for an order to remove.
     let right = name.len() > 1
         && plain(name, "+.-")
@@ -189,15 +246,26 @@ fn check_package(param: &'static str, text: &str) -> Result<(), ParamError> {
         return Ok(());
     }
     let help = match param {
-        "install" => "write a package's name, NAME=VERSION or NAME/SUITE; patterns are not supported",
+        "install" => {
+            "write a package's name, NAME=VERSION or NAME/SUITE; patterns are not supported"
+        }
         _ => "write a package's name; patterns are not supported",
     };
     Err(ParamError::new(param, format!("{text:?} is not a valid package")).help(help))
 }
 
 /// The types of debconf's questions (debconf-devel(7)).
-const ANSWER_TYPES: [&str; 9] =
-    ["string", "boolean", "select", "multiselect", "note", "text", "password", "title", "error"];
+const ANSWER_TYPES: [&str; 9] = [
+    "string",
+    "boolean",
+    "select",
+    "multiselect",
+    "note",
+    "text",
+    "password",
+    "title",
+    "error",
+];
 
 fn check_answer(line: &str) -> Result<(), ParamError> {
     let fields: Vec<_> = line.split_whitespace().take(3).collect();
@@ -208,8 +276,11 @@ fn check_answer(line: &str) -> Result<(), ParamError> {
         [_, _, _] => return Ok(()),
         _ => "has too few parts",
     };
-    Err(ParamError::new("debconf", format!("the answer {line:?} {problem}"))
-        .help("write \"PACKAGE QUESTION TYPE VALUE\", such as \"tzdata tzdata/Areas select Europe\""))
+    Err(
+        ParamError::new("debconf", format!("the answer {line:?} {problem}")).help(
+            "write \"PACKAGE QUESTION TYPE VALUE\", such as \"tzdata tzdata/Areas select Europe\"",
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -218,13 +289,30 @@ mod tests {
 
     #[test]
     fn names_of_packages_are_checked() {
-        for right in
-            ["bash", "g++", "libstdc++6:i386", "openssl=3.0.15-1~deb12u1", "linux-image-amd64/bookworm-backports"]
-        {
+        for right in [
+            "bash",
+            "g++",
+            "libstdc++6:i386",
+            "openssl=3.0.15-1~deb12u1",
+            "linux-image-amd64/bookworm-backports",
+        ] {
             assert_eq!(check_package("install", right), Ok(()), "{right}");
         }
-        let wrong =
-            ["", "-y", "a", "bash-", "Bash", "*", "?essential", "a b", "x';rm", "bash=", "bash=1 2", "--purge", "~n"];
+        let wrong = [
+            "",
+            "-y",
+            "a",
+            "bash-",
+            "Bash",
+            "*",
+            "?essential",
+            "a b",
+            "x';rm",
+            "bash=",
+            "bash=1 2",
+            "--purge",
+            "~n",
+        ];
         for wrong in wrong {
             assert!(check_package("install", wrong).is_err(), "{wrong}");
         }
@@ -234,16 +322,27 @@ mod tests {
     #[test]
     fn answers_are_checked() {
         assert_eq!(check_answer("tzdata tzdata/Areas select Europe"), Ok(()));
-        assert_eq!(check_answer("grub-pc\tgrub-pc/install_devices multiselect "), Ok(()));
-        for wrong in ["", "tzdata tzdata/Areas", "a b kind c", "a b string c\nd", "# a string c"] {
+        assert_eq!(
+            check_answer("grub-pc\tgrub-pc/install_devices multiselect "),
+            Ok(())
+        );
+        for wrong in [
+            "",
+            "tzdata tzdata/Areas",
+            "a b kind c",
+            "a b string c\nd",
+            "# a string c",
+        ] {
             assert!(check_answer(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn the_script_is_told_what_is_wanted() {
-        let wanted =
-            PackageRequest { install: vec!["gdb=1".to_owned(), "strace".to_owned()], ..PackageRequest::default() };
+        let wanted = PackageRequest {
+            install: vec!["gdb=1".to_owned(), "strace".to_owned()],
+            ..PackageRequest::default()
+        };
         let text = script(&wanted, &["a b string it's".to_owned()]);
         let expected = "wanted='gdb strace'\nhold=''\narchitectures=''\n\
                         answers() {\n    printf '%s\\n' 'a b string it'\\''s'\n    :\n}\n";

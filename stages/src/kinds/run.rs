@@ -51,25 +51,36 @@ const PARAMS: &[ParamSpec] = &[
 
 fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamError>> {
     let mut errors = Vec::new();
-    let (mut action, secrets) = common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
+    let (mut action, secrets) =
+        common::sandboxed(KIND.name, KIND.version, params, context, &mut errors);
     match (params.text("script"), params.list("commands")) {
         (Some(text), []) => {
             if text.trim().is_empty() {
                 errors.push(ParamError::new("script", "the script is empty"));
             }
             if let Some(origin) = params.origin("script") {
-                action.hints.origins.insert("steps[0].script".to_owned(), origin.clone());
+                action
+                    .hints
+                    .origins
+                    .insert("steps[0].script".to_owned(), origin.clone());
             }
-            action.steps.push(Step::Script { text: text.to_owned() });
+            action.steps.push(Step::Script {
+                text: text.to_owned(),
+            });
         }
         (None, lines @ [_, ..]) => {
             for (index, line) in lines.iter().enumerate() {
                 if let Some(origin) = &line.origin {
-                    action.hints.origins.insert(format!("steps[{index}].command"), (**origin).clone());
+                    action
+                        .hints
+                        .origins
+                        .insert(format!("steps[{index}].command"), (**origin).clone());
                 }
             }
             let lines = lines.iter().filter_map(Value::as_str);
-            action.steps.extend(lines.map(|line| Step::Command { line: line.to_owned() }));
+            action.steps.extend(lines.map(|line| Step::Command {
+                line: line.to_owned(),
+            }));
         }
         (None, []) => errors.push(
             ParamError::stage("there is nothing to run: neither `script` nor `commands` is set")
@@ -82,18 +93,33 @@ fn lower(params: &Params, context: &StageContext) -> Result<Lowered, Vec<ParamEr
     }
     for (name, value) in params.pairs("inputs") {
         errors.extend(common::check_name("inputs", name).err());
-        action.inputs.extend(common::file_slot(value).map(|slot| (name.clone(), slot)));
+        action
+            .inputs
+            .extend(common::file_slot(value).map(|slot| (name.clone(), slot)));
     }
     action.outputs = params.text_map("output");
     for (name, path) in &action.outputs {
         errors.extend(common::check_name("output", name).err());
         errors.extend(common::check_guest_path("output", path).err());
-        let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let parts: Vec<_> = path
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+            .collect();
         if parts.starts_with(&["run", "impasto"]) {
-            let error =
-                ParamError::new("output", format!("{path:?} is among the inputs and secrets, which cannot be outputs"));
+            let error = ParamError::new(
+                "output",
+                format!("{path:?} is among the inputs and secrets, which cannot be outputs"),
+            );
             errors.push(error.help("let the script write the file elsewhere, such as under /tmp"));
         }
     }
-    if errors.is_empty() { Ok(Lowered { actions: vec![action], secrets, request: None }) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(Lowered {
+            actions: vec![action],
+            secrets,
+            request: None,
+        })
+    } else {
+        Err(errors)
+    }
 }

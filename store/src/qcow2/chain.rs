@@ -36,7 +36,10 @@ impl Chain {
         for (position, layer) in layers.iter().enumerate().skip(1) {
             let cluster_size = layer.header().cluster_size();
             if cluster_size < CHUNK as u64 {
-                return Err(ChainError::SmallClusters { position, cluster_size });
+                return Err(ChainError::SmallClusters {
+                    position,
+                    cluster_size,
+                });
             }
         }
         let mut visible: Vec<u64> = layers.iter().map(ChunkSource::virtual_size).collect();
@@ -44,7 +47,11 @@ impl Chain {
             visible[position] = visible[position].min(visible[position + 1]);
         }
         let heads = Mutex::new(vec![None; layers.len()]);
-        Ok(Chain { layers, visible, heads })
+        Ok(Chain {
+            layers,
+            visible,
+            heads,
+        })
     }
 
     /// The layers, the bottom first.
@@ -62,13 +69,18 @@ impl ChunkSource for Chain {
     fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
         let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next: Option<u64> = None;
-        for ((layer, &visible), head) in self.layers.iter().zip(&self.visible).zip(heads.iter_mut()) {
-            let known = head.filter(|head| head.from <= from && head.found.is_none_or(|found| found >= from));
+        for ((layer, &visible), head) in self.layers.iter().zip(&self.visible).zip(heads.iter_mut())
+        {
+            let known = head
+                .filter(|head| head.from <= from && head.found.is_none_or(|found| found >= from));
             let found = match known {
                 Some(head) => head.found,
                 None => layer.next_present(from)?,
             };
-            *head = Some(ChainHead { from: known.map_or(from, |head| head.from), found });
+            *head = Some(ChainHead {
+                from: known.map_or(from, |head| head.from),
+                found,
+            });
             let seen = found.filter(|&index| index < visible.div_ceil(CHUNK as u64));
             next = next.into_iter().chain(seen).min();
         }

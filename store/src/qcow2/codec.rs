@@ -27,12 +27,22 @@ pub struct EncoderId {
 }
 
 /// The encoder of layer files. Changing its level or checksum is a format break.
-pub const ENCODER: EncoderId = EncoderId { zstd: zstd_sys::ZSTD_VERSION_NUMBER, level: 1, checksum: true };
+pub const ENCODER: EncoderId = EncoderId {
+    zstd: zstd_sys::ZSTD_VERSION_NUMBER,
+    level: 1,
+    checksum: true,
+};
 
 impl fmt::Display for EncoderId {
     /// `zstd-10507/level-1/checksum`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "zstd-{}/level-{}/{}", self.zstd, self.level, if self.checksum { "checksum" } else { "plain" })
+        write!(
+            f,
+            "zstd-{}/level-{}/{}",
+            self.zstd,
+            self.level,
+            if self.checksum { "checksum" } else { "plain" }
+        )
     }
 }
 
@@ -87,10 +97,20 @@ pub fn encode_chunk(data: &[u8; CHUNK], level: i32) -> Encoded {
     ENCODERS.with_borrow_mut(|encoder| {
         encoder.set_level(level);
         encoder.out.clear();
-        let length = encoder.context.compress2(&mut encoder.out, data).unwrap_or_else(|code| {
-            panic!("BUG: zstd cannot compress into a buffer of its own bound: {}", zstd_safe::get_error_name(code))
-        });
-        if length > MAX_FRAME { Encoded::Raw } else { Encoded::Frame(encoder.out[..length].to_vec()) }
+        let length = encoder
+            .context
+            .compress2(&mut encoder.out, data)
+            .unwrap_or_else(|code| {
+                panic!(
+                    "BUG: zstd cannot compress into a buffer of its own bound: {}",
+                    zstd_safe::get_error_name(code)
+                )
+            });
+        if length > MAX_FRAME {
+            Encoded::Raw
+        } else {
+            Encoded::Frame(encoder.out[..length].to_vec())
+        }
     })
 }
 
@@ -106,7 +126,10 @@ impl FrameEncoder {
             CParameter::DictIdFlag(false),
         ] {
             if let Err(code) = self.context.set_parameter(parameter) {
-                panic!("BUG: zstd refuses a parameter: {}", zstd_safe::get_error_name(code));
+                panic!(
+                    "BUG: zstd refuses a parameter: {}",
+                    zstd_safe::get_error_name(code)
+                );
             }
         }
         self.level = Some(level);
@@ -119,7 +142,9 @@ pub fn decode_frame(frame: &[u8], out: &mut [u8; CHUNK]) -> Result<(), DecodeErr
     let used = decode_zstd(frame, out)?;
     match frame.len() - used {
         0 => Ok(()),
-        extra => Err(DecodeError::Trailing { extra: extra as u64 }),
+        extra => Err(DecodeError::Trailing {
+            extra: extra as u64,
+        }),
     }
 }
 
@@ -127,7 +152,10 @@ pub fn decode_frame(frame: &[u8], out: &mut [u8; CHUNK]) -> Result<(), DecodeErr
 pub(super) fn check_frame(frame: &[u8]) -> Result<(), DecodeError> {
     let header = FrameHeader::parse(frame)?;
     match header.content {
-        Some(actual) if actual != CHUNK as u64 => Err(DecodeError::Length { expected: CHUNK as u64, actual }),
+        Some(actual) if actual != CHUNK as u64 => Err(DecodeError::Length {
+            expected: CHUNK as u64,
+            actual,
+        }),
         None => Err(invalid_zstd("no content size")),
         Some(_) => Ok(()),
     }
@@ -136,7 +164,11 @@ pub(super) fn check_frame(frame: &[u8]) -> Result<(), DecodeError> {
 /// Decodes a compressed cluster that lies at the beginning of `input`; what follows it is padding of its last sector.
 ///
 /// `out` must be a cluster long, and is filled or an error is returned.
-pub(super) fn decode_cluster(compression: Compression, input: &[u8], out: &mut [u8]) -> Result<(), DecodeError> {
+pub(super) fn decode_cluster(
+    compression: Compression,
+    input: &[u8],
+    out: &mut [u8],
+) -> Result<(), DecodeError> {
     match compression {
         Compression::Zstd => decode_zstd(input, out).map(|_| ()),
         Compression::Deflate => decode_deflate(input, out),
@@ -157,21 +189,37 @@ pub(super) fn least_encoded(compression: Compression, cluster_size: u64) -> u64 
 fn decode_zstd(input: &[u8], out: &mut [u8]) -> Result<usize, DecodeError> {
     FrameHeader::parse(input)?;
     let length = zstd_safe::find_frame_compressed_size(input).map_err(zstd_error)?;
-    let frame = input.get(..length).ok_or(invalid_zstd("frame ends beyond its sectors"))?;
+    let frame = input
+        .get(..length)
+        .ok_or(invalid_zstd("frame ends beyond its sectors"))?;
     let expected = out.len() as u64;
-    let actual = ZSTD.with_borrow_mut(|context| context.decompress(out, frame)).map_err(zstd_error)? as u64;
-    if actual == expected { Ok(length) } else { Err(DecodeError::Length { expected, actual }) }
+    let actual = ZSTD
+        .with_borrow_mut(|context| context.decompress(out, frame))
+        .map_err(zstd_error)? as u64;
+    if actual == expected {
+        Ok(length)
+    } else {
+        Err(DecodeError::Length { expected, actual })
+    }
 }
 
 fn decode_deflate(input: &[u8], out: &mut [u8]) -> Result<(), DecodeError> {
     let expected = out.len() as u64;
     let reason = match DEFLATE.with_borrow_mut(|context| context.deflate_decompress(input, out)) {
         Ok(actual) if actual as u64 == expected => return Ok(()),
-        Ok(actual) => return Err(DecodeError::Length { expected, actual: actual as u64 }),
+        Ok(actual) => {
+            return Err(DecodeError::Length {
+                expected,
+                actual: actual as u64,
+            });
+        }
         Err(DecompressionError::InsufficientSpace) => "more than one cluster",
         Err(DecompressionError::BadData) => "bad data",
     };
-    Err(DecodeError::Invalid { codec: "deflate", reason })
+    Err(DecodeError::Invalid {
+        codec: "deflate",
+        reason,
+    })
 }
 
 fn zstd_error(code: usize) -> DecodeError {
@@ -179,7 +227,10 @@ fn zstd_error(code: usize) -> DecodeError {
 }
 
 fn invalid_zstd(reason: &'static str) -> DecodeError {
-    DecodeError::Invalid { codec: "zstd", reason }
+    DecodeError::Invalid {
+        codec: "zstd",
+        reason,
+    }
 }
 
 /// The fields of a zstd frame header that bound what a decoder does (RFC 8878, section 3.1.1.1).
@@ -218,13 +269,17 @@ impl FrameHeader {
         let mut value = [0; 8];
         value[..content_bytes].copy_from_slice(field);
         // A field of two bytes is stored minus 256.
-        let content = u64::from_le_bytes(value).wrapping_add(if content_bytes == 2 { 256 } else { 0 });
+        let content =
+            u64::from_le_bytes(value).wrapping_add(if content_bytes == 2 { 256 } else { 0 });
         let content = (content_bytes > 0).then_some(content);
         if single_segment {
             window = content.unwrap_or(0);
         }
         if window > MAX_WINDOW {
-            return Err(DecodeError::Window { window, limit: MAX_WINDOW });
+            return Err(DecodeError::Window {
+                window,
+                limit: MAX_WINDOW,
+            });
         }
         Ok(FrameHeader { content })
     }
@@ -276,7 +331,9 @@ mod tests {
         let mut data = noise(3);
         data[1000..60000].fill(7);
         for level in [1, 3, 19, 1] {
-            let Encoded::Frame(frame) = encode_chunk(&data, level) else { panic!("compressible at level {level}") };
+            let Encoded::Frame(frame) = encode_chunk(&data, level) else {
+                panic!("compressible at level {level}")
+            };
             let mut back = [0xee; CHUNK];
             decode_frame(&frame, &mut back).unwrap();
             assert!(back == *data);
@@ -288,10 +345,17 @@ mod tests {
         for seed in 0..40 {
             let mut data = noise(seed);
             let (from, to) = (seed as usize * 700, 20_000 + seed as usize * 1000);
-            data[from..to].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % (seed as usize + 5)) as u8);
+            data[from..to]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(at, byte)| *byte = (at % (seed as usize + 5)) as u8);
             let here = encode_chunk(&data, 1);
-            let fresh = std::thread::scope(|scope| scope.spawn(|| encode_chunk(&data, 1)).join().unwrap());
-            assert!(here == fresh && matches!(here, Encoded::Frame(_)), "seed {seed}");
+            let fresh =
+                std::thread::scope(|scope| scope.spawn(|| encode_chunk(&data, 1)).join().unwrap());
+            assert!(
+                here == fresh && matches!(here, Encoded::Frame(_)),
+                "seed {seed}"
+            );
             // Another level in between must not stick.
             encode_chunk(&data, 7);
         }
@@ -300,7 +364,9 @@ mod tests {
     #[test]
     fn a_flipped_bit_anywhere_in_a_frame_is_noticed() {
         let data: [u8; CHUNK] = std::array::from_fn(|i| (i / 97) as u8);
-        let Encoded::Frame(frame) = encode_chunk(&data, 1) else { panic!("compressible") };
+        let Encoded::Frame(frame) = encode_chunk(&data, 1) else {
+            panic!("compressible")
+        };
         let mut back = [0; CHUNK];
         for at in 0..frame.len() {
             let mut bad = frame.clone();
@@ -318,15 +384,26 @@ mod tests {
         for length in [0, 1, CHUNK - 1, CHUNK + 1, 4 * CHUNK] {
             let frame = zstd::bulk::compress(&vec![5; length], 1).unwrap();
             let expected = CHUNK as u64;
-            assert_eq!(decode_frame(&frame, &mut out), Err(DecodeError::Length { expected, actual: length as u64 }));
+            assert_eq!(
+                decode_frame(&frame, &mut out),
+                Err(DecodeError::Length {
+                    expected,
+                    actual: length as u64
+                })
+            );
         }
     }
 
     #[test]
     fn bytes_behind_a_frame_are_refused() {
-        let Encoded::Frame(mut frame) = encode_chunk(&[9; CHUNK], 1) else { panic!("compressible") };
+        let Encoded::Frame(mut frame) = encode_chunk(&[9; CHUNK], 1) else {
+            panic!("compressible")
+        };
         frame.push(0);
-        assert_eq!(decode_frame(&frame, &mut [0; CHUNK]), Err(DecodeError::Trailing { extra: 1 }));
+        assert_eq!(
+            decode_frame(&frame, &mut [0; CHUNK]),
+            Err(DecodeError::Trailing { extra: 1 })
+        );
     }
 
     #[test]
@@ -335,7 +412,13 @@ mod tests {
         let mut frame = FrameHeader::MAGIC.to_vec();
         frame.extend([0b1000_0000, 0xa8, 0, 0, 1, 0]);
         let error = decode_frame(&frame, &mut [0; CHUNK]).unwrap_err();
-        assert_eq!(error, DecodeError::Window { window: 1 << 31, limit: MAX_WINDOW });
+        assert_eq!(
+            error,
+            DecodeError::Window {
+                window: 1 << 31,
+                limit: MAX_WINDOW
+            }
+        );
     }
 
     #[test]
@@ -345,7 +428,14 @@ mod tests {
             // Single segment, a content size of four bytes that says one chunk whatever stands in front of it.
             frame.extend([0b1010_0000 | flag, 0, 0, 1, 0, 1, 0, 0, 0]);
             let reason = "reserved bit or dictionary";
-            assert_eq!(check_frame(&frame), Err(DecodeError::Invalid { codec: "zstd", reason }), "{flag:#b}");
+            assert_eq!(
+                check_frame(&frame),
+                Err(DecodeError::Invalid {
+                    codec: "zstd",
+                    reason
+                }),
+                "{flag:#b}"
+            );
         }
     }
 
@@ -354,17 +444,28 @@ mod tests {
         for bits in 9..=21 {
             let data = vec![0xa5; 1 << bits];
             let zstd = zstd::bulk::compress(&data, 19).unwrap().len() as u64;
-            assert!(least_encoded(Compression::Zstd, 1 << bits) <= zstd, "zstd of {} bytes", data.len());
+            assert!(
+                least_encoded(Compression::Zstd, 1 << bits) <= zstd,
+                "zstd of {} bytes",
+                data.len()
+            );
             let mut deflate = libdeflater::Compressor::new(libdeflater::CompressionLvl::best());
             let mut out = vec![0; deflate.deflate_compress_bound(data.len())];
             let length = deflate.deflate_compress(&data, &mut out).unwrap() as u64;
-            assert!(least_encoded(Compression::Deflate, 1 << bits) <= length, "deflate of {} bytes", data.len());
+            assert!(
+                least_encoded(Compression::Deflate, 1 << bits) <= length,
+                "deflate of {} bytes",
+                data.len()
+            );
         }
     }
 
     #[test]
     fn the_encoder_names_the_library_that_is_linked() {
         assert_eq!(ENCODER.zstd, zstd_safe::version_number());
-        assert_eq!(ENCODER.to_string(), format!("zstd-{}/level-1/checksum", zstd_safe::version_number()));
+        assert_eq!(
+            ENCODER.to_string(),
+            format!("zstd-{}/level-1/checksum", zstd_safe::version_number())
+        );
     }
 }

@@ -32,7 +32,9 @@ pub enum GateError {
         version: u32,
     },
     /// A structure ends beyond the end of the file.
-    #[error("the {what} of {length} bytes at offset {offset:#x} ends beyond the file's end at {file_length} bytes")]
+    #[error(
+        "the {what} of {length} bytes at offset {offset:#x} ends beyond the file's end at {file_length} bytes"
+    )]
     OutOfBounds {
         /// Which structure.
         what: &'static str,
@@ -147,7 +149,9 @@ pub enum GateError {
         offset: u64,
     },
     /// More compressed clusters begin in one stretch of the file than can have been compressed into it.
-    #[error("{count} compressed clusters begin in the {length} bytes at offset {offset:#x}, at most {limit} can")]
+    #[error(
+        "{count} compressed clusters begin in the {length} bytes at offset {offset:#x}, at most {limit} can"
+    )]
     Amplification {
         /// Byte offset of the stretch.
         offset: u64,
@@ -242,7 +246,9 @@ pub enum ChainError {
     #[error("a chain needs at least one layer")]
     Empty,
     /// A layer above another must have clusters that hold whole chunks.
-    #[error("layer {position} has clusters of {cluster_size} bytes, a layer above another needs at least 65536")]
+    #[error(
+        "layer {position} has clusters of {cluster_size} bytes, a layer above another needs at least 65536"
+    )]
     SmallClusters {
         /// Counted from the bottom, which is 0.
         position: usize,

@@ -36,7 +36,11 @@ pub(super) struct Passed {
 
 /// Checks a whole image; see [`super::Qcow2::open`].
 pub(super) fn check(file: &File) -> Result<Passed, GateError> {
-    let metadata = file.metadata().map_err(|source| GateError::Read { what: "file's length", offset: 0, source })?;
+    let metadata = file.metadata().map_err(|source| GateError::Read {
+        what: "file's length",
+        offset: 0,
+        source,
+    })?;
     let file_length = metadata.len();
     let mut first = vec![0; file_length.min(HEADER_AREA as u64) as usize];
     read_exact(file, "header", 0, &mut first)?;
@@ -45,11 +49,18 @@ pub(super) fn check(file: &File) -> Result<Passed, GateError> {
     let host_clusters = file_length.div_ceil(header.cluster_size());
     if host_clusters > MAX_HOST_CLUSTERS {
         let (value, limit) = (host_clusters, MAX_HOST_CLUSTERS);
-        return Err(GateError::TooLarge { what: "the number of host clusters", value, limit });
+        return Err(GateError::TooLarge {
+            what: "the number of host clusters",
+            value,
+            limit,
+        });
     }
     let mut walk = GateWalk {
         geometry: Geometry::new(&header, file_length),
-        claims: Claims { bits: vec![0; host_clusters.div_ceil(64) as usize], cluster_bits: header.cluster_bits },
+        claims: Claims {
+            bits: vec![0; host_clusters.div_ceil(64) as usize],
+            cluster_bits: header.cluster_bits,
+        },
         tables: TableReader {
             file,
             file_length,
@@ -63,13 +74,21 @@ pub(super) fn check(file: &File) -> Result<Passed, GateError> {
     let l1_length = header.l1_entries * 8;
     walk.claim_table("L1 table", header.l1_offset, l1_length)?;
     let refcount_table_length = header.refcount_table_clusters << header.cluster_bits;
-    walk.claim_table("refcount table", header.refcount_table_offset, refcount_table_length)?;
+    walk.claim_table(
+        "refcount table",
+        header.refcount_table_offset,
+        refcount_table_length,
+    )?;
     walk.refcount_blocks(&header)?;
     let l2_tables = walk.l2_tables(&header)?;
     if walk.data_clusters(&l2_tables)? {
         walk.compressed_clusters(&header, &l2_tables)?;
     }
-    Ok(Passed { header, file_length, l2_tables })
+    Ok(Passed {
+        header,
+        file_length,
+        l2_tables,
+    })
 }
 
 struct GateWalk<'f> {
@@ -80,56 +99,90 @@ struct GateWalk<'f> {
 
 impl GateWalk<'_> {
     /// Claims the clusters of a table that must lie within the file.
-    fn claim_table(&mut self, what: &'static str, offset: u64, length: u64) -> Result<(), GateError> {
+    fn claim_table(
+        &mut self,
+        what: &'static str,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), GateError> {
         if length == 0 {
             return Ok(());
         }
         let file_length = self.geometry.file_length;
         if offset >= file_length || length > file_length - offset {
-            return Err(GateError::OutOfBounds { what, offset, length, file_length });
+            return Err(GateError::OutOfBounds {
+                what,
+                offset,
+                length,
+                file_length,
+            });
         }
-        self.claims.claim(what, offset, length.div_ceil(self.geometry.cluster_size()))
+        self.claims
+            .claim(what, offset, length.div_ceil(self.geometry.cluster_size()))
     }
 
     fn refcount_blocks(&mut self, header: &Header) -> Result<(), GateError> {
-        let GateWalk { geometry, claims, tables } = self;
+        let GateWalk {
+            geometry,
+            claims,
+            tables,
+        } = self;
         let length = header.refcount_table_clusters << header.cluster_bits;
-        tables.for_each_entry("refcount table", header.refcount_table_offset, length, |at, entry| {
-            match geometry.refcount_table_entry(entry, at)? {
+        tables.for_each_entry(
+            "refcount table",
+            header.refcount_table_offset,
+            length,
+            |at, entry| match geometry.refcount_table_entry(entry, at)? {
                 Some(offset) => claims.claim("refcount block", offset, 1),
                 None => Ok(()),
-            }
-        })
+            },
+        )
     }
 
     /// Claims all L2 tables and returns those that the disk needs. An L1 table may be longer than the disk (shrunk
     /// disks, saved machine states); what hangs below its tail is never read, so it is not looked at.
     fn l2_tables(&mut self, header: &Header) -> Result<Vec<u32>, GateError> {
-        let GateWalk { geometry, claims, tables } = self;
+        let GateWalk {
+            geometry,
+            claims,
+            tables,
+        } = self;
         let mut found = vec![0; header.l1_needed() as usize];
-        tables.for_each_entry("L1 table", header.l1_offset, header.l1_entries * 8, |at, entry| {
-            let Some(offset) = geometry.l1_entry(entry, at)? else { return Ok(()) };
-            claims.claim("L2 table", offset, 1)?;
-            if let Some(slot) = found.get_mut(((at - header.l1_offset) / 8) as usize) {
-                // MAX_HOST_CLUSTERS makes it fit; cluster 0 is the header's, so 0 is free to say "none".
-                *slot = (offset >> geometry.cluster_bits) as u32;
-            }
-            Ok(())
-        })?;
+        tables.for_each_entry(
+            "L1 table",
+            header.l1_offset,
+            header.l1_entries * 8,
+            |at, entry| {
+                let Some(offset) = geometry.l1_entry(entry, at)? else {
+                    return Ok(());
+                };
+                claims.claim("L2 table", offset, 1)?;
+                if let Some(slot) = found.get_mut(((at - header.l1_offset) / 8) as usize) {
+                    // MAX_HOST_CLUSTERS makes it fit; cluster 0 is the header's, so 0 is free to say "none".
+                    *slot = (offset >> geometry.cluster_bits) as u32;
+                }
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 
     /// Claims every standard cluster and checks every entry; says whether there are compressed ones.
     fn data_clusters(&mut self, l2_tables: &[u32]) -> Result<bool, GateError> {
         let mut compressed = false;
-        let GateWalk { geometry, claims, tables } = self;
+        let GateWalk {
+            geometry,
+            claims,
+            tables,
+        } = self;
         for &table in l2_tables.iter().filter(|&&table| table != 0) {
             let offset = u64::from(table) << geometry.cluster_bits;
             tables.for_each_entry("L2 table", offset, geometry.cluster_size(), |at, entry| {
                 match geometry.l2_entry(entry, at)? {
-                    Mapping::Data { offset } | Mapping::Zero { reserved: Some(offset) } => {
-                        claims.claim("data cluster", offset, 1)
-                    }
+                    Mapping::Data { offset }
+                    | Mapping::Zero {
+                        reserved: Some(offset),
+                    } => claims.claim("data cluster", offset, 1),
                     Mapping::Compressed { .. } => {
                         compressed = true;
                         Ok(())
@@ -146,7 +199,11 @@ impl GateWalk<'_> {
     /// The limit: no stretch of the file may hold the beginnings of more clusters than the best possible encoder could
     /// have put there. It refuses a table that points at one cluster over and over, and nothing that was encoded.
     fn compressed_clusters(&mut self, header: &Header, l2_tables: &[u32]) -> Result<(), GateError> {
-        let GateWalk { geometry, claims, tables } = self;
+        let GateWalk {
+            geometry,
+            claims,
+            tables,
+        } = self;
         let mut bits = header.cluster_bits;
         while geometry.file_length >> bits >= MAX_COUNTERS {
             bits += 1;
@@ -157,7 +214,11 @@ impl GateWalk<'_> {
         for &table in l2_tables.iter().filter(|&&table| table != 0) {
             let offset = u64::from(table) << geometry.cluster_bits;
             tables.for_each_entry("L2 table", offset, geometry.cluster_size(), |at, entry| {
-                let Mapping::Compressed { offset, length: encoded } = geometry.l2_entry(entry, at)? else {
+                let Mapping::Compressed {
+                    offset,
+                    length: encoded,
+                } = geometry.l2_entry(entry, at)?
+                else {
                     return Ok(());
                 };
                 claims.check_free("compressed cluster", offset, encoded)?;
@@ -165,7 +226,12 @@ impl GateWalk<'_> {
                 *counter += 1;
                 let count = u64::from(*counter);
                 if count > limit {
-                    return Err(GateError::Amplification { offset: offset >> bits << bits, length, count, limit });
+                    return Err(GateError::Amplification {
+                        offset: offset >> bits << bits,
+                        length,
+                        count,
+                        limit,
+                    });
                 }
                 Ok(())
             })?;
@@ -187,7 +253,10 @@ impl Claims {
         for cluster in first..first + clusters {
             let (word, bit) = ((cluster / 64) as usize, 1_u64 << (cluster % 64));
             if self.bits[word] & bit != 0 {
-                return Err(GateError::Overlap { what, offset: cluster << self.cluster_bits });
+                return Err(GateError::Overlap {
+                    what,
+                    offset: cluster << self.cluster_bits,
+                });
             }
             self.bits[word] |= bit;
         }
@@ -198,7 +267,10 @@ impl Claims {
         for cluster in offset >> self.cluster_bits..=(offset + length - 1) >> self.cluster_bits {
             let (word, bit) = ((cluster / 64) as usize, 1_u64 << (cluster % 64));
             if self.bits[word] & bit != 0 {
-                return Err(GateError::Overlap { what, offset: cluster << self.cluster_bits });
+                return Err(GateError::Overlap {
+                    what,
+                    offset: cluster << self.cluster_bits,
+                });
             }
         }
         Ok(())
@@ -257,13 +329,19 @@ impl TableReader<'_> {
     }
 
     /// At most [`READ_SIZE`] bytes, or `None` if they lie in a hole.
-    fn get(&mut self, what: &'static str, offset: u64, length: u64) -> Result<Option<&[u8]>, GateError> {
+    fn get(
+        &mut self,
+        what: &'static str,
+        offset: u64,
+        length: u64,
+    ) -> Result<Option<&[u8]>, GateError> {
         let known = self.start..self.start + self.buffer.len() as u64;
         if !(known.contains(&offset) && offset + length <= known.end) {
             if self.in_hole(offset, length) {
                 return Ok(None);
             }
-            self.buffer.resize(READ_SIZE.min(self.file_length - offset) as usize, 0);
+            self.buffer
+                .resize(READ_SIZE.min(self.file_length - offset) as usize, 0);
             self.start = offset;
             read_exact(self.file, what, offset, &mut self.buffer)?;
         }
@@ -272,6 +350,16 @@ impl TableReader<'_> {
     }
 }
 
-fn read_exact(file: &File, what: &'static str, offset: u64, buffer: &mut [u8]) -> Result<(), GateError> {
-    file.read_exact_at(buffer, offset).map_err(|source: io::Error| GateError::Read { what, offset, source })
+fn read_exact(
+    file: &File,
+    what: &'static str,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(), GateError> {
+    file.read_exact_at(buffer, offset)
+        .map_err(|source: io::Error| GateError::Read {
+            what,
+            offset,
+            source,
+        })
 }

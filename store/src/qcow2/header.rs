@@ -116,7 +116,8 @@ impl Header {
 
     /// L1 entries that the virtual size needs.
     pub fn l1_needed(&self) -> u64 {
-        self.virtual_size.div_ceil(1 << (self.cluster_bits + self.l2_bits()))
+        self.virtual_size
+            .div_ceil(1 << (self.cluster_bits + self.l2_bits()))
     }
 
     /// Checks a header against the allow-list.
@@ -124,8 +125,12 @@ impl Header {
     /// `first` is the beginning of the file: [`HEADER_AREA`] bytes, or less where the file is shorter.
     /// `file_length` is what the file has.
     pub fn parse(first: &[u8], file_length: u64) -> Result<Header, GateError> {
-        let short =
-            |what, length: usize| GateError::OutOfBounds { what, offset: 0, length: length as u64, file_length };
+        let short = |what, length: usize| GateError::OutOfBounds {
+            what,
+            offset: 0,
+            length: length as u64,
+            file_length,
+        };
         let be32 = |at: usize| get_u32(first, at).ok_or(short("header", at + 4));
         let be64 = |at: usize| get_u64(first, at).ok_or(short("header", at + 8));
 
@@ -137,7 +142,11 @@ impl Header {
         if version != 2 && version != 3 {
             return Err(GateError::Version { version });
         }
-        let fixed = if version == 2 { V2_LENGTH } else { V3_LENGTH_MIN };
+        let fixed = if version == 2 {
+            V2_LENGTH
+        } else {
+            V3_LENGTH_MIN
+        };
         if first.len() < fixed {
             return Err(short("header", fixed));
         }
@@ -148,11 +157,19 @@ impl Header {
         let cluster_bits = be32(AT_CLUSTER_BITS)?;
         if cluster_bits > *CLUSTER_BITS.end() {
             let limit = u64::from(*CLUSTER_BITS.end());
-            return Err(GateError::TooLarge { what: "cluster_bits", value: u64::from(cluster_bits), limit });
+            return Err(GateError::TooLarge {
+                what: "cluster_bits",
+                value: u64::from(cluster_bits),
+                limit,
+            });
         }
         if cluster_bits < *CLUSTER_BITS.start() {
             let minimum = u64::from(*CLUSTER_BITS.start());
-            return Err(GateError::TooSmall { what: "cluster_bits", value: u64::from(cluster_bits), minimum });
+            return Err(GateError::TooSmall {
+                what: "cluster_bits",
+                value: u64::from(cluster_bits),
+                minimum,
+            });
         }
         if be32(AT_CRYPT_METHOD)? != 0 {
             return Err(GateError::Encrypted);
@@ -165,10 +182,19 @@ impl Header {
         // Unused where there are no snapshots, and zero unless an old QEMU left it; QEMU still wants it to be sound.
         let (what, offset) = ("snapshot table", be64(AT_SNAPSHOTS_OFFSET)?);
         if offset > file_length {
-            return Err(GateError::OutOfBounds { what, offset, length: 0, file_length });
+            return Err(GateError::OutOfBounds {
+                what,
+                offset,
+                length: 0,
+                file_length,
+            });
         }
         if !offset.is_multiple_of(1 << cluster_bits) {
-            return Err(GateError::Misaligned { what, offset, alignment: 1 << cluster_bits });
+            return Err(GateError::Misaligned {
+                what,
+                offset,
+                alignment: 1 << cluster_bits,
+            });
         }
 
         let mut header = Header {
@@ -187,7 +213,12 @@ impl Header {
             header.parse_v3(first, file_length)?;
         }
         let area = HEADER_AREA.min(header.cluster_size() as usize);
-        check_extensions(&first[..first.len().min(area)], header.header_length as usize, area, file_length)?;
+        check_extensions(
+            &first[..first.len().min(area)],
+            header.header_length as usize,
+            area,
+            file_length,
+        )?;
         header.check_numbers()?;
         Ok(header)
     }
@@ -227,25 +258,49 @@ impl Header {
 
         self.refcount_order = be32(AT_REFCOUNT_ORDER);
         if self.refcount_order > REFCOUNT_ORDER_MAX {
-            let (value, limit) = (u64::from(self.refcount_order), u64::from(REFCOUNT_ORDER_MAX));
-            return Err(GateError::TooLarge { what: "refcount_order", value, limit });
+            let (value, limit) = (
+                u64::from(self.refcount_order),
+                u64::from(REFCOUNT_ORDER_MAX),
+            );
+            return Err(GateError::TooLarge {
+                what: "refcount_order",
+                value,
+                limit,
+            });
         }
 
         self.header_length = be32(AT_HEADER_LENGTH);
         let length = self.header_length as usize;
         if length < V3_LENGTH_MIN {
             let (value, minimum) = (u64::from(self.header_length), V3_LENGTH_MIN as u64);
-            return Err(GateError::TooSmall { what: "header_length", value, minimum });
+            return Err(GateError::TooSmall {
+                what: "header_length",
+                value,
+                minimum,
+            });
         }
         if length as u64 > self.cluster_size() {
             let (value, limit) = (u64::from(self.header_length), self.cluster_size());
-            return Err(GateError::TooLarge { what: "header_length", value, limit });
+            return Err(GateError::TooLarge {
+                what: "header_length",
+                value,
+                limit,
+            });
         }
         if !length.is_multiple_of(8) {
-            return Err(GateError::Misaligned { what: "end of the header", offset: length as u64, alignment: 8 });
+            return Err(GateError::Misaligned {
+                what: "end of the header",
+                offset: length as u64,
+                alignment: 8,
+            });
         }
         let Some(extra) = first.get(V3_LENGTH_MIN..length) else {
-            return Err(GateError::OutOfBounds { what: "header", offset: 0, length: length as u64, file_length });
+            return Err(GateError::OutOfBounds {
+                what: "header",
+                offset: 0,
+                length: length as u64,
+                file_length,
+            });
         };
         let kind = extra.first().copied().unwrap_or(0);
         let bit = incompatible & COMPRESSION_TYPE != 0;
@@ -258,7 +313,11 @@ impl Header {
         for (at, &byte) in extra.iter().enumerate().skip(1) {
             if byte != 0 {
                 let offset = (AT_COMPRESSION_TYPE + at) as u64;
-                return Err(GateError::ReservedBits { what: "header field", offset, value: u64::from(byte) });
+                return Err(GateError::ReservedBits {
+                    what: "header field",
+                    offset,
+                    value: u64::from(byte),
+                });
             }
         }
         Ok(())
@@ -268,30 +327,61 @@ impl Header {
     fn check_numbers(&self) -> Result<(), GateError> {
         if self.virtual_size > MAX_VIRTUAL_SIZE {
             let (value, limit) = (self.virtual_size, MAX_VIRTUAL_SIZE);
-            return Err(GateError::TooLarge { what: "the virtual size", value, limit });
+            return Err(GateError::TooLarge {
+                what: "the virtual size",
+                value,
+                limit,
+            });
         }
         if !self.virtual_size.is_multiple_of(512) {
-            return Err(GateError::Misaligned { what: "virtual size", offset: self.virtual_size, alignment: 512 });
+            return Err(GateError::Misaligned {
+                what: "virtual size",
+                offset: self.virtual_size,
+                alignment: 512,
+            });
         }
         let limit = MAX_L1_BYTES / 8;
         if self.l1_entries > limit {
-            return Err(GateError::TooLarge { what: "the number of L1 entries", value: self.l1_entries, limit });
+            return Err(GateError::TooLarge {
+                what: "the number of L1 entries",
+                value: self.l1_entries,
+                limit,
+            });
         }
         let minimum = self.l1_needed();
         if self.l1_entries < minimum {
-            return Err(GateError::TooSmall { what: "the number of L1 entries", value: self.l1_entries, minimum });
+            return Err(GateError::TooSmall {
+                what: "the number of L1 entries",
+                value: self.l1_entries,
+                minimum,
+            });
         }
         let limit = MAX_REFCOUNT_TABLE_BYTES >> self.cluster_bits;
         if self.refcount_table_clusters > limit {
             let value = self.refcount_table_clusters;
-            return Err(GateError::TooLarge { what: "the number of refcount table clusters", value, limit });
+            return Err(GateError::TooLarge {
+                what: "the number of refcount table clusters",
+                value,
+                limit,
+            });
         }
         if self.refcount_table_clusters == 0 {
-            return Err(GateError::TooSmall { what: "the number of refcount table clusters", value: 0, minimum: 1 });
+            return Err(GateError::TooSmall {
+                what: "the number of refcount table clusters",
+                value: 0,
+                minimum: 1,
+            });
         }
-        for (what, offset) in [("L1 table", self.l1_offset), ("refcount table", self.refcount_table_offset)] {
+        for (what, offset) in [
+            ("L1 table", self.l1_offset),
+            ("refcount table", self.refcount_table_offset),
+        ] {
             if !offset.is_multiple_of(self.cluster_size()) {
-                return Err(GateError::Misaligned { what, offset, alignment: self.cluster_size() });
+                return Err(GateError::Misaligned {
+                    what,
+                    offset,
+                    alignment: self.cluster_size(),
+                });
             }
         }
         Ok(())
@@ -301,18 +391,32 @@ impl Header {
 /// Section "Header extensions": from the end of the header to the end mark, or to the end of the first cluster.
 ///
 /// `bytes` is what the file has of the first `area` bytes.
-fn check_extensions(bytes: &[u8], start: usize, area: usize, file_length: u64) -> Result<(), GateError> {
+fn check_extensions(
+    bytes: &[u8],
+    start: usize,
+    area: usize,
+    file_length: u64,
+) -> Result<(), GateError> {
     let mut at = start;
     while at + 8 <= area {
         let (Some(kind), Some(length)) = (get_u32(bytes, at), get_u32(bytes, at + 4)) else {
             let (offset, length) = (at as u64, 8);
-            return Err(GateError::OutOfBounds { what: "header extension", offset, length, file_length });
+            return Err(GateError::OutOfBounds {
+                what: "header extension",
+                offset,
+                length,
+                file_length,
+            });
         };
         match kind {
             EXT_END if length == 0 => return Ok(()),
             EXT_END => {
                 let (offset, value) = (at as u64, u64::from(length));
-                return Err(GateError::ReservedBits { what: "end of the header extensions", offset, value });
+                return Err(GateError::ReservedBits {
+                    what: "end of the header extensions",
+                    offset,
+                    value,
+                });
             }
             EXT_BACKING_FORMAT => return Err(GateError::BackingFile),
             EXT_DATA_FILE => return Err(GateError::DataFile),
@@ -324,14 +428,22 @@ fn check_extensions(bytes: &[u8], start: usize, area: usize, file_length: u64) -
         let end = at as u64 + 8 + u64::from(length).next_multiple_of(8);
         if end > area as u64 {
             let limit = area as u64;
-            return Err(GateError::TooLarge { what: "the end of the header extensions", value: end, limit });
+            return Err(GateError::TooLarge {
+                what: "the end of the header extensions",
+                value: end,
+                limit,
+            });
         }
         at = end as usize;
     }
     // No end mark: only the end of the cluster may stand in for it.
     if area == HEADER_AREA && at != start {
         let (value, limit) = (at as u64 + 8, area as u64);
-        return Err(GateError::TooLarge { what: "the end of the header extensions", value, limit });
+        return Err(GateError::TooLarge {
+            what: "the end of the header extensions",
+            value,
+            limit,
+        });
     }
     Ok(())
 }
@@ -345,7 +457,10 @@ pub(super) fn build(header: &Header) -> [u8; V3_LENGTH + 8] {
     put32(AT_VERSION, 3);
     put32(AT_CLUSTER_BITS, header.cluster_bits);
     put32(AT_L1_SIZE, header.l1_entries as u32);
-    put32(AT_REFCOUNT_TABLE_CLUSTERS, header.refcount_table_clusters as u32);
+    put32(
+        AT_REFCOUNT_TABLE_CLUSTERS,
+        header.refcount_table_clusters as u32,
+    );
     put32(AT_REFCOUNT_ORDER, header.refcount_order);
     put32(AT_HEADER_LENGTH, V3_LENGTH as u32);
     let mut put64 = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_be_bytes());

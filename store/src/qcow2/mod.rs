@@ -18,7 +18,9 @@ mod table;
 mod writer;
 
 pub use chain::Chain;
-pub use codec::{ENCODER, Encoded, EncoderId, MAX_FRAME, MAX_WINDOW, decode_frame, encode_chunk, is_zero};
+pub use codec::{
+    ENCODER, Encoded, EncoderId, MAX_FRAME, MAX_WINDOW, decode_frame, encode_chunk, is_zero,
+};
 pub use error::{ChainError, DecodeError, GateError, SourceError, WriteError};
 pub use header::{Compression, HEADER_AREA, Header, MAGIC, MAX_VIRTUAL_SIZE};
 pub use overlay::create_overlay;
@@ -73,7 +75,10 @@ pub trait ChunkSource: Sync {
     }
 
     /// Calls `each` with all present chunks in ascending order, until it fails.
-    fn for_each_present(&self, each: &mut dyn FnMut(u64) -> Result<(), SourceError>) -> Result<(), SourceError> {
+    fn for_each_present(
+        &self,
+        each: &mut dyn FnMut(u64) -> Result<(), SourceError>,
+    ) -> Result<(), SourceError> {
         let mut from = 0;
         while let Some(index) = self.next_present(from)? {
             each(index)?;
@@ -86,7 +91,12 @@ pub trait ChunkSource: Sync {
 /// The first byte of a chunk and how many bytes of the disk it has, or an error beyond the end.
 fn chunk_range(index: u64, virtual_size: u64) -> Result<(u64, usize), SourceError> {
     match index.checked_mul(CHUNK as u64) {
-        Some(start) if start < virtual_size => Ok((start, (virtual_size - start).min(CHUNK as u64) as usize)),
-        _ => Err(SourceError::BeyondEnd { index, virtual_size }),
+        Some(start) if start < virtual_size => {
+            Ok((start, (virtual_size - start).min(CHUNK as u64) as usize))
+        }
+        _ => Err(SourceError::BeyondEnd {
+            index,
+            virtual_size,
+        }),
     }
 }

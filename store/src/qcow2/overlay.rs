@@ -36,14 +36,19 @@ pub fn create_overlay(file: &File, virtual_size: u64) -> Result<(), WriteError> 
     let clusters = 3 + (header.l1_entries * 8).div_ceil(CLUSTER);
     let refcounts = [0, 1].repeat(clusters as usize);
     let write = |offset: u64, bytes: &[u8]| {
-        file.write_all_at(bytes, offset).map_err(|source| WriteError::Write {
-            offset,
-            length: bytes.len() as u64,
-            source,
-        })
+        file.write_all_at(bytes, offset)
+            .map_err(|source| WriteError::Write {
+                offset,
+                length: bytes.len() as u64,
+                source,
+            })
     };
     let length = clusters * CLUSTER;
-    file.set_len(length).map_err(|source| WriteError::Write { offset: 0, length, source })?;
+    file.set_len(length).map_err(|source| WriteError::Write {
+        offset: 0,
+        length,
+        source,
+    })?;
     write(CLUSTER, &(2 * CLUSTER).to_be_bytes())?;
     write(2 * CLUSTER, &refcounts)?;
     write(0, &header::build(&header))

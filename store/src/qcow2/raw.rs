@@ -29,18 +29,32 @@ impl RawFile {
         if length > i64::MAX as u64 - CHUNK as u64 {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        Ok(RawFile { file, length, extent: Mutex::new(0..0) })
+        Ok(RawFile {
+            file,
+            length,
+            extent: Mutex::new(0..0),
+        })
     }
 
     /// The extent of data that covers `from`, or else the next one.
     fn extent_from(&self, from: u64) -> Result<Option<Range<u64>>, SourceError> {
-        let known = self.extent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self
+            .extent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if known.contains(&from) {
             return Ok(Some(known));
         }
-        let failed = |errno: Errno| SourceError::Read { offset: from, length: 0, source: errno.into() };
+        let failed = |errno: Errno| SourceError::Read {
+            offset: from,
+            length: 0,
+            source: errno.into(),
+        };
         let extent = match rustix::fs::seek(&self.file, SeekFrom::Data(from)) {
-            Ok(start) => start..rustix::fs::seek(&self.file, SeekFrom::Hole(start)).map_err(failed)?,
+            Ok(start) => {
+                start..rustix::fs::seek(&self.file, SeekFrom::Hole(start)).map_err(failed)?
+            }
             Err(Errno::NXIO) => return Ok(None),
             // A file system that knows no holes.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => 0..self.length,
@@ -57,21 +71,28 @@ impl ChunkSource for RawFile {
     }
 
     fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
-        let Some(start) = from.checked_mul(CHUNK as u64).filter(|&start| start < self.length) else {
+        let Some(start) = from
+            .checked_mul(CHUNK as u64)
+            .filter(|&start| start < self.length)
+        else {
             return Ok(None);
         };
-        let extent = self.extent_from(start)?.filter(|extent| extent.start < self.length);
+        let extent = self
+            .extent_from(start)?
+            .filter(|extent| extent.start < self.length);
         Ok(extent.map(|extent| (extent.start / CHUNK as u64).max(from)))
     }
 
     fn read_chunk(&self, index: u64, buffer: &mut [u8; CHUNK]) -> Result<Content, SourceError> {
         let (offset, _) = chunk_range(index, self.virtual_size())?;
         let length = (self.length - offset).min(CHUNK as u64) as usize;
-        self.file.read_exact_at(&mut buffer[..length], offset).map_err(|source| SourceError::Read {
-            offset,
-            length: length as u64,
-            source,
-        })?;
+        self.file
+            .read_exact_at(&mut buffer[..length], offset)
+            .map_err(|source| SourceError::Read {
+                offset,
+                length: length as u64,
+                source,
+            })?;
         buffer[length..].fill(0);
         Ok(Content::Data)
     }

@@ -68,10 +68,21 @@ impl Qcow2 {
     /// apart from each other. The refcounts themselves are not compared, as reading does not need them.
     pub fn open(file: File) -> Result<Qcow2, GateError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let gate::Passed { header, file_length, l2_tables } = gate::check(&file)?;
+        let gate::Passed {
+            header,
+            file_length,
+            l2_tables,
+        } = gate::check(&file)?;
         let geometry = Geometry::new(&header, file_length);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Qcow2 { file, header, geometry, l2_tables, cache: Mutex::default(), id })
+        Ok(Qcow2 {
+            file,
+            header,
+            geometry,
+            l2_tables,
+            cache: Mutex::default(),
+            id,
+        })
     }
 
     /// The accepted header.
@@ -113,7 +124,11 @@ impl Qcow2 {
         }
         // A thread that panicked while it held the lock cannot have left more than a missing table.
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = cache.tables.iter().position(|(index, _)| *index == l1_index) {
+        if let Some(at) = cache
+            .tables
+            .iter()
+            .position(|(index, _)| *index == l1_index)
+        {
             cache.tables[..=at].rotate_right(1);
             return Ok(Some(cache.tables[0].1.clone()));
         }
@@ -121,26 +136,48 @@ impl Qcow2 {
 
         let mut bytes = vec![0; self.header.cluster_size() as usize];
         let offset = u64::from(cluster) << self.header.cluster_bits;
-        self.file.read_exact_at(&mut bytes, offset).map_err(|source| SourceError::Read {
-            offset,
-            length: bytes.len() as u64,
-            source,
-        })?;
-        let table: Arc<[u64]> = bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect();
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|source| SourceError::Read {
+                offset,
+                length: bytes.len() as u64,
+                source,
+            })?;
+        let table: Arc<[u64]> = bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|entry| u64::from_be_bytes(*entry))
+            .collect();
 
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.tables.truncate((L2_CACHE >> self.header.cluster_bits).clamp(2, 64) as usize - 1);
+        cache
+            .tables
+            .truncate((L2_CACHE >> self.header.cluster_bits).clamp(2, 64) as usize - 1);
         cache.tables.insert(0, (l1_index, table.clone()));
         Ok(Some(table))
     }
 
     /// Reads an encoded cluster and decodes it into `out`, which is a cluster long.
-    fn decode(&self, offset: u64, length: u64, input: &mut Vec<u8>, out: &mut [u8]) -> Result<(), SourceError> {
+    fn decode(
+        &self,
+        offset: u64,
+        length: u64,
+        input: &mut Vec<u8>,
+        out: &mut [u8],
+    ) -> Result<(), SourceError> {
         // The descriptor counts whole sectors, the file may end within the last one.
         let length = length.min(self.geometry.file_length - offset);
         input.resize(length as usize, 0);
-        self.file.read_exact_at(input, offset).map_err(|source| SourceError::Read { offset, length, source })?;
-        decode_cluster(self.header.compression, input, out).map_err(|source| SourceError::Cluster { offset, source })
+        self.file
+            .read_exact_at(input, offset)
+            .map_err(|source| SourceError::Read {
+                offset,
+                length,
+                source,
+            })?;
+        decode_cluster(self.header.compression, input, out)
+            .map_err(|source| SourceError::Cluster { offset, source })
     }
 
     /// Part of a compressed cluster, by way of the thread's last decoded one.
@@ -176,14 +213,24 @@ impl Qcow2 {
                 }
                 Ok(count) => done += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => return Err(SourceError::Read { offset, length: out.len() as u64, source }),
+                Err(source) => {
+                    return Err(SourceError::Read {
+                        offset,
+                        length: out.len() as u64,
+                        source,
+                    });
+                }
             }
         }
         if offset + done as u64 >= self.geometry.file_length || done == out.len() {
             return Ok(());
         }
         let source = io::Error::from(ErrorKind::UnexpectedEof);
-        Err(SourceError::Read { offset, length: out.len() as u64, source })
+        Err(SourceError::Read {
+            offset,
+            length: out.len() as u64,
+            source,
+        })
     }
 }
 
@@ -197,7 +244,11 @@ struct L2Tables<'q> {
 impl<'q> L2Tables<'q> {
     fn new(image: &'q Qcow2) -> L2Tables<'q> {
         // No table has this index: disks are smaller.
-        L2Tables { image, l1_index: usize::MAX, table: None }
+        L2Tables {
+            image,
+            l1_index: usize::MAX,
+            table: None,
+        }
     }
 
     /// Makes the L2 table that covers a guest cluster the current one; returns the cluster's place in it.
@@ -213,9 +264,15 @@ impl<'q> L2Tables<'q> {
 
     fn mapping(&mut self, cluster: u64) -> Result<Mapping, SourceError> {
         let within = self.locate(cluster)?;
-        let Some(table) = &self.table else { return Ok(Mapping::Unallocated) };
-        let table_at = u64::from(self.image.l2_tables[self.l1_index]) << self.image.header.cluster_bits;
-        Ok(self.image.geometry.l2_entry(table[within], table_at + within as u64 * 8)?)
+        let Some(table) = &self.table else {
+            return Ok(Mapping::Unallocated);
+        };
+        let table_at =
+            u64::from(self.image.l2_tables[self.l1_index]) << self.image.header.cluster_bits;
+        Ok(self
+            .image
+            .geometry
+            .l2_entry(table[within], table_at + within as u64 * 8)?)
     }
 
     /// The first guest cluster at or behind `from`, and below `end`, whose entry is not empty.
@@ -226,13 +283,18 @@ impl<'q> L2Tables<'q> {
             // Without this a disk of many empty L1 entries would be walked table by table.
             let l1_index = (cluster >> bits) as usize;
             let rest = self.image.l2_tables.get(l1_index..).unwrap_or(&[]);
-            let Some(skip) = rest.iter().position(|&table| table != 0) else { return Ok(None) };
+            let Some(skip) = rest.iter().position(|&table| table != 0) else {
+                return Ok(None);
+            };
             if skip > 0 {
                 cluster = ((l1_index + skip) as u64) << bits;
                 continue;
             }
             let within = self.locate(cluster)?;
-            let rest = self.table.as_ref().map_or(&[][..], |table| &table[within..]);
+            let rest = self
+                .table
+                .as_ref()
+                .map_or(&[][..], |table| &table[within..]);
             match rest.iter().position(|&entry| entry != 0) {
                 Some(skip) => {
                     let found = cluster + skip as u64;
@@ -251,11 +313,17 @@ impl ChunkSource for Qcow2 {
     }
 
     fn next_present(&self, from: u64) -> Result<Option<u64>, SourceError> {
-        let Some(start) = from.checked_mul(CHUNK as u64).filter(|&start| start < self.header.virtual_size) else {
+        let Some(start) = from
+            .checked_mul(CHUNK as u64)
+            .filter(|&start| start < self.header.virtual_size)
+        else {
             return Ok(None);
         };
         let bits = self.header.cluster_bits;
-        let end = self.header.virtual_size.div_ceil(self.header.cluster_size());
+        let end = self
+            .header
+            .virtual_size
+            .div_ceil(self.header.cluster_size());
         let found = L2Tables::new(self).next_entry(start >> bits, end)?;
         Ok(found.map(|cluster| ((cluster << bits) / CHUNK as u64).max(from)))
     }
@@ -277,7 +345,9 @@ impl ChunkSource for Qcow2 {
             if let Mapping::Data { offset } = mapping {
                 let offset = offset + within as u64;
                 run = match run {
-                    Some((from, at, bytes)) if from + bytes as u64 == offset && at + bytes == done => {
+                    Some((from, at, bytes))
+                        if from + bytes as u64 == offset && at + bytes == done =>
+                    {
                         Some((from, at, bytes + part))
                     }
                     other => {
@@ -289,11 +359,19 @@ impl ChunkSource for Qcow2 {
             } else {
                 let out = &mut buffer[done..done + part];
                 match mapping {
-                    Mapping::Compressed { offset, length: encoded } if part == cluster_size => {
-                        DECODED.with_borrow_mut(|decoded| self.decode(offset, encoded, &mut decoded.input, out))?;
+                    Mapping::Compressed {
+                        offset,
+                        length: encoded,
+                    } if part == cluster_size => {
+                        DECODED.with_borrow_mut(|decoded| {
+                            self.decode(offset, encoded, &mut decoded.input, out)
+                        })?;
                         content = Content::Data;
                     }
-                    Mapping::Compressed { offset, length: encoded } => {
+                    Mapping::Compressed {
+                        offset,
+                        length: encoded,
+                    } => {
                         self.decode_part(cluster, offset, encoded, within, out)?;
                         content = Content::Data;
                     }
@@ -309,7 +387,11 @@ impl ChunkSource for Qcow2 {
 }
 
 impl Qcow2 {
-    fn finish_run(&self, run: Option<(u64, usize, usize)>, buffer: &mut [u8; CHUNK]) -> Result<(), SourceError> {
+    fn finish_run(
+        &self,
+        run: Option<(u64, usize, usize)>,
+        buffer: &mut [u8; CHUNK],
+    ) -> Result<(), SourceError> {
         match run {
             Some((offset, at, bytes)) => self.read_data(offset, &mut buffer[at..at + bytes]),
             None => Ok(()),

@@ -40,7 +40,11 @@ pub(super) struct Geometry {
 
 impl Geometry {
     pub(super) fn new(header: &Header, file_length: u64) -> Geometry {
-        Geometry { version: header.version, cluster_bits: header.cluster_bits, file_length }
+        Geometry {
+            version: header.version,
+            cluster_bits: header.cluster_bits,
+            file_length,
+        }
     }
 
     pub(super) fn cluster_size(&self) -> u64 {
@@ -54,19 +58,31 @@ impl Geometry {
         }
         let offset = entry & OFFSET;
         if entry & !(OFFSET | COPIED) != 0 || offset == 0 {
-            return Err(GateError::ReservedBits { what: "L1 entry", offset: at, value: entry });
+            return Err(GateError::ReservedBits {
+                what: "L1 entry",
+                offset: at,
+                value: entry,
+            });
         }
         self.check_whole("L2 table", offset)?;
         Ok(Some(offset))
     }
 
     /// The refcount block that a refcount table entry points to.
-    pub(super) fn refcount_table_entry(&self, entry: u64, at: u64) -> Result<Option<u64>, GateError> {
+    pub(super) fn refcount_table_entry(
+        &self,
+        entry: u64,
+        at: u64,
+    ) -> Result<Option<u64>, GateError> {
         if entry == 0 {
             return Ok(None);
         }
         if entry & REFCOUNT_RESERVED != 0 {
-            return Err(GateError::ReservedBits { what: "refcount table entry", offset: at, value: entry });
+            return Err(GateError::ReservedBits {
+                what: "refcount table entry",
+                offset: at,
+                value: entry,
+            });
         }
         self.check_whole("refcount block", entry)?;
         Ok(Some(entry))
@@ -87,14 +103,20 @@ impl Geometry {
         }
         let reserved = entry & !(OFFSET | COPIED | ZERO) != 0;
         if reserved || (offset == 0 && entry & COPIED != 0) {
-            return Err(GateError::ReservedBits { what: "L2 entry", offset: at, value: entry });
+            return Err(GateError::ReservedBits {
+                what: "L2 entry",
+                offset: at,
+                value: entry,
+            });
         }
         if offset != 0 {
             self.check_start("data cluster", offset)?;
         }
         Ok(match (zero, offset) {
             (true, 0) => Mapping::Zero { reserved: None },
-            (true, _) => Mapping::Zero { reserved: Some(offset) },
+            (true, _) => Mapping::Zero {
+                reserved: Some(offset),
+            },
             (false, _) => Mapping::Data { offset },
         })
     }
@@ -104,13 +126,23 @@ impl Geometry {
         let offset_bits = 62 - (self.cluster_bits - 8);
         let offset = entry & ((1 << offset_bits) - 1);
         if entry & COPIED != 0 || offset >> 56 != 0 {
-            return Err(GateError::ReservedBits { what: "L2 entry", offset: at, value: entry });
+            return Err(GateError::ReservedBits {
+                what: "L2 entry",
+                offset: at,
+                value: entry,
+            });
         }
         let more_sectors = (entry & !COMPRESSED) >> offset_bits;
         let length = (more_sectors + 1) * SECTOR - offset % SECTOR;
-        if offset >= self.file_length || offset + length > self.file_length.next_multiple_of(SECTOR) {
+        if offset >= self.file_length || offset + length > self.file_length.next_multiple_of(SECTOR)
+        {
             let file_length = self.file_length;
-            return Err(GateError::OutOfBounds { what: "compressed cluster", offset, length, file_length });
+            return Err(GateError::OutOfBounds {
+                what: "compressed cluster",
+                offset,
+                length,
+                file_length,
+            });
         }
         Ok(Mapping::Compressed { offset, length })
     }
@@ -120,7 +152,12 @@ impl Geometry {
         self.check_start(what, offset)?;
         let length = self.cluster_size();
         if length > self.file_length - offset {
-            return Err(GateError::OutOfBounds { what, offset, length, file_length: self.file_length });
+            return Err(GateError::OutOfBounds {
+                what,
+                offset,
+                length,
+                file_length: self.file_length,
+            });
         }
         Ok(())
     }
@@ -129,11 +166,20 @@ impl Geometry {
     /// that has one was cut.
     fn check_start(&self, what: &'static str, offset: u64) -> Result<(), GateError> {
         if !offset.is_multiple_of(self.cluster_size()) {
-            return Err(GateError::Misaligned { what, offset, alignment: self.cluster_size() });
+            return Err(GateError::Misaligned {
+                what,
+                offset,
+                alignment: self.cluster_size(),
+            });
         }
         if offset >= self.file_length {
             let (length, file_length) = (self.cluster_size(), self.file_length);
-            return Err(GateError::OutOfBounds { what, offset, length, file_length });
+            return Err(GateError::OutOfBounds {
+                what,
+                offset,
+                length,
+                file_length,
+            });
         }
         Ok(())
     }

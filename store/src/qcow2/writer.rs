@@ -145,18 +145,32 @@ impl<'f> Writer<'f> {
     pub fn push_frame(&mut self, index: u64, frame: &[u8]) -> Result<FrameAt, WriteError> {
         self.check_index(index)?;
         if !self.raw.0.is_empty() {
-            return Err(WriteError::Order { what: "frame", index });
+            return Err(WriteError::Order {
+                what: "frame",
+                index,
+            });
         }
         if frame.len() > MAX_FRAME {
             let (length, limit) = (frame.len() as u64, MAX_FRAME as u64);
-            return Err(WriteError::FrameTooLong { index, length, limit });
+            return Err(WriteError::FrameTooLong {
+                index,
+                length,
+                limit,
+            });
         }
         check_frame(frame).map_err(|source| WriteError::Frame { index, source })?;
         let offset = self.position();
         let sectors = (frame.len() as u64).div_ceil(SECTOR);
-        self.frames.push("frame", index, COMPRESSED | (sectors - 1) << SECTORS_SHIFT | offset)?;
+        self.frames.push(
+            "frame",
+            index,
+            COMPRESSED | (sectors - 1) << SECTORS_SHIFT | offset,
+        )?;
         self.put(frame, SECTOR)?;
-        Ok(FrameAt { offset, length: frame.len() as u32 })
+        Ok(FrameAt {
+            offset,
+            length: frame.len() as u32,
+        })
     }
 
     /// Appends a chunk as it is. No frame can follow.
@@ -168,7 +182,10 @@ impl<'f> Writer<'f> {
         let offset = self.position();
         self.raw.push("raw chunk", index, COPIED | offset)?;
         self.put(data, CLUSTER)?;
-        Ok(FrameAt { offset, length: CHUNK as u32 })
+        Ok(FrameAt {
+            offset,
+            length: CHUNK as u32,
+        })
     }
 
     /// Says that a chunk is zero, whatever the layers below hold.
@@ -189,7 +206,11 @@ impl<'f> Writer<'f> {
         };
         let mut entries = std::mem::take(&mut self.frames.0);
         let mut refcounts = vec![1_u16; (data_end / CLUSTER) as usize];
-        count_frames(&mut refcounts[(data_at(self.header.l1_entries) / CLUSTER) as usize..], &entries, &self.header);
+        count_frames(
+            &mut refcounts[(data_at(self.header.l1_entries) / CLUSTER) as usize..],
+            &entries,
+            &self.header,
+        );
         entries.append(&mut self.raw.0);
         entries.append(&mut self.zeros.0);
         entries.sort_unstable();
@@ -208,7 +229,13 @@ impl<'f> Writer<'f> {
         first.resize(CLUSTER as usize, 0);
         self.write_at(HEADER_AT, &first)?;
         let (offset, length) = (layout.file_length, 0);
-        self.file.set_len(layout.file_length).map_err(|source| WriteError::Write { offset, length, source })?;
+        self.file
+            .set_len(layout.file_length)
+            .map_err(|source| WriteError::Write {
+                offset,
+                length,
+                source,
+            })?;
         Ok(layout)
     }
 
@@ -220,7 +247,11 @@ impl<'f> Writer<'f> {
             for &(index, entry) in group {
                 put_entry(&mut table, index % ENTRIES_PER_TABLE, entry);
             }
-            put_entry(&mut l1, group[0].0 / ENTRIES_PER_TABLE, COPIED | self.position());
+            put_entry(
+                &mut l1,
+                group[0].0 / ENTRIES_PER_TABLE,
+                COPIED | self.position(),
+            );
             self.put(&table, CLUSTER)?;
         }
         Ok(l1)
@@ -257,7 +288,11 @@ impl<'f> Writer<'f> {
     }
 
     fn check_index(&self, index: u64) -> Result<(), WriteError> {
-        if index < self.header.virtual_size.div_ceil(CLUSTER) { Ok(()) } else { Err(WriteError::BeyondEnd { index }) }
+        if index < self.header.virtual_size.div_ceil(CLUSTER) {
+            Ok(())
+        } else {
+            Err(WriteError::BeyondEnd { index })
+        }
     }
 
     fn position(&self) -> u64 {
@@ -270,7 +305,11 @@ impl<'f> Writer<'f> {
         // Every write but the last ends at a multiple of a sector at least, so `flushed` is aligned.
         let padding = self.position().next_multiple_of(alignment) - self.position();
         self.buffer.resize(self.buffer.len() + padding as usize, 0);
-        if self.buffer.len() >= BUFFER { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= BUFFER {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<(), WriteError> {
@@ -283,11 +322,19 @@ impl<'f> Writer<'f> {
     /// Writes bytes, and leaves blocks of zeros as holes: the file was empty, and tables are mostly zeros.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), WriteError> {
         let mut at = 0;
-        for run in bytes.chunks(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+        for run in bytes
+            .chunks(BLOCK)
+            .collect::<Vec<_>>()
+            .chunk_by(|a, b| is_zero(a) == is_zero(b))
+        {
             let length = run.iter().map(|block| block.len()).sum::<usize>();
             if !is_zero(run[0]) {
                 let (offset, part) = (offset + at as u64, &bytes[at..at + length]);
-                let error = |source| WriteError::Write { offset, length: length as u64, source };
+                let error = |source| WriteError::Write {
+                    offset,
+                    length: length as u64,
+                    source,
+                };
                 self.file.write_all_at(part, offset).map_err(error)?;
             }
             at += length;
@@ -344,14 +391,28 @@ mod tests {
                 bytes
             };
             let numbers = |bytes: &[u8]| -> Vec<u64> {
-                bytes.as_chunks::<8>().0.iter().map(|entry| u64::from_be_bytes(*entry)).collect()
+                bytes
+                    .as_chunks::<8>()
+                    .0
+                    .iter()
+                    .map(|entry| u64::from_be_bytes(*entry))
+                    .collect()
             };
             let header = Header::parse(&read(0, 4096), layout.file_length).unwrap();
-            let table = numbers(&read(header.refcount_table_offset, header.refcount_table_clusters * CLUSTER));
+            let table = numbers(&read(
+                header.refcount_table_offset,
+                header.refcount_table_clusters * CLUSTER,
+            ));
             let blocks: Vec<u64> = table.into_iter().filter(|&offset| offset != 0).collect();
-            let counts: Vec<u8> = blocks.iter().flat_map(|&offset| read(offset, CLUSTER)).collect();
+            let counts: Vec<u8> = blocks
+                .iter()
+                .flat_map(|&offset| read(offset, CLUSTER))
+                .collect();
             let (ones, rest) = counts.split_at((layout.file_length / CLUSTER * REFCOUNT) as usize);
-            assert!(ones.as_chunks::<2>().0.iter().all(|count| *count == [0, 1]), "{chunks} chunks");
+            assert!(
+                ones.as_chunks::<2>().0.iter().all(|count| *count == [0, 1]),
+                "{chunks} chunks"
+            );
             assert!(rest.iter().all(|&byte| byte == 0), "{chunks} chunks");
             let used = (layout.file_length / CLUSTER).div_ceil(REFCOUNTS_PER_BLOCK);
             assert_eq!(blocks.len() as u64, used, "{chunks} chunks");

@@ -47,14 +47,22 @@ impl Base {
         // which stays uncompressed, in the second half.
         let mut disk = vec![0; 2 << 20];
         for (number, part) in disk[..1 << 20].chunks_mut(100_000).enumerate() {
-            part.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / (40 + number)) as u8);
+            part.iter_mut()
+                .enumerate()
+                .for_each(|(at, byte)| *byte = (at / (40 + number)) as u8);
         }
         random.noise(&mut disk[20 << 10..28 << 10]);
         random.noise(&mut disk[(1 << 20) + 300_000..]);
         let (raw, image) = (dir.join("base.raw"), dir.join(format!("{name}.qcow2")));
         std::fs::write(&raw, disk).unwrap();
-        qemu_img(&format!("convert -q -f raw -O qcow2 {options} {{}} {{}}"), &[&raw, &image]);
-        let base = Base { name, bytes: std::fs::read(&image).unwrap() };
+        qemu_img(
+            &format!("convert -q -f raw -O qcow2 {options} {{}} {{}}"),
+            &[&raw, &image],
+        );
+        let base = Base {
+            name,
+            bytes: std::fs::read(&image).unwrap(),
+        };
         let reader = open_bytes(&base.bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(read_all(&reader) == std::fs::read(&raw).unwrap(), "{name}");
         base
@@ -120,7 +128,11 @@ impl Base {
     /// With a header extension in front of those that are there.
     fn with_extension(&self, kind: u32, length: u32, data: &[u8]) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
-        let start = if self.is_v3() { self.u32(100) as usize } else { 72 };
+        let start = if self.is_v3() {
+            self.u32(100) as usize
+        } else {
+            72
+        };
         let mut extension = [kind.to_be_bytes(), length.to_be_bytes()].concat();
         extension.extend(data);
         extension.resize(extension.len().next_multiple_of(8), 0);
@@ -158,9 +170,15 @@ impl Tally {
         };
         let debug = format!("{error:?}");
         let class = debug.split([' ', '(', '{']).next().unwrap_or_default();
-        assert!(classes.split('|').any(|wanted| wanted == class), "{what}: wanted {classes}, got {debug}");
+        assert!(
+            classes.split('|').any(|wanted| wanted == class),
+            "{what}: wanted {classes}, got {debug}"
+        );
         let message = error.to_string();
-        assert!(!message.ends_with('.') && !message.starts_with(char::is_uppercase), "{message}");
+        assert!(
+            !message.ends_with('.') && !message.starts_with(char::is_uppercase),
+            "{message}"
+        );
         *self.by_class.entry(class.to_string()).or_default() += 1;
     }
 
@@ -210,20 +228,48 @@ fn what_reaches_for_other_files_is_refused() {
             let length = name.len() as u32;
             if base.is_v3() || base.cluster() > 512 {
                 // CVE-2024-4467, CVE-2024-32498
-                tally.refused(&what, &base.with_extension(0x4441_5441, length, name), "DataFile");
+                tally.refused(
+                    &what,
+                    &base.with_extension(0x4441_5441, length, name),
+                    "DataFile",
+                );
             }
         }
-        tally.refused("backing size without offset", &base.with_u32(16, 9), "BackingFile");
-        tally.refused("backing offset beyond the file", &base.with_u64(8, u64::MAX), "BackingFile");
-        tally.refused("backing format", &base.with_extension(0xe279_2aca, 3, b"raw"), "BackingFile");
-        tally.refused("empty backing format", &base.with_extension(0xe279_2aca, 0, b""), "BackingFile");
+        tally.refused(
+            "backing size without offset",
+            &base.with_u32(16, 9),
+            "BackingFile",
+        );
+        tally.refused(
+            "backing offset beyond the file",
+            &base.with_u64(8, u64::MAX),
+            "BackingFile",
+        );
+        tally.refused(
+            "backing format",
+            &base.with_extension(0xe279_2aca, 3, b"raw"),
+            "BackingFile",
+        );
+        tally.refused(
+            "empty backing format",
+            &base.with_extension(0xe279_2aca, 0, b""),
+            "BackingFile",
+        );
         if base.is_v3() {
-            tally.refused("data file bit", &base.with_u64(72, base.u64(72) | 4), "DataFile");
+            tally.refused(
+                "data file bit",
+                &base.with_u64(72, base.u64(72) | 4),
+                "DataFile",
+            );
             tally.refused("raw data file bit", &base.with_u64(88, 2), "DataFile");
             let mut both = base.clone();
             both.bytes = both.with_u64(72, base.u64(72) | 4);
             both.bytes = both.with_u64(88, 2);
-            tally.refused("both data file bits", &both.with_extension(0x4441_5441, 11, b"/etc/passwd"), "DataFile");
+            tally.refused(
+                "both data file bits",
+                &both.with_extension(0x4441_5441, 11, b"/etc/passwd"),
+                "DataFile",
+            );
         }
     }
     tally.at_least(200);
@@ -246,16 +292,36 @@ fn unknown_and_unwanted_features_are_refused() {
         for method in [1, 2, 3, u32::MAX] {
             tally.refused("crypt method", &base.with_u32(32, method), "Encrypted");
         }
-        tally.refused("LUKS header", &base.with_extension(0x0537_be77, 16, &[0; 16]), "Encrypted");
-        tally.refused("bitmaps", &base.with_extension(0x2385_2875, 24, &[0; 24]), "Bitmaps");
+        tally.refused(
+            "LUKS header",
+            &base.with_extension(0x0537_be77, 16, &[0; 16]),
+            "Encrypted",
+        );
+        tally.refused(
+            "bitmaps",
+            &base.with_extension(0x2385_2875, 24, &[0; 24]),
+            "Bitmaps",
+        );
         for kind in [1, 0x6803_f858, 0x1234_5678, u32::MAX] {
-            tally.refused("extension", &base.with_extension(kind, 8, &[0; 8]), "UnknownExtension");
+            tally.refused(
+                "extension",
+                &base.with_extension(kind, 8, &[0; 8]),
+                "UnknownExtension",
+            );
         }
         for length in [1, 8, u32::MAX] {
-            tally.refused("end mark of a length", &base.with_extension(0, length, &[]), "ReservedBits");
+            tally.refused(
+                "end mark of a length",
+                &base.with_extension(0, length, &[]),
+                "ReservedBits",
+            );
         }
         for length in [u32::MAX, u32::MAX - 7, 1 << 31, 4096, 65536] {
-            tally.refused("extension length", &base.with_extension(0x6803_f857, length, &[]), "TooLarge");
+            tally.refused(
+                "extension length",
+                &base.with_extension(0x6803_f857, length, &[]),
+                "TooLarge",
+            );
         }
         if !base.is_v3() {
             continue;
@@ -263,23 +329,51 @@ fn unknown_and_unwanted_features_are_refused() {
         let incompatible = base.u64(72);
         tally.refused("dirty", &base.with_u64(72, incompatible | 1), "Dirty");
         tally.refused("corrupt", &base.with_u64(72, incompatible | 2), "Corrupt");
-        tally.refused("subclusters", &base.with_u64(72, incompatible | 16), "ExtendedL2");
-        tally.refused("compression bit", &base.with_u64(72, incompatible ^ 8), "CompressionType");
+        tally.refused(
+            "subclusters",
+            &base.with_u64(72, incompatible | 16),
+            "ExtendedL2",
+        );
+        tally.refused(
+            "compression bit",
+            &base.with_u64(72, incompatible ^ 8),
+            "CompressionType",
+        );
         tally.refused("bitmaps bit", &base.with_u64(88, 1), "Bitmaps");
         for bit in 5..64 {
-            tally.refused("incompatible bit", &base.with_u64(72, incompatible | 1 << bit), "UnknownFeature");
+            tally.refused(
+                "incompatible bit",
+                &base.with_u64(72, incompatible | 1 << bit),
+                "UnknownFeature",
+            );
         }
         for bit in 1..64 {
-            tally.refused("compatible bit", &base.with_u64(80, 1 << bit), "UnknownFeature");
+            tally.refused(
+                "compatible bit",
+                &base.with_u64(80, 1 << bit),
+                "UnknownFeature",
+            );
         }
         for bit in 2..64 {
-            tally.refused("autoclear bit", &base.with_u64(88, 1 << bit), "UnknownFeature");
+            tally.refused(
+                "autoclear bit",
+                &base.with_u64(88, 1 << bit),
+                "UnknownFeature",
+            );
         }
         for kind in (2..=255).step_by(23) {
-            tally.refused("compression type", &base.with_u32(104, kind << 24), "CompressionType");
+            tally.refused(
+                "compression type",
+                &base.with_u32(104, kind << 24),
+                "CompressionType",
+            );
         }
         for padding in [1, 0x100, 0xff_ffff] {
-            tally.refused("header padding", &base.with_u32(104, base.u32(104) | padding), "ReservedBits");
+            tally.refused(
+                "header padding",
+                &base.with_u32(104, base.u32(104) | padding),
+                "ReservedBits",
+            );
         }
         tally.refused("header padding", &base.with_u32(108, 1), "ReservedBits");
         for length in [0, 1, 72, 103] {
@@ -295,7 +389,11 @@ fn unknown_and_unwanted_features_are_refused() {
         if base.cluster() == 512 {
             continue;
         }
-        tally.refused("unknown header fields", &base.with_u32(100, 120), "ReservedBits");
+        tally.refused(
+            "unknown header fields",
+            &base.with_u32(100, 120),
+            "ReservedBits",
+        );
     }
     tally.at_least(500);
 }
@@ -306,29 +404,55 @@ fn impossible_numbers_in_the_header_are_refused() {
     let mut tally = Tally::default();
     for base in bases(dir.path()) {
         for bits in (0..9).chain(22..64).chain([255, 256, u32::MAX]) {
-            tally.refused("cluster_bits", &base.with_u32(20, bits), "TooSmall|TooLarge");
+            tally.refused(
+                "cluster_bits",
+                &base.with_u32(20, bits),
+                "TooSmall|TooLarge",
+            );
         }
         // CVE-2014-0223; and CVE-2015-5162 for what a size alone can cost
-        for size in [(64 << 40) + 512, 1 << 50, 1 << 62, 1 << 63, u64::MAX - 511, u64::MAX] {
+        for size in [
+            (64 << 40) + 512,
+            1 << 50,
+            1 << 62,
+            1 << 63,
+            u64::MAX - 511,
+            u64::MAX,
+        ] {
             tally.refused("size", &base.with_u64(24, size), "TooLarge");
         }
         for size in [1, 511, 513, (2 << 20) + 1] {
             tally.refused("odd size", &base.with_u64(24, size), "Misaligned");
         }
         for size in [1 << 40, 64 << 40] {
-            tally.refused("size beyond the L1 table", &base.with_u64(24, size), "TooSmall");
+            tally.refused(
+                "size beyond the L1 table",
+                &base.with_u64(24, size),
+                "TooSmall",
+            );
         }
         for entries in [(4 << 20) + 1, 1 << 24, 1 << 31, u32::MAX] {
             tally.refused("L1 entries", &base.with_u32(36, entries), "TooLarge");
         }
         tally.refused("no L1 entries", &base.with_u32(36, 0), "TooSmall");
         for clusters in [(8 << 20) / base.cluster() as u32 + 1, 1 << 31, u32::MAX] {
-            tally.refused("refcount table clusters", &base.with_u32(56, clusters), "TooLarge");
+            tally.refused(
+                "refcount table clusters",
+                &base.with_u32(56, clusters),
+                "TooLarge",
+            );
         }
         tally.refused("no refcount table", &base.with_u32(56, 0), "TooSmall");
         let end = base.length().next_multiple_of(base.cluster());
         for (what, at) in [("L1 offset", 40), ("refcount table offset", 48)] {
-            for offset in [end, end + base.cluster(), 1 << 40, 1 << 62, 1 << 63, u64::MAX << 21] {
+            for offset in [
+                end,
+                end + base.cluster(),
+                1 << 40,
+                1 << 62,
+                1 << 63,
+                u64::MAX << 21,
+            ] {
                 tally.refused(what, &base.with_u64(at, offset), "OutOfBounds");
             }
             for offset in [1, 8, 511, base.cluster() + 1, u64::MAX] {
@@ -336,10 +460,24 @@ fn impossible_numbers_in_the_header_are_refused() {
             }
             tally.refused(what, &base.with_u64(at, 0), "Overlap");
         }
-        tally.refused("L1 in the refcount table", &base.with_u64(40, base.refcount_table()), "Overlap");
-        tally.refused("refcount table in the L1 table", &base.with_u64(48, base.l1()), "Overlap");
-        for offset in [base.cluster(), base.length() / base.cluster() * base.cluster()] {
-            assert!(open_bytes(&base.with_u64(64, offset)).is_ok(), "where the snapshot table of none was");
+        tally.refused(
+            "L1 in the refcount table",
+            &base.with_u64(40, base.refcount_table()),
+            "Overlap",
+        );
+        tally.refused(
+            "refcount table in the L1 table",
+            &base.with_u64(48, base.l1()),
+            "Overlap",
+        );
+        for offset in [
+            base.cluster(),
+            base.length() / base.cluster() * base.cluster(),
+        ] {
+            assert!(
+                open_bytes(&base.with_u64(64, offset)).is_ok(),
+                "where the snapshot table of none was"
+            );
         }
         for offset in [base.length() + 1, 1 << 63, u64::MAX] {
             tally.refused("snapshot table", &base.with_u64(64, offset), "OutOfBounds");
@@ -361,7 +499,11 @@ fn a_cut_image_is_refused() {
     for base in bases(dir.path()) {
         for length in (0..4096).step_by(64) {
             // An empty or tiny file has no magic number either.
-            tally.refused(&format!("{} cut to {length}", base.name), &base.bytes[..length], "OutOfBounds");
+            tally.refused(
+                &format!("{} cut to {length}", base.name),
+                &base.bytes[..length],
+                "OutOfBounds",
+            );
         }
         // The last cluster may be cut by QEMU itself, so cut two.
         let mut length = base.length() - 2 * base.cluster();
@@ -395,21 +537,45 @@ fn tables_out_of_bounds_or_on_top_of_each_other_are_refused() {
         let copied = 1 << 63;
         let (l1, refcount_table) = (base.l1(), base.refcount_table());
         for offset in [end, end + cluster, 1 << 45, 0x00ff_ffff_ffe0_0000] {
-            tally.refused("L2 table", &base.with_u64(l1, copied | offset), "OutOfBounds");
-            tally.refused("refcount block", &base.with_u64(refcount_table, offset), "OutOfBounds");
+            tally.refused(
+                "L2 table",
+                &base.with_u64(l1, copied | offset),
+                "OutOfBounds",
+            );
+            tally.refused(
+                "refcount block",
+                &base.with_u64(refcount_table, offset),
+                "OutOfBounds",
+            );
         }
         for bit in (0..9).chain(56..63) {
-            tally.refused("L1 entry", &base.with_u64(l1, base.u64(l1) | 1 << bit), "ReservedBits");
+            tally.refused(
+                "L1 entry",
+                &base.with_u64(l1, base.u64(l1) | 1 << bit),
+                "ReservedBits",
+            );
         }
-        tally.refused("L1 entry of a flag only", &base.with_u64(l1, copied), "ReservedBits");
+        tally.refused(
+            "L1 entry of a flag only",
+            &base.with_u64(l1, copied),
+            "ReservedBits",
+        );
         for bit in 0..9 {
             let entry = base.refcount_block() | 1 << bit;
-            tally.refused("refcount entry", &base.with_u64(refcount_table, entry), "ReservedBits");
+            tally.refused(
+                "refcount entry",
+                &base.with_u64(refcount_table, entry),
+                "ReservedBits",
+            );
         }
         if cluster > 512 {
             let entry = copied | (base.l2() + 512);
             tally.refused("L2 table", &base.with_u64(l1, entry), "Misaligned");
-            tally.refused("refcount block", &base.with_u64(refcount_table, base.refcount_block() + 512), "Misaligned");
+            tally.refused(
+                "refcount block",
+                &base.with_u64(refcount_table, base.refcount_block() + 512),
+                "Misaligned",
+            );
         }
         for (other, offset) in metadata {
             let what = format!("{name}: in the {other}");
@@ -424,19 +590,39 @@ fn tables_out_of_bounds_or_on_top_of_each_other_are_refused() {
                 }
                 let at = base.l2_entry(true);
                 for within in [0, 1, cluster - 1] {
-                    tally.refused(&what, &base.with_u64(at, 1 << 62 | (offset + within)), "Overlap");
+                    tally.refused(
+                        &what,
+                        &base.with_u64(at, 1 << 62 | (offset + within)),
+                        "Overlap",
+                    );
                 }
             }
         }
-        tally.refused("compressed header", &base.with_u64(base.l2_entry(true), 1 << 62), "Overlap");
+        tally.refused(
+            "compressed header",
+            &base.with_u64(base.l2_entry(true), 1 << 62),
+            "Overlap",
+        );
 
         let (plain, compressed) = (base.l2_entry(false), base.l2_entry(true));
         let data = base.u64(plain) & 0x00ff_ffff_ffff_fe00;
         let shift = 62 - (base.u32(20) - 8);
         let offset = base.u64(compressed) & ((1 << shift) - 1);
-        tally.refused("a cluster used twice", &base.with_u64(plain + 8, copied | data), "Overlap");
-        tally.refused("plain in compressed", &base.with_u64(plain, offset / cluster * cluster), "Overlap");
-        tally.refused("compressed in plain", &base.with_u64(compressed, 1 << 62 | (data + 7)), "Overlap");
+        tally.refused(
+            "a cluster used twice",
+            &base.with_u64(plain + 8, copied | data),
+            "Overlap",
+        );
+        tally.refused(
+            "plain in compressed",
+            &base.with_u64(plain, offset / cluster * cluster),
+            "Overlap",
+        );
+        tally.refused(
+            "compressed in plain",
+            &base.with_u64(compressed, 1 << 62 | (data + 7)),
+            "Overlap",
+        );
         // Two new clusters: the first is free, the second is a data cluster that a compressed one runs into.
         let mut longer = base.clone();
         longer.bytes.resize((end + 2 * cluster) as usize, 0);
@@ -444,15 +630,34 @@ fn tables_out_of_bounds_or_on_top_of_each_other_are_refused() {
         longer.bytes = longer.with_u64(compressed, 1 << 62 | 1 << shift | (end + cluster - 512));
         tally.refused("compressed that ends in plain", &longer.bytes, "Overlap");
         longer.bytes = longer.with_u64(compressed, 1 << 62 | (end + cluster - 512));
-        assert!(open_bytes(&longer.bytes).is_ok(), "compressed that ends in front of plain");
+        assert!(
+            open_bytes(&longer.bytes).is_ok(),
+            "compressed that ends in front of plain"
+        );
         for offset in [end, end + cluster, 1 << 45, 0x00ff_ffff_ffe0_0000] {
-            tally.refused("data cluster", &base.with_u64(plain, copied | offset), "OutOfBounds");
+            tally.refused(
+                "data cluster",
+                &base.with_u64(plain, copied | offset),
+                "OutOfBounds",
+            );
         }
         for bit in (1..9).chain(56..62) {
-            let classes = if bit < 9 && base.cluster() < 512 << 1 { "ReservedBits" } else { "ReservedBits|Misaligned" };
-            tally.refused("L2 entry", &base.with_u64(plain, base.u64(plain) | 1 << bit), classes);
+            let classes = if bit < 9 && base.cluster() < 512 << 1 {
+                "ReservedBits"
+            } else {
+                "ReservedBits|Misaligned"
+            };
+            tally.refused(
+                "L2 entry",
+                &base.with_u64(plain, base.u64(plain) | 1 << bit),
+                classes,
+            );
         }
-        tally.refused("L2 entry of a flag only", &base.with_u64(plain, copied), "ReservedBits");
+        tally.refused(
+            "L2 entry of a flag only",
+            &base.with_u64(plain, copied),
+            "ReservedBits",
+        );
         tally.refused(
             "compressed and copied",
             &base.with_u64(compressed, base.u64(compressed) | copied),
@@ -460,21 +665,45 @@ fn tables_out_of_bounds_or_on_top_of_each_other_are_refused() {
         );
         let last = base.length().next_multiple_of(512);
         for offset in [last, last + 1, (1 << shift.min(56)) - 1] {
-            tally.refused("compressed beyond the end", &base.with_u64(compressed, 1 << 62 | offset), "OutOfBounds");
+            tally.refused(
+                "compressed beyond the end",
+                &base.with_u64(compressed, 1 << 62 | offset),
+                "OutOfBounds",
+            );
         }
         let sectors = (1_u64 << (62 - shift)) - 1;
         let entry = 1 << 62 | sectors << shift | (base.length() - 1);
-        tally.refused("sectors beyond the end", &base.with_u64(compressed, entry), "OutOfBounds");
+        tally.refused(
+            "sectors beyond the end",
+            &base.with_u64(compressed, entry),
+            "OutOfBounds",
+        );
         if cluster > 512 {
-            tally.refused("data cluster", &base.with_u64(plain, copied | (data + 512)), "Misaligned");
+            tally.refused(
+                "data cluster",
+                &base.with_u64(plain, copied | (data + 512)),
+                "Misaligned",
+            );
         }
         if shift > 56 {
             let entry = base.u64(compressed) | 1 << 56;
-            tally.refused("offset of more than 56 bits", &base.with_u64(compressed, entry), "ReservedBits");
+            tally.refused(
+                "offset of more than 56 bits",
+                &base.with_u64(compressed, entry),
+                "ReservedBits",
+            );
         }
         if !base.is_v3() {
-            tally.refused("zero flag in version 2", &base.with_u64(plain, 1), "ZeroFlagInV2");
-            tally.refused("zero flag in version 2", &base.with_u64(plain, copied | data | 1), "ZeroFlagInV2");
+            tally.refused(
+                "zero flag in version 2",
+                &base.with_u64(plain, 1),
+                "ZeroFlagInV2",
+            );
+            tally.refused(
+                "zero flag in version 2",
+                &base.with_u64(plain, copied | data | 1),
+                "ZeroFlagInV2",
+            );
         }
     }
     tally.at_least(300);
@@ -530,7 +759,12 @@ fn a_table_that_points_at_one_compressed_cluster_over_and_over_is_refused() {
         for spread in [1, 512] {
             let mut bomb = base.clone();
             let table = base.l2() as usize..(base.l2() + base.cluster()) as usize;
-            for (index, slot) in bomb.bytes[table].as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            for (index, slot) in bomb.bytes[table]
+                .as_chunks_mut::<8>()
+                .0
+                .iter_mut()
+                .enumerate()
+            {
                 *slot = (entry + index as u64 % spread).to_be_bytes();
             }
             tally.refused(base.name, &bomb.bytes, "Amplification");
@@ -546,7 +780,9 @@ fn with_cluster(base: &Base, content: &[u8]) -> Vec<u8> {
     let offset = base.length().next_multiple_of(base.cluster());
     image.bytes.resize(offset as usize, 0);
     image.bytes.extend(content);
-    image.bytes.resize(image.bytes.len().next_multiple_of(512), 0);
+    image
+        .bytes
+        .resize(image.bytes.len().next_multiple_of(512), 0);
     let shift = 62 - (base.u32(20) - 8);
     let sectors = (content.len() as u64).div_ceil(512) - 1;
     image.with_u64(at, 1 << 62 | sectors << shift | offset)
@@ -563,10 +799,14 @@ fn compressed_clusters_that_are_no_cluster_are_errors_when_read() {
     assert!(zstd_bomb.len() < 100_000);
     let mut raw_deflate = libdeflater::Compressor::new(libdeflater::CompressionLvl::fastest());
     let mut out = vec![0; raw_deflate.deflate_compress_bound(60 << 20)];
-    let length = raw_deflate.deflate_compress(&bomb[..60 << 20], &mut out).unwrap();
+    let length = raw_deflate
+        .deflate_compress(&bomb[..60 << 20], &mut out)
+        .unwrap();
     // A descriptor of a 64 KiB cluster can name 128 KiB.
     let deflate_bomb = out[..length.min(128 << 10)].to_vec();
-    let length = raw_deflate.deflate_compress(&bomb[..1000], &mut out).unwrap();
+    let length = raw_deflate
+        .deflate_compress(&bomb[..1000], &mut out)
+        .unwrap();
     let deflate_short = out[..length].to_vec();
     // A header that wants a window of 2 GiB, a skippable frame, a frame with a dictionary.
     let window = [0x28, 0xb5, 0x2f, 0xfd, 0x80, 0xa8, 0, 0, 1, 0, 1, 0, 0];
@@ -574,7 +814,11 @@ fn compressed_clusters_that_are_no_cluster_are_errors_when_read() {
     let dictionary = [0x28, 0xb5, 0x2f, 0xfd, 0x21, 7, 0, 0, 0];
     for (what, base, content) in [
         ("a zstd frame of 1 GiB", &zstd, &zstd_bomb[..]),
-        ("a zstd frame of 100 bytes", &zstd, &zstd::bulk::compress(&bomb[..100], 1).unwrap()),
+        (
+            "a zstd frame of 100 bytes",
+            &zstd,
+            &zstd::bulk::compress(&bomb[..100], 1).unwrap(),
+        ),
         ("a zstd window of 2 GiB", &zstd, &window),
         ("a skippable frame", &zstd, &skippable),
         ("a dictionary", &zstd, &dictionary),
@@ -582,12 +826,20 @@ fn compressed_clusters_that_are_no_cluster_are_errors_when_read() {
         ("a deflate stream of 60 MiB", &deflate, &deflate_bomb),
         ("a deflate stream of 1000 bytes", &deflate, &deflate_short),
         ("a reserved block type", &deflate, &[0xff; 600]),
-        ("an endless row of empty blocks", &deflate, &[0, 0, 0, 0xff, 0xff].repeat(1000)),
+        (
+            "an endless row of empty blocks",
+            &deflate,
+            &[0, 0, 0, 0xff, 0xff].repeat(1000),
+        ),
     ] {
-        let reader = open_bytes(&with_cluster(base, content)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let reader = open_bytes(&with_cluster(base, content))
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         let start = cpu_time();
         let result = reader.read_chunk(0, &mut [0; CHUNK]);
-        assert!(matches!(result, Err(SourceError::Cluster { .. })), "{what}: {result:?}");
+        assert!(
+            matches!(result, Err(SourceError::Cluster { .. })),
+            "{what}: {result:?}"
+        );
         assert!(cpu_time() - start < Duration::from_millis(100), "{what}");
     }
 }
@@ -595,8 +847,16 @@ fn compressed_clusters_that_are_no_cluster_are_errors_when_read() {
 /// Peak memory of this process in bytes.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        << 10
 }
 
 #[test]
@@ -606,7 +866,9 @@ fn an_image_as_large_as_the_limits_allow_stays_within_its_memory() {
     let cluster = CHUNK as u64;
     let length = (16_u64 << 40) - 2 * cluster;
     if file.set_len(length).is_err() {
-        panic!("this test needs a file system for temporary files that can hold sparse files of 16 TiB");
+        panic!(
+            "this test needs a file system for temporary files that can hold sparse files of 16 TiB"
+        );
     }
     let header_of = tempfile().unwrap();
     impasto_store::qcow2::create_overlay(&header_of, 64 << 40).unwrap();
@@ -614,22 +876,37 @@ fn an_image_as_large_as_the_limits_allow_stays_within_its_memory() {
     header_of.read_exact_at(&mut header, 0).unwrap();
     file.write_all_at(&header, 0).unwrap();
     let (l1, l2) = (3 * cluster, 100 * cluster);
-    file.write_all_at(&(l2 | 1 << 63).to_be_bytes(), l1).unwrap();
+    file.write_all_at(&(l2 | 1 << 63).to_be_bytes(), l1)
+        .unwrap();
     let step = (length - (1 << 30)) / 8192 / cluster * cluster;
-    let entries: Vec<u8> = (0..8192).flat_map(|index| (1 << 63 | ((1 << 30) + index * step)).to_be_bytes()).collect();
+    let entries: Vec<u8> = (0..8192)
+        .flat_map(|index| (1 << 63 | ((1 << 30) + index * step)).to_be_bytes())
+        .collect();
     file.write_all_at(&entries, l2).unwrap();
     // A second table of compressed clusters, as far apart as the others.
-    file.write_all_at(&((l2 + cluster) | 1 << 63).to_be_bytes(), l1 + 8).unwrap();
-    let entries: Vec<u8> = (0..8192).flat_map(|index| (1 << 62 | ((1 << 29) + index * step)).to_be_bytes()).collect();
+    file.write_all_at(&((l2 + cluster) | 1 << 63).to_be_bytes(), l1 + 8)
+        .unwrap();
+    let entries: Vec<u8> = (0..8192)
+        .flat_map(|index| (1 << 62 | ((1 << 29) + index * step)).to_be_bytes())
+        .collect();
     file.write_all_at(&entries, l2 + cluster).unwrap();
     let before = peak_memory();
     let reader = open_file(file).unwrap();
     let used = peak_memory() - before;
     assert!(used <= 64 << 20, "{} MiB", used >> 20);
-    assert_eq!(reader.read_chunk(8191, &mut [1; CHUNK]).unwrap(), Content::Data);
+    assert_eq!(
+        reader.read_chunk(8191, &mut [1; CHUNK]).unwrap(),
+        Content::Data
+    );
     assert_eq!(reader.next_present(16384).unwrap(), None);
-    assert_eq!(reader.read_chunk((1 << 30) - 1, &mut [1; CHUNK]).unwrap(), Content::Zero);
-    assert!(matches!(reader.read_chunk(1 << 30, &mut [1; CHUNK]), Err(SourceError::BeyondEnd { .. })));
+    assert_eq!(
+        reader.read_chunk((1 << 30) - 1, &mut [1; CHUNK]).unwrap(),
+        Content::Zero
+    );
+    assert!(matches!(
+        reader.read_chunk(1 << 30, &mut [1; CHUNK]),
+        Err(SourceError::BeyondEnd { .. })
+    ));
 }
 
 #[test]
@@ -643,7 +920,10 @@ fn a_file_of_too_many_clusters_is_refused() {
     assert!(Qcow2::open(file.try_clone().unwrap()).is_ok());
     file.set_len((128 << 30) + 1).unwrap();
     let result = Qcow2::open(file);
-    assert!(matches!(result, Err(GateError::TooLarge { value, limit, .. }) if value == limit + 1), "{result:?}");
+    assert!(
+        matches!(result, Err(GateError::TooLarge { value, limit, .. }) if value == limit + 1),
+        "{result:?}"
+    );
 }
 
 /// An image whose L1 entries all point to L2 tables of their own, all of which are holes: a small file that stands for
@@ -651,14 +931,26 @@ fn a_file_of_too_many_clusters_is_refused() {
 fn full_of_empty_tables(options: &str, size: u64, tables: u64) -> File {
     let dir = tempdir().unwrap();
     let image = dir.path().join("image.qcow2");
-    qemu_img(&format!("create -q -f qcow2 -o {options} {{}} {size}"), &[&image]);
+    qemu_img(
+        &format!("create -q -f qcow2 -o {options} {{}} {size}"),
+        &[&image],
+    );
     let file = File::options().read(true).write(true).open(&image).unwrap();
-    let base = Base { name: "sparse", bytes: std::fs::read(&image).unwrap() };
-    let (cluster, end) = (base.cluster(), base.length().next_multiple_of(base.cluster()));
-    let entries: Vec<u8> = (0..tables).flat_map(|index| (1 << 63 | (end + index * cluster)).to_be_bytes()).collect();
+    let base = Base {
+        name: "sparse",
+        bytes: std::fs::read(&image).unwrap(),
+    };
+    let (cluster, end) = (
+        base.cluster(),
+        base.length().next_multiple_of(base.cluster()),
+    );
+    let entries: Vec<u8> = (0..tables)
+        .flat_map(|index| (1 << 63 | (end + index * cluster)).to_be_bytes())
+        .collect();
     file.write_all_at(&entries, base.l1()).unwrap();
     // Behind the hole there is data, so that it has to be asked where it ends.
-    file.write_all_at(&[1], end + tables * cluster + 1_000_000).unwrap();
+    file.write_all_at(&[1], end + tables * cluster + 1_000_000)
+        .unwrap();
     file
 }
 
@@ -704,12 +996,17 @@ fn a_damaged_image_that_we_read_reads_the_same_in_qemu() {
     let dir = tempdir().unwrap();
     let bases = bases(dir.path());
     let mut random = Random::new(4711);
-    let (image, flat) = (dir.path().join("damaged.qcow2"), dir.path().join("flat.raw"));
+    let (image, flat) = (
+        dir.path().join("damaged.qcow2"),
+        dir.path().join("flat.raw"),
+    );
     let mut compared = 0;
     while compared < COMPARED {
         let base = &bases[random.below(bases.len() as u64) as usize];
         let bytes = damage(base, &mut random);
-        let Ok(reader) = open_bytes(&bytes) else { continue };
+        let Ok(reader) = open_bytes(&bytes) else {
+            continue;
+        };
         // A size that grew a thousandfold makes qemu-img write for a long time.
         let mut disk = vec![0; reader.chunks() as usize * CHUNK];
         if disk.len() > 64 << 20 || !read_into(&reader, &mut disk) {
@@ -718,7 +1015,11 @@ fn a_damaged_image_that_we_read_reads_the_same_in_qemu() {
         disk.truncate(reader.virtual_size() as usize);
         std::fs::write(&image, &bytes).unwrap();
         qemu_img("convert -q -f qcow2 -O raw {} {}", &[&image, &flat]);
-        assert!(std::fs::read(&flat).unwrap() == disk, "{} number {compared} reads differently", base.name);
+        assert!(
+            std::fs::read(&flat).unwrap() == disk,
+            "{} number {compared} reads differently",
+            base.name
+        );
         compared += 1;
     }
 }
@@ -740,19 +1041,36 @@ fn what_qemu_img_itself_makes_of_unwanted_features_is_refused() {
     let dir = tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let mut tally = Tally::default();
-    let mut refused = |name: &str, class| tally.refused_result(name, open_file(File::open(path(name)).unwrap()), class);
+    let mut refused = |name: &str, class| {
+        tally.refused_result(name, open_file(File::open(path(name)).unwrap()), class)
+    };
 
     qemu_img("create -q -f qcow2 {} 1M", &[&path("base")]);
-    qemu_img("create -q -f qcow2 -F qcow2 -b {} {}", &[&path("base"), &path("backed")]);
+    qemu_img(
+        "create -q -f qcow2 -F qcow2 -b {} {}",
+        &[&path("base"), &path("backed")],
+    );
     refused("backed", "BackingFile");
     qemu_img("rebase -q -u -f qcow2 {}", &[&path("backed")]);
-    assert!(open_file(File::open(path("backed")).unwrap()).is_ok(), "a backing file that was taken away");
+    assert!(
+        open_file(File::open(path("backed")).unwrap()).is_ok(),
+        "a backing file that was taken away"
+    );
 
-    qemu_img("create -q -f qcow2 -o data_file={} {} 1M", &[&path("data"), &path("outside")]);
+    qemu_img(
+        "create -q -f qcow2 -o data_file={} {} 1M",
+        &[&path("data"), &path("outside")],
+    );
     refused("outside", "DataFile");
-    qemu_img("create -q -f qcow2 -o data_file={},data_file_raw=on {} 1M", &[&path("data"), &path("outside-raw")]);
+    qemu_img(
+        "create -q -f qcow2 -o data_file={},data_file_raw=on {} 1M",
+        &[&path("data"), &path("outside-raw")],
+    );
     refused("outside-raw", "DataFile");
-    qemu_img("create -q -f qcow2 -o extended_l2=on {} 1M", &[&path("subclusters")]);
+    qemu_img(
+        "create -q -f qcow2 -o extended_l2=on {} 1M",
+        &[&path("subclusters")],
+    );
     refused("subclusters", "ExtendedL2");
     qemu_img(
         "create -q --object secret,id=s,data=x -f qcow2 -o encrypt.format=aes,encrypt.key-secret=s {} 1M",
@@ -762,11 +1080,17 @@ fn what_qemu_img_itself_makes_of_unwanted_features_is_refused() {
     qemu_img("snapshot -q -c one {}", &[&path("base")]);
     refused("base", "Snapshots");
     qemu_img("snapshot -q -d one {}", &[&path("base")]);
-    assert!(open_file(File::open(path("base")).unwrap()).is_ok(), "a snapshot that was deleted");
+    assert!(
+        open_file(File::open(path("base")).unwrap()).is_ok(),
+        "a snapshot that was deleted"
+    );
     qemu_img("bitmap --add -f qcow2 {} map", &[&path("base")]);
     refused("base", "Bitmaps");
     qemu_img("bitmap --remove -f qcow2 {} map", &[&path("base")]);
-    assert!(open_file(File::open(path("base")).unwrap()).is_ok(), "a bitmap that was removed");
+    assert!(
+        open_file(File::open(path("base")).unwrap()).is_ok(),
+        "a bitmap that was removed"
+    );
     tally.at_least(7);
 }
 
@@ -795,7 +1119,10 @@ fn two_thousand_damaged_images_give_errors_or_data_but_no_panic() {
         }
         *(if failed { &mut damaged } else { &mut read }) += 1;
     }
-    assert!(refused > 500 && damaged > 10 && read > 100, "{refused} {damaged} {read}");
+    assert!(
+        refused > 500 && damaged > 10 && read > 100,
+        "{refused} {damaged} {read}"
+    );
 }
 
 #[test]
@@ -809,12 +1136,24 @@ fn a_file_that_changes_behind_the_gate_gives_errors_but_no_panic() {
         assert!(reader.read_chunk(31, &mut [0; CHUNK]).is_ok());
         file.set_len(base.length() / 2).unwrap();
         let result = reader.read_chunk(31, &mut [0; CHUNK]);
-        assert!(matches!(result, Err(SourceError::Read { .. })), "{}: {result:?}", base.name);
+        assert!(
+            matches!(result, Err(SourceError::Read { .. })),
+            "{}: {result:?}",
+            base.name
+        );
         file.write_all_at(&base.bytes, 0).unwrap();
         let reader = Qcow2::open(file.try_clone().unwrap()).unwrap();
         // All ones: reserved bits, offsets beyond the end, in every entry.
-        file.write_all_at(&vec![0xff; base.cluster() as usize], base.l2()).unwrap();
-        assert!(matches!(reader.read_chunk(0, &mut [0; CHUNK]), Err(SourceError::Table(_))), "{}", base.name);
+        file.write_all_at(&vec![0xff; base.cluster() as usize], base.l2())
+            .unwrap();
+        assert!(
+            matches!(
+                reader.read_chunk(0, &mut [0; CHUNK]),
+                Err(SourceError::Table(_))
+            ),
+            "{}",
+            base.name
+        );
         file.set_len(base.l2()).unwrap();
         let reader = Qcow2::open(tempfile().unwrap()).err().map(|_| reader);
         let result = reader.unwrap().read_chunk(31, &mut [0; CHUNK]);

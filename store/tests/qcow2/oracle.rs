@@ -43,10 +43,16 @@ fn random_options(random: &mut Random, compressed: bool) -> String {
         options.push("compat=1.1".into());
         options.push(format!("refcount_bits={}", 1 << random.below(7)));
         options.push(format!("lazy_refcounts={}", random.pick(&["on", "off"])));
-        options.push(format!("compression_type={}", random.pick(&["zlib", "zstd"])));
+        options.push(format!(
+            "compression_type={}",
+            random.pick(&["zlib", "zstd"])
+        ));
     }
     if !compressed {
-        options.push(format!("preallocation={}", random.pick(&["off", "off", "metadata", "falloc", "full"])));
+        options.push(format!(
+            "preallocation={}",
+            random.pick(&["off", "off", "metadata", "falloc", "full"])
+        ));
     }
     options.join(",")
 }
@@ -56,7 +62,10 @@ fn qemu_io(random: &mut Random, image: &Path, size: u64) {
     let mut arguments = vec!["-f".to_string(), "qcow2".to_string()];
     for _ in 0..1 + random.below(15) {
         let offset = random.below(size / 512) * 512;
-        let length = (1 + random.below((size - offset) / 512).min(random.pick(&[3, 300, 1000]))) * 512;
+        let length = (1 + random
+            .below((size - offset) / 512)
+            .min(random.pick(&[3, 300, 1000])))
+            * 512;
         let length = length.min(size - offset);
         let pattern = random.below(256);
         arguments.push("-c".into());
@@ -81,13 +90,19 @@ fn make_image(random: &mut Random, sources: &[PathBuf], image: &Path) -> String 
         0..=2 => {
             let size = 512 * (1 + random.below(6000));
             let options = random_options(random, false);
-            qemu_img(&format!("create -q -f qcow2 -o {options} {{}} {size}"), &[image]);
+            qemu_img(
+                &format!("create -q -f qcow2 -o {options} {{}} {size}"),
+                &[image],
+            );
             qemu_io(random, image, size);
             format!("create -o {options} {size}, qemu-io")
         }
         3 | 4 => {
             let options = random_options(random, true);
-            qemu_img(&format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"), &[source, image]);
+            qemu_img(
+                &format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"),
+                &[source, image],
+            );
             // Some compressed clusters are written over, and their room is used again.
             if way == 4 {
                 qemu_io(random, image, source_size);
@@ -97,14 +112,20 @@ fn make_image(random: &mut Random, sources: &[PathBuf], image: &Path) -> String 
         5 | 6 => {
             let options = random_options(random, false);
             let sparse = random.pick(&["0", "4k", "64k"]);
-            qemu_img(&format!("convert -q -O qcow2 -f raw -S {sparse} -o {options} {{}} {{}}"), &[source, image]);
+            qemu_img(
+                &format!("convert -q -O qcow2 -f raw -S {sparse} -o {options} {{}} {{}}"),
+                &[source, image],
+            );
             format!("convert -S {sparse} -o {options} {}", source.display())
         }
         _ => {
             let options = random_options(random, true);
             let size = 512 * (1 + random.below(9000));
             let shrink = if size < source_size { "--shrink" } else { "" };
-            qemu_img(&format!("convert -q -O qcow2 -f raw -o {options} {{}} {{}}"), &[source, image]);
+            qemu_img(
+                &format!("convert -q -O qcow2 -f raw -o {options} {{}} {{}}"),
+                &[source, image],
+            );
             // What a snapshot leaves behind when it is deleted, and what becomes of version 2, is valid as well.
             // A refcount of one bit cannot count two users.
             let snapshot = random.below(3) == 0 && !options.contains("refcount_bits=1,");
@@ -113,13 +134,18 @@ fn make_image(random: &mut Random, sources: &[PathBuf], image: &Path) -> String 
                 qemu_io(random, image, source_size);
                 qemu_img("snapshot -q -d one {}", &[image]);
             }
-            qemu_img(&format!("resize -q -f qcow2 {shrink} {{}} {size}"), &[image]);
+            qemu_img(
+                &format!("resize -q -f qcow2 {shrink} {{}} {size}"),
+                &[image],
+            );
             let amend = random.below(3) == 0 && !options.contains("refcount_bits");
             if amend {
                 qemu_img("amend -q -f qcow2 -o compat=1.1 {}", &[image]);
             }
             let source = source.display();
-            format!("convert -o {options} {source}, snapshot {snapshot}, resize {shrink} {size}, amend {amend}")
+            format!(
+                "convert -o {options} {source}, snapshot {snapshot}, resize {shrink} {size}, amend {amend}"
+            )
         }
     }
 }
@@ -132,7 +158,8 @@ fn check_image(number: u64, dir: &Path, sources: &[PathBuf]) -> Result<(), Strin
     qemu_img("convert -q -f qcow2 -O raw {} {}", &[&image, &flat]);
     let expected = fs::read(&flat).unwrap();
     let file = fs::File::open(&image).unwrap();
-    let reader = impasto_store::qcow2::Qcow2::open(file).map_err(|error| format!("{number}: {how}: {error}"))?;
+    let reader = impasto_store::qcow2::Qcow2::open(file)
+        .map_err(|error| format!("{number}: {how}: {error}"))?;
     if reader.virtual_size() != expected.len() as u64 || read_all(&reader) != expected {
         return Err(format!("{number}: {how}: reads differently"));
     }
@@ -140,7 +167,9 @@ fn check_image(number: u64, dir: &Path, sources: &[PathBuf]) -> Result<(), Strin
     for _ in 0..8 {
         let index = random.below(reader.chunks());
         let mut chunk = [0xee; CHUNK];
-        reader.read_chunk(index, &mut chunk).map_err(|error| format!("{number}: {how}: chunk {index}: {error}"))?;
+        reader
+            .read_chunk(index, &mut chunk)
+            .map_err(|error| format!("{number}: {how}: chunk {index}: {error}"))?;
         let from = index as usize * CHUNK;
         let part = &expected[from..expected.len().min(from + CHUNK)];
         if chunk[..part.len()] != *part || chunk[part.len()..].iter().any(|&byte| byte != 0) {
@@ -155,19 +184,35 @@ fn check_image(number: u64, dir: &Path, sources: &[PathBuf]) -> Result<(), Strin
 #[test]
 fn a_thousand_images_of_qemu_img_read_as_it_reads_them() {
     let dir = tempdir().unwrap();
-    let sources: Vec<PathBuf> = (0..SOURCES).map(|number| make_source(dir.path(), number)).collect();
-    let failures: Vec<String> =
-        (0..IMAGES).into_par_iter().filter_map(|number| check_image(number, dir.path(), &sources).err()).collect();
-    assert!(failures.is_empty(), "{} of {IMAGES}:\n{}", failures.len(), failures.join("\n"));
+    let sources: Vec<PathBuf> = (0..SOURCES)
+        .map(|number| make_source(dir.path(), number))
+        .collect();
+    let failures: Vec<String> = (0..IMAGES)
+        .into_par_iter()
+        .filter_map(|number| check_image(number, dir.path(), &sources).err())
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {IMAGES}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
 }
 
 #[test]
 fn an_image_is_read_by_many_threads_at_once() {
     let dir = tempdir().unwrap();
     let source = make_source(dir.path(), 4);
-    for options in ["cluster_size=2M", "cluster_size=2M,compression_type=zstd", "cluster_size=512"] {
+    for options in [
+        "cluster_size=2M",
+        "cluster_size=2M,compression_type=zstd",
+        "cluster_size=512",
+    ] {
         let image = dir.path().join("image.qcow2");
-        qemu_img(&format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"), &[&source, &image]);
+        qemu_img(
+            &format!("convert -q -c -O qcow2 -f raw -o {options} {{}} {{}}"),
+            &[&source, &image],
+        );
         let reader = open(&image);
         let expected = fs::read(&source).unwrap();
         (0..2000_u64).into_par_iter().for_each(|step| {
@@ -187,10 +232,18 @@ fn large_compressed_clusters_of_two_images_are_not_mixed_up() {
     let dir = tempdir().unwrap();
     let images: Vec<_> = (1..3_u8)
         .map(|number| {
-            let (raw, image) = (dir.path().join("raw"), dir.path().join(format!("{number}.qcow2")));
-            let disk: Vec<u8> = (0..64).flat_map(|index| [number * 80 + index; CHUNK]).collect();
+            let (raw, image) = (
+                dir.path().join("raw"),
+                dir.path().join(format!("{number}.qcow2")),
+            );
+            let disk: Vec<u8> = (0..64)
+                .flat_map(|index| [number * 80 + index; CHUNK])
+                .collect();
             fs::write(&raw, disk).unwrap();
-            qemu_img("convert -q -c -O qcow2 -f raw -o cluster_size=2M {} {}", &[&raw, &image]);
+            qemu_img(
+                "convert -q -c -O qcow2 -f raw -o cluster_size=2M {} {}",
+                &[&raw, &image],
+            );
             image
         })
         .collect();
@@ -199,12 +252,19 @@ fn large_compressed_clusters_of_two_images_are_not_mixed_up() {
     for index in 0..64 {
         for (reader, number) in readers.iter().zip(1..) {
             reader.read_chunk(index, &mut chunk).unwrap();
-            assert!(chunk == [number * 80 + index as u8; CHUNK], "chunk {index} of image {number}");
+            assert!(
+                chunk == [number * 80 + index as u8; CHUNK],
+                "chunk {index} of image {number}"
+            );
         }
     }
 
     // Nor is the half-decoded content of a damaged one kept: the second cluster of the first image is damaged.
-    let file = fs::File::options().read(true).write(true).open(&images[0]).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&images[0])
+        .unwrap();
     let l2 = 0x00ff_ffff_ffff_fe00 & be64(&file, be64(&file, 40));
     let offset = be64(&file, l2 + 8) & ((1 << (62 - 13)) - 1);
     file.write_all_at(&[0xff; 64], offset + 1000).unwrap();
@@ -225,7 +285,11 @@ fn be64(file: &fs::File, at: u64) -> u64 {
 fn check_against_qemu(image: &Path) {
     let flat = image.with_extension("flat");
     qemu_img("convert -q -f qcow2 -O raw {} {}", &[image, &flat]);
-    assert!(read_all(&open(image)) == fs::read(&flat).unwrap(), "{}", image.display());
+    assert!(
+        read_all(&open(image)) == fs::read(&flat).unwrap(),
+        "{}",
+        image.display()
+    );
 }
 
 #[test]
@@ -233,12 +297,29 @@ fn a_file_that_ends_within_the_last_sector_of_a_compressed_cluster_is_read() {
     let dir = tempdir().unwrap();
     let image = dir.path().join("image.qcow2");
     qemu_img("create -q -f qcow2 {} 1M", &[&image]);
-    run("qemu-io", &["-f", "qcow2", "-c", "write -c -P 5 0 64k", image.to_str().unwrap()]);
+    run(
+        "qemu-io",
+        &[
+            "-f",
+            "qcow2",
+            "-c",
+            "write -c -P 5 0 64k",
+            image.to_str().unwrap(),
+        ],
+    );
     // qemu-io writes whole clusters; a sector's padding carries nothing, so it may be missing.
-    let file = fs::File::options().read(true).write(true).open(&image).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .unwrap();
     let descriptor = be64(&file, 0x00ff_ffff_ffff_fe00 & be64(&file, be64(&file, 40)));
     let offset = descriptor & ((1 << 54) - 1);
-    assert_eq!(descriptor >> 54, 0b01 << 8, "compressed, one sector: {descriptor:#x}");
+    assert_eq!(
+        descriptor >> 54,
+        0b01 << 8,
+        "compressed, one sector: {descriptor:#x}"
+    );
     file.set_len(offset + 100).unwrap();
     check_against_qemu(&image);
 }
@@ -248,13 +329,21 @@ fn clusters_that_are_neighbours_in_the_file_but_not_on_the_disk_are_kept_apart()
     let dir = tempdir().unwrap();
     let image = dir.path().join("image.qcow2");
     qemu_img("create -q -f qcow2 -o cluster_size=4k {} 256k", &[&image]);
-    let writes = ["write -P 1 0 4k", "write -P 2 8k 4k", "write -P 3 12k 8k", "write -P 4 4096 512"];
+    let writes = [
+        "write -P 1 0 4k",
+        "write -P 2 8k 4k",
+        "write -P 3 12k 8k",
+        "write -P 4 4096 512",
+    ];
     let mut arguments = vec!["-f", "qcow2"];
     arguments.extend(writes.iter().take(3).flat_map(|write| ["-c", write]));
     arguments.push(image.to_str().unwrap());
     run("qemu-io", &arguments);
     check_against_qemu(&image);
-    run("qemu-io", &["-f", "qcow2", "-c", writes[3], image.to_str().unwrap()]);
+    run(
+        "qemu-io",
+        &["-f", "qcow2", "-c", writes[3], image.to_str().unwrap()],
+    );
     check_against_qemu(&image);
 }
 
@@ -265,7 +354,10 @@ fn tables_of_many_clusters_are_read() {
     let image = dir.path().join("image.qcow2");
     qemu_img("create -q -f qcow2 -o cluster_size=512 {} 512M", &[&image]);
     let places = [0_u64, 1 << 15, 100 << 20, (512 << 20) - 512];
-    let writes: Vec<String> = places.iter().map(|place| format!("write -P 7 {place} 512")).collect();
+    let writes: Vec<String> = places
+        .iter()
+        .map(|place| format!("write -P 7 {place} 512"))
+        .collect();
     let mut arguments = vec!["-f", "qcow2"];
     arguments.extend(writes.iter().flat_map(|write| ["-c", write]));
     arguments.push(image.to_str().unwrap());
@@ -276,10 +368,19 @@ fn tables_of_many_clusters_are_read() {
     reader
         .for_each_present(&mut |index| {
             reader.read_chunk(index, &mut chunk)?;
-            found.extend(chunk.iter().zip(index * CHUNK as u64..).filter(|(byte, _)| **byte == 7).map(|(_, at)| at));
+            found.extend(
+                chunk
+                    .iter()
+                    .zip(index * CHUNK as u64..)
+                    .filter(|(byte, _)| **byte == 7)
+                    .map(|(_, at)| at),
+            );
             Ok(())
         })
         .unwrap();
-    let expected: Vec<u64> = places.iter().flat_map(|&place| place..place + 512).collect();
+    let expected: Vec<u64> = places
+        .iter()
+        .flat_map(|&place| place..place + 512)
+        .collect();
     assert!(found == expected);
 }

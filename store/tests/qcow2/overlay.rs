@@ -4,7 +4,9 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use impasto_store::qcow2::{CHUNK, Chain, ChainError, ChunkSource, Presence, Qcow2, WriteError, create_overlay};
+use impasto_store::qcow2::{
+    CHUNK, Chain, ChainError, ChunkSource, Presence, Qcow2, WriteError, create_overlay,
+};
 use tempfile::tempdir;
 
 use crate::support::{Random, open, qemu_img, read_all, run};
@@ -17,7 +19,10 @@ fn new_overlay(path: &Path, virtual_size: u64) {
 #[test]
 fn an_empty_overlay_is_clean_and_says_nothing() {
     let dir = tempdir().unwrap();
-    for (case, size) in [0, 512, 65536, 3 << 30, (16 << 40) + 512, 64 << 40].into_iter().enumerate() {
+    for (case, size) in [0, 512, 65536, 3 << 30, (16 << 40) + 512, 64 << 40]
+        .into_iter()
+        .enumerate()
+    {
         let path = dir.path().join(format!("{case}.qcow2"));
         new_overlay(&path, size);
         qemu_img("check -q -f qcow2 {}", &[&path]);
@@ -37,7 +42,10 @@ fn an_overlay_of_an_impossible_size_is_refused() {
     let file = File::create(dir.path().join("x")).unwrap();
     for size in [1, 511, 513, (64 << 40) + 512, u64::MAX] {
         let result = create_overlay(&file, size);
-        assert!(matches!(result, Err(WriteError::VirtualSize { virtual_size }) if virtual_size == size), "{size}");
+        assert!(
+            matches!(result, Err(WriteError::VirtualSize { virtual_size }) if virtual_size == size),
+            "{size}"
+        );
     }
 }
 
@@ -86,7 +94,11 @@ impl Daemon {
     /// Runs `qemu-io` commands on the exported disk.
     fn io(&self, commands: &[String]) {
         let mut arguments = vec!["-f".to_string(), "raw".to_string()];
-        arguments.extend(commands.iter().flat_map(|command| ["-c".to_string(), command.clone()]));
+        arguments.extend(
+            commands
+                .iter()
+                .flat_map(|command| ["-c".to_string(), command.clone()]),
+        );
         arguments.push(format!("nbd+unix:///disk?socket={}", self.socket.display()));
         run("qemu-io", &arguments);
     }
@@ -110,7 +122,9 @@ fn the_daemon_writes_an_overlay_over_a_chain_and_we_read_it_as_qemu_does() {
     let dir = tempdir().unwrap();
     let mut random = Random::new(5);
     let size = 200 * CHUNK as u64 - 4096;
-    let paths: Vec<_> = (0..4).map(|number| dir.path().join(format!("{number}.qcow2"))).collect();
+    let paths: Vec<_> = (0..4)
+        .map(|number| dir.path().join(format!("{number}.qcow2")))
+        .collect();
     for (path, density) in paths[..3].iter().zip([80, 20, 10]) {
         write_layer(path, size, &random_chunks(&mut random, 200, density));
     }
@@ -140,13 +154,29 @@ fn the_daemon_writes_an_overlay_over_a_chain_and_we_read_it_as_qemu_does() {
         )
     });
     let flat = dir.path().join("flat.raw");
-    run("qemu-img", &["convert", "-O", "raw", &format!("json:{graph}"), flat.to_str().unwrap()]);
+    run(
+        "qemu-img",
+        &[
+            "convert",
+            "-O",
+            "raw",
+            &format!("json:{graph}"),
+            flat.to_str().unwrap(),
+        ],
+    );
 
     let chain = Chain::new(paths.iter().map(|path| open(path)).collect()).unwrap();
-    assert!(read_all(&chain) == fs::read(&flat).unwrap(), "the chain reads differently");
+    assert!(
+        read_all(&chain) == fs::read(&flat).unwrap(),
+        "the chain reads differently"
+    );
     let top = &chain.layers()[3];
     for index in 20..23 {
-        assert_eq!(top.presence(index).unwrap(), Presence::Zero, "chunk {index}");
+        assert_eq!(
+            top.presence(index).unwrap(),
+            Presence::Zero,
+            "chunk {index}"
+        );
     }
     // Presence is what an overlay is sealed by: what it does not name must be as below.
     let below = Chain::new(below.iter().map(|path| open(path)).collect()).unwrap();
@@ -177,7 +207,11 @@ fn disks_that_grow_and_shrink_along_a_chain_read_as_qemu_reads_them() {
         let mut graph = "null".to_string();
         for (number, chunks) in sizes.into_iter().enumerate() {
             let path = dir.path().join(format!("{case}-{number}.qcow2"));
-            write_layer(&path, chunks * CHUNK as u64 - 1536, &random_chunks(&mut random, chunks, 50));
+            write_layer(
+                &path,
+                chunks * CHUNK as u64 - 1536,
+                &random_chunks(&mut random, chunks, 50),
+            );
             graph = format!(
                 r#"{{"driver":"qcow2","backing":{graph},"file":{{"driver":"file","filename":"{}"}}}}"#,
                 path.display()
@@ -185,19 +219,36 @@ fn disks_that_grow_and_shrink_along_a_chain_read_as_qemu_reads_them() {
             paths.push(path);
         }
         let flat = dir.path().join(format!("{case}.raw"));
-        run("qemu-img", &["convert", "-O", "raw", &format!("json:{graph}"), flat.to_str().unwrap()]);
+        run(
+            "qemu-img",
+            &[
+                "convert",
+                "-O",
+                "raw",
+                &format!("json:{graph}"),
+                flat.to_str().unwrap(),
+            ],
+        );
         let chain = Chain::new(paths.iter().map(|path| open(path)).collect()).unwrap();
         assert!(read_all(&chain) == fs::read(&flat).unwrap(), "case {case}");
 
         // The next present chunk does not depend on what was asked before. A layer that ends hides those below.
         let says = |index: u64| {
-            let mut layers = chain.layers().iter().rev().take_while(|layer| index < layer.chunks());
+            let mut layers = chain
+                .layers()
+                .iter()
+                .rev()
+                .take_while(|layer| index < layer.chunks());
             layers.any(|layer| layer.presence(index).unwrap() != Presence::Absent)
         };
         for _ in 0..200 {
             let from = random.below(32);
             let expected = (from..chain.chunks()).find(|&index| says(index));
-            assert_eq!(chain.next_present(from).unwrap(), expected, "case {case} from {from}");
+            assert_eq!(
+                chain.next_present(from).unwrap(),
+                expected,
+                "case {case} from {from}"
+            );
         }
     }
 }
@@ -208,10 +259,16 @@ fn a_chain_of_layers_that_could_hold_parts_of_chunks_is_refused() {
     let (small, large) = (dir.path().join("small"), dir.path().join("large"));
     qemu_img("create -q -f qcow2 -o cluster_size=4k {} 1M", &[&small]);
     qemu_img("create -q -f qcow2 -o cluster_size=2M {} 1M", &[&large]);
-    assert!(matches!(Chain::new(Vec::<Qcow2>::new()), Err(ChainError::Empty)));
+    assert!(matches!(
+        Chain::new(Vec::<Qcow2>::new()),
+        Err(ChainError::Empty)
+    ));
     assert!(Chain::new(vec![open(&small), open(&large)]).is_ok());
     assert!(matches!(
         Chain::new(vec![open(&large), open(&small)]),
-        Err(ChainError::SmallClusters { position: 1, cluster_size: 4096 })
+        Err(ChainError::SmallClusters {
+            position: 1,
+            cluster_size: 4096
+        })
     ));
 }

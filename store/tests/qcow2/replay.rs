@@ -16,10 +16,20 @@ mod qcow2;
 mod store;
 
 fn replay(target: &str, least: usize, run: fn(&[u8])) {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds").join(target);
-    let mut paths: Vec<_> = fs::read_dir(&seeds).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fuzz/seeds")
+        .join(target);
+    let mut paths: Vec<_> = fs::read_dir(&seeds)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
-    assert!(paths.len() >= least, "{} seeds in {}", paths.len(), seeds.display());
+    assert!(
+        paths.len() >= least,
+        "{} seeds in {}",
+        paths.len(),
+        seeds.display()
+    );
     for path in paths {
         let seed = fs::read(&path).unwrap();
         run(&seed);

@@ -13,7 +13,10 @@ pub(crate) fn run(program: &str, arguments: &[impl AsRef<OsStr>]) -> Output {
     assert!(
         output.status.success(),
         "{program} {:?}: {}\n{}{}",
-        arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect::<Vec<_>>(),
+        arguments
+            .iter()
+            .map(|argument| argument.as_ref().to_string_lossy())
+            .collect::<Vec<_>>(),
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -26,7 +29,9 @@ pub(crate) fn try_run(program: &str, arguments: &[impl AsRef<OsStr>]) -> Output 
     Command::new(program)
         .args(arguments)
         .output()
-        .unwrap_or_else(|error| panic!("cannot start {program}: {error}; these tests need qemu-utils installed"))
+        .unwrap_or_else(|error| {
+            panic!("cannot start {program}: {error}; these tests need qemu-utils installed")
+        })
 }
 
 /// Runs `qemu-img` with words separated by spaces; `{}` stands for the paths, in order.
@@ -36,7 +41,14 @@ pub(crate) fn qemu_img(line: &str, paths: &[&Path]) -> Output {
         .split_whitespace()
         .map(|word| {
             if word.contains("{}") {
-                word.replace("{}", paths.next().expect("a path for every {}").to_str().expect("a path in UTF-8"))
+                word.replace(
+                    "{}",
+                    paths
+                        .next()
+                        .expect("a path for every {}")
+                        .to_str()
+                        .expect("a path in UTF-8"),
+                )
             } else {
                 word.to_string()
             }
@@ -47,7 +59,8 @@ pub(crate) fn qemu_img(line: &str, paths: &[&Path]) -> Output {
 
 /// Opens an image that must pass the gate.
 pub(crate) fn open(path: &Path) -> Qcow2 {
-    Qcow2::open(File::open(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    Qcow2::open(File::open(path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A whole disk as bytes, read by way of the present chunks only.
@@ -55,17 +68,24 @@ pub(crate) fn read_all(source: &dyn ChunkSource) -> Vec<u8> {
     let mut disk = vec![0; source.chunks() as usize * CHUNK];
     source
         .for_each_present(&mut |index| {
-            let slot: &mut [u8; CHUNK] =
-                (&mut disk[index as usize * CHUNK..][..CHUNK]).try_into().expect("a slice of one chunk");
+            let slot: &mut [u8; CHUNK] = (&mut disk[index as usize * CHUNK..][..CHUNK])
+                .try_into()
+                .expect("a slice of one chunk");
             slot.fill(0xdb);
             if source.read_chunk(index, slot)? == Content::Zero {
-                assert!(slot.iter().all(|&byte| byte == 0), "chunk {index} is zero and its buffer is not");
+                assert!(
+                    slot.iter().all(|&byte| byte == 0),
+                    "chunk {index} is zero and its buffer is not"
+                );
             }
             Ok(())
         })
         .unwrap();
     let size = source.virtual_size() as usize;
-    assert!(disk[size..].iter().all(|&byte| byte == 0), "the last chunk is not filled up with zeros");
+    assert!(
+        disk[size..].iter().all(|&byte| byte == 0),
+        "the last chunk is not filled up with zeros"
+    );
     disk.truncate(size);
     disk
 }
@@ -109,7 +129,9 @@ impl Random {
             2 => {
                 let period = 3 + self.below(200) as usize;
                 let base = self.next() as usize;
-                data.iter_mut().enumerate().for_each(|(at, byte)| *byte = ((base + at) / period) as u8);
+                data.iter_mut()
+                    .enumerate()
+                    .for_each(|(at, byte)| *byte = ((base + at) / period) as u8);
             }
             3 => self.noise(&mut data[..half]),
             _ => self.noise(data),

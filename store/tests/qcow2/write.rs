@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use impasto_store::qcow2::{
-    CHUNK, ChunkSource, Content, ENCODER, Encoded, FrameAt, GateError, Layout, MAX_FRAME, Presence, Qcow2, WriteError,
-    Writer, decode_frame, encode_chunk,
+    CHUNK, ChunkSource, Content, ENCODER, Encoded, FrameAt, GateError, Layout, MAX_FRAME, Presence,
+    Qcow2, WriteError, Writer, decode_frame, encode_chunk,
 };
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
@@ -17,16 +17,29 @@ use crate::support::{Random, open, qemu_img, read_all};
 /// Chunks to be written: `None` is an explicit zero.
 pub(crate) type Chunks = BTreeMap<u64, Option<Box<[u8; CHUNK]>>>;
 
-pub(crate) fn write_layer(path: &Path, virtual_size: u64, chunks: &Chunks) -> (Layout, BTreeMap<u64, FrameAt>) {
-    let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+pub(crate) fn write_layer(
+    path: &Path,
+    virtual_size: u64,
+    chunks: &Chunks,
+) -> (Layout, BTreeMap<u64, FrameAt>) {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap();
     let mut writer = Writer::new(&file, virtual_size).unwrap();
     let mut places = BTreeMap::new();
     let mut raw = Vec::new();
     for (&index, data) in chunks {
-        let encoded = data.as_ref().map_or(Encoded::Zero, |data| encode_chunk(data, ENCODER.level));
+        let encoded = data
+            .as_ref()
+            .map_or(Encoded::Zero, |data| encode_chunk(data, ENCODER.level));
         match encoded {
             Encoded::Zero => writer.push_zero(index).unwrap(),
-            Encoded::Frame(frame) => drop(places.insert(index, writer.push_frame(index, &frame).unwrap())),
+            Encoded::Frame(frame) => {
+                drop(places.insert(index, writer.push_frame(index, &frame).unwrap()))
+            }
             Encoded::Raw => raw.push(index),
         }
     }
@@ -63,7 +76,10 @@ fn check_layer(path: &Path, virtual_size: u64, chunks: &Chunks) {
     let expected = as_disk(virtual_size, chunks);
     let layer = open(path);
     assert_eq!(layer.virtual_size(), virtual_size);
-    assert!(read_all(&layer) == expected, "our reader reads something else");
+    assert!(
+        read_all(&layer) == expected,
+        "our reader reads something else"
+    );
     qemu_img("check -q -f qcow2 {}", &[path]);
     let raw = path.with_extension("raw");
     fs::write(&raw, &expected).unwrap();
@@ -81,7 +97,10 @@ fn layers_read_back_and_qemu_img_agrees() {
         let mut chunks = random_chunks(&mut random, chunks, density);
         // The last chunk's bytes behind the end of the disk are zeros: a reader of the disk cannot give others.
         let tail = virtual_size as usize % CHUNK;
-        if let Some(Some(last)) = chunks.get_mut(&(virtual_size / CHUNK as u64)).filter(|_| tail > 0) {
+        if let Some(Some(last)) = chunks
+            .get_mut(&(virtual_size / CHUNK as u64))
+            .filter(|_| tail > 0)
+        {
             last[tail..].fill(0);
         }
         let path = dir.path().join(format!("{case}.qcow2"));
@@ -147,7 +166,15 @@ fn golden_chunks() -> Chunks {
     let mut noise = Box::new([0; CHUNK]);
     random.noise(&mut noise[..]);
     let text = Box::new(std::array::from_fn(|at| b"impasto "[at / 3 % 8]));
-    [(0, Some(text)), (1, Some(half)), (2, None), (5, Some(noise.clone())), (8200, Some(noise)), (8201, None)].into()
+    [
+        (0, Some(text)),
+        (1, Some(half)),
+        (2, None),
+        (5, Some(noise.clone())),
+        (8200, Some(noise)),
+        (8201, None),
+    ]
+    .into()
 }
 
 #[test]
@@ -184,7 +211,9 @@ fn a_layer_without_a_chunk_is_a_disk_of_zeros() {
 fn pushes_that_make_no_layer_are_errors() {
     let file = tempfile().unwrap();
     let new = || Writer::new(&file, 10 * CHUNK as u64 - 512).unwrap();
-    let Encoded::Frame(frame) = encode_chunk(&[7; CHUNK], 1) else { panic!("a run is compressible") };
+    let Encoded::Frame(frame) = encode_chunk(&[7; CHUNK], 1) else {
+        panic!("a run is compressible")
+    };
     let raw = [9; CHUNK];
 
     for size in [1, 513, (64 << 40) + 512, u64::MAX] {
@@ -192,27 +221,78 @@ fn pushes_that_make_no_layer_are_errors() {
             matches!(Writer::new(&file, size), Err(WriteError::VirtualSize { virtual_size }) if virtual_size == size)
         );
     }
-    assert!(matches!(new().push_frame(10, &frame), Err(WriteError::BeyondEnd { index: 10 })));
-    assert!(matches!(new().push_raw(u64::MAX, &raw), Err(WriteError::BeyondEnd { .. })));
-    assert!(matches!(new().push_zero(10), Err(WriteError::BeyondEnd { index: 10 })));
-    assert!(matches!(new().push_frame(0, &frame[..3]), Err(WriteError::Frame { index: 0, .. })));
-    assert!(matches!(new().push_frame(0, b"not a frame"), Err(WriteError::Frame { index: 0, .. })));
+    assert!(matches!(
+        new().push_frame(10, &frame),
+        Err(WriteError::BeyondEnd { index: 10 })
+    ));
+    assert!(matches!(
+        new().push_raw(u64::MAX, &raw),
+        Err(WriteError::BeyondEnd { .. })
+    ));
+    assert!(matches!(
+        new().push_zero(10),
+        Err(WriteError::BeyondEnd { index: 10 })
+    ));
+    assert!(matches!(
+        new().push_frame(0, &frame[..3]),
+        Err(WriteError::Frame { index: 0, .. })
+    ));
+    assert!(matches!(
+        new().push_frame(0, b"not a frame"),
+        Err(WriteError::Frame { index: 0, .. })
+    ));
     let other = zstd::bulk::compress(&[7; 100], 1).unwrap();
-    assert!(matches!(new().push_frame(0, &other), Err(WriteError::Frame { index: 0, .. })));
+    assert!(matches!(
+        new().push_frame(0, &other),
+        Err(WriteError::Frame { index: 0, .. })
+    ));
     let mut long = frame.clone();
     long.resize(MAX_FRAME + 1, 0);
-    assert!(matches!(new().push_frame(0, &long), Err(WriteError::FrameTooLong { index: 0, .. })));
+    assert!(matches!(
+        new().push_frame(0, &long),
+        Err(WriteError::FrameTooLong { index: 0, .. })
+    ));
 
     let mut writer = new();
     writer.push_frame(4, &frame).unwrap();
-    assert!(matches!(writer.push_frame(4, &frame), Err(WriteError::Twice { index: 4 })));
-    assert!(matches!(writer.push_frame(3, &frame), Err(WriteError::Order { what: "frame", index: 3 })));
+    assert!(matches!(
+        writer.push_frame(4, &frame),
+        Err(WriteError::Twice { index: 4 })
+    ));
+    assert!(matches!(
+        writer.push_frame(3, &frame),
+        Err(WriteError::Order {
+            what: "frame",
+            index: 3
+        })
+    ));
     writer.push_raw(2, &raw).unwrap();
-    assert!(matches!(writer.push_frame(5, &frame), Err(WriteError::Order { what: "frame", index: 5 })));
-    assert!(matches!(writer.push_raw(1, &raw), Err(WriteError::Order { what: "raw chunk", index: 1 })));
+    assert!(matches!(
+        writer.push_frame(5, &frame),
+        Err(WriteError::Order {
+            what: "frame",
+            index: 5
+        })
+    ));
+    assert!(matches!(
+        writer.push_raw(1, &raw),
+        Err(WriteError::Order {
+            what: "raw chunk",
+            index: 1
+        })
+    ));
     writer.push_zero(4).unwrap();
-    assert!(matches!(writer.push_zero(3), Err(WriteError::Order { what: "zero chunk", index: 3 })));
-    assert!(matches!(writer.finish(), Err(WriteError::Twice { index: 4 })));
+    assert!(matches!(
+        writer.push_zero(3),
+        Err(WriteError::Order {
+            what: "zero chunk",
+            index: 3
+        })
+    ));
+    assert!(matches!(
+        writer.finish(),
+        Err(WriteError::Twice { index: 4 })
+    ));
 }
 
 #[test]
@@ -223,7 +303,16 @@ fn a_file_that_cannot_be_written_is_an_error_that_says_where() {
     let read_only = File::open(&path).unwrap();
     let writer = Writer::new(&read_only, 1 << 20).unwrap();
     let error = writer.finish().unwrap_err();
-    assert!(matches!(error, WriteError::Write { offset: 131_072, .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            WriteError::Write {
+                offset: 131_072,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -235,13 +324,19 @@ fn a_layer_without_its_header_is_no_image() {
     }
     drop(writer);
     let result = Qcow2::open(file);
-    assert!(matches!(result, Err(GateError::NotQcow2 { magic: 0 })), "{result:?}");
+    assert!(
+        matches!(result, Err(GateError::NotQcow2 { magic: 0 })),
+        "{result:?}"
+    );
 }
 
 /// Reads that this thread has made so far, as the kernel counts them.
 fn reads() -> u64 {
     let counters = fs::read_to_string("/proc/thread-self/io").unwrap();
-    let line = counters.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    let line = counters
+        .lines()
+        .find_map(|line| line.strip_prefix("syscr: "))
+        .unwrap();
     line.parse().unwrap()
 }
 
@@ -250,8 +345,9 @@ fn opening_reads_tables_only_and_a_chunk_costs_one_read() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("layer.qcow2");
     // Three L2 tables, 300 frames.
-    let chunks: Chunks =
-        (0..300).map(|number| (number * 80, Some(Box::new([1 + number as u8 % 200; CHUNK])))).collect();
+    let chunks: Chunks = (0..300)
+        .map(|number| (number * 80, Some(Box::new([1 + number as u8 % 200; CHUNK]))))
+        .collect();
     write_layer(&path, 3 << 29, &chunks);
     let file = File::open(&path).unwrap();
     // Looking at the counters is a read itself.
@@ -260,9 +356,19 @@ fn opening_reads_tables_only_and_a_chunk_costs_one_read() {
     let start = reads();
     let layer = Qcow2::open(file).unwrap();
     // Header, L1, refcount table; three L2 tables twice, as there are compressed clusters.
-    assert!(reads() - start - idle <= 3 + 2 * 3, "{} reads", reads() - start - idle);
+    assert!(
+        reads() - start - idle <= 3 + 2 * 3,
+        "{} reads",
+        reads() - start - idle
+    );
     let mut buffer = [0; CHUNK];
     let start = reads();
-    layer.for_each_present(&mut |index| layer.read_chunk(index, &mut buffer).map(drop)).unwrap();
-    assert_eq!(reads() - start - idle, 300 + 3, "a read per frame and per table");
+    layer
+        .for_each_present(&mut |index| layer.read_chunk(index, &mut buffer).map(drop))
+        .unwrap();
+    assert_eq!(
+        reads() - start - idle,
+        300 + 3,
+        "a read per frame and per table"
+    );
 }

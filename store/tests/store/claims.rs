@@ -12,18 +12,33 @@ fn many_claims_about_one_action_live_side_by_side() {
     let store = Store::open(dir.path()).unwrap();
     let mut claims: Vec<_> = (0..5)
         .map(|created| {
-            let claim = impasto_store::claim::Claim { created, ..claim(1, None, &[]) };
+            let claim = impasto_store::claim::Claim {
+                created,
+                ..claim(1, None, &[])
+            };
             (store.put_claim(&claim).unwrap(), claim)
         })
         .collect();
     claims.sort_by_key(|(id, _)| *id);
-    assert_eq!(store.claims(&action(1)).unwrap(), (claims.clone(), Vec::new()));
+    assert_eq!(
+        store.claims(&action(1)).unwrap(),
+        (claims.clone(), Vec::new())
+    );
     assert_eq!(store.claim_ids(&action(2)).unwrap(), []);
-    let ids = |found: Vec<ClaimSummary>| found.iter().map(|summary| summary.claim).collect::<Vec<_>>();
+    let ids = |found: Vec<ClaimSummary>| {
+        found
+            .iter()
+            .map(|summary| summary.claim)
+            .collect::<Vec<_>>()
+    };
     let expected: Vec<_> = claims.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids(store.lookup(&action(1)).unwrap()), expected);
     let fresh = Store::open(dir.path()).unwrap();
-    assert_eq!(ids(fresh.lookup(&action(1)).unwrap()), expected, "without an index, out of the claims");
+    assert_eq!(
+        ids(fresh.lookup(&action(1)).unwrap()),
+        expected,
+        "without an index, out of the claims"
+    );
 }
 
 #[test]
@@ -31,10 +46,19 @@ fn signing_does_not_change_the_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let claim = claim(1, None, &[]);
-    let signature = Signature { scheme: "ed25519".to_owned(), key: "k".to_owned(), bytes: vec![7; 64] };
-    let id = store.put_signed_claim(&claim, vec![signature.clone()]).unwrap();
+    let signature = Signature {
+        scheme: "ed25519".to_owned(),
+        key: "k".to_owned(),
+        bytes: vec![7; 64],
+    };
+    let id = store
+        .put_signed_claim(&claim, vec![signature.clone()])
+        .unwrap();
     assert_eq!(id, claim.id());
-    assert_eq!(store.signed_claim(&claim.action, &id).unwrap(), (claim, vec![signature]));
+    assert_eq!(
+        store.signed_claim(&claim.action, &id).unwrap(),
+        (claim, vec![signature])
+    );
 }
 
 #[test]
@@ -57,7 +81,10 @@ fn the_index_saves_opening_claims_and_may_be_lost() {
 #[test]
 fn two_processes_that_write_the_index_lose_nothing_of_each_other() {
     let dir = tempfile::tempdir().unwrap();
-    let (one, two) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
+    let (one, two) = (
+        Store::open(dir.path()).unwrap(),
+        Store::open(dir.path()).unwrap(),
+    );
     one.put_claim(&claim(1, None, &[])).unwrap();
     two.put_claim(&claim(2, None, &[])).unwrap();
     one.flush().unwrap();
@@ -73,18 +100,30 @@ fn a_removed_claim_stays_removed() {
     let full = Full::new();
     let other = full.reopen();
     other.lookup(&full.claim.action).unwrap();
-    full.store.remove_claim(&full.claim.action, &full.claim.id()).unwrap();
+    full.store
+        .remove_claim(&full.claim.action, &full.claim.id())
+        .unwrap();
     full.store.flush().unwrap();
     assert_eq!(full.reopen().lookup(&full.claim.action).unwrap(), []);
-    assert!(matches!(full.store.claim(&full.claim.action, &full.claim.id()), Err(Error::Miss(_))));
+    assert!(matches!(
+        full.store.claim(&full.claim.action, &full.claim.id()),
+        Err(Error::Miss(_))
+    ));
 }
 
 #[test]
 fn overlong_fields_are_shortened_and_still_tell_of_changes() {
-    let field = |value: String| impasto_store::key::Field { path: "script".to_owned(), value };
+    let field = |value: String| impasto_store::key::Field {
+        path: "script".to_owned(),
+        value,
+    };
     let long = "é".repeat(100_000);
     let mut claim = claim(1, None, &[]);
-    claim.fields = vec![field(long.clone()), field(format!("{long}x")), field("short".to_owned())];
+    claim.fields = vec![
+        field(long.clone()),
+        field(format!("{long}x")),
+        field("short".to_owned()),
+    ];
     claim.cap_fields();
     assert!(claim.fields.iter().all(|field| field.value.len() < 50_000));
     assert_ne!(claim.fields[0], claim.fields[1]);

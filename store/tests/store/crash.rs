@@ -24,8 +24,16 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
     let top = store.seal(Some(&base.disk.layer), &overlay, Absent::AsParent)?;
     // The second run of a stage: a delta to the first one's disk.
     let second = MemorySource::new(8, [(1, None), (5, Some(raw(3))), (6, Some(text(4)))]);
-    let again = store.seal_like(Some(&base.disk.layer), Some(&top.disk.layer), &second, Absent::AsParent)?;
-    assert_eq!(store.manifest(&again.disk.layer)?.parent, Some(top.disk.layer));
+    let again = store.seal_like(
+        Some(&base.disk.layer),
+        Some(&top.disk.layer),
+        &second,
+        Absent::AsParent,
+    )?;
+    assert_eq!(
+        store.manifest(&again.disk.layer)?.parent,
+        Some(top.disk.layer)
+    );
     let small = store.put_blob(&b"small"[..])?;
     let large = store.put_blob(&large()[..])?;
     let garbage = store.put_blob(&b"garbage"[..])?;
@@ -34,16 +42,21 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
     let last_id = store.put_claim(&last)?;
     store.state_write(&["recipe", "last"], b"2")?;
     store.flush()?;
-    let enter =
-        |checkout: &mut Checkout| checkout.results.insert("last".to_owned(), vec![(last.action, last_id)]).is_none();
+    let enter = |checkout: &mut Checkout| {
+        checkout
+            .results
+            .insert("last".to_owned(), vec![(last.action, last_id)])
+            .is_none()
+    };
     store.update_checkout("recipe", || Ok(Checkout::default()), enter)?;
     drop(lease);
     // Everything is old enough a second later.
     for entry in crate::support::files(dir) {
-        let _ = std::fs::File::open(entry).and_then(|file| file.set_modified(std::time::UNIX_EPOCH));
+        let _ =
+            std::fs::File::open(entry).and_then(|file| file.set_modified(std::time::UNIX_EPOCH));
     }
-    let now =
-        std::fs::File::open(dir.join("roots/recipe")).and_then(|file| file.set_modified(std::time::SystemTime::now()));
+    let now = std::fs::File::open(dir.join("roots/recipe"))
+        .and_then(|file| file.set_modified(std::time::SystemTime::now()));
     assert!(now.is_ok());
     store.gc(&[], &[], None, GcOptions::default())?;
     assert!(store.claim(&last.action, &last_id).is_ok());
@@ -54,7 +67,9 @@ fn build(dir: &Path) -> impasto_store::Result<()> {
 /// Not a test of its own: what `any_moment_is_survived` kills.
 #[test]
 fn victim() {
-    let Ok(order) = std::env::var(VICTIM) else { return };
+    let Ok(order) = std::env::var(VICTIM) else {
+        return;
+    };
     let (point, rest) = order.split_once('|').unwrap();
     let (nth, dir) = rest.split_once('|').unwrap();
     arm(point, nth.parse().unwrap());
@@ -65,12 +80,18 @@ fn victim() {
 fn check(dir: &Path, moment: &str) {
     let store = Store::open(dir).unwrap_or_else(|error| panic!("{moment}: {error}"));
     let findings = store.verify(false).unwrap().findings;
-    assert!(findings.iter().all(|finding| !finding.code.is_damage()), "{moment}: {findings:?}");
+    assert!(
+        findings.iter().all(|finding| !finding.code.is_damage()),
+        "{moment}: {findings:?}"
+    );
     for seed in [1, 2] {
         for summary in store.lookup(&crate::support::action(seed)).unwrap() {
-            read_disk(&store, &summary.result.disk.unwrap().layer).unwrap_or_else(|error| panic!("{moment}: {error}"));
+            read_disk(&store, &summary.result.disk.unwrap().layer)
+                .unwrap_or_else(|error| panic!("{moment}: {error}"));
             for file in summary.result.files.values() {
-                let impasto_store::claim::FileContent::Blob(blob) = &file.content else { panic!("{moment}") };
+                let impasto_store::claim::FileContent::Blob(blob) = &file.content else {
+                    panic!("{moment}")
+                };
                 read_blob(&store, blob).unwrap_or_else(|error: Error| panic!("{moment}: {error}"));
             }
         }
@@ -87,7 +108,12 @@ fn any_moment_is_survived() {
             let dir = tempfile::tempdir().unwrap();
             let order = format!("{point}|{nth}|{}", dir.path().display());
             let status = Command::new(&this)
-                .args(["--exact", "crash::victim", "--nocapture", "--test-threads=1"])
+                .args([
+                    "--exact",
+                    "crash::victim",
+                    "--nocapture",
+                    "--test-threads=1",
+                ])
                 .env(VICTIM, order)
                 .stdout(std::process::Stdio::null())
                 .stderr(std::process::Stdio::null())
@@ -96,7 +122,11 @@ fn any_moment_is_survived() {
             if status.success() {
                 break;
             }
-            assert_eq!(status.signal(), Some(6), "{point} {nth}: it failed instead of being aborted");
+            assert_eq!(
+                status.signal(),
+                Some(6),
+                "{point} {nth}: it failed instead of being aborted"
+            );
             deaths_here += 1;
             let moment = format!("{point}, the {nth}. time");
             check(dir.path(), &moment);

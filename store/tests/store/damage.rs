@@ -5,7 +5,9 @@ use std::path::Path;
 use impasto_store::verify::Code;
 use impasto_store::{Error, Store};
 
-use crate::support::{Full, SMALL, TREE, files, large, overwrite, read_blob, read_disk, sharing, top_chunks};
+use crate::support::{
+    Full, SMALL, TREE, files, large, overwrite, read_blob, read_disk, sharing, top_chunks,
+};
 
 /// Everything that the store holds, asked for: each answer is right, or a miss.
 pub(crate) fn read_all(full: &Full, store: &Store) -> Vec<Error> {
@@ -16,7 +18,10 @@ pub(crate) fn read_all(full: &Full, store: &Store) -> Vec<Error> {
         Err(error) => note(error),
     }
     let small = [(full.small, SMALL.to_vec()), (full.tree, TREE.to_vec())];
-    for (blob, content) in small.into_iter().chain([(full.large, large()), (full.sharing, sharing())]) {
+    for (blob, content) in small
+        .into_iter()
+        .chain([(full.large, large()), (full.sharing, sharing())])
+    {
         match read_blob(store, &blob) {
             Ok(bytes) => assert!(bytes == content, "wrong bytes from a blob"),
             Err(error) => note(error),
@@ -32,7 +37,11 @@ pub(crate) fn read_all(full: &Full, store: &Store) -> Vec<Error> {
         }
     }
     match store.lookup(&full.claim.action) {
-        Ok(found) => assert!(found.iter().all(|summary| summary.result == full.claim.result)),
+        Ok(found) => assert!(
+            found
+                .iter()
+                .all(|summary| summary.result == full.claim.result)
+        ),
         Err(error) => note(error),
     }
     match store.state_read(&["recipe", "durations"]) {
@@ -49,7 +58,9 @@ pub(crate) fn read_all(full: &Full, store: &Store) -> Vec<Error> {
 
 /// Where to flip a byte: the ends, and a few places between.
 fn positions(length: usize) -> Vec<usize> {
-    let mut positions: Vec<_> = (0..length.min(20)).chain(length.saturating_sub(12)..length).collect();
+    let mut positions: Vec<_> = (0..length.min(20))
+        .chain(length.saturating_sub(12)..length)
+        .collect();
     positions.extend((1..10).map(|part| length * part / 10));
     positions.sort_unstable();
     positions.dedup();
@@ -63,8 +74,16 @@ fn expect_found(full: &Full, path: &Path, what: &str) {
         // Nothing is left of `format`.
         Err(error) => return assert!(error.is_store_damage(), "{error}"),
     };
-    let found = report.findings.iter().any(|finding| finding.path == path && finding.code.is_damage());
-    assert!(found, "{what} of {} was not found: {:?}", path.display(), report.findings);
+    let found = report
+        .findings
+        .iter()
+        .any(|finding| finding.path == path && finding.code.is_damage());
+    assert!(
+        found,
+        "{what} of {} was not found: {:?}",
+        path.display(),
+        report.findings
+    );
 }
 
 /// Damages one file, looks, and puts the store back as it was.
@@ -80,7 +99,11 @@ fn with_damage(full: &Full, path: &Path, damaged: Option<&[u8]>, what: &str, gon
     match Store::open(full.dir.path()) {
         Ok(store) => {
             for error in read_all(full, &store) {
-                assert!(matches!(error, Error::Miss(_)), "{what} of {}: {error}", path.display());
+                assert!(
+                    matches!(error, Error::Miss(_)),
+                    "{what} of {}: {error}",
+                    path.display()
+                );
             }
         }
         Err(error) => assert!(error.is_store_damage(), "{error}"),
@@ -99,10 +122,20 @@ fn a_flipped_byte_is_never_handed_out_and_always_found() {
         for position in positions(good.len()) {
             let mut bad = good.clone();
             bad[position] ^= 1 << (position % 8);
-            with_damage(&full, &path, Some(&bad), &format!("byte {position} flipped"), false);
+            with_damage(
+                &full,
+                &path,
+                Some(&bad),
+                &format!("byte {position} flipped"),
+                false,
+            );
         }
     }
-    assert_eq!(full.reopen().verify(false).unwrap().findings, [], "all is as it was");
+    assert_eq!(
+        full.reopen().verify(false).unwrap().findings,
+        [],
+        "all is as it was"
+    );
 }
 
 #[test]
@@ -113,7 +146,13 @@ fn a_cut_file_is_never_handed_out_and_always_found() {
         for length in [0, 1, good.len() / 2, good.len() - 1] {
             // A cache is not synced: empty it is what a power cut leaves of it, and counts as lost.
             let lost = length == 0 && path.starts_with(full.dir.path().join("state"));
-            with_damage(&full, &path, Some(&good[..length]), &format!("cut to {length}"), lost);
+            with_damage(
+                &full,
+                &path,
+                Some(&good[..length]),
+                &format!("cut to {length}"),
+                lost,
+            );
         }
         let longer = [&good[..], b"x"].concat();
         with_damage(&full, &path, Some(&longer), "a byte more", false);
@@ -137,7 +176,13 @@ fn another_valid_object_in_its_place_is_not_believed() {
             // Equal content under another name, such as a second state file, would be no damage.
             let (good, bytes) = (std::fs::read(path).unwrap(), std::fs::read(other).unwrap());
             if good != bytes {
-                with_damage(&full, path, Some(&bytes), &format!("{} in the place", other.display()), false);
+                with_damage(
+                    &full,
+                    path,
+                    Some(&bytes),
+                    &format!("{} in the place", other.display()),
+                    false,
+                );
             }
         }
     }
@@ -146,7 +191,11 @@ fn another_valid_object_in_its_place_is_not_believed() {
 #[test]
 fn what_was_damaged_is_stored_again() {
     let full = Full::new();
-    let good: Vec<_> = full.files().into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    let good: Vec<_> = full
+        .files()
+        .into_iter()
+        .map(|path| (std::fs::read(&path).unwrap(), path))
+        .collect();
     for (_, path) in &good {
         let mut bytes = std::fs::read(path).unwrap();
         if let Some(middle) = bytes.len().checked_div(2) {
@@ -155,16 +204,31 @@ fn what_was_damaged_is_stored_again() {
         overwrite(path, &bytes);
     }
     let misses = read_all(&full, &full.reopen());
-    assert!(misses.len() >= 5 && misses.iter().all(|error| matches!(error, Error::Miss(_))), "{misses:?}");
+    assert!(
+        misses.len() >= 5 && misses.iter().all(|error| matches!(error, Error::Miss(_))),
+        "{misses:?}"
+    );
     // The same work again, in the same place: layer files whose manifests were moved away are still there, damaged.
-    let (layers, blobs) = ([full.base, full.top], [full.tree, full.small, full.large, full.sharing]);
+    let (layers, blobs) = (
+        [full.base, full.top],
+        [full.tree, full.small, full.large, full.sharing],
+    );
     let again = Full::fill(full.dir);
-    assert_eq!(([again.base, again.top], [again.tree, again.small, again.large, again.sharing]), (layers, blobs));
+    assert_eq!(
+        (
+            [again.base, again.top],
+            [again.tree, again.small, again.large, again.sharing]
+        ),
+        (layers, blobs)
+    );
     let store = again.reopen();
     assert!(read_all(&again, &store).is_empty());
     let findings = store.verify(false).unwrap().findings;
     let format = again.dir.path().join("format");
-    assert!(findings.iter().all(|finding| finding.path == format), "{findings:?}");
+    assert!(
+        findings.iter().all(|finding| finding.path == format),
+        "{findings:?}"
+    );
 }
 
 #[test]
@@ -172,7 +236,14 @@ fn verify_can_move_damage_away() {
     let full = Full::new();
     let claim = files(&full.dir.path().join("claims")).remove(0);
     overwrite(&claim, b"garbage");
-    let found: Vec<_> = full.store.verify(true).unwrap().findings.iter().map(|finding| finding.code).collect();
+    let found: Vec<_> = full
+        .store
+        .verify(true)
+        .unwrap()
+        .findings
+        .iter()
+        .map(|finding| finding.code)
+        .collect();
     assert_eq!(found, [Code::ClaimDamaged]);
     assert_eq!(full.store.verify(true).unwrap().findings, []);
 }
@@ -180,8 +251,10 @@ fn verify_can_move_damage_away() {
 #[test]
 fn damage_is_moved_away_and_named_once() {
     let full = Full::new();
-    let path =
-        files(&full.dir.path().join("disks")).into_iter().find(|path| path.extension().unwrap() == "qcow2").unwrap();
+    let path = files(&full.dir.path().join("disks"))
+        .into_iter()
+        .find(|path| path.extension().unwrap() == "qcow2")
+        .unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

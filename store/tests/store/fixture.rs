@@ -28,19 +28,43 @@ fn the_frozen_store_is_read_as_it_was_written() {
         .into_iter()
         .map(|(index, data)| (index, impasto_store::digest::BlobDigest::of(&data).short()))
         .collect();
-    let contents: Vec<_> = contents.iter().map(|(index, digest)| (*index, digest.as_str())).collect();
-    assert_eq!(contents, [(0, "23fd2d348d33"), (5, "7d4a7389c771"), (9, "809a0ecbe6ba")]);
-    let FileContent::Blob(file) = &claim.result.files["small"].content else { panic!() };
+    let contents: Vec<_> = contents
+        .iter()
+        .map(|(index, digest)| (*index, digest.as_str()))
+        .collect();
+    assert_eq!(
+        contents,
+        [
+            (0, "23fd2d348d33"),
+            (5, "7d4a7389c771"),
+            (9, "809a0ecbe6ba")
+        ]
+    );
+    let FileContent::Blob(file) = &claim.result.files["small"].content else {
+        panic!()
+    };
     assert_eq!(read_blob(&store, file).unwrap(), crate::support::SMALL);
-    assert_eq!(read_blob(&store, &claim.result.tree.unwrap()).unwrap(), crate::support::TREE);
-    let FileContent::Blob(file) = &claim.result.files["large"].content else { panic!() };
+    assert_eq!(
+        read_blob(&store, &claim.result.tree.unwrap()).unwrap(),
+        crate::support::TREE
+    );
+    let FileContent::Blob(file) = &claim.result.files["large"].content else {
+        panic!()
+    };
     assert!(read_blob(&store, file).unwrap() == crate::support::frozen_large());
-    assert_eq!(store.state_read(&["recipe", "durations"]).unwrap().as_deref(), Some(&b"12"[..]));
+    assert_eq!(
+        store
+            .state_read(&["recipe", "durations"])
+            .unwrap()
+            .as_deref(),
+        Some(&b"12"[..])
+    );
     assert_eq!(store.roots().unwrap(), ["kept"]);
 }
 
 fn packed() -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v2.zst")).unwrap()
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-v2.zst"))
+        .unwrap()
 }
 
 #[test]

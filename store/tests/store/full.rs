@@ -13,9 +13,21 @@ struct Small(tempfile::TempDir);
 
 impl Small {
     fn new(kib: u32) -> Small {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root: they mount small file systems");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: they mount small file systems"
+        );
         let dir = tempfile::tempdir().unwrap();
-        mount(&["-t", "tmpfs", "-o", &format!("size={kib}k,mode=700"), "tmpfs"], dir.path());
+        mount(
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={kib}k,mode=700"),
+                "tmpfs",
+            ],
+            dir.path(),
+        );
         Small(dir)
     }
 
@@ -31,7 +43,14 @@ impl Drop for Small {
 }
 
 fn mount(args: &[&str], path: &Path) {
-    assert!(Command::new("mount").args(args).arg(path).status().unwrap().success());
+    assert!(
+        Command::new("mount")
+            .args(args)
+            .arg(path)
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 #[test]
@@ -42,8 +61,12 @@ fn a_full_file_system_is_named_and_nothing_is_left_of_the_attempt() {
     let base = store.seal(None, &base, Absent::AsParent).unwrap().disk;
     store.put_claim(&claim(1, Some(base), &[])).unwrap();
     let huge = MemorySource::new(64, (0..64).map(|index| (index, Some(raw(index)))));
-    let error = store.seal(Some(&base.layer), &huge, Absent::AsParent).unwrap_err();
-    let Error::NoSpace { path, free, needed } = &error else { panic!("{error:?}") };
+    let error = store
+        .seal(Some(&base.layer), &huge, Absent::AsParent)
+        .unwrap_err();
+    let Error::NoSpace { path, free, needed } = &error else {
+        panic!("{error:?}")
+    };
     assert!(path.starts_with(small.path()) && free < needed, "{error}");
     let error = store.put_blob(&noise(1, 6 << 20)[..]).unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
@@ -58,7 +81,10 @@ fn a_full_file_system_is_named_and_nothing_is_left_of_the_attempt() {
         assert!(matches!(error, Error::NoSpace { .. }), "{error:?}");
     }
     std::fs::remove_file(filler).unwrap();
-    assert_eq!(std::fs::read_dir(small.path().join("tmp")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(small.path().join("tmp")).unwrap().count(),
+        0
+    );
     let store = Store::open(small.path()).unwrap();
     assert_eq!(store.verify(false).unwrap().findings, []);
     assert_eq!(read_disk(&store, &base.layer).unwrap(), [(0, text(1))]);
@@ -72,7 +98,9 @@ fn a_read_only_store_is_read_and_says_so_when_written() {
     let base = MemorySource::new(4, [(0, Some(text(1)))]);
     let base = store.seal(None, &base, Absent::AsParent).unwrap().disk;
     let blob = store.put_blob(&b"blob"[..]).unwrap();
-    store.put_claim(&claim(1, Some(base), &[("blob", blob)])).unwrap();
+    store
+        .put_claim(&claim(1, Some(base), &[("blob", blob)]))
+        .unwrap();
     store.flush().unwrap();
     drop(store);
     mount(&["-o", "remount,ro"], small.path());
@@ -80,14 +108,27 @@ fn a_read_only_store_is_read_and_says_so_when_written() {
     assert_eq!(store.lookup(&crate::support::action(1)).unwrap().len(), 1);
     assert_eq!(read_disk(&store, &base.layer).unwrap(), [(0, text(1))]);
     assert_eq!(store.chain(&base.layer).unwrap().paths().len(), 1);
-    assert_eq!(store.open_blob(&blob.digest).unwrap().into_bytes().unwrap(), b"blob");
-    assert_eq!(store.put_blob(&b"blob"[..]).unwrap(), blob, "what is there need not be written");
+    assert_eq!(
+        store.open_blob(&blob.digest).unwrap().into_bytes().unwrap(),
+        b"blob"
+    );
+    assert_eq!(
+        store.put_blob(&b"blob"[..]).unwrap(),
+        blob,
+        "what is there need not be written"
+    );
     for error in [
         store.put_blob(&b"new"[..]).unwrap_err(),
         store.put_claim(&claim(2, Some(base), &[])).unwrap_err(),
         store.state_write(&["x"], b"x").unwrap_err(),
         store.lease().unwrap_err(),
-        store.seal(Some(&base.layer), &MemorySource::new(4, [(1, Some(text(2)))]), Absent::AsParent).unwrap_err(),
+        store
+            .seal(
+                Some(&base.layer),
+                &MemorySource::new(4, [(1, Some(text(2)))]),
+                Absent::AsParent,
+            )
+            .unwrap_err(),
     ] {
         assert!(matches!(error, Error::ReadOnly { .. }), "{error:?}");
     }
@@ -102,8 +143,16 @@ fn what_is_mounted_in_debris_is_never_deleted() {
     std::fs::create_dir_all(&debris).unwrap();
     mount(&["-t", "tmpfs", "tmpfs"], &mounted);
     std::fs::write(mounted.join("precious"), "x").unwrap();
-    for path in [mounted.join("precious"), mounted.clone(), dir.path().join("tmp/a"), debris.clone()] {
-        std::fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    for path in [
+        mounted.join("precious"),
+        mounted.clone(),
+        dir.path().join("tmp/a"),
+        debris.clone(),
+    ] {
+        std::fs::File::open(path)
+            .unwrap()
+            .set_modified(std::time::UNIX_EPOCH)
+            .unwrap();
     }
     let swept = store.sweep_tmp();
     let left = mounted.join("precious").exists();

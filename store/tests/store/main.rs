@@ -1,5 +1,8 @@
 //! The store through its public interface: what comes back, what is noticed, what survives.
-#![allow(clippy::disallowed_methods, reason = "tests start processes and edit files")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests start processes and edit files"
+)]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod blobs;

@@ -28,7 +28,11 @@ fn store() -> (tempfile::TempDir, Store) {
 }
 
 fn content(seed: u64) -> Vec<u8> {
-    if seed.is_multiple_of(4) { raw(seed) } else { text(seed) }
+    if seed.is_multiple_of(4) {
+        raw(seed)
+    } else {
+        text(seed)
+    }
 }
 
 fn edited(model: &Model, edits: &Edits) -> Model {
@@ -43,28 +47,54 @@ fn edited(model: &Model, edits: &Edits) -> Model {
 }
 
 fn overlay(edits: &Edits) -> MemorySource {
-    MemorySource::new(COUNT, edits.iter().map(|(index, seed)| (*index, seed.map(content))))
+    MemorySource::new(
+        COUNT,
+        edits
+            .iter()
+            .map(|(index, seed)| (*index, seed.map(content))),
+    )
 }
 
 fn whole(model: &Model) -> MemorySource {
-    MemorySource::new(COUNT, model.iter().map(|(index, seed)| (*index, Some(content(*seed)))))
+    MemorySource::new(
+        COUNT,
+        model
+            .iter()
+            .map(|(index, seed)| (*index, Some(content(*seed)))),
+    )
 }
 
 fn chunks(model: &Model) -> Vec<(u64, Vec<u8>)> {
-    model.iter().map(|(index, seed)| (*index, content(*seed))).collect()
+    model
+        .iter()
+        .map(|(index, seed)| (*index, content(*seed)))
+        .collect()
 }
 
 fn edits(list: impl IntoIterator<Item = (u64, u64)>) -> Edits {
-    list.into_iter().map(|(index, seed)| (index, Some(seed))).collect()
+    list.into_iter()
+        .map(|(index, seed)| (index, Some(seed)))
+        .collect()
 }
 
 /// Puts so many layers over a disk, each of which changes a little.
-fn pile(store: &Store, below: Option<&LayerRef>, model: &Model, layers: u64) -> (Option<LayerRef>, Model) {
+fn pile(
+    store: &Store,
+    below: Option<&LayerRef>,
+    model: &Model,
+    layers: u64,
+) -> (Option<LayerRef>, Model) {
     let (mut top, mut model) = (below.copied(), model.clone());
     for step in 0..layers {
         let change = edits([(step % COUNT, 1000 + step + model.len() as u64)]);
         model = edited(&model, &change);
-        top = Some(store.seal(top.as_ref(), &overlay(&change), Absent::AsParent).unwrap().disk.layer);
+        top = Some(
+            store
+                .seal(top.as_ref(), &overlay(&change), Absent::AsParent)
+                .unwrap()
+                .disk
+                .layer,
+        );
     }
     (top, model)
 }
@@ -77,7 +107,12 @@ fn chain(store: &Store, layer: &LayerRef) -> Vec<LayerRef> {
 
 fn layer_file(store: &Store, layer: &LayerRef) -> PathBuf {
     let hex = layer.disk.to_string();
-    store.path().join("disks").join(&hex[..2]).join(hex).join(format!("{}.qcow2", layer.layer))
+    store
+        .path()
+        .join("disks")
+        .join(&hex[..2])
+        .join(hex)
+        .join(format!("{}.qcow2", layer.layer))
 }
 
 /// A parent of 30 chunks, a stage that changes 20 of them, and a second run that differs from the first in one.
@@ -94,16 +129,38 @@ impl Rebuilt {
     fn new() -> Rebuilt {
         let (dir, store) = store();
         let base: Model = (0..30).map(|index| (index, index + 1)).collect();
-        let parent = store.seal(None, &whole(&base), Absent::Zero).unwrap().disk.layer;
+        let parent = store
+            .seal(None, &whole(&base), Absent::Zero)
+            .unwrap()
+            .disk
+            .layer;
         let mut change = edits((5..25).map(|index| (index, 100 + index)));
-        let previous = store.seal(Some(&parent), &overlay(&change), Absent::AsParent).unwrap().disk.layer;
+        let previous = store
+            .seal(Some(&parent), &overlay(&change), Absent::AsParent)
+            .unwrap()
+            .disk
+            .layer;
         change.insert(7, Some(200));
-        Rebuilt { model: edited(&base, &change), dir, store, parent, previous, change }
+        Rebuilt {
+            model: edited(&base, &change),
+            dir,
+            store,
+            parent,
+            previous,
+            change,
+        }
     }
 
     fn seal(&self) -> Sealed {
         let source = overlay(&self.change);
-        self.store.seal_like(Some(&self.parent), Some(&self.previous), &source, Absent::AsParent).unwrap()
+        self.store
+            .seal_like(
+                Some(&self.parent),
+                Some(&self.previous),
+                &source,
+                Absent::AsParent,
+            )
+            .unwrap()
     }
 
     fn parent_of(&self, sealed: &Sealed) -> Option<LayerRef> {
@@ -117,19 +174,39 @@ fn a_second_run_costs_what_differs_from_the_first() {
     let sealed = rebuilt.seal();
     assert_eq!(rebuilt.parent_of(&sealed), Some(rebuilt.previous));
     assert_eq!(sealed.changed_chunks, 20, "against the parent");
-    assert_eq!(rebuilt.store.manifest(&sealed.disk.layer).unwrap().chunks.len(), 1);
+    assert_eq!(
+        rebuilt
+            .store
+            .manifest(&sealed.disk.layer)
+            .unwrap()
+            .chunks
+            .len(),
+        1
+    );
     assert!(read_disk(&rebuilt.store, &sealed.disk.layer).unwrap() == chunks(&rebuilt.model));
     let (_dir, alone) = store();
-    let flat = alone.seal(None, &whole(&rebuilt.model), Absent::Zero).unwrap();
-    assert_eq!(flat.disk.layer.disk, sealed.disk.layer.disk, "the base does not enter the disk's name");
+    let flat = alone
+        .seal(None, &whole(&rebuilt.model), Absent::Zero)
+        .unwrap();
+    assert_eq!(
+        flat.disk.layer.disk, sealed.disk.layer.disk,
+        "the base does not enter the disk's name"
+    );
 }
 
 #[test]
 fn a_disk_that_fell_back_to_its_parent_costs_what_differs_from_the_parent() {
     let rebuilt = Rebuilt::new();
     let source = overlay(&edits([(3, 300)]));
-    let sealed =
-        rebuilt.store.seal_like(Some(&rebuilt.parent), Some(&rebuilt.previous), &source, Absent::AsParent).unwrap();
+    let sealed = rebuilt
+        .store
+        .seal_like(
+            Some(&rebuilt.parent),
+            Some(&rebuilt.previous),
+            &source,
+            Absent::AsParent,
+        )
+        .unwrap();
     assert_eq!(rebuilt.parent_of(&sealed), Some(rebuilt.parent));
 }
 
@@ -137,7 +214,10 @@ fn a_disk_that_fell_back_to_its_parent_costs_what_differs_from_the_parent() {
 fn a_whole_disk_without_a_parent_can_be_a_delta_to_the_previous() {
     let rebuilt = Rebuilt::new();
     let source = whole(&rebuilt.model);
-    let sealed = rebuilt.store.seal_like(None, Some(&rebuilt.previous), &source, Absent::Zero).unwrap();
+    let sealed = rebuilt
+        .store
+        .seal_like(None, Some(&rebuilt.previous), &source, Absent::Zero)
+        .unwrap();
     assert_eq!(rebuilt.parent_of(&sealed), Some(rebuilt.previous));
     assert!(read_disk(&rebuilt.store, &sealed.disk.layer).unwrap() == chunks(&rebuilt.model));
 }
@@ -149,32 +229,66 @@ fn the_previous_disk_again_is_found_before_anything_is_written() {
     let before = files(rebuilt.dir.path());
     let creates = rebuilt.store.io().creates;
     let sealed = rebuilt.seal();
-    assert_eq!((sealed.disk.layer, sealed.new, sealed.stored_bytes), (rebuilt.previous, false, 0));
-    assert_eq!((files(rebuilt.dir.path()), rebuilt.store.io().creates), (before, creates));
+    assert_eq!(
+        (sealed.disk.layer, sealed.new, sealed.stored_bytes),
+        (rebuilt.previous, false, 0)
+    );
+    assert_eq!(
+        (files(rebuilt.dir.path()), rebuilt.store.io().creates),
+        (before, creates)
+    );
 }
 
 #[test]
 fn a_previous_disk_that_is_the_parent_changes_nothing() {
     let (one, two) = (Rebuilt::new(), Rebuilt::new());
     let source = overlay(&one.change);
-    let like = one.store.seal_like(Some(&one.parent), Some(&one.parent), &source, Absent::AsParent).unwrap();
-    assert_eq!(like, two.store.seal(Some(&two.parent), &source, Absent::AsParent).unwrap());
+    let like = one
+        .store
+        .seal_like(
+            Some(&one.parent),
+            Some(&one.parent),
+            &source,
+            Absent::AsParent,
+        )
+        .unwrap();
+    assert_eq!(
+        like,
+        two.store
+            .seal(Some(&two.parent), &source, Absent::AsParent)
+            .unwrap()
+    );
 }
 
 #[test]
 fn a_missing_or_damaged_previous_disk_is_left_out_of_account() {
     let alone = Rebuilt::new();
-    let expected = alone.store.seal(Some(&alone.parent), &overlay(&alone.change), Absent::AsParent).unwrap();
+    let expected = alone
+        .store
+        .seal(
+            Some(&alone.parent),
+            &overlay(&alone.change),
+            Absent::AsParent,
+        )
+        .unwrap();
     type Damage = fn(&Rebuilt);
     let damage: [(&str, Damage); 4] = [
         ("no files", |rebuilt| {
-            std::fs::remove_dir_all(layer_file(&rebuilt.store, &rebuilt.previous).parent().unwrap()).unwrap();
+            std::fs::remove_dir_all(
+                layer_file(&rebuilt.store, &rebuilt.previous)
+                    .parent()
+                    .unwrap(),
+            )
+            .unwrap();
         }),
         ("no layer file", |rebuilt| {
             std::fs::remove_file(layer_file(&rebuilt.store, &rebuilt.previous)).unwrap();
         }),
         ("damaged manifest", |rebuilt| {
-            overwrite(&layer_file(&rebuilt.store, &rebuilt.previous).with_extension("manifest"), b"garbage");
+            overwrite(
+                &layer_file(&rebuilt.store, &rebuilt.previous).with_extension("manifest"),
+                b"garbage",
+            );
         }),
         ("damaged layer file", |rebuilt| {
             let path = layer_file(&rebuilt.store, &rebuilt.previous);
@@ -191,7 +305,10 @@ fn a_missing_or_damaged_previous_disk_is_left_out_of_account() {
         let trash = std::fs::read_dir(rebuilt.dir.path().join("trash")).map_or(0, Iterator::count);
         assert_eq!(trash > 0, what.starts_with("damaged"), "{what}");
         let findings = rebuilt.store.verify(false).unwrap().findings;
-        assert!(findings.iter().all(|finding| !finding.code.is_damage()), "{what}: {findings:?}");
+        assert!(
+            findings.iter().all(|finding| !finding.code.is_damage()),
+            "{what}: {findings:?}"
+        );
     }
 }
 
@@ -199,23 +316,40 @@ fn a_missing_or_damaged_previous_disk_is_left_out_of_account() {
 fn at_the_limit_the_cheaper_of_squashing_and_the_other_base_is_taken() {
     let (_dir, store) = store();
     let base: Model = (0..30).map(|index| (index, index + 1)).collect();
-    let bottom = store.seal(None, &whole(&base), Absent::Zero).unwrap().disk.layer;
+    let bottom = store
+        .seal(None, &whole(&base), Absent::Zero)
+        .unwrap()
+        .disk
+        .layer;
     let (full, deep) = pile(&store, Some(&bottom), &base, u64::from(MAX_DEPTH));
     let full = full.unwrap();
     assert_eq!(store.manifest(&full).unwrap().depth, MAX_DEPTH);
 
     // The previous disk is full, and the parent far away: squashed over the previous one's bottom.
     let far: Model = (0..30).map(|index| (index, index + 501)).collect();
-    let far = store.seal(None, &whole(&far), Absent::Zero).unwrap().disk.layer;
+    let far = store
+        .seal(None, &whole(&far), Absent::Zero)
+        .unwrap()
+        .disk
+        .layer;
     let squashed = edited(&deep, &edits([(35, 35)]));
-    let sealed = store.seal_like(Some(&far), Some(&full), &whole(&squashed), Absent::Zero).unwrap();
+    let sealed = store
+        .seal_like(Some(&far), Some(&full), &whole(&squashed), Absent::Zero)
+        .unwrap();
     assert_eq!(chain(&store, &sealed.disk.layer)[1..], [bottom]);
     assert!(read_disk(&store, &sealed.disk.layer).unwrap() == chunks(&squashed));
 
     // The parent is full, and the previous disk as near as it is: no squashing.
     let near = sealed.disk.layer;
     let change = edits([(36, 36)]);
-    let sealed = store.seal_like(Some(&full), Some(&near), &overlay(&change), Absent::AsParent).unwrap();
+    let sealed = store
+        .seal_like(
+            Some(&full),
+            Some(&near),
+            &overlay(&change),
+            Absent::AsParent,
+        )
+        .unwrap();
     assert_eq!(chain(&store, &sealed.disk.layer)[1..], [near, bottom]);
     assert!(read_disk(&store, &sealed.disk.layer).unwrap() == chunks(&edited(&deep, &change)));
     assert_eq!(store.verify(false).unwrap().findings, []);
@@ -225,19 +359,37 @@ fn at_the_limit_the_cheaper_of_squashing_and_the_other_base_is_taken() {
 fn runs_without_end_keep_the_chain_short() {
     let (_dir, store) = store();
     let base: Model = (0..30).map(|index| (index, index + 1)).collect();
-    let parent = store.seal(None, &whole(&base), Absent::Zero).unwrap().disk.layer;
+    let parent = store
+        .seal(None, &whole(&base), Absent::Zero)
+        .unwrap()
+        .disk
+        .layer;
     let mut previous: Option<LayerRef> = None;
     let mut bases = Vec::new();
     for run in 0..24 {
         let mut change = edits((5..25).map(|index| (index, 100 + index)));
         change.insert(5 + run % 3, Some(900 + run));
-        let sealed =
-            store.seal_like(Some(&parent), previous.as_ref(), &overlay(&change), Absent::AsParent).unwrap().disk.layer;
-        assert!(read_disk(&store, &sealed).unwrap() == chunks(&edited(&base, &change)), "run {run}");
+        let sealed = store
+            .seal_like(
+                Some(&parent),
+                previous.as_ref(),
+                &overlay(&change),
+                Absent::AsParent,
+            )
+            .unwrap()
+            .disk
+            .layer;
+        assert!(
+            read_disk(&store, &sealed).unwrap() == chunks(&edited(&base, &change)),
+            "run {run}"
+        );
         bases.push(chain(&store, &sealed).len());
         previous = Some(sealed);
     }
-    assert!(bases.iter().all(|length| *length <= MAX_DEPTH as usize + 1), "{bases:?}");
+    assert!(
+        bases.iter().all(|length| *length <= MAX_DEPTH as usize + 1),
+        "{bases:?}"
+    );
 }
 
 #[test]
@@ -245,10 +397,16 @@ fn the_collector_keeps_what_a_kept_layer_is_a_delta_to() {
     let rebuilt = Rebuilt::new();
     let layer = rebuilt.seal().disk.layer;
     let now = GcOptions::default();
-    let report = rebuilt.store.gc(&[Root::Layer(layer)], &[], None, now).unwrap();
+    let report = rebuilt
+        .store
+        .gc(&[Root::Layer(layer)], &[], None, now)
+        .unwrap();
     assert_eq!(report.removed, []);
     assert!(read_disk(&rebuilt.store, &layer).unwrap() == chunks(&rebuilt.model));
-    rebuilt.store.gc(&[Root::Layer(rebuilt.parent)], &[], None, now).unwrap();
+    rebuilt
+        .store
+        .gc(&[Root::Layer(rebuilt.parent)], &[], None, now)
+        .unwrap();
     assert!(rebuilt.store.manifest(&rebuilt.previous).is_err());
 }
 
@@ -256,7 +414,11 @@ fn the_collector_keeps_what_a_kept_layer_is_a_delta_to() {
 fn the_number_of_threads_does_not_show_with_a_previous_disk() {
     let seal = |threads| {
         let rebuilt = Rebuilt::new();
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| rebuilt.seal())
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(|| rebuilt.seal())
     };
     assert_eq!(seal(1), seal(5));
 }
@@ -283,8 +445,15 @@ impl ChunkSource for Restless {
 fn a_disk_that_changes_between_hashing_and_compressing_is_refused() {
     let rebuilt = Rebuilt::new();
     let source = Restless(AtomicU64::new(0));
-    let error =
-        rebuilt.store.seal_like(Some(&rebuilt.parent), Some(&rebuilt.previous), &source, Absent::AsParent).unwrap_err();
+    let error = rebuilt
+        .store
+        .seal_like(
+            Some(&rebuilt.parent),
+            Some(&rebuilt.previous),
+            &source,
+            Absent::AsParent,
+        )
+        .unwrap_err();
     assert!(matches!(error, Error::DiskChanged { index: 3 }), "{error}");
 }
 

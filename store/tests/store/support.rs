@@ -23,8 +23,14 @@ pub(crate) struct MemorySource {
 
 impl MemorySource {
     /// A source of so many chunks' size that says the given about some of them.
-    pub(crate) fn new(count: u64, chunks: impl IntoIterator<Item = (u64, Option<Vec<u8>>)>) -> MemorySource {
-        MemorySource { chunks: chunks.into_iter().collect(), size: count * CHUNK as u64 }
+    pub(crate) fn new(
+        count: u64,
+        chunks: impl IntoIterator<Item = (u64, Option<Vec<u8>>)>,
+    ) -> MemorySource {
+        MemorySource {
+            chunks: chunks.into_iter().collect(),
+            size: count * CHUNK as u64,
+        }
     }
 }
 
@@ -85,7 +91,13 @@ pub(crate) fn action(seed: u64) -> ActionDigest {
 /// A claim about an Action, with these results.
 pub(crate) fn claim(seed: u64, disk: Option<DiskRef>, files: &[(&str, BlobRef)]) -> Claim {
     let file = |(name, blob): &(&str, BlobRef)| {
-        ((*name).to_owned(), OutputFile { content: FileContent::Blob(*blob), mode: 0o644 })
+        (
+            (*name).to_owned(),
+            OutputFile {
+                content: FileContent::Blob(*blob),
+                mode: 0o644,
+            },
+        )
     };
     Claim {
         action: action(seed),
@@ -93,7 +105,11 @@ pub(crate) fn claim(seed: u64, disk: Option<DiskRef>, files: &[(&str, BlobRef)])
         stage: "tools".to_owned(),
         node: "tools[variant=minimal]".to_owned(),
         recipe: "debian-12".to_owned(),
-        result: Outputs { disk, tree: None, files: files.iter().map(file).collect() },
+        result: Outputs {
+            disk,
+            tree: None,
+            files: files.iter().map(file).collect(),
+        },
         caveats: Default::default(),
         sandbox: "namespace".to_owned(),
         isolation: Isolation::Namespace,
@@ -101,7 +117,11 @@ pub(crate) fn claim(seed: u64, disk: Option<DiskRef>, files: &[(&str, BlobRef)])
         writer: String::new(),
         created: 1_700_000_000,
         engine_epoch: 1,
-        cost: Cost { wall_ms: 10, cpu_ms: 5, stored_bytes: 1 },
+        cost: Cost {
+            wall_ms: 10,
+            cpu_ms: 5,
+            stored_bytes: 1,
+        },
         log: None,
         fields: Vec::new(),
         root: None,
@@ -155,24 +175,52 @@ impl Full {
     /// Puts everything into a directory that may hold some of it already.
     pub(crate) fn fill(dir: tempfile::TempDir) -> Full {
         let store = Store::open(dir.path()).unwrap();
-        let base =
-            MemorySource::new(10, [(0, Some(text(1))), (1, Some(raw(2))), (3, Some(text(4))), (9, Some(text(6)))]);
-        let overlay = MemorySource::new(10, [(0, Some(text(9))), (3, None), (4, None), (5, Some(raw(3)))]);
+        let base = MemorySource::new(
+            10,
+            [
+                (0, Some(text(1))),
+                (1, Some(raw(2))),
+                (3, Some(text(4))),
+                (9, Some(text(6))),
+            ],
+        );
+        let overlay = MemorySource::new(
+            10,
+            [(0, Some(text(9))), (3, None), (4, None), (5, Some(raw(3)))],
+        );
         let absent = impasto_store::seal::Absent::AsParent;
         let base = store.seal(None, &base, absent).unwrap().disk.layer;
         let sealed = store.seal(Some(&base), &overlay, absent).unwrap();
         let small = store.put_blob(SMALL).unwrap();
         let large = store.put_blob_like(&large()[..], None).unwrap();
-        let sharing = store.put_blob_like(&sharing()[..], Some(&large.digest)).unwrap();
+        let sharing = store
+            .put_blob_like(&sharing()[..], Some(&large.digest))
+            .unwrap();
         store.blob_sha256(&small.digest).unwrap();
         let tree = store.put_blob(TREE).unwrap();
-        let mut claim = claim(1, Some(sealed.disk), &[("small", small), ("large", large), ("sharing", sharing)]);
+        let mut claim = claim(
+            1,
+            Some(sealed.disk),
+            &[("small", small), ("large", large), ("sharing", sharing)],
+        );
         claim.result.tree = Some(tree);
         store.put_claim(&claim).unwrap();
         store.state_write(&["recipe", "durations"], b"12").unwrap();
-        store.put_root("kept", &[impasto_store::refs::Root::Layer(base)]).unwrap();
+        store
+            .put_root("kept", &[impasto_store::refs::Root::Layer(base)])
+            .unwrap();
         store.flush().unwrap();
-        Full { dir, store, base, top: sealed.disk.layer, tree, small, large, sharing, claim }
+        Full {
+            dir,
+            store,
+            base,
+            top: sealed.disk.layer,
+            tree,
+            small,
+            large,
+            sharing,
+            claim,
+        }
     }
 
     /// The same directory, opened as by another process.
@@ -195,7 +243,11 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
             let entry = entry.unwrap();
             let name = entry.file_name();
             if entry.file_type().unwrap().is_dir() {
-                if path != dir || !["tmp", "trash", "leases"].iter().any(|debris| name == *debris) {
+                if path != dir
+                    || !["tmp", "trash", "leases"]
+                        .iter()
+                        .any(|debris| name == *debris)
+                {
                     stack.push(entry.path());
                 }
             } else {
@@ -214,7 +266,10 @@ pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
 }
 
 /// What a disk reads as, chunk by chunk; zero chunks are left out.
-pub(crate) fn read_disk(store: &Store, layer: &LayerRef) -> impasto_store::Result<Vec<(u64, Vec<u8>)>> {
+pub(crate) fn read_disk(
+    store: &Store,
+    layer: &LayerRef,
+) -> impasto_store::Result<Vec<(u64, Vec<u8>)>> {
     let disk = store.disk_reader(layer)?;
     let mut chunks = Vec::new();
     let mut buffer = buffer();
@@ -234,12 +289,19 @@ pub(crate) fn read_blob(store: &Store, blob: &BlobRef) -> impasto_store::Result<
 
 /// A new file open for reading and writing.
 pub(crate) fn new_file(path: &Path) -> File {
-    File::options().read(true).write(true).create_new(true).open(path).unwrap()
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+        .unwrap()
 }
 
 /// The content of the large file in the frozen store: stored in pieces, and small when packed.
 pub(crate) fn frozen_large() -> Vec<u8> {
-    (0..1_200_000u32).flat_map(|number| format!("{}\n", number / 1000).into_bytes()).collect()
+    (0..1_200_000u32)
+        .flat_map(|number| format!("{}\n", number / 1000).into_bytes())
+        .collect()
 }
 
 /// Unpacks the files of a store: for each, lengths as u64 and then path and content; all compressed.

@@ -29,16 +29,34 @@ enum Kind {
     Device,
 }
 
-const FOR_FILES: [Kind; 6] = [Kind::Symlink, Kind::Dangling, Kind::Directory, Kind::Fifo, Kind::Socket, Kind::Device];
-const FOR_DIRECTORIES: [Kind; 6] = [Kind::Symlink, Kind::Dangling, Kind::File, Kind::Fifo, Kind::Socket, Kind::Device];
+const FOR_FILES: [Kind; 6] = [
+    Kind::Symlink,
+    Kind::Dangling,
+    Kind::Directory,
+    Kind::Fifo,
+    Kind::Socket,
+    Kind::Device,
+];
+const FOR_DIRECTORIES: [Kind; 6] = [
+    Kind::Symlink,
+    Kind::Dangling,
+    Kind::File,
+    Kind::Fifo,
+    Kind::Socket,
+    Kind::Device,
+];
 
 impl Kind {
     /// Puts one in the place of what is there, which goes to `aside`.
     fn put(self, path: &Path, aside: &Path) {
-        assert!(rustix::process::geteuid().is_root(), "these tests need root: they make devices");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests need root: they make devices"
+        );
         std::fs::rename(path, aside).unwrap();
-        let node =
-            |file_type, device| rustix::fs::mknodat(CWD, path, file_type, Mode::RUSR | Mode::WUSR, device).unwrap();
+        let node = |file_type, device| {
+            rustix::fs::mknodat(CWD, path, file_type, Mode::RUSR | Mode::WUSR, device).unwrap()
+        };
         match self {
             Kind::Symlink => symlink(aside, path).unwrap(),
             Kind::Dangling => symlink("nowhere", path).unwrap(),
@@ -61,7 +79,12 @@ fn derived() -> DerivedRecord {
         options: Default::default(),
         encoder: String::new(),
     };
-    DerivedRecord { key, digest: BlobDigest::of(b"x"), sha256: impasto_store::blob::Sha256([7; 32]), size: 1 }
+    DerivedRecord {
+        key,
+        digest: BlobDigest::of(b"x"),
+        sha256: impasto_store::blob::Sha256([7; 32]),
+        size: 1,
+    }
 }
 
 /// A store with one of everything; its derived record is in no claim.
@@ -88,16 +111,26 @@ fn copy(from: &Path, to: &Path) {
 fn with(full: &Full, kind: Kind, names: &[PathBuf]) {
     let what = format!("{kind:?} at {names:?}");
     let (dir, aside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .unwrap();
     copy(full.dir.path(), dir.path());
     for (number, name) in names.iter().enumerate() {
-        kind.put(&dir.path().join(name), &aside.path().join(number.to_string()));
+        kind.put(
+            &dir.path().join(name),
+            &aside.path().join(number.to_string()),
+        );
     }
     let is = |name: &str| names.iter().any(|there| there == Path::new(name));
     let store = match Store::open(dir.path()) {
         Ok(store) => store,
         Err(error) => {
-            assert!(is("format") && matches!(error, Error::FormatDamaged { .. }), "{what}: {error}");
+            assert!(
+                is("format") && matches!(error, Error::FormatDamaged { .. }),
+                "{what}: {error}"
+            );
             Store::renew_format(dir.path(), &Owner::caller()).unwrap();
             Store::open(dir.path()).unwrap()
         }
@@ -105,18 +138,36 @@ fn with(full: &Full, kind: Kind, names: &[PathBuf]) {
     if !is("format") {
         let findings = store.verify(false).unwrap().findings;
         for name in names {
-            let found = |finding: &&Finding| finding.path == dir.path().join(name) && finding.code.is_damage();
-            assert!(findings.iter().any(|finding| found(&finding)), "{what}: {name:?} is not in {findings:?}");
+            let found = |finding: &&Finding| {
+                finding.path == dir.path().join(name) && finding.code.is_damage()
+            };
+            assert!(
+                findings.iter().any(|finding| found(&finding)),
+                "{what}: {name:?} is not in {findings:?}"
+            );
         }
     }
     // The collector does not wait, and deletes nothing that is needed: at most what nothing names any more.
     let now = GcOptions::default();
-    let count = || files(dir.path()).iter().filter(|path| !path.ends_with("tmp") && !path.ends_with("trash")).count();
+    let count = || {
+        files(dir.path())
+            .iter()
+            .filter(|path| !path.ends_with("tmp") && !path.ends_with("trash"))
+            .count()
+    };
     let before = count();
-    match store.gc(&[Root::Claim(full.claim.action, full.claim.id())], &[], None, now) {
+    match store.gc(
+        &[Root::Claim(full.claim.action, full.claim.id())],
+        &[],
+        None,
+        now,
+    ) {
         Ok(report) => assert_eq!(count() + report.removed.len(), before, "{what}"),
         Err(error) => {
-            assert!(matches!(error, Error::RootDamaged { .. } | Error::WrongType { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, Error::RootDamaged { .. } | Error::WrongType { .. }),
+                "{what}: {error}"
+            );
             assert_eq!(count(), before, "{what}");
         }
     }
@@ -140,7 +191,9 @@ fn with(full: &Full, kind: Kind, names: &[PathBuf]) {
 }
 
 fn names(full: &Full, pick: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let names = files(full.dir.path()).into_iter().map(|path| path.strip_prefix(full.dir.path()).unwrap().to_owned());
+    let names = files(full.dir.path())
+        .into_iter()
+        .map(|path| path.strip_prefix(full.dir.path()).unwrap().to_owned());
     let names: Vec<_> = names.filter(|name| pick(name.to_str().unwrap())).collect();
     assert!(!names.is_empty());
     names
@@ -151,7 +204,11 @@ fn what_is_not_a_regular_file_at_the_name_of_a_layer_or_manifest_is_a_miss() {
     let full = filled();
     for kind in FOR_FILES {
         with(&full, kind, &names(&full, |name| name.ends_with(".qcow2")));
-        with(&full, kind, &names(&full, |name| name.ends_with(".manifest")));
+        with(
+            &full,
+            kind,
+            &names(&full, |name| name.ends_with(".manifest")),
+        );
     }
 }
 
@@ -159,9 +216,25 @@ fn what_is_not_a_regular_file_at_the_name_of_a_layer_or_manifest_is_a_miss() {
 fn what_is_not_a_regular_file_at_the_name_of_a_claim_or_blob_is_a_miss() {
     let full = filled();
     for kind in FOR_FILES {
-        with(&full, kind, &names(&full, |name| name.starts_with("claims/")));
-        with(&full, kind, &names(&full, |name| name.starts_with("blobs/") && !name.contains('.')));
-        with(&full, kind, &names(&full, |name| name.starts_with("blobs/") && name.contains('.')));
+        with(
+            &full,
+            kind,
+            &names(&full, |name| name.starts_with("claims/")),
+        );
+        with(
+            &full,
+            kind,
+            &names(&full, |name| {
+                name.starts_with("blobs/") && !name.contains('.')
+            }),
+        );
+        with(
+            &full,
+            kind,
+            &names(&full, |name| {
+                name.starts_with("blobs/") && name.contains('.')
+            }),
+        );
     }
 }
 
@@ -179,12 +252,19 @@ fn what_is_not_a_regular_file_at_the_name_of_a_small_file_is_no_obstacle() {
 fn what_is_not_a_directory_is_no_obstacle() {
     let full = filled();
     let parents = |below: usize| {
-        let mut parents: Vec<PathBuf> =
-            names(&full, |name| ["claims", "disks", "blobs"].iter().any(|top| name.starts_with(top)))
-                .into_iter()
-                .filter_map(|name| name.parent().map(Path::to_owned))
-                .filter_map(|name| name.ancestors().find(|name| name.components().count() == below).map(Path::to_owned))
-                .collect();
+        let mut parents: Vec<PathBuf> = names(&full, |name| {
+            ["claims", "disks", "blobs"]
+                .iter()
+                .any(|top| name.starts_with(top))
+        })
+        .into_iter()
+        .filter_map(|name| name.parent().map(Path::to_owned))
+        .filter_map(|name| {
+            name.ancestors()
+                .find(|name| name.components().count() == below)
+                .map(Path::to_owned)
+        })
+        .collect();
         parents.dedup();
         parents
     };
@@ -205,17 +285,33 @@ fn what_is_not_a_directory_is_no_obstacle() {
 fn a_lease_that_is_not_a_file_counts_for_a_day_and_is_moved_away_then() {
     for kind in FOR_FILES {
         let full = Full::new();
-        let (aside, lease) = (tempfile::tempdir().unwrap(), full.dir.path().join("leases/x"));
+        let (aside, lease) = (
+            tempfile::tempdir().unwrap(),
+            full.dir.path().join("leases/x"),
+        );
         std::fs::create_dir_all(lease.parent().unwrap()).unwrap();
         std::fs::write(&lease, "").unwrap();
         kind.put(&lease, &aside.path().join("0"));
         let now = GcOptions::default();
-        assert_eq!(full.store.gc(&[], &[], None, now).unwrap().leases, ["leases/x"], "{kind:?}");
-        let long_ago = rustix::fs::Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
-        let times = rustix::fs::Timestamps { last_access: long_ago, last_modification: long_ago };
+        assert_eq!(
+            full.store.gc(&[], &[], None, now).unwrap().leases,
+            ["leases/x"],
+            "{kind:?}"
+        );
+        let long_ago = rustix::fs::Timespec {
+            tv_sec: 1_000_000_000,
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: long_ago,
+            last_modification: long_ago,
+        };
         rustix::fs::utimensat(CWD, &lease, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
         let report = full.store.gc(&[], &[], None, now).unwrap();
-        assert!(report.leases.is_empty() && !report.removed.is_empty(), "{kind:?}: {report:?}");
+        assert!(
+            report.leases.is_empty() && !report.removed.is_empty(),
+            "{kind:?}: {report:?}"
+        );
     }
 }
 
@@ -223,11 +319,22 @@ fn a_lease_that_is_not_a_file_counts_for_a_day_and_is_moved_away_then() {
 fn verify_names_what_a_claim_needs_and_does_not_have() {
     let full = Full::new();
     let claim = files(&full.dir.path().join("claims")).remove(0);
-    let hex = |blob: &BlobDigest| full.dir.path().join("blobs").join(&blob.to_string()[..2]).join(blob.to_string());
+    let hex = |blob: &BlobDigest| {
+        full.dir
+            .path()
+            .join("blobs")
+            .join(&blob.to_string()[..2])
+            .join(blob.to_string())
+    };
     let chain = full.store.chain(&full.top).unwrap();
     let layer = std::fs::read_link(chain.paths().pop().unwrap()).unwrap();
     let manifest = layer.with_extension("manifest");
-    for missing in [hex(&full.tree.digest), hex(&full.small.digest), manifest, layer] {
+    for missing in [
+        hex(&full.tree.digest),
+        hex(&full.small.digest),
+        manifest,
+        layer,
+    ] {
         let bytes = std::fs::read(&missing).unwrap();
         std::fs::remove_file(&missing).unwrap();
         let report = full.reopen().verify(false).unwrap();
@@ -235,8 +342,20 @@ fn verify_names_what_a_claim_needs_and_does_not_have() {
             let names = finding.detail.contains(missing.to_str().unwrap());
             finding.code == Code::Incomplete && finding.path == claim && names
         };
-        assert!(report.findings.iter().any(found), "{}: {:?}", missing.display(), report.findings);
-        assert!(report.findings.iter().all(|finding| !finding.code.is_damage()), "{:?}", report.findings);
+        assert!(
+            report.findings.iter().any(found),
+            "{}: {:?}",
+            missing.display(),
+            report.findings
+        );
+        assert!(
+            report
+                .findings
+                .iter()
+                .all(|finding| !finding.code.is_damage()),
+            "{:?}",
+            report.findings
+        );
         std::fs::write(&missing, bytes).unwrap();
     }
     assert_eq!(full.reopen().verify(false).unwrap().findings, []);
@@ -248,17 +367,27 @@ struct Unreadable(PathBuf);
 impl Unreadable {
     fn new(path: &Path) -> Unreadable {
         let memory = format!("/proc/{}/mem", std::process::id());
-        let status = std::process::Command::new("mount").args(["--bind", &memory]).arg(path).status().unwrap();
+        let status = std::process::Command::new("mount")
+            .args(["--bind", &memory])
+            .arg(path)
+            .status()
+            .unwrap();
         assert!(status.success());
         let error = std::fs::read(path).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+        assert_eq!(
+            error.raw_os_error(),
+            Some(rustix::io::Errno::IO.raw_os_error())
+        );
         Unreadable(path.to_owned())
     }
 }
 
 impl Drop for Unreadable {
     fn drop(&mut self) {
-        std::process::Command::new("umount").arg(&self.0).status().unwrap();
+        std::process::Command::new("umount")
+            .arg(&self.0)
+            .status()
+            .unwrap();
     }
 }
 
@@ -272,15 +401,29 @@ fn verify_goes_on_after_an_input_error() {
         let _unreadable = Unreadable::new(&path);
         for repair in [false, true] {
             let report = full.reopen().verify(repair).unwrap();
-            let found =
-                |code, path: &Path| report.findings.iter().any(|found| found.code == code && found.path == path);
+            let found = |code, path: &Path| {
+                report
+                    .findings
+                    .iter()
+                    .any(|found| found.code == code && found.path == path)
+            };
             assert!(found(Code::Unreadable, &path), "{:?}", report.findings);
-            assert!(found(Code::ManifestDamaged, &damaged) || kind == "blobs", "{:?}", report.findings);
+            assert!(
+                found(Code::ManifestDamaged, &damaged) || kind == "blobs",
+                "{:?}",
+                report.findings
+            );
         }
         // The collector cannot tell what is needed.
         if kind == "claims" {
-            let (before, claim) = (files(full.dir.path()), Root::Claim(full.claim.action, full.claim.id()));
-            let error = full.reopen().gc(&[claim], &[], None, GcOptions::default()).unwrap_err();
+            let (before, claim) = (
+                files(full.dir.path()),
+                Root::Claim(full.claim.action, full.claim.id()),
+            );
+            let error = full
+                .reopen()
+                .gc(&[claim], &[], None, GcOptions::default())
+                .unwrap_err();
             assert!(matches!(error, Error::Io { verb: "read", .. }), "{error}");
             assert_eq!(files(full.dir.path()), before);
         }
@@ -296,31 +439,54 @@ fn a_format_is_repaired_from_one_good_copy_and_made_again_on_request() {
         let mut bad = vec![b'x'; good.len()];
         bad[copy * 128..][..128].copy_from_slice(&good[..128]);
         overwrite(&path, &bad);
-        let codes: Vec<_> = full.reopen().verify(true).unwrap().findings.iter().map(|found| found.code).collect();
+        let codes: Vec<_> = full
+            .reopen()
+            .verify(true)
+            .unwrap()
+            .findings
+            .iter()
+            .map(|found| found.code)
+            .collect();
         assert_eq!(codes, [Code::FormatCopyDamaged]);
         assert_eq!(std::fs::read(&path).unwrap(), good);
     }
     // None is left, or the file is not.
     overwrite(&path, b"garbage");
-    assert!(matches!(Store::open(full.dir.path()), Err(Error::FormatDamaged { .. })));
+    assert!(matches!(
+        Store::open(full.dir.path()),
+        Err(Error::FormatDamaged { .. })
+    ));
     Store::renew_format(full.dir.path(), &Owner::caller()).unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), good);
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(Store::open(full.dir.path()), Err(Error::FormatMissing { .. })));
+    assert!(matches!(
+        Store::open(full.dir.path()),
+        Err(Error::FormatMissing { .. })
+    ));
     Store::renew_format(full.dir.path(), &Owner::caller()).unwrap();
     assert_eq!(full.reopen().verify(false).unwrap().findings, []);
     // What another version wrote is not taken for ours.
     let mut other = b"impasto-store 9".to_vec();
     other.resize(63, b' ');
     let check = blake3::derive_key("impasto 2026 state v1", &other);
-    other.extend(check.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()));
+    other.extend(
+        check
+            .iter()
+            .flat_map(|byte| format!("{byte:02x}").into_bytes()),
+    );
     other.push(b'\n');
     overwrite(&path, &other);
-    assert!(matches!(Store::renew_format(full.dir.path(), &Owner::caller()), Err(Error::UnknownFormat { .. })));
+    assert!(matches!(
+        Store::renew_format(full.dir.path(), &Owner::caller()),
+        Err(Error::UnknownFormat { .. })
+    ));
     assert_eq!(std::fs::read(&path).unwrap(), other);
     // Nor what is mostly damaged.
     std::fs::remove_file(&path).unwrap();
-    for path in files(full.dir.path()).iter().filter(|path| !path.starts_with(full.dir.path().join("state"))) {
+    for path in files(full.dir.path())
+        .iter()
+        .filter(|path| !path.starts_with(full.dir.path().join("state")))
+    {
         overwrite(path, b"garbage");
     }
     assert!(matches!(
@@ -330,5 +496,8 @@ fn a_format_is_repaired_from_one_good_copy_and_made_again_on_request() {
     assert!(!path.exists());
     // A directory of somebody's own is left alone.
     std::fs::write(full.dir.path().join("letter"), "dear").unwrap();
-    assert!(matches!(Store::renew_format(full.dir.path(), &Owner::caller()), Err(Error::NotAStore { .. })));
+    assert!(matches!(
+        Store::renew_format(full.dir.path(), &Owner::caller()),
+        Err(Error::NotAStore { .. })
+    ));
 }

@@ -9,9 +9,16 @@ const NOW: u64 = 1_800_000_000;
 pub fn run(data: &[u8]) {
     let debian = Keyring::parse(DEBIAN_KEYS, "here").expect("Debian's keys can be read");
     if let Ok(verified) = debian.verify_cleartext(data, NOW) {
-        assert!(verified.text.starts_with("Origin: Debian\n"), "a text that Debian has not signed");
+        assert!(
+            verified.text.starts_with("Origin: Debian\n"),
+            "a text that Debian has not signed"
+        );
     }
-    assert!(debian.verify_detached(b"Origin: Nobody\n", data, NOW).is_err());
+    assert!(
+        debian
+            .verify_detached(b"Origin: Nobody\n", data, NOW)
+            .is_err()
+    );
     if let Ok(parts) = Cleartext::parse(data) {
         assert!(parts.text.len() <= data.len() + 1 && !parts.text.contains('\r'));
         let _ = Release::parse(&parts.text, "bookworm", false, NOW);
@@ -20,7 +27,12 @@ pub fn run(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(release) = Release::parse(text, "bookworm", true, NOW)
     {
-        assert!(release.files.keys().all(|path| !path.split('/').any(|part| part == "..")));
+        assert!(
+            release
+                .files
+                .keys()
+                .all(|path| !path.split('/').any(|part| part == ".."))
+        );
     }
     if let Ok(keyring) = Keyring::parse(data, "here") {
         let _ = keyring.verify_cleartext(SIGNED, NOW);

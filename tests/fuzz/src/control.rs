@@ -16,29 +16,44 @@ pub fn run(data: &[u8]) {
         writer.fields_of(&stanza, &[]).end();
         for (name, value) in stanza.fields() {
             assert!(stanza.bytes(&String::from_utf8_lossy(name)).is_some());
-            let Ok(text) = std::str::from_utf8(value) else { continue };
+            let Ok(text) = std::str::from_utf8(value) else {
+                continue;
+            };
             if let Ok(version) = Version::parse(text) {
                 assert!(compare(text, text).is_eq());
                 versions.push(version);
             }
             for relation in relation::parse(text).into_iter().flatten().flatten() {
-                assert_eq!(Relation::parse(&relation.to_string()).as_ref(), Ok(&relation));
+                assert_eq!(
+                    Relation::parse(&relation.to_string()).as_ref(),
+                    Ok(&relation)
+                );
             }
         }
     }
     for triple in versions.windows(3) {
-        assert_eq!(triple[0].cmp(&triple[1]), triple[1].cmp(&triple[0]).reverse());
+        assert_eq!(
+            triple[0].cmp(&triple[1]),
+            triple[1].cmp(&triple[0]).reverse()
+        );
         if triple[0] <= triple[1] && triple[1] <= triple[2] {
             assert!(triple[0] <= triple[2], "{triple:?}");
         }
     }
     let written = writer.finish();
-    let fields = |text: &[u8]| stanzas(text).map(|stanza| stanza.fields().count()).sum::<usize>();
+    let fields = |text: &[u8]| {
+        stanzas(text)
+            .map(|stanza| stanza.fields().count())
+            .sum::<usize>()
+    };
     assert_eq!(fields(&written), fields(data));
     let _ = closure(stanzas(data), &["a"], "amd64");
     let automatic = status::automatic(data);
     for entry in status::entries(data) {
-        let _ = (entry.source(), status::is_automatic(&entry, &automatic, b"amd64"));
+        let _ = (
+            entry.source(),
+            status::is_automatic(&entry, &automatic, b"amd64"),
+        );
     }
     if let Some(copyright) = Copyright::parse(data) {
         let mut references = References::new();

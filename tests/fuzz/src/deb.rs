@@ -7,7 +7,9 @@ use impasto::deb::package::Package;
 
 /// Must never panic; what is read of a package must be what its type promises, in an index too.
 pub fn run(data: &[u8]) {
-    let Ok(package) = Package::read(data) else { return };
+    let Ok(package) = Package::read(data) else {
+        return;
+    };
     assert!(!package.field("Package").contains('/'), "a name is a path");
     let stanza = package.index_stanza("pool/x.deb", data.len() as u64, "00");
     let stanza = Stanza::only(&stanza).expect("an entry of an index is one stanza");

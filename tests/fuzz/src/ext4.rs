@@ -13,9 +13,16 @@ pub fn run(data: &[u8]) {
         if !seen.insert(number) {
             continue;
         }
-        let Ok(inode) = fs.inode(number) else { continue };
+        let Ok(inode) = fs.inode(number) else {
+            continue;
+        };
         if let Ok(entries) = fs.entries(&inode) {
-            assert!(entries.len() as u64 <= inode.size / 12, "{} names in {} bytes", entries.len(), inode.size);
+            assert!(
+                entries.len() as u64 <= inode.size / 12,
+                "{} names in {} bytes",
+                entries.len(),
+                inode.size
+            );
             todo.extend(entries.iter().map(|entry| entry.inode));
         }
         match fs.content(&inode) {
@@ -23,8 +30,15 @@ pub fn run(data: &[u8]) {
             Ok(InodeContent::Extents(extents)) => {
                 let mut last = 0;
                 for extent in extents {
-                    assert!(extent.length > 0 && extent.offset >= last, "{extent:?} after {last}");
-                    assert!(extent.start + extent.length <= data.len() as u64, "{extent:?} of {}", data.len());
+                    assert!(
+                        extent.length > 0 && extent.offset >= last,
+                        "{extent:?} after {last}"
+                    );
+                    assert!(
+                        extent.start + extent.length <= data.len() as u64,
+                        "{extent:?} of {}",
+                        data.len()
+                    );
                     last = extent.offset + extent.length;
                 }
                 assert!(last <= inode.size, "{last} of {}", inode.size);

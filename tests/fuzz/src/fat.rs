@@ -10,9 +10,15 @@ pub fn run(data: &[u8]) {
     let Ok(fat) = Fat::open(data) else { return };
     let Ok(files) = fat.files() else { return };
     for file in files.iter().take(PATIENCE) {
-        assert!(!file.path.starts_with(b"/") && !file.path.ends_with(b"/"), "{file:?}");
+        assert!(
+            !file.path.starts_with(b"/") && !file.path.ends_with(b"/"),
+            "{file:?}"
+        );
         if let Ok(bytes) = fat.read(file) {
-            assert!(bytes.len() as u64 == file.size && bytes.len() <= data.len(), "{file:?}");
+            assert!(
+                bytes.len() as u64 == file.size && bytes.len() <= data.len(),
+                "{file:?}"
+            );
         }
     }
 }

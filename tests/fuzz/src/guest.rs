@@ -1,6 +1,8 @@
 //! Bytes as a guest's disk: partition table, superblocks, free blocks.
 
-use impasto::disk::guest::{RootSelector, choose_root, read_file_system, read_layout, unused, unused_of};
+use impasto::disk::guest::{
+    RootSelector, choose_root, read_file_system, read_layout, unused, unused_of,
+};
 
 /// Must never panic, whatever the bytes are.
 pub fn run(data: &[u8]) {

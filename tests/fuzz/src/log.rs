@@ -11,9 +11,15 @@ pub fn run(data: &[u8]) {
     let mut lines = Lines::new(Redactor::new([&secret].into_iter()));
     let mut check = |line: String| {
         assert!(!line.contains(SECRET), "the secret shows");
-        assert!(!line.chars().any(char::is_control), "a control character shows");
+        assert!(
+            !line.chars().any(char::is_control),
+            "a control character shows"
+        );
     };
-    let cut = data.first().map_or(0, |byte| usize::from(*byte)).min(data.len());
+    let cut = data
+        .first()
+        .map_or(0, |byte| usize::from(*byte))
+        .min(data.len());
     lines.push(&data[..cut], &mut check);
     lines.push(SECRET.as_bytes(), &mut check);
     lines.push(&data[cut..], &mut check);

@@ -9,16 +9,25 @@ use impasto_store::layer::ManifestBody;
 
 /// Must never panic, whatever the bytes are.
 pub fn run(data: &[u8]) {
-    let Some((kind, body)) = data.split_first() else { return };
+    let Some((kind, body)) = data.split_first() else {
+        return;
+    };
     match kind {
         0 => {
             if let Ok(manifest) = ManifestBody::decode(body) {
-                assert!(manifest.encode().0 == body, "a second encoding of a manifest");
+                assert!(
+                    manifest.encode().0 == body,
+                    "a second encoding of a manifest"
+                );
             }
         }
         1 => {
             let id = ClaimId::of(body);
-            let _ = decode_claim(&record(b"impaCLM1", &claim_file(body, &id)), &ActionDigest::of(b""), &id);
+            let _ = decode_claim(
+                &record(b"impaCLM1", &claim_file(body, &id)),
+                &ActionDigest::of(b""),
+                &id,
+            );
         }
         2 => drop(decode_plain(&record(b"impaBLP1", body))),
         3 => drop(check_table(&record(b"impaBLT1", body), 1 << 20)),
@@ -48,5 +57,13 @@ fn claim_file(body: &[u8], id: &ClaimId) -> Vec<u8> {
         0x100..0x1_0000 => [&[0xc5][..], &(length as u16).to_be_bytes()].concat(),
         _ => [&[0xc6][..], &length.to_be_bytes()].concat(),
     };
-    [&[0x93][..], &head, body, &[0xc4, 32], id.0.as_bytes(), &[0x90]].concat()
+    [
+        &[0x93][..],
+        &head,
+        body,
+        &[0xc4, 32],
+        id.0.as_bytes(),
+        &[0x90],
+    ]
+    .concat()
 }

@@ -25,7 +25,11 @@ impl Request {
 
     /// The first byte that it asks for.
     pub(crate) fn start(&self) -> Option<usize> {
-        self.header("Range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+        self.header("Range")?
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse()
+            .ok()
     }
 }
 
@@ -46,12 +50,22 @@ pub(crate) struct Answer {
 impl Answer {
     /// A file.
     pub(crate) fn ok(body: &[u8]) -> Answer {
-        Answer { status: "200 OK", headers: Vec::new(), body: body.to_vec(), length: None, cut: None, silence: None }
+        Answer {
+            status: "200 OK",
+            headers: Vec::new(),
+            body: body.to_vec(),
+            length: None,
+            cut: None,
+            silence: None,
+        }
     }
 
     /// No file.
     pub(crate) fn status(status: &'static str) -> Answer {
-        Answer { status, ..Answer::ok(b"no\n") }
+        Answer {
+            status,
+            ..Answer::ok(b"no\n")
+        }
     }
 
     /// Another place.
@@ -62,7 +76,11 @@ impl Answer {
     /// The rest of a file, from the byte that was asked for, or all of it.
     pub(crate) fn part(request: &Request, body: &[u8]) -> Answer {
         match request.start() {
-            Some(start) => Answer { status: "206 Partial Content", ..Answer::ok(&body[start..]) }.header(&format!(
+            Some(start) => Answer {
+                status: "206 Partial Content",
+                ..Answer::ok(&body[start..])
+            }
+            .header(&format!(
                 "Content-Range: bytes {start}-{}/{}",
                 body.len() - 1,
                 body.len()
@@ -77,7 +95,10 @@ impl Answer {
     }
 
     pub(crate) fn cut(self, len: usize) -> Answer {
-        Answer { cut: Some(len), ..self }
+        Answer {
+            cut: Some(len),
+            ..self
+        }
     }
 }
 
@@ -90,12 +111,16 @@ pub(crate) struct Server {
 
 impl Server {
     /// Answers every request, given its number, from 0.
-    pub(crate) fn new(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Server {
+    pub(crate) fn new(
+        answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static,
+    ) -> Server {
         Server::start(None, answer)
     }
 
     /// Likewise by https, with the certificate of `tests/fixtures/tls`.
-    pub(crate) fn https(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Server {
+    pub(crate) fn https(
+        answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static,
+    ) -> Server {
         Server::start(Some(tls()), answer)
     }
 
@@ -106,24 +131,36 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let (seen, scheme) = (requests.clone(), if tls.is_some() { "https" } else { "http" });
+        let (seen, scheme) = (
+            requests.clone(),
+            if tls.is_some() { "https" } else { "http" },
+        );
         let answer = Arc::new(answer);
         std::thread::spawn(move || {
             for visitor in listener.incoming() {
-                let (visitor, seen, answer, tls) = (visitor.unwrap(), seen.clone(), answer.clone(), tls.clone());
+                let (visitor, seen, answer, tls) =
+                    (visitor.unwrap(), seen.clone(), answer.clone(), tls.clone());
                 std::thread::spawn(move || {
                     // Whoever hangs up has seen enough.
                     let _ = match tls {
                         None => serve(visitor, &seen, &*answer),
                         Some(tls) => {
                             let connection = rustls::ServerConnection::new(tls).unwrap();
-                            serve(rustls::StreamOwned::new(connection, visitor), &seen, &*answer)
+                            serve(
+                                rustls::StreamOwned::new(connection, visitor),
+                                &seen,
+                                &*answer,
+                            )
                         }
                     };
                 });
             }
         });
-        Server { port, scheme, requests }
+        Server {
+            port,
+            scheme,
+            requests,
+        }
     }
 
     /// The server as a mirror.
@@ -159,8 +196,16 @@ fn serve(
             line => lines.push(line.to_owned()),
         }
     }
-    let path = lines[0].split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
-    let request = Request { path, headers: lines.split_off(1) };
+    let path = lines[0]
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .trim_start_matches('/')
+        .to_owned();
+    let request = Request {
+        path,
+        headers: lines.split_off(1),
+    };
     let number = {
         let mut seen = seen.lock().unwrap();
         seen.push(request.clone());
@@ -168,7 +213,11 @@ fn serve(
     };
     let answer = answer(number, &request);
     let stream = visitor.get_mut();
-    write!(stream, "HTTP/1.1 {}\r\nConnection: close\r\n", answer.status)?;
+    write!(
+        stream,
+        "HTTP/1.1 {}\r\nConnection: close\r\n",
+        answer.status
+    )?;
     if let Some(length) = answer.length.unwrap_or(Some(answer.body.len())) {
         write!(stream, "Content-Length: {length}\r\n")?;
     }
@@ -193,8 +242,15 @@ fn tls() -> Arc<rustls::ServerConfig> {
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../fixtures/tls/key.pem")).unwrap();
     let certificates = vec![CertificateDer::from_pem_slice(CERTIFICATE).unwrap()];
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(config.with_no_client_auth().with_single_cert(certificates, key).unwrap())
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    Arc::new(
+        config
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .unwrap(),
+    )
 }
 
 /// Closes without sending anything: a port where nobody listens.

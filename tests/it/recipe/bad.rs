@@ -6,7 +6,10 @@ use impasto_stages::Registry;
 use super::{Project, fixture};
 
 fn errors(name: &str) -> Diagnostics {
-    let request = LoadRequest { path: fixture("bad").join(name), ..LoadRequest::default() };
+    let request = LoadRequest {
+        path: fixture("bad").join(name),
+        ..LoadRequest::default()
+    };
     match load(&request, &Registry::default()) {
         Ok(_) => panic!("{name} is valid"),
         Err(diagnostics) => diagnostics,
@@ -81,7 +84,11 @@ fn secrets_stand_in_no_message() {
 fn no_control_character_reaches_the_reader() {
     for name in ["control.hcl", "control-text.hcl"] {
         let text = errors(name).render(false);
-        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert!(
+            text.chars()
+                .all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'),
+            "{text:?}"
+        );
     }
 }
 
@@ -114,18 +121,43 @@ fn bytes_that_are_no_text() {
 
 #[test]
 fn deep_nesting_is_refused_and_does_not_overflow() {
-    let brackets = |depth: usize| format!("locals {{ a = {}{} }}\n", "[".repeat(depth), "]".repeat(depth));
-    let parentheses = |depth: usize| format!("locals {{ a = {}1{} }}\n", "(".repeat(depth), ")".repeat(depth));
-    let templates = |depth: usize| format!("locals {{ a = {}1{} }}\n", "\"${".repeat(depth), "}\"".repeat(depth));
+    let brackets = |depth: usize| {
+        format!(
+            "locals {{ a = {}{} }}\n",
+            "[".repeat(depth),
+            "]".repeat(depth)
+        )
+    };
+    let parentheses = |depth: usize| {
+        format!(
+            "locals {{ a = {}1{} }}\n",
+            "(".repeat(depth),
+            ")".repeat(depth)
+        )
+    };
+    let templates = |depth: usize| {
+        format!(
+            "locals {{ a = {}1{} }}\n",
+            "\"${".repeat(depth),
+            "}\"".repeat(depth)
+        )
+    };
     let blocks = |depth: usize| format!("{}{}", "locals {\n".repeat(depth), "}\n".repeat(depth));
     let signs = |depth: usize| format!("locals {{ a = {}true }}\n", "!".repeat(depth));
     let sums = |depth: usize| format!("locals {{ a = {}1 }}\n", "1 + ".repeat(depth));
     let choices = |depth: usize| format!("locals {{ a = {}1 }}\n", "true ? 1 : ".repeat(depth));
     let steps = |depth: usize| format!("locals {{ a = {{}}{} }}\n", "[*]".repeat(depth));
-    let calls = |depth: usize| format!("locals {{ a = {}1{} }}\n", "abs(".repeat(depth), ")".repeat(depth));
+    let calls = |depth: usize| {
+        format!(
+            "locals {{ a = {}1{} }}\n",
+            "abs(".repeat(depth),
+            ")".repeat(depth)
+        )
+    };
     let unclosed = |depth: usize| format!("locals {{ a = {}", "[{(\"${".repeat(depth));
     let heredocs = |depth: usize| format!("locals {{ a = {}", "<<A\n${".repeat(depth));
-    let directives = |depth: usize| format!("locals {{ a = \"{}\" }}", "%{ if true }".repeat(depth));
+    let directives =
+        |depth: usize| format!("locals {{ a = \"{}\" }}", "%{ if true }".repeat(depth));
     let shapes: [&dyn Fn(usize) -> String; 12] = [
         &brackets,
         &parentheses,
@@ -144,7 +176,11 @@ fn deep_nesting_is_refused_and_does_not_overflow() {
         for depth in [500, 20_000] {
             let text = shape(depth);
             let said = refuse_bytes(text.as_bytes());
-            assert!(said.contains("error") && said.len() < 20_000, "{} bytes: {said:.300}", said.len());
+            assert!(
+                said.contains("error") && said.len() < 20_000,
+                "{} bytes: {said:.300}",
+                said.len()
+            );
         }
     }
     insta::assert_snapshot!(refuse_bytes(brackets(500).as_bytes()));
@@ -155,7 +191,10 @@ fn deep_nesting_is_refused_and_does_not_overflow() {
 fn sixty_levels_are_fine() {
     let text = format!("locals {{ a = {}{} }}\n", "[".repeat(60), "]".repeat(60));
     let said = refuse_bytes(text.as_bytes());
-    assert!(said.contains("no stages") && said.contains("1 error"), "{said}");
+    assert!(
+        said.contains("no stages") && said.contains("1 error"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -167,7 +206,8 @@ fn long_chains_of_locals_and_stages_do_not_overflow() {
     text.push_str("}\n");
     let said = refuse_bytes(text.as_bytes());
     assert!(said.contains("is nested too deep"), "{said:.500}");
-    let mut text = String::from("stage \"fetch\" \"s0\" {\n  url = \"https://x.y/z\"\n  checksum = \"");
+    let mut text =
+        String::from("stage \"fetch\" \"s0\" {\n  url = \"https://x.y/z\"\n  checksum = \"");
     text.push_str(&"0".repeat(64));
     text.push_str("\"\n}\n");
     for index in 1..20_000 {
@@ -176,7 +216,8 @@ fn long_chains_of_locals_and_stages_do_not_overflow() {
             index - 1
         ));
     }
-    let recipe = parse_bytes(text.as_bytes(), &Registry::default()).unwrap_or_else(|errors| panic!("{errors}"));
+    let recipe = parse_bytes(text.as_bytes(), &Registry::default())
+        .unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(recipe.combinations[0].stages.len(), 20_000);
 }
 
@@ -184,7 +225,10 @@ fn long_chains_of_locals_and_stages_do_not_overflow() {
 fn values_that_grow_without_end_are_refused() {
     let mut text = String::from("locals {\n  a0 = \"0123456789\"\n");
     for index in 1..60 {
-        text.push_str(&format!("  a{index} = \"${{local.a{0}}}${{local.a{0}}}\"\n", index - 1));
+        text.push_str(&format!(
+            "  a{index} = \"${{local.a{0}}}${{local.a{0}}}\"\n",
+            index - 1
+        ));
     }
     text.push_str("}\n");
     assert!(refuse_bytes(text.as_bytes()).contains("too expensive"));
@@ -196,19 +240,28 @@ fn values_that_grow_without_end_are_refused() {
 fn values_from_outside() {
     let recipe = "variable \"count\" {\n  type = number\n}\nvariable \"names\" {\n  type = list(string)\n}\n\
                   stage \"fetch\" \"base\" { path = \"base.raw\" }\n";
-    let project = Project::new(recipe).var("count", "many").var("names", "[\"a\"").var("nmaes", "x");
+    let project = Project::new(recipe)
+        .var("count", "many")
+        .var("names", "[\"a\"")
+        .var("nmaes", "x");
     insta::assert_snapshot!(project.errors());
-    let project = Project::new(recipe).var_file("x.vars.hcl", "count = \"x\"\nnames = [[1]]\nblock {}\n");
+    let project =
+        Project::new(recipe).var_file("x.vars.hcl", "count = \"x\"\nnames = [[1]]\nblock {}\n");
     insta::assert_snapshot!(project.errors());
     let project = Project::new(recipe).var_file("x.json", "{\"count\": [1],\n \"names\" []}");
     insta::assert_snapshot!(project.errors());
-    let project = Project::new(recipe).var("count", "1").var("names", "[nope, upper(1, 2)]");
+    let project = Project::new(recipe)
+        .var("count", "1")
+        .var("names", "[nope, upper(1, 2)]");
     insta::assert_snapshot!(project.errors());
 }
 
 #[test]
 fn combinations_that_are_not_there() {
     let recipe = "matrix { variant = [\"minimal\", \"full\"] }\nstage \"fetch\" \"base\" { path = \"base.raw\" }\n";
-    let project = Project::new(recipe).only("varaint=full").only("variant=ful,minimal").only("variant");
+    let project = Project::new(recipe)
+        .only("varaint=full")
+        .only("variant=ful,minimal")
+        .only("variant");
     insta::assert_snapshot!(project.errors());
 }

@@ -20,7 +20,10 @@ fn expressions_get_their_spaces() {
     let text = "locals {\na=1+2*-3\nb=!true&&false||x.y[0].z[*].w.*.v\nc=f( a , b... )\nd=[for k,v in m:k=>v if v!=null]\n\
                 e={for k,v in m : k=>v...}\nf=a?b:c\ng=\"${ a }\"\nh={a:1,b = 2}\ni=(1)\nj=[ ]\nk={ }\nl=[for x in (y): -x]\n\
                 m=a==b\nn=a<=b\no=-a\np=[-1,-2]\nq=x [0]\nr=x[ 0 ]\ns=a.b. c\n}\n";
-    let text = text.replace("d=[for k,v in m:k=>v if v!=null]", "d=[for k,v in m: v if v!=null]");
+    let text = text.replace(
+        "d=[for k,v in m:k=>v if v!=null]",
+        "d=[for k,v in m: v if v!=null]",
+    );
     insta::assert_snapshot!(formatted(&text));
 }
 
@@ -32,8 +35,7 @@ fn comments_and_heredocs_stay() {
 
 #[test]
 fn nested_brackets_indent_once() {
-    let text =
-        "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
+    let text = "x = [{\na = 1\n}, {\nb = 2\n}]\ny = foo(bar, {\na = [\n1,\n],\n})\nz = {\na = {\nbb = 1\n}\nccc = 2\n}\n";
     insta::assert_snapshot!(formatted(text));
 }
 
@@ -50,7 +52,9 @@ fn what_is_formatted_stays() {
 fn fixtures_can_be_formatted() {
     for entry in std::fs::read_dir("tests/fixtures/recipes/bad").expect("the directory is there") {
         let path = entry.expect("an entry").path();
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            continue;
+        };
         if format("x", &text).is_ok() {
             formatted(&text);
         }

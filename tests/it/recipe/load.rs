@@ -16,7 +16,11 @@ fn showing(declarations: &str, value: &str) -> Project {
 
 fn shown(project: &Project) -> String {
     let recipe = project.load();
-    let stage = recipe.combinations[0].stages.iter().find(|stage| &*stage.name == "x").expect("the stage is there");
+    let stage = recipe.combinations[0]
+        .stages
+        .iter()
+        .find(|stage| &*stage.name == "x")
+        .expect("the stage is there");
     stage.params.text_map("env")["V"].clone()
 }
 
@@ -26,8 +30,15 @@ fn the_last_source_of_a_variable_wins() {
     let all = |project: Project| shown(&project);
     assert_eq!(all(showing(declared, "var.v")), "default");
     assert_eq!(all(showing(declared, "var.v").env("v", "env")), "env");
-    assert_eq!(all(showing(declared, "var.v").env("v", "env").var_file("a.vars.hcl", "v = \"file\"")), "file");
-    let two = showing(declared, "var.v").var_file("a.vars.hcl", "v = \"a\"").var_file("b.json", "{\"v\": \"b\"}");
+    assert_eq!(
+        all(showing(declared, "var.v")
+            .env("v", "env")
+            .var_file("a.vars.hcl", "v = \"file\"")),
+        "file"
+    );
+    let two = showing(declared, "var.v")
+        .var_file("a.vars.hcl", "v = \"a\"")
+        .var_file("b.json", "{\"v\": \"b\"}");
     assert_eq!(all(two), "b");
     let flag = showing(declared, "var.v")
         .env("v", "env")
@@ -47,10 +58,20 @@ fn text_from_outside_becomes_the_declared_type() {
     assert_eq!(typed("string", "var.v", ""), "");
     assert_eq!(typed("number", "var.v + 1", "2"), "3");
     assert_eq!(typed("bool", "var.v ? \"y\" : \"n\"", "true"), "y");
-    assert_eq!(typed("list(string)", "join(\"-\", var.v)", "[\"a\", 1]"), "a-1");
+    assert_eq!(
+        typed("list(string)", "join(\"-\", var.v)", "[\"a\", 1]"),
+        "a-1"
+    );
     assert_eq!(typed("map(number)", "var.v.a", "{ a = \"5\" }"), "5");
     assert_eq!(typed("map(number)", "var.v.a", "{\"a\": 5}"), "5");
-    assert_eq!(typed("object({ a = string, b = optional(string, \"d\") })", "var.v.b", "{ a = 1 }"), "d");
+    assert_eq!(
+        typed(
+            "object({ a = string, b = optional(string, \"d\") })",
+            "var.v.b",
+            "{ a = 1 }"
+        ),
+        "d"
+    );
     assert_eq!(typed("any", "jsonencode(var.v)", "[1]"), "[1]");
     assert_eq!(typed("any", "var.v", "just text"), "just text");
 }
@@ -69,11 +90,14 @@ fn a_default_tells_the_type_of_other_values() {
 
 #[test]
 fn undeclared_variables_in_a_file_are_warnings() {
-    let project =
-        showing("variable \"count\" { default = 1 }", "var.count").var_file("x.vars.hcl", "cuont = 2\ncount = 3");
+    let project = showing("variable \"count\" { default = 1 }", "var.count")
+        .var_file("x.vars.hcl", "cuont = 2\ncount = 3");
     assert_eq!(shown(&project), "3");
     let warnings = project.load().warnings.render(false);
-    assert!(warnings.contains("no variable `cuont`") && warnings.contains("did you mean `count`?"), "{warnings}");
+    assert!(
+        warnings.contains("no variable `cuont`") && warnings.contains("did you mean `count`?"),
+        "{warnings}"
+    );
 }
 
 #[test]
@@ -88,15 +112,24 @@ fn elsewhere_the_environment_is_read_only_by_the_names_that_the_recipe_declares(
     let names = |names: &str| format!("recipe {{ environment = {names} }}\n");
     let with = |head: &str, expression: &str| {
         let mut project = showing(head, expression);
-        project.request.host_env.extend([("WHO".into(), "me".into()), ("TOKEN".into(), "secret".into())]);
+        project.request.host_env.extend([
+            ("WHO".into(), "me".into()),
+            ("TOKEN".into(), "secret".into()),
+        ]);
         project
     };
     assert_eq!(shown(&with(&names("[\"WHO\"]"), "env(\"WHO\")")), "me");
     for head in [String::new(), names("[\"WHO\"]")] {
         let errors = with(&head, "env(\"TOKEN\")").errors();
-        assert!(errors.contains("a recipe may not read the environment variable \"TOKEN\" here"), "{errors}");
+        assert!(
+            errors.contains("a recipe may not read the environment variable \"TOKEN\" here"),
+            "{errors}"
+        );
         assert!(errors.contains("`default` of a variable"), "{errors}");
-        assert!(errors.contains("recipe { environment = [\"TOKEN\"] }"), "{errors}");
+        assert!(
+            errors.contains("recipe { environment = [\"TOKEN\"] }"),
+            "{errors}"
+        );
         assert!(!errors.contains("secret"), "{errors}");
     }
     // Locals are evaluated before the rest of the block `recipe`.
@@ -106,9 +139,17 @@ fn elsewhere_the_environment_is_read_only_by_the_names_that_the_recipe_declares(
     assert!(errors.contains("not a list of names"), "{errors}");
 }
 
-fn param<'r>(recipe: &'r impasto::recipe::Recipe, combination: usize, stage: &str, param: &str) -> &'r Value {
+fn param<'r>(
+    recipe: &'r impasto::recipe::Recipe,
+    combination: usize,
+    stage: &str,
+    param: &str,
+) -> &'r Value {
     let stages = &recipe.combinations[combination].stages;
-    let stage = stages.iter().find(|other| &*other.name == stage).expect("the stage is there");
+    let stage = stages
+        .iter()
+        .find(|other| &*other.name == stage)
+        .expect("the stage is there");
     stage.params.get(param).expect("the parameter is there")
 }
 
@@ -128,11 +169,27 @@ fn values_know_what_they_were_made_from() {
     let sources = |value: &Value| value.marks.sources().cloned().collect::<Vec<_>>();
     let a = param(&recipe, 0, "a", "script");
     assert_eq!(a.as_str(), Some("hi n\n"));
-    assert_eq!(sources(a), [Source::File("t.tpl".into()), Source::Variable("name".into())]);
+    assert_eq!(
+        sources(a),
+        [
+            Source::File("t.tpl".into()),
+            Source::Variable("name".into())
+        ]
+    );
     let b = param(&recipe, 0, "b", "script");
-    assert_eq!(sources(b), [Source::File("s.sh".into()), Source::Variable("name".into())]);
-    assert_eq!(b.origin.as_deref().map(|origin| (origin.path.as_str(), origin.line)), Some(("s.sh", 1)));
-    let Data::Object(env) = &param(&recipe, 0, "b", "env").data else { panic!("an object") };
+    assert_eq!(
+        sources(b),
+        [Source::File("s.sh".into()), Source::Variable("name".into())]
+    );
+    assert_eq!(
+        b.origin
+            .as_deref()
+            .map(|origin| (origin.path.as_str(), origin.line)),
+        Some(("s.sh", 1))
+    );
+    let Data::Object(env) = &param(&recipe, 0, "b", "env").data else {
+        panic!("an object")
+    };
     assert_eq!(env["FILES"].as_str(), Some("one sub/two"));
     assert_eq!(sources(&env["FILES"]), [Source::Directory("d".into())]);
     assert_eq!(sources(&env["E"]), [Source::Environment("E".into())]);
@@ -149,10 +206,15 @@ fn sensitive_values_go_into_secrets() {
     ));
     let recipe = project.load();
     let secrets = param(&recipe, 0, "x", "secrets");
-    let Data::Object(items) = &secrets.data else { panic!("an object") };
+    let Data::Object(items) = &secrets.data else {
+        panic!("an object")
+    };
     assert_eq!(items["a"].as_str(), Some("Bearer hunter2"));
     let shown = format!("{:?}", recipe.combinations);
-    assert!(shown.contains("secrets") && !shown.contains("hunter2"), "debug output hides secrets: {shown}");
+    assert!(
+        shown.contains("secrets") && !shown.contains("hunter2"),
+        "debug output hides secrets: {shown}"
+    );
 }
 
 #[test]
@@ -186,11 +248,22 @@ fn a_condition_makes_its_result_sensitive() {
     ] {
         let project = showing(declared, value).file("t.tpl", "${x}");
         let said = project.errors();
-        assert!(said.contains("would contain a sensitive value"), "{value}: {said}");
-        assert!(said.contains("how it gets here: variable `t`"), "{value}: {said}");
+        assert!(
+            said.contains("would contain a sensitive value"),
+            "{value}: {said}"
+        );
+        assert!(
+            said.contains("how it gets here: variable `t`"),
+            "{value}: {said}"
+        );
     }
     // What does not look at the value is not sensitive.
-    for value in ["length([var.t])", "keys({ a = var.t })[0]", "{ a = var.t, b = 1 }.b", "[1, var.t][0]"] {
+    for value in [
+        "length([var.t])",
+        "keys({ a = var.t })[0]",
+        "{ a = var.t, b = 1 }.b",
+        "[1, var.t][0]",
+    ] {
         shown(&showing(declared, value));
     }
 }
@@ -204,38 +277,82 @@ fn the_matrix_gives_combinations_in_order() {
          stage \"run\" \"half\" {{\n  from = stage.base\n  when = matrix.suite == \"b\"\n  commands = [\"x\"]\n}}\n"
     ));
     let recipe = project.load();
-    let values: Vec<_> = recipe.combinations.iter().map(|one| one.values.join(",")).collect();
+    let values: Vec<_> = recipe
+        .combinations
+        .iter()
+        .map(|one| one.values.join(","))
+        .collect();
     assert_eq!(values, ["a,1", "a,2", "b,1", "b,2"]);
     let stage = |combination: usize, name: &str| {
-        recipe.combinations[combination].stages.iter().find(|stage| &*stage.name == name).cloned()
+        recipe.combinations[combination]
+            .stages
+            .iter()
+            .find(|stage| &*stage.name == name)
+            .cloned()
     };
-    assert_eq!(stage(3, "x").expect("it is there").params.texts("commands"), ["b20"]);
-    let (first, last) = (stage(0, "shared").expect("it is there"), stage(3, "shared").expect("it is there"));
-    assert!(std::sync::Arc::ptr_eq(&first, &last), "what does not look at the matrix is shared");
+    assert_eq!(
+        stage(3, "x").expect("it is there").params.texts("commands"),
+        ["b20"]
+    );
+    let (first, last) = (
+        stage(0, "shared").expect("it is there"),
+        stage(3, "shared").expect("it is there"),
+    );
+    assert!(
+        std::sync::Arc::ptr_eq(&first, &last),
+        "what does not look at the matrix is shared"
+    );
     assert!(stage(1, "half").is_none());
-    assert!(std::sync::Arc::ptr_eq(&stage(2, "half").expect("it is there"), &stage(3, "half").expect("it is there")));
+    assert!(std::sync::Arc::ptr_eq(
+        &stage(2, "half").expect("it is there"),
+        &stage(3, "half").expect("it is there")
+    ));
 }
 
 #[test]
 fn only_picks_combinations() {
     let text = format!("matrix {{\n  suite = [\"a\", \"b\", \"c\"]\n  size = [1, 2]\n}}\n{BASE}");
     let picked = |project: Project| {
-        project.load().combinations.iter().map(|one| one.values.join("")).collect::<Vec<_>>().join(" ")
+        project
+            .load()
+            .combinations
+            .iter()
+            .map(|one| one.values.join(""))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
-    assert_eq!(picked(Project::new(&text).only("suite=c,a").only("size=2")), "a2 c2");
-    assert_eq!(picked(Project::new(&text).only("suite=c").only("suite=a").only("size=1")), "a1 c1");
+    assert_eq!(
+        picked(Project::new(&text).only("suite=c,a").only("size=2")),
+        "a2 c2"
+    );
+    assert_eq!(
+        picked(
+            Project::new(&text)
+                .only("suite=c")
+                .only("suite=a")
+                .only("size=1")
+        ),
+        "a1 c1"
+    );
 }
 
 #[test]
 fn a_directory_is_one_recipe() {
     let project = Project::new("variable \"v\" { default = \"x\" }\n")
-        .file("b.hcl", "stage \"run\" \"x\" {\n  from = stage.base\n  commands = [var.v]\n}\n")
+        .file(
+            "b.hcl",
+            "stage \"run\" \"x\" {\n  from = stage.base\n  commands = [var.v]\n}\n",
+        )
         .file("a.hcl", BASE)
         .file("other.vars.hcl", "v = 5\n")
         .file(".hidden.hcl", "nonsense")
         .file("notes.txt", "nonsense");
     let recipe = project.load();
-    let names: Vec<_> = recipe.combinations[0].stages.iter().map(|stage| &*stage.name).collect();
+    let names: Vec<_> = recipe.combinations[0]
+        .stages
+        .iter()
+        .map(|stage| &*stage.name)
+        .collect();
     assert_eq!(names, ["base", "x"]);
     assert_eq!(
         recipe.combinations[0].stages[1].params.texts("commands"),
@@ -264,50 +381,89 @@ fn numbers_are_exact_or_refused() {
         ("1.5E-3", "0.0015"),
         ("10 / 4", "2.5"),
         ("7 % 2.5", "2"),
-        ("sum([0.1, 0.2, 18446744073709551616])", "18446744073709551616.3"),
-        ("max(9007199254740992, 9007199254740993)", "9007199254740993"),
+        (
+            "sum([0.1, 0.2, 18446744073709551616])",
+            "18446744073709551616.3",
+        ),
+        (
+            "max(9007199254740992, 9007199254740993)",
+            "9007199254740993",
+        ),
         ("join(\",\", range(0, 0.5, 0.1))", "0,0.1,0.2,0.3,0.4"),
         ("parseint(\"ffffffffffffffff\", 16)", "18446744073709551615"),
         (
             "format(\"%d %x %.2f\", 18446744073709551616, 18446744073709551616, 0.1)",
             "18446744073709551616 10000000000000000 0.10",
         ),
-        ("jsonencode(jsondecode(\"[18446744073709551616,0.10]\"))", "[18446744073709551616,0.1]"),
+        (
+            "jsonencode(jsondecode(\"[18446744073709551616,0.10]\"))",
+            "[18446744073709551616,0.1]",
+        ),
         ("tostring(floor(-2.5) + ceil(2.1) + abs(-0.5))", "0.5"),
-        ("convert({}, object({ a = optional(number, 18446744073709551616) })).a", "18446744073709551616"),
+        (
+            "convert({}, object({ a = optional(number, 18446744073709551616) })).a",
+            "18446744073709551616",
+        ),
     ] {
         assert_eq!(shown(&showing("", value)), expected, "{value}");
     }
-    let typed = |text: &str| showing("variable \"v\" { type = number }", "var.v + 0").var("v", text);
-    assert_eq!(shown(&typed("18446744073709551616")), "18446744073709551616");
-    let json = showing("variable \"v\" {}", "var.v.a").var_file("x.json", "{\"v\": {\"a\": 18446744073709551616}}");
+    let typed =
+        |text: &str| showing("variable \"v\" { type = number }", "var.v + 0").var("v", text);
+    assert_eq!(
+        shown(&typed("18446744073709551616")),
+        "18446744073709551616"
+    );
+    let json = showing("variable \"v\" {}", "var.v.a")
+        .var_file("x.json", "{\"v\": {\"a\": 18446744073709551616}}");
     assert_eq!(shown(&json), "18446744073709551616");
 
     let long = "123456789012345678901234567890";
     for (project, places) in [
         (
             showing("", long),
-            &["recipe.hcl:7:15", "the number 123456789012345678901234567890 has more than 28 digits"][..],
+            &[
+                "recipe.hcl:7:15",
+                "the number 123456789012345678901234567890 has more than 28 digits",
+            ][..],
         ),
         (
             showing("", "\"a ${0.1234567890123456789012345678901}\""),
-            &["recipe.hcl:7:20", "the number 0.1234567890123456789012345678901"],
+            &[
+                "recipe.hcl:7:20",
+                "the number 0.1234567890123456789012345678901",
+            ],
         ),
-        (showing("", "79228162514264337593543950335 + 1"), &["recipe.hcl:7:15", "the result has more than 28 digits"]),
-        (showing("", "0.00000000000000000001 * 0.00000000000000000001"), &["the result has more than 28 digits"]),
+        (
+            showing("", "79228162514264337593543950335 + 1"),
+            &["recipe.hcl:7:15", "the result has more than 28 digits"],
+        ),
+        (
+            showing("", "0.00000000000000000001 * 0.00000000000000000001"),
+            &["the result has more than 28 digits"],
+        ),
         (showing("", "1 / 0"), &["division by zero"]),
         (
             showing("", &format!("jsondecode(\"[{long}]\")[0]")),
             &["jsondecode: the number 123456789012345678901234567890"],
         ),
         (
-            showing("", &format!("convert({{}}, object({{ a = optional(number, {long}) }})).a")),
+            showing(
+                "",
+                &format!("convert({{}}, object({{ a = optional(number, {long}) }})).a"),
+            ),
             &["the number 123456789012345678901234567890"],
         ),
-        (showing("", &format!("\"{long}\" + 1")), &["as a number it has more than 28 digits"]),
-        (typed(long), &["expected number", "as a number it has more than 28 digits"]),
         (
-            showing("variable \"v\" {}", "var.v.a").var_file("x.json", &format!("{{\n  \"v\": {{\"a\": {long}}}\n}}")),
+            showing("", &format!("\"{long}\" + 1")),
+            &["as a number it has more than 28 digits"],
+        ),
+        (
+            typed(long),
+            &["expected number", "as a number it has more than 28 digits"],
+        ),
+        (
+            showing("variable \"v\" {}", "var.v.a")
+                .var_file("x.json", &format!("{{\n  \"v\": {{\"a\": {long}}}\n}}")),
             &["x.json:2:14", long],
         ),
         (
@@ -322,9 +478,15 @@ fn numbers_are_exact_or_refused() {
     }
     // What is secret is not shown.
     let secret = "variable \"v\" {\n  sensitive = true\n}";
-    for (name, text) in [("x.json", format!("{{\"v\": {long}}}")), ("x.vars.hcl", format!("v = {long}\n"))] {
+    for (name, text) in [
+        ("x.json", format!("{{\"v\": {long}}}")),
+        ("x.vars.hcl", format!("v = {long}\n")),
+    ] {
         let errors = showing(secret, "1").var_file(name, &text).errors();
-        assert!(!errors.contains("1234567890") && errors.contains("`v`"), "{errors}");
+        assert!(
+            !errors.contains("1234567890") && errors.contains("`v`"),
+            "{errors}"
+        );
     }
 }
 
@@ -336,16 +498,27 @@ fn files_of_packer_are_no_recipe() {
         .file("y.auto.pkrvars.hcl", "size = 6\n");
     let warnings = project.load().warnings.render(false);
     assert_eq!(warnings.matches("warning:").count(), 1, "{warnings}");
-    assert!(warnings.contains("x.pkrvars.hcl` is not read automatically"), "{warnings}");
-    assert!(warnings.contains("--var-file") && warnings.contains("x.pkrvars.hcl"), "{warnings}");
-    let given = showing("variable \"size\" { type = number }", "var.size").var_file("x.pkrvars.hcl", "size = 5\n");
+    assert!(
+        warnings.contains("x.pkrvars.hcl` is not read automatically"),
+        "{warnings}"
+    );
+    assert!(
+        warnings.contains("--var-file") && warnings.contains("x.pkrvars.hcl"),
+        "{warnings}"
+    );
+    let given = showing("variable \"size\" { type = number }", "var.size")
+        .var_file("x.pkrvars.hcl", "size = 5\n");
     assert_eq!(shown(&given), "5");
     assert!(given.load().warnings.is_empty(), "who gives one knows how");
 
     let only_packer = Project::new("").file("x.pkr.hcl", "build {}\n");
     std::fs::remove_file(only_packer.request.path.join("recipe.hcl")).expect("it is there");
     let errors = only_packer.errors();
-    assert!(errors.contains("there is no recipe") && errors.contains("`x.pkr.hcl` is a Packer template"), "{errors}");
+    assert!(
+        errors.contains("there is no recipe")
+            && errors.contains("`x.pkr.hcl` is a Packer template"),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -357,9 +530,15 @@ fn references_are_values() {
          image \"i\" {{ files = local.all }}\n"
     ));
     let recipe = project.load();
-    assert_eq!(format!("{:?}", param(&recipe, 0, "x", "from")), "stage.base");
+    assert_eq!(
+        format!("{:?}", param(&recipe, 0, "x", "from")),
+        "stage.base"
+    );
     let image = &recipe.combinations[0].images[0];
-    assert_eq!((image.name.as_str(), format!("{:?}", image.files)), ("i", "[stage.made, stage.x.files[\"v\"]]".into()));
+    assert_eq!(
+        (image.name.as_str(), format!("{:?}", image.files)),
+        ("i", "[stage.made, stage.x.files[\"v\"]]".into())
+    );
 }
 
 #[test]
@@ -373,7 +552,9 @@ fn a_file_serves_all_combinations() {
     assert_eq!(recipe.combinations.len(), 50);
     let origin = param(&recipe, 7, "x", "script");
     assert_eq!(origin.as_str(), Some("echo 7"));
-    let text = format!("{BASE}\nstage \"run\" \"x\" {{\n  from = stage.base\n  script = file(\"s.sh\")\n}}\n");
+    let text = format!(
+        "{BASE}\nstage \"run\" \"x\" {{\n  from = stage.base\n  script = file(\"s.sh\")\n}}\n"
+    );
     let recipe = Project::new(&text).file("s.sh", "a\nb\n").load();
     let script = param(&recipe, 0, "x", "script").clone();
     assert_eq!(script.origin.as_deref().map(|origin| origin.line), Some(1));
@@ -381,10 +562,19 @@ fn a_file_serves_all_combinations() {
 
 #[test]
 fn recipe_names_come_from_the_block_or_the_path() {
-    let named = Project::new(&format!("recipe {{\n  name = \"n\"\n  source_date_epoch = 17\n}}\n{BASE}")).load();
-    assert_eq!((named.name.as_str(), named.source_date_epoch), ("n", Some(17)));
+    let named = Project::new(&format!(
+        "recipe {{\n  name = \"n\"\n  source_date_epoch = 17\n}}\n{BASE}"
+    ))
+    .load();
+    assert_eq!(
+        (named.name.as_str(), named.source_date_epoch),
+        ("n", Some(17))
+    );
     let project = Project::new(BASE).file("debian.hcl", BASE);
-    let request = LoadRequest { path: project.dir.path().join("debian.hcl"), ..LoadRequest::default() };
+    let request = LoadRequest {
+        path: project.dir.path().join("debian.hcl"),
+        ..LoadRequest::default()
+    };
     let recipe = load(&request, &Registry::default()).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(recipe.name, "debian");
 }
@@ -394,9 +584,18 @@ fn the_functions_are_documented() {
     let list = impasto::recipe::reference();
     assert!(list.len() > 70);
     for function in &list {
-        assert!(function.signature.starts_with(&format!("{}(", function.name)), "{}", function.name);
+        assert!(
+            function
+                .signature
+                .starts_with(&format!("{}(", function.name)),
+            "{}",
+            function.name
+        );
         assert!(function.help.ends_with('.'), "{}", function.name);
     }
-    let text: Vec<_> = list.iter().map(|function| format!("{}\n    {}", function.signature, function.help)).collect();
+    let text: Vec<_> = list
+        .iter()
+        .map(|function| format!("{}\n    {}", function.signature, function.help))
+        .collect();
     insta::assert_snapshot!(text.join("\n"));
 }

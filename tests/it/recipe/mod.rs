@@ -25,7 +25,13 @@ struct Project {
 impl Project {
     fn new(text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let project = Project { request: LoadRequest { path: dir.path().to_owned(), ..LoadRequest::default() }, dir };
+        let project = Project {
+            request: LoadRequest {
+                path: dir.path().to_owned(),
+                ..LoadRequest::default()
+            },
+            dir,
+        };
         project.file("recipe.hcl", text).file("base.raw", "disk")
     }
 
@@ -61,7 +67,8 @@ impl Project {
     }
 
     fn load(&self) -> Recipe {
-        self.try_load().unwrap_or_else(|diagnostics| panic!("{diagnostics}"))
+        self.try_load()
+            .unwrap_or_else(|diagnostics| panic!("{diagnostics}"))
     }
 
     /// What is wrong, without this machine's paths.

@@ -129,7 +129,11 @@ fn answer(bytes: &[u8]) {
         let twice = format("x", &once).map_err(|errors| errors.render(false));
         assert_eq!(twice.as_ref(), Ok(&once), "twice is once:\n{text}");
     }
-    assert!(start.elapsed() < Duration::from_secs(20), "too slow: {:?}", String::from_utf8_lossy(bytes));
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "too slow: {:?}",
+        String::from_utf8_lossy(bytes)
+    );
 }
 
 proptest! {
@@ -161,7 +165,14 @@ proptest! {
 
 #[test]
 fn the_undamaged_recipe_is_wrong_in_one_thing_only() {
-    let errors = parse_bytes(VALID.as_bytes(), &Registry::default()).expect_err("a stage is unknown");
+    let errors =
+        parse_bytes(VALID.as_bytes(), &Registry::default()).expect_err("a stage is unknown");
     assert_eq!(errors.errors(), 1, "{errors}");
-    assert!(parse_bytes(VALID.replace("stage.nope", "stage.x").as_bytes(), &Registry::default()).is_ok());
+    assert!(
+        parse_bytes(
+            VALID.replace("stage.nope", "stage.x").as_bytes(),
+            &Registry::default()
+        )
+        .is_ok()
+    );
 }

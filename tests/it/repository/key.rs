@@ -1,8 +1,8 @@
 //! Keys that sign test repositories, the same ones every time: good ones, and such that nobody may believe.
 
 use pgp::composed::{
-    ArmorOptions, CleartextSignedMessage, DetachedSignature, KeyType, SecretKeyParamsBuilder, SignedPublicKey,
-    SignedSecretKey, SubkeyParamsBuilder, SubpacketConfig,
+    ArmorOptions, CleartextSignedMessage, DetachedSignature, KeyType, SecretKeyParamsBuilder,
+    SignedPublicKey, SignedSecretKey, SubkeyParamsBuilder, SubpacketConfig,
 };
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{KeyFlags, SignatureConfig, SignatureType, Subpacket, SubpacketData};
@@ -48,7 +48,10 @@ impl Key {
 
     /// An RSA key of 2048 bits, that signs over a digest.
     pub(crate) fn rsa(seed: u64, digest: HashAlgorithm) -> Key {
-        Key { digest, ..Key::make(seed, KeyType::Rsa(2048), None, true, false) }
+        Key {
+            digest,
+            ..Key::make(seed, KeyType::Rsa(2048), None, true, false)
+        }
     }
 
     fn make(seed: u64, kind: KeyType, expires: Option<u32>, signs: bool, subkey: bool) -> Key {
@@ -63,7 +66,10 @@ impl Key {
             .primary_user_id(format!("Test {seed} <test{seed}@example.org>"));
         if subkey {
             let mut params_of_subkey = SubkeyParamsBuilder::default();
-            params_of_subkey.key_type(KeyType::Ed25519Legacy).can_sign(true).created_at(made);
+            params_of_subkey
+                .key_type(KeyType::Ed25519Legacy)
+                .can_sign(true)
+                .created_at(made);
             params.subkey(params_of_subkey.build().unwrap());
         }
         let mut secret = params.build().unwrap().generate(&mut rng).unwrap();
@@ -72,14 +78,21 @@ impl Key {
         flags.set_sign(signs);
         signing.set_sign(true);
         let primary = secret.primary_key.clone();
-        let lives = expires.map(|after| SubpacketData::KeyExpirationTime(Duration::from_secs(after)));
+        let lives =
+            expires.map(|after| SubpacketData::KeyExpirationTime(Duration::from_secs(after)));
         // The library signs keys at the clock's time; these are of the past.
         let user = &mut secret.details.users[0];
         let parts = [SubpacketData::KeyFlags(flags)].into_iter().chain(lives);
         let grant = config(&primary, SignatureType::CertPositive, MADE, parts);
         user.signatures = vec![
             grant
-                .sign_certification(&primary, primary.public_key(), &Password::empty(), Tag::UserId, &user.id)
+                .sign_certification(
+                    &primary,
+                    primary.public_key(),
+                    &Password::empty(),
+                    Tag::UserId,
+                    &user.id,
+                )
                 .unwrap(),
         ];
         for subkey in &mut secret.secret_subkeys {
@@ -90,23 +103,37 @@ impl Key {
                 &Password::empty(),
                 primary.public_key(),
             );
-            let parts =
-                [SubpacketData::KeyFlags(signing.clone()), SubpacketData::EmbeddedSignature(Box::new(back.unwrap()))];
+            let parts = [
+                SubpacketData::KeyFlags(signing.clone()),
+                SubpacketData::EmbeddedSignature(Box::new(back.unwrap())),
+            ];
             let binding = config(&primary, SignatureType::SubkeyBinding, MADE, parts);
             subkey.signatures = vec![
                 binding
-                    .sign_subkey_binding(&primary, primary.public_key(), &Password::empty(), subkey.key.public_key())
+                    .sign_subkey_binding(
+                        &primary,
+                        primary.public_key(),
+                        &Password::empty(),
+                        subkey.key.public_key(),
+                    )
                     .unwrap(),
             ];
         }
-        Key { secret, subkey, digest: HashAlgorithm::Sha256, signs_at: None }
+        Key {
+            secret,
+            subkey,
+            digest: HashAlgorithm::Sha256,
+            signs_at: None,
+        }
     }
 
     /// The key, revoked.
     pub(crate) fn revoked(mut self) -> Key {
         let primary = self.secret.primary_key.clone();
         let parts = config(&primary, SignatureType::KeyRevocation, MADE + 1, []);
-        let revocation = parts.sign_key(&primary, &Password::empty(), primary.public_key()).unwrap();
+        let revocation = parts
+            .sign_key(&primary, &Password::empty(), primary.public_key())
+            .unwrap();
         self.secret.details.revocation_signatures.push(revocation);
         self
     }
@@ -117,8 +144,12 @@ impl Key {
         let primary = key.secret.primary_key.clone();
         let subkey = &mut key.secret.secret_subkeys[0];
         let parts = config(&primary, SignatureType::SubkeyRevocation, MADE + 1, []);
-        let revocation =
-            parts.sign_subkey_binding(&primary, primary.public_key(), &Password::empty(), subkey.key.public_key());
+        let revocation = parts.sign_subkey_binding(
+            &primary,
+            primary.public_key(),
+            &Password::empty(),
+            subkey.key.public_key(),
+        );
         subkey.signatures.push(revocation.unwrap());
         key
     }
@@ -140,7 +171,13 @@ impl Key {
             ..config(&primary, SignatureType::CertPositive, MADE, [])
         };
         let grant = parts
-            .sign_certification(&primary, primary.public_key(), &Password::empty(), Tag::UserId, &user.id)
+            .sign_certification(
+                &primary,
+                primary.public_key(),
+                &Password::empty(),
+                Tag::UserId,
+                &user.id,
+            )
             .unwrap();
         user.signatures = vec![grant];
         key
@@ -157,7 +194,9 @@ impl Key {
 
     /// The certificate, armored.
     pub(crate) fn armored(&self) -> String {
-        self.certificate().to_armored_string(ArmorOptions::default()).unwrap()
+        self.certificate()
+            .to_armored_string(ArmorOptions::default())
+            .unwrap()
     }
 
     /// Fingerprint of the certificate, as messages show it.
@@ -172,7 +211,12 @@ impl Key {
     /// A text, clear-signed.
     pub(crate) fn clear_sign(&self, text: &str) -> String {
         // White space before ends of lines, and the last end, are not part of what is signed.
-        let lines: Vec<_> = text.strip_suffix('\n').unwrap_or(text).split('\n').map(str::trim_end).collect();
+        let lines: Vec<_> = text
+            .strip_suffix('\n')
+            .unwrap_or(text)
+            .split('\n')
+            .map(str::trim_end)
+            .collect();
         let text = &lines.join("\n");
         let message = if self.subkey {
             let key = &self.secret.secret_subkeys[0].key;
@@ -181,23 +225,39 @@ impl Key {
             let key = &self.secret.primary_key;
             CleartextSignedMessage::new(text, self.text_config(key), key, &Password::empty())
         };
-        message.unwrap().to_armored_string(ArmorOptions::default()).unwrap()
+        message
+            .unwrap()
+            .to_armored_string(ArmorOptions::default())
+            .unwrap()
     }
 
     fn text_config(&self, key: &impl SigningKey) -> SignatureConfig {
-        SignatureConfig { hash_alg: self.digest, ..config(key, SignatureType::Text, self.now(), []) }
+        SignatureConfig {
+            hash_alg: self.digest,
+            ..config(key, SignatureType::Text, self.now(), [])
+        }
     }
 
     /// An armored signature beside a text.
     pub(crate) fn sign(&self, text: &[u8]) -> String {
         let key = &self.secret.primary_key;
         let parts = config(key, SignatureType::Binary, self.now(), []);
-        let subpackets = SubpacketConfig::UserDefined { hashed: parts.hashed_subpackets, unhashed: Vec::new() };
+        let subpackets = SubpacketConfig::UserDefined {
+            hashed: parts.hashed_subpackets,
+            unhashed: Vec::new(),
+        };
         let rng = StdRng::seed_from_u64(0);
-        DetachedSignature::sign_binary_data_with_subpackets(rng, key, &Password::empty(), self.digest, text, subpackets)
-            .unwrap()
-            .to_armored_string(ArmorOptions::default())
-            .unwrap()
+        DetachedSignature::sign_binary_data_with_subpackets(
+            rng,
+            key,
+            &Password::empty(),
+            self.digest,
+            text,
+            subpackets,
+        )
+        .unwrap()
+        .to_armored_string(ArmorOptions::default())
+        .unwrap()
     }
 }
 
@@ -212,7 +272,11 @@ fn config(
         SubpacketData::SignatureCreationTime(Timestamp::from_secs(at)),
         SubpacketData::IssuerFingerprint(key.fingerprint()),
     ];
-    config.hashed_subpackets = always.into_iter().chain(more).map(|part| Subpacket::regular(part).unwrap()).collect();
+    config.hashed_subpackets = always
+        .into_iter()
+        .chain(more)
+        .map(|part| Subpacket::regular(part).unwrap())
+        .collect();
     config
 }
 

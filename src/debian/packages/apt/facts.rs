@@ -62,10 +62,19 @@ impl<'a> Facts<'a> {
     pub(super) fn answered(query: &ResolveQuery<'a>, entry: &LockEntry) -> Facts<'a> {
         let mut facts = Facts::gather(query);
         facts.architecture.clone_from(&entry.architecture);
-        facts.foreign.retain(|machine| *machine != entry.architecture);
-        let suites = entry.archives.iter().filter_map(|archive| archive.name.strip_prefix(ARCHIVE)?.strip_prefix('/'));
-        let added =
-            |suite: &str| facts.repositories.values().any(|(known, _)| known.uri.is_none() && known.suite == suite);
+        facts
+            .foreign
+            .retain(|machine| *machine != entry.architecture);
+        let suites = entry
+            .archives
+            .iter()
+            .filter_map(|archive| archive.name.strip_prefix(ARCHIVE)?.strip_prefix('/'));
+        let added = |suite: &str| {
+            facts
+                .repositories
+                .values()
+                .any(|(known, _)| known.uri.is_none() && known.suite == suite)
+        };
         // Of a release and its updates the release has the shorter name.
         match suites.min_by_key(|suite| (added(suite), suite.len())) {
             Some(suite) if facts.suite.is_empty() => facts.suite = suite.to_owned(),
@@ -87,9 +96,18 @@ impl<'a> Facts<'a> {
         if let Some(image) = query.below.image {
             facts.read_image(image);
         }
-        let layers = query.below.stages.iter().map(|layer| (layer.request, layer.secrets));
+        let layers = query
+            .below
+            .stages
+            .iter()
+            .map(|layer| (layer.request, layer.secrets));
         for (request, secrets) in layers.chain([(query.request, query.secrets)]) {
-            if let RequestRoot::Own { distribution, architecture, .. } = &request.root {
+            if let RequestRoot::Own {
+                distribution,
+                architecture,
+                ..
+            } = &request.root
+            {
                 facts.distribution.clone_from(distribution);
                 facts.architecture.clone_from(architecture);
             }
@@ -101,12 +119,16 @@ impl<'a> Facts<'a> {
             }
             facts.foreign.extend(request.architectures.iter().cloned());
             for repository in &request.repositories {
-                facts.repositories.insert(&repository.name, (repository, secrets));
+                facts
+                    .repositories
+                    .insert(&repository.name, (repository, secrets));
             }
         }
         facts.foreign.sort_unstable();
         facts.foreign.dedup();
-        facts.foreign.retain(|machine| *machine != facts.architecture);
+        facts
+            .foreign
+            .retain(|machine| *machine != facts.architecture);
         if facts.components.is_empty() {
             facts.components.push("main".to_owned());
         }
@@ -126,10 +148,16 @@ impl<'a> Facts<'a> {
     }
 
     fn read_image(&mut self, image: &BTreeMap<String, Vec<u8>>) {
-        let release = [OS_RELEASE, USR_OS_RELEASE].iter().find_map(|path| image.get(*path));
-        let release = release.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
+        let release = [OS_RELEASE, USR_OS_RELEASE]
+            .iter()
+            .find_map(|path| image.get(*path));
+        let release = release
+            .map(|text| String::from_utf8_lossy(text).into_owned())
+            .unwrap_or_default();
         let value = |name: &str| {
-            let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let line = release
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
             line.map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
         };
         self.distribution = value("ID").unwrap_or_default();
@@ -141,7 +169,10 @@ impl<'a> Facts<'a> {
     }
 
     /// The archives to ask: each with whether it may be missing.
-    pub(super) fn sources(&self, mirrors: &Mirrors) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
+    pub(super) fn sources(
+        &self,
+        mirrors: &Mirrors,
+    ) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
         let mut sources = Vec::new();
         if self.distribution == DEBIAN {
             sources = self.debian(mirrors)?;
@@ -180,7 +211,16 @@ impl<'a> Facts<'a> {
                 Some(_) => (*name).to_owned(),
                 None => format!("{ARCHIVE}/{}", repository.suite),
             };
-            sources.push((self.source(lock_name, base, &repository.suite, &repository.components, trust), false));
+            sources.push((
+                self.source(
+                    lock_name,
+                    base,
+                    &repository.suite,
+                    &repository.components,
+                    trust,
+                ),
+                false,
+            ));
         }
         Ok(sources)
     }
@@ -188,21 +228,39 @@ impl<'a> Facts<'a> {
     fn debian(&self, mirrors: &Mirrors) -> Result<Vec<(ArchiveSource, bool)>, ManagerError> {
         let (base, suite) = (archive(mirrors)?, &self.suite);
         let debian = |place: &str, base: &Mirror, suite: &str| {
-            self.source(format!("{place}/{suite}"), base.clone(), suite, &self.components, Trust::debian())
+            self.source(
+                format!("{place}/{suite}"),
+                base.clone(),
+                suite,
+                &self.components,
+                Trust::debian(),
+            )
         };
         let mut sources = vec![(debian(ARCHIVE, &base, suite), false)];
         if !ROLLING.contains(&suite.as_str()) {
             sources.push((debian(ARCHIVE, &base, &format!("{suite}-updates")), true));
             if let Some(security) = &mirrors.security {
-                sources.push((debian(SECURITY, security, &format!("{suite}-security")), true));
+                sources.push((
+                    debian(SECURITY, security, &format!("{suite}-security")),
+                    true,
+                ));
             }
         }
         Ok(sources)
     }
 
-    fn source(&self, name: String, base: Mirror, suite: &str, components: &[String], trust: Trust) -> ArchiveSource {
+    fn source(
+        &self,
+        name: String,
+        base: Mirror,
+        suite: &str,
+        components: &[String],
+        trust: Trust,
+    ) -> ArchiveSource {
         let frozen = base.directory().is_some();
-        let machines = std::iter::once(&self.architecture).chain(&self.foreign).cloned();
+        let machines = std::iter::once(&self.architecture)
+            .chain(&self.foreign)
+            .cloned();
         ArchiveSource {
             name,
             bases: vec![base],

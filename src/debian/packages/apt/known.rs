@@ -38,7 +38,9 @@ impl VerifiedArchive {
 
     /// Whether packages of it are taken only where somebody asks for it by name.
     pub(super) fn is_on_demand(&self) -> bool {
-        let field = stanzas(&self.release.text).next().and_then(|stanza| stanza.get("NotAutomatic"));
+        let field = stanzas(&self.release.text)
+            .next()
+            .and_then(|stanza| stanza.get("NotAutomatic"));
         field.is_some_and(|value| value == "yes")
     }
 }
@@ -53,7 +55,14 @@ impl ArchivePackage<'_> {
 
     /// The file that it names, as the lock has it; none where it names none.
     pub(super) fn package(&self) -> Option<crate::lock::LockPackage> {
-        let names = ["Package", "Version", "Architecture", "Size", "SHA256", "Filename"];
+        let names = [
+            "Package",
+            "Version",
+            "Architecture",
+            "Size",
+            "SHA256",
+            "Filename",
+        ];
         let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
         Some(crate::lock::LockPackage {
             name: name?.to_owned(),
@@ -106,45 +115,86 @@ impl Cache for IndexCache<'_> {
 
 impl<'a> Archives<'a> {
     pub(super) fn new(store: &'a Store, mirrors: &'a Mirrors, now: u64) -> Self {
-        Archives { store, mirrors, now, known: Mutex::default(), client: OnceLock::new() }
+        Archives {
+            store,
+            mirrors,
+            now,
+            known: Mutex::default(),
+            client: OnceLock::new(),
+        }
     }
 
     /// The archives of some sources, in their order. What may be missing, and is, is left out.
-    pub(super) fn get(&self, sources: &[(ArchiveSource, bool)]) -> Result<Vec<Arc<VerifiedArchive>>, ManagerError> {
+    pub(super) fn get(
+        &self,
+        sources: &[(ArchiveSource, bool)],
+    ) -> Result<Vec<Arc<VerifiedArchive>>, ManagerError> {
         let found: Vec<_> = std::thread::scope(|scope| {
             // What they wait for is the network.
-            let asked: Vec<_> = sources.iter().map(|source| scope.spawn(|| self.find(source))).collect();
-            asked.into_iter().map(|asked| asked.join().expect("BUG: asking an archive panicked")).collect()
+            let asked: Vec<_> = sources
+                .iter()
+                .map(|source| scope.spawn(|| self.find(source)))
+                .collect();
+            asked
+                .into_iter()
+                .map(|asked| asked.join().expect("BUG: asking an archive panicked"))
+                .collect()
         });
         found.into_iter().filter_map(Result::transpose).collect()
     }
 
-    fn find(&self, (source, optional): &(ArchiveSource, bool)) -> Result<Option<Arc<VerifiedArchive>>, ManagerError> {
+    fn find(
+        &self,
+        (source, optional): &(ArchiveSource, bool),
+    ) -> Result<Option<Arc<VerifiedArchive>>, ManagerError> {
         let key = format!("{source:?}");
         let known = self.lock().get(&key).cloned();
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = self.ask(source, *optional).map_err(|error| explain(&error, &source.suite))?.map(Arc::new);
+        let found = self
+            .ask(source, *optional)
+            .map_err(|error| explain(&error, &source.suite))?
+            .map(Arc::new);
         self.lock().insert(key, found.clone());
         Ok(found)
     }
 
     /// None where it has no Release and may be missing. What a Release names must be there.
-    fn ask(&self, source: &ArchiveSource, optional: bool) -> Result<Option<VerifiedArchive>, ArchiveError> {
+    fn ask(
+        &self,
+        source: &ArchiveSource,
+        optional: bool,
+    ) -> Result<Option<VerifiedArchive>, ArchiveError> {
         let made = self.client.get_or_init(|| {
             let scratch = self.store.scratch().map_err(|error| error.to_string())?;
-            let options = Options { meter: self.store.meter().cloned(), ..Options::default() };
+            let options = Options {
+                meter: self.store.meter().cloned(),
+                ..Options::default()
+            };
             let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), options);
             Ok((client.map_err(|error| error.to_string())?, scratch))
         });
-        let (client, _) = made.as_ref().map_err(|reason| ArchiveError::unready(&source.name, reason.clone()))?;
+        let (client, _) = made
+            .as_ref()
+            .map_err(|reason| ArchiveError::unready(&source.name, reason.clone()))?;
         let release = match client.release(source, self.now) {
             Err(error) if optional && is_missing(&error) => return Ok(None),
             other => other?,
         };
-        let indexes = client.indexes(source, &release, &IndexCache { store: self.store, now: self.now })?;
-        Ok(Some(VerifiedArchive { source: source.clone(), release, indexes }))
+        let indexes = client.indexes(
+            source,
+            &release,
+            &IndexCache {
+                store: self.store,
+                now: self.now,
+            },
+        )?;
+        Ok(Some(VerifiedArchive {
+            source: source.clone(),
+            release,
+            indexes,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<VerifiedArchive>>>> {
@@ -163,5 +213,10 @@ fn explain(error: &ArchiveError, suite: &str) -> ManagerError {
         message += &format!(": {inner}");
         cause = inner.source();
     }
-    ManagerError { message, help: Some(error.help()), said: Vec::new(), about: vec![format!("suite {suite}")] }
+    ManagerError {
+        message,
+        help: Some(error.help()),
+        said: Vec::new(),
+        about: vec![format!("suite {suite}")],
+    }
 }

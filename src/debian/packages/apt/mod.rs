@@ -24,7 +24,8 @@ use crate::deb::version;
 use crate::debian::mirror::Mirrors;
 use crate::debian::toolbox::{EMULATOR, SUITE, TOOLS};
 use crate::lock::{
-    self, LockEntry, LockPackage, ManagerError, NewerVersion, PackageHint, PackageManager, ResolveQuery,
+    self, LockEntry, LockPackage, ManagerError, NewerVersion, PackageHint, PackageManager,
+    ResolveQuery,
 };
 use crate::sandbox::Sandbox;
 
@@ -51,7 +52,13 @@ impl<'a> Apt<'a> {
         now: u64,
         get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
     ) -> Self {
-        Apt { store, mirrors, sandbox, archives: Archives::new(store, mirrors, now), get }
+        Apt {
+            store,
+            mirrors,
+            sandbox,
+            archives: Archives::new(store, mirrors, now),
+            get,
+        }
     }
 
     /// The tree of tools.
@@ -69,13 +76,21 @@ impl<'a> Apt<'a> {
                 message += &format!(": {inner}");
                 cause = inner.source();
             }
-            ManagerError { message, help, said: Vec::new(), about: Vec::new() }
+            ManagerError {
+                message,
+                help,
+                said: Vec::new(),
+                about: Vec::new(),
+            }
         })
     }
 
     /// The fields of a package out of its own file.
     fn read(&self, package: &LockPackage) -> Result<Vec<u8>, ManagerError> {
-        let entry = LockEntry { packages: vec![package.clone()], ..LockEntry::default() };
+        let entry = LockEntry {
+            packages: vec![package.clone()],
+            ..LockEntry::default()
+        };
         let failed = |reason: String| ManagerError {
             message: format!("package {} {}: {reason}", package.name, package.version),
             help: None,
@@ -84,7 +99,10 @@ impl<'a> Apt<'a> {
         };
         let blobs = (self.get)(&entry).demand(&entry.set(), &CancelToken::new());
         let blobs = blobs.map_err(|error| failed(error.to_string()))?;
-        let reader = self.store.open_blob(&blobs[0].digest).map_err(|error| failed(error.to_string()))?;
+        let reader = self
+            .store
+            .open_blob(&blobs[0].digest)
+            .map_err(|error| failed(error.to_string()))?;
         let deb = Deb::read(reader).map_err(|error| failed(error.to_string()))?;
         Ok(deb.control().as_bytes().to_vec())
     }
@@ -94,7 +112,11 @@ impl PackageManager for Apt<'_> {
     fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError> {
         let facts = Facts::plain(SUITE);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
-        let names: Vec<_> = TOOLS.iter().copied().chain((!foreign.is_empty()).then_some(EMULATOR)).collect();
+        let names: Vec<_> = TOOLS
+            .iter()
+            .copied()
+            .chain((!foreign.is_empty()).then_some(EMULATOR))
+            .collect();
         let stanzas = archives.iter().flat_map(|archive| archive.packages());
         let tools = closure(stanzas, &names, ARCHITECTURE).map_err(|error| ManagerError {
             message: format!("the release {SUITE} on this mirror does not have the tools that impasto uses: {error}"),
@@ -102,35 +124,58 @@ impl PackageManager for Apt<'_> {
             said: Vec::new(),
             about: Vec::new(),
         })?;
-        let places: HashMap<_, _> = archives.iter().flat_map(|archive| places(archive)).collect();
+        let places: HashMap<_, _> = archives
+            .iter()
+            .flat_map(|archive| places(archive))
+            .collect();
         let mut packages = Vec::new();
         for stanza in tools {
             let archive = places[&stanza.text().as_ptr()];
             let package = ArchivePackage { archive, stanza }.package();
             // What is not put into an image needs no room there.
-            let package = package.map(|package| LockPackage { installed: None, ..package });
+            let package = package.map(|package| LockPackage {
+                installed: None,
+                ..package
+            });
             packages.push(package.ok_or_else(|| unusable(archive, stanza.get("Package")))?);
         }
-        Ok(LockEntry { packages, ..entry(&facts, &archives) })
+        Ok(LockEntry {
+            packages,
+            ..entry(&facts, &archives)
+        })
     }
 
     fn resolve(&self, query: &ResolveQuery<'_>) -> Result<LockEntry, ManagerError> {
         self.ask(query)
     }
 
-    fn newer(&self, query: &ResolveQuery<'_>, entry: &LockEntry) -> Result<Vec<NewerVersion>, ManagerError> {
+    fn newer(
+        &self,
+        query: &ResolveQuery<'_>,
+        entry: &LockEntry,
+    ) -> Result<Vec<NewerVersion>, ManagerError> {
         let facts = Facts::answered(query, entry);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
         // Who asked for a version does not want another.
         let pinned = |name: &str| {
             query.request.install.iter().any(|wanted| {
-                wanted.split_once('=').is_some_and(|(package, _)| package.split(':').next() == Some(name))
+                wanted
+                    .split_once('=')
+                    .is_some_and(|(package, _)| package.split(':').next() == Some(name))
             }) || query.request.hold.iter().any(|held| held == name)
                 || query.request.pins.iter().any(|pin| pin.package == name)
         };
-        let locked = entry.packages.iter().filter(|package| package.archive.is_some() && !pinned(&package.name));
+        let locked = entry
+            .packages
+            .iter()
+            .filter(|package| package.archive.is_some() && !pinned(&package.name));
         let locked: BTreeMap<(&str, &str), &str> = locked
-            .map(|package| ((package.name.as_str(), package.architecture.as_str()), package.version.as_str()))
+            .map(|package| {
+                (
+                    (package.name.as_str(), package.architecture.as_str()),
+                    package.version.as_str(),
+                )
+            })
             .collect();
         let names: HashSet<&str> = locked.keys().map(|(name, _)| *name).collect();
         let mut newest: BTreeMap<(&str, &str), (&str, &VerifiedArchive)> = BTreeMap::new();
@@ -138,11 +183,15 @@ impl PackageManager for Apt<'_> {
             let on_demand = archive.is_on_demand();
             for stanza in archive.packages() {
                 let fields = stanza.get_all(["Package", "Version", "Architecture"]);
-                let [Some(name), Some(version), Some(architecture)] = fields else { continue };
+                let [Some(name), Some(version), Some(architecture)] = fields else {
+                    continue;
+                };
                 if !names.contains(name) {
                     continue;
                 }
-                let Some(have) = locked.get(&(name, architecture)) else { continue };
+                let Some(have) = locked.get(&(name, architecture)) else {
+                    continue;
+                };
                 // An archive of that kind is followed only by what came from it.
                 let from = entry
                     .packages
@@ -152,30 +201,37 @@ impl PackageManager for Apt<'_> {
                 if on_demand && from != Some(&archive.source.name) {
                     continue;
                 }
-                let best = newest.entry((name, architecture)).or_insert((have, archive));
+                let best = newest
+                    .entry((name, architecture))
+                    .or_insert((have, archive));
                 if version::compare(best.0, version).is_lt() {
                     *best = (version, archive);
                 }
             }
         }
-        let newer = newest.into_iter().filter_map(|((name, architecture), (version, archive))| {
-            let have = locked[&(name, architecture)];
-            (have != version).then(|| NewerVersion {
-                name: name.to_owned(),
-                architecture: architecture.to_owned(),
-                locked: have.to_owned(),
-                newest: version.to_owned(),
-                archive: archive.source.name.clone(),
-                security: archive.source.name.starts_with(SECURITY) || archive.release.label.contains("Security"),
-            })
-        });
+        let newer = newest
+            .into_iter()
+            .filter_map(|((name, architecture), (version, archive))| {
+                let have = locked[&(name, architecture)];
+                (have != version).then(|| NewerVersion {
+                    name: name.to_owned(),
+                    architecture: architecture.to_owned(),
+                    locked: have.to_owned(),
+                    newest: version.to_owned(),
+                    archive: archive.source.name.clone(),
+                    security: archive.source.name.starts_with(SECURITY)
+                        || archive.release.label.contains("Security"),
+                })
+            });
         Ok(newer.collect())
     }
 }
 
 /// Where each stanza of an archive lies, by its address in memory: stanzas that others chose are found again.
 fn places(archive: &VerifiedArchive) -> impl Iterator<Item = (*const u8, &VerifiedArchive)> {
-    archive.packages().map(move |stanza| (stanza.text().as_ptr(), archive))
+    archive
+        .packages()
+        .map(move |stanza| (stanza.text().as_ptr(), archive))
 }
 
 /// An entry without packages.
@@ -192,7 +248,11 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
         })
         .collect();
     known.sort();
-    LockEntry { architecture: facts.architecture.clone(), archives: known, ..LockEntry::default() }
+    LockEntry {
+        architecture: facts.architecture.clone(),
+        archives: known,
+        ..LockEntry::default()
+    }
 }
 
 fn unusable(archive: &VerifiedArchive, name: Option<&str>) -> ManagerError {

@@ -21,7 +21,9 @@ use crate::deb::version;
 use crate::debian::toolbox::{
     APT, RESULT, ResolveOutcome, ResolveRequest, ResolveResult, ResolveSource, ToolboxTask, Variant,
 };
-use crate::lock::{self, LockEntry, LockPackage, ManagerError, PackageHint, Pinning, Removed, ResolveQuery};
+use crate::lock::{
+    self, LockEntry, LockPackage, ManagerError, PackageHint, Pinning, Removed, ResolveQuery,
+};
 use crate::recipe::suggest;
 use crate::sandbox::{ToolEnd, ToolEvent, ToolJob};
 
@@ -47,7 +49,12 @@ impl Apt<'_> {
     pub(super) fn ask(&self, query: &ResolveQuery<'_>) -> Result<LockEntry, ManagerError> {
         let facts = Facts::of(query)?;
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;
-        let asked = AskedPackage { apt: self, query, facts, archives };
+        let asked = AskedPackage {
+            apt: self,
+            query,
+            facts,
+            archives,
+        };
         let pinned = asked.answer(true);
         match (pinned, query.keep) {
             // What stayed may be what others cannot go with: apt says so.
@@ -67,7 +74,11 @@ struct AskedPackage<'q, 'a> {
 impl AskedPackage<'_, '_> {
     fn answer(&self, pinned: bool) -> Result<LockEntry, ManagerError> {
         let (query, request) = (self.query, self.query.request);
-        let scratch = self.apt.store.scratch().map_err(|error| failed(error.to_string()))?;
+        let scratch = self
+            .apt
+            .store
+            .scratch()
+            .map_err(|error| failed(error.to_string()))?;
         let work = scratch.path().join("work");
         let dir = work.join(APT);
         make(&dir.join("sources"))?;
@@ -79,10 +90,16 @@ impl AskedPackage<'_, '_> {
         let own = self.own_files(&dir, &mut sources, &mut install)?;
         let mut kept = BTreeMap::new();
         if let (true, Pinning::AllBut(entry, names)) = (pinned, query.keep) {
-            write(&dir.join("preferences"), self.preferences(entry, names).as_bytes())?;
+            write(
+                &dir.join("preferences"),
+                self.preferences(entry, names).as_bytes(),
+            )?;
             kept = self.kept(entry, names, &dir, &mut sources)?;
         } else {
-            write(&dir.join("preferences"), self.preferences(&LockEntry::default(), &[]).as_bytes())?;
+            write(
+                &dir.join("preferences"),
+                self.preferences(&LockEntry::default(), &[]).as_bytes(),
+            )?;
         }
         let state = match request.root {
             RequestRoot::Disk => {
@@ -90,7 +107,10 @@ impl AskedPackage<'_, '_> {
                 state.hold(&request.hold);
                 let status = state.status(&self.archives, &|package| self.apt.read(package))?;
                 write(&dir.join("status"), &status)?;
-                write(&dir.join("extended_states"), state.extended_states().as_bytes())?;
+                write(
+                    &dir.join("extended_states"),
+                    state.extended_states().as_bytes(),
+                )?;
                 state
             }
             RequestRoot::Builder { .. } => {
@@ -120,17 +140,25 @@ impl AskedPackage<'_, '_> {
         for package in result.install {
             let key = (package.name.clone(), package.architecture.clone());
             packages.push(match package.source.as_str() {
-                OWN => {
-                    own.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
-                }
-                KEPT => {
-                    kept.get(&key).cloned().ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?
-                }
+                OWN => own
+                    .get(&key)
+                    .cloned()
+                    .ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?,
+                KEPT => kept
+                    .get(&key)
+                    .cloned()
+                    .ok_or_else(|| failed(format!("apt returned a file of {}", package.name)))?,
                 place => {
-                    let archive = place.parse().ok().and_then(|place: usize| self.archives.get(place));
-                    let archive =
-                        archive.ok_or_else(|| failed(format!("apt returned an unknown archive {place:?}")))?;
-                    let sha256 = package.sha256.ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
+                    let archive = place
+                        .parse()
+                        .ok()
+                        .and_then(|place: usize| self.archives.get(place));
+                    let archive = archive.ok_or_else(|| {
+                        failed(format!("apt returned an unknown archive {place:?}"))
+                    })?;
+                    let sha256 = package
+                        .sha256
+                        .ok_or_else(|| super::unusable(archive, Some(&package.name)))?;
                     LockPackage {
                         name: package.name,
                         version: package.version,
@@ -145,35 +173,72 @@ impl AskedPackage<'_, '_> {
             });
         }
         self.measure(&mut packages);
-        let removed =
-            result.remove.into_iter().map(|(name, architecture, version)| Removed { name, version, architecture });
-        let removed: Vec<_> =
-            removed.filter(|package| state.version(&package.name, &package.architecture).is_some()).collect();
+        let removed = result
+            .remove
+            .into_iter()
+            .map(|(name, architecture, version)| Removed {
+                name,
+                version,
+                architecture,
+            });
+        let removed: Vec<_> = removed
+            .filter(|package| {
+                state
+                    .version(&package.name, &package.architecture)
+                    .is_some()
+            })
+            .collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
-        Ok(LockEntry { packages, removed, ..entry(&self.facts, &self.archives) })
+        Ok(LockEntry {
+            packages,
+            removed,
+            ..entry(&self.facts, &self.archives)
+        })
     }
 
     /// Fills in what packages of the archives say that they take when they are installed.
     fn measure(&self, packages: &mut [LockPackage]) {
         let sizes: HashMap<(String, String, String), Option<u64>> = {
-            let names = packages.iter().map(|package| package.name.as_str()).collect();
+            let names = packages
+                .iter()
+                .map(|package| package.name.as_str())
+                .collect();
             let found = find(&self.archives, &names);
-            let owned = |(name, machine, version): (&str, &str, &str)| (name.into(), machine.into(), version.into());
-            found.into_iter().map(|(key, found)| (owned(key), found.installed())).collect()
+            let owned = |(name, machine, version): (&str, &str, &str)| {
+                (name.into(), machine.into(), version.into())
+            };
+            found
+                .into_iter()
+                .map(|(key, found)| (owned(key), found.installed()))
+                .collect()
         };
-        for package in packages.iter_mut().filter(|package| package.installed.is_none()) {
-            let key = (package.name.clone(), package.architecture.clone(), package.version.clone());
+        for package in packages
+            .iter_mut()
+            .filter(|package| package.installed.is_none())
+        {
+            let key = (
+                package.name.clone(),
+                package.architecture.clone(),
+                package.version.clone(),
+            );
             package.installed = sizes.get(&key).copied().flatten();
         }
     }
 
     fn run(&self, request: ResolveRequest, work: &Path) -> Result<ResolveResult, ManagerError> {
-        let sandbox = self.apt.sandbox.as_ref().map_err(|reason| failed(reason.clone()))?;
+        let sandbox = self
+            .apt
+            .sandbox
+            .as_ref()
+            .map_err(|reason| failed(reason.clone()))?;
         let toolbox = self.apt.tools(self.query.tools)?;
         let job = ToolJob {
             work,
             toolbox: &toolbox,
-            task: ToolboxTask::Resolve { request: Box::new(request) }.packed(),
+            task: ToolboxTask::Resolve {
+                request: Box::new(request),
+            }
+            .packed(),
             limits: Limits::default(),
             timeout: None,
             cancel: CancelToken::new(),
@@ -193,17 +258,24 @@ impl AskedPackage<'_, '_> {
                     about: Vec::new(),
                 });
             }
-            ToolEnd::LimitReached(reached) => return Err(failed(format!("apt reached the {reached}"))),
-            ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => return Err(failed("it was stopped".to_owned())),
+            ToolEnd::LimitReached(reached) => {
+                return Err(failed(format!("apt reached the {reached}")));
+            }
+            ToolEnd::TimedOut { .. } | ToolEnd::Cancelled => {
+                return Err(failed("it was stopped".to_owned()));
+            }
         }
         let path = work.join(RESULT);
-        let text = bounded::read(&path, bounded::TEXT).map_err(|error| failed(error.to_string()))?;
+        let text =
+            bounded::read(&path, bounded::TEXT).map_err(|error| failed(error.to_string()))?;
         match serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))? {
             ResolveOutcome::Resolved(result) => Ok(result),
             ResolveOutcome::Unknown { packages } => Err(self.unknown(&packages)),
             ResolveOutcome::Refused { reason } => Err(ManagerError {
                 message: "these packages cannot be installed together".to_owned(),
-                help: Some("see apt's explanation above: change the list, a version or a pin".into()),
+                help: Some(
+                    "see apt's explanation above: change the list, a version or a pin".into(),
+                ),
                 said: reason.lines().map(str::to_owned).collect(),
                 about: Vec::new(),
             }),
@@ -211,11 +283,14 @@ impl AskedPackage<'_, '_> {
     }
 
     fn unknown(&self, packages: &[String]) -> ManagerError {
-        let names: Vec<_> =
-            packages.iter().map(|package| package.split([':', '=', '/']).next().unwrap_or(package)).collect();
+        let names: Vec<_> = packages
+            .iter()
+            .map(|package| package.split([':', '=', '/']).next().unwrap_or(package))
+            .collect();
         let mut known: HashMap<&str, BTreeSet<(&str, &str)>> = HashMap::new();
         for stanza in self.archives.iter().flat_map(|archive| archive.packages()) {
-            let [Some(name), Some(version), Some(machine)] = stanza.get_all(["Package", "Version", "Architecture"])
+            let [Some(name), Some(version), Some(machine)] =
+                stanza.get_all(["Package", "Version", "Architecture"])
             else {
                 continue;
             };
@@ -230,24 +305,45 @@ impl AskedPackage<'_, '_> {
             .filter_map(|name| suggest::nearest(name, known.keys().copied()))
             .map(|name| format!("`{name}`"))
             .collect();
-        let archives: Vec<_> = self.archives.iter().map(|archive| archive.source.name.as_str()).collect();
+        let archives: Vec<_> = self
+            .archives
+            .iter()
+            .map(|archive| archive.source.name.as_str())
+            .collect();
         let archives = archives.join(", ");
-        let about = packages.iter().map(|package| format!("install {package}")).collect();
+        let about = packages
+            .iter()
+            .map(|package| format!("install {package}"))
+            .collect();
         // The name is right, and what was asked for with it is not there.
         let others: Option<Vec<_>> = packages
             .iter()
             .zip(&names)
             .map(|(package, name)| {
-                Some(self.other(package, known.get(name).filter(|versions| !versions.is_empty())?, &archives))
+                Some(self.other(
+                    package,
+                    known.get(name).filter(|versions| !versions.is_empty())?,
+                    &archives,
+                ))
             })
             .collect();
         if let Some(others) = others {
             let (messages, help): (Vec<_>, Vec<_>) = others.into_iter().unzip();
             let (message, help) = (messages.join("; "), Some(help.join("; ").into()));
-            return ManagerError { message, help, said: Vec::new(), about };
+            return ManagerError {
+                message,
+                help,
+                said: Vec::new(),
+                about,
+            };
         }
-        let what = if packages.len() == 1 { "there is no package" } else { "there are no packages" };
-        let gone = self.query.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
+        let what = if packages.len() == 1 {
+            "there is no package"
+        } else {
+            "there are no packages"
+        };
+        let gone =
+            self.query.request.is_builder() && names.iter().any(|name| name.starts_with(HEADERS));
         let help = match near.as_slice() {
             _ if gone => PackageHint::Settle(
                 "the archives have these only for newer kernels: update the image's kernel, in the stage \
@@ -258,12 +354,23 @@ impl AskedPackage<'_, '_> {
             near => format!("did you mean {}?", near.join(", ")).into(),
         };
         let message = format!("{what} {} in {archives}", packages.join(", "));
-        ManagerError { message, help: Some(help), said: Vec::new(), about }
+        ManagerError {
+            message,
+            help: Some(help),
+            said: Vec::new(),
+            about,
+        }
     }
 
     /// What is wrong with a package whose name is known, and the hint.
-    fn other(&self, package: &str, versions: &BTreeSet<(&str, &str)>, archives: &str) -> (String, String) {
-        let (name, wanted) = package.split_at(package.find([':', '=', '/']).unwrap_or(package.len()));
+    fn other(
+        &self,
+        package: &str,
+        versions: &BTreeSet<(&str, &str)>,
+        archives: &str,
+    ) -> (String, String) {
+        let (name, wanted) =
+            package.split_at(package.find([':', '=', '/']).unwrap_or(package.len()));
         let mut there: Vec<&str> = versions.iter().map(|(version, _)| *version).collect();
         there.sort_by(|a, b| version::compare(b, a));
         there.dedup();
@@ -282,7 +389,9 @@ impl AskedPackage<'_, '_> {
             let more = if there.len() > 3 { ", …" } else { "" };
             return (
                 format!("{name} has no version {version} in {archives}; available: {shown}{more}"),
-                format!("write {name}={newest}, or omit the version: the lock pins the one that is chosen"),
+                format!(
+                    "write {name}={newest}, or omit the version: the lock pins the one that is chosen"
+                ),
             );
         }
         let suite = wanted.strip_prefix('/').unwrap_or_default();
@@ -296,9 +405,16 @@ impl AskedPackage<'_, '_> {
     fn preferences(&self, entry: &LockEntry, names: &[String]) -> String {
         let mut text = String::new();
         for pin in &self.query.request.pins {
-            text += &format!("Package: {}\nPin: {}\nPin-Priority: {}\n\n", pin.package, pin.pin, pin.priority);
+            text += &format!(
+                "Package: {}\nPin: {}\nPin-Priority: {}\n\n",
+                pin.package, pin.pin, pin.priority
+            );
         }
-        for package in entry.packages.iter().filter(|package| !names.contains(&package.name)) {
+        for package in entry
+            .packages
+            .iter()
+            .filter(|package| !names.contains(&package.name))
+        {
             text += &format!(
                 "Package: {}\nPin: version {}\nPin-Priority: {LOCKED_PRIORITY}\n\n",
                 package.name, package.version
@@ -320,14 +436,20 @@ impl AskedPackage<'_, '_> {
             let path = path.trim_start_matches("./");
             let full = self.query.dir.join(path);
             let failed = |reason: String| failed(format!("the package file {path}: {reason}"));
-            let bytes = self.query.scope.open_file(&full).and_then(|file| bounded::read_open(file, MAX_OWN));
+            let bytes = self
+                .query
+                .scope
+                .open_file(&full)
+                .and_then(|file| bounded::read_open(file, MAX_OWN));
             let bytes = bytes.map_err(|error| failed(error.to_string()))?;
             let mut hash = impasto_store::blob::Sha256Writer::default();
-            io::copy(&mut bytes.as_slice(), &mut hash).map_err(|error| failed(error.to_string()))?;
+            io::copy(&mut bytes.as_slice(), &mut hash)
+                .map_err(|error| failed(error.to_string()))?;
             let (size, sha256) = (bytes.len() as u64, hash.finish().to_string());
             let deb = Deb::read(bytes.as_slice()).map_err(|error| failed(error.to_string()))?;
             let field = |name: &str| deb.field(name).to_owned();
-            let (name, version, architecture) = (field("Package"), field("Version"), field("Architecture"));
+            let (name, version, architecture) =
+                (field("Package"), field("Version"), field("Architecture"));
             install.push(format!("{name}={version}"));
             index.extend(deb.index_stanza(path, size, &sha256));
             let package = LockPackage {
@@ -335,13 +457,20 @@ impl AskedPackage<'_, '_> {
                 version,
                 architecture: architecture.clone(),
                 size,
-                installed: deb.field("Installed-Size").trim().parse().ok().filter(|said| *said <= lock::MAX_INSTALLED),
+                installed: deb
+                    .field("Installed-Size")
+                    .trim()
+                    .parse()
+                    .ok()
+                    .filter(|said| *said <= lock::MAX_INSTALLED),
                 sha256,
                 archive: None,
                 path: path.to_owned(),
             };
             if own.insert((name, architecture), package).is_some() {
-                return Err(failed("another file in `files` is of the same package".to_owned()));
+                return Err(failed(
+                    "another file in `files` is of the same package".to_owned(),
+                ));
             }
         }
         if !own.is_empty() {
@@ -358,27 +487,46 @@ impl AskedPackage<'_, '_> {
         dir: &Path,
         sources: &mut Vec<ResolveSource>,
     ) -> Result<BTreeMap<(String, String), LockPackage>, ManagerError> {
-        let wanted: HashSet<&str> = entry.packages.iter().map(|package| package.name.as_str()).collect();
+        let wanted: HashSet<&str> = entry
+            .packages
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
         let found = find(&self.archives, &wanted);
         let mut kept = BTreeMap::new();
         let mut index = Vec::new();
-        for package in
-            entry.packages.iter().filter(|package| package.archive.is_some() && !names.contains(&package.name))
+        for package in entry
+            .packages
+            .iter()
+            .filter(|package| package.archive.is_some() && !names.contains(&package.name))
         {
-            if found.contains_key(&(package.name.as_str(), package.architecture.as_str(), package.version.as_str())) {
+            if found.contains_key(&(
+                package.name.as_str(),
+                package.architecture.as_str(),
+                package.version.as_str(),
+            )) {
                 continue;
             }
             // Only the store can still have it.
-            let Ok(Some(blob)) = crate::debian::packages::files::find(self.apt.store, &package.sha256) else {
+            let Ok(Some(blob)) =
+                crate::debian::packages::files::find(self.apt.store, &package.sha256)
+            else {
                 continue;
             };
-            let Ok(reader) = self.apt.store.open_blob(&blob.digest) else { continue };
+            let Ok(reader) = self.apt.store.open_blob(&blob.digest) else {
+                continue;
+            };
             let Ok(deb) = Deb::read(reader) else { continue };
-            if deb.field("Package") != package.name || deb.field("Architecture") != package.architecture {
+            if deb.field("Package") != package.name
+                || deb.field("Architecture") != package.architecture
+            {
                 continue;
             }
             index.extend(deb.index_stanza(&package.path, package.size, &package.sha256));
-            kept.insert((package.name.clone(), package.architecture.clone()), package.clone());
+            kept.insert(
+                (package.name.clone(), package.architecture.clone()),
+                package.clone(),
+            );
         }
         if !kept.is_empty() {
             sources.push(flat(KEPT, dir, &index)?);
@@ -391,7 +539,9 @@ impl AskedPackage<'_, '_> {
         let machine = &self.facts.architecture;
         if machine != ARCHITECTURE {
             return Err(ManagerError {
-                message: format!("the image is for {machine}, but this host compiles modules for {ARCHITECTURE}"),
+                message: format!(
+                    "the image is for {machine}, but this host compiles modules for {ARCHITECTURE}"
+                ),
                 help: Some(format!("build this stage on a {machine} host").into()),
                 said: Vec::new(),
                 about: Vec::new(),
@@ -402,8 +552,15 @@ impl AskedPackage<'_, '_> {
             .matching(KERNEL)
             .filter_map(|name| name.strip_prefix(KERNEL))
             // Others are packages that only name a kernel: `6.12-amd64` is the newest of its series, `amd64` of all.
-            .filter(|release| release.split('-').next().is_some_and(|version| version.matches('.').count() >= 2))
-            .filter(|release| release.starts_with(|c: char| c.is_ascii_digit()) && !release.ends_with("-dbg"))
+            .filter(|release| {
+                release
+                    .split('-')
+                    .next()
+                    .is_some_and(|version| version.matches('.').count() >= 2)
+            })
+            .filter(|release| {
+                release.starts_with(|c: char| c.is_ascii_digit()) && !release.ends_with("-dbg")
+            })
             .map(|release| format!("{HEADERS}{}", release.trim_end_matches("-unsigned")))
             .collect();
         if releases.is_empty() {
@@ -418,7 +575,11 @@ impl AskedPackage<'_, '_> {
     }
 }
 
-fn lay_out(archive: &VerifiedArchive, place: &str, dir: &Path) -> Result<ResolveSource, ManagerError> {
+fn lay_out(
+    archive: &VerifiedArchive,
+    place: &str,
+    dir: &Path,
+) -> Result<ResolveSource, ManagerError> {
     let from = dir.join("sources").join(place);
     make(&from)?;
     write(&from.join("Release"), archive.release.text.as_bytes())?;
@@ -426,13 +587,22 @@ fn lay_out(archive: &VerifiedArchive, place: &str, dir: &Path) -> Result<Resolve
     for index in &archive.indexes {
         let within = match flat {
             true => from.clone(),
-            false => from.join(&index.component).join(format!("binary-{}", index.architecture)),
+            false => from
+                .join(&index.component)
+                .join(format!("binary-{}", index.architecture)),
         };
         make(&within)?;
         write(&within.join("Packages"), &index.text)?;
     }
-    let base = archive.source.bases.first().map(ToString::to_string).unwrap_or_default();
-    let site = base.split_once("://").map(|(_, rest)| rest.split('/').next().unwrap_or(rest).to_owned());
+    let base = archive
+        .source
+        .bases
+        .first()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let site = base
+        .split_once("://")
+        .map(|(_, rest)| rest.split('/').next().unwrap_or(rest).to_owned());
     Ok(ResolveSource {
         directory: place.to_owned(),
         site: site.filter(|site| !site.is_empty()),
@@ -446,18 +616,29 @@ fn flat(name: &str, dir: &Path, index: &[u8]) -> Result<ResolveSource, ManagerEr
     let from = dir.join("sources").join(name);
     make(&from)?;
     write(&from.join("Packages"), index)?;
-    Ok(ResolveSource { directory: name.to_owned(), flat: true, ..ResolveSource::default() })
+    Ok(ResolveSource {
+        directory: name.to_owned(),
+        flat: true,
+        ..ResolveSource::default()
+    })
 }
 
 fn make(path: &Path) -> Result<(), ManagerError> {
-    fs::create_dir_all(path).map_err(|error| failed(format!("cannot make {}: {error}", path.display())))
+    fs::create_dir_all(path)
+        .map_err(|error| failed(format!("cannot make {}: {error}", path.display())))
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), ManagerError> {
-    let written = File::create_new(path).and_then(|mut file| io::Write::write_all(&mut file, content));
+    let written =
+        File::create_new(path).and_then(|mut file| io::Write::write_all(&mut file, content));
     written.map_err(|error| failed(format!("cannot write {}: {error}", path.display())))
 }
 
 fn failed(message: String) -> ManagerError {
-    ManagerError { message, help: None, said: Vec::new(), about: Vec::new() }
+    ManagerError {
+        message,
+        help: None,
+        said: Vec::new(),
+        about: Vec::new(),
+    }
 }

@@ -38,7 +38,9 @@ impl DpkgState {
         if let Some(image) = below.image {
             let empty = Vec::new();
             let automatic = status::automatic(image.get(EXTENDED).unwrap_or(&empty));
-            for entry in status::entries(image.get(STATUS).unwrap_or(&empty)).filter(|entry| entry.is_there()) {
+            for entry in status::entries(image.get(STATUS).unwrap_or(&empty))
+                .filter(|entry| entry.is_there())
+            {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let key = (text(entry.name), text(entry.architecture));
                 if automatic.contains(&(entry.name, entry.architecture)) {
@@ -46,7 +48,15 @@ impl DpkgState {
                 }
                 let stanza = Some(entry.stanza.text().to_vec());
                 let (version, held) = (text(entry.version), entry.held);
-                state.packages.insert(key, DpkgPackage { version, held, stanza, file: None });
+                state.packages.insert(
+                    key,
+                    DpkgPackage {
+                        version,
+                        held,
+                        stanza,
+                        file: None,
+                    },
+                );
             }
         }
         for BaseLayer { request, entry, .. } in &below.stages {
@@ -72,7 +82,15 @@ impl DpkgState {
                 self.automatic.insert(key.clone());
             }
             let (version, file) = (package.version.clone(), Some(package.clone()));
-            self.packages.insert(key, DpkgPackage { version, held: false, stanza: None, file });
+            self.packages.insert(
+                key,
+                DpkgPackage {
+                    version,
+                    held: false,
+                    stanza: None,
+                    file,
+                },
+            );
         }
         self.hold(&request.hold);
     }
@@ -87,17 +105,24 @@ impl DpkgState {
     /// The version of an installed package.
     pub(super) fn version(&self, name: &str, architecture: &str) -> Option<&str> {
         let key = (name.to_owned(), architecture.to_owned());
-        self.packages.get(&key).map(|installed| installed.version.as_str())
+        self.packages
+            .get(&key)
+            .map(|installed| installed.version.as_str())
     }
 
     /// Names and versions of the installed packages of a pattern.
     pub(super) fn matching<'s>(&'s self, pattern: &'s str) -> impl Iterator<Item = &'s str> {
-        self.packages.keys().map(|(name, _)| name.as_str()).filter(move |name| name.starts_with(pattern))
+        self.packages
+            .keys()
+            .map(|(name, _)| name.as_str())
+            .filter(move |name| name.starts_with(pattern))
     }
 
     /// The text of `extended_states`.
     pub(super) fn extended_states(&self) -> String {
-        let stanza = |(name, machine): &Key| format!("Package: {name}\nArchitecture: {machine}\nAuto-Installed: 1\n\n");
+        let stanza = |(name, machine): &Key| {
+            format!("Package: {name}\nArchitecture: {machine}\nAuto-Installed: 1\n\n")
+        };
         self.automatic.iter().map(stanza).collect()
     }
 
@@ -120,7 +145,11 @@ impl DpkgState {
             let stanza = match (&installed.stanza, &installed.file) {
                 (Some(stanza), _) => stanza.as_slice(),
                 (None, Some(file)) => {
-                    match found.get(&(name.as_str(), architecture.as_str(), installed.version.as_str())) {
+                    match found.get(&(
+                        name.as_str(),
+                        architecture.as_str(),
+                        installed.version.as_str(),
+                    )) {
                         Some(found) => found.stanza.text(),
                         None => {
                             own = read(file)?;
@@ -130,9 +159,12 @@ impl DpkgState {
                 }
                 (None, None) => continue,
             };
-            let Some(stanza) = crate::deb::control::Stanza::only(stanza) else { continue };
+            let Some(stanza) = crate::deb::control::Stanza::only(stanza) else {
+                continue;
+            };
             let want = if installed.held { "hold" } else { "install" };
-            text.field("Package", name).field("Status", format!("{want} ok installed"));
+            text.field("Package", name)
+                .field("Status", format!("{want} ok installed"));
             let except = [
                 "Package",
                 "Status",
@@ -169,7 +201,9 @@ pub(super) fn find<'a>(
                 continue;
             };
             if names.contains(name) {
-                found.entry((name, architecture, version)).or_insert(ArchivePackage { archive, stanza });
+                found
+                    .entry((name, architecture, version))
+                    .or_insert(ArchivePackage { archive, stanza });
             }
         }
     }

@@ -27,16 +27,29 @@ impl BootstrapIndex {
     /// Reads the file `Packages` of a directory.
     pub(super) fn read(dir: &Path) -> Result<BootstrapIndex, ToolFailure> {
         let path = dir.join("Packages");
-        let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
+        let text =
+            bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
         let mut packages = BTreeMap::new();
-        for stanza in text.split("\n\n").map(|stanza| stanza.trim_matches('\n')).filter(|stanza| !stanza.is_empty()) {
-            let field = |name: &str| stanza.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        for stanza in text
+            .split("\n\n")
+            .map(|stanza| stanza.trim_matches('\n'))
+            .filter(|stanza| !stanza.is_empty())
+        {
+            let field = |name: &str| {
+                stanza
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
             let (Some(name), Some(file)) = (field("Package"), field("Filename")) else {
-                return Err(ToolFailure::new("the package index has an entry without a name or file"));
+                return Err(ToolFailure::new(
+                    "the package index has an entry without a name or file",
+                ));
             };
             let file = file.trim_start_matches("./");
             if file.is_empty() || file.contains('/') || file == ".." {
-                return Err(ToolFailure::new(format!("the package index has an invalid file {file:?}")));
+                return Err(ToolFailure::new(format!(
+                    "the package index has an invalid file {file:?}"
+                )));
             }
             let package = BootstrapPackage {
                 name: name.to_owned(),
@@ -46,7 +59,9 @@ impl BootstrapIndex {
                 stanza: stanza.to_owned(),
             };
             if packages.insert(name.to_owned(), package).is_some() {
-                return Err(ToolFailure::new(format!("the package index has {name} more than once")));
+                return Err(ToolFailure::new(format!(
+                    "the package index has {name} more than once"
+                )));
             }
         }
         Ok(BootstrapIndex(packages))
@@ -57,11 +72,16 @@ impl BootstrapIndex {
     }
 
     pub(super) fn get(&self, name: &str) -> Result<&BootstrapPackage, ToolFailure> {
-        self.0.get(name).ok_or_else(|| ToolFailure::new(format!("apt chose {name}, which is not in the index")))
+        self.0
+            .get(name)
+            .ok_or_else(|| ToolFailure::new(format!("apt chose {name}, which is not in the index")))
     }
 
     /// dpkg's status text where exactly these are installed.
-    pub(super) fn status<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Result<String, ToolFailure> {
+    pub(super) fn status<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a String>,
+    ) -> Result<String, ToolFailure> {
         let mut text = String::new();
         for name in names {
             let stanza = &self.get(name)?.stanza;

@@ -50,13 +50,29 @@ pub(super) fn bootstrap(
     log: &mut dyn FnMut(&[u8]),
     phase: &mut dyn FnMut(&str),
 ) -> Result<(), ToolFailure> {
-    let mut clock = PhaseClock { last: Instant::now(), phase };
+    let mut clock = PhaseClock {
+        last: Instant::now(),
+        phase,
+    };
     let packages = work.join(PACKAGES);
     let index = BootstrapIndex::read(&packages)?;
-    let order = order::plan(&index, &packages, &work.join("plan"), &spec.architecture, spec.recommends)?;
+    let order = order::plan(
+        &index,
+        &packages,
+        &work.join("plan"),
+        &spec.architecture,
+        spec.recommends,
+    )?;
     clock.lap("plan", log);
-    let names: Vec<_> = order.first.iter().cloned().chain(order::unpacked(&order.then)).collect();
-    let files = names.iter().map(|name| Ok(packages.join(&index.get(name)?.file)));
+    let names: Vec<_> = order
+        .first
+        .iter()
+        .cloned()
+        .chain(order::unpacked(&order.then))
+        .collect();
+    let files = names
+        .iter()
+        .map(|name| Ok(packages.join(&index.get(name)?.file)));
     let files: Vec<PathBuf> = files.collect::<Result<_, ToolFailure>>()?;
     let plain = work.join("plain");
     fs::create_dir(&plain).map_err(ToolFailure::io("make", &plain))?;
@@ -93,9 +109,14 @@ fn install(
     lay_out(plains, first.clone(), root)?;
     clock.lap("essential files", log);
     root.furnish(place)?;
-    let paths = first.map(|index| Ok(plains.wait(index)?.path)).collect::<Result<Vec<_>, ToolFailure>>()?;
+    let paths = first
+        .map(|index| Ok(plains.wait(index)?.path))
+        .collect::<Result<Vec<_>, ToolFailure>>()?;
     // Each of them needs some other; all their files are there.
-    root.dpkg().args(["--force-depends", "--install"]).args(inside(&paths)).succeed(log)?;
+    root.dpkg()
+        .args(["--force-depends", "--install"])
+        .args(inside(&paths))
+        .succeed(log)?;
     remove(&paths)?;
     clock.lap("essential packages", log);
     let mut next = order.first.len();
@@ -104,9 +125,13 @@ fn install(
         match batch {
             Batch::Unpack(names) => {
                 for names in names.chunks(MOST_AT_ONCE) {
-                    let paths = (next..next + names.len()).map(|index| Ok(plains.wait(index)?.path));
+                    let paths =
+                        (next..next + names.len()).map(|index| Ok(plains.wait(index)?.path));
                     let paths = paths.collect::<Result<Vec<_>, ToolFailure>>()?;
-                    root.dpkg().args(["--no-triggers", "--unpack"]).args(inside(&paths)).succeed(log)?;
+                    root.dpkg()
+                        .args(["--no-triggers", "--unpack"])
+                        .args(inside(&paths))
+                        .succeed(log)?;
                     remove(&paths)?;
                     next += names.len();
                 }
@@ -114,66 +139,110 @@ fn install(
             // What the last call does configures all that is left, with triggers, each once.
             Batch::Configure(_) if batches.peek().is_none() => {}
             Batch::Configure(names) => {
-                root.dpkg().args(["--no-triggers", "--configure"]).args(names).succeed(log)?;
+                root.dpkg()
+                    .args(["--no-triggers", "--configure"])
+                    .args(names)
+                    .succeed(log)?;
             }
         }
     }
     clock.lap("unpacked", log);
-    root.dpkg().args(["--configure", "--pending"]).succeed(log)?;
+    root.dpkg()
+        .args(["--configure", "--pending"])
+        .succeed(log)?;
     clock.lap("configured", log);
     let output = root.dpkg().args(["--audit"]).output()?;
     if output.stdout.trim().is_empty() {
         Ok(())
     } else {
         log(output.stdout.as_bytes());
-        Err(ToolFailure::new("some packages are only half installed: see the log"))
+        Err(ToolFailure::new(
+            "some packages are only half installed: see the log",
+        ))
     }
 }
 
 /// Lays out packages' files, one package after the other: directories of several have the first one's owner and mode.
-fn lay_out(plains: &Plains<'_>, range: std::ops::Range<usize>, root: &BootstrapRoot) -> Result<(), ToolFailure> {
+fn lay_out(
+    plains: &Plains<'_>,
+    range: std::ops::Range<usize>,
+    root: &BootstrapRoot,
+) -> Result<(), ToolFailure> {
     let (reader, mut writer) = io::pipe().map_err(ToolFailure::io("make", Path::new("a pipe")))?;
-    let options = ["--extract", "--file=-", "--ignore-zeros", "--keep-directory-symlink", "--numeric-owner"];
-    let program =
-        HostProgram::new("tar").args(options).args(["--preserve-permissions", "--directory"]).args([root.path()]);
+    let options = [
+        "--extract",
+        "--file=-",
+        "--ignore-zeros",
+        "--keep-directory-symlink",
+        "--numeric-owner",
+    ];
+    let program = HostProgram::new("tar")
+        .args(options)
+        .args(["--preserve-permissions", "--directory"])
+        .args([root.path()]);
     let mut child = program.stdin(reader).start()?;
     let feed = || {
         for index in range {
             let plain = plains.wait(index)?;
             let read = ToolFailure::io;
             let mut file = bounded::open(&plain.path).map_err(read("read", &plain.path))?;
-            file.seek(SeekFrom::Start(plain.start)).map_err(read("read", &plain.path))?;
-            io::copy(&mut file.take(plain.length), &mut writer).map_err(read("lay out", &plain.path))?;
+            file.seek(SeekFrom::Start(plain.start))
+                .map_err(read("read", &plain.path))?;
+            io::copy(&mut file.take(plain.length), &mut writer)
+                .map_err(read("lay out", &plain.path))?;
         }
         Ok(())
     };
     let fed = feed();
     drop(writer);
-    let status = child.wait().map_err(ToolFailure::io("wait for", Path::new("tar")))?;
+    let status = child
+        .wait()
+        .map_err(ToolFailure::io("wait for", Path::new("tar")))?;
     fed?;
-    if status.success() { Ok(()) } else { Err(ToolFailure::new("`tar` cannot lay out the essential packages")) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(ToolFailure::new(
+            "`tar` cannot lay out the essential packages",
+        ))
+    }
 }
 
 /// Where the root's dpkg finds packages.
 fn inside(paths: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
-    paths.iter().filter_map(|path| Some(Path::new(root::PACKAGES).join(path.file_name()?)))
+    paths
+        .iter()
+        .filter_map(|path| Some(Path::new(root::PACKAGES).join(path.file_name()?)))
 }
 
 /// What is installed takes no space any more.
 fn remove(paths: &[PathBuf]) -> Result<(), ToolFailure> {
-    paths.iter().try_for_each(|path| fs::remove_file(path).map_err(ToolFailure::io("remove", path)))
+    paths
+        .iter()
+        .try_for_each(|path| fs::remove_file(path).map_err(ToolFailure::io("remove", path)))
 }
 
 /// Tells apt which packages nobody asked for, so that it can remove them when nothing needs them any more.
-fn mark_automatic(index: &BootstrapIndex, spec: &BootstrapSpec, root: &BootstrapRoot) -> Result<(), ToolFailure> {
-    let named: BTreeSet<_> = spec.packages.iter().filter_map(|asked| asked.split([':', '=', '/']).next()).collect();
+fn mark_automatic(
+    index: &BootstrapIndex,
+    spec: &BootstrapSpec,
+    root: &BootstrapRoot,
+) -> Result<(), ToolFailure> {
+    let named: BTreeSet<_> = spec
+        .packages
+        .iter()
+        .filter_map(|asked| asked.split([':', '=', '/']).next())
+        .collect();
     let minbase = spec.variant == "minbase";
     let mut text = String::new();
     for package in index.packages() {
-        let asked = package.essential || minbase && package.required || named.contains(package.name.as_str());
+        let asked = package.essential
+            || minbase && package.required
+            || named.contains(package.name.as_str());
         if !asked {
             let (name, architecture) = (&package.name, &spec.architecture);
-            text += &format!("Package: {name}\nArchitecture: {architecture}\nAuto-Installed: 1\n\n");
+            text +=
+                &format!("Package: {name}\nArchitecture: {architecture}\nAuto-Installed: 1\n\n");
         }
     }
     root.write("var/lib/apt/extended_states", &text, 0o644)
@@ -189,20 +258,42 @@ fn finish(
     fs::write(&script, FINISH).map_err(ToolFailure::io("write", &script))?;
     if let Some(lines) = &spec.sources {
         let sources = work.join("sources.list");
-        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let text = lines
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>();
         fs::write(&sources, text).map_err(ToolFailure::io("write", &sources))?;
     }
     let components = spec.components.join(" ");
-    HostProgram::new("sh").args([&script]).args([root.bare()]).args([&components]).succeed(log)
+    HostProgram::new("sh")
+        .args([&script])
+        .args([root.bare()])
+        .args([&components])
+        .succeed(log)
 }
 
 /// Writes the root as a tar archive, the same bytes for the same root.
-fn pack(root: &BootstrapRoot, epoch: u64, to: &Path, log: &mut dyn FnMut(&[u8])) -> Result<(), ToolFailure> {
+fn pack(
+    root: &BootstrapRoot,
+    epoch: u64,
+    to: &Path,
+    log: &mut dyn FnMut(&[u8]),
+) -> Result<(), ToolFailure> {
     HostProgram::new("tar")
-        .args(["--create", "--sort=name", "--numeric-owner", "--clamp-mtime", "--one-file-system", "--format=pax"])
+        .args([
+            "--create",
+            "--sort=name",
+            "--numeric-owner",
+            "--clamp-mtime",
+            "--one-file-system",
+            "--format=pax",
+        ])
         .args(["--xattrs", "--xattrs-exclude=system.*"])
         .args(["--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"])
-        .args([format!("--mtime=@{epoch}"), format!("--directory={}", root.bare().display())])
+        .args([
+            format!("--mtime=@{epoch}"),
+            format!("--directory={}", root.bare().display()),
+        ])
         .args([format!("--file={}", to.display())])
         .args(["."])
         .succeed(log)

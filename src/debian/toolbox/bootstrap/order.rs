@@ -38,24 +38,52 @@ pub(super) fn plan(
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
         let status = dir.join("status");
-        std::fs::write(&status, index.status(installed)?).map_err(ToolFailure::io("write", &status))?;
+        std::fs::write(&status, index.status(installed)?)
+            .map_err(ToolFailure::io("write", &status))?;
         let mut apt = AptTool::new(&dir, architecture, &[], recommends)?;
-        let archive = AptArchive { site: "localhost", name: ARCHIVE, suite: None, components: &[] };
+        let archive = AptArchive {
+            site: "localhost",
+            name: ARCHIVE,
+            suite: None,
+            components: &[],
+        };
         apt.add(&archive, packages)?;
-        let output = apt.get().args(["--simulate", "install", "--"]).args(wanted).output()?;
+        let output = apt
+            .get()
+            .args(["--simulate", "install", "--"])
+            .args(wanted)
+            .output()?;
         if output.status.success() {
             return Ok(read(&output.stdout));
         }
-        let reason = [&output.stdout, &output.stderr].into_iter().flat_map(|text| text.lines());
-        let reason: Vec<_> = reason.filter(|line| line.starts_with([' ', 'E'])).map(str::trim).collect();
-        Err(ToolFailure::new(format!("the packages cannot be installed together: {}", reason.join("; "))))
+        let reason = [&output.stdout, &output.stderr]
+            .into_iter()
+            .flat_map(|text| text.lines());
+        let reason: Vec<_> = reason
+            .filter(|line| line.starts_with([' ', 'E']))
+            .map(str::trim)
+            .collect();
+        Err(ToolFailure::new(format!(
+            "the packages cannot be installed together: {}",
+            reason.join("; ")
+        )))
     };
     let first = unpacked(&ask("first", &[], &["?essential"])?);
     let known: BTreeSet<_> = first.iter().collect();
     // All there is, each by its name: the lock has decided already.
-    let wanted: Vec<_> = index.packages().map(|package| package.name.as_str()).collect();
-    let wanted: Vec<_> = wanted.into_iter().filter(|name| !known.contains(&(*name).to_owned())).collect();
-    let then = if wanted.is_empty() { Vec::new() } else { ask("then", &first, &wanted)? };
+    let wanted: Vec<_> = index
+        .packages()
+        .map(|package| package.name.as_str())
+        .collect();
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .filter(|name| !known.contains(&(*name).to_owned()))
+        .collect();
+    let then = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        ask("then", &first, &wanted)?
+    };
     Ok(InstallOrder { first, then })
 }
 
@@ -73,7 +101,9 @@ fn read(text: &str) -> Vec<Batch> {
     let mut batches = Vec::new();
     for line in text.lines() {
         let mut words = line.split(' ');
-        let (verb, Some(name)) = (words.next(), words.next()) else { continue };
+        let (verb, Some(name)) = (words.next(), words.next()) else {
+            continue;
+        };
         // Those of this machine and of all are named without it.
         let name = name.to_owned();
         match (verb, batches.last_mut()) {
@@ -95,7 +125,12 @@ mod tests {
     fn a_plan_is_read_in_batches() {
         let text = "Reading package lists...\nInst b (1 x [amd64])\nInst a (2 x [all]) []\nConf a (2 x [all])\n\
                     Inst c (3 x [amd64])\nConf b (1 x [amd64])\nConf c (3 x [amd64])\n";
-        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
         let batches = read(text);
         let expected = [
             Batch::Unpack(names(&["b", "a"])),

@@ -40,7 +40,11 @@ pub(super) struct BootstrapRoot {
 
 impl BootstrapRoot {
     /// Makes an empty root at `path`.
-    pub(super) fn make(path: &Path, architecture: &str, epoch: u64) -> Result<BootstrapRoot, ToolFailure> {
+    pub(super) fn make(
+        path: &Path,
+        architecture: &str,
+        epoch: u64,
+    ) -> Result<BootstrapRoot, ToolFailure> {
         let loader = (architecture == "amd64").then_some("lib64");
         for name in MERGED.into_iter().chain(loader) {
             let dir = path.join("usr").join(name);
@@ -52,7 +56,11 @@ impl BootstrapRoot {
             let dir = path.join(name);
             fs::create_dir_all(&dir).map_err(ToolFailure::io("make", &dir))?;
         }
-        let root = BootstrapRoot { path: path.to_path_buf(), bare: PathBuf::from(BARE), epoch };
+        let root = BootstrapRoot {
+            path: path.to_path_buf(),
+            bare: PathBuf::from(BARE),
+            epoch,
+        };
         root.write("var/lib/dpkg/status", "", 0o644)?;
         Ok(root)
     }
@@ -77,7 +85,8 @@ impl BootstrapRoot {
             for dir in [&from, &to] {
                 fs::create_dir_all(dir).map_err(ToolFailure::io("make", dir))?;
             }
-            fs::set_permissions(&from, fs::Permissions::from_mode(mode)).map_err(ToolFailure::io("change", &from))?;
+            fs::set_permissions(&from, fs::Permissions::from_mode(mode))
+                .map_err(ToolFailure::io("change", &from))?;
             mount_bind(&from, &to).map_err(failed(&to))?;
             let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
             mount_remount(&to, flags, "").map_err(failed(&to))?;
@@ -99,7 +108,8 @@ impl BootstrapRoot {
             fs::create_dir_all(dir).map_err(ToolFailure::io("make", dir))?;
         }
         fs::write(&path, text).map_err(ToolFailure::io("write", &path))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(ToolFailure::io("change", &path))
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(ToolFailure::io("change", &path))
     }
 
     /// A program of the root, in the environment of packages' scripts.
@@ -118,7 +128,8 @@ impl BootstrapRoot {
 
     /// The root's own dpkg, which knows what its release and its machine are.
     pub(super) fn dpkg(&self) -> HostProgram {
-        self.program("dpkg").args(["--force-unsafe-io", "--log=/dev/null"])
+        self.program("dpkg")
+            .args(["--force-unsafe-io", "--log=/dev/null"])
     }
 
     /// Makes the initramfs that hooks asked for: of every kernel, once. Not every release's hooks say of which.
@@ -130,12 +141,18 @@ impl BootstrapRoot {
         let mut versions = Vec::new();
         for entry in fs::read_dir(&boot).map_err(ToolFailure::io("list", &boot))? {
             let name = entry.map_err(ToolFailure::io("list", &boot))?.file_name();
-            versions.extend(name.to_str().and_then(|name| name.strip_prefix("vmlinuz-")).map(str::to_owned));
+            versions.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_prefix("vmlinuz-"))
+                    .map(str::to_owned),
+            );
         }
         versions.sort_unstable();
         for version in versions {
             // Not the one that only takes notes.
-            self.program("/usr/sbin/update-initramfs").args(["-c", "-k", &version]).succeed(log)?;
+            self.program("/usr/sbin/update-initramfs")
+                .args(["-c", "-k", &version])
+                .succeed(log)?;
         }
         Ok(())
     }

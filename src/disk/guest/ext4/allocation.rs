@@ -28,13 +28,22 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         for (number, group) in (0..).zip(&self.groups) {
             let wrong = |what| corrupt(format!("group {number}: its {what} bitmap is damaged"));
             if group.flags & BLOCK_UNINIT == 0
-                && !self.bitmap(group.block_bitmap, sb.clusters_per_group, group.block_bitmap_sum)?.1
+                && !self
+                    .bitmap(
+                        group.block_bitmap,
+                        sb.clusters_per_group,
+                        group.block_bitmap_sum,
+                    )?
+                    .1
             {
                 return Err(wrong("block"));
             }
             if group.flags & INODE_UNINIT == 0 {
-                let (used, is_right) =
-                    self.bitmap(group.inode_bitmap, u64::from(sb.inodes_per_group), group.inode_bitmap_sum)?;
+                let (used, is_right) = self.bitmap(
+                    group.inode_bitmap,
+                    u64::from(sb.inodes_per_group),
+                    group.inode_bitmap_sum,
+                )?;
                 if !is_right {
                     return Err(wrong("inode"));
                 }
@@ -51,13 +60,22 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let (bits, padding) = bitmap
             .split_at_checked(bits as usize / 8)
             .ok_or_else(|| corrupt("a bitmap does not fit into its block"))?;
-        let known = if self.superblock.has_wide_groups() { u32::MAX } else { 0xffff };
-        let is_right =
-            crc32c(self.superblock.seed, bits) & known == sum & known && padding.iter().all(|byte| *byte == 0xff);
+        let known = if self.superblock.has_wide_groups() {
+            u32::MAX
+        } else {
+            0xffff
+        };
+        let is_right = crc32c(self.superblock.seed, bits) & known == sum & known
+            && padding.iter().all(|byte| *byte == 0xff);
         Ok((bitmap, is_right))
     }
 
-    fn check_free_inodes(&self, number: u32, group: &BlockGroup, used: &[u8]) -> Result<(), ReadError> {
+    fn check_free_inodes(
+        &self,
+        number: u32,
+        group: &BlockGroup,
+        used: &[u8],
+    ) -> Result<(), ReadError> {
         let sb = &self.superblock;
         let per_block = (sb.block_size / sb.inode_size) as u32;
         let first = number * sb.inodes_per_group + 1;
@@ -67,7 +85,9 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let mut block = Vec::new();
         for start in (0..end).step_by(per_block as usize) {
             let is_looked_at = |index: &u32| !is_used(*index) || first + *index < FIRST_INODE;
-            let mut indexes = (start..end.min(start + per_block)).filter(is_looked_at).peekable();
+            let mut indexes = (start..end.min(start + per_block))
+                .filter(is_looked_at)
+                .peekable();
             if indexes.peek().is_none() {
                 continue;
             }

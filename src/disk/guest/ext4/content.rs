@@ -22,7 +22,11 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let extents = runs.into_iter().map_while(|run| {
             let offset = run.logical * block_size;
             let length = (run.length * block_size).min(inode.size.checked_sub(offset)?);
-            (length > 0).then_some(Extent { offset, start: run.start * block_size, length })
+            (length > 0).then_some(Extent {
+                offset,
+                start: run.start * block_size,
+                length,
+            })
         });
         Ok(InodeContent::Extents(extents.collect()))
     }
@@ -35,12 +39,20 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
 
     pub(super) fn ranges(&self, map: &BlockMap) -> Vec<Range<u64>> {
         let size = self.superblock.block_size;
-        map.nodes.iter().map(|block| block * size..(block + 1) * size).collect()
+        map.nodes
+            .iter()
+            .map(|block| block * size..(block + 1) * size)
+            .collect()
     }
 
     /// A symbolic link's target.
     pub fn target(&self, link: &Inode) -> Result<Vec<u8>, ReadError> {
-        let wrong = || corrupt(format!("inode {}: it is not a symbolic link with a target", link.number));
+        let wrong = || {
+            corrupt(format!(
+                "inode {}: it is not a symbolic link with a target",
+                link.number
+            ))
+        };
         if !link.is_link() || link.size == 0 || link.size > self.superblock.block_size {
             return Err(wrong());
         }
@@ -52,17 +64,29 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         } else {
             self.read_small(link, size)?
         };
-        if target.contains(&0) { Err(wrong()) } else { Ok(target) }
+        if target.contains(&0) {
+            Err(wrong())
+        } else {
+            Ok(target)
+        }
     }
 
     /// The first `size` bytes of a file, which the caller has found to be few.
     pub(super) fn read_small(&self, inode: &Inode, size: usize) -> Result<Vec<u8>, ReadError> {
         let mut bytes = vec![0; size];
-        let InodeContent::Extents(extents) = self.content(inode)? else { return self.inline(inode) };
-        for extent in extents.iter().take_while(|extent| extent.offset < size as u64) {
+        let InodeContent::Extents(extents) = self.content(inode)? else {
+            return self.inline(inode);
+        };
+        for extent in extents
+            .iter()
+            .take_while(|extent| extent.offset < size as u64)
+        {
             let from = extent.offset as usize;
-            let to = size.min(from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX)));
-            self.disk.read_exact_at(&mut bytes[from..to], extent.start).map_err(ReadError::Io)?;
+            let to =
+                size.min(from.saturating_add(usize::try_from(extent.length).unwrap_or(usize::MAX)));
+            self.disk
+                .read_exact_at(&mut bytes[from..to], extent.start)
+                .map_err(ReadError::Io)?;
         }
         Ok(bytes)
     }
@@ -71,9 +95,15 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     fn inline(&self, inode: &Inode) -> Result<Vec<u8>, ReadError> {
         let mut bytes = inode.block().to_vec();
         bytes.extend_from_slice(self.inline_rest(inode)?);
-        let size = usize::try_from(inode.size).ok().filter(|size| *size <= bytes.len());
-        bytes
-            .truncate(size.ok_or_else(|| corrupt(format!("inode {}: its content is not in the inode", inode.number)))?);
+        let size = usize::try_from(inode.size)
+            .ok()
+            .filter(|size| *size <= bytes.len());
+        bytes.truncate(size.ok_or_else(|| {
+            corrupt(format!(
+                "inode {}: its content is not in the inode",
+                inode.number
+            ))
+        })?);
         Ok(bytes)
     }
 }

@@ -108,13 +108,19 @@ impl Inode {
 
     /// What lies behind the last field: extended attributes, if any.
     pub(super) fn body(&self) -> &[u8] {
-        self.raw.get(OLD_SIZE + extra_size(&self.raw)..).unwrap_or_default()
+        self.raw
+            .get(OLD_SIZE + extra_size(&self.raw)..)
+            .unwrap_or_default()
     }
 }
 
 /// How many bytes of fields an inode has behind the oldest form.
 pub(in crate::disk::guest) fn extra_size(raw: &[u8]) -> usize {
-    if raw.len() > OLD_SIZE { usize::from(le16(raw, EXTRA_SIZE)) } else { 0 }
+    if raw.len() > OLD_SIZE {
+        usize::from(le16(raw, EXTRA_SIZE))
+    } else {
+        0
+    }
 }
 
 impl<D: ReadAt + ?Sized> Ext4<'_, D> {
@@ -125,18 +131,28 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         if number == 0 || number > sb.identity.inodes {
             return Err(outside());
         }
-        let (group, index) = ((number - 1) / sb.inodes_per_group, (number - 1) % sb.inodes_per_group);
+        let (group, index) = (
+            (number - 1) / sb.inodes_per_group,
+            (number - 1) % sb.inodes_per_group,
+        );
         let group = self.groups.get(group as usize).ok_or_else(outside)?;
-        let start = sb.place(group.inode_table).ok_or_else(outside)? + u64::from(index) * sb.inode_size;
+        let start =
+            sb.place(group.inode_table).ok_or_else(outside)? + u64::from(index) * sb.inode_size;
         let end = start + sb.inode_size;
-        if end > sb.blocks * sb.block_size { Err(outside()) } else { Ok(start..end) }
+        if end > sb.blocks * sb.block_size {
+            Err(outside())
+        } else {
+            Ok(start..end)
+        }
     }
 
     /// Reads an inode that is in use.
     pub fn inode(&self, number: u32) -> Result<Inode, ReadError> {
         let place = self.inode_place(number)?;
         let mut raw = vec![0; self.superblock.inode_size as usize];
-        self.disk.read_exact_at(&mut raw, place.start).map_err(ReadError::Io)?;
+        self.disk
+            .read_exact_at(&mut raw, place.start)
+            .map_err(ReadError::Io)?;
         let seed = own_seed(self.superblock.seed, number, &raw);
         let extra = extra_size(&raw);
         if OLD_SIZE + extra > raw.len() || !extra.is_multiple_of(4) {
@@ -159,8 +175,16 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let kind = mode & TYPE;
         let word = |low, high| u32::from(le16(&raw, low)) | u32::from(le16(&raw, high)) << 16;
         let has_high_size = kind == REGULAR || self.superblock.incompat(INCOMPAT_LARGEDIR);
-        let high_size = if has_high_size { u64::from(le32(&raw, 0x6c)) << 32 } else { 0 };
-        let high_block = if self.superblock.is_wide() { u64::from(le16(&raw, 0x76)) << 32 } else { 0 };
+        let high_size = if has_high_size {
+            u64::from(le32(&raw, 0x6c)) << 32
+        } else {
+            0
+        };
+        let high_block = if self.superblock.is_wide() {
+            u64::from(le16(&raw, 0x76)) << 32
+        } else {
+            0
+        };
         let extra = |at| field(&raw, at).unwrap_or(0);
         let time = |at, more| {
             let extra = extra(more);
@@ -220,7 +244,11 @@ pub(in crate::disk::guest) fn sum_of(seed: u32, raw: &[u8]) -> u32 {
     sum = crc32c(crc32c(sum, &[0; 2]), &raw[CHECKSUM_LOW + 2..OLD_SIZE]);
     if raw.len() > OLD_SIZE {
         sum = crc32c(sum, &raw[OLD_SIZE..CHECKSUM_HIGH]);
-        let high = if high.is_some() { [0; 2] } else { bytes_at(raw, CHECKSUM_HIGH) };
+        let high = if high.is_some() {
+            [0; 2]
+        } else {
+            bytes_at(raw, CHECKSUM_HIGH)
+        };
         sum = crc32c(crc32c(sum, &high), &raw[CHECKSUM_HIGH + 2..]);
     }
     sum
@@ -230,5 +258,7 @@ pub(in crate::disk::guest) fn sum_of(seed: u32, raw: &[u8]) -> u32 {
 pub(in crate::disk::guest) fn sum_is_right(seed: u32, raw: &[u8]) -> bool {
     let (low, high) = sum_places(raw);
     let (sum, low) = (sum_of(seed, raw), le16(raw, low));
-    high.map_or(sum as u16 == low, |high| sum == u32::from(low) | u32::from(le16(raw, high)) << 16)
+    high.map_or(sum as u16 == low, |high| {
+        sum == u32::from(low) | u32::from(le16(raw, high)) << 16
+    })
 }

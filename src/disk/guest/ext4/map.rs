@@ -114,12 +114,17 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
     /// Reads a block of the map.
     fn node(&mut self, block: u64) -> Result<Vec<u8>, ReadError> {
         if self.map.nodes.len() >= MAX_NODES {
-            return Err(unsupported(format!("the size of the map of inode {}", self.inode.number)));
+            return Err(unsupported(format!(
+                "the size of the map of inode {}",
+                self.inode.number
+            )));
         }
         self.map.nodes.push(block);
         let mut bytes = self.spare.pop().unwrap_or_default();
         match self.fs.read_block(block, &mut bytes) {
-            Err(ReadError::Corrupt { .. }) => Err(self.corrupt("its map lies outside the file system")),
+            Err(ReadError::Corrupt { .. }) => {
+                Err(self.corrupt("its map lies outside the file system"))
+            }
             result => result.map(|()| bytes),
         }
     }
@@ -127,7 +132,10 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
     /// Takes a run, after those that came before it.
     fn push(&mut self, run: BlockRun) -> Result<(), ReadError> {
         let sb = &self.fs.superblock;
-        let last = run.start.checked_add(run.length).and_then(|end| end.checked_sub(1));
+        let last = run
+            .start
+            .checked_add(run.length)
+            .and_then(|end| end.checked_sub(1));
         if sb.place(run.start).is_none() || last.and_then(|last| sb.place(last)).is_none() {
             return Err(self.corrupt("a block of it lies outside the file system"));
         }
@@ -138,11 +146,17 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
         self.next = run.logical + run.length;
         let count = self.map.runs.len();
         match self.map.runs.last_mut() {
-            Some(last) if last.logical + last.length == run.logical && last.start + last.length == run.start => {
+            Some(last)
+                if last.logical + last.length == run.logical
+                    && last.start + last.length == run.start =>
+            {
                 last.length += run.length;
             }
             _ if count >= MAX_RUNS => {
-                return Err(unsupported(format!("the number of pieces of inode {}", self.inode.number)));
+                return Err(unsupported(format!(
+                    "the number of pieces of inode {}",
+                    self.inode.number
+                )));
             }
             _ => self.map.runs.push(run),
         }
@@ -152,7 +166,10 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
     /// One node of an extent tree, for these blocks of the file.
     fn extents(&mut self, node: &[u8], depth: u16, span: Range<u64>) -> Result<(), ReadError> {
         let (entries, room) = (usize::from(le16(node, 2)), usize::from(le16(node, 4)));
-        if le16(node, 0) != EXTENT_MAGIC || le16(node, 6) != depth || entries > room || (room + 1) * ENTRY > node.len()
+        if le16(node, 0) != EXTENT_MAGIC
+            || le16(node, 6) != depth
+            || entries > room
+            || (room + 1) * ENTRY > node.len()
         {
             return Err(self.corrupt("its extent tree is damaged"));
         }
@@ -168,7 +185,9 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
                 return Err(self.corrupt("its extents are not in order"));
             }
             if depth > 0 {
-                let end = entries.peek().map_or(span.end, |next| u64::from(le32(next, 0)));
+                let end = entries
+                    .peek()
+                    .map_or(span.end, |next| u64::from(le32(next, 0)));
                 let block = u64::from(le16(entry, 8)) << 32 | u64::from(le32(entry, 4));
                 let below = self.node(block)?;
                 self.check_sum(&below)?;
@@ -187,7 +206,11 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
                 return Err(self.corrupt("an extent has an invalid length"));
             }
             if written {
-                self.push(BlockRun { logical, start, length })?;
+                self.push(BlockRun {
+                    logical,
+                    start,
+                    length,
+                })?;
             }
             self.next = logical + length;
         }
@@ -197,13 +220,19 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
     fn check_sum(&self, node: &[u8]) -> Result<(), ReadError> {
         let right = !self.fs.superblock.has_sums()
             || sum_of(self.inode.seed, node).is_some_and(|(at, sum)| le32(node, at) == sum);
-        if right { Ok(()) } else { Err(self.corrupt("the checksum of its extent tree is wrong")) }
+        if right {
+            Ok(())
+        } else {
+            Err(self.corrupt("the checksum of its extent tree is wrong"))
+        }
     }
 
     /// A row of pointers, each of which stands for `span` blocks of the file: data itself, or a block of pointers.
     fn pointers(&mut self, row: &[u8], level: u32, span: u64) -> Result<(), ReadError> {
         let per_block = self.fs.superblock.block_size / 4;
-        row.chunks_exact(4).try_for_each(|pointer| self.pointer(le32(pointer, 0), level, span / per_block.max(1), span))
+        row.chunks_exact(4).try_for_each(|pointer| {
+            self.pointer(le32(pointer, 0), level, span / per_block.max(1), span)
+        })
     }
 
     /// One pointer, which stands for the next `span` blocks, and each of those below it for `below`.
@@ -212,7 +241,11 @@ impl<D: ReadAt + ?Sized> MapWalk<'_, '_, D> {
         if block == 0 {
             self.next = logical + span;
         } else if level == 0 {
-            self.push(BlockRun { logical, start: block, length: 1 })?;
+            self.push(BlockRun {
+                logical,
+                start: block,
+                length: 1,
+            })?;
         } else {
             if !self.seen.insert(block) {
                 return Err(self.corrupt("a block of its map appears twice"));

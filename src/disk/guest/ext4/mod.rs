@@ -135,18 +135,30 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
             return Err(ReadError::NotClean { reason });
         }
         if superblock.has_orphans() {
-            return Err(ReadError::NotClean { reason: "has deleted files to clean up".to_owned() });
+            return Err(ReadError::NotClean {
+                reason: "has deleted files to clean up".to_owned(),
+            });
         }
         let groups = superblock.read_groups(disk)?;
         if let Some(group) = groups.iter().position(|group| !group.sum_is_right) {
-            return Err(corrupt(format!("group {group}: the checksum of its descriptor is wrong")));
+            return Err(corrupt(format!(
+                "group {group}: the checksum of its descriptor is wrong"
+            )));
         }
         Ok(Self::of(disk, superblock, groups))
     }
 
     /// Takes what has been read and found without fault.
-    pub(in crate::disk::guest) fn of(disk: &'d D, superblock: Superblock, groups: Vec<BlockGroup>) -> Self {
-        Self { disk, superblock, groups }
+    pub(in crate::disk::guest) fn of(
+        disk: &'d D,
+        superblock: Superblock,
+        groups: Vec<BlockGroup>,
+    ) -> Self {
+        Self {
+            disk,
+            superblock,
+            groups,
+        }
     }
 
     /// Whether its metadata has checksums: without them a wrong byte of it can look right.
@@ -167,7 +179,8 @@ impl<'d, D: ReadAt + ?Sized> Ext4<'d, D> {
     /// Reads a block into `bytes`, which become as long as it.
     fn read_block(&self, block: u64, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
         let place = self.superblock.place(block);
-        let place = place.ok_or_else(|| corrupt(format!("block {block} lies outside the file system")))?;
+        let place =
+            place.ok_or_else(|| corrupt(format!("block {block} lies outside the file system")))?;
         bytes.resize(self.superblock.block_size as usize, 0);
         self.disk.read_exact_at(bytes, place).map_err(ReadError::Io)
     }

@@ -11,25 +11,39 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     ///
     /// # Errors
     /// The disk cannot be read; a block is damaged, or has a wrong checksum today.
-    pub(in crate::disk::guest) fn reseeded(&self, inode: &Inode, seed: u32) -> Result<Vec<(u64, u32)>, ReadError> {
+    pub(in crate::disk::guest) fn reseeded(
+        &self,
+        inode: &Inode,
+        seed: u32,
+    ) -> Result<Vec<(u64, u32)>, ReadError> {
         let has_tree = inode.has(FLAG_EXTENTS) && le16(inode.block(), 6) > 0;
-        if !self.superblock.has_sums() || inode.has(FLAG_INLINE_DATA) || !inode.is_directory() && !has_tree {
+        if !self.superblock.has_sums()
+            || inode.has(FLAG_INLINE_DATA)
+            || !inode.is_directory() && !has_tree
+        {
             return Ok(Vec::new());
         }
         let block_size = self.superblock.block_size;
         let (mut sums, mut bytes) = (Vec::new(), Vec::new());
-        let mut take = |block: u64, bytes: &[u8], today: Option<(usize, u32)>, then: Option<(usize, u32)>| {
-            let right = today.is_some_and(|(at, sum)| le32(bytes, at) == sum);
-            let then = then.filter(|_| right);
-            let (at, sum) = then.ok_or_else(|| corrupt(format!("block {block}: a checksum is wrong")))?;
-            sums.push((block * block_size + at as u64, sum));
-            Ok(())
-        };
+        let mut take =
+            |block: u64, bytes: &[u8], today: Option<(usize, u32)>, then: Option<(usize, u32)>| {
+                let right = today.is_some_and(|(at, sum)| le32(bytes, at) == sum);
+                let then = then.filter(|_| right);
+                let (at, sum) =
+                    then.ok_or_else(|| corrupt(format!("block {block}: a checksum is wrong")))?;
+                sums.push((block * block_size + at as u64, sum));
+                Ok(())
+            };
         let found = self.map(inode)?;
         if has_tree {
             for node in found.nodes {
                 self.read_block(node, &mut bytes)?;
-                take(node, &bytes, map::sum_of(inode.seed, &bytes), map::sum_of(seed, &bytes))?;
+                take(
+                    node,
+                    &bytes,
+                    map::sum_of(inode.seed, &bytes),
+                    map::sum_of(seed, &bytes),
+                )?;
             }
         }
         if inode.is_directory() {

@@ -105,12 +105,33 @@ impl Superblock {
         }
         let (compat, incompat, ro_compat) = (le32(sb, 0x5c), le32(sb, 0x60), le32(sb, 0x64));
         let wide = incompat & INCOMPAT_64BIT != 0;
-        let count = |low, high| u64::from(le32(sb, low)) | if wide { u64::from(le32(sb, high)) << 32 } else { 0 };
-        let cut = |bytes: &[u8]| bytes.iter().take_while(|byte| **byte != 0).copied().collect();
+        let count = |low, high| {
+            u64::from(le32(sb, low))
+                | if wide {
+                    u64::from(le32(sb, high)) << 32
+                } else {
+                    0
+                }
+        };
+        let cut = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .take_while(|byte| **byte != 0)
+                .copied()
+                .collect()
+        };
         let uuid = bytes_at(sb, 0x68);
-        let seed = if incompat & INCOMPAT_CSUM_SEED != 0 { le32(sb, 0x270) } else { crc32c(!0, &uuid) };
+        let seed = if incompat & INCOMPAT_CSUM_SEED != 0 {
+            le32(sb, 0x270)
+        } else {
+            crc32c(!0, &uuid)
+        };
         // The first revision had no field for it.
-        let inode_size = if le32(sb, 0x4c) == 0 { 128 } else { u64::from(le16(sb, 0x58)) };
+        let inode_size = if le32(sb, 0x4c) == 0 {
+            128
+        } else {
+            u64::from(le16(sb, 0x58))
+        };
         let identity = Ext4Identity {
             uuid: uuid_text(&uuid),
             label: cut(&sb[0x78..0x88]),
@@ -132,17 +153,30 @@ impl Superblock {
             clusters_per_group: u64::from(le32(sb, 0x24)),
             inodes_per_group: le32(sb, 0x28),
             inode_size,
-            journal_inode: if compat & COMPAT_HAS_JOURNAL != 0 { le32(sb, 0xe0) } else { 0 },
-            orphan_file: if compat & COMPAT_ORPHAN_FILE != 0 { le32(sb, 0x280) } else { 0 },
+            journal_inode: if compat & COMPAT_HAS_JOURNAL != 0 {
+                le32(sb, 0xe0)
+            } else {
+                0
+            },
+            orphan_file: if compat & COMPAT_ORPHAN_FILE != 0 {
+                le32(sb, 0x280)
+            } else {
+                0
+            },
             seed,
-            descriptor_size: if wide { usize::from(le16(sb, 0xfe)) } else { 32 },
+            descriptor_size: if wide {
+                usize::from(le16(sb, 0xfe))
+            } else {
+                32
+            },
             first_meta_group: u64::from(le32(sb, 0x104)),
             backup_groups: [le32(sb, 0x24c), le32(sb, 0x250)],
             uuid,
             state: le16(sb, 0x3a),
             error_count: le32(sb, 0x194),
             last_orphan: le32(sb, 0xe8),
-            sum_is_right: ro_compat & RO_COMPAT_METADATA_CSUM == 0 || crc32c(!0, &sb[..0x3fc]) == le32(sb, 0x3fc),
+            sum_is_right: ro_compat & RO_COMPAT_METADATA_CSUM == 0
+                || crc32c(!0, &sb[..0x3fc]) == le32(sb, 0x3fc),
             identity,
         })
     }
@@ -225,10 +259,18 @@ impl Superblock {
     /// What makes no sense in it, for a disk of `size` bytes.
     pub(in crate::disk::guest) fn fault(&self, size: u64) -> Option<&'static str> {
         // Clusters are at most 2 GiB; a group has a bitmap of one block for them.
-        let clusters = if self.ro_compat(RO_COMPAT_BIGALLOC) { 1 << 21 } else { 1 };
+        let clusters = if self.ro_compat(RO_COMPAT_BIGALLOC) {
+            1 << 21
+        } else {
+            1
+        };
         if !self.sum_is_right {
             Some("its checksum is wrong")
-        } else if self.blocks.checked_mul(self.block_size).is_none_or(|bytes| bytes > size) {
+        } else if self
+            .blocks
+            .checked_mul(self.block_size)
+            .is_none_or(|bytes| bytes > size)
+        {
             Some("the file system is larger than its disk")
         } else if self.first_block >= self.blocks || self.first_block > 1 {
             Some("it has no first block")
@@ -241,7 +283,9 @@ impl Superblock {
             Some("its inode count or size is not valid")
         } else if !matches!(self.descriptor_size, 32 | 64) || self.groups() > MAX_GROUPS {
             Some("its group descriptors' count or size is not valid")
-        } else if self.groups() * u64::from(self.inodes_per_group) != u64::from(self.identity.inodes) {
+        } else if self.groups() * u64::from(self.inodes_per_group)
+            != u64::from(self.identity.inodes)
+        {
             Some("its inode count does not match its groups")
         } else {
             None
@@ -255,7 +299,9 @@ impl Superblock {
 
     /// Where a block lies, in bytes; `None` where there is no such block.
     pub(in crate::disk::guest) fn place(&self, block: u64) -> Option<u64> {
-        (self.first_block..self.blocks).contains(&block).then(|| block * self.block_size)
+        (self.first_block..self.blocks)
+            .contains(&block)
+            .then(|| block * self.block_size)
     }
 
     /// Reads the group descriptors. Those of a superblock with a fault cannot be read.
@@ -268,9 +314,12 @@ impl Superblock {
         let mut bytes = vec![0; self.block_size as usize];
         for index in 0..self.groups().div_ceil(per_block) {
             let place = self.place(self.descriptor_block(index, per_block));
-            let place = place.ok_or_else(|| corrupt("group descriptors lie outside the file system"))?;
-            disk.read_exact_at(&mut bytes, place).map_err(ReadError::Io)?;
-            for (number, descriptor) in (index * per_block..self.groups()).zip(bytes.chunks_exact(self.descriptor_size))
+            let place =
+                place.ok_or_else(|| corrupt("group descriptors lie outside the file system"))?;
+            disk.read_exact_at(&mut bytes, place)
+                .map_err(ReadError::Io)?;
+            for (number, descriptor) in
+                (index * per_block..self.groups()).zip(bytes.chunks_exact(self.descriptor_size))
             {
                 groups.push(self.group(number as u32, descriptor));
             }
@@ -292,12 +341,17 @@ impl Superblock {
     }
 
     fn has_superblock(&self, group: u64) -> bool {
-        let is_power = |base: u64| std::iter::successors(Some(base), |n| n.checked_mul(base)).any(|n| n == group);
+        let is_power = |base: u64| {
+            std::iter::successors(Some(base), |n| n.checked_mul(base)).any(|n| n == group)
+        };
         if group == 0 {
             return true;
         }
         if self.identity.compat & COMPAT_SPARSE_SUPER2 != 0 {
-            return self.backup_groups.iter().any(|backup| u64::from(*backup) == group);
+            return self
+                .backup_groups
+                .iter()
+                .any(|backup| u64::from(*backup) == group);
         }
         let sparse = self.ro_compat(RO_COMPAT_SPARSE_SUPER);
         !sparse || group == 1 || is_power(3) || is_power(5) || is_power(7)
@@ -305,8 +359,21 @@ impl Superblock {
 
     fn group(&self, number: u32, bytes: &[u8]) -> BlockGroup {
         let wide = bytes.len() >= 64;
-        let high = |at| if wide { u64::from(le32(bytes, at)) << 32 } else { 0 };
-        let count = |low, high| u32::from(le16(bytes, low)) | if wide { u32::from(le16(bytes, high)) << 16 } else { 0 };
+        let high = |at| {
+            if wide {
+                u64::from(le32(bytes, at)) << 32
+            } else {
+                0
+            }
+        };
+        let count = |low, high| {
+            u32::from(le16(bytes, low))
+                | if wide {
+                    u32::from(le16(bytes, high)) << 16
+                } else {
+                    0
+                }
+        };
         BlockGroup {
             block_bitmap: high(0x20) | u64::from(le32(bytes, 0)),
             inode_bitmap: high(0x24) | u64::from(le32(bytes, 4)),
@@ -317,7 +384,9 @@ impl Superblock {
             block_bitmap_sum: count(0x18, 0x38),
             inode_bitmap_sum: count(0x1a, 0x3a),
             flags: le16(bytes, 0x12),
-            sum_is_right: self.group_sum(number, bytes).is_none_or(|sum| sum == le16(bytes, 0x1e)),
+            sum_is_right: self
+                .group_sum(number, bytes)
+                .is_none_or(|sum| sum == le16(bytes, 0x1e)),
         }
     }
 
@@ -329,7 +398,10 @@ impl Superblock {
             let sum = crc32c(crc32c(self.seed, &number), before);
             Some(crc32c(crc32c(sum, &[0; 2]), after) as u16)
         } else if self.ro_compat(RO_COMPAT_GDT_CSUM) {
-            Some(crc16(crc16(crc16(crc16(!0, &self.uuid), &number), before), after))
+            Some(crc16(
+                crc16(crc16(crc16(!0, &self.uuid), &number), before),
+                after,
+            ))
         } else {
             None
         }

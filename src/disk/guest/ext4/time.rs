@@ -19,7 +19,15 @@ mod tests {
 
     #[test]
     fn times_beyond_2038_keep_their_value() {
-        for seconds in [0, -1, 1_700_000_000, 0x7fff_ffff, 0x8000_0000, 0x1_0000_0000, 10_000_000_000] {
+        for seconds in [
+            0,
+            -1,
+            1_700_000_000,
+            0x7fff_ffff,
+            0x8000_0000,
+            0x1_0000_0000,
+            10_000_000_000,
+        ] {
             let (low, extra) = encode(seconds);
             assert_eq!(decode(low, extra), seconds);
         }

@@ -48,7 +48,10 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         }
         found.sort_unstable();
         if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(corrupt(format!("inode {}: an attribute appears twice", inode.number)));
+            return Err(corrupt(format!(
+                "inode {}: an attribute appears twice",
+                inode.number
+            )));
         }
         Ok(found)
     }
@@ -63,7 +66,11 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
                 ranges.push(self.inode_place(value.number)?);
                 ranges.extend(self.blocks_of_map(&value)?);
                 if let InodeContent::Extents(extents) = self.content(&value)? {
-                    ranges.extend(extents.iter().map(|extent| extent.start..extent.start + extent.length));
+                    ranges.extend(
+                        extents
+                            .iter()
+                            .map(|extent| extent.start..extent.start + extent.length),
+                    );
                 }
             }
             Ok(())
@@ -83,10 +90,13 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let missing = || corrupt(format!("inode {}: its content is missing", inode.number));
         let body = body(inode).ok_or_else(missing)?;
         let entries = entries(inode, body, 0)?;
-        let entry =
-            entries.iter().find(|entry| entry.prefix == SYSTEM && entry.name == INLINE_NAME && entry.inode == 0);
+        let entry = entries
+            .iter()
+            .find(|entry| entry.prefix == SYSTEM && entry.name == INLINE_NAME && entry.inode == 0);
         let entry = entry.ok_or_else(missing)?;
-        body.get(entry.offset..).and_then(|value| value.get(..entry.size as usize)).ok_or_else(missing)
+        body.get(entry.offset..)
+            .and_then(|value| value.get(..entry.size as usize))
+            .ok_or_else(missing)
     }
 
     /// The block that an inode's attributes lie in, and where that is.
@@ -104,7 +114,10 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
             return Err(wrong("its attribute block is not valid"));
         }
         if self.superblock.has_sums() {
-            let sum = crc32c(crc32c(self.superblock.seed, &number.to_le_bytes()), &block[..CHECKSUM.start]);
+            let sum = crc32c(
+                crc32c(self.superblock.seed, &number.to_le_bytes()),
+                &block[..CHECKSUM.start],
+            );
             let sum = crc32c(crc32c(sum, &[0; 4]), &block[CHECKSUM.end..]);
             if sum != le32(&block, CHECKSUM.start) {
                 return Err(wrong("the checksum of its attributes is wrong"));
@@ -114,9 +127,17 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
     }
 
     /// Takes the attributes that users can see out of `area`, in which entries begin at `first`.
-    fn collect(&self, inode: &Inode, area: &[u8], first: usize, found: &mut Xattrs) -> Result<(), ReadError> {
+    fn collect(
+        &self,
+        inode: &Inode,
+        area: &[u8],
+        first: usize,
+        found: &mut Xattrs,
+    ) -> Result<(), ReadError> {
         for entry in entries(inode, area, first)? {
-            let Some(mut name) = prefix(inode, &entry)? else { continue };
+            let Some(mut name) = prefix(inode, &entry)? else {
+                continue;
+            };
             name.extend_from_slice(entry.name);
             let value = if entry.inode == 0 {
                 area[entry.offset..entry.offset + entry.size as usize].to_vec()
@@ -134,7 +155,10 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         if value.has(FLAG_EA_INODE) && value.is_file() && value.size == u64::from(entry.size) {
             Ok(value)
         } else {
-            Err(corrupt(format!("inode {}: inode {} is not one of its attributes", inode.number, entry.inode)))
+            Err(corrupt(format!(
+                "inode {}: inode {} is not one of its attributes",
+                inode.number, entry.inode
+            )))
         }
     }
 
@@ -143,11 +167,15 @@ impl<D: ReadAt + ?Sized> Ext4<'_, D> {
         let stored = self.value_inode(inode, entry)?;
         let value = self.read_small(&stored, entry.size as usize)?;
         // Lustre wrote no hash but the inode that the value belongs to.
-        let is_lustre = stored.mtime.0 as u32 == inode.number && stored.generation == inode.generation;
+        let is_lustre =
+            stored.mtime.0 as u32 == inode.number && stored.generation == inode.generation;
         if is_lustre || crc32c(self.superblock.seed, &value) == stored.atime.0 as u32 {
             Ok(value)
         } else {
-            Err(corrupt(format!("inode {}: the hash of attribute inode {} is wrong", inode.number, stored.number)))
+            Err(corrupt(format!(
+                "inode {}: the hash of attribute inode {} is wrong",
+                inode.number, stored.number
+            )))
         }
     }
 }
@@ -171,27 +199,42 @@ fn prefix(inode: &Inode, entry: &XattrEntry<'_>) -> Result<Option<Vec<u8>>, Read
         // Inline content, and what verity knows of a file.
         SYSTEM if entry.name == INLINE_NAME => return Ok(None),
         11 => return Ok(None),
-        other => return Err(unsupported(format!("inode {}: an attribute of kind {other}", inode.number))),
+        other => {
+            return Err(unsupported(format!(
+                "inode {}: an attribute of kind {other}",
+                inode.number
+            )));
+        }
     };
     Ok(Some(prefix.to_vec()))
 }
 
 /// The entries of `area`, which begin at `first`; each value that is there lies behind the last of them.
-fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<XattrEntry<'a>>, ReadError> {
+fn entries<'a>(
+    inode: &Inode,
+    area: &'a [u8],
+    first: usize,
+) -> Result<Vec<XattrEntry<'a>>, ReadError> {
     let wrong = |what: &str| corrupt(format!("inode {}: {what}", inode.number));
     let mut entries = Vec::new();
     let mut at = first;
     loop {
         // Four zeroes end the list, even where an entry needs more.
-        let end = area.get(at..at + 4).ok_or_else(|| wrong("its attributes have no end"))?;
+        let end = area
+            .get(at..at + 4)
+            .ok_or_else(|| wrong("its attributes have no end"))?;
         if end == [0; 4] {
             break;
         }
-        let head = area.get(at..at + HEAD).ok_or_else(|| wrong("its attributes have no end"))?;
+        let head = area
+            .get(at..at + HEAD)
+            .ok_or_else(|| wrong("its attributes have no end"))?;
         let name = at + HEAD..at + HEAD + usize::from(head[0]);
         entries.push(XattrEntry {
             prefix: head[1],
-            name: area.get(name.clone()).ok_or_else(|| wrong("its attributes have no end"))?,
+            name: area
+                .get(name.clone())
+                .ok_or_else(|| wrong("its attributes have no end"))?,
             offset: usize::from(le16(head, 2)),
             inode: le32(head, 4),
             size: le32(head, 8),
@@ -202,7 +245,8 @@ fn entries<'a>(inode: &Inode, area: &'a [u8], first: usize) -> Result<Vec<XattrE
         if entry.inode != 0 || entry.size == 0 {
             entry.offset = at;
         }
-        let fits = entry.inode != 0 || entry.offset >= at && entry.offset + entry.size as usize <= area.len();
+        let fits = entry.inode != 0
+            || entry.offset >= at && entry.offset + entry.size as usize <= area.len();
         if entry.size > MAX_VALUE || !fits {
             return Err(wrong("an attribute's value is out of bounds"));
         }

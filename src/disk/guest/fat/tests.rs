@@ -13,18 +13,35 @@ use crate::disk::guest::tests::run;
 const TIME: i64 = 1_709_210_096;
 
 fn noise(length: usize) -> Vec<u8> {
-    (0..length as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..length as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect()
 }
 
 /// Name and content of each file; the longest name has this many bytes.
 fn plan(longest: usize) -> BTreeMap<String, Vec<u8>> {
-    let names =
-        ["UPPER.TXT", "lower.txt", "Mixed Case.Text", "noext", "EFI/BOOT/BOOTX64.EFI", "EFI/deep/er/x", "ä中.md"];
-    let mut files: BTreeMap<_, _> = names.iter().map(|name| ((*name).to_owned(), name.as_bytes().to_vec())).collect();
+    let names = [
+        "UPPER.TXT",
+        "lower.txt",
+        "Mixed Case.Text",
+        "noext",
+        "EFI/BOOT/BOOTX64.EFI",
+        "EFI/deep/er/x",
+        "ä中.md",
+    ];
+    let mut files: BTreeMap<_, _> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), name.as_bytes().to_vec()))
+        .collect();
     files.insert("empty".to_owned(), Vec::new());
     files.insert("large.bin".to_owned(), noise(70_001));
     files.insert("n".repeat(longest), noise(3));
-    (0..40).for_each(|number| drop(files.insert(format!("EFI/many/a long name, number {number}"), noise(number))));
+    (0..40).for_each(|number| {
+        drop(files.insert(
+            format!("EFI/many/a long name, number {number}"),
+            noise(number),
+        ))
+    });
     files
 }
 
@@ -33,13 +50,44 @@ fn image(bits: u8, kib: u32) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let (image, file) = (dir.path().join("image"), dir.path().join("file"));
     let (image, file) = (image.to_str().unwrap(), file.to_str().unwrap());
-    let kind = ["-C", "-F", &bits.to_string(), "-i", "12345678", "-n", "ESP", image, &kib.to_string()];
+    let kind = [
+        "-C",
+        "-F",
+        &bits.to_string(),
+        "-i",
+        "12345678",
+        "-n",
+        "ESP",
+        image,
+        &kib.to_string(),
+    ];
     run("mkfs.vfat", &kind);
     let tool = |program: &str, arguments: &[&str]| {
-        let call = [&["LC_ALL=C.UTF-8", "TZ=UTC", "MTOOLSRC=/dev/null", program, "-i", image], arguments].concat();
+        let call = [
+            &[
+                "LC_ALL=C.UTF-8",
+                "TZ=UTC",
+                "MTOOLSRC=/dev/null",
+                program,
+                "-i",
+                image,
+            ],
+            arguments,
+        ]
+        .concat();
         run("env", &call);
     };
-    tool("mmd", &["::EFI", "::EFI/BOOT", "::EFI/deep", "::EFI/deep/er", "::EFI/many", "::gone"]);
+    tool(
+        "mmd",
+        &[
+            "::EFI",
+            "::EFI/BOOT",
+            "::EFI/deep",
+            "::EFI/deep/er",
+            "::EFI/many",
+            "::gone",
+        ],
+    );
     // What is deleted leaves gaps, in directories and between clusters.
     for name in ["gone first, by a long name", "x1", "x2"] {
         fs::write(file, noise(9000)).unwrap();
@@ -65,21 +113,51 @@ fn files_of_every_width_are_read_as_mtools_wrote_them() {
         let bytes = image(bits, kib);
         let fat = Fat::open(&bytes[..]).unwrap();
         let identity = fat.identity();
-        assert_eq!((identity.bits, identity.serial, &identity.label[..]), (bits, Some(0x1234_5678), &b"ESP"[..]));
+        assert_eq!(
+            (identity.bits, identity.serial, &identity.label[..]),
+            (bits, Some(0x1234_5678), &b"ESP"[..])
+        );
         assert!(!identity.dirty);
         let listed = fat.files().unwrap();
-        let directories: Vec<_> = listed.iter().filter(|file| file.directory).map(|file| &file.path[..]).collect();
+        let directories: Vec<_> = listed
+            .iter()
+            .filter(|file| file.directory)
+            .map(|file| &file.path[..])
+            .collect();
         assert_eq!(directories.len(), 5, "FAT{bits}");
         assert!(directories.contains(&&b"EFI/deep/er"[..]));
         let files: Vec<_> = listed.iter().filter(|file| !file.directory).collect();
-        let read: BTreeMap<_, _> =
-            files.iter().map(|file| (String::from_utf8(file.path.clone()).unwrap(), fat.read(file).unwrap())).collect();
+        let read: BTreeMap<_, _> = files
+            .iter()
+            .map(|file| {
+                (
+                    String::from_utf8(file.path.clone()).unwrap(),
+                    fat.read(file).unwrap(),
+                )
+            })
+            .collect();
         let planned = plan(if bits == 32 { 150 } else { 255 });
-        assert_eq!(read.keys().collect::<Vec<_>>(), planned.keys().collect::<Vec<_>>(), "FAT{bits}");
+        assert_eq!(
+            read.keys().collect::<Vec<_>>(),
+            planned.keys().collect::<Vec<_>>(),
+            "FAT{bits}"
+        );
         assert!(read == planned, "FAT{bits}: a content is another");
-        assert!(files.iter().all(|file| file.mtime == TIME), "FAT{bits}: {files:?}");
-        let attributes = |path: &[u8]| files.iter().find(|file| file.path == path).unwrap().attributes;
-        assert_eq!((attributes(b"UPPER.TXT"), attributes(b"lower.txt")), (0x07, 0x20));
+        assert!(
+            files.iter().all(|file| file.mtime == TIME),
+            "FAT{bits}: {files:?}"
+        );
+        let attributes = |path: &[u8]| {
+            files
+                .iter()
+                .find(|file| file.path == path)
+                .unwrap()
+                .attributes
+        };
+        assert_eq!(
+            (attributes(b"UPPER.TXT"), attributes(b"lower.txt")),
+            (0x07, 0x20)
+        );
     }
 }
 
@@ -96,9 +174,19 @@ fn names_without_long_form_are_those_of_the_code_page() {
 
 #[test]
 fn dates_are_counted_as_the_calendar_goes() {
-    assert_eq!(seconds(0, 0), 315_532_800, "1980 begins where a date is missing");
-    assert_eq!(seconds(44 << 9 | 2 << 5 | 29, 12 << 11 | 34 << 5 | 28), TIME);
-    assert_eq!(seconds(127 << 9 | 12 << 5 | 31, 23 << 11 | 59 << 5 | 29), 4_354_819_198);
+    assert_eq!(
+        seconds(0, 0),
+        315_532_800,
+        "1980 begins where a date is missing"
+    );
+    assert_eq!(
+        seconds(44 << 9 | 2 << 5 | 29, 12 << 11 | 34 << 5 | 28),
+        TIME
+    );
+    assert_eq!(
+        seconds(127 << 9 | 12 << 5 | 31, 23 << 11 | 59 << 5 | 29),
+        4_354_819_198
+    );
 }
 
 #[test]
@@ -109,9 +197,16 @@ fn a_directory_that_contains_itself_ends() {
     let cluster = |path: &[u8]| files.iter().find(|file| file.path == path).unwrap().cluster;
     let (inner, outer) = (cluster(b"EFI/deep/er"), cluster(b"EFI/deep"));
     let at = fat.place(outer).unwrap() as usize;
-    let entry = (at..).step_by(ENTRY).find(|at| u32::from(le16(&bytes, at + 26)) == inner).unwrap();
+    let entry = (at..)
+        .step_by(ENTRY)
+        .find(|at| u32::from(le16(&bytes, at + 26)) == inner)
+        .unwrap();
     bytes[entry + 26..entry + 28].copy_from_slice(&(outer as u16).to_le_bytes());
-    let error = Fat::open(&bytes[..]).unwrap().files().unwrap_err().to_string();
+    let error = Fat::open(&bytes[..])
+        .unwrap()
+        .files()
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, format!("cluster {outer} is in two directories"));
 }
 
@@ -130,24 +225,33 @@ fn changed_bytes_are_survived() {
         changed[at] ^= if at % 2 == 0 { 0xff } else { 1 << (at % 8) };
         let begun = Instant::now();
         walk(&changed);
-        assert!(begun.elapsed() < Duration::from_secs(1), "byte {at} takes {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "byte {at} takes {:?}",
+            begun.elapsed()
+        );
         changed[at] = bytes[at];
     }
-    (0..2000).step_by(9).for_each(|length| walk(&bytes[..length]));
+    (0..2000)
+        .step_by(9)
+        .for_each(|length| walk(&bytes[..length]));
 }
 
 #[test]
 fn a_long_name_may_have_characters_beyond_16_bits() {
     let mut short = [b' '; ENTRY];
     short[..8].copy_from_slice(b"CRAB~1  ");
-    let sum = short[..11].iter().fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
+    let sum = short[..11]
+        .iter()
+        .fold(0_u8, |sum, byte| sum.rotate_right(1).wrapping_add(*byte));
     let mut entry = [0xff; ENTRY];
     (entry[0], entry[11], entry[13]) = (0x41, ATTRIBUTE_LONG_NAME, sum);
     entry[1..7].copy_from_slice(&[0x3e, 0xd8, 0x80, 0xdd, 0, 0]);
     let name = |entry: &[u8]| {
         let mut long = LongName::default();
         long.take(entry);
-        long.finish(&short).map(|units| String::from_utf16_lossy(&units))
+        long.finish(&short)
+            .map(|units| String::from_utf16_lossy(&units))
     };
     assert_eq!(name(&entry).as_deref(), Some("🦀"));
     entry[13] ^= 1;

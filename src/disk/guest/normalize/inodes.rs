@@ -14,8 +14,8 @@ use impasto_store::qcow2::CHUNK;
 use super::{Ext4Volume, Pair, Patch};
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::guest::ext4::inode::{
-    ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, GENERATION, MTIME_EXTRA, OLD_SIZE, extra_size, field, own_seed,
-    sum_is_right, sum_of, sum_places,
+    ATIME_EXTRA, CTIME_EXTRA, FLAG_EA_INODE, GENERATION, MTIME_EXTRA, OLD_SIZE, extra_size, field,
+    own_seed, sum_is_right, sum_of, sum_places,
 };
 use crate::disk::guest::ext4::superblock::BlockGroup;
 use crate::disk::guest::ext4::time::{decode, encode};
@@ -37,28 +37,44 @@ const VERSION_LOW: usize = 0x24;
 const VERSION_HIGH: usize = 0x98;
 
 /// Times, and the fields behind the oldest form that belong to them.
-const TIMES: [(usize, usize); 4] =
-    [(ATIME, ATIME_EXTRA), (CTIME, CTIME_EXTRA), (MTIME, MTIME_EXTRA), (CRTIME, CRTIME_EXTRA)];
+const TIMES: [(usize, usize); 4] = [
+    (ATIME, ATIME_EXTRA),
+    (CTIME, CTIME_EXTRA),
+    (MTIME, MTIME_EXTRA),
+    (CRTIME, CRTIME_EXTRA),
+];
 
 /// The inode of an attribute has its hash and its count of users in place of the other times and of the version.
 const TIMES_OF_ATTRIBUTES: [(usize, usize); 2] = [(MTIME, MTIME_EXTRA), (CRTIME, CRTIME_EXTRA)];
 
 /// What the kernel changes although nothing that a program can set is another: change time, access time, version.
-const BOOKKEEPING: [usize; 6] = [ATIME, ATIME_EXTRA, CTIME, CTIME_EXTRA, VERSION_LOW, VERSION_HIGH];
+const BOOKKEEPING: [usize; 6] = [
+    ATIME,
+    ATIME_EXTRA,
+    CTIME,
+    CTIME_EXTRA,
+    VERSION_LOW,
+    VERSION_HIGH,
+];
 
 /// Which inodes of a group are in use: a bitmap, from the first.
 struct Used(Option<Vec<u8>>);
 
 impl Used {
     /// `None` where the group cannot be believed.
-    fn read<D: ReadAt + ?Sized>(volume: &Ext4Volume<'_, D>, group: &BlockGroup) -> io::Result<Option<Self>> {
+    fn read<D: ReadAt + ?Sized>(
+        volume: &Ext4Volume<'_, D>,
+        group: &BlockGroup,
+    ) -> io::Result<Option<Self>> {
         if !group.sum_is_right {
             return Ok(None);
         }
         if group.flags & INODE_UNINIT != 0 {
             return Ok(Some(Self(None)));
         }
-        let Some(at) = volume.superblock.place(group.inode_bitmap) else { return Ok(None) };
+        let Some(at) = volume.superblock.place(group.inode_bitmap) else {
+            return Ok(None);
+        };
         let count = volume.superblock.inodes_per_group;
         let mut bitmap = vec![0; volume.superblock.block_size as usize];
         volume.disk.read_exact_at(&mut bitmap, at)?;
@@ -68,7 +84,10 @@ impl Used {
     }
 
     fn has(&self, index: u32) -> bool {
-        let byte = self.0.as_ref().and_then(|bitmap| bitmap.get(index as usize / 8));
+        let byte = self
+            .0
+            .as_ref()
+            .and_then(|bitmap| bitmap.get(index as usize / 8));
         byte.is_some_and(|byte| byte >> (index % 8) & 1 == 1)
     }
 }
@@ -84,7 +103,9 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
 
     fn group(&self, number: usize, patches: &mut Vec<Patch>) -> io::Result<()> {
         let (sb, group) = (&self.now.superblock, &self.now.groups[number]);
-        let Some(table) = sb.place(group.inode_table) else { return Ok(()) };
+        let Some(table) = sb.place(group.inode_table) else {
+            return Ok(());
+        };
         let size = sb.inode_size;
         let end = table + u64::from(sb.inodes_per_group) * size;
         if end > sb.blocks * sb.block_size {
@@ -94,12 +115,22 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         if pieces.is_empty() {
             return Ok(());
         }
-        let Some(used) = Used::read(self.now, group)? else { return Ok(()) };
+        let Some(used) = Used::read(self.now, group)? else {
+            return Ok(());
+        };
         // Without what was there before, everything counts as new.
-        let old = self
-            .was
-            .and_then(|was| Some((was, was.groups.get(number).filter(|old| old.inode_table == group.inode_table)?)));
-        let old_used = old.map(|(was, old)| Used::read(was, old)).transpose()?.flatten();
+        let old = self.was.and_then(|was| {
+            Some((
+                was,
+                was.groups
+                    .get(number)
+                    .filter(|old| old.inode_table == group.inode_table)?,
+            ))
+        });
+        let old_used = old
+            .map(|(was, old)| Used::read(was, old))
+            .transpose()?
+            .flatten();
         for piece in pieces {
             let (mut now, mut before) = (vec![0; (piece.end - piece.start) as usize], None);
             self.now.disk.read_exact_at(&mut now, piece.start)?;
@@ -117,11 +148,19 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
                     continue;
                 }
                 let settled = if used.has(index) {
-                    self.used(number as u32 * sb.inodes_per_group + index + 1, raw, old, patches)?
+                    self.used(
+                        number as u32 * sb.inodes_per_group + index + 1,
+                        raw,
+                        old,
+                        patches,
+                    )?
                 } else {
                     // A file of this job alone, or one that it deleted.
                     let was_free = old_used.as_ref().is_some_and(|used| !used.has(index));
-                    Some(old.filter(|_| was_free).map_or_else(|| vec![0; raw.len()], <[u8]>::to_vec))
+                    Some(
+                        old.filter(|_| was_free)
+                            .map_or_else(|| vec![0; raw.len()], <[u8]>::to_vec),
+                    )
                 };
                 if let Some(settled) = settled.filter(|settled| settled != raw) {
                     patches.push((self.start + piece.start + at as u64, settled));
@@ -149,7 +188,9 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
             let end = (at + whole.max(size)).min(table.end);
             if self.all_present(&(at..end)) {
                 match pieces.last_mut() {
-                    Some(last) if last.end == at && last.end - last.start < (1 << 20) => last.end = end,
+                    Some(last) if last.end == at && last.end - last.start < (1 << 20) => {
+                        last.end = end
+                    }
                     _ => pieces.push(at..end),
                 }
             }
@@ -166,17 +207,24 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
         old: Option<&[u8]>,
         patches: &mut Vec<Patch>,
     ) -> io::Result<Option<Vec<u8>>> {
-        let Ok(epoch) = i64::try_from(self.epoch) else { return Ok(None) };
+        let Ok(epoch) = i64::try_from(self.epoch) else {
+            return Ok(None);
+        };
         let sb = &self.now.superblock;
         let mut seed = own_seed(sb.seed, number, raw);
         let is_attribute = le32(raw, FLAGS) & FLAG_EA_INODE != 0;
         let impossible = OLD_SIZE + extra_size(raw) > raw.len();
         // Without what was there before, an attribute may be one of Lustre's, which are found by generation and time.
-        if impossible || sb.has_sums() && !sum_is_right(seed, raw) || is_attribute && old.is_none() {
+        if impossible || sb.has_sums() && !sum_is_right(seed, raw) || is_attribute && old.is_none()
+        {
             return Ok(None);
         }
         if let Some(old) = old.filter(|old| same_but_for_bookkeeping(raw, old)) {
-            return Ok(if is_attribute { None } else { Some(old.to_vec()) });
+            return Ok(if is_attribute {
+                None
+            } else {
+                Some(old.to_vec())
+            });
         }
         let mut settled = raw.to_vec();
         // One of the same number, but not the same file, differs in this.
@@ -192,16 +240,29 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
                 None => settled[GENERATION].copy_from_slice(&raw[GENERATION]),
             }
         }
-        let times = if is_attribute { TIMES_OF_ATTRIBUTES.as_slice() } else { &TIMES };
+        let times = if is_attribute {
+            TIMES_OF_ATTRIBUTES.as_slice()
+        } else {
+            &TIMES
+        };
         // What this run did not write is of the time of who did.
-        let unwritten =
-            |old: &[u8]| le32(old, MTIME) == le32(raw, MTIME) && field(old, MTIME_EXTRA) == field(raw, MTIME_EXTRA);
+        let unwritten = |old: &[u8]| {
+            le32(old, MTIME) == le32(raw, MTIME)
+                && field(old, MTIME_EXTRA) == field(raw, MTIME_EXTRA)
+        };
         let keeps_mtime = !is_attribute && (same_file.is_some_and(unwritten) || self.is_kept(raw));
-        for (low, extra) in times.iter().copied().filter(|(low, _)| *low != MTIME || !keeps_mtime) {
+        for (low, extra) in times
+            .iter()
+            .copied()
+            .filter(|(low, _)| *low != MTIME || !keeps_mtime)
+        {
             clamp(&mut settled, low, extra, epoch);
         }
         if !is_attribute {
-            for at in [VERSION_LOW, VERSION_HIGH].into_iter().filter(|at| *at < OLD_SIZE || field(raw, *at).is_some()) {
+            for at in [VERSION_LOW, VERSION_HIGH]
+                .into_iter()
+                .filter(|at| *at < OLD_SIZE || field(raw, *at).is_some())
+            {
                 let before = same_file.filter(|old| at < OLD_SIZE || field(old, at).is_some());
                 let version = before.map_or([0; 4], |old| bytes_at(old, at));
                 settled[at..at + 4].copy_from_slice(&version);
@@ -225,10 +286,19 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
     /// The checksums of an inode's blocks if they begin with `seed`; `None` where not all of them can be written.
     fn reseeded(&self, number: u32, seed: u32) -> io::Result<Option<Vec<Patch>>> {
         // The checksums of the blocks of deleted files begin with the generation of the file that they are in.
-        if number < FIRST_INODE || number == self.now.superblock.orphan_file || self.blocks_left.get() == 0 {
+        if number < FIRST_INODE
+            || number == self.now.superblock.orphan_file
+            || self.blocks_left.get() == 0
+        {
             return Ok(None);
         }
-        let io_only = |error| if let ReadError::Io(error) = error { Err(error) } else { Ok(None) };
+        let io_only = |error| {
+            if let ReadError::Io(error) = error {
+                Err(error)
+            } else {
+                Ok(None)
+            }
+        };
         let inode = match self.now.ext.inode(number) {
             Ok(inode) => inode,
             Err(error) => return io_only(error),
@@ -241,9 +311,11 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
                 return io_only(error);
             }
         };
-        self.blocks_left.set(self.blocks_left.get().saturating_sub(sums.len() as u64));
+        self.blocks_left
+            .set(self.blocks_left.get().saturating_sub(sums.len() as u64));
         let patch = |(at, sum): (u64, u32)| {
-            self.all_present(&(at..at + 4)).then(|| (self.start + at, sum.to_le_bytes().to_vec()))
+            self.all_present(&(at..at + 4))
+                .then(|| (self.start + at, sum.to_le_bytes().to_vec()))
         };
         Ok(sums.into_iter().map(patch).collect())
     }
@@ -255,7 +327,10 @@ fn clamp(raw: &mut [u8], low: usize, extra: usize, epoch: i64) {
         return;
     }
     let more = field(raw, extra);
-    let time = (decode(le32(raw, low), more.unwrap_or(0)), more.unwrap_or(0) >> 2);
+    let time = (
+        decode(le32(raw, low), more.unwrap_or(0)),
+        more.unwrap_or(0) >> 2,
+    );
     let (new_low, new_extra) = encode(epoch);
     let fits = more.is_some() || new_extra == 0;
     if time > (epoch, 0) && fits && decode(new_low, new_extra) == epoch {
@@ -276,7 +351,9 @@ fn same_but_for_bookkeeping(new: &[u8], old: &[u8]) -> bool {
     let mut copy = |range: Range<usize>| masked[range.clone()].copy_from_slice(&old[range]);
     copy(low..low + 2);
     high.into_iter().for_each(|high| copy(high..high + 2));
-    let fields = BOOKKEEPING.into_iter().filter(|at| *at < OLD_SIZE || field(new, *at).is_some());
+    let fields = BOOKKEEPING
+        .into_iter()
+        .filter(|at| *at < OLD_SIZE || field(new, *at).is_some());
     fields.for_each(|at| copy(at..at + 4));
     masked == old
 }

@@ -32,8 +32,15 @@ const SUM: Range<usize> = 0x3fc..0x400;
 
 /// Fields of a superblock that tell of mounts and checks: times of mount, write and check, the count of mounts, where it
 /// was mounted, how much was written, and the high bits of the times.
-const OF_MOUNTS: [Range<usize>; 7] =
-    [0x2c..0x34, 0x34..0x36, 0x40..0x44, 0x88..0xc8, 0x178..0x180, 0x274..0x276, 0x277..0x278];
+const OF_MOUNTS: [Range<usize>; 7] = [
+    0x2c..0x34,
+    0x34..0x36,
+    0x40..0x44,
+    0x88..0xc8,
+    0x178..0x180,
+    0x274..0x276,
+    0x277..0x278,
+];
 
 /// Fields of an empty journal's superblock that its use changes: sequence, features, checksum type, head, checksum. The
 /// kernel sets the features again when it mounts.
@@ -63,7 +70,11 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Normalizer<'_, B, A> {
     pub fn patches(&self) -> io::Result<Vec<Patch>> {
         let mut patches = Vec::new();
         for number in self.mounted {
-            let partition = self.layout.partitions.iter().find(|partition| partition.number == *number);
+            let partition = self
+                .layout
+                .partitions
+                .iter()
+                .find(|partition| partition.number == *number);
             let (start, size) = match partition {
                 Some(partition) => (partition.start, partition.size),
                 None if *number == 0 => (0, self.after.size()),
@@ -74,8 +85,21 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Normalizer<'_, B, A> {
             if let Some(now) = Ext4Volume::read(&after)? {
                 let was = Ext4Volume::read_before(&before, &now)?;
                 let blocks_left = Cell::new(now.superblock.blocks);
-                let Normalizer { is_present, epoch, kept, .. } = *self;
-                let pair = Pair { now: &now, was: was.as_ref(), start, is_present, epoch, kept, blocks_left };
+                let Normalizer {
+                    is_present,
+                    epoch,
+                    kept,
+                    ..
+                } = *self;
+                let pair = Pair {
+                    now: &now,
+                    was: was.as_ref(),
+                    start,
+                    is_present,
+                    epoch,
+                    kept,
+                    blocks_left,
+                };
                 pair.patches(&mut patches)?;
             }
         }
@@ -105,7 +129,10 @@ impl<'a, D: ReadAt + ?Sized> Ext4Volume<'a, D> {
     }
 
     /// The same file system earlier; `None` where another one was there, or none.
-    fn read_before<A: ReadAt + ?Sized>(disk: &'a D, now: &Ext4Volume<'_, A>) -> io::Result<Option<Self>> {
+    fn read_before<A: ReadAt + ?Sized>(
+        disk: &'a D,
+        now: &Ext4Volume<'_, A>,
+    ) -> io::Result<Option<Self>> {
         // It may have grown or shrunk.
         let superblock = match Superblock::read(disk) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
@@ -136,11 +163,16 @@ impl<'a, D: ReadAt + ?Sized> Ext4Volume<'a, D> {
                 let mut tables: Vec<_> = groups.iter().map(|group| group.inode_table).collect();
                 tables.sort_unstable();
                 // One table for several groups would be normalized as often.
-                let size =
-                    (u64::from(superblock.inodes_per_group) * superblock.inode_size).div_ceil(superblock.block_size);
+                let size = (u64::from(superblock.inodes_per_group) * superblock.inode_size)
+                    .div_ceil(superblock.block_size);
                 let apart = tables.windows(2).all(|pair| pair[1] - pair[0] >= size);
                 let ext = Ext4::of(disk, superblock.clone(), groups.clone());
-                Ok(apart.then_some(Self { disk, superblock, groups, ext }))
+                Ok(apart.then_some(Self {
+                    disk,
+                    superblock,
+                    groups,
+                    ext,
+                }))
             }
             Err(ReadError::Io(error)) => Err(error),
             Err(_) => Ok(None),
@@ -174,7 +206,10 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
     /// Whether all bytes of a range of the file system may differ from those before.
     fn all_present(&self, range: &Range<u64>) -> bool {
         let chunk = CHUNK as u64;
-        let (first, end) = ((self.start + range.start) / chunk, (self.start + range.end).div_ceil(chunk));
+        let (first, end) = (
+            (self.start + range.start) / chunk,
+            (self.start + range.end).div_ceil(chunk),
+        );
         (first..end).all(self.is_present)
     }
 
@@ -191,7 +226,9 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
 
     fn superblock(&self, was: &Ext4Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
         let at = SUPERBLOCK as u64;
-        let Some([mut now, before]) = self.both(was, at)? else { return Ok(()) };
+        let Some([mut now, before]) = self.both(was, at)? else {
+            return Ok(());
+        };
         for field in OF_MOUNTS {
             now[field.clone()].copy_from_slice(&before[field]);
         }
@@ -205,15 +242,22 @@ impl<B: ReadAt + ?Sized, A: ReadAt + ?Sized> Pair<'_, B, A> {
 
     /// An empty journal's blocks are dropped, so nothing remembers the sequence that it had come to.
     fn journal(&self, was: &Ext4Volume<'_, B>, patches: &mut Vec<Patch>) -> io::Result<()> {
-        if self.now.superblock.journal_inode != JOURNAL_INODE || was.superblock.journal_inode != JOURNAL_INODE {
+        if self.now.superblock.journal_inode != JOURNAL_INODE
+            || was.superblock.journal_inode != JOURNAL_INODE
+        {
             return Ok(());
         }
         let (now, before) = (journal(self.now.disk)?, journal(was.disk)?);
-        let Some((now, _)) = now.zip(before).filter(|(now, before)| now.first == before.first) else {
+        let Some((now, _)) = now
+            .zip(before)
+            .filter(|(now, before)| now.first == before.first)
+        else {
             return Ok(());
         };
         let at = now.first;
-        let Some([mut now, before]) = self.both(was, at)? else { return Ok(()) };
+        let Some([mut now, before]) = self.both(was, at)? else {
+            return Ok(());
+        };
         for field in OF_JOURNAL {
             now[field.clone()].copy_from_slice(&before[field]);
         }

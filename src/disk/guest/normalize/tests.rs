@@ -1,5 +1,8 @@
 //! Disks of `mke2fs`, changed by `debugfs`: what is normalized, what is left alone.
-#![allow(clippy::disallowed_methods, reason = "tests run mke2fs, debugfs and e2fsck")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run mke2fs, debugfs and e2fsck"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +16,10 @@ const EPOCH: u64 = 1_700_000_000;
 
 fn tool(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {output:?}"
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -35,7 +41,10 @@ impl Disks {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        let disks = Disks { before: Vec::new(), dir };
+        let disks = Disks {
+            before: Vec::new(),
+            dir,
+        };
         let file = disks.dir.path().join("f");
         disks.debugfs(&[
             &format!("write {} f", file.display()),
@@ -43,7 +52,10 @@ impl Disks {
             "sif f ctime 1600000000",
             "sif f mtime 1600000000",
         ]);
-        Disks { before: std::fs::read(image).unwrap(), ..disks }
+        Disks {
+            before: std::fs::read(image).unwrap(),
+            ..disks
+        }
     }
 
     fn image(&self) -> PathBuf {
@@ -53,7 +65,15 @@ impl Disks {
     fn debugfs(&self, requests: &[&str]) -> Vec<u8> {
         let script = self.dir.path().join("requests");
         std::fs::write(&script, requests.join("\n")).unwrap();
-        tool("debugfs", &["-w", "-f", script.to_str().unwrap(), self.image().to_str().unwrap()]);
+        tool(
+            "debugfs",
+            &[
+                "-w",
+                "-f",
+                script.to_str().unwrap(),
+                self.image().to_str().unwrap(),
+            ],
+        );
         std::fs::read(self.image()).unwrap()
     }
 
@@ -68,7 +88,14 @@ impl Disks {
     }
 
     fn stat(&self, file: &str) -> String {
-        tool("debugfs", &["-R", &format!("stat {file}"), self.image().to_str().unwrap()])
+        tool(
+            "debugfs",
+            &[
+                "-R",
+                &format!("stat {file}"),
+                self.image().to_str().unwrap(),
+            ],
+        )
     }
 }
 
@@ -76,11 +103,24 @@ fn check(image: &Path) {
     tool("e2fsck", &["-fn", image.to_str().unwrap()]);
 }
 
-fn patches(before: &[u8], after: &[u8], epoch: u64, is_present: &dyn Fn(u64) -> bool) -> Vec<Patch> {
+fn patches(
+    before: &[u8],
+    after: &[u8],
+    epoch: u64,
+    is_present: &dyn Fn(u64) -> bool,
+) -> Vec<Patch> {
     let layout = read_layout(after).unwrap();
-    Normalizer { before, after, layout: &layout, mounted: &[0], is_present, epoch, kept: &BTreeSet::new() }
-        .patches()
-        .unwrap()
+    Normalizer {
+        before,
+        after,
+        layout: &layout,
+        mounted: &[0],
+        is_present,
+        epoch,
+        kept: &BTreeSet::new(),
+    }
+    .patches()
+    .unwrap()
 }
 
 fn apply(disk: &mut [u8], patches: &[Patch]) {
@@ -92,13 +132,24 @@ fn apply(disk: &mut [u8], patches: &[Patch]) {
 #[test]
 fn what_changed_is_brought_to_the_epoch() {
     let disks = Disks::new(&[]);
-    let late =
-        ["sif f mtime @2000000000", "sif f mtime_extra 123456789", "sif f ctime 2100000000", "sif f mode 0100600"];
+    let late = [
+        "sif f mtime @2000000000",
+        "sif f mtime_extra 123456789",
+        "sif f ctime 2100000000",
+        "sif f mode 0100600",
+    ];
     let (_, found) = disks.settled(&late);
     assert_eq!(found.len(), 1, "only the file's inode");
     let stat = disks.stat("f");
-    assert!(stat.contains(" ctime: 0x6553f100:00000000") && stat.contains(" mtime: 0x6553f100:00000000"), "{stat}");
-    assert!(stat.contains(" atime: 0x5f5e1000:"), "an earlier time stays: {stat}");
+    assert!(
+        stat.contains(" ctime: 0x6553f100:00000000")
+            && stat.contains(" mtime: 0x6553f100:00000000"),
+        "{stat}"
+    );
+    assert!(
+        stat.contains(" atime: 0x5f5e1000:"),
+        "an earlier time stays: {stat}"
+    );
 }
 
 #[test]
@@ -111,7 +162,9 @@ fn what_only_the_kernel_sees_is_as_before() {
         "ssv wtime 1999999999",
         "ssv mtime 1",
     ]);
-    let differs: Vec<_> = (0..after.len()).filter(|at| after[*at] != disks.before[*at]).collect();
+    let differs: Vec<_> = (0..after.len())
+        .filter(|at| after[*at] != disks.before[*at])
+        .collect();
     assert_eq!(differs, [] as [usize; 0]);
 }
 
@@ -120,7 +173,10 @@ fn what_the_kernel_drew_becomes_zero() {
     let disks = Disks::new(&[]);
     disks.settled(&["sif f generation 77", "sif f version 5"]);
     let stat = disks.stat("f");
-    assert!(stat.contains("Generation: 0 ") && stat.contains("Version: 0x00000000:00000000"), "{stat}");
+    assert!(
+        stat.contains("Generation: 0 ") && stat.contains("Version: 0x00000000:00000000"),
+        "{stat}"
+    );
 }
 
 #[test]
@@ -129,7 +185,10 @@ fn a_generation_whose_checksums_are_not_right_stays() {
     // debugfs leaves the checksums of the directory's blocks as they are.
     let mut after = disks.debugfs(&["sif lost+found generation 77"]);
     let found = patches(&disks.before, &after, EPOCH, &|_| true);
-    assert!(found.iter().all(|(_, bytes)| bytes.len() == 256), "{found:?}");
+    assert!(
+        found.iter().all(|(_, bytes)| bytes.len() == 256),
+        "{found:?}"
+    );
     apply(&mut after, &found);
     std::fs::write(disks.image(), &after).unwrap();
     assert!(disks.stat("lost+found").contains("Generation: 77"));
@@ -160,7 +219,10 @@ fn another_file_system_before_is_no_before() {
     let (disks, other) = (Disks::new(&[]), Disks::new(&["-b", "1024"]));
     let mut after = other.before.clone();
     let found = patches(&disks.before, &after, 1_500_000_000, &|_| true);
-    assert!(found.len() > 2 && found.iter().all(|(at, _)| *at != 1024), "the superblock stays");
+    assert!(
+        found.len() > 2 && found.iter().all(|(at, _)| *at != 1024),
+        "the superblock stays"
+    );
     apply(&mut after, &found);
     std::fs::write(other.image(), &after).unwrap();
     check(&other.image());
@@ -176,9 +238,12 @@ fn what_is_not_understood_is_left_alone() {
     let inode = (groups[0].inode_table * ext.block_size + 11 * ext.inode_size) as usize;
     let bitmap = (groups[0].inode_bitmap * ext.block_size) as usize;
     // A wrong checksum of an inode, a bitmap that contradicts its count, recorded errors, a superblock that is damaged.
-    for (at, name) in
-        [(inode + 0x20, "inode"), (bitmap + 3, "bitmap"), (1024 + 0x3a, "state"), (1024 + 0x28, "geometry")]
-    {
+    for (at, name) in [
+        (inode + 0x20, "inode"),
+        (bitmap + 3, "bitmap"),
+        (1024 + 0x3a, "state"),
+        (1024 + 0x28, "geometry"),
+    ] {
         let mut after = clean.clone();
         after[at] ^= 0xff;
         let found = patches(&disks.before, &after, EPOCH, &|_| true);

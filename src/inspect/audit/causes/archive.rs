@@ -17,16 +17,29 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
     if form != other || first.is_empty() {
         return None;
     }
-    let archive = ArchivePair { scope, form, initramfs: form == Form::Cpio && is_initramfs(scope.path, &first) };
-    let named = |members: &[Member]| members.iter().map(|member| member.name.clone()).collect::<Vec<_>>();
+    let archive = ArchivePair {
+        scope,
+        form,
+        initramfs: form == Form::Cpio && is_initramfs(scope.path, &first),
+    };
+    let named = |members: &[Member]| {
+        members
+            .iter()
+            .map(|member| member.name.clone())
+            .collect::<Vec<_>>()
+    };
     let (names, other_names) = (named(&first), named(&second));
     if names != other_names {
         return archive.names(names, other_names);
     }
     let pairs = || first.iter().zip(&second);
-    let part = |bytes, member: &Member| <[u8]>::get(bytes, member.content.clone()).unwrap_or_default();
-    let differing = pairs().filter(|(a, b)| part(before, a) != part(after, b)).take(LOOKED_INTO);
-    let mut deeper = differing.filter_map(|(a, b)| archive.member(a, part(before, a), b, part(after, b)));
+    let part =
+        |bytes, member: &Member| <[u8]>::get(bytes, member.content.clone()).unwrap_or_default();
+    let differing = pairs()
+        .filter(|(a, b)| part(before, a) != part(after, b))
+        .take(LOOKED_INTO);
+    let mut deeper =
+        differing.filter_map(|(a, b)| archive.member(a, part(before, a), b, part(after, b)));
     if let Some(found) = deeper.next() {
         return Some(found);
     }
@@ -38,15 +51,26 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
         return Some(archive.found(CauseKind::ArchiveTimes, "with different times"));
     }
     let owners = pairs().any(|(a, b)| a.other != b.other);
-    owners.then(|| archive.found(CauseKind::ArchiveOwners, "with different modes, owners or inode numbers"))
+    owners.then(|| {
+        archive.found(
+            CauseKind::ArchiveOwners,
+            "with different modes, owners or inode numbers",
+        )
+    })
 }
 
 /// The kernel's first file system, by its name or by what is in it.
 fn is_initramfs(path: &[u8], members: &[Member]) -> bool {
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let has =
-        |name: &[u8]| members.iter().any(|member| member.name.strip_prefix(b"./").unwrap_or(&member.name) == name);
-    name.starts_with(b"initr") || name.ends_with(b".img") || has(b"init") || has(b"kernel/x86/microcode")
+    let has = |name: &[u8]| {
+        members
+            .iter()
+            .any(|member| member.name.strip_prefix(b"./").unwrap_or(&member.name) == name)
+    };
+    name.starts_with(b"initr")
+        || name.ends_with(b".img")
+        || has(b"init")
+        || has(b"kernel/x86/microcode")
 }
 
 struct ArchivePair<'a> {
@@ -63,7 +87,13 @@ impl ArchivePair<'_> {
                 format!("is an initramfs, a cpio archive of the same members {how}"),
             );
         }
-        CauseMatch::new(kind, format!("is an archive ({}) of the same members {how}", self.form.name()))
+        CauseMatch::new(
+            kind,
+            format!(
+                "is an archive ({}) of the same members {how}",
+                self.form.name()
+            ),
+        )
     }
 
     fn names(&self, mut before: Vec<Vec<u8>>, mut after: Vec<Vec<u8>>) -> Option<CauseMatch> {
@@ -73,15 +103,29 @@ impl ArchivePair<'_> {
     }
 
     /// Why a member's content differs.
-    fn member(&self, first: &Member, before: &[u8], second: &Member, after: &[u8]) -> Option<CauseMatch> {
+    fn member(
+        &self,
+        first: &Member,
+        before: &[u8],
+        second: &Member,
+        after: &[u8],
+    ) -> Option<CauseMatch> {
         let scope = self.scope;
         // Members may overlap, and lie in each other: looking into one is paid for like unpacking it.
         let cost = before.len() + after.len() + LOOK;
         let left = scope.left.get().checked_sub(cost)?;
         scope.left.set(left);
         // What follows a cpio is the file itself, not one of its members.
-        let path = if first.name.is_empty() { scope.path } else { &first.name };
-        let scope = CauseScope { path, depth: scope.depth + 1, ..*scope };
+        let path = if first.name.is_empty() {
+            scope.path
+        } else {
+            &first.name
+        };
+        let scope = CauseScope {
+            path,
+            depth: scope.depth + 1,
+            ..*scope
+        };
         let unpacked = |member: &Member, bytes| Some(inflate(&scope, bytes, member.deflated?));
         let found = match (unpacked(first, before), unpacked(second, after)) {
             (None, None) => by_name(&scope, before, after),
@@ -97,8 +141,18 @@ fn by_name(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseM
     if before == after {
         return None;
     }
-    let name = scope.path.strip_prefix(b"./").or(scope.path.strip_prefix(b"/")).unwrap_or(scope.path);
+    let name = scope
+        .path
+        .strip_prefix(b"./")
+        .or(scope.path.strip_prefix(b"/"))
+        .unwrap_or(scope.path);
     let path = [b"/", name].concat();
-    super::known::exact(&CauseScope { path: &path, ..*scope }, Some((before, after)))
-        .or_else(|| content(scope, before, after))
+    super::known::exact(
+        &CauseScope {
+            path: &path,
+            ..*scope
+        },
+        Some((before, after)),
+    )
+    .or_else(|| content(scope, before, after))
 }

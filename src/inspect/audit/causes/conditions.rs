@@ -21,18 +21,31 @@ pub(super) fn window(run: &AuditRun) -> (i64, i64) {
 /// The offset of the run's time zone when it ended: seconds east of UTC, and the zone's abbreviation then.
 pub(super) fn zone(run: &AuditRun) -> Option<(i64, String)> {
     let name = run.timezone.strip_prefix(':').unwrap_or(&run.timezone);
-    let zone = if name.is_empty() { Some(TimeZone::UTC) } else { TimeZone::posix(name).ok() };
+    let zone = if name.is_empty() {
+        Some(TimeZone::UTC)
+    } else {
+        TimeZone::posix(name).ok()
+    };
     let zone = zone.or_else(|| TimeZone::get(name).ok())?;
     let at = Timestamp::from_second(i64::try_from(run.ended).ok()?).ok()?;
     let info = zone.to_offset_info(at);
-    Some((i64::from(info.offset().seconds()), info.abbreviation().to_owned()))
+    Some((
+        i64::from(info.offset().seconds()),
+        info.abbreviation().to_owned(),
+    ))
 }
 
 /// How an offset is written: `+0930`, `+09:30`, and `+09` where it is of whole hours.
 pub(super) fn offsets(seconds: i64) -> Vec<String> {
-    let (sign, minutes) = (if seconds < 0 { '-' } else { '+' }, seconds.unsigned_abs() / 60);
+    let (sign, minutes) = (
+        if seconds < 0 { '-' } else { '+' },
+        seconds.unsigned_abs() / 60,
+    );
     let (hours, minutes) = (minutes / 60, minutes % 60);
-    let mut spellings = vec![format!("{sign}{hours:02}:{minutes:02}"), format!("{sign}{hours:02}{minutes:02}")];
+    let mut spellings = vec![
+        format!("{sign}{hours:02}:{minutes:02}"),
+        format!("{sign}{hours:02}{minutes:02}"),
+    ];
     if minutes == 0 {
         spellings.push(format!("{sign}{hours:02}"));
     }
@@ -49,13 +62,19 @@ pub(super) fn host_names(run: &AuditRun) -> Vec<&str> {
 pub(super) fn langs(run: &AuditRun) -> Vec<&str> {
     let first = run.lang.split(['.', '@']).next().unwrap_or_default();
     // "C" and "POSIX" are words of other meanings.
-    words([run.lang.as_str(), if first.contains('_') { first } else { "" }])
+    words([
+        run.lang.as_str(),
+        if first.contains('_') { first } else { "" },
+    ])
 }
 
 /// The recipe's path and its directory.
 pub(super) fn paths(run: &AuditRun) -> Vec<&str> {
     let parent = run.path.rsplit_once('/').map_or("", |(parent, _)| parent);
-    words([run.path.as_str(), if parent.len() > 4 { parent } else { "" }])
+    words([
+        run.path.as_str(),
+        if parent.len() > 4 { parent } else { "" },
+    ])
 }
 
 /// Those that are long enough to be told from other text.

@@ -10,9 +10,18 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
     }
     let newline: fn(&u8) -> bool = |byte| *byte == b'\n';
     let zero: fn(&u8) -> bool = |byte| *byte == 0;
-    let between_words: fn(&u8) -> bool = |byte| byte.is_ascii_whitespace() || b"\0,;:\"'[](){}".contains(byte);
-    for (what, separates) in [("lines", newline), ("strings", zero), ("words", between_words)] {
-        let split = |content| <[u8]>::split(content, separates).filter(|part| !part.is_empty()).collect::<Vec<&[u8]>>();
+    let between_words: fn(&u8) -> bool =
+        |byte| byte.is_ascii_whitespace() || b"\0,;:\"'[](){}".contains(byte);
+    for (what, separates) in [
+        ("lines", newline),
+        ("strings", zero),
+        ("words", between_words),
+    ] {
+        let split = |content| {
+            <[u8]>::split(content, separates)
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<&[u8]>>()
+        };
         let (before, after) = (split(before), split(after));
         if same(&before, &after) {
             return Some(reason(scope, what, &before, &after));
@@ -24,7 +33,9 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
 /// How often each byte is there: what is in another order has the same ones.
 fn histogram(content: &[u8]) -> [u32; 256] {
     let mut counts = [0_u32; 256];
-    content.iter().for_each(|byte| counts[usize::from(*byte)] = counts[usize::from(*byte)].wrapping_add(1));
+    content
+        .iter()
+        .for_each(|byte| counts[usize::from(*byte)] = counts[usize::from(*byte)].wrapping_add(1));
     counts
 }
 
@@ -43,7 +54,9 @@ fn reason(scope: &CauseScope<'_>, what: &str, before: &[&[u8]], after: &[&[u8]])
         let what = format!("has the same {what}, sorted by another locale's rules");
         return CauseMatch::new(CauseKind::Collation, what);
     }
-    let what = format!("has the same {what} in a different order, as a directory or a hash table lists them");
+    let what = format!(
+        "has the same {what} in a different order, as a directory or a hash table lists them"
+    );
     CauseMatch::new(CauseKind::DirectoryOrder, what)
 }
 
@@ -58,9 +71,15 @@ fn by_locale(parts: &[&[u8]]) -> bool {
     // Punctuation before digits before letters.
     let all = |part: &[u8]| -> Vec<(u8, u8)> {
         let class = |byte: &u8| {
-            if byte.is_ascii_alphabetic() || !byte.is_ascii() { 2 } else { u8::from(byte.is_ascii_digit()) }
+            if byte.is_ascii_alphabetic() || !byte.is_ascii() {
+                2
+            } else {
+                u8::from(byte.is_ascii_digit())
+            }
         };
-        part.iter().map(|byte| (class(byte), byte.to_ascii_lowercase())).collect()
+        part.iter()
+            .map(|byte| (class(byte), byte.to_ascii_lowercase()))
+            .collect()
     };
     parts.is_sorted_by_key(|part| letters(part)) || parts.is_sorted_by_key(|part| all(part))
 }

@@ -19,11 +19,24 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
         return None;
     }
     let times = gzip && before.get(GZIP_TIME) != after.get(GZIP_TIME);
-    let header = || times.then(|| CauseMatch::new(CauseKind::GzipTime, "is a gzip file with a time in its header"));
-    let (Some(before), Some(after)) = (unpack(scope, before), unpack(scope, after)) else { return header() };
+    let header = || {
+        times.then(|| {
+            CauseMatch::new(
+                CauseKind::GzipTime,
+                "is a gzip file with a time in its header",
+            )
+        })
+    };
+    let (Some(before), Some(after)) = (unpack(scope, before), unpack(scope, after)) else {
+        return header();
+    };
     if before != after {
         return content(
-            &CauseScope { depth: scope.depth + 1, path: unpacked_name(scope.path), ..*scope },
+            &CauseScope {
+                depth: scope.depth + 1,
+                path: unpacked_name(scope.path),
+                ..*scope
+            },
             &before,
             &after,
         )
@@ -45,7 +58,9 @@ fn is_zstd(content: &[u8]) -> bool {
 }
 
 fn unpacked_name(name: &[u8]) -> &[u8] {
-    let ending = [&b".gz"[..], b".zst", b".zstd"].into_iter().find_map(|ending| name.strip_suffix(ending));
+    let ending = [&b".gz"[..], b".zst", b".zstd"]
+        .into_iter()
+        .find_map(|ending| name.strip_suffix(ending));
     ending.unwrap_or(name)
 }
 
@@ -53,8 +68,14 @@ fn unpacked_name(name: &[u8]) -> &[u8] {
 fn unpack(scope: &CauseScope<'_>, content: &[u8]) -> Option<Vec<u8>> {
     let limit = LIMIT.min(scope.left.get());
     // Also what fails takes its time.
-    scope.left.set(scope.left.get().saturating_sub(content.len()));
-    let bytes = if is_gzip(content) { gunzip(content, limit)? } else { unzstd(content, limit)? };
+    scope
+        .left
+        .set(scope.left.get().saturating_sub(content.len()));
+    let bytes = if is_gzip(content) {
+        gunzip(content, limit)?
+    } else {
+        unzstd(content, limit)?
+    };
     scope.left.set(scope.left.get().saturating_sub(bytes.len()));
     Some(bytes)
 }
@@ -65,7 +86,9 @@ pub(super) fn inflate(scope: &CauseScope<'_>, content: &[u8], length: usize) -> 
         return None;
     }
     let mut bytes = vec![0; length];
-    let written = Decompressor::new().deflate_decompress(content, &mut bytes).ok()?;
+    let written = Decompressor::new()
+        .deflate_decompress(content, &mut bytes)
+        .ok()?;
     bytes.truncate(written);
     scope.left.set(scope.left.get().saturating_sub(length));
     Some(bytes)
@@ -73,7 +96,9 @@ pub(super) fn inflate(scope: &CauseScope<'_>, content: &[u8], length: usize) -> 
 
 fn gunzip(content: &[u8], limit: usize) -> Option<Vec<u8>> {
     // The end tells the length of the last member, which is nearly always the only one.
-    let told = content.last_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+    let told = content
+        .last_chunk()
+        .map_or(0, |length| u32::from_le_bytes(*length) as usize);
     let mut length = told.clamp(1 << 10, content.len().saturating_mul(1032).max(1 << 10));
     loop {
         if length > limit {
@@ -96,7 +121,10 @@ fn unzstd(content: &[u8], limit: usize) -> Option<Vec<u8>> {
     // As much memory as the kernel gives an initramfs, and no more.
     decoder.window_log_max(27).ok()?;
     let mut bytes = Vec::new();
-    decoder.take(limit as u64 + 1).read_to_end(&mut bytes).ok()?;
+    decoder
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .ok()?;
     (bytes.len() <= limit).then_some(bytes)
 }
 

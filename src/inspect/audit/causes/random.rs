@@ -24,19 +24,35 @@ const DENSE: &[&[u8]] = &[
 pub(super) fn key(_: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<CauseMatch> {
     let both = |begin: &[u8], end: &[u8]| {
         [before, after].iter().all(|text| {
-            let line = text.trim_ascii_start().split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+            let line = text
+                .trim_ascii_start()
+                .split(|byte| *byte == b'\n')
+                .next()
+                .unwrap_or_default()
+                .trim_ascii_end();
             line.starts_with(begin) && line.ends_with(end)
         })
     };
     if both(b"-----BEGIN ", b"PRIVATE KEY-----") {
-        return Some(CauseMatch::new(CauseKind::GeneratedKey, "is a private key that the build created"));
+        return Some(CauseMatch::new(
+            CauseKind::GeneratedKey,
+            "is a private key that the build created",
+        ));
     }
-    let public = |kind: &str| [before, after].iter().all(|text| text.starts_with(kind.as_bytes()));
+    let public = |kind: &str| {
+        [before, after]
+            .iter()
+            .all(|text| text.starts_with(kind.as_bytes()))
+    };
     let certificate = ["ssh-", "ecdsa-sha2-"].into_iter().any(public)
         || both(b"-----BEGIN ", b"CERTIFICATE-----")
         || both(b"-----BEGIN ", b"PUBLIC KEY-----");
-    certificate
-        .then(|| CauseMatch::new(CauseKind::GeneratedKey, "is a certificate or public key that the build created"))
+    certificate.then(|| {
+        CauseMatch::new(
+            CauseKind::GeneratedKey,
+            "is a certificate or public key that the build created",
+        )
+    })
 }
 
 /// Finds contents of one length of which neither has any form.
@@ -45,7 +61,11 @@ pub(super) fn find(_: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<Ca
     if length != after.len() || !(SHORTEST..=LONGEST).contains(&length) {
         return None;
     }
-    let equal = before.iter().zip(after).filter(|(before, after)| before == after).count();
+    let equal = before
+        .iter()
+        .zip(after)
+        .filter(|(before, after)| before == after)
+        .count();
     // Random bytes agree in one place of 256.
     if equal <= 2 + length / 64 && is_formless(before) && is_formless(after) {
         return Some(CauseMatch::new(CauseKind::RandomSeed, "is random bytes"));
@@ -57,8 +77,13 @@ pub(super) fn find(_: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Option<Ca
 
 fn is_base64(content: &[u8]) -> bool {
     let has = |class: fn(&u8) -> bool| content.iter().any(class);
-    let mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    mixed && content.len() >= 20 && content.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_\n".contains(byte))
+    let mixed =
+        has(u8::is_ascii_digit) && has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    mixed
+        && content.len() >= 20
+        && content
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_\n".contains(byte))
 }
 
 /// Whether bytes may be random: as many values as random ones have, and no known beginning.
@@ -67,7 +92,9 @@ fn is_formless(content: &[u8]) -> bool {
         return false;
     }
     let mut counts = [0_usize; 256];
-    content.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+    content
+        .iter()
+        .for_each(|byte| counts[usize::from(*byte)] += 1);
     let values = counts.iter().filter(|count| **count > 0).count();
     let expected = 256.0 * (1.0 - (255.0_f64 / 256.0).powf(content.len() as f64));
     let high = content.iter().filter(|byte| **byte >= 0x80).count();

@@ -7,7 +7,10 @@ use crate::inspect::diff::plain;
 /// What helps against a reason, for a file at this path; `packed` where the reason lies within an archive.
 pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
     let path = plain::name(path);
-    let volatile = format!("`volatile = [\"{}\"]`", path.replace('\\', "\\\\").replace('"', "\\\""));
+    let volatile = format!(
+        "`volatile = [\"{}\"]`",
+        path.replace('\\', "\\\\").replace('"', "\\\"")
+    );
     let cleanup = |operation: &str| {
         format!(
             "Remove it with a `cleanup` stage (operation `{operation}`, see `impasto stages cleanup`): each machine \
@@ -43,7 +46,9 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         CauseKind::DirectoryOrder => {
             "Sort in the script: `find … | LC_ALL=C sort`, `ls` without `-U`; for hashes `PYTHONHASHSEED=0`."
         }
-        CauseKind::Collation => "Sort with `LC_ALL=C sort`, or set `LC_ALL = \"C\"` in the stage's `env`.",
+        CauseKind::Collation => {
+            "Sort with `LC_ALL=C sort`, or set `LC_ALL = \"C\"` in the stage's `env`."
+        }
         CauseKind::Initramfs => {
             "Set its files' times with `touch -h -d @$SOURCE_DATE_EPOCH` and pack it with `find . | LC_ALL=C sort | cpio -o -H newc --reproducible`."
         }
@@ -61,9 +66,15 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         CauseKind::BuildTime => {
             "Write `date -u -d @$SOURCE_DATE_EPOCH` instead of the time of the build, or leave it out."
         }
-        CauseKind::HostName => "Write a fixed name in the recipe instead of the output of `hostname` and `uname -n`.",
-        CauseKind::Locale => "Set `LC_ALL=C` in the script, or `LC_ALL = \"C\"` in the stage's `env`.",
-        CauseKind::TimeZone => "Set `TZ = \"UTC\"` in the stage's `env`, or use `date -u` in the script.",
+        CauseKind::HostName => {
+            "Write a fixed name in the recipe instead of the output of `hostname` and `uname -n`."
+        }
+        CauseKind::Locale => {
+            "Set `LC_ALL=C` in the script, or `LC_ALL = \"C\"` in the stage's `env`."
+        }
+        CauseKind::TimeZone => {
+            "Set `TZ = \"UTC\"` in the stage's `env`, or use `date -u` in the script."
+        }
         CauseKind::BuildPath => {
             "Use paths that do not depend on the location of the recipe; compile with `-ffile-prefix-map=DIR=.`."
         }
@@ -74,11 +85,15 @@ pub(super) fn remedy(kind: CauseKind, path: &[u8], packed: bool) -> String {
         CauseKind::Umask => {
             "Set the mode in the recipe or script: `mode = \"0644\"`, `chmod`, or `umask 022` at its beginning."
         }
-        CauseKind::RandomId => "Write a fixed identifier in the recipe, or make it from a name (`uuidgen --sha1`).",
+        CauseKind::RandomId => {
+            "Write a fixed identifier in the recipe, or make it from a name (`uuidgen --sha1`)."
+        }
         CauseKind::PasswordSalt => {
             "Write the hashed password in the recipe, made once with `openssl passwd -6`, or hash with a fixed salt (`-salt`)."
         }
-        CauseKind::ModificationTime => "Set its time in the script: `touch -h -d @$SOURCE_DATE_EPOCH FILE`.",
+        CauseKind::ModificationTime => {
+            "Set its time in the script: `touch -h -d @$SOURCE_DATE_EPOCH FILE`."
+        }
         CauseKind::PackageVersion => {
             "Install with a `packages` stage, whose versions are locked, or from a repository that does not change (`snapshot`)."
         }

@@ -31,7 +31,11 @@ enum Time {
     /// Seconds since 1970 in UTC.
     Epoch(i64),
     /// A date, with its offset to UTC where it is told: its fields as if they were UTC, and how many seconds they span.
-    Date { at: i64, span: i64, offset: Option<i64> },
+    Date {
+        at: i64,
+        span: i64,
+        offset: Option<i64>,
+    },
     /// The same without year: fields of 1972, which has a 29th of February.
     Yearless { at: i64, span: i64 },
     /// Seconds since midnight.
@@ -46,8 +50,16 @@ impl Spoken {
         let mut possible = std::iter::once(0).chain(offsets.iter().copied());
         match self.time {
             Time::Epoch(at) => meets(at, 1),
-            Time::Date { at, span, offset: Some(offset) } => meets(at - offset, span),
-            Time::Date { at, span, offset: None } => possible.any(|offset| meets(at - offset, span)),
+            Time::Date {
+                at,
+                span,
+                offset: Some(offset),
+            } => meets(at - offset, span),
+            Time::Date {
+                at,
+                span,
+                offset: None,
+            } => possible.any(|offset| meets(at - offset, span)),
             // What returns every year or day lies in every window that is as long.
             Time::Yearless { at, span } => {
                 last.saturating_sub(first) >= 366 * DAY
@@ -68,7 +80,11 @@ impl Spoken {
     /// The same in seconds of UTC, where it tells a time of day and not only a date; `offset` is meant where none is told.
     pub(super) fn utc(&self, offset: i64) -> Option<i64> {
         match self.time {
-            Time::Date { at, span, offset: told } if span < DAY => Some(at - told.unwrap_or(offset)),
+            Time::Date {
+                at,
+                span,
+                offset: told,
+            } if span < DAY => Some(at - told.unwrap_or(offset)),
             Time::Yearless { at, span } if span < DAY => Some(at - offset),
             Time::OfDay { at, .. } => Some((at - offset).rem_euclid(DAY)),
             _ => None,
@@ -85,11 +101,13 @@ impl Spoken {
 fn returns(first: i64, last: i64, at: i64, span: i64) -> bool {
     // From March on, the same day of the next year is a day earlier.
     let march = i64::from(at >= MARCH_OF_1972);
-    [0, 366 - march, 731 - march, 1096 - march].into_iter().any(|days| {
-        let at = at + days * DAY;
-        let latest = last - (last - at).rem_euclid(1461 * DAY);
-        latest + span > first
-    })
+    [0, 366 - march, 731 - march, 1096 - march]
+        .into_iter()
+        .any(|days| {
+            let at = at + days * DAY;
+            let latest = last - (last - at).rem_euclid(1461 * DAY);
+            latest + span > first
+        })
 }
 
 const WEEKDAY: &str = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,? +)?";
@@ -122,7 +140,11 @@ static SPELLINGS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     ];
     let regex = |pattern: &String| {
         let mut builder = RegexBuilder::new(&format!("^(?:{pattern})"));
-        builder.case_insensitive(true).unicode(false).build().expect("BUG: a spelling's pattern is wrong")
+        builder
+            .case_insensitive(true)
+            .unicode(false)
+            .build()
+            .expect("BUG: a spelling's pattern is wrong")
     };
     patterns.iter().map(regex).collect()
 });
@@ -135,7 +157,10 @@ pub(super) fn times(text: &[u8]) -> Vec<Spoken> {
         let before = at.checked_sub(1).map(|before| text[before]);
         match spelled(before, &text[at..text.len().min(at + LONGEST)]) {
             Some((length, time)) => {
-                found.push(Spoken { place: at..at + length, time });
+                found.push(Spoken {
+                    place: at..at + length,
+                    time,
+                });
                 at += length.max(1);
             }
             None => at += 1,
@@ -149,7 +174,9 @@ fn spelled(before: Option<u8>, text: &[u8]) -> Option<(usize, Time)> {
     let first = text.first()?;
     let behind = |is: fn(&u8) -> bool| before.as_ref().is_some_and(is);
     let begins = match first {
-        b'0'..=b'9' => !behind(u8::is_ascii_digit) && text.get(1).is_some_and(|byte| byte.is_ascii_graphic()),
+        b'0'..=b'9' => {
+            !behind(u8::is_ascii_digit) && text.get(1).is_some_and(|byte| byte.is_ascii_graphic())
+        }
         byte => b"JFMASONDTWjfmasondtw".contains(byte) && !behind(u8::is_ascii_alphanumeric),
     };
     if !begins {
@@ -162,7 +189,11 @@ fn spelled(before: Option<u8>, text: &[u8]) -> Option<(usize, Time)> {
 }
 
 fn time(captures: &Captures<'_>) -> Option<Time> {
-    let text = |name: &str| captures.name(name).and_then(|found| std::str::from_utf8(found.as_bytes()).ok());
+    let text = |name: &str| {
+        captures
+            .name(name)
+            .and_then(|found| std::str::from_utf8(found.as_bytes()).ok())
+    };
     let number = |name: &str| text(name).and_then(|text| text.parse::<i64>().ok());
     if let Some(epoch) = number("e") {
         return Some(Time::Epoch(epoch));
@@ -186,8 +217,22 @@ fn time(captures: &Captures<'_>) -> Option<Time> {
     let at = |year: i64, month: i64, day: i64| {
         let small = |number: i64| i8::try_from(number).ok();
         let year = i16::try_from(if year < 100 { year + 2000 } else { year }).ok()?;
-        let date = DateTime::new(year, small(month)?, small(day)?, small(hour)?, small(minute)?, small(second)?, 0);
-        Some(date.ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
+        let date = DateTime::new(
+            year,
+            small(month)?,
+            small(day)?,
+            small(hour)?,
+            small(minute)?,
+            small(second)?,
+            0,
+        );
+        Some(
+            date.ok()?
+                .to_zoned(TimeZone::UTC)
+                .ok()?
+                .timestamp()
+                .as_second(),
+        )
     };
     let year = number("y").or_else(|| number("y2"));
     let offset = text("z").and_then(offset);
@@ -197,23 +242,40 @@ fn time(captures: &Captures<'_>) -> Option<Time> {
         return Some(Time::Date { at, span, offset });
     }
     match (year, month, day) {
-        (Some(year), Some(month), Some(day)) => Some(Time::Date { at: at(year, month, day)?, span, offset }),
-        (None, Some(month), Some(day)) => Some(Time::Yearless { at: at(1972, month, day)?, span }),
+        (Some(year), Some(month), Some(day)) => Some(Time::Date {
+            at: at(year, month, day)?,
+            span,
+            offset,
+        }),
+        (None, Some(month), Some(day)) => Some(Time::Yearless {
+            at: at(1972, month, day)?,
+            span,
+        }),
         // Only seconds make a clock of what may be a version or a ratio.
-        (None, None, None) if span < DAY => Some(Time::OfDay { at: at(1970, 1, 1)?, span }),
+        (None, None, None) if span < DAY => Some(Time::OfDay {
+            at: at(1970, 1, 1)?,
+            span,
+        }),
         _ => None,
     }
 }
 
 fn month(name: &str) -> Option<i64> {
-    let names = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    let place = names.iter().position(|month| name.eq_ignore_ascii_case(month))?;
+    let names = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
+    let place = names
+        .iter()
+        .position(|month| name.eq_ignore_ascii_case(month))?;
     i64::try_from(place + 1).ok()
 }
 
 /// Seconds east of UTC. Names of zones but UTC's own are not known: several have one name.
 fn offset(text: &str) -> Option<i64> {
-    if text.eq_ignore_ascii_case("z") || text.eq_ignore_ascii_case("utc") || text.eq_ignore_ascii_case("gmt") {
+    if text.eq_ignore_ascii_case("z")
+        || text.eq_ignore_ascii_case("utc")
+        || text.eq_ignore_ascii_case("gmt")
+    {
         return Some(0);
     }
     let sign = match text.as_bytes().first()? {
@@ -223,7 +285,11 @@ fn offset(text: &str) -> Option<i64> {
     };
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     let hours: i64 = digits.get(..2)?.parse().ok()?;
-    let minutes: i64 = digits.get(2..).filter(|rest| !rest.is_empty()).map_or(Ok(0), str::parse).ok()?;
+    let minutes: i64 = digits
+        .get(2..)
+        .filter(|rest| !rest.is_empty())
+        .map_or(Ok(0), str::parse)
+        .ok()?;
     Some(sign * (hours * 3600 + minutes * 60))
 }
 
@@ -237,9 +303,13 @@ mod tests {
     fn all_within(texts: &[&str], offsets: &[i64]) {
         for text in texts {
             let told = times(text.as_bytes());
-            assert!(told.len() == 1 && told[0].within((NOW - 5, NOW + 5), offsets), "{text}: {told:?}");
             assert!(
-                !told[0].within((NOW + 400 * DAY, NOW + 400 * DAY + 60), offsets) || told[0].place.len() < 9,
+                told.len() == 1 && told[0].within((NOW - 5, NOW + 5), offsets),
+                "{text}: {told:?}"
+            );
+            assert!(
+                !told[0].within((NOW + 400 * DAY, NOW + 400 * DAY + 60), offsets)
+                    || told[0].place.len() < 9,
                 "{text}"
             );
         }
@@ -280,7 +350,17 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_none() {
-        for text in ["", "version 1.2", "12345", "99999999", "deadbeef", "2026-13-41", "jan", "25:61:61", "mark"] {
+        for text in [
+            "",
+            "version 1.2",
+            "12345",
+            "99999999",
+            "deadbeef",
+            "2026-13-41",
+            "jan",
+            "25:61:61",
+            "mark",
+        ] {
             assert_eq!(times(text.as_bytes()), [], "{text}");
         }
     }

@@ -15,7 +15,11 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
     }
     let windows = scope.runs.each_ref().map(conditions::window);
     let told = |bytes: &[u8], side: usize, at: usize| -> [bool; 2] {
-        let number = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>).copied().unwrap_or_default();
+        let number = bytes
+            .get(at..)
+            .and_then(<[u8]>::first_chunk::<4>)
+            .copied()
+            .unwrap_or_default();
         [u32::from_le_bytes(number), u32::from_be_bytes(number)].map(|number| {
             let (first, last) = windows[side];
             (first.max(EARLIEST)..=last).contains(&i64::from(number))
@@ -26,7 +30,11 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
         before[0] && after[0] || before[1] && after[1]
     };
     let (mut explained, mut found) = (0, false);
-    let differing = before.iter().zip(after).enumerate().filter(|(_, (before, after))| before != after);
+    let differing = before
+        .iter()
+        .zip(after)
+        .enumerate()
+        .filter(|(_, (before, after))| before != after);
     for (count, (at, _)) in differing.enumerate() {
         if count > MOST {
             return None;
@@ -37,5 +45,10 @@ pub(super) fn find(scope: &CauseScope<'_>, before: &[u8], after: &[u8]) -> Optio
         let place = (at.saturating_sub(3)..=at).find(|place| is_time(*place))?;
         (explained, found) = (place + 4, true);
     }
-    found.then(|| CauseMatch::new(CauseKind::BuildTime, "contains the time of the build as a binary number"))
+    found.then(|| {
+        CauseMatch::new(
+            CauseKind::BuildTime,
+            "contains the time of the build as a binary number",
+        )
+    })
 }
