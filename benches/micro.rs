@@ -1,6 +1,5 @@
 //! What one chunk, one file's entry and one stage cost: `cargo bench --bench micro`.
 //! Throughput in bytes of guest disk, of one thread.
-#![allow(missing_docs, reason = "a program for measuring")]
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};

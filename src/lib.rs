@@ -25,10 +25,6 @@
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
-#![allow(
-    missing_docs,
-    reason = "a program, whose names mostly say it: what is no more than the name again is left out"
-)]
 #![cfg_attr(
     test,
     allow(

@@ -12,19 +12,14 @@ pub enum AssembleError {
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
         /// On what; paths in the tree begin with its root.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// The tree's stream ends early, or is no tar file.
     #[error("cannot read the tree as a tar file")]
-    Tar {
-        /// Why not.
-        source: io::Error,
-    },
+    Tar { source: io::Error },
     /// An entry of the tree that is not laid out.
     #[error("the tree's entry {path:?} {problem}")]
     Entry {
@@ -33,10 +28,8 @@ pub enum AssembleError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A program failed.
     #[error("{program} failed: {message}")]
     Tool {
-        /// Which.
         program: &'static str,
         /// What it wrote last, or how it ended.
         message: String,
@@ -63,7 +56,6 @@ pub enum AssembleError {
         needed / MIB, size / MIB
     )]
     PartitionTooSmall {
-        /// The partition.
         partition: String,
         /// Where it is mounted.
         mount: String,
@@ -92,10 +84,7 @@ pub enum AssembleError {
     #[error(
         "the tree has the kernel {kernel} without an initramfs, which finds the root by its UUID"
     )]
-    NoInitramfs {
-        /// The kernel's version.
-        kernel: String,
-    },
+    NoInitramfs { kernel: String },
     /// Programs of the tree are for a machine that is not supported.
     #[error("the tree is for an architecture that is not supported: {found}")]
     Machine {
@@ -104,60 +93,33 @@ pub enum AssembleError {
     },
     /// A boot loader that a machine does not have.
     #[error("{machine} machines have no BIOS")]
-    NoBios {
-        /// The tree's machine.
-        machine: &'static str,
-    },
+    NoBios { machine: &'static str },
     /// A user that is there already.
     #[error("the user {name:?} is already in the tree, with the UID {uid}")]
-    UserExists {
-        /// Its name.
-        name: String,
-        /// Its number.
-        uid: u32,
-    },
+    UserExists { name: String, uid: u32 },
     /// A user's own group is there already.
     #[error(
         "the user {name:?} needs a group of the same name, but the tree already has one with the GID {gid}"
     )]
-    GroupExists {
-        /// The user.
-        name: String,
-        /// The group's number.
-        gid: u32,
-    },
+    GroupExists { name: String, gid: u32 },
     /// A number that is taken.
     #[error("the UID {uid} of the user {name:?} belongs to {other:?} in the tree")]
     UidTaken {
-        /// The user.
         name: String,
-        /// The number.
         uid: u32,
-        /// Who has it.
         other: String,
     },
     /// A group that is not in the tree.
     #[error("the user {name:?} is to be in the group {group:?}, which the tree does not have")]
-    NoGroup {
-        /// The user.
-        name: String,
-        /// The group.
-        group: String,
-    },
+    NoGroup { name: String, group: String },
     /// A shell that is not in the tree.
     #[error("the tree has no {shell}, the shell of the user {name:?}")]
-    NoShell {
-        /// The user.
-        name: String,
-        /// Its path.
-        shell: String,
-    },
+    NoShell { name: String, shell: String },
     /// A partition that would hide files of the tree, and cannot hold them.
     #[error(
         "the tree has files in {mount}, which the partition {partition:?} would hide and cannot store"
     )]
     Hides {
-        /// The partition.
         partition: String,
         /// Where it is mounted.
         mount: String,
@@ -167,7 +129,6 @@ pub enum AssembleError {
     BadFile {
         /// Its path in the tree.
         path: String,
-        /// What is wrong.
         problem: String,
     },
 }

@@ -32,12 +32,7 @@ pub(super) enum DiskIdentity {
     /// It has no name.
     None,
     /// The UUID of ext4 or swap, and ext4's seed of directory hashes.
-    Uuid {
-        /// The UUID.
-        uuid: Uuid,
-        /// The seed.
-        hash_seed: Uuid,
-    },
+    Uuid { uuid: Uuid, hash_seed: Uuid },
     /// The serial number of a FAT volume.
     Volume(u32),
 }

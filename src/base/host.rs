@@ -12,7 +12,6 @@ use crate::base::bounded;
 /// What cannot be found out of the process itself.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The current directory.
     #[error("cannot find the current directory: {}", if .0.kind() == io::ErrorKind::NotFound { "it was deleted".to_owned() } else { .0.to_string() })]
     Directory(io::Error),
     /// The path of the program.
@@ -36,7 +35,6 @@ impl HostError {
 pub struct Host {
     /// The environment, for `IMPASTO_VAR_*` and a recipe's `env()`.
     pub env: Vec<(String, String)>,
-    /// The current directory.
     pub cwd: PathBuf,
     /// Logical CPUs that this process may use.
     pub cpus: usize,
@@ -50,7 +48,6 @@ pub struct Host {
     pub stderr_is_terminal: bool,
     /// The path of this program.
     pub exe: PathBuf,
-    /// The kernel's release.
     pub kernel: String,
 }
 
@@ -174,9 +171,7 @@ impl Host {
 /// Who called sudo, as sudo(8) tells: by `SUDO_UID` and `SUDO_GID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SudoCaller {
-    /// The user.
     pub uid: u32,
-    /// The user's group.
     pub gid: Option<u32>,
     /// Where the user lives, if `/etc/passwd` knows.
     pub home: Option<PathBuf>,
@@ -198,9 +193,7 @@ impl SudoCaller {
 /// A user of `/etc/passwd` (passwd(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The name.
     pub name: String,
-    /// The home directory.
     pub home: PathBuf,
 }
 

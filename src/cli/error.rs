@@ -37,7 +37,6 @@ pub(crate) enum CliError {
     /// The run could not go on.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
     /// The lock cannot be used.
@@ -55,7 +54,6 @@ pub(crate) enum CliError {
     /// A file of settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The sandbox failed.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
     /// A virtual machine failed.

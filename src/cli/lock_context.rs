@@ -128,7 +128,6 @@ impl<'a> LockContext<'a> {
         })
     }
 
-    /// That meter.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.metered().1
     }

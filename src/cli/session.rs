@@ -27,7 +27,6 @@ use crate::recipe::scope::Scope;
 use crate::recipe::{self, LoadRequest, Recipe};
 use crate::sandbox::{GuestEnvironment, NamespaceSandbox, Sandbox};
 
-/// One invocation.
 pub(crate) struct Session {
     pub(crate) host: Host,
     pub(crate) global: Global,
@@ -107,7 +106,6 @@ impl Session {
         scope.map_err(|(path, error)| CliError::io("open", path)(error))
     }
 
-    /// Opens the store.
     pub(crate) fn store(&self) -> Result<Store, CliError> {
         Ok(Store::open_for(self.store_path(), &self.host.owner())?)
     }

@@ -17,7 +17,6 @@ use crate::base::bounded;
 use crate::base::host::Host;
 use crate::recipe::suggest::did_you_mean;
 
-/// The system's file.
 const SYSTEM: &str = "/etc/impasto/config.toml";
 /// The repository's file, in its top directory.
 pub const REPOSITORY: &str = ".impasto.toml";
@@ -49,7 +48,6 @@ pub enum SettingOrigin {
     Flag(&'static str),
     /// A variable of the environment.
     Environment(&'static str),
-    /// A file.
     File(PathBuf),
     /// Nobody says anything else.
     Default,
@@ -69,7 +67,6 @@ impl std::fmt::Display for SettingOrigin {
 /// A value and where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting<T> {
-    /// The value.
     pub value: T,
     /// Where it comes from.
     pub origin: SettingOrigin,
@@ -95,20 +92,13 @@ pub struct Settings {
 pub enum ConfigError {
     /// It cannot be read.
     #[error("cannot read the settings in {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// Something in it is wrong.
     #[error("{}:{line}: {message}", path.display())]
     Wrong {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
         message: String,
         /// What to write instead.
         help: Option<String>,

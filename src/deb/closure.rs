@@ -15,10 +15,7 @@ use super::version::{self, Version};
 pub enum ClosureError {
     /// A package that was asked for is not there.
     #[error("the index has no package {name}")]
-    Unknown {
-        /// Its name.
-        name: String,
-    },
+    Unknown { name: String },
     /// A package that another needs is not there.
     #[error("{needed_by} depends on {relation}, which the index does not have")]
     Missing {
@@ -30,9 +27,7 @@ pub enum ClosureError {
     /// A package's field cannot be read.
     #[error("the field {field} of {package} cannot be read")]
     Field {
-        /// The package.
         package: String,
-        /// The field.
         field: &'static str,
         /// What is wrong with it.
         source: RelationError,

@@ -123,7 +123,6 @@ fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// Writes stanzas.
 #[derive(Clone, Debug, Default)]
 pub struct StanzaWriter {
     text: Vec<u8>,
@@ -190,7 +189,6 @@ impl StanzaWriter {
         self
     }
 
-    /// Ends the stanza.
     pub fn end(&mut self) -> &mut StanzaWriter {
         if std::mem::take(&mut self.open) {
             self.text.push(b'\n');

@@ -25,44 +25,25 @@ const WINDOW_LOG: u32 = 27;
 pub enum PackageError {
     /// Its bytes cannot be read, or end early.
     #[error("the package cannot be read")]
-    Read {
-        /// Why not.
-        source: io::Error,
-    },
+    Read { source: io::Error },
     /// It is none.
     #[error("this is not a Debian package: {problem}")]
-    Form {
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Form { problem: &'static str },
     /// Its format is of another version.
     #[error("the package has the format {format:?}, but only 2.x is supported")]
-    Format {
-        /// What it says.
-        format: String,
-    },
+    Format { format: String },
     /// A member that must not stand where it stands.
     #[error("the package has {found:?} instead of {expected}")]
     Member {
-        /// The member's name.
         found: String,
-        /// What belongs there.
         expected: &'static str,
     },
     /// Its control archive cannot be unpacked.
     #[error("the package's {member} cannot be unpacked")]
-    Unpack {
-        /// The member.
-        member: String,
-        /// Why not.
-        source: io::Error,
-    },
+    Unpack { member: String, source: io::Error },
     /// Its control file does not say what it must.
     #[error("the package's control file {problem}")]
-    Control {
-        /// What is wrong.
-        problem: &'static str,
-    },
+    Control { problem: &'static str },
 }
 
 fn form(problem: &'static str) -> PackageError {

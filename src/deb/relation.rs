@@ -8,11 +8,9 @@ use super::version::{Version, VersionError};
 /// One package that is named, with what is said about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation<'a> {
-    /// The package's name.
     pub name: &'a str,
     /// What follows the colon: an architecture, `any` or `native`.
     pub qualifier: Option<&'a str>,
-    /// Which versions.
     pub version: Option<(Operator, Version<'a>)>,
     /// Architectures for which it counts, or with `!` for which it does not; empty for all.
     pub architectures: Vec<&'a str>,
@@ -43,7 +41,6 @@ pub enum RelationError {
     Form {
         /// The relation; of a long one the beginning.
         text: String,
-        /// What is wrong.
         problem: &'static str,
     },
     /// Its version is none.

@@ -10,7 +10,6 @@ use super::control::{Stanza, stanzas};
 /// A package as `status` has it. Texts are as they were written, and may hold anything but line feeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusEntry<'a> {
-    /// Its name.
     pub name: &'a [u8],
     /// Its architecture, or `all`; empty where none is told.
     pub architecture: &'a [u8],
@@ -20,7 +19,6 @@ pub struct StatusEntry<'a> {
     pub state: &'a [u8],
     /// Whether the user wants it to stay as it is.
     pub held: bool,
-    /// All its fields.
     pub stanza: Stanza<'a>,
 }
 

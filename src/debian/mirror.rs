@@ -74,10 +74,7 @@ pub enum MirrorError {
     Characters,
     /// A directory that is not there, or none.
     #[error("the mirror {} is not a readable directory", path.display())]
-    NoDirectory {
-        /// Its path.
-        path: PathBuf,
-    },
+    NoDirectory { path: PathBuf },
 }
 
 const SCHEMES: [&str; 4] = ["http", "https", "file", "copy"];
@@ -225,7 +222,6 @@ impl fmt::Debug for Mirror {
 /// What the user chose instead of the host's configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorChoice {
-    /// The archive's mirror.
     pub archive: Option<Mirror>,
     /// The security archive's mirror; `Some(None)` is none at all.
     pub security: Option<Option<Mirror>>,
@@ -438,7 +434,6 @@ fn apt_proxies() -> String {
 pub struct Mirrors {
     /// Debian's archive; none where the host does not know one.
     pub archive: Option<Mirror>,
-    /// Debian's security archive.
     pub security: Option<Mirror>,
     proxies: Vec<(String, Hidden)>,
 }
@@ -517,7 +512,6 @@ impl Mirrors {
         })
     }
 
-    /// What claims record.
     fn facts(&self) -> BTreeMap<String, String> {
         let name = |name: &str| {
             if name == "archive" {

@@ -29,7 +29,6 @@ pub enum ImageKind {
     Raw,
     /// ISO 9660, perhaps with a partition table too, as images for sticks have.
     Iso,
-    /// Another format.
     Other(ForeignFormat),
     /// Nothing that is known here.
     Unknown,
@@ -40,45 +39,33 @@ pub enum ImageKind {
 pub enum ForeignFormat {
     /// QEMU's first.
     Qcow1,
-    /// QEMU's third.
     Qed,
-    /// VMware's.
     Vmdk,
     /// Microsoft's first: fixed, dynamic or differencing.
     Vhd,
     /// Microsoft's second.
     Vhdx,
-    /// VirtualBox's.
     Vdi,
-    /// Parallels'.
     Parallels,
-    /// Bochs' growing one.
     Bochs,
-    /// Apple's.
     Dmg,
     /// A compressed loop device.
     Cloop,
-    /// An encrypted disk.
     Luks,
     /// A qcow2 that is an ISO 9660 image as well.
     Polyglot,
-    /// gzip.
     Gzip,
-    /// xz.
     Xz,
-    /// Zstandard.
     Zstd,
     /// bzip2.
     Bzip2,
     /// LZ4.
     Lz4,
-    /// ZIP.
     Zip,
     /// 7-Zip.
     SevenZip,
     /// An appliance of several files.
     Ova,
-    /// tar.
     Tar,
 }
 

@@ -15,45 +15,26 @@ pub enum FetchError {
     /// The server could not be asked, or broke off.
     #[error("cannot get {url}")]
     Http {
-        /// From where.
         url: String,
-        /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server said no.
     #[error("cannot get {url}: the server responded with {status}")]
-    Status {
-        /// From where.
-        url: String,
-        /// With which status.
-        status: String,
-    },
+    Status { url: String, status: String },
     /// It is another file than the checksum names.
     #[error("{url} has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
     Checksum {
-        /// From where.
         url: String,
         /// What the recipe says.
         expected: String,
-        /// What came.
         got: String,
     },
     /// It could not be written.
     #[error("cannot save the download of {url}")]
-    Write {
-        /// From where.
-        url: String,
-        /// Why not.
-        source: std::io::Error,
-    },
+    Write { url: String, source: std::io::Error },
     /// It took too long.
     #[error("downloading {url} took longer than {} s", after.as_secs())]
-    TimedOut {
-        /// From where.
-        url: String,
-        /// The limit.
-        after: Duration,
-    },
+    TimedOut { url: String, after: Duration },
     /// The run was stopped.
     #[error("cancelled")]
     Cancelled,

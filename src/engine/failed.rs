@@ -94,7 +94,6 @@ impl FailedState {
         Some((disk, state))
     }
 
-    /// Forgets it.
     pub fn forget(dir: &Path, name: &str) {
         let (disk, state) = Self::paths(dir, name);
         let _ = std::fs::remove_file(state);

@@ -111,7 +111,6 @@ pub enum Rest {
     Unknown,
 }
 
-/// What is left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Left {
     /// How long all takes whose duration is known; none where nothing is known of any node that is left.

@@ -19,7 +19,6 @@ pub use super::node::{NodeId, NodeMap};
 /// A stage for one or more combinations of the matrix.
 #[derive(Debug)]
 pub struct Node {
-    /// The stage's name.
     pub stage: Arc<str>,
     pub kind: &'static Kind,
     /// Where its block begins.
@@ -79,16 +78,12 @@ pub struct Graph {
 pub enum SelectorError {
     /// It is no selector at all.
     #[error("`{text}` is not a selector")]
-    Syntax {
-        /// What was read.
-        text: String,
-    },
+    Syntax { text: String },
     /// There is no such stage.
     #[error("there is no stage `{name}`")]
     Stage {
         /// What was asked for.
         name: String,
-        /// Stages that exist.
         known: Vec<String>,
     },
     /// There is no such image.
@@ -96,7 +91,6 @@ pub enum SelectorError {
     Image {
         /// What was asked for.
         name: String,
-        /// Images that exist.
         known: Vec<String>,
     },
     /// The matrix has no such axis.
@@ -104,7 +98,6 @@ pub enum SelectorError {
     Axis {
         /// What was asked for.
         axis: String,
-        /// Axes that exist.
         known: Vec<String>,
     },
     /// The stage or image exists, but not for these values of the matrix.
@@ -122,7 +115,6 @@ pub enum SelectorError {
 /// What a selector picks: nodes, and the images whose files they are.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
-    /// The nodes, ascending.
     pub nodes: Vec<NodeId>,
     /// The images, as places in [`Graph::images`].
     pub images: Vec<usize>,
@@ -293,7 +285,6 @@ impl Graph {
         }
     }
 
-    /// A node.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id]
     }

@@ -15,11 +15,9 @@ use crate::recipe::Recipe;
 /// The last run of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeHistory {
-    /// What was done.
     pub action: ActionDigest,
     /// What came of it.
     pub claim: ClaimId,
-    /// Why it ran.
     pub reason: String,
     /// When, in seconds since 1970.
     pub at: u64,

@@ -26,11 +26,8 @@ pub enum InputError {
     /// It cannot be read.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// The store says why.
@@ -38,28 +35,16 @@ pub enum InputError {
     Store(#[from] StoreError),
     /// A name in a directory is not UTF-8.
     #[error("the name of `{}` is not UTF-8", path.display())]
-    Name {
-        /// The file.
-        path: PathBuf,
-    },
+    Name { path: PathBuf },
     /// Neither file, directory nor symbolic link.
     #[error("`{}` is neither a file, a directory nor a symbolic link", path.display())]
-    Special {
-        /// The file.
-        path: PathBuf,
-    },
+    Special { path: PathBuf },
     /// A directory with too much in it.
     #[error("`{}` contains more than {MAX_ENTRIES} files and directories", path.display())]
-    TooMany {
-        /// The directory.
-        path: PathBuf,
-    },
+    TooMany { path: PathBuf },
     /// The file changed between planning and use.
     #[error("`{}` changed while it was read", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
 }
 
 impl InputError {

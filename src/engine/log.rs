@@ -25,7 +25,6 @@ pub struct Redactor {
 }
 
 impl std::fmt::Debug for Redactor {
-    /// Shows no secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Redactor").finish_non_exhaustive()
     }
@@ -198,7 +197,6 @@ impl Tail {
     /// How many lines are kept.
     pub const LINES: usize = 20;
 
-    /// Takes a line.
     pub fn push(&mut self, line: &str) {
         if self.lines.len() == Self::LINES {
             self.lines.pop_front();

@@ -50,12 +50,10 @@ impl<T> NodeMap<T> {
         self.0.is_empty()
     }
 
-    /// Every node.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<T> {
         (0..self.0.len() as u32).map(NodeId)
     }
 
-    /// The nodes' values.
     pub fn values(&self) -> std::slice::Iter<'_, T> {
         self.0.iter()
     }

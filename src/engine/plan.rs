@@ -30,11 +30,9 @@ use crate::recipe::scope::Scope;
 /// A node's result, found or made.
 #[derive(Debug, Clone)]
 pub struct Hit {
-    /// Its key.
     pub action: ActionDigest,
     /// The claim that is believed.
     pub claim: ClaimId,
-    /// What came out.
     pub result: Outputs,
     /// What it is to be believed with, inputs' included.
     pub caveats: BTreeSet<Caveat>,
@@ -98,11 +96,8 @@ impl Hit {
 pub enum PlanState {
     /// Its result is known.
     Cached(Hit),
-    /// It must run.
     Dirty {
-        /// Its key.
         action: ActionDigest,
-        /// Why.
         reason: Reason,
     },
     /// It depends on a node that must run; that one's result decides.
@@ -129,19 +124,15 @@ pub enum PlanError {
     /// An input of the user's cannot be used.
     #[error("stage {stage}: an input cannot be used")]
     Input {
-        /// The node's label.
         stage: String,
-        /// Which, and why.
         #[source]
         source: InputError,
     },
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A stage made something else than what is needed.
     #[error("stage {stage}: {parent} made {made}, but {needed} is needed{}", is(.format))]
     Kind {
-        /// The node's label.
         stage: String,
         /// The stage that it needs.
         parent: String,
@@ -152,20 +143,13 @@ pub enum PlanError {
     },
     /// What a stage is to do next cannot be told.
     #[error("stage {stage}: {reason}")]
-    Expand {
-        /// The node's label.
-        stage: String,
-        /// Why not.
-        reason: String,
-    },
+    Expand { stage: String, reason: String },
     /// A stage did not make the file that is needed.
     #[error("stage {stage}: {parent} made no file {file:?}")]
     NoFile {
-        /// The node's label.
         stage: String,
         /// The stage that it needs.
         parent: String,
-        /// The file's name.
         file: String,
     },
 }
@@ -240,7 +224,6 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The nodes.
     pub fn graph(&self) -> &'a Graph {
         self.graph
     }

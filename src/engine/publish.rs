@@ -27,7 +27,6 @@ pub struct Target {
 /// A file that was written.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// Where.
     pub path: PathBuf,
     /// What it is now.
     pub memory: FileMemory,

@@ -33,7 +33,6 @@ use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
-    /// The recipe's name.
     pub recipe: String,
     /// How many jobs may run at once.
     pub jobs: usize,
@@ -64,7 +63,6 @@ pub struct RunConfig<'a> {
 /// How a run ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Nodes that ran.
     pub built: usize,
     /// Nodes whose results were found.
     pub cached: usize,
@@ -86,7 +84,6 @@ pub enum EngineError {
     Plan(#[from] PlanError),
 }
 
-/// One run.
 pub struct Engine<'a> {
     graph: &'a Graph,
     planner: Planner<'a>,

@@ -12,9 +12,7 @@ pub enum TaskState {
     Unwanted,
     /// Waits for tasks that are not done.
     Waiting,
-    /// May start.
     Ready,
-    /// Was started.
     Running,
     /// Its result is there.
     Done,
@@ -84,12 +82,10 @@ impl Schedule {
         schedule
     }
 
-    /// Every task.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         self.tasks.ids()
     }
 
-    /// A task's state.
     pub fn state(&self, id: NodeId) -> TaskState {
         self.tasks[id].state
     }

@@ -16,12 +16,10 @@ const VERSION: u32 = 1;
 /// The name of the entry for the tools that impasto itself uses.
 pub const TOOLBOX: &str = "toolbox";
 
-/// A recipe's lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockFile {
     /// The tools that impasto uses, by the machine that it runs on.
     pub toolbox: Vec<LockEntry>,
-    /// The stages' packages.
     pub stages: Vec<LockEntry>,
     /// Entries that cannot be used, in the order of the text.
     pub refused: Vec<RefusedEntry>,
@@ -59,7 +57,6 @@ struct LockHead {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockEntry {
-    /// The stage.
     pub name: String,
     /// The combinations of the matrix that it is for, each `axis=value,…`; none where there is no matrix.
     #[serde(default)]
@@ -102,7 +99,6 @@ pub struct LockArchive {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockPackage {
-    /// The package's name.
     pub name: String,
     pub version: String,
     /// The machine that it is for, or `all`.
@@ -125,7 +121,6 @@ pub struct LockPackage {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Removed {
-    /// The package's name.
     pub name: String,
     pub version: String,
     /// The machine that it is for, or `all`.

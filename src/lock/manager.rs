@@ -14,7 +14,6 @@ use crate::recipe::scope::Scope;
 pub struct ResolveQuery<'a> {
     /// The stage, as messages call it.
     pub stage: &'a str,
-    /// What it wants.
     pub request: &'a PackageRequest,
     /// What the disk has that it goes into; for a root of its own, nothing.
     pub below: InstalledBase<'a>,
@@ -42,11 +41,9 @@ pub struct InstalledBase<'a> {
 /// The packages of a stage below.
 #[derive(Clone, Copy)]
 pub struct BaseLayer<'a> {
-    /// What it wanted.
     pub request: &'a PackageRequest,
     /// What that came to.
     pub entry: &'a LockEntry,
-    /// Its secrets.
     pub secrets: &'a BTreeMap<String, Secret>,
 }
 
@@ -62,13 +59,11 @@ pub enum Pinning<'a> {
 /// A locked package of which there is a newer version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
-    /// The package's name.
     pub name: String,
     /// The machine that it is for.
     pub architecture: String,
     /// The version in the lock.
     pub locked: String,
-    /// The newest version.
     pub newest: String,
     /// The archive that has it.
     pub archive: String,
@@ -82,7 +77,6 @@ pub struct NewerVersion {
 pub struct ManagerError {
     /// What is wrong: about which package, archive or file.
     pub message: String,
-    /// The way out.
     pub help: Option<PackageHint>,
     /// What the package manager itself said of it, trimmed.
     pub said: Vec<String>,

@@ -36,23 +36,16 @@ pub enum LockError {
     /// It cannot be read or written.
     #[error("cannot {verb} the lock {}", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// The file.
         path: PathBuf,
-        /// Why not.
         source: std::io::Error,
     },
     /// It is a link: who writes to it would write somewhere else, or would put a file in its place.
     #[error("cannot write the lock {}: it is a symbolic link", path.display())]
-    Link {
-        /// The link.
-        path: PathBuf,
-    },
+    Link { path: PathBuf },
     /// It is none.
     #[error("the lock {} cannot be parsed: {reason}", path.display())]
     Syntax {
-        /// The file.
         path: PathBuf,
         /// What is wrong, and where.
         reason: String,

@@ -19,7 +19,6 @@ pub struct Block {
 /// An attribute of a block.
 #[derive(Debug)]
 pub struct Attribute {
-    /// Its name.
     pub name: &'static str,
     /// What it takes, as help calls it.
     pub ty: &'static str,

@@ -16,7 +16,6 @@ use super::suggest::did_you_mean;
 /// What a parameter needs of the stage that it names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Its disk.
     Disk,
     /// The one file that it is.
     File,

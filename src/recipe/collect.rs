@@ -34,7 +34,6 @@ pub(super) struct Decl<'t> {
     pub(super) span: Span,
     /// From its first word to its last label.
     pub(super) head: Span,
-    /// A stage's kind.
     pub(super) kind: Option<(&'t str, Span)>,
     pub(super) attrs: Vec<Attr<'t>>,
     /// A variable's `validation` blocks.

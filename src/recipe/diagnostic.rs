@@ -35,7 +35,6 @@ pub struct Text {
     pub name: String,
     /// What keys' origins call it: the path relative to the recipe's directory.
     pub short: String,
-    /// The text itself.
     pub text: Arc<str>,
     lines: Vec<u32>,
 }
@@ -117,7 +116,6 @@ pub enum Severity {
 /// A place in a text and what it says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// The place.
     pub span: Span,
     /// What is there; may be empty.
     pub text: String,
@@ -136,7 +134,6 @@ pub struct Diagnostic {
     pub secondary: Vec<Label>,
     /// Why it is wrong.
     pub notes: Vec<String>,
-    /// The way out.
     pub help: Vec<String>,
     /// What there has to be first, where whoever has the recipe read may know how it is made.
     pub lacks: Option<Lack>,
@@ -192,7 +189,6 @@ impl Diagnostic {
         self
     }
 
-    /// Adds another place.
     pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
         self.secondary.push(Label {
             span,
@@ -201,7 +197,6 @@ impl Diagnostic {
         self
     }
 
-    /// Adds a reason.
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
@@ -233,7 +228,6 @@ impl Diagnostic {
 pub struct Diagnostics {
     /// What is wrong, in order of file and place.
     pub list: Vec<Diagnostic>,
-    /// The texts.
     pub sources: Arc<Sources>,
 }
 

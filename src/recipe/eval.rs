@@ -30,7 +30,6 @@ pub(super) enum LocalValue {
     /// Not evaluated yet, or part of a cycle, which was reported.
     #[default]
     Unset,
-    /// Its value.
     Ready(Value),
     /// It was reported, outside of every `try`: locals are evaluated before they are used.
     Failed,
@@ -52,7 +51,6 @@ impl Environment {
 
 /// Walks expressions. One for a recipe, across all combinations.
 pub(super) struct Evaluator {
-    /// What was reported.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// Variables' values by number; none for one that was reported.
     pub(super) variables: Vec<Option<Value>>,
@@ -256,7 +254,6 @@ impl Evaluator {
         Ok(result)
     }
 
-    /// A condition's truth.
     pub(super) fn truth(&mut self, span: Span, value: &Value) -> Result<bool, Failed> {
         match convert::to_bool(value) {
             Some(truth) => Ok(truth),

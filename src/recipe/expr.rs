@@ -20,7 +20,6 @@ pub(super) struct Expr {
 /// What an expression does.
 #[derive(Debug)]
 pub(super) enum ExprNode {
-    /// A literal.
     Const(Value),
     /// Text with values in it.
     Template(Box<Template>),

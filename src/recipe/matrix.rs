@@ -28,7 +28,6 @@ struct Values {
 /// A combination: of each axis the number of a value.
 pub(super) type Chosen = Vec<u32>;
 
-/// The evaluated matrix.
 pub(super) struct Matrix {
     axes: Vec<Values>,
 }

@@ -41,7 +41,6 @@ pub struct Recipe {
 /// One axis of the matrix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axis {
-    /// Its name.
     pub name: String,
     /// Its values, as text, in declared order.
     pub values: Vec<String>,
@@ -73,7 +72,6 @@ pub struct Stage {
     pub span: Span,
 }
 
-/// A named result.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The block's label: how selectors call it.

@@ -14,7 +14,6 @@ use crate::base::bounded;
 pub struct Outline {
     /// Kinds and names of stages.
     pub stages: Vec<(String, String)>,
-    /// Names of images.
     pub images: Vec<String>,
 }
 

@@ -22,7 +22,6 @@ use crate::base::bounded;
 pub struct Outside {
     /// Where the name leads, without links.
     pub resolved: PathBuf,
-    /// The recipe's repository.
     pub repository: PathBuf,
 }
 
@@ -32,7 +31,6 @@ impl Outside {
         error.get_ref()?.downcast_ref()
     }
 
-    /// What allows it.
     pub fn help(&self) -> String {
         let dir = self.resolved.parent().unwrap_or(Path::new("/")).display();
         format!(

@@ -80,7 +80,6 @@ pub(super) fn parse_body(text: &str, file: u32) -> Result<Body, Diagnostic> {
     hcl_edit::parser::parse_body(text).map_err(|error| explain(&error, text, file, &lexed))
 }
 
-/// Parses one expression.
 pub(super) fn parse_expr(text: &str, file: u32) -> Result<hcl_edit::expr::Expression, Diagnostic> {
     let lexed = lex::scan(text);
     check(text, file, &lexed)?;

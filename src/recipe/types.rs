@@ -9,7 +9,6 @@ use impasto_stages::{Data, Value};
 
 use super::convert::{self, show};
 
-/// A variable's type.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum VarType {
     Any,

@@ -28,11 +28,9 @@ struct GivenValue {
     value: Value,
     /// Where, if that is a text that may be shown.
     span: Option<Span>,
-    /// Where, in words.
     from: String,
 }
 
-/// Evaluates all variables.
 pub(super) struct Variables<'r, 't> {
     pub(super) request: &'r LoadRequest,
     pub(super) decls: &'r [Decl<'t>],

@@ -88,7 +88,6 @@ struct BinfmtEntry {
 }
 
 impl BinfmtEntry {
-    /// By Debian's name.
     fn of(architecture: &str) -> Option<BinfmtEntry> {
         // 64 bits, little-endian, any ABI; an executable or a shared object; e_machine (elf.h).
         let (machine, emulator) = match architecture {

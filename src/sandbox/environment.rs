@@ -6,7 +6,6 @@
 /// The environment of steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestEnvironment {
-    /// Host name.
     pub host_name: String,
     /// `LANG`.
     pub lang: String,

@@ -133,7 +133,6 @@ impl Export {
             .join(" ")
     }
 
-    /// The raw disk.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

@@ -28,7 +28,6 @@ const OOM_CONTROL: &str = "memory.oom_control";
 /// A limit that a stage reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reached {
-    /// Which.
     pub limit: Limit,
     /// How much it allows: a count of processes, else bytes.
     pub most: u64,
@@ -151,7 +150,6 @@ pub(super) struct Group {
 
 struct Dir {
     path: PathBuf,
-    /// Holds the lock.
     _lock: File,
     /// Files that count how often a limit was reached: name, line in it, and which limit that is.
     counters: Vec<(&'static str, &'static str, Limit)>,

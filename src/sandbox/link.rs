@@ -26,7 +26,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) enum LinkError {
     /// The time is over.
     TimedOut,
-    /// Somebody said so.
     Cancelled,
     /// The job's control groups have come to a limit.
     Limit(Limit),

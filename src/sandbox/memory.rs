@@ -19,7 +19,6 @@ use super::protocol::Problem;
 pub(crate) struct TmpfsDir<'a> {
     /// A directory that is there.
     pub(crate) path: &'a Path,
-    /// Permission bits.
     pub(crate) mode: u32,
     pub(crate) flags: MountFlags,
 }

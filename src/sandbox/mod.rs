@@ -127,7 +127,6 @@ pub struct SandboxJob<'a> {
     pub chain: Vec<PathBuf>,
     /// Size of the disk in bytes.
     pub virtual_size: u64,
-    /// The root.
     pub root: RootSelector,
     /// What to do, in order.
     pub steps: Vec<AgentStep>,
@@ -138,9 +137,7 @@ pub struct SandboxJob<'a> {
     /// Directories of the host that the steps can write to, below `/run/impasto/caches`: by their names there. Nothing of
     /// them becomes part of the disk.
     pub caches: Vec<(String, PathBuf)>,
-    /// Scripts, by name.
     pub scripts: Vec<(String, Vec<u8>)>,
-    /// Secrets, by name.
     pub secrets: Vec<(String, Vec<u8>)>,
     /// Files to bring back: name, and path in the guest.
     pub outputs: Vec<(String, String)>,
@@ -199,7 +196,6 @@ impl SandboxJob<'_> {
 pub struct SandboxInput<'a> {
     /// Its name: one path component.
     pub name: String,
-    /// Its permission bits.
     pub mode: u32,
     /// Its bytes. A tree is a tar stream, to be laid out by a step.
     pub content: InputContent<'a>,
@@ -207,9 +203,7 @@ pub struct SandboxInput<'a> {
 
 /// Where an input's bytes are.
 pub enum InputContent<'a> {
-    /// In memory.
     Bytes(&'a [u8]),
-    /// In a file.
     Path(&'a Path),
     /// Read once, to its end.
     Reader(Box<dyn Read + 'a>),
@@ -218,7 +212,6 @@ pub enum InputContent<'a> {
 /// What a job tells while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxEvent<'a> {
-    /// A step begins.
     StepStarted {
         /// Its index in [`SandboxJob::steps`].
         index: usize,
@@ -240,7 +233,6 @@ pub enum SandboxEvent<'a> {
 /// A job that came to its end.
 #[derive(Debug)]
 pub struct Finished {
-    /// How.
     pub outcome: Outcome,
     /// What was brought back; empty unless the outcome is [`Outcome::Ok`].
     pub outputs: Vec<Output>,
@@ -253,7 +245,6 @@ pub struct Finished {
     pub facts: Option<StepFacts>,
     /// How many processes the kernel ended meanwhile because memory ran out, on the whole machine.
     pub oom_kills: u64,
-    /// When it began.
     pub begun: Instant,
     /// Where the time went since then, in order: phase and duration. Those of the supervisor lie within others.
     pub timings: Vec<(String, Duration)>,
@@ -279,23 +270,15 @@ pub enum Outcome {
     Ok,
     /// A step's program failed. The disk is closed and clean.
     StepFailed {
-        /// The step's index.
         index: usize,
         /// Exit code, `None` where a signal ended it.
         code: Option<i32>,
-        /// The signal.
         signal: Option<i32>,
     },
     /// A step could not be done. The disk is closed and clean.
-    StepRefused {
-        /// The step's index.
-        index: usize,
-        /// Why.
-        problem: Problem,
-    },
+    StepRefused { index: usize, problem: Problem },
     /// An output is not there, or is no regular file. The disk is closed and clean.
     OutputRefused {
-        /// Its name.
         name: String,
         /// Why, with its path.
         problem: Problem,
@@ -310,10 +293,7 @@ pub enum Outcome {
     /// [`CancelToken::cancel`] was called.
     Cancelled,
     /// Guest data was lost: an error while writing, or a file system that is not clean.
-    Damaged {
-        /// What was seen.
-        problem: Problem,
-    },
+    Damaged { problem: Problem },
 }
 
 impl Outcome {
@@ -341,15 +321,12 @@ impl Outcome {
 pub struct ToolJob<'a> {
     /// A private directory on the store's file system: what the task reads is there, and what it makes comes there.
     pub work: &'a Path,
-    /// What to do.
     pub task: ToolTask,
     /// The directory whose programs do it: nothing else of the host is seen but its kernel, and no network.
     pub toolbox: &'a Path,
     /// How much of the machine it may use.
     pub limits: Limits,
-    /// Longest duration.
     pub timeout: Option<Duration>,
-    /// Ends it early.
     pub cancel: CancelToken,
 }
 
@@ -365,7 +342,6 @@ pub enum ToolEvent<'a> {
 /// How such work ended.
 #[derive(Debug)]
 pub enum ToolEnd {
-    /// It is done.
     Done,
     /// It could not be done.
     Failed(ToolFailure),
@@ -385,10 +361,7 @@ pub enum ToolEnd {
 pub enum SandboxError {
     /// The namespace sandbox needs root.
     #[error("the namespace sandbox needs root, but this is user {uid}")]
-    NotRoot {
-        /// Effective user id.
-        uid: u32,
-    },
+    NotRoot { uid: u32 },
     /// The host lacks a device or a program.
     #[error("the host cannot serve as a sandbox: {0}")]
     HostLacks(Problem),
@@ -410,7 +383,6 @@ pub enum SandboxError {
     /// A process of the sandbox ended, or said what it must not.
     #[error("the sandbox stopped unexpectedly: {reason}{}", if .log.is_empty() { String::new() } else { format!(" ({log})") })]
     Broken {
-        /// What was seen.
         reason: String,
         /// What its processes printed last.
         log: String,
@@ -418,19 +390,14 @@ pub enum SandboxError {
     /// The overlay cannot be made.
     #[error("cannot make the overlay {}", .path.display())]
     Overlay {
-        /// Its path.
         path: PathBuf,
-        /// Why.
         source: impasto_store::qcow2::WriteError,
     },
     /// A call on the host's side failed.
     #[error("cannot {verb} {}", .path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
 }

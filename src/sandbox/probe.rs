@@ -43,7 +43,6 @@ pub enum ProbePiece {
     LoopDevice,
 }
 
-/// All pieces.
 const PIECES: [ProbePiece; 3] = [
     ProbePiece::NameSpaces,
     ProbePiece::Served,
@@ -130,7 +129,6 @@ fn hold(
     }
 }
 
-/// The supervisor's part.
 pub(super) fn serve(plan: &GuestSpec, socket: &mut File) -> io::Result<bool> {
     let mut tell =
         |piece, problem: Option<Problem>| protocol::write(socket, &Tried { piece, problem });

@@ -51,11 +51,9 @@ pub enum Request {
     Setup(Setup),
     /// A file for the job follows, as `Data` and one `End`; the answer comes after `End`.
     PutFile {
-        /// Its directory.
         place: RunSubdir,
         /// Its name: one path component.
         name: String,
-        /// Its permission bits.
         mode: u32,
     },
     /// A piece of the file.
@@ -67,7 +65,6 @@ pub enum Request {
         /// Absolute paths in the guest; `*` stands for any bytes within one part, a directory for all that is below it.
         volatile: Vec<String>,
     },
-    /// Run one step.
     Step(AgentStep),
     /// Run a shell, or one line of it, on the agent's own terminal.
     Shell {
@@ -120,18 +117,15 @@ pub enum Answer {
     Exited {
         /// Its exit code, `None` where a signal ended it.
         code: Option<i32>,
-        /// The signal.
         signal: Option<i32>,
     },
     /// The job has reached a limit, and is worth nothing.
     Limit(Limit),
-    /// What was examined.
     Facts(StepFacts),
     /// A collected file begins; `Data`, `Hole` and `Ok` follow.
     Output {
         /// Its length in bytes.
         size: u64,
-        /// Its permission bits.
         mode: u32,
     },
     /// A piece of it.
@@ -209,18 +203,14 @@ impl RunSubdir {
 /// Which output of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
-    /// Standard output.
     Stdout,
-    /// Standard error.
     Stderr,
 }
 
 /// A block device by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// Major number.
     pub major: u32,
-    /// Minor number.
     pub minor: u32,
 }
 
@@ -229,7 +219,6 @@ pub struct Device {
 pub struct DiskNode {
     /// 0 is the disk itself.
     pub number: u32,
-    /// Its device.
     pub device: Device,
     /// Type to mount it as, where it can be mounted.
     pub mount_type: Option<String>,
@@ -237,9 +226,7 @@ pub struct DiskNode {
     pub describe: String,
     /// It holds other volumes: LVM2, LUKS, md.
     pub is_container: bool,
-    /// File system UUID.
     pub uuid: Option<String>,
-    /// File system label.
     pub label: Option<String>,
     /// UUID of the partition.
     pub part_uuid: Option<String>,
@@ -252,7 +239,6 @@ pub struct Setup {
     pub disk: Vec<DiskNode>,
     /// Numbers of the nodes that may be the root. One: it is. Several: the only one that holds `/bin/sh`.
     pub root: Vec<u32>,
-    /// Host name.
     pub host_name: String,
     /// How many CPUs steps may use, where not all.
     pub cpus: Option<u32>,
@@ -280,24 +266,18 @@ pub struct Setup {
 /// What all processes of a job may use together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ceiling {
-    /// Processes and threads.
     pub processes: u64,
     /// Bytes of memory.
     pub memory: u64,
 }
 
-/// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Limit {
-    /// Processes and threads.
     Processes,
-    /// Memory.
     Memory,
-    /// Files in memory.
     Tmpfs,
     /// The length of a secret.
     Secret,
-    /// What steps print.
     Log,
     /// The data of an output.
     Output,
@@ -307,18 +287,11 @@ pub enum Limit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentStep {
     /// Runs a file of [`RunSubdir::Scripts`] as `/bin/sh -e FILE`, or by its shebang.
-    Script {
-        /// Its name.
-        name: String,
-    },
+    Script { name: String },
     /// Runs `/bin/sh -ec LINE`.
-    Command {
-        /// The line.
-        line: String,
-    },
+    Command { line: String },
     /// Copies a file of [`RunSubdir::Inputs`] into the image.
     CopyIn {
-        /// Its name.
         input: String,
         /// Absolute path in the guest: the file to be, or the directory a tar stream is laid out in.
         dest: String,
@@ -335,14 +308,11 @@ pub enum AgentStep {
     WriteFile {
         /// Absolute path in the guest.
         path: String,
-        /// Content.
         content: ByteBuf,
-        /// Permission bits.
         mode: u32,
     },
     /// Applies the [`Change`]s in a file of [`RunSubdir::Inputs`] to one file system.
     Patch {
-        /// The file's name.
         input: String,
         /// The partition's number, 0 is the disk itself.
         partition: u32,
@@ -368,7 +338,6 @@ pub enum Change {
         /// From the file system's root on.
         path: ByteBuf,
     },
-    /// This shall be.
     Put(Put),
 }
 
@@ -377,13 +346,9 @@ pub enum Change {
 pub struct Put {
     /// From the file system's root on.
     pub path: ByteBuf,
-    /// What it is.
     pub node: PatchNode,
-    /// Permission bits.
     pub mode: u32,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Modification time: seconds and nanoseconds.
     pub mtime: (i64, u32),
@@ -396,9 +361,7 @@ pub struct Put {
 pub enum PatchNode {
     /// What is there, with another owner, mode, time or attributes.
     Kept,
-    /// A directory.
     Dir,
-    /// A regular file.
     File {
         /// Its length in bytes.
         size: u64,
@@ -407,39 +370,30 @@ pub enum PatchNode {
         /// Not the file that is there: that one has other names, or had.
         fresh: bool,
     },
-    /// A symbolic link.
     Symlink {
-        /// Where it leads.
         target: ByteBuf,
     },
     /// Another name of a file.
     HardLink {
-        /// That file.
         first: ByteBuf,
     },
-    /// A character device.
     Char(u32, u32),
     /// A block device.
     Block(u32, u32),
-    /// A named pipe.
     Fifo,
-    /// A socket.
     Socket,
 }
 
 /// User and group, each a number or a name that the guest's `/etc/passwd` and `/etc/group` know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOwner {
-    /// User.
     pub user: String,
-    /// Group.
     pub group: String,
 }
 
 /// What an input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InputKind {
-    /// One file.
     File,
     /// A tree, as a tar stream that impasto made.
     Tar,
@@ -458,7 +412,6 @@ pub struct Problem {
     pub errno: Option<i32>,
 }
 
-/// Classes of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProblemKind {
     /// A system call failed.

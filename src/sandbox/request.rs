@@ -29,7 +29,6 @@ pub(super) struct ToolPlan {
     pub(super) work: PathBuf,
     /// The tree of programs that is the container's root.
     pub(super) toolbox: PathBuf,
-    /// What to do.
     pub(super) task: ToolTask,
     /// Files to which a process writes `0` to be in the control groups of the job.
     pub(super) groups: Vec<PathBuf>,
@@ -46,7 +45,6 @@ pub(super) enum ToolReport {
     Log(ByteBuf),
     /// A part of the work is over.
     Phase(String),
-    /// It is done.
     Done,
     /// The work could not be done.
     Failed(ToolFailure),
@@ -83,7 +81,6 @@ pub(super) enum SupervisorEvent {
     Ready {
         /// What lies on it.
         layout: DiskLayout,
-        /// Its device.
         disk: Device,
         /// Devices of its partitions.
         partitions: Vec<(u32, Device)>,

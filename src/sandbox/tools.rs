@@ -47,7 +47,6 @@ pub type Perform =
 /// Why something could not be done, and the hint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolFailure {
-    /// What happened.
     pub message: String,
     /// The way out, where there is one.
     pub help: Option<String>,

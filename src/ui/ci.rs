@@ -22,9 +22,7 @@ pub enum Service {
 /// How bad it is what an annotation says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// The build fails.
     Error,
-    /// It does not.
     Warning,
 }
 
@@ -44,7 +42,6 @@ pub struct Fold<'a> {
     pub title: &'a str,
     /// What tells it from others in the job; any text.
     pub name: &'a str,
-    /// The lines.
     pub lines: &'a [String],
     /// When what they tell of began and ended, in seconds since 1970.
     pub time: (u64, u64),
@@ -143,7 +140,6 @@ fn data(text: &str) -> String {
         .replace('\n', "%0A")
 }
 
-/// A command's property.
 fn property(text: &str) -> String {
     data(text).replace(':', "%3A").replace(',', "%2C")
 }

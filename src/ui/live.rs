@@ -35,7 +35,6 @@ struct LiveShared {
     over: Condvar,
 }
 
-/// What is shown.
 #[derive(Debug)]
 struct LiveView<T> {
     plain: Plain,

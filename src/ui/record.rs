@@ -16,7 +16,6 @@ use crate::engine::publish::{Draft, writable_dir};
 /// Where they go, absolute; none of what is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecordPaths {
-    /// A file, Markdown.
     pub summary: Option<PathBuf>,
     /// A directory: a file for each stage that runs.
     pub logs: Option<PathBuf>,
@@ -30,7 +29,6 @@ pub struct RecordPaths {
 pub struct RecordFileError {
     /// The file or directory.
     pub path: PathBuf,
-    /// Why.
     pub source: io::Error,
 }
 
@@ -39,7 +37,6 @@ pub struct RecordFileError {
 pub struct Ending {
     /// The recipe's name, where it could be read.
     pub recipe: Option<String>,
-    /// With what.
     pub verdict: Verdict,
     /// Since the start of the run.
     pub at: Duration,
@@ -48,9 +45,7 @@ pub struct Ending {
 /// What a build ended with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All is there.
     Done,
-    /// Stages failed.
     Failed,
     /// The user stopped it.
     Interrupted,

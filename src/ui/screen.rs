@@ -19,7 +19,6 @@ pub(super) trait Terminal {
     fn write(&mut self, text: &str);
 }
 
-/// Standard error.
 #[derive(Debug)]
 pub(super) struct Stderr;
 

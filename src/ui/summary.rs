@@ -160,7 +160,6 @@ impl SummaryPage {
         }
     }
 
-    /// The page.
     pub(super) fn text(&self, ending: &Ending) -> String {
         let verdict = match &ending.verdict {
             Verdict::Done => "done",

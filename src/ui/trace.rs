@@ -43,7 +43,6 @@ struct Slice {
     parts: Vec<Slice>,
 }
 
-/// The one process.
 const PROCESS: u32 = 1;
 
 #[derive(Serialize)]

@@ -14,7 +14,6 @@ use crate::base::bounded;
 /// The most bytes of a line that are read: the other side may be a hostile guest.
 const MAX_LINE: u64 = 1 << 20;
 
-/// An open socket.
 pub(super) struct VmChannel {
     reader: BufReader<UnixStream>,
     deadline: Instant,

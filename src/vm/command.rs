@@ -31,7 +31,6 @@ impl Accel {
 pub enum Firmware {
     /// SeaBIOS, which comes with QEMU.
     Bios,
-    /// OVMF.
     Uefi {
         /// The firmware, shared and read-only.
         code: PathBuf,
@@ -84,7 +83,6 @@ pub struct Spec {
     pub firmware: Firmware,
     /// Bytes of memory, rounded up to MiB.
     pub memory: u64,
-    /// How many processors.
     pub cpus: u16,
     /// What lies below the overlay.
     pub backing: Backing,

@@ -43,7 +43,6 @@ pub type ConsoleSink = Box<dyn FnMut(&[u8]) + Send>;
 /// What a wait came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleMatch {
-    /// The text.
     Text,
     /// The end of the time.
     TimedOut,

@@ -49,15 +49,12 @@ pub enum VmError {
     /// A qcow2 file that no honest writer made, or that needs other files.
     #[error("`{}` is refused", path.display())]
     Gate {
-        /// The image.
         path: PathBuf,
-        /// What is wrong.
         source: Box<GateError>,
     },
     /// A file that is not a disk image.
     #[error("`{}` is not a disk image: {reason}", path.display())]
     NoImage {
-        /// The file.
         path: PathBuf,
         /// What speaks against it.
         reason: &'static str,
@@ -65,9 +62,7 @@ pub enum VmError {
     /// A format that is not read here.
     #[error("`{}` cannot be booted: it is {format}", path.display())]
     Format {
-        /// The file.
         path: PathBuf,
-        /// What it is.
         format: ForeignFormat,
     },
     /// A disk that would be smaller than its image.
@@ -80,38 +75,21 @@ pub enum VmError {
     },
     /// The overlay cannot be made.
     #[error("cannot make the overlay `{}`", path.display())]
-    Overlay {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: WriteError,
-    },
+    Overlay { path: PathBuf, source: WriteError },
     /// A path that QEMU's command line cannot carry.
     #[error("`{}` is not UTF-8, which paths for QEMU must be", path.display())]
-    NotText {
-        /// The path.
-        path: PathBuf,
-    },
+    NotText { path: PathBuf },
     /// A socket whose path is longer than the kernel takes (unix(7): 108 bytes with the zero at the end).
     #[error("`{}` is too long for a socket: at most 107 bytes", path.display())]
-    LongSocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A call failed.
+    LongSocket { path: PathBuf },
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
-    /// QEMU gave up.
     #[error("{QEMU} exited with {status}{}", if .words.is_empty() { String::new() } else { format!(": {words}") })]
     Failed {
-        /// How it ended.
         status: std::process::ExitStatus,
         /// What it said, on one line.
         words: String,
@@ -119,7 +97,6 @@ pub enum VmError {
     /// The guest's agent, or QEMU's control socket, did not answer.
     #[error("{who} did not respond within {seconds} s")]
     Silent {
-        /// Who.
         who: &'static str,
         /// How long it was asked.
         seconds: u64,

@@ -22,7 +22,6 @@ pub const ENGINE_EPOCH: u32 = 5;
 pub struct Action<I> {
     /// The stage kind that made it.
     pub kind: &'static str,
-    /// That kind's version.
     pub kind_version: u32,
     /// Where the steps run.
     pub executor: Executor,
@@ -84,7 +83,6 @@ pub enum Slot {
     Stage(String),
     /// A named file that a stage makes.
     StageFile {
-        /// The stage.
         stage: String,
         /// The file's name among its outputs.
         file: String,
@@ -107,7 +105,6 @@ pub enum Slot {
 /// A bound input: content and, for a file, its permission bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// The content.
     pub content: ContentDigest,
     /// Permission bits of a single file; none for disks and trees.
     pub mode: Option<u32>,
@@ -123,7 +120,6 @@ pub enum Cutoff {
     Tree,
     /// Every byte of its disk.
     Bytes,
-    /// That it ran.
     Off,
 }
 
@@ -156,7 +152,6 @@ pub enum Executor {
 pub enum SandboxRoot {
     /// The root file system of the disk.
     Guest,
-    /// The toolbox's tree.
     Toolbox,
     /// The root file system of the disk, of which nothing is kept: only files are taken out.
     Scratch,
@@ -170,9 +165,7 @@ pub enum RootSpec {
     Auto,
     /// By partition number, from 1.
     Number(u32),
-    /// By file-system label.
     Label(String),
-    /// By file-system UUID.
     Uuid(String),
 }
 
@@ -184,7 +177,6 @@ pub enum SandboxRequirement {
     Any,
     /// Namespaces of this host's kernel.
     Namespace,
-    /// A virtual machine.
     Vm,
 }
 
@@ -192,18 +184,11 @@ pub enum SandboxRequirement {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Runs a script: by `/bin/sh -e`, or by its own interpreter line.
-    Script {
-        /// Its text.
-        text: String,
-    },
+    Script { text: String },
     /// Runs one line by `/bin/sh -ec`.
-    Command {
-        /// The line.
-        line: String,
-    },
+    Command { line: String },
     /// Copies an input, a file or a tree, into the guest.
     CopyIn {
-        /// The input's name.
         input: String,
         /// Absolute path in the guest.
         dest: String,
@@ -218,9 +203,7 @@ pub enum Step {
     WriteFile {
         /// Absolute path in the guest.
         dest: String,
-        /// The content.
         text: String,
-        /// Permission bits.
         mode: u32,
         /// `user`, `user:group` or numbers; root where none is given.
         owner: Option<String>,
@@ -229,7 +212,6 @@ pub enum Step {
     ShowRoot,
     /// Takes a file of the user's into the store: as a disk, where it is one.
     Import {
-        /// The input's name.
         input: String,
         /// What it is to become.
         as_a: ImportAs,
@@ -243,7 +225,6 @@ pub enum Step {
     },
     /// Writes the disk as one file.
     Convert {
-        /// The file's format.
         format: Format,
         /// zstd level of compressed clusters; the layer's own frames where none is given.
         level: Option<i32>,
@@ -254,14 +235,10 @@ pub enum Step {
     AssembleDisk {
         /// The input with the tree.
         input: String,
-        /// What to make.
         spec: Box<DiskSpec>,
     },
     /// Makes a root file system out of a distribution's packages: a tar archive, the Action's one file.
-    Bootstrap {
-        /// What is installed.
-        spec: Box<BootstrapSpec>,
-    },
+    Bootstrap { spec: Box<BootstrapSpec> },
 }
 
 /// What an imported file is to become.
@@ -370,7 +347,6 @@ impl Action<Slot> {
 }
 
 impl Action<Bound> {
-    /// The key.
     pub fn digest(&self) -> ActionDigest {
         ActionDigest(key::digest(ActionDigest::hasher(), self))
     }

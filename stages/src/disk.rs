@@ -31,7 +31,6 @@ pub struct DiskSpec {
     pub seed: String,
     /// The root's file system.
     pub file_system: RootFileSystem,
-    /// The root's label.
     pub label: String,
     /// Size of the EFI system partition in bytes, where there is one.
     pub efi_size: u64,
@@ -79,9 +78,7 @@ pub struct PartitionSpec {
 pub enum ExtraFileSystem {
     /// ext4.
     Ext4,
-    /// FAT.
     Vfat,
-    /// Swap space.
     Swap,
 }
 
@@ -104,7 +101,6 @@ pub struct UserSpec {
     pub password_hash: Option<String>,
     /// Whether sudo asks for nothing.
     pub sudo: bool,
-    /// The login shell.
     pub shell: String,
     /// Groups of the tree that the user is put into.
     pub groups: Vec<String>,
@@ -128,7 +124,6 @@ pub enum Role {
 /// A partition's place on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placed {
-    /// What it is.
     pub role: Role,
     /// First byte.
     pub start: u64,

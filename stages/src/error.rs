@@ -9,7 +9,6 @@ pub struct ParamError {
     pub param: Option<&'static str>,
     /// What is wrong, as a lower-case fragment.
     pub message: String,
-    /// The way out.
     pub help: Option<String>,
 }
 
@@ -32,7 +31,6 @@ impl ParamError {
         }
     }
 
-    /// Adds the hint.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self

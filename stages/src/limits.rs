@@ -76,7 +76,6 @@ pub(crate) const LIMITS: ParamSpec = ParamSpec::optional(
      \"1GiB\", output = \"100GiB\" }. A stage that reaches a limit fails. Not part of the key.",
 );
 
-/// Reads the parameter.
 pub(crate) fn limits(params: &Params, errors: &mut Vec<ParamError>) -> Limits {
     let mut limits = Limits::default();
     for (name, value) in params

@@ -9,7 +9,6 @@ use rust_decimal::{Decimal, RoundingStrategy};
 /// A number. What has a fraction, or does not fit an `i64`, is a decimal; so that each number has one form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Number {
-    /// A whole number.
     Int(i64),
     /// Any other number, without zeros at its end.
     Decimal(Decimal),
@@ -97,7 +96,6 @@ impl Number {
         Number::parse(&float.to_string())
     }
 
-    /// The nearest float.
     pub fn as_f64(self) -> f64 {
         match self {
             Number::Int(whole) => whole as f64,

@@ -16,11 +16,9 @@ pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
 /// A package file, named by its content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockedPackage {
-    /// The package's name.
     pub name: String,
     /// The machine that it is for, or `all`.
     pub architecture: String,
-    /// Its version.
     pub version: String,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
@@ -31,11 +29,9 @@ pub struct LockedPackage {
 /// A package without its file: one that is taken out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PackageName {
-    /// The package's name.
     pub name: String,
     /// The machine that it is for, or `all`.
     pub architecture: String,
-    /// Its version.
     pub version: String,
 }
 
@@ -128,7 +124,6 @@ pub struct PackageRequest {
     pub components: Vec<String>,
     /// Further machines whose packages may be put in.
     pub architectures: Vec<String>,
-    /// Further archives.
     pub repositories: Vec<Repository>,
     /// Which of several versions is chosen.
     pub pins: Vec<Pin>,
@@ -142,9 +137,7 @@ pub enum RequestRoot {
     Disk,
     /// Into a root of their own.
     Own {
-        /// The distribution.
         distribution: String,
-        /// The machine.
         architecture: String,
         /// What comes beside those that are named: `essential` or `minbase`.
         variant: String,
@@ -166,7 +159,6 @@ pub struct Repository {
     pub uri: Option<String>,
     /// Its suite, or a path that ends in `/`.
     pub suite: String,
-    /// Its components.
     pub components: Vec<String>,
     /// The keys that may sign it, armored; the distribution's own where there are none.
     pub signed_by: Option<String>,

@@ -17,7 +17,6 @@ pub struct Params(pub BTreeMap<String, Value>);
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a value.
     pub fn new(value: impl Into<String>) -> Self {
         Secret(value.into())
     }
@@ -40,7 +39,6 @@ impl Params {
         self.0.get(name).filter(|value| value.data != Data::Null)
     }
 
-    /// A text parameter.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(Value::as_str)
     }
@@ -58,7 +56,6 @@ impl Params {
         )
     }
 
-    /// A whole number.
     pub fn int(&self, name: &str) -> Option<i64> {
         match self.get(name)?.data {
             Data::Number(Number::Int(whole)) => Some(whole),

@@ -14,9 +14,7 @@ use crate::params::{Params, Secret};
 pub enum Type {
     /// `true` or `false`.
     Bool,
-    /// A whole number.
     Int,
-    /// Text.
     Text,
     /// `90s`, `15m`, `1h30m`: text that `parse_duration` reads.
     Duration,
@@ -35,7 +33,6 @@ pub enum Type {
     List(&'static Type),
     /// Values of one type by name.
     Map(&'static Type),
-    /// Attributes as declared.
     Object(&'static [ParamSpec]),
     /// Secrets by name: a text, or an object of `value` and `version`. The one place for sensitive values.
     Secrets,
@@ -83,7 +80,6 @@ impl ParamSpec {
 pub enum Makes {
     /// A disk, and the files that its `output` names.
     Disk,
-    /// One file.
     File,
     /// A disk or one file, as its input turns out to be.
     DiskOrFile,
@@ -104,7 +100,6 @@ impl Makes {
 /// What a kind knows of the recipe around a stage when it lowers it.
 #[derive(Debug, Clone, Default)]
 pub struct StageContext {
-    /// The stage's name.
     pub name: String,
     /// The recipe's epoch.
     pub source_date_epoch: Option<u64>,
@@ -132,7 +127,6 @@ pub type Expand = fn(&ActionTemplate, &UnitFiles) -> Result<Vec<ActionTemplate>,
 /// How a stage becomes units of work: pure.
 pub type Lower = fn(&Params, &StageContext) -> Result<Lowered, Vec<ParamError>>;
 
-/// One stage kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Kind {
     /// Its name in a recipe.
@@ -143,7 +137,6 @@ pub struct Kind {
     pub summary: &'static str,
     /// A short example of a stage, in a recipe's syntax.
     pub example: &'static str,
-    /// What it makes.
     pub makes: Makes,
     /// Names of the files that every stage of it makes, beside those that its `output` names.
     pub files: &'static [&'static str],

@@ -12,7 +12,6 @@ use crate::number::Number;
 /// A value of a recipe with its marks.
 #[derive(Clone, PartialEq)]
 pub struct Value {
-    /// What it is.
     pub data: Data,
     /// Where it came from, and whether it is sensitive.
     pub marks: Marks,
@@ -23,17 +22,12 @@ pub struct Value {
 /// What a value is.
 #[derive(Clone, PartialEq)]
 pub enum Data {
-    /// No value.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number.
     Number(Number),
-    /// Text.
     String(Arc<str>),
-    /// Elements in order.
     List(Shared<Vec<Value>>),
-    /// Attributes by name.
     Object(Shared<BTreeMap<String, Value>>),
     /// `stage.NAME`, in the same combination of the matrix.
     Stage(Arc<str>),

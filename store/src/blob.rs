@@ -710,7 +710,6 @@ impl BlobReader {
         self.size
     }
 
-    /// The whole content.
     pub fn into_bytes(mut self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(self.size as usize);
         self.read_to_end(&mut bytes)?;

@@ -18,7 +18,6 @@ use crate::store::Store;
 /// The files of a disk, each of them found to hold what its manifest promises, and open.
 #[derive(Debug)]
 pub struct VerifiedChain {
-    /// The disk.
     pub disk: DiskRef,
     files: Vec<File>,
 }

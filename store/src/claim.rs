@@ -28,13 +28,10 @@ pub struct Claim {
     pub action: ActionDigest,
     /// The stage's kind, such as `run`.
     pub kind: String,
-    /// The stage's name.
     pub stage: String,
     /// The node's name, with its combination of the matrix.
     pub node: String,
-    /// The recipe's name.
     pub recipe: String,
-    /// What came out.
     pub result: Outputs,
     /// What a reader must know before believing it, its own and its inputs' united.
     pub caveats: BTreeSet<Caveat>,
@@ -50,7 +47,6 @@ pub struct Claim {
     pub created: u64,
     /// The epoch of the engine that ran it.
     pub engine_epoch: u64,
-    /// What it took.
     pub cost: Cost,
     /// What the steps printed.
     pub log: Option<BlobRef>,
@@ -78,14 +74,12 @@ pub struct Outputs {
 pub struct OutputFile {
     /// Where its bytes are.
     pub content: FileContent,
-    /// Its permission bits.
     pub mode: u32,
 }
 
 /// Where a file's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileContent {
-    /// In the store.
     Blob(BlobRef),
     /// Nowhere: they are made again from a disk.
     Derived(DerivedRef),
@@ -150,7 +144,6 @@ pub struct Cost {
 pub struct Signature {
     /// The scheme, such as `ed25519`.
     pub scheme: String,
-    /// Which key.
     pub key: String,
     /// The signature of the claim's id.
     #[serde(with = "serde_bytes")]

@@ -29,7 +29,6 @@ const BATCH: usize = 256;
 /// The most that is read at once where frames lie next to each other, in bytes.
 const RUN: u64 = 4 << 20;
 
-/// How to convert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConvertOptions {
     /// Compress again at this level of zstd, instead of copying frames (qcow2 only).
@@ -42,7 +41,6 @@ pub struct ConvertOptions {
     pub sha256: bool,
 }
 
-/// What came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Converted {
     /// The file's length in bytes.

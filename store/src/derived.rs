@@ -20,7 +20,6 @@ pub(crate) const RECORD_LIMIT: u64 = 1 << 20;
 /// How a derived file is made: all that decides its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DerivedKey {
-    /// From which disk.
     pub disk: DiskDigest,
     /// Into which format, such as `qcow2`.
     pub format: String,

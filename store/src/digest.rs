@@ -17,7 +17,6 @@ pub struct Digest([u8; DIGEST_LEN]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a digest: expected 64 hexadecimal digits")]
 pub struct ParseDigestError {
-    /// What was read.
     pub text: String,
 }
 
@@ -129,11 +128,9 @@ pub mod domain {
     pub const DISK_NODE: &str = "impasto 2026 disk-node v1";
     /// A disk: virtual size and root of its tree.
     pub const DISK: &str = "impasto 2026 disk v1";
-    /// A layer's manifest.
     pub const MANIFEST: &str = "impasto 2026 manifest v1";
     /// The bytes of a layer's qcow2 file.
     pub const LAYER_FILE: &str = "impasto 2026 layer-file v1";
-    /// A file's content.
     pub const BLOB: &str = "impasto 2026 blob v1";
     /// A long file of a guest, by its pieces.
     pub const FILE: &str = "impasto 2026 file v1";
@@ -143,7 +140,6 @@ pub mod domain {
     pub const TREE: &str = "impasto 2026 tree v1";
     /// An Action's canonical encoding.
     pub const ACTION: &str = "impasto 2026 action v1";
-    /// A claim's body.
     pub const CLAIM: &str = "impasto 2026 claim v1";
     /// A node of a recipe's graph.
     pub const NODE: &str = "impasto 2026 node v1";
@@ -230,7 +226,6 @@ pub enum ContentDigest {
     Disk(DiskDigest),
     /// A tree of files, or a disk by its files.
     Tree(TreeDigest),
-    /// One file.
     Blob(BlobDigest),
 }
 

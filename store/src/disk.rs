@@ -127,7 +127,6 @@ impl DiskTree {
         }
     }
 
-    /// The disk's name.
     pub fn digest(&self) -> DiskDigest {
         let mut width = chunk_count(self.virtual_size);
         let mut level = self.leaves.clone();

@@ -14,13 +14,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ObjectKind {
     /// A layer's qcow2 file.
     Layer,
-    /// A layer's manifest.
     Manifest,
-    /// A file's content.
     Blob,
     /// The SHA-256 recorded beside a blob, or the record of a derived file.
     BlobNote,
-    /// A claim.
     Claim,
     /// A checksummed file of `state/`.
     State,
@@ -50,7 +47,6 @@ impl ObjectKind {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} `{}` {}", kind.word(), path.display(), reason)]
 pub struct Miss {
-    /// What is missed.
     pub kind: ObjectKind,
     /// Where it should be.
     pub path: PathBuf,
@@ -85,11 +81,8 @@ pub enum Error {
     /// A system call failed.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// The file system is full, or would fall below the reserve that the store leaves free.
@@ -117,7 +110,6 @@ pub enum Error {
     /// The directory holds a store of another format.
     #[error("the store `{}` has format {found}; this version supports {known}", path.display())]
     UnknownFormat {
-        /// The store.
         path: PathBuf,
         /// Its version and features.
         found: String,
@@ -133,89 +125,58 @@ pub enum Error {
     /// Something else lies where a file or a directory of the store should be, such as a symbolic link or a FIFO.
     #[error("`{}` is {found}, not {wanted}", path.display())]
     WrongType {
-        /// Where.
         path: PathBuf,
-        /// What it is.
         found: &'static str,
         /// What it should be.
         wanted: &'static str,
     },
     /// The directory holds what a store holds, but no `format`.
     #[error("the store `{}` has lost its file `format`", path.display())]
-    FormatMissing {
-        /// The store.
-        path: PathBuf,
-    },
+    FormatMissing { path: PathBuf },
     /// `format` is not made again, as most of what the directory holds is not what a store of this version holds.
     #[error("`{}` gets no new `format`: only {sound} of its {objects} objects are intact", path.display())]
     NotSound {
-        /// The store.
         path: PathBuf,
-        /// Its objects.
         objects: u64,
         /// Those that are as this version writes them.
         sound: u64,
     },
     /// The directory holds something, but no `format`.
     #[error("`{}` is not a store: it is not empty and has no file `format`", path.display())]
-    NotAStore {
-        /// The directory.
-        path: PathBuf,
-    },
+    NotAStore { path: PathBuf },
     /// The store's directory is another user's than the one for whom it was opened.
     #[error("the store `{}` belongs to user {owner}, not to user {caller}", path.display())]
     NotYours {
-        /// The directory.
         path: PathBuf,
-        /// Whose it is.
         owner: u32,
         /// Who called: the user, or the one for whom root works.
         caller: u32,
     },
     /// Every user may write the store's directory.
     #[error("every user may write the store's directory `{}`", path.display())]
-    WorldWritable {
-        /// The directory.
-        path: PathBuf,
-    },
+    WorldWritable { path: PathBuf },
     /// A disk could not be read.
     #[error("cannot read the disk")]
-    ReadDisk {
-        /// Why not.
-        source: SourceError,
-    },
+    ReadDisk { source: SourceError },
     /// A disk changed while it was sealed.
     #[error("chunk {index} of the disk changed while the disk was sealed")]
-    DiskChanged {
-        /// Which chunk.
-        index: u64,
-    },
+    DiskChanged { index: u64 },
     /// A disk cannot be a delta to a larger one, unless it ends where a chunk does.
     #[error("a disk of {size} bytes cannot be a delta to one of {parent} bytes")]
     Shrunk {
         /// Its size in bytes.
         size: u64,
-        /// The parent's.
         parent: u64,
     },
     /// The compressor gave something that does not decode to what it was given.
     #[error("chunk {index} does not survive compression: the processor or the memory is faulty")]
-    Compressor {
-        /// Which chunk.
-        index: u64,
-    },
+    Compressor { index: u64 },
     /// A qcow2 file could not be made.
     #[error("cannot make the qcow2 file `{}`", path.display())]
-    Qcow2 {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: WriteError,
-    },
+    Qcow2 { path: PathBuf, source: WriteError },
     /// Something is larger than the store's format allows.
     #[error("{what} is {size} bytes, above the limit of {limit}")]
     TooLarge {
-        /// What it is.
         what: &'static str,
         /// Its size in bytes.
         size: u64,
@@ -225,17 +186,13 @@ pub enum Error {
     /// A root, or what stands for one, cannot be read: what it keeps is unknown, so nothing may be collected.
     #[error("`{}`, which records what to keep, is damaged: {reason}", path.display())]
     RootDamaged {
-        /// Its file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
     /// A name that would leave its directory.
     #[error("`{name}` is not a valid name for a file of the store")]
-    BadName {
-        /// The name.
-        name: String,
-    },
+    BadName { name: String },
 }
 
 impl From<SourceError> for Error {

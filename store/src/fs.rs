@@ -29,19 +29,14 @@ const RACES: u32 = 100;
 /// How often the store did what, for tests that assert on I/O.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoSnapshot {
-    /// Layer files opened.
     pub layer_opens: u64,
-    /// Manifests opened.
     pub manifest_opens: u64,
     /// Blobs and their records opened.
     pub blob_opens: u64,
-    /// Claims opened.
     pub claim_opens: u64,
-    /// State files opened.
     pub state_opens: u64,
     /// The user's input files opened to be hashed.
     pub input_opens: u64,
-    /// Files created.
     pub creates: u64,
     /// Calls of fsync, for files and directories.
     pub fsyncs: u64,
@@ -155,12 +150,10 @@ impl StoreFs {
         })
     }
 
-    /// Whose it is.
     pub(crate) fn owner(&self) -> &Owner {
         &self.owner
     }
 
-    /// The store's directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -791,7 +784,6 @@ impl StoreFs {
 }
 
 impl Temp {
-    /// The file itself.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }

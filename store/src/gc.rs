@@ -13,7 +13,6 @@ use crate::refs::{Root, RootFile};
 use crate::store::Store;
 use crate::walk::{Object, ObjectId};
 
-/// How to collect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GcOptions {
     /// Only say what would be deleted.
@@ -59,7 +58,6 @@ pub struct GcReport {
     pub leases: Vec<String>,
 }
 
-/// What is needed.
 #[derive(Debug, Default)]
 struct LiveSet {
     objects: HashSet<ObjectId>,

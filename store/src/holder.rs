@@ -28,7 +28,6 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// This process.
     pub(crate) fn this() -> Holder {
         let pid = std::process::id();
         Holder {

@@ -17,15 +17,12 @@ pub(crate) const MAGIC: &[u8; MAGIC_LEN] = b"impaIDX1";
 /// What a look-up needs of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimSummary {
-    /// Which claim.
     pub claim: ClaimId,
-    /// What came out.
     pub result: Outputs,
     /// What a reader must know before believing it.
     pub caveats: BTreeSet<Caveat>,
     /// How strongly it was isolated.
     pub isolation: Isolation,
-    /// Who claims it.
     pub writer: String,
     /// What it took, in milliseconds.
     pub wall_ms: u64,

@@ -33,9 +33,7 @@ const FEW: usize = 128;
 /// An input file, as it was when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputFile {
-    /// Its content.
     pub blob: BlobRef,
-    /// Its permission bits.
     pub mode: u32,
     /// When it was last written: whole seconds since 1970, not before.
     pub modified: u64,
@@ -94,7 +92,6 @@ pub fn open_any(path: &Path, access: Access) -> io::Result<File> {
 pub struct TreeEntry {
     /// Its path below the tree's root, with `/` between components.
     pub path: String,
-    /// What it is.
     pub node: TreeNode,
     /// When it was last changed: whole seconds since 1970, not before. Enters digests only where it is asked for.
     pub modified: u64,
@@ -105,7 +102,6 @@ pub struct TreeEntry {
 pub enum TreeNode {
     /// A directory, with its permission bits.
     Dir(u32),
-    /// A file.
     File(InputFile),
     /// A symbolic link to this.
     Symlink(String),

@@ -6,11 +6,8 @@ use crate::digest::{ContentDigest, Digest, Hasher};
 /// One indivisible part of a description.
 #[derive(Debug, Clone, Copy)]
 pub enum Atom<'a> {
-    /// An unsigned number.
     U64(u64),
-    /// A truth value.
     Bool(bool),
-    /// Text.
     Str(&'a str),
     /// Bytes that need not be text.
     Bytes(&'a [u8]),
@@ -32,7 +29,6 @@ pub trait Sink {
     fn enter(&mut self, segment: Segment<'_>);
     /// Comes back from the part last entered.
     fn leave(&mut self);
-    /// Takes one atom.
     fn put(&mut self, atom: Atom<'_>);
     /// Takes the key of a map's pair; an explanation has it in the path already.
     fn put_key(&mut self, key: &str) {

@@ -20,7 +20,6 @@ pub const MAX_MANIFEST: u64 = 256 << 20;
 /// One representation of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LayerRef {
-    /// The disk's content.
     pub disk: DiskDigest,
     /// How it is stored.
     pub layer: LayerId,
@@ -29,7 +28,6 @@ pub struct LayerRef {
 /// A disk with its size, so that nothing need be opened to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DiskRef {
-    /// Content and representation.
     pub layer: LayerRef,
     /// The guest disk's size in bytes.
     pub virtual_size: u64,
@@ -40,7 +38,6 @@ pub struct DiskRef {
 pub struct Encoder {
     /// zstd's version number, such as 10507 for 1.5.7.
     pub zstd: u32,
-    /// Its compression level.
     pub level: i32,
     /// Whether frames end with a checksum of their content.
     pub checksum: bool,
@@ -74,21 +71,18 @@ pub enum ChunkLocation {
         /// Length in bytes, below [`CHUNK`].
         length: u32,
     },
-    /// As it is.
     Raw {
         /// Byte offset in the file.
         offset: u64,
     },
 }
 
-/// A changed chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkEntry {
     /// Which chunk of the disk, from 0.
     pub index: u64,
     /// The digest of its content; [`Digest::ZERO`] exactly where `place` is [`ChunkLocation::Zero`].
     pub digest: Digest,
-    /// Where it lies.
     pub place: ChunkLocation,
 }
 
@@ -102,7 +96,6 @@ pub struct ManifestBody {
     pub virtual_size: u64,
     /// What it is a delta to; nothing, where all other chunks are zero.
     pub parent: Option<LayerRef>,
-    /// Layers below.
     pub depth: u32,
     /// The digest of the layer file's bytes.
     pub file_digest: Digest,

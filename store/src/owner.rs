@@ -37,7 +37,6 @@ impl Owner {
         }
     }
 
-    /// The user's number.
     pub fn uid(&self) -> u32 {
         self.uid.as_raw()
     }

@@ -32,7 +32,6 @@ pub(crate) enum RecordError {
     Body,
 }
 
-/// Frames a body.
 pub(crate) fn frame(magic: &[u8; MAGIC_LEN], body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(body.len() + OVERHEAD);
     bytes.extend_from_slice(magic);

@@ -26,7 +26,6 @@ pub enum Root {
     Claim(ActionDigest, ClaimId),
     /// A layer and those below it.
     Layer(LayerRef),
-    /// A file's content.
     Blob(BlobRef),
 }
 

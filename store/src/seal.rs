@@ -40,7 +40,6 @@ pub enum Absent {
 /// What came of sealing a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
-    /// The disk.
     pub disk: DiskRef,
     /// Whether a layer was added: not when the disk is as its parent, or was in the store already.
     pub new: bool,
@@ -56,8 +55,11 @@ enum Item {
     /// The source says something about it; with the digest, where it was hashed already.
     Read(u64, Option<Digest>),
     /// It stands in one of the known disks, at this place of its map.
-    Copy { index: u64, disk: usize, at: usize },
-    /// It is zero.
+    Copy {
+        index: u64,
+        disk: usize,
+        at: usize,
+    },
     Zero(u64),
 }
 

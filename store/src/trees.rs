@@ -11,7 +11,6 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::store::{Scratch, Store};
 
-/// Where they lie.
 pub(crate) const TREES: &str = "state/trees/";
 
 /// Where directories lie in which programs keep what they want to find again.

@@ -19,7 +19,6 @@ use crate::walk::{Object, ObjectId};
 pub struct Finding {
     /// What sort of thing it is.
     pub code: Code,
-    /// Which file.
     pub path: std::path::PathBuf,
     /// What is wrong with it.
     pub detail: String,

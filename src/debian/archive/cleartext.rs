@@ -12,7 +12,6 @@ const END: &str = "-----END PGP SIGNATURE-----";
 pub struct Cleartext {
     /// The signed lines, each ended by LF: without dash-escapes and without white space at their ends.
     pub text: String,
-    /// The armored signatures.
     pub armor: String,
 }
 

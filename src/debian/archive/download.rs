@@ -39,7 +39,6 @@ pub struct DownloadRequest {
 /// A place where a file may be.
 #[derive(Debug, Clone)]
 pub struct DownloadSource {
-    /// Which mirror.
     pub mirror: Mirror,
     /// The file's path below it.
     pub path: String,
@@ -48,7 +47,6 @@ pub struct DownloadSource {
 /// How patient a client is.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For a connection.
     pub connect: Duration,
     /// For the next byte.
     pub stall: Duration,
@@ -84,18 +82,10 @@ impl Default for Options {
 /// The client could not be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// No event loop.
     #[error("cannot prepare for downloads")]
-    Runtime {
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// No HTTP.
+    Runtime { source: std::io::Error },
     #[error("cannot prepare for HTTP")]
-    Http {
-        /// Why not.
-        source: reqwest::Error,
-    },
+    Http { source: reqwest::Error },
 }
 
 /// Gets files. Calls block; one client keeps its connections from call to call.

@@ -13,11 +13,9 @@ use crate::recipe::suggest;
 /// A file that could not be had.
 #[derive(Debug)]
 pub struct DownloadError {
-    /// Which file.
     pub name: String,
     /// From where, without user name and password: of several places, where the last attempt that told most was made.
     pub url: String,
-    /// Why not.
     pub cause: DownloadCause,
 }
 
@@ -46,7 +44,6 @@ pub enum DownloadCause {
     /// The server says no.
     #[error("the server responded with {code} {reason}")]
     Status {
-        /// Its status.
         code: u16,
         /// The usual words for it.
         reason: &'static str,
@@ -54,18 +51,14 @@ pub enum DownloadCause {
     /// A page to log in at, for example.
     #[error("the mirror responded with a web page")]
     WebPage,
-    /// No connection.
     #[error("the server cannot be reached")]
     Unreachable {
-        /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The connection ended.
     #[error("the connection was lost after {received} bytes")]
     BrokenOff {
         /// Bytes that have come.
         received: u64,
-        /// How it ended.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server fell silent.
@@ -85,18 +78,14 @@ pub enum DownloadCause {
     TooShort {
         /// Bytes that came, or that were offered.
         received: u64,
-        /// Its size.
         size: u64,
     },
-    /// Another content.
     #[error("it has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
     Checksum {
         /// What it should be.
         expected: String,
-        /// What came.
         got: String,
     },
-    /// Redirected for ever.
     #[error("the server redirects more than {limit} times")]
     Redirects {
         /// The most that is followed.
@@ -107,13 +96,11 @@ pub enum DownloadCause {
     Redirect {
         /// Whither, without user name and password.
         to: String,
-        /// Why not.
         why: &'static str,
     },
     /// A path or a checksum that cannot be that of a file.
     #[error("the {what} {text:?} is not valid for a file")]
     Invalid {
-        /// What of it.
         what: &'static str,
         /// As it was given.
         text: String,
@@ -123,16 +110,11 @@ pub enum DownloadCause {
     Nowhere,
     /// A directory that is a mirror.
     #[error("cannot read it")]
-    Read {
-        /// Why not.
-        source: io::Error,
-    },
-    /// Our own disk.
+    Read { source: io::Error },
     #[error("cannot write {}", path.display())]
     Write {
         /// Which file or directory.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// The run was stopped.
@@ -152,7 +134,6 @@ pub enum ArchiveError {
     /// A file of it could not be had.
     #[error("the archive {archive} cannot be read")]
     Download {
-        /// Its name.
         archive: String,
         /// Which file, and why not.
         source: DownloadError,
@@ -160,21 +141,17 @@ pub enum ArchiveError {
     /// It is not signed as it must be.
     #[error("the archive {archive} at {url} cannot be trusted")]
     Signature {
-        /// Its name.
         archive: String,
         /// The signed file, without user name and password.
         url: String,
-        /// What is wrong.
         source: SignatureError,
     },
     /// What is signed is not what was asked for.
     #[error("the archive {archive} at {url} cannot be used")]
     Release {
-        /// Its name.
         archive: String,
         /// The signed file, without user name and password.
         url: String,
-        /// What is wrong.
         source: ReleaseError,
     },
     /// It has no such index.
@@ -184,7 +161,6 @@ pub enum ArchiveError {
         listed(architectures)
     )]
     NoIndex {
-        /// Its name.
         archive: String,
         /// The index that its Release would have to name.
         path: String,
@@ -196,21 +172,15 @@ pub enum ArchiveError {
     /// An index does not unpack.
     #[error("the index {path} of the archive {archive} cannot be unpacked")]
     Unpack {
-        /// Its name.
         archive: String,
-        /// Of the index.
         path: String,
-        /// Why not.
         source: io::Error,
     },
     /// An index unpacks to something else than the Release states.
     #[error("the index {path} of the archive {archive} does not match its Release file: {what}")]
     Unlike {
-        /// Its name.
         archive: String,
-        /// Of the index.
         path: String,
-        /// What is different.
         what: String,
     },
 }
@@ -232,7 +202,6 @@ impl ArchiveError {
         }
     }
 
-    /// The way out.
     pub fn help(&self) -> PackageHint {
         match self {
             ArchiveError::Download { archive, source } => match source.cause {

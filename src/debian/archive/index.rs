@@ -24,7 +24,6 @@ pub struct PackageIndex {
     pub path: String,
     /// SHA-256 of its text, in hexadecimal.
     pub sha256: String,
-    /// Its text.
     pub text: Vec<u8>,
 }
 
@@ -36,7 +35,6 @@ pub trait Cache: Sync {
     fn put(&self, sha256: &str, text: &[u8]);
 }
 
-/// Keeps nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
@@ -56,7 +54,6 @@ struct Sought<'a> {
     component: String,
     architecture: String,
     path: String,
-    /// Of its text.
     entry: &'a ReleaseEntry,
     text: Option<Vec<u8>>,
 }

@@ -71,7 +71,6 @@ pub enum SignatureError {
     UnfitKey {
         /// Fingerprint of the key.
         key: String,
-        /// Why not.
         why: &'static str,
     },
     /// A digest for which texts can be forged.
@@ -87,23 +86,18 @@ pub enum SignatureError {
     SignatureTime {
         /// Fingerprint of the key.
         key: String,
-        /// Which limit.
         why: &'static str,
         /// The limit, in seconds since 1970.
         at: u64,
     },
     /// Broken bytes.
     #[error("its signature is malformed: {what}")]
-    Malformed {
-        /// What was found.
-        what: &'static str,
-    },
+    Malformed { what: &'static str },
     /// Keys that cannot be read.
     #[error("the keys of {place} cannot be read: {what}")]
     Keyring {
         /// Where the keys are.
         place: String,
-        /// What was found.
         what: String,
     },
 }

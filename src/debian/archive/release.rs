@@ -55,23 +55,17 @@ pub struct ReleaseEntry {
 pub enum ReleaseError {
     /// Not the form of such a file.
     #[error("its Release file is malformed: {what}")]
-    Malformed {
-        /// What was found.
-        what: String,
-    },
-    /// From the future.
+    Malformed { what: String },
     #[error("its Release file is dated {}, which is in the future: is this machine's clock right?", date(*at))]
     Future {
         /// Its date, in seconds since 1970.
         at: u64,
     },
-    /// Old.
     #[error("its Release file was valid until {}: the mirror is out of date, or is being held back", date(*until))]
     Expired {
         /// The end, in seconds since 1970.
         until: u64,
     },
-    /// Of something else.
     #[error("its Release file is for the suite {found}, not for {asked}")]
     OtherSuite {
         /// What the source names.
@@ -79,7 +73,6 @@ pub enum ReleaseError {
         /// What the file names.
         found: String,
     },
-    /// No good digests.
     #[error("its Release file has no SHA-256 digests of its files, only weak ones")]
     WeakDigests,
 }

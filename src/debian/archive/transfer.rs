@@ -74,7 +74,6 @@ impl<'a> PartialFile<'a> {
         })
     }
 
-    /// Starts over.
     pub(super) fn reset(&mut self) -> Result<(), DownloadCause> {
         self.validator = None;
         if self.len == 0 {

@@ -25,7 +25,6 @@ pub(super) const FORMATS: [(IndexCompression, &str); 4] = [
 /// A content that does not unpack to the announced size.
 #[derive(Debug)]
 pub(super) enum DecompressError {
-    /// It goes on.
     TooLong,
     /// It is broken, or ends early.
     Broken(io::Error),

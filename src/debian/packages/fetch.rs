@@ -24,7 +24,6 @@ use crate::lock::PackageHint;
 /// A package file that may be needed, and where it can be had.
 #[derive(Debug, Clone)]
 pub struct PackageDownload {
-    /// The file.
     pub package: LockedPackage,
     /// Places, in the order to try.
     pub places: Vec<DownloadSource>,
@@ -40,7 +39,6 @@ pub struct PackageFetchError {
     pub package: String,
     /// What happened at which address.
     pub reason: String,
-    /// The way out.
     pub help: Option<PackageHint>,
 }
 
@@ -202,7 +200,6 @@ impl Fetcher {
         &self.shared.meter
     }
 
-    /// Stops what comes.
     pub fn stop(&self) {
         self.shared.cancel.cancel();
     }
@@ -262,7 +259,6 @@ pub enum DemandError {
     /// One of them cannot be had.
     #[error(transparent)]
     Package(PackageFetchError),
-    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The run was stopped.

@@ -21,11 +21,9 @@ pub const SECURITY: &str = "debian-security";
 
 /// The addresses of this host and of a recipe.
 pub struct PackageSources<'a> {
-    /// The host's mirrors.
     pub mirrors: &'a Mirrors,
     /// The pattern of a snapshot's address, where one is known.
     pub snapshot: Option<&'a str>,
-    /// The recipe's directory.
     pub dir: &'a Path,
 }
 

@@ -15,7 +15,6 @@ pub(super) struct AptTool {
     sources: String,
 }
 
-/// One archive's lists.
 pub(super) struct AptArchive<'a> {
     /// The host that pins may name.
     pub(super) site: &'a str,

@@ -36,10 +36,7 @@ pub use tools::{EMULATOR, SUITE, TOOLS};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToolboxTask {
     /// Asks apt what an installation would install and remove: the file [`RESULT`].
-    Resolve {
-        /// What is asked.
-        request: Box<ResolveRequest>,
-    },
+    Resolve { request: Box<ResolveRequest> },
     /// Makes a root out of the packages of the directory [`PACKAGES`]: the tar archive [`TREE`].
     Bootstrap {
         /// What was asked for; the packages are those that the directory has.
@@ -49,7 +46,6 @@ pub enum ToolboxTask {
     },
     /// Makes a disk of the tree [`TREE`]: the raw file [`DISK`].
     AssembleDisk {
-        /// What to make.
         spec: Box<DiskSpec>,
         /// Seconds since 1970 that stand for "now".
         epoch: u64,

@@ -57,9 +57,7 @@ pub struct ResolveSource {
     pub directory: String,
     /// The host that it is reached at, for pins by `origin`.
     pub site: Option<String>,
-    /// Its suite.
     pub suite: String,
-    /// Its components.
     pub components: Vec<String>,
     /// Whether it has neither suite nor components.
     pub flat: bool,
@@ -69,7 +67,6 @@ pub struct ResolveSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// The essential packages.
     Essential,
     /// These, and all of priority `required`.
     Minbase,
@@ -88,7 +85,6 @@ impl Variant {
 /// A pattern of the packages that `minbase` has beside the essential ones.
 const REQUIRED: &str = "?priority(required)";
 
-/// The solver's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResolveOutcome {
@@ -118,11 +114,9 @@ pub struct ResolveResult {
 /// A package that is installed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ResolvedPackage {
-    /// Its name.
     pub name: String,
     /// Its architecture, perhaps `all`.
     pub architecture: String,
-    /// Its version.
     pub version: String,
     /// [`ResolveSource::directory`] of the one archive it comes from.
     pub source: String,

@@ -37,17 +37,13 @@ pub enum ToolboxError {
     /// Packages cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// The store fails.
     #[error(transparent)]
     Store(#[from] impasto_store::Error),
     /// A file of the tree cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
 }
@@ -80,7 +76,6 @@ struct Record {
 /// What is compared at every use.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Stat {
-    /// Below the root.
     #[serde(with = "serde_bytes")]
     path: Vec<u8>,
     mode: u32,

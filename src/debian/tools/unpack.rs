@@ -50,12 +50,9 @@ const THREADS: usize = 2;
 const PIECE: usize = 1 << 18;
 const WAITING: usize = 256;
 
-/// Which package, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DebIdentity {
-    /// Its name.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// Its architecture, or `all`.
     pub architecture: String,
@@ -80,19 +77,14 @@ pub enum UnpackError {
     /// The tree's own directories and links.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// A package that cannot be read.
     #[error("the package {package} cannot be used")]
     Package {
-        /// Its name.
         package: String,
-        /// Why not.
         source: PackageError,
     },
     /// A package that is another one than it should be.
@@ -100,9 +92,7 @@ pub enum UnpackError {
     Other {
         /// The name of the package that was asked for.
         package: String,
-        /// What differs.
         what: &'static str,
-        /// What it is.
         found: String,
         /// What it should be.
         expected: String,
@@ -110,27 +100,18 @@ pub enum UnpackError {
     /// Data of a package that cannot be laid out.
     #[error("the files of {package} cannot be unpacked")]
     Files {
-        /// Its name.
         package: String,
-        /// Why not.
         source: AssembleError,
     },
     /// A device among a package's files.
     #[error("{path:?} of {package} is a device file, which is not allowed in the toolbox")]
-    Device {
-        /// The package.
-        package: String,
-        /// The file.
-        path: String,
-    },
+    Device { package: String, path: String },
     /// A file of two packages.
     #[error("{path:?} is both in {first} and in {second}")]
     Conflict {
-        /// The file.
         path: String,
         /// The package that was unpacked first.
         first: String,
-        /// The other package.
         second: String,
     },
 }

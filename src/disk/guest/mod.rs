@@ -154,7 +154,6 @@ pub fn unused_of<D: ReadAt + ?Sized>(
 /// What a disk holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskLayout {
-    /// The partition table.
     pub table: PartitionTable,
     /// Its partitions, by number.
     pub partitions: Vec<Partition>,
@@ -167,21 +166,17 @@ pub struct DiskLayout {
 pub enum PartitionTable {
     /// None that we know.
     None,
-    /// GUID partition table.
     Gpt {
         /// The disk's GUID, lower case.
         guid: String,
         /// The primary header or its entries are damaged, and the backup served.
         from_backup: bool,
     },
-    /// DOS partition table.
     Mbr {
-        /// The disk's signature.
         signature: u32,
     },
 }
 
-/// One partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Number as the kernel counts, from 1; logical partitions of an MBR from 5.
@@ -194,7 +189,6 @@ pub struct Partition {
     pub kind: PartitionKind,
     /// PARTUUID in the kernel's form, lower case.
     pub uuid: String,
-    /// GPT partition name.
     pub name: Option<String>,
     /// The file system in it.
     pub fs: Option<FileSystem>,

@@ -12,7 +12,6 @@ use super::{DiskLayout, FileSystem, FsKind, Partition, PartitionKind};
 /// What the user said about the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RootSelector {
-    /// Nothing: find it.
     #[default]
     Auto,
     /// The partition of this number.
@@ -39,7 +38,6 @@ impl fmt::Display for RootSelector {
 pub enum RootChoice {
     /// The disk itself, without partitions.
     Whole,
-    /// This partition.
     Partition(u32),
     /// The only one of these partitions that holds `/bin/sh`.
     Probe(Vec<u32>),
@@ -53,15 +51,12 @@ pub enum RootError {
     NotFound {
         /// What was asked for.
         spec: RootSelector,
-        /// What is there.
         candidates: Vec<String>,
     },
-    /// Several fit.
     #[error("several file systems match root = {spec}: {}", list(.candidates))]
     Ambiguous {
         /// What was asked for.
         spec: RootSelector,
-        /// Those that fit.
         candidates: Vec<String>,
     },
     /// The root lies in a container that is not opened here.
@@ -69,15 +64,11 @@ pub enum RootError {
     Container {
         /// The partition or disk.
         what: String,
-        /// What it is.
         kind: FsKind,
     },
     /// Nothing that can be mounted.
     #[error("the disk has no file system that can be the root; it has {}", list(.candidates))]
-    Nothing {
-        /// What is there.
-        candidates: Vec<String>,
-    },
+    Nothing { candidates: Vec<String> },
 }
 
 fn list(candidates: &[String]) -> String {

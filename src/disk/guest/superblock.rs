@@ -13,11 +13,9 @@ use super::{ReadAt, bytes_at, le16, le32, text, uuid_text};
 /// A file system, or a container that stands in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSystem {
-    /// Its type.
     pub kind: FsKind,
     /// UUID as `blkid` prints it.
     pub uuid: Option<String>,
-    /// Label.
     pub label: Option<String>,
     /// Block size in bytes, where the superblock says it.
     pub block_size: Option<u32>,
@@ -34,17 +32,13 @@ pub enum FsKind {
     Ext3,
     /// ext4.
     Ext4,
-    /// XFS.
     Xfs,
-    /// btrfs.
     Btrfs,
     /// FAT12, FAT16 or FAT32.
     Vfat,
-    /// Swap space.
     Swap,
     /// A physical volume of LVM2.
     Lvm2,
-    /// A LUKS container.
     Luks,
     /// A member of a Linux software RAID.
     Md,

@@ -33,7 +33,6 @@ pub struct TreeChange<'a> {
 }
 
 impl TreeChange<'_> {
-    /// The path.
     pub fn path(&self) -> &[u8] {
         self.after.or(self.before).map_or(b"", |entry| &entry.path)
     }
@@ -46,7 +45,6 @@ impl Changes<'_> {
     }
 }
 
-/// Compares two trees.
 pub fn compare<'a>(before: &'a Tree, after: &'a Tree) -> Changes<'a> {
     let mut changes = Changes {
         size: (before.size != after.size).then_some((before.size, after.size)),
@@ -134,15 +132,10 @@ pub struct Aspects {
     pub kind: bool,
     /// Content, target of a link, device numbers, or the file that a hard link is a name of.
     pub content: bool,
-    /// Permission bits.
     pub mode: bool,
-    /// Owner or group.
     pub owner: bool,
-    /// Modification time.
     pub mtime: bool,
-    /// Attributes.
     pub flags: bool,
-    /// Extended attributes.
     pub xattrs: bool,
 }
 

@@ -60,7 +60,6 @@ const BOOT_BLOCK: u64 = 1024;
 
 /// The disk that a stage began with.
 pub struct BaseIndex<'a> {
-    /// Its tree.
     pub tree: &'a Tree,
     /// Its bytes.
     pub disk: &'a OverlayView<'a>,
@@ -69,7 +68,6 @@ pub struct BaseIndex<'a> {
 /// A part of a disk that is compared by its bytes although it holds a file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// Where.
     pub place: PartitionName,
     /// Why its files cannot be listed, or what cannot be vouched for.
     pub reason: String,

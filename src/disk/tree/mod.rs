@@ -24,7 +24,6 @@ use impasto_store::{Error as StoreError, Store};
 pub struct Tree {
     /// Size of the disk in bytes.
     pub size: u64,
-    /// The partition table.
     pub table: TableIdentity,
     /// Its partitions, by number.
     pub partitions: Vec<TreePartition>,
@@ -67,7 +66,6 @@ pub enum TableIdentity {
     Mbr(u32),
 }
 
-/// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreePartition {
     /// Number as the kernel counts, from 1.
@@ -78,7 +76,6 @@ pub struct TreePartition {
     pub size: u64,
     /// Type: a GUID, or the byte of a DOS table in hexadecimal.
     pub kind: String,
-    /// PARTUUID.
     pub uuid: String,
     /// Name of a GPT partition; empty without one.
     pub name: String,
@@ -93,11 +90,9 @@ pub struct Area {
     pub start: u64,
     /// Length in bytes.
     pub size: u64,
-    /// What is there.
     pub content: Digest,
 }
 
-/// A file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// Number of its partition; 0 is the disk itself.
@@ -106,7 +101,6 @@ pub struct Volume {
     pub kind: String,
     /// UUID, or serial number; empty without one.
     pub uuid: String,
-    /// Label.
     pub label: Vec<u8>,
     /// What else its superblock says that can be seen of it: block size, blocks, features, by name in a fixed order.
     pub facts: Vec<(String, String)>,
@@ -119,13 +113,10 @@ pub struct Volume {
 pub struct IndexEntry {
     /// Absolute path in its file system; bytes, of any encoding.
     pub path: Vec<u8>,
-    /// What it is.
     pub kind: EntryKind,
     /// Permission bits, with set-user-id, set-group-id and sticky.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Modification time: seconds since 1970, nanoseconds.
     pub mtime: (i64, u32),
@@ -138,7 +129,6 @@ pub struct IndexEntry {
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A directory.
     Dir,
     /// A file with content.
     File {
@@ -147,9 +137,7 @@ pub enum EntryKind {
         /// What it holds, see `content.rs`.
         content: Digest,
     },
-    /// A symbolic link.
     Symlink {
-        /// Where it leads.
         target: Vec<u8>,
     },
     /// Another name of a file that stands at an earlier path, which tells all the rest.
@@ -157,13 +145,10 @@ pub enum EntryKind {
         /// The first path of that file.
         first: Vec<u8>,
     },
-    /// A character device.
     Char(u32, u32),
     /// A block device.
     Block(u32, u32),
-    /// A named pipe.
     Fifo,
-    /// A socket.
     Socket,
 }
 

@@ -46,7 +46,6 @@ pub enum Refusal {
     Quota,
     /// It is mounted read-only.
     ReadOnly,
-    /// It fails itself.
     Failing,
     /// It is on another machine, which has lost the file.
     Stale,

@@ -26,15 +26,11 @@ pub enum JobError {
     Miss {
         /// The node whose result it is.
         from: NodeId,
-        /// What is missed.
         miss: Miss,
     },
     /// An input is another one than was planned.
     #[error("`{}` changed while it was read", path.display())]
-    Changed {
-        /// The input.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
     /// The run was stopped.
     #[error("cancelled")]
     Cancelled,
@@ -46,14 +42,9 @@ pub enum JobError {
     Plan(Box<PlanError>),
     /// There is no sandbox for it here.
     #[error("{reason}")]
-    NoSandbox {
-        /// Why.
-        reason: String,
-    },
-    /// The sandbox failed.
+    NoSandbox { reason: String },
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// The store failed.
     #[error(transparent)]
     Store(StoreError),
     /// A file could not be got.
@@ -70,76 +61,47 @@ pub enum JobError {
     NoPackage {
         /// Name, version and architecture.
         package: String,
-        /// What is wrong.
         reason: String,
     },
     /// A package file of the user's is not the one that the lock names.
     #[error("the lock is stale: `{}` has changed since it was locked", path.display())]
-    StaleFile {
-        /// The file.
-        path: PathBuf,
-        stage: String,
-    },
+    StaleFile { path: PathBuf, stage: String },
     /// A disk image is refused.
     #[error("{what} is refused as a disk image")]
     Gate {
-        /// The file.
         what: String,
-        /// Why.
         source: Box<GateError>,
     },
     /// An image names a stage that made a disk, where it needs a file.
     #[error("{label} made a disk, but an image consists of files")]
-    NotAFile {
-        /// The node's label.
-        label: String,
-    },
+    NotAFile { label: String },
     /// A file shall be a disk, and has a format that is not read here.
     #[error("{what} cannot be used as a disk: it is {format}")]
-    Format {
-        /// The file.
-        what: String,
-        format: ForeignFormat,
-    },
+    Format { what: String, format: ForeignFormat },
     /// A file is not a disk.
     #[error("{what} is not a disk: {reason}")]
-    NoDisk {
-        /// The file.
-        what: String,
-        /// Why.
-        reason: String,
-    },
+    NoDisk { what: String, reason: String },
     /// An input cannot be used.
     #[error(transparent)]
     Input(InputError),
     /// A file cannot be read or written.
     #[error("cannot {verb} `{}`", path.display())]
     Io {
-        /// What was tried.
         verb: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
     /// The system refused a thread.
     #[error("cannot start a thread")]
-    Thread {
-        /// Why.
-        source: io::Error,
-    },
+    Thread { source: io::Error },
     /// A bug of impasto's.
     #[error("BUG: {message}")]
-    Bug {
-        /// What happened.
-        message: String,
-    },
+    Bug { message: String },
 }
 
 /// How a stage failed.
 #[derive(Debug, Default)]
 pub struct StageFailure {
-    /// How.
     pub message: String,
     /// What that comes of, where it is known.
     pub cause: Option<Cause>,

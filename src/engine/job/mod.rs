@@ -62,11 +62,8 @@ pub enum Message {
     /// A part of its work is over.
     Phase {
         id: NodeId,
-        /// What was done.
         name: String,
-        /// When it began.
         start: Instant,
-        /// When it ended.
         end: Instant,
     },
     /// It is over. The last message of a job.
@@ -80,7 +77,6 @@ pub enum Message {
 /// A job that has its result.
 #[derive(Debug)]
 pub struct Success {
-    /// The result.
     pub hit: Hit,
     /// Whether the Action was carried out; else only files were written.
     pub ran: bool,
@@ -93,22 +89,17 @@ pub struct Success {
 /// A file or directory that the Action reads.
 #[derive(Debug, Clone)]
 pub enum JobInput {
-    /// The user's.
     Local {
-        /// Where it is.
         path: PathBuf,
         /// What it was when the plan was made.
         input: Input,
         /// What the recipe may read: asked again when the file is.
         scope: Arc<Scope>,
     },
-    /// A stage's.
     Blob {
         /// The node that made it.
         from: NodeId,
-        /// Its content.
         blob: BlobRef,
-        /// Its permission bits.
         mode: u32,
     },
     /// A disk's, of which no bytes are kept.
@@ -118,14 +109,12 @@ pub enum JobInput {
         disk: DiskRef,
         /// How the file is made of it.
         derived: DerivedRef,
-        /// Its permission bits.
         mode: u32,
     },
 }
 
 /// What the jobs of a run share.
 pub struct JobContext {
-    /// The recipe's name.
     pub recipe: String,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
@@ -137,7 +126,6 @@ pub struct JobContext {
     pub toolbox: Option<PackageSet>,
     /// What claims record of the host.
     pub facts: BTreeMap<String, String>,
-    /// Where logs lie.
     pub logs: Result<PathBuf, StoreError>,
     /// Where the states of failed stages lie.
     pub failed: Result<PathBuf, StoreError>,
@@ -166,11 +154,8 @@ pub struct Job {
     pub store: Store,
     /// How far it is where something takes long.
     pub meter: Arc<Meter>,
-    /// The stage's name.
     pub stage: String,
-    /// The node's label.
     pub label: String,
-    /// The stage's kind.
     pub kind: &'static str,
     /// The node's stable names.
     pub names: Vec<String>,

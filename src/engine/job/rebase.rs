@@ -29,10 +29,8 @@ const LARGEST: u64 = 256 << 20;
 
 /// A new result, and the earlier one to lay it onto.
 pub(super) struct Rebase<'a> {
-    /// The new disk.
     pub(super) view: &'a OverlayView<'a>,
     pub(super) tree: &'a Tree,
-    /// The tree's text.
     pub(super) text: &'a [u8],
     /// The tree that the stage began with.
     pub(super) start: &'a Tree,

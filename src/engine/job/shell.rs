@@ -20,7 +20,6 @@ pub struct ShellRequest {
     pub line: Option<String>,
     /// Whether the network can be reached although the stage does not ask for it.
     pub network: bool,
-    /// Ends it early.
     pub cancel: CancelToken,
 }
 

@@ -22,7 +22,6 @@ pub enum LockState {
     Missing,
     /// The lock has an entry that is not right any more: why. Its place among the lock's stages.
     Stale {
-        /// The entry's place.
         entry: usize,
         /// What changed since it was resolved.
         why: String,

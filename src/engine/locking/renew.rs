@@ -32,13 +32,10 @@ pub type ImageFiles = BTreeMap<String, Vec<u8>>;
 
 /// Changes of a lock.
 pub struct Renewal<'a> {
-    /// The recipe's graph.
     pub graph: &'a Graph,
     /// The Debian name of the machine that impasto runs on.
     pub machine: &'a str,
-    /// Whom to ask.
     pub manager: &'a dyn PackageManager,
-    /// The recipe's directory.
     pub dir: &'a Path,
     /// How messages call that directory, with a `/` at its end; empty for the current one.
     pub shown_dir: &'a str,
@@ -65,7 +62,6 @@ pub enum RenewError {
         stage: String,
         /// Where the recipe says what cannot be had, or where the stage begins.
         place: Option<SourceLocation>,
-        /// Why not.
         source: ManagerError,
     },
     /// What an archive says of a package cannot be locked: the next run would refuse it.
@@ -82,11 +78,7 @@ pub enum RenewError {
     Below { stage: String, below: String },
     /// The disk image that a stage begins with cannot be read.
     #[error("the packages of stage {stage}'s disk cannot be read: {reason}")]
-    Image {
-        stage: String,
-        /// Why not.
-        reason: String,
-    },
+    Image { stage: String, reason: String },
 }
 
 impl RenewError {

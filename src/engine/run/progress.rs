@@ -45,7 +45,6 @@ impl NodeProgress {
         self.meter.get_or_insert_default().clone()
     }
 
-    /// Its job ended.
     pub(super) fn ended(&mut self) {
         (self.meter, self.told) = (None, None);
     }

@@ -33,7 +33,6 @@ pub enum Purpose {
     Maps,
     /// Extended attributes outside of inodes.
     Attributes,
-    /// Inodes.
     Inodes,
     /// The superblock.
     Superblock,
@@ -62,7 +61,6 @@ impl Purpose {
 /// The bytes that differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Bytes {
-    /// All of them.
     pub bytes: u64,
     /// Chunks of 64 KiB with at least one.
     pub chunks: u64,

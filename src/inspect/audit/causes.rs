@@ -73,7 +73,6 @@ pub struct AuditRun {
 /// Why a file differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DifferenceCause {
-    /// The reason.
     pub kind: CauseKind,
     /// What was seen: one sentence, neutralised.
     pub what: String,
@@ -121,13 +120,11 @@ pub enum CauseKind {
     TimeZone,
     /// Where the recipe lies.
     BuildPath,
-    /// Number of CPUs.
     CpuCount,
     /// The mask of permission bits that the build had.
     Umask,
     /// UUIDs and other random identifiers.
     RandomId,
-    /// Salts of passwords.
     PasswordSalt,
     /// Nothing but the file's modification time.
     ModificationTime,
@@ -137,7 +134,6 @@ pub enum CauseKind {
     Checksums,
     /// A cache that names inodes or times.
     Cache,
-    /// A log.
     Log,
 }
 

@@ -50,7 +50,6 @@ pub enum StageVerdict {
 pub struct AuditStage {
     /// Its name, with the values of the matrix that set it apart.
     pub stage: String,
-    /// What came out.
     pub verdict: StageVerdict,
     /// What differs here first: not what differs because an earlier stage did.
     pub files: Vec<Difference>,

@@ -31,7 +31,6 @@ const BATCH: usize = 32;
 pub struct AuditInput<'a> {
     /// The store that it is in.
     pub store: &'a Store,
-    /// The outputs.
     pub outputs: &'a Outputs,
 }
 
@@ -79,12 +78,7 @@ pub enum CompareError {
     Store(#[from] StoreError),
     /// A disk or an archive cannot be read.
     #[error("what {stage} made cannot be read")]
-    Read {
-        /// The stage.
-        stage: String,
-        /// Why.
-        source: ReadError,
-    },
+    Read { stage: String, source: ReadError },
 }
 
 /// Compares; gives what differs in the stage's result, for those that build on it.

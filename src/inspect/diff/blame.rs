@@ -32,11 +32,9 @@ pub struct Blame {
 /// What one stage brought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BlameStage {
-    /// The stage's name.
     pub stage: String,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Its files.
     pub files: u64,
     /// The same by directory, or by package; the largest first.
     pub parts: Vec<BlamePart>,
@@ -49,7 +47,6 @@ pub struct BlamePart {
     pub name: Option<String>,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Its files.
     pub files: u64,
 }
 

@@ -35,14 +35,12 @@ pub trait Contents: Sync {
     fn range(&self, start: u64, length: usize) -> Result<Vec<u8>, ReadError>;
 }
 
-/// Opens a disk.
 pub type OpenDisk<'a> = &'a (dyn Fn() -> io::Result<Box<dyn ChunkSource>> + Sync);
 
 /// A disk whose tree is known.
 pub struct OnDisk<'a> {
     /// How to open it.
     pub open: OpenDisk<'a>,
-    /// Its tree.
     pub tree: &'a Tree,
 }
 

@@ -36,21 +36,16 @@ pub struct FileChange {
 pub enum Aspect {
     /// What kind of file it is.
     Type,
-    /// What it holds.
     Content,
     /// Where a symbolic link leads.
     Target,
     /// The numbers of a device.
     Device,
-    /// Permission bits.
     Mode,
-    /// Owner or group.
     Owner,
-    /// Modification time.
     Time,
     /// What `chattr` sets.
     Attributes,
-    /// Extended attributes.
     Xattrs,
     /// Of which file it is another name.
     Links,
@@ -74,9 +69,7 @@ pub struct FileState {
     pub hard_link_to: Option<String>,
     /// Permission bits, four octal digits.
     pub mode: String,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Modification time: RFC 3339, UTC.
     pub time: String,

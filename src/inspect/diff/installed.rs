@@ -25,7 +25,6 @@ pub type Listed = (u32, BTreeMap<Vec<u8>, String>);
 /// Packages by name and architecture, with what there is to tell of each.
 pub type InstalledPackages = BTreeMap<(String, String), Installed>;
 
-/// An installed package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     /// Its version; empty where none is told.
@@ -37,7 +36,6 @@ pub struct Installed {
 /// A package in which two disks differ. Texts are neutralised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackageChange {
-    /// The package's name.
     pub name: String,
     /// What the first disk has; `null` where it has none.
     pub before: Option<PackageState>,
@@ -50,7 +48,6 @@ pub struct PackageChange {
 /// A package on one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PackageState {
-    /// Version.
     pub version: String,
     /// Architecture, or `all`.
     pub architecture: String,

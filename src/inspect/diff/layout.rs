@@ -35,7 +35,6 @@ const KINDS: &[(&str, &str)] = &[
 /// An area that is compared by its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AreaChange {
-    /// What it is.
     pub what: String,
     /// The partition that it lies in; `null` outside partitions.
     pub partition: Option<u32>,

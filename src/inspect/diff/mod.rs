@@ -43,7 +43,6 @@ use text::{TextBudget, TextDiff};
 pub struct Side<'a> {
     /// How the user named it.
     pub name: &'a str,
-    /// Its tree.
     pub tree: &'a Tree,
     /// Where to read what the tree does not tell.
     pub contents: &'a dyn Contents,
@@ -92,7 +91,6 @@ pub struct Sizes {
 /// One thing that two disks say differently of themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DiffField {
-    /// What it is.
     pub what: String,
     /// What the first disk says; `null` where it says nothing.
     pub before: Option<String>,
@@ -123,7 +121,6 @@ pub enum DiffChange {
     Added,
     /// Only the first disk has it.
     Removed,
-    /// Both have it.
     Changed,
 }
 

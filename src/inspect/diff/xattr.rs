@@ -52,7 +52,6 @@ const CAPABILITIES: [&str; 41] = [
 /// Bytes of a value that are shown in hexadecimal.
 const SHOWN: usize = 32;
 
-/// An attribute's value.
 pub(super) fn value(name: &[u8], value: &[u8]) -> String {
     let known = match name {
         b"security.capability" => capability(value),

@@ -22,9 +22,7 @@ pub struct Copyright {
 pub enum Expression {
     /// A short name, perhaps with an exception.
     Name(String),
-    /// All of them.
     All(Vec<Expression>),
-    /// One of them.
     Any(Vec<Expression>),
 }
 

@@ -36,7 +36,6 @@ const MOST_LINKS: usize = 16;
 pub struct PackageOrigin {
     /// SHA-256 of the `.deb`, in hexadecimal.
     pub sha256: Option<String>,
-    /// The archive's address.
     pub archive: Option<String>,
     /// The path of the `.deb` there.
     pub path: Option<String>,
@@ -61,9 +60,7 @@ pub struct Bill {
 /// A package of a disk. Texts are neutralised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SbomPackage {
-    /// Its name.
     pub name: String,
-    /// Its version.
     pub version: String,
     /// Its architecture, or `all`.
     pub architecture: String,
@@ -73,7 +70,6 @@ pub struct SbomPackage {
     pub size: Option<u64>,
     /// Whether it is there only because others need it.
     pub automatic: bool,
-    /// Its source package.
     pub source: SourcePackage,
     /// Where it came from; `null` where that is not known.
     pub origin: Option<PackageOrigin>,
@@ -82,9 +78,7 @@ pub struct SbomPackage {
 /// What a package was built from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourcePackage {
-    /// Its name.
     pub name: String,
-    /// Its version.
     pub version: String,
 }
 
@@ -338,7 +332,6 @@ fn resolve(volume: &Volume, path: &[u8]) -> Option<Vec<u8>> {
     is_file.then_some(done)
 }
 
-/// The table.
 pub fn text(bill: &Bill) -> String {
     let mut rows = vec![
         ["PACKAGE", "VERSION", "ARCHITECTURE", "SIZE", "ORIGIN"]

@@ -4,7 +4,6 @@ use super::spdx::{Subject, document};
 use super::*;
 use crate::disk::tree::IndexEntry;
 
-/// Files by path.
 struct Files(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Contents for Files {

@@ -1,7 +1,6 @@
 //! An example of every function: a call and what it gives. Help shows them, and a test evaluates them.
 //! Knows texts; evaluates nothing.
 
-/// Name, call, value.
 pub(super) const EXAMPLES: &[(&str, &str, &str)] = &[
     ("abs", "abs(-3.5)", "3.5"),
     ("alltrue", "alltrue([true, 1 < 2])", "true"),

@@ -21,7 +21,6 @@ use super::eval::{Evaluator, Failed};
 
 /// A function and its description.
 pub struct Function {
-    /// Its name.
     pub name: &'static str,
     /// How it is called.
     pub signature: &'static str,

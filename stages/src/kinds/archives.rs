@@ -11,7 +11,6 @@ use crate::params::{Params, Secret};
 use crate::registry::{ParamSpec, Type};
 use crate::value::{Data, Value};
 
-/// Further archives.
 pub(crate) const REPOSITORIES: ParamSpec = ParamSpec::optional(
     "repositories",
     Type::Map(&Type::Object(REPOSITORY)),

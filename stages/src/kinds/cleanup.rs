@@ -36,7 +36,6 @@ const PARAMS: &[ParamSpec] = &[
     ),
 ];
 
-/// One operation.
 struct Operation {
     /// Its name, virt-sysprep's where it has one.
     name: &'static str,

@@ -164,7 +164,6 @@ pub(crate) fn sandboxed(
     (action, secrets.values)
 }
 
-/// A stage's secrets.
 pub(crate) struct Secrets {
     /// What of them is keyed: the version that the recipe declares, by name.
     pub(crate) versions: BTreeMap<String, Option<String>>,

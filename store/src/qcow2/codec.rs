@@ -20,7 +20,6 @@ use super::{CHUNK, SECTOR};
 pub struct EncoderId {
     /// zstd's `ZSTD_VERSION_NUMBER`, e.g. 10507 for 1.5.7.
     pub zstd: u32,
-    /// Compression level.
     pub level: i32,
     /// Whether frames end with a checksum of their content.
     pub checksum: bool,

@@ -16,7 +16,6 @@ pub enum GateError {
         what: &'static str,
         /// Byte offset in the file.
         offset: u64,
-        /// The cause.
         source: io::Error,
     },
     /// Section "Header", bytes 0-3.
@@ -36,7 +35,6 @@ pub enum GateError {
         "the {what} of {length} bytes at offset {offset:#x} ends beyond the file's end at {file_length} bytes"
     )]
     OutOfBounds {
-        /// Which structure.
         what: &'static str,
         /// Byte offset in the file.
         offset: u64,
@@ -48,7 +46,6 @@ pub enum GateError {
     /// A structure that must begin at a cluster boundary does not.
     #[error("the {what} at offset {offset:#x} is not aligned to {alignment} bytes")]
     Misaligned {
-        /// Which structure.
         what: &'static str,
         /// Byte offset in the file, or the size for "virtual size".
         offset: u64,
@@ -66,7 +63,6 @@ pub enum GateError {
     /// A number exceeds what this reader is willing to handle.
     #[error("{what} is {value}, more than the limit of {limit}")]
     TooLarge {
-        /// Which number.
         what: &'static str,
         /// What the file says.
         value: u64,
@@ -76,7 +72,6 @@ pub enum GateError {
     /// A number is smaller than the format demands.
     #[error("{what} is {value}, less than the {minimum} that are needed")]
     TooSmall {
-        /// Which number.
         what: &'static str,
         /// What the file says.
         value: u64,
@@ -94,10 +89,7 @@ pub enum GateError {
     Encrypted,
     /// The image has internal snapshots.
     #[error("the image has {count} internal snapshots")]
-    Snapshots {
-        /// How many.
-        count: u32,
-    },
+    Snapshots { count: u32 },
     /// Incompatible feature bit 0.
     #[error("the image was not closed cleanly (dirty bit); `qemu-img check -r all` can repair it")]
     Dirty,
@@ -129,19 +121,14 @@ pub enum GateError {
     /// Bits that the format reserves, or fields that nobody knows, are not zero.
     #[error("the {what} at offset {offset:#x} has reserved bits set: {value:#x}")]
     ReservedBits {
-        /// Which structure.
         what: &'static str,
         /// Byte offset of the field or of the entry.
         offset: u64,
-        /// The whole value.
         value: u64,
     },
     /// A header extension that is not on the list.
     #[error("unknown header extension {kind:#010x}")]
-    UnknownExtension {
-        /// Its type.
-        kind: u32,
-    },
+    UnknownExtension { kind: u32 },
     /// A version 2 image has an L2 entry with the zero flag, which version 3 introduced.
     #[error("zero flag in the L2 entry at offset {offset:#x} of a version 2 image")]
     ZeroFlagInV2 {
@@ -194,10 +181,7 @@ pub enum DecodeError {
     },
     /// There are bytes behind the frame.
     #[error("{extra} bytes follow the frame")]
-    Trailing {
-        /// How many.
-        extra: u64,
-    },
+    Trailing { extra: u64 },
 }
 
 /// Why a [`super::ChunkSource`] could not give a chunk.
@@ -211,7 +195,6 @@ pub enum SourceError {
         offset: u64,
         /// Bytes wanted.
         length: u64,
-        /// The cause.
         source: io::Error,
     },
     /// A table is damaged, or changed since the gate saw it.
@@ -222,7 +205,6 @@ pub enum SourceError {
     Cluster {
         /// Byte offset in the file.
         offset: u64,
-        /// What is wrong.
         source: DecodeError,
     },
     /// A chunk was asked for that the disk does not have.
@@ -268,7 +250,6 @@ pub enum WriteError {
         offset: u64,
         /// Bytes.
         length: u64,
-        /// The cause.
         source: io::Error,
     },
     /// The virtual size is not a multiple of 512, or beyond [`super::MAX_VIRTUAL_SIZE`].
@@ -279,28 +260,20 @@ pub enum WriteError {
     },
     /// A chunk beyond the end of the disk.
     #[error("chunk {index} is beyond the end of the disk")]
-    BeyondEnd {
-        /// The chunk.
-        index: u64,
-    },
+    BeyondEnd { index: u64 },
     /// Chunks of one sort must come in ascending order, and frames before raw chunks.
     #[error("{what} {index} comes out of order")]
     Order {
         /// `frame`, `raw chunk`, `zero chunk`.
         what: &'static str,
-        /// The chunk.
         index: u64,
     },
     /// A chunk was pushed in two ways.
     #[error("chunk {index} was written twice")]
-    Twice {
-        /// The chunk.
-        index: u64,
-    },
+    Twice { index: u64 },
     /// The frame cannot be a cluster of a layer file.
     #[error("the frame of chunk {index} is not valid for the format")]
     Frame {
-        /// The chunk.
         index: u64,
         /// What is wrong with it.
         source: DecodeError,
@@ -308,7 +281,6 @@ pub enum WriteError {
     /// The frame is so long that the chunk must be stored raw.
     #[error("the frame of chunk {index} has {length} bytes, more than the limit of {limit}")]
     FrameTooLong {
-        /// The chunk.
         index: u64,
         /// Bytes.
         length: u64,

@@ -85,7 +85,6 @@ impl Qcow2 {
         })
     }
 
-    /// The accepted header.
     pub fn header(&self) -> &Header {
         &self.header
     }

@@ -67,7 +67,6 @@ pub struct Layout {
     pub file_length: u64,
     /// Chunks stored as frames.
     pub frames: u64,
-    /// Chunks stored raw.
     pub raw: u64,
     /// Chunks that are explicit zeros.
     pub zeros: u64,

@@ -38,7 +38,7 @@ pub(crate) fn write_layer(
         match encoded {
             Encoded::Zero => writer.push_zero(index).unwrap(),
             Encoded::Frame(frame) => {
-                drop(places.insert(index, writer.push_frame(index, &frame).unwrap()))
+                places.insert(index, writer.push_frame(index, &frame).unwrap());
             }
             Encoded::Raw => raw.push(index),
         }

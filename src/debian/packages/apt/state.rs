@@ -15,7 +15,6 @@ use crate::lock::{BaseLayer, InstalledBase, LockEntry, LockPackage, ManagerError
 /// A package by name and machine.
 type Key = (String, String);
 
-/// Installed packages.
 #[derive(Default)]
 pub(super) struct DpkgState {
     packages: BTreeMap<Key, DpkgPackage>,

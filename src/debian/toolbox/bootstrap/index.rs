@@ -7,7 +7,6 @@ use std::path::Path;
 use crate::base::bounded;
 use crate::sandbox::ToolFailure;
 
-/// One package.
 pub(super) struct BootstrapPackage {
     pub(super) name: String,
     /// Its file in the directory.

@@ -18,11 +18,9 @@ pub(super) enum Batch {
     Configure(Vec<String>),
 }
 
-/// What is done.
 pub(super) struct InstallOrder {
     /// The essential packages and what these need, whose order matters to nobody: they are unpacked all at once.
     pub(super) first: Vec<String>,
-    /// All others.
     pub(super) then: Vec<Batch>,
 }
 

@@ -157,7 +157,6 @@ impl BootstrapRoot {
         Ok(())
     }
 
-    /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

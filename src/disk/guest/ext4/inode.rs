@@ -46,9 +46,7 @@ pub struct Inode {
     pub number: u32,
     /// Type and permission bits.
     pub mode: u16,
-    /// Owner.
     pub uid: u32,
-    /// Group.
     pub gid: u32,
     /// Size in bytes.
     pub size: u64,
@@ -64,7 +62,6 @@ pub struct Inode {
     pub flags: u32,
     /// Major and minor number of a device node.
     pub device: Option<(u32, u32)>,
-    /// Project.
     pub project: u32,
     /// Generation, which NFS sees.
     pub generation: u32,

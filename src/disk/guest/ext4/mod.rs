@@ -58,10 +58,7 @@ pub struct Ext4Identity {
 pub enum ReadError {
     /// A feature that is not understood here.
     #[error("{what} is not supported")]
-    Unsupported {
-        /// The feature.
-        what: String,
-    },
+    Unsupported { what: String },
     /// The file system was not closed, so that its content is not what it says.
     #[error("the file system {reason}")]
     NotClean {
@@ -87,7 +84,6 @@ pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 pub struct DirEntry {
     /// The name: 1 to 255 bytes, neither `/` nor NUL, not `.` or `..`.
     pub name: Vec<u8>,
-    /// What it names.
     pub inode: u32,
 }
 

@@ -292,7 +292,6 @@ impl Superblock {
         }
     }
 
-    /// Number of groups.
     fn groups(&self) -> u64 {
         (self.blocks - self.first_block).div_ceil(self.blocks_per_group)
     }
@@ -408,7 +407,6 @@ impl Superblock {
     }
 }
 
-/// One group's descriptor.
 #[derive(Clone, Debug)]
 pub(in crate::disk::guest) struct BlockGroup {
     /// Block of its bitmap of free blocks.

@@ -16,7 +16,6 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// Its usual name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Form::Tar => "tar",

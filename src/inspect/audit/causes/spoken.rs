@@ -20,7 +20,6 @@ const MARCH_OF_1972: i64 = 68_256_000;
 /// A time that a text tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Spoken {
-    /// Where.
     pub(super) place: Range<usize>,
     /// Which time it is.
     time: Time,
