@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use impasto_store::Store;
-use impasto_store::convert::ConvertOptions;
+use impasto_store::convert::{ConvertOptions, ConvertTarget, Format};
 use impasto_store::qcow2::RawFile;
 use impasto_store::seal::Absent;
 
@@ -42,11 +42,17 @@ pub(crate) fn rows() -> Vec<Row> {
                     .create_new(true)
                     .open(&out)
                     .expect("a file");
+                let target = ConvertTarget {
+                    format: Format::Qcow2,
+                    level: None,
+                    file: &file,
+                    path: &out,
+                };
                 let options = ConvertOptions::default();
                 let (time, converted) =
-                    timed(|| store.convert_qcow2(&sealed.disk.layer, &file, &out, options));
+                    timed(|| store.convert(&sealed.disk.layer, &[target], options));
                 converted.expect("converted");
-                sums.push(sha256(&out));
+                sums.push(site::sha256(&out));
                 if round == 0 {
                     site::run(
                         site::program("qemu-img")
@@ -97,13 +103,4 @@ fn qemu(raw: &Path, out: &Path, option: &str) -> Duration {
             .arg(raw)
             .arg(out),
     )
-}
-
-fn sha256(path: &Path) -> String {
-    let output = site::run(site::program("sha256sum").arg(path));
-    String::from_utf8_lossy(&output.stdout)
-        .split_whitespace()
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }

@@ -13,6 +13,7 @@
 mod chain;
 mod convert;
 mod demo;
+mod formats;
 mod graph;
 mod inputs;
 mod measure;
@@ -31,12 +32,13 @@ use results::Results;
 type Comparison = fn() -> Vec<measure::Row>;
 
 /// Name on the command line, and what gives its rows.
-const ROWS: [(&str, Comparison); 11] = [
+const ROWS: [(&str, Comparison); 12] = [
     ("noop", noop::rows),
     ("oneline", oneline::rows),
     ("plan", graph::rows),
     ("seal", seal::rows),
     ("convert", convert::rows),
+    ("formats", formats::rows),
     ("inputs", inputs::rows),
     ("chain", chain::rows),
     ("demo", demo::rows),

@@ -173,6 +173,16 @@ pub(crate) fn settle() {
     run(&mut program("sync"));
 }
 
+/// A file's SHA-256, by another program.
+pub(crate) fn sha256(path: &Path) -> String {
+    let output = run(program("sha256sum").arg(path));
+    String::from_utf8_lossy(&output.stdout)
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
 /// Empties the page cache.
 pub(crate) fn drop_caches() {
     settle();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use impasto_stages::Makes;
+use impasto_stages::action::Step;
 
 use super::disk_names::converts;
 use super::error::CliError;
@@ -259,17 +260,19 @@ fn targets(
         let whose = format!("image.{}{combination}", image.label);
         for (id, file) in &image.files {
             imaged.push(*id);
-            let path = match (file, extension(loaded, *id)) {
-                (None, Some(extension)) => out.join(format!("{}.{extension}", image.name)),
-                (None, None) => out.join(&image.name).join(&*graph.node(*id).stage),
-                (Some(file), _) => out.join(&image.name).join(&**file),
+            let places = match file {
+                Some(file) => vec![(Some(file.to_string()), out.join(&image.name).join(&**file))],
+                None => files(loaded, *id)
+                    .into_iter()
+                    .map(|(file, extension)| match extension {
+                        Some(extension) => (file, out.join(format!("{}.{extension}", image.name))),
+                        None => (file, out.join(&image.name).join(&*graph.node(*id).stage)),
+                    })
+                    .collect(),
             };
-            add(
-                *id,
-                file.as_ref().map(ToString::to_string),
-                path,
-                whose.clone(),
-            )?;
+            for (file, path) in places {
+                add(*id, file, path, whose.clone())?;
+            }
         }
     }
     for id in &selection.nodes {
@@ -279,27 +282,35 @@ fn targets(
         if !wanted || imaged.contains(id) {
             continue;
         }
-        let extension =
-            extension(loaded, *id).map_or(String::new(), |extension| format!(".{extension}"));
-        let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
-        add(*id, None, path, format!("stage {}", node.label))?;
+        for (file, extension) in files(loaded, *id) {
+            let extension = extension.map_or(String::new(), |extension| format!(".{extension}"));
+            let path = out.join(format!("{}{extension}", node.label.replace('/', "_")));
+            add(*id, file, path, format!("stage {}", node.label))?;
+        }
     }
     Ok(targets)
 }
 
-/// The extension of a file that a stage makes, if it has a form of its own.
-fn extension(loaded: &Loaded, id: NodeId) -> Option<&'static str> {
-    use impasto_stages::action::Step;
-    loaded
-        .graph
-        .node(id)
-        .lowered
-        .actions
-        .iter()
-        .flat_map(|action| &action.steps)
-        .find_map(|step| match step {
-            Step::Convert { format, .. } => Some(format.extension()),
-            Step::Bootstrap { .. } => Some("tar"),
+/// The files that a stage makes in place of a disk, each with the extension of a form of its own. One has no name.
+fn files(loaded: &Loaded, id: NodeId) -> Vec<(Option<String>, Option<&'static str>)> {
+    let actions = &loaded.graph.node(id).lowered.actions;
+    let steps = actions.iter().flat_map(|action| &action.steps);
+    let formats: Vec<_> = steps
+        .clone()
+        .filter_map(|step| match step {
+            Step::Convert { format, .. } => Some(*format),
             _ => None,
         })
+        .collect();
+    match &formats[..] {
+        [] => {
+            let is_tree = |step: &Step| matches!(step, Step::Bootstrap { .. });
+            vec![(None, steps.clone().any(is_tree).then_some("tar"))]
+        }
+        [format] => vec![(None, Some(format.extension()))],
+        several => several
+            .iter()
+            .map(|format| (Some(format.file_name()), Some(format.extension())))
+            .collect(),
+    }
 }

@@ -101,7 +101,14 @@ fn open_file(path: &Path, label: &str) -> Result<Box<dyn ChunkSource>, CliError>
         ImageKind::Qcow2 => Ok(Box::new(
             Qcow2::open(file).map_err(|error| none(error.to_string(), None))?,
         )),
-        ImageKind::Other(format) => Err(none(format!("it is {format}"), Some(format.help()))),
+        ImageKind::Other(format) => {
+            let help = Some(format.help());
+            match format.readable().map(|readable| readable.open(file)) {
+                Some(Ok(source)) => Ok(source),
+                Some(Err(reason)) => Err(none(format!("it is {format}, and {reason}"), help)),
+                None => Err(none(format!("it is {format}"), help)),
+            }
+        }
         ImageKind::Raw | ImageKind::Iso | ImageKind::Unknown
             if length > 0 && length.is_multiple_of(512) =>
         {

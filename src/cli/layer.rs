@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use impasto_store::Store;
-use impasto_store::convert::ConvertOptions;
+use impasto_store::convert::{ConvertOptions, ConvertTarget, Format};
 use impasto_store::digest::LayerId;
 use impasto_store::layer::{ChunkLocation, LayerRef};
 use impasto_store::meter::Meter;
@@ -57,7 +57,7 @@ pub(crate) struct Name {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// The file to write; raw if it ends in .raw or .img, else qcow2
+    /// The file to write; raw if it ends in .raw or .img, else what .vmdk, .vhd, .vhdx or .vdi say, else qcow2
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 }
@@ -219,14 +219,19 @@ impl ExportArgs {
         let _lease = store.lease()?;
         let draft = Draft::new(&path, store.owner()).map_err(write)?;
         let options = ConvertOptions {
-            compression_level: None,
             fsync: false,
             digest: true,
             sha256: true,
         };
-        let raw = path
-            .extension()
-            .is_some_and(|extension| extension == "raw" || extension == "img");
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let format = match extension {
+            Some("raw" | "img") => Format::Raw,
+            Some("vmdk") => Format::Vmdk,
+            Some("vhd") => Format::Vhd,
+            Some("vhdx") => Format::Vhdx,
+            Some("vdi") => Format::Vdi,
+            _ => Format::Qcow2,
+        };
         let meter = Arc::<Meter>::default();
         let wait = ui::Wait::new(
             &session.host,
@@ -235,11 +240,13 @@ impl ExportArgs {
             &meter,
         );
         let store = store.metered(meter);
-        let converted = if raw {
-            store.convert_raw(layer, draft.file(), &path, options)?
-        } else {
-            store.convert_qcow2(layer, draft.file(), &path, options)?
+        let target = ConvertTarget {
+            format,
+            level: None,
+            file: draft.file(),
+            path: &path,
         };
+        let converted = store.convert(layer, &[target], options)?[0];
         let (digest, sha256) = converted
             .digest
             .zip(converted.sha256)

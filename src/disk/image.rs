@@ -1,5 +1,5 @@
-//! What a file is as a disk image, by its bytes alone: qcow2, raw, or a format that others write and impasto does not read.
-//! Knows formats and what to do about each; starts no program. Where it is a qcow2, its tables are the gate's to check.
+//! What a file is as a disk image, by its bytes alone: qcow2, raw, or a format that others write.
+//! Knows formats and what to do about each; starts no program. What a file's tables say is the gates' to check.
 //!
 //! Every file that comes in as a disk goes through [`open`] or [`recognize`]. A raw disk begins with code of anybody's, so
 //! a format counts only by more than its magic: by its version and sizes too, or where nothing else makes sense of the file.
@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use impasto_store::formats::ImageFormat;
 use impasto_store::qcow2::Qcow2;
 
 use crate::base::bounded;
@@ -34,7 +35,8 @@ pub enum ImageKind {
     Unknown,
 }
 
-/// A format that is not read here: a disk image, or what a disk image may be packed in.
+/// A format of others: a disk image, or what a disk image may be packed in. Few of them are read, and of these not all
+/// that they allow: [`ForeignFormat::readable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForeignFormat {
     /// QEMU's first.
@@ -98,6 +100,17 @@ impl fmt::Display for ForeignFormat {
 }
 
 impl ForeignFormat {
+    /// The format as the store reads it, where it does.
+    pub fn readable(self) -> Option<ImageFormat> {
+        match self {
+            ForeignFormat::Vmdk => Some(ImageFormat::Vmdk),
+            ForeignFormat::Vhd => Some(ImageFormat::Vhd),
+            ForeignFormat::Vhdx => Some(ImageFormat::Vhdx),
+            ForeignFormat::Vdi => Some(ImageFormat::Vdi),
+            _ => None,
+        }
+    }
+
     /// What to do with such a file, so that impasto can read what it holds.
     pub fn help(self) -> String {
         let unpack = |command| format!("decompress it first: {command}");

@@ -8,7 +8,7 @@ use impasto_stages::Makes;
 
 use super::check::{Need, Reference};
 use super::diagnostic::Diagnostic;
-use super::stage::{BuiltImage, StageState, StageText, outputs};
+use super::stage::{BuiltImage, StageState, StageText};
 use super::suggest::did_you_mean;
 
 /// One combination's stages, by number of their text.
@@ -29,12 +29,12 @@ impl Fit<'_> {
                 StageState::Dropped(_) => &[],
             };
             for reference in references {
-                self.reference(reference, &|| format!("the stage `{}`", text.name));
+                self.reference(reference, false, &|| format!("the stage `{}`", text.name));
             }
         }
         for built in images {
             for reference in &built.references {
-                self.reference(reference, &|| format!("the image `{}`", built.label));
+                self.reference(reference, true, &|| format!("the image `{}`", built.label));
             }
         }
         self.cycles();
@@ -44,7 +44,8 @@ impl Fit<'_> {
         self.numbers.get(name).map(|number| *number as usize)
     }
 
-    fn reference(&mut self, reference: &Reference, owner: &dyn Fn() -> String) {
+    /// Checks one reference; an image may have all the files that a stage makes.
+    fn reference(&mut self, reference: &Reference, many: bool, owner: &dyn Fn() -> String) {
         let Reference { stage, need, span } = reference;
         let Some(target) = self.target(stage) else {
             return;
@@ -70,7 +71,7 @@ impl Fit<'_> {
         };
         let params = &built.stage.params;
         let made = kind.made(params);
-        let files = outputs(kind, params);
+        let files = kind.named_files(params);
         match need {
             Need::Disk if made.disk() => {}
             Need::Disk => {
@@ -79,6 +80,13 @@ impl Fit<'_> {
                     .also(there, format!("`{}` makes a file", kind.name))
                     .help("build on the stage that its disk comes from");
                 self.diagnostics.push(diagnostic);
+            }
+            Need::File if made == Makes::File && !many && files.iter().flatten().count() > 1 => {
+                let first = files.iter().flatten().next().map_or("", String::as_str);
+                let message = format!("a file is needed, but `{stage}` makes several");
+                let diagnostic = Diagnostic::at(*span, message).also(there, "this stage");
+                let help = format!("name one of them: `stage.{stage}.files[{first:?}]`");
+                self.diagnostics.push(diagnostic.help(help));
             }
             Need::File if made.file() => {}
             Need::File => {

@@ -532,16 +532,3 @@ fn unknown_parameter(kind: &Kind, attr: &Attr<'_>) -> Diagnostic {
         None => diagnostic.help(format!("valid parameters: {}", names.join(", "))),
     }
 }
-
-/// The files that a stage makes beside its disk, by name; nothing for a kind that has no such files.
-pub(super) fn outputs(kind: &Kind, params: &Params) -> Option<Vec<String>> {
-    if kind.files.is_empty() {
-        kind.param("output")?;
-    }
-    let always = kind.files.iter().map(|name| (*name).to_owned());
-    Some(
-        always
-            .chain(params.pairs("output").map(|(name, _)| name.clone()))
-            .collect(),
-    )
-}

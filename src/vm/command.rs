@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use impasto_store::formats::ImageFormat;
 use serde_json::{Value, json};
 
 use super::VmError;
@@ -49,6 +50,8 @@ pub enum Backing {
     Layers(Vec<PathBuf>),
     /// One qcow2 file without backing file, which has passed the gate.
     Qcow2(PathBuf),
+    /// One file of another machine's program, which has passed its gate.
+    Foreign(ImageFormat, PathBuf),
     /// One file that is the disk, byte by byte.
     Raw(PathBuf),
 }
@@ -220,6 +223,21 @@ fn below(line: &mut CommandLine, backing: &Backing) -> Result<Value, VmError> {
             line.node(&json!({
                 "driver": "qcow2", "node-name": "image", "read-only": true, "backing": null, "file": file(path, true)?,
             }));
+            Ok(json!("image"))
+        }
+        Backing::Foreign(format, path) => {
+            let driver = match format {
+                ImageFormat::Vmdk => "vmdk",
+                ImageFormat::Vhd => "vpc",
+                ImageFormat::Vhdx => "vhdx",
+                ImageFormat::Vdi => "vdi",
+            };
+            let mut node = json!({"driver": driver, "node-name": "image", "read-only": true, "file": file(path, true)?});
+            if *format == ImageFormat::Vmdk {
+                // The one of these drivers that would open another file.
+                node["backing"] = Value::Null;
+            }
+            line.node(&node);
             Ok(json!("image"))
         }
         Backing::Layers(paths) => {

@@ -64,6 +64,8 @@ pub enum VmError {
     Format {
         path: PathBuf,
         format: ForeignFormat,
+        /// What of it is not read, where the format is.
+        source: Option<Box<GateError>>,
     },
     /// A disk that would be smaller than its image.
     #[error("the disk cannot be {asked} bytes: the image already has {least}")]
@@ -107,12 +109,13 @@ impl VmError {
     /// The same, with the image's name in QEMU's words.
     pub fn naming(self, backing: &Backing, name: &str) -> Self {
         match (self, backing) {
-            (VmError::Failed { status, words }, Backing::Qcow2(path) | Backing::Raw(path)) => {
-                VmError::Failed {
-                    status,
-                    words: words.replace(&*path.to_string_lossy(), name),
-                }
-            }
+            (
+                VmError::Failed { status, words },
+                Backing::Qcow2(path) | Backing::Foreign(_, path) | Backing::Raw(path),
+            ) => VmError::Failed {
+                status,
+                words: words.replace(&*path.to_string_lossy(), name),
+            },
             (error, _) => error,
         }
     }
@@ -151,22 +154,31 @@ pub fn examine(path: &Path) -> Result<Examined, VmError> {
     };
     let (file, image) = image::open(path).map_err(read())?;
     let length = file.metadata().map_err(read())?.len();
-    let (backing, size): (fn(PathBuf) -> Backing, u64) = match image {
+    let shown = open_file_path(&file);
+    let (backing, size) = match image {
         ImageKind::Qcow2 => {
             let gate = |source| VmError::Gate {
                 path: path.to_owned(),
                 source: Box::new(source),
             };
             let checked = Qcow2::open(file.try_clone().map_err(read())?).map_err(gate)?;
-            (Backing::Qcow2, checked.header().virtual_size)
+            (Backing::Qcow2(shown), checked.header().virtual_size)
         }
-        ImageKind::Raw => (Backing::Raw, length),
-        ImageKind::Iso if image::is_raw(&file, length).map_err(read())? => (Backing::Raw, length),
+        ImageKind::Raw => (Backing::Raw(shown), length),
+        ImageKind::Iso if image::is_raw(&file, length).map_err(read())? => {
+            (Backing::Raw(shown), length)
+        }
         ImageKind::Other(format) => {
-            return Err(VmError::Format {
+            let refused = |source| VmError::Format {
                 path: path.to_owned(),
                 format,
-            });
+                source,
+            };
+            let readable = format.readable().ok_or_else(|| refused(None))?;
+            let checked = readable
+                .open(file.try_clone().map_err(read())?)
+                .map_err(|error| refused(Some(Box::new(error))))?;
+            (Backing::Foreign(readable, shown), checked.virtual_size())
         }
         ImageKind::Iso | ImageKind::Unknown if length == 0 || !length.is_multiple_of(512) => {
             return Err(none(
@@ -180,7 +192,7 @@ pub fn examine(path: &Path) -> Result<Examined, VmError> {
         }
     };
     Ok(Examined {
-        backing: backing(open_file_path(&file)),
+        backing,
         size,
         file,
     })

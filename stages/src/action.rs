@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use impasto_store::convert::Format;
 use impasto_store::digest::{ActionDigest, ContentDigest};
 use impasto_store::key::{self, Atom, Describe, Field, Sink, field};
 
@@ -226,7 +227,7 @@ pub enum Step {
     /// Writes the disk as one file.
     Convert {
         format: Format,
-        /// zstd level of compressed clusters; the layer's own frames where none is given.
+        /// Level of compressed clusters; that of the format where none is given.
         level: Option<i32>,
         /// Which encoder makes the frames.
         encoder: String,
@@ -251,25 +252,6 @@ pub enum ImportAs {
     Disk,
     /// A file, whatever it holds.
     File,
-}
-
-/// A disk image's file format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// qcow2 with zstd clusters.
-    Qcow2,
-    /// The guest's bytes, sparse.
-    Raw,
-}
-
-impl Format {
-    /// The file name's extension.
-    pub fn extension(self) -> &'static str {
-        match self {
-            Format::Qcow2 => "qcow2",
-            Format::Raw => "raw",
-        }
-    }
 }
 
 impl<I> Action<I> {
@@ -464,15 +446,6 @@ impl Describe for ImportAs {
             ImportAs::Auto => Atom::Variant(0, "auto"),
             ImportAs::Disk => Atom::Variant(1, "disk"),
             ImportAs::File => Atom::Variant(2, "file"),
-        });
-    }
-}
-
-impl Describe for Format {
-    fn describe(&self, sink: &mut dyn Sink) {
-        sink.put(match self {
-            Format::Qcow2 => Atom::Variant(0, "qcow2"),
-            Format::Raw => Atom::Variant(1, "raw"),
         });
     }
 }

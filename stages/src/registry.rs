@@ -205,6 +205,21 @@ impl Kind {
         }
     }
 
+    /// Names of the files that a stage of this kind makes beside its disk, or in place of its one file; none for a kind
+    /// that has no such files.
+    pub fn named_files(&self, params: &Params) -> Option<Vec<String>> {
+        let formats = match self.param("formats") {
+            Some(_) => kinds::converted_files(params),
+            None => Vec::new(),
+        };
+        if self.files.is_empty() && formats.is_empty() {
+            self.param("output")?;
+        }
+        let always = self.files.iter().map(|name| (*name).to_owned());
+        let output = params.pairs("output").map(|(name, _)| name.clone());
+        Some(always.chain(formats).chain(output).collect())
+    }
+
     /// Which file system is `/` on the disk that a stage of this kind begins a chain with; [`RootSpec::Auto`] where the
     /// kind has no such parameter.
     ///

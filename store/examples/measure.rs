@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use impasto_store::Store;
-use impasto_store::convert::ConvertOptions;
+use impasto_store::convert::{ConvertOptions, ConvertTarget, Format};
 use impasto_store::qcow2::RawFile;
 use impasto_store::seal::Absent;
 
@@ -60,7 +60,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 digest: true,
                 sha256: true,
                 fsync: true,
-                ..Default::default()
             },
         ] {
             let file = File::options()
@@ -70,7 +69,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .truncate(true)
                 .open(&out)?;
             let start = Instant::now();
-            let converted = store.convert_qcow2(&sealed.disk.layer, &file, &out, options)?;
+            let target = ConvertTarget {
+                format: Format::Qcow2,
+                level: None,
+                file: &file,
+                path: &out,
+            };
+            let converted = store.convert(&sealed.disk.layer, &[target], options)?;
             time("convert", start);
             println!("{converted:?}");
         }

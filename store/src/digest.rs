@@ -143,6 +143,8 @@ pub mod domain {
     pub const CLAIM: &str = "impasto 2026 claim v1";
     /// A node of a recipe's graph.
     pub const NODE: &str = "impasto 2026 node v1";
+    /// An identifier that a format of disk images wants.
+    pub const IDENTIFIER: &str = "impasto 2026 identifier v1";
     /// A small file of `state/`, `format` and the like: a checksum, not a name.
     pub const STATE: &str = "impasto 2026 state v1";
 }

@@ -11,7 +11,8 @@
 //! * [`claim`] says what an Action gave, [`index`] says it fast;
 //! * [`refs`] and [`lease`] keep things, [`gc`] deletes the others, `debris` what dead processes left, whose files
 //!   [`holder`] tells; [`verify`] checks every byte; an [`Owner`] is the user whose store it is;
-//! * [`qcow2`] reads foreign images strictly and writes layer files; it knows nothing of the rest.
+//! * [`qcow2`] reads foreign images strictly and writes layer files, [`formats`] does so with images of other machines'
+//!   programs; they know nothing of the rest.
 //!
 //! All access to the store's files is in `fs`, all damage comes out as an [`error::Miss`], every crash point has a name in
 //! [`crash`]. Calls block, work on rayon's current pool, and can be made from any number of threads and processes.
@@ -30,6 +31,7 @@ pub mod derived;
 pub mod digest;
 pub mod disk;
 pub mod error;
+pub mod formats;
 mod fs;
 pub mod gc;
 mod hash_file;

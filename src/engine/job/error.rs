@@ -77,7 +77,12 @@ pub enum JobError {
     NotAFile { label: String },
     /// A file shall be a disk, and has a format that is not read here.
     #[error("{what} cannot be used as a disk: it is {format}")]
-    Format { what: String, format: ForeignFormat },
+    Format {
+        what: String,
+        format: ForeignFormat,
+        /// What of it is not read, where the format is.
+        source: Option<Box<GateError>>,
+    },
     /// A file is not a disk.
     #[error("{what} is not a disk: {reason}")]
     NoDisk { what: String, reason: String },

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use impasto_stages::action::{Action, Bound, Format, ImportAs, Step};
 use impasto_store::claim::{FileContent, OutputFile, Outputs};
-use impasto_store::convert::ConvertOptions;
+use impasto_store::convert::{ConvertOptions, ConvertTarget, Converted};
 use impasto_store::derived::{DerivedKey, DerivedRecord, DerivedRef};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::Metered;
@@ -20,12 +20,12 @@ use crate::disk::image::{self, ImageKind};
 use crate::engine::download::{FetchError, fetch};
 use crate::engine::graph::NodeId;
 use crate::engine::inputs::{Input, copy_file};
-use crate::engine::publish::Draft;
+use crate::engine::publish::{Draft, Target};
 
 impl Job {
     pub(super) fn on_host(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
-        let [step] = action.steps.as_slice() else {
-            panic!("BUG: the host carries out one step, not several")
+        let [step, ..] = action.steps.as_slice() else {
+            panic!("BUG: the host has nothing to do")
         };
         match step {
             Step::Import { input, as_a } => {
@@ -91,11 +91,7 @@ impl Job {
                 })?;
                 self.take_in(action, file, url, 0o644, *as_a)
             }
-            Step::Convert {
-                format,
-                level,
-                encoder: _,
-            } => self.convert(*format, *level),
+            Step::Convert { .. } => self.convert(action),
             Step::Script { .. }
             | Step::ShowRoot
             | Step::Command { .. }
@@ -112,26 +108,57 @@ impl Job {
     fn take_in(
         &self,
         action: &Action<Bound>,
-        mut file: File,
+        file: File,
         name: &str,
         mode: u32,
         as_a: ImportAs,
     ) -> Result<JobOutput, JobError> {
         let io = JobError::io("read", Path::new(name));
         let image = image::recognize(&file).map_err(io)?;
+        let clone = |file: &File| {
+            file.try_clone()
+                .map_err(JobError::io("read", Path::new(name)))
+        };
         let what = || format!("`{name}`");
-        let image = match (as_a, image) {
+        let refused = |format, source| JobError::Format {
+            what: what(),
+            format,
+            source,
+        };
+        let source: Option<Box<dyn ChunkSource>> = match (as_a, image) {
             (ImportAs::File, _) => None,
-            (_, ImageKind::Raw | ImageKind::Qcow2) => Some(image),
-            // A qcow2 to one program and an ISO to the next is nobody's honest file.
-            (_, ImageKind::Other(format @ image::ForeignFormat::Polyglot))
-            | (ImportAs::Disk, ImageKind::Other(format)) => {
-                return Err(JobError::Format {
+            (_, ImageKind::Qcow2) => {
+                let gate = |source| JobError::Gate {
                     what: what(),
-                    format,
-                });
+                    source: Box::new(source),
+                };
+                Some(Box::new(Qcow2::open(clone(&file)?).map_err(gate)?))
             }
-            (ImportAs::Auto, ImageKind::Other(_) | ImageKind::Iso | ImageKind::Unknown) => None,
+            (_, ImageKind::Raw) => {
+                let reason = |error: std::io::Error| JobError::NoDisk {
+                    what: what(),
+                    reason: error.to_string(),
+                };
+                Some(Box::new(RawFile::new(clone(&file)?).map_err(reason)?))
+            }
+            // A qcow2 to one program and an ISO to the next is nobody's honest file.
+            (_, ImageKind::Other(format @ image::ForeignFormat::Polyglot)) => {
+                return Err(refused(format, None));
+            }
+            (_, ImageKind::Other(format)) => {
+                let opened = format
+                    .readable()
+                    .map(|readable| clone(&file).map(|file| readable.open(file)));
+                match (opened.transpose()?, as_a) {
+                    (Some(Ok(source)), _) => Some(source),
+                    (Some(Err(reason)), ImportAs::Disk) => {
+                        return Err(refused(format, Some(Box::new(reason))));
+                    }
+                    (None, ImportAs::Disk) => return Err(refused(format, None)),
+                    (_, _) => None,
+                }
+            }
+            (ImportAs::Auto, ImageKind::Iso | ImageKind::Unknown) => None,
             (ImportAs::Disk, ImageKind::Iso | ImageKind::Unknown) => {
                 let reason = "it has no qcow2 header, no partition table and no file system that impasto knows";
                 return Err(JobError::NoDisk {
@@ -140,44 +167,10 @@ impl Job {
                 });
             }
         };
-        let keep = |source: &dyn ChunkSource| self.keep(action, source, None);
-        let kept = match image {
-            None => {
-                file.seek(SeekFrom::Start(0))
-                    .map_err(JobError::io("read", Path::new(name)))?;
-                self.meter
-                    .begin("storing", file.metadata().ok().map(|stat| stat.len()));
-                let reader = Metered::new(&mut file, &self.meter);
-                let blob = self.phase("store the file", || self.store.put_blob(reader))?;
-                let file = OutputFile {
-                    content: FileContent::Blob(blob),
-                    mode,
-                };
-                // Under one name always: what the file was called is in no key.
-                let files = BTreeMap::from([("file".to_owned(), file)]);
-                return Ok(JobOutput::on_host(
-                    Outputs {
-                        files,
-                        ..Outputs::default()
-                    },
-                    blob.size,
-                ));
-            }
-            Some(ImageKind::Qcow2) => {
-                let gate = |source| JobError::Gate {
-                    what: what(),
-                    source: Box::new(source),
-                };
-                keep(&Qcow2::open(file).map_err(gate)?)?
-            }
-            Some(_) => {
-                let reason = |error: &dyn std::fmt::Display| JobError::NoDisk {
-                    what: what(),
-                    reason: error.to_string(),
-                };
-                keep(&RawFile::new(file).map_err(|error| reason(&error))?)?
-            }
+        let Some(source) = source else {
+            return self.store_file(file, name, mode);
         };
+        let kept = self.keep(action, &*source, None)?;
         let result = Outputs {
             disk: Some(kept.disk),
             tree: Some(kept.tree),
@@ -189,84 +182,149 @@ impl Job {
         })
     }
 
-    fn convert(&self, format: Format, level: Option<i32>) -> Result<JobOutput, JobError> {
-        let (from, disk) = self.disk.expect("BUG: nothing to convert");
-        let key = match format {
-            Format::Qcow2 => DerivedKey::qcow2(disk.layer.disk, level),
-            Format::Raw => DerivedKey::raw(disk.layer.disk),
-        };
-        let (record, published) = match self.targets.first() {
-            Some(target) => {
-                let path = &target.path;
-                let draft =
-                    Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
-                let record = self.write_derived(from, &disk, &key, draft.file())?;
-                self.meter.begin("syncing", None);
-                let draft = draft.publish(record.digest.0, &record.sha256.to_string(), 0o644);
-                (record, vec![draft.map_err(JobError::io("write", path))?])
-            }
-            None => {
-                let scratch = self.store.scratch()?;
-                let file = create(&scratch.path().join("convert"))?;
-                (self.write_derived(from, &disk, &key, &file)?, Vec::new())
-            }
-        };
-        self.store.put_derived(&record)?;
-        let derived = DerivedRef {
-            key: record.key,
-            digest: record.digest,
-            size: record.size,
-        };
-        let name = format!("disk.{}", format.extension());
+    /// Keeps a file of ours that is no disk.
+    fn store_file(&self, mut file: File, name: &str, mode: u32) -> Result<JobOutput, JobError> {
+        file.seek(SeekFrom::Start(0))
+            .map_err(JobError::io("read", Path::new(name)))?;
+        self.meter
+            .begin("storing", file.metadata().ok().map(|stat| stat.len()));
+        let reader = Metered::new(&mut file, &self.meter);
+        let blob = self.phase("store the file", || self.store.put_blob(reader))?;
         let file = OutputFile {
-            content: FileContent::Derived(derived),
-            mode: 0o644,
+            content: FileContent::Blob(blob),
+            mode,
         };
+        // Under one name always: what the file was called is in no key.
+        let files = BTreeMap::from([("file".to_owned(), file)]);
         let result = Outputs {
-            files: BTreeMap::from([(name, file)]),
+            files,
             ..Outputs::default()
         };
+        Ok(JobOutput::on_host(result, blob.size))
+    }
+
+    /// Writes the disk in each format that the Action names: straight to where the user wants it, else nowhere for good.
+    fn convert(&self, action: &Action<Bound>) -> Result<JobOutput, JobError> {
+        let (from, disk) = self.disk.expect("BUG: nothing to convert");
+        let formats: Vec<_> = action.steps.iter().filter_map(format_of).collect();
+        let scratch = self.store.scratch()?;
+        let mut written = Vec::with_capacity(formats.len());
+        for (format, level) in &formats {
+            let target = self.targets.iter().find(|target| match &target.file {
+                Some(name) => *name == format.file_name(),
+                None => formats.len() == 1,
+            });
+            let place = match target {
+                Some(Target { path, .. }) => {
+                    let draft = Draft::new(path, self.store.owner());
+                    Place::Out(Box::new(draft.map_err(JobError::io("write", path))?))
+                }
+                None => Place::Scratch(create(&scratch.path().join(format.file_name()))?),
+            };
+            written.push((format.key(disk.layer.disk, *level), place));
+        }
+        let wanted = written.iter().map(|(key, place)| (key, place.file()));
+        let records = self.write_derived(from, &disk, &wanted.collect::<Vec<_>>())?;
+        let mut result = Outputs::default();
+        let mut published = Vec::new();
+        for (((_, place), record), (format, _)) in written.into_iter().zip(records).zip(&formats) {
+            if let Place::Out(draft) = place {
+                let (content, sha256) = (record.digest.0, record.sha256);
+                published.push(self.publish_one(*draft, content, sha256, 0o644)?);
+            }
+            self.store.put_derived(&record)?;
+            let derived = DerivedRef {
+                key: record.key,
+                digest: record.digest,
+                size: record.size,
+            };
+            let file = OutputFile {
+                content: FileContent::Derived(derived),
+                mode: 0o644,
+            };
+            result.files.insert(format.file_name(), file);
+        }
         Ok(JobOutput {
             published,
             ..JobOutput::on_host(result, 0)
         })
     }
 
-    /// Writes what a key describes into an empty file.
+    /// Writes what each key describes into its file, which is empty: all while the disk is read once.
     pub(super) fn write_derived(
         &self,
         from: NodeId,
         disk: &DiskRef,
-        key: &DerivedKey,
-        file: &File,
-    ) -> Result<DerivedRecord, JobError> {
+        wanted: &[(&DerivedKey, &File)],
+    ) -> Result<Vec<DerivedRecord>, JobError> {
         let path = Path::new("the converted file");
         let begun = Instant::now();
-        let level = key
-            .options
-            .get("compression_level")
-            .and_then(|level| level.parse().ok());
+        let mut targets = Vec::with_capacity(wanted.len());
+        for (key, file) in wanted {
+            let (format, level) = Format::of(key).ok_or_else(|| JobError::Bug {
+                message: format!("a converted file is of an unknown format: {}", key.format),
+            })?;
+            targets.push(ConvertTarget {
+                format,
+                level,
+                file,
+                path,
+            });
+        }
         let options = ConvertOptions {
-            compression_level: level,
             fsync: false,
             digest: true,
             sha256: true,
         };
-        let converted = match key.format.as_str() {
-            "raw" => self.store.convert_raw(&disk.layer, file, path, options),
-            _ => self.store.convert_qcow2(&disk.layer, file, path, options),
-        };
+        let converted = self.store.convert(&disk.layer, &targets, options);
         self.phase_was("convert", begun, Instant::now());
         let converted = converted.map_err(Self::missed(from))?;
-        let (digest, sha256) = converted
-            .digest
-            .zip(converted.sha256)
-            .expect("BUG: asked for");
-        Ok(DerivedRecord {
-            key: key.clone(),
-            digest,
-            sha256,
-            size: converted.length,
-        })
+        let record = |(converted, (key, _)): (Converted, &(&DerivedKey, &File))| {
+            let sums = converted.digest.zip(converted.sha256);
+            let (digest, sha256) = sums.expect("BUG: asked for");
+            DerivedRecord {
+                key: (*key).clone(),
+                digest,
+                sha256,
+                size: converted.length,
+            }
+        };
+        Ok(converted.into_iter().zip(wanted).map(record).collect())
+    }
+
+    /// Makes one file again.
+    pub(super) fn write_again(
+        &self,
+        from: NodeId,
+        disk: &DiskRef,
+        derived: &DerivedRef,
+        file: &File,
+    ) -> Result<(), JobError> {
+        let records = self.write_derived(from, disk, &[(&derived.key, file)])?;
+        Self::expect_same(derived, &records[0])
+    }
+}
+
+/// Where a converted file is written.
+enum Place {
+    /// To what the user gets.
+    Out(Box<Draft>),
+    /// Only for its digests.
+    Scratch(File),
+}
+
+impl Place {
+    fn file(&self) -> &File {
+        match self {
+            Place::Out(draft) => draft.file(),
+            Place::Scratch(file) => file,
+        }
+    }
+}
+
+fn format_of(step: &Step) -> Option<(Format, Option<i32>)> {
+    match step {
+        Step::Convert { format, level, .. } => Some((*format, *level)),
+        _ => None,
     }
 }

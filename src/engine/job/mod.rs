@@ -25,10 +25,10 @@ use impasto_stages::action::{
     Action, Bound, Cutoff, ENGINE_EPOCH, Executor, RootSpec, SandboxRoot,
 };
 use impasto_stages::package_set::PackageSet;
-use impasto_store::blob::BlobRef;
+use impasto_store::blob::{BlobRef, Sha256};
 use impasto_store::claim::{Caveat, Claim, Cost, FileContent, Isolation, Outputs, capped};
 use impasto_store::derived::{DerivedRecord, DerivedRef};
-use impasto_store::digest::{ActionDigest, ClaimId};
+use impasto_store::digest::{ActionDigest, ClaimId, Digest};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
 use impasto_store::{Error as StoreError, Store};
@@ -330,16 +330,20 @@ impl Job {
         }
     }
 
-    fn derived_differs(derived: &DerivedRef, record: &DerivedRecord) -> JobError {
+    /// What is made again must be what it was.
+    fn expect_same(derived: &DerivedRef, record: &DerivedRecord) -> Result<(), JobError> {
+        if record.digest == derived.digest {
+            return Ok(());
+        }
         let what = format!(
             "{} from disk {}",
             derived.key.format,
             derived.key.disk.short()
         );
         let (was, is) = (derived.digest.short(), record.digest.short());
-        JobError::Bug {
+        Err(JobError::Bug {
             message: format!("{what} gave b3:{is}, but b3:{was} before"),
-        }
+        })
     }
 
     /// Writes the node's files for the user, but for those that are written already.
@@ -357,6 +361,7 @@ impl Job {
 
     fn publish_all(&self, hit: &Hit, targets: &[&Target]) -> Result<Vec<Published>, JobError> {
         let mut published = Vec::new();
+        let mut derived = Vec::new();
         for target in targets {
             let Some(file) = hit.file(target.file.as_ref()) else {
                 return Err(JobError::NotAFile {
@@ -366,7 +371,7 @@ impl Job {
             let path = &target.path;
             let draft =
                 Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
-            let sha256 = match &file.content {
+            match &file.content {
                 FileContent::Blob(blob) => {
                     let mut reader = self
                         .store
@@ -375,30 +380,43 @@ impl Job {
                     self.meter.begin("writing", Some(blob.size));
                     io::copy(&mut reader, &mut Metered::new(draft.file(), &self.meter))
                         .map_err(JobError::io("write", path))?;
-                    self.store
+                    let sha256 = self
+                        .store
                         .blob_sha256(&blob.digest)
-                        .map_err(Self::missed(self.id))?
-                        .to_string()
+                        .map_err(Self::missed(self.id))?;
+                    let mode = file.mode | 0o600;
+                    published.push(self.publish_one(draft, blob.digest.0, sha256, mode)?);
                 }
-                FileContent::Derived(derived) => {
-                    let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
-                    let record = self.write_derived(from, &disk, &derived.key, draft.file())?;
-                    if record.digest != derived.digest {
-                        return Err(Self::derived_differs(derived, &record));
-                    }
-                    record.sha256.to_string()
-                }
-            };
-            let mode = if matches!(file.content, FileContent::Derived(_)) {
-                0o644
-            } else {
-                file.mode | 0o600
-            };
-            self.meter.begin("syncing", None);
-            let draft = draft.publish(file.content.digest(), &sha256, mode);
-            published.push(draft.map_err(JobError::io("write", path))?);
+                FileContent::Derived(file) => derived.push((file, draft)),
+            }
+        }
+        if derived.is_empty() {
+            return Ok(published);
+        }
+        let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
+        let wanted = derived
+            .iter()
+            .map(|(file, draft)| (&file.key, draft.file()));
+        let records = self.write_derived(from, &disk, &wanted.collect::<Vec<_>>())?;
+        for ((file, draft), record) in derived.into_iter().zip(records) {
+            Self::expect_same(file, &record)?;
+            published.push(self.publish_one(draft, record.digest.0, record.sha256, 0o644)?);
         }
         Ok(published)
+    }
+
+    fn publish_one(
+        &self,
+        draft: Draft,
+        content: Digest,
+        sha256: Sha256,
+        mode: u32,
+    ) -> Result<Published, JobError> {
+        self.meter.begin("syncing", None);
+        let path = draft.path().to_owned();
+        draft
+            .publish(content, &sha256.to_string(), mode)
+            .map_err(JobError::io("write", &path))
     }
 
     /// Does a part of the work, and tells how long it took.

@@ -393,10 +393,7 @@ impl Job {
                 derived,
                 mode,
             } => {
-                let record = self.write_derived(*from, disk, &derived.key, file)?;
-                if record.digest != derived.digest {
-                    return Err(Self::derived_differs(derived, &record));
-                }
+                self.write_again(*from, disk, derived, file)?;
                 (*mode, InputKind::File)
             }
         })

@@ -16,6 +16,7 @@ mod run;
 #[cfg(test)]
 pub(crate) use common::check_volatile;
 pub(crate) use common::root;
+pub(crate) use convert::files as converted_files;
 
 use crate::registry::Kind;
 

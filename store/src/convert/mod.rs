@@ -1,26 +1,34 @@
-//! From a disk of the store to one file: a compressed qcow2 by copying frames, or a sparse raw image.
-//! Knows layers and formats; where the file goes, and whether it is kept, is the caller's.
+//! From a disk of the store to files: all the formats that are asked for by one reading of the disk.
+//! Knows layers and formats; where a file goes, and whether it is kept, is the caller's.
 //!
-//! Nothing unverified is handed out. The qcow2 is copied frame by frame out of layer files that [`Store::chain`] found
-//! whole, by their digest now or since the machine started, as for QEMU; a frame that is made again, and every chunk
-//! of a raw image, is checked against its own digest.
+//! Nothing unverified is handed out. A qcow2 of zstd clusters is copied frame by frame out of layer files that
+//! [`Store::chain`] found whole, by their digest now or since the machine started, as for QEMU; of all other formats
+//! every chunk that is read is checked against its own digest.
+
+mod deflate;
+mod format;
+mod outputs;
+mod packed;
+mod sums;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::blob::{Sha256, Sha256Writer};
+pub use format::Format;
+use outputs::{FlatOutput, Outputs, PreparedChunk, Wanted};
+use packed::Packing;
+
+use crate::blob::Sha256;
 use crate::chain::{DiskReader, LocatedChunk};
-use crate::derived::DerivedKey;
 use crate::digest::BlobDigest;
 use crate::disk::{CHUNK, chunk_buffer};
-use crate::error::{Error, ObjectKind, Result};
-use crate::hash_file::hash_range;
+use crate::error::{ObjectKind, Result};
 use crate::layer::{ChunkLocation, Encoder, LayerRef};
-use crate::qcow2::{ChunkSource, ENCODER, Encoded, EncoderId, Writer};
+use crate::qcow2::{ENCODER, Encoded, EncoderId};
 use crate::seal::compress_at;
 use crate::store::Store;
 
@@ -29,16 +37,27 @@ const BATCH: usize = 256;
 /// The most that is read at once where frames lie next to each other, in bytes.
 const RUN: u64 = 4 << 20;
 
+/// What is done to files that are written, beside writing them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConvertOptions {
-    /// Compress again at this level of zstd, instead of copying frames (qcow2 only).
-    pub compression_level: Option<i32>,
-    /// Make the file durable.
+    /// Make the files durable.
     pub fsync: bool,
-    /// Compute the digest of the file.
+    /// Compute the digest of each file.
     pub digest: bool,
-    /// Compute the SHA-256 of the file.
+    /// Compute the SHA-256 of each file.
     pub sha256: bool,
+}
+
+/// A file to write.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvertTarget<'a> {
+    pub format: Format,
+    /// Compress at this level; [`Format::levels`] says which there are.
+    pub level: Option<i32>,
+    /// Empty, and open for reading and writing.
+    pub file: &'a File,
+    /// Its name in errors.
+    pub path: &'a Path,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,183 +70,120 @@ pub struct Converted {
     pub sha256: Option<Sha256>,
 }
 
-impl DerivedKey {
-    /// The key of a disk as qcow2.
-    pub fn qcow2(disk: crate::digest::DiskDigest, compression_level: Option<i32>) -> DerivedKey {
-        let level = compression_level.unwrap_or(ENCODER.level);
-        DerivedKey {
-            disk,
-            format: "qcow2".to_owned(),
-            options: [("compression_level".to_owned(), level.to_string())].into(),
-            encoder: EncoderId { level, ..ENCODER }.to_string(),
-        }
-    }
-
-    /// The key of a disk as raw image.
-    pub fn raw(disk: crate::digest::DiskDigest) -> DerivedKey {
-        DerivedKey {
-            disk,
-            format: "raw".to_owned(),
-            options: Default::default(),
-            encoder: String::new(),
-        }
-    }
-}
-
 impl Store {
-    /// Writes a disk as one compressed qcow2 without backing file into `out`, which must be empty and open for reading
-    /// and writing; `path` names it in errors. The same disk gives the same bytes, however it is stored.
-    pub fn convert_qcow2(
+    /// Writes a disk into each of these files; the results are in their order. The same disk gives the same bytes,
+    /// however it is stored.
+    pub fn convert(
         &self,
         layer: &LayerRef,
-        out: &File,
-        path: &Path,
+        targets: &[ConvertTarget<'_>],
         options: ConvertOptions,
-    ) -> Result<Converted> {
+    ) -> Result<Vec<Converted>> {
         let map = self.disk_map(layer)?;
-        self.verified_chain(layer, &map)?;
+        let wanted = Wanted::of(targets);
+        if wanted.copies_frames() {
+            self.verified_chain(layer, &map)?;
+        }
         let disk = self.open_disk(map)?;
-        let level = options.compression_level.unwrap_or(ENCODER.level);
-        let wanted = Encoder::from(EncoderId { level, ..ENCODER });
-        let write_error = |error| Error::write(path, error);
-        let mut writer = Writer::new(out, disk.virtual_size()).map_err(write_error)?;
-        let mut raw = Vec::new();
-        self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
-        for run in runs(&disk, wanted) {
-            match run {
-                FrameRun::Copy(found, start, length) => {
-                    let bytes = self.read_run(&disk, found[0].layer, start, length)?;
-                    for found in found {
-                        let ChunkLocation::Frame { offset, length } = found.place else {
-                            continue;
-                        };
-                        let at = (offset - start) as usize;
-                        writer
-                            .push_frame(found.index, &bytes[at..at + length as usize])
-                            .map_err(write_error)?;
-                    }
-                    self.count((found.len() * CHUNK) as u64);
-                }
-                FrameRun::Encode(found) => {
-                    let encode = |found: &LocatedChunk| {
-                        let (mut data, mut back) = (chunk_buffer(), chunk_buffer());
-                        disk.read_found(found, &mut data)?;
-                        let encoded = compress_at(found.index, &data, &mut back, level);
-                        self.count(CHUNK as u64);
-                        encoded
-                    };
-                    let frames: Vec<_> = found.par_iter().map(encode).collect::<Result<_>>()?;
-                    for (found, frame) in found.iter().zip(frames) {
-                        match frame {
-                            Encoded::Frame(frame) => drop(
-                                writer
-                                    .push_frame(found.index, &frame)
-                                    .map_err(write_error)?,
-                            ),
-                            Encoded::Raw => raw.push(*found),
-                            Encoded::Zero => {}
-                        }
-                    }
-                }
-                FrameRun::Raw(found) => {
-                    self.count((found.len() * CHUNK) as u64);
-                    raw.extend(found);
-                }
+        let mut lengths = vec![0; targets.len()];
+        let mut outputs = Outputs::new(targets, disk.map(), &layer.disk)?;
+        if wanted != Wanted::default() {
+            self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
+            self.convert_chunks(&disk, &mut outputs, &wanted)?;
+            self.write_raw_clusters(&disk, &mut outputs)?;
+        }
+        for (place, length) in outputs.finish()? {
+            lengths[place] = length;
+        }
+        for (length, target) in lengths.iter_mut().zip(targets) {
+            if let Some(packing) = Packing::of(target.format) {
+                *length = self.write_packed(&disk, packing, target)?;
             }
         }
-        for batch in raw.chunks(BATCH) {
-            let read = |found: &LocatedChunk| {
-                let mut data = chunk_buffer();
-                disk.read_found(found, &mut data)?;
-                Ok(data)
+        self.sums(targets, &lengths, options)
+    }
+
+    /// Reads every chunk that is not zero once, and hands it to all outputs: while one batch is written in order, the
+    /// next one is read and compressed.
+    fn convert_chunks(
+        &self,
+        disk: &DiskReader,
+        outputs: &mut Outputs<'_>,
+        wanted: &Wanted,
+    ) -> Result<()> {
+        let Outputs { flat, ordered } = outputs;
+        let mut ready: Vec<PreparedChunk> = Vec::new();
+        let mut runs = runs(disk, wanted);
+        loop {
+            let run = runs.next();
+            if run.is_none() && ready.is_empty() {
+                return Ok(());
+            }
+            let write = || {
+                ordered
+                    .par_iter_mut()
+                    .try_for_each(|output| ready.iter().try_for_each(|chunk| output.push(chunk)))
             };
-            let contents: Vec<_> = batch.par_iter().map(read).collect::<Result<_>>()?;
-            for (found, data) in batch.iter().zip(contents) {
-                writer.push_raw(found.index, &data).map_err(write_error)?;
-            }
+            let prepare = || match run {
+                Some(run) => self.prepare(disk, run, flat, wanted),
+                None => Ok(Vec::new()),
+            };
+            let (written, next) = rayon::join(write, prepare);
+            written?;
+            ready = next?;
         }
-        let length = writer.finish().map_err(write_error)?.file_length;
-        self.finish(out, path, length, options)
     }
 
-    /// Writes a disk as a raw image with holes where it is zero into `out`, which must be empty and open for reading and
-    /// writing; `path` names it in errors.
-    pub fn convert_raw(
+    /// Reads a run of chunks, compresses them as the outputs want them, and writes them where their order is of no matter.
+    fn prepare(
         &self,
-        layer: &LayerRef,
-        out: &File,
-        path: &Path,
-        options: ConvertOptions,
-    ) -> Result<Converted> {
-        let disk = self.disk_reader(layer)?;
-        let size = disk.virtual_size();
-        out.set_len(size)
-            .map_err(|source| Error::io("extend", path, source))?;
-        self.begin("converting", (disk.map().chunks.len() * CHUNK) as u64);
-        disk.map().chunks.par_chunks(16).try_for_each(|batch| {
-            let mut data = chunk_buffer();
-            for found in batch {
-                disk.read_found(found, &mut data)?;
-                let at = found.index * CHUNK as u64;
-                let length = (size - at).min(CHUNK as u64) as usize;
-                out.write_all_at(&data[..length], at)
-                    .map_err(|source| Error::io("write", path, source))?;
-            }
-            self.count((batch.len() * CHUNK) as u64);
-            Ok::<_, Error>(())
-        })?;
-        self.finish(out, path, size, options)
-    }
-
-    /// The file's checksums, as asked for.
-    fn finish(
-        &self,
-        out: &File,
-        path: &Path,
-        length: u64,
-        options: ConvertOptions,
-    ) -> Result<Converted> {
-        // Both digests read all of the file at once: the slower one is shown.
-        self.begin("checksums", length);
-        let digest = || {
-            let mut hasher = BlobDigest::hasher();
-            hash_range(out, 0..length, &mut hasher)?;
-            Ok::<_, io::Error>(BlobDigest(hasher.finish()))
-        };
-        let sha256 = || {
-            let mut sha256 = Sha256Writer::default();
-            let mut reader = FileReader { file: out, at: 0 }.take(length);
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                match reader.read(&mut buffer)? {
-                    0 => return Ok::<_, io::Error>(sha256.finish()),
-                    count => {
-                        io::Write::write_all(&mut sha256, &buffer[..count])?;
-                        self.count(count as u64);
+        disk: &DiskReader,
+        run: ChunkRun<'_>,
+        flat: &[FlatOutput<'_>],
+        wanted: &Wanted,
+    ) -> Result<Vec<PreparedChunk>> {
+        let chunks = match run {
+            ChunkRun::Copy(found, start, length) => {
+                let bytes = self.read_run(disk, found[0].layer, start, length)?;
+                let level = wanted.zstd[0];
+                let frame = |found: &LocatedChunk| {
+                    let ChunkLocation::Frame { offset, length } = found.place else {
+                        unreachable!("a run to copy consists of frames")
+                    };
+                    let at = (offset - start) as usize;
+                    let frame = bytes[at..at + length as usize].to_vec();
+                    PreparedChunk {
+                        zstd: vec![(level, Encoded::Frame(frame))],
+                        ..PreparedChunk::new(*found)
                     }
+                };
+                found.iter().map(frame).collect()
+            }
+            ChunkRun::Read(found) => found
+                .par_iter()
+                .map(|found| prepare_one(disk, *found, flat, wanted))
+                .collect::<Result<Vec<_>>>()?,
+        };
+        self.count((chunks.len() * CHUNK) as u64);
+        Ok(chunks)
+    }
+
+    /// Chunks that no encoder made smaller follow all frames of a qcow2.
+    fn write_raw_clusters(&self, disk: &DiskReader, outputs: &mut Outputs<'_>) -> Result<()> {
+        for output in &mut outputs.ordered {
+            for batch in output.take_raw().chunks(BATCH) {
+                let read = |found: &LocatedChunk| {
+                    let mut data = chunk_buffer();
+                    disk.read_found(found, &mut data)?;
+                    Ok(data)
+                };
+                let contents: Vec<_> = batch.par_iter().map(read).collect::<Result<_>>()?;
+                for (found, data) in batch.iter().zip(contents) {
+                    output.push_raw(found.index, &data)?;
                 }
             }
-        };
-        let sync = || {
-            if options.fsync {
-                out.sync_all()
-            } else {
-                Ok(())
-            }
-        };
-        let (synced, (digest, sha256)) = rayon::join(sync, || {
-            rayon::join(
-                || options.digest.then(digest).transpose(),
-                || options.sha256.then(sha256).transpose(),
-            )
-        });
-        synced.map_err(|source| Error::io("sync", path, source))?;
-        let read_error = |source| Error::io("read", path, source);
-        Ok(Converted {
-            length,
-            digest: digest.map_err(read_error)?,
-            sha256: sha256.map_err(read_error)?,
-        })
+        }
+        Ok(())
     }
 
     fn read_run(&self, disk: &DiskReader, layer: u32, start: u64, length: u64) -> Result<Vec<u8>> {
@@ -247,23 +203,63 @@ impl Store {
     }
 }
 
-/// Chunks that are treated alike, next to each other.
-enum FrameRun<'a> {
-    /// Frames within so many bytes of a layer file from an offset on.
-    Copy(&'a [LocatedChunk], u64, u64),
-    /// Chunks to be compressed again.
-    Encode(&'a [LocatedChunk]),
-    /// Chunks that no encoder made smaller.
-    Raw(&'a [LocatedChunk]),
+/// The encoder of zstd frames at a level.
+fn zstd_at(level: i32) -> Encoder {
+    Encoder::from(EncoderId { level, ..ENCODER })
 }
 
-fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = FrameRun<'a>> {
-    let map = disk.map();
-    let kind = move |found: &LocatedChunk| match found.place {
+fn prepare_one(
+    disk: &DiskReader,
+    found: LocatedChunk,
+    flat: &[FlatOutput<'_>],
+    wanted: &Wanted,
+) -> Result<PreparedChunk> {
+    let made_by = disk.map().manifests[found.layer as usize].encoder;
+    let mut chunk = PreparedChunk::new(found);
+    let is_raw = matches!(found.place, ChunkLocation::Raw { .. });
+    if is_raw && wanted.copies_frames() && zstd_at(wanted.zstd[0]) == made_by {
+        chunk.zstd.push((wanted.zstd[0], Encoded::Raw));
+        return Ok(chunk);
+    }
+    let mut data = chunk_buffer();
+    let frame = disk.read_found(&found, &mut data)?;
+    for output in flat {
+        output.write(found.index, &data)?;
+    }
+    let mut back = chunk_buffer();
+    for level in &wanted.zstd {
         // Another encoder may make smaller, or larger, what this one left as it is.
-        _ if map.manifests[found.layer as usize].encoder != wanted => 0,
-        ChunkLocation::Frame { .. } => 1,
-        ChunkLocation::Raw { .. } | ChunkLocation::Zero => 2,
+        let encoded = match &frame {
+            _ if made_by != zstd_at(*level) => compress_at(found.index, &data, &mut back, *level)?,
+            Some(frame) => Encoded::Frame(frame.clone()),
+            None => Encoded::Raw,
+        };
+        chunk.zstd.push((*level, encoded));
+    }
+    for level in &wanted.deflate {
+        let stream = deflate::compress(found.index, &data, &mut back, *level)?;
+        chunk.deflated.push((*level, stream));
+    }
+    if !wanted.deflate.is_empty() {
+        chunk.adler = libdeflater::adler32(&data[..]);
+    }
+    chunk.data = wanted.data.then_some(data);
+    Ok(chunk)
+}
+
+/// Chunks that are treated alike, next to each other.
+enum ChunkRun<'a> {
+    /// Frames within so many bytes of a layer file from an offset on, to be copied unread.
+    Copy(&'a [LocatedChunk], u64, u64),
+    Read(&'a [LocatedChunk]),
+}
+
+fn runs<'a>(disk: &'a DiskReader, wanted: &Wanted) -> impl Iterator<Item = ChunkRun<'a>> {
+    let map = disk.map();
+    let copied = wanted.copies_frames().then(|| zstd_at(wanted.zstd[0]));
+    let is_copied = move |found: &LocatedChunk| {
+        matches!(found.place, ChunkLocation::Frame { .. })
+            && copied == Some(map.manifests[found.layer as usize].encoder)
     };
     let mut rest = &map.chunks[..];
     std::iter::from_fn(move || {
@@ -273,11 +269,12 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Frame
         if let ChunkLocation::Frame { offset, length } = first.place {
             (start, end) = (offset, offset + u64::from(length));
         }
+        let copies = is_copied(first);
         while let Some(next) = rest
             .get(count)
-            .filter(|next| count < BATCH && kind(next) == kind(first))
+            .filter(|next| count < BATCH && is_copied(next) == copies)
         {
-            if let (1, ChunkLocation::Frame { offset, length }) = (kind(first), next.place) {
+            if let (true, ChunkLocation::Frame { offset, length }) = (copies, next.place) {
                 let next_end = offset + u64::from(length);
                 // Frames of one layer ascend; a gap larger than padding is not worth reading.
                 let near = next.layer == first.layer && offset >= end && offset - end < 4096;
@@ -289,25 +286,10 @@ fn runs<'a>(disk: &'a DiskReader, wanted: Encoder) -> impl Iterator<Item = Frame
             count += 1;
         }
         let (run, after) = rest.split_at(count);
-        let run = match kind(first) {
-            0 => FrameRun::Encode(run),
-            1 => FrameRun::Copy(run, start, end - start),
-            _ => FrameRun::Raw(run),
-        };
         rest = after;
-        Some(run)
+        Some(match copies {
+            true => ChunkRun::Copy(run, start, end - start),
+            false => ChunkRun::Read(run),
+        })
     })
-}
-
-struct FileReader<'f> {
-    file: &'f File,
-    at: u64,
-}
-
-impl Read for FileReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }

@@ -135,6 +135,24 @@ pub enum GateError {
         /// Byte offset of the entry.
         offset: u64,
     },
+    /// The format allows it, and it is not read here.
+    #[error("the image has {what}")]
+    Unsupported { what: &'static str },
+    /// A structure's checksum is not that of its bytes.
+    #[error("the {what} at offset {offset:#x} has a wrong checksum")]
+    Checksum {
+        what: &'static str,
+        /// Byte offset in the file.
+        offset: u64,
+    },
+    /// A field holds what it must not.
+    #[error("the {what} at offset {offset:#x} is {value:#x}")]
+    Field {
+        what: &'static str,
+        /// Byte offset in the file.
+        offset: u64,
+        value: u64,
+    },
     /// More compressed clusters begin in one stretch of the file than can have been compressed into it.
     #[error(
         "{count} compressed clusters begin in the {length} bytes at offset {offset:#x}, at most {limit} can"

@@ -26,6 +26,11 @@ impl RawFile {
     /// Takes a regular file. Errors: its length cannot be read, or is beyond what an offset can say.
     pub fn new(file: File) -> io::Result<RawFile> {
         let length = file.metadata()?.len();
+        RawFile::prefix(file, length)
+    }
+
+    /// Takes the first bytes of a regular file, which has as many. Errors: an offset cannot say how many.
+    pub(crate) fn prefix(file: File, length: u64) -> io::Result<RawFile> {
         if length > i64::MAX as u64 - CHUNK as u64 {
             return Err(ErrorKind::FileTooLarge.into());
         }
@@ -52,6 +57,7 @@ impl RawFile {
             source: errno.into(),
         };
         let extent = match rustix::fs::seek(&self.file, SeekFrom::Data(from)) {
+            Ok(start) if start >= self.length => return Ok(None),
             Ok(start) => {
                 start..rustix::fs::seek(&self.file, SeekFrom::Hole(start)).map_err(failed)?
             }

@@ -110,6 +110,15 @@ impl<'f> Writer<'f> {
     ///
     /// `virtual_size` is the disk's, in bytes: a multiple of 512, at most [`MAX_VIRTUAL_SIZE`].
     pub fn new(file: &'f File, virtual_size: u64) -> Result<Writer<'f>, WriteError> {
+        Writer::with_compression(file, virtual_size, Compression::Zstd)
+    }
+
+    /// The same, with frames of either kind: what others read who do not know zstd. Layer files have zstd.
+    pub fn with_compression(
+        file: &'f File,
+        virtual_size: u64,
+        compression: Compression,
+    ) -> Result<Writer<'f>, WriteError> {
         if virtual_size > MAX_VIRTUAL_SIZE || !virtual_size.is_multiple_of(SECTOR) {
             return Err(WriteError::VirtualSize { virtual_size });
         }
@@ -122,7 +131,7 @@ impl<'f> Writer<'f> {
             refcount_table_offset: 0,
             refcount_table_clusters: 0,
             refcount_order: REFCOUNT_ORDER,
-            compression: Compression::Zstd,
+            compression,
             header_length: 0,
         };
         header.l1_entries = header.l1_needed().max(1);
@@ -138,7 +147,7 @@ impl<'f> Writer<'f> {
         })
     }
 
-    /// Appends a frame: one zstd frame whose header says 65,536 bytes, of at most [`MAX_FRAME`] bytes itself.
+    /// Appends a frame of at most [`MAX_FRAME`] bytes: one zstd frame whose header says 65,536 bytes, or a deflate stream.
     ///
     /// Its content is not decoded here; a frame that does not keep its header's promise makes a damaged layer.
     pub fn push_frame(&mut self, index: u64, frame: &[u8]) -> Result<FrameAt, WriteError> {
@@ -157,7 +166,9 @@ impl<'f> Writer<'f> {
                 limit,
             });
         }
-        check_frame(frame).map_err(|source| WriteError::Frame { index, source })?;
+        if self.header.compression == Compression::Zstd {
+            check_frame(frame).map_err(|source| WriteError::Frame { index, source })?;
+        }
         let offset = self.position();
         let sectors = (frame.len() as u64).div_ceil(SECTOR);
         self.frames.push(

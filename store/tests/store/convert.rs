@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use impasto_store::Store;
-use impasto_store::convert::{ConvertOptions, Converted};
-use impasto_store::derived::{DerivedKey, DerivedRecord};
+use impasto_store::convert::{ConvertOptions, ConvertTarget, Converted, Format};
+use impasto_store::derived::DerivedRecord;
 use impasto_store::layer::LayerRef;
 use impasto_store::qcow2::{CHUNK, ChunkSource, Qcow2};
 use impasto_store::seal::Absent;
@@ -12,25 +12,39 @@ use impasto_store::seal::Absent;
 use crate::support::{Full, MemorySource, buffer, new_file, raw, text, top_chunks};
 
 const ALL: ConvertOptions = ConvertOptions {
-    compression_level: None,
     fsync: true,
     digest: true,
     sha256: true,
 };
 
-fn convert(store: &Store, layer: &LayerRef, options: ConvertOptions) -> (Converted, Vec<u8>) {
+/// Converts a disk, to one file for each format and level.
+pub(crate) fn convert_to<const N: usize>(
+    store: &Store,
+    layer: &LayerRef,
+    formats: [(Format, Option<i32>); N],
+) -> [(Converted, Vec<u8>); N] {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("out");
-    let converted = store
-        .convert_qcow2(layer, &new_file(&path), &path, options)
-        .unwrap();
-    (converted, std::fs::read(path).unwrap())
+    let paths = std::array::from_fn::<_, N, _>(|place| dir.path().join(place.to_string()));
+    let files = paths.each_ref().map(|path| new_file(path));
+    let targets: [_; N] = std::array::from_fn(|place| ConvertTarget {
+        format: formats[place].0,
+        level: formats[place].1,
+        file: &files[place],
+        path: &paths[place],
+    });
+    let converted = store.convert(layer, &targets, ALL).unwrap();
+    std::array::from_fn(|place| (converted[place], std::fs::read(&paths[place]).unwrap()))
+}
+
+fn convert(store: &Store, layer: &LayerRef, level: Option<i32>) -> (Converted, Vec<u8>) {
+    let [made] = convert_to(store, layer, [(Format::Qcow2, level)]);
+    made
 }
 
 #[test]
 fn a_chain_becomes_one_qcow2_that_qemu_reads() {
     let full = Full::new();
-    let (converted, bytes) = convert(&full.store, &full.top, ALL);
+    let (converted, bytes) = convert(&full.store, &full.top, None);
     assert_eq!(converted.length, bytes.len() as u64);
     assert_eq!(
         converted.digest,
@@ -70,13 +84,9 @@ fn a_chain_becomes_one_qcow2_that_qemu_reads() {
         expected[index as usize * CHUNK..][..CHUNK].copy_from_slice(&data);
     }
     assert!(std::fs::read(&flat).unwrap() == expected);
-    let out = full.dir.path().join("tmp/y.raw");
-    let raw = full
-        .store
-        .convert_raw(&full.top, &new_file(&out), &out, ALL)
-        .unwrap();
+    let [(raw, bytes)] = convert_to(&full.store, &full.top, [(Format::Raw, None)]);
     assert_eq!(raw.length, 10 * CHUNK as u64);
-    assert!(std::fs::read(&out).unwrap() == expected);
+    assert!(bytes == expected);
 }
 
 #[test]
@@ -93,11 +103,8 @@ fn the_bytes_depend_on_the_disk_alone() {
     let sealed = other.seal(None, &flat, Absent::AsParent).unwrap();
     assert_eq!(sealed.disk.layer.disk, full.top.disk);
     assert_ne!(sealed.disk.layer, full.top);
-    assert!(convert(&other, &sealed.disk.layer, ALL) == convert(&full.store, &full.top, ALL));
-    let better = ConvertOptions {
-        compression_level: Some(9),
-        ..ALL
-    };
+    assert!(convert(&other, &sealed.disk.layer, None) == convert(&full.store, &full.top, None));
+    let better = Some(9);
     assert!(convert(&other, &sealed.disk.layer, better) == convert(&full.store, &full.top, better));
 }
 
@@ -121,15 +128,8 @@ fn another_level_gives_another_file_of_the_same_disk() {
         .unwrap()
         .disk
         .layer;
-    let (better, bytes) = convert(
-        &store,
-        &layer,
-        ConvertOptions {
-            compression_level: Some(19),
-            ..ALL
-        },
-    );
-    let (normal, _) = convert(&store, &layer, ALL);
+    let (better, bytes) = convert(&store, &layer, Some(19));
+    let (normal, _) = convert(&store, &layer, None);
     assert!(better.digest != normal.digest);
     let path = dir.path().join("tmp/better.qcow2");
     std::fs::write(&path, &bytes).unwrap();
@@ -169,7 +169,7 @@ fn long_runs_of_frames_are_copied_whole() {
         .unwrap()
         .disk
         .layer;
-    let (_, bytes) = convert(&store, &top, ALL);
+    let (_, bytes) = convert(&store, &top, None);
     let path = dir.path().join("tmp/long.qcow2");
     std::fs::write(&path, &bytes).unwrap();
     let image = Qcow2::open(std::fs::File::open(path).unwrap()).unwrap();
@@ -188,8 +188,8 @@ fn long_runs_of_frames_are_copied_whole() {
 #[test]
 fn what_came_out_is_remembered_by_how_it_was_made() {
     let full = Full::new();
-    let (converted, _) = convert(&full.store, &full.top, ALL);
-    let key = DerivedKey::qcow2(full.top.disk, None);
+    let (converted, _) = convert(&full.store, &full.top, None);
+    let key = Format::Qcow2.key(full.top.disk, None);
     let record = DerivedRecord {
         key: key.clone(),
         digest: converted.digest.unwrap(),
@@ -199,22 +199,22 @@ fn what_came_out_is_remembered_by_how_it_was_made() {
     full.store.put_derived(&record).unwrap();
     full.store.put_derived(&record).unwrap();
     assert_eq!(full.store.derived(&key).unwrap(), record);
-    let other = DerivedKey::qcow2(full.top.disk, Some(3));
+    let other = Format::Qcow2.key(full.top.disk, Some(3));
     assert!(full.store.derived(&other).unwrap_err().into_miss().is_ok());
-    assert_ne!(key.digest(), DerivedKey::raw(full.top.disk).digest());
+    assert_ne!(key.digest(), Format::Raw.key(full.top.disk, None).digest());
 }
 
 #[test]
 fn derived_keys_are_pinned() {
     // A change here is a format break: bump the store's format version.
     let disk = impasto_store::digest::DiskDigest::of(b"x");
-    assert_eq!(DerivedKey::raw(disk).digest().short(), "97bcdb90a94a");
+    assert_eq!(Format::Raw.key(disk, None).digest().short(), "97bcdb90a94a");
 }
 
 #[test]
 fn converted_files_are_pinned() {
     // Published checksums change with this one: with zstd's version, which the encoder's id names.
-    let (converted, _) = convert(&Full::new().store, &Full::new().top, ALL);
+    let (converted, _) = convert(&Full::new().store, &Full::new().top, None);
     let id = impasto_store::qcow2::ENCODER.to_string();
     assert_eq!(
         (id.as_str(), converted.digest.unwrap().short().as_str()),

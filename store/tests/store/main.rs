@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod edits;
 mod fixture;
+mod formats;
 mod full;
 mod previous;
 mod seal;
