@@ -71,6 +71,7 @@ mod sbom;
 mod scope;
 mod site;
 mod store;
+mod system;
 mod toolbox;
 mod torture;
 mod tree_index;

@@ -95,6 +95,7 @@ fn help_and_reference() {
         &["stages", "run"],
         &["stages", "copy"],
         &["stages", "convert"],
+        &["stages", "system"],
         &["stages", "disk"],
         &["stages", "kernel_module"],
         &["stages", "packages"],

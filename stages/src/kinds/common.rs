@@ -303,3 +303,8 @@ pub(crate) fn root(params: &Params) -> Result<RootSpec, ParamError> {
         Some(_) => wrong("the value".to_owned()),
     }
 }
+
+/// A word of the shell that means exactly this text.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

@@ -10,8 +10,10 @@ mod copy;
 mod disk;
 mod fetch;
 mod kernel_module;
+mod machine;
 mod packages;
 mod run;
+mod system;
 
 #[cfg(test)]
 pub(crate) use common::check_volatile;
@@ -28,6 +30,7 @@ pub(crate) const ALL: &[&Kind] = &[
     &packages::KIND,
     &run::KIND,
     &copy::KIND,
+    &system::KIND,
     &kernel_module::KIND,
     &cleanup::KIND,
     &convert::KIND,

@@ -2,6 +2,7 @@
 //! Knows shell quoting and names, not the units.
 
 use crate::error::ParamError;
+use crate::kinds::common::quoted;
 use crate::params::Params;
 
 /// Where the scripts work, in memory, and leave what is taken out.
@@ -103,9 +104,4 @@ fn is_variable(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-/// A word of the shell that means exactly this text.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
