@@ -37,13 +37,12 @@ pub enum Format {
 
 /// Which libdeflate compresses: another version may give other bytes. Its version is pinned, with a test of what it gives.
 const DEFLATE: &str = "libdeflate-1.26.1";
-/// The same of gzip (miniz_oxide by flate2) and xz.
-const GZIP: &str = "miniz_oxide-0.9.1";
+/// The same of xz.
 const XZ: &str = "xz-5.8";
 
 /// The level of libdeflate where none is given: a twelfth of the time of the best for a twentieth more bytes.
 const DEFLATE_LEVEL: i32 = 1;
-pub(super) const GZIP_LEVEL: u32 = 6;
+pub(super) const GZIP_LEVEL: i32 = 6;
 pub(super) const XZ_LEVEL: u32 = 3;
 
 impl Format {
@@ -126,7 +125,7 @@ impl Format {
             Format::Qcow2Zlib | Format::Vmdk => {
                 format!("{DEFLATE}/level-{}", self.deflate_level(level))
             }
-            Format::RawGzip | Format::Gce => format!("{GZIP}/level-{GZIP_LEVEL}"),
+            Format::RawGzip | Format::Gce => format!("{DEFLATE}/gzip/level-{GZIP_LEVEL}"),
             Format::RawXz => format!("{XZ}/level-{XZ_LEVEL}"),
         }
     }

@@ -1,11 +1,10 @@
 //! Raw disks in compressed files: gzip, xz, zstd, and the tar archive that Google Compute Engine takes.
 //! Knows blocks of a disk and compressors; each block is compressed by itself, so all processors work on one file.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use flate2::{Compress, FlushCompress};
+use libdeflater::{CompressionLvl, Compressor};
 use rayon::prelude::*;
 
 use super::format::{GZIP_LEVEL, XZ_LEVEL};
@@ -68,7 +67,7 @@ impl Store {
         self.begin("compressing", total);
         let pieces: Vec<Segment> = segments.into_iter().flat_map(Segment::split).collect();
         let write_error = |source| Error::io("write", target.path, source);
-        let mut packer = Packer::new(packing, target.file).map_err(write_error)?;
+        let mut at = 0;
         for batch in pieces.chunks(AT_ONCE) {
             let packed: Vec<_> = batch
                 .par_iter()
@@ -79,10 +78,11 @@ impl Store {
                 })
                 .collect::<Result<_>>()?;
             for piece in &packed {
-                packer.push(piece).map_err(write_error)?;
+                target.file.write_all_at(piece, at).map_err(write_error)?;
+                at += piece.len() as u64;
             }
         }
-        packer.finish().map_err(write_error)
+        Ok(at)
     }
 }
 
@@ -107,14 +107,8 @@ impl Segment {
     }
 }
 
-/// A piece of the stream, compressed.
-struct PackedPiece {
-    bytes: Vec<u8>,
-    /// Of what it was made: for gzip's trailer.
-    crc: flate2::Crc,
-}
-
-fn pack(disk: &DiskReader, packing: Packing, piece: &Segment, size: u64) -> Result<PackedPiece> {
+/// A piece of the stream, compressed: a member, stream or frame of its own, as each of the formats allows.
+fn pack(disk: &DiskReader, packing: Packing, piece: &Segment, size: u64) -> Result<Vec<u8>> {
     if let (Packing::Zstd, Segment::Chunks(chunks)) = (packing, piece) {
         return pack_frames(disk, chunks.clone(), size);
     }
@@ -122,17 +116,12 @@ fn pack(disk: &DiskReader, packing: Packing, piece: &Segment, size: u64) -> Resu
         Segment::Bytes(bytes) => bytes.clone(),
         Segment::Chunks(chunks) => read(disk, chunks.clone(), size)?,
     };
-    let mut crc = flate2::Crc::new();
     let bytes = match packing {
         Packing::Xz => liblzma::encode_all(&plain[..], XZ_LEVEL),
         Packing::Zstd => zstd::bulk::compress(&plain, ENCODER.level),
-        Packing::Gzip | Packing::Gce => {
-            crc.update(&plain);
-            deflate(&plain)
-        }
+        Packing::Gzip | Packing::Gce => gzip(&plain),
     };
-    let bytes = bytes.map_err(|_| Error::Compressor { index: 0 })?;
-    Ok(PackedPiece { bytes, crc })
+    bytes.map_err(|_| Error::Compressor { index: 0 })
 }
 
 /// Chunks of a disk; beyond its end there is nothing, beyond the last whole chunk of an archive's member zeros.
@@ -147,7 +136,7 @@ fn read(disk: &DiskReader, chunks: std::ops::Range<u64>, size: u64) -> Result<Ve
 }
 
 /// The frames of chunks as they are, one behind the other, where the encoder is the same.
-fn pack_frames(disk: &DiskReader, chunks: std::ops::Range<u64>, size: u64) -> Result<PackedPiece> {
+fn pack_frames(disk: &DiskReader, chunks: std::ops::Range<u64>, size: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut data = chunk_buffer();
     for index in chunks {
@@ -172,77 +161,16 @@ fn pack_frames(disk: &DiskReader, chunks: std::ops::Range<u64>, size: u64) -> Re
             }
         }
     }
-    Ok(PackedPiece {
-        bytes,
-        crc: flate2::Crc::new(),
-    })
+    Ok(bytes)
 }
 
-/// Blocks of deflate that end at a whole byte and refer to nothing before them: they can be put one behind the other.
-fn deflate(plain: &[u8]) -> io::Result<Vec<u8>> {
-    let mut context = Compress::new(flate2::Compression::new(GZIP_LEVEL), false);
-    let mut out = Vec::with_capacity(plain.len() / 2 + 1024);
-    loop {
-        let at = context.total_in() as usize;
-        context
-            .compress_vec(&plain[at..], &mut out, FlushCompress::Full)
-            .map_err(io::Error::other)?;
-        // Room left: all of it came out.
-        if context.total_in() as usize == plain.len() && out.len() < out.capacity() {
-            return Ok(out);
-        }
-        out.reserve(plain.len() / 4 + 1024);
-    }
-}
-
-/// Writes packed pieces front to back.
-struct Packer<'f> {
-    packing: Packing,
-    file: &'f File,
-    at: u64,
-    crc: flate2::Crc,
-}
-
-impl<'f> Packer<'f> {
-    fn new(packing: Packing, file: &'f File) -> io::Result<Packer<'f>> {
-        let mut packer = Packer {
-            packing,
-            file,
-            at: 0,
-            crc: flate2::Crc::new(),
-        };
-        if packer.is_gzip() {
-            // RFC 1952: deflate, no name, no time, an unknown system.
-            packer.write(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255])?;
-        }
-        Ok(packer)
-    }
-
-    fn is_gzip(&self) -> bool {
-        matches!(self.packing, Packing::Gzip | Packing::Gce)
-    }
-
-    fn push(&mut self, piece: &PackedPiece) -> io::Result<()> {
-        self.crc.combine(&piece.crc);
-        self.write(&piece.bytes)
-    }
-
-    fn finish(mut self) -> io::Result<u64> {
-        if self.is_gzip() {
-            // An empty last block, then CRC-32 and length modulo 2^32.
-            let (sum, amount) = (self.crc.sum(), self.crc.amount());
-            self.write(&[0x03, 0x00])?;
-            self.write(&sum.to_le_bytes())?;
-            self.write(&amount.to_le_bytes())?;
-        }
-        Ok(self.at)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.at)?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
+fn gzip(plain: &[u8]) -> io::Result<Vec<u8>> {
+    let level = CompressionLvl::new(GZIP_LEVEL).unwrap_or_default();
+    let mut compressor = Compressor::new(level);
+    let mut out = vec![0; compressor.gzip_compress_bound(plain.len())];
+    let length = compressor.gzip_compress(plain, &mut out);
+    out.truncate(length.map_err(io::Error::other)?);
+    Ok(out)
 }
 
 /// Bytes of a record of a tar archive.
