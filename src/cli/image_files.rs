@@ -10,13 +10,13 @@ use super::lock_context::LockContext;
 use super::session::Loaded;
 use super::{RecipeArgs, RunArgs, exit};
 use crate::debian::packages::apt::STATE_FILES;
+use crate::disk::contents::{Contents, OnDisk};
 use crate::disk::tree::Tree;
 use crate::engine::event::{Event, EventKind};
 use crate::engine::graph::{NodeId, Selection};
 use crate::engine::locking::ImageFiles;
 use crate::engine::plan::PlanState;
 use crate::engine::run::Engine;
-use crate::inspect::diff::contents::{Contents, OnDisk};
 
 /// Longest file that is read, in bytes.
 const LIMIT: u64 = 64 << 20;

@@ -10,8 +10,8 @@ use super::disk_names::{self, DiskNames, DiskOrigin};
 use super::error::CliError;
 use super::session::Session;
 use super::{RecipeArgs, disk_trees, exit};
+use crate::disk::contents::OnDisk;
 use crate::disk::tree::text;
-use crate::inspect::diff::contents::OnDisk;
 use crate::inspect::sbom::{self, spdx};
 use crate::ui;
 

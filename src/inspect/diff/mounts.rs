@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::contents::Contents;
 use super::plain;
+use crate::disk::contents::Contents;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree, Volume};
 

@@ -19,10 +19,10 @@ use crate::base::human;
 use crate::base::table;
 use crate::deb::relation;
 use crate::deb::status::{self, StatusEntry};
+use crate::disk::contents::Contents;
 use crate::disk::guest::ext4::ReadError;
 use crate::disk::tree::{EntryKind, Tree, Volume};
 use crate::inspect::diff::blame::Directories;
-use crate::inspect::diff::contents::Contents;
 use crate::inspect::diff::installed::{self, STATUS_LIMIT};
 use crate::inspect::diff::plain;
 
