@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use impasto_stages::action::{Slot, Step};
+use impasto_stages::package_set::PackageName;
 use impasto_store::Store;
 use impasto_store::blob::BlobRef;
 use impasto_store::claim::{Claim, Outputs};
@@ -237,12 +238,13 @@ impl<'s> DiskNames<'s> {
                 _ => None,
             };
             for package in entry.iter().flat_map(|entry| &entry.packages) {
-                let key = (
-                    package.name.clone(),
-                    package.version.clone(),
-                    package.architecture.clone(),
-                );
-                let (place, sha256) = (package.archive.as_deref(), Some(package.sha256.clone()));
+                let file = &package.file;
+                let key = PackageName {
+                    name: file.name.clone(),
+                    architecture: file.architecture.clone(),
+                    version: file.version.clone(),
+                };
+                let (place, sha256) = (package.archive.as_deref(), Some(file.sha256.clone()));
                 // Which mirror of the host's was asked says nothing about the image.
                 let archive = place.map(|name| {
                     repository(graph, id, name).map_or(name.to_owned(), |at| at.to_string())

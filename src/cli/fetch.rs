@@ -121,7 +121,7 @@ pub(super) fn used_packages(loaded: &Loaded) -> UsedPackages {
     let entries = loaded.lock.toolbox.iter().chain(&loaded.lock.stages);
     let files = entries
         .flat_map(|entry| &entry.packages)
-        .map(|package| package.sha256.clone())
+        .map(|package| package.file.sha256.clone())
         .collect();
     let trees = loaded
         .graph

@@ -164,7 +164,7 @@ fn cost(
         .flat_map(|entry| &entry.packages);
     let mut here: BTreeSet<_> = entries
         .filter(|package| package.archive.is_none())
-        .map(|package| package.sha256.as_str())
+        .map(|package| package.file.sha256.as_str())
         .collect();
     for package in graph
         .package_sets(open.iter().copied())

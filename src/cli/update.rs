@@ -108,7 +108,7 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
             let locked = loaded.lock.stages[place]
                 .packages
                 .iter()
-                .any(|package| package.name == *name);
+                .any(|package| package.file.name == *name);
             let request = loaded.graph.node(id).lowered.request.as_ref();
             if !locked && !request.is_some_and(|request| request.names(name)) {
                 continue;
@@ -127,7 +127,7 @@ fn choose(loaded: &Loaded) -> Result<(NodeMap<Option<Choice>>, bool, bool), CliE
                 .map(|id| loaded.graph.node(id).stage.to_string());
             let known = loaded.lock.stages.iter().flat_map(|entry| &entry.packages);
             let known: BTreeSet<String> = known
-                .map(|package| package.name.clone())
+                .map(|package| package.file.name.clone())
                 .chain(stages)
                 .collect();
             let nearest = suggest::nearest(name, known.iter().map(String::as_str));

@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use impasto_stages::package_set::LockedPackage;
+
 use super::file::{LockArchive, LockEntry, LockPackage};
 use crate::deb::relation::is_name;
 use crate::deb::version::Version;
@@ -46,9 +48,9 @@ impl LockEntry {
             let of = |problem| match &package.archive {
                 Some(archive) => format!(
                     "package {:?} of the archive {archive:?}: {problem}",
-                    package.name
+                    package.file.name
                 ),
-                None => format!("package {:?}: {problem}", package.name),
+                None => format!("package {:?}: {problem}", package.file.name),
             };
             check_package(package).map_err(of)?;
             if let Some(archive) = package
@@ -62,7 +64,7 @@ impl LockEntry {
                     "which is not among the entry's archives",
                 )));
             }
-            if !names.insert((&package.name, &package.architecture)) {
+            if !names.insert((&package.file.name, &package.file.architecture)) {
                 return Err(of("it is listed twice".to_owned()));
             }
         }
@@ -109,15 +111,18 @@ fn check_archive(archive: &LockArchive) -> Result<(), String> {
 
 fn check_package(package: &LockPackage) -> Result<(), String> {
     let LockPackage {
-        name,
-        version,
-        architecture,
-        size,
+        file,
         installed,
-        sha256,
         archive: _,
         path,
     } = package;
+    let LockedPackage {
+        name,
+        architecture,
+        version,
+        sha256,
+        size,
+    } = file;
     check_words(name, version, architecture)?;
     if !(1..=MAX_SIZE).contains(size) {
         return Err(unusable(

@@ -77,7 +77,7 @@ pub struct LockEntry {
     pub packages: Vec<LockPackage>,
     /// What is taken out, in order of name and architecture.
     #[serde(default)]
-    pub removed: Vec<Removed>,
+    pub removed: Vec<PackageName>,
 }
 
 /// An archive as it was when it was asked.
@@ -97,34 +97,48 @@ pub struct LockArchive {
 
 /// A package file, and where it was had.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "PackageRow")]
 pub struct LockPackage {
-    pub name: String,
-    pub version: String,
-    /// The machine that it is for, or `all`.
-    pub architecture: String,
-    /// Length of the file in bytes.
-    pub size: u64,
+    pub file: LockedPackage,
     /// What the package says it takes when it is installed, in KiB; none where it does not say, or the lock is older.
-    #[serde(default)]
     pub installed: Option<u64>,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
     /// The archive's name; none for a file of the user's.
-    #[serde(default)]
     pub archive: Option<String>,
     /// The file's path below the archive's address, or below the recipe's directory.
     pub path: String,
 }
 
-/// A package that is taken out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// A package as a line of the text has it.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Removed {
-    pub name: String,
-    pub version: String,
-    /// The machine that it is for, or `all`.
-    pub architecture: String,
+struct PackageRow {
+    name: String,
+    version: String,
+    architecture: String,
+    size: u64,
+    #[serde(default)]
+    installed: Option<u64>,
+    sha256: String,
+    #[serde(default)]
+    archive: Option<String>,
+    path: String,
+}
+
+impl From<PackageRow> for LockPackage {
+    fn from(row: PackageRow) -> Self {
+        LockPackage {
+            file: LockedPackage {
+                name: row.name,
+                architecture: row.architecture,
+                version: row.version,
+                sha256: row.sha256,
+                size: row.size,
+            },
+            installed: row.installed,
+            archive: row.archive,
+            path: row.path,
+        }
+    }
 }
 
 impl LockFile {
@@ -315,27 +329,15 @@ impl LockEntry {
 
     /// What an Action is given.
     pub fn set(&self) -> PackageSet {
-        let install = self.packages.iter().map(|package| LockedPackage {
-            name: package.name.clone(),
-            architecture: package.architecture.clone(),
-            version: package.version.clone(),
-            sha256: package.sha256.clone(),
-            size: package.size,
-        });
-        let remove = self.removed.iter().map(|package| PackageName {
-            name: package.name.clone(),
-            architecture: package.architecture.clone(),
-            version: package.version.clone(),
-        });
         PackageSet {
-            install: install.collect(),
-            remove: remove.collect(),
+            install: self.packages.iter().map(|p| p.file.clone()).collect(),
+            remove: self.removed.clone(),
         }
     }
 
     /// Bytes of its package files.
     pub fn bytes(&self) -> u64 {
-        self.packages.iter().map(|package| package.size).sum()
+        self.packages.iter().map(|package| package.file.size).sum()
     }
 }
 
@@ -398,16 +400,19 @@ impl fmt::Display for LockEntry {
         if !packages.is_empty() {
             writeln!(f, "packages = [")?;
             for LockPackage {
-                name,
-                version,
-                architecture,
-                size,
+                file,
                 installed,
-                sha256,
                 archive,
                 path,
             } in packages
             {
+                let LockedPackage {
+                    name,
+                    architecture,
+                    version,
+                    sha256,
+                    size,
+                } = file;
                 let archive = archive.as_ref().map_or(String::new(), |archive| {
                     format!("archive = {}, ", quoted(archive))
                 });
@@ -427,10 +432,10 @@ impl fmt::Display for LockEntry {
         }
         if !removed.is_empty() {
             writeln!(f, "removed = [")?;
-            for Removed {
+            for PackageName {
                 name,
-                version,
                 architecture,
+                version,
             } in removed
             {
                 let (name, version, architecture) =

@@ -57,8 +57,8 @@ fn label(entry: &LockEntry) -> String {
 
 fn differences(before: &LockEntry, after: &LockEntry) -> Vec<String> {
     let installs = |entry: &LockEntry| -> BTreeMap<(String, String), (String, String)> {
-        let packages = entry.packages.iter();
-        packages
+        let files = entry.packages.iter().map(|package| &package.file);
+        files
             .map(|p| {
                 (
                     (p.name.clone(), p.architecture.clone()),

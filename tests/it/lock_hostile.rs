@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use impasto::lock::LockFile;
+use impasto_stages::package_set::{LockedPackage, PackageName};
 use proptest::prelude::*;
 
 use crate::project::Ran;
@@ -727,9 +728,10 @@ proptest! {
                 trusted: true,
             }],
             packages: vec![impasto::lock::LockPackage {
-                name: text(0), version: text(1), architecture: text(2), size, installed: Some(size % (1 << 33)), sha256: text(3), archive: Some(text(4)), path: text(5),
+                file: LockedPackage { name: text(0), architecture: text(2), version: text(1), sha256: text(3), size },
+                installed: Some(size % (1 << 33)), archive: Some(text(4)), path: text(5),
             }],
-            removed: vec![impasto::lock::Removed { name: text(0), version: text(1), architecture: text(2) }],
+            removed: vec![PackageName { name: text(0), architecture: text(2), version: text(1) }],
         };
         if entry.check_written().is_ok() {
             let lock = LockFile { stages: vec![entry], ..LockFile::default() };

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use impasto_stages::package_set::{LockedPackage, Repository};
+use impasto_stages::package_set::Repository;
 
 use super::fetch::{DownloadSource, PackageDownload};
 use crate::debian::mirror::{Mirror, MirrorError, Mirrors};
@@ -43,13 +43,6 @@ impl PackageSources<'_> {
         named: &dyn Fn(&str) -> Option<Mirror>,
     ) {
         for package in &entry.packages {
-            let file = LockedPackage {
-                name: package.name.clone(),
-                architecture: package.architecture.clone(),
-                version: package.version.clone(),
-                sha256: package.sha256.clone(),
-                size: package.size,
-            };
             let places = match &package.archive {
                 None => vec![DownloadSource {
                     mirror: Mirror::of_directory(self.dir),
@@ -73,9 +66,9 @@ impl PackageSources<'_> {
             };
             let own = package.archive.is_none();
             wanted
-                .entry(file.sha256.clone())
+                .entry(package.file.sha256.clone())
                 .or_insert(PackageDownload {
-                    package: file,
+                    package: package.file.clone(),
                     places,
                     own,
                 });

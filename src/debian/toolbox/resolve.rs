@@ -12,6 +12,7 @@
 use std::fs;
 use std::path::Path;
 
+use impasto_stages::package_set::{LockedPackage, PackageName};
 use serde::{Deserialize, Serialize};
 
 use super::apt::{AptArchive, AptTool};
@@ -95,6 +96,13 @@ pub enum ResolveOutcome {
         /// Each as it was asked for, but for a `-` at its end.
         packages: Vec<String>,
     },
+    /// An index has no SHA-256 of a package's file.
+    Unhashed {
+        /// The package's name.
+        package: String,
+        /// [`ResolveSource::directory`] of its archive.
+        source: String,
+    },
     /// It cannot be done.
     Refused {
         /// Apt's reason, of one or more lines.
@@ -107,25 +115,17 @@ pub enum ResolveOutcome {
 pub struct ResolveResult {
     /// What is installed, or comes in the place of another version.
     pub install: Vec<ResolvedPackage>,
-    /// What is removed: name, architecture and version.
-    pub remove: Vec<(String, String, String)>,
+    pub remove: Vec<PackageName>,
 }
 
 /// A package that is installed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ResolvedPackage {
-    pub name: String,
-    /// Its architecture, perhaps `all`.
-    pub architecture: String,
-    pub version: String,
+    pub file: LockedPackage,
     /// [`ResolveSource::directory`] of the one archive it comes from.
     pub source: String,
     /// Its file there, relative to the archive's base.
     pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its SHA-256 in hexadecimal digits, where the index has one.
-    pub sha256: Option<String>,
 }
 
 pub(super) fn resolve(
@@ -179,7 +179,14 @@ pub(super) fn resolve(
     }
     log(output.stderr.as_bytes());
     let outcome = if output.status.success() {
-        ResolveOutcome::Resolved(read_answer(request, &output.stdout, &installed(&dir)?)?)
+        let result = read_answer(request, &output.stdout, &installed(&dir)?)?;
+        match result.install.iter().find(|p| p.file.sha256.is_empty()) {
+            Some(package) => ResolveOutcome::Unhashed {
+                package: package.file.name.clone(),
+                source: package.source.clone(),
+            },
+            None => ResolveOutcome::Resolved(result),
+        }
     } else {
         explain(&output)
     };
@@ -201,14 +208,8 @@ fn native(patterns: &[&str], foreign: &[String]) -> Vec<String> {
     patterns.iter().map(one).collect()
 }
 
-/// A package that dpkg's status text lists.
-struct AptInstall {
-    name: String,
-    architecture: String,
-    version: String,
-}
-
-fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
+/// The packages that dpkg's status text lists.
+fn installed(dir: &Path) -> Result<Vec<PackageName>, ToolFailure> {
     let path = dir.join("status");
     let text = bounded::read_text(&path, bounded::TEXT).map_err(ToolFailure::io("read", &path))?;
     let package = |stanza: &str| {
@@ -219,7 +220,7 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
         };
         let (name, architecture, version) =
             (field("Package")?, field("Architecture")?, field("Version")?);
-        Some(AptInstall {
+        Some(PackageName {
             name: name.to_owned(),
             architecture: architecture.to_owned(),
             version: version.to_owned(),
@@ -234,7 +235,7 @@ fn installed(dir: &Path) -> Result<Vec<AptInstall>, ToolFailure> {
 fn read_answer(
     request: &ResolveRequest,
     text: &str,
-    installed: &[AptInstall],
+    installed: &[PackageName],
 ) -> Result<ResolveResult, ToolFailure> {
     let strange =
         |what: &str, line: &str| ToolFailure::new(format!("apt-get's answer {what}: {line:?}"));
@@ -252,14 +253,7 @@ fn read_answer(
             let Some(package) = read_removed(entry, &request.architecture, installed) else {
                 return Err(strange("removes a package that is not installed", line));
             };
-            let AptInstall {
-                name,
-                architecture,
-                version,
-            } = package;
-            result
-                .remove
-                .push((name.clone(), architecture.clone(), version.clone()));
+            result.remove.push(package.clone());
         } else {
             removing = line.starts_with("The following packages will be REMOVED:");
         }
@@ -269,7 +263,7 @@ fn read_answer(
     Ok(result)
 }
 
-/// Reads `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`.
+/// Reads, with no digest where the index has none, `'http://SITE/DIRECTORY/PATH' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:DIGEST`.
 fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     let (address, rest) = line.strip_prefix('\'')?.split_once("' ")?;
     let mut fields = rest.split(' ');
@@ -278,7 +272,8 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
     let sha256 = fields
         .next()
         .and_then(|hash| hash.strip_prefix("SHA256:"))
-        .map(str::to_owned);
+        .map(str::to_ascii_lowercase)
+        .unwrap_or_default();
     let mut parts = file.split('_').map(decode);
     let (name, version, architecture) = (parts.next()??, parts.next()??, parts.next()??);
     let (_, path) = address.strip_prefix("http://")?.split_once('/')?;
@@ -292,13 +287,15 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
         ))
     })?;
     Some(ResolvedPackage {
-        name,
-        architecture,
-        version,
+        file: LockedPackage {
+            name,
+            architecture,
+            version,
+            sha256,
+            size,
+        },
         source,
         path,
-        size,
-        sha256,
     })
 }
 
@@ -307,8 +304,8 @@ fn read_uri(request: &ResolveRequest, line: &str) -> Option<ResolvedPackage> {
 fn read_removed<'i>(
     entry: &str,
     native: &str,
-    installed: &'i [AptInstall],
-) -> Option<&'i AptInstall> {
+    installed: &'i [PackageName],
+) -> Option<&'i PackageName> {
     let name = entry
         .split_once(" (")
         .map_or(entry, |(name, _)| name)
@@ -446,8 +443,8 @@ mod tests {
     use super::*;
 
     /// A package that dpkg's status text lists.
-    fn known(name: &str, architecture: &str, version: &str) -> AptInstall {
-        AptInstall {
+    fn known(name: &str, architecture: &str, version: &str) -> PackageName {
+        PackageName {
             name: name.to_owned(),
             architecture: architecture.to_owned(),
             version: version.to_owned(),
@@ -485,9 +482,7 @@ mod tests {
             ("lib", "i386", "1.0"),
             ("timesyncd", "amd64", "252.36-1"),
         ]
-        .map(|(name, architecture, version)| {
-            (name.to_owned(), architecture.to_owned(), version.to_owned())
-        })
+        .map(|(name, architecture, version)| known(name, architecture, version))
         .into();
         // Apt 3.0 prints what is installed, 2.6 what could be, or nothing.
         for removed in [

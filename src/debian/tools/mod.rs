@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::Store;
 use impasto_store::digest::{BlobDigest, Digest, Hasher, domain};
 use rayon::prelude::*;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod unpack;
 
-use unpack::{DebIdentity, DebSource, UnpackError, content, unpack};
+use unpack::{DebSource, UnpackError, content, unpack};
 
 use crate::base::bounded;
 
@@ -90,7 +91,7 @@ impl ToolboxTree {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn open(store: &Store, set: &[DebIdentity]) -> Result<Option<ToolboxTree>, ToolboxError> {
+    pub fn open(store: &Store, set: &[LockedPackage]) -> Result<Option<ToolboxTree>, ToolboxError> {
         let digest = content(set);
         let dir = store.tree_path(&digest);
         let path = dir.join(ROOT);
@@ -128,7 +129,7 @@ impl ToolboxTree {
     ) -> Result<ToolboxTree, ToolboxError> {
         let set: Vec<_> = packages
             .iter()
-            .map(|source| source.identity.clone())
+            .map(|source| source.package.clone())
             .collect();
         match ToolboxTree::open(store, &set)? {
             Some(tree) => Ok(tree),
@@ -138,7 +139,7 @@ impl ToolboxTree {
 
     fn make(
         store: &Store,
-        set: &[DebIdentity],
+        set: &[LockedPackage],
         packages: &[DebSource<'_>],
     ) -> Result<ToolboxTree, ToolboxError> {
         let digest = content(set);
@@ -287,11 +288,12 @@ mod tests {
                 Ok(Box::new(io::Cursor::new(self.deb.clone())))
             };
             vec![DebSource {
-                identity: DebIdentity {
+                package: LockedPackage {
                     name,
-                    version,
                     architecture,
+                    version,
                     sha256,
+                    size: self.deb.len() as u64,
                 },
                 open: Box::new(open),
             }]

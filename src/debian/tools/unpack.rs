@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use impasto_stages::package_set::LockedPackage;
 use impasto_store::digest::{Digest, Hasher};
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, utimensat};
 use sha2::{Digest as _, Sha256};
@@ -50,23 +51,13 @@ const THREADS: usize = 2;
 const PIECE: usize = 1 << 18;
 const WAITING: usize = 256;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DebIdentity {
-    pub name: String,
-    pub version: String,
-    /// Its architecture, or `all`.
-    pub architecture: String,
-    /// SHA-256 of the `.deb`, in lower-case hexadecimal.
-    pub sha256: String,
-}
-
 /// Opens a `.deb` at its beginning.
 pub type OpenDeb<'a> = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync + 'a>;
 
 /// A package, and where its bytes are.
 pub struct DebSource<'a> {
     /// Which it must be: what the bytes say otherwise is an error.
-    pub identity: DebIdentity,
+    pub package: LockedPackage,
     /// How it is opened.
     pub open: OpenDeb<'a>,
 }
@@ -127,19 +118,14 @@ impl UnpackError {
 }
 
 /// Names the tree that a set of packages gives; their order does not count.
-pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Digest {
-    let mut packages: Vec<_> = packages.into_iter().collect();
+pub fn content<'a>(packages: impl IntoIterator<Item = &'a LockedPackage>) -> Digest {
+    let mut packages: Vec<_> = packages.into_iter().map(identity).collect();
     packages.sort_unstable();
     packages.dedup();
     let mut hasher = Hasher::new(DOMAIN);
     hasher.update(&VERSION.to_le_bytes());
     for package in packages {
-        for text in [
-            &package.name,
-            &package.version,
-            &package.architecture,
-            &package.sha256,
-        ] {
+        for text in package {
             hasher
                 .update(&(text.len() as u64).to_le_bytes())
                 .update(text.as_bytes());
@@ -148,13 +134,25 @@ pub fn content<'a>(packages: impl IntoIterator<Item = &'a DebIdentity>) -> Diges
     hasher.finish()
 }
 
+/// What names a package in its tree's name, in the order that it goes by there.
+fn identity(package: &LockedPackage) -> [&str; 4] {
+    let LockedPackage {
+        name,
+        architecture,
+        version,
+        sha256,
+        size: _,
+    } = package;
+    [name, version, architecture, sha256]
+}
+
 /// Lays packages out below `root`, an empty directory.
 ///
 /// # Errors
 /// A package cannot be read or is another one, two have the same file, or a file cannot be made.
 pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError> {
     let mut order: Vec<_> = packages.iter().collect();
-    order.sort_by_key(|source| &source.identity);
+    order.sort_by_key(|source| identity(&source.package));
     let directory = |path: &str| {
         let path = root.join(path);
         fs::create_dir_all(&path).map_err(UnpackError::io("make", &path))
@@ -186,7 +184,7 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
             });
         }
         for (source, receiver) in order.iter().zip(receivers) {
-            tree.package.clone_from(&source.identity.name);
+            tree.package.clone_from(&source.package.name);
             let mut pieces = PieceReader {
                 receiver,
                 piece: Vec::new(),
@@ -198,7 +196,7 @@ pub fn unpack(packages: &[DebSource<'_>], root: &Path) -> Result<(), UnpackError
             if let Some(error) = pieces.error {
                 return Err(error);
             }
-            done.map_err(|problem| problem.of(&source.identity.name))?;
+            done.map_err(|problem| problem.of(&source.package.name))?;
         }
         Ok(())
     })?;
@@ -220,8 +218,8 @@ fn hand_over(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Option
 
 /// Hands over all but the end. False where nobody listens.
 fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool, UnpackError> {
-    let identity = &source.identity;
-    let package = || identity.name.clone();
+    let locked = &source.package;
+    let package = || locked.name.clone();
     let failed = |source| UnpackError::Package {
         package: package(),
         source,
@@ -234,9 +232,9 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
     {
         let deb = Package::read(&mut hashed).map_err(failed)?;
         let fields = [
-            ("Package", &identity.name),
-            ("Version", &identity.version),
-            ("Architecture", &identity.architecture),
+            ("Package", &locked.name),
+            ("Version", &locked.version),
+            ("Architecture", &locked.architecture),
         ];
         for (what, expected) in fields {
             let found = deb.field(what);
@@ -272,8 +270,8 @@ fn read(source: &DebSource<'_>, sender: &SyncSender<StreamPiece>) -> Result<bool
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect::<String>();
-    if found != identity.sha256 {
-        let expected = identity.sha256.clone();
+    if found != locked.sha256 {
+        let expected = locked.sha256.clone();
         return Err(UnpackError::Other {
             package: package(),
             what: "SHA-256",
@@ -490,14 +488,15 @@ mod tests {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let (version, architecture) = ("1".to_owned(), "all".to_owned());
-        let identity = DebIdentity {
+        let package = LockedPackage {
             name: name.to_owned(),
-            version,
             architecture,
+            version,
             sha256,
+            size: bytes.len() as u64,
         };
         DebSource {
-            identity,
+            package,
             open: Box::new(move || Ok(Box::new(io::Cursor::new(bytes.to_vec())))),
         }
     }
@@ -671,17 +670,18 @@ mod tests {
             "the package other is not the locked one: its Package is a, not other"
         );
         let mut source = source("a", &a);
-        source.identity.sha256 = "0".repeat(64);
+        source.package.sha256 = "0".repeat(64);
         assert!(laid_out(&[source]).unwrap_err().contains("its SHA-256 is "));
     }
 
     #[test]
     fn a_set_has_one_name_and_another_set_another() {
-        let identity = |name: &str, version: &str| DebIdentity {
+        let identity = |name: &str, version: &str| LockedPackage {
             name: name.to_owned(),
-            version: version.to_owned(),
             architecture: "all".to_owned(),
+            version: version.to_owned(),
             sha256: "0".repeat(64),
+            size: 1,
         };
         let (a, b) = (identity("a", "1"), identity("b", "1"));
         assert_eq!(content([&a, &b]), content([&b, &a, &b]));

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use impasto_stages::action::{Slot, Step};
-use impasto_stages::package_set::{PackageRequest, RequestRoot};
+use impasto_stages::package_set::{LockedPackage, PackageRequest, RequestRoot};
 use impasto_store::digest::BlobDigest;
 
 use crate::debian::packages::places::{ARCHIVE, SECURITY};
@@ -274,7 +274,7 @@ fn digest(text: &str) -> String {
 /// What is there after an entry's packages were put in and taken out.
 fn advance(before: &str, entry: &LockEntry) -> String {
     let mut text = before.to_owned();
-    for package in &entry.packages {
+    for package in entry.packages.iter().map(|package| &package.file) {
         text += &format!(
             "\n+ {} {} {}",
             package.name, package.architecture, package.sha256
@@ -362,9 +362,9 @@ fn misfit(graph: &Graph, id: NodeId, entry: &LockEntry) -> Option<String> {
             || requests().any(|request| request.architectures.contains(architecture))
     };
     entry.packages.iter().find_map(|package| {
-        let LockPackage { name, architecture, archive, path, .. } = package;
-        let file = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
-        if archive.is_none() && !file() {
+        let LockPackage { file: LockedPackage { name, architecture, .. }, archive, path, .. } = package;
+        let own = || request.files.iter().any(|file| file.trim_start_matches("./") == path);
+        if archive.is_none() && !own() {
             return Some(format!("the lock has {name} from the file {path}, which is not in the recipe"));
         }
         let foreign = !fits(architecture);

@@ -39,7 +39,7 @@ impl LockPackage {
     /// Bytes that it takes at least, as it says itself.
     fn available(&self) -> u64 {
         let said = self.installed.unwrap_or(0).saturating_mul(1024);
-        said.min(self.size.saturating_mul(PACKED))
+        said.min(self.file.size.saturating_mul(PACKED))
     }
 }
 
@@ -80,7 +80,7 @@ pub fn too_small(
                 entry
                     .packages
                     .iter()
-                    .map(|p| ((&p.name, &p.architecture), p.available())),
+                    .map(|p| ((&p.file.name, &p.file.architecture), p.available())),
             );
         }
         let needed: u64 = sizes.values().sum();

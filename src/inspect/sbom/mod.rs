@@ -13,6 +13,7 @@ pub mod spdx;
 
 use std::collections::BTreeMap;
 
+use impasto_stages::package_set::PackageName;
 use serde::Serialize;
 
 use crate::base::human;
@@ -41,8 +42,8 @@ pub struct PackageOrigin {
     pub path: Option<String>,
 }
 
-/// Origins by name, version and architecture.
-pub type Origins = BTreeMap<(String, String, String), PackageOrigin>;
+/// Where packages came from.
+pub type Origins = BTreeMap<PackageName, PackageOrigin>;
 
 /// The packages of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,9 +188,12 @@ impl SbomPackage {
             .stanza
             .get("Installed-Size")
             .and_then(|size| size.parse::<u64>().ok());
-        let origin = origins
-            .get(&(name.clone(), version.clone(), architecture.clone()))
-            .cloned();
+        let key = PackageName {
+            name: name.clone(),
+            architecture: architecture.clone(),
+            version: version.clone(),
+        };
+        let origin = origins.get(&key).cloned();
         SbomPackage {
             state: (!entry.is_installed()).then(|| plain::name(entry.state)),
             size: size.and_then(|kib| kib.checked_mul(1024)),

@@ -126,7 +126,12 @@ fn origins() -> Origins {
         archive: Some("https://mirror.example.org/debian/".to_owned()),
         path: Some("pool/main/g/gcc-12/libstdc++6_12.2.0-14+deb12u1_amd64.deb".to_owned()),
     };
-    Origins::from([((name, version, architecture), origin)])
+    let package = PackageName {
+        name,
+        architecture,
+        version,
+    };
+    Origins::from([(package, origin)])
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::debian::archive::{
 };
 use crate::debian::mirror::Mirrors;
 use crate::debian::packages::files;
-use crate::lock::ManagerError;
+use crate::lock::{LockPackage, ManagerError};
 
 /// An archive, as it was verified.
 pub(super) struct VerifiedArchive {
@@ -54,7 +54,7 @@ impl ArchivePackage<'_> {
     }
 
     /// The file that it names, as the lock has it; none where it names none.
-    pub(super) fn package(&self) -> Option<crate::lock::LockPackage> {
+    pub(super) fn package(&self) -> Option<LockPackage> {
         let names = [
             "Package",
             "Version",
@@ -64,13 +64,15 @@ impl ArchivePackage<'_> {
             "Filename",
         ];
         let [name, version, architecture, size, sha256, path] = self.stanza.get_all(names);
-        Some(crate::lock::LockPackage {
-            name: name?.to_owned(),
-            version: version?.to_owned(),
-            architecture: architecture?.to_owned(),
-            size: size?.parse().ok()?,
+        Some(LockPackage {
+            file: LockedPackage {
+                name: name?.to_owned(),
+                architecture: architecture?.to_owned(),
+                version: version?.to_owned(),
+                sha256: sha256?.to_ascii_lowercase(),
+                size: size?.parse().ok()?,
+            },
             installed: self.installed(),
-            sha256: sha256?.to_ascii_lowercase(),
             archive: Some(self.archive.source.name.clone()),
             path: path?.trim_start_matches("./").to_owned(),
         })

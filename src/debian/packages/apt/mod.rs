@@ -92,7 +92,10 @@ impl<'a> Apt<'a> {
             ..LockEntry::default()
         };
         let failed = |reason: String| ManagerError {
-            message: format!("package {} {}: {reason}", package.name, package.version),
+            message: format!(
+                "package {} {}: {reason}",
+                package.file.name, package.file.version
+            ),
             help: None,
             said: Vec::new(),
             about: Vec::new(),
@@ -168,13 +171,10 @@ impl PackageManager for Apt<'_> {
         let locked = entry
             .packages
             .iter()
-            .filter(|package| package.archive.is_some() && !pinned(&package.name));
+            .filter(|package| package.archive.is_some() && !pinned(&package.file.name));
         let locked: BTreeMap<(&str, &str), &str> = locked
-            .map(|package| {
-                (
-                    (package.name.as_str(), package.architecture.as_str()),
-                    package.version.as_str(),
-                )
+            .map(|LockPackage { file, .. }| {
+                ((&*file.name, &*file.architecture), file.version.as_str())
             })
             .collect();
         let names: HashSet<&str> = locked.keys().map(|(name, _)| *name).collect();
@@ -196,7 +196,7 @@ impl PackageManager for Apt<'_> {
                 let from = entry
                     .packages
                     .iter()
-                    .find(|package| package.name == name)
+                    .find(|package| package.file.name == name)
                     .and_then(|package| package.archive.as_ref());
                 if on_demand && from != Some(&archive.source.name) {
                     continue;
