@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,12 +13,12 @@ use impasto_stages::Makes;
 use super::disk_names::converts;
 use super::error::CliError;
 use super::hint::CommandHints;
-use super::lock_context::LockContext;
+use super::locking::LockNeed;
 use super::record::{RecordArgs, close, view};
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, complete, exit, leave_to_exit};
 use crate::base::human;
-use crate::debian::packages::fetch::Fetcher;
+use crate::debian::packages::host::PackageHost;
 use crate::engine::cause::{SourceLocation, What};
 use crate::engine::event::Event;
 use crate::engine::graph::{NodeId, NodeMap, Selection};
@@ -64,14 +65,27 @@ impl Build {
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
         let sandbox = session.sandbox(self.run.sandbox, mirrors.clone());
-        let context = LockContext::new(session, &store, mirrors, sandbox.clone());
-        context.ensure(
-            &mut loaded,
+        let packages = session.package_host(mirrors);
+        let config = engine_config(
+            session,
             &self.recipe,
-            &selection,
-            self.locked,
-            Some(&self.rebuild),
-        )?;
+            &self.run,
+            &loaded,
+            sandbox,
+            &packages,
+        );
+        let need = LockNeed {
+            recipe: &self.recipe,
+            selection: &selection,
+            locked: self.locked,
+            rebuild: Some(&self.rebuild),
+        };
+        let mut reporter = view(session, &self.record, &loaded);
+        let mut events = |event: &Event| {
+            reporter.event(event);
+            records.event(event);
+        };
+        session.lock(&mut loaded, &store, &need, config.clone(), &mut events)?;
         let needed = loaded.graph.closure(&selection.nodes);
         check_disk_sizes(session, &loaded, &needed)?;
         records.lap("lock packages", session.start.elapsed());
@@ -92,22 +106,12 @@ impl Build {
                 ));
             }
         }
-        let packages = || context.fetcher(&loaded);
-        let config = engine_config(
-            session,
-            &self.recipe,
-            &self.run,
-            &loaded,
-            sandbox,
-            &packages,
-        );
         let whole = loaded.selectors().is_empty() && self.recipe.only.is_empty();
         let config = RunConfig {
             targets,
             whole,
             ..config
         };
-        let mut reporter = view(session, &self.record, &loaded);
         let mut events = |event: &Event| {
             reporter.event(event);
             records.event(event);
@@ -132,7 +136,7 @@ fn check_disk_sizes(
 ) -> Result<(), CliError> {
     /// Sizes that are suggested are whole multiples of this, in bytes.
     const STEP: u64 = 256 << 20;
-    let Some(found) = locking::too_small(&loaded.graph, &loaded.lock, &loaded.locks, needed) else {
+    let Some(found) = locking::too_small(&loaded.graph, needed) else {
         return Ok(());
     };
     let TooSmall {
@@ -193,7 +197,7 @@ pub(super) fn engine_config<'a>(
     run: &RunArgs,
     loaded: &Loaded,
     sandbox: Result<Arc<dyn Sandbox>, String>,
-    packages: &'a dyn Fn() -> Fetcher,
+    packages: &'a PackageHost,
 ) -> RunConfig<'a> {
     RunConfig {
         recipe: loaded.recipe.name.clone(),
@@ -203,13 +207,12 @@ pub(super) fn engine_config<'a>(
         sandbox,
         packages,
         now: session.host.now(),
-        hints: Box::new(CommandHints {
+        hints: Rc::new(CommandHints {
             args: session.place(recipe),
         }),
         dir: session.shown_dir(loaded),
         facts: BTreeMap::from([("impasto".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
         interrupt: session.interrupt.clone(),
-        used: super::fetch::used_packages(loaded),
         whole: false,
     }
 }

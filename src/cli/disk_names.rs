@@ -20,7 +20,7 @@ use super::{RecipeArgs, exit};
 use crate::disk::image::ForeignFormat;
 use crate::engine::graph::{NodeId, NodeMap};
 use crate::engine::history::NodeHistory;
-use crate::engine::locking::{LockState, below, repository};
+use crate::engine::locking::{below, repository};
 use crate::engine::plan::{PlanState, Planner, file_format, is};
 use crate::inspect::sbom::{self, Origins};
 use crate::recipe::recipe_files;
@@ -227,17 +227,15 @@ impl<'s> DiskNames<'s> {
             return Ok(Origins::new());
         };
         let found = self.stage(&recipe, &selector)?;
-        let Loaded {
-            graph, lock, locks, ..
-        } = found.loaded;
+        let graph = &found.loaded.graph;
         let mut origins = Origins::new();
         let mut at = Some(found.id);
         while let Some(id) = at {
-            let entry = match &locks[id] {
-                LockState::Locked(place) => Some(&lock.stages[*place]),
-                _ => None,
-            };
-            for package in entry.iter().flat_map(|entry| &entry.packages) {
+            for package in graph
+                .lock_entry(id)
+                .iter()
+                .flat_map(|entry| &entry.packages)
+            {
                 let file = &package.file;
                 let key = PackageName {
                     name: file.name.clone(),

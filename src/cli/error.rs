@@ -44,7 +44,7 @@ pub(crate) enum CliError {
     Lock(#[from] LockError),
     /// The lock cannot be renewed.
     #[error(transparent)]
-    Renew(#[from] RenewError),
+    Renew(RenewError),
     /// What the command has to say cannot be written.
     #[error(transparent)]
     Output(#[from] ui::OutputError),
@@ -81,6 +81,19 @@ pub(crate) enum CliError {
     },
 }
 
+impl From<RenewError> for CliError {
+    fn from(error: RenewError) -> Self {
+        match error {
+            RenewError::Lock(error) => CliError::Lock(error),
+            RenewError::Mirror { .. } => CliError::usage(
+                error.to_string(),
+                "choose another with --mirror or IMPASTO_MIRROR",
+            ),
+            other => CliError::Renew(other),
+        }
+    }
+}
+
 impl CliError {
     pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
         CliError::Usage {
@@ -111,6 +124,7 @@ impl CliError {
             CliError::Store(error) => store_code(error),
             CliError::Vm(crate::vm::VmError::TooSmall { .. }) => exit::USAGE,
             CliError::Lock(LockError::Syntax { .. }) => exit::RECIPE,
+            CliError::Renew(RenewError::Interrupted) => exit::INTERRUPTED,
             CliError::Renew(_) => exit::STAGE,
             CliError::Lock(_)
             | CliError::Sandbox(_)

@@ -156,11 +156,11 @@ fn cost(
     let time = left(graph, &rest, session.jobs(None, &loaded.settings)).time;
     cost.wall_ms = time.map(|time| time.as_millis() as u64);
     // The user's own files come from nowhere.
-    let entries = loaded
-        .lock
+    let lock = graph.lock();
+    let entries = lock
         .toolbox
         .iter()
-        .chain(&loaded.lock.stages)
+        .chain(&lock.stages)
         .flat_map(|entry| &entry.packages);
     let mut here: BTreeSet<_> = entries
         .filter(|package| package.archive.is_none())

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use impasto_stages::Registry;
-use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::digest::ActionDigest;
 
@@ -18,9 +17,8 @@ use crate::base::host::Host;
 use crate::base::interrupt::Interrupt;
 use crate::cli::settings::{Setting, SettingOrigin, Settings};
 use crate::debian::mirror::MirrorChoice;
-use crate::engine::graph::{Graph, NodeMap, Selection};
+use crate::engine::graph::{Graph, Selection};
 use crate::engine::history::RecipeState;
-use crate::engine::locking::{self, LockState};
 use crate::engine::plan::Planner;
 use crate::lock::{self, LockFile};
 use crate::recipe::scope::Scope;
@@ -47,11 +45,6 @@ pub(crate) struct Loaded {
     pub(crate) graph: Graph,
     /// The settings, its repository's among them.
     pub(crate) settings: Settings,
-    /// Where its lock lies.
-    pub(crate) lock_path: PathBuf,
-    pub(crate) lock: LockFile,
-    /// What the lock has for each node.
-    pub(crate) locks: NodeMap<LockState>,
     selectors: Vec<String>,
 }
 
@@ -276,17 +269,12 @@ impl Session {
         })?;
         let mut settings = self.settings.clone();
         settings.add_repository(recipe.scope.repository(), &self.host)?;
-        let mut graph = Graph::new(&recipe, &registry);
-        let lock_path = lock::path_of(&recipe);
-        let lock = LockFile::load(&lock_path)?;
-        let locks = locking::apply(&mut graph, &lock, ARCHITECTURE);
+        let lock = LockFile::load(&lock::path_of(&recipe))?;
+        let graph = Graph::new(&recipe, &registry, lock);
         Ok(Loaded {
             recipe,
             graph,
             settings,
-            lock_path,
-            lock,
-            locks,
             selectors,
         })
     }
@@ -375,7 +363,7 @@ impl Loaded {
         store: &'a Store,
         again: &[String],
     ) -> Result<Planner<'a>, CliError> {
-        let mut planner = Planner::new(&self.recipe, &self.graph, &self.locks, store);
+        let mut planner = Planner::new(&self.recipe, &self.graph, store);
         if !again.is_empty() {
             self.select(again)?
                 .nodes

@@ -14,7 +14,6 @@ use super::build::engine_config;
 use super::disk_names::{disk_node, no_disk};
 use super::error::CliError;
 use super::hint::job_help;
-use super::lock_context::LockContext;
 use super::session::{Loaded, Session};
 use super::{RecipeArgs, RunArgs, SandboxChoice, exit};
 use crate::base::bounded;
@@ -105,9 +104,7 @@ impl Shell {
                 if failed.is_none() && !self.fresh {
                     return Err(not_built(&node.label, &session.place(&self.recipe), true));
                 }
-                let context = LockContext::new(session, &store, mirrors, sandbox.clone());
-                let packages = || context.fetcher(&loaded);
-                let run = RunArgs::default();
+                let (run, packages) = (RunArgs::default(), session.package_host(mirrors));
                 let config =
                     engine_config(session, &self.recipe, &run, &loaded, sandbox, &packages);
                 let selection = Selection {

@@ -12,6 +12,8 @@ use impasto_store::key::{self, Atom, Describe, Sink};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
+use crate::engine::locking::AppliedLock;
+use crate::lock::LockFile;
 use crate::recipe::Recipe;
 
 pub use super::node::{NodeId, NodeMap};
@@ -69,8 +71,8 @@ pub struct Graph {
     combinations: Vec<Vec<String>>,
     /// Every stage name of the recipe's text that has a node, in order.
     stages: Vec<Arc<str>>,
-    /// The packages of the tools that Actions with a toolbox use, where the lock names them.
-    pub toolbox: Option<PackageSet>,
+    /// The lock that its nodes have their packages from.
+    pub(super) lock: AppliedLock,
 }
 
 /// A selector that names nothing, or cannot be read.
@@ -141,8 +143,9 @@ impl Describe for Definition<'_> {
 }
 
 impl Graph {
-    /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles.
-    pub fn new(recipe: &Recipe, registry: &Registry) -> Graph {
+    /// Makes the nodes of an evaluated recipe, which has checked names, types and cycles, with the packages that its lock
+    /// has for them. What a node lacks its [`Graph::lock_state`] tells.
+    pub fn new(recipe: &Recipe, registry: &Registry, lock: LockFile) -> Graph {
         let mut graph = Graph {
             nodes: NodeMap::new(),
             images: Vec::new(),
@@ -153,7 +156,7 @@ impl Graph {
                 .map(|combination| combination.values.clone())
                 .collect(),
             stages: Vec::new(),
-            toolbox: None,
+            lock: AppliedLock::default(),
         };
         let mut by_definition: HashMap<NodeDigest, NodeId> = HashMap::new();
         for (place, combination) in recipe.combinations.iter().enumerate() {
@@ -232,6 +235,7 @@ impl Graph {
             }
         }
         graph.name_nodes();
+        graph.set_lock(lock);
         graph
     }
 
@@ -346,7 +350,7 @@ impl Graph {
     }
 
     /// Gives a node's Actions that take packages those that they are to take.
-    pub fn fill(&mut self, id: NodeId, set: &PackageSet) {
+    pub(super) fn fill(&mut self, id: NodeId, set: &PackageSet) {
         for action in &mut self.nodes[id].lowered.actions {
             if let Some(packages) = &mut action.packages {
                 packages.clone_from(set);
@@ -364,20 +368,6 @@ impl Graph {
             }
         }
         needed
-    }
-
-    /// The packages that some nodes need to run, and those of the tools where one of them uses tools.
-    pub fn package_sets(&self, nodes: impl Iterator<Item = NodeId>) -> Vec<&PackageSet> {
-        let actions: Vec<_> = nodes
-            .flat_map(|id| &self.node(id).lowered.actions)
-            .collect();
-        let tools = self
-            .toolbox
-            .iter()
-            .filter(|_| actions.iter().any(|action| action.toolbox.is_some()));
-        tools
-            .chain(actions.iter().filter_map(|action| action.packages.as_ref()))
-            .collect()
     }
 
     /// What to build where the user names nothing: every image, or every node where the recipe has no image.

@@ -131,6 +131,11 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// Where relative paths start from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The inputs of a recipe whose relative paths start from `dir`, and which may read what is in `scope`.
     pub fn new(store: Store, dir: PathBuf, scope: Arc<Scope>) -> Self {
         Inputs {

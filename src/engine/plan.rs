@@ -21,7 +21,6 @@ use crate::engine::chain::{ActionChain, chain_step_name};
 use crate::engine::graph::{Graph, NodeId, NodeMap, local_paths};
 use crate::engine::history::{FileMemory, History, NodeHistory, RecipeState};
 use crate::engine::inputs::{Input, InputError, Inputs};
-use crate::engine::locking::LockState;
 use crate::engine::publish::Published;
 use crate::engine::reason::{Reason, ReasonNames, changes};
 use crate::recipe::Recipe;
@@ -197,8 +196,6 @@ pub struct Planner<'a> {
     store: &'a Store,
     inputs: Inputs,
     history: History<'a>,
-    /// What the lock has for each node.
-    locks: &'a NodeMap<LockState>,
     /// Nodes that run even where their results are known.
     rebuild: NodeMap<bool>,
     /// What the units of each node came to, made or found, as far as that is known.
@@ -206,19 +203,13 @@ pub struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// A planner over a recipe's graph. `locks` is what the recipe's lock has for each node.
-    pub fn new(
-        recipe: &Recipe,
-        graph: &'a Graph,
-        locks: &'a NodeMap<LockState>,
-        store: &'a Store,
-    ) -> Self {
+    /// A planner over a recipe's graph.
+    pub fn new(recipe: &Recipe, graph: &'a Graph, store: &'a Store) -> Self {
         Planner {
             graph,
             store,
             inputs: Inputs::new(store.clone(), recipe.dir.clone(), recipe.scope.clone()),
             history: History::new(RecipeState::new(store, recipe)),
-            locks,
             rebuild: NodeMap::filled(false, graph.len()),
             in_use: NodeMap::filled(Vec::new(), graph.len()),
         }
@@ -226,6 +217,11 @@ impl<'a> Planner<'a> {
 
     pub fn graph(&self) -> &'a Graph {
         self.graph
+    }
+
+    /// The recipe's directory.
+    pub fn dir(&self) -> &Path {
+        self.inputs.dir()
     }
 
     /// Where results are looked up.
@@ -457,7 +453,7 @@ impl<'a> Planner<'a> {
                         });
                 }
                 Slot::Toolbox => {
-                    let tools = graph.toolbox.as_ref().map(PackageSet::content);
+                    let tools = graph.toolbox().map(PackageSet::content);
                     // Without a lock the node has no key that could be found.
                     let content = tools.unwrap_or_else(|| PackageSet::default().content());
                     return Ok(Bound {
@@ -525,7 +521,7 @@ impl<'a> Planner<'a> {
         inherited: &BTreeSet<Caveat>,
     ) -> Result<PlanState, PlanError> {
         let digest = action.digest();
-        if !self.locks[id].is_locked() {
+        if !self.graph.lock_state(id).is_locked() {
             return Ok(PlanState::Dirty {
                 action: digest,
                 reason: Reason::NotLocked,

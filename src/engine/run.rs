@@ -8,6 +8,7 @@ mod results;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -19,11 +20,13 @@ use impasto_store::lease::Lease;
 use crate::base::cancel::CancelToken;
 use crate::base::interrupt::Interrupt;
 use crate::debian::packages::fetch::Fetcher;
+use crate::debian::packages::host::PackageHost;
 use crate::engine::chain::ActionChain;
 use crate::engine::event::{Event, EventKind, How};
 use crate::engine::graph::{Graph, NodeId, NodeMap, Selection};
 use crate::engine::hints::Hints;
 use crate::engine::job::{Job, JobContext, JobError, JobTask, Message};
+use crate::engine::locking;
 use crate::engine::plan::{Hit, PlanError, PlanState, Planner};
 use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
@@ -32,6 +35,7 @@ use crate::engine::schedule::{Schedule, TaskState};
 use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
+#[derive(Clone)]
 pub struct RunConfig<'a> {
     pub recipe: String,
     /// How many jobs may run at once.
@@ -42,20 +46,18 @@ pub struct RunConfig<'a> {
     pub targets: HashMap<NodeId, Vec<Target>>,
     /// Where Actions with a sandbox run; why they cannot, where they cannot.
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
-    /// Makes what gets package files; asked where something is to run.
-    pub packages: &'a dyn Fn() -> Fetcher,
+    /// Where packages come from.
+    pub packages: &'a PackageHost,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.
-    pub hints: Box<dyn Hints>,
+    pub hints: Rc<dyn Hints>,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
     /// What claims record of the host.
     pub facts: std::collections::BTreeMap<String, String>,
     /// What the user may ask while it runs.
     pub interrupt: Interrupt,
-    /// What of packages the recipe's lock names.
-    pub used: UsedPackages,
     /// Whether everything that the recipe names is to be built.
     pub whole: bool,
 }
@@ -90,6 +92,8 @@ pub struct Engine<'a> {
     config: RunConfig<'a>,
     /// What gets package files.
     packages: Option<Fetcher>,
+    /// What of packages the recipe's lock names.
+    used: UsedPackages,
     /// What jobs share, made for the first one.
     context: Option<Arc<JobContext>>,
     schedule: Schedule,
@@ -212,6 +216,7 @@ impl<'a> Engine<'a> {
             planner,
             config,
             packages: None,
+            used: UsedPackages::of(graph),
             context: None,
             schedule,
             nodes,
@@ -288,10 +293,22 @@ impl<'a> Engine<'a> {
         let sets = self.graph.package_sets(self.open());
         // Who needs none does not ask the host's apt where its mirrors are.
         if !sets.is_empty() {
-            let packages = (self.config.packages)();
+            let packages = self.fetcher();
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
+    }
+
+    /// What gets the package files of the lock.
+    fn fetcher(&self) -> Fetcher {
+        let (store, dir) = (self.planner.store(), self.planner.dir());
+        locking::fetcher(
+            self.config.packages,
+            store,
+            dir,
+            self.graph,
+            CancelToken::new(),
+        )
     }
 
     /// Takes the next message of a job, or notices that there is no more time for any.

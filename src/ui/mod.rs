@@ -25,7 +25,7 @@ pub use json::{Json, schema as event_schema};
 pub use live::Live;
 pub use plain::Plain;
 pub use record::{Ending, RecordFileError, RecordPaths, Records, Verdict};
-pub use wait::{Wait, follow};
+pub use wait::Wait;
 
 pub use screen::clear_at_exit;
 

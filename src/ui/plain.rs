@@ -100,9 +100,24 @@ impl Plain {
         self.report.event(&event.kind);
         let wall = |ms: u64| seconds(Duration::from_millis(ms));
         Some(match &event.kind {
+            EventKind::ResolveStarted { stage } => {
+                format!("{BUSY}    lock{BUSY:#}  {stage}")
+            }
+            EventKind::Locked {
+                changes,
+                written: true,
+                ..
+            } if !changes.is_empty() => {
+                let line = |change: &String| format!("{GOOD}  locked{GOOD:#}  {change}");
+                changes.iter().map(line).collect::<Vec<_>>().join("\n")
+            }
+            EventKind::Locked { .. } => return None,
             EventKind::RunStarted { .. } | EventKind::Phase { .. } => return None,
             // For who watches.
-            EventKind::Estimate { .. }
+            EventKind::ResolveFinished { .. }
+            | EventKind::CompareStarted { .. }
+            | EventKind::PackagesFetched { .. }
+            | EventKind::Estimate { .. }
             | EventKind::Expected { .. }
             | EventKind::Progress { .. } => return None,
             EventKind::Interrupted => {

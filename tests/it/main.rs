@@ -42,6 +42,7 @@ mod kill;
 mod limits;
 mod live;
 mod lock;
+mod lock_events;
 mod lock_hostile;
 mod mirror;
 mod names;

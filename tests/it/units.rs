@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
-use impasto::debian::packages::fetch::{Fetcher, Supply};
+use impasto::debian::packages::host::PackageHost;
 use impasto::engine::cause::About;
 use impasto::engine::event::{Event, EventKind};
-use impasto::engine::graph::{Graph, NodeMap};
+use impasto::engine::graph::Graph;
 use impasto::engine::hints::Hints;
 use impasto::engine::job::JobError;
-use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
+use impasto::lock::LockFile;
 use impasto::recipe::{LoadRequest, load};
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
 use impasto_stages::{
@@ -75,11 +76,10 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     };
     let recipe =
         load(&request, &registry).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-    let graph = Graph::new(&recipe, &registry);
+    let graph = Graph::new(&recipe, &registry, LockFile::default());
     let store = Store::open(project.store()).unwrap();
-    let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
-    let planner = Planner::new(&recipe, &graph, &locks, &store);
-    let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
+    let planner = Planner::new(&recipe, &graph, &store);
+    let packages = PackageHost::default();
     let config = RunConfig {
         packages: &packages,
         recipe: recipe.name.clone(),
@@ -88,13 +88,12 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         targets: Default::default(),
         sandbox: Err("the test has none".to_owned()),
         now: 0,
-        hints: Box::new(NoHints),
+        hints: Rc::new(NoHints),
         dir: String::new(),
         facts: BTreeMap::new(),
         interrupt: impasto::base::interrupt::Interrupt::new(|| {
             unreachable!("nobody interrupts it")
         }),
-        used: Default::default(),
         whole: true,
     };
     let mut reasons = Vec::new();

@@ -81,9 +81,14 @@ enum FetchedFile {
 
 impl Fetcher {
     /// Gets files out of `supply`; where there is none, those that the store lacks fail with its error. `now` is in
-    /// seconds since 1970, for records.
-    pub fn new(store: Store, supply: Result<Supply, PackageFetchError>, now: u64) -> Self {
-        let (files, changed, cancel) = (Mutex::default(), Condvar::new(), CancelToken::new());
+    /// seconds since 1970, for records; `cancel` ends all downloads, as [`Fetcher::stop`] does.
+    pub fn new(
+        store: Store,
+        supply: Result<Supply, PackageFetchError>,
+        now: u64,
+        cancel: CancelToken,
+    ) -> Self {
+        let (files, changed) = (Mutex::default(), Condvar::new());
         let meter = store.meter().cloned().unwrap_or_default();
         let downloads = Mutex::default();
         Fetcher {

@@ -19,6 +19,11 @@ pub const ARCHIVE: &str = "debian";
 /// The same for security updates.
 pub const SECURITY: &str = "debian-security";
 
+/// Whether a lock's archive is one of the distribution's own, which no recipe has to name.
+pub fn is_own(archive: &str) -> bool {
+    matches!(archive.split_once('/'), Some((ARCHIVE | SECURITY, _)))
+}
+
 /// The addresses of this host and of a recipe.
 pub struct PackageSources<'a> {
     pub mirrors: &'a Mirrors,

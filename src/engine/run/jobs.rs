@@ -32,7 +32,7 @@ impl Engine<'_> {
             .filter_map(|action| action.packages.as_ref())
             .collect();
         if !sets.is_empty() {
-            let packages = (self.config.packages)();
+            let packages = self.fetcher();
             packages.begin(sets.into_iter());
             self.packages = Some(packages);
         }
@@ -143,7 +143,7 @@ impl Engine<'_> {
                 dir: config.dir.clone(),
                 sandbox: config.sandbox.clone(),
                 packages: self.packages.clone(),
-                toolbox: self.graph.toolbox.clone(),
+                toolbox: self.graph.toolbox().cloned(),
                 facts: config.facts.clone(),
                 logs: state.logs(),
                 failed: state.failed(),

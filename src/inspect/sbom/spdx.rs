@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::copyright::Copyright;
 use super::licenses::{self, References};
 use super::{Bill, PackageOrigin, SbomPackage, System};
+use crate::inspect::diff::installed::PURL_TYPE;
 use crate::inspect::diff::plain;
 
 /// What is not said.
@@ -158,7 +159,7 @@ fn location(origin: &PackageOrigin) -> Option<String> {
     (is_url && url.bytes().all(|byte| byte.is_ascii_graphic())).then_some(url)
 }
 
-/// The package's address (<https://github.com/package-url/purl-spec>, type `deb`).
+/// The package's address (<https://github.com/package-url/purl-spec>).
 fn purl(package: &SbomPackage, system: &System) -> String {
     let id = system.id.as_deref().unwrap_or("debian");
     let distro = system
@@ -166,7 +167,7 @@ fn purl(package: &SbomPackage, system: &System) -> String {
         .as_ref()
         .map(|version| format!("&distro={}-{}", encoded(id), encoded(version)));
     format!(
-        "pkg:deb/{}/{}@{}?arch={}{}",
+        "pkg:{PURL_TYPE}/{}/{}@{}?arch={}{}",
         encoded(id),
         encoded(&package.name.to_ascii_lowercase()),
         encoded(&package.version),

@@ -84,6 +84,7 @@ pub(super) struct Archives<'a> {
     store: &'a Store,
     mirrors: &'a Mirrors,
     now: u64,
+    cancel: CancelToken,
     known: Mutex<HashMap<String, Option<Arc<VerifiedArchive>>>>,
     client: OnceLock<Result<(Client, Scratch), String>>,
 }
@@ -116,11 +117,17 @@ impl Cache for IndexCache<'_> {
 }
 
 impl<'a> Archives<'a> {
-    pub(super) fn new(store: &'a Store, mirrors: &'a Mirrors, now: u64) -> Self {
+    pub(super) fn new(
+        store: &'a Store,
+        mirrors: &'a Mirrors,
+        now: u64,
+        cancel: CancelToken,
+    ) -> Self {
         Archives {
             store,
             mirrors,
             now,
+            cancel,
             known: Mutex::default(),
             client: OnceLock::new(),
         }
@@ -174,7 +181,7 @@ impl<'a> Archives<'a> {
                 meter: self.store.meter().cloned(),
                 ..Options::default()
             };
-            let client = Client::new(self.mirrors, scratch.path(), &CancelToken::new(), options);
+            let client = Client::new(self.mirrors, scratch.path(), &self.cancel, options);
             Ok((client.map_err(|error| error.to_string())?, scratch))
         });
         let (client, _) = made

@@ -29,8 +29,8 @@ use crate::lock::{
 };
 use crate::sandbox::Sandbox;
 
-/// The files of a disk that tell which packages it has; without the first it has none.
-pub const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
+/// The files of a disk that tell which packages it has.
+const STATE_FILES: [&str; 4] = [STATUS, EXTENDED, OS_RELEASE, USR_OS_RELEASE];
 
 /// apt on this host.
 pub struct Apt<'a> {
@@ -38,9 +38,12 @@ pub struct Apt<'a> {
     mirrors: &'a Mirrors,
     sandbox: &'a Result<Arc<dyn Sandbox>, String>,
     archives: Archives<'a>,
-    /// What gets the files of an entry.
-    get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
+    get: GetFiles<'a>,
+    cancel: CancelToken,
 }
+
+/// What gets the files of an entry.
+type GetFiles<'a> = Box<dyn Fn(&LockEntry) -> Fetcher + Send + Sync + 'a>;
 
 impl<'a> Apt<'a> {
     /// apt with what it needs: `sandbox` for its solver, `get` for package files whose fields no index has any more.
@@ -50,21 +53,23 @@ impl<'a> Apt<'a> {
         mirrors: &'a Mirrors,
         sandbox: &'a Result<Arc<dyn Sandbox>, String>,
         now: u64,
-        get: Box<dyn Fn(&LockEntry) -> Fetcher + 'a>,
+        get: GetFiles<'a>,
+        cancel: CancelToken,
     ) -> Self {
         Apt {
             store,
             mirrors,
             sandbox,
-            archives: Archives::new(store, mirrors, now),
+            archives: Archives::new(store, mirrors, now, cancel.clone()),
             get,
+            cancel,
         }
     }
 
     /// The tree of tools.
     fn tools(&self, entry: &LockEntry) -> Result<std::path::PathBuf, ManagerError> {
         let fetcher = || (self.get)(entry);
-        let root = tools(self.store, &entry.set(), &fetcher, &CancelToken::new());
+        let root = tools(self.store, &entry.set(), &fetcher, &self.cancel);
         root.map_err(|error| {
             let help = match &error {
                 ToolsError::Fetch(DemandError::Package(error)) => error.help.clone(),
@@ -100,7 +105,7 @@ impl<'a> Apt<'a> {
             said: Vec::new(),
             about: Vec::new(),
         };
-        let blobs = (self.get)(&entry).demand(&entry.set(), &CancelToken::new());
+        let blobs = (self.get)(&entry).demand(&entry.set(), &self.cancel);
         let blobs = blobs.map_err(|error| failed(error.to_string()))?;
         let reader = self
             .store
@@ -112,6 +117,10 @@ impl<'a> Apt<'a> {
 }
 
 impl PackageManager for Apt<'_> {
+    fn state_files(&self) -> &'static [&'static str] {
+        &STATE_FILES
+    }
+
     fn resolve_toolbox(&self, foreign: &[String]) -> Result<LockEntry, ManagerError> {
         let facts = Facts::plain(SUITE);
         let archives = self.archives.get(&facts.sources(self.mirrors)?)?;

@@ -15,7 +15,6 @@ use super::known::VerifiedArchive;
 use super::state::{DpkgState, find};
 use super::{Apt, entry};
 use crate::base::bounded;
-use crate::base::cancel::CancelToken;
 use crate::deb::package::Package as Deb;
 use crate::deb::version;
 use crate::debian::toolbox::{
@@ -230,7 +229,7 @@ impl AskedPackage<'_, '_> {
             .packed(),
             limits: Limits::default(),
             timeout: None,
-            cancel: CancelToken::new(),
+            cancel: self.apt.cancel.clone(),
         };
         let end = sandbox.run_tools(job, &mut |event| {
             if let ToolEvent::Log(bytes) = event {
