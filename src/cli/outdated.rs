@@ -16,7 +16,7 @@ use crate::base::human;
 use crate::base::table;
 use crate::engine::chain::chain_step_name;
 use crate::engine::event::Event;
-use crate::engine::graph::NodeId;
+use crate::engine::graph::{ImageNode, NodeId};
 use crate::engine::locking::LockRun;
 use crate::lock::NewerVersion;
 use crate::ui;
@@ -145,14 +145,11 @@ fn row(stage: &str, images: &[String], newer: NewerVersion) -> OutdatedRow {
 /// The images that a node is part of.
 fn images(loaded: &Loaded, id: NodeId) -> Vec<String> {
     let graph = &loaded.graph;
-    let part = |files: &[(NodeId, Option<std::sync::Arc<str>>)]| {
-        let nodes: Vec<_> = files.iter().map(|(node, _)| *node).collect();
-        graph.closure(&nodes)[id]
-    };
+    let part = |image: &ImageNode| graph.closure(&image.sources().collect::<Vec<_>>())[id];
     let names: BTreeSet<_> = graph
         .images()
         .iter()
-        .filter(|image| part(&image.files))
+        .filter(|image| part(image))
         .map(|image| image.name.clone())
         .collect();
     names.into_iter().collect()

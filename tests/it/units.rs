@@ -81,6 +81,8 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let planner = Planner::new(&recipe, &graph, &store);
     let packages = PackageHost::default();
     let config = RunConfig {
+        images: Vec::new(),
+        gate: None,
         packages: &packages,
         recipe: recipe.name.clone(),
         jobs: 2,
