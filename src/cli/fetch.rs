@@ -53,8 +53,6 @@ impl Fetch {
         let mut reporter = view(session, &RecordArgs::default(), &loaded);
         let mut events = |event: &Event| reporter.event(event);
         session.lock(&mut loaded, &store, &need, config.clone(), &mut events)?;
-        // Keeps the collector off what has come until all is there.
-        let _lease = store.lease()?;
         let graph = &loaded.graph;
         let needed = graph.closure(&selection.nodes);
         let needed: Vec<_> = graph.ids().filter(|id| needed[*id]).collect();
