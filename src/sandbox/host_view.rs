@@ -11,7 +11,7 @@ use impasto_stages::Secret;
 use serde_bytes::ByteBuf;
 
 use super::SandboxError;
-use super::process::io_error;
+use super::namespace::process::io_error;
 use crate::base::bounded;
 
 /// The host's own policy for steps with network, such as its mirrors: files and directories that these steps find below

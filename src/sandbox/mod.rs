@@ -3,26 +3,18 @@
 //! Knows disks, steps and files, not recipes, the graph, keys or the cache. What a sandbox promises is [`Sandbox`].
 
 mod confine;
-mod emulate;
 mod environment;
-mod export;
 mod host_view;
 mod limits;
 mod link;
-mod loopdev;
 mod memory;
 mod namespace;
-mod probe;
-mod process;
 pub mod protocol;
 #[cfg(test)]
 mod protocol_tests;
-mod request;
 mod session;
-mod supervisor;
 mod sys;
 mod terminal;
-mod tools;
 mod trim;
 mod usage;
 
@@ -36,14 +28,14 @@ use std::time::{Duration, Instant};
 pub use environment::GuestEnvironment;
 pub use host_view::{NetworkPolicy, PolicyError, ReadPolicy};
 pub use limits::{Culprit, Reached, control_groups};
-pub use namespace::{NamespaceSandbox, storage_version};
-pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
+pub use namespace::{
+    MOUNT_POINTS, NamespaceSandbox, Perform, ProbePiece, SUPERVISOR_ARGUMENT, ToolFailure,
+    ToolTask, UserNameSpace, probe, probe_user_namespace, storage_version, supervisor_main,
+};
 pub use protocol::{AgentStep, FileOwner, InputKind, Limit, Problem, StepFacts, Stream};
-pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 pub(crate) use sys::{confine, die_with_parent, move_elsewhere};
 pub(crate) use terminal::SavedTerminal;
 pub use terminal::restore_terminal;
-pub use tools::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
 pub use trim::TrimmedOverlay;
 
 use impasto_stages::{Limits, Secret};

@@ -15,12 +15,14 @@ use serde_bytes::ByteBuf;
 use super::host_view::HostView;
 use super::limits::{Bounds, Culprit, Reached};
 use super::link::{Link, LinkError};
-use super::process::io_error;
+use super::namespace::process::io_error;
+use super::namespace::request::{
+    GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan, ToolReport,
+};
 use super::protocol::{
     Answer, Ceiling, Device, DiskNode, Limit, MAX_DATA, Problem, ProblemKind, RUN_DIR, Request,
     RunSubdir, Setup, StepFacts, VERSION,
 };
-use super::request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan, ToolReport};
 use super::{
     AgentStep, GuestEnvironment, InputContent, Outcome, Output, SandboxError, SandboxEvent,
     SandboxInput, SandboxJob, ToolEnd, ToolEvent,

@@ -10,25 +10,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::SandboxError;
-use super::limits::Group;
-use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
+use crate::sandbox::SandboxError;
+use crate::sandbox::limits::Group;
+use crate::sandbox::link::Link;
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The supervisor's process. Its death signal is bound to the thread that starts it, so that thread must wait for it.
-pub(super) struct Supervisor {
+pub(in crate::sandbox) struct Supervisor {
     child: Child,
     socket: Option<UnixStream>,
     log: PathBuf,
 }
 
 impl Supervisor {
-    pub(super) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
+    pub(in crate::sandbox) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
         let log = work.join("supervisor.log");
         let (ours, theirs) =
             UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
@@ -53,7 +53,7 @@ impl Supervisor {
         })
     }
 
-    pub(super) fn link(
+    pub(in crate::sandbox) fn link(
         &mut self,
         deadline: Option<Instant>,
         cancel: CancelToken,
@@ -65,7 +65,7 @@ impl Supervisor {
     }
 
     /// Waits for the end of everything; the channel must be closed. True after exit 0.
-    pub(super) fn end(&mut self) -> Result<bool, SandboxError> {
+    pub(in crate::sandbox) fn end(&mut self) -> Result<bool, SandboxError> {
         let wait = |e| io_error("wait for", Path::new("the supervisor"), e);
         let begun = Instant::now();
         loop {
@@ -82,7 +82,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn broken(&self, reason: String) -> SandboxError {
+    pub(in crate::sandbox) fn broken(&self, reason: String) -> SandboxError {
         let mut log = Vec::new();
         if let Ok(file) = bounded::open(&self.log) {
             // What can be read of it is enough.
@@ -104,7 +104,11 @@ impl Drop for Supervisor {
     }
 }
 
-pub(super) fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
+pub(in crate::sandbox) fn io_error(
+    verb: &'static str,
+    path: &Path,
+    source: io::Error,
+) -> SandboxError {
     SandboxError::Io {
         verb,
         path: path.to_path_buf(),

@@ -2,6 +2,15 @@
 //!
 //! Knows how a job becomes a conversation with supervisor and agent. For recipes and images that are trusted.
 
+mod container;
+mod emulate;
+mod export;
+mod loopdev;
+mod probe;
+pub(super) mod process;
+pub(super) mod request;
+mod supervisor;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -12,20 +21,24 @@ use std::time::Instant;
 
 use impasto_stages::{Limits, Secret};
 
-use super::export::DAEMON;
-use super::host_view::{HostView, NetworkPolicy, PolicyError, ReadPolicy};
-use super::limits::{Bounds, Group};
-use super::link::LinkError;
-use super::process::{Supervisor, io_error};
-use super::protocol::{Ceiling, Problem, ProblemKind};
-use super::request::{GuestSpec, ToolPlan};
-use super::session::{End, GuestSession, SessionError, run_tools_session};
-use super::terminal::SavedTerminal;
-use super::{
+use crate::base::bounded;
+use crate::sandbox::host_view::{HostView, NetworkPolicy, PolicyError, ReadPolicy};
+use crate::sandbox::limits::{Bounds, Group};
+use crate::sandbox::link::LinkError;
+use crate::sandbox::protocol::{Ceiling, Problem, ProblemKind};
+use crate::sandbox::session::{End, GuestSession, SessionError, run_tools_session};
+use crate::sandbox::terminal::SavedTerminal;
+use crate::sandbox::{
     Finished, GuestEnvironment, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
     SandboxJob, ToolEnd, ToolEvent, ToolJob, agent_digest,
 };
-use crate::base::bounded;
+use export::DAEMON;
+use process::{Supervisor, io_error};
+use request::{GuestSpec, ToolPlan};
+
+pub use container::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
+pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
+pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
 
 /// Runs jobs by the host's kernel. Needs root.
 pub struct NamespaceSandbox {
@@ -314,7 +327,7 @@ fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, San
     named.iter().map(text).collect()
 }
 
-pub(super) fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
+fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
     let file = File::create_new(path).map_err(|e| io_error("create", path, e))?;
     impasto_store::qcow2::create_overlay(&file, virtual_size).map_err(|source| {
         SandboxError::Overlay {

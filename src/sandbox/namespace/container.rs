@@ -22,12 +22,12 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
-use super::memory::{self, TmpfsDir};
-use super::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use super::request::{ToolPlan, ToolReport};
 use super::supervisor::{isolate, open_groups};
-use super::sys;
-use super::usage::Watcher;
+use crate::sandbox::memory::{self, TmpfsDir};
+use crate::sandbox::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
+use crate::sandbox::sys;
+use crate::sandbox::usage::Watcher;
 
 /// Work for the toolbox's programs, which the sandbox only carries to the [`Perform`] of its supervisor.
 #[derive(Debug, Clone, Serialize, Deserialize)]

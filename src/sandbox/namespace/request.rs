@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::protocol::{Ceiling, Device, Limit, Problem};
-use super::tools::{ToolFailure, ToolTask};
+use super::container::{ToolFailure, ToolTask};
 use crate::disk::guest::DiskLayout;
+use crate::sandbox::protocol::{Ceiling, Device, Limit, Problem};
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum SupervisorRequest {
+pub(in crate::sandbox) enum SupervisorRequest {
     /// Give the agent a disk.
     Guest(GuestSpec),
     /// Do our own work with the toolbox's programs.
@@ -24,23 +24,23 @@ pub(super) enum SupervisorRequest {
 
 /// Work with the toolbox's programs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ToolPlan {
+pub(in crate::sandbox) struct ToolPlan {
     /// The one directory that can be written, beside memory.
-    pub(super) work: PathBuf,
+    pub(in crate::sandbox) work: PathBuf,
     /// The tree of programs that is the container's root.
-    pub(super) toolbox: PathBuf,
-    pub(super) task: ToolTask,
+    pub(in crate::sandbox) toolbox: PathBuf,
+    pub(in crate::sandbox) task: ToolTask,
     /// Files to which a process writes `0` to be in the control groups of the job.
-    pub(super) groups: Vec<PathBuf>,
+    pub(in crate::sandbox) groups: Vec<PathBuf>,
     /// Most bytes of files in memory.
-    pub(super) tmpfs: u64,
+    pub(in crate::sandbox) tmpfs: u64,
     /// What the supervisor watches, where no control group does.
-    pub(super) watch: Option<Ceiling>,
+    pub(in crate::sandbox) watch: Option<Ceiling>,
 }
 
 /// What comes back from it: any number of `Log` and `Phase`, then one of the others.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum ToolReport {
+pub(in crate::sandbox) enum ToolReport {
     /// Bytes that programs printed.
     Log(ByteBuf),
     /// A part of the work is over.
@@ -56,27 +56,27 @@ pub(super) enum ToolReport {
 
 /// A disk for the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct GuestSpec {
+pub(in crate::sandbox) struct GuestSpec {
     /// Private directory of the run.
-    pub(super) work: PathBuf,
+    pub(in crate::sandbox) work: PathBuf,
     /// The overlay, an empty qcow2.
-    pub(super) overlay: PathBuf,
+    pub(in crate::sandbox) overlay: PathBuf,
     /// Layer files below it, bottom first.
-    pub(super) chain: Vec<PathBuf>,
+    pub(in crate::sandbox) chain: Vec<PathBuf>,
     /// Share the host's network.
-    pub(super) network: bool,
+    pub(in crate::sandbox) network: bool,
     /// The agent gets the supervisor's terminal.
-    pub(super) terminal: bool,
+    pub(in crate::sandbox) terminal: bool,
     /// Files to which a process writes `0` to be in the control groups of the job.
-    pub(super) groups: Vec<PathBuf>,
+    pub(in crate::sandbox) groups: Vec<PathBuf>,
 }
 
 /// Ranges of one message, so that it fits into a frame.
-pub(super) const MAX_RANGES: usize = 16384;
+pub(in crate::sandbox) const MAX_RANGES: usize = 16384;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum SupervisorEvent {
+pub(in crate::sandbox) enum SupervisorEvent {
     /// The disk is there; from the next frame on the agent listens.
     Ready {
         /// What lies on it.
