@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -24,7 +23,7 @@ use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, RunConfig, Summary};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
 #[derive(Debug, Args)]
@@ -60,6 +59,7 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
+        loaded.sandbox = self.run.sandbox.kind();
         records.lap("read the recipe", session.start.elapsed());
         let selection = loaded.selection()?;
         let mirrors = session.mirrors(self.run.mirror.as_deref())?;
@@ -192,7 +192,7 @@ pub(super) fn engine_config<'a>(
     recipe: &RecipeArgs,
     run: &RunArgs,
     loaded: &Loaded,
-    sandbox: Result<Arc<dyn Sandbox>, String>,
+    sandbox: SandboxSetup,
     packages: &'a dyn Fn() -> Fetcher,
 ) -> RunConfig<'a> {
     RunConfig {

@@ -29,7 +29,7 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 
 /// What a run is told beside its plan.
 pub struct RunConfig<'a> {
@@ -40,8 +40,8 @@ pub struct RunConfig<'a> {
     pub keep_going: bool,
     /// Files to write for the user, by the node that makes them.
     pub targets: HashMap<NodeId, Vec<Target>>,
-    /// Where Actions with a sandbox run; why they cannot, where they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where Actions with a sandbox run, and what their steps see there.
+    pub sandbox: SandboxSetup,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
     /// Seconds since 1970, for records.

@@ -18,57 +18,16 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 use rustix::thread::UnshareFlags;
-use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::emulate::{self, Mapper};
-use super::request::{ToolPlan, ToolReport};
+use super::request::ToolPlan;
 use super::supervisor::{isolate, open_groups};
 use crate::sandbox::memory::{self, TmpfsDir};
 use crate::sandbox::protocol::{self, Ceiling, Limit, MAX_LOG, Problem, ProblemKind};
 use crate::sandbox::sys;
+use crate::sandbox::tools::{MOUNT_POINTS, Perform, ToolReport};
 use crate::sandbox::usage::Watcher;
-
-/// Work for the toolbox's programs, which the sandbox only carries to the [`Perform`] of its supervisor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ToolTask {
-    /// What is to be done, as [`Perform`] reads it.
-    #[serde(with = "serde_bytes")]
-    pub body: Vec<u8>,
-    /// Debian's name of the machine whose programs it runs, where that is not this one.
-    pub foreign: Option<String>,
-}
-
-/// Does the work of a [`ToolTask`], given its body, in the directory that can be written. Bytes go to the log; a phase's
-/// name is told when it is over.
-pub type Perform =
-    fn(&[u8], &Path, &mut dyn FnMut(&[u8]), &mut dyn FnMut(&str)) -> Result<(), ToolFailure>;
-
-/// Why something could not be done, and the hint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ToolFailure {
-    pub message: String,
-    /// The way out, where there is one.
-    pub help: Option<String>,
-}
-
-impl ToolFailure {
-    /// One without a way out.
-    pub fn new(message: impl Into<String>) -> Self {
-        ToolFailure {
-            message: message.into(),
-            help: None,
-        }
-    }
-
-    /// What the system refused.
-    pub fn io(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |error| ToolFailure::new(format!("cannot {verb} {}: {error}", path.display()))
-    }
-}
-
-/// Empty directories that a toolbox must have, on which the container mounts what is the kernel's, or of this run.
-pub const MOUNT_POINTS: [&str; 6] = ["proc", "sys", "dev", "run", "tmp", "work"];
 
 /// Where the directory that can be written is.
 const WORK: &str = "/work";

@@ -1,52 +1,50 @@
 //! The namespace sandbox: the host's kernel, namespaces, and a supervisor that lets nothing outlive impasto.
 //!
-//! Knows how a job becomes a conversation with supervisor and agent. For recipes and images that are trusted.
+//! Knows how a supervisor gives the agent a disk, not what is said to the agent. For recipes and images that are trusted.
 
 mod container;
 mod emulate;
 mod export;
 mod loopdev;
 mod probe;
-pub(super) mod process;
-pub(super) mod request;
+mod process;
+mod request;
 mod supervisor;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use impasto_stages::{Limits, Secret};
+use impasto_stages::Limits;
 
-use crate::base::bounded;
-use crate::sandbox::host_view::{HostView, NetworkPolicy, PolicyError, ReadPolicy};
-use crate::sandbox::limits::{Bounds, Group};
-use crate::sandbox::link::LinkError;
-use crate::sandbox::protocol::{Ceiling, Problem, ProblemKind};
-use crate::sandbox::session::{End, GuestSession, SessionError, run_tools_session};
-use crate::sandbox::terminal::SavedTerminal;
-use crate::sandbox::{
-    Finished, GuestEnvironment, Outcome, Sandbox, SandboxError, SandboxEvent, SandboxFacts,
-    SandboxJob, ToolEnd, ToolEvent, ToolJob, agent_digest,
-};
-use export::DAEMON;
-use process::{Supervisor, io_error};
-use request::{GuestSpec, ToolPlan};
-
-pub use container::{MOUNT_POINTS, Perform, ToolFailure, ToolTask};
 pub use probe::{ProbePiece, UserNameSpace, probe, probe_user_namespace};
 pub use supervisor::{SUPERVISOR_ARGUMENT, supervisor_main};
+
+use export::DAEMON;
+use process::Supervisor;
+use request::{GuestSpec, SupervisorEvent, SupervisorRequest, ToolPlan};
+
+use super::limits::{Bounds, Group};
+use super::link::{Link, LinkError};
+use super::protocol::Ceiling;
+use super::session::{
+    ClosedDisk, GuestHost, GuestSession, OpenDisk, SessionEnd, SessionError, unexpected,
+};
+use super::terminal::SavedTerminal;
+use super::tools::run_tools_session;
+use super::{
+    Finished, Sandbox, SandboxError, SandboxEvent, SandboxFacts, SandboxJob, SandboxKind, ToolEnd,
+    ToolEvent, ToolJob, agent_digest, io_error,
+};
+use crate::base::bounded;
 
 /// Runs jobs by the host's kernel. Needs root.
 pub struct NamespaceSandbox {
     executable: PathBuf,
     storage: OnceLock<Option<String>>,
-    read_policy: ReadPolicy,
-    policy: OnceLock<Result<NetworkPolicy, PolicyError>>,
-    environment: GuestEnvironment,
     /// Whether control groups are used where the host has them.
     groups: bool,
 }
@@ -57,9 +55,6 @@ impl NamespaceSandbox {
         Self {
             executable,
             storage: OnceLock::new(),
-            read_policy: Box::new(|| Ok(NetworkPolicy::default())),
-            policy: OnceLock::new(),
-            environment: GuestEnvironment::default(),
             groups: true,
         }
     }
@@ -80,40 +75,6 @@ impl NamespaceSandbox {
         let watch = group.is_none().then_some(bounds.ceiling);
         (bounds, group, watch)
     }
-
-    /// The same, in another environment.
-    #[must_use]
-    pub fn in_surroundings(self, environment: GuestEnvironment) -> Self {
-        Self {
-            environment,
-            ..self
-        }
-    }
-
-    /// The same, with the host's policy for steps with network, which has none of its own.
-    #[must_use]
-    pub fn with_policy(self, read_policy: ReadPolicy) -> Self {
-        Self {
-            read_policy,
-            ..self
-        }
-    }
-
-    fn policy(&self) -> Result<&NetworkPolicy, SandboxError> {
-        let policy = self.policy.get_or_init(&self.read_policy);
-        policy
-            .as_ref()
-            .map_err(|error| SandboxError::Policy(error.clone()))
-    }
-
-    /// What steps see of the host because they have its network.
-    fn host_view(&self, network: bool) -> Result<HostView, SandboxError> {
-        if network {
-            HostView::with_network(self.policy()?, &self.environment.host_name)
-        } else {
-            Ok(HostView::default())
-        }
-    }
 }
 
 impl Sandbox for NamespaceSandbox {
@@ -123,126 +84,64 @@ impl Sandbox for NamespaceSandbox {
         events: &mut dyn FnMut(SandboxEvent<'_>),
     ) -> Result<Finished, SandboxError> {
         demand_root()?;
-        let mut host = self.host_view(job.network)?;
-        host.trees.extend(directories(&job.trees)?);
-        host.caches.extend(directories(&job.caches)?);
+        let (timeout, terminal) = (job.timeout, job.shell.is_some());
         let begun = Instant::now();
         let oom_kills = oom_kills();
         make_overlay(job.overlay, job.virtual_size)?;
-        let (bounds, group, watch) = self.bounds(job.limits);
-        let plan = GuestSpec {
-            work: job.work.to_path_buf(),
-            overlay: job.overlay.to_path_buf(),
-            chain: job.chain.clone(),
-            network: job.network,
-            terminal: false,
-            groups: group.as_ref().map(Group::doors).unwrap_or_default(),
+        // Whoever types is there to stop it.
+        let (bounds, group, watch) = match terminal {
+            true => (Bounds::new(job.limits), None, None),
+            false => self.bounds(job.limits),
+        };
+        let deadline = timeout.filter(|_| !terminal).map(|timeout| begun + timeout);
+        let mut host = NamespaceHost {
+            spec: GuestSpec {
+                work: job.work.to_path_buf(),
+                overlay: job.overlay.to_path_buf(),
+                chain: job.chain.clone(),
+                network: job.network.is_some(),
+                terminal,
+                groups: group.as_ref().map(Group::doors).unwrap_or_default(),
+            },
         };
         let mut supervisor = Supervisor::start(&self.executable, job.work)?;
-        let deadline = job.timeout.map(|timeout| begun + timeout);
         let mut link = supervisor.link(deadline, job.cancel.clone(), group)?;
-        let timeout = job.timeout.unwrap_or_default();
-        let mut talk = GuestSession::new(&self.environment, &mut link, &bounds, watch, begun);
-        let result = talk.run_job(plan, job, host, events);
-        let mut timings = talk.timings();
+        let saved = terminal.then(SavedTerminal::new);
+        let mut session = GuestSession::new(&mut host, &mut link, &bounds, watch, begun);
+        let result = session.run(job, events);
+        let mut timings = session.timings();
         let group = link.take_group();
-        // Closing the channel ends everything at once; after success the processes are about to end by themselves.
-        let link = result.is_ok().then_some(link);
-        let success = supervisor.end()?;
+        // Closing the channel ends everything at once; after success the processes are about to end by themselves. A
+        // shell's overlay is thrown away, so nothing needs to be closed in order.
+        let link = (result.is_ok() && !terminal).then_some(link);
+        let ended = supervisor.end();
         drop((link, group));
+        if let Some(saved) = saved {
+            saved.restore();
+        }
+        let success = ended?;
         timings.push(("all".to_owned(), begun.elapsed()));
-        let finished = |outcome| Finished {
+        let SessionEnd {
             outcome,
-            outputs: Vec::new(),
-            unused: Vec::new(),
-            mounted: Vec::new(),
-            begun,
-            facts: None,
-            oom_kills: self::oom_kills().saturating_sub(oom_kills),
-            timings: Vec::new(),
-        };
-        let finished = match result {
-            Ok(End {
-                outcome,
-                outputs,
-                unused,
-                mounted,
-                facts,
-            }) if success => Finished {
-                outputs,
-                unused,
-                mounted,
-                facts,
-                ..finished(outcome)
-            },
+            outputs,
+            unused,
+            mounted,
+            facts,
+        } = match result {
+            Ok(end) if success || terminal => end,
             Ok(_) => return Err(supervisor.broken("its supervisor failed".to_owned())),
-            Err(SessionError::Stop(LinkError::TimedOut)) => {
-                finished(Outcome::TimedOut { after: timeout })
-            }
-            Err(SessionError::Stop(LinkError::Cancelled)) => finished(Outcome::Cancelled),
-            Err(SessionError::Limit(reached)) => finished(Outcome::LimitReached(reached)),
-            Err(SessionError::Stop(LinkError::Limit(_))) => {
-                panic!("BUG: a limit without its number")
-            }
-            Err(SessionError::Stop(LinkError::Broken(reason))) => {
-                return Err(supervisor.broken(reason));
-            }
-            Err(SessionError::Problem(problem)) => match problem.kind {
-                ProblemKind::WriteBack | ProblemKind::Dirty => {
-                    finished(Outcome::Damaged { problem })
-                }
-                _ => return Err(problem_error(problem)),
-            },
-            Err(SessionError::Error(error)) => return Err(error),
+            Err(error) => error.into_end(timeout, |reason| supervisor.broken(reason))?,
         };
         Ok(Finished {
+            outcome,
+            outputs,
+            unused,
+            mounted,
+            facts,
+            oom_kills: self::oom_kills().saturating_sub(oom_kills),
+            begun,
             timings,
-            ..finished
         })
-    }
-
-    fn shell(&self, job: SandboxJob<'_>, line: Option<String>) -> Result<i32, SandboxError> {
-        demand_root()?;
-        let mut host = self.host_view(job.network)?;
-        host.trees.extend(directories(&job.trees)?);
-        host.caches.extend(directories(&job.caches)?);
-        make_overlay(job.overlay, job.virtual_size)?;
-        // Whoever types is there to stop it.
-        let bounds = Bounds::new(job.limits);
-        let plan = GuestSpec {
-            work: job.work.to_path_buf(),
-            overlay: job.overlay.to_path_buf(),
-            chain: job.chain.clone(),
-            network: job.network,
-            terminal: true,
-            groups: Vec::new(),
-        };
-        let mut supervisor = Supervisor::start(&self.executable, job.work)?;
-        let mut link = supervisor.link(None, job.cancel.clone(), None)?;
-        let mut talk =
-            GuestSession::new(&self.environment, &mut link, &bounds, None, Instant::now());
-        let saved = SavedTerminal::new();
-        let result = talk.run_shell(&plan, job, host, line);
-        // The overlay is thrown away, so nothing needs to be closed in order.
-        drop(link);
-        let ended = supervisor.end();
-        saved.restore();
-        ended?;
-        match result {
-            Ok(code) => Ok(code),
-            Err(SessionError::Problem(problem)) => Err(problem_error(problem)),
-            Err(SessionError::Error(error)) => Err(error),
-            Err(SessionError::Stop(LinkError::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(SessionError::Stop(LinkError::Cancelled)) => {
-                Ok(crate::base::interrupt::EXIT_CODE.into())
-            }
-            Err(SessionError::Limit(reached)) => {
-                Err(SandboxError::Prepare(format!("the {reached} is reached")))
-            }
-            Err(SessionError::Stop(LinkError::TimedOut | LinkError::Limit(_))) => {
-                Err(supervisor.broken("it stopped without a cause".to_owned()))
-            }
-        }
     }
 
     fn run_tools(
@@ -256,16 +155,16 @@ impl Sandbox for NamespaceSandbox {
         let scratch = job.work.parent().unwrap_or(job.work);
         let mut supervisor = Supervisor::start(&self.executable, scratch)?;
         let (bounds, group, watch) = self.bounds(job.limits);
-        let plan = ToolPlan {
+        let request = SupervisorRequest::Tools(ToolPlan {
             work: job.work.to_path_buf(),
             toolbox: job.toolbox.to_path_buf(),
             task: job.task,
             groups: group.as_ref().map(Group::doors).unwrap_or_default(),
             tmpfs: bounds.tmpfs,
             watch,
-        };
+        });
         let mut link = supervisor.link(deadline, job.cancel, group)?;
-        let result = run_tools_session(&mut link, plan, &bounds, events);
+        let result = run_tools_session(&mut link, &request, &bounds, events);
         let group = link.take_group();
         // Closing the channel ends everything at once; after success the processes are about to end by themselves.
         let link = matches!(result, Ok(ToolEnd::Done | ToolEnd::Failed(_))).then_some(link);
@@ -278,17 +177,8 @@ impl Sandbox for NamespaceSandbox {
             Ok(end) => Ok(end),
             Err(SessionError::Stop(LinkError::TimedOut)) => Ok(ToolEnd::TimedOut { after }),
             Err(SessionError::Stop(LinkError::Cancelled)) => Ok(ToolEnd::Cancelled),
-            Err(SessionError::Limit(_) | SessionError::Stop(LinkError::Limit(_))) => {
-                panic!("BUG: a limit that is not an end")
-            }
-            Err(SessionError::Stop(LinkError::Broken(reason))) => Err(supervisor.broken(reason)),
-            Err(SessionError::Problem(problem)) => Err(problem_error(problem)),
-            Err(SessionError::Error(error)) => Err(error),
+            Err(error) => Err(error.into_failure(|reason| supervisor.broken(reason))),
         }
-    }
-
-    fn environment(&self) -> &GuestEnvironment {
-        &self.environment
     }
 
     fn facts(&self) -> SandboxFacts {
@@ -297,34 +187,86 @@ impl Sandbox for NamespaceSandbox {
             .release()
             .to_string_lossy()
             .into_owned();
-        let network = match self.policy.get() {
-            Some(Ok(policy)) => policy.facts.clone(),
-            _ => BTreeMap::new(),
-        };
         SandboxFacts {
-            name: "namespace",
-            isolation: "shared-kernel",
+            name: SandboxKind::Namespace.name(),
+            isolation: SandboxKind::Namespace.isolation(),
             kernel,
             agent: agent_digest(),
             storage,
-            network,
         }
-    }
-
-    fn network_secrets(&self) -> Result<Vec<Secret>, SandboxError> {
-        Ok(self.policy()?.secrets.clone())
     }
 }
 
-/// Directories of the host by name, as the protocol has them.
-fn directories(named: &[(String, PathBuf)]) -> Result<Vec<(String, String)>, SandboxError> {
-    let text = |(name, path): &(String, PathBuf)| {
-        let text = path
-            .to_str()
-            .ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))?;
-        Ok((name.clone(), text.to_owned()))
+/// A supervisor as a session sees it.
+struct NamespaceHost {
+    spec: GuestSpec,
+}
+
+impl GuestHost for NamespaceHost {
+    fn open(&mut self, link: &mut Link) -> Result<OpenDisk, SessionError> {
+        link.send(&SupervisorRequest::Guest(self.spec.clone()))?;
+        if self.spec.terminal {
+            link.send_terminal()?;
+        }
+        match link.receive()? {
+            SupervisorEvent::Ready {
+                layout,
+                disk: device,
+                partitions,
+                phases,
+            } => Ok(OpenDisk {
+                layout,
+                device,
+                partitions,
+                phases: durations(phases),
+            }),
+            SupervisorEvent::Problem(problem) => Err(SessionError::Problem(problem)),
+            SupervisorEvent::Closed { .. } | SupervisorEvent::Unused { .. } => Err(unexpected()),
+        }
+    }
+
+    fn directory(&self, path: &Path) -> Result<String, SandboxError> {
+        // The agent mounts it from where it is.
+        let text = path.to_str();
+        text.map(str::to_owned)
+            .ok_or_else(|| io_error("name", path, io::Error::other("it is not UTF-8")))
+    }
+
+    fn close(&mut self, link: &mut Link) -> Result<ClosedDisk, SessionError> {
+        let mut unused = Vec::new();
+        loop {
+            match link.receive()? {
+                SupervisorEvent::Unused { number, ranges } => {
+                    let ranges = ranges.into_iter().map(|(start, end)| start..end);
+                    unused.push((number, ranges.collect()));
+                }
+                SupervisorEvent::Closed { dirty, phases } => {
+                    let phases = durations(phases);
+                    return Ok(ClosedDisk {
+                        unused,
+                        dirty,
+                        phases,
+                    });
+                }
+                SupervisorEvent::Problem(problem) => return Err(SessionError::Problem(problem)),
+                SupervisorEvent::Ready { .. } => return Err(unexpected()),
+            }
+        }
+    }
+}
+
+/// What a supervisor says that it took, in milliseconds by phase.
+fn durations(phases: Vec<(String, f64)>) -> Vec<(String, Duration)> {
+    let valid = phases
+        .into_iter()
+        .filter(|(_, ms)| ms.is_finite() && *ms >= 0.0);
+    let named = |(phase, ms)| {
+        (
+            format!("supervisor: {phase}"),
+            Duration::from_secs_f64(ms / 1e3),
+        )
     };
-    named.iter().map(text).collect()
+    valid.map(named).collect()
 }
 
 fn make_overlay(path: &Path, virtual_size: u64) -> Result<(), SandboxError> {
@@ -343,15 +285,6 @@ fn demand_root() -> Result<(), SandboxError> {
         Ok(())
     } else {
         Err(SandboxError::NotRoot { uid: uid.as_raw() })
-    }
-}
-
-/// A problem that ends a job without outcome.
-fn problem_error(problem: Problem) -> SandboxError {
-    match problem.kind {
-        ProblemKind::HostLacks => SandboxError::HostLacks(problem),
-        ProblemKind::NoRoot => SandboxError::NoRoot(problem),
-        _ => SandboxError::Failed(problem),
     }
 }
 

@@ -2,7 +2,7 @@
 //! Knows processes and time, not what is said.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,22 +13,22 @@ use std::time::{Duration, Instant};
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
-use crate::sandbox::SandboxError;
 use crate::sandbox::limits::Group;
 use crate::sandbox::link::Link;
+use crate::sandbox::{SandboxError, io_error};
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The supervisor's process. Its death signal is bound to the thread that starts it, so that thread must wait for it.
-pub(in crate::sandbox) struct Supervisor {
+pub(super) struct Supervisor {
     child: Child,
     socket: Option<UnixStream>,
     log: PathBuf,
 }
 
 impl Supervisor {
-    pub(in crate::sandbox) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
+    pub(super) fn start(executable: &Path, work: &Path) -> Result<Self, SandboxError> {
         let log = work.join("supervisor.log");
         let (ours, theirs) =
             UnixStream::pair().map_err(|e| io_error("make", Path::new("a socket pair"), e))?;
@@ -53,7 +53,7 @@ impl Supervisor {
         })
     }
 
-    pub(in crate::sandbox) fn link(
+    pub(super) fn link(
         &mut self,
         deadline: Option<Instant>,
         cancel: CancelToken,
@@ -65,7 +65,7 @@ impl Supervisor {
     }
 
     /// Waits for the end of everything; the channel must be closed. True after exit 0.
-    pub(in crate::sandbox) fn end(&mut self) -> Result<bool, SandboxError> {
+    pub(super) fn end(&mut self) -> Result<bool, SandboxError> {
         let wait = |e| io_error("wait for", Path::new("the supervisor"), e);
         let begun = Instant::now();
         loop {
@@ -82,7 +82,7 @@ impl Supervisor {
         }
     }
 
-    pub(in crate::sandbox) fn broken(&self, reason: String) -> SandboxError {
+    pub(super) fn broken(&self, reason: String) -> SandboxError {
         let mut log = Vec::new();
         if let Ok(file) = bounded::open(&self.log) {
             // What can be read of it is enough.
@@ -101,17 +101,5 @@ impl Drop for Supervisor {
         // After `end` both do nothing; before it nobody is left to tell.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-pub(in crate::sandbox) fn io_error(
-    verb: &'static str,
-    path: &Path,
-    source: io::Error,
-) -> SandboxError {
-    SandboxError::Io {
-        verb,
-        path: path.to_path_buf(),
-        source,
     }
 }

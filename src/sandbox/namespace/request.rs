@@ -5,15 +5,14 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
-use super::container::{ToolFailure, ToolTask};
 use crate::disk::guest::DiskLayout;
-use crate::sandbox::protocol::{Ceiling, Device, Limit, Problem};
+use crate::sandbox::ToolTask;
+use crate::sandbox::protocol::{Ceiling, Device, Problem};
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) enum SupervisorRequest {
+pub(super) enum SupervisorRequest {
     /// Give the agent a disk.
     Guest(GuestSpec),
     /// Do our own work with the toolbox's programs.
@@ -24,59 +23,43 @@ pub(in crate::sandbox) enum SupervisorRequest {
 
 /// Work with the toolbox's programs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) struct ToolPlan {
+pub(super) struct ToolPlan {
     /// The one directory that can be written, beside memory.
-    pub(in crate::sandbox) work: PathBuf,
+    pub(super) work: PathBuf,
     /// The tree of programs that is the container's root.
-    pub(in crate::sandbox) toolbox: PathBuf,
-    pub(in crate::sandbox) task: ToolTask,
+    pub(super) toolbox: PathBuf,
+    pub(super) task: ToolTask,
     /// Files to which a process writes `0` to be in the control groups of the job.
-    pub(in crate::sandbox) groups: Vec<PathBuf>,
+    pub(super) groups: Vec<PathBuf>,
     /// Most bytes of files in memory.
-    pub(in crate::sandbox) tmpfs: u64,
+    pub(super) tmpfs: u64,
     /// What the supervisor watches, where no control group does.
-    pub(in crate::sandbox) watch: Option<Ceiling>,
-}
-
-/// What comes back from it: any number of `Log` and `Phase`, then one of the others.
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) enum ToolReport {
-    /// Bytes that programs printed.
-    Log(ByteBuf),
-    /// A part of the work is over.
-    Phase(String),
-    Done,
-    /// The work could not be done.
-    Failed(ToolFailure),
-    /// The job has reached a limit. The last message.
-    Limit(Limit),
-    /// The sandbox could not be made.
-    Problem(Problem),
+    pub(super) watch: Option<Ceiling>,
 }
 
 /// A disk for the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) struct GuestSpec {
+pub(super) struct GuestSpec {
     /// Private directory of the run.
-    pub(in crate::sandbox) work: PathBuf,
+    pub(super) work: PathBuf,
     /// The overlay, an empty qcow2.
-    pub(in crate::sandbox) overlay: PathBuf,
+    pub(super) overlay: PathBuf,
     /// Layer files below it, bottom first.
-    pub(in crate::sandbox) chain: Vec<PathBuf>,
+    pub(super) chain: Vec<PathBuf>,
     /// Share the host's network.
-    pub(in crate::sandbox) network: bool,
+    pub(super) network: bool,
     /// The agent gets the supervisor's terminal.
-    pub(in crate::sandbox) terminal: bool,
+    pub(super) terminal: bool,
     /// Files to which a process writes `0` to be in the control groups of the job.
-    pub(in crate::sandbox) groups: Vec<PathBuf>,
+    pub(super) groups: Vec<PathBuf>,
 }
 
 /// Ranges of one message, so that it fits into a frame.
-pub(in crate::sandbox) const MAX_RANGES: usize = 16384;
+pub(super) const MAX_RANGES: usize = 16384;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::sandbox) enum SupervisorEvent {
+pub(super) enum SupervisorEvent {
     /// The disk is there; from the next frame on the agent listens.
     Ready {
         /// What lies on it.

@@ -28,7 +28,6 @@ use rustix::process::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::container::Perform;
 use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
@@ -37,7 +36,7 @@ use super::{container, emulate, probe};
 use crate::disk::guest::{self, DiskFile, DiskLayout, FileSystem};
 use crate::sandbox::protocol::{self, Problem, ProblemKind};
 use crate::sandbox::terminal::{self, ShellTerminal};
-use crate::sandbox::{AGENT, sys};
+use crate::sandbox::{AGENT, Perform, sys};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
 pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";
