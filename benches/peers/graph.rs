@@ -200,7 +200,7 @@ fn claim_all(dir: &Path, store: &Path) {
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(store).expect("a store");
     let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
-    let mut planner = Planner::new(&recipe, &graph, &locks, &store);
+    let mut planner = Planner::new(&recipe, &graph, &locks, &store, Isolation::Namespace);
     let mut hits: NodeMap<Option<Hit>> = NodeMap::filled(None, graph.len());
     let mut made = 0;
     let (time, ()) = timed(|| {

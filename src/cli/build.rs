@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
@@ -25,7 +24,7 @@ use crate::engine::locking::{self, TooSmall};
 use crate::engine::publish::Target;
 use crate::engine::run::{Engine, HeldImage, RunConfig, Summary};
 use crate::image::{Gate, layout};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui::Records;
 
 #[derive(Debug, Args)]
@@ -67,6 +66,7 @@ impl Build {
     ) -> Result<u8, CliError> {
         let (mut loaded, store) = session.load_with_store(&self.recipe)?;
         *recipe = Some(loaded.recipe.name.clone());
+        loaded.sandbox = self.run.sandbox.kind();
         records.lap("read the recipe", session.start.elapsed());
         let mut selection = loaded.selection()?;
         if self.skip_tests {
@@ -222,7 +222,7 @@ pub(super) fn engine_config<'a>(
     recipe: &RecipeArgs,
     run: &RunArgs,
     loaded: &Loaded,
-    sandbox: Result<Arc<dyn Sandbox>, String>,
+    sandbox: SandboxSetup,
     packages: &'a dyn Fn() -> Fetcher,
 ) -> RunConfig<'a> {
     RunConfig {

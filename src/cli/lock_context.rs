@@ -20,7 +20,7 @@ use crate::debian::packages::places::{PackageSources, SNAPSHOT_VARIABLE};
 use crate::engine::graph::{NodeId, NodeMap, Selection};
 use crate::engine::locking::{self, Choice, LockState, Renewal};
 use crate::lock::{self, LockEntry, LockFile, TOOLBOX};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 use crate::ui;
 
 /// What settling needs of this host.
@@ -28,7 +28,7 @@ pub(crate) struct LockContext<'a> {
     pub(crate) session: &'a Session,
     pub(crate) store: &'a Store,
     pub(crate) choice: MirrorChoice,
-    pub(crate) sandbox: Result<Arc<dyn Sandbox>, String>,
+    pub(crate) sandbox: SandboxSetup,
     /// Read when something is to be asked of them: a build of nothing does not ask.
     mirrors: OnceLock<Result<Mirrors, MirrorError>>,
     /// Keeps the collector off indexes and package files that come.
@@ -42,7 +42,7 @@ impl<'a> LockContext<'a> {
         session: &'a Session,
         store: &'a Store,
         choice: MirrorChoice,
-        sandbox: Result<Arc<dyn Sandbox>, String>,
+        sandbox: SandboxSetup,
     ) -> Self {
         let (mirrors, lease, metered) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         LockContext {
@@ -114,7 +114,7 @@ impl<'a> LockContext<'a> {
         Ok(Apt::new(
             store,
             mirrors,
-            &self.sandbox,
+            &self.sandbox.sandbox,
             self.session.host.now(),
             Box::new(get),
         ))

@@ -505,7 +505,7 @@ impl Mirrors {
             files: files.chain(certificates).collect(),
             directories: self
                 .directories()
-                .map(|(name, path)| (below(name), path.display().to_string()))
+                .map(|(name, path)| (below(name), path.to_owned()))
                 .collect(),
             facts: self.facts(),
             secrets: self.secrets().into_iter().map(Secret::new).collect(),

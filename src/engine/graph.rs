@@ -223,6 +223,7 @@ impl Graph {
                         name: stage.name.to_string(),
                         source_date_epoch: recipe.source_date_epoch,
                         root: root.clone(),
+                        sandboxes: registry.sandboxes().to_vec(),
                     };
                     let lowered = (kind.lower)(&stage.params, &context);
                     graph.nodes.push(Node {

@@ -30,7 +30,7 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
-use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxSetup;
 
 pub use images::{Description, FileFacts, HeldImage, ImageFacts, ImageGate, ImageRefusal};
 
@@ -47,8 +47,8 @@ pub struct RunConfig<'a> {
     pub images: Vec<HeldImage>,
     /// What decides whether they do.
     pub gate: Option<&'a dyn ImageGate>,
-    /// Where Actions with a sandbox run; why they cannot, where they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where Actions with a sandbox run, and what their steps see there.
+    pub sandbox: SandboxSetup,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
     /// Seconds since 1970, for records.

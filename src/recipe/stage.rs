@@ -258,6 +258,7 @@ impl Common<'_> {
         let context = StageContext {
             name: text.name.to_string(),
             source_date_epoch: self.source_date_epoch,
+            sandboxes: self.registry.sandboxes().to_vec(),
             ..StageContext::default()
         };
         let Err(errors) = (kind.lower)(params, &context) else {

@@ -180,6 +180,17 @@ pub enum SandboxRequirement {
     Vm,
 }
 
+impl SandboxRequirement {
+    /// As recipes and sandboxes call it; none for any.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            SandboxRequirement::Any => None,
+            SandboxRequirement::Namespace => Some("namespace"),
+            SandboxRequirement::Vm => Some("vm"),
+        }
+    }
+}
+
 /// One primitive of an Action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {

@@ -105,6 +105,8 @@ pub struct StageContext {
     pub source_date_epoch: Option<u64>,
     /// Which file system is `/`, as the stage that the disk came from says.
     pub root: RootSpec,
+    /// Sandboxes that a stage may require, by name.
+    pub sandboxes: Vec<&'static str>,
 }
 
 /// What a stage lowers to.
@@ -160,10 +162,11 @@ impl Kind {
     }
 }
 
-/// The kinds that recipes can use.
+/// The kinds that recipes can use, and the sandboxes that they can require.
 #[derive(Debug, Clone)]
 pub struct Registry {
     kinds: Vec<&'static Kind>,
+    sandboxes: Vec<&'static str>,
 }
 
 impl Default for Registry {
@@ -173,9 +176,26 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// A registry of these kinds; [`Registry::default`] has all that impasto ships.
+    /// A registry of these kinds, without sandboxes; [`Registry::default`] has all kinds that impasto ships.
     pub fn new(kinds: Vec<&'static Kind>) -> Self {
-        Registry { kinds }
+        Registry {
+            kinds,
+            sandboxes: Vec::new(),
+        }
+    }
+
+    /// The same, with sandboxes of these names.
+    #[must_use]
+    pub fn with_sandboxes(self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        Registry {
+            sandboxes: names.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// Names of the sandboxes that stages may require.
+    pub fn sandboxes(&self) -> &[&'static str] {
+        &self.sandboxes
     }
 
     /// The kind of this name.

@@ -14,11 +14,13 @@ use impasto::engine::locking::LockState;
 use impasto::engine::plan::Planner;
 use impasto::engine::run::{Engine, RunConfig, Summary};
 use impasto::recipe::{LoadRequest, load};
+use impasto::sandbox::SandboxSetup;
 use impasto_stages::action::{ActionTemplate, Executor, ImportAs, Slot, Step};
 use impasto_stages::{
     Kind, Lowered, Makes, ParamError, ParamSpec, Params, Registry, StageContext, Type, UnitFiles,
 };
 use impasto_store::Store;
+use impasto_store::claim::Isolation;
 
 use crate::project::Project;
 
@@ -78,7 +80,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
     let graph = Graph::new(&recipe, &registry);
     let store = Store::open(project.store()).unwrap();
     let locks = NodeMap::filled(LockState::NotNeeded, graph.len());
-    let planner = Planner::new(&recipe, &graph, &locks, &store);
+    let planner = Planner::new(&recipe, &graph, &locks, &store, Isolation::Namespace);
     let packages = || Fetcher::new(store.clone(), Ok(Supply::default()), 0);
     let config = RunConfig {
         images: Vec::new(),
@@ -88,7 +90,7 @@ fn build(project: &Project) -> (Summary, Vec<String>) {
         jobs: 2,
         keep_going: false,
         targets: Default::default(),
-        sandbox: Err("the test has none".to_owned()),
+        sandbox: SandboxSetup::plain(Err("the test has none".to_owned())),
         now: 0,
         hints: Box::new(NoHints),
         dir: String::new(),

@@ -47,7 +47,7 @@ use crate::engine::log::Redactor;
 use crate::engine::plan::Hit;
 use crate::engine::publish::{Draft, SealedDraft, Target, WrittenTarget};
 use crate::recipe::scope::Scope;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, SandboxSetup};
 
 /// What a job tells the engine.
 pub enum Message {
@@ -118,8 +118,8 @@ pub struct JobContext {
     pub recipe: String,
     /// How messages call the recipe's directory, with a `/` at its end; empty for the current one.
     pub dir: String,
-    /// Where steps run, or why they cannot.
-    pub sandbox: Result<Arc<dyn Sandbox>, String>,
+    /// Where steps run, and what they see there.
+    pub sandbox: SandboxSetup,
     /// Where package files come from; none where no node that is to run needs any.
     pub packages: Option<Fetcher>,
     /// The packages of the tools that Actions with a toolbox use.
@@ -320,6 +320,20 @@ impl Job {
             stored_bytes: made.stored_bytes,
             written,
         })
+    }
+
+    /// Where an Action of a sandbox is carried out.
+    fn sandbox(&self, action: &Action<Bound>) -> Result<&dyn Sandbox, JobError> {
+        let no_sandbox = |reason| JobError::NoSandbox { reason };
+        let sandbox = self.context.sandbox.sandbox.as_ref();
+        let sandbox = sandbox.map_err(|reason| no_sandbox(reason.clone()))?;
+        match action.sandbox.name() {
+            Some(required) if required != sandbox.facts().name => Err(no_sandbox(format!(
+                "the stage requires the sandbox {required:?}, but this run uses {:?}",
+                sandbox.facts().name
+            ))),
+            _ => Ok(&**sandbox),
+        }
     }
 
     /// What the node's own result, or that of a node it needs, being gone means for this job.

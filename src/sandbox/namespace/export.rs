@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, configure_io_flusher_behavior, kill_process};
 use serde_json::{Value, json};
 
-use super::protocol::{Problem, ProblemKind};
 use super::request::GuestSpec;
+use crate::sandbox::protocol::{Problem, ProblemKind};
 
 pub(super) const DAEMON: &str = "qemu-storage-daemon";
 

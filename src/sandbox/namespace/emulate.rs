@@ -14,9 +14,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::UnshareFlags;
 
-use super::protocol::{Problem, ProblemKind};
 use super::supervisor::SUPERVISOR_ARGUMENT;
-use super::sys;
+use crate::sandbox::protocol::{Problem, ProblemKind};
+use crate::sandbox::sys;
 
 use crate::base::bounded;
 

@@ -13,15 +13,15 @@ use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 use super::export::Export;
-use super::link::LinkError;
 use super::loopdev::LoopDevice;
-use super::namespace::make_overlay;
+use super::make_overlay;
 use super::process::Supervisor;
-use super::protocol::{self, Problem};
 use super::request::{GuestSpec, SupervisorRequest};
 use super::supervisor::{SUPERVISOR_ARGUMENT, isolate};
-use super::{SandboxError, sys};
 use crate::base::cancel::CancelToken;
+use crate::sandbox::link::LinkError;
+use crate::sandbox::protocol::{self, Problem};
+use crate::sandbox::{SandboxError, sys};
 
 /// Second argument that makes a supervisor the process that becomes root of a user namespace.
 pub(super) const USER_NAMESPACE: &str = "user-namespace";

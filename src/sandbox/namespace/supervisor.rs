@@ -31,12 +31,12 @@ use rustix::thread::UnshareFlags;
 use super::emulate::MAP_IDS;
 use super::export::{DAEMON, Export};
 use super::loopdev::LoopDevice;
-use super::protocol::{self, Problem, ProblemKind};
 use super::request::{GuestSpec, MAX_RANGES, SupervisorEvent, SupervisorRequest};
-use super::terminal::{self, ShellTerminal};
-use super::tools::Perform;
-use super::{AGENT, emulate, probe, sys, tools};
+use super::{container, emulate, probe};
 use crate::disk::guest::{self, DiskFile, DiskLayout, FileSystem};
+use crate::sandbox::protocol::{self, Problem, ProblemKind};
+use crate::sandbox::terminal::{self, ShellTerminal};
+use crate::sandbox::{AGENT, Perform, sys};
 
 /// First argument that makes the impasto binary a supervisor instead of a command line.
 pub const SUPERVISOR_ARGUMENT: &str = "__supervisor";
@@ -146,7 +146,7 @@ fn inner_main(perform: Perform) -> io::Result<bool> {
         Some(SupervisorRequest::Guest(plan)) => plan,
         Some(SupervisorRequest::Tools(plan)) => {
             setsid()?;
-            return tools::serve(&plan, perform, &mut socket);
+            return container::serve(&plan, perform, &mut socket);
         }
         Some(SupervisorRequest::Probe(plan)) => {
             setsid()?;

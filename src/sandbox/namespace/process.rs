@@ -2,7 +2,7 @@
 //! Knows processes and time, not what is said.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::SandboxError;
-use super::limits::Group;
-use super::link::Link;
 use super::supervisor::SUPERVISOR_ARGUMENT;
 use crate::base::bounded;
 use crate::base::cancel::CancelToken;
+use crate::sandbox::limits::Group;
+use crate::sandbox::link::Link;
+use crate::sandbox::{SandboxError, io_error};
 
 /// Killing takes milliseconds; after this long something is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(60);
@@ -101,13 +101,5 @@ impl Drop for Supervisor {
         // After `end` both do nothing; before it nobody is left to tell.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-pub(super) fn io_error(verb: &'static str, path: &Path, source: io::Error) -> SandboxError {
-    SandboxError::Io {
-        verb,
-        path: path.to_path_buf(),
-        source,
     }
 }

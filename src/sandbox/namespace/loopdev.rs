@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat};
 
-use super::protocol::{Device, Problem, ProblemKind};
-use super::sys;
 use crate::base::bounded;
 use crate::disk::guest::Partition;
+use crate::sandbox::protocol::{Device, Problem, ProblemKind};
+use crate::sandbox::sys;
 
 const LOOP_MAJOR: u32 = 7;
 

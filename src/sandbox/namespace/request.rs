@@ -5,11 +5,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
-use super::protocol::{Ceiling, Device, Limit, Problem};
-use super::tools::{ToolFailure, ToolTask};
 use crate::disk::guest::DiskLayout;
+use crate::sandbox::ToolTask;
+use crate::sandbox::protocol::{Ceiling, Device, Problem};
 
 /// The first frame to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,22 +35,6 @@ pub(super) struct ToolPlan {
     pub(super) tmpfs: u64,
     /// What the supervisor watches, where no control group does.
     pub(super) watch: Option<Ceiling>,
-}
-
-/// What comes back from it: any number of `Log` and `Phase`, then one of the others.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum ToolReport {
-    /// Bytes that programs printed.
-    Log(ByteBuf),
-    /// A part of the work is over.
-    Phase(String),
-    Done,
-    /// The work could not be done.
-    Failed(ToolFailure),
-    /// The job has reached a limit. The last message.
-    Limit(Limit),
-    /// The sandbox could not be made.
-    Problem(Problem),
 }
 
 /// A disk for the agent.
