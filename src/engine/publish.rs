@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use impasto_store::Owner;
 use impasto_store::digest::Digest;
 use impasto_store::holder::{FOREIGN_SECS, Holder};
+use impasto_store::sha256::Sha256;
 use tempfile::NamedTempFile;
 
 use crate::base::bounded;
@@ -41,7 +42,7 @@ pub fn is_current(target: &Target, hit: &Hit, written: Option<&FileMemory>) -> b
     known.content == file.content.digest()
         && stamp(&target.path).ok() == Some(known.stamp)
         && bounded::read(checksum_path(&target.path), bounded::LINES)
-            .is_ok_and(|line| line == checksum_line(&target.path, &known.sha256).as_bytes())
+            .is_ok_and(|line| line == checksum_line(&target.path, known.sha256).as_bytes())
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, u64, i128, i128)> {
@@ -110,7 +111,7 @@ impl Draft {
     ///
     /// # Errors
     /// One of them cannot be written.
-    pub fn publish(self, content: Digest, sha256: &str, mode: u32) -> io::Result<Published> {
+    pub fn publish(self, content: Digest, sha256: Sha256, mode: u32) -> io::Result<Published> {
         let file = self.temp.as_file();
         file.set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
         file.sync_all()?;
@@ -130,7 +131,7 @@ impl Draft {
         let memory = FileMemory {
             content,
             size,
-            sha256: sha256.to_owned(),
+            sha256,
             stamp: stamp(&self.path)?,
         };
         Ok(Published {
@@ -198,7 +199,7 @@ fn checksum_path(path: &Path) -> PathBuf {
 }
 
 /// The line that `sha256sum -c` reads.
-fn checksum_line(path: &Path, sha256: &str) -> String {
+fn checksum_line(path: &Path, sha256: Sha256) -> String {
     format!(
         "{sha256}  {}\n",
         path.file_name().unwrap_or_default().to_string_lossy()

@@ -378,7 +378,6 @@ impl Job {
                     self.store
                         .blob_sha256(&blob.digest)
                         .map_err(Self::missed(self.id))?
-                        .to_string()
                 }
                 FileContent::Derived(derived) => {
                     let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
@@ -386,7 +385,7 @@ impl Job {
                     if record.digest != derived.digest {
                         return Err(Self::derived_differs(derived, &record));
                     }
-                    record.sha256.to_string()
+                    record.sha256
                 }
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) {
@@ -395,7 +394,7 @@ impl Job {
                 file.mode | 0o600
             };
             self.meter.begin("syncing", None);
-            let draft = draft.publish(file.content.digest(), &sha256, mode);
+            let draft = draft.publish(file.content.digest(), sha256, mode);
             published.push(draft.map_err(JobError::io("write", path))?);
         }
         Ok(published)

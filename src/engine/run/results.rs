@@ -37,7 +37,7 @@ impl Engine<'_> {
         let wall_ms = self.nodes[id].wall_ms();
         for published in &success.published {
             self.planner.add_published(published);
-            let (bytes, sha256) = (published.memory.size, published.memory.sha256.clone());
+            let (bytes, sha256) = (published.memory.size, published.memory.sha256);
             self.emit(EventKind::Published {
                 path: published.path.clone(),
                 bytes,

@@ -111,8 +111,6 @@ fn image(name: &str, bill: &Bill) -> Value {
 
 fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &System) -> Value {
     let origin = package.origin.clone().unwrap_or_default();
-    let is_sha256 =
-        |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let mut source = format!(
         "built from the source package {} {}",
         package.source.name, package.source.version
@@ -136,9 +134,8 @@ fn package(package: &SbomPackage, id: &str, declared: Option<String>, system: &S
             "referenceLocator": purl(package, system),
         }],
     });
-    if let Some(sha256) = origin.sha256.as_ref().filter(is_sha256) {
-        value["checksums"] =
-            json!([{ "algorithm": "SHA256", "checksumValue": sha256.to_ascii_lowercase() }]);
+    if let Some(sha256) = origin.sha256 {
+        value["checksums"] = json!([{ "algorithm": "SHA256", "checksumValue": sha256 }]);
     }
     if let Some(state) = &package.state {
         value["comment"] = json!(format!("Its installation is incomplete: {state}."));
