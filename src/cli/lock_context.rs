@@ -9,6 +9,7 @@ use impasto_stages::package_set::ARCHITECTURE;
 use impasto_store::Store;
 use impasto_store::lease::Lease;
 use impasto_store::meter::Meter;
+use impasto_store::sha256::Sha256;
 
 use super::error::CliError;
 use super::session::{Loaded, Session};
@@ -73,7 +74,7 @@ impl<'a> LockContext<'a> {
     fn fetcher_of(
         &self,
         dir: &Path,
-        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<String, PackageDownload>,
+        wanted: impl FnOnce(&PackageSources<'_>) -> HashMap<Sha256, PackageDownload>,
     ) -> Fetcher {
         let snapshot = self
             .session

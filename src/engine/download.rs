@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
+use impasto_store::sha256::{Sha256, Sha256Writer};
 
 use crate::base::cancel::CancelToken;
 
@@ -26,8 +26,8 @@ pub enum FetchError {
     Checksum {
         url: String,
         /// What the recipe says.
-        expected: String,
-        got: String,
+        expected: Sha256,
+        got: Sha256,
     },
     /// It could not be written.
     #[error("cannot save the download of {url}")]
@@ -49,7 +49,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The server fails, the file is another one, it cannot be written, it takes longer than `timeout`, or `cancel`.
 pub fn fetch(
     url: &str,
-    sha256: &str,
+    sha256: Sha256,
     out: &mut File,
     timeout: Option<Duration>,
     cancel: &CancelToken,
@@ -75,7 +75,7 @@ pub fn fetch(
             });
         }
         let total = response.content_length();
-        let mut hasher = Sha256::new();
+        let mut hasher = Sha256Writer::default();
         let mut size = 0;
         while let Some(bytes) = response.chunk().await.map_err(http)? {
             hasher.update(&bytes);
@@ -83,15 +83,11 @@ pub fn fetch(
             size += bytes.len() as u64;
             progress(size, total);
         }
-        let got: String = hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let got = hasher.finish();
         if got != sha256 {
             return Err(FetchError::Checksum {
                 url: url.clone(),
-                expected: sha256.to_owned(),
+                expected: sha256,
                 got,
             });
         }

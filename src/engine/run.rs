@@ -412,7 +412,7 @@ impl<'a> Engine<'a> {
     fn finish_cached(&mut self, id: NodeId) {
         for target in self.config.targets.get(&id).into_iter().flatten() {
             if let Some(file) = self.planner.published(&target.path) {
-                let (bytes, sha256) = (file.size, file.sha256.clone());
+                let (bytes, sha256) = (file.size, file.sha256);
                 let event = EventKind::Published {
                     path: target.path.clone(),
                     bytes,

@@ -16,6 +16,7 @@ use impasto::debian::archive::{
     Keyring, NoCache, Options, PackageIndex, Release, SignatureError, Trust,
 };
 use impasto::debian::mirror::{Mirror, MirrorChoice, Mirrors};
+use impasto_store::sha256::Sha256;
 use pgp::crypto::hash::HashAlgorithm;
 use proptest::prelude::*;
 use server::{Answer, CERTIFICATE, Server, nobody};
@@ -135,7 +136,7 @@ fn wanted(name: &str, body: &[u8], mirrors: &[Mirror]) -> DownloadRequest {
     DownloadRequest {
         name: name.to_owned(),
         size: body.len() as u64,
-        sha256: sha256(body),
+        sha256: Sha256::of(body),
         places: places.collect(),
     }
 }
@@ -197,7 +198,7 @@ fn a_signed_repository_is_read_in_each_form() {
         assert!(
             indexes
                 .iter()
-                .all(|index| index.sha256 == sha256(&index.text))
+                .all(|index| index.sha256 == Sha256::of(&index.text))
         );
     }
 }
@@ -302,16 +303,13 @@ fn a_signature_may_stand_beside_and_a_flat_archive_has_no_suite() {
 #[test]
 fn a_kept_index_is_not_got_again_and_a_damaged_one_is() {
     #[derive(Default)]
-    struct Kept(Mutex<BTreeMap<String, Vec<u8>>>);
+    struct Kept(Mutex<BTreeMap<Sha256, Vec<u8>>>);
     impl Cache for Kept {
-        fn get(&self, sha256: &str) -> Option<Vec<u8>> {
-            self.0.lock().unwrap().get(sha256).cloned()
+        fn get(&self, sha256: Sha256) -> Option<Vec<u8>> {
+            self.0.lock().unwrap().get(&sha256).cloned()
         }
-        fn put(&self, sha256: &str, text: &[u8]) {
-            self.0
-                .lock()
-                .unwrap()
-                .insert(sha256.to_owned(), text.to_vec());
+        fn put(&self, sha256: Sha256, text: &[u8]) {
+            self.0.lock().unwrap().insert(sha256, text.to_vec());
         }
     }
     let (bench, dir, kept) = (Bench::new(), tempfile::tempdir().unwrap(), Kept::default());

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use impasto_store::meter::Meter;
+use impasto_store::sha256::Sha256;
 use reqwest::Url;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::access;
 use super::error::{DownloadCause, DownloadError};
-use super::release::{is_below, is_sha256};
+use super::release::is_below;
 use super::transfer::{Expected, Http, PartialFile, copy};
 use crate::base::cancel::CancelToken;
 use crate::debian::mirror::{Mirror, Mirrors};
@@ -30,8 +31,7 @@ pub struct DownloadRequest {
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// In lower-case hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
     /// Where it may be, tried in order.
     pub places: Vec<DownloadSource>,
 }
@@ -170,7 +170,7 @@ impl Client {
             name: wanted.name.clone(),
             expected: Expected::Exact {
                 size: wanted.size,
-                sha256: wanted.sha256.clone(),
+                sha256: wanted.sha256,
             },
             places: wanted.places.clone(),
         });
@@ -338,14 +338,6 @@ async fn one(
         url,
         cause,
     };
-    if let Expected::Exact { sha256, .. } = &job.expected
-        && !is_sha256(sha256)
-    {
-        return Some(Err(error(
-            "any mirror".to_owned(),
-            invalid("checksum", sha256),
-        )));
-    }
     let mut part: Option<PartialFile<'_>> = None;
     let mut told: Option<DownloadError> = None;
     let mut begun = false;

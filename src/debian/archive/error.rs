@@ -9,6 +9,7 @@ use super::openpgp::SignatureError;
 use super::release::ReleaseError;
 use crate::lock::PackageHint;
 use crate::recipe::suggest;
+use impasto_store::sha256::Sha256;
 
 /// A file that could not be had.
 #[derive(Debug)]
@@ -83,8 +84,8 @@ pub enum DownloadCause {
     #[error("it has the wrong checksum: expected sha256:{expected}, got sha256:{got}")]
     Checksum {
         /// What it should be.
-        expected: String,
-        got: String,
+        expected: Sha256,
+        got: Sha256,
     },
     #[error("the server redirects more than {limit} times")]
     Redirects {

@@ -1,6 +1,7 @@
 //! Gets the indexes of packages that a Release names, and unpacks them.
 //! Knows which file holds an index and in which forms; does not read what it says.
 
+use impasto_store::sha256::Sha256;
 use rayon::prelude::*;
 
 use super::ArchiveSource;
@@ -8,7 +9,7 @@ use super::download::{Client, DownloadJob, DownloadSource};
 use super::error::{ArchiveError, DownloadCause, DownloadError};
 use super::release::{Release, ReleaseEntry};
 use super::signed::download;
-use super::transfer::{Expected, sha256};
+use super::transfer::Expected;
 use super::unpack::{DecompressError, FORMATS, IndexCompression, unpack};
 
 use crate::base::bounded;
@@ -22,28 +23,28 @@ pub struct PackageIndex {
     pub architecture: String,
     /// Path of its text below the Release.
     pub path: String,
-    /// SHA-256 of its text, in hexadecimal.
-    pub sha256: String,
+    /// That of its text.
+    pub sha256: Sha256,
     pub text: Vec<u8>,
 }
 
 /// Where texts of indexes are kept from run to run, by their SHA-256. What it gives is verified again.
 pub trait Cache: Sync {
     /// A text that was put.
-    fn get(&self, sha256: &str) -> Option<Vec<u8>>;
+    fn get(&self, sha256: Sha256) -> Option<Vec<u8>>;
     /// Keeps a text, or does not.
-    fn put(&self, sha256: &str, text: &[u8]);
+    fn put(&self, sha256: Sha256, text: &[u8]);
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoCache;
 
 impl Cache for NoCache {
-    fn get(&self, _sha256: &str) -> Option<Vec<u8>> {
+    fn get(&self, _sha256: Sha256) -> Option<Vec<u8>> {
         None
     }
 
-    fn put(&self, _sha256: &str, _text: &[u8]) {}
+    fn put(&self, _sha256: Sha256, _text: &[u8]) {}
 }
 
 /// Files in the order in which they were wanted; none where one is gone.
@@ -103,7 +104,7 @@ impl Client {
                 .collect();
             for (i, text) in texts {
                 let text = text?;
-                cache.put(&sought[i].entry.sha256, &text);
+                cache.put(sought[i].entry.sha256, &text);
                 sought[i].text = Some(text);
             }
         }
@@ -112,7 +113,7 @@ impl Client {
                 component: index.component,
                 architecture: index.architecture,
                 path: index.path,
-                sha256: index.entry.sha256.clone(),
+                sha256: index.entry.sha256,
                 text,
             }),
             None => {
@@ -234,8 +235,8 @@ fn wanted<'a>(
 
 fn cached(cache: &dyn Cache, entry: &ReleaseEntry) -> Option<Vec<u8>> {
     cache
-        .get(&entry.sha256)
-        .filter(|text| text.len() as u64 == entry.size && sha256(text) == entry.sha256)
+        .get(entry.sha256)
+        .filter(|text| text.len() as u64 == entry.size && Sha256::of(text) == entry.sha256)
 }
 
 /// What to get: by hash first, where a file is not replaced while it is read.
@@ -258,7 +259,7 @@ fn job(source: &ArchiveSource, release: &Release, path: &str) -> DownloadJob {
         name: format!("{path} of {}", source.name),
         expected: Expected::Exact {
             size: entry.size,
-            sha256: entry.sha256.clone(),
+            sha256: entry.sha256,
         },
         places: places.collect(),
     }
@@ -293,7 +294,7 @@ fn unpacked(
             });
         }
     };
-    let got = sha256(&text);
+    let got = Sha256::of(&text);
     if got == index.entry.sha256 {
         Ok(text)
     } else {

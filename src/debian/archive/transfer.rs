@@ -5,12 +5,12 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use impasto_store::sha256::{Sha256, Sha256Writer};
 use reqwest::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE,
     LAST_MODIFIED, LOCATION, RANGE,
 };
 use reqwest::{Response, StatusCode, Url};
-use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::access::shown;
@@ -28,7 +28,7 @@ const BLOCK: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) enum Expected {
     /// Known to the byte.
-    Exact { size: u64, sha256: String },
+    Exact { size: u64, sha256: Sha256 },
     /// Checked by whoever asked, who takes no more bytes than these.
     AtMost(u64),
 }
@@ -46,7 +46,7 @@ impl Expected {
 pub(super) struct PartialFile<'a> {
     file: NamedTempFile,
     len: u64,
-    hasher: Sha256,
+    hasher: Sha256Writer,
     /// What names the version that the server has, so that a resumed download is of the same one.
     validator: Option<String>,
     /// Told of every change of `len`.
@@ -68,7 +68,7 @@ impl<'a> PartialFile<'a> {
         Ok(PartialFile {
             file,
             len: 0,
-            hasher: Sha256::new(),
+            hasher: Sha256Writer::default(),
             validator: None,
             progress,
         })
@@ -81,7 +81,7 @@ impl<'a> PartialFile<'a> {
         }
         (self.progress)(-i64::try_from(self.len).unwrap_or(i64::MAX));
         self.len = 0;
-        self.hasher = Sha256::new();
+        self.hasher = Sha256Writer::default();
         let file = self.file.as_file_mut();
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -120,12 +120,12 @@ impl<'a> PartialFile<'a> {
                 size: *size,
             });
         }
-        let got = hex(&self.hasher.clone().finalize());
+        let got = self.hasher.clone().finish();
         if got == *sha256 {
             Ok(())
         } else {
             Err(DownloadCause::Checksum {
-                expected: sha256.clone(),
+                expected: *sha256,
                 got,
             })
         }
@@ -369,13 +369,4 @@ pub(super) async fn copy(
         // Others work on this thread too, and the run may be stopped.
         tokio::task::yield_now().await;
     }
-}
-
-/// SHA-256 in lower-case hexadecimal.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

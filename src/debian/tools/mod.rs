@@ -246,8 +246,8 @@ mod tests {
     use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use impasto_store::sha256::Sha256;
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-    use sha2::{Digest as _, Sha256};
 
     use super::*;
     use crate::deb::package::tests::{deb, tarball};
@@ -277,10 +277,7 @@ mod tests {
         }
 
         fn packages(&self) -> Vec<DebSource<'_>> {
-            let sha256 = Sha256::digest(&self.deb)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let sha256 = Sha256::of(&self.deb);
             let [name, version, architecture] = ["tool", "1", "all"].map(str::to_owned);
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 self.opened.fetch_add(1, Ordering::Relaxed);

@@ -73,7 +73,7 @@ impl Job {
                 let begun = Instant::now();
                 let fetched = fetch(
                     url,
-                    sha256,
+                    *sha256,
                     &mut file,
                     timeout,
                     &self.context.cancel,
@@ -202,8 +202,8 @@ impl Job {
                     Draft::new(path, self.store.owner()).map_err(JobError::io("write", path))?;
                 let record = self.write_derived(from, &disk, &key, draft.file())?;
                 self.meter.begin("syncing", None);
-                let (content, sha256) = (record.digest.0, record.sha256.to_string());
-                let written = Self::close_draft(target, draft, content, &sha256, 0o644)?;
+                let (content, sha256) = (record.digest.0, record.sha256);
+                let written = Self::close_draft(target, draft, content, sha256, 0o644)?;
                 (record, vec![written])
             }
             None => {

@@ -31,6 +31,7 @@ use impasto_store::derived::{DerivedRecord, DerivedRef};
 use impasto_store::digest::{ActionDigest, ClaimId, Digest};
 use impasto_store::layer::DiskRef;
 use impasto_store::meter::{Meter, Metered};
+use impasto_store::sha256::Sha256;
 use impasto_store::{Error as StoreError, Store};
 
 pub(crate) use error::host_failure;
@@ -392,7 +393,6 @@ impl Job {
                     self.store
                         .blob_sha256(&blob.digest)
                         .map_err(Self::missed(self.id))?
-                        .to_string()
                 }
                 FileContent::Derived(derived) => {
                     let (from, disk) = self.disk.expect("BUG: a derived file without its disk");
@@ -400,7 +400,7 @@ impl Job {
                     if record.digest != derived.digest {
                         return Err(Self::derived_differs(derived, &record));
                     }
-                    record.sha256.to_string()
+                    record.sha256
                 }
             };
             let mode = if matches!(file.content, FileContent::Derived(_)) {
@@ -410,7 +410,7 @@ impl Job {
             };
             self.meter.begin("syncing", None);
             let content = file.content.digest();
-            written.push(Self::close_draft(target, draft, content, &sha256, mode)?);
+            written.push(Self::close_draft(target, draft, content, sha256, mode)?);
         }
         Ok(written)
     }
@@ -420,7 +420,7 @@ impl Job {
         target: &Target,
         draft: Draft,
         content: Digest,
-        sha256: &str,
+        sha256: Sha256,
         mode: u32,
     ) -> Result<WrittenTarget, JobError> {
         let sealed = draft.seal(content, sha256, mode);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use impasto_store::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use impasto_store::sha256::Sha256;
 
 use super::Engine;
 use crate::engine::event::EventKind;
@@ -49,8 +49,7 @@ pub struct FileFacts {
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
-    /// In hexadecimal.
-    pub sha256: String,
+    pub sha256: Sha256,
 }
 
 /// What is said of an image.
@@ -195,9 +194,9 @@ impl Engine<'_> {
                     error: format!("cannot look at {}: {error}", path.display()),
                     help: None,
                 })?;
-                (size, sealed.sha256().to_owned())
+                (size, sealed.sha256())
             }
-            (None, Some(written)) => (written.size, written.sha256.clone()),
+            (None, Some(written)) => (written.size, written.sha256),
             (None, None) => panic!("BUG: {} was not written", path.display()),
         };
         let path = path.to_owned();
@@ -212,8 +211,8 @@ impl Engine<'_> {
     ) -> io::Result<Published> {
         let draft = Draft::new(path, self.planner.store().owner())?;
         draft.file().write_all(bytes)?;
-        let sha256 = format!("{:x}", Sha256::digest(bytes));
-        draft.seal(content, &sha256, 0o644)?.publish_alone()
+        let sha256 = Sha256::of(bytes);
+        draft.seal(content, sha256, 0o644)?.publish_alone()
     }
 
     /// The files of an image that had not to be written.
@@ -225,7 +224,7 @@ impl Engine<'_> {
             let kind = EventKind::Published {
                 path: path.clone(),
                 bytes: file.size,
-                sha256: file.sha256.clone(),
+                sha256: file.sha256,
                 written: false,
             };
             self.emit(kind);

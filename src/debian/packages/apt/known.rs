@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use impasto_stages::package_set::LockedPackage;
+use impasto_store::sha256::Sha256;
 use impasto_store::{Scratch, Store};
 
 use crate::base::cancel::CancelToken;
@@ -70,7 +71,7 @@ impl ArchivePackage<'_> {
             architecture: architecture?.to_owned(),
             size: size?.parse().ok()?,
             installed: self.installed(),
-            sha256: sha256?.to_ascii_lowercase(),
+            sha256: sha256?.to_ascii_lowercase().parse().ok()?,
             archive: Some(self.archive.source.name.clone()),
             path: path?.trim_start_matches("./").to_owned(),
         })
@@ -93,17 +94,17 @@ struct IndexCache<'a> {
 }
 
 impl Cache for IndexCache<'_> {
-    fn get(&self, sha256: &str) -> Option<Vec<u8>> {
+    fn get(&self, sha256: Sha256) -> Option<Vec<u8>> {
         let blob = files::find(self.store, sha256).ok()??;
         self.store.open_blob(&blob.digest).ok()?.into_bytes().ok()
     }
 
-    fn put(&self, sha256: &str, text: &[u8]) {
+    fn put(&self, sha256: Sha256, text: &[u8]) {
         let package = LockedPackage {
             name: "index".to_owned(),
             architecture: String::new(),
             version: String::new(),
-            sha256: sha256.to_owned(),
+            sha256,
             size: text.len() as u64,
         };
         // It is fetched again where it cannot be kept.

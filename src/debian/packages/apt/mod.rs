@@ -243,7 +243,7 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
             date: jiff::Timestamp::from_second(archive.release.date as i64)
                 .map(|date| date.to_string())
                 .unwrap_or_default(),
-            release: archive.release.sha256.clone(),
+            release: archive.release.sha256,
             trusted: archive.source.trust == crate::debian::archive::Trust::Unsigned,
         })
         .collect();
@@ -258,11 +258,14 @@ fn entry(facts: &Facts<'_>, archives: &[Arc<VerifiedArchive>]) -> LockEntry {
 fn unusable(archive: &VerifiedArchive, name: Option<&str>) -> ManagerError {
     ManagerError {
         message: format!(
-            "the archive {} does not give the size, SHA-256 and path of package {}",
+            "the archive {} gives no valid size, SHA-256 and path of package {}",
             archive.source.name,
             name.unwrap_or_default()
         ),
-        help: None,
+        help: Some(
+            "choose another version or another archive, or report it to the archive's maintainer"
+                .into(),
+        ),
         said: Vec::new(),
         about: Vec::new(),
     }
