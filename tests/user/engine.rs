@@ -247,7 +247,9 @@ fn stages_that_need_nothing_of_each_other_run_together_up_to_the_number_of_jobs(
         let record = std::thread::scope(|scope| {
             let run = scope.spawn(|| bench.run());
             bench.sandbox.wait_held(first);
-            ["a", "b", "c"].map(|name| bench.sandbox.let_go(name));
+            ["a", "b", "c"]
+                .iter()
+                .for_each(|name| bench.sandbox.let_go(name));
             run.join().unwrap()
         });
         assert_eq!(record.counts(), [5, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! Tests that an ordinary user can run: no root, no sandbox, no devices, no mounts. What needs one of these is in `tests/it`.
+//! Tests that any user can run: no root, no sandbox, no mounts, no devices. What needs one of these is in `tests/it`.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -6,11 +6,26 @@
     reason = "tests run programs, and fail by panicking"
 )]
 
-#[allow(dead_code, reason = "the other tests use the rest of it")]
-#[path = "../it/base.rs"]
-mod base;
+#[path = "../support/mod.rs"]
+mod support;
+
+use support::{base, debian, mirror, project, pty, random, repository, server, torture};
+
+mod architecture;
+mod archive;
+mod bounded;
+mod completion;
+mod config;
+mod damage;
 mod engine;
-#[allow(dead_code, reason = "the other tests use the rest of it")]
-#[path = "../it/project.rs"]
-mod project;
+mod help;
+mod hostile_recipes;
+mod live;
+mod names;
+mod pages;
+mod recipe;
+mod replay;
+mod roots;
+mod scope;
 mod scripted;
+mod units;
