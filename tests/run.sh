@@ -4,6 +4,8 @@
 # ordinary user compiles them all, and what is in target/ stays that user's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Where ordinary users have no mke2fs and sfdisk.
+export PATH=$PATH:/usr/sbin:/sbin
 expression=$1
 shift
 run=(--workspace --locked)
