@@ -23,6 +23,7 @@
 //! * [`debian`]: archives, apt, roots made of packages.
 //! * [`engine`]: graph, plan, schedule, and the loop that runs it.
 //! * [`inspect`]: what is in a disk, what changed, and whether it comes out the same again.
+//! * [`image`] is what users get: where files go, what must hold before they appear.
 //! * [`ui`] alone prints; [`cli`] is one file per command.
 
 #![cfg_attr(
@@ -40,6 +41,7 @@ pub mod deb;
 pub mod debian;
 pub mod disk;
 pub mod engine;
+pub mod image;
 pub mod inspect;
 pub mod lock;
 pub mod recipe;

@@ -31,6 +31,7 @@ mod failures;
 mod faults;
 mod guest_ext4;
 mod hosts;
+mod image_block;
 mod images;
 mod interrupt;
 mod kernel_module;

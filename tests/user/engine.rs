@@ -135,6 +135,8 @@ impl Bench {
             jobs: self.jobs,
             keep_going: self.keep_going,
             targets: Default::default(),
+            images: Vec::new(),
+            gate: None,
             sandbox: SandboxSetup::plain(Ok(self.sandbox.clone())),
             now: 0,
             hints: Box::new(NoHints),

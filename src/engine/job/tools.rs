@@ -107,7 +107,7 @@ impl Job {
             isolation: facts.isolation,
             facts: record(&facts, None),
             stored_bytes,
-            published: Vec::new(),
+            written: Vec::new(),
             same_as,
         })
     }
