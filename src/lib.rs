@@ -12,7 +12,7 @@
 //!                                                └─→ impasto_store: layer, blobs, claim
 //! ```
 //!
-//! The rooms, each knowing only those above it in this list; `tests/it/architecture.rs` holds them to it:
+//! The rooms, each knowing only those above it in this list; `tests/user/architecture.rs` holds them to it:
 //!
 //! * [`base`]: the process and its environment.
 //! * [`disk`]: readers of partition tables and file systems, and the index of a disk's files.

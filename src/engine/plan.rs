@@ -618,7 +618,9 @@ impl TrustPolicy {
             (Executor::Sandbox(_), _) => sandbox,
         };
         let unlocked = action.is_unlocked().then_some(Caveat::Unlocked);
-        let weak = action.privileged.then_some(Caveat::WeakIsolation);
+        // As a job marks what it makes.
+        let weak = isolation == Isolation::Weak || action.privileged;
+        let weak = weak.then_some(Caveat::WeakIsolation);
         TrustPolicy {
             isolation,
             caveats: inherited
