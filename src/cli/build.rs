@@ -202,6 +202,7 @@ pub(super) fn engine_config<'a>(
         targets: HashMap::new(),
         sandbox,
         packages,
+        proxies: session.proxies(),
         now: session.host.now(),
         hints: Box::new(CommandHints {
             args: session.place(recipe),

@@ -29,6 +29,7 @@ use crate::engine::publish::{Target, is_current};
 use crate::engine::reason::Reason;
 use crate::engine::roots::UsedPackages;
 use crate::engine::schedule::{Schedule, TaskState};
+use crate::net::Proxies;
 use crate::sandbox::Sandbox;
 
 /// What a run is told beside its plan.
@@ -44,6 +45,8 @@ pub struct RunConfig<'a> {
     pub sandbox: Result<Arc<dyn Sandbox>, String>,
     /// Makes what gets package files; asked where something is to run.
     pub packages: &'a dyn Fn() -> Fetcher,
+    /// The proxies of this host; asked where something is fetched.
+    pub proxies: Arc<dyn Fn() -> Proxies + Send + Sync>,
     /// Seconds since 1970, for records.
     pub now: u64,
     /// What users are told to do about failures.

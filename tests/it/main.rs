@@ -31,6 +31,7 @@ mod doctor;
 mod doors;
 mod failures;
 mod faults;
+mod fetch;
 mod guest_ext4;
 mod help;
 mod hostile_recipes;
